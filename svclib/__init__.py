@@ -1,0 +1,29 @@
+"""Turn recordings of a voice into an instrument, sing through it, and see how it works.
+
+Modules in reading order; each imports only modules above it (``tests/test_import_order.py`` holds that true):
+
+    ground      units         Hz, MIDI, cents; dB; samples, frames, seconds: the frame rule
+                config        gin presets; the only importer of gin
+                store         atomic commits, checksums, retention; the only writer of a person's folder
+    01 prepare  audio         decode by blocks, mono, resample, write without wrap-around
+                sources       recordings from folders, zips, links
+                crepe         the CREPE pitch network
+                features      log-mel, loudness, F0 and voicing -> Features
+                doctor        what is wrong with a recording, and what to do
+                dataset       slicing, cached shards, statistics, random access
+    02 train    synthesis     harmonic oscillators, filtered noise, reverb: plain functions of tensors
+                ddsp          decoder, z encoder, spectral loss
+                singers       two synthetic singers: data with known truth
+                metrics       definitions with units, reference, alignment
+                instrument    the shareable file: save, open, refuse
+                training      one-screen loop, checkpoints, exact resume
+    03 convert  conversion    source features -> adjust -> model -> audio
+    04 see      plots         the only importer of matplotlib
+                widgets       the only importer of ipywidgets
+                demo          the whole journey on the synthetic singers
+    door        __main__      the svclib command
+
+Importing ``svclib`` itself loads nothing: ``from svclib import features`` loads what that module needs.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,213 @@
+"""Presets in gin, read safely. The only importer of gin in the project.
+
+A preset binds the arguments of plain settings classes (``features.FeatureSettings``, ``ddsp.DdspSettings``,
+``training.TrainingSettings``) and one root, :func:`preset`. Library code never asks gin for anything: it receives the
+settings. A gin file can run code, so before gin sees any file its statements are checked: it may import only svclib's
+modules, include only presets, and bind only parameters of svclib's settings.
+"""
+
+import dataclasses
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config_parser
+
+_HEADER = "from __gin__ import dynamic_registration"
+
+
+class ConfigError(ValueError):
+    """A preset that cannot be used; the message names the file, the line and the remedy."""
+
+
+@gin.configurable
+def preset(features=gin.REQUIRED, model=gin.REQUIRED, training=gin.REQUIRED):
+    """The root every gin file binds: how recordings are measured, what is trained, and how."""
+    return features, model, training
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What a gin file says, as plain settings objects.
+
+    Attributes:
+        name: Names of the files it was read from, joined by ``+``.
+        features: ``features.FeatureSettings``.
+        model: Settings of one model kind, such as ``ddsp.DdspSettings``; has ``kind`` and ``build(statistics)``.
+        training: ``training.TrainingSettings``.
+        text: The operative gin text: a record for people that rebuilds the same preset.
+    """
+
+    name: str
+    features: Any
+    model: Any
+    training: Any
+    text: str
+
+
+def preset_folder() -> Path:
+    """The folder of the project's presets: ``svclib/gin`` in a wheel, ``gin/`` beside the package in a clone."""
+    inside = Path(__file__).parent / "gin"
+    return inside if (inside / "base.gin").is_file() else Path(__file__).parent.parent / "gin"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the project, without overlays such as ``tiny``."""
+    return sorted(p.stem for p in preset_folder().glob("*.gin") if p.stem not in ("base", "tiny"))
+
+
+def describe(name: str) -> str:
+    """The comment a preset begins with: what it is for, what it costs, what to expect."""
+    lines = []
+    for line in resolve(name).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").rstrip())
+    return "\n".join(lines)
+
+
+def resolve(path_or_name: str | Path) -> Path:
+    """A path to a gin file, or the name of a preset (``ddsp_small``), as a path.
+
+    Raises:
+        ConfigError: if there is neither; names the nearest preset.
+    """
+    path = Path(path_or_name)
+    if path.suffix == ".gin" and path.is_file():
+        return path
+    own = preset_folder() / f"{path.stem if path.suffix == '.gin' else path.name}.gin"
+    if own.is_file() and len(path.parts) == 1:
+        return own
+    names = preset_names()
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    raise ConfigError(f"There is no preset '{path_or_name}'. {hint}Presets: {', '.join(names)}; or give a .gin file.")
+
+
+class _Deny(config_parser.ParserDelegate):
+    """Lets values through that are plain literals, macros and references; the statements are checked by the caller."""
+
+    def configurable_reference(self, scoped_name, evaluate):
+        return ("reference", scoped_name, evaluate)
+
+    def macro(self, macro_name):
+        return ("macro", macro_name)
+
+
+def check_text(text: str, source: str) -> None:
+    """Refuse gin text that could do more than set svclib's parameters.
+
+    Raises:
+        ConfigError: naming the source, the line and what is allowed.
+    """
+    try:
+        for statement in config_parser.ConfigParser(text, _Deny()):
+            _check_statement(statement, source)
+    except SyntaxError as error:
+        raise ConfigError(f"{source}, line {error.lineno}: this is not gin syntax ({error.msg}).") from None
+
+
+def _check_statement(statement, source: str) -> None:
+    where = f"{source}, line {statement.location.line_number}"
+    if isinstance(statement, config_parser.ImportStatement):
+        if not re.fullmatch(r"svclib(\.\w+)?|__gin__\.dynamic_registration", statement.module):
+            raise ConfigError(f"{where}: imports '{statement.module}'; a preset may import only svclib's modules.")
+    elif isinstance(statement, config_parser.IncludeStatement):
+        name = statement.filename
+        if Path(name).name != name or not (preset_folder() / name).is_file():
+            raise ConfigError(f"{where}: includes '{name}'; a preset may include only the project's presets by name.")
+    elif isinstance(statement, config_parser.BindingStatement):
+        if statement.scope:
+            raise ConfigError(f"{where}: '{statement.scope}/' is a scope; presets are flat.")
+        _check_value(statement.value, where)
+        if statement.arg_name:
+            _check_selector(statement.selector, where)
+    elif isinstance(statement, config_parser.BlockDeclaration):
+        _check_selector(statement.selector, where)
+
+
+def _check_selector(selector: str, where: str) -> None:
+    if not re.fullmatch(r"config\.preset|[a-z_]+\.[A-Z]\w*", selector):
+        raise ConfigError(f"{where}: '{selector}' is not a settings class; write for example ddsp.DdspSettings.")
+
+
+def _check_value(value, where: str) -> None:
+    if isinstance(value, tuple) and len(value) == 3 and value[0] == "reference":
+        _check_selector(value[1], where)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_value(key, where)
+            _check_value(item, where)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_value(item, where)
+
+
+def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Preset:
+    """Read gin files (later ones win) and ``NAME=VALUE`` overrides into settings. Leaves no state behind.
+
+    Args:
+        files: Paths or preset names, e.g. ``["ddsp_small", "tiny"]``.
+        overrides: ``n_harmonics=20`` (a field of any settings class of the preset), ``ddsp.DdspSettings.n_harmonics=20``
+            or a macro, ``N_HARMONICS=20``.
+
+    Raises:
+        ConfigError: for anything that cannot be used, with file and line.
+    """
+    paths = [resolve(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
+    if not paths:
+        raise ConfigError("No preset was given; name at least one, for example --config ddsp_small.")
+    for path in [*paths, *preset_folder().glob("*.gin")]:
+        check_text(path.read_text(encoding="utf-8"), str(path))
+    gin.clear_config()
+    gin.add_config_file_search_path(str(preset_folder()))
+    try:
+        for path in paths:
+            _guarded(lambda path=path: gin.parse_config_file(str(path)), str(path))
+        built = _guarded(preset, ", ".join(p.name for p in paths))
+        lines = [_override_line(o, built) for o in overrides]
+        if lines:
+            header = "\n".join([_HEADER, *{f"from svclib import {ln.split('.')[0]}" for ln in lines if "." in ln.split("=")[0]}])
+            check_text("\n".join([header, *lines]), "override")
+            _guarded(lambda: gin.parse_config("\n".join([header, *lines])), "override")
+            built = _guarded(preset, "override")
+        text = gin.operative_config_str()
+    finally:
+        gin.clear_config()
+    return Preset("+".join(p.stem for p in paths), *built, text)
+
+
+def _override_line(override: str, built: tuple) -> str:
+    name, equals, value = override.partition("=")
+    name, value = name.strip(), value.strip()
+    if not equals or not name or not value:
+        raise ConfigError(f"'{override}' is not NAME=VALUE, for example n_harmonics=20.")
+    try:
+        gin.parse_value(value)
+    except (SyntaxError, ValueError):
+        value = repr(value)
+    if "." in name or name.isupper():
+        return f"{name} = {value}"
+    owners = [s for s in built if name in {f.name for f in dataclasses.fields(s)}]
+    if not owners:
+        every = sorted({f.name for s in built for f in dataclasses.fields(s)})
+        near = difflib.get_close_matches(name, every, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else f" Known names: {', '.join(every)}."
+        raise ConfigError(f"No setting is called '{name}'.{hint}")
+    owner = type(owners[0])
+    return f"{owner.__module__.split('.')[-1]}.{owner.__name__}.{name} = {value}"
+
+
+def _guarded(call, source: str):
+    """Turn gin's errors into one sentence; settings classes raise ValueError with their own."""
+    try:
+        return call()
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"{source}, line {error.lineno}: this is not gin syntax ({error.msg}).") from None
+    except (ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{source}: {first}") from error

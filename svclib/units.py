@@ -1,0 +1,90 @@
+"""Hz, MIDI and cents; decibels; samples, frames and seconds. All frame arithmetic of the project lives here.
+
+The frame rule: frame ``i`` covers samples ``[i * hop, (i + 1) * hop)`` and everything measured for it is centred in the
+middle of them, at sample ``i * hop + hop / 2``. A signal of ``n_samples`` has ``n_samples // hop`` frames.
+
+The pitch and level functions take numpy arrays, plain numbers or torch tensors and return the same kind.
+"""
+
+import math
+import sys
+
+import numpy as np
+
+A4_HZ = 440.0
+A4_MIDI = 69.0
+
+
+def _is_tensor(x) -> bool:
+    torch = sys.modules.get("torch")  # a tensor can only arrive when torch is already loaded
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def hz_to_midi(f0_hz):
+    """MIDI note number (69 = 440 Hz, fractional); 0 Hz, meaning no pitch, gives 0."""
+    if _is_tensor(f0_hz):
+        import torch
+
+        safe = torch.where(f0_hz > 0, f0_hz, torch.ones_like(f0_hz))
+        midi = 12.0 * torch.log2(safe / A4_HZ) + A4_MIDI
+        return torch.where(f0_hz > 0, midi, torch.zeros_like(midi))
+    f0_hz = np.asarray(f0_hz)
+    safe = np.where(f0_hz > 0, f0_hz, 1.0)
+    return np.where(f0_hz > 0, 12.0 * np.log2(safe / A4_HZ) + A4_MIDI, 0.0)[()]
+
+
+def midi_to_hz(midi):
+    """Frequency in Hz of a (fractional) MIDI note number. MIDI 0 is a pitch here (8.18 Hz), not silence."""
+    if _is_tensor(midi):
+        return A4_HZ * 2.0 ** ((midi - A4_MIDI) / 12.0)
+    return (A4_HZ * 2.0 ** ((np.asarray(midi, dtype=float) - A4_MIDI) / 12.0))[()]
+
+
+def cents(f0_hz, reference_hz):
+    """Interval from ``reference_hz`` to ``f0_hz`` in cents; both must be positive."""
+    return 1200.0 * np.log2(np.asarray(f0_hz, dtype=float) / np.asarray(reference_hz, dtype=float))[()]
+
+
+def amplitude_to_db(amplitude, floor_db: float = -120.0):
+    """20 log10 of an amplitude, not below ``floor_db``."""
+    lowest = 10.0 ** (floor_db / 20.0)
+    if _is_tensor(amplitude):
+        return 20.0 * amplitude.abs().clamp_min(lowest).log10()
+    return (20.0 * np.log10(np.maximum(np.abs(amplitude), lowest)))[()]
+
+
+def db_to_amplitude(level_db):
+    """Amplitude factor of a level in dB."""
+    return 10.0 ** (level_db / 20.0)
+
+
+def frame_count(n_samples: int, hop_samples: int) -> int:
+    """Frames of a signal: ``n_samples // hop_samples``; a last incomplete hop has no frame."""
+    return n_samples // hop_samples
+
+
+def frame_centers_s(n_frames: int, hop_samples: int, sample_rate_hz: float) -> np.ndarray:
+    """Times in seconds of the frame centres, float64 ``[frames]``."""
+    return (np.arange(n_frames) + 0.5) * hop_samples / sample_rate_hz
+
+
+def frame_of_time(time_s: float, hop_samples: int, sample_rate_hz: float) -> int:
+    """The frame that holds a point in time."""
+    return int(math.floor(time_s * sample_rate_hz / hop_samples))
+
+
+def resampled_length(n_samples: int, rate_in_hz: float, rate_out_hz: float) -> int:
+    """Samples after resampling: ``round(n_samples * rate_out / rate_in)``, halves rounded up."""
+    return int(math.floor(n_samples * rate_out_hz / rate_in_hz + 0.5))
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people: ``12 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    seconds = max(0.0, float(seconds))
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(int(round(seconds)), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"

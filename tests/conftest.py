@@ -1,0 +1,34 @@
+"""Shared fixtures: where the real recordings lie, and a loud word where they are absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def find_data() -> Path | None:
+    """The folder of test recordings: ``SVCLIB_TEST_DATA``, or ``shared/data`` beside the project."""
+    folder = Path(os.environ.get("SVCLIB_TEST_DATA", DEFAULT_DATA))
+    return folder if (folder / "singing").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real recordings; without them the test is skipped aloud, and fails where ``CI`` is set."""
+    folder = find_data()
+    if folder is None:
+        message = f"no test recordings at {DEFAULT_DATA}; set SVCLIB_TEST_DATA to their folder"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say at the end, in red, when tests on real recordings did not run."""
+    if find_data() is None:
+        terminalreporter.write_line(
+            "ATTENTION: tests on real recordings were skipped: set SVCLIB_TEST_DATA to their folder.", red=True
+        )
