@@ -146,12 +146,12 @@ def _check_value(value, where: str) -> None:
 
 
 def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Preset:
-    """Read gin files (later ones win) and ``NAME=VALUE`` overrides into settings. Leaves no state behind.
+    """Read gin files (later ones win) and ``NAME=VALUE`` overrides into settings; leaves no state.
 
     Args:
         files: Paths or preset names, e.g. ``["ddsp_small", "tiny"]``.
-        overrides: ``n_harmonics=20`` (a field of any settings class of the preset), ``ddsp.DdspSettings.n_harmonics=20``
-            or a macro, ``N_HARMONICS=20``.
+        overrides: ``n_harmonics=20`` (a field of any settings class of the preset),
+            ``ddsp.DdspSettings.n_harmonics=20`` or a macro, ``N_HARMONICS=20``.
 
     Raises:
         ConfigError: for anything that cannot be used, with file and line.
@@ -169,9 +169,10 @@ def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str,
         built = _guarded(preset, ", ".join(p.name for p in paths))
         lines = [_override_line(o, built) for o in overrides]
         if lines:
-            header = "\n".join([_HEADER, *{f"from svclib import {ln.split('.')[0]}" for ln in lines if "." in ln.split("=")[0]}])
-            check_text("\n".join([header, *lines]), "override")
-            _guarded(lambda: gin.parse_config("\n".join([header, *lines])), "override")
+            modules = sorted({line.split(".")[0] for line in lines if "." in line.split("=")[0]})
+            override_text = "\n".join([_HEADER, *(f"from svclib import {m}" for m in modules), *lines])
+            check_text(override_text, "override")
+            _guarded(lambda: gin.parse_config(override_text), "override")
             built = _guarded(preset, "override")
         text = gin.operative_config_str()
     finally:

@@ -1,0 +1,103 @@
+"""Truths about the package as a whole: what travels in the wheel, what an import costs, what the code may never contain."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "librosa", "scipy", "matplotlib", "ipywidgets", "onnxruntime", "tensorboard", "accelerate", "gin")
+
+
+def test_importing_svclib_loads_nothing_heavy():
+    code = f"import sys, svclib; print([m for m in {HEAVY!r} if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_gin_folder_does_not_shadow_gin_config():
+    assert not (ROOT / "gin" / "__init__.py").exists()
+    answer = subprocess.run(
+        [sys.executable, "-c", "import gin; print(hasattr(gin, 'parse_config'))"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert answer.stdout.strip() == "True"
+
+
+def test_wheel_carries_presets_inside_the_package(tmp_path):
+    subprocess.run(
+        [sys.executable, "-c", "import setuptools.build_meta as b, sys; b.build_wheel(sys.argv[1])", str(tmp_path)],
+        cwd=_copy_of_project(tmp_path / "source"), check=True, capture_output=True,
+    )
+    wheel = next(tmp_path.glob("*.whl"))
+    names = zipfile.ZipFile(wheel).namelist()
+    presets = {p.name for p in (ROOT / "gin").glob("*.gin")}
+    assert {n.split("/")[-1] for n in names if n.startswith("svclib/gin/")} == presets
+    assert not [n for n in names if n.startswith("gin/")]
+    modules = {p.name for p in (ROOT / "svclib").glob("*.py")} | {p.name for p in (ROOT / "svclib").glob("*.html")}
+    assert modules <= {n.split("/")[-1] for n in names if n.startswith("svclib/")}
+
+
+def _copy_of_project(target: Path) -> Path:
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+    for name in files:
+        if name.startswith(("svclib/", "gin/")) or name in ("pyproject.toml", "README.md", "LICENSE"):
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((ROOT / name).read_bytes())
+    return target
+
+
+def test_every_pin_is_inside_the_users_range():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = {r.name.lower(): r.specifier for r in map(Requirement, project["dependencies"])}
+    for file in ("requirements.txt", "requirements-classic.txt"):
+        pins = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (ROOT / file).read_text(), re.M))
+        pins = {name.lower(): version for name, version in pins.items()}
+        for name, specifier in ranges.items():
+            assert pins[name] in specifier, f"{file}: {name}=={pins[name]} is outside {specifier}"
+
+
+FORBIDDEN_CALLS = {"eval", "exec", "compile"}
+FORBIDDEN_ATTRIBUTES = {("os", "system"), ("os", "popen"), ("yaml", "load"), ("pickle", "load"), ("pickle", "loads")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "svclib").glob("*.py")), ids=lambda p: p.name)
+def test_no_construct_that_runs_what_a_file_says(path):
+    """No pickle, no eval, no shell, no unchecked unpacking; ``torch.load`` only with ``weights_only=True``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    problems = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [a.name for a in node.names] + [getattr(node, "module", "") or ""]
+            if any(n.split(".")[0] in ("pickle", "torchaudio", "dill") for n in names):
+                problems.append((node.lineno, "import of pickle or torchaudio"))
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {k.arg: k.value for k in node.keywords}
+        truth = {k for k, v in keywords.items() if isinstance(v, ast.Constant) and v.value is True}
+        if isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
+            problems.append((node.lineno, node.func.id))
+        if isinstance(node.func, ast.Attribute):
+            owner = getattr(node.func.value, "id", "")
+            if (owner, node.func.attr) in FORBIDDEN_ATTRIBUTES or node.func.attr == "extractall":
+                problems.append((node.lineno, f"{owner}.{node.func.attr}"))
+            if (owner, node.func.attr) == ("torch", "load") and "weights_only" not in truth:
+                problems.append((node.lineno, "torch.load without weights_only=True"))
+        if "shell" in truth or "allow_pickle" in truth:
+            problems.append((node.lineno, "shell=True or allow_pickle=True"))
+    assert not problems
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("0*.ipynb")), ids=lambda p: p.name)
+def test_notebooks_pass_no_path_to_a_shell(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    lines = [line for c in cells if c["cell_type"] == "code" for line in "".join(c["source"]).splitlines()]
+    assert not [ln for ln in lines if ln.lstrip().startswith(("!", "%%bash")) and ("$" in ln or "{" in ln)]
