@@ -11,6 +11,14 @@ BIN := $(VENV)/bin
 export VIRTUAL_ENV := $(abspath $(VENV))
 # uv does not read pip's settings: hand it the same folder of local files, if there is one
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# Linux without an NVIDIA driver: the CPU build of torch, which saves gigabytes of GPU libraries
+ifeq ($(PIP_FIND_LINKS),)
+ifeq ($(shell uname -s),Linux)
+ifeq ($(shell command -v nvidia-smi),)
+export UV_TORCH_BACKEND ?= cpu
+endif
+endif
+endif
 
 .PHONY: demo test test-slow bench lab lint venv venv-dev venv-classic clean
 
