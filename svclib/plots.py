@@ -1,0 +1,411 @@
+"""Every picture of the project. The only importer of matplotlib.
+
+Each function returns a finished ``matplotlib.figure.Figure``. No pyplot is involved, so no figure stays open and no
+backend is touched; :func:`png` turns a figure into bytes. Time axes are in seconds, from the rate that is given.
+"""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.figure import Figure
+
+from svclib import units, views
+
+INK, GREY, BLUE, ORANGE, GREEN, RED = "#23272e", "#8a929c", "#2f6fab", "#d9780f", "#2e8b57", "#c0392b"
+F0_COLOUR = "#63f0ff"
+_OUTLINE = [patheffects.withStroke(linewidth=2.8, foreground="#001018")]
+CYCLE = (BLUE, ORANGE, GREEN, "#8e5bb5", "#b5485d", "#4a9aa8", "#7d7320", GREY)
+_STYLE = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#b8bec6",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e9ed",
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": "#5b636d",
+    "ytick.color": "#5b636d",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.4,
+    "figure.facecolor": "white",
+    "text.parse_math": False,  # names of people's files stand in titles: a "$" in one is a dollar
+}
+
+
+@contextlib.contextmanager
+def _figure(rows: int = 1, columns: int = 1, size=(9.0, 3.0), **layout):
+    """A styled figure and its axes, ``[rows, columns]``; the style holds only inside the block."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, dpi=110, layout="constrained")
+        yield figure, figure.subplots(rows, columns, squeeze=False, **layout)
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG bytes."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------------- spectrograms
+
+
+def _draw_spectrogram(axis, samples, sample_rate_hz, f0_hz=None, voiced=None, frame_s=None, start_s=0.0):
+    level_db, frequency_hz, time_s = views.log_spectrogram(samples, sample_rate_hz)
+    duration_s = len(samples) / sample_rate_hz
+    bottom, top = np.log2(frequency_hz[0]), np.log2(frequency_hz[-1])
+    half_s = (time_s[1] - time_s[0]) / 2
+    axis.imshow(
+        level_db, origin="lower", aspect="auto", cmap="magma", vmin=views.FLOOR_DB, vmax=max(-20.0, level_db.max()),
+        extent=(start_s - half_s, start_s + time_s[-1] + half_s, bottom, top), interpolation="bilinear",
+    )  # fmt: skip
+    ticks = [f for f in (125, 250, 500, 1000, 2000, 4000, 8000, 16000) if f <= frequency_hz[-1]]
+    axis.set_yticks(np.log2(ticks), [f"{f // 1000} k" if f >= 1000 else str(f) for f in ticks])
+    axis.set(ylim=(bottom, top), xlim=(start_s, start_s + duration_s), ylabel="Hz")
+    axis.grid(False)
+    if f0_hz is not None:
+        drawn_hz = np.where(np.asarray(voiced, bool) & (np.asarray(f0_hz) > 0), f0_hz, np.nan).astype(float)
+        frame_s = start_s + (np.arange(len(drawn_hz)) + 0.5) * frame_s
+        axis.plot(frame_s, np.log2(drawn_hz), color=F0_COLOUR, linewidth=1.4, label="F0", path_effects=_OUTLINE)
+        axis.set(ylim=(bottom, top), xlim=(start_s, start_s + duration_s))
+
+
+def spectrogram(samples, sample_rate_hz, title="", features=None, start_s=0.0) -> Figure:
+    """One spectrogram (log frequency, dB re full scale), with the F0 of ``features`` (same span) on it if given."""
+    with _figure(size=(9, 2.8)) as (figure, axes):
+        _spectrogram_of(axes[0, 0], samples, sample_rate_hz, features, start_s)
+        axes[0, 0].set(title=title, xlabel="time (s)")
+        return figure
+
+
+def spectrogram_with_f0(samples, features, start_s=0.0, title="") -> Figure:
+    """The spectrogram of a stretch of audio with its F0 on it; rate and frame grid come from ``features``."""
+    return spectrogram(samples, features.settings.sample_rate_hz, title, features, start_s)
+
+
+def _spectrogram_of(axis, samples, sample_rate_hz, features, start_s=0.0):
+    if features is None:
+        return _draw_spectrogram(axis, samples, sample_rate_hz, start_s=start_s)
+    frame_s = features.settings.hop_samples / features.settings.sample_rate_hz
+    return _draw_spectrogram(axis, samples, sample_rate_hz, features.f0_hz, features.voiced, frame_s, start_s)
+
+
+def compare_spectrograms(items: Sequence[tuple], columns: int = 2) -> Figure:
+    """Spectrograms beside each other on the same scales.
+
+    Args:
+        items: ``(title, samples, sample_rate_hz, features or None)`` each.
+        columns: How many beside each other.
+    """
+    columns = max(1, min(columns, len(items)))
+    rows = -(-len(items) // columns)
+    with _figure(rows, columns, size=(9, 0.4 + 2.1 * rows), sharex=True, sharey=True) as (figure, axes):
+        for axis in axes.flat[len(items) :]:
+            axis.set_visible(False)
+        for axis, (title, samples, sample_rate_hz, features) in zip(axes.flat, items, strict=False):
+            _spectrogram_of(axis, samples, sample_rate_hz, features)
+            axis.set_title(title)
+        nyquist_hz = max(item[2] for item in items) / 2
+        axes[0, 0].set_ylim(np.log2(60.0), np.log2(nyquist_hz))
+        axes[0, 0].set_xlim(0, max(len(item[1]) / item[2] for item in items))
+        for axis in axes[-1]:
+            axis.set_xlabel("time (s)")
+        for axis in axes[:, 1:].flat:
+            axis.set_ylabel("")
+        return figure
+
+
+# ------------------------------------------------------------------------------------------------------- recordings
+
+
+def features_overview(samples, features, start_s=0.0, title="") -> Figure:
+    """What the models read of a stretch of audio: spectrogram with F0, confidence of the tracker, loudness.
+
+    ``samples`` are at ``features.settings.sample_rate_hz``; times count from ``start_s`` in seconds.
+    """
+    rate_hz, hop = features.settings.sample_rate_hz, features.settings.hop_samples
+    time_s = start_s + units.frame_centers_s(len(features.f0_hz), hop, rate_hz)
+    with _figure(3, 1, size=(9, 5.2), sharex=True, height_ratios=(3, 1, 1.2)) as (figure, axes):
+        top, middle, low = axes[:, 0]
+        _spectrogram_of(top, samples, rate_hz, features, start_s)
+        top.set_title(title)
+        top.legend(loc="upper right", labelcolor="white")
+        middle.fill_between(time_s, features.confidence, color=BLUE, alpha=0.25, linewidth=0)
+        middle.plot(time_s, features.confidence, color=BLUE)
+        middle.axhline(features.settings.voicing_threshold, color=GREY, linestyle=":")
+        middle.set(ylim=(0, 1.03), ylabel="confidence")
+        low.plot(time_s, features.loudness_db, color=ORANGE)
+        low.set(ylim=(views.FLOOR_DB - 2, 0), ylabel="loudness (dB)", xlabel="time (s)")
+        return figure
+
+
+def doctor_picture(report) -> Figure:
+    """The doctor's report as bars per file: length, F0 range, level and noise floor; files with findings in orange.
+
+    At most the 40 longest files are drawn.
+    """
+    files = sorted(report.files, key=lambda f: -f.duration_s)[:40]
+    names = [_short(f.name) for f in files]
+    position = np.arange(len(files))
+    colours = [ORANGE if f.findings else BLUE for f in files]
+    with _figure(1, 3, size=(9, 1.1 + 0.24 * max(3, len(files))), sharey=True) as (figure, axes):
+        length, pitch, level = axes[0]
+        length.barh(position, [f.duration_s for f in files], color=colours, height=0.6)
+        length.set(xlabel="length (s)", title="How much")
+        length.set_yticks(position, names)
+        length.set_ylim(len(files) - 0.4, -0.6)
+        for y, file, colour in zip(position, files, colours, strict=True):
+            if file.f0_low_hz and file.f0_high_hz:
+                low, high = units.hz_to_midi(file.f0_low_hz), units.hz_to_midi(file.f0_high_hz)
+                pitch.barh(y, max(high - low, 0.2), left=low, color=colour, height=0.6)
+            if file.level_db is not None and file.noise_floor_db is not None:
+                level.barh(y, file.level_db - file.noise_floor_db, left=file.noise_floor_db, color=colour, height=0.6)
+        pitch.set(title="How high", xlabel="pitch (MIDI note, 60 = middle C)")
+        level.set(title="How loud", xlabel="from noise floor to singing level (dB)")
+        for axis in axes[0]:
+            axis.grid(False, axis="y")
+        return figure
+
+
+def _short(name: str, limit: int = 28) -> str:
+    return name if len(name) <= limit else f"{name[: limit // 2 - 1]}…{name[-limit // 2 :]}"
+
+
+def f0_histograms(histograms: Mapping[str, tuple], shift_semitones: float = 0.0) -> Figure:
+    """Where voices sing: seconds per semitone, each scaled to its own peak.
+
+    Args:
+        histograms: name -> ``(edges_midi [bins + 1], seconds [bins])``; the first is the song, drawn filled.
+        shift_semitones: If not zero, the song is drawn again, dashed, where the key control puts it.
+    """
+    with _figure(size=(9, 1.9)) as (figure, axes):
+        axis = axes[0, 0]
+        for index, (name, (edges, seconds)) in enumerate(histograms.items()):
+            edges, height = (
+                np.asarray(edges, float),
+                np.asarray(seconds, float) / max(float(np.max(seconds, initial=0)), 1e-9),
+            )
+            axis.stairs(
+                height,
+                edges,
+                color=CYCLE[index],
+                fill=index == 0,
+                alpha=0.3 if index == 0 else 1,
+                label=name,
+                linewidth=1.4,
+            )
+            if index == 0 and shift_semitones:
+                axis.stairs(
+                    height,
+                    edges + shift_semitones,
+                    color=CYCLE[0],
+                    linestyle="--",
+                    label=f"{name}, shifted {shift_semitones:+g}",
+                )
+        axis.set(xlabel="pitch (MIDI note, 60 = middle C)", yticks=[], xlim=(30, 96))
+        axis.legend(loc="upper right")
+        return figure
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def loss_curves(curves: Mapping, title="", goal: tuple[float, float] | None = None) -> Figure:
+    """Training loss (thin: every record; bold: running mean) and validation loss (dots) over optimiser steps.
+
+    Args:
+        curves: Arrays ``step`` and ``loss``, and ``validation_loss`` with NaN where none was measured.
+        title: Heading.
+        goal: A band of values to draw as the aim.
+    """
+    with _figure(size=(9, 2.8)) as (figure, axes):
+        axis = axes[0, 0]
+        step, loss = views.sorted_curve(curves, "loss")
+        if step.size:
+            axis.plot(step, loss, color=BLUE, alpha=0.3, linewidth=0.9)
+            axis.plot(step, views.running_mean(loss, max(1, step.size // 30)), color=BLUE, label="training")
+        step, loss = views.sorted_curve(curves, "validation_loss")
+        if step.size:
+            axis.plot(step, loss, "o-", color=ORANGE, markersize=4, label="held-out recordings")
+        if goal:
+            axis.axhspan(*goal, color=GREEN, alpha=0.12, linewidth=0, label=f"aim: {goal[0]:g} to {goal[1]:g}")
+        axis.set(title=title, xlabel="step", ylabel="loss")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(loc="upper right")
+        return figure
+
+
+def compare_runs(runs: Mapping[str, Mapping], key="validation_loss", title="", ylabel="loss") -> Figure:
+    """Curves of several runs on one axis, sorted by step, with the value at the last step in the legend.
+
+    Only runs with the same loss belong into one figure; the caller groups them and names the loss in ``ylabel``.
+    Best last value first.
+    """
+    lines = []
+    for name, curves in runs.items():
+        step, value = views.sorted_curve(curves, key)
+        lines.append((value[-1] if value.size else np.inf, name, step, value))
+    lines.sort(key=lambda line: line[0])
+    with _figure(size=(9, 3.2)) as (figure, axes):
+        axis = axes[0, 0]
+        for index, (last, name, step, value) in enumerate(lines):
+            label = f"{name}: {last:.3f} at step {int(step[-1])}" if step.size else f"{name}: no value yet"
+            style = "-" if index < len(CYCLE) else "--"
+            axis.plot(step, value, style, marker=".", color=CYCLE[index % len(CYCLE)], label=label)
+        axis.set(title=title, xlabel="step", ylabel=ylabel)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        return figure
+
+
+# ------------------------------------------------------------------------------------------------------- conversion
+
+
+def conversion_plots(song, adjusted, statistics=None, suggested_text="") -> Figure:
+    """What was asked of the instrument, four rows over time.
+
+    Loudness before and after; pitch before and after with the mean pitch of song and instrument; confidence of the
+    pitch tracker; how clearly a note sounds, with the threshold and the notes it leaves.
+
+    Args:
+        song: ``Features`` of the song.
+        adjusted: ``conversion.Adjusted`` on the same frames.
+        statistics: The instrument's statistics, or None.
+        suggested_text: A remark for the pitch row's title.
+    """
+    rate_hz, hop = song.settings.sample_rate_hz, song.settings.hop_samples
+    time_s = units.frame_centers_s(len(song.f0_hz), hop, rate_hz)
+    before, after = views.notes_midi(song.f0_hz, song.voiced), views.notes_midi(adjusted.f0_hz, adjusted.voiced)
+    with _figure(4, 1, size=(9, 8), sharex=True, height_ratios=(1.2, 1.5, 0.8, 1)) as (figure, axes):
+        loudness, pitch, confidence, note = axes[:, 0]
+        loudness.plot(time_s, song.loudness_db, color=GREY, label="song")
+        loudness.plot(time_s, adjusted.loudness_db, color=BLUE, label="asked of the instrument")
+        loudness.set(ylim=(-90, 3), ylabel="dB", title="Loudness")
+        pitch.plot(time_s, before, color=GREY, label="song")
+        pitch.plot(time_s, after, color=BLUE, label="asked of the instrument")
+        if np.isfinite(before).any():
+            mean = float(np.nanmean(before[adjusted.mask] if np.isfinite(before[adjusted.mask]).any() else before))
+            pitch.axhline(mean, color=GREY, linestyle=":", label=f"mean of the song, {mean:.1f}")
+        instrument_mean = ((statistics or {}).get("f0_midi") or {}).get("mean_note")
+        if instrument_mean is not None:
+            pitch.axhline(
+                instrument_mean, color=ORANGE, linestyle=":", label=f"mean of the instrument, {instrument_mean:.1f}"
+            )
+        pitch.set(ylabel="MIDI note", title=f"Pitch{'. ' + suggested_text if suggested_text else ''}")
+        confidence.fill_between(time_s, song.confidence, color=BLUE, alpha=0.25, linewidth=0)
+        confidence.set(ylim=(0, 1.03), ylabel="0..1", title="Confidence of the pitch tracker")
+        note.plot(time_s, adjusted.note_on_ratio, color=INK, linewidth=1, label="note-on ratio")
+        top = max(2.1, float(np.nanmax(adjusted.note_on_ratio, initial=0)) * 1.05)
+        note.fill_between(time_s, 0, top, where=adjusted.mask, color=GREEN, alpha=0.15, linewidth=0, label="note")
+        threshold = getattr(getattr(adjusted, "controls", None), "mask_threshold", None)
+        if threshold is not None:
+            note.axhline(threshold, color=RED, linestyle=":", label=f"threshold {threshold:g}")
+        note.set(
+            ylim=(0, top),
+            ylabel="ratio",
+            title="Where a note sounds",
+            xlabel="time (s)",
+            xlim=(0, max(time_s[-1], 1e-3) if len(time_s) else 1),
+        )
+        for axis in (loudness, pitch, note):
+            axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=4)
+        return figure
+
+
+# ---------------------------------------------------------------------------------------------------- inside a model
+
+
+def harmonics_over_time(amplitude, distribution, frame_s, title="Harmonics") -> Figure:
+    """The oscillators of a DDSP instrument: level of each harmonic over time, dB.
+
+    Args:
+        amplitude: Overall amplitude ``[frames]``, linear.
+        distribution: Share of each harmonic ``[frames, harmonics]``, rows sum to 1.
+        frame_s: Seconds per frame.
+        title: Heading.
+    """
+    level = np.asarray(amplitude, float)[:, None] * np.asarray(distribution, float)
+    return _over_time(_db(level), frame_s, title, "harmonic number", 0.5, level.shape[1] + 0.5)
+
+
+def noise_over_time(magnitudes, frame_s, sample_rate_hz, title="Noise") -> Figure:
+    """The noise filter of a DDSP instrument: gain of each band ``[frames, bands]`` over time, dB; bands in kHz."""
+    magnitudes = np.asarray(magnitudes, float)
+    return _over_time(_db(magnitudes), frame_s, title, "frequency (kHz)", 0.0, sample_rate_hz / 2000)
+
+
+def _db(level: np.ndarray) -> np.ndarray:
+    return 20.0 * np.log10(np.maximum(level, 1e-5))
+
+
+def _over_time(level_db, frame_s, title, ylabel, bottom, top) -> Figure:
+    with _figure(size=(9, 2.8)) as (figure, axes):
+        axis = axes[0, 0]
+        peak = float(level_db.max()) if level_db.size else 0.0
+        drawn = axis.imshow(
+            level_db.T, origin="lower", aspect="auto", cmap="magma", vmin=peak - 70, vmax=peak,
+            extent=(0, len(level_db) * frame_s, bottom, top), interpolation="nearest",
+        )  # fmt: skip
+        axis.grid(False)
+        axis.set(title=title, xlabel="time (s)", ylabel=ylabel)
+        figure.colorbar(drawn, ax=axis, label="dB", pad=0.01)
+        return figure
+
+
+def spectrum_at(amplitude, distribution, noise_magnitudes, f0_hz, sample_rate_hz, title="") -> Figure:
+    """One frame of a DDSP instrument: its harmonics as stems at their frequencies, the noise filter as a curve.
+
+    ``distribution`` is ``[harmonics]``, ``noise_magnitudes`` ``[bands]``; harmonics above Nyquist are left out.
+    """
+    harmonic_hz = f0_hz * np.arange(1, len(distribution) + 1)
+    heard = (harmonic_hz < sample_rate_hz / 2) & (f0_hz > 0)
+    band_hz = np.linspace(0, sample_rate_hz / 2, len(noise_magnitudes))
+    with _figure(size=(9, 2.6)) as (figure, axes):
+        axis = axes[0, 0]
+        level_db = _db(float(amplitude) * np.asarray(distribution, float))[heard]
+        axis.vlines(harmonic_hz[heard] / 1000, -100, level_db, color=BLUE, linewidth=1.6, label="harmonics")
+        axis.plot(band_hz / 1000, _db(np.asarray(noise_magnitudes, float)), color=ORANGE, label="noise filter")
+        axis.set(
+            title=title, xlabel="frequency (kHz)", ylabel="level (dB)", ylim=(-100, 10), xlim=(0, sample_rate_hz / 2000)
+        )
+        axis.legend(loc="upper right")
+        return figure
+
+
+def z_map(trajectories: Mapping[str, np.ndarray], title="") -> Figure:
+    """Paths through a model's z space, ``name -> [frames, dims]``, on the two main axes of all of them together."""
+    mean, axes_z, share = views.principal_axes(np.concatenate(list(trajectories.values())))
+    with _figure(size=(6.4, 5)) as (figure, axes):
+        axis = axes[0, 0]
+        for index, (name, z) in enumerate(trajectories.items()):
+            x, y = ((np.asarray(z, float) - mean) @ axes_z.T).T
+            axis.plot(x, y, color=CYCLE[index % len(CYCLE)], alpha=0.55, linewidth=0.8)
+            axis.plot(x[:1], y[:1], "o", color=CYCLE[index % len(CYCLE)], markersize=5, label=name)
+        axis.set(
+            title=title, xlabel=f"first axis ({share[0]:.0%} of the movement)", ylabel=f"second axis ({share[1]:.0%})"
+        )
+        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), title="dot: beginning")
+        return figure
+
+
+def z_over_time(z, frame_s, title="z") -> Figure:
+    """The z trajectories of one song ``[frames, dims]`` as a picture over time."""
+    z = np.asarray(z, float)
+    with _figure(size=(9, 2.4)) as (figure, axes):
+        axis, limit = axes[0, 0], max(float(np.abs(z).max(initial=0)), 1e-6)
+        axis.imshow(z.T, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest",
+                    extent=(0, len(z) * frame_s, 0.5, z.shape[1] + 0.5))  # fmt: skip
+        axis.grid(False)
+        axis.set(title=title, xlabel="time (s)", ylabel="dimension")
+        return figure
