@@ -4,6 +4,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
 
     ground      units         Hz, MIDI, cents; dB; samples, frames, seconds: the frame rule
                 config        gin presets; the only importer of gin
+                disk          primitive file operations and the sentences for their failures
+                folders       where a person's things lie, local or on Drive
                 store         atomic commits, checksums, retention; the only writer of a person's folder
     01 prepare  audio         decode by blocks, mono, resample, write without wrap-around
                 sources       recordings from folders, zips, links

@@ -1,10 +1,9 @@
 """A person's folder, local or on Google Drive: atomic commits, checksums, retention. The only writer under it.
 
-A file is committed by writing it beside its place, forcing it to the disk and renaming it; a *marked* file (checkpoint,
-dataset shard) also gets a new unique name and, last of all, a marker ``<stem>.ok.json`` with its size and SHA-256. Where
-a mounted Drive may lose, cut or delay any file, a payload whose marker is absent or does not fit was simply never
-committed, and the one before it is used. Every primitive file operation goes through :data:`disk`, so that tests can
-make the n-th one fail.
+A file is committed by writing it beside its place, forcing it to the disk and renaming it. A *marked* file (checkpoint,
+dataset shard) also has a new unique name and, last of all, gets a marker ``<stem>.ok.json`` with its size and SHA-256.
+Where a mounted Drive may lose, cut or delay any file, a payload whose marker is absent or does not fit was simply never
+committed, and the one before it is used. Every primitive file operation goes through ``disk.active``.
 """
 
 import contextlib
@@ -15,82 +14,21 @@ import json
 import os
 import re
 import shutil
-import socket
-import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-DRIVE_MOUNT = Path("/content/drive")
-DRIVE = DRIVE_MOUNT / "MyDrive"
+from svclib import disk
+from svclib.disk import PART_PREFIX, StoreError, again, free_space_check, host_name, told
+from svclib.folders import Base, base_folder, on_colab
+
+__all__ = ["Base", "StoreError", "base_folder", "free_space_check", "on_colab"]
+
 MARKER_SUFFIX = ".ok.json"
-PART_PREFIX = ".part-"
 CHUNK_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
-DRIVE_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_TRANSIENT = (errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT)
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR, errno.ENOSYS, errno.EBADF, errno.EPERM)
-
-
-class StoreError(OSError, ValueError):
-    """A file that could not be kept or read; the message names it and says what to do. ``errno`` is the system's."""
-
-    def __init__(self, message: str, number: int | None = None):
-        super().__init__(message)
-        self.errno = number
-
-
-class Disk:
-    """The few primitive operations everything below is made of."""
-
-    def open(self, path: Path, mode: str):
-        """Open a file in binary mode."""
-        return open(path, mode)
-
-    def write(self, file, data: bytes) -> None:
-        """Append bytes to an open file."""
-        file.write(data)
-
-    def read(self, file, n_bytes: int) -> bytes:
-        """Read at most ``n_bytes`` from an open file."""
-        return file.read(n_bytes)
-
-    def fsync(self, file) -> None:
-        """Force an open file's contents to the disk."""
-        file.flush()
-        os.fsync(file.fileno())
-
-    def fsync_folder(self, folder: Path) -> None:
-        """Force a folder's entries to the disk, where the system can do that."""
-        if os.name == "nt":
-            return
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in _NO_FOLDER_SYNC:
-                raise
-        finally:
-            os.close(handle)
-
-    def replace(self, source: Path, target: Path) -> None:
-        """Rename over whatever is there."""
-        os.replace(source, target)
-
-    def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name; fails if the name exists."""
-        os.link(source, target)
-
-    def remove(self, path: Path) -> None:
-        """Delete a file."""
-        os.remove(path)
-
-
-disk = Disk()
 
 
 # Committing -----------------------------------------------------------------------------------------------------------
@@ -107,7 +45,7 @@ def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
         StoreError: if it cannot be written; what was at ``path`` is untouched.
     """
     path = Path(path)
-    _on_drive_again(path, lambda: _commit(path, write, lambda part: disk.replace(part, path)))
+    again(path, lambda: _commit(path, write, lambda part: disk.active.replace(part, path)))
     return path
 
 
@@ -128,7 +66,7 @@ def commit_new(path: str | Path, write: Callable[[Path], Any]) -> Path:
     def place(part: Path) -> None:
         used[:] = [_place_new(part, path)]
 
-    _on_drive_again(path, lambda: _commit(path, write, place))
+    again(path, lambda: _commit(path, write, place))
     return used[0]
 
 
@@ -152,13 +90,13 @@ def append_line(path: str | Path, record: dict) -> None:
     """Add one JSON object as a line to a log; a torn last line of an earlier crash is closed first."""
     path = Path(path)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
-    with _told(path):
+    with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with disk.open(path, "ab+") as file:
+        with disk.active.open(path, "ab+") as file:
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
-                line = line if disk.read(file, 1) == b"\n" else b"\n" + line
-            disk.write(file, line + b"\n")
+                line = line if disk.active.read(file, 1) == b"\n" else b"\n" + line
+            disk.active.write(file, line + b"\n")
 
 
 def read_lines(path: str | Path) -> list[dict]:
@@ -188,11 +126,11 @@ def read_json(path: str | Path) -> Any:
         StoreError: if the file is missing, larger than 64 MB or not JSON.
     """
     path = Path(path)
-    with _told(path, "read"):
+    with told(path, "read"):
         if path.stat().st_size > MAX_JSON_BYTES:
             raise StoreError(f"'{path}' is larger than 64 MB: this is no JSON file of svclib's.")
-        with disk.open(path, "rb") as file:
-            data = disk.read(file, MAX_JSON_BYTES + 1)
+        with disk.active.open(path, "rb") as file:
+            data = disk.active.read(file, MAX_JSON_BYTES + 1)
     try:
         return json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -202,11 +140,11 @@ def read_json(path: str | Path) -> Any:
 def remove(path: str | Path) -> None:
     """Delete a file, emptying it first: on Drive a deleted file lies in the trash and counts against the quota."""
     path = Path(path)
-    with _told(path, "delete"):
-        if path.is_file() and not path.is_symlink():
-            disk.open(path, "wb").close()
+    with told(path, "delete"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:  # a second name keeps the contents
+            disk.active.open(path, "wb").close()
         with contextlib.suppress(FileNotFoundError):
-            disk.remove(path)
+            disk.active.remove(path)
 
 
 def remove_parts(folder: str | Path) -> int:
@@ -215,7 +153,7 @@ def remove_parts(folder: str | Path) -> int:
     for part in Path(folder).glob(f"{PART_PREFIX}*"):
         host, _, rest = part.name[len(PART_PREFIX) :].partition("~")
         pid = rest.partition("~")[0]
-        dead = host == _host() and pid.isdigit() and not _alive(int(pid))
+        dead = host == host_name() and pid.isdigit() and not _alive(int(pid))
         with contextlib.suppress(OSError):
             if dead or time.time() - part.stat().st_mtime > 86400:
                 remove(part)
@@ -226,25 +164,10 @@ def remove_parts(folder: str | Path) -> int:
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's contents, hexadecimal, read by blocks."""
     digest = hashlib.sha256()
-    with _told(Path(path), "read"), disk.open(Path(path), "rb") as file:
-        while block := disk.read(file, CHUNK_BYTES):
+    with told(Path(path), "read"), disk.active.open(Path(path), "rb") as file:
+        while block := disk.active.read(file, CHUNK_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def free_space_check(folder: str | Path, needed_bytes: int) -> None:
-    """Make sure a folder's disk has room (advisory on Drive, where the number is the machine's).
-
-    Raises:
-        StoreError: with the megabytes needed and free.
-    """
-    free = shutil.disk_usage(_existing(Path(folder))).free
-    if free < needed_bytes:
-        raise StoreError(
-            f"Not enough space in '{folder}': {needed_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free. "
-            f"{_space_advice(Path(folder))}",
-            errno.ENOSPC,
-        )
 
 
 def safe_name(text: str, fallback: str = "untitled") -> str:
@@ -334,114 +257,30 @@ def remove_marked(marked: Marked) -> None:
     remove(marked.path)
 
 
-# The person's folder --------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Base:
-    """Where a person's things lie; every attribute is an existing folder.
-
-    Attributes:
-        root: All of it.
-        audio: Recordings, one sub-folder per voice; svclib never writes there except what is fetched into it.
-        examples: Songs to convert.
-        output: Conversions, never overwritten.
-        runs: Training runs, one sub-folder each.
-        datasets: Prepared datasets, one sub-folder each.
-        instruments: Instruments, ready to share.
-        on_drive: True if it is on a mounted Google Drive.
-    """
-
-    root: Path
-    audio: Path
-    examples: Path
-    output: Path
-    runs: Path
-    datasets: Path
-    instruments: Path
-    on_drive: bool = False
-
-
-def on_colab() -> bool:
-    """True inside Google Colab."""
-    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
-
-
-def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
-    """Make and return the person's folder.
-
-    Args:
-        name: Folder name on Drive (Colab only).
-        base: An explicit folder. Without one: on Colab ``MyDrive/<name>`` (Drive is mounted if it is not yet), elsewhere
-            the environment variable ``SVCLIB_HOME``, else ``svclib_home`` in the working folder.
-
-    Raises:
-        StoreError: if Drive is not mounted, or the folder cannot be written. Nothing is ever made under an absent mount.
-    """
-    if base is not None:
-        root = Path(base).expanduser()
-    elif on_colab():
-        _mount_drive()
-        root = DRIVE / name
-    else:
-        root = Path(os.environ.get("SVCLIB_HOME") or "svclib_home").expanduser()
-    root = Path(os.path.abspath(root))
-    on_drive = root.is_relative_to(DRIVE_MOUNT)
-    if on_drive and not DRIVE.is_dir():
-        raise StoreError(
-            f"Google Drive is not mounted, so '{root}' cannot be used. Mount it (the folder symbol at the left, then "
-            "'Mount Drive') and run this cell again, or choose a local folder such as /content/svclib."
-        )
-    parts = ("audio", "examples", "output", "runs", "datasets", "instruments")
-    with _told(root):
-        for part in parts:
-            (root / part).mkdir(parents=True, exist_ok=True)
-        probe = root / f"{PART_PREFIX}{_host()}~{os.getpid()}~probe"
-        disk.open(probe, "wb").close()
-        disk.remove(probe)
-    return Base(root, *(root / part for part in parts), on_drive)
-
-
-def _mount_drive() -> None:
-    if DRIVE.is_dir():  # mount() would ask for permission again
-        return
-    try:
-        from google.colab import drive
-
-        drive.mount(str(DRIVE_MOUNT))
-    except Exception as error:  # the person declined, or the service failed: both end in one sentence
-        raise StoreError(
-            f"Google Drive could not be mounted ({error}). Run the cell again and allow access, or use a local folder "
-            "(its files vanish with the Colab machine)."
-        ) from error
-    if not DRIVE.is_dir():
-        raise StoreError("Google Drive was not mounted. Run the cell again and allow access, or use a local folder.")
-
-
 # Inside ---------------------------------------------------------------------------------------------------------------
 
 
 def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], None]) -> None:
-    with _told(path):
+    with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unique = f"{PART_PREFIX}{_host()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+        unique = f"{PART_PREFIX}{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
         part = path.parent / f"{unique}{path.suffix if len(path.suffix) < 32 else ''}"
         try:
             write(part)
-            with disk.open(part, "rb+") as file:
-                disk.fsync(file)
+            with disk.active.open(part, "rb+") as file:
+                disk.active.fsync(file)
             place(part)
         except BaseException:
             with contextlib.suppress(OSError):
                 remove(part)
             raise
-        disk.fsync_folder(path.parent)
+        disk.active.fsync_folder(path.parent)
 
 
 def _put_bytes(path: Path, data: bytes) -> None:
-    with disk.open(path, "wb") as file:
+    with disk.active.open(path, "wb") as file:
         for start in range(0, len(data), CHUNK_BYTES):
-            disk.write(file, data[start : start + CHUNK_BYTES])
+            disk.active.write(file, data[start : start + CHUNK_BYTES])
 
 
 def _place_new(part: Path, path: Path) -> Path:
@@ -456,18 +295,19 @@ def _place_new(part: Path, path: Path) -> Path:
             continue
         try:
             try:
-                disk.link(part, target)
+                disk.active.link(part, target)
             except FileExistsError:
                 raise
             except OSError:  # no hard links here (Drive, FAT)
-                disk.open(target, "xb").close()
+                disk.active.open(target, "xb").close()
                 try:
-                    disk.replace(part, target)
+                    disk.active.replace(part, target)
                 except BaseException:
-                    disk.remove(target)
+                    disk.active.remove(target)
                     raise
             else:
-                disk.remove(part)
+                with contextlib.suppress(OSError):  # the file is in place; a second name left over does no harm
+                    disk.active.remove(part)
             return target
         except FileExistsError:
             continue
@@ -480,8 +320,8 @@ def _look(path: Path) -> Marked:
         return Marked(path, {}, "it has no marker: its writing was not finished, or it was copied here alone")
     try:
         info = read_json(marker)
-    except StoreError:
-        return Marked(path, {}, "its marker is damaged")
+    except StoreError as error:
+        return Marked(path, {}, "its marker is damaged" if error.errno is None else f"its marker: {error}")
     if not isinstance(info, dict) or not isinstance(info.get("bytes"), int) or not isinstance(info.get("sha256"), str):
         return Marked(path, {}, "its marker is damaged")
     if not path.is_file():
@@ -491,65 +331,12 @@ def _look(path: Path) -> Marked:
     return Marked(path, info, problem)
 
 
-def _on_drive_again(path: Path, action: Callable[[], Any]) -> None:
-    """Do it; on a mounted Drive, try again after a while when the error is of the passing kind."""
-    for pause_s in DRIVE_PAUSES_S if Path(os.path.abspath(path)).is_relative_to(DRIVE_MOUNT) else ():
-        try:
-            return action()
-        except OSError as error:
-            if error.errno not in _TRANSIENT:
-                raise
-            time.sleep(pause_s)
-    return action()
-
-
-@contextlib.contextmanager
-def _told(path: Path, verb: str = "write"):
-    """Turn the system's errors into a sentence that names the file and the remedy."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            free = shutil.disk_usage(_existing(path.parent)).free
-            text = f"No space left while writing '{path}' ({free / 1e6:.0f} MB are free). {_space_advice(path)}"
-        elif error.errno == errno.ENOENT:
-            text = f"There is no file '{path}'."
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            text = f"'{path}' may not be used to {verb} ({error.strerror}). Choose a folder of your own."
-        elif error.errno in _TRANSIENT:
-            text = (
-                f"Could not {verb} '{path}' ({error.strerror}). The disk or the Drive connection failed; what was "
-                "committed before is untouched. Try again; on Colab, restart the session if it stays."
-            )
-        else:
-            text = f"Could not {verb} '{path}': {error.strerror or error}."
-        raise StoreError(text, error.errno) from error
-
-
-def _space_advice(path: Path) -> str:
-    if Path(os.path.abspath(path)).is_relative_to(DRIVE_MOUNT):
-        return "Empty the trash of Google Drive or delete files there, then go on; what was committed is untouched."
-    return "Delete something on this disk, then go on; what was committed before is untouched."
-
-
-def _existing(folder: Path) -> Path:
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    return folder if folder.is_dir() else Path(tempfile.gettempdir())
-
-
 def _natural(path: Path) -> list:
     return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", path.name)]
 
 
 def _no_constant(text: str):
     raise ValueError(f"{text} is not JSON")
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40] or "host"
 
 
 def _alive(pid: int) -> bool:

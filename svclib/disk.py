@@ -1,0 +1,151 @@
+"""The few primitive file operations everything is written with, and the sentences for what can go wrong in them.
+
+Tests put another :class:`Disk` into :data:`active` to make the n-th operation fail.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+DRIVE_MOUNT = Path("/content/drive")
+DRIVE_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
+PART_PREFIX = ".part-"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_TRANSIENT = (errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT)
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR, errno.ENOSYS, errno.EBADF, errno.EPERM)
+
+
+class StoreError(OSError, ValueError):
+    """A file that could not be kept or read; the message names it and says what to do. ``errno`` is the system's."""
+
+    def __init__(self, message: str, number: int | None = None):
+        super().__init__(message)
+        self.errno = number
+
+
+class Disk:
+    """The few primitive operations everything below is made of."""
+
+    def open(self, path: Path, mode: str):
+        """Open a file in binary mode."""
+        return open(path, mode)
+
+    def write(self, file, data: bytes) -> None:
+        """Append bytes to an open file."""
+        file.write(data)
+
+    def read(self, file, n_bytes: int) -> bytes:
+        """Read at most ``n_bytes`` from an open file."""
+        return file.read(n_bytes)
+
+    def fsync(self, file) -> None:
+        """Force an open file's contents to the disk."""
+        file.flush()
+        os.fsync(file.fileno())
+
+    def fsync_folder(self, folder: Path) -> None:
+        """Force a folder's entries to the disk, where the system can do that."""
+        if os.name == "nt":
+            return
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in _NO_FOLDER_SYNC:
+                raise
+        finally:
+            os.close(handle)
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename over whatever is there."""
+        os.replace(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name; fails if the name exists."""
+        os.link(source, target)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file."""
+        os.remove(path)
+
+
+active = Disk()
+
+
+def free_space_check(folder: str | Path, needed_bytes: int) -> None:
+    """Make sure a folder's disk has room (advisory on Drive, where the number is the machine's).
+
+    Raises:
+        StoreError: with the megabytes needed and free.
+    """
+    free = shutil.disk_usage(_existing(Path(folder))).free
+    if free < needed_bytes:
+        raise StoreError(
+            f"Not enough space in '{folder}': {needed_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free. "
+            f"{_space_advice(Path(folder))}",
+            errno.ENOSPC,
+        )
+
+
+def again(path: Path, action: Callable[[], Any]) -> None:
+    """Do it; on a mounted Drive, try again after a while when the error is of the passing kind."""
+    for pause_s in DRIVE_PAUSES_S if Path(os.path.abspath(path)).is_relative_to(DRIVE_MOUNT) else ():
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in _TRANSIENT:
+                raise
+            time.sleep(pause_s)
+    return action()
+
+
+@contextlib.contextmanager
+def told(path: Path, verb: str = "write"):
+    """Turn the system's errors into a sentence that names the file and the remedy."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        if isinstance(error.filename, str) and not Path(error.filename).name.startswith(PART_PREFIX):
+            path = Path(error.filename)
+        if error.errno in _NO_SPACE:
+            free = shutil.disk_usage(_existing(path.parent)).free
+            text = f"No space left while writing '{path}' ({free / 1e6:.0f} MB are free). {_space_advice(path)}"
+        elif error.errno == errno.ENOENT:
+            text = f"There is no file '{path}'."
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            text = f"'{path}' may not be used to {verb} ({error.strerror}). Choose a folder of your own."
+        elif error.errno in _TRANSIENT:
+            text = (
+                f"Could not {verb} '{path}' ({error.strerror}). The disk or the Drive connection failed; what was "
+                "committed before is untouched. Try again; on Colab, restart the session if it stays."
+            )
+        else:
+            text = f"Could not {verb} '{path}': {error.strerror or error}."
+        raise StoreError(text, error.errno) from error
+
+
+def _space_advice(path: Path) -> str:
+    if Path(os.path.abspath(path)).is_relative_to(DRIVE_MOUNT):
+        return "Empty the trash of Google Drive or delete files there, then go on; what was committed is untouched."
+    return "Delete something on this disk, then go on; what was committed before is untouched."
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder if folder.is_dir() else Path(tempfile.gettempdir())
+
+
+def host_name() -> str:
+    """This machine's name as it may stand in a file name."""
+    return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40] or "host"

@@ -1,0 +1,365 @@
+"""What is committed stays committed, whatever fails when.
+
+Truths: every operation of a commit failing once (full disk, I/O error, process killed) leaves the old or the new state,
+both whole; SHA-256 against hashlib; names already taken are never overwritten; the mount path is never made by us.
+"""
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import faults
+import numpy as np
+import pytest
+
+from svclib import disk, folders, store
+
+BIG = 3 * store.CHUNK_BYTES + 17
+
+
+def payload(seed: int, size: int = BIG) -> bytes:
+    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8).tobytes()
+
+
+def visible(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir() if not p.name.startswith(store.PART_PREFIX)}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("stays", [False, True])
+def test_every_failing_operation_leaves_old_or_new_bytes(tmp_path, number, stays):
+    path = tmp_path / "file.bin"
+    old, new = payload(1), payload(2)
+    store.commit_bytes(path, old)
+    with faults.failing() as counter:
+        store.commit_bytes(path, new)
+    assert path.read_bytes() == new
+    assert counter.count >= 8  # open, 4 writes, reopen, fsync, replace, folder
+    for n in range(1, counter.count + 1):
+        store.commit_bytes(path, old)
+        with faults.failing(n, number, stays=stays), pytest.raises(store.StoreError) as caught:
+            store.commit_bytes(path, new)
+        assert caught.value.errno == number
+        assert "file.bin" in str(caught.value) or str(tmp_path) in str(caught.value)
+        assert path.read_bytes() in (old, new), n
+        assert visible(tmp_path) == {"file.bin"}
+        if number == errno.ENOSPC:
+            assert "MB" in str(caught.value)
+    store.commit_bytes(path, new)
+    assert path.read_bytes() == new
+
+
+def test_killed_at_every_operation(tmp_path):
+    """A process that dies before or after each operation of put_marked: earlier marked files still load."""
+    child = (
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}\n"
+        "import faults; from svclib import store; from pathlib import Path\n"
+        "n, after, folder = int(sys.argv[1]), sys.argv[2] == '1', Path(sys.argv[3])\n"
+        "faults.install(n or None, 'exit', after=after)\n"
+        "store.put_marked(folder / 'ck-2.bin', lambda p: store._put_bytes(p, b'new' * 700000), {'step': 2})\n"
+        "print(store.disk.active.count)\n"
+    )
+
+    def run(n, after, folder):
+        folder.mkdir()
+        store.put_marked(folder / "ck-1.bin", lambda p: p.write_bytes(b"old"), {"step": 1})
+        return subprocess.run(
+            [sys.executable, "-c", child, str(n), str(int(after)), str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    total = int(run(0, False, tmp_path / "count").stdout)
+    committed = 0
+    for n in range(1, total + 1):
+        folder = tmp_path / str(n)
+        assert run(n, n % 2 == 0, folder).returncode == faults.EXIT_STATUS
+        found = {m.path.name: m for m in store.find_marked(folder, "ck-*.bin")}
+        assert store.verify(found["ck-1.bin"]) is None and found["ck-1.bin"].path.read_bytes() == b"old"
+        if "ck-2.bin" in found and found["ck-2.bin"].problem is None:
+            committed += 1
+            assert store.verify(found["ck-2.bin"]) is None, "a marker promises a whole payload"
+        assert store.remove_parts(folder) <= 1
+        assert not list(folder.glob(".part-*"))
+        if "ck-2.bin" not in found or found["ck-2.bin"].problem:  # and the next run can commit it
+            store.put_marked(folder / "ck-2.bin", lambda p: p.write_bytes(b"again"))
+            assert [m.problem for m in store.find_marked(folder, "ck-*.bin")] == [None, None]
+    assert 1 <= committed <= 4  # only a death after the marker's rename leaves it committed
+
+
+def test_parts_of_living_processes_are_kept(tmp_path):
+    mine = tmp_path / f"{store.PART_PREFIX}{disk.host_name()}~{os.getpid()}~x.wav"
+    mine.write_bytes(b"x")
+    other = tmp_path / f"{store.PART_PREFIX}elsewhere~1~x.wav"
+    other.write_bytes(b"x")
+    assert store.remove_parts(tmp_path) == 0
+    os.utime(other, (0, 0))
+    assert store.remove_parts(tmp_path) == 1 and mine.exists()
+
+
+def test_interrupt_in_the_writer_keeps_the_old_file(tmp_path):
+    path = store.commit_bytes(tmp_path / "a.bin", b"old")
+
+    def interrupted(part):
+        part.write_bytes(b"ha")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.commit_file(path, interrupted)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_the_writer_sees_the_suffix_and_its_own_errors_pass(tmp_path):
+    seen = []
+    store.commit_file(tmp_path / "x.flac", lambda p: (seen.append(p), p.write_bytes(b"")))
+    assert seen[0].suffix == ".flac" and seen[0].parent == tmp_path
+    with pytest.raises(ZeroDivisionError):
+        store.commit_file(tmp_path / "y.flac", lambda p: 1 / 0)
+    with pytest.raises(store.StoreError, match="absent.bin"):
+        store.copy_file(tmp_path / "absent.bin", tmp_path / "z.bin")
+    assert os.listdir(tmp_path) == ["x.flac"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_commit_new_never_overwrites(tmp_path, links, monkeypatch):
+    if not links:
+        monkeypatch.setattr(disk.active, "link", lambda a, b: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "no links")))
+    names = [store.commit_new(tmp_path / "My song.wav", lambda p, i=i: p.write_bytes(b"%d" % i)).name for i in range(3)]
+    assert names == ["My song.wav", "My song 2.wav", "My song 3.wav"]
+    assert [(tmp_path / n).read_bytes() for n in names] == [b"0", b"1", b"2"]
+    long = "ä" * 120 + ".wav"  # 244 bytes
+    pair = [store.commit_new(tmp_path / long, lambda p: p.write_bytes(b"x")) for _ in range(2)]
+    assert pair[0].name == long and pair[1].name.endswith(" 2.wav") and len(pair[1].name.encode()) <= 255
+    assert len(os.listdir(tmp_path)) == 5
+
+
+def test_commit_new_in_a_race_and_with_every_operation_failing(tmp_path):
+    """Somebody takes the name between the look and the placing; and each operation fails once."""
+
+    def sneaky(part):
+        part.write_bytes(b"mine")
+        (tmp_path / "a.wav").write_bytes(b"theirs")
+
+    assert store.commit_new(tmp_path / "a.wav", sneaky).read_bytes() == b"mine"
+    assert (tmp_path / "a.wav").read_bytes() == b"theirs"
+    n = 1
+    while True:
+        with faults.failing(n, errno.EIO) as faulty:
+            try:
+                store.commit_new(tmp_path / "a.wav", lambda p: p.write_bytes(b"whole"))
+            except store.StoreError:
+                pass
+        if faulty.count < n:
+            break
+        n += 1
+    assert n >= 4
+    contents = {p.read_bytes() for p in tmp_path.glob("a*.wav")}
+    assert contents <= {b"theirs", b"mine", b"whole"}, "no half and no empty file under a real name"
+
+
+def test_remove_truncates_first_but_never_a_file_with_a_second_name(tmp_path, monkeypatch):
+    path = store.commit_bytes(tmp_path / "big.bin", b"x" * 1000)
+    sizes = []
+    plain = disk.active.remove
+    monkeypatch.setattr(disk.active, "remove", lambda p: (sizes.append(p.stat().st_size), plain(p)))
+    store.remove(path)
+    assert sizes == [0] and not path.exists()
+    store.remove(path)  # absent: nothing to do
+    keep = store.commit_bytes(tmp_path / "keep.bin", b"keep")
+    os.link(keep, tmp_path / "second.bin")
+    store.remove(tmp_path / "second.bin")
+    assert keep.read_bytes() == b"keep"
+    os.symlink(keep, tmp_path / "link.bin")
+    store.remove(tmp_path / "link.bin")
+    assert keep.read_bytes() == b"keep"
+
+
+def test_sha256_against_hashlib(tmp_path):
+    for size in (0, 1, store.CHUNK_BYTES, BIG):
+        data = payload(3, size)
+        assert store.sha256_file(store.commit_bytes(tmp_path / "f", data)) == hashlib.sha256(data).hexdigest()
+
+
+def test_marked_files_tell_what_is_wrong(tmp_path):
+    for step in (9, 10, 100):
+        store.put_marked(
+            tmp_path / f"ck-{step}.safetensors", lambda p, s=step: p.write_bytes(b"%d" % s * 50), {"step": step}
+        )
+    found = store.find_marked(tmp_path, "ck-*.safetensors")
+    assert [m.info["step"] for m in found] == [9, 10, 100] and not any(m.problem for m in found)
+    assert all(store.verify(m) is None for m in found)
+    with pytest.raises(store.StoreError, match="already committed"):
+        store.put_marked(tmp_path / "ck-10.safetensors", lambda p: p.write_bytes(b"x"))
+    assert (tmp_path / "ck-10.safetensors").read_bytes() == b"10" * 50
+
+    (tmp_path / "ck-11 (1).safetensors").write_bytes(b"foreign")
+    (tmp_path / "ck-9.safetensors").write_bytes(b"")
+    flipped = bytearray((tmp_path / "ck-100.safetensors").read_bytes())
+    flipped[20] ^= 4
+    (tmp_path / "ck-100.safetensors").write_bytes(flipped)
+    store.put_marked(tmp_path / "ck-101.safetensors", lambda p: p.write_bytes(b"x"))
+    (tmp_path / "ck-101.safetensors").unlink()
+    store.put_marked(tmp_path / "ck-102.safetensors", lambda p: p.write_bytes(b"x"))
+    (tmp_path / "ck-102.ok.json").write_bytes(b"")
+    found = {m.path.name: m for m in store.find_marked(tmp_path, "ck-*.safetensors")}
+    assert "no marker" in found["ck-11 (1).safetensors"].problem
+    assert "0 bytes instead of 50" in found["ck-9.safetensors"].problem
+    assert found["ck-100.safetensors"].problem is None  # same size: only the full check can know
+    assert "checksum" in store.verify(found["ck-100.safetensors"])
+    assert "missing" in found["ck-101.safetensors"].problem
+    assert "marker is damaged" in found["ck-102.safetensors"].problem
+    store.remove_marked(found["ck-100.safetensors"])
+    assert "ck-100" not in "".join(os.listdir(tmp_path))
+
+
+def test_every_bit_flip_is_noticed(tmp_path):
+    marked = store.put_marked(tmp_path / "a.bin", lambda p: p.write_bytes(payload(5, 4000)))
+    whole = marked.path.read_bytes()
+    rng = np.random.default_rng(0)
+    for bit in rng.integers(0, 8 * len(whole), 200):
+        broken = bytearray(whole)
+        broken[bit // 8] ^= 1 << (bit % 8)
+        marked.path.write_bytes(broken)
+        assert store.verify(marked)
+    marked.path.write_bytes(whole)
+    assert store.verify(marked) is None
+
+
+def test_a_payload_that_reads_back_differently_gets_no_marker(tmp_path, monkeypatch):
+    plain = disk.active.replace
+
+    def lossy(a, b):
+        plain(a, b)
+        if b.suffix == ".bin":
+            b.write_bytes(b"")
+
+    monkeypatch.setattr(disk.active, "replace", lossy)
+    with pytest.raises(store.StoreError, match="reads back differently"):
+        store.put_marked(tmp_path / "a.bin", lambda p: p.write_bytes(b"abc"))
+    assert "no marker" in store.find_marked(tmp_path, "*.bin")[0].problem
+
+
+def test_json(tmp_path):
+    value = {"b": [1, 2.5, None], "a": "schön 🎵"}
+    path = store.write_json(tmp_path / "deep" / "v.json", value)
+    assert store.read_json(path) == value
+    first = path.read_bytes()
+    store.write_json(path, dict(reversed(value.items())))
+    assert path.read_bytes() == first
+    with pytest.raises(ValueError):
+        store.write_json(path, {"x": float("nan")})
+    assert path.read_bytes() == first
+    for text in ("", "{", '{"a": NaN}', "[" * 100000, "\xff"):
+        (tmp_path / "bad.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(store.StoreError, match="bad.json"):
+            store.read_json(tmp_path / "bad.json")
+    with pytest.raises(store.StoreError, match="There is no file"):
+        store.read_json(tmp_path / "none.json")
+
+
+def test_log_lines_survive_a_torn_end(tmp_path):
+    path = tmp_path / "log.jsonl"
+    store.append_line(path, {"step": 1})
+    with open(path, "ab") as file:
+        file.write(b'{"step": 2, "lo')
+    store.append_line(path, {"step": 3})
+    store.append_line(path, {"step": 4})
+    assert [r["step"] for r in store.read_lines(path)] == [1, 3, 4]
+    assert store.read_lines(tmp_path / "none") == []
+
+
+def test_copy_tree_copies_what_changed(tmp_path):
+    store.commit_bytes(tmp_path / "a" / "x" / "1", b"one")
+    store.commit_bytes(tmp_path / "a" / "2", b"two")
+    assert len(store.copy_tree(tmp_path / "a", tmp_path / "b")) == 2
+    store.commit_bytes(tmp_path / "a" / "2", b"two more")
+    assert [p.name for p in store.copy_tree(tmp_path / "a", tmp_path / "b")] == ["2"]
+    assert (tmp_path / "b" / "2").read_bytes() == b"two more"
+
+
+def test_free_space_check_names_the_megabytes(tmp_path):
+    store.free_space_check(tmp_path / "not" / "yet", 1)
+    with pytest.raises(store.StoreError, match=r"1000000000 MB are needed, \d+ MB are free"):
+        store.free_space_check(tmp_path, 10**15)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("a/b\\c", "a b c"),
+        ("../../etc", "etc"),
+        ("Łódź (live) 🎵 $(x)", "Łódź (live) 🎵 $(x)"),
+        (" .. ", "untitled"),
+        ("x\ny\0", "x y"),
+    ],
+)
+def test_safe_name(text, name):
+    assert store.safe_name(text) == name
+
+
+def test_safe_name_is_short_enough():
+    assert len(store.safe_name("🎵" * 200).encode()) <= 120
+
+
+def test_base_folder_local(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "on_colab", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SVCLIB_HOME", raising=False)
+    assert store.base_folder().root == tmp_path / "svclib_home"
+    monkeypatch.setenv("SVCLIB_HOME", str(tmp_path / "elsewhere"))
+    base = store.base_folder()
+    assert base.root == tmp_path / "elsewhere" and base.instruments.is_dir() and not base.on_drive
+    assert os.listdir(base.root / "audio") == [] and not list(base.root.glob(".part*"))
+    assert store.base_folder(base=tmp_path / "mine").output == tmp_path / "mine" / "output"
+
+
+def test_base_folder_on_colab(tmp_path, monkeypatch):
+    """Mounted: not mounted again. Not mounted: mounted once; declined: a sentence, and no path is made."""
+    mount = tmp_path / "drive"
+    monkeypatch.setattr(disk, "DRIVE_MOUNT", mount)
+    monkeypatch.setattr(folders, "DRIVE", mount / "MyDrive")
+    monkeypatch.setattr(folders, "on_colab", lambda: True)
+    calls = []
+    module = types.ModuleType("google.colab")
+    module.drive = types.SimpleNamespace(mount=lambda where: calls.append(where))
+    monkeypatch.setitem(sys.modules, "google.colab", module)
+    with pytest.raises(store.StoreError, match="not mounted"):
+        store.base_folder()
+    with pytest.raises(store.StoreError, match="not mounted"):
+        store.base_folder(base=mount / "MyDrive" / "mine")
+    assert not mount.exists() and calls == [str(mount)]
+
+    def declined(where):
+        raise ValueError("mount failed")
+
+    module.drive.mount = declined
+    with pytest.raises(store.StoreError, match="mount failed"):
+        store.base_folder()
+    assert not mount.exists()
+    module.drive.mount = lambda where: (mount / "MyDrive").mkdir(parents=True)
+    assert store.base_folder().root == mount / "MyDrive" / "svclib"
+    module.drive.mount = declined  # must not be called again
+    assert store.base_folder().on_drive
+
+
+def test_a_folder_that_may_not_be_written_is_told_at_once(tmp_path):
+    with faults.failing(1, errno.EROFS), pytest.raises(store.StoreError, match="may not be used"):
+        store.base_folder(base=tmp_path / "x")
+
+
+def test_passing_errors_are_tried_again_on_drive_only(tmp_path, monkeypatch):
+    with faults.failing(2, errno.EIO), pytest.raises(store.StoreError):
+        store.commit_bytes(tmp_path / "a", b"1")
+    monkeypatch.setattr(disk, "DRIVE_MOUNT", tmp_path)
+    monkeypatch.setattr(disk, "DRIVE_PAUSES_S", (0.0, 0.0))
+    with faults.failing(2, errno.ENOTCONN):
+        store.commit_bytes(tmp_path / "a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+    with faults.failing(2, errno.ENOTCONN, stays=True), pytest.raises(store.StoreError, match="Drive connection"):
+        store.commit_bytes(tmp_path / "a", b"2")
+    assert (tmp_path / "a").read_bytes() == b"1"
