@@ -7,15 +7,20 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 disk          primitive file operations and the sentences for their failures
                 folders       where a person's things lie, local or on Drive
                 store         atomic commits, checksums, retention; the only writer of a person's folder
+                layers        step embedding, gated residual blocks, upsampler
     01 prepare  audio         decode by blocks, mono, resample, write without wrap-around
                 sources       recordings from folders, zips, links
                 crepe         the CREPE pitch network
                 features      log-mel, loudness, F0 and voicing -> Features
+                content       speaker-independent content: a pitch-free envelope and its bottleneck
                 doctor        what is wrong with a recording, and what to do
                 dataset       slicing, cached shards, statistics, random access
     02 train    synthesis     harmonic oscillators, filtered noise, reverb: plain functions of tensors
                 ddsp          decoder, z encoder, spectral loss
                 singers       two synthetic singers: data with known truth
+                schedule      noise against diffusion time; noise, clean signal and velocity
+                samplers      ddpm, ddim, plms, dpm-solver++; SamplerStep
+                diffusion     conditions with learned nulls, mel denoiser, coarse mel
                 metrics       definitions with units, reference, alignment
                 instrument    the shareable file: save, open, refuse
                 training      one-screen loop, checkpoints, exact resume
