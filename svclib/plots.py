@@ -272,54 +272,44 @@ def compare_runs(runs: Mapping[str, Mapping], key="validation_loss", title="", y
 # ------------------------------------------------------------------------------------------------------- conversion
 
 
-def conversion_plots(song, adjusted, statistics=None, suggested_text="") -> Figure:
+def conversion_plots(song, adjusted, controls) -> Figure:
     """What was asked of the instrument, four rows over time.
 
-    Loudness before and after; pitch before and after with the mean pitch of song and instrument; confidence of the
-    pitch tracker; how clearly a note sounds, with the threshold and the notes it leaves.
+    Loudness before and after; pitch before and after with the mean pitch of song and instrument, and the autotuned
+    pitch where it differs; confidence of the pitch tracker; how clearly a note sounds, with the threshold and the notes
+    it leaves.
 
     Args:
         song: ``Features`` of the song.
-        adjusted: ``conversion.Adjusted`` on the same frames.
-        statistics: The instrument's statistics, or None.
-        suggested_text: A remark for the pitch row's title.
+        adjusted: ``controls.Adjusted`` on the same frames.
+        controls: The ``controls.Controls`` that made it.
     """
-    rate_hz, hop = song.settings.sample_rate_hz, song.settings.hop_samples
-    time_s = units.frame_centers_s(len(song.f0_hz), hop, rate_hz)
+    time_s = units.frame_centers_s(len(song.f0_hz), song.settings.hop_samples, song.settings.sample_rate_hz)
     before, after = views.notes_midi(song.f0_hz, song.voiced), views.notes_midi(adjusted.f0_hz, adjusted.voiced)
-    with _figure(4, 1, size=(9, 8), sharex=True, height_ratios=(1.2, 1.5, 0.8, 1)) as (figure, axes):
+    with _figure(4, 1, size=(9, 7.6), sharex=True, height_ratios=(1.1, 1.6, 0.7, 0.9)) as (figure, axes):
         loudness, pitch, confidence, note = axes[:, 0]
         loudness.plot(time_s, song.loudness_db, color=GREY, label="song")
         loudness.plot(time_s, adjusted.loudness_db, color=BLUE, label="asked of the instrument")
         loudness.set(ylim=(-90, 3), ylabel="dB", title="Loudness")
         pitch.plot(time_s, before, color=GREY, label="song")
-        pitch.plot(time_s, after, color=BLUE, label="asked of the instrument")
-        if np.isfinite(before).any():
-            mean = float(np.nanmean(before[adjusted.mask] if np.isfinite(before[adjusted.mask]).any() else before))
-            pitch.axhline(mean, color=GREY, linestyle=":", label=f"mean of the song, {mean:.1f}")
-        instrument_mean = ((statistics or {}).get("f0_midi") or {}).get("mean_note")
-        if instrument_mean is not None:
-            pitch.axhline(
-                instrument_mean, color=ORANGE, linestyle=":", label=f"mean of the instrument, {instrument_mean:.1f}"
-            )
-        pitch.set(ylabel="MIDI note", title=f"Pitch{'. ' + suggested_text if suggested_text else ''}")
+        if controls.autotune:
+            pitch.plot(time_s, adjusted.autotuned_midi, color=GREEN, linewidth=1, label=f"autotuned ({adjusted.key})")
+        pitch.plot(time_s, after, color=BLUE, label="asked")
+        if adjusted.song_mean_midi is not None:
+            pitch.axhline(adjusted.song_mean_midi, color=GREY, linestyle=":", label="mean of the song")
+        if adjusted.instrument_mean_midi is not None:
+            pitch.axhline(adjusted.instrument_mean_midi, color=ORANGE, linestyle=":", label="mean of the instrument")
+        pitch.set(ylabel="MIDI note", title="Pitch")
         confidence.fill_between(time_s, song.confidence, color=BLUE, alpha=0.25, linewidth=0)
         confidence.set(ylim=(0, 1.03), ylabel="0..1", title="Confidence of the pitch tracker")
         note.plot(time_s, adjusted.note_on_ratio, color=INK, linewidth=1, label="note-on ratio")
-        top = max(2.1, float(np.nanmax(adjusted.note_on_ratio, initial=0)) * 1.05)
+        top = max(2.1, float(np.max(adjusted.note_on_ratio, initial=0.0)) * 1.05)
         note.fill_between(time_s, 0, top, where=adjusted.mask, color=GREEN, alpha=0.15, linewidth=0, label="note")
-        threshold = getattr(getattr(adjusted, "controls", None), "mask_threshold", None)
-        if threshold is not None:
-            note.axhline(threshold, color=RED, linestyle=":", label=f"threshold {threshold:g}")
-        note.set(
-            ylim=(0, top),
-            ylabel="ratio",
-            title="Where a note sounds",
-            xlabel="time (s)",
-            xlim=(0, max(time_s[-1], 1e-3) if len(time_s) else 1),
-        )
+        note.axhline(controls.mask_threshold, color=RED, linestyle=":", label=f"threshold {controls.mask_threshold:g}")
+        note.set(ylim=(0, top), ylabel="ratio", title="Where a note sounds", xlabel="time (s)")
+        note.set_xlim(0, max(time_s[-1] if len(time_s) else 0.0, 0.01))
         for axis in (loudness, pitch, note):
-            axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=4)
+            axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=5)
         return figure
 
 

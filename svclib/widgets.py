@@ -1,0 +1,227 @@
+"""What the panels of all notebooks share. Only modules named ``widgets*`` import ipywidgets; they do no arithmetic.
+
+One source for ipywidgets 7.7.1 (Colab) and 8. Everything a panel shows is an HTML widget: unlike an Output widget it
+can be set from a background thread and looks the same in JupyterLab, classic Notebook and Colab. No exception is lost:
+every handler goes through :func:`guarded`, which shows it in the panel.
+"""
+
+import functools
+import logging
+import threading
+import time
+import traceback
+
+import ipywidgets as W
+
+from svclib import page, units
+
+V8 = int(W.__version__.split(".")[0]) >= 8
+log = logging.getLogger("svclib")
+_live: dict[str, W.Widget] = {}
+
+
+# ------------------------------------------------------------------------------------------- two versions, one source
+
+
+def uploads(widget: W.FileUpload) -> list[tuple[str, bytes]]:
+    """Uploaded files as ``(name, bytes)``: ``value`` is a dict of dicts in ipywidgets 7 and a tuple of dicts in 8."""
+    if V8:
+        items = widget.value
+    else:
+        items = [dict(item["metadata"], content=item["content"]) for item in widget.value.values()]
+    return [(item["name"], bytes(item["content"])) for item in items]
+
+
+def clear_uploads(widget: W.FileUpload) -> None:
+    """Forget uploaded files, so that the same file can be uploaded again."""
+    if V8:
+        widget.value = ()
+    else:
+        widget.value.clear()
+        widget._counter = 0
+
+
+def tip(widget: W.Widget, text: str) -> W.Widget:
+    """Set the text shown while the pointer rests on a widget; returns the widget."""
+    for trait in ("tooltip", "description_tooltip"):
+        if widget.has_trait(trait):
+            setattr(widget, trait, text)
+            break
+    return widget
+
+
+def only_one(name: str, widget: W.Widget) -> None:
+    """Register a panel; an older one of the same name is closed, so that running a cell twice leaves one."""
+    older = _live.pop(name, None)
+    if older is not None:
+        _close(older)
+    _live[name] = widget
+
+
+def _close(widget: W.Widget) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
+
+
+# ---------------------------------------------------------------------------------------------------- small elements
+
+
+def html(content: str = "", css_class: str = "") -> W.HTML:
+    """An HTML widget; ``content`` must have been made by ``page`` (escaped)."""
+    widget = W.HTML(content)
+    widget.layout.width = "100%"
+    if css_class:
+        widget.add_class(css_class)
+    return widget
+
+
+def button(label: str, action, css_class: str, style: str = "", hint: str = "", icon: str = "") -> W.Button:
+    """A button that calls ``action()``; tests and styles find it by its class."""
+    widget = W.Button(description=label, button_style=style, icon=icon, layout=W.Layout(width="auto", min_width="90px"))
+    widget.add_class(css_class)
+    widget.on_click(lambda _: action())
+    return tip(widget, hint) if hint else widget
+
+
+def row(*children: W.Widget) -> W.HBox:
+    """Widgets beside each other that wrap on a narrow screen."""
+    return W.HBox(children, layout=W.Layout(flex_flow="row wrap", align_items="center", width="100%"))
+
+
+def column(title: str, *children: W.Widget) -> W.VBox:
+    """A titled group of controls; groups wrap below each other on a narrow screen."""
+    layout = W.Layout(flex="1 1 300px", min_width="280px", max_width="460px", margin="0 16px 0 0")
+    return W.VBox([html(page.heading(title)), *children], layout=layout)
+
+
+def control(kind, label: str, css_class: str, hint: str, **settings) -> W.Widget:
+    """A labelled control as wide as its group, with a hint."""
+    widget = kind(description=label, layout=W.Layout(width="98%"), style={"description_width": "132px"}, **settings)
+    widget.add_class(css_class)
+    return tip(widget, hint)
+
+
+class Message:
+    """The line of a panel that speaks: what to do next, what was done, what went wrong."""
+
+    def __init__(self):
+        self.widget = html(css_class="svclib-message")
+
+    def say(self, text: str, kind: str = "info") -> None:
+        """Show one message (escaped) in place of the last one; an empty text clears the line."""
+        self.widget.value = page.notice(text, kind) if text else ""
+
+    def fail(self, error: BaseException) -> None:
+        """Show an exception: a user's mistake as its sentence, anything else with its details folded below it."""
+        if isinstance(error, (ValueError, OSError)) and str(error):
+            self.widget.value = page.notice(str(error), "error")
+            log.info("told in the panel: %s", error)
+            return
+        lines = "".join(traceback.format_exception(error))
+        log.error("in a panel: %s", lines)
+        sentence = f"Something unexpected happened ({type(error).__name__}: {error}). Please report the details below."
+        self.widget.value = page.notice(sentence, "error") + (
+            f'<details style="{page.FONT}"><summary>details</summary><pre style="overflow-x:auto;font-size:12px">'
+            f"{page.text(lines)}</pre></details>"
+        )
+
+
+def guarded(message: Message):
+    """Decorator for handlers: an exception is shown by ``message`` and the handler returns None."""
+
+    def decorate(handler):
+        @functools.wraps(handler)
+        def safe(*args, **kwargs):
+            try:
+                return handler(*args, **kwargs)
+            except KeyboardInterrupt:
+                message.say("Interrupted. What was finished before is kept.", "warning")
+            except Exception as error:  # the one place where everything is caught: nothing may vanish in a callback
+                message.fail(error)
+            return None
+
+        return safe
+
+    return decorate
+
+
+class Progress:
+    """A bar with a text and the remaining time; shown from the first call to :meth:`hide`."""
+
+    def __init__(self):
+        self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="240px", height="18px"))
+        self.label = html(css_class="svclib-progress")
+        self.label.layout.width = "auto"
+        self.widget = row(self.bar, self.label)
+        self._began = self._shown = 0.0
+        self.hide()
+
+    def __call__(self, fraction: float, text: str = "") -> None:
+        """Show how far a task is, 0..1, and what it does; at most five updates a second."""
+        now = time.monotonic()
+        if self.widget.layout.display == "none":
+            self._began, self._shown = now, 0.0
+            self.widget.layout.display = ""
+        if now - self._shown < 0.2 and fraction < 1.0:
+            return
+        self._shown, elapsed_s = now, now - self._began
+        self.bar.value = min(max(float(fraction), 0.0), 1.0)
+        rest = ""
+        if elapsed_s > 2.0 and 0.02 < fraction < 1.0:
+            rest = f", about {units.duration_text(elapsed_s * (1.0 - fraction) / fraction)} left"
+        self.label.value = page.paragraph(f"{text}{rest}")
+
+    def hide(self) -> None:
+        """Take the bar away until the next call."""
+        self.widget.layout.display = "none"
+
+
+class Job:
+    """One background task at a time for one panel, so that its Cancel button works while it runs.
+
+    The task receives nothing and may ask :meth:`cancelled`. ``on_busy(True|False)`` is called when it begins and ends.
+    """
+
+    def __init__(self, message: Message, on_busy):
+        self._message, self._on_busy = message, on_busy
+        self._lock, self._cancel, self._thread = threading.Lock(), threading.Event(), None
+
+    @property
+    def busy(self) -> bool:
+        """True while a task runs."""
+        return self._lock.locked()
+
+    def cancelled(self) -> bool:
+        """True once :meth:`cancel` was called for the running task."""
+        return self._cancel.is_set()
+
+    def cancel(self) -> None:
+        """Ask the running task to stop at its next opportunity."""
+        self._cancel.set()
+
+    def start(self, task) -> bool:
+        """Run ``task()`` in a thread; False, and nothing happens, while another one runs."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        self._cancel.clear()
+        try:
+            self._on_busy(True)
+            self._thread = threading.Thread(target=self._run, args=(task,), daemon=True, name="svclib-panel")
+            self._thread.start()
+        except BaseException:
+            self._lock.release()
+            raise
+        return True
+
+    def _run(self, task) -> None:
+        try:
+            guarded(self._message)(task)()
+        finally:
+            guarded(self._message)(self._on_busy)(False)
+            self._lock.release()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait until the running task is over (tests and scripts)."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
