@@ -291,7 +291,7 @@ class Performance:
         phones = [self.phones[i].phone for i in index]
         voiced = np.array([p in self.singer.formants_hz for p in phones], dtype=bool)
 
-        fine_s = 0.002
+        fine_s = 0.001
         t = np.arange(0, self.duration_s + fine_s, fine_s)
         fine_f0 = self.f0_hz(t)
         partials = self.harmonics(t, fine_f0, limit_hz)
@@ -299,8 +299,9 @@ class Performance:
         power = 0.5 * np.sum(partials**2 * weights, axis=1)
         bands_hz = np.linspace(0, limit_hz, 256)
         power += np.trapezoid(self.noise_power(t, bands_hz, limit_hz) * _a_weight(bands_hz), bands_hz, axis=1)
-        half = int(n_fft / sample_rate_hz / 2 / fine_s)
-        window = np.hanning(2 * half + 3)[1:-1] ** 2
+        window_s = n_fft / sample_rate_hz
+        half = int(window_s / 2 / fine_s)
+        window = np.cos(np.pi * fine_s * np.arange(-half, half + 1) / window_s) ** 4
         smoothed = np.convolve(np.pad(power, half), window / window.sum(), mode="valid")
         # a Hann window of N points turns mean square p into the mean over N/2+1 bins of p * 3 N^2 / 16
         scale = 3 * n_fft**2 / 16 / (n_fft // 2 + 1)
