@@ -24,7 +24,10 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 metrics       definitions with units, reference, alignment
                 instrument    the shareable file: save, open, refuse
                 training      one-screen loop, checkpoints, exact resume
-    03 convert  conversion    source features -> adjust -> model -> audio
+    03 convert  tuning        notes, keys, tuning, autotune
+                controls      what a person asks for, and what becomes of pitch and loudness
+                songs         found, read, measured and remembered
+                conversion    song -> adjust -> model -> audio -> file
     04 see      plots         the only importer of matplotlib
                 widgets       the only importer of ipywidgets
                 demo          the whole journey on the synthetic singers

@@ -1,0 +1,263 @@
+"""Sing a song with an instrument: measure the song, adjust it (``controls``), let the model sing, save what comes out.
+
+``load_song`` -> ``Song`` -> ``convert`` -> ``Conversion`` -> ``save``. The result has exactly
+``round(n_samples_of_the_song * rate_out / rate_in)`` samples and runs in time with the song.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svclib import __version__, audio, store
+from svclib.controls import (
+    PRESETS,
+    RANGES,
+    Adjusted,
+    Controls,
+    ConversionError,
+    Suggestion,
+    adjust,
+    loudness_quantiles,
+    quantile_transform,
+    suggest_shift,
+)
+from svclib.features import Features
+from svclib.songs import (
+    ConversionCancelled,
+    Progress,
+    Song,
+    cached_song,
+    find_songs,
+    fit_length,
+    forget_songs,
+    load_song,
+    reporter,
+)
+from svclib.tuning import KEYS, autotune, suggest_key, tuning_offset
+
+FORMATS = ("wav", "flac", "mp3")
+SYNTHETIC = "synthetic voice"
+PEAK_LIMIT = 0.99  # 0.09 dB below full scale
+
+# Everything about a conversion can be had from this module.
+__all__ = ["FORMATS", "PEAK_LIMIT", "SYNTHETIC", "Conversion", "convert", "save"]
+__all__ += ["PRESETS", "RANGES", "Adjusted", "Controls", "ConversionError", "Suggestion", "adjust", "suggest_shift"]
+__all__ += ["ConversionCancelled", "Song", "cached_song", "find_songs", "forget_songs", "load_song"]
+__all__ += ["KEYS", "autotune", "loudness_quantiles", "quantile_transform", "suggest_key", "tuning_offset"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """A song as sung by an instrument, with everything that made it so.
+
+    Attributes:
+        audio: float32 ``[samples]`` at ``sample_rate_hz``, within -1..1.
+        harmonic, noise: Its two parts, under the same gain: where the instrument has no reverb their sum is ``audio``.
+        sample_rate_hz: The instrument's rate, or the song's.
+        song: What was sung.
+        adjusted: What the instrument was asked for.
+        controls: The knobs.
+        instrument_name, instrument_sha256, kind: Who sang.
+        seed: Of the noise.
+        gain_db: Applied to keep the peak below full scale; 0 or negative.
+        warnings: Sentences for the person.
+        seconds: How long the conversion took.
+    """
+
+    audio: np.ndarray
+    harmonic: np.ndarray
+    noise: np.ndarray
+    sample_rate_hz: int
+    song: Song
+    adjusted: Adjusted
+    controls: Controls
+    instrument_name: str
+    instrument_sha256: str
+    kind: str
+    seed: int
+    gain_db: float
+    warnings: tuple[str, ...]
+    seconds: float
+
+    @property
+    def features(self) -> Features:
+        """The song's measurements, before any adjustment."""
+        return self.song.features
+
+    def settings(self) -> dict[str, Any]:
+        """Everything needed to make the same sound again, as plain JSON values."""
+        return {
+            "tag": SYNTHETIC,
+            "svclib": __version__,
+            "song": {
+                "name": self.song.path.name,
+                "sample_rate_hz": self.song.sample_rate_hz,
+                "n_samples": self.song.n_samples,
+            },
+            "instrument": {"name": self.instrument_name, "kind": self.kind, "sha256": self.instrument_sha256},
+            "controls": dataclasses.asdict(self.controls),
+            "key": self.adjusted.key,
+            "tuning_semitones": self.adjusted.tuning_semitones,
+            "f0_method": self.features.settings.f0_method,
+            "seed": self.seed,
+            "sample_rate_hz": self.sample_rate_hz,
+            "gain_db": round(self.gain_db, 3),
+            "warnings": list(self.warnings),
+        }
+
+    @property
+    def settings_text(self) -> str:
+        """The settings in two lines for people."""
+        c = self.controls
+        level = "instrument's loudness" if c.use_loudness_statistics else "song's own loudness"
+        tuned = f"autotune {c.autotune:g} ({self.adjusted.key})" if c.autotune else "no autotune"
+        return (
+            f"{self.song.name} sung by {self.instrument_name} ({self.sample_rate_hz} Hz, seed {self.seed})\n"
+            f"{level} {c.loudness_shift_db:+g} dB, mask threshold {c.mask_threshold:g}, "
+            f"attenuation {c.attenuation_db:g} dB, octave {c.octave_shift:+d}, semitones {c.semitone_shift:+g}, {tuned}"
+        )
+
+
+# Converting -----------------------------------------------------------------------------------------------------------
+
+
+def convert(
+    instrument,
+    song: Song,
+    controls: Controls | None = None,
+    seed: int = 0,
+    keep_rate: bool = False,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Conversion:
+    """Let an instrument sing a song.
+
+    The model sings in pieces whose memory does not grow with the song. Nothing is written; see :func:`save`.
+
+    Args:
+        instrument: From ``instrument.open``.
+        song: From :func:`load_song` with the instrument's feature settings.
+        controls: The knobs; the defaults if None.
+        seed: The same seed gives the same sound, bit by bit on one machine.
+        keep_rate: Give the result the song's sample rate instead of the instrument's.
+        progress: Called with a fraction 0..1 and a text.
+        cancelled: Asked between pieces; True ends the conversion.
+
+    Raises:
+        ConversionError: if song and instrument do not fit, or the instrument sings no numbers.
+        ConversionCancelled: if ``cancelled`` says so.
+    """
+    began = time.perf_counter()
+    controls = controls or Controls()
+    render = _RENDERERS.get(instrument.kind)
+    if render is None:
+        raise ConversionError(
+            f"'{instrument.name}' is an instrument of kind '{instrument.kind}', which this version of svclib cannot "
+            f"sing with; it knows {', '.join(_RENDERERS)}. Update svclib."
+        )
+    _require_same_grid(instrument, song)
+    report = reporter(progress, cancelled)
+    report(0.0, "adjusting pitch and loudness")
+    adjusted = adjust(song.features, instrument.statistics, controls)
+    parts = render(instrument, song, adjusted, seed, lambda f, text="singing": report(0.05 + 0.85 * f, text))
+    if not all(np.isfinite(part).all() for part in parts):
+        raise ConversionError(
+            f"'{instrument.name}' sang values that are no numbers: its weights are damaged or its training failed. "
+            "Export it again from an earlier checkpoint."
+        )
+    rate_hz, n_samples = instrument.features.sample_rate_hz, len(song.audio)
+    if keep_rate and song.sample_rate_hz != rate_hz:
+        report(0.9, f"resampling to {song.sample_rate_hz} Hz")
+        parts = [audio.resample(part, rate_hz, song.sample_rate_hz) for part in parts]
+        rate_hz, n_samples = song.sample_rate_hz, song.n_samples
+    parts = [fit_length(part, n_samples) for part in parts]
+    warnings = list(adjusted.warnings)
+    peak = max(float(np.abs(part).max()) for part in parts)
+    gain = min(1.0, PEAK_LIMIT / max(peak, 1e-9))
+    gain_db = 20.0 * math.log10(gain)
+    if gain < 1.0:
+        parts = [part * np.float32(gain) for part in parts]
+        warnings.append(
+            f"The result was too loud by {-gain_db:.1f} dB and was turned down by as much, without clipping."
+        )
+    report(1.0, "done")
+    return Conversion(
+        audio=parts[0],
+        harmonic=parts[1],
+        noise=parts[2],
+        sample_rate_hz=rate_hz,
+        song=song,
+        adjusted=adjusted,
+        controls=controls,
+        instrument_name=instrument.name,
+        instrument_sha256=instrument.sha256,
+        kind=instrument.kind,
+        seed=seed,
+        gain_db=gain_db,
+        warnings=tuple(warnings),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: str | None = None) -> Path:
+    """Write a conversion as ``<song> - <instrument>.<format>`` (or ``<name>.<format>``), and its settings beside it.
+
+    Nothing is ever overwritten: a name that is taken gets a number. The file carries the tag "synthetic voice" and its
+    settings; the same settings lie beside it as ``<file>.json``.
+
+    Returns:
+        The audio file.
+
+    Raises:
+        ConversionError: for an unknown format.
+        store.StoreError, audio.AudioError: if it cannot be written; nothing half-written stays.
+    """
+    suffix = format.lower().lstrip(".")
+    if suffix not in FORMATS:
+        raise ConversionError(f"'{format}' is no format to save in; choose {', '.join(FORMATS)}.")
+    stem = store.safe_name(name or f"{conversion.song.name} - {conversion.instrument_name}", "conversion")
+    settings = conversion.settings()
+    tags = {"comment": f"{SYNTHETIC}; {json.dumps(settings, ensure_ascii=False)}"}
+    path = store.commit_new(
+        Path(folder) / f"{stem}.{suffix}",
+        lambda part: audio.write(part, conversion.audio, conversion.sample_rate_hz, tags),
+    )
+    text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
+    store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
+    return path
+
+
+# Inside ---------------------------------------------------------------------------------------------------------------
+
+
+def _render_ddsp(instrument, song: Song, adjusted: Adjusted, seed: int, report: Progress) -> list[np.ndarray]:
+    """Audio, harmonic and noise part. A last incomplete frame is sung too, with the values of the frame before it."""
+    hop = instrument.features.hop_samples
+    n_frames = -(-len(song.audio) // hop)
+
+    def held(x):
+        return np.pad(x, (0, n_frames - len(x)), mode="edge")
+
+    source = fit_length(song.audio, n_frames * hop) if instrument.model.settings.z_dims else None
+    f0_hz, voiced, loudness_db = held(adjusted.f0_hz), held(adjusted.voiced), held(adjusted.loudness_db)
+    sung = instrument.model.render(f0_hz, voiced, loudness_db, audio=source, seed=seed, progress=report)
+    return [np.asarray(part, dtype=np.float32).reshape(-1) for part in (sung.audio, sung.harmonic, sung.noise)]
+
+
+_RENDERERS = {"ddsp": _render_ddsp}
+
+
+def _require_same_grid(instrument, song: Song) -> None:
+    theirs, ours = instrument.features, song.features.settings
+    for name, unit in (("sample_rate_hz", "Hz"), ("hop_samples", "samples per frame"), ("loudness_n_fft", "samples")):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise ConversionError(
+                f"The song was measured with {name} {getattr(ours, name)} ({unit}), but '{instrument.name}' needs "
+                f"{getattr(theirs, name)}. Load the song again with this instrument's feature settings."
+            )

@@ -1,0 +1,166 @@
+"""Songs to convert: found, read, measured, and remembered while one tries instruments on them."""
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from svclib import audio, units
+from svclib import features as features_
+from svclib.controls import ConversionError
+from svclib.features import Features, FeatureSettings
+
+CACHED_SONGS = 4
+
+Progress = Callable[[float, str], None]
+
+
+class ConversionCancelled(ConversionError):
+    """The person cancelled; nothing was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Song:
+    """A song, measured.
+
+    Attributes:
+        path: The file.
+        name: Its name without suffix.
+        sample_rate_hz: Its own rate.
+        n_samples: Its length at its own rate.
+        audio: float32 mono ``[samples]`` at ``features.settings.sample_rate_hz``.
+        features: On the grid of ``features.settings``.
+    """
+
+    path: Path
+    name: str
+    sample_rate_hz: int
+    n_samples: int
+    audio: np.ndarray
+    features: Features
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.n_samples / self.sample_rate_hz
+
+    def original(self) -> np.ndarray:
+        """The song at its own rate, float32 mono ``[n_samples]``, read from its file again."""
+        return fit_length(audio.read(self.path).samples, self.n_samples)
+
+
+def find_songs(folder: str | Path) -> list[Path]:
+    """The songs in a folder, by name.
+
+    Raises:
+        ConversionError: if there is none; says what was skipped and what to put where.
+    """
+    usable, skipped = audio.find(folder)
+    if not usable:
+        seen = f" Skipped: {'; '.join(f'{Path(p).name} ({reason})' for p, reason in skipped[:3])}." if skipped else ""
+        raise ConversionError(f"There is no song in '{folder}'. Put a WAV, FLAC, MP3 or OGG file there.{seen}")
+    return sorted(Path(p) for p in usable)
+
+
+def load_song(
+    path: str | Path,
+    settings: FeatureSettings,
+    f0_method: str | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Song:
+    """Read a song and measure it on an instrument's grid.
+
+    Args:
+        path: An audio file.
+        settings: Of the instrument; its log-mel is measured only if it asks for one.
+        f0_method: Another pitch tracker than the instrument's, one of ``features.F0_METHODS``.
+        progress: Called with a fraction 0..1 and a text.
+        cancelled: Asked now and then; True ends the work.
+
+    Raises:
+        ConversionError: if the song is shorter than one frame.
+        audio.AudioError: if it cannot be read.
+        ConversionCancelled: if ``cancelled`` says so.
+    """
+    path = Path(path)
+    if f0_method is not None:
+        settings = dataclasses.replace(settings, f0_method=f0_method)
+    report = reporter(progress, cancelled)
+    report(0.0, f"reading {path.name}")
+    n_samples, sample_rate_hz, samples = _read(path, settings.sample_rate_hz)
+    if units.frame_count(len(samples), settings.hop_samples) < 1:
+        raise ConversionError(
+            f"'{path.name}' holds {1000 * n_samples / sample_rate_hz:.1f} ms of sound, less than one frame "
+            f"({1000 * settings.hop_samples / settings.sample_rate_hz:.1f} ms). Choose a longer song."
+        )
+    report(0.1, "measuring pitch and loudness")
+    measured = features_.extract(samples, settings, progress=lambda f, text: report(0.1 + 0.9 * f, text))
+    report(1.0, "measured")
+    return Song(path, path.stem, sample_rate_hz, n_samples, samples, measured)
+
+
+_songs: collections.OrderedDict[tuple, Song] = collections.OrderedDict()
+_songs_lock = threading.Lock()
+
+
+def cached_song(
+    path: str | Path,
+    settings: FeatureSettings,
+    f0_method: str | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Song:
+    """``load_song``, remembering the last few songs: another instrument with the same settings costs nothing.
+
+    A song is remembered by path, size, time of change and settings, and only once it was measured successfully.
+    """
+    path = Path(path)
+    method = f0_method or settings.f0_method
+    try:
+        stat = path.stat()
+    except OSError:
+        return load_song(path, settings, f0_method, progress, cancelled)  # says what is wrong
+    key = (path.resolve(), stat.st_size, stat.st_mtime_ns, dataclasses.replace(settings, f0_method=method))
+    with _songs_lock:
+        if key in _songs:
+            _songs.move_to_end(key)
+            return _songs[key]
+    song = load_song(path, settings, f0_method, progress, cancelled)
+    with _songs_lock:
+        _songs[key] = song
+        while len(_songs) > CACHED_SONGS:
+            _songs.popitem(last=False)
+    return song
+
+
+def forget_songs() -> None:
+    """Free the memory of :func:`cached_song`."""
+    with _songs_lock:
+        _songs.clear()
+
+
+def _read(path: Path, rate_hz: int) -> tuple[int, int, np.ndarray]:
+    """Length and rate of a song, and its mono samples at ``rate_hz``."""
+    whole = audio.read(path)
+    return len(whole.samples), whole.sample_rate_hz, audio.resample(whole.samples, whole.sample_rate_hz, rate_hz)
+
+
+def reporter(progress: Progress | None, cancelled: Callable[[], bool] | None) -> Progress:
+    """A progress function that also ends the work (ConversionCancelled) when ``cancelled`` says so."""
+
+    def report(fraction: float, text: str = "") -> None:
+        if cancelled is not None and cancelled():
+            raise ConversionCancelled("The conversion was cancelled; nothing was written.")
+        if progress is not None:
+            progress(min(1.0, max(0.0, fraction)), text)
+
+    return report
+
+
+def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:
+    """The first ``n_samples``, with silence added where there are fewer."""
+    return np.pad(samples[:n_samples], (0, max(0, n_samples - len(samples))))

@@ -1,0 +1,117 @@
+"""Notes, keys and tuning: what autotune needs. Pitches are fractional MIDI note numbers (69 = 440 Hz)."""
+
+import math
+
+import numpy as np
+
+NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+KEYS = ("chromatic", "auto", *(f"{n} major" for n in NOTE_NAMES), *(f"{n} minor" for n in NOTE_NAMES))
+_SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
+_FLATS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#"}
+# Probe-tone profiles. Source: Krumhansl and Kessler 1982, figure 2.
+_PROFILES = {
+    "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
+    "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
+}
+
+
+def note_name(midi: float) -> str:
+    """``69`` -> ``A4``; rounds to the nearest note."""
+    note = int(math.floor(midi + 0.5))
+    return f"{NOTE_NAMES[note % 12]}{note // 12 - 1}"
+
+
+def key_name(text: str) -> str:
+    """A key as ``KEYS`` writes it: "Bb minor" becomes "A# minor".
+
+    Raises:
+        ValueError: if it is none.
+    """
+    tonic, _, mode = str(text).partition(" ")
+    name = f"{_FLATS.get(tonic, tonic)} {mode}".strip()
+    if name not in KEYS:
+        raise ValueError(f"'{text}' is no key. Write 'chromatic', 'auto', or a scale such as 'C major' or 'Bb minor'.")
+    return name
+
+
+def tuning_offset(f0_midi: np.ndarray, confidence: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """How far a performance is from concert pitch, in semitones, -0.50..0.50 in steps of 0.01; 0 for an empty mask.
+
+    Of 101 candidate offsets the one that leaves the least distance to the nearest notes and the fewest note changes.
+
+    Args:
+        f0_midi: ``[frames]``.
+        confidence: Weight of each frame, ``[frames]``.
+        mask: Frames to use, bool ``[frames]``; all by default.
+    """
+    use = np.ones(len(f0_midi), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+    midi, weight = np.asarray(f0_midi, dtype=np.float64)[use], np.asarray(confidence, dtype=np.float64)[use]
+    if weight.sum() <= 0:
+        return 0.0
+    candidates = np.round(np.linspace(-0.5, 0.5, 101), 2)
+    changes, distance = np.zeros(101), np.zeros(101)
+    for i, t in enumerate(candidates):
+        note = np.ceil(midi - t - 0.5)
+        changes[i] = np.sum(weight[:-1] * (note[1:] != note[:-1])) / len(midi)
+        distance[i] = np.sum(weight * np.abs(midi - t - note)) / len(midi)
+    return float(candidates[np.argmin(_zscore(changes) + _zscore(distance))])
+
+
+def autotune(
+    f0_midi: np.ndarray, voiced: np.ndarray, amount: float, tuning_semitones: float = 0.0, key: str = "chromatic"
+) -> np.ndarray:
+    """Move voiced pitch towards the nearest note of a key that is tuned like the performance; the rest is untouched.
+
+    With ``amount`` 1 every voiced pitch is a note of the key plus ``tuning_semitones``.
+
+    Args:
+        f0_midi: ``[frames]``.
+        voiced: bool ``[frames]``.
+        amount: 0..1.
+        tuning_semitones: From :func:`tuning_offset`.
+        key: One of ``KEYS`` except "auto".
+
+    Returns:
+        float64 ``[frames]``.
+    """
+    midi = np.asarray(f0_midi, dtype=np.float64)
+    x = midi - tuning_semitones
+    notes = _scale_notes(key)
+    above = np.clip(np.searchsorted(notes, x), 1, len(notes) - 1)
+    low, high = notes[above - 1], notes[above]
+    nearest = np.where(high - x < x - low, high, low) + tuning_semitones
+    return np.where(voiced, (1.0 - amount) * midi + amount * nearest, midi)
+
+
+def suggest_key(f0_midi: np.ndarray, weight: np.ndarray, tuning_semitones: float = 0.0) -> str:
+    """The major or minor key whose probe-tone profile fits the sung pitches best; "chromatic" without any pitch.
+
+    Source: Krumhansl and Schmuckler's key finding, with the profiles of Krumhansl and Kessler 1982.
+    """
+    weight = np.asarray(weight, dtype=np.float64)
+    if weight.sum() <= 0:
+        return "chromatic"
+    notes = np.round(np.asarray(f0_midi, dtype=np.float64) - tuning_semitones).astype(int) % 12
+    sung = _zscore(np.bincount(notes, weights=weight, minlength=12))
+    fit = {
+        f"{NOTE_NAMES[k]} {mode}": sung @ np.roll(_zscore(profile), k)
+        for mode, profile in _PROFILES.items()
+        for k in range(12)
+    }
+    return max(fit, key=fit.get)
+
+
+def _scale_notes(key: str) -> np.ndarray:
+    """MIDI notes of a key, ascending, beyond both ends of the audible range."""
+    every = np.arange(-24, 180)
+    if key == "chromatic":
+        return every.astype(np.float64)
+    tonic, mode = key.split()
+    return every[np.isin((every - NOTE_NAMES.index(tonic)) % 12, _SCALES[mode])].astype(np.float64)
+
+
+def _zscore(x) -> np.ndarray:
+    """Standard score; all 0 where nothing varies."""
+    x = np.asarray(x, dtype=np.float64)
+    spread = x.std()
+    return (x - x.mean()) / spread if spread > 1e-12 else np.zeros_like(x)
