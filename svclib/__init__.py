@@ -8,7 +8,9 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 folders       where a person's things lie, local or on Drive
                 store         atomic commits, checksums, retention; the only writer of a person's folder
                 layers        step embedding, gated residual blocks, upsampler
-    01 prepare  audio         decode by blocks, mono, resample, write without wrap-around
+    01 prepare  containers    what kind of sound file this is, and what it promises
+                decoding      samples block by block, whatever the header claims
+                audio         mono, resample, write without wrap-around
                 sources       recordings from folders, zips, links
                 crepe         the CREPE pitch network
                 features      log-mel, loudness, F0 and voicing -> Features
