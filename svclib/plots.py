@@ -6,6 +6,8 @@ backend is touched; :func:`png` turns a figure into bytes. Time axes are in seco
 
 import contextlib
 import io
+import threading
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -16,6 +18,7 @@ from matplotlib.figure import Figure
 from svclib import units, views
 
 INK, GREY, BLUE, ORANGE, GREEN, RED = "#23272e", "#8a929c", "#2f6fab", "#d9780f", "#2e8b57", "#c0392b"
+_lock = threading.RLock()  # matplotlib's settings are global, and panels draw in threads
 F0_COLOUR = "#63f0ff"
 _OUTLINE = [patheffects.withStroke(linewidth=2.8, foreground="#001018")]
 CYCLE = (BLUE, ORANGE, GREEN, "#8e5bb5", "#b5485d", "#4a9aa8", "#7d7320", GREY)
@@ -46,7 +49,7 @@ _STYLE = {
 @contextlib.contextmanager
 def _figure(rows: int = 1, columns: int = 1, size=(9.0, 3.0), **layout):
     """A styled figure and its axes, ``[rows, columns]``; the style holds only inside the block."""
-    with matplotlib.rc_context(_STYLE):
+    with _lock, matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, dpi=110, layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False, **layout)
 
@@ -54,7 +57,8 @@ def _figure(rows: int = 1, columns: int = 1, size=(9.0, 3.0), **layout):
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as PNG bytes."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with _lock, matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # an emoji in a file's name may be a box
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
@@ -183,7 +187,7 @@ def _short(name: str, limit: int = 28) -> str:
     return name if len(name) <= limit else f"{name[: limit // 2 - 1]}…{name[-limit // 2 :]}"
 
 
-def f0_histograms(histograms: Mapping[str, tuple], shift_semitones: float = 0.0) -> Figure:
+def f0_histograms(histograms: Mapping[str, tuple], shift_semitones: float | int = 0.0) -> Figure:
     """Where voices sing: seconds per semitone, each scaled to its own peak.
 
     Args:
@@ -222,11 +226,11 @@ def f0_histograms(histograms: Mapping[str, tuple], shift_semitones: float = 0.0)
 # --------------------------------------------------------------------------------------------------------- training
 
 
-def loss_curves(curves: Mapping, title="", goal: tuple[float, float] | None = None) -> Figure:
+def loss_curves(curves: Mapping, title="", goal: tuple | None = None) -> Figure:
     """Training loss (thin: every record; bold: running mean) and validation loss (dots) over optimiser steps.
 
     Args:
-        curves: Arrays ``step`` and ``loss``, and ``validation_loss`` with NaN where none was measured.
+        curves: From ``runlog.curves``.
         title: Heading.
         goal: A band of values to draw as the aim.
     """

@@ -45,7 +45,7 @@ def cents(f0_hz, reference_hz):
     return 1200.0 * np.log2(np.asarray(f0_hz, dtype=float) / np.asarray(reference_hz, dtype=float))[()]
 
 
-def amplitude_to_db(amplitude, floor_db: float = -120.0):
+def amplitude_to_db(amplitude, floor_db: float | int = -120.0):
     """20 log10 of an amplitude, not below ``floor_db``."""
     lowest = 10.0 ** (floor_db / 20.0)
     if _is_tensor(amplitude):
@@ -63,22 +63,22 @@ def frame_count(n_samples: int, hop_samples: int) -> int:
     return n_samples // hop_samples
 
 
-def frame_centers_s(n_frames: int, hop_samples: int, sample_rate_hz: float) -> np.ndarray:
+def frame_centers_s(n_frames: int, hop_samples: int, sample_rate_hz: float | int) -> np.ndarray:
     """Times in seconds of the frame centres, float64 ``[frames]``."""
     return (np.arange(n_frames) + 0.5) * hop_samples / sample_rate_hz
 
 
-def frame_of_time(time_s: float, hop_samples: int, sample_rate_hz: float) -> int:
+def frame_of_time(time_s: float | int, hop_samples: int, sample_rate_hz: float | int) -> int:
     """The frame that holds a point in time."""
     return int(math.floor(time_s * sample_rate_hz / hop_samples))
 
 
-def resampled_length(n_samples: int, rate_in_hz: float, rate_out_hz: float) -> int:
+def resampled_length(n_samples: int, rate_in_hz: float | int, rate_out_hz: float | int) -> int:
     """Samples after resampling: ``round(n_samples * rate_out / rate_in)``, halves rounded up."""
     return int(math.floor(n_samples * rate_out_hz / rate_in_hz + 0.5))
 
 
-def duration_text(seconds: float) -> str:
+def duration_text(seconds) -> str:
     """A duration for people: ``12 s``, ``3 min 05 s``, ``2 h 07 min``."""
     seconds = max(0.0, float(seconds))
     if seconds < 60:

@@ -10,7 +10,7 @@ from svclib import units
 FLOOR_DB = -80.0
 
 
-def log_spectrogram(samples: np.ndarray, sample_rate_hz: float, n_rows: int = 240, fmin_hz: float = 60.0):
+def log_spectrogram(samples: np.ndarray, sample_rate_hz: float | int, n_rows: int = 240, fmin_hz: float | int = 60.0):
     """Level of a signal over time and over a logarithmic frequency axis.
 
     Args:
@@ -50,10 +50,14 @@ def log_spectrogram(samples: np.ndarray, sample_rate_hz: float, n_rows: int = 24
 
 
 def sorted_curve(curves: Mapping, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of one recorded quantity, sorted by step; empty if it was not recorded."""
-    step, value = np.asarray(curves["step"], float), np.asarray(curves.get(key, []), float)
-    if value.size != step.size:
-        return np.empty(0), np.empty(0)
+    """Steps and finite values of one curve of a run, sorted by step; empty if it was not recorded.
+
+    Args:
+        curves: From ``runlog.curves``: ``step`` for the training's curves, ``validation_step`` for the validation's.
+        key: ``loss``, ``validation_loss``, ...
+    """
+    step = np.asarray(curves.get("validation_step" if key.startswith("validation") else "step", []), float)
+    value = np.asarray(curves.get(key, []), float)
     order = np.argsort(step, kind="stable")
     step, value = step[order], value[order]
     keep = np.isfinite(value)

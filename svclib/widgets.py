@@ -157,7 +157,7 @@ class Progress:
         self._began = self._shown = 0.0
         self.hide()
 
-    def __call__(self, fraction: float, text: str = "") -> None:
+    def __call__(self, fraction: float | int, text: str = "") -> None:
         """Show how far a task is, 0..1, and what it does; at most five updates a second."""
         now = time.monotonic()
         if self.widget.layout.display == "none":
@@ -221,7 +221,7 @@ class Job:
             guarded(self._message)(self._on_busy)(False)
             self._lock.release()
 
-    def wait(self, timeout_s: float | None = None) -> None:
+    def wait(self, timeout_s: float | int | None = None) -> None:
         """Wait until the running task is over (tests and scripts)."""
         if self._thread is not None:
             self._thread.join(timeout_s)

@@ -1,0 +1,110 @@
+"""What *Run all* needs where a person's folder is still empty: the synthetic singers, their song, a first instrument.
+
+Every function uses what is there and makes only what is missing, and says which in a sentence.
+"""
+
+from pathlib import Path
+
+from svclib import audio, config, dataset, folders, instrument, singers, sources, store, training
+
+SINGER, MINUTES = "aria", 2.0
+OTHER_SINGER = "bruno"
+
+
+def preset(name: str, overrides: list[str] | tuple[str, ...] = ()) -> config.Preset:
+    """A preset by name; overlays are added with ``+``: ``ddsp_small+tiny``."""
+    return config.load([part.strip() for part in name.split("+")], overrides)
+
+
+def voices(base: folders.Base) -> list[str]:
+    """The voices a person has: names of the folders in ``base.audio`` with at least one usable recording."""
+    found = sorted((p for p in base.audio.iterdir() if p.is_dir()), key=lambda p: p.name.lower())
+    return [folder.name for folder in found if audio.find(folder)[0]]
+
+
+def recordings(
+    base: folders.Base, voice: str = "", source: str = "", minutes: float | int = MINUTES, progress=None
+) -> tuple[str, list[dataset.Recording], str]:
+    """The recordings to work with.
+
+    Args:
+        base: The person's folder.
+        voice: Name of a folder in ``base.audio``; several, joined by commas, are one dataset together. Empty: the
+            first voice there is.
+        source: A zip, a Google Drive link or another address to fetch recordings from, into ``base.audio / voice``.
+        minutes: How much each synthetic singer sings, if nothing is there.
+        progress: Called with (fraction, text).
+
+    Returns:
+        ``(name of the dataset, recordings, a sentence that says what was used)``.
+
+    Raises:
+        dataset.DatasetError: if a voice is not there; names those that are.
+    """
+    said = ""
+    if source:
+        target = base.audio / store.safe_name(voice or "fetched")
+        if not (target.is_dir() and audio.find(target)[0]):
+            sources.fetch(source, target, progress=progress)
+            said = f"Fetched recordings into {target}. "
+        voice = target.name
+    if not voices(base):
+        for singer, share in ((SINGER, 1.0), (OTHER_SINGER, 0.25)):
+            singers.make_corpus(singer, base.audio / singer, share * minutes, progress=progress)
+        said = (
+            f"{base.audio} was empty, so two synthetic singers sang for you: {SINGER} and {OTHER_SINGER}. For your own "
+            "voice, put recordings into a folder of its own there, and write its name into VOICE. "
+        )
+    wanted = [name.strip() for name in voice.split(",") if name.strip()] or voices(base)[:1]
+    missing = [name for name in wanted if name not in voices(base)]
+    if missing:
+        raise dataset.DatasetError(
+            f"There are no recordings in '{base.audio / missing[0]}'. Voices there are: {', '.join(voices(base))}. "
+            "Put recordings there, or write another name into VOICE."
+        )
+    found = dataset.recordings([base.audio / name for name in wanted])
+    return "+".join(wanted), found, f"{said}Voice: {', '.join(wanted)}, {len(found)} files."
+
+
+def prepared(base: folders.Base, voice: str, chosen: config.Preset, minutes: float | int = MINUTES, progress=None):
+    """The dataset of a voice, measured as a preset needs it; prepared first where it is not.
+
+    Returns:
+        ``(dataset.Dataset, sentence)``.
+    """
+    name, found, said = recordings(base, voice, minutes=minutes, progress=progress)
+    data = dataset.prepare(found, base.datasets / name, chosen.features, progress=progress)
+    return data, said
+
+
+def songs(base: folders.Base) -> tuple[list[Path], str]:
+    """Songs in ``base.examples``; where there is none, a synthetic singer sings one."""
+    usable, _ = audio.find(base.examples)
+    if usable:
+        return usable, ""
+    sung = singers.sing(OTHER_SINGER, singers.demo_song())
+    tags = {"comment": "synthetic voice (svclib singers)"}
+    path = base.examples / "twinkle.wav"
+    path = store.commit_new(path, lambda part: audio.write(part, sung.audio, sung.sample_rate_hz, tags))
+    return [path], f"{base.examples} was empty, so {OTHER_SINGER}, a synthetic singer, sang a song into it."
+
+
+def instruments(base: folders.Base, preset_name: str = "ddsp_small", minutes: float | int = 1.0, on_progress=None):
+    """Paths of usable instruments in ``base.instruments``; where there is none, one is trained for a short time.
+
+    Returns:
+        ``(paths, sentence)``.
+    """
+    usable = [entry.path for entry in instrument.list_folder(base.instruments) if entry.problem is None]
+    if usable:
+        return usable, ""
+    chosen = preset(preset_name)
+    data, _ = prepared(base, "", chosen)
+    run = base.runs / f"{data.path.name}-{chosen.name}"
+    training.train(data, run, chosen, minutes=minutes, on_progress=on_progress)
+    path = training.export(run, base.instruments / f"{data.path.name}.zip")
+    said = (
+        f"{base.instruments} was empty, so an instrument of {data.path.name} was trained for {minutes:g} min: "
+        "enough to hear that it sings, not enough to sound well. Notebook 02 trains a better one."
+    )
+    return [path], said
