@@ -18,7 +18,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 doctor        what is wrong with a recording, and what to do
                 dataset       slicing, cached shards, statistics, random access
     02 train    synthesis     harmonic oscillators, filtered noise, reverb: plain functions of tensors
-                ddsp          decoder, z encoder, spectral loss
+                decoder       dense stacks, the GRU that plays, the encoder that hears what is sung
+                ddsp          the singing network and its synthesiser: settings, loss, rendering
                 singers       two synthetic singers: data with known truth
                 schedule      noise against diffusion time; noise, clean signal and velocity
                 samplers      ddpm, ddim, plms, dpm-solver++; SamplerStep
