@@ -20,6 +20,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
     02 train    synthesis     harmonic oscillators, filtered noise, reverb: plain functions of tensors
                 decoder       dense stacks, the GRU that plays, the encoder that hears what is sung
                 ddsp          the singing network and its synthesiser: settings, loss, rendering
+                performance   one performance of a score as closed functions of time
                 singers       two synthetic singers: data with known truth
                 schedule      noise against diffusion time; noise, clean signal and velocity
                 samplers      ddpm, ddim, plms, dpm-solver++; SamplerStep
@@ -34,7 +35,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
     04 see      plots         the only importer of matplotlib
                 widgets       the only importer of ipywidgets
                 demo          the whole journey on the synthetic singers
-    door        __main__      the svclib command
+    door        commands      what each command does
+                __main__      the svclib command
 
 Importing ``svclib`` itself loads nothing: ``from svclib import features`` loads what that module needs.
 """

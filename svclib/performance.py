@@ -48,10 +48,10 @@ class Note:
         level_db: Louder or softer than the singer's usual level.
     """
 
-    midi: float
-    duration_s: float
+    midi: float | int
+    duration_s: float | int
     lyric: str = "a"
-    level_db: float = 0.0
+    level_db: float | int = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +89,9 @@ class Singer:
 
     name: str
     octave: int
-    low_midi: float
-    high_midi: float
-    formants_hz: dict[str, tuple[float, ...]]
+    low_midi: float | int
+    high_midi: float | int
+    formants_hz: dict[str, tuple[float | int, ...]]
     rolloff_db: float
     vibrato_hz: float
     vibrato_cents: float

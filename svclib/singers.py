@@ -113,7 +113,9 @@ def sing(
     return Sung(singer, score, samples, sample_rate_hz, performance.phones, seed, octave)
 
 
-def random_score(seed: int, duration_s: float = 15.0, low_midi: float = 57.0, high_midi: float = 76.0) -> Score:
+def random_score(
+    seed: int, duration_s: float | int = 15, low_midi: float | int = 57, high_midi: float | int = 76
+) -> Score:
     """A pentatonic melody with random syllables and a breath every few notes; written pitches stay in the range."""
     rng = np.random.default_rng(seed)
     key = int(rng.integers(12))
@@ -152,10 +154,10 @@ def demo_song() -> Score:
 def make_corpus(
     singer: str,
     out_folder: str | Path,
-    minutes: float = 2.5,
+    minutes: float | int = 2.5,
     seed: int = 0,
     sample_rate_hz: int = 44100,
-    piece_s: float = 15.0,
+    piece_s: float | int = 15,
     progress=None,
 ) -> list[Path]:
     """Write recordings of a singer into a folder, and what is true of them into ``truth/`` inside it.
