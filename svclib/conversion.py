@@ -38,15 +38,15 @@ from svclib.songs import (
     forget_songs,
     load_song,
     reporter,
+    stop_if,
 )
 from svclib.tuning import KEYS, autotune, suggest_key, tuning_offset
 
 FORMATS = ("wav", "flac", "mp3")
-SYNTHETIC = "synthetic voice"
 PEAK_LIMIT = 0.99  # 0.09 dB below full scale
 
 # Everything about a conversion can be had from this module.
-__all__ = ["FORMATS", "PEAK_LIMIT", "SYNTHETIC", "Conversion", "convert", "save"]
+__all__ = ["FORMATS", "PEAK_LIMIT", "Conversion", "convert", "save"]
 __all__ += ["PRESETS", "RANGES", "Adjusted", "Controls", "ConversionError", "Suggestion", "adjust", "suggest_shift"]
 __all__ += ["ConversionCancelled", "Song", "cached_song", "find_songs", "forget_songs", "load_song"]
 __all__ += ["KEYS", "autotune", "loudness_quantiles", "quantile_transform", "suggest_key", "tuning_offset"]
@@ -93,7 +93,7 @@ class Conversion:
     def settings(self) -> dict[str, Any]:
         """Everything needed to make the same sound again, as plain JSON values."""
         return {
-            "tag": SYNTHETIC,
+            "tag": audio.SYNTHETIC_TAG,
             "svclib": __version__,
             "song": {
                 "name": self.song.path.name,
@@ -165,7 +165,14 @@ def convert(
     report = reporter(progress, cancelled)
     report(0.0, "adjusting pitch and loudness")
     adjusted = adjust(song.features, instrument.statistics, controls)
-    parts = render(instrument, song, adjusted, seed, lambda f, text="singing": report(0.05 + 0.85 * f, text))
+    parts = render(
+        instrument,
+        song,
+        adjusted,
+        seed,
+        progress=lambda fraction, text: report(0.05 + 0.85 * fraction, text),
+        cancelled=lambda: stop_if(cancelled),
+    )
     if not all(np.isfinite(part).all() for part in parts):
         raise ConversionError(
             f"'{instrument.name}' sang values that are no numbers: its weights are damaged or its training failed. "
@@ -177,7 +184,7 @@ def convert(
         parts = [audio.resample(part, rate_hz, song.sample_rate_hz) for part in parts]
         rate_hz, n_samples = song.sample_rate_hz, song.n_samples
     parts = [fit_length(part, n_samples) for part in parts]
-    warnings = list(adjusted.warnings)
+    warnings = [*song.warnings, *adjusted.warnings]
     peak = max(float(np.abs(part).max()) for part in parts)
     gain = min(1.0, PEAK_LIMIT / max(peak, 1e-9))
     gain_db = 20.0 * math.log10(gain)
@@ -223,11 +230,9 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
         raise ConversionError(f"'{format}' is no format to save in; choose {', '.join(FORMATS)}.")
     stem = store.safe_name(name or f"{conversion.song.name} - {conversion.instrument_name}", "conversion")
     settings = conversion.settings()
-    tags = {"comment": f"{SYNTHETIC}; {json.dumps(settings, ensure_ascii=False)}"}
-    path = store.commit_new(
-        Path(folder) / f"{stem}.{suffix}",
-        lambda part: audio.write(part, conversion.audio, conversion.sample_rate_hz, tags),
-    )
+    tags = {"comment": f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"}
+    target = Path(folder) / f"{stem}.{suffix}"
+    path = audio.write(target, conversion.audio, conversion.sample_rate_hz, tags, new_name=True).path
     text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
     store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
     return path
@@ -236,7 +241,7 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
 # Inside ---------------------------------------------------------------------------------------------------------------
 
 
-def _render_ddsp(instrument, song: Song, adjusted: Adjusted, seed: int, report: Progress) -> list[np.ndarray]:
+def _render_ddsp(instrument, song: Song, adjusted: Adjusted, seed: int, progress, cancelled) -> list[np.ndarray]:
     """Audio, harmonic and noise part. A last incomplete frame is sung too, with the values of the frame before it."""
     hop = instrument.features.hop_samples
     n_frames = -(-len(song.audio) // hop)
@@ -245,8 +250,15 @@ def _render_ddsp(instrument, song: Song, adjusted: Adjusted, seed: int, report: 
         return np.pad(x, (0, n_frames - len(x)), mode="edge")
 
     source = fit_length(song.audio, n_frames * hop) if instrument.model.settings.z_dims else None
-    f0_hz, voiced, loudness_db = held(adjusted.f0_hz), held(adjusted.voiced), held(adjusted.loudness_db)
-    sung = instrument.model.render(f0_hz, voiced, loudness_db, audio=source, seed=seed, progress=report)
+    sung = instrument.model.render(
+        held(adjusted.f0_hz),
+        held(adjusted.voiced),
+        held(adjusted.loudness_db),
+        audio=source,
+        seed=seed,
+        progress=progress,
+        cancelled=cancelled,
+    )
     return [np.asarray(part, dtype=np.float32).reshape(-1) for part in (sung.audio, sung.harmonic, sung.noise)]
 
 

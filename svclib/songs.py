@@ -33,6 +33,7 @@ class Song:
         n_samples: Its length at its own rate.
         audio: float32 mono ``[samples]`` at ``features.settings.sample_rate_hz``.
         features: On the grid of ``features.settings``.
+        warnings: What was noticed while reading it, as sentences.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Song:
     n_samples: int
     audio: np.ndarray
     features: Features
+    warnings: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -91,7 +93,10 @@ def load_song(
         settings = dataclasses.replace(settings, f0_method=f0_method)
     report = reporter(progress, cancelled)
     report(0.0, f"reading {path.name}")
-    n_samples, sample_rate_hz, samples = _read(path, settings.sample_rate_hz)
+    found = audio.survey(path)
+    n_samples, sample_rate_hz = found.info.n_samples, found.info.sample_rate_hz
+    report(0.05, f"reading {path.name}")
+    samples = audio.read_resampled(path, settings.sample_rate_hz, dtype=np.float32, surveyed=found)
     if units.frame_count(len(samples), settings.hop_samples) < 1:
         raise ConversionError(
             f"'{path.name}' holds {1000 * n_samples / sample_rate_hz:.1f} ms of sound, less than one frame "
@@ -100,7 +105,7 @@ def load_song(
     report(0.1, "measuring pitch and loudness")
     measured = features_.extract(samples, settings, progress=lambda f, text: report(0.1 + 0.9 * f, text))
     report(1.0, "measured")
-    return Song(path, path.stem, sample_rate_hz, n_samples, samples, measured)
+    return Song(path, path.stem, sample_rate_hz, n_samples, samples, measured, tuple(found.info.warnings))
 
 
 _songs: collections.OrderedDict[tuple, Song] = collections.OrderedDict()
@@ -143,18 +148,18 @@ def forget_songs() -> None:
         _songs.clear()
 
 
-def _read(path: Path, rate_hz: int) -> tuple[int, int, np.ndarray]:
-    """Length and rate of a song, and its mono samples at ``rate_hz``."""
-    whole = audio.read(path)
-    return len(whole.samples), whole.sample_rate_hz, audio.resample(whole.samples, whole.sample_rate_hz, rate_hz)
+def stop_if(cancelled: Callable[[], bool] | None) -> bool:
+    """End the work (ConversionCancelled) when ``cancelled`` says so; False otherwise."""
+    if cancelled is not None and cancelled():
+        raise ConversionCancelled("The conversion was cancelled; nothing was written.")
+    return False
 
 
 def reporter(progress: Progress | None, cancelled: Callable[[], bool] | None) -> Progress:
-    """A progress function that also ends the work (ConversionCancelled) when ``cancelled`` says so."""
+    """A progress function that also ends the work when ``cancelled`` says so."""
 
     def report(fraction: float, text: str = "") -> None:
-        if cancelled is not None and cancelled():
-            raise ConversionCancelled("The conversion was cancelled; nothing was written.")
+        stop_if(cancelled)
         if progress is not None:
             progress(min(1.0, max(0.0, fraction)), text)
 
