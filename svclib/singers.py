@@ -160,7 +160,7 @@ def make_corpus(
     piece_s: float | int = 15,
     progress=None,
 ) -> list[Path]:
-    """Write recordings of a singer into a folder, and what is true of them into ``truth/`` inside it.
+    """Write recordings of a singer into a folder, and what is true of them into the hidden folder ``.truth`` in it.
 
     Files that are there already are kept: the same arguments would make the same samples.
 
@@ -183,7 +183,7 @@ def make_corpus(
     paths = []
     for i in range(n_pieces):
         path = folder / f"{singer}_{seed:02d}_{i:03d}.wav"
-        truth_path = folder / "truth" / f"{path.stem}.json"
+        truth_path = folder / ".truth" / f"{path.stem}.json"
         score = random_score(1000 * seed + i, piece_s, low, high)
         if not (path.is_file() and truth_path.is_file()):
             sung = sing(singer, score, sample_rate_hz, seed=1000 * seed + i)

@@ -188,7 +188,7 @@ def test_a_corpus_is_written_once_with_its_truth(tmp_path):
     before = [p.stat().st_mtime_ns for p in paths]
     assert singers.make_corpus("bruno", tmp_path, minutes=0.1, piece_s=3.0, seed=5) == paths
     assert [p.stat().st_mtime_ns for p in paths] == before
-    truth = json.loads((tmp_path / "truth" / "bruno_05_000.json").read_text())
+    truth = json.loads((tmp_path / ".truth" / "bruno_05_000.json").read_text())
     sung = singers.sing("bruno", singers.random_score(5000, 3.0, 53, 76), seed=5000)
     assert [p[2] for p in truth["phones"]] == [p.phone for p in sung.phones]
     assert len(truth["f0_hz"]) == len(truth["loudness_db"]) == len(sung.audio) // truth["hop_samples"]
