@@ -3,9 +3,11 @@
 Every function uses what is there and makes only what is missing, and says which in a sentence.
 """
 
+import dataclasses
+import time
 from pathlib import Path
 
-from svclib import audio, config, dataset, folders, instrument, singers, sources, store, training
+from svclib import audio, config, dataset, folders, instrument, singers, sources, store, training, units
 
 SINGER, MINUTES = "aria", 2.0
 OTHER_SINGER = "bruno"
@@ -108,3 +110,94 @@ def instruments(base: folders.Base, preset_name: str = "ddsp_small", minutes: fl
         "enough to hear that it sings, not enough to sound well. Notebook 02 trains a better one."
     )
     return [path], said
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+PATIENCE_HOURS = 6.0
+
+
+def elapsed_s() -> float:
+    """Seconds on a clock that only goes forward."""
+    return time.monotonic()
+
+
+def run_folder(base: folders.Base, data: dataset.Dataset, preset_name: str) -> Path:
+    """The folder of the run that trains a dataset with a preset."""
+    return base.runs / store.safe_name(f"{data.path.name}-{preset_name}")
+
+
+def train(data, run: Path, preset_name: str, minutes=None, steps=None, on_cpu: bool = False, on_progress=None):
+    """``training.train``; without a GPU and without a limit in minutes, hours of it need a clear yes.
+
+    Raises:
+        training.TrainingError: if it would take more than six hours on the CPU and ``on_cpu`` is False. What was
+            trained until that was known is saved.
+    """
+    state = {"long": None}
+
+    def watch(status):
+        if status.step >= 5 and status.remaining_s and status.remaining_s > PATIENCE_HOURS * 3600:
+            state["long"] = status.remaining_s
+        if on_progress:
+            on_progress(status)
+
+    import torch
+
+    asked = not (on_cpu or minutes or torch.cuda.is_available())
+    result = training.train(
+        data, run, preset(preset_name), steps=steps, minutes=minutes, on_progress=watch,
+        cancelled=(lambda: state["long"] is not None) if asked else None,
+    )  # fmt: skip
+    if asked and state["long"] is not None and result.reason == "cancelled":
+        raise training.TrainingError(
+            f"There is no GPU here, and '{preset_name}' would need about {units.duration_text(state['long'])} on this "
+            "CPU. Choose a GPU runtime or the preset ddsp_small, give MINUTES, or write ON_CPU = True to go on anyway."
+        )
+    return result
+
+
+def export(run: Path, base: folders.Base, which="best", name: str = "") -> tuple[Path, str]:
+    """``training.export`` into ``base.instruments``, unless the very same instrument is there already.
+
+    Returns:
+        ``(path, sentence)``.
+    """
+    name = store.safe_name(name or run.name)
+    _, record = training.load_model(run, which)
+    wanted = (name, record["step"], record["metrics"]["validation_loss"])
+    for entry in instrument.list_folder(base.instruments):
+        if (entry.name, entry.info.get("trained_steps"), entry.info.get("validation_loss")) == wanted:
+            return entry.path, f"This instrument, step {record['step']}, was exported before: {entry.path}"
+    path = training.export(run, base.instruments / f"{name}.zip", which, name)
+    return path, f"The instrument, from step {record['step']}, is {path}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointEntry:
+    """A step that can be exported: its held-out loss, whether it is the best, its previews."""
+
+    step: int
+    validation_loss: float | None
+    best: bool
+    previews: list
+
+
+def checkpoint_steps(run: str | Path) -> list[CheckpointEntry]:
+    """The usable checkpoints of a run, one entry for each step, in order."""
+    found = [info for info in training.checkpoints(run) if info.problem is None]
+    best = max((info.step for info in found if info.kind == "best"), default=None)
+    previews = training.previews(run)
+    entries = {}
+    for info in found:
+        known = entries.get(info.step)
+        loss = info.validation_loss if info.validation_loss is not None else (known.validation_loss if known else None)
+        heard = [p for p in previews if p.step == info.step]
+        entries[info.step] = CheckpointEntry(info.step, loss, info.step == best, heard)
+    return [entries[step] for step in sorted(entries)]
+
+
+def read_preview(path: Path):
+    """A preview's samples and rate."""
+    sound = audio.read(path)
+    return sound.samples, sound.sample_rate_hz

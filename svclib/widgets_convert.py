@@ -5,9 +5,25 @@ import dataclasses
 from pathlib import Path
 
 import ipywidgets as W
+from IPython.display import HTML, display
 
-from svclib import audio, conversion, instrument, page, plots, store, tuning, widgets, widgets_record
+from svclib import (
+    audio,
+    conversion,
+    instrument,
+    page,
+    plots,
+    start,
+    store,
+    tuning,
+    widgets,
+    widgets_record,
+    widgets_train,
+)
 from svclib.controls import PRESETS, RANGES, Controls
+from svclib.widgets_prepare import open_folder
+
+__all__ = ["ConvertPanel", "convert_panel", "first_things", "open_folder", "result_html", "show"]
 
 CONSENT = "Sing only with voices whose owners agreed, and say that a result is synthetic when you share it."
 _HINTS = {
@@ -40,6 +56,21 @@ class Cache:
         while len(self._kept) > self._n_kept:
             self._kept.popitem(last=False)
         return self._kept[key]
+
+
+def first_things(base, preset: str = "ddsp_small", minutes: float | int = 1.0) -> tuple[list[Path], list[Path]]:
+    """Instruments and songs to begin with; where there are none, a quick instrument and a synthetic song are made.
+
+    Returns:
+        ``(instruments, songs)``, paths.
+    """
+    songs, said = start.songs(base)
+    if said:
+        display(HTML(page.notice(said)))
+    instruments, said = start.instruments(base, preset, minutes, on_progress=widgets_train.LazyView())
+    if said:
+        display(HTML(page.notice(said)))
+    return instruments, songs
 
 
 def convert_panel(base) -> "ConvertPanel":
@@ -177,14 +208,15 @@ class ConvertPanel(W.VBox):
         skipped = []
         songs, unusable = audio.find(self.base.examples)
         skipped += [f"{Path(path).name}: {reason}" for path, reason in unusable]
-        instruments = sorted(self.base.instruments.glob("*.zip"), key=lambda path: path.name.lower())
-        self._fill(self.instrument, instruments, self.base.instruments)
+        listed = instrument.list_folder(self.base.instruments)
+        skipped += [f"{entry.path.name}: {entry.problem}" for entry in listed if entry.problem]
+        self._fill(self.instrument, [entry.path for entry in listed], self.base.instruments)
         self._fill(self.song, songs, self.base.examples, song)
         missing = self._missing()
         if missing or not skipped:
             self.message.say(missing, "warning")
         else:
-            self.message.say("Not usable as songs:\n" + "\n".join(skipped), "warning")
+            self.message.say("These files cannot be used:\n" + "\n".join(skipped), "warning")
 
     @staticmethod
     def _fill(menu, paths, folder, wanted=None):
@@ -203,8 +235,8 @@ class ConvertPanel(W.VBox):
             )
         if self.song.value is None:
             lines.append(
-                f"There is no song in {self.base.examples}. Press Upload a song or Record, or put a recording there and "
-                "press Look again."
+                f"There is no song in {self.base.examples}. Press Upload a song or Record, or put a recording there "
+                "and press Look again."
             )
         return "\n".join(lines)
 
@@ -231,9 +263,7 @@ class ConvertPanel(W.VBox):
 
     def _say_chosen(self, path):
         if self.song.value != path:
-            self.message.say(
-                f"{path.name} was stored but cannot be used as a song; see the formats in the hint.", "error"
-            )
+            self.message.say(f"{path.name} was stored, but it cannot be used as a song.", "error")
         elif not self._missing():
             self.message.say(f"{path.name} is stored in {path.parent} and chosen. Press Transfer.", "done")
 
@@ -313,11 +343,16 @@ class ConvertPanel(W.VBox):
             path = conversion.save(result, self.base.output, suffix)
             self.progress(1.0, "drawing")
             self.n_results += 1
-            shown = widgets.html(result_html(result, path, self.n_results, full), f"t-result t-result-{self.n_results}")
+            shown = widgets.html(result_html(result, path, self.n_results, full), "t-result")
             self.results.children = (*self.results.children, shown)
             self.message.say(f"Result {self.n_results} is below, and in {path}.", "done")
 
         self._start(task)
+
+
+def show(result: conversion.Conversion, path: Path) -> HTML:
+    """A conversion and the file it was saved in, as in the panel."""
+    return HTML(result_html(result, path, 1))
 
 
 def result_html(result: conversion.Conversion, path: Path, number: int, full: bool = True) -> str:

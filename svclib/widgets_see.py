@@ -1,0 +1,74 @@
+"""The panels of notebook 04: what an instrument plays, over time and at one moment."""
+
+import ipywidgets as W
+from IPython.display import HTML
+
+from svclib import inspection, page, plots, widgets
+from svclib.widgets_convert import first_things
+from svclib.widgets_prepare import open_folder
+
+__all__ = ["first_things", "harmonics", "moment_panel", "noise", "open_folder", "players", "z"]
+
+
+def players(result) -> HTML:
+    """The conversion and its two parts, to listen to."""
+    rate_hz = result.sample_rate_hz
+    parts = (("Result", result.audio), ("Harmonic part", result.harmonic), ("Noise part", result.noise))
+    return HTML(page.flow(*(page.player(samples, rate_hz, label) for label, samples in parts)))
+
+
+def harmonics(played: inspection.Played) -> HTML:
+    """The level of every harmonic over time."""
+    drawing = plots.png(plots.harmonics_over_time(played.amplitude, played.distribution, played.frame_s))
+    return HTML(page.picture(drawing, "level of each harmonic over time"))
+
+
+def noise(played: inspection.Played, sample_rate_hz: int) -> HTML:
+    """The noise filter over time."""
+    drawing = plots.png(plots.noise_over_time(played.noise_magnitudes, played.frame_s, sample_rate_hz))
+    return HTML(page.picture(drawing, "gain of each noise band over time"))
+
+
+def z(played: inspection.Played) -> HTML:
+    """The z path of the song, or the sentence that there is none."""
+    if played.z is None:
+        return HTML(page.notice("This instrument has no z: it follows pitch and loudness only."))
+    first = page.picture(plots.png(plots.z_over_time(played.z, played.frame_s)), "z over time")
+    return HTML(
+        first
+        + page.picture(plots.png(plots.z_map({"this song": played.z}, "The same path, seen from above")), "map of z")
+    )
+
+
+class MomentPanel(W.VBox):
+    """One frame: its harmonics as stems, its noise filter as a curve; a slider walks through time."""
+
+    def __init__(self, played: inspection.Played, sample_rate_hz: int):
+        self.played, self.rate_hz = played, sample_rate_hz
+        self.message, self.view = widgets.Message(), widgets.html(css_class="t-moment-view")
+        self.frame = widgets.control(
+            W.IntSlider, "Frame", "t-moment", "which moment; arrow keys move it by one frame",
+            min=0, max=len(played.f0_hz) - 1, value=len(played.f0_hz) // 2, continuous_update=False,
+        )  # fmt: skip
+        self.frame.layout.width = "min(640px, 98%)"
+        guard = widgets.guarded(self.message)
+        self.frame.observe(guard(lambda _: self.show()), "value")
+        super().__init__([self.frame, self.message.widget, self.view])
+        guard(self.show)()
+
+    def show(self) -> None:
+        """Draw the chosen frame."""
+        p, i = self.played, self.frame.value
+        sung = f"F0 {p.f0_hz[i]:.0f} Hz" if p.voiced[i] else "unvoiced: harmonics are silent"
+        drawing = plots.spectrum_at(
+            p.amplitude[i], p.distribution[i], p.noise_magnitudes[i], p.f0_hz[i] if p.voiced[i] else 0.0, self.rate_hz,
+            f"{i * p.frame_s:.3f} s, {sung}",
+        )  # fmt: skip
+        self.view.value = page.picture(plots.png(drawing), "harmonics and noise filter of one frame")
+
+
+def moment_panel(played: inspection.Played, sample_rate_hz: int) -> MomentPanel:
+    """The panel for one moment of what was played."""
+    panel = MomentPanel(played, sample_rate_hz)
+    widgets.only_one("moment", panel)
+    return panel
