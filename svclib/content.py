@@ -1,0 +1,194 @@
+"""What is sung, without who sings it or how high: a pitch-free spectral envelope, and a narrow code of it.
+
+The encoder ``bottleneck`` is trained together with the model that reads it. Three things keep the singer out of its
+code: the envelope is normalised over the recording, in training it is *perturbed* (a stretched frequency axis is
+another vocal tract, a drifting equaliser another microphone), and the code is narrow and noisy, so that only what
+cannot be had elsewhere passes. Pitch stays out because the envelope is read through the harmonics.
+
+Everything here works on log-mel frames alone, frame by frame or with a short finite reach, so pieces equal the whole.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from svclib.features import MelContract
+from svclib.layers import ConvStack
+
+ENCODERS = ("bottleneck",)
+UNPITCHED_SMOOTHING_HZ = 200.0
+
+
+def mel_centers_hz(contract: MelContract) -> np.ndarray:
+    """Centre frequencies of the mel filters in Hz, float64 ``[n_mels]``."""
+    import librosa
+
+    edges = librosa.mel_frequencies(
+        contract.n_mels + 2, fmin=contract.fmin_hz, fmax=contract.fmax_hz, htk=contract.scale == "htk"
+    )
+    return edges[1:-1]
+
+
+def spectral_envelope(
+    log_mel: Float[Tensor, "batch frames mels"],
+    f0_hz: Float[Tensor, "batch frames"],
+    centers_hz: Float[Tensor, " mels"],
+) -> Float[Tensor, "batch frames mels"]:
+    """The spectrum as the vocal tract shapes it, without the comb of the harmonics.
+
+    The magnitude is averaged over one F0 around every harmonic (a window of exactly one F0 holds one harmonic
+    wherever it lies, as in CheapTrick, Morise 2015) and the logarithms are joined by straight lines over frequency.
+    Below the first harmonic its own value stands.
+
+    Args:
+        log_mel: Natural logarithm of mel magnitudes.
+        f0_hz: Filled over unvoiced frames; where it is 0, the smoothing is 200 Hz wide.
+        centers_hz: :func:`mel_centers_hz`.
+
+    Returns:
+        Natural logarithm of the envelope at the mel centres.
+    """
+    f0 = torch.where(f0_hz > 0, f0_hz, torch.full_like(f0_hz, UNPITCHED_SMOOTHING_HZ)).double()[..., None]
+    centers = centers_hz.double()
+    # Area under the magnitude up to each mel centre; beyond the first and the last centre the magnitude goes on level.
+    magnitude = log_mel.double().exp()
+    steps = (magnitude[..., 1:] + magnitude[..., :-1]) / 2 * centers.diff()
+    area = torch.cat([torch.zeros_like(magnitude[..., :1]), steps.cumsum(-1)], dim=-1)
+
+    def area_up_to(f_hz: Tensor) -> Tensor:
+        right = torch.searchsorted(centers, f_hz.contiguous()).clamp(1, len(centers) - 1)
+        left = right - 1
+        slope = steps.gather(-1, left) / centers.diff()[left]
+        inside = area.gather(-1, left) + slope * (f_hz - centers[left])
+        below = magnitude[..., :1] * (f_hz - centers[0])
+        above = area[..., -1:] + magnitude[..., -1:] * (f_hz - centers[-1])
+        return torch.where(f_hz < centers[0], below, torch.where(f_hz > centers[-1], above, inside))
+
+    number = (centers / f0).clamp_min(1.0)  # harmonic number of every mel centre
+    low = number.floor()
+    edges = [area_up_to((low + offset) * f0) for offset in (-0.5, 0.5, 1.5)]
+    at_low = ((edges[1] - edges[0]) / f0).clamp_min(1e-12).log()
+    at_high = ((edges[2] - edges[1]) / f0).clamp_min(1e-12).log()
+    return (at_low + (number - low) * (at_high - at_low)).to(log_mel.dtype)
+
+
+def cepstrum_basis(n_mels: int, n_cepstra: int) -> Float[Tensor, "mels cepstra"]:
+    """Orthonormal DCT-II of orders 1 .. ``n_cepstra``; order 0, the level, is left out."""
+    m = torch.arange(n_mels, dtype=torch.float64)[:, None] + 0.5
+    k = torch.arange(1, n_cepstra + 1, dtype=torch.float64)
+    return (math.sqrt(2.0 / n_mels) * torch.cos(math.pi * m * k / n_mels)).float()
+
+
+def warp(
+    envelope: Float[Tensor, "batch frames mels"], factor: Float[Tensor, " batch"], centers_hz: Float[Tensor, " mels"]
+) -> Float[Tensor, "batch frames mels"]:
+    """Stretch the frequency axis: what was at ``f`` comes to ``f * factor``, as from a shorter vocal tract."""
+    wanted = centers_hz / factor[:, None]
+    right = torch.searchsorted(centers_hz, wanted).clamp(1, len(centers_hz) - 1)
+    left = right - 1
+    share = ((wanted - centers_hz[left]) / (centers_hz[right] - centers_hz[left])).clamp(0, 1)[:, None]
+    shape = envelope.shape
+    a = envelope.gather(-1, left[:, None].expand(shape))
+    b = envelope.gather(-1, right[:, None].expand(shape))
+    return a + share * (b - a)
+
+
+def drifting_equaliser(
+    batch: int, n_frames: int, n_mels: int, strength_db: float, generator: torch.Generator, bends: int = 6
+) -> Float[Tensor, "batch frames mels"]:
+    """Smooth random equalisers that change into another over the piece, in nepers, RMS ``strength_db`` over frequency.
+
+    A constant one would vanish in the normalisation over time; one that drifts does not.
+    """
+    ends = torch.randn(2, batch, bends, generator=generator, device=generator.device)
+    # Each basis curve has mean square 1 / n_mels over the mels.
+    curves = ends @ cepstrum_basis(n_mels, bends).T.to(ends.device) * math.sqrt(n_mels / bends)
+    blend = torch.linspace(0, 1, n_frames, device=ends.device)[:, None]
+    drift = curves[0][:, None] * (1 - blend) + curves[1][:, None] * blend
+    return drift * (strength_db * math.log(10) / 20)
+
+
+class Bottleneck(nn.Module):
+    """Pitch-free envelope -> cepstra, normalised over the recording -> small convolutions -> a narrow code in -1 .. 1.
+
+    Args:
+        contract: Definition of the log-mels it will read.
+        code_dims: Numbers per frame.
+        n_cepstra: Mel-cepstra of the envelope it sees.
+        channels, n_layers: Size of the convolutions.
+        warp_range: In training the frequency axis is stretched by up to this share, down or up.
+        equaliser_db: Strength of the drifting equaliser of the training.
+        code_noise: Standard deviation of the noise on the code in training.
+    """
+
+    def __init__(
+        self,
+        contract: MelContract,
+        code_dims: int = 16,
+        n_cepstra: int = 20,
+        channels: int = 192,
+        n_layers: int = 3,
+        warp_range: float = 0.2,
+        equaliser_db: float = 6.0,
+        code_noise: float = 0.25,
+    ):
+        super().__init__()
+        self.dims = code_dims
+        self.warp_range, self.equaliser_db, self.code_noise = warp_range, equaliser_db, code_noise
+        self.to_nepers = math.log(10.0) if contract.log_base == "10" else 1.0
+        self.floor = math.log(contract.floor)
+        self.register_buffer("centers_hz", torch.from_numpy(mel_centers_hz(contract)).float(), persistent=False)
+        self.register_buffer("basis", cepstrum_basis(contract.n_mels, n_cepstra), persistent=False)
+        self.convs = ConvStack(n_cepstra, channels, code_dims, n_layers)
+
+    def forward(
+        self,
+        log_mel: Float[Tensor, "batch frames mels"],
+        f0_hz: Float[Tensor, "batch frames"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "batch frames code"]:
+        """The code of a whole recording, or with a ``generator`` that of a perturbed training piece.
+
+        Args:
+            log_mel: In the contract's log base.
+            f0_hz: The recording's own pitch (before any key shift), filled over unvoiced frames.
+            generator: Source of the perturbation; without it the result is deterministic.
+        """
+        # The measuring part stays in full precision whatever the training runs in.
+        with torch.no_grad(), torch.autocast(log_mel.device.type, enabled=False):
+            nepers = log_mel.float() * self.to_nepers
+            envelope = spectral_envelope(nepers, f0_hz.float(), self.centers_hz)
+            if generator is not None:
+                envelope = self._perturbed(envelope, generator)
+            cepstra = self.normalised(envelope @ self.basis, nepers)
+        code = torch.tanh(self.convs(cepstra.transpose(1, 2)).transpose(1, 2))
+        if generator is not None and self.code_noise:
+            noise = torch.randn(code.shape, generator=generator, device=generator.device)
+            code = code + self.code_noise * noise.to(code)
+        return code
+
+    def normalised(
+        self, cepstra: Float[Tensor, "batch frames cepstra"], nepers: Float[Tensor, "batch frames mels"]
+    ) -> Float[Tensor, "batch frames cepstra"]:
+        """Mean 0 and variance 1 of every order over time, each recording by itself; loud frames count more.
+
+        Orders that hardly move are lifted less than to 1: at high pitch they are mostly residue of the harmonics.
+        The weight of a frame is the square of its mean height above the contract's floor, so silence has none.
+        """
+        weight = (nepers.mean(-1, keepdim=True) - self.floor).clamp_min(0).square()
+        weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-8)
+        centred = cepstra - (weight * cepstra).sum(1, keepdim=True)
+        spread = (weight * centred.square()).sum(1, keepdim=True)
+        return centred / (spread + 0.2).sqrt()
+
+    def _perturbed(self, envelope: Tensor, generator: torch.Generator) -> Tensor:
+        if self.warp_range:
+            reach = math.log1p(self.warp_range)
+            draw = torch.rand(envelope.shape[0], generator=generator, device=generator.device)
+            envelope = warp(envelope, ((2 * draw - 1) * reach).exp().to(envelope), self.centers_hz)
+        if self.equaliser_db:
+            envelope = envelope + drifting_equaliser(*envelope.shape, self.equaliser_db, generator).to(envelope)
+        return envelope

@@ -1,0 +1,252 @@
+"""Diffusion singing voice conversion on log-mels: conditions, mel denoiser, coarse mel, and how they are trained.
+
+What is sung (content), how high (F0 and voicing), how loud and by whom (singer) become one condition per frame. A
+denoiser learns to name the noise in a log-mel scaled to -1 .. 1 (Ho et al. 2020, Eq. 14; the network is Diff-SVC's:
+DiffWave's without its mel upsampler, over frames). Beside it a small regression head guesses the mel at once: the
+*coarse* mel, where a shallow walk may start. Each condition is left out on its own in training, with a learned null
+vector in its place, so that one may be switched off afterwards and the model still knows what that means.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from svclib import content, griffinlim, layers, samplers
+from svclib.denoiser import CONDITIONS, Conditions, Denoiser, DiffusionError, Prepared
+from svclib.features import FeatureSettings
+from svclib.schedule import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionSettings:
+    """Everything that defines a diffusion model apart from its features and its training data.
+
+    Attributes:
+        kind: Always ``diffusion``.
+        content: One of ``content.ENCODERS``; part of the model, never exchanged afterwards.
+        code_dims, code_noise, warp_range, equaliser_db: The bottleneck and its perturbation, see
+        ``content.Bottleneck``.
+        content_channels, content_layers: Size of the content encoder.
+        channels, n_layers, dilation_cycle: The denoiser; 384, 20, 4 is Diff-SVC's.
+        condition_dims: Size of the condition per frame.
+        coarse_channels, coarse_layers: The coarse head.
+        coarse_weight: Its share in the loss.
+        n_steps, beta_first, beta_last: The noise schedule.
+        condition_dropout: Probability with which each condition is left out in training.
+        sampler, sampler_steps: What previews and conversions use unless told otherwise.
+    """
+
+    kind: str = "diffusion"
+    content: str = "bottleneck"
+    code_dims: int = 16
+    code_noise: float = 0.25
+    warp_range: float = 0.2
+    equaliser_db: float = 6.0
+    content_channels: int = 192
+    content_layers: int = 3
+    channels: int = 384
+    n_layers: int = 20
+    dilation_cycle: int = 4
+    condition_dims: int = 256
+    coarse_channels: int = 256
+    coarse_layers: int = 4
+    coarse_weight: float = 0.5
+    n_steps: int = 1000
+    beta_first: float = 1e-4
+    beta_last: float = 0.02
+    condition_dropout: float = 0.1
+    sampler: str = "dpmpp"
+    sampler_steps: int = 20
+
+    def __post_init__(self):
+        if self.kind != "diffusion":
+            raise DiffusionError(f"These are settings of a '{self.kind}' model; DiffusionSettings are for 'diffusion'.")
+        if self.content not in content.ENCODERS:
+            known = ", ".join(content.ENCODERS)
+            raise DiffusionError(f"There is no content encoder '{self.content}'; choose one of: {known}.")
+        for name in ("code_dims", "content_channels", "channels", "n_layers", "dilation_cycle", "condition_dims"):
+            if getattr(self, name) < 1:
+                raise DiffusionError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.condition_dropout < 1:
+            raise DiffusionError(f"condition_dropout is {self.condition_dropout}; it must be from 0 to below 1.")
+        if min(self.warp_range, self.equaliser_db, self.code_noise, self.coarse_weight) < 0:
+            raise DiffusionError("warp_range, equaliser_db, code_noise and coarse_weight cannot be negative.")
+        Schedule(self.n_steps, self.beta_first, self.beta_last)
+        samplers.times(Schedule(self.n_steps), self.sampler, self.sampler_steps)
+
+    def build(self, features: FeatureSettings, statistics: Mapping | None = None) -> "DiffusionModel":
+        """A model with fresh weights.
+
+        Args:
+            features: How the recordings are measured; must carry a mel contract.
+            statistics: The dataset's: ``log_mel`` (``min`` and ``max``, numbers or one per mel) sets the scale, the
+                names under ``singers`` their order.
+        """
+        return DiffusionModel(self, features, statistics)
+
+
+class DiffusionModel(nn.Module):
+    """Content encoder, conditions, denoiser and coarse head, trained as one."""
+
+    def __init__(self, settings: DiffusionSettings, features: FeatureSettings, statistics: Mapping | None = None):
+        super().__init__()
+        contract = features.mel
+        if contract is None:
+            raise DiffusionError("A diffusion model works on log-mels, but these features have no mel contract.")
+        self.settings, self.features, self.contract = settings, features, contract
+        self.schedule = Schedule(settings.n_steps, settings.beta_first, settings.beta_last)
+        self.singers = tuple((statistics or {}).get("singers") or ("voice",))
+        low, high = self._range(statistics)
+        self.register_buffer("mel_low", low)
+        self.register_buffer("mel_high", high)
+        s = settings
+        self.content = content.Bottleneck(
+            contract, s.code_dims, channels=s.content_channels, n_layers=s.content_layers,
+            warp_range=s.warp_range, equaliser_db=s.equaliser_db, code_noise=s.code_noise,
+        )  # fmt: skip
+        self.conditions = Conditions(contract, s.code_dims, len(self.singers), s.condition_dims)
+        self.denoiser = Denoiser(contract.n_mels, s.channels, s.n_layers, s.dilation_cycle, s.condition_dims)
+        self.coarse = layers.ConvStack(s.condition_dims, s.coarse_channels, contract.n_mels, s.coarse_layers)
+
+    def _range(self, statistics: Mapping | None) -> tuple[Tensor, Tensor]:
+        """Lowest and highest log-mel, by mel: the dataset's, or floor .. 2 nepers where nothing is known."""
+        base = math.log(10.0) if self.contract.log_base == "10" else 1.0
+        known = (statistics or {}).get("log_mel") or {"min": math.log(self.contract.floor) / base, "max": 2.0 / base}
+        ends = [torch.as_tensor(known[k], dtype=torch.float32).expand(self.contract.n_mels) for k in ("min", "max")]
+        # A band that never moves still needs a scale.
+        return ends[0].clone(), torch.maximum(ends[1], ends[0] + 1.0 / base).clone()
+
+    def scale(self, log_mel: Float[Tensor, "batch frames mels"]) -> Float[Tensor, "batch mels frames"]:
+        """Log-mel -> -1 .. 1, channels first."""
+        return (2 * (log_mel - self.mel_low) / (self.mel_high - self.mel_low) - 1).transpose(1, 2)
+
+    def unscale(self, x0: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch frames mels"]:
+        """The inverse of :meth:`scale`."""
+        return (x0.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
+
+    def singer_weights(self, weights: Mapping[str, float] | str | None = None) -> Float[Tensor, "1 singers"]:
+        """Names with weights, one name, or None (the first singer) -> weights that add to 1."""
+        wanted = {weights: 1.0} if isinstance(weights, str) else dict(weights or {self.singers[0]: 1.0})
+        unknown = sorted(set(wanted) - set(self.singers))
+        if unknown:
+            raise DiffusionError(f"This model has no singer '{unknown[0]}'; it knows {', '.join(self.singers)}.")
+        total = sum(wanted.values())
+        if min(wanted.values()) < 0 or not 0 < total < math.inf:
+            raise DiffusionError("Singer weights must be 0 or more, and not all 0.")
+        row = torch.tensor([[wanted.get(name, 0.0) / total for name in self.singers]])
+        return row.to(self.mel_low)
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Noise error plus coarse error on a batch of the dataset, both on mels scaled to -1 .. 1.
+
+        Returns:
+            The loss to minimise, and its parts: ``eps`` (mean square, Ho et al. Eq. 14) and ``coarse`` (mean absolute).
+        """
+        size = batch["log_mel"].shape[0]
+        dropped = torch.rand(size, len(CONDITIONS), generator=generator, device=generator.device)
+        dropped = (dropped < self.settings.condition_dropout).to(batch["log_mel"].device)
+        return self._loss(batch, generator, generator, dropped)
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Mapping[str, Tensor], seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """As :meth:`loss` with nothing perturbed or left out, on noise and times that depend on ``seed`` alone."""
+        return self._loss(batch, torch.Generator().manual_seed(seed), None, None)
+
+    def _loss(self, batch, generator, perturbation, dropped):
+        log_mel = batch["log_mel"]
+        code = self.content(log_mel, batch["f0_hz"], perturbation)
+        singer = F.one_hot(batch["singer"].long(), len(self.singers)).to(log_mel)
+        condition = self.conditions(code, batch["f0_hz"], batch["voiced"], batch["loudness_db"], singer, dropped)
+        x0 = self.scale(log_mel)
+        # One time from each of `size` equal parts of the schedule: all noise levels in every batch, less variance.
+        size = x0.shape[0]
+        draw = (torch.randperm(size, generator=generator, device=generator.device)
+                + torch.rand(size, generator=generator, device=generator.device)) / size  # fmt: skip
+        t = (draw * self.schedule.n_steps).long().clamp_max(self.schedule.n_steps - 1).to(x0.device)
+        noise = torch.randn(x0.shape, generator=generator, device=generator.device).to(x0)
+        x_t = self.schedule.diffuse(x0, t, noise)
+        eps = self.denoiser(x_t, t.float(), self.denoiser.stack.project(condition))
+        parts = {"eps": F.mse_loss(eps.float(), noise), "coarse": F.l1_loss(self.coarse(condition).float(), x0)}
+        return parts["eps"] + self.settings.coarse_weight * parts["coarse"], parts
+
+    @torch.no_grad()
+    def condition(
+        self, log_mel: Tensor, source_f0_hz: Tensor, f0_hz: Tensor, voiced: Tensor, loudness_db: Tensor,
+        singer: Tensor | None = None, without: Sequence[str] = (),
+    ) -> Float[Tensor, "batch dims frames"]:  # fmt: skip
+        """Everything the denoiser is told about a song, computed once.
+
+        Args:
+            log_mel: ``[batch, frames, mels]`` of the source, for the content encoder.
+            source_f0_hz: ``[batch, frames]`` of the source, filled over unvoiced frames.
+            f0_hz, voiced, loudness_db: ``[batch, frames]``, what is to be sung.
+            singer: From :meth:`singer_weights`.
+            without: Names of ``CONDITIONS`` to switch off: their learned null takes their place.
+        """
+        unknown = sorted(set(without) - set(CONDITIONS))
+        if unknown:
+            raise DiffusionError(f"There is no condition '{unknown[0]}'; there are {', '.join(CONDITIONS)}.")
+        code = self.content(log_mel, source_f0_hz)
+        singer = (self.singer_weights() if singer is None else singer).expand(len(code), -1)
+        dropped = torch.tensor([[name in without for name in CONDITIONS]], device=code.device).expand(len(code), -1)
+        return self.conditions(code, f0_hz, voiced, loudness_db, singer, dropped if without else None)
+
+    def prepare(self, condition: Tensor, precision: str = "auto", **options) -> "Prepared":
+        """A denoiser for the samplers, all that does not depend on ``x_t`` computed ahead: :class:`Prepared`."""
+        return Prepared(self.denoiser, condition, precision, **options)
+
+    @torch.no_grad()
+    def coarse_mel(self, condition: Float[Tensor, "batch dims frames"]) -> Float[Tensor, "batch frames mels"]:
+        """The regression head's log-mel."""
+        return self.unscale(self.coarse(condition).clamp(-1, 1))
+
+    @torch.no_grad()
+    def sample(
+        self, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,
+        seed: int = 0, precision: str = "auto", callback: Callable | None = None, cancelled: Callable | None = None,
+        prepared: "Prepared | None" = None,
+    ) -> Float[Tensor, "batch frames mels"]:  # fmt: skip
+        """Sing: walk from noise, or from the coarse mel noised to step ``shallow``, to a log-mel.
+
+        Args:
+            condition: From :meth:`condition`.
+            method, steps: Sampler; the settings' own by default.
+            shallow: Start step 1 .. ``n_steps`` (Diff-SVC's k_step); None starts from pure noise.
+            seed: Of the first noise and, for ``ddpm``, of the walk. The same on every device.
+            precision, callback, cancelled: See :class:`Prepared` and ``samplers.sample``.
+            prepared: To reuse, when the same song is sung again.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        shape = (condition.shape[0], self.contract.n_mels, condition.shape[-1])
+        x_t = torch.randn(shape, generator=generator).to(condition)
+        start_t = None
+        if shallow is not None:
+            if not 1 <= shallow <= self.schedule.n_steps:
+                raise DiffusionError(f"The shallow start is {shallow}; it runs from 1 to {self.schedule.n_steps}.")
+            start_t = shallow - 1
+            t = torch.full((shape[0],), start_t, device=condition.device)
+            x_t = self.schedule.diffuse(self.coarse(condition).clamp(-1, 1), t, x_t)
+        x0 = samplers.sample(
+            prepared or self.prepare(condition, precision), self.schedule, x_t, method or self.settings.sampler,
+            steps or self.settings.sampler_steps, start_t, clip=1.0, generator=generator,
+            callback=callback, cancelled=cancelled,
+        )  # fmt: skip
+        return self.unscale(x0)
+
+    def reconstruct_mel(
+        self, batch: Mapping[str, Tensor], seed: int = 0, **options
+    ) -> Float[Tensor, "batch frames mels"]:
+        """Sing a batch of the dataset again from its own conditions: what previews show."""
+        singer = F.one_hot(batch["singer"].long(), len(self.singers)).to(self.mel_low)
+        f0_hz = batch["f0_hz"]
+        condition = self.condition(batch["log_mel"], f0_hz, f0_hz, batch["voiced"], batch["loudness_db"], singer)
+        return self.sample(condition, seed=seed, **options)
+
+    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0, **options) -> Float[Tensor, "batch samples"]:
+        """:meth:`reconstruct_mel` made audible by phase reconstruction: rough, but no vocoder flatters it."""
+        return griffinlim.listen(self.reconstruct_mel(batch, seed, **options), self.contract, seed=seed)
