@@ -34,10 +34,8 @@ def z(played: inspection.Played) -> HTML:
     if played.z is None:
         return HTML(page.notice("This instrument has no z: it follows pitch and loudness only."))
     first = page.picture(plots.png(plots.z_over_time(played.z, played.frame_s)), "z over time")
-    return HTML(
-        first
-        + page.picture(plots.png(plots.z_map({"this song": played.z}, "The same path, seen from above")), "map of z")
-    )
+    path = plots.png(plots.z_map({"this song": played.z}, "The same path, seen from above"))
+    return HTML(first + page.picture(path, "map of z", 760))
 
 
 class MomentPanel(W.VBox):

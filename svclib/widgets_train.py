@@ -94,7 +94,7 @@ def device() -> HTML:
 class TrainingView:
     """The live view of a training: numbers, bar and curve; call it with each ``training.Status``."""
 
-    def __init__(self, run: Path, curve_every_s: float | int = 15.0):
+    def __init__(self, run: Path | None, curve_every_s: float | int = 15.0):
         self.run, self._every_s, self._drawn_at = run, curve_every_s, 0.0
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
         self.numbers, self.told = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
@@ -109,7 +109,7 @@ class TrainingView:
         if status.message and status.message not in self._messages[-1:]:
             self._messages.append(status.message)
             self.told.value = "".join(page.paragraph(message) for message in self._messages[-4:])
-        if start.elapsed_s() - self._drawn_at > self._every_s:
+        if self.run and start.elapsed_s() - self._drawn_at > self._every_s:
             self.draw()
 
     def draw(self) -> None:
@@ -124,15 +124,15 @@ class TrainingView:
 
 
 class LazyView:
-    """A training view that appears with the first status."""
+    """A training view without curve that appears with the first status."""
 
-    def __init__(self, run: Path):
-        self._view, self._run = None, run
+    def __init__(self):
+        self._view = None
 
     def __call__(self, status) -> None:
         """Show a ``training.Status``."""
         if self._view is None:
-            self._view = TrainingView(self._run)
+            self._view = TrainingView(None)
             display(self._view.widget)
         self._view(status)
 
