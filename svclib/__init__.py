@@ -12,11 +12,18 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 decoding      samples block by block, whatever the header claims
                 audio         mono, resample, write without wrap-around
                 sources       recordings from folders, zips, links
+                pitch         trackers of F0, and how they come onto the frame grid
                 crepe         the CREPE pitch network
+                loudness      A-weighted level; in which frames a note sounds
                 features      log-mel, loudness, F0 and voicing -> Features
                 content       speaker-independent content: a pitch-free envelope and its bottleneck
                 doctor        what is wrong with a recording, and what to do
-                dataset       slicing, cached shards, statistics, random access
+                corpus        which recordings: singers and labels from names, a held-out part
+                shards        the few large files a dataset consists of
+                statistics    what an instrument knows about the voice it was made from
+                manifest      what a dataset holds and how it was measured
+                preparing     from recordings to shards and manifest; interrupted, it goes on
+                dataset       prepare, open, random access, batches
     02 train    synthesis     harmonic oscillators, filtered noise, reverb: plain functions of tensors
                 decoder       dense stacks, the GRU that plays, the encoder that hears what is sung
                 ddsp          the singing network and its synthesiser: settings, loss, rendering
@@ -26,8 +33,15 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 samplers      ddpm, ddim, plms, dpm-solver++; SamplerStep
                 diffusion     conditions with learned nulls, mel denoiser, coarse mel
                 metrics       definitions with units, reference, alignment
+                sealed        zip and JSON of a stranger: read strictly, nothing believed
                 instrument    the shareable file: save, open, refuse
-                training      one-screen loop, checkpoints, exact resume
+                checkpoints   all that a run needs to go on exactly, in one verified file
+                runlog        curves, previews to listen to, TensorBoard
+                machine       device and precision, batches in pieces, requests to stop
+                resume        which checkpoint to go on from, and what forbids it
+                trainer       one session: a step, a look at what was learnt, keeping it
+                training      settings, the loop on one screen, export
+                sweep         a grid of trainings and its table
     03 convert  tuning        notes, keys, tuning, autotune
                 controls      what a person asks for, and what becomes of pitch and loudness
                 songs         found, read, measured and remembered

@@ -116,6 +116,8 @@ def read_lines(path: str | Path) -> list[dict]:
 def write_json(path: str | Path, value: Any) -> Path:
     """Commit a value as readable JSON with sorted keys; NaN and infinities are refused (ValueError)."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1, sort_keys=True)
+    if any("\ud800" <= c <= "\udfff" for c in text):  # a file name that is not UTF-8
+        text = json.dumps(value, allow_nan=False, indent=1, sort_keys=True)
     return commit_bytes(path, (text + "\n").encode())
 
 

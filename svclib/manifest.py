@@ -1,0 +1,166 @@
+"""The manifest of a dataset: which recordings it holds, where their segments lie, how they were measured.
+
+``manifest.json`` is committed last and alone decides what a dataset is. A recording is a list of segments, pointers
+into shards, so that a part of a recording can be an entry of its own.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+
+import numpy as np
+
+from svclib import __version__, features, shards, statistics, store, units
+from svclib.corpus import DatasetError, Recording, hold_out
+
+NAME = "manifest.json"
+KIND = "svclib dataset"
+FORMAT = 1
+EXTRACTION_VERSION = 1  # part of the key of the settings: raise it when the same settings give other numbers
+HOLD_OUT_END_S = (20.0, 60.0)  # a lone recording gives its end to validation: from this length on, at most this much
+
+
+def settings_key(settings: features.FeatureSettings) -> str:
+    """Hash of everything the stored numbers depend on."""
+    text = json.dumps([settings.to_json(), EXTRACTION_VERSION], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read(folder: Path) -> dict:
+    """The manifest of a dataset, checked for being one.
+
+    Raises:
+        DatasetError: if there is none, or it is damaged or of a newer format.
+    """
+    path = Path(folder) / NAME
+    if not path.exists():
+        n = len(list(Path(folder).glob(shards.PATTERN))) if Path(folder).is_dir() else 0
+        state = f"an unfinished dataset ({n} finished parts)" if n else "no dataset"
+        raise DatasetError(f"'{folder}' holds {state}. Prepare it first; finished parts are used again.")
+    try:
+        manifest = store.read_json(path)
+    except OSError as error:
+        if error.errno is not None:  # the disk failed, the file may be well
+            raise
+        raise DatasetError(f"{error} Delete it and prepare again; finished parts are used again.") from error
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise DatasetError(f"'{path}' is no manifest of a dataset. Choose another folder.")
+    if manifest["format"] > FORMAT:
+        raise DatasetError(f"'{folder}' was made by a newer svclib (format {manifest['format']}). Update svclib.")
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Versions of what measured the recordings."""
+    found = {"svclib": __version__}
+    for name in ("numpy", "scipy", "soxr", "soundfile", "swift-f0", "onnxruntime", "torch"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def entry_of(recording: Recording, digest: str, segments: list[shards.Segment], notes: list[str]) -> dict:
+    """What the manifest says of one recording; ``split`` is still to come."""
+    return {
+        "name": recording.name,
+        "singer": recording.singer,
+        "label": recording.label,
+        "sha256": digest,
+        "n_samples": sum(s.n_samples for s in segments),
+        "n_frames": sum(s.n_frames for s in segments),
+        "notes": notes,
+        "segments": [[s.shard, s.sample_start, s.n_samples, s.frame_start, s.n_frames] for s in segments],
+    }
+
+
+def split_entries(entries: list[dict], validation: str | None, settings, messages: list[str]) -> list[dict]:
+    """Set ``split``; a lone recording that is long enough gives its end to validation."""
+    rate, hop = settings.sample_rate_hz, settings.hop_samples
+    if validation is None and len(entries) == 1:
+        seconds = entries[0]["n_samples"] / rate
+        if seconds < HOLD_OUT_END_S[0]:
+            messages.append("There is only one short recording, so nothing is held out for validation.")
+            return [{**entries[0], "split": "train"}]
+        end = int(min(HOLD_OUT_END_S[1], 0.075 * seconds) * rate / hop)
+        cut = entries[0]["n_frames"] - end
+        messages.append(
+            f"There is only one recording; its last {units.duration_text(end * hop / rate)} are kept for validation."
+        )
+        begin, rest = part_of(entries[0], 0, cut, hop), part_of(entries[0], cut, entries[0]["n_frames"], hop)
+        return [{**begin, "split": "train"}, {**rest, "split": "validation", "name": f"{rest['name']} (end)"}]
+    return [{**e, "split": s} for e, s in zip(entries, hold_out(entries, validation), strict=True)]
+
+
+def part_of(entry: dict, from_frame: int, to_frame: int, hop_samples: int) -> dict:
+    """A stretch of a recording's entry, as an entry that points at the same shards."""
+    segments, start = [], 0
+    last = to_frame == entry["n_frames"]
+    for shard, s0, n_samples, f0, n_frames in entry["segments"]:
+        a, b = max(from_frame - start, 0), min(to_frame - start, n_frames)
+        if a < b:
+            whole = last and b == n_frames
+            n = (n_samples if whole else b * hop_samples) - a * hop_samples
+            segments.append([shard, s0 + a * hop_samples, n, f0 + a, b - a])
+        start += n_frames
+    n_samples = sum(s[2] for s in segments)
+    return {**entry, "segments": segments, "n_samples": n_samples, "n_frames": to_frame - from_frame}
+
+
+def build(folder: Path, settings, entries: list[dict], skipped: list[dict], duplicates: list[dict], old) -> dict:
+    """The manifest of these recordings; ``statistics`` is {} unless ``old``, the one so far, has the same contents.
+
+    ``fingerprint`` hashes what a batch depends on: settings and recordings with singer, label and split.
+    """
+    key = settings_key(settings)
+    contents = [[e["sha256"], e["singer"], e["label"], e["split"], e["n_samples"]] for e in entries]
+    fingerprint = hashlib.sha256(json.dumps([key, contents]).encode()).hexdigest()
+    names = sorted({segment[0] for e in entries for segment in e["segments"]})
+    markers = {name: store.read_json(store.marker_path(folder / name)) for name in names}
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "settings": settings.to_json(),
+        "settings_key": key,
+        "versions": versions(),
+        "recordings": entries,
+        "singers": sorted({e["singer"] for e in entries}),
+        "labels": sorted({e["label"] for e in entries if e["label"] is not None}),
+        "skipped": sorted(skipped, key=lambda s: s["name"]),
+        "duplicates": sorted(duplicates, key=lambda d: d["name"]),
+        "shards": {name: {k: marker[k] for k in ("bytes", "sha256")} for name, marker in markers.items()},
+        "fingerprint": fingerprint,
+        "statistics": old["statistics"] if old and old["fingerprint"] == fingerprint else {},
+    }
+
+
+def without_versions(manifest: dict) -> dict:
+    """A manifest for comparison: other versions of libraries alone are no reason to write it anew."""
+    return {k: v for k, v in manifest.items() if k != "versions"}
+
+
+def compute_statistics(folder: Path, manifest: dict, settings: features.FeatureSettings) -> dict:
+    """Statistics of the train split, read recording by recording."""
+    readers = {name: shards.Reader(folder / name) for name in manifest["shards"]}
+    try:
+        train = [e for e in manifest["recordings"] if e["split"] == "train"]
+        return statistics.compute((e["singer"], read_features(readers, e, settings)) for e in train)
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+def read_features(readers: dict, entry: dict, settings, from_frame: int = 0, to_frame: int | None = None):
+    """Features of a recording or of a stretch of it, put together from its segments."""
+    to_frame = entry["n_frames"] if to_frame is None else to_frame
+    part = part_of(entry, from_frame, to_frame, settings.hop_samples)
+    arrays = {}
+    for name in ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel"):
+        pieces = [readers[s[0]].read(name, s[3], s[3] + s[4]) for s in part["segments"] if name in readers[s[0]].names]
+        mels = (settings.mel.n_mels,) if settings.mel else ()
+        empty = None if name == "log_mel" and not settings.mel else np.zeros((0, *(mels if name == "log_mel" else ())))
+        arrays[name] = np.concatenate(pieces) if pieces else empty
+    arrays["voiced"] = arrays["voiced"].astype(bool)
+    return features.Features(settings, part["n_samples"], **arrays)

@@ -1,0 +1,323 @@
+"""From recordings to the shards and the manifest of a dataset. What is finished is never done twice.
+
+Recordings are taken in sorted order, decoded once, kept as 16-bit audio, cut into segments of a few minutes (so a long
+file needs no more memory than a short one) and measured with some context on both sides of each cut. Shards are
+committed as they fill; the manifest is committed last and alone decides what the dataset is. Because a recording is
+known by the SHA-256 of its file and a segment by its place in it, a run after an interruption finds the committed
+segments again and goes on, with the same bytes as if it had never stopped, and a changed file is measured alone.
+
+What is thrown away: after the manifest is committed, shards it does not point to are deleted. Shards of which less than
+half is still in use are copied together first, and so are small ones when more than 16 have gathered.
+"""
+
+import concurrent.futures
+import hashlib
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from svclib import audio, features, manifest, shards, store, units
+from svclib.corpus import DatasetError, Recording
+
+SEGMENT_S = 160.0
+CONTEXT_S = 1.0
+MIN_DURATION_S = 0.1
+SILENT_PEAK = 3  # of 32768: -80 dB
+SMALL_SHARDS = 16
+Progress = Callable[[float, str], None] | None
+
+
+def cuts(n_samples: int, settings: features.FeatureSettings) -> list[tuple[int, int, int, int]]:
+    """Segments of a recording as (start, stop, start with context, stop with context), in samples.
+
+    Cuts and contexts lie on the frame grid and, where possible, on the 16 ms steps of the swift tracker, so that
+    measuring in segments gives what measuring the whole gives.
+    """
+    rate, hop = settings.sample_rate_hz, settings.hop_samples
+    sixteen_ms = 2 * rate // math.gcd(2 * rate, 125)  # the smallest whole number of samples that is n * 16 ms
+    unit = math.lcm(hop, sixteen_ms)
+    unit = unit if unit < 30 * rate else hop
+    length = max(1, round(SEGMENT_S * rate / unit)) * unit
+    context = math.ceil(CONTEXT_S * rate / unit) * unit
+    n_segments = max(1, math.ceil((n_samples - context) / length))  # a rest shorter than the context joins the last
+    bounds = [i * length for i in range(n_segments)] + [n_samples]
+    return [(a, b, max(0, a - context), min(n_samples, b + context)) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: features.FeatureSettings) -> dict:
+    """Arrays of one segment: ``audio_int16`` holds it with its context."""
+    start, stop, from_sample, _ = cut
+    hop = settings.hop_samples
+    found = features.extract(audio_int16.astype(np.float32) / shards.FULL_SCALE, settings)
+    frames = slice((start - from_sample) // hop, (start - from_sample) // hop + (stop - start) // hop)
+    arrays = {
+        "audio": audio_int16[start - from_sample : stop - from_sample],
+        "f0_hz": found.f0_hz[frames],
+        "confidence": found.confidence[frames],
+        "loudness_db": found.loudness_db[frames],
+        "voiced": found.voiced[frames].astype(np.uint8),
+    }
+    if found.log_mel is not None:
+        arrays["log_mel"] = found.log_mel[frames]
+    return arrays
+
+
+class _Job:
+    """One preparation: what is there already, what is left to do, and how far it is."""
+
+    def __init__(self, sources, out: Path, settings, progress: Progress, cancelled):
+        self.out, self.settings, self.key = out, settings, manifest.settings_key(settings)
+        self.progress, self.cancelled = progress, cancelled
+        self.skipped = [{"name": r.name, "reason": r.problem} for r in sources if r.problem]
+        self.duplicates, self.messages = [], []
+        self.old = manifest.read(self.out) if (self.out / manifest.NAME).exists() else None
+        self.done_s = self.total_s = 0.0
+        self.started = time.monotonic()
+
+    def tell(self, fraction: float, text: str) -> None:
+        if self.cancelled and self.cancelled():
+            raise DatasetError("Preparation was stopped. What is finished is kept: start it again and it goes on.")
+        if self.progress:
+            self.progress(min(1.0, fraction), text)
+
+    # What there is to do ------------------------------------------------------------------------------------------
+
+    def hash_files(self, sources: list[Recording]) -> list[tuple[Recording, str]]:
+        """Every usable file with its SHA-256, the same contents once."""
+        hashed, seen = [], {}
+        usable = [r for r in sources if not r.problem]
+        for n, recording in enumerate(usable):
+            self.tell(0.03 * n / len(usable), f"reading recording {n + 1} of {len(usable)}")
+            try:
+                digest = _twice(lambda path=recording.path: store.sha256_file(path))
+            except OSError as error:
+                self.skipped.append({"name": recording.name, "reason": f"it cannot be read: {error}"})
+                continue
+            known = {d["sha256"]: d["same_as_sha256"] for d in (self.old or {}).get("duplicates", [])}
+            first = seen.get(digest) or seen.get(known.get(digest, ""))
+            if first:
+                self._duplicate(recording, digest, *first)
+            else:
+                seen[digest] = (recording.name, digest)
+                hashed.append((recording, digest))
+        return hashed
+
+    def _duplicate(self, recording: Recording, digest: str, name: str, of: str) -> None:
+        self.duplicates.append({"name": recording.name, "sha256": digest, "same_as": name, "same_as_sha256": of})
+
+    def find_stored(self, wanted: set[str]) -> None:
+        """Index the committed segments; pick out shards that are better copied together."""
+        whole, _ = shards.committed(self.out, self.key)
+        live = {c.marked.path.name: [i for i in c.items if i.sha256 in wanted] for c in whole}
+        self.stored, self.items = {}, {}
+        for shard in sorted(whole, key=lambda c: (-len(live[c.marked.path.name]), c.marked.path.name)):
+            for item in live[shard.marked.path.name]:
+                if item.key not in self.stored:
+                    self.stored[item.key] = shard.segments[item.key]
+                    self.items[item.key] = item
+        used = dict.fromkeys(live, 0)
+        for key, segment in self.stored.items():
+            used[segment.shard] += self.items[key].n_samples
+        total = {c.marked.path.name: sum(i.n_samples for i in c.items) for c in whole}
+        small = [c.marked.path.name for c in whole if c.marked.info["bytes"] < shards.CAP_BYTES / 4]
+        self.stale = {name for name in used if 0 < used[name] < total[name] / 2}
+        self.stale |= set(small) if len(small) > SMALL_SHARDS else set()
+
+    def n_segments(self, digest: str) -> int:
+        """Segments of a recording, if all of them are stored, else 0."""
+        first = self.items.get((digest, 0))
+        return first.count if first and all((digest, i) in self.stored for i in range(first.count)) else 0
+
+    # Doing it -----------------------------------------------------------------------------------------------------
+
+    def segments_to_write(self, hashed, pool) -> Iterator[tuple[Recording, shards.Item, Callable[[], dict], float]]:
+        """What belongs into new shards, in order: its item, a call that gives its arrays, its length in seconds."""
+        rate, hop = self.settings.sample_rate_hz, self.settings.hop_samples
+        known_audio = {item.audio_sha256: item.sha256 for item in self.items.values() if item.index == 0}
+        names = {digest: r.name for r, digest in hashed}
+        for recording, digest in hashed:
+            count = self.n_segments(digest)
+            if count:
+                for i in range(count):
+                    segment = self.stored[digest, i]
+                    if segment.shard in self.stale:
+                        yield recording, self.items[digest, i], lambda s=segment: self.copy(s), 0.0
+                continue
+            estimate = self.estimate_s(recording)
+            try:
+                samples, notes = self.decode(recording)
+            except ValueError as error:
+                self.skip(recording, error, estimate)
+                continue
+            self.total_s += len(samples) / rate - estimate
+            audio_sha256 = hashlib.sha256(samples.data).hexdigest()
+            same = known_audio.setdefault(audio_sha256, digest)
+            if same != digest and same in names:
+                self._duplicate(recording, digest, names[same], same)
+                self.done_s += len(samples) / rate
+                continue
+            pieces = cuts(len(samples), self.settings)
+            for i, cut in enumerate(pieces):
+                n = cut[1] - cut[0]
+                first = {"audio_sha256": audio_sha256, "notes": tuple(notes)} if i == 0 else {}
+                item = shards.Item(digest, i, len(pieces), n, n // hop, **first)
+                if (digest, i) in self.stored:
+                    self.done_s += n / rate
+                    continue
+                future = pool.submit(measure, samples[cut[2] : cut[3]].copy(), cut, self.settings)
+                yield recording, item, future.result, n / rate
+            del samples
+
+    def estimate_s(self, recording: Recording) -> float:
+        try:
+            return float(min(audio.probe(recording.path).duration_s, 1e5))
+        except (ValueError, OSError):
+            return 0.0
+
+    def decode(self, recording: Recording) -> tuple[np.ndarray, list[str]]:
+        """A recording as int16 at the dataset's rate; audio.AudioError or DatasetError if there is nothing to use."""
+        found = audio.survey(recording.path)
+        notes = list(found.info.warnings)
+        if found.peak > 1.0:
+            notes.append(f"{recording.name} peaks {20 * math.log10(found.peak):.1f} dB over full scale; turned down.")
+        samples = audio.read_resampled(recording.path, self.settings.sample_rate_hz, np.int16, found)
+        seconds = len(samples) / self.settings.sample_rate_hz
+        if seconds < MIN_DURATION_S or len(samples) < self.settings.hop_samples:
+            raise DatasetError(f"it is too short ({1000 * seconds:.0f} ms; at least {1000 * MIN_DURATION_S:.0f} ms)")
+        if max(int(samples.max()), -int(samples.min())) <= SILENT_PEAK:
+            raise DatasetError("it is silent")
+        return samples, notes
+
+    def copy(self, segment: shards.Segment) -> dict:
+        reader = shards.Reader(self.out / segment.shard)
+        try:
+            s, f = segment.sample_start, segment.frame_start
+            ends = {"audio": (s, s + segment.n_samples)}
+            return {n: reader.read(n, *ends.get(n, (f, f + segment.n_frames))) for n in reader.names}
+        finally:
+            reader.close()
+
+    def skip(self, recording: Recording, error: Exception, seconds: float) -> None:
+        self.total_s -= seconds
+        self.skipped.append({"name": recording.name, "reason": str(error)})
+
+    def write(self, hashed) -> dict[tuple[str, int], shards.Segment]:
+        """Extract what is missing; returns where every segment of the dataset lies."""
+        todo = [r for r, digest in hashed if not self.n_segments(digest)]
+        self.total_s = sum(self.estimate_s(r) for r in todo)
+        self.started = time.monotonic()
+        writer = shards.Writer(self.out, self.key, shards.CAP_BYTES)
+        waiting, failed, items = deque(), {}, dict(self.items)
+
+        def finish() -> None:
+            recording, item, arrays, seconds = waiting.popleft()
+            try:
+                writer.add(item, arrays())
+                items[item.key] = item
+            except ValueError as error:
+                if isinstance(error, OSError):  # not the recording's fault
+                    raise
+                if item.sha256 not in failed:
+                    self.skip(recording, error, 0.0)
+                failed[item.sha256] = True
+            self.done_s += seconds
+            self.tell_remaining(recording)
+
+        pool = concurrent.futures.ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1)))
+        try:
+            for entry in self.segments_to_write(hashed, pool):
+                waiting.append(entry)
+                while len(waiting) > 3:
+                    finish()
+            while waiting:
+                finish()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        writer.flush()
+        self.items = items
+        return {k: s for k, s in {**self.stored, **writer.placed}.items() if k[0] not in failed}
+
+    def tell_remaining(self, recording: Recording) -> None:
+        spent = time.monotonic() - self.started
+        left = ""
+        if self.done_s > 0 and spent > 1:
+            left = f", {units.duration_text(spent / self.done_s * max(0.0, self.total_s - self.done_s))} left"
+        share = self.done_s / self.total_s if self.total_s > 0 else 1.0
+        of = f"{units.duration_text(self.done_s)} of {units.duration_text(self.total_s)} measured{left}"
+        self.tell(0.03 + 0.94 * min(1.0, share), f"{recording.name}: {of}")
+
+
+def run(sources, out, settings, validation=None, progress: Progress = None, cancelled=None) -> list[str]:
+    """Make or bring up to date the dataset in ``out``; returns what is to be told. See ``dataset.prepare``."""
+    sources = sorted(sources, key=lambda r: (r.singer, r.name, str(r.path)))
+    job = _Job(sources, Path(out), settings, progress, cancelled)
+    if any(Path(r.path).resolve().parent == job.out.resolve() for r in sources):
+        raise DatasetError(f"'{job.out}' is the folder of the recordings; choose another one for the dataset.")
+    hashed = job.hash_files(sources)
+    _require_some(hashed, job)
+    store.remove_parts(job.out)
+    job.find_stored({digest for _, digest in hashed})
+    placed = job.write(hashed)
+    entries = []
+    for recording, digest in hashed:
+        first = job.items.get((digest, 0))
+        if first and all((digest, i) in placed for i in range(first.count)):  # else skipped or a duplicate
+            segments = [placed[digest, i] for i in range(first.count)]
+            entries.append(manifest.entry_of(recording, digest, segments, list(first.notes)))
+    _require_some(entries, job)
+    entries = manifest.split_entries(entries, validation, settings, job.messages)
+    new = manifest.build(job.out, settings, entries, job.skipped, job.duplicates, job.old)
+    if not new["statistics"]:
+        job.tell(0.97, "statistics")
+        new["statistics"] = manifest.compute_statistics(job.out, new, settings)
+    if job.old is None or manifest.without_versions(job.old) != manifest.without_versions(new):
+        store.write_json(job.out / manifest.NAME, new)
+    job.messages += _changes(job.old, new)
+    for marked in store.find_marked(job.out, shards.PATTERN):
+        if marked.path.name not in new["shards"]:
+            store.remove_marked(marked)
+    job.tell(1.0, f"{len(entries)} recordings are ready")
+    return job.messages
+
+
+def _twice(call: Callable[[], str]) -> str:
+    """A mounted Drive sometimes fails to read a file once."""
+    try:
+        return call()
+    except OSError:
+        return call()
+
+
+def _require_some(found: list, job: _Job) -> None:
+    if found:
+        return
+    reasons = "; ".join(f"'{s['name']}': {s['reason']}" for s in job.skipped[:3])
+    raise DatasetError(
+        f"There is no usable recording{' (' + reasons + ')' if reasons else ''}. "
+        f"Give a folder with recordings of one voice: {', '.join(sorted(s.lstrip('.') for s in audio.SUFFIXES))}."
+    )
+
+
+def _changes(old: dict | None, new: dict) -> list[str]:
+    """What is to be told: what differs from before, what was skipped, used once, or noticed while reading."""
+    messages = []
+    now = {e["sha256"] for e in new["recordings"]}
+    if old is not None:
+        before = {e["sha256"] for e in old["recordings"]}
+        if old["settings_key"] != new["settings_key"]:
+            changed = [k for k, v in new["settings"].items() if old["settings"].get(k) != v]
+            what = ", ".join(changed) or "the way of measuring"
+            messages.append(f"{what} changed, so every recording was measured again.")
+        fresh, gone = len(now - before), len(before - now)
+        if fresh or gone:
+            messages.append(f"{fresh} recordings are new or changed, {gone} gone, {len(now) - fresh} as before.")
+        elif old["settings_key"] == new["settings_key"]:
+            messages.append("Nothing changed.")
+    messages += [f"Skipped '{s['name']}': {s['reason']}" for s in new["skipped"]]
+    messages += [f"'{d['name']}' is the same audio as '{d['same_as']}': used once." for d in new["duplicates"]]
+    return messages + [n for e in new["recordings"] if not e["name"].endswith(" (end)") for n in e["notes"]]
