@@ -25,6 +25,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 preparing     from recordings to shards and manifest; interrupted, it goes on
                 dataset       prepare, open, random access, batches
     02 train    synthesis     harmonic oscillators, filtered noise, reverb: plain functions of tensors
+                losses        the multi-scale spectral loss
                 decoder       dense stacks, the GRU that plays, the encoder that hears what is sung
                 ddsp          the singing network and its synthesiser: settings, loss, rendering
                 performance   one performance of a score as closed functions of time

@@ -162,7 +162,7 @@ def read_resampled(
     Args:
         path: The file.
         sample_rate_hz: Rate of the result.
-        dtype: int16 (full scale 32767; a mix that would not fit is scaled down, see the survey's peak) or float32.
+        dtype: int16 (full scale 32768; a mix that would not fit is scaled down, see the survey's peak) or float32.
         surveyed: The result of :func:`survey`, to save a pass; it also holds the warnings.
         progress: Called with a fraction and a text.
 
@@ -178,11 +178,11 @@ def read_resampled(
     found = surveyed or survey(path, (lambda f, text: progress(f / 2, text)) if progress else None)
     n_out = units.resampled_length(found.info.n_samples, found.info.sample_rate_hz, sample_rate_hz)
     out, filled = np.zeros(n_out, dtype), 0
-    scale = 32767.0 / max(1.0, found.peak) if dtype == np.int16 else 1.0
+    scale = 32768.0 / max(1.0, found.peak) if dtype == np.int16 else 1.0
     for piece in _resampled_blocks(path, found, sample_rate_hz, progress):
         piece = piece[: n_out - filled]
         if dtype == np.int16:
-            piece = np.clip(np.rint(piece * scale), -32767, 32767)
+            piece = np.clip(np.rint(piece * scale), -32768, 32767)
         out[filled : filled + len(piece)] = piece
         filled += len(piece)
     return out

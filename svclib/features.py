@@ -1,18 +1,103 @@
-"""Log-mel, loudness, F0 and voicing of a recording, all on the one centred frame grid of ``units``."""
+"""Log-mel, loudness, F0 and voicing of a recording, all on the one centred frame grid of ``units``.
+
+Frame i covers samples [i * hop, (i + 1) * hop); every analysis window is centred in the middle of them, and every
+extractor gives exactly ``n_samples // hop`` frames. Long recordings are measured in chunks that see their neighbours:
+chunks make no difference, and memory is bounded.
+"""
 
 import dataclasses
+import functools
+import math
+from collections.abc import Callable
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from svclib import crepe, pitch, units
+from svclib.loudness import a_weighting_db, loudness_db, loudness_of_padded, note_mask, note_on_ratio, spectrum
+from svclib.pitch import FeatureError, fill_unvoiced
+
+__all__ = [
+    "F0_METHODS",
+    "FeatureError",
+    "FeatureSettings",
+    "Features",
+    "MelContract",
+    "a_weighting_db",
+    "extract",
+    "fill_unvoiced",
+    "log_mel",
+    "loudness_db",
+    "note_mask",
+    "note_on_ratio",
+    "track_f0",
+]
 
 F0_METHODS = ("swift", "crepe", "crepe_tiny", "pyin")
+_TRACKERS = {
+    "swift": pitch.swift,
+    "crepe": crepe.track,
+    "crepe_tiny": functools.partial(crepe.track, capacity="tiny"),
+    "pyin": pitch.pyin,
+}
+
+
+class _Settings:
+    """What MelContract and FeatureSettings share: a JSON form that is checked when it is read."""
+
+    def to_json(self) -> dict:
+        """The fields as a dict of plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict):
+        """The settings of a dict made by :meth:`to_json`.
+
+        Raises:
+            FeatureError: if fields are missing, unknown or of the wrong type.
+        """
+        names = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(record, dict) or set(record) != names:
+            got = sorted(map(str, record)) if isinstance(record, dict) else type(record).__name__
+            raise FeatureError(f"{cls.__name__} has the fields {', '.join(sorted(names))}; these arrived: {got}.")
+        values = dict(record)
+        if isinstance(values.get("mel"), dict):
+            values["mel"] = MelContract.from_json(values["mel"])
+        return cls(**values)
+
+    def _check(self, ranges: dict[str, tuple], choices: dict[str, tuple]) -> None:
+        name = type(self).__name__
+        for field, (kind, low, high) in ranges.items():
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise FeatureError(f"{name}.{field} is {value!r}; it must be a number.")
+            if not low <= value <= high or (kind is int and value != int(value)):
+                whole = "a whole number " if kind is int else ""
+                raise FeatureError(f"{name}.{field} is {value!r}; it must be {whole}between {low:g} and {high:g}.")
+            object.__setattr__(self, field, kind(value))  # 40 and 40.0 are the same setting and make the same JSON
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise FeatureError(f"{name}.{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}.")
 
 
 @dataclasses.dataclass(frozen=True)
-class MelContract:
+class MelContract(_Settings):
     """Everything that defines a log-mel spectrogram. The defaults are NSF-HiFiGAN's at 44.1 kHz.
 
     Two contracts are interchangeable only if every field is equal; datasets, checkpoints, instruments and vocoders
     carry theirs and refuse another (:meth:`require`).
+
+    Attributes:
+        sample_rate_hz: Rate of the audio.
+        n_fft, window_samples: Transform and periodic Hann window, samples.
+        hop_samples: Samples per frame; the audio is padded by reflection with (n_fft - hop) / 2 on each side.
+        n_mels, fmin_hz, fmax_hz: Number and range of the filters.
+        scale: ``slaney`` or ``htk``, the mel scale.
+        norm: ``slaney`` (filters of equal area) or ``none``.
+        log_base: ``e`` or ``10``.
+        floor: Smallest magnitude before the logarithm.
     """
 
     sample_rate_hz: int = 44100
@@ -27,9 +112,53 @@ class MelContract:
     log_base: str = "e"
     floor: float = 1e-5
 
+    def __post_init__(self):
+        self._check(
+            {
+                "sample_rate_hz": (int, 2000, 384000),
+                "n_fft": (int, 16, 65536),
+                "window_samples": (int, 16, 65536),
+                "hop_samples": (int, 2, 65536),
+                "n_mels": (int, 1, 1024),
+                "fmin_hz": (float, 0.0, 192000.0),
+                "fmax_hz": (float, 1.0, 192000.0),
+                "floor": (float, 1e-12, 1.0),
+            },
+            {"scale": ("slaney", "htk"), "norm": ("slaney", "none"), "log_base": ("e", "10")},
+        )
+        if self.hop_samples % 2 or self.n_fft % 2 or not self.hop_samples <= self.window_samples <= self.n_fft:
+            raise FeatureError(
+                f"a mel contract needs even hop and FFT with hop <= window <= FFT; these are {self.hop_samples}, "
+                f"{self.window_samples} and {self.n_fft} samples."
+            )
+        if not self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
+            raise FeatureError(
+                f"mel filters from {self.fmin_hz:g} to {self.fmax_hz:g} Hz do not fit below "
+                f"{self.sample_rate_hz / 2:g} Hz, half the sample rate."
+            )
+
+    def require(self, other: "MelContract", mine: str = "this", theirs: str = "the other") -> None:
+        """Refuse another contract.
+
+        Args:
+            other: The contract that must be equal.
+            mine, theirs: What each belongs to, for the message.
+
+        Raises:
+            FeatureError: naming both sides and every field that differs.
+        """
+        if self == other:
+            return
+        names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+        fields = ", ".join(f"{n} {getattr(self, n)} against {getattr(other, n)}" for n in names)
+        raise FeatureError(
+            f"The mel of {mine} and of {theirs} differ: {fields}. They cannot be used together; prepare or train one "
+            "of them with the other's settings."
+        )
+
 
 @dataclasses.dataclass(frozen=True)
-class FeatureSettings:
+class FeatureSettings(_Settings):
     """How recordings are measured.
 
     Attributes:
@@ -50,6 +179,35 @@ class FeatureSettings:
     voicing_threshold: float = 0.5
     loudness_n_fft: int = 512
     mel: MelContract | None = None
+
+    def __post_init__(self):
+        self._check(
+            {
+                "sample_rate_hz": (int, 2000, 384000),
+                "hop_samples": (int, 2, 65536),
+                "f0_min_hz": (float, 20.0, 2000.0),
+                "f0_max_hz": (float, 50.0, 5000.0),
+                "voicing_threshold": (float, 0.0, 1.0),
+                "loudness_n_fft": (int, 16, 65536),
+            },
+            {"f0_method": F0_METHODS},
+        )
+        if self.hop_samples % 2 or self.loudness_n_fft % 2:
+            raise FeatureError(
+                f"hop_samples and loudness_n_fft must be even, so that windows have a middle; they are "
+                f"{self.hop_samples} and {self.loudness_n_fft}."
+            )
+        if self.f0_max_hz < 1.5 * self.f0_min_hz:
+            raise FeatureError(f"no pitch fits between f0_min_hz {self.f0_min_hz:g} and f0_max_hz {self.f0_max_hz:g}.")
+        if self.mel is None:
+            return
+        if not isinstance(self.mel, MelContract):
+            raise FeatureError(f"FeatureSettings.mel is {self.mel!r}; it must be a MelContract or None.")
+        if (self.mel.sample_rate_hz, self.mel.hop_samples) != (self.sample_rate_hz, self.hop_samples):
+            raise FeatureError(
+                f"The mel is made for {self.mel.sample_rate_hz} Hz and a hop of {self.mel.hop_samples}, the frame "
+                f"grid for {self.sample_rate_hz} Hz and {self.hop_samples}. Give both the same."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,3 +232,182 @@ class Features:
     confidence: np.ndarray
     loudness_db: np.ndarray
     log_mel: np.ndarray | None = None
+
+    def __post_init__(self):
+        n_frames = units.frame_count(self.n_samples, self.settings.hop_samples)
+        for name in ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel"):
+            values = getattr(self, name)
+            if values is not None and len(values) != n_frames:
+                raise FeatureError(
+                    f"{name} has {len(values)} frames where {self.n_samples} samples at a hop of "
+                    f"{self.settings.hop_samples} make {n_frames}; measure all with features.extract."
+                )
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return len(self.f0_hz)
+
+
+# Everything at once ---------------------------------------------------------------------------------------------------
+
+
+def extract(
+    samples: np.ndarray,
+    settings: FeatureSettings,
+    progress: Callable[[float, str], None] | None = None,
+    chunk_s: int = pitch.PIECE_S,
+) -> Features:
+    """Measure a recording of any length; besides the result, memory is that of one chunk.
+
+    Args:
+        samples: ``[n]`` at ``settings.sample_rate_hz``: float with full scale 1, or int16 with full scale 32768.
+        settings: What to measure and how.
+        progress: Called with a fraction and a text.
+        chunk_s: Length of a chunk, an even number of seconds.
+
+    Raises:
+        FeatureError: if the samples are not one finite channel, or the F0 method is not installed.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim != 1 or not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
+        raise FeatureError(
+            f"samples are {samples.dtype} of shape {samples.shape}; expected one channel, float or int16."
+        )
+    if samples.dtype != np.int16 and not _all_finite(samples):
+        raise FeatureError(
+            "the samples hold NaN or infinity; read the recording again with audio.read, which says where."
+        )
+    tell = progress or (lambda fraction, text: None)
+    f0_hz, voiced, confidence = track_f0(
+        samples, settings.sample_rate_hz, settings, lambda fraction, text: tell(0.8 * fraction, text), chunk_s
+    )
+    n_frames = len(f0_hz)
+    loudness = np.empty(n_frames, np.float32)
+    mels = None if settings.mel is None else np.empty((n_frames, settings.mel.n_mels), np.float32)
+    chunk_frames = max(1, chunk_s * settings.sample_rate_hz // settings.hop_samples)
+    for first in range(0, n_frames, chunk_frames):
+        last = min(n_frames, first + chunk_frames)
+        window = _samples_around(samples, first, last, settings.hop_samples, settings.loudness_n_fft, reflect=False)
+        loudness[first:last] = loudness_of_padded(
+            window, settings.sample_rate_hz, settings.hop_samples, settings.loudness_n_fft
+        )
+        if mels is not None:
+            window = _samples_around(samples, first, last, settings.hop_samples, settings.mel.n_fft, reflect=True)
+            mels[first:last] = _log_mel_of(window, settings.mel)[0]
+        tell(0.8 + 0.2 * last / n_frames, "measuring loudness")
+    return Features(settings, len(samples), f0_hz, voiced, confidence, loudness, mels)
+
+
+def _all_finite(samples: np.ndarray) -> bool:
+    return all(np.isfinite(samples[i : i + (1 << 20)]).all() for i in range(0, len(samples), 1 << 20))
+
+
+def _samples_around(samples: np.ndarray, first: int, last: int, hop: int, n_fft: int, reflect: bool) -> Tensor:
+    """The samples that the windows of frames [first, last) see, ``[1, m]``; zeros or a reflection beyond the ends."""
+    low = first * hop + hop // 2 - n_fft // 2
+    index = np.arange(low, low + (last - first - 1) * hop + n_fft)
+    inside = (index >= 0) & (index < len(samples))
+    if inside.all():
+        return torch.from_numpy(pitch.as_float(samples[index[0] : index[-1] + 1]))[None]
+    found = pitch.as_float(samples[_reflected(index, len(samples))])
+    return torch.from_numpy(found if reflect else np.where(inside, found, np.float32(0)))[None]
+
+
+def _reflected(index: np.ndarray, n: int) -> np.ndarray:
+    """Positions in a signal of ``n`` samples mirrored at its ends as often as needed; the end samples come once."""
+    if n == 1:
+        return np.zeros_like(index)
+    index = np.abs(index) % (2 * (n - 1))
+    return np.where(index < n, index, 2 * (n - 1) - index)
+
+
+# Log-mel --------------------------------------------------------------------------------------------------------------
+
+
+def log_mel(samples: Float[Tensor, "batch samples"], contract: MelContract) -> Float[Tensor, "batch frames mels"]:
+    """Log-mel spectrogram as NSF-HiFiGAN defines it, differentiable.
+
+    Reflected padding of (n_fft - hop) / 2 samples on each side, periodic Hann window, magnitude
+    sqrt(re^2 + im^2 + 1e-9), mel filters, log of max(x, floor); ``samples // hop`` frames.
+
+    Args:
+        samples: Audio at ``contract.sample_rate_hz``, full scale 1.
+        contract: The definition.
+    """
+    n, hop = samples.shape[1], contract.hop_samples
+    n_frames = units.frame_count(n, hop)
+    if n_frames == 0:
+        return samples.new_zeros(samples.shape[0], 0, contract.n_mels)
+    pad = (contract.n_fft - hop) // 2
+    if n > pad:
+        padded = torch.nn.functional.pad(samples, (pad, pad), mode="reflect")
+    else:
+        index = _reflected(np.arange(-pad, n + pad), n)
+        padded = samples[:, torch.from_numpy(index).to(samples.device)]
+    return _log_mel_of(padded[:, : (n_frames - 1) * hop + contract.n_fft], contract)
+
+
+def _log_mel_of(padded: Tensor, contract: MelContract) -> Tensor:
+    transform = spectrum(padded, contract.n_fft, contract.window_samples, contract.hop_samples)
+    magnitude = (transform.real.square() + transform.imag.square() + 1e-9).sqrt()
+    mel = _mel_filters(contract, padded.dtype, padded.device) @ magnitude
+    log = mel.clamp_min(contract.floor).log()
+    return (log if contract.log_base == "e" else log / math.log(10.0)).transpose(1, 2)
+
+
+@functools.lru_cache(maxsize=16)
+def _mel_filters(contract: MelContract, dtype: torch.dtype, device: torch.device) -> Tensor:
+    import librosa
+
+    filters = librosa.filters.mel(
+        sr=contract.sample_rate_hz,
+        n_fft=contract.n_fft,
+        n_mels=contract.n_mels,
+        fmin=contract.fmin_hz,
+        fmax=contract.fmax_hz,
+        htk=contract.scale == "htk",
+        norm="slaney" if contract.norm == "slaney" else None,
+        dtype=np.float64,
+    )
+    return torch.from_numpy(filters).to(device, dtype)
+
+
+# F0 ---------------------------------------------------------------------------------------------------------
+
+
+def track_f0(
+    samples: np.ndarray,
+    sample_rate_hz: int,
+    settings: FeatureSettings,
+    progress: Callable[[float, str], None] | None = None,
+    chunk_s: int = pitch.PIECE_S,
+) -> tuple[Float[np.ndarray, " frames"], Bool[np.ndarray, " frames"], Float[np.ndarray, " frames"]]:
+    """F0 in Hz, voicing and confidence of each frame, by ``settings.f0_method``.
+
+    Args:
+        samples: ``[n]`` float or int16 at ``sample_rate_hz``, which must be the settings' rate.
+        sample_rate_hz: The rate of the samples.
+        settings: Frame grid, method, range and threshold.
+        progress: Called with a fraction and a text.
+        chunk_s: Length of the pieces a long recording is tracked in.
+
+    Raises:
+        FeatureError: if the rates differ, or the method's package is not installed.
+    """
+    if sample_rate_hz != settings.sample_rate_hz:
+        raise FeatureError(
+            f"the samples have {sample_rate_hz} Hz, the settings say {settings.sample_rate_hz} Hz; resample them first."
+        )
+    track = pitch.in_pieces(
+        _TRACKERS[settings.f0_method],
+        samples,
+        sample_rate_hz,
+        settings.f0_min_hz,
+        settings.f0_max_hz,
+        chunk_s,
+        progress,
+    )
+    n_frames = units.frame_count(len(samples), settings.hop_samples)
+    f0_hz, confidence = pitch.to_grid(track, n_frames, settings.hop_samples, sample_rate_hz, settings.voicing_threshold)
+    return f0_hz, (confidence >= settings.voicing_threshold) & (f0_hz > 0), confidence
