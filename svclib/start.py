@@ -57,7 +57,7 @@ def recordings(
             f"{base.audio} was empty, so two synthetic singers sang for you: {SINGER} and {OTHER_SINGER}. For your own "
             "voice, put recordings into a folder of its own there, and write its name into VOICE. "
         )
-    wanted = [name.strip() for name in voice.split(",") if name.strip()] or voices(base)[:1]
+    wanted = names(voice) or voices(base)[:1]
     missing = [name for name in wanted if name not in voices(base)]
     if missing:
         raise dataset.DatasetError(
@@ -69,14 +69,30 @@ def recordings(
 
 
 def prepared(base: folders.Base, voice: str, chosen: config.Preset, minutes: float | int = MINUTES, progress=None):
-    """The dataset of a voice, measured as a preset needs it; prepared first where it is not.
+    """The dataset of a voice as notebook 01 left it; prepared now if it is not there or lacks what a preset needs.
 
     Returns:
         ``(dataset.Dataset, sentence)``.
     """
+    wanted = "+".join(names(voice) or voices(base)[:1] or _first(base.datasets))
+    folder = base.datasets / wanted
+    if wanted and (folder / "manifest.json").is_file():
+        data = dataset.Dataset.open(folder)
+        problem = training.fits(data.settings, chosen)
+        if problem is None:
+            return data, f"Dataset {wanted}, as it was prepared."
     name, found, said = recordings(base, voice, minutes=minutes, progress=progress)
     data = dataset.prepare(found, base.datasets / name, chosen.features, progress=progress)
     return data, said
+
+
+def names(voice: str) -> list[str]:
+    """The names in a list joined by commas."""
+    return [name.strip() for name in voice.split(",") if name.strip()]
+
+
+def _first(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir())[:1]
 
 
 def songs(base: folders.Base) -> tuple[list[Path], str]:
@@ -91,7 +107,13 @@ def songs(base: folders.Base) -> tuple[list[Path], str]:
     return [path], f"{base.examples} was empty, so {OTHER_SINGER}, a synthetic singer, sang a song into it."
 
 
-def instruments(base: folders.Base, preset_name: str = "ddsp_small", minutes: float | int = 1.0, on_progress=None):
+def instruments(
+    base: folders.Base,
+    preset_name: str = "ddsp_small",
+    minutes: float | int = 1.0,
+    singer_minutes: float | int = MINUTES,
+    on_progress=None,
+) -> tuple[list[Path], str]:
     """Paths of usable instruments in ``base.instruments``; where there is none, one is trained for a short time.
 
     Returns:
@@ -101,8 +123,8 @@ def instruments(base: folders.Base, preset_name: str = "ddsp_small", minutes: fl
     if usable:
         return usable, ""
     chosen = preset(preset_name)
-    data, _ = prepared(base, "", chosen)
-    run = base.runs / f"{data.path.name}-{chosen.name}"
+    data, _ = prepared(base, "", chosen, singer_minutes)
+    run = run_folder(base, data, preset_name)
     training.train(data, run, chosen, minutes=minutes, on_progress=on_progress)
     path = training.export(run, base.instruments / f"{data.path.name}.zip")
     said = (

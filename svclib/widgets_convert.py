@@ -58,7 +58,9 @@ class Cache:
         return self._kept[key]
 
 
-def first_things(base, preset: str = "ddsp_small", minutes: float | int = 1.0) -> tuple[list[Path], list[Path]]:
+def first_things(
+    base, preset: str = "ddsp_small", minutes: float | int = 1.0, singer_minutes: float | int = start.MINUTES
+) -> tuple[list[Path], list[Path]]:
     """Instruments and songs to begin with; where there are none, a quick instrument and a synthetic song are made.
 
     Returns:
@@ -67,7 +69,7 @@ def first_things(base, preset: str = "ddsp_small", minutes: float | int = 1.0) -
     songs, said = start.songs(base)
     if said:
         display(HTML(page.notice(said)))
-    instruments, said = start.instruments(base, preset, minutes, on_progress=widgets_train.LazyView())
+    instruments, said = start.instruments(base, preset, minutes, singer_minutes, on_progress=widgets_train.LazyView())
     if said:
         display(HTML(page.notice(said)))
     return instruments, songs
