@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from svclib import decoder, synthesis, units
+from svclib import decoder, losses, synthesis, units
 from svclib import features as features_module
 from svclib.synthesis import SynthesisError
 
@@ -43,7 +43,7 @@ class DdspSettings:
         z_rnn_channels: Width of the z encoder's GRU.
         reverb_samples: Length of a trained room response; 0 for none.
         fft_sizes: Scales of the spectral loss; add 4096 in front for the seven-scale variant.
-        log_rule: ``v1`` or ``v2``, see :func:`synthesis.spectral_loss`. Losses compare only if both are equal.
+        log_rule: ``v1`` or ``v2``, see :func:`losses.spectral_loss`. Losses compare only if both are equal.
     """
 
     kind: str = "ddsp"
@@ -56,7 +56,7 @@ class DdspSettings:
     z_hop_samples: int = 512
     z_rnn_channels: int = 512
     reverb_samples: int = 0
-    fft_sizes: tuple[int, ...] = synthesis.FFT_SIZES
+    fft_sizes: tuple[int, ...] = losses.FFT_SIZES
     log_rule: str = "v1"
 
     def __post_init__(self):
@@ -84,8 +84,8 @@ class DdspSettings:
         bad = [s for s in self.fft_sizes if isinstance(s, bool) or not isinstance(s, int) or s < 16 or s % 4]
         if bad or not self.fft_sizes:
             raise SynthesisError(f"fft_sizes is {self.fft_sizes!r}; expected multiples of 4, from 16 up.")
-        if self.log_rule not in synthesis.LOG_RULES:
-            raise SynthesisError(f"log_rule is {self.log_rule!r}; expected one of {', '.join(synthesis.LOG_RULES)}.")
+        if self.log_rule not in losses.LOG_RULES:
+            raise SynthesisError(f"log_rule is {self.log_rule!r}; expected one of {', '.join(losses.LOG_RULES)}.")
 
     def build(self, features: "features_module.FeatureSettings", statistics: dict | None = None, seed: int = 0):
         """An untrained :class:`DdspModel` for audio measured with ``features``; equal seeds give equal weights.
@@ -218,7 +218,7 @@ class DdspModel(nn.Module):
         """
         made = self._resynthesize(batch, generator).audio
         with torch.autocast(made.device.type, enabled=False):
-            linear, log = synthesis.spectral_loss(
+            linear, log = losses.spectral_loss(
                 made, batch["audio"].to(made), self.settings.fft_sizes, self.settings.log_rule
             )
         return linear + log, {"linear": linear.detach(), "log": log.detach()}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svclib import synthesis
+from svclib import losses
 
 Z_WINDOWS = {1024: 2048, 512: 1024, 256: 1024, 128: 512, 64: 256}  # hop of z -> window of its MFCCs, samples
 Z_MFCC, Z_MELS, Z_FMIN_HZ, Z_FMAX_HZ = 30, 128, 20.0, 8000.0
@@ -84,9 +84,9 @@ class ZEncoder(nn.Module):
         self.hop_samples = hop_samples
         self.n_fft = Z_WINDOWS[self.hop_samples]
         self.register_buffer("mel", torch.from_numpy(htk_mel_weights(sample_rate_hz, self.n_fft)), persistent=False)
-        order, k = torch.arange(Z_MFCC)[:, None], torch.arange(Z_MELS)
-        dct = torch.cos(math.pi / Z_MELS * order * (k + 0.5)) * math.sqrt(2.0 / Z_MELS)
-        self.register_buffer("dct", dct, persistent=False)
+        order, k = np.arange(Z_MFCC)[:, None], np.arange(Z_MELS)
+        dct = np.cos(math.pi / Z_MELS * order * (k + 0.5)) * math.sqrt(2.0 / Z_MELS)
+        self.register_buffer("dct", torch.from_numpy(dct.astype(np.float32)), persistent=False)
         self.scale = nn.Parameter(torch.ones(Z_MFCC))
         self.shift = nn.Parameter(torch.zeros(Z_MFCC))
         self.gru = nn.GRU(Z_MFCC, rnn_channels, batch_first=True)
@@ -106,7 +106,7 @@ class ZEncoder(nn.Module):
         piece = F.pad(piece, (max(0, -start), stop - max(0, start) - piece.shape[1]))
         window = torch.hann_window(self.n_fft, device=audio.device)
         spectrum = torch.fft.rfft(piece.unfold(1, self.n_fft, self.hop_samples) * window)
-        return (spectrum.abs() @ self.mel.T).clamp_min(synthesis.LOG_FLOOR).log() @ self.dct.T
+        return (spectrum.abs() @ self.mel.T).clamp_min(losses.LOG_FLOOR).log() @ self.dct.T
 
     def encode(self, mfcc: Float[Tensor, "batch z_frames 30"]) -> Float[Tensor, "batch z_frames z"]:
         """z of a whole clip from its MFCCs."""

@@ -1,4 +1,4 @@
-"""Sound from frames: harmonic oscillators, filtered noise, reverb, and the spectral loss. Plain functions of tensors.
+"""Sound from frames: harmonic oscillators, filtered noise, reverb. Plain functions of tensors.
 
 After Engel et al., *DDSP: Differentiable Digital Signal Processing* (ICLR 2020, https://arxiv.org/abs/2001.04643), on
 this project's frame grid: a value of frame ``i`` is reached at sample ``i * hop + hop // 2``, the middle of the frame,
@@ -16,9 +16,6 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-FFT_SIZES = (2048, 1024, 512, 256, 128, 64)
-LOG_RULES = ("v1", "v2")
-LOG_FLOOR = 1e-5
 BLOCK_ELEMENTS = {"cpu": 2**19, "other": 2**25}  # sines computed at once: what a cache holds, what a GPU likes
 KEPT_ELEMENTS = 2**28  # sines kept for the gradient; above this they are computed again (1 GiB in float32)
 
@@ -316,50 +313,3 @@ def reverb(audio: Float[Tensor, "batch samples"], impulse: Float[Tensor, " taps"
     """What a room adds to the dry sound: convolution with its response, whose direct sound (tap 0) is left out."""
     taps = torch.cat([torch.zeros_like(impulse[:1]), impulse[1:]])
     return fft_convolve(audio, taps.expand(audio.shape[0], 1, -1))
-
-
-def power_frames(audio: Float[Tensor, "batch samples"], fft_size: int) -> Float[Tensor, "batch bins frames"]:
-    """Squared STFT magnitudes, unscaled: periodic Hann, hop = size / 4, frames start at ``i * hop``, end padded.
-
-    ``ceil(samples / hop)`` frames.
-    """
-    hop = fft_size // 4
-    frames = -(-audio.shape[-1] // hop)
-    audio = F.pad(audio, (0, (frames - 1) * hop + fft_size - audio.shape[-1]))
-    window = torch.hann_window(fft_size, dtype=audio.dtype, device=audio.device)
-    spectrum = torch.stft(audio, fft_size, hop, window=window, center=False, return_complex=True)
-    return torch.view_as_real(spectrum).square().sum(dim=-1)
-
-
-def spectral_loss(
-    audio: Float[Tensor, "batch samples"],
-    target: Float[Tensor, "batch samples"],
-    fft_sizes: tuple[int, ...] = FFT_SIZES,
-    log_rule: str = "v1",
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Multi-scale spectral distance (Engel et al. 2020, section 4.2.1): its linear and its logarithmic part.
-
-    Per scale the mean of ``|difference of magnitudes|`` and of ``|difference of natural log magnitudes|``, summed over
-    the scales; the loss is the sum of both. Values compare only between equal ``fft_sizes`` and ``log_rule``.
-
-    Args:
-        audio: Made signal.
-        target: Recorded signal.
-        fft_sizes: Window lengths in samples.
-        log_rule: ``v1``: magnitudes below 1e-5 count as 1e-5; ``v2``: only zeros do, which makes silence expensive.
-    """
-    linear, logarithmic = audio.new_zeros(()), audio.new_zeros(())
-    for size in fft_sizes:
-        power, power_target = power_frames(audio, size), power_frames(target, size)
-        tiny = 1e-30  # keeps the slope of the root finite in silence
-        linear = linear + (power.clamp_min(tiny).sqrt() - power_target.clamp_min(tiny).sqrt()).abs().mean()
-        logs = _half_log(power, log_rule) - _half_log(power_target, log_rule)
-        logarithmic = logarithmic + logs.abs().mean()
-    return linear, logarithmic
-
-
-def _half_log(power: Tensor, log_rule: str) -> Tensor:
-    """Log magnitude of a squared magnitude."""
-    if log_rule == "v1":
-        return 0.5 * power.clamp_min(LOG_FLOOR**2).log()
-    return 0.5 * torch.where(power > 1e-30, power, torch.full_like(power, LOG_FLOOR**2)).log()
