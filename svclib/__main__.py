@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     p = command("prepare", "measure recordings once and keep them as a dataset")
     p.add_argument("--audio", metavar="DIR|ZIP|URL", action="append", required=True, help="repeat for more voices")
     p.add_argument("--singer", metavar="NAME", action="append", help="who sings in each --audio, in the same order")
-    p.add_argument("--labels", metavar="PATTERN", help="regular expression on file names; first group: the label")
+    p.add_argument("--labels", metavar="PATTERN", help="of file names, such as {label}_{singer}_{take}")
     p.add_argument("--validation", metavar="PATTERN", help="recordings that are held out, by name, such as 'song_0*'")
     p.add_argument("--out", metavar="DATASET", required=True, help="the dataset's folder; a second run adds to it")
     _config(p)
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     _config(p)
     p.add_argument("--grid", metavar="NAME=V1,V2,...", action="append", required=True, help="repeat for more axes")
     p.add_argument("--steps", type=_count, metavar="N", help="train every cell until this step")
-    p.add_argument("--minutes", type=_positive, metavar="M", help="at most this long per cell")
+    p.add_argument("--minutes", type=_positive, metavar="M", help="stop after this time, all cells together")
     p.add_argument("--seed", type=int, metavar="S")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 

@@ -1,0 +1,379 @@
+"""What each command of ``svclib`` does: the calls of the notebooks, with progress and plain sentences.
+
+Results go to standard output; progress, warnings and errors to standard error. Heavy modules are imported where they
+are needed, so that ``svclib --help`` stays quick.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+_LINE_EVERY_S = 10.0
+
+
+class UsageError(ValueError):
+    """A combination of arguments that makes no sense; the message says what to give instead."""
+
+
+def mistake(error: Exception) -> str | None:
+    """The sentence for an error that the person can mend, or None for a fault of the program."""
+    if isinstance(error, ValueError) and type(error).__module__.startswith("svclib"):
+        return str(error)
+    if isinstance(error, OSError):
+        text = str(error) if type(error).__module__.startswith("svclib") else error.strerror or str(error)
+        named = f"'{error.filename}': " if error.filename and str(error.filename) not in text else ""
+        return f"{named}{text}".rstrip(".") + "."
+    if isinstance(error, MemoryError):
+        return "The memory of this machine is not enough; close other programs, or use shorter files."
+    return None
+
+
+class Progress:
+    """Progress on stderr: a bar with the remaining time on a terminal, else a line about every ten seconds."""
+
+    def __init__(self, title: str):
+        self.title, self.bar = title, None
+        self.started = self.said = time.monotonic()
+
+    def __enter__(self):
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            layout = "{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining}{postfix}"
+            self.bar = tqdm(total=100.0, desc=self.title, bar_format=layout, leave=False, dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, fraction: float, text: str = "") -> None:
+        """Show how far it is (0 to 1) and what is being done."""
+        if self.bar is not None:
+            self.bar.n = max(0.0, min(100.0, 100.0 * fraction))
+            self.bar.set_postfix_str(text[:60], refresh=False)
+            self.bar.refresh()
+            return
+        now = time.monotonic()
+        if now - self.said >= _LINE_EVERY_S:
+            self.said, passed = now, now - self.started
+            left = f", about {_duration(passed / fraction - passed)} left" if 0.02 < fraction < 1 else ""
+            _say(f"{self.title}: {100 * fraction:.0f} %{left}. {text}".rstrip())
+
+    def note(self, line: str) -> None:
+        """Print a line that stays, on standard output."""
+        if self.bar is not None:
+            self.bar.clear()
+        print(line, flush=True)
+
+
+class TrainingProgress:
+    """One line that follows a training: step, loss, speed, remaining time, last saved; messages get their own lines."""
+
+    def __init__(self, minutes: float | None = None):
+        self.deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
+        self.said, self.message, self.width, self.live = 0.0, "", 0, sys.stderr.isatty()
+
+    def __call__(self, status, before: str = "") -> None:
+        """Show a ``training.Status``, with some words before it."""
+        if status.message and status.message != self.message:
+            self.message = status.message
+            self._line(before + status.message, keep=True)
+        now = time.monotonic()
+        if now - self.said >= (0.3 if self.live else _LINE_EVERY_S) and status.loss is not None:
+            self.said = now
+            self._line(before + self.text(status), keep=not self.live)
+
+    def text(self, status) -> str:
+        """``step 120/2000, loss 6.310 (held out 6.502), 3.2 steps/s, 10 min left, saved 20 s ago``."""
+        held = "" if status.validation_loss is None else f" (held out {status.validation_loss:.3f})"
+        parts = [f"step {status.step}/{status.steps}, loss {status.loss:.3f}{held}"]
+        if status.steps_per_s:
+            parts.append(f"{status.steps_per_s:.2f} steps/s")
+        left = status.remaining_s
+        if self.deadline is not None:
+            until = max(0.0, self.deadline - time.monotonic())
+            left = until if left is None else min(left, until)
+        if left is not None:
+            parts.append(f"{_duration(left)} left")
+        age = status.last_saved_age_s
+        parts.append("not saved yet" if age is None else f"saved {_duration(age)} ago")
+        return ", ".join(parts)
+
+    def close(self) -> None:
+        """Leave the line."""
+        if self.live and self.width:
+            self._line("", keep=False)
+
+    def _line(self, text: str, keep: bool) -> None:
+        if self.live:
+            print(f"\r{text:<{self.width}}", end="\n" if keep else "", file=sys.stderr, flush=True)
+            self.width = 0 if keep else len(text)
+        else:
+            _say(text)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    from svclib import units
+
+    return units.duration_text(seconds)
+
+
+def _preset(arguments):
+    from svclib import config
+
+    return config.load(arguments.config, arguments.set)
+
+
+def _report(value: dict, where: str | None) -> None:
+    """Write a report as JSON where it was asked for."""
+    from svclib import store
+
+    if where == "-":
+        print(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True))
+    elif where:
+        store.write_json(Path(where), value)
+        print(f"Report: {where}")
+
+
+# Prepare --------------------------------------------------------------------------------------------------------------
+
+
+def demo(a) -> int:
+    """``svclib demo``."""
+    from svclib import demo as journey
+
+    if bool(a.audio) != bool(a.song):
+        raise UsageError("Give both --audio and --song for a demo on your own recordings, or neither.")
+    with Progress("demo") as progress:
+        result = journey.run(a.out, a.audio, a.song, a.minutes, a.seed, progress=progress, say=progress.note)
+    print(result.text)
+    return 0
+
+
+def doctor(a) -> int:
+    """``svclib doctor``."""
+    from svclib import doctor as examiner
+
+    with Progress("examining") as progress:
+        report = examiner.examine([Path(p) for p in a.audio], progress=progress)
+    if a.json != "-":
+        print(report.table())
+    _report(report.to_json(), a.json)
+    return 0
+
+
+def prepare(a) -> int:
+    """``svclib prepare``."""
+    from svclib import dataset
+
+    preset = _preset(a)
+    with Progress("preparing") as progress:
+        folders = [_fetched(where, Path(a.out), progress) for where in a.audio]
+        names = a.singer
+        if names is None and any(Path(w) != f for w, f in zip(a.audio, folders, strict=True)):
+            names = [f.name for f in folders] if len(folders) > 1 else None
+        found = dataset.recordings(folders, names, a.labels)
+        made = dataset.prepare(found, a.out, preset.features, a.validation, progress)
+    for message in made.messages:
+        _say(message)
+    print(f"{a.out}\n{dataset.describe(made)}")
+    return 0
+
+
+def _fetched(where: str, out: Path, progress) -> Path:
+    """A folder of recordings; a zip or a link is unpacked beside the dataset first, once."""
+    from svclib import sources, store
+
+    if Path(where).is_dir() or (Path(where).is_file() and Path(where).suffix.lower() != ".zip"):
+        return Path(where)
+    name = store.safe_name(Path(where.split("?")[0]).stem, "fetched")
+    return Path(sources.fetch(where, out.parent / f"{out.name}_sources" / name, progress=progress))
+
+
+# Train ----------------------------------------------------------------------------------------------------------------
+
+
+def train(a) -> int:
+    """``svclib train``."""
+    from svclib import training
+
+    preset = _preset(a)
+    _say(training.device_sentence())
+    shown = TrainingProgress(a.minutes)
+    try:
+        result = training.train(
+            a.dataset, a.run, preset, a.steps, a.minutes, a.seed, a.device, a.init, a.from_step, on_progress=shown
+        )
+    finally:
+        shown.close()
+    print(result.message)
+    return 130 if result.reason == "interrupted" else 0
+
+
+def sweep(a) -> int:
+    """``svclib sweep``."""
+    from svclib import sweep as sweeping
+
+    grid = sweeping.parse_grid(a.grid)
+    shown = TrainingProgress(a.minutes)
+    try:
+        cells = sweeping.run(
+            a.dataset, a.runs, a.config, grid, a.set, a.steps, a.minutes, a.seed, a.device,
+            on_progress=lambda name, status: shown(status, f"{name}: "),
+        )  # fmt: skip
+    finally:
+        shown.close()
+    print(sweeping.table(cells))
+    unfinished = [c.name for c in cells if c.step < c.steps and not c.problem]
+    if unfinished:
+        _say(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
+    return 130 if unfinished and a.minutes is None else 0
+
+
+def export(a) -> int:
+    """``svclib export``."""
+    from svclib import instrument, training
+
+    out = Path(a.out)
+    if out.suffix.lower() != ".zip":
+        raise UsageError(f"--out is '{a.out}'; an instrument's name ends in .zip.")
+    said = {k: v for k, v in (("licence", a.licence), ("consent", a.consent)) if v}
+    path = training.export(a.run, out, a.checkpoint, **said)
+    _warn_renamed(out, path)
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
+    return 0
+
+
+def _warn_renamed(asked: Path, got: Path) -> None:
+    if asked.name != got.name:
+        _say(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
+
+
+def info(a) -> int:
+    """``svclib info``."""
+    path = Path(a.path)
+    if not path.exists():
+        raise UsageError(f"There is nothing at '{path}'; give an instrument (.zip), a run's or a dataset's folder.")
+    about = _about_instrument if path.is_file() else _about_run if (path / "run.json").exists() else _about_dataset
+    text, value = about(path)
+    if a.json != "-":
+        print(text)
+    _report(value, a.json)
+    return 0
+
+
+def _about_instrument(path: Path) -> tuple[str, dict]:
+    from svclib import instrument
+    from svclib.sealed import to_dict
+
+    made = instrument.open(path)
+    value = {
+        "what": "instrument", "name": made.name, "kind": made.kind, "sha256": made.sha256, "info": made.info,
+        "features": to_dict(made.features), "model": to_dict(made.model.settings), "statistics": made.statistics,
+    }  # fmt: skip
+    return instrument.describe(made), value
+
+
+def _about_run(path: Path) -> tuple[str, dict]:
+    from svclib import store, training
+
+    found = training.checkpoints(path)
+    lines = [f"{path}: a run with {len(found)} checkpoints"]
+    for c in found:
+        held = "" if c.validation_loss is None else f", held-out loss {c.validation_loss:.4f}"
+        lines.append(f"step {c.step} ({c.kind}){held}" + (f": cannot be used, {c.problem}" if c.problem else ""))
+    kept = ("step", "kind", "validation_loss", "problem")
+    value = {"what": "run", "run": store.read_json(path / "run.json")}
+    value["checkpoints"] = [{**{k: getattr(c, k) for k in kept}, "file": c.path.name} for c in found]
+    try:
+        lines.append(f"last loss {training.curves(path)['last']:.4f}")
+    except ValueError:
+        lines.append("nothing was logged yet")
+    return "\n".join(lines), value
+
+
+def _about_dataset(path: Path) -> tuple[str, dict]:
+    from svclib import dataset
+
+    made = dataset.Dataset.open(path)
+    value = {
+        "what": "dataset", "features": made.settings.to_json(), "recordings": made.recordings, "singers": made.singers,
+        "labels": made.labels, "statistics": made.statistics, "fingerprint": made.fingerprint, "skipped": made.skipped,
+        "duplicates": made.duplicates,
+    }  # fmt: skip
+    return f"{path}: a dataset\n{dataset.describe(made)}", value
+
+
+# Convert --------------------------------------------------------------------------------------------------------------
+
+
+def convert(a) -> int:
+    """``svclib convert``."""
+    from svclib import conversion, instrument
+
+    songs = [
+        found for given in a.input for found in (conversion.find_songs(given) if Path(given).is_dir() else [given])
+    ]
+    out = Path(a.out)
+    as_file = out.suffix.lower().lstrip(".") in conversion.FORMATS and not out.is_dir()
+    if as_file and len(songs) > 1:
+        raise UsageError(f"--out is the file '{out}', but there are {len(songs)} songs; give a folder.")
+    if out.suffix and not as_file and not out.is_dir():
+        raise UsageError(f"--out is '{out}'; results are written as {', '.join(conversion.FORMATS)}, or into a folder.")
+    opened = instrument.open(a.instrument)
+    for path in songs:
+        with Progress(Path(path).name) as progress:
+            song = conversion.load_song(path, opened.features, a.f0, lambda f, text="": progress(0.5 * f, text))
+            controls = _controls(a, song, opened)
+            made = conversion.convert(
+                opened, song, controls, a.seed, a.keep_rate, lambda f, text="": progress(0.5 + 0.5 * f, text)
+            )
+        folder, form, name = (out.parent, out.suffix[1:], out.stem) if as_file else (out, "wav", None)
+        saved = conversion.save(made, folder, form, name)
+        if as_file:
+            _warn_renamed(out, saved)
+        for warning in made.warnings:
+            _say(f"{song.name}: {warning}")
+        print(f"{saved}\n{made.settings_text}")
+    return 0
+
+
+def _controls(a, song, opened):
+    from svclib import conversion
+
+    semitones, octave = a.key, a.octave
+    if a.key == "auto":
+        suggestion = conversion.suggest_shift(song.features, opened.statistics)
+        _say(f"{song.name}: {suggestion.text}")
+        semitones, octave = 0.0, a.octave + suggestion.octaves
+    return conversion.Controls(
+        use_loudness_statistics=not a.no_loudness_statistics,
+        mask_threshold=a.mask_threshold,
+        attenuation_db=a.attenuation,
+        autotune=a.autotune,
+        autotune_key=a.autotune_key,
+        octave_shift=octave,
+        semitone_shift=semitones,
+        loudness_shift_db=a.loudness_shift,
+    )
+
+
+def evaluate(a) -> int:
+    """``svclib evaluate``."""
+    from svclib import evaluation
+
+    with Progress("comparing") as progress:
+        report = evaluation.compare(a.reference, a.converted, progress)
+    if a.json != "-":
+        print(evaluation.table(report))
+    _report(report, a.json)
+    return 0
+
+
+HANDLERS = {f.__name__: f for f in (demo, doctor, prepare, train, sweep, export, info, convert, evaluate)}
