@@ -56,7 +56,7 @@ def a_weighting_db(f_hz) -> np.ndarray:
 
 
 def spectrum(padded: Tensor, n_fft: int, window_samples: int, hop_samples: int) -> Tensor:
-    """Transforms ``[batch, bins, frames]`` of audio that has what lies beyond its ends already; periodic Hann window."""
+    """Transforms ``[batch, bins, frames]`` of audio that holds what lies beyond its ends; periodic Hann window."""
     window = torch.hann_window(window_samples, dtype=padded.dtype, device=padded.device)
     return torch.stft(padded, n_fft, hop_samples, window_samples, window, center=False, return_complex=True)
 

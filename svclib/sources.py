@@ -1,0 +1,261 @@
+"""Recordings from wherever they are: a folder, a zip, a Google Drive link or any web address.
+
+A zip is unpacked entry by entry: none can name a place outside its folder, no link is followed, no size is believed.
+What was fetched is remembered by a small record beside it, so that a second call does nothing, and an interrupted one
+starts again.
+"""
+
+import dataclasses
+import hashlib
+import re
+import stat
+import tempfile
+import urllib.parse
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from svclib import store
+from svclib.containers import AudioError
+
+Progress = Callable[[float, str], None]
+
+RECORD_NAME = ".source.json"
+MAX_ENTRIES = 50_000
+MAX_UNPACKED_BYTES = 100 << 30
+_CHUNK_BYTES = 1 << 20
+_DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
+_IGNORED = ("__macosx", "desktop.ini", "thumbs.db")
+
+
+def fetch(where: str | Path, into: str | Path, progress: Progress | None = None, sha256: str | None = None) -> Path:
+    """Make recordings available as a local path.
+
+    Args:
+        where: A folder or sound file (used where it is), a zip, a Google Drive share link, or an http(s) address of a
+            zip or a sound file.
+        into: Folder in which something unpacked or downloaded gets a folder of its own.
+        progress: Called with a fraction and a text.
+        sha256: Checksum that a zip or download must have, hexadecimal.
+
+    Returns:
+        The folder with the recordings (or the sound file itself).
+
+    Raises:
+        AudioError: if there is nothing there, the download fails, the checksum differs or the zip is not safe.
+    """
+    text, into = str(where), Path(into)
+    tell = progress or (lambda fraction, what: None)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        return _download(text, into, tell, sha256)
+    path = Path(where)
+    if not path.exists():
+        raise AudioError(
+            f"There is no file or folder {path}. Check the name, or give a link that begins with https://."
+        )
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        if path.suffix.lower() == ".zip" and path.is_file():
+            raise AudioError(f"{path.name} is not a readable zip; it may be cut off. Upload it again.")
+        if path.is_file():
+            _require_sha256(path, sha256, path.name)
+        return path
+    return unpack(path, into / store.safe_name(path.stem), tell, sha256)
+
+
+# Zips -----------------------------------------------------------------------------------------------------------------
+
+
+def unpack(archive: str | Path, into: str | Path, progress: Progress | None = None, sha256: str | None = None) -> Path:
+    """Unpack a zip of recordings into a folder; does nothing if that very zip was unpacked there before.
+
+    Raises:
+        AudioError: if an entry points outside the folder, is a link, is encrypted or damaged, or there is no room.
+    """
+    archive, into = Path(archive), Path(into)
+    tell = progress or (lambda fraction, what: None)
+    digest = _require_sha256(archive, sha256, archive.name)
+    if _has_record(into, digest):
+        return into
+    try:
+        with zipfile.ZipFile(archive) as file:
+            entries = _safe_entries(file, archive.name)
+            total = sum(entry.file_size for entry, _ in entries)
+            store.free_space_check(into, total)
+            done = 0
+            for entry, relative in entries:
+                done = _unpack_entry(file, entry, into / relative, archive.name, done)
+                tell(min(1.0, done / max(1, total)), f"unpacking {relative.name}")
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise AudioError(f"{archive.name} cannot be unpacked ({error}). Make it again, without a password.") from None
+    store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "n_files": len(entries)})
+    return into
+
+
+def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:
+    found, taken = [], set()
+    if len(file.infolist()) > MAX_ENTRIES:
+        raise AudioError(f"{name} holds more than {MAX_ENTRIES} files. Put the recordings into several zips.")
+    for entry in file.infolist():
+        written = entry.filename.replace("\\", "/")
+        parts = PurePosixPath(written).parts
+        if entry.is_dir() or not parts:
+            continue
+        if written.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", written) or "\0" in written:
+            raise AudioError(f"{name} is refused: its entry '{entry.filename}' points outside the folder.")
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG):
+            raise AudioError(f"{name} is refused: its entry '{entry.filename}' is a link or a device, not a file.")
+        if entry.flag_bits & 1:
+            raise AudioError(f"{name} is protected by a password. Make the zip again without one.")
+        if any(p.startswith(".") or p.lower() in _IGNORED for p in parts):
+            continue
+        relative = _safe_path(parts)
+        while str(relative).lower() in taken:  # names that differ in case or in forbidden letters only
+            relative = relative.with_name(f"{relative.stem} again{relative.suffix}")
+        taken.add(str(relative).lower())
+        found.append((entry, relative))
+    if not found:
+        raise AudioError(f"{name} holds no files. Put the recordings into it.")
+    return found
+
+
+def _safe_path(parts: tuple[str, ...]) -> Path:
+    last = Path(parts[-1])
+    return Path(*(store.safe_name(p) for p in parts[:-1]), store.safe_name(last.stem) + last.suffix[:12])
+
+
+def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name: str, done: int) -> int:
+    written = 0
+
+    def put(part: Path) -> None:
+        nonlocal written
+        with file.open(entry) as source, open(part, "wb") as sink:
+            while chunk := source.read(_CHUNK_BYTES):
+                written += len(chunk)
+                if written > entry.file_size or done + written > MAX_UNPACKED_BYTES:
+                    raise AudioError(f"{name} is refused: its entry '{entry.filename}' is larger than it says.")
+                sink.write(chunk)
+
+    store.commit_file(target, put)
+    return done + written
+
+
+# Downloads ------------------------------------------------------------------------------------------------------------
+
+
+def _download(address: str, into: Path, tell: Progress, sha256: str | None) -> Path:
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AudioError(f"{address} is not a web address that can be fetched; it must begin with https:// or http://.")
+    on_drive = parts.hostname.lower() in _DRIVE_HOSTS
+    label = store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem or parts.hostname)
+    key = hashlib.sha256(address.encode()).hexdigest()
+    folder = into / (f"drive {key[:8]}" if on_drive else f"{label} {key[:8]}")
+    if _has_record(folder, key, sha256):
+        return folder
+    tell(0.0, f"fetching {label}")
+    with tempfile.TemporaryDirectory() as temporary:
+        at = Path(temporary)
+        got = _from_drive(address, parts.path, at, tell) if on_drive else [_from_web(address, parts, at, tell)]
+        if not got:
+            raise AudioError(f"{address} gave no files. Check that the link is shared with everybody who has it.")
+        digests = [_require_sha256(path, sha256 if len(got) == 1 else None, address) for path in got]
+        for path in got:
+            _keep(path, at, folder, address, tell)
+    record = {"sha256": key, "from": address, "n_files": len(got), "download_sha256": digests[0]}
+    store.write_json(folder / RECORD_NAME, record)
+    return folder
+
+
+def _keep(path: Path, at: Path, folder: Path, address: str, tell: Progress) -> None:
+    with open(path, "rb") as file:
+        head = file.read(256).lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html")):
+        raise AudioError(
+            f"{address} gave a web page instead of a file. Share it with everybody who has the link; if many people "
+            "have fetched it today, try again tomorrow or upload the file yourself."
+        )
+    if zipfile.is_zipfile(path):
+        unpack(path, folder / store.safe_name(path.stem), tell)
+    else:
+        store.copy_file(path, folder / _safe_path(path.relative_to(at).parts))
+
+
+@dataclasses.dataclass
+class _Meter:
+    """What pooch tells its progress to."""
+
+    tell: Progress
+    label: str
+    total: int = 0
+    done: int = 0
+
+    def update(self, n: int) -> None:
+        self.done += n
+        self.tell(min(1.0, self.done / self.total) if self.total else 0.0, f"fetching {self.label}")
+
+    def reset(self) -> None:
+        self.done = 0
+
+    def close(self) -> None:
+        pass
+
+
+def _from_web(address: str, parts, at: Path, tell: Progress) -> Path:
+    import pooch
+    import requests
+
+    name = store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).name or "download")
+    downloader = pooch.HTTPDownloader(progressbar=_Meter(tell, name), chunk_size=_CHUNK_BYTES, timeout=60)
+    try:
+        return Path(pooch.retrieve(address, known_hash=None, fname=name, path=at, downloader=downloader))
+    except (requests.RequestException, OSError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AudioError(f"{address} could not be fetched ({first[:200]}). Check address and connection.") from None
+
+
+def _from_drive(address: str, path: str, at: Path, tell: Progress) -> list[Path]:
+    import gdown
+
+    try:
+        if "/folders/" in path:
+            gdown.download_folder(url=address, output=f"{at}/", quiet=True)
+        else:
+            gdown.download(id=_drive_id(address), output=f"{at}/", quiet=True)
+    except Exception as error:  # gdown's errors have no common base over its versions
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise AudioError(
+            f"Google Drive did not give {address} ({first[:200]}). Share it with everybody who has the link, or "
+            "download it yourself and give the file."
+        ) from None
+    return sorted(p for p in at.rglob("*") if p.is_file())
+
+
+def _drive_id(address: str) -> str:
+    parts = urllib.parse.urlsplit(address)
+    found = re.search(r"/d/([A-Za-z0-9_-]{10,})", parts.path)
+    identity = found.group(1) if found else urllib.parse.parse_qs(parts.query).get("id", [""])[0]
+    if not re.fullmatch(r"[A-Za-z0-9_-]{10,}", identity):
+        raise AudioError(f"{address} is not a share link of Google Drive. Use Share, Copy link.")
+    return identity
+
+
+# Records --------------------------------------------------------------------------------------------------------------
+
+
+def _require_sha256(path: Path, sha256: str | None, name: str) -> str:
+    digest = store.sha256_file(path)
+    if sha256 and digest != sha256.strip().lower():
+        raise AudioError(
+            f"{name} has the checksum {digest}, expected {sha256}: damaged, or another file. Fetch it again."
+        )
+    return digest
+
+
+def _has_record(folder: Path, key: str, sha256: str | None = None) -> bool:
+    try:
+        record = store.read_json(folder / RECORD_NAME)
+    except (OSError, ValueError):
+        return False
+    fits = isinstance(record, dict) and record.get("sha256") == key
+    return fits and (sha256 is None or record.get("download_sha256") == sha256.strip().lower())
