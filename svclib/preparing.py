@@ -25,7 +25,7 @@ from svclib import audio, features, manifest, shards, store, units
 from svclib.corpus import DatasetError, Recording
 
 SEGMENT_S = 160.0
-CONTEXT_S = 1.0
+CONTEXT_S = 2.0
 MIN_DURATION_S = 0.1
 SILENT_PEAK = 3  # of 32768: -80 dB
 SMALL_SHARDS = 16
@@ -35,12 +35,12 @@ Progress = Callable[[float, str], None] | None
 def cuts(n_samples: int, settings: features.FeatureSettings) -> list[tuple[int, int, int, int]]:
     """Segments of a recording as (start, stop, start with context, stop with context), in samples.
 
-    Cuts and contexts lie on the frame grid and, where possible, on the 16 ms steps of the swift tracker, so that
-    measuring in segments gives what measuring the whole gives.
+    Cuts and contexts lie on the frame grid and, where possible, on multiples of 80 ms, where the steps of all pitch
+    trackers (16 and 10 ms) coincide, so that measuring in segments gives what measuring the whole gives.
     """
     rate, hop = settings.sample_rate_hz, settings.hop_samples
-    sixteen_ms = 2 * rate // math.gcd(2 * rate, 125)  # the smallest whole number of samples that is n * 16 ms
-    unit = math.lcm(hop, sixteen_ms)
+    step = 2 * rate // math.gcd(2 * rate, 25)  # the smallest whole number of samples that is n * 80 ms
+    unit = math.lcm(hop, step)
     unit = unit if unit < 30 * rate else hop
     length = max(1, round(SEGMENT_S * rate / unit)) * unit
     context = math.ceil(CONTEXT_S * rate / unit) * unit
