@@ -215,6 +215,7 @@ class ConvertPanel(W.VBox):
         self._fill(self.instrument, [entry.path for entry in listed], self.base.instruments)
         self._fill(self.song, songs, self.base.examples, song)
         missing = self._missing()
+        self.transfer_button.disabled = self.job.busy or bool(missing)
         if missing or not skipped:
             self.message.say(missing, "warning")
         else:
