@@ -15,6 +15,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 pitch         trackers of F0, and how they come onto the frame grid
                 crepe         the CREPE pitch network
                 loudness      A-weighted level; in which frames a note sounds
+                mel           log-mel spectrograms as vocoders define them
                 features      log-mel, loudness, F0 and voicing -> Features
                 content       speaker-independent content: a pitch-free envelope and its bottleneck
                 doctor        what is wrong with a recording, and what to do

@@ -1,0 +1,360 @@
+"""Checkpoints of a training run: everything it needs to go on exactly, in one verified file.
+
+``RUN/checkpoints`` holds three kinds of files, each committed by a marker with its SHA-256 (``store.put_marked``):
+
+    ck-STEP-WRITER.safetensors       model, EMA, optimiser, loss scaler, settings, metrics: training goes on from it
+    best-STEP-WRITER.safetensors     EMA weights of the lowest held-out loss
+    history-STEP-WRITER.safetensors  EMA weights of steps 100, 200, 500, 1000, 2000, ...: to hear how a voice came to be
+
+Names are never used twice, and an older file is deleted only after newer ones are committed. A broken newest file means
+the one before it; files of which none is usable stop everything: a run never starts over silently.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from svclib import __version__, instrument, store
+from svclib.features import FeatureSettings
+from svclib.sealed import InstrumentError, from_dict, strict_json, to_dict
+
+FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
+PREFIXES = {"last": "ck", "best": "best", "history": "history"}
+
+
+class TrainingError(ValueError):
+    """A training that cannot start or go on; the message says what is kept and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointInfo:
+    """One file of a run.
+
+    Attributes:
+        step: Optimiser steps done.
+        path: The file.
+        kind: ``last`` (training can go on from it), ``best`` or ``history`` (weights only).
+        validation_loss: Held-out loss at that step, if it was measured.
+        problem: None, or why it cannot be used. Contents are verified when it is loaded.
+        run_id, generation: Which run it belongs to, and how often that run was taken up again from an earlier step.
+    """
+
+    step: int
+    path: Path
+    kind: str
+    validation_loss: float | None
+    problem: str | None
+    run_id: str
+    generation: int
+    marked: store.Marked = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Newer checkpoints compare greater."""
+        return self.generation, self.step
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """What a file holds: ``record`` is plain JSON, ``tensors`` are named ``model.*``, ``ema.*``, ``optimizer.*``."""
+
+    record: dict
+    tensors: dict[str, torch.Tensor]
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors under a prefix, without it."""
+        return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+
+
+# Packing --------------------------------------------------------------------------------------------------------------
+
+
+def pack(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint as the bytes of a safetensors file; its metadata hold the record and a checksum of everything."""
+    text = json.dumps(checkpoint.record, ensure_ascii=False, allow_nan=False, sort_keys=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
+    digest = _digest(text, tensors)
+    return safetensors.torch.save(tensors, metadata={"record": text, "sha256": digest})
+
+
+def unpack(path: Path) -> Checkpoint:
+    """Read a checkpoint and check it against its own checksum.
+
+    The tensors are copies: a memory map would end the process when retention empties the file it looks at.
+
+    Raises:
+        TrainingError: why it cannot be used, as a sentence without full stop.
+    """
+    try:
+        data = path.read_bytes()
+        header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")], "its header")
+        metadata = header["__metadata__"]
+        tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
+        record = strict_json(metadata["record"].encode(), "its record")
+    except (OSError, InstrumentError, safetensors.SafetensorError) as error:
+        raise TrainingError(f"it cannot be read ({str(error)[:160]})") from None
+    except (KeyError, TypeError, AttributeError):
+        raise TrainingError("it was not written by svclib's training") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise TrainingError("it was not written by svclib's training")
+    if record.get("format_version", 0) > FORMAT_VERSION:
+        raise TrainingError("it was written by a newer svclib; update svclib")
+    if _digest(metadata["record"], tensors) != metadata.get("sha256"):
+        raise TrainingError("its contents do not fit their checksum")
+    return Checkpoint(record, tensors)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """An optimiser's state as named tensors and plain JSON: ``({"0.exp_avg": ...}, param_groups)``."""
+    state = optimizer.state_dict()
+    tensors = {f"{i}.{k}": torch.as_tensor(v) for i, values in state["state"].items() for k, v in values.items()}
+    return tensors, [{k: to_dict(v) for k, v in group.items()} for group in state["param_groups"]]
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], groups: list[dict]) -> None:
+    """The reverse of :func:`optimizer_tensors`."""
+    state: dict[int, dict] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in groups]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def describe_preset(preset: Any) -> dict:
+    """A ``config.Preset`` as plain JSON."""
+    settings = {name: to_dict(getattr(preset, name)) for name in ("features", "model", "training")}
+    return {"name": preset.name, "kind": preset.model.kind, **settings, "text": preset.text}
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str = "") -> CheckpointInfo:
+    """Commit a checkpoint under a name that was never used; ``best`` and ``history`` keep the EMA weights only.
+
+    Raises:
+        store.StoreError: if it cannot be kept; every earlier file is untouched.
+    """
+    if kind != "last":
+        record = {k: v for k, v in checkpoint.record.items() if k not in ("optimizer", "scaler")}
+        tensors = {k: v for k, v in checkpoint.tensors.items() if k.startswith("ema.")}
+        checkpoint = Checkpoint(record, tensors)
+    record = {**checkpoint.record, "kind": kind, "saved": now()}
+    data = pack(Checkpoint(record, checkpoint.tensors))
+    store.free_space_check(folder, len(data) + (16 << 20))
+    name = f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
+    info = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
+    info["validation_loss"] = record["metrics"]["validation_loss"]
+    marked = store.put_marked(folder / name, lambda part: store.commit_bytes(part, data), info)
+    return _info(marked, kind)
+
+
+def prune(folder: Path, run_id: str, keep: int) -> list[str]:
+    """Delete what is no longer needed of this run: all but the ``keep`` newest checkpoints, all but the newest best.
+
+    Only files older than ``keep`` committed ones go; files of other runs are never touched. Returns what went.
+    """
+    found = listing(folder)
+    removed = []
+    for kind, count in (("last", keep), ("best", 1)):
+        own = [c for c in found if c.kind == kind and c.run_id in (run_id, "")]
+        good = [c for c in own if c.problem is None]
+        if len(good) < count:
+            continue
+        kept = good[-count:]
+        for old in own:
+            if old not in kept and (old.order < kept[0].order if old.run_id else old.step < kept[0].step):
+                store.remove_marked(old.marked)
+                removed.append(old.path.name)
+    store.remove_parts(folder)
+    return removed
+
+
+def history_due(before: int, step: int) -> bool:
+    """Whether a step of the series 100, 200, 500, 1000, 2000, 5000, ... lies in ``(before, step]``."""
+    marks = [m * 10**e for e in range(2, 9) for m in (1, 2, 5)]
+    return any(before < m <= step for m in marks)
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def listing(folder: str | Path) -> list[CheckpointInfo]:
+    """Every checkpoint of a folder, oldest first; unusable ones carry their ``problem``."""
+    found = []
+    for kind, prefix in PREFIXES.items():
+        found += [_info(m, kind) for m in store.find_marked(folder, f"{prefix}-*.safetensors")]
+    return sorted(found, key=lambda c: (c.order, c.path.name))
+
+
+def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The newest usable checkpoint of a run, and what had to be passed over and why.
+
+    Committed files come first, newest first. A file that only lost its marker counts when nothing else is left and it
+    fits the checksum inside it.
+
+    Args:
+        run_id: Files of another run are passed over; None takes the run that the files agree on.
+        step: Take the checkpoint of this step instead of the newest; weights-only files count too, then.
+
+    Returns:
+        (None, []) only where the folder has never had a checkpoint.
+
+    Raises:
+        TrainingError: if there are files and none can be used.
+    """
+    every = listing(folder)
+    found = [c for c in every if step is None or c.step == step]
+    if not every:
+        return None, []
+    ids = {c.run_id for c in every if c.run_id}
+    if run_id is None and len(ids) > 1:
+        raise TrainingError(f"'{folder}' holds checkpoints of {len(ids)} runs and no run.json says which is meant.")
+    run_id = run_id or (ids.pop() if ids else None)
+    if not found:
+        have = ", ".join(str(s) for s in sorted({c.step for c in every}))
+        raise TrainingError(f"There is no checkpoint of step {step}; there are: {have}.")
+    if step is None and any(c.kind == "last" for c in found):
+        found = [c for c in found if c.kind == "last"]
+    passed_over = []
+    for info in sorted(found, key=lambda c: (bool(c.marked.info), c.kind == "last", c.order), reverse=True):
+        checkpoint, problem = _attempt(info, run_id)
+        if checkpoint is None:
+            passed_over.append(f"{info.path.name}: {problem}")
+        elif info.marked.info:
+            unmarked = [c for c in found if not c.marked.info and c.step > info.step]
+            return checkpoint, passed_over + [f"{c.path.name}: {c.problem}" for c in unmarked]
+        else:
+            return checkpoint, [*passed_over, f"{info.path.name}: {info.problem}; it fits its own checksum and is used"]
+    raise TrainingError(
+        f"'{folder}' holds {len(found)} checkpoint files, but none can be used: {'; '.join(passed_over)}. Nothing was "
+        "changed. Put back a backup of this folder, or start anew by giving the run another folder."
+    )
+
+
+def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, dict]:
+    """A run's model with its EMA weights, in eval mode on the CPU, and its record.
+
+    Args:
+        which: ``best`` by held-out loss (the last where none was measured), ``last``, or a step.
+
+    Returns:
+        The model, and the checkpoint's record: step, preset (with ``text``), statistics, metrics, dataset, ...
+
+    Raises:
+        TrainingError: if there is no such checkpoint, or none that can be used.
+    """
+    found = listing(Path(run) / "checkpoints")
+    if not found:
+        raise TrainingError(f"'{run}' has no checkpoints; train it first.")
+    if which in ("best", "last"):
+        kinds = [k for k in (which, "last") if any(c.kind == k for c in found)]
+        choice = [c for c in found if kinds and c.kind == kinds[0]]
+    elif str(which).isdigit():
+        choice = [c for c in found if c.step == int(which)]
+    else:
+        raise TrainingError(f"'{which}' is no checkpoint; say best, last or a step.")
+    problems = []
+    for info in reversed(choice):
+        checkpoint, problem = _attempt(info, run_identity(run).get("run_id"))
+        if checkpoint is not None:
+            return rebuild(checkpoint), checkpoint.record
+        problems.append(f"{info.path.name}: {problem}")
+    have = ", ".join(str(s) for s in sorted({c.step for c in found}))
+    why = f"none can be used ({'; '.join(problems)})" if problems else "there is none"
+    raise TrainingError(f"Checkpoint '{which}' of '{run}': {why}. There are steps {have}; choose another one.")
+
+
+def run_identity(run: str | Path) -> dict:
+    """What ``run.json`` says: ``run_id``, ``preset``, ``loss``, ...; {} where there is none."""
+    path = Path(run) / "run.json"
+    return store.read_json(path) if path.is_file() else {}
+
+
+def rebuild(checkpoint: Checkpoint) -> nn.Module:
+    """The model a checkpoint describes, with its EMA weights, in eval mode."""
+    preset = checkpoint.record["preset"]
+    features = from_dict(FeatureSettings, preset["features"], "features")
+    settings = from_dict(instrument.KINDS[preset["kind"]], preset["model"], "model")
+    model = instrument.build_model(settings, features, checkpoint.record["statistics"])
+    model.load_state_dict(checkpoint.part("ema"), strict=True)
+    return model.eval().requires_grad_(False)
+
+
+# Inside ---------------------------------------------------------------------------------------------------------------
+
+
+def now() -> str:
+    """This moment for people and logs, UTC."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def new_record(run_id: str, generation: int, preset: Any, dataset: Any) -> dict:
+    """The part of a record that stays the same while a run goes on."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "run_id": run_id,
+        "generation": generation,
+        "preset": describe_preset(preset),
+        "statistics": dataset.statistics,
+        "dataset": {
+            "fingerprint": dataset.fingerprint,
+            "singers": list(dataset.singers),
+            "recordings": {r["name"]: str(r.get("sha256", ""))[:16] for r in dataset.recordings},
+        },
+        "f0": instrument.f0_definition(preset.features),
+        "versions": {"svclib": __version__, "torch": torch.__version__},
+    }
+
+
+def _attempt(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | None, str]:
+    """Verify and read one file: (checkpoint, "") or (None, why not)."""
+    foreign = "it belongs to another run"
+    if info.run_id and run_id and info.run_id != run_id:
+        return None, foreign
+    if info.marked.info and (problem := store.verify(info.marked)):
+        return None, problem
+    try:
+        checkpoint = unpack(info.path)
+    except TrainingError as error:
+        return None, str(error) if info.marked.info else f"{info.problem}, and {error}"
+    return (None, foreign) if run_id and checkpoint.record["run_id"] != run_id else (checkpoint, "")
+
+
+def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _info(marked: store.Marked, kind: str) -> CheckpointInfo:
+    said = marked.info
+    digits = marked.path.name.split("-")[1]
+    step = said.get("step", int(digits) if digits.isdigit() else 0)
+    fine = isinstance(step, int) and isinstance(said.get("run_id", ""), str) and "generation" in said
+    problem = marked.problem or (None if fine else "its marker was not written by svclib's training")
+    generation = said.get("generation", 0) if isinstance(said.get("generation", 0), int) else 0
+    return CheckpointInfo(
+        step if isinstance(step, int) else 0,
+        marked.path,
+        kind,
+        said.get("validation_loss"),
+        problem,
+        str(said.get("run_id", "")),
+        generation,
+        marked,
+    )

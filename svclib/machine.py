@@ -1,0 +1,97 @@
+"""The machine a training runs on: which device and precision, a batch in pieces, and who asks it to stop."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from svclib.checkpoints import TrainingError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def precision_for(device: str) -> str:
+    """bf16 on GPUs that compute it (compute capability 8 and newer), fp16 on older ones, fp32 on the CPU."""
+    if device != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+
+
+def device_sentence() -> str:
+    """Which GPU there is and what it means for the time."""
+    if not torch.cuda.is_available():
+        return (
+            "No GPU here: ddsp_small trains on the CPU, with a first voice after about 15 minutes; the full preset "
+            "ddsp would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
+        )
+    card = torch.cuda.get_device_properties(0)
+    return (
+        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision_for('cuda')}: the full "
+        "preset ddsp is the one to train; the remaining time is shown after the first steps."
+    )
+
+
+def accelerator(device: str, precision: str):
+    """Accelerate's view of the machine, made anew for each session of a notebook."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise TrainingError(f"device is '{device}'; it has to be auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(f"cuda was asked for, but: {device_sentence()}")
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    precision = precision_for("cpu" if on_cpu else "cuda") if precision == "auto" else precision
+    if precision == "fp16" and on_cpu:
+        raise TrainingError("precision fp16 needs a GPU; choose auto.")
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)  # a notebook's earlier training may have used another
+    return Accelerator(cpu=on_cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
+
+
+def pieces(batch: dict, accelerator: Any, size: int):
+    """This process's rows of a batch, at most ``size`` at a time, each with its share of the whole."""
+    rows = range(len(batch["audio"]))[accelerator.process_index :: accelerator.num_processes]
+    for start in range(0, len(rows), size):
+        chosen = list(rows[start : start + size])
+        piece = batch if len(chosen) == len(batch["audio"]) else {k: v[chosen] for k, v in batch.items()}
+        yield piece, len(chosen) / len(rows)
+
+
+class StopRequest:
+    """Why the loop should end: interrupt, time or cancel. Holds the signal handlers while the loop runs."""
+
+    def __init__(self, tell: Callable[[str], None], deadline: float, cancelled: Callable[[], bool] | None):
+        self.tell, self.deadline, self.cancelled = tell, deadline, cancelled
+        self.interrupted, self.old, self.why = False, {}, ""
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.old = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt("stopped at once; what was saved before is whole")
+        self.interrupted = True
+        self.tell("Finishing this step, then saving; interrupt again to stop at once.")
+
+    def reason(self) -> str:
+        """Empty while training should go on."""
+        if not self.why:
+            self.why = self._look()
+        return self.why
+
+    def _look(self) -> str:
+        if self.interrupted:
+            return "interrupted"
+        if time.monotonic() > self.deadline:
+            return "minutes"
+        return "cancelled" if self.cancelled is not None and self.cancelled() else ""

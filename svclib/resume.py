@@ -1,0 +1,122 @@
+"""Taking a run up again: which checkpoint, and what forbids going on from it."""
+
+import dataclasses
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from svclib import config, runlog
+from svclib.checkpoints import (
+    Checkpoint,
+    TrainingError,
+    describe_preset,
+    listing,
+    new_record,
+    newest,
+    restore_optimizer,
+    run_identity,
+)
+from svclib.sealed import from_dict, to_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a session begins: a new run (``checkpoint`` None, step 0) or a checkpoint; ``told`` is worth telling."""
+
+    checkpoint: Checkpoint | None
+    run_id: str
+    generation: int
+    step: int
+    told: list[str]
+
+
+def find(
+    run: Path, preset: config.Preset, dataset: Any, device: str, from_step: int | None, allow_changed_dataset: bool
+) -> Start:
+    """The newest usable checkpoint of a run, after everything that forbids going on was looked at.
+
+    Raises:
+        TrainingError: if there are checkpoints but none can be used, the log tells of checkpoints that are not there,
+            the architecture differs, or the dataset does and that was not allowed.
+    """
+    folder, identity = run / "checkpoints", run_identity(run)
+    found, passed_over = newest(folder, identity.get("run_id"), from_step)
+    told = [f"Passed over {reason}." for reason in passed_over]
+    if found is None:
+        saved = [e["step"] for e in runlog.read(run)[1] if e["event"] == "saved"]
+        if saved or from_step is not None:
+            why = f"its log says that step {saved[-1]} was saved" if saved else f"step {from_step} was asked for"
+            raise TrainingError(
+                f"'{folder}' shows no checkpoint, but {why}. On Drive, wait until the folder has loaded and try again; "
+                "or give a new run another folder."
+            )
+        return Start(None, identity.get("run_id") or secrets.token_hex(8), 0, 0, told)
+    record = found.record
+    told += _compare(run, record, preset, dataset, device, allow_changed_dataset)
+    if from_step is None:
+        generation = record["generation"]
+    else:
+        generation = 1 + max(c.generation for c in listing(folder))
+    return Start(found, record["run_id"], generation, record["step"], told)
+
+
+def restore(start: Checkpoint, model: torch.nn.Module, ema: torch.nn.Module, optimizer: Any, scaler: Any) -> list[str]:
+    """Put a checkpoint's state into model, running mean, optimiser and loss scaler; returns what is worth telling."""
+    record, mean = start.record, start.part("ema")
+    model.load_state_dict(start.part("model") or mean, strict=True)
+    ema.load_state_dict(mean, strict=True)
+    if record.get("scaler") and scaler is not None:
+        scaler.load_state_dict(record["scaler"])
+    if "optimizer" not in record:
+        return ["This checkpoint holds weights only: the optimiser starts afresh."]
+    restore_optimizer(optimizer, start.part("optimizer"), record["optimizer"])
+    return []
+
+
+def fits(dataset_settings: Any, preset: config.Preset) -> str | None:
+    """None if a dataset has what a preset needs, else a sentence that names both sides."""
+    have, need = to_dict(dataset_settings), to_dict(preset.features)
+    if need["mel"] is None:
+        have["mel"] = None
+    if not (differ := differences(have, need)):
+        return None
+    return f"The dataset does not fit preset '{preset.name}': {differ}. Prepare it with this preset."
+
+
+def differences(old: dict, new: dict) -> str:
+    """``n_harmonics 100 there, 60 here; ...`` or an empty string."""
+    keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    return "; ".join(f"{k} {old.get(k)} there, {new.get(k)} here" for k in keys)
+
+
+def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, device: str, allowed: bool) -> list[str]:
+    """Refuse another architecture or, unasked, another dataset; tell what else differs."""
+    then, today, told = record["preset"], describe_preset(preset), []
+    if then["kind"] != today["kind"]:
+        raise TrainingError(f"'{run}' holds a run of kind {then['kind']}; train {today['kind']} in another folder.")
+    for part in ("features", "model"):
+        old = to_dict(from_dict(type(getattr(preset, part)), then[part], part))
+        if differ := differences(old, today[part]):
+            raise TrainingError(
+                f"'{run}' was begun with other settings: {differ}. Use those to go on, or another folder for a new run."
+            )
+    if differ := differences({**then["training"], "steps": 0}, {**today["training"], "steps": 0}):
+        told.append(f"Training settings changed since step {record['step']}: {differ}.")
+    if record["dataset"]["fingerprint"] != dataset.fingerprint:
+        said = f"The dataset changed since step {record['step']}: {_changes(record['dataset']['recordings'], dataset)}."
+        if not allowed:
+            raise TrainingError(f"{said} Allow the changed dataset to go on with it, or begin a new run elsewhere.")
+        told.append(f"{said} Going on with it, as asked.")
+    if record["device"] != device or record["versions"] != new_record("", 0, preset, dataset)["versions"]:
+        told.append("Another device or version than last time: the result is as good, but not bit-identical.")
+    return told
+
+
+def _changes(old: dict[str, str], dataset: Any) -> str:
+    new = {r["name"]: str(r.get("sha256", ""))[:16] for r in dataset.recordings}
+    changed = sum(old[name] != new[name] for name in old.keys() & new.keys())
+    if old == new:
+        return "the recordings are the same, but not which of them are held out, sung by whom, or how they were cut"
+    return f"{len(new.keys() - old.keys())} recordings added, {len(old.keys() - new.keys())} removed, {changed} changed"

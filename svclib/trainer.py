@@ -1,0 +1,379 @@
+"""One session of a training run: a step, a look at what was learnt, and keeping it."""
+
+import collections
+import copy
+import dataclasses
+import math
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from svclib import instrument, machine, resume, runlog, store
+from svclib.checkpoints import (
+    Checkpoint,
+    TrainingError,
+    history_due,
+    new_record,
+    now,
+    optimizer_tensors,
+    prune,
+    run_identity,
+    save,
+)
+from svclib.instrument import loss_definition
+from svclib.sealed import to_dict
+
+RETRY_S = 30.0
+N_PREVIEWS = 3
+MAX_VALIDATION_BATCHES, VALIDATION_BATCH = 8, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Where a training stands, for a screen. ``message`` is the newest thing worth telling, or empty."""
+
+    step: int
+    steps: int
+    loss: float | None
+    validation_loss: float | None
+    steps_per_s: float | None
+    remaining_s: float | None
+    last_saved_step: int | None
+    last_saved_at: float | None
+    message: str
+
+    @property
+    def last_saved_age_s(self) -> float | None:
+        """Seconds since the last checkpoint of this session, or None."""
+        return None if self.last_saved_at is None else time.time() - self.last_saved_at
+
+
+class Trainer:
+    """The state of one session of a run: model, running mean, optimiser, log; and the steps that change it."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        run: Path,
+        preset: Any,
+        device: str = "auto",
+        init: str | Path | None = None,
+        from_step: int | None = None,
+        allow_changed_dataset: bool = False,
+        on_progress: Callable[[Status], None] | None = None,
+    ):
+        if problem := resume.fits(dataset.settings, preset):
+            raise TrainingError(problem)
+        self.dataset, self.run, self.preset, self.settings = dataset, run, preset, preset.training
+        self.folder, self.log, self.board = run / "checkpoints", runlog.Log(run), None
+        self.writer = secrets.token_hex(3)
+        self.on_progress, self.told, self.message = on_progress, [], ""
+        self.n_frames = round(self.settings.segment_s * preset.features.sample_rate_hz / preset.features.hop_samples)
+        self.accelerator = machine.accelerator(device, self.settings.precision)
+        self.main = self.accelerator.is_main_process
+        start = resume.find(run, preset, dataset, self.device.type, from_step, allow_changed_dataset)
+        self.record = new_record(start.run_id, start.generation, preset, dataset)
+        self.model = instrument.build_model(preset.model, preset.features, dataset.statistics, self.settings.seed)
+        if init is not None and start.checkpoint is None:
+            self._start_from(init)
+        self.model.to(self.device)
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        rate, eps = self.settings.learning_rate, self.settings.adam_eps
+        adam = torch.optim.Adam(self.model.parameters(), lr=rate, eps=eps)
+        self.network, self.optimizer = self.accelerator.prepare(_LossOf(self.model), adam)
+        self.adam, self.scaler = adam, self.accelerator.scaler
+        metrics = {"loss": None, "validation_loss": None, "best": None}
+        if start.checkpoint is not None:
+            start.told.extend(resume.restore(start.checkpoint, self.model, self.ema, adam, self.scaler))
+            metrics = start.checkpoint.record["metrics"]
+        self.loss, self.validation_loss, self.best = (metrics[k] for k in ("loss", "validation_loss", "best"))
+        self.step = self.first_step = start.step
+        self.saved_step = None if start.checkpoint is None else start.step
+        self.saved_at, self.saved_clock, self.tried_at = None, time.monotonic(), -math.inf
+        self.validated_step, self.held_out, self.micro_batch = None, None, self.settings.batch_size
+        self.marks, self.reported = collections.deque(maxlen=40), -math.inf
+        if self.main:
+            self._begin(start)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.board:
+            self.board.close()
+
+    # One step -----------------------------------------------------------------------------------------------------
+
+    def train_step(self) -> None:
+        """Batch, loss, gradient, Adam, running mean.
+
+        Raises:
+            TrainingError: if loss or gradient is not a finite number; the weights are those of the step before.
+        """
+        step, settings = self.step + 1, self.settings
+        batch = self.dataset.batch(settings.seed, step, settings.batch_size, self.n_frames, device=self.device)
+        for group in self.optimizer.param_groups:
+            group["eps"] = settings.adam_eps
+            group["lr"] = settings.learning_rate * settings.learning_rate_decay ** (self.step / settings.decay_steps)
+        loss, parts = self._gradient(batch, step)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        # With loss scaling an infinite gradient only skips a step and lowers the scale.
+        if not math.isfinite(loss) or (self.scaler is None and not bool(torch.isfinite(norm))):
+            self._stop_at_nan(step, "loss" if not math.isfinite(loss) else "gradient")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._update_ema(min(settings.ema_decay, (1 + step) / (10 + step)))
+        self.step, self.loss = step, loss
+        self.marks.append((time.monotonic(), step))
+        self._record(parts)
+
+    def _gradient(self, batch: dict, step: int) -> tuple[float, dict[str, float]]:
+        """Accumulate the batch's gradient; when the GPU's memory is too small, in smaller pieces from then on."""
+        while True:
+            generator = torch.Generator(self.device).manual_seed(self._seed_of(step))
+            total, parts = 0.0, collections.Counter()
+            try:
+                for piece, share in machine.pieces(batch, self.accelerator, self.micro_batch):
+                    loss, named = self.network(piece, generator)
+                    self.accelerator.backward(loss * share)
+                    total += float(loss.detach()) * share
+                    parts.update({k: float(v) * share for k, v in named.items()})
+                return total, dict(parts)
+            except torch.OutOfMemoryError:
+                if self.micro_batch <= 1 or self.accelerator.num_processes > 1:
+                    raise
+                self.micro_batch = (self.micro_batch + 1) // 2
+                self.optimizer.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                self.tell(f"The GPU's memory is too small for the batch; it is computed {self.micro_batch} at a time.")
+
+    def _seed_of(self, step: int) -> int:
+        entropy = [self.settings.seed, step, self.accelerator.process_index]
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    @torch.no_grad()
+    def _update_ema(self, decay: float) -> None:
+        for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1.0 - decay)
+            else:
+                mean.copy_(value)
+
+    def _stop_at_nan(self, step: int, what: str) -> None:
+        self._try(self.log.flush)
+        saved = "nothing was saved yet" if not self.saved_step else f"the checkpoint of step {self.saved_step} is sound"
+        raise TrainingError(
+            f"The {what} of step {step} is not a finite number, so training stopped; {saved}. Go on with a smaller "
+            f"learning_rate (now {self.settings.learning_rate:g}), or from an earlier step."
+        )
+
+    # Looking at it ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Held-out loss of the running mean, previews to listen to, and the best checkpoint if it is one."""
+        self.validated_step = self.step
+        if not self.main or not (batches := self._held_out()):
+            return
+        losses = [(float(self.ema.validation_loss(b)), len(b["audio"])) for b in batches]
+        mean = sum(v * n for v, n in losses) / sum(n for _, n in losses)
+        if not math.isfinite(mean):
+            return self.tell(f"The held-out loss of step {self.step} is not a finite number.")
+        self.validation_loss = mean
+        self._log({"step": self.step, "validation_loss": mean})
+        self.board.scalars(self.step, {"loss/validation": self.validation_loss})
+        self._try(lambda: self._previews(batches))
+        if self.best is None or mean < self.best[1]:
+            self.best = [self.step, mean]
+            self._try(lambda: save(self.folder, self._checkpoint(), "best", self.writer))
+
+    def _held_out(self) -> list[dict]:
+        """A fixed choice of held-out pieces, spread over all of them."""
+        if self.held_out is None:
+            every = self.dataset.validation_batches(VALIDATION_BATCH, self.n_frames)
+            spread = np.linspace(0, len(every) - 1, min(len(every), MAX_VALIDATION_BATCHES)).round().astype(int)
+            self.held_out = [{k: v.to(self.device) for k, v in every[i].items()} for i in spread]
+            if not every:
+                self.tell("No recording is held out, so there is no validation loss and no best checkpoint.")
+        return self.held_out
+
+    def _previews(self, batches: list[dict]) -> None:
+        rows = [(b, i) for b in batches for i in range(len(b["audio"])) if float(b["audio"][i].abs().max()) > 0.01]
+        picked = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), N_PREVIEWS)).astype(int))]
+        pieces = [{k: v[i : i + 1] for k, v in b.items()} for b, i in picked]
+        originals = [p["audio"][0].float().cpu().numpy() for p in pieces]
+        made = [self.ema.reconstruct(p, seed=0)[0].float().cpu().numpy() for p in pieces]
+        scores = [float(self.ema.validation_loss(p)) for p in pieces]
+        rate_hz = self.preset.features.sample_rate_hz
+        runlog.save_previews(self.run, self.step, originals, made, scores, rate_hz)
+        for number, (original, audio) in enumerate(zip(originals, made, strict=True), start=1):
+            self.board.preview(self.step, number, original, audio, rate_hz)
+
+    def _record(self, parts: dict[str, float]) -> None:
+        if not self.main:
+            return
+        rate = {"steps_per_s": round(r, 4)} if (r := self.steps_per_s()) else {}
+        self._log({"step": self.step, "loss": self.loss, "parts": parts, "time": now(), **rate})
+        if self.step % 10 == 0:
+            self.board.scalars(self.step, {"loss/total": self.loss, **rate})
+
+    def _log(self, record: dict) -> None:
+        try:
+            self.log.write(record)
+        except OSError as error:  # the lines wait; the next flush tries again
+            self.announce(str(error))
+
+    def steps_per_s(self) -> float | None:
+        """Over the last steps of this session, validations and saves included."""
+        if len(self.marks) < 2:
+            return None
+        (t0, first), (t1, last) = self.marks[0], self.marks[-1]
+        return (last - first) / max(t1 - t0, 1e-9)
+
+    def tell(self, message: str) -> None:
+        """Say something to whoever watches; it is also kept in the result and in the log."""
+        self.told.append(message)
+        self.message = message
+        self._log({"event": "told", "step": self.step, "message": message, "time": now()})
+        self.report(force=True)
+
+    def announce(self, message: str) -> None:
+        """Set the message a screen shows; safe to call from a signal handler."""
+        self.message = message
+
+    def report(self, force: bool = False) -> None:
+        """Call ``on_progress``, at most five times a second unless forced."""
+        if self.on_progress and self.main and (force or time.monotonic() - self.reported > 0.2):
+            self.reported = time.monotonic()
+            self.on_progress(self.status())
+
+    def status(self) -> Status:
+        """Where this training stands."""
+        rate = self.steps_per_s()
+        left = None if not rate else max(0, self.settings.steps - self.step) / rate
+        return Status(
+            self.step, self.settings.steps, self.loss, self.validation_loss, rate, left, self.saved_step, self.saved_at,
+            self.message,
+        )  # fmt: skip
+
+    # Keeping it ---------------------------------------------------------------------------------------------------
+
+    def save_is_due(self) -> bool:
+        """After so many steps or minutes; a save that failed is tried again after half a minute."""
+        if self.saved_step == self.step:
+            return False
+        if time.monotonic() - self.tried_at < RETRY_S and self.step % self.settings.save_every_steps:
+            return False
+        every, before = self.settings.save_every_steps, self.saved_step or self.first_step
+        waited_s = time.monotonic() - self.saved_clock
+        return self.step // every > before // every or waited_s > 60.0 * self.settings.save_every_minutes
+
+    def save(self) -> bool:
+        """Commit a checkpoint, then tidy up. What fails is told, and training goes on. True if it was committed."""
+        if not self.main:
+            return True
+        self.tried_at, before = time.monotonic(), self.saved_step or self.first_step
+        checkpoint = self._checkpoint()
+        if not all(bool(torch.isfinite(t).all()) for t in checkpoint.tensors.values()):
+            self._stop_at_nan(self.step, "state")
+        self._try(self.log.flush)
+        if not self._try(lambda: save(self.folder, checkpoint, "last", self.writer)):
+            return False
+        self.saved_step, self.saved_at, self.saved_clock = self.step, time.time(), time.monotonic()
+        self._log({"event": "saved", "step": self.step, "time": now()})
+        if history_due(before, self.step):
+            self._try(lambda: save(self.folder, checkpoint, "history", self.writer))
+        self._try(lambda: prune(self.folder, self.record["run_id"], self.settings.keep_checkpoints))
+        self._try(self.board.copy)
+        self._try(self.log.flush)
+        self.report(force=True)
+        return True
+
+    def finish(self, validate: bool) -> None:
+        """The last state is always saved; a step that was reached as planned is validated first.
+
+        Raises:
+            TrainingError: if saving fails again and again.
+        """
+        if self.step == (self.saved_step or 0):
+            return
+        if validate and self.validated_step != self.step:
+            self.validate()
+        for pause_s in (0.0, 0.5, 2.0):
+            time.sleep(pause_s)
+            if self.save():
+                return
+        raise TrainingError(
+            f"Step {self.step} was reached but could not be saved ({self.message}). The last checkpoint is of step "
+            f"{self.saved_step or self.first_step}; make room, then train again: it goes on from there."
+        )
+
+    def _try(self, action: Callable[[], Any]) -> bool:
+        try:
+            action()
+            return True
+        except OSError as error:
+            saved = "nothing yet" if self.saved_step is None else f"step {self.saved_step}"
+            self.tell(f"{error} Training goes on and tries again; saved so far: {saved}.")
+            return False
+
+    def _checkpoint(self) -> Checkpoint:
+        state, groups = optimizer_tensors(self.adam)
+        named = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": state}
+        record = {
+            **self.record,
+            "step": self.step,
+            "metrics": {"loss": self.loss, "validation_loss": self.validation_loss, "best": self.best},
+            "optimizer": groups,
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "device": self.device.type,
+        }
+        return Checkpoint(record, {f"{part}.{k}": v for part, values in named.items() for k, v in values.items()})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.accelerator.device
+
+    # Beginning ----------------------------------------------------------------------------------------------------
+
+    def _start_from(self, init: str | Path) -> None:
+        """Take the first weights from an instrument of the same architecture."""
+        start = instrument.open(init)
+        for mine, theirs in ((self.preset.model, start.model.settings), (self.preset.features, start.features)):
+            if differ := resume.differences(to_dict(theirs), to_dict(mine)):
+                raise TrainingError(f"'{start.name}' cannot be a start for this preset: {differ}.")
+        self.model.load_state_dict(start.model.state_dict(), strict=True)
+
+    def _begin(self, start: resume.Start) -> None:
+        """Write what a session begins with, and say where it stands."""
+        identity = {"run_id": start.run_id, "preset": self.preset.name, "loss": loss_definition(self.preset.model)}
+        if run_identity(self.run) != identity:
+            store.write_json(self.run / "run.json", identity)
+        self.board = runlog.Board(self.run, self.step)
+        event = "start" if start.checkpoint is None else "resume"
+        self.log.write({"event": event, "step": self.step, "time": now()})
+        for message in start.told:
+            self.tell(message)
+        if self.board.problem:
+            self.tell(self.board.problem)
+        if start.checkpoint is not None:
+            self.tell(f"Going on from step {self.step} of {self.settings.steps}.")
+        self._try(self.log.flush)
+
+
+class _LossOf(nn.Module):
+    """A model's loss as a forward pass, so that accelerate can wrap it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict, generator: torch.Generator):
+        return self.model.loss(batch, generator)
