@@ -56,7 +56,7 @@ class DdspSettings:
     z_hop_samples: int = 512
     z_rnn_channels: int = 512
     reverb_samples: int = 0
-    fft_sizes: tuple[int, ...] = losses.FFT_SIZES
+    fft_sizes: tuple[int, ...] | list[int] = losses.FFT_SIZES
     log_rule: str = "v1"
 
     def __post_init__(self):
@@ -95,8 +95,6 @@ class DdspSettings:
         Raises:
             SynthesisError: if the frame grid does not suit the settings.
         """
-        if features.hop_samples % 2:
-            raise SynthesisError(f"hop_samples is {features.hop_samples}; this model needs an even hop.")
         if self.z_dims and features.sample_rate_hz < 2 * decoder.Z_FMAX_HZ:
             raise SynthesisError(
                 f"The z encoder listens up to {decoder.Z_FMAX_HZ:.0f} Hz; sample_rate_hz is {features.sample_rate_hz}: "
