@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from svclib import crepe, pitch, units
-from svclib.loudness import a_weighting_db, loudness_db, loudness_of_padded, note_mask, note_on_ratio, spectrum
+from svclib.loudness import a_weighting_db, loudness_db, loudness_of_padded, note_mask, note_on_ratio
+from svclib.mel import log_mel, log_mel_of_padded, reflected
 from svclib.pitch import FeatureError, fill_unvoiced
 
 __all__ = [
@@ -52,7 +53,7 @@ class _Settings:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, record: dict):
+    def from_json(cls, record):
         """The settings of a dict made by :meth:`to_json`.
 
         Raises:
@@ -62,9 +63,16 @@ class _Settings:
         if not isinstance(record, dict) or set(record) != names:
             got = sorted(map(str, record)) if isinstance(record, dict) else type(record).__name__
             raise FeatureError(f"{cls.__name__} has the fields {', '.join(sorted(names))}; these arrived: {got}.")
-        values = dict(record)
-        if isinstance(values.get("mel"), dict):
-            values["mel"] = MelContract.from_json(values["mel"])
+        values = {}
+        for field in dataclasses.fields(cls):
+            value = record[field.name]
+            if field.name == "mel":
+                values["mel"] = None if value is None else MelContract.from_json(value)
+                continue
+            allowed = (int, float) if field.type is float else field.type
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                raise FeatureError(f"{cls.__name__}.{field.name} is {value!r}; it must be {field.type.__name__}.")
+            values[field.name] = field.type(value)
         return cls(**values)
 
     def _check(self, ranges: dict[str, tuple], choices: dict[str, tuple]) -> None:
@@ -294,7 +302,7 @@ def extract(
         )
         if mels is not None:
             window = _samples_around(samples, first, last, settings.hop_samples, settings.mel.n_fft, reflect=True)
-            mels[first:last] = _log_mel_of(window, settings.mel)[0]
+            mels[first:last] = log_mel_of_padded(window, settings.mel)[0]
         tell(0.8 + 0.2 * last / n_frames, "measuring loudness")
     return Features(settings, len(samples), f0_hz, voiced, confidence, loudness, mels)
 
@@ -310,67 +318,8 @@ def _samples_around(samples: np.ndarray, first: int, last: int, hop: int, n_fft:
     inside = (index >= 0) & (index < len(samples))
     if inside.all():
         return torch.from_numpy(pitch.as_float(samples[index[0] : index[-1] + 1]))[None]
-    found = pitch.as_float(samples[_reflected(index, len(samples))])
+    found = pitch.as_float(samples[reflected(index, len(samples))])
     return torch.from_numpy(found if reflect else np.where(inside, found, np.float32(0)))[None]
-
-
-def _reflected(index: np.ndarray, n: int) -> np.ndarray:
-    """Positions in a signal of ``n`` samples mirrored at its ends as often as needed; the end samples come once."""
-    if n == 1:
-        return np.zeros_like(index)
-    index = np.abs(index) % (2 * (n - 1))
-    return np.where(index < n, index, 2 * (n - 1) - index)
-
-
-# Log-mel --------------------------------------------------------------------------------------------------------------
-
-
-def log_mel(samples: Float[Tensor, "batch samples"], contract: MelContract) -> Float[Tensor, "batch frames mels"]:
-    """Log-mel spectrogram as NSF-HiFiGAN defines it, differentiable.
-
-    Reflected padding of (n_fft - hop) / 2 samples on each side, periodic Hann window, magnitude
-    sqrt(re^2 + im^2 + 1e-9), mel filters, log of max(x, floor); ``samples // hop`` frames.
-
-    Args:
-        samples: Audio at ``contract.sample_rate_hz``, full scale 1.
-        contract: The definition.
-    """
-    n, hop = samples.shape[1], contract.hop_samples
-    n_frames = units.frame_count(n, hop)
-    if n_frames == 0:
-        return samples.new_zeros(samples.shape[0], 0, contract.n_mels)
-    pad = (contract.n_fft - hop) // 2
-    if n > pad:
-        padded = torch.nn.functional.pad(samples, (pad, pad), mode="reflect")
-    else:
-        index = _reflected(np.arange(-pad, n + pad), n)
-        padded = samples[:, torch.from_numpy(index).to(samples.device)]
-    return _log_mel_of(padded[:, : (n_frames - 1) * hop + contract.n_fft], contract)
-
-
-def _log_mel_of(padded: Tensor, contract: MelContract) -> Tensor:
-    transform = spectrum(padded, contract.n_fft, contract.window_samples, contract.hop_samples)
-    magnitude = (transform.real.square() + transform.imag.square() + 1e-9).sqrt()
-    mel = _mel_filters(contract, padded.dtype, padded.device) @ magnitude
-    log = mel.clamp_min(contract.floor).log()
-    return (log if contract.log_base == "e" else log / math.log(10.0)).transpose(1, 2)
-
-
-@functools.lru_cache(maxsize=16)
-def _mel_filters(contract: MelContract, dtype: torch.dtype, device: torch.device) -> Tensor:
-    import librosa
-
-    filters = librosa.filters.mel(
-        sr=contract.sample_rate_hz,
-        n_fft=contract.n_fft,
-        n_mels=contract.n_mels,
-        fmin=contract.fmin_hz,
-        fmax=contract.fmax_hz,
-        htk=contract.scale == "htk",
-        norm="slaney" if contract.norm == "slaney" else None,
-        dtype=np.float64,
-    )
-    return torch.from_numpy(filters).to(device, dtype)
 
 
 # F0 ---------------------------------------------------------------------------------------------------------

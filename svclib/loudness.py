@@ -42,7 +42,7 @@ def loudness_of_padded(padded: Tensor, sample_rate_hz: int, hop_samples: int, n_
     return 10.0 * mean.clamp_min(10.0 ** (FLOOR_DB / 10.0)).log10()
 
 
-def a_weighting_db(f_hz) -> np.ndarray:
+def a_weighting_db(f_hz):
     """Weight of a frequency in dB as the ear hears it (IEC 61672 A), 0 at 1 kHz, not below -80."""
     squared = np.square(np.asarray(f_hz, dtype=np.float64))
     with np.errstate(divide="ignore"):

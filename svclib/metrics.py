@@ -11,8 +11,8 @@ from svclib import features, units
 from svclib.features import FeatureError
 
 STFT_SIZES = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # FFT, hop, window; Yamamoto et al. 2020
-Track = Float[np.ndarray, " frames"]
-Flags = Bool[np.ndarray, " frames"]
+Track = Float[np.ndarray, " _"]  # lengths are checked by _same_length, in a sentence
+Flags = Bool[np.ndarray, " _"]
 
 
 def f0_accuracy(reference_f0_hz: Track, reference_voiced: Flags, f0_hz: Track, voiced: Flags) -> dict[str, float]:
@@ -80,7 +80,7 @@ def loudness_l1_db(reference_db: Track, measured_db: Track, above_db: float = -6
 
 
 def spectral_distance(
-    reference: Float[np.ndarray, " samples"], result: Float[np.ndarray, " samples"], sample_rate_hz: int = 24000
+    reference: Float[np.ndarray, " _"], result: Float[np.ndarray, " _"], sample_rate_hz: int = 24000
 ) -> dict[str, float]:
     """Multi-resolution STFT distance of two signals of equal length (Yamamoto, Song, Kim 2020, arXiv:1910.11480).
 
@@ -110,7 +110,7 @@ def _magnitude(samples: np.ndarray, n_fft: int, hop: int, window: int) -> torch.
 
 
 def log_mel_l1(
-    reference: Float[np.ndarray, " samples"], result: Float[np.ndarray, " samples"], contract: features.MelContract
+    reference: Float[np.ndarray, " _"], result: Float[np.ndarray, " _"], contract: features.MelContract
 ) -> float:
     """Mean absolute difference of two signals' log-mel spectrograms, in units of the contract's logarithm."""
     _same_length(reference, result)
@@ -120,7 +120,7 @@ def log_mel_l1(
 
 
 def mel_cepstral_distance_db(
-    reference: Float[np.ndarray, "frames mels"], result: Float[np.ndarray, "frames mels"], n_cepstra: int = 13
+    reference: Float[np.ndarray, "_ mels"], result: Float[np.ndarray, "_ mels"], n_cepstra: int = 13
 ) -> float:
     """Mel-cepstral distance of two aligned natural-log mel spectrograms in dB (Kubichek 1993), without the level.
 
