@@ -95,7 +95,7 @@ PRESETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Adjusted:
     """What the instrument is asked to sing; every array has the song's frames.
 

@@ -52,7 +52,7 @@ __all__ += ["ConversionCancelled", "Song", "cached_song", "find_songs", "forget_
 __all__ += ["KEYS", "autotune", "loudness_quantiles", "quantile_transform", "suggest_key", "tuning_offset"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Conversion:
     """A song as sung by an instrument, with everything that made it so.
 

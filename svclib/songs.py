@@ -22,7 +22,7 @@ class ConversionCancelled(ConversionError):
     """The person cancelled; nothing was written."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Song:
     """A song, measured.
 
