@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib import audio, features, metrics, units
+from svclib import audio, features, metrics
 
 SETTINGS = features.FeatureSettings()
+MEL = features.MelContract(
+    sample_rate_hz=16000, n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmin_hz=40.0, fmax_hz=8000.0
+)
 
 
 class EvaluationError(ValueError):
@@ -72,12 +75,11 @@ def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | N
         raise EvaluationError(f"{n} samples are in common; a comparison needs at least a tenth of a second.")
     a, b = (features.extract(np.ascontiguousarray(x[:n]), SETTINGS) for x in (reference, converted))
     found = dict(metrics.f0_accuracy(a.f0_hz, a.voiced, b.f0_hz, b.voiced))
-    both = a.voiced & b.voiced
-    cents = np.abs(units.cents(b.f0_hz[both], a.f0_hz[both])) if both.any() else None
-    found["f0_error_cents"] = None if cents is None else float(np.median(cents))
+    found["f0_error_cents"] = metrics.f0_error_cents(a.f0_hz, a.voiced, b.f0_hz, b.voiced)["median_absolute"]
     found["loudness_l1_db"] = metrics.loudness_l1_db(a.loudness_db, b.loudness_db)
     found |= metrics.spectral_distance(reference[:n], converted[:n], SETTINGS.sample_rate_hz)
-    return {k: None if v is None or not np.isfinite(v) else float(v) for k, v in found.items()}
+    found["log_mel_l1"] = metrics.log_mel_l1(reference[:n], converted[:n], MEL)
+    return {k: float(v) if np.isfinite(v) else None for k, v in found.items()}
 
 
 def table(report: dict) -> str:

@@ -291,7 +291,7 @@ class Performance:
         phones = [self.phones[i].phone for i in index]
         voiced = np.array([p in self.singer.formants_hz for p in phones], dtype=bool)
 
-        fine_s = 0.001
+        fine_s = 0.002
         t = np.arange(0, self.duration_s + fine_s, fine_s)
         fine_f0 = self.f0_hz(t)
         partials = self.harmonics(t, fine_f0, limit_hz)

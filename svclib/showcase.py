@@ -28,19 +28,18 @@ def measure(made: conversion.Conversion, instrument) -> dict[str, float | None]:
     n = min(len(heard.f0_hz), len(made.adjusted.f0_hz))
     asked = made.adjusted
     pitch = metrics.f0_accuracy(asked.f0_hz[:n], asked.voiced[:n], heard.f0_hz[:n], heard.voiced[:n])
-    both = asked.voiced[:n] & heard.voiced[:n]
-    cents = np.abs(units.cents(heard.f0_hz[:n][both], asked.f0_hz[:n][both])) if both.any() else None
+    cents = metrics.f0_error_cents(asked.f0_hz[:n], asked.voiced[:n], heard.f0_hz[:n], heard.voiced[:n])
     loudness = metrics.loudness_l1_db(asked.loudness_db[:n], heard.loudness_db[:n])
     return {
         "raw_pitch_accuracy": _number(pitch["raw_pitch_accuracy"]),
         "voicing_f1": _number(pitch["voicing_f1"]),
-        "f0_error_cents": None if cents is None else float(np.median(cents)),
+        "f0_error_cents": _number(cents["median_absolute"]),
         "loudness_l1_db": _number(loudness),
     }
 
 
-def _number(value) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def build(instrument, made: conversion.Conversion, run: Path, shift_text: str, seconds: dict, truth=None) -> str:
