@@ -8,7 +8,9 @@ modules, include only presets, and bind only parameters of svclib's settings.
 
 import dataclasses
 import difflib
+import importlib
 import re
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +98,48 @@ class _Deny(config_parser.ParserDelegate):
         return ("macro", macro_name)
 
 
-def check_text(text: str, source: str) -> None:
+def check_text(text: str, source: str) -> list:
     """Refuse gin text that could do more than set svclib's parameters.
+
+    Returns the statements, for :func:`_expand`.
 
     Raises:
         ConfigError: naming the source, the line and what is allowed.
     """
     try:
-        for statement in config_parser.ConfigParser(text, _Deny()):
-            _check_statement(statement, source)
-    except SyntaxError as error:
-        raise ConfigError(f"{source}, line {error.lineno}: this is not gin syntax ({error.msg}).") from None
+        statements = list(config_parser.ConfigParser(text, _Deny()))
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise _not_gin(error, source) from None
+    for statement in statements:
+        _check_statement(statement, source)
+    return statements
+
+
+def _not_gin(error: Exception, source: str) -> ConfigError:
+    line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+    return ConfigError(f"{source}{line}: this is not gin syntax ({str(error.args[0]).splitlines()[0]}).")
+
+
+def _expand(path: Path) -> list[tuple[str, str]]:
+    """Checked ``(text, source)`` of a gin file, after those of the presets it includes.
+
+    Includes are resolved here, to the project's presets and nothing else: gin itself would look into the working
+    folder first, at a file nobody checked.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as text ({error.__class__.__name__}); give a .gin file.") from None
+    lines, before = text.splitlines(), []
+    for statement in check_text(text, str(path)):
+        if isinstance(statement, config_parser.IncludeStatement):
+            before += _expand(preset_folder() / statement.filename)
+            lines[statement.location.line_num - 1] = ""
+    return [*before, ("\n".join(lines), str(path))]
 
 
 def _check_statement(statement, source: str) -> None:
-    where = f"{source}, line {statement.location.line_number}"
+    where = f"{source}, line {statement.location.line_num}"
     if isinstance(statement, config_parser.ImportStatement):
         if not re.fullmatch(r"svclib(\.\w+)?|__gin__\.dynamic_registration", statement.module):
             raise ConfigError(f"{where}: imports '{statement.module}'; a preset may import only svclib's modules.")
@@ -129,7 +158,7 @@ def _check_statement(statement, source: str) -> None:
 
 
 def _check_selector(selector: str, where: str) -> None:
-    if not re.fullmatch(r"config\.preset|[a-z_]+\.[A-Z]\w*", selector):
+    if not re.fullmatch(r"config\.preset|[a-z_]+\.[A-Z]\w*(Settings|Contract)", selector):
         raise ConfigError(f"{where}: '{selector}' is not a settings class; write for example ddsp.DdspSettings.")
 
 
@@ -159,13 +188,11 @@ def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str,
     paths = [resolve(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     if not paths:
         raise ConfigError("No preset was given; name at least one, for example --config ddsp_small.")
-    for path in [*paths, *preset_folder().glob("*.gin")]:
-        check_text(path.read_text(encoding="utf-8"), str(path))
+    texts = [piece for path in paths for piece in _expand(path)]
     gin.clear_config()
-    gin.add_config_file_search_path(str(preset_folder()))
     try:
-        for path in paths:
-            _guarded(lambda path=path: gin.parse_config_file(str(path)), str(path))
+        for text, source in texts:
+            _guarded(lambda text=text: gin.parse_config(text), source)
         built = _guarded(preset, ", ".join(p.name for p in paths))
         lines = [_override_line(o, built) for o in overrides]
         if lines:
@@ -186,8 +213,8 @@ def _override_line(override: str, built: tuple) -> str:
     if not equals or not name or not value:
         raise ConfigError(f"'{override}' is not NAME=VALUE, for example n_harmonics=20.")
     try:
-        gin.parse_value(value)
-    except (SyntaxError, ValueError):
+        config_parser.ConfigParser(value, _Deny()).parse_value()
+    except (SyntaxError, tokenize.TokenError):
         value = repr(value)
     if "." in name or name.isupper():
         return f"{name} = {value}"
@@ -208,7 +235,20 @@ def _guarded(call, source: str):
     except ConfigError:
         raise
     except SyntaxError as error:
-        raise ConfigError(f"{source}, line {error.lineno}: this is not gin syntax ({error.msg}).") from None
-    except (ValueError, TypeError, AttributeError, RuntimeError, OSError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{source}: {first}") from error
+        raise _not_gin(error, source) from None
+    except (ValueError, TypeError, AttributeError, RuntimeError, OSError, ImportError) as error:
+        raise ConfigError(f"{source}: {_plainly(error)}") from error
+
+
+def _plainly(error: Exception) -> str:
+    """gin's error in this project's words, with the nearest name where one was not found."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    unknown = re.match(r"Configurable '(\w+)\.(\w+)' doesn't have a parameter named '(\w+)'", first)
+    if unknown:
+        module, owner, name = unknown.groups()
+        fields = dataclasses.fields(getattr(importlib.import_module(f"svclib.{module}"), owner))
+        near = difflib.get_close_matches(name, [f.name for f in fields], n=1)
+        return f"{module}.{owner} has no '{name}'." + (f" Did you mean '{near[0]}'?" if near else "")
+    if first.startswith("macro() missing"):
+        return "a macro (%NAME) is used that no line gives a value."
+    return first
