@@ -256,7 +256,7 @@ class Performance:
         """Peak amplitude of every harmonic ``[times, harmonics]``, 0 from ``limit_hz`` on."""
         numbers = np.arange(1, 1 + int(max(limit_hz, _POWER_LIMIT_HZ) / f0_hz.min()))
         f_hz = f0_hz[:, None] * numbers
-        response = _tract(f_hz, self.formants_hz(t, f0_hz), _BANDWIDTHS_HZ)
+        response = np.sqrt(_tract_power(f_hz, self.formants_hz(t, f0_hz), _BANDWIDTHS_HZ))
         partials = numbers ** (-self.singer.rolloff_db / (20 * math.log10(2))) * response
         # the same mean square for every vowel and pitch, whatever the rate
         power = 0.5 * np.sum(partials**2 * (f_hz < _POWER_LIMIT_HZ), axis=1)
@@ -276,9 +276,9 @@ class Performance:
         breath = breath * units.db_to_amplitude(self.singer.breath_db)
         breath = (breath + _steps(t, self.times_s, self.noise_gains["h"], self.widths_s)) * level
         formants = self.formants_hz(t, self.f0_hz(t))
-        coarse = grid[::8]
+        coarse = grid[::16]
         widths = _BANDWIDTHS_HZ + 250
-        shape = [(_bump(x, 3000.0, 2.0) * _tract(x[None], formants, widths)) ** 2 for x in (f_hz, coarse)]
+        shape = [_bump(x, 3000.0, 2.0) ** 2 * _tract_power(x[None], formants, widths) for x in (f_hz, coarse)]
         density += breath[:, None] ** 2 * shape[0] / (shape[1].mean(axis=1, keepdims=True) * grid[-1])
         return density * (f_hz <= limit_hz)
 
@@ -297,7 +297,7 @@ class Performance:
         partials = self.harmonics(t, fine_f0, limit_hz)
         weights = _a_weight(fine_f0[:, None] * np.arange(1, partials.shape[1] + 1))
         power = 0.5 * np.sum(partials**2 * weights, axis=1)
-        bands_hz = np.linspace(0, limit_hz, 256)
+        bands_hz = np.linspace(0, limit_hz, 129)
         power += np.trapezoid(self.noise_power(t, bands_hz, limit_hz) * _a_weight(bands_hz), bands_hz, axis=1)
         window_s = n_fft / sample_rate_hz
         half = int(window_s / 2 / fine_s)
@@ -311,14 +311,17 @@ class Performance:
         return Truth(sample_rate_hz, hop, masked, voiced, loudness.astype(np.float32), formants, phones)
 
 
-def _tract(f_hz: np.ndarray, formants_hz: np.ndarray, bandwidths_hz: np.ndarray) -> np.ndarray:
-    """Gain of a cascade of resonances ``[times, frequencies]``, each 1 at 0 Hz (Fant 1960)."""
-    gain = np.ones((len(formants_hz), f_hz.shape[1]))
+def _tract_power(f_hz: np.ndarray, formants_hz: np.ndarray, bandwidths_hz: np.ndarray) -> np.ndarray:
+    """Power gain of a cascade of resonances ``[times, frequencies]``, each 1 at 0 Hz (Fant 1960)."""
+    squared_hz = np.square(f_hz)
+    loss = np.ones((len(formants_hz), f_hz.shape[1]))
     for i, bandwidth in enumerate(bandwidths_hz):
-        center = formants_hz[:, i, None]
-        gain /= np.sqrt((1 - (f_hz / center) ** 2) ** 2 + (f_hz * bandwidth / center**2) ** 2)
+        inverse = 1.0 / np.square(formants_hz[:, i, None])
+        x = squared_hz * inverse
+        loss *= (x + (bandwidth**2 * inverse - 2.0)) * x + 1.0  # (1 - x)^2 + (bandwidth f / center^2)^2
     # resonances above the fifth, which the cascade leaves out, raise the top end
-    return gain * (1 + (f_hz / (1.3 * formants_hz[:, 4:5])) ** 2) ** 4
+    top = x * (1.0 / 1.69) + 1.0
+    return np.square(np.square(np.square(top))) / loss
 
 
 def _bump(f_hz: np.ndarray, center_hz: float, octaves: float) -> np.ndarray:
