@@ -156,14 +156,14 @@ def features_overview(samples, features, start_s=0.0, title="") -> Figure:
 
 
 def doctor_picture(report) -> Figure:
-    """The doctor's report as bars per file: length, F0 range, level and noise floor; files with findings in orange.
+    """The doctor's report as bars per usable file: length, F0 range, level and noise floor; files to look at in orange.
 
     At most the 40 longest files are drawn.
     """
-    files = sorted(report.files, key=lambda f: -f.duration_s)[:40]
+    files = sorted((f for f in report.files if f.usable), key=lambda f: -f.duration_s)[:40]
     names = [_short(f.name) for f in files]
     position = np.arange(len(files))
-    colours = [ORANGE if f.findings else BLUE for f in files]
+    colours = [ORANGE if any(x.severity != "note" for x in f.findings) else BLUE for f in files]
     with _figure(1, 3, size=(9, 1.1 + 0.24 * max(3, len(files))), sharey=True) as (figure, axes):
         length, pitch, level = axes[0]
         length.barh(position, [f.duration_s for f in files], color=colours, height=0.6)
@@ -176,8 +176,8 @@ def doctor_picture(report) -> Figure:
                 pitch.barh(y, max(high - low, 0.2), left=low, color=colour, height=0.6)
             if file.level_db is not None and file.noise_floor_db is not None:
                 level.barh(y, file.level_db - file.noise_floor_db, left=file.noise_floor_db, color=colour, height=0.6)
-        pitch.set(title="How high", xlabel="pitch (MIDI note, 60 = middle C)")
-        level.set(title="How loud", xlabel="from noise floor to singing level (dB)")
+        pitch.set(title="How high", xlabel="MIDI note (60: middle C)")
+        level.set(title="How loud", xlabel="noise floor to singing (dB)")
         for axis in axes[0]:
             axis.grid(False, axis="y")
         return figure

@@ -75,15 +75,25 @@ def prepared(base: folders.Base, voice: str, chosen: config.Preset, minutes: flo
         ``(dataset.Dataset, sentence)``.
     """
     wanted = "+".join(names(voice) or voices(base)[:1] or _first(base.datasets))
-    folder = base.datasets / wanted
+    folder = dataset_folder(base, wanted, chosen)
     if wanted and (folder / "manifest.json").is_file():
         data = dataset.Dataset.open(folder)
         problem = training.fits(data.settings, chosen)
         if problem is None:
             return data, f"Dataset {wanted}, as it was prepared."
     name, found, said = recordings(base, voice, minutes=minutes, progress=progress)
-    data = dataset.prepare(found, base.datasets / name, chosen.features, progress=progress)
+    data = dataset.prepare(found, dataset_folder(base, name, chosen), chosen.features, progress=progress)
     return data, said
+
+
+def dataset_folder(base: folders.Base, name: str, chosen: config.Preset) -> Path:
+    """Where the dataset of a voice lies, measured as a preset needs it: ``datasets / NAME / RATE-HOP``."""
+    return base.datasets / name / f"{chosen.features.sample_rate_hz}-{chosen.features.hop_samples}"
+
+
+def voice_of(data: dataset.Dataset) -> str:
+    """The name of the voice (or voices) of a dataset in its place."""
+    return data.path.parent.name
 
 
 def names(voice: str) -> list[str]:
@@ -126,9 +136,9 @@ def instruments(
     data, _ = prepared(base, "", chosen, singer_minutes)
     run = run_folder(base, data, preset_name)
     training.train(data, run, chosen, minutes=minutes, on_progress=on_progress)
-    path = training.export(run, base.instruments / f"{data.path.name}.zip")
+    path = training.export(run, base.instruments / f"{voice_of(data)}.zip")
     said = (
-        f"{base.instruments} was empty, so an instrument of {data.path.name} was trained for {minutes:g} min: "
+        f"{base.instruments} was empty, so an instrument of {voice_of(data)} was trained for {minutes:g} min: "
         "enough to hear that it sings, not enough to sound well. Notebook 02 trains a better one."
     )
     return [path], said
@@ -146,7 +156,7 @@ def elapsed_s() -> float:
 
 def run_folder(base: folders.Base, data: dataset.Dataset, preset_name: str) -> Path:
     """The folder of the run that trains a dataset with a preset."""
-    return base.runs / store.safe_name(f"{data.path.name}-{preset_name}")
+    return base.runs / store.safe_name(f"{voice_of(data)}-{preset_name}")
 
 
 def train(data, run: Path, preset_name: str, minutes=None, steps=None, on_cpu: bool = False, on_progress=None):

@@ -3,7 +3,7 @@
 import ipywidgets as W
 from IPython.display import HTML, display
 
-from svclib import dataset, doctor, folders, page, plots, start, widgets
+from svclib import dataset, doctor, folders, page, plots, start, units, widgets
 
 CONSENT = "Record and train only voices whose owners agreed to it."
 
@@ -48,9 +48,48 @@ def examine(found: list[dataset.Recording]) -> HTML:
     return HTML(report_html(report))
 
 
-def report_html(report) -> str:
-    """A ``doctor.Report`` as HTML."""
-    raise NotImplementedError
+MARKS = {doctor.PROBLEM: "error", doctor.WARNING: "warning", doctor.NOTE: "info"}
+MAX_ROWS = 60
+
+
+def report_html(report: doctor.Report) -> str:
+    """A ``doctor.Report`` as HTML: totals, what to do, a table of the files, a picture of them."""
+    totals = report.totals
+    parts = [
+        page.heading(
+            f"{totals['n_usable']} of {totals['n_files']} files usable, {units.duration_text(totals['duration_s'])}",
+            f"{units.duration_text(totals['sounding_s'])} without silence",
+        )
+    ]
+    if report.findings:
+        rows = [[f.file or "all", doctor.KINDS[f.kind], f.text] for f in report.findings[:MAX_ROWS]]
+        parts.append(
+            page.table(["file", "found", "what to do"], rows, [MARKS[f.severity] for f in report.findings[:MAX_ROWS]])
+        )
+    else:
+        parts.append(page.notice("Nothing to complain about.", "done"))
+    usable = [file for file in report.files if file.usable]
+    columns = ["file", ">length (s)", ">pitch (Hz)", ">level (dB)", ">noise floor (dB)", ">silence", ">clipped"]
+    parts.append(page.table(columns, [file_row(file) for file in usable[:MAX_ROWS]]))
+    left = len(usable) - MAX_ROWS
+    parts += [page.paragraph(f"and {left} more files")] if left > 0 else []
+    if usable:
+        picture = plots.png(plots.doctor_picture(report))
+        parts.append(page.picture(picture, "length, pitch range and level of each file"))
+    return "".join(parts)
+
+
+def file_row(file: doctor.FileReport) -> list[str]:
+    """One row of the doctor's table; what could not be measured is a dash."""
+
+    def text(value, form):
+        return "–" if value is None else form.format(value)
+
+    pitch = "–" if file.f0_low_hz is None else f"{file.f0_low_hz:.0f} to {file.f0_high_hz:.0f}"
+    return [
+        file.name, text(file.duration_s, "{:.1f}"), pitch, text(file.level_db, "{:.0f}"),
+        text(file.noise_floor_db, "{:.0f}"), text(file.silence_share, "{:.0%}"), text(file.clipped_share, "{:.2%}"),
+    ]  # fmt: skip
 
 
 def prepare(found: list[dataset.Recording], out, settings) -> dataset.Dataset:

@@ -32,3 +32,9 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             "ATTENTION: tests on real recordings were skipped: set SVCLIB_TEST_DATA to their folder.", red=True
         )
+
+
+@pytest.fixture(scope="session")
+def notebook_home(tmp_path_factory) -> tuple[Path, dict]:
+    """A folder for copies of the notebooks and what they make, and the executed notebooks; made once per test run."""
+    return tmp_path_factory.mktemp("notebooks"), {}
