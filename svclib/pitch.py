@@ -18,6 +18,7 @@ SAMPLE_RATE_HZ = 16000
 STEP_SAMPLES = 160  # 10 ms: CREPE's and pyin's step at 16 kHz
 PIECE_S, HALO_S = 60, 2
 SILENCE_PEAK = 1e-3  # swift's own gate, used for all: below -60 dB of full scale there is no note
+QUIET_PEAK = 0.1  # recordings below -20 dB are brought up to it: the trackers lose voicing in what is quieter
 _JUMP = np.log(2.0) * 3 / 12  # 3 semitones within one step is a leap from one estimate to another, not a glide
 
 
@@ -101,6 +102,8 @@ def in_pieces(
 ) -> Track:
     """Track a whole recording in pieces of ``piece_s`` seconds (even) with a halo of 2 s; memory bounded by one piece.
 
+    A quiet recording, with a peak of -60 to -20 dB of full scale, is tracked as if its peak were -20 dB.
+
     Args:
         tracker: :func:`swift`, :func:`pyin`, or CREPE.
         samples: ``[n]`` float32, or int16 with full scale 32768.
@@ -110,10 +113,10 @@ def in_pieces(
         progress: Called with a fraction and a text.
     """
     n, piece, halo = len(samples), piece_s * sample_rate_hz, HALO_S * sample_rate_hz
-    found: list[Track] = []
+    gain, found = _level_gain(samples), []
     for start in range(0, n, piece):
         low, high = max(0, start - halo), min(n, start + piece + halo)
-        at_16k = audio.resample(as_float(samples[low:high]), sample_rate_hz, SAMPLE_RATE_HZ)
+        at_16k = audio.resample(gain * as_float(samples[low:high]), sample_rate_hz, SAMPLE_RATE_HZ)
         if len(at_16k):
             track = tracker(at_16k, f0_min_hz, f0_max_hz)
             times_s = track.times_s + low / sample_rate_hz
@@ -126,6 +129,14 @@ def in_pieces(
     if not found:
         return Track(np.zeros(0), np.zeros(0), np.zeros(0))
     return Track(*(np.concatenate([getattr(t, f.name) for t in found]) for f in dataclasses.fields(Track)))
+
+
+def _level_gain(samples: np.ndarray) -> np.float32:
+    block = 1 << 20
+    peak = max(
+        (float(np.abs(as_float(samples[i : i + block])).max()) for i in range(0, len(samples), block)), default=0
+    )
+    return np.float32(QUIET_PEAK / peak if SILENCE_PEAK <= peak < QUIET_PEAK else 1.0)
 
 
 def as_float(samples: np.ndarray) -> np.ndarray:
