@@ -18,6 +18,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 mel           log-mel spectrograms as vocoders define them
                 features      log-mel, loudness, F0 and voicing -> Features
                 content       speaker-independent content: a pitch-free envelope and its bottleneck
+                listening     pitch, pauses, and whether something else sounds beside the voice
+                diagnosis     what measurements mean: findings with what to do
                 doctor        what is wrong with a recording, and what to do
                 corpus        which recordings: singers and labels from names, a held-out part
                 shards        the few large files a dataset consists of

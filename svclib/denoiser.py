@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from svclib import content, layers
 from svclib.features import MelContract
+from svclib.schedule import Schedule
 
 CONDITIONS = ("content", "f0", "loudness", "singer")
+PREDICTIONS = ("residual", "eps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -29,10 +31,25 @@ class Denoiser(nn.Module):
     """Noisy mel, time and condition -> the noise in it.
 
     20 layers of 384 channels, 128 mels and a condition of 256: 31,956,224 parameters.
+
+    With ``prediction="eps"`` the network's output is the noise itself, as Diff-SVC's. With ``"residual"`` it is what
+    remains of the noise once a guess of the clean mel is taken into account: if the mel were normally distributed
+    around the guess with standard deviation ``spread``, the best noise estimate would be linear in ``x_t``; the
+    network learns the rest, scaled to unit size at every time (the preconditioning of Karras et al. 2022, Table 1,
+    around a known mean).
+    A network that knows nothing then returns the guess, and no error is divided by 0.006 where all is noise.
+
+    Args:
+        prediction: One of ``PREDICTIONS``.
+        spread: Typical distance between guess and mel, in units of the scaled mel.
     """
 
-    def __init__(self, n_mels: int, channels: int, n_layers: int, dilation_cycle: int, condition_dims: int):
+    def __init__(
+        self, n_mels: int, channels: int, n_layers: int, dilation_cycle: int, condition_dims: int,
+        schedule: Schedule, prediction: str = "residual", spread: float = 0.2,
+    ):  # fmt: skip
         super().__init__()
+        self.schedule, self.prediction, self.spread = schedule, prediction, spread
         self.first = nn.Conv1d(n_mels, channels, 1)
         self.step = layers.StepEmbedding(channels, 4 * channels, channels)
         self.stack = layers.GatedStack(channels, n_layers, dilation_cycle, channels, condition_dims)
@@ -43,15 +60,46 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(
+    def network(
+        self, x: Float[Tensor, "batch mels frames"], t: Float[Tensor, " batch"], projected: Sequence[Tensor]
+    ) -> Float[Tensor, "batch mels frames"]:
+        """The layers alone; ``projected`` is ``stack.project(condition)``."""
+        hidden = self.stack(F.relu(self.first(x)), self.step(t), projected)
+        return self.last(F.relu(self.skip(hidden)))
+
+    def _output(self, x_t, t, projected, guess, alpha, sigma):
+        """The network's own output in the precision of ``x_t``, and the variance it is scaled by."""
+        total = (alpha * self.spread) ** 2 + sigma**2
+        seen = x_t if self.prediction == "eps" else (x_t - alpha * guess) / total.sqrt()
+        return self.network(seen.to(self.first.weight.dtype), t, projected).to(x_t.dtype), total
+
+    def eps(
         self,
         x_t: Float[Tensor, "batch mels frames"],
         t: Float[Tensor, " batch"],
         projected: Sequence[Tensor],
+        guess: Float[Tensor, "batch mels frames"],
     ) -> Float[Tensor, "batch mels frames"]:
-        """The noise in ``x_t``; ``projected`` is ``stack.project(condition)``."""
-        hidden = self.stack(F.relu(self.first(x_t)), self.step(t), projected)
-        return self.last(F.relu(self.skip(hidden)))
+        """The noise in ``x_t``, in its precision; ``guess`` is a clean mel, scaled like ``x_t``."""
+        alpha, sigma = self.schedule.factors(t, x_t)
+        out, total = self._output(x_t, t, projected, guess, alpha, sigma)
+        if self.prediction == "eps":
+            return out
+        return sigma / total * (x_t - alpha * guess) - alpha * self.spread / total.sqrt() * out
+
+    def loss(
+        self,
+        x0: Float[Tensor, "batch mels frames"],
+        t: Float[Tensor, " batch"],
+        noise: Float[Tensor, "batch mels frames"],
+        projected: Sequence[Tensor],
+        guess: Float[Tensor, "batch mels frames"],
+    ) -> Float[Tensor, ""]:
+        """Mean square error of the network's own output; for ``eps`` Ho et al. 2020, Eq. 14."""
+        alpha, sigma = self.schedule.factors(t, x0)
+        out, total = self._output(alpha * x0 + sigma * noise, t, projected, guess, alpha, sigma)
+        residual = (sigma / self.spread * (x0 - guess) - alpha * self.spread * noise) / total.sqrt()
+        return F.mse_loss(out, noise if self.prediction == "eps" else residual)
 
 
 class Conditions(nn.Module):
@@ -63,11 +111,14 @@ class Conditions(nn.Module):
         self.register_buffer("centers_hz", centers_hz, persistent=False)
         self.register_buffer("spacing_hz", torch.gradient(centers_hz)[0], persistent=False)
         self.content = nn.Linear(code_dims, dims)
-        self.f0 = nn.Sequential(nn.Linear(2 + contract.n_mels, dims), nn.GELU(), nn.Linear(dims, dims))
+        self.f0 = nn.Sequential(nn.Linear(2, dims), nn.GELU(), nn.Linear(dims, dims))
+        # The comb goes in linearly: a product of it that only fits the pitches of the training would not carry over.
+        self.harmonics = nn.Linear(contract.n_mels, dims, bias=False)
         self.loudness = nn.Sequential(nn.Linear(1, dims), nn.GELU(), nn.Linear(dims, dims))
         self.singer = nn.Parameter(torch.randn(n_singers, dims) / math.sqrt(dims))
         self.null = nn.Parameter(torch.randn(len(CONDITIONS), dims) / math.sqrt(dims))
         self.mix = layers.ConvStack(dims, dims, dims, n_layers=1)
+        self.norm = layers.ChannelNorm(dims)  # so that the gates feel the condition from the first step on
 
     def comb(
         self, f0_hz: Float[Tensor, "batch frames"], voiced: Bool[Tensor, "batch frames"]
@@ -98,13 +149,13 @@ class Conditions(nn.Module):
         """
         sounding = voiced.float()
         octaves = torch.log2(f0_hz.clamp_min(1.0) / 220.0) * sounding
-        pitch = torch.cat([octaves[..., None], sounding[..., None], self.comb(f0_hz, voiced)], dim=-1)
+        pitch = self.f0(torch.stack([octaves, sounding], dim=-1)) + self.harmonics(self.comb(f0_hz, voiced))
         level = (loudness_db[..., None] + 40.0) / 20.0
-        parts = [self.content(code), self.f0(pitch), self.loudness(level), (singer @ self.singer)[:, None]]
+        parts = [self.content(code), pitch, self.loudness(level), (singer @ self.singer)[:, None]]
         if dropped is not None:
             parts = [torch.where(dropped[:, i, None, None], self.null[i], part) for i, part in enumerate(parts)]
         hidden = sum(parts).transpose(1, 2)
-        return hidden + self.mix(hidden)
+        return self.norm(hidden + self.mix(hidden))
 
 
 def best_precision(device: torch.device) -> str:
@@ -122,7 +173,8 @@ class Prepared:
 
     Args:
         denoiser: The network; a copy in ``precision`` is made where that is not fp32.
-        condition: ``[batch, dims, frames]``.
+        condition: What the song asks for.
+        guess: A clean mel near the result, scaled to -1 .. 1: the coarse mel.
         precision: One of ``PRECISIONS``; ``auto`` is :func:`best_precision`. Input and output stay float32. One call in
             bf16 differs from fp32 by somewhat below 1 % of the noise.
         piece_frames: Frames computed at once, besides the halo.
@@ -130,7 +182,8 @@ class Prepared:
     """
 
     def __init__(
-        self, denoiser: Denoiser, condition: Float[Tensor, "batch dims frames"], precision: str = "auto",
+        self, denoiser: Denoiser, condition: Float[Tensor, "batch dims frames"],
+        guess: Float[Tensor, "batch mels frames"], precision: str = "auto",
         piece_frames: int = 2048, cache_bytes: int = 10**9,
     ):  # fmt: skip
         if precision not in PRECISIONS:
@@ -138,7 +191,7 @@ class Prepared:
         self.precision = best_precision(condition.device) if precision == "auto" else precision
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self.denoiser = denoiser if self.dtype == torch.float32 else copy.deepcopy(denoiser).to(self.dtype)
-        self.condition = condition.to(self.dtype)
+        self.condition, self.guess = condition.to(self.dtype), guess
         batch, _, self.n_frames = condition.shape
         gates = self.denoiser.stack.conditions.out_channels
         halo = self.denoiser.stack.halo
@@ -150,14 +203,13 @@ class Prepared:
     def _project(self, low: int, high: int) -> tuple[Tensor, ...]:
         return tuple(p.contiguous() for p in self.denoiser.stack.project(self.condition[:, :, low:high]))
 
-    def __call__(self, x_t: Float[Tensor, "batch mels frames"], t: float) -> Float[Tensor, "batch mels frames"]:
+    def __call__(self, x_t: Float[Tensor, "batch mels frames"], t: int | float) -> Float[Tensor, "batch mels frames"]:
         """The noise in ``x_t`` at a real diffusion time."""
         eps = torch.empty_like(x_t)  # outside: an ordinary tensor, whatever is done with it later
         with torch.inference_mode():
             times = torch.full((x_t.shape[0],), float(t), device=x_t.device)
-            x = x_t.to(self.dtype)
             for i, (start, stop, low, high) in enumerate(self.pieces):
                 projected = self.kept[i] if self.kept is not None else self._project(low, high)
-                piece = self.denoiser(x[:, :, low:high], times, projected)
+                piece = self.denoiser.eps(x_t[:, :, low:high], times, projected, self.guess[:, :, low:high])
                 eps[:, :, start:stop] = piece[:, :, start - low : stop - low]
         return eps

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib import content, griffinlim, layers, samplers
-from svclib.denoiser import CONDITIONS, Conditions, Denoiser, DiffusionError, Prepared
+from svclib.denoiser import CONDITIONS, PREDICTIONS, Conditions, Denoiser, DiffusionError, Prepared
 from svclib.features import FeatureSettings
 from svclib.schedule import Schedule
 
@@ -34,6 +34,7 @@ class DiffusionSettings:
         content_channels, content_layers: Size of the content encoder.
         channels, n_layers, dilation_cycle: The denoiser; 384, 20, 4 is Diff-SVC's.
         condition_dims: Size of the condition per frame.
+        prediction, spread: What the network puts out; outside it is always the noise. See ``denoiser.Denoiser``.
         coarse_channels, coarse_layers: The coarse head.
         coarse_weight: Its share in the loss.
         n_steps, beta_first, beta_last: The noise schedule.
@@ -53,6 +54,8 @@ class DiffusionSettings:
     n_layers: int = 20
     dilation_cycle: int = 4
     condition_dims: int = 256
+    prediction: str = "residual"
+    spread: float = 0.2
     coarse_channels: int = 256
     coarse_layers: int = 4
     coarse_weight: float = 0.5
@@ -74,20 +77,26 @@ class DiffusionSettings:
                 raise DiffusionError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 <= self.condition_dropout < 1:
             raise DiffusionError(f"condition_dropout is {self.condition_dropout}; it must be from 0 to below 1.")
-        if min(self.warp_range, self.equaliser_db, self.code_noise, self.coarse_weight) < 0:
-            raise DiffusionError("warp_range, equaliser_db, code_noise and coarse_weight cannot be negative.")
+        if min(self.warp_range, self.equaliser_db, self.code_noise, self.coarse_weight) < 0 or self.spread <= 0:
+            raise DiffusionError("warp_range, equaliser_db, code_noise, coarse_weight must be 0 or more, spread more.")
+        if self.prediction not in PREDICTIONS:
+            raise DiffusionError(f"prediction is '{self.prediction}'; choose one of {', '.join(PREDICTIONS)}.")
         Schedule(self.n_steps, self.beta_first, self.beta_last)
         samplers.times(Schedule(self.n_steps), self.sampler, self.sampler_steps)
 
-    def build(self, features: FeatureSettings, statistics: Mapping | None = None) -> "DiffusionModel":
-        """A model with fresh weights.
+    def build(
+        self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0
+    ) -> "DiffusionModel":
+        """A model with fresh weights; equal seeds give equal weights, torch's own generator stays as it was.
 
         Args:
             features: How the recordings are measured; must carry a mel contract.
             statistics: The dataset's: ``log_mel`` (``min`` and ``max``, numbers or one per mel) sets the scale, the
                 names under ``singers`` their order.
         """
-        return DiffusionModel(self, features, statistics)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return DiffusionModel(self, features, statistics)
 
 
 class DiffusionModel(nn.Module):
@@ -100,7 +109,7 @@ class DiffusionModel(nn.Module):
             raise DiffusionError("A diffusion model works on log-mels, but these features have no mel contract.")
         self.settings, self.features, self.contract = settings, features, contract
         self.schedule = Schedule(settings.n_steps, settings.beta_first, settings.beta_last)
-        self.singers = tuple((statistics or {}).get("singers") or ("voice",))
+        self.singers = tuple(sorted((statistics or {}).get("singers") or ("voice",)))  # the order of a dataset
         low, high = self._range(statistics)
         self.register_buffer("mel_low", low)
         self.register_buffer("mel_high", high)
@@ -110,7 +119,10 @@ class DiffusionModel(nn.Module):
             warp_range=s.warp_range, equaliser_db=s.equaliser_db, code_noise=s.code_noise,
         )  # fmt: skip
         self.conditions = Conditions(contract, s.code_dims, len(self.singers), s.condition_dims)
-        self.denoiser = Denoiser(contract.n_mels, s.channels, s.n_layers, s.dilation_cycle, s.condition_dims)
+        self.denoiser = Denoiser(
+            contract.n_mels, s.channels, s.n_layers, s.dilation_cycle, s.condition_dims,
+            self.schedule, s.prediction, s.spread,
+        )  # fmt: skip
         self.coarse = layers.ConvStack(s.condition_dims, s.coarse_channels, contract.n_mels, s.coarse_layers)
 
     def _range(self, statistics: Mapping | None) -> tuple[Tensor, Tensor]:
@@ -121,6 +133,12 @@ class DiffusionModel(nn.Module):
         # A band that never moves still needs a scale.
         return ends[0].clone(), torch.maximum(ends[1], ends[0] + 1.0 / base).clone()
 
+    @property
+    def loss_name(self) -> str:
+        """What the loss measures, for curves and tables."""
+        what = f"mean square {self.settings.prediction} (spread {self.settings.spread:g})"
+        return f"{what} + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
+
     def scale(self, log_mel: Float[Tensor, "batch frames mels"]) -> Float[Tensor, "batch mels frames"]:
         """Log-mel -> -1 .. 1, channels first."""
         return (2 * (log_mel - self.mel_low) / (self.mel_high - self.mel_low) - 1).transpose(1, 2)
@@ -129,7 +147,7 @@ class DiffusionModel(nn.Module):
         """The inverse of :meth:`scale`."""
         return (x0.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
 
-    def singer_weights(self, weights: Mapping[str, float] | str | None = None) -> Float[Tensor, "1 singers"]:
+    def singer_weights(self, weights: Mapping[str, int | float] | str | None = None) -> Float[Tensor, "1 singers"]:
         """Names with weights, one name, or None (the first singer) -> weights that add to 1."""
         wanted = {weights: 1.0} if isinstance(weights, str) else dict(weights or {self.singers[0]: 1.0})
         unknown = sorted(set(wanted) - set(self.singers))
@@ -141,11 +159,14 @@ class DiffusionModel(nn.Module):
         row = torch.tensor([[wanted.get(name, 0.0) / total for name in self.singers]])
         return row.to(self.mel_low)
 
-    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Noise error plus coarse error on a batch of the dataset, both on mels scaled to -1 .. 1.
 
         Returns:
-            The loss to minimise, and its parts: ``eps`` (mean square, Ho et al. Eq. 14) and ``coarse`` (mean absolute).
+            The loss to minimise, and its parts: ``noise`` (mean square of the network's output, velocity or noise) and
+            ``coarse`` (mean absolute).
         """
         size = batch["log_mel"].shape[0]
         dropped = torch.rand(size, len(CONDITIONS), generator=generator, device=generator.device)
@@ -153,9 +174,9 @@ class DiffusionModel(nn.Module):
         return self._loss(batch, generator, generator, dropped)
 
     @torch.no_grad()
-    def validation_loss(self, batch: Mapping[str, Tensor], seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    def validation_loss(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, ""]:
         """As :meth:`loss` with nothing perturbed or left out, on noise and times that depend on ``seed`` alone."""
-        return self._loss(batch, torch.Generator().manual_seed(seed), None, None)
+        return self._loss(batch, torch.Generator().manual_seed(seed), None, None)[0]
 
     def _loss(self, batch, generator, perturbation, dropped):
         log_mel = batch["log_mel"]
@@ -169,10 +190,14 @@ class DiffusionModel(nn.Module):
                 + torch.rand(size, generator=generator, device=generator.device)) / size  # fmt: skip
         t = (draw * self.schedule.n_steps).long().clamp_max(self.schedule.n_steps - 1).to(x0.device)
         noise = torch.randn(x0.shape, generator=generator, device=generator.device).to(x0)
-        x_t = self.schedule.diffuse(x0, t, noise)
-        eps = self.denoiser(x_t, t.float(), self.denoiser.stack.project(condition))
-        parts = {"eps": F.mse_loss(eps.float(), noise), "coarse": F.l1_loss(self.coarse(condition).float(), x0)}
-        return parts["eps"] + self.settings.coarse_weight * parts["coarse"], parts
+        guess = self.coarse(condition).float()
+        projected = self.denoiser.stack.project(condition)
+        parts = {
+            "noise": self.denoiser.loss(x0, t.float(), noise, projected, guess.detach()),
+            "coarse": F.l1_loss(guess, x0),
+        }
+        total = parts["noise"] + self.settings.coarse_weight * parts["coarse"]
+        return total, {name: value.detach() for name, value in parts.items()}
 
     @torch.no_grad()
     def condition(
@@ -198,7 +223,9 @@ class DiffusionModel(nn.Module):
 
     def prepare(self, condition: Tensor, precision: str = "auto", **options) -> "Prepared":
         """A denoiser for the samplers, all that does not depend on ``x_t`` computed ahead: :class:`Prepared`."""
-        return Prepared(self.denoiser, condition, precision, **options)
+        with torch.no_grad():
+            guess = self.coarse(condition)
+        return Prepared(self.denoiser, condition, guess, precision, **options)
 
     @torch.no_grad()
     def coarse_mel(self, condition: Float[Tensor, "batch dims frames"]) -> Float[Tensor, "batch frames mels"]:

@@ -114,6 +114,8 @@ class GatedStack(nn.Module):
         self.halo = sum(block.halo for block in self.blocks)
         # One 1x1 convolution for all layers: a single large product instead of n_layers small ones.
         self.conditions = nn.Conv1d(condition_dims, n_layers * 2 * channels, 1) if condition_dims else None
+        if condition_dims:
+            nn.init.kaiming_normal_(self.conditions.weight)
 
     def project(self, condition: Float[Tensor, "batch condition_dims frames"]) -> tuple[Tensor, ...]:
         """What the condition adds to every block's gates, ``n_layers`` tensors ``[batch, 2 channels, frames]``."""

@@ -54,7 +54,7 @@ class SamplerStep:
     signal_level: float
 
 
-def times(schedule: Schedule, method: str, steps: int, start_t: float | None = None) -> list[float]:
+def times(schedule: Schedule, method: str, steps: int, start_t: int | float | None = None) -> list[float]:
     """The diffusion times of a run, falling; after the last one comes the clean signal.
 
     ``dpmpp`` takes real times, evenly spaced in log-SNR from ``start_t`` to 0. The others take whole times evenly
@@ -92,9 +92,9 @@ def sample(
     x_t: Tensor,
     method: str = "dpmpp",
     steps: int = 20,
-    start_t: float | None = None,
-    eta: float | None = None,
-    clip: float | None = None,
+    start_t: int | float | None = None,
+    eta: int | float | None = None,
+    clip: int | float | None = None,
     generator: torch.Generator | None = None,
     callback: Callable[[SamplerStep], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -142,7 +142,7 @@ class _Walk:
         """Signal and noise level of step ``i``; after the last step the signal is clean."""
         return self.schedule.alpha_sigma(ts[i]) if i < len(ts) else (1.0, 0.0)
 
-    def __call__(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, t: int | float) -> tuple[Tensor, Tensor]:
         """The denoiser's noise and the clean signal it implies."""
         if self.cancelled is not None and self.cancelled():
             raise Cancelled

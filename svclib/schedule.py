@@ -48,29 +48,31 @@ class Schedule:
         """``ln(alpha_t / sigma_t)`` at each step, float64 ``[n_steps]``, falling."""
         return 0.5 * (np.log(self.alpha_bar) - np.log1p(-self.alpha_bar))
 
-    def log_snr_at(self, t: float) -> float:
+    def log_snr_at(self, t: int | float) -> float:
         """``ln(alpha / sigma)`` at a real time in ``0 .. n_steps - 1``."""
         return float(np.interp(t, np.arange(self.n_steps), self.half_log_snr))
 
-    def time_at(self, half_log_snr: float) -> float:
+    def time_at(self, half_log_snr: int | float) -> float:
         """The real time at which ``ln(alpha / sigma)`` has this value."""
         return float(np.interp(-half_log_snr, -self.half_log_snr, np.arange(self.n_steps)))
 
-    def alpha_sigma(self, t: float) -> tuple[float, float]:
+    def alpha_sigma(self, t: int | float) -> tuple[float, float]:
         """Factors of signal and noise at a real time."""
         twice = 2.0 * self.log_snr_at(t)
         return math.sqrt(1.0 / (1.0 + math.exp(-twice))), math.sqrt(1.0 / (1.0 + math.exp(twice)))
 
     def factors(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """``alpha`` and ``sigma`` for whole times ``[batch]``, shaped to multiply ``like`` ``[batch, ...]``."""
-        table = torch.as_tensor(self.alpha_bar, device=t.device)[t.long()]
-        shape = (-1,) + (1,) * (like.ndim - 1)
-        return table.sqrt().to(like.dtype).view(shape), (1.0 - table).sqrt().to(like.dtype).view(shape)
+        """``alpha`` and ``sigma`` for real times ``[batch]``, shaped to multiply ``like`` ``[batch, ...]``."""
+        table = torch.as_tensor(self.half_log_snr, device=t.device)
+        low = t.long().clamp(0, self.n_steps - 2)
+        half = table[low] + (t.double() - low) * (table[low + 1] - table[low])
+        half = half.view((-1,) + (1,) * (like.ndim - 1))
+        return torch.sigmoid(2 * half).sqrt().to(like.dtype), torch.sigmoid(-2 * half).sqrt().to(like.dtype)
 
     def diffuse(
         self, x0: Float[Tensor, "batch *rest"], t: Tensor, noise: Float[Tensor, "batch *rest"]
     ) -> Float[Tensor, "batch *rest"]:
-        """The forward process in one leap: ``alpha_t x_0 + sigma_t noise`` for whole times ``[batch]``."""
+        """The forward process in one leap: ``alpha_t x_0 + sigma_t noise`` for times ``[batch]``."""
         alpha, sigma = self.factors(t, x0)
         return alpha * x0 + sigma * noise
 
