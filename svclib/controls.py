@@ -308,13 +308,15 @@ def suggest_shift(features: Features, statistics: dict | None) -> Suggestion:
     best = max(near, key=lambda s: (overlap[s], -abs(s - difference)))
     if max(overlap.values()) == 0:
         best = max(-36, min(36, _nearest(difference)))
+    common = {
+        s: f" ({100 * share:.0f} % of the pitch histograms overlap)" if share else "" for s, share in overlap.items()
+    }
     text = (
         f"The song's notes centre on {tuning.note_name(midi.mean())}, the instrument's on {tuning.note_name(mean)} "
-        f"({difference:+.0f} semitones). Nearest octave: {octaves:+d}; it keeps the song's key, and "
-        f"{100 * overlap[12 * octaves]:.0f} % of the pitch histograms overlap."
+        f"({difference:+.0f} semitones). Nearest octave: {octaves:+d}, in the song's own key{common[12 * octaves]}."
     )
     if best != 12 * octaves:
-        text += f" Best fit: {best - 12 * octaves:+d} semitones more ({100 * overlap[best]:.0f} %), in another key."
+        text += f" Best fit: {best - 12 * octaves:+d} semitones more, in another key{common[best]}."
     return Suggestion(octaves, best - 12 * octaves, text)
 
 

@@ -181,11 +181,12 @@ def convert(
     rate_hz, n_samples = instrument.features.sample_rate_hz, len(song.audio)
     if keep_rate and song.sample_rate_hz != rate_hz:
         report(0.9, f"resampling to {song.sample_rate_hz} Hz")
-        parts = [audio.resample(part, rate_hz, song.sample_rate_hz) for part in parts]
+        for i, part in enumerate(parts):  # one by one: a long song's parts are large
+            parts[i] = audio.resample(part, rate_hz, song.sample_rate_hz)
         rate_hz, n_samples = song.sample_rate_hz, song.n_samples
     parts = [fit_length(part, n_samples) for part in parts]
     warnings = [*song.warnings, *adjusted.warnings]
-    peak = max(float(np.abs(part).max()) for part in parts)
+    peak = max(max(float(part.max()), -float(part.min())) for part in parts)
     gain = min(1.0, PEAK_LIMIT / max(peak, 1e-9))
     gain_db = 20.0 * math.log10(gain)
     if gain < 1.0:

@@ -168,4 +168,5 @@ def reporter(progress: Progress | None, cancelled: Callable[[], bool] | None) ->
 
 def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:
     """The first ``n_samples``, with silence added where there are fewer."""
-    return np.pad(samples[:n_samples], (0, max(0, n_samples - len(samples))))
+    missing = n_samples - len(samples)
+    return np.pad(samples, (0, missing)) if missing > 0 else samples[:n_samples]

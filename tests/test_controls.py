@@ -114,6 +114,14 @@ def test_mapping_rises_and_is_continuous_far_beyond_what_was_fitted():
         np.testing.assert_allclose(np.diff(y[above]), np.diff(x[above]), atol=1e-9)
 
 
+def test_below_the_notes_the_curve_runs_parallel_or_meets_silence():
+    target = np.linspace(-30.0, -20.0, 1000)
+    loud = controls.quantile_transform(np.array([-15.0, -40.0, -80.0]), np.linspace(-10.0, 0.0, 500), target)
+    np.testing.assert_allclose(loud, [-35.0, -60.0, -100.0], atol=1e-9)  # 20 dB quieter than the song, everywhere
+    quiet = controls.quantile_transform(np.array([-70.0, -75.0, -80.0]), np.linspace(-70.0, -60.0, 500), target)
+    np.testing.assert_allclose(quiet, [-30.0, -55.0, -80.0], atol=1e-9)  # parallel, silence would sound at -40 dB
+
+
 def test_a_repeated_level_has_the_middle_of_its_ranks():
     source = controls.loudness_quantiles(np.full(500, -33.0))
     target = np.linspace(-60.0, -20.0, 1000)
@@ -279,6 +287,17 @@ def test_autotune_of_a_song():
     np.testing.assert_array_equal(adjusted.voiced, s.voiced)
     assert adjusted.f0_hz.min() > 100  # unvoiced gaps hold the pitch around them; none falls to a few Hz
     assert np.isnan(adjusted.autotuned_midi[~s.voiced]).all()
+
+
+def test_estimates_in_unvoiced_frames_count_for_nothing():
+    """Trackers guess a pitch for noise too: neither the tuning nor the mean pitch may follow it."""
+    s = song(np.where(np.arange(1000) < 400, 60.3, 40.8), voiced=np.arange(1000) < 400)
+    s = dataclasses.replace(s, confidence=np.ones(1000, np.float32))
+    adjusted = adjust(s, statistics(), Controls(autotune=1.0))
+    assert adjusted.mask.all() and adjusted.tuning_semitones == pytest.approx(0.30, abs=0.011)
+    assert adjusted.song_mean_midi == pytest.approx(60.3, abs=1e-3)
+    assert adjusted.instrument_mean_midi == pytest.approx(69, abs=0.1)
+    assert units.hz_to_midi(adjusted.f0_hz.astype(float)).min() == pytest.approx(60.3, abs=0.011)
 
 
 @pytest.mark.parametrize("tonic", range(12))
