@@ -7,11 +7,13 @@ starts again.
 
 import dataclasses
 import hashlib
+import lzma
 import re
 import stat
 import tempfile
 import urllib.parse
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -85,7 +87,7 @@ def unpack(archive: str | Path, into: str | Path, progress: Progress | None = No
             for entry, relative in entries:
                 done = _unpack_entry(file, entry, into / relative, archive.name, done)
                 tell(min(1.0, done / max(1, total)), f"unpacking {relative.name}")
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError) as error:
         raise AudioError(f"{archive.name} cannot be unpacked ({error}). Make it again, without a password.") from None
     store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "n_files": len(entries)})
     return into
