@@ -218,7 +218,7 @@ def _unique_keys(pairs: list) -> dict:
 
 
 def _refuse_number(text: str):
-    raise ValueError(f"{text[:20]} is not a finite number")
+    raise ValueError(f"{text[:20]} is not a finite number of ordinary length")
 
 
 def _finite(text: str) -> float:

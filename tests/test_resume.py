@@ -1,0 +1,360 @@
+"""Resuming is exact and nothing committed is lost.
+
+The truth is an uninterrupted run of the same training: losses are compared as hexadecimal floats, final weights,
+running mean and optimiser bit by bit. Faults come from outside: SIGKILL at random moments, signals, a disk whose n-th operation
+fails, a full disk, flipped bits, cut, empty, missing and foreign files.
+"""
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+
+from svclib import checkpoints, disk, store, training
+from svclib.checkpoints import TrainingError
+
+SCRIPT = str(Path(__file__).with_name("toy.py"))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 40 steps that nothing disturbed."""
+    run = tmp_path_factory.mktemp("whole")
+    training.train(toy.ToyDataset(), run, toy.preset())
+    return run
+
+
+def assert_same(run, whole):
+    assert toy.losses(run) == toy.losses(whole)
+    mine, theirs = toy.tensors(run), toy.tensors(whole)
+    assert mine.keys() == theirs.keys()
+    assert {k.split(".")[0] for k in mine} == {"model", "ema", "optimizer"}
+    assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def committed(run):
+    return sorted(c.step for c in training.checkpoints(run) if c.kind == "last" and c.problem is None)
+
+
+def newest_file(run):
+    return [c for c in training.checkpoints(run) if c.kind == "last"][-1].path
+
+
+# Stopping and going on ------------------------------------------------------------------------------------------------
+
+
+def test_many_short_sessions_equal_one_long(tmp_path, whole):
+    for steps in (1, 4, 5, 13, 27, 40):
+        assert training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=steps).step == steps
+    assert_same(tmp_path, whole)
+    again = training.train(toy.ToyDataset(), tmp_path, toy.preset())
+    assert (again.step, again.reason) == (40, "finished") and len(toy.losses(tmp_path)) == 40
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tmp_path, whole, kills):
+    seed = random.randrange(10**6)
+    command = [sys.executable, SCRIPT, str(tmp_path), "40", str(kills), str(seed)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and done.stdout.strip() == f"{kills} kills", f"seed {seed}: {done.stdout}{done.stderr}"
+    assert_same(tmp_path, whole)
+    assert committed(tmp_path)[-1] == 40
+    assert not list((tmp_path / "checkpoints").glob(f"{disk.PART_PREFIX}*"))
+
+
+class Interrupting(toy.ToyDataset):
+    """Sends this process signals while the batch of a step is read."""
+
+    def __init__(self, step, *signals):
+        self.at, self.signals = step, signals
+
+    def batch(self, seed, step, *args, **kwargs):
+        if step == self.at:
+            for number in self.signals:
+                os.kill(os.getpid(), number)
+                time.sleep(0.001)
+        return super().batch(seed, step, *args, **kwargs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_interrupt_finishes_the_step_and_saves(tmp_path, whole, number):
+    before = signal.getsignal(number)
+    result = training.train(Interrupting(13, number), tmp_path, toy.preset())
+    assert (result.step, result.reason) == (13, "interrupted") and "go on" in result.message
+    assert committed(tmp_path)[-1] == 13 and signal.getsignal(number) == before
+    training.train(toy.ToyDataset(), tmp_path, toy.preset())
+    assert_same(tmp_path, whole)
+
+
+@pytest.mark.parametrize("times", [2, 20])
+def test_a_second_interrupt_stops_at_once(tmp_path, whole, times):
+    with pytest.raises(KeyboardInterrupt):
+        training.train(Interrupting(13, *[signal.SIGINT] * times), tmp_path, toy.preset())
+    assert committed(tmp_path)[-1] == 10
+    training.train(toy.ToyDataset(), tmp_path, toy.preset())
+    assert_same(tmp_path, whole)
+
+
+def test_retention(tmp_path):
+    settings = toy.preset(save_every_steps=35, validate_every_steps=50, batch_size=1, segment_s=0.128)
+    training.train(toy.ToyDataset(), tmp_path, settings, steps=210)
+    kinds = {}
+    for c in training.checkpoints(tmp_path):
+        kinds.setdefault(c.kind, []).append(c.step)
+    assert kinds["last"] == [140, 175, 210] and kinds["history"] == [105, 210] and len(kinds["best"]) == 1
+    curves = training.curves(tmp_path)
+    best = curves["validation_step"][curves["validation_loss"].argmin()]
+    assert kinds["best"] == [best]
+    light, full = sorted(
+        (c for c in training.checkpoints(tmp_path) if c.step == 210 and c.kind != "best"), key=lambda c: c.kind
+    )
+    assert {full.kind, light.kind} == {"last", "history"}
+    sizes = {c.kind: c.path.stat().st_size for c in (full, light)}
+    assert sizes["history"] < 0.5 * sizes["last"]  # no optimiser
+
+
+def test_what_a_resumed_run_saves_stays(tmp_path):
+    """Two disconnects in a row: work done after the first is there after the second (retention by step, not by age)."""
+    training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=30)
+    training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=36)
+    assert committed(tmp_path) == [30, 35, 36]
+    assert training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=37).step == 37
+
+
+def test_from_an_earlier_step(tmp_path, whole):
+    """Going on from an earlier checkpoint makes everything after it forgotten, also for the next session."""
+    training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=30)
+    training.train(toy.ToyDataset(), tmp_path, toy.preset(learning_rate=1e-3), steps=25, from_step=20)
+    assert len(toy.losses(tmp_path)) == 25 and toy.losses(tmp_path)[22] != toy.losses(whole)[22]
+    result = training.train(toy.ToyDataset(), tmp_path, toy.preset(learning_rate=1e-3), steps=27)
+    assert "step 25" in " ".join(result.told) and result.step == 27
+    with pytest.raises(TrainingError, match="no checkpoint of step 3; there are"):
+        training.train(toy.ToyDataset(), tmp_path, toy.preset(), from_step=3)
+
+
+# A disk that fails ----------------------------------------------------------------------------------------------------
+
+
+class FailingDisk(disk.Disk):
+    """Fails one primitive operation, or all from one on; counts them."""
+
+    def __init__(self, at=None, forever=False, number=errno.EIO):
+        self.at, self.forever, self.number, self.count, self.what = at, forever, number, 0, None
+
+    def __getattribute__(self, name):
+        found = object.__getattribute__(self, name)
+        if name.startswith("_") or not callable(found):
+            return found
+
+        def counted(*args):
+            self.count += 1
+            if self.at is not None and (self.count == self.at or self.forever and self.count > self.at):
+                self.what = name
+                raise OSError(self.number, os.strerror(self.number))
+            return found(*args)
+
+        return counted
+
+
+def operations_of_a_run(tmp_path, monkeypatch):
+    counting = FailingDisk()
+    monkeypatch.setattr(disk, "active", counting)
+    training.train(toy.ToyDataset(), tmp_path / "counted", toy.preset(), steps=15)
+    return counting.count
+
+
+def fail_once(tmp_path, monkeypatch, whole, numbers):
+    for n in numbers:
+        run, failing = tmp_path / f"run-{n}", FailingDisk(n)
+        monkeypatch.setattr(disk, "active", failing)
+        try:
+            result = training.train(toy.ToyDataset(), run, toy.preset(), steps=15)
+            assert result.step == 15
+            assert failing.what in ("remove", "fsync_folder") or result.told or failing.what is None, failing.what
+        except (TrainingError, OSError) as error:
+            assert failing.count < 60 and str(run) in str(error), f"operation {n} ({failing.what}): {error}"
+        monkeypatch.setattr(disk, "active", disk.Disk())
+        training.train(toy.ToyDataset(), run, toy.preset())
+        assert_same(run, whole)
+
+
+def test_some_operations_fail_once(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr("svclib.trainer.RETRY_S", 0.0)
+    total = operations_of_a_run(tmp_path, monkeypatch)
+    fail_once(tmp_path, monkeypatch, whole, random.Random(1).sample(range(1, total + 1), 6))
+
+
+@pytest.mark.slow
+def test_every_operation_fails_once(tmp_path, monkeypatch, whole):
+    monkeypatch.setattr("svclib.trainer.RETRY_S", 0.0)
+    total = operations_of_a_run(tmp_path, monkeypatch)
+    fail_once(tmp_path, monkeypatch, whole, range(1, total + 1))
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, whole, share):
+    at = round(operations_of_a_run(tmp_path, monkeypatch) * share)
+    monkeypatch.setattr(disk, "active", FailingDisk(at, forever=True, number=errno.ENOSPC))
+    said = []
+    with pytest.raises(TrainingError, match=r"Step 15 was reached but could not be saved \(No space left"):
+        training.train(toy.ToyDataset(), tmp_path / "run", toy.preset(), steps=15, on_progress=said.append)
+    assert any("MB are free" in s.message and "Training goes on" in s.message for s in said)
+    monkeypatch.setattr(disk, "active", disk.Disk())
+    kept = committed(tmp_path / "run")
+    assert kept and kept[-1] in (5, 10)
+    result = training.train(toy.ToyDataset(), tmp_path / "run", toy.preset())
+    assert f"from step {kept[-1]}" in " ".join(result.told)
+    assert_same(tmp_path / "run", whole)
+
+
+# Broken files ---------------------------------------------------------------------------------------------------------
+
+
+def flip_bit(path, rng):
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+BREAK = {
+    "cut": lambda p: os.truncate(p, p.stat().st_size // 2),
+    "empty": lambda p: os.truncate(p, 0),
+    "flipped bit": lambda p: flip_bit(p, random.Random(0)),
+    "marker gone": lambda p: store.marker_path(p).unlink(),
+    "file gone": lambda p: p.unlink(),
+    "marker cut": lambda p: os.truncate(store.marker_path(p), 20),
+}
+
+
+@pytest.fixture(scope="module")
+def run20(tmp_path_factory):
+    run = tmp_path_factory.mktemp("run20")
+    training.train(toy.ToyDataset(), run, toy.preset(), steps=20)
+    return run
+
+
+@pytest.fixture
+def run_20(run20, tmp_path):
+    return Path(shutil.copytree(run20, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("how", BREAK)
+def test_a_broken_newest_checkpoint_means_the_one_before(run_20, whole, how):
+    path = newest_file(run_20)
+    BREAK[how](path)
+    result = training.train(toy.ToyDataset(), run_20, toy.preset())
+    said = " ".join(result.told)
+    assert path.name in said and "from step 15" in said
+    assert_same(run_20, whole)
+
+
+def test_flipped_bits_anywhere_lose_nothing(run_20, tmp_path, whole):
+    """One bit in every file of a run: previews, log, markers, checkpoints other than one; the end is the same."""
+    rng = random.Random(3)
+    keep = newest_file(run_20).stem
+    for path in sorted(p for p in run_20.rglob("*") if p.is_file()):
+        if not path.name.startswith(keep) and path.name not in ("run.json", "metrics.jsonl"):
+            flip_bit(path, rng)
+    training.train(toy.ToyDataset(), run_20, toy.preset())
+    assert_same(run_20, whole)
+
+
+def test_nothing_usable_stops_and_deletes_nothing(run_20):
+    for c in training.checkpoints(run_20):
+        os.truncate(c.path, 100)
+    before = {p: p.read_bytes() for p in run_20.rglob("*") if p.is_file()}
+    with pytest.raises(TrainingError, match="none can be used.*Nothing was changed.*start anew"):
+        training.train(toy.ToyDataset(), run_20, toy.preset())
+    assert before == {p: p.read_bytes() for p in run_20.rglob("*") if p.is_file()}
+
+
+def test_a_listing_that_is_empty_for_a_while_never_starts_over(run_20, whole):
+    shutil.move(run_20 / "checkpoints", run_20 / "elsewhere")
+    with pytest.raises(TrainingError, match="its log says that step 20 was saved"):
+        training.train(toy.ToyDataset(), run_20, toy.preset())
+    shutil.move(run_20 / "elsewhere", run_20 / "checkpoints")
+    training.train(toy.ToyDataset(), run_20, toy.preset())
+    assert_same(run_20, whole)
+
+
+def test_only_unmarked_files_left(run_20, whole):
+    """Killed between a first checkpoint and its marker: the file's own checksum vouches for it."""
+    for c in training.checkpoints(run_20):
+        store.marker_path(c.path).unlink()
+    result = training.train(toy.ToyDataset(), run_20, toy.preset())
+    assert "fits its own checksum" in " ".join(result.told)
+    assert_same(run_20, whole)
+
+
+def test_a_foreign_checkpoint_is_passed_over(run_20, tmp_path, whole):
+    training.train(toy.ToyDataset(), tmp_path / "other", toy.preset(seed=5), steps=35)
+    stranger = newest_file(tmp_path / "other")
+    for path in (stranger, store.marker_path(stranger)):
+        shutil.copy(path, run_20 / "checkpoints")
+    shutil.copy(newest_file(run_20), run_20 / "checkpoints" / "ck-00000099-x (1).safetensors")
+    result = training.train(toy.ToyDataset(), run_20, toy.preset())
+    assert f"{stranger.name}: it belongs to another run" in " ".join(result.told)
+    assert_same(run_20, whole)
+    assert (run_20 / "checkpoints" / stranger.name).stat().st_size > 0
+
+
+def test_run_json_may_be_lost(run_20, whole):
+    (run_20 / "run.json").unlink()
+    training.train(toy.ToyDataset(), run_20, toy.preset())
+    assert_same(run_20, whole)
+
+
+def test_a_torn_log_line_does_no_harm(run_20, whole):
+    with open(run_20 / "metrics.jsonl", "ab") as log:
+        log.write(b'{"step": 21, "lo')
+    training.train(toy.ToyDataset(), run_20, toy.preset())
+    assert_same(run_20, whole)
+
+
+# Other settings, other data -------------------------------------------------------------------------------------------
+
+
+def test_another_architecture_is_refused(run_20):
+    import dataclasses
+
+    other = toy.preset(model=dataclasses.replace(toy.MODEL, n_harmonics=9))
+    with pytest.raises(TrainingError, match="n_harmonics 6 there, 9 here.*another folder"):
+        training.train(toy.ToyDataset(), run_20, other)
+    assert committed(run_20) == [10, 15, 20]
+
+
+def test_other_training_settings_are_told(run_20):
+    result = training.train(toy.ToyDataset(), run_20, toy.preset(save_every_steps=7), steps=22)
+    assert "save_every_steps 5 there, 7 here" in " ".join(result.told)
+    assert result.step == 22
+
+
+def test_a_changed_dataset_needs_a_decision(run_20):
+    data = toy.ToyDataset()
+    data.fingerprint = "toy-2"
+    data.recordings = [{"name": "a.wav", "sha256": "cc" * 32}, {"name": "c.wav", "sha256": "dd" * 32}]
+    with pytest.raises(TrainingError, match="1 recordings added, 1 removed, 1 changed.*Allow"):
+        training.train(data, run_20, toy.preset())
+    result = training.train(data, run_20, toy.preset(), steps=22, allow_changed_dataset=True)
+    assert result.step == 22 and "as asked" in " ".join(result.told)
+    assert training.train(data, run_20, toy.preset(), steps=23).step == 23
+
+
+def test_a_checkpoint_survives_packing(run20):
+    found, told = checkpoints.newest(run20 / "checkpoints", None)
+    assert told == [] and found.record["step"] == 20
+    assert found.record["preset"]["text"] == "# the gin text of the toy"
+    assert found.record["preset"]["model"]["n_harmonics"] == 6 and found.record["preset"]["training"]["seed"] == 0
+    assert found.record["statistics"] == toy.STATISTICS
+    steps = found.part("optimizer")["0.step"]
+    assert float(steps) == 20.0
