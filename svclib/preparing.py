@@ -77,7 +77,7 @@ class _Job:
         self.duplicates, self.messages = [], []
         self.old = manifest.read(self.out) if (self.out / manifest.NAME).exists() else None
         self.done_s = self.total_s = 0.0
-        self.started = time.monotonic()
+        self.started = None  # when the first recording is decoded: then a rate can be told
 
     def tell(self, fraction: float, text: str) -> None:
         if self.cancelled and self.cancelled():
@@ -155,6 +155,7 @@ class _Job:
                 self.skip(recording, error, estimate)
                 continue
             self.total_s += len(samples) / rate - estimate
+            self.started = self.started or time.monotonic()
             audio_sha256 = hashlib.sha256(samples.data).hexdigest()
             same = known_audio.setdefault(audio_sha256, digest)
             if same != digest and same in names:
@@ -181,11 +182,16 @@ class _Job:
 
     def decode(self, recording: Recording) -> tuple[np.ndarray, list[str]]:
         """A recording as int16 at the dataset's rate; audio.AudioError or DatasetError if there is nothing to use."""
-        found = audio.survey(recording.path)
+        share = min(0.97, 0.03 + 0.94 * self.done_s / self.total_s) if self.total_s > 0 else 0.03
+
+        def tell(fraction: float, text: str) -> None:
+            self.tell(share, f"{text}, {100 * fraction:.0f} %")
+
+        found = audio.survey(recording.path, lambda fraction, text: tell(fraction / 3, text))
         notes = list(found.info.warnings)
         if found.peak > 1.0:
             notes.append(f"{recording.name} peaks {20 * math.log10(found.peak):.1f} dB over full scale; turned down.")
-        samples = audio.read_resampled(recording.path, self.settings.sample_rate_hz, np.int16, found)
+        samples = audio.read_resampled(recording.path, self.settings.sample_rate_hz, np.int16, found, tell)
         seconds = len(samples) / self.settings.sample_rate_hz
         if seconds < MIN_DURATION_S or len(samples) < self.settings.hop_samples:
             raise DatasetError(f"it is too short ({1000 * seconds:.0f} ms; at least {1000 * MIN_DURATION_S:.0f} ms)")
@@ -210,7 +216,6 @@ class _Job:
         """Extract what is missing; returns where every segment of the dataset lies."""
         todo = [r for r, digest in hashed if not self.n_segments(digest)]
         self.total_s = sum(self.estimate_s(r) for r in todo)
-        self.started = time.monotonic()
         writer = shards.Writer(self.out, self.key, shards.CAP_BYTES)
         waiting, failed, items = deque(), {}, dict(self.items)
 
@@ -243,7 +248,7 @@ class _Job:
         return {k: s for k, s in {**self.stored, **writer.placed}.items() if k[0] not in failed}
 
     def tell_remaining(self, recording: Recording) -> None:
-        spent = time.monotonic() - self.started
+        spent = time.monotonic() - (self.started or time.monotonic())
         left = ""
         if self.done_s > 0 and spent > 1:
             left = f", {units.duration_text(spent / self.done_s * max(0.0, self.total_s - self.done_s))} left"
@@ -318,6 +323,16 @@ def _changes(old: dict | None, new: dict) -> list[str]:
             messages.append(f"{fresh} recordings are new or changed, {gone} gone, {len(now) - fresh} as before.")
         elif old["settings_key"] == new["settings_key"]:
             messages.append("Nothing changed.")
-    messages += [f"Skipped '{s['name']}': {s['reason']}" for s in new["skipped"]]
+    others = [s["name"] for s in new["skipped"] if Path(s["name"]).suffix.lower() not in audio.SUFFIXES]
+    if others:
+        more = " and so on" if len(others) > 5 else ""
+        messages.append(f"{len(others)} files are no recordings and were left out: {', '.join(others[:5])}{more}.")
+    messages += [f"Skipped {_told(s)}" for s in new["skipped"] if s["name"] not in others]
     messages += [f"'{d['name']}' is the same audio as '{d['same_as']}': used once." for d in new["duplicates"]]
     return messages + [n for e in new["recordings"] if not e["name"].endswith(" (end)") for n in e["notes"]]
+
+
+def _told(skipped: dict) -> str:
+    """Name and reason, where the reason may begin with the name already."""
+    name, reason = skipped["name"], skipped["reason"]
+    return reason if reason.startswith(Path(name).name) else f"'{name}': {reason}."
