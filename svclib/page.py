@@ -54,7 +54,7 @@ def player(samples: np.ndarray, sample_rate_hz: int, label: str = "", note: str 
     below = f'<div style="opacity:.7;font-size:12px">{text(note)}</div>' if note else ""
     source = data_uri(*encode(samples, sample_rate_hz))
     return (
-        f'<div style="{FONT};flex:1 1 240px;min-width:220px;max-width:420px;margin:4px 12px 4px 0">{caption}'
+        f'<div style="{FONT};flex:1 1 200px;min-width:200px;max-width:400px;margin:4px 0">{caption}'
         f'<audio controls preload="metadata" aria-label="{text(label)}" src="{source}" style="width:100%;height:36px">'
         f"</audio>{below}</div>"
     )

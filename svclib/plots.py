@@ -151,8 +151,13 @@ def features_overview(samples, features, start_s=0.0, title="") -> Figure:
         middle.axhline(features.settings.voicing_threshold, color=GREY, linestyle=":")
         middle.set(ylim=(0, 1.03), ylabel="confidence")
         low.plot(time_s, features.loudness_db, color=ORANGE)
-        low.set(ylim=(views.FLOOR_DB - 2, 0), ylabel="loudness (dB)", xlabel="time (s)")
+        low.set(ylim=(views.FLOOR_DB - 2, _top_db(features.loudness_db)), ylabel="loudness (dB)", xlabel="time (s)")
         return figure
+
+
+def _top_db(*loudness_db) -> float:
+    """Upper end of a loudness axis: A-weighting lifts the loudest notes above 0 dB."""
+    return max(3.0, *(float(np.max(x, initial=0.0)) + 3.0 for x in loudness_db))
 
 
 def doctor_picture(report) -> Figure:
@@ -294,7 +299,7 @@ def conversion_plots(song, adjusted, controls) -> Figure:
         loudness, pitch, confidence, note = axes[:, 0]
         loudness.plot(time_s, song.loudness_db, color=GREY, label="song")
         loudness.plot(time_s, adjusted.loudness_db, color=BLUE, label="asked of the instrument")
-        loudness.set(ylim=(-90, 3), ylabel="dB", title="Loudness")
+        loudness.set(ylim=(-90, _top_db(song.loudness_db, adjusted.loudness_db)), ylabel="dB", title="Loudness")
         pitch.plot(time_s, before, color=GREY, label="song")
         if controls.autotune:
             pitch.plot(time_s, adjusted.autotuned_midi, color=GREEN, linewidth=1, label=f"autotuned ({adjusted.key})")

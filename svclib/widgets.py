@@ -97,7 +97,7 @@ def column(title: str, *children: W.Widget) -> W.VBox:
 
 def control(kind, label: str, css_class: str, hint: str, **settings) -> W.Widget:
     """A labelled control as wide as its group, with a hint."""
-    widget = kind(description=label, layout=W.Layout(width="98%"), style={"description_width": "132px"}, **settings)
+    widget = kind(description=label, layout=W.Layout(width="98%"), style={"description_width": "116px"}, **settings)
     widget.add_class(css_class)
     return tip(widget, hint)
 

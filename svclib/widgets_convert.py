@@ -109,7 +109,7 @@ class ConvertPanel(W.VBox):
                 self.use_statistics,
                 *(self.numbers[n] for n in ("loudness_shift_db", "mask_threshold", "attenuation_db")),
             ),
-            widgets.column("Output", self.preset, self.full_output, self.keep_rate, self.format),
+            widgets.column("Output", self.full_output, self.keep_rate, self.format),
         )
         groups.layout.align_items = "flex-start"
         super().__init__(
@@ -118,7 +118,9 @@ class ConvertPanel(W.VBox):
                 widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
                 self.suggestion,
                 groups,
-                widgets.row(self.transfer_button, self.cancel_button, self.reset_button, self.progress.widget),
+                widgets.row(
+                    self.transfer_button, self.cancel_button, self.reset_button, self.preset, self.progress.widget
+                ),
                 self.message.widget,
                 self.results,
             ]
@@ -163,7 +165,7 @@ class ConvertPanel(W.VBox):
             self.numbers[name] = widgets.control(
                 kind, label, f"t-{name.replace('_', '-')}", hint,
                 min=number(low), max=number(high), step=number(step), value=number(getattr(standard, name)),
-                continuous_update=False,
+                continuous_update=False, readout_format=".1f" if kind is W.FloatSlider else "d",
             )  # fmt: skip
         self.key = widgets.control(
             W.Dropdown, "Key", "t-key", "the notes autotune may move to; auto finds the key of the song",
@@ -189,6 +191,7 @@ class ConvertPanel(W.VBox):
             W.Dropdown, "Preset", "t-preset", "starting points; the controls stay free",
             options=[("", None), *((name, name) for name in PRESETS)],
         )  # fmt: skip
+        self.preset.layout.width, self.preset.style.description_width = "230px", "60px"
         self.preset.observe(self._guard(lambda change: self._set_preset(change["new"])), "value")
 
     def _make_actions(self):

@@ -118,6 +118,7 @@ def watch(page, url) -> dict:
     seen = {"errors": [], "outside": []}
     own = (url, url.replace("http", "ws"), "data:", "blob:", "about:")
     page.on("pageerror", lambda error: seen["errors"].append(str(error)[:200]))
+    own += ("https://colab.research.google.com/assets/colab-badge.svg",)  # the badge on top of every notebook
     page.on("request", lambda r: None if r.url.startswith(own) else seen["outside"].append(r.url))
     return seen
 
@@ -164,12 +165,15 @@ def durations_s(page, selector="audio") -> list[float]:
 
 def whole_screenshot(page, path: Path) -> None:
     """A picture of the whole notebook, not only of what fits the window."""
+    outer = ".jp-WindowedPanel-outer, #site"
+    page.evaluate(f"document.querySelectorAll('{outer}').forEach(e => e.scrollTo(0, 0))")
     height = page.evaluate(
-        "Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer, #notebook-container, body')]"
-        ".map(e => e.scrollHeight))"
+        """Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-inner, #notebook-container')]
+        .map(e => e.getBoundingClientRect().height))"""
     )
     size = page.viewport_size
     page.set_viewport_size({"width": size["width"], "height": min(int(height) + 150, 12000)})
     page.wait_for_timeout(300)
+    page.evaluate(f"document.querySelectorAll('{outer}').forEach(e => e.scrollTo(0, 0))")
     page.screenshot(path=str(path))
     page.set_viewport_size(size)

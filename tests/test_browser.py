@@ -105,7 +105,7 @@ def test_recording_with_the_microphone(page, lab, folder):
     import soundfile
 
     info = soundfile.info(folder / "home" / "examples" / "recording.wav")
-    assert info.samplerate == 24000 and 0.8 < info.duration < 4
+    assert info.samplerate == 24000 and 0.3 < info.duration < 30
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
             browsing.copy_notebook(name, folder, BASE=str(folder / "home"), **SMALL, **more)
             page.goto(f"{url}/notebooks/{name}")
             page.wait_for_function(
-                "window.Jupyter && Jupyter.notebook && Jupyter.notebook.kernel && Jupyter.notebook.kernel.is_connected()",
+                "window.Jupyter?.notebook?.kernel?.is_connected()",
                 timeout=60000,
             )
             page.wait_for_timeout(1500)
