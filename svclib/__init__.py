@@ -2,7 +2,8 @@
 
 Modules in reading order; each imports only modules above it (``tests/test_import_order.py`` holds that true):
 
-    ground      units         Hz, MIDI, cents; dB; samples, frames, seconds: the frame rule
+    ground      colab         the notebooks' first cell; badges from one address
+                units         Hz, MIDI, cents; dB; samples, frames, seconds: the frame rule
                 config        gin presets; the only importer of gin
                 disk          primitive file operations and the sentences for their failures
                 folders       where a person's things lie, local or on Drive
@@ -50,8 +51,17 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 controls      what a person asks for, and what becomes of pitch and loudness
                 songs         found, read, measured and remembered
                 conversion    song -> adjust -> model -> audio -> file
-    04 see      plots         the only importer of matplotlib
-                widgets       the only importer of ipywidgets
+    04 see      page          players, pictures, notices, tables as HTML; the only place where text becomes markup
+                views         what pictures show, computed
+                plots         the only importer of matplotlib
+                start         what is made where a person's folder is still empty
+                inspection    what a trained model does, as arrays; runs compared
+                widgets       what panels share; only widgets* import ipywidgets, and do no arithmetic
+                widgets_record    a microphone for notebooks
+                widgets_prepare   the panels of notebook 01
+                widgets_train     the panels of notebook 02
+                widgets_convert   the panel of notebook 03
+                widgets_see       the panels of notebook 04
                 demo          the whole journey on the synthetic singers
     door        commands      what each command does
                 __main__      the svclib command
