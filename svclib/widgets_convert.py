@@ -25,7 +25,6 @@ from svclib.widgets_prepare import open_folder
 
 __all__ = ["ConvertPanel", "convert_panel", "first_things", "open_folder", "result_html", "show"]
 
-CONSENT = "Sing only with voices whose owners agreed, and say that a result is synthetic when you share it."
 _HINTS = {
     "octave_shift": ("Octave", "octaves up or down"),
     "semitone_shift": ("Semitones", "semitones up or down, on top of the octaves"),

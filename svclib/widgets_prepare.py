@@ -5,8 +5,6 @@ from IPython.display import HTML, display
 
 from svclib import dataset, doctor, folders, page, plots, start, units, widgets
 
-CONSENT = "Record and train only voices whose owners agreed to it."
-
 
 def open_folder(base: str = "") -> folders.Base:
     """The person's folder, with a line that says where it is.

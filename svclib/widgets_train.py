@@ -13,9 +13,6 @@ __all__ = [
     "export", "open_dataset", "open_folder", "reconstruction", "tensorboard", "train", "z_map",
 ]  # fmt: skip
 
-CONSENT = "Share an instrument only if the person whose voice it is agreed to that."
-AIM = (5.0, 6.0)  # six-scale spectral loss: above 6 there is room to improve, below 5 it learns by heart
-
 
 def open_dataset(base, voice: str, preset: str, minutes: float | int = start.MINUTES):
     """The dataset of a voice as the preset needs it, prepared first where it is not; says which."""
