@@ -49,11 +49,16 @@ def test_log_mel_is_nsf_hifigans(contract, n):
     np.testing.assert_allclose(found, expected[: len(found)], atol=1e-4)
 
 
-def test_silence_reads_the_floor_of_the_magnitude():
-    """The filters of silence see sqrt(1e-9) in every bin, or the floor where that is higher."""
-    found = features.log_mel(torch.zeros(1, 4096), MelContract())
-    weights = librosa.filters.mel(sr=44100, n_fft=2048, n_mels=128, fmin=40, fmax=16000).sum(axis=1)
-    np.testing.assert_allclose(found[0, 3], np.log(np.maximum(weights * (1e-4).__pow__(1) * 10**-0.5, 1e-5)), atol=1e-4)
+@pytest.mark.parametrize("norm", ["slaney", "none"])
+def test_silence_reads_the_floor(norm):
+    """Silence has sqrt(1e-9) in every bin; filters of height 1 see that, filters of area 1 stay below the floor."""
+    found = features.log_mel(torch.zeros(1, 4096), dataclasses.replace(MelContract(), norm=norm))
+    filters = librosa.filters.mel(
+        sr=44100, n_fft=2048, n_mels=128, fmin=40, fmax=16000, norm=None if norm == "none" else norm
+    )
+    expected = np.log(np.maximum(filters.sum(axis=1) * np.sqrt(1e-9), 1e-5))
+    np.testing.assert_allclose(found[0, 3], expected, atol=1e-4)
+    assert (expected.max() > -11.5) == (norm == "none")
 
 
 def test_log_base_ten_is_the_natural_one_scaled():
