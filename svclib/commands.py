@@ -49,7 +49,11 @@ class Progress:
             self.bar.close()
 
     def __call__(self, fraction: float, text: str = "") -> None:
-        """Show how far it is (0 to 1) and what is being done."""
+        """Show how far it is (0 to 1) and what is being done; 0 starts the clock anew."""
+        if fraction == 0:
+            self.started = time.monotonic()
+            if self.bar is not None:
+                self.bar.reset()
         if self.bar is not None:
             self.bar.n = max(0.0, min(100.0, 100.0 * fraction))
             self.bar.set_postfix_str(text[:60], refresh=False)

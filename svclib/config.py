@@ -56,8 +56,8 @@ def preset_folder() -> Path:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with the project, without overlays such as ``tiny``."""
-    return sorted(p.stem for p in preset_folder().glob("*.gin") if p.stem not in ("base", "tiny"))
+    """Names of the presets that come with the project, without overlays such as ``tiny`` and ``demo``."""
+    return sorted(p.stem for p in preset_folder().glob("*.gin") if p.stem not in ("base", "tiny", "demo"))
 
 
 def describe(name: str) -> str:

@@ -72,16 +72,16 @@ def run(
     Raises:
         ValueError, OSError: of the part that failed, with a sentence; what was finished is used next time.
     """
-    journey = _Journey(Path(out), progress or (lambda fraction, text="": None), say or (lambda line: None))
-    minutes = TRAIN_MINUTES if minutes is None else minutes
+    minutes = float(TRAIN_MINUTES if minutes is None else minutes)
     chosen = config.load(list(preset))
+    journey = _Journey(Path(out), progress or (lambda fraction, text="": None), say or (lambda line: None))
     with journey.stage("recordings") as stage:
         found, song_path = _recordings(journey, stage, audio_folder, song, corpus_minutes, seed)
     with journey.stage("dataset") as stage:
         voice = found[0].singer
         folder = journey.base.datasets / store.safe_name(voice)
         data = dataset.prepare(found, folder, chosen.features, progress=journey.progress)
-        stage.reused = data.messages == ["Nothing changed."]
+        stage.reused = "Nothing changed." in data.messages
         stage.text = f"{len(data.recordings)} recordings, {data.duration_s() / 60:.1f} min measured"
     with journey.stage("training") as stage:
         run_folder = _train(journey, stage, data, chosen, minutes, seed, on_training)
@@ -112,6 +112,7 @@ class _Journey:
     @contextmanager
     def stage(self, name: str):
         started, stage = time.monotonic(), _Stage()
+        self.progress(0.0, name)
         yield stage
         self.seconds[name] = time.monotonic() - started
         again = " (as before)" if stage.reused else ""

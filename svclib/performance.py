@@ -278,7 +278,7 @@ class Performance:
         formants = self.formants_hz(t, self.f0_hz(t))
         coarse = grid[::16]
         widths = _BANDWIDTHS_HZ + 250
-        shape = [_bump(x, 3000.0, 2.0) ** 2 * _tract_power(x[None], formants, widths) for x in (f_hz, coarse)]
+        shape = [_bump(x, 4000.0, 1.3) ** 2 * _tract_power(x[None], formants, widths) for x in (f_hz, coarse)]
         density += breath[:, None] ** 2 * shape[0] / (shape[1].mean(axis=1, keepdims=True) * grid[-1])
         return density * (f_hz <= limit_hz)
 

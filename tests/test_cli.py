@@ -145,3 +145,104 @@ def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys, monkeypatch
             progress(i / 10, f"file {i}")
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["preparing: 20 %, about 48 s left. file 2", "preparing: 40 %, about 36 s left. file 4"]
+
+
+# The journey, command by command, with the smallest model
+
+TINY = ("--config", "ddsp_small", "--config", "tiny")
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory, short_songs):
+    base = tmp_path_factory.mktemp("journey")
+    singers.make_corpus("aria", base / "aria", 0.2, piece_s=4.0)
+    dataset, run_folder, made = base / "dataset", base / "run", base / "made.zip"
+    for arguments in (
+        ["prepare", "--audio", base / "aria", "--out", dataset, *TINY, "--validation", "*_002.wav"],
+        ["train", "--dataset", dataset, "--run", run_folder, *TINY, "--steps", 6],
+        ["export", "--run", run_folder, "--out", made, "--licence", "CC0 1.0"],
+    ):
+        assert __main__.main([str(a) for a in arguments]) == 0, arguments
+    return base
+
+
+def test_prepare_holds_out_what_was_asked(journey, capsys, tmp_path):
+    status, out, _ = run(capsys, "info", journey / "dataset", "--json", "-")
+    found = json.loads(out)
+    assert status == 0 and found["what"] == "dataset" and found["singers"] == ["aria"]
+    held = [r["name"] for r in found["recordings"] if r["split"] == "validation"]
+    assert held == ["aria_00_002.wav"]
+    again = ["prepare", "--audio", journey / "aria", "--out", journey / "dataset", *TINY]
+    status, _, err = run(capsys, *again, "--validation", "*_002.wav")
+    assert status == 0 and "Nothing changed." in err
+    labelled = ["prepare", "--audio", journey / "aria", "--singer", "voice", "--labels", "{singer}_{seed}_{label}"]
+    status, out, _ = run(capsys, *labelled, "--out", tmp_path / "labelled", *TINY, "--set", "hop_samples=160")
+    assert status == 0 and "singers: voice" in out and "labels: 000, 001, 002" in out and "every 10 ms" in out
+
+
+def test_train_goes_on_from_where_it_was(journey, capsys):
+    arguments = ["train", "--dataset", journey / "dataset", "--run", journey / "run", *TINY]
+    status, out, _ = run(capsys, *arguments, "--steps", 9)
+    assert status == 0 and "step 9 of 9" in out
+    status, out, _ = run(capsys, "info", journey / "run", "--json", "-")
+    found = json.loads(out)
+    assert status == 0 and found["what"] == "run" and max(c["step"] for c in found["checkpoints"]) == 9
+    status, out, _ = run(capsys, *arguments, "--steps", 7, "--from", 6)
+    assert status == 0 and "step 7 of 7" in out
+    status, _, err = run(capsys, *arguments, "--set", "n_harmonics=3")
+    assert status == 2 and "n_harmonics" in err
+
+
+def test_export_never_overwrites_and_info_tells_what_it_is(journey, capsys):
+    before = (journey / "made.zip").read_bytes()
+    status, out, err = run(capsys, "export", "--run", journey / "run", "--out", journey / "made.zip")
+    assert status == 0 and "made 2.zip" in out and "never overwritten" in err
+    assert (journey / "made.zip").read_bytes() == before
+    status, out, _ = run(capsys, "info", journey / "made.zip")
+    assert status == 0 and "a ddsp instrument" in out and "CC0 1.0" in out and "synthetic voice" in out
+    status, out, _ = run(capsys, "info", journey / "made.zip", "--json", "-")
+    assert json.loads(out)["model"]["n_harmonics"] == 20
+
+
+def test_convert_writes_what_was_asked_and_never_overwrites(journey, short_songs, capsys, tmp_path):
+    song, target = short_songs / "bruno.wav", tmp_path / "sung.flac"
+    arguments = ["convert", "--instrument", journey / "made.zip", "--input", song, "--out", target, "--seed", 3]
+    status, out, err = run(capsys, *arguments, "--key", "auto", "--loudness-shift", -6)
+    assert status == 0 and str(target) in out and "octave +1" in out and "-6 dB" in out and "octave" in err
+    assert soundfile.info(target).frames == soundfile.info(song).frames
+    settings = json.loads((tmp_path / "sung.flac.json").read_text())
+    assert settings["controls"]["loudness_shift_db"] == -6 and settings["seed"] == 3
+    status, out, err = run(capsys, *arguments)
+    assert status == 0 and "sung 2.flac" in out and "never overwritten" in err
+    status, out, _ = run(
+        capsys, "convert", "--instrument", journey / "made.zip", "--input", short_songs, "--out", tmp_path / "all",
+        "--key", "-2.5", "--no-loudness-statistics", "--mask-threshold", 0.5, "--attenuation", 30, "--autotune", 1,
+        "--autotune-key", "C major",
+    )  # fmt: skip
+    assert status == 0
+    assert sorted(p.name for p in (tmp_path / "all").glob("*.wav")) == ["aria - made.wav", "bruno - made.wav"]
+    controls = json.loads((tmp_path / "all" / "aria - made.wav.json").read_text())["controls"]
+    assert controls == {
+        "use_loudness_statistics": False, "mask_threshold": 0.5, "attenuation_db": 30.0, "autotune": 1.0,
+        "autotune_key": "C major", "octave_shift": 0, "semitone_shift": -2.5, "loudness_shift_db": 0.0,
+    }  # fmt: skip
+    status, _, err = run(capsys, *arguments, "--octave", 5)
+    assert status == 2 and "octave" in err
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes((journey / "made.zip").read_bytes()[:5000])
+    status, _, err = run(capsys, "convert", "--instrument", broken, "--input", song, "--out", target)
+    assert status == 2 and "broken.zip" in err
+
+
+def test_sweep_makes_a_run_per_cell_and_skips_finished_ones(journey, capsys, tmp_path):
+    arguments = ["sweep", "--dataset", journey / "dataset", "--runs", tmp_path, *TINY, "--steps", 2]
+    arguments += ["--grid", "n_harmonics=5,10", "--grid", "n_noise_bands=9"]
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0 and out.count("2/2") == 2
+    logs = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.jsonl")}
+    assert len(logs) == 2
+    status, again, _ = run(capsys, *arguments)
+    assert status == 0 and again == out
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.jsonl")} == logs
+    status, _, err = run(capsys, *arguments[:-2], "--grid", "n_noise_bands")
+    assert status == 2 and "NAME=V1,V2" in err
