@@ -3,7 +3,7 @@
 import ipywidgets as W
 from IPython.display import HTML, display
 
-from svclib import dataset, doctor, folders, page, plots, start, units, widgets
+from svclib import dataset, diagnosis, doctor, folders, page, plots, start, units, widgets
 
 
 def open_folder(base: str = "") -> folders.Base:
@@ -46,12 +46,12 @@ def examine(found: list[dataset.Recording]) -> HTML:
     return HTML(report_html(report))
 
 
-MARKS = {doctor.PROBLEM: "error", doctor.WARNING: "warning", doctor.NOTE: "info"}
+MARKS = {diagnosis.PROBLEM: "error", diagnosis.WARNING: "warning", diagnosis.NOTE: "info"}
 MAX_ROWS = 60
 
 
-def report_html(report: doctor.Report) -> str:
-    """A ``doctor.Report`` as HTML: totals, what to do, a table of the files, a picture of them."""
+def report_html(report: diagnosis.Report) -> str:
+    """A ``diagnosis.Report`` as HTML: totals, what to do, a table of the files, a picture of them."""
     totals = report.totals
     parts = [
         page.heading(
@@ -60,7 +60,7 @@ def report_html(report: doctor.Report) -> str:
         )
     ]
     if report.findings:
-        rows = [[f.file or "all", doctor.KINDS[f.kind], f.text] for f in report.findings[:MAX_ROWS]]
+        rows = [[f.file or "all", diagnosis.KINDS[f.kind], f.text] for f in report.findings[:MAX_ROWS]]
         parts.append(
             page.table(["file", "found", "what to do"], rows, [MARKS[f.severity] for f in report.findings[:MAX_ROWS]])
         )
@@ -77,7 +77,7 @@ def report_html(report: doctor.Report) -> str:
     return "".join(parts)
 
 
-def file_row(file: doctor.FileReport) -> list[str]:
+def file_row(file: diagnosis.FileReport) -> list[str]:
     """One row of the doctor's table; what could not be measured is a dash."""
 
     def text(value, form):

@@ -140,7 +140,7 @@ def run_all_in_lab(page, timeout_s=180) -> None:
     page.wait_for_function(
         """() => {
         const p = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.innerText.trim());
-        return document.querySelector('.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]')
+        return document.querySelector('[data-mime-type="application/vnd.jupyter.error"]')
           || (p.length && p.every(t => /^\\[\\d+\\]:?$/.test(t))); }""",
         timeout=timeout_s * 1000,
     )
