@@ -4,6 +4,7 @@ repeated and fresh runs, files that stay, and sentences for everything a person 
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import types
@@ -370,6 +371,9 @@ def test_a_song_is_measured_once_and_again_only_when_something_changed(tmp_path,
     assert len(calls) == 4 and calls[-1].f0_method == "pyin"
     tones(path, 16000, duration_s=0.9)
     assert songs.cached_song(path, SETTINGS).duration_s == pytest.approx(0.9) and len(calls) == 5
+    os.utime(path, ns=(1, 1))  # written anew at the same size
+    songs.cached_song(path, SETTINGS)
+    assert len(calls) == 6
     with pytest.raises(ConversionCancelled):
         songs.cached_song(tones(tmp_path / "b.wav", 16000), SETTINGS, cancelled=lambda: True)
     for i in range(songs.CACHED_SONGS):
