@@ -139,6 +139,13 @@ def test_sine_accuracy_over_four_seconds(f0_hz, number, tolerance):
     assert abs((end.item() - f0_hz * 4 + 0.5) % 1 - 0.5) < 1e-9
 
 
+def test_phase_is_exact_after_ten_minutes():
+    """440.1 Hz for 600 s is 264060 cycles: a whole number, so the phase comes home."""
+    f0 = torch.full((1, 150_000), 440.1, dtype=torch.float64)
+    _, end = frame_phase(f0, RATE, HOP)
+    assert abs((end.item() + 0.5) % 1 - 0.5) < 1e-6
+
+
 def test_frame_phase_is_the_running_sum_of_the_upsampled_frequency():
     f0, _, _, _ = glide(200, dtype=torch.float64)
     f0 = synthesis.hold_f0(f0)
