@@ -36,8 +36,11 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 singers       two synthetic singers: data with known truth
                 schedule      noise against diffusion time; noise, clean signal and velocity
                 samplers      ddpm, ddim, plms, dpm-solver++; SamplerStep
-                diffusion     conditions with learned nulls, mel denoiser, coarse mel
+                denoiser      conditions with learned nulls, the mel denoiser, long songs in pieces
+                griffinlim    a log-mel made audible without a network
+                diffusion     settings and model: training, singing, coarse mel
                 metrics       definitions with units, reference, alignment
+                evaluation    converted songs against their references
                 sealed        zip and JSON of a stranger: read strictly, nothing believed
                 instrument    the shareable file: save, open, refuse
                 checkpoints   all that a run needs to go on exactly, in one verified file
@@ -62,6 +65,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 widgets_train     the panels of notebook 02
                 widgets_convert   the panel of notebook 03
                 widgets_see       the panels of notebook 04
+                showcase      one page about a conversion: listen, look, what the numbers mean
                 demo          the whole journey on the synthetic singers
     door        commands      what each command does
                 __main__      the svclib command
