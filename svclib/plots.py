@@ -179,10 +179,12 @@ def doctor_picture(report) -> Figure:
             if file.f0_low_hz and file.f0_high_hz:
                 low, high = units.hz_to_midi(file.f0_low_hz), units.hz_to_midi(file.f0_high_hz)
                 pitch.barh(y, max(high - low, 0.2), left=low, color=colour, height=0.6)
-            if file.level_db is not None and file.noise_floor_db is not None:
-                level.barh(y, file.level_db - file.noise_floor_db, left=file.noise_floor_db, color=colour, height=0.6)
+            if file.level_db is not None:
+                floor_db = file.level_db if file.noise_floor_db is None else file.noise_floor_db
+                level.barh(y, file.level_db - floor_db, left=floor_db, color=colour, height=0.6, alpha=0.55)
+                level.plot([file.level_db], [y], "o", color=colour, markersize=5)
         pitch.set(title="How high", xlabel="MIDI note (60: middle C)")
-        level.set(title="How loud", xlabel="noise floor to singing (dB)")
+        level.set(title="How loud", xlabel="noise floor to singing (dB)", xlim=(-90, 0))
         for axis in axes[0]:
             axis.grid(False, axis="y")
         return figure

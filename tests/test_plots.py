@@ -4,14 +4,17 @@ And about pages: no text from outside becomes markup, and embedded sound keeps i
 """
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from svclib import page, plots, views
 from svclib.controls import Adjusted, Controls
+from svclib.diagnosis import FileReport, Finding, Report
 from svclib.features import Features, FeatureSettings
 
 RATE_HZ = 16000
@@ -129,6 +132,20 @@ def test_every_picture_can_be_drawn_from_nothing_sung_and_from_hostile_names():
     for figure in figures:
         assert isinstance(figure, Figure)
         assert plots.png(figure, dpi=40).startswith(b"\x89PNG")
+
+
+def test_doctor_picture_shows_length_pitch_and_level_of_usable_files():
+    bad = FileReport("bad", Path("bad"), findings=(Finding("bad", "unusable", "problem", "no sound"),))
+    fine = FileReport(NASTY, Path("a"), 12.0, level_db=-20.0, noise_floor_db=-70.0, f0_low_hz=220.0, f0_high_hz=440.0)
+    noisy = Finding("b", "noise", "warning", "record again")
+    short = FileReport("b", Path("b"), 3.0, level_db=-30.0, findings=(noisy,))
+    figure = plots.doctor_picture(Report([bad, short, fine], {}, []))
+    length, pitch, level = figure.axes
+    assert [p.get_width() for p in length.patches] == [12.0, 3.0]
+    assert [p.get_facecolor() == to_rgba(plots.ORANGE) for p in length.patches] == [False, True]
+    assert (pitch.patches[0].get_x(), pitch.patches[0].get_width()) == (pytest.approx(57.0), pytest.approx(12.0))
+    assert [line.get_xdata()[0] for line in level.lines] == [-20.0, -30.0]
+    assert plots.png(figure, 40) and plots.png(plots.doctor_picture(Report([bad], {}, [])), 40)
 
 
 def test_no_figure_stays_open_and_no_backend_is_chosen():
