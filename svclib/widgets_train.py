@@ -109,6 +109,11 @@ class TrainingView:
         if self.run and start.elapsed_s() - self._drawn_at > self._every_s:
             self.draw()
 
+    def finish(self, message: str) -> None:
+        """Draw the whole curve; ``message`` is told elsewhere and leaves the list."""
+        self.told.value = "".join(page.paragraph(told) for told in self._messages[-4:] if told != message)
+        self.draw()
+
     def draw(self) -> None:
         """Draw the curve of what is logged so far."""
         self._drawn_at = start.elapsed_s()
@@ -175,7 +180,7 @@ def train(data, base, preset: str, minutes=None, steps=None, on_cpu: bool = Fals
     view = TrainingView(run)
     display(view.widget)
     result = start.train(data, run, preset, minutes or None, steps or None, on_cpu, on_progress=view)
-    view.draw()
+    view.finish(result.message)
     display(HTML(page.notice(result.message, "done" if result.reason in ("finished", "minutes") else "warning")))
     return run
 
@@ -302,7 +307,7 @@ def z_map(run: Path, data, which="best") -> HTML:
     paths = inspection.z_paths(model, data)
     if not paths:
         return HTML(
-            page.notice("This preset has no z. With ddsp_z, its paths through the space of sounds appear here.")
+            page.notice("This model has no z: it follows pitch and loudness only. With a preset that has z, a map appears here.")
         )
     drawing = plots.png(plots.z_map(paths, "Paths of recordings through z"))
     return HTML(page.picture(drawing, "two-dimensional map of z paths", 760))

@@ -160,7 +160,8 @@ def test_training_shows_numbers_curve_previews_and_makes_an_instrument(ran, note
     text = words(ran["02_train.ipynb"])
     for expected in ("12 of 12", "held-out loss", "steps per second", "saved", "Reconstruction", "Held-out piece 1"):
         assert expected in text
-    assert "6 FFT sizes" in text and "log rule v1" in text and "no z" in text
+    assert "6 FFT sizes" in text and "log rule v1" in text
+    assert ("two-dimensional map of z paths" in shown(ran["02_train.ipynb"])) != ("has no z" in text)
     assert [p.name for p in (notebook_home[0] / "home" / "instruments").iterdir()] == ["aria-ddsp_small+tiny.zip"]
 
 
@@ -174,4 +175,4 @@ def test_converting_sings_at_once_and_shows_the_panel(ran, notebook_home):
 
 def test_visualizing_shows_harmonics_noise_and_one_moment(ran):
     page = shown(ran["04_visualize.ipynb"])
-    assert page.count("<audio") == 3 and page.count("<img") == 3
+    assert page.count("<audio") == 3 and page.count("<img") in (3, 5)  # two more where the model has z
