@@ -13,7 +13,16 @@ import torch
 from svclib import features, manifest, preparing, shards, store, units
 from svclib.corpus import DatasetError, Recording, recordings
 
-__all__ = ["Dataset", "DatasetError", "Recording", "ValidationBatches", "describe", "prepare", "recordings"]
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "Recording",
+    "ValidationBatches",
+    "describe",
+    "prepare",
+    "recordings",
+    "remeasure",
+]
 
 SILENT_DB = -80.0
 
@@ -46,6 +55,22 @@ def prepare(
         StoreError: if the disk fails; what was committed stays.
     """
     return Dataset.open(out, preparing.run(sources, out, settings, validation, progress, cancelled))
+
+
+def remeasure(
+    data: "Dataset",
+    out: str | Path,
+    settings: features.FeatureSettings,
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> "Dataset":
+    """Make a dataset with other settings from the audio stored in a dataset, with the same split; else as
+    :func:`prepare`.
+
+    Raises:
+        DatasetError: if the settings need a higher sample rate than is stored.
+    """
+    return Dataset.open(out, preparing.run_again(data, out, settings, progress, cancelled))
 
 
 class Dataset:

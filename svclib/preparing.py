@@ -264,6 +264,61 @@ def run(sources, out, settings, validation=None, progress: Progress = None, canc
     if any(Path(r.path).resolve().parent == job.out.resolve() for r in sources):
         raise DatasetError(f"'{job.out}' is the folder of the recordings; choose another one for the dataset.")
     hashed = job.hash_files(sources)
+    return _carry_out(job, hashed, lambda found: manifest.split_entries(found, validation, settings, job.messages))
+
+
+class _StoredJob(_Job):
+    """A preparation whose recordings are those of another dataset; a path is a position in it."""
+
+    def __init__(self, data, out: Path, settings, progress: Progress, cancelled):
+        super().__init__([], out, settings, progress, cancelled)
+        self.data = data
+
+    def estimate_s(self, recording: Recording) -> float:
+        return self.data.recordings[int(recording.path.name)]["n_samples"] / self.data.settings.sample_rate_hz
+
+    def decode(self, recording: Recording) -> tuple[np.ndarray, list[str]]:
+        import soxr
+
+        index, rate = int(recording.path.name), self.data.settings.sample_rate_hz
+        n = self.data.recordings[index]["n_samples"]
+        out = np.zeros(units.resampled_length(n, rate, self.settings.sample_rate_hz), np.int16)
+        same = rate == self.settings.sample_rate_hz
+        stream = None if same else soxr.ResampleStream(rate, self.settings.sample_rate_hz, 1, dtype="float32")
+        filled = 0
+        for start in range(0, n, 1 << 20):
+            length = min(1 << 20, n - start)
+            piece = self.data.audio(index, start, length)
+            piece = piece if same else stream.resample_chunk(piece, last=start + length == n)
+            piece = piece[: len(out) - filled]
+            limit = int(shards.FULL_SCALE)
+            out[filled : filled + len(piece)] = np.clip(np.rint(piece * shards.FULL_SCALE), -limit, limit)
+            filled += len(piece)
+        return out, list(self.data.recordings[index]["notes"])
+
+
+def run_again(data, out, settings, progress: Progress = None, cancelled=None) -> list[str]:
+    """Make a dataset from the audio stored in another; see ``dataset.remeasure``."""
+    rate = data.settings.sample_rate_hz
+    if settings.sample_rate_hz > rate:
+        raise DatasetError(
+            f"'{data.path}' holds audio at {rate} Hz, and {settings.sample_rate_hz} Hz are needed: what is above "
+            f"{rate / 2000:g} kHz is not in it. Prepare the original recordings with the other settings."
+        )
+    if Path(out).resolve() == data.path.resolve():
+        raise DatasetError(f"'{out}' is the dataset itself; choose another folder.")
+    job = _StoredJob(data, Path(out), settings, progress, cancelled)
+    hashed, splits, seen = [], {}, set()
+    for index, r in enumerate(data.recordings):
+        key = r["sha256"] if r["sha256"] not in seen else f"{r['sha256']}-{index}"  # the end of a lone recording
+        seen.add(key)
+        splits[key] = r["split"]
+        hashed.append((Recording(Path(str(index)), r["singer"], r["label"], r["name"]), key))
+    return _carry_out(job, hashed, lambda entries: [{**e, "split": splits[e["sha256"]]} for e in entries])
+
+
+def _carry_out(job: _Job, hashed: list, split: Callable[[list[dict]], list[dict]]) -> list[str]:
+    settings = job.settings
     _require_some(hashed, job)
     store.remove_parts(job.out)
     job.find_stored({digest for _, digest in hashed})
@@ -275,7 +330,7 @@ def run(sources, out, settings, validation=None, progress: Progress = None, canc
             segments = [placed[digest, i] for i in range(first.count)]
             entries.append(manifest.entry_of(recording, digest, segments, list(first.notes)))
     _require_some(entries, job)
-    entries = manifest.split_entries(entries, validation, settings, job.messages)
+    entries = split(entries)
     new = manifest.build(job.out, settings, entries, job.skipped, job.duplicates, job.old)
     if not new["statistics"]:
         job.tell(0.97, "statistics")
