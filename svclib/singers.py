@@ -32,7 +32,7 @@ SINGERS = {
             "o": (540, 930, 2700, 3600, 4500), "u": (380, 820, 2650, 3600, 4500), "m": (300, 1100, 2500, 3500, 4500),
             "n": (300, 1600, 2700, 3600, 4600), "l": (400, 1250, 2900, 3700, 4600),
         },
-        rolloff_db=7.0, vibrato_hz=5.9, vibrato_cents=45.0, glide_s=0.08, breath_db=-34.0, consonant_ratio=1.12,
+        rolloff_db=9.0, vibrato_hz=5.9, vibrato_cents=45.0, glide_s=0.08, breath_db=-34.0, consonant_ratio=1.12,
     ),
     "bruno": Singer(
         "bruno", -1, 41, 67,
