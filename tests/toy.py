@@ -1,7 +1,8 @@
 """A small singing network and a dataset made of formulas: a whole training in a second, for the tests of training.
 
-python tests/toy.py RUN STEPS            train
-python tests/toy.py RUN STEPS KILLS SEED train, killed KILLS times at random moments, until it is finished
+python tests/toy.py RUN STEPS                         train
+python tests/toy.py RUN STEPS KILLS SEED moment       train, killed KILLS times at random moments, until finished
+python tests/toy.py RUN STEPS KILLS SEED operation    the same, dying in the middle of random file operations
 """
 
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import faults
 import numpy as np
 import torch
 
@@ -80,39 +82,44 @@ def losses(run):
     return {int(s): float(v).hex() for s, v in zip(curves["step"], curves["loss"], strict=True)}
 
 
-def train_killed(run: str, steps: int, kills: int, seed: int) -> None:
-    """Train in child processes, each killed a random time after its first step, until one comes to the end."""
-    import accelerate  # noqa: F401  (once, not in every child)
+def train_killed(run: str, steps: int, kills: int, seed: int, where: str) -> None:
+    """Train in child processes, each of which dies, until all deaths are done and one comes to the end."""
+    import accelerate  # noqa: F401  (what training loads lazily: once, not in every child)
+    import torch._dynamo  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
 
     rng, done = random.Random(seed), 0
     while True:
         ready, begun = os.pipe()
+        at = rng.randrange(1, 120) if where == "operation" and done < kills else None
+        after = rng.random() < 0.5
         child = os.fork()
         if child == 0:
+            if at:
+                faults.install(at, "exit", after=after)
             slow = ToyDataset()
             slow.pause_s = 0.005
             training.train(slow, run, preset(), steps=steps, on_progress=lambda _, out=begun: os.write(out, b"."))
             os._exit(0)
         os.close(begun)
         select.select([ready], [], [])
-        if done < kills:
+        if where == "moment" and done < kills:
             time.sleep(rng.uniform(0.0, 0.4))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         os.close(ready)
-        if os.WIFSIGNALED(status):
+        if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == faults.EXIT_STATUS:
             done += 1
-            continue
-        if os.WEXITSTATUS(status):
+        elif os.WEXITSTATUS(status):
             sys.exit(os.WEXITSTATUS(status))
-        print(f"{done} kills")
-        return
+        else:
+            print(f"{done} deaths")
+            return
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if len(sys.argv) > 3:
-        train_killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+        train_killed(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
     else:
         print(training.train(ToyDataset(), sys.argv[1], preset(), steps=int(sys.argv[2])).message, flush=True)
