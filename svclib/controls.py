@@ -68,6 +68,8 @@ class Controls:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not low <= value <= high:
                 raise ConversionError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}.")
+            if name != "octave_shift":
+                object.__setattr__(self, name, float(value))  # 20 and 20.0 are the same setting
         if self.octave_shift != int(self.octave_shift):
             raise ConversionError(f"octave_shift is {self.octave_shift!r}; it must be whole. Use semitone_shift too.")
         object.__setattr__(self, "octave_shift", int(self.octave_shift))

@@ -23,7 +23,7 @@ _live: dict[str, W.Widget] = {}
 # ------------------------------------------------------------------------------------------- two versions, one source
 
 
-def uploads(widget: W.FileUpload) -> list[tuple[str, bytes]]:
+def uploads(widget) -> list[tuple[str, bytes]]:
     """Uploaded files as ``(name, bytes)``: ``value`` is a dict of dicts in ipywidgets 7 and a tuple of dicts in 8."""
     if V8:
         items = widget.value

@@ -35,7 +35,10 @@ class PresetPanel(W.VBox):
         self.unfit = {}
         fitting = []
         for name in dict.fromkeys([*config.preset_names(), wanted]):
-            problem = training.fits(data.settings, start.preset(name))
+            try:
+                problem = training.fits(data.settings, start.preset(name))
+            except config.ConfigError as error:
+                problem = str(error)
             if problem is None:
                 fitting.append(name)
             else:
@@ -306,8 +309,6 @@ def z_map(run: Path, data, which="best") -> HTML:
     model, _ = training.load_model(run, which)
     paths = inspection.z_paths(model, data)
     if not paths:
-        return HTML(
-            page.notice("This model has no z: it follows pitch and loudness only. With a preset that has z, a map appears here.")
-        )
+        return HTML(page.notice("This model has no z: it follows pitch and loudness only."))
     drawing = plots.png(plots.z_map(paths, "Paths of recordings through z"))
     return HTML(page.picture(drawing, "two-dimensional map of z paths", 760))
