@@ -153,8 +153,8 @@ def train(
     dataset = dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset)
     changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
-    deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
     trainer = Trainer(dataset, Path(run), preset, device, init, from_step, allow_changed_dataset, on_progress)
+    deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes  # getting ready does not count
     with trainer, StopRequest(trainer.announce, deadline, cancelled) as stop:
         while trainer.step < preset.training.steps and not stop.reason():
             trainer.train_step()
