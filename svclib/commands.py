@@ -216,7 +216,10 @@ def train(a) -> int:
         )
     finally:
         shown.close()
-    print(result.message)
+    loss = "" if result.loss is None else f", loss {result.loss:.3f}"
+    held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
+    print(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
+    print(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
 
 
