@@ -41,15 +41,14 @@ class Denoiser(nn.Module):
 
     Args:
         prediction: One of ``PREDICTIONS``.
-        spread: Typical distance between guess and mel, in units of the scaled mel.
     """
 
     def __init__(
         self, n_mels: int, channels: int, n_layers: int, dilation_cycle: int, condition_dims: int,
-        schedule: Schedule, prediction: str = "residual", spread: float = 0.2,
+        schedule: Schedule, prediction: str = "residual",
     ):  # fmt: skip
         super().__init__()
-        self.schedule, self.prediction, self.spread = schedule, prediction, spread
+        self.schedule, self.prediction = schedule, prediction
         self.first = nn.Conv1d(n_mels, channels, 1)
         self.step = layers.StepEmbedding(channels, 4 * channels, channels)
         self.stack = layers.GatedStack(channels, n_layers, dilation_cycle, channels, condition_dims)
@@ -67,9 +66,9 @@ class Denoiser(nn.Module):
         hidden = self.stack(F.relu(self.first(x)), self.step(t), projected)
         return self.last(F.relu(self.skip(hidden)))
 
-    def _output(self, x_t, t, projected, guess, alpha, sigma):
+    def _output(self, x_t, t, projected, guess, spread, alpha, sigma):
         """The network's own output in the precision of ``x_t``, and the variance it is scaled by."""
-        total = (alpha * self.spread) ** 2 + sigma**2
+        total = (alpha * spread) ** 2 + sigma**2
         seen = x_t if self.prediction == "eps" else (x_t - alpha * guess) / total.sqrt()
         return self.network(seen.to(self.first.weight.dtype), t, projected).to(x_t.dtype), total
 
@@ -79,13 +78,14 @@ class Denoiser(nn.Module):
         t: Float[Tensor, " batch"],
         projected: Sequence[Tensor],
         guess: Float[Tensor, "batch mels frames"],
+        spread: Float[Tensor, "batch mels frames"],
     ) -> Float[Tensor, "batch mels frames"]:
-        """The noise in ``x_t``, in its precision; ``guess`` is a clean mel, scaled like ``x_t``."""
+        """The noise in ``x_t``, in its precision; ``guess`` is a clean mel and ``spread`` how far it may be off."""
         alpha, sigma = self.schedule.factors(t, x_t)
-        out, total = self._output(x_t, t, projected, guess, alpha, sigma)
+        out, total = self._output(x_t, t, projected, guess, spread, alpha, sigma)
         if self.prediction == "eps":
             return out
-        return sigma / total * (x_t - alpha * guess) - alpha * self.spread / total.sqrt() * out
+        return sigma / total * (x_t - alpha * guess) - alpha * spread / total.sqrt() * out
 
     def loss(
         self,
@@ -94,11 +94,12 @@ class Denoiser(nn.Module):
         noise: Float[Tensor, "batch mels frames"],
         projected: Sequence[Tensor],
         guess: Float[Tensor, "batch mels frames"],
+        spread: Float[Tensor, "batch mels frames"],
     ) -> Float[Tensor, ""]:
         """Mean square error of the network's own output; for ``eps`` Ho et al. 2020, Eq. 14."""
         alpha, sigma = self.schedule.factors(t, x0)
-        out, total = self._output(alpha * x0 + sigma * noise, t, projected, guess, alpha, sigma)
-        residual = (sigma / self.spread * (x0 - guess) - alpha * self.spread * noise) / total.sqrt()
+        out, total = self._output(alpha * x0 + sigma * noise, t, projected, guess, spread, alpha, sigma)
+        residual = (sigma / spread * (x0 - guess) - alpha * spread * noise) / total.sqrt()
         return F.mse_loss(out, noise if self.prediction == "eps" else residual)
 
 
@@ -174,7 +175,7 @@ class Prepared:
     Args:
         denoiser: The network; a copy in ``precision`` is made where that is not fp32.
         condition: What the song asks for.
-        guess: A clean mel near the result, scaled to -1 .. 1: the coarse mel.
+        guess, spread: A clean mel near the result, scaled to -1 .. 1, and how far off it may be: the coarse mel.
         precision: One of ``PRECISIONS``; ``auto`` is :func:`best_precision`. Input and output stay float32. One call in
             bf16 differs from fp32 by somewhat below 1 % of the noise.
         piece_frames: Frames computed at once, besides the halo.
@@ -183,7 +184,7 @@ class Prepared:
 
     def __init__(
         self, denoiser: Denoiser, condition: Float[Tensor, "batch dims frames"],
-        guess: Float[Tensor, "batch mels frames"], precision: str = "auto",
+        guess: Float[Tensor, "batch mels frames"], spread: Float[Tensor, "batch mels frames"], precision: str = "auto",
         piece_frames: int = 2048, cache_bytes: int = 10**9,
     ):  # fmt: skip
         if precision not in PRECISIONS:
@@ -191,7 +192,7 @@ class Prepared:
         self.precision = best_precision(condition.device) if precision == "auto" else precision
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self.denoiser = denoiser if self.dtype == torch.float32 else copy.deepcopy(denoiser).to(self.dtype)
-        self.condition, self.guess = condition.to(self.dtype), guess
+        self.condition, self.guess, self.spread = condition.to(self.dtype), guess, spread
         batch, _, self.n_frames = condition.shape
         gates = self.denoiser.stack.conditions.out_channels
         halo = self.denoiser.stack.halo
@@ -210,6 +211,8 @@ class Prepared:
             times = torch.full((x_t.shape[0],), float(t), device=x_t.device)
             for i, (start, stop, low, high) in enumerate(self.pieces):
                 projected = self.kept[i] if self.kept is not None else self._project(low, high)
-                piece = self.denoiser.eps(x_t[:, :, low:high], times, projected, self.guess[:, :, low:high])
+                piece = self.denoiser.eps(
+                    x_t[:, :, low:high], times, projected, self.guess[:, :, low:high], self.spread[:, :, low:high]
+                )
                 eps[:, :, start:stop] = piece[:, :, start - low : stop - low]
         return eps

@@ -21,6 +21,9 @@ from svclib.denoiser import CONDITIONS, PREDICTIONS, Conditions, Denoiser, Diffu
 from svclib.features import FeatureSettings
 from svclib.schedule import Schedule
 
+SPREADS = (0.02, 1.0)  # least and greatest error the coarse head may admit to, in units of the scaled mel
+SPREAD_WEIGHT = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionSettings:
@@ -34,7 +37,7 @@ class DiffusionSettings:
         content_channels, content_layers: Size of the content encoder.
         channels, n_layers, dilation_cycle: The denoiser; 384, 20, 4 is Diff-SVC's.
         condition_dims: Size of the condition per frame.
-        prediction, spread: What the network puts out; outside it is always the noise. See ``denoiser.Denoiser``.
+        prediction: What the network puts out; outside it is always the noise. See ``denoiser.Denoiser``.
         coarse_channels, coarse_layers: The coarse head.
         coarse_weight: Its share in the loss.
         n_steps, beta_first, beta_last: The noise schedule.
@@ -55,7 +58,6 @@ class DiffusionSettings:
     dilation_cycle: int = 4
     condition_dims: int = 256
     prediction: str = "residual"
-    spread: float = 0.2
     coarse_channels: int = 256
     coarse_layers: int = 4
     coarse_weight: float = 0.5
@@ -77,8 +79,8 @@ class DiffusionSettings:
                 raise DiffusionError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 <= self.condition_dropout < 1:
             raise DiffusionError(f"condition_dropout is {self.condition_dropout}; it must be from 0 to below 1.")
-        if min(self.warp_range, self.equaliser_db, self.code_noise, self.coarse_weight) < 0 or self.spread <= 0:
-            raise DiffusionError("warp_range, equaliser_db, code_noise, coarse_weight must be 0 or more, spread more.")
+        if min(self.warp_range, self.equaliser_db, self.code_noise, self.coarse_weight) < 0:
+            raise DiffusionError("warp_range, equaliser_db, code_noise, coarse_weight must be 0 or more.")
         if self.prediction not in PREDICTIONS:
             raise DiffusionError(f"prediction is '{self.prediction}'; choose one of {', '.join(PREDICTIONS)}.")
         Schedule(self.n_steps, self.beta_first, self.beta_last)
@@ -121,9 +123,12 @@ class DiffusionModel(nn.Module):
         self.conditions = Conditions(contract, s.code_dims, len(self.singers), s.condition_dims)
         self.denoiser = Denoiser(
             contract.n_mels, s.channels, s.n_layers, s.dilation_cycle, s.condition_dims,
-            self.schedule, s.prediction, s.spread,
+            self.schedule, s.prediction,
         )  # fmt: skip
         self.coarse = layers.ConvStack(s.condition_dims, s.coarse_channels, contract.n_mels, s.coarse_layers)
+        self.doubt = nn.Conv1d(s.condition_dims, contract.n_mels, 1)
+        nn.init.zeros_(self.doubt.weight)
+        nn.init.constant_(self.doubt.bias, math.log(0.3))
 
     def _range(self, statistics: Mapping | None) -> tuple[Tensor, Tensor]:
         """Lowest and highest log-mel, by mel: the dataset's, or floor .. 2 nepers where nothing is known."""
@@ -136,8 +141,16 @@ class DiffusionModel(nn.Module):
     @property
     def loss_name(self) -> str:
         """What the loss measures, for curves and tables."""
-        what = f"mean square {self.settings.prediction} (spread {self.settings.spread:g})"
+        what = f"mean square {self.settings.prediction} + {SPREAD_WEIGHT:g} likelihood of the coarse error"
         return f"{what} + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
+
+    def guess(
+        self, condition: Float[Tensor, "batch dims frames"]
+    ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
+        """The coarse mel, scaled to about -1 .. 1, and by how much it expects to be off, everywhere."""
+        # Detached: learning to doubt must not disturb what is learned.
+        spread = self.doubt(condition.detach()).float()
+        return self.coarse(condition).float(), spread.clamp(math.log(SPREADS[0]), math.log(SPREADS[1])).exp()
 
     def scale(self, log_mel: Float[Tensor, "batch frames mels"]) -> Float[Tensor, "batch mels frames"]:
         """Log-mel -> -1 .. 1, channels first."""
@@ -166,7 +179,8 @@ class DiffusionModel(nn.Module):
 
         Returns:
             The loss to minimise, and its parts: ``noise`` (mean square of the network's output, velocity or noise) and
-            ``coarse`` (mean absolute).
+            ``coarse`` (mean absolute), ``spread`` (negative log-likelihood of the coarse error, at its
+            best where the spread is 1.25 times the mean absolute error, as of a normal distribution).
         """
         size = batch["log_mel"].shape[0]
         dropped = torch.rand(size, len(CONDITIONS), generator=generator, device=generator.device)
@@ -190,13 +204,15 @@ class DiffusionModel(nn.Module):
                 + torch.rand(size, generator=generator, device=generator.device)) / size  # fmt: skip
         t = (draw * self.schedule.n_steps).long().clamp_max(self.schedule.n_steps - 1).to(x0.device)
         noise = torch.randn(x0.shape, generator=generator, device=generator.device).to(x0)
-        guess = self.coarse(condition).float()
+        guess, spread = self.guess(condition)
         projected = self.denoiser.stack.project(condition)
         parts = {
-            "noise": self.denoiser.loss(x0, t.float(), noise, projected, guess.detach()),
+            "noise": self.denoiser.loss(x0, t.float(), noise, projected, guess.detach(), spread.detach()),
             "coarse": F.l1_loss(guess, x0),
+            "spread": ((x0 - guess.detach()).abs() / (0.8 * spread) + spread.log()).mean(),
         }
         total = parts["noise"] + self.settings.coarse_weight * parts["coarse"]
+        total = total + SPREAD_WEIGHT * parts["spread"]
         return total, {name: value.detach() for name, value in parts.items()}
 
     @torch.no_grad()
@@ -224,13 +240,13 @@ class DiffusionModel(nn.Module):
     def prepare(self, condition: Tensor, precision: str = "auto", **options) -> "Prepared":
         """A denoiser for the samplers, all that does not depend on ``x_t`` computed ahead: :class:`Prepared`."""
         with torch.no_grad():
-            guess = self.coarse(condition)
-        return Prepared(self.denoiser, condition, guess, precision, **options)
+            guess, spread = self.guess(condition)
+        return Prepared(self.denoiser, condition, guess, spread, precision, **options)
 
     @torch.no_grad()
     def coarse_mel(self, condition: Float[Tensor, "batch dims frames"]) -> Float[Tensor, "batch frames mels"]:
         """The regression head's log-mel."""
-        return self.unscale(self.coarse(condition).clamp(-1, 1))
+        return self.unscale(self.guess(condition)[0].clamp(-1, 1))
 
     @torch.no_grad()
     def sample(
@@ -257,7 +273,7 @@ class DiffusionModel(nn.Module):
                 raise DiffusionError(f"The shallow start is {shallow}; it runs from 1 to {self.schedule.n_steps}.")
             start_t = shallow - 1
             t = torch.full((shape[0],), start_t, device=condition.device)
-            x_t = self.schedule.diffuse(self.coarse(condition).clamp(-1, 1), t, x_t)
+            x_t = self.schedule.diffuse(self.guess(condition)[0].clamp(-1, 1), t, x_t)
         x0 = samplers.sample(
             prepared or self.prepare(condition, precision), self.schedule, x_t, method or self.settings.sampler,
             steps or self.settings.sampler_steps, start_t, clip=1.0, generator=generator,

@@ -21,10 +21,12 @@ from torch import nn
 
 from svclib import __version__, sealed, store
 from svclib.ddsp import DdspSettings
+from svclib.diffusion import DiffusionSettings
 from svclib.features import FeatureSettings
 from svclib.sealed import InstrumentError, from_dict, strict_json, to_dict
 
-KINDS = {"ddsp": DdspSettings}  # settings class of every model kind; its build() makes the model
+# Settings class of every model kind; its build() makes the model.
+KINDS = {"ddsp": DdspSettings, "diffusion": DiffusionSettings}
 
 FORMAT, FORMAT_VERSION = "svclib instrument", 1
 LICENCE = "No licence was stated: ask the maker before you publish anything made with this instrument."
@@ -81,7 +83,7 @@ def build_model(settings: Any, features: FeatureSettings, statistics: dict | Non
 
 def loss_definition(settings: Any) -> dict:
     """What a model's loss values mean: losses compare only where this is equal (FFT sizes and log rule for DDSP)."""
-    names = ("fft_sizes", "log_rule")
+    names = ("fft_sizes", "log_rule", "prediction", "coarse_weight")
     return {"kind": settings.kind, **{n: to_dict(getattr(settings, n)) for n in names if hasattr(settings, n)}}
 
 
