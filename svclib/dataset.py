@@ -251,7 +251,7 @@ class Dataset:
 
     def _filled_f0(self, index: int) -> np.ndarray:
         if index not in self._filled:
-            whole = self.features(index)
+            whole = manifest.read_features(self._readers, self._entries[index], self.settings, log_mel=False)
             self._filled[index] = np.asarray(features.fill_unvoiced(whole.f0_hz, whole.voiced), np.float32)
         return self._filled[index]
 

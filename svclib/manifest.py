@@ -146,21 +146,27 @@ def compute_statistics(folder: Path, manifest: dict, settings: features.FeatureS
     readers = {name: shards.Reader(folder / name) for name in manifest["shards"]}
     try:
         train = [e for e in manifest["recordings"] if e["split"] == "train"]
-        return statistics.compute((e["singer"], read_features(readers, e, settings)) for e in train)
+        found = statistics.compute((e["singer"], read_features(readers, e, settings, log_mel=False)) for e in train)
+        if settings.mel:  # segment by segment: the mel of a long recording is large
+            pieces = (readers[s[0]].read("log_mel", s[3], s[3] + s[4]) for e in train for s in e["segments"])
+            found["log_mel"] = statistics.value_range(pieces)
+        return found
     finally:
         for reader in readers.values():
             reader.close()
 
 
-def read_features(readers: dict, entry: dict, settings, from_frame: int = 0, to_frame: int | None = None):
-    """Features of a recording or of a stretch of it, put together from its segments."""
+def read_features(
+    readers: dict, entry: dict, settings, from_frame: int = 0, to_frame: int | None = None, log_mel: bool = True
+) -> features.Features:
+    """Features of a recording or of a stretch of it, put together from its segments; ``log_mel`` only if wanted."""
     to_frame = entry["n_frames"] if to_frame is None else to_frame
     part = part_of(entry, from_frame, to_frame, settings.hop_samples)
     arrays = {}
-    for name in ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel"):
-        pieces = [readers[s[0]].read(name, s[3], s[3] + s[4]) for s in part["segments"] if name in readers[s[0]].names]
-        mels = (settings.mel.n_mels,) if settings.mel else ()
-        empty = None if name == "log_mel" and not settings.mel else np.zeros((0, *(mels if name == "log_mel" else ())))
+    log_mel = log_mel and settings.mel is not None
+    for name in ("f0_hz", "voiced", "confidence", "loudness_db", *(("log_mel",) if log_mel else ())):
+        pieces = [readers[s[0]].read(name, s[3], s[3] + s[4]) for s in part["segments"]]
+        empty = np.zeros((0, settings.mel.n_mels) if name == "log_mel" else 0, np.float32)
         arrays[name] = np.concatenate(pieces) if pieces else empty
     arrays["voiced"] = arrays["voiced"].astype(bool)
     return features.Features(settings, part["n_samples"], **arrays)

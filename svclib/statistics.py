@@ -81,16 +81,21 @@ def compute(recordings: Iterable[tuple[str, features.Features]]) -> dict:
         ``log_mel`` {min, max} or None. Values without frames to stand on are None.
     """
     everything, singers = _Collector(), {}
-    mel_min, mel_max = np.inf, -np.inf
+    mels = []
     for singer, item in recordings:
         everything.add(item)
         singers.setdefault(singer, _Collector()).add(item)
-        if item.log_mel is not None and item.log_mel.size:
-            mel_min, mel_max = min(mel_min, float(item.log_mel.min())), max(mel_max, float(item.log_mel.max()))
+        mels.append(value_range([item.log_mel]) if item.log_mel is not None else None)
     result = everything.result()
     result["singers"] = {singer: collector.result() for singer, collector in sorted(singers.items())}
-    result["log_mel"] = {"min": mel_min, "max": mel_max} if np.isfinite(mel_min) else None
+    result["log_mel"] = value_range([np.array([m["min"], m["max"]]) for m in mels if m])
     return result
+
+
+def value_range(arrays: Iterable[np.ndarray]) -> dict | None:
+    """{min, max} over arrays, each looked at once; None if they are empty."""
+    found = [(float(a.min()), float(a.max())) for a in arrays if a.size]
+    return {"min": min(low for low, _ in found), "max": max(high for _, high in found)} if found else None
 
 
 def _value(function, values) -> float | None:

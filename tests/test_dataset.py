@@ -534,6 +534,8 @@ def test_short_recordings_end_in_silence_and_gaps_of_pitch_are_filled(tmp_path, 
     assert (batch["f0_hz"] > 0).all()
     assert batch["singer"].tolist() == [0, 0] and batch["label"].tolist() == [0, 0]
     assert data.singers == ["x", "y"] and data.labels == ["0", "1"]
+    expected = data.features(0).log_mel
+    assert data.statistics["log_mel"] == {"min": float(expected.min()), "max": float(expected.max())}
     held = data.validation_batches(3, 100)
     assert len(held) == 1 and held[0]["audio"].shape == (2, 100 * HOP) and held[0]["label"].tolist() == [1, 1]
 
