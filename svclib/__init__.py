@@ -24,6 +24,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 doctor        what is wrong with a recording, and what to do
                 corpus        which recordings: singers and labels from names, a held-out part
                 shards        the few large files a dataset consists of
+                segments      a recording as a stream, cut and measured piece by piece
                 statistics    what an instrument knows about the voice it was made from
                 manifest      what a dataset holds and how it was measured
                 preparing     from recordings to shards and manifest; interrupted, it goes on

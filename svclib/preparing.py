@@ -11,7 +11,7 @@ half is still in use are copied together first, and so are small ones when more 
 """
 
 import concurrent.futures
-import hashlib
+import dataclasses
 import math
 import os
 import time
@@ -21,50 +21,18 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib import audio, features, manifest, shards, store, units
+from svclib import audio, manifest, segments, shards, store, units
 from svclib.corpus import DatasetError, Recording
+from svclib.segments import Sound
 
-SEGMENT_S = 160.0
-CONTEXT_S = 2.0
 MIN_DURATION_S = 0.1
-SILENT_PEAK = 3  # of 32768: -80 dB
+SILENT_PEAK = 1e-4  # -80 dB
 SMALL_SHARDS = 16
 Progress = Callable[[float, str], None] | None
 
 
-def cuts(n_samples: int, settings: features.FeatureSettings) -> list[tuple[int, int, int, int]]:
-    """Segments of a recording as (start, stop, start with context, stop with context), in samples.
-
-    Cuts and contexts lie on the frame grid and, where possible, on multiples of 80 ms, where the steps of all pitch
-    trackers (16 and 10 ms) coincide, so that measuring in segments gives what measuring the whole gives.
-    """
-    rate, hop = settings.sample_rate_hz, settings.hop_samples
-    step = 2 * rate // math.gcd(2 * rate, 25)  # the smallest whole number of samples that is n * 80 ms
-    unit = math.lcm(hop, step)
-    unit = unit if unit < 30 * rate else hop
-    length = max(1, round(SEGMENT_S * rate / unit)) * unit
-    context = math.ceil(CONTEXT_S * rate / unit) * unit
-    n_segments = max(1, math.ceil((n_samples - context) / length))  # a rest shorter than the context joins the last
-    bounds = [i * length for i in range(n_segments)] + [n_samples]
-    return [(a, b, max(0, a - context), min(n_samples, b + context)) for a, b in zip(bounds, bounds[1:], strict=False)]
-
-
-def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: features.FeatureSettings) -> dict:
-    """Arrays of one segment: ``audio_int16`` holds it with its context."""
-    start, stop, from_sample, _ = cut
-    hop = settings.hop_samples
-    found = features.extract(audio_int16.astype(np.float32) / shards.FULL_SCALE, settings)
-    frames = slice((start - from_sample) // hop, (start - from_sample) // hop + (stop - start) // hop)
-    arrays = {
-        "audio": audio_int16[start - from_sample : stop - from_sample],
-        "f0_hz": found.f0_hz[frames],
-        "confidence": found.confidence[frames],
-        "loudness_db": found.loudness_db[frames],
-        "voiced": found.voiced[frames].astype(np.uint8),
-    }
-    if found.log_mel is not None:
-        arrays["log_mel"] = found.log_mel[frames]
-    return arrays
+class _Stopped(DatasetError):
+    """Somebody pressed stop: no fault of a recording."""
 
 
 class _Job:
@@ -74,14 +42,14 @@ class _Job:
         self.out, self.settings, self.key = out, settings, manifest.settings_key(settings)
         self.progress, self.cancelled = progress, cancelled
         self.skipped = [{"name": r.name, "reason": r.problem} for r in sources if r.problem]
-        self.duplicates, self.messages = [], []
+        self.duplicates, self.messages, self.failed = [], [], set()
         self.old = manifest.read(self.out) if (self.out / manifest.NAME).exists() else None
         self.done_s = self.total_s = 0.0
         self.started = None  # when the first recording is decoded: then a rate can be told
 
     def tell(self, fraction: float, text: str) -> None:
         if self.cancelled and self.cancelled():
-            raise DatasetError("Preparation was stopped. What is finished is kept: start it again and it goes on.")
+            raise _Stopped("Preparation was stopped. What is finished is kept: start it again and it goes on.")
         if self.progress:
             self.progress(min(1.0, fraction), text)
 
@@ -137,8 +105,7 @@ class _Job:
 
     def segments_to_write(self, hashed, pool) -> Iterator[tuple[Recording, shards.Item, Callable[[], dict], float]]:
         """What belongs into new shards, in order: its item, a call that gives its arrays, its length in seconds."""
-        rate, hop = self.settings.sample_rate_hz, self.settings.hop_samples
-        known_audio = {item.audio_sha256: item.sha256 for item in self.items.values() if item.index == 0}
+        sounds = {(i.n_total, i.audio_sha256): i.sha256 for i in self.items.values() if i.audio_sha256}
         names = {digest: r.name for r, digest in hashed}
         for recording, digest in hashed:
             count = self.n_segments(digest)
@@ -150,54 +117,66 @@ class _Job:
                 continue
             estimate = self.estimate_s(recording)
             try:
-                samples, notes = self.decode(recording)
+                sound = self.open(recording)
+                seconds = sound.n_samples / self.settings.sample_rate_hz
+                self.total_s += seconds - estimate
+                self.started = self.started or time.monotonic()
+                if any(n == sound.n_samples for n, _ in sounds):  # then it is worth decoding it once more
+                    same = sounds.get((sound.n_samples, sound.hash()), digest)
+                    if same != digest and same in names:
+                        self._duplicate(recording, digest, names[same], same)
+                        self.done_s += seconds
+                        continue
+                yield from self.measured_segments(recording, digest, sound, pool)
+                sounds[sound.n_samples, sound.digest] = digest
             except ValueError as error:
+                if isinstance(error, OSError) or isinstance(error, _Stopped):
+                    raise
+                self.failed.add(digest)
                 self.skip(recording, error, estimate)
+
+    def measured_segments(self, recording: Recording, digest: str, sound: Sound, pool):
+        """The segments of one recording that are not stored yet, decoded as they are asked for."""
+        rate, hop = self.settings.sample_rate_hz, self.settings.hop_samples
+        pieces = segments.cuts(sound.n_samples, self.settings)
+        for i, cut in enumerate(pieces):
+            samples, n = sound.take(cut[2], cut[3]), cut[1] - cut[0]
+            item = shards.Item(digest, i, len(pieces), n, n // hop)
+            if i == 0:
+                item = dataclasses.replace(item, notes=tuple(sound.notes))
+            if i == len(pieces) - 1:
+                item = dataclasses.replace(item, audio_sha256=sound.digest, n_total=sound.n_samples)
+            if (digest, i) in self.stored:
+                self.done_s += n / rate
                 continue
-            self.total_s += len(samples) / rate - estimate
-            self.started = self.started or time.monotonic()
-            audio_sha256 = hashlib.sha256(samples.data).hexdigest()
-            same = known_audio.setdefault(audio_sha256, digest)
-            if same != digest and same in names:
-                self._duplicate(recording, digest, names[same], same)
-                self.done_s += len(samples) / rate
-                continue
-            pieces = cuts(len(samples), self.settings)
-            for i, cut in enumerate(pieces):
-                n = cut[1] - cut[0]
-                first = {"audio_sha256": audio_sha256, "notes": tuple(notes)} if i == 0 else {}
-                item = shards.Item(digest, i, len(pieces), n, n // hop, **first)
-                if (digest, i) in self.stored:
-                    self.done_s += n / rate
-                    continue
-                future = pool.submit(measure, samples[cut[2] : cut[3]].copy(), cut, self.settings)
-                yield recording, item, future.result, n / rate
-            del samples
+            yield recording, item, pool.submit(segments.measure, samples, cut, self.settings).result, n / rate
 
     def estimate_s(self, recording: Recording) -> float:
+        """Length of a recording as its header claims it; 0 where it claims none."""
         try:
             return float(min(audio.probe(recording.path).duration_s, 1e5))
         except (ValueError, OSError):
             return 0.0
 
-    def decode(self, recording: Recording) -> tuple[np.ndarray, list[str]]:
-        """A recording as int16 at the dataset's rate; audio.AudioError or DatasetError if there is nothing to use."""
+    def open(self, recording: Recording) -> Sound:
+        """A recording at the dataset's rate, read as it is asked for; ValueError if there is nothing to use."""
         share = min(0.97, 0.03 + 0.94 * self.done_s / self.total_s) if self.total_s > 0 else 0.03
-
-        def tell(fraction: float, text: str) -> None:
-            self.tell(share, f"{text}, {100 * fraction:.0f} %")
-
-        found = audio.survey(recording.path, lambda fraction, text: tell(fraction / 3, text))
-        notes = list(found.info.warnings)
+        found = audio.survey(recording.path, lambda f, text: self.tell(share, f"{text}, {100 * f:.0f} %"))
+        notes, info = list(found.info.warnings), found.info
         if found.peak > 1.0:
             notes.append(f"{recording.name} peaks {20 * math.log10(found.peak):.1f} dB over full scale; turned down.")
-        samples = audio.read_resampled(recording.path, self.settings.sample_rate_hz, np.int16, found, tell)
-        seconds = len(samples) / self.settings.sample_rate_hz
-        if seconds < MIN_DURATION_S or len(samples) < self.settings.hop_samples:
+        n = units.resampled_length(info.n_samples, info.sample_rate_hz, self.settings.sample_rate_hz)
+        seconds = n / self.settings.sample_rate_hz
+        if seconds < MIN_DURATION_S or n < self.settings.hop_samples:
             raise DatasetError(f"it is too short ({1000 * seconds:.0f} ms; at least {1000 * MIN_DURATION_S:.0f} ms)")
-        if max(int(samples.max()), -int(samples.min())) <= SILENT_PEAK:
+        if found.peak < SILENT_PEAK:
             raise DatasetError("it is silent")
-        return samples, notes
+        scale = shards.FULL_SCALE / max(1.0, found.peak)
+
+        def blocks() -> Iterator[np.ndarray]:
+            return (found.mono(block) * np.float32(scale) for block in audio.blocks(recording.path))
+
+        return Sound(n, info.sample_rate_hz, self.settings.sample_rate_hz, blocks, notes)
 
     def copy(self, segment: shards.Segment) -> dict:
         reader = shards.Reader(self.out / segment.shard)
@@ -217,7 +196,7 @@ class _Job:
         todo = [r for r, digest in hashed if not self.n_segments(digest)]
         self.total_s = sum(self.estimate_s(r) for r in todo)
         writer = shards.Writer(self.out, self.key, shards.CAP_BYTES)
-        waiting, failed, items = deque(), {}, dict(self.items)
+        waiting, items = deque(), dict(self.items)
 
         def finish() -> None:
             recording, item, arrays, seconds = waiting.popleft()
@@ -227,9 +206,9 @@ class _Job:
             except ValueError as error:
                 if isinstance(error, OSError):  # not the recording's fault
                     raise
-                if item.sha256 not in failed:
+                if item.sha256 not in self.failed:
                     self.skip(recording, error, 0.0)
-                failed[item.sha256] = True
+                self.failed.add(item.sha256)
             self.done_s += seconds
             self.tell_remaining(recording)
 
@@ -245,7 +224,7 @@ class _Job:
             pool.shutdown(wait=True, cancel_futures=True)
         writer.flush()
         self.items = items
-        return {k: s for k, s in {**self.stored, **writer.placed}.items() if k[0] not in failed}
+        return {k: s for k, s in {**self.stored, **writer.placed}.items() if k[0] not in self.failed}
 
     def tell_remaining(self, recording: Recording) -> None:
         spent = time.monotonic() - (self.started or time.monotonic())
@@ -277,24 +256,16 @@ class _StoredJob(_Job):
     def estimate_s(self, recording: Recording) -> float:
         return self.data.recordings[int(recording.path.name)]["n_samples"] / self.data.settings.sample_rate_hz
 
-    def decode(self, recording: Recording) -> tuple[np.ndarray, list[str]]:
-        import soxr
-
+    def open(self, recording: Recording) -> Sound:
         index, rate = int(recording.path.name), self.data.settings.sample_rate_hz
-        n = self.data.recordings[index]["n_samples"]
-        out = np.zeros(units.resampled_length(n, rate, self.settings.sample_rate_hz), np.int16)
-        same = rate == self.settings.sample_rate_hz
-        stream = None if same else soxr.ResampleStream(rate, self.settings.sample_rate_hz, 1, dtype="float32")
-        filled = 0
-        for start in range(0, n, 1 << 20):
-            length = min(1 << 20, n - start)
-            piece = self.data.audio(index, start, length)
-            piece = piece if same else stream.resample_chunk(piece, last=start + length == n)
-            piece = piece[: len(out) - filled]
-            limit = int(shards.FULL_SCALE)
-            out[filled : filled + len(piece)] = np.clip(np.rint(piece * shards.FULL_SCALE), -limit, limit)
-            filled += len(piece)
-        return out, list(self.data.recordings[index]["notes"])
+        n, step = self.data.recordings[index]["n_samples"], 1 << 20
+
+        def blocks() -> Iterator[np.ndarray]:
+            starts = range(0, n, step)
+            return (self.data.audio(index, a, min(step, n - a)) * np.float32(shards.FULL_SCALE) for a in starts)
+
+        length = units.resampled_length(n, rate, self.settings.sample_rate_hz)
+        return Sound(length, rate, self.settings.sample_rate_hz, blocks, list(self.data.recordings[index]["notes"]))
 
 
 def run_again(data, out, settings, progress: Progress = None, cancelled=None) -> list[str]:
@@ -327,8 +298,8 @@ def _carry_out(job: _Job, hashed: list, split: Callable[[list[dict]], list[dict]
     for recording, digest in hashed:
         first = job.items.get((digest, 0))
         if first and all((digest, i) in placed for i in range(first.count)):  # else skipped or a duplicate
-            segments = [placed[digest, i] for i in range(first.count)]
-            entries.append(manifest.entry_of(recording, digest, segments, list(first.notes)))
+            where = [placed[digest, i] for i in range(first.count)]
+            entries.append(manifest.entry_of(recording, digest, where, list(first.notes)))
     _require_some(entries, job)
     entries = split(entries)
     new = manifest.build(job.out, settings, entries, job.skipped, job.duplicates, job.old)

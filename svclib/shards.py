@@ -48,7 +48,8 @@ class Segment:
 class Item:
     """What a marker says of one segment: segment ``index`` of ``count`` of the recording with this SHA-256.
 
-    ``notes`` are things to tell about the recording, kept with its first segment, as is the hash of its decoded audio.
+    ``notes`` are things to tell about the recording, kept with its first segment; the hash and the length of all its
+    decoded audio are kept with its last.
     """
 
     sha256: str
@@ -57,6 +58,7 @@ class Item:
     n_samples: int
     n_frames: int
     audio_sha256: str = ""
+    n_total: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -143,7 +145,8 @@ def committed(folder: Path, settings_key: str | None = None) -> tuple[list[Commi
 
 def _row(item: Item) -> dict:
     row = dataclasses.asdict(item)
-    return {k: (list(v) if isinstance(v, tuple) else v) for k, v in row.items() if v not in ("", ())}
+    row["notes"] = list(item.notes)
+    return {k: v for k, v in row.items() if v or k in ("index", "n_frames")}
 
 
 def _segments(shard: str, items: list[Item]) -> dict[tuple[str, int], Segment]:

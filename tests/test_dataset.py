@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from svclib import audio, corpus, dataset, features, preparing, shards, statistics, store, units
+from svclib import audio, corpus, dataset, features, preparing, segments, shards, statistics, store, units
 
 SETTINGS = features.FeatureSettings()
 RATE, HOP = SETTINGS.sample_rate_hz, SETTINGS.hop_samples
@@ -76,8 +76,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_reads_back_what_was_measured(tmp_path, measured, monkeypatch):
-    monkeypatch.setattr(preparing, "SEGMENT_S", 0.7)
-    monkeypatch.setattr(preparing, "CONTEXT_S", 0.1)
+    monkeypatch.setattr(segments, "SEGMENT_S", 0.7)
+    monkeypatch.setattr(segments, "CONTEXT_S", 0.1)
     monkeypatch.setattr(shards, "CAP_BYTES", 100_000)
     sources = make_files(tmp_path / "a", 3, 3.0)
     data = dataset.prepare(sources, tmp_path / "out", SETTINGS)
@@ -105,7 +105,7 @@ def test_reads_back_what_was_measured(tmp_path, measured, monkeypatch):
 @pytest.mark.parametrize("method", ["swift", pytest.param("pyin", marks=pytest.mark.slow)])
 def test_measuring_in_segments_gives_what_measuring_the_whole_gives(data_dir, tmp_path, monkeypatch, method):
     """The real measure on a real singer, cut every 6 seconds."""
-    monkeypatch.setattr(preparing, "SEGMENT_S", 6.0)
+    monkeypatch.setattr(segments, "SEGMENT_S", 6.0)
     source = next((data_dir / "singing" / "vocadito_1").glob("*.wav"))
     samples = audio.read(source, RATE).samples[: 15 * RATE]
     soundfile.write(tmp_path / "clip.wav", samples, RATE, subtype="PCM_16")
@@ -130,7 +130,7 @@ def test_cuts_cover_everything_once_on_the_grid(rate, hop):
     settings = features.FeatureSettings(sample_rate_hz=rate, hop_samples=hop)
     for seconds in (0.3, 160, 161.5, 400, 3 * 3600):
         n = round(seconds * rate) + 5
-        cut = preparing.cuts(n, settings)
+        cut = segments.cuts(n, settings)
         assert cut[0][0] == 0 and cut[-1][1] == n
         assert all(a[1] == b[0] for a, b in zip(cut, cut[1:], strict=False))
         for start, stop, before, after in cut:
@@ -217,8 +217,8 @@ def prepare_in_child(sources, out: Path, n: int | None) -> tuple[int, int]:
 
 def test_killed_anywhere_then_continued_gives_the_same_bytes(tmp_path, measured, monkeypatch):
     """The process dies at one file operation after the other; the next run continues to exactly the same files."""
-    monkeypatch.setattr(preparing, "SEGMENT_S", 0.9)
-    monkeypatch.setattr(preparing, "CONTEXT_S", 0.1)
+    monkeypatch.setattr(segments, "SEGMENT_S", 0.9)
+    monkeypatch.setattr(segments, "CONTEXT_S", 0.1)
     monkeypatch.setattr(shards, "CAP_BYTES", 60_000)
     sources = make_files(tmp_path / "a", 3, 1.5)
     status, total = prepare_in_child(sources, tmp_path / "whole", None)
@@ -400,6 +400,38 @@ def test_the_same_audio_twice_is_used_once_and_told(tmp_path, measured):
     assert [r["name"] for r in data.recordings] == ["take 00.wav", "take 01.wav", "zzz.flac"]
 
 
+def test_equal_beginnings_and_lengths_are_no_duplicates(tmp_path, measured, monkeypatch):
+    """Two takes that differ only in their last sample are two recordings, also across segments."""
+    monkeypatch.setattr(segments, "SEGMENT_S", 0.5)
+    monkeypatch.setattr(segments, "CONTEXT_S", 0.1)
+    (tmp_path / "a").mkdir()
+    samples = (tone(1, 2.0) * 20000).astype(np.int16)
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / "a" / f"{name}.wav", samples, RATE)
+        samples[-1] += 50
+    data = dataset.prepare(dataset.recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+    assert len(data.recordings) == 2 and data.duplicates == []
+    np.testing.assert_array_equal(data.audio(0)[:-1], data.audio(1)[:-1])
+
+
+@pytest.mark.parametrize("rates", [(44100, 16000), (8000, 44100), (16000, 16000)])
+def test_a_stream_is_the_whole_resampled(rates):
+    """Taking overlapping pieces of a stream gives what resampling the whole at once gives."""
+    rate_in, rate_out = rates
+    samples = (tone(3, 3.0, rate_in) * 30000).astype(np.float32)
+    n = units.resampled_length(len(samples), rate_in, rate_out)
+    blocks = lambda: (samples[i : i + 7001] for i in range(0, len(samples), 7001))  # noqa: E731
+    sound = segments.Sound(n, rate_in, rate_out, blocks, [])
+    whole = audio.resample(samples, rate_in, rate_out)
+    for start, stop in ((0, 5000), (4000, 9000), (9000, 9001), (8999 + 2, n)):
+        piece = sound.take(start, stop)
+        assert len(piece) == stop - start and np.abs(piece - whole[start:stop]).max() < 1.5
+    assert sound.digest == segments.Sound(n, rate_in, rate_out, blocks, []).hash()
+    short = segments.Sound(n + rate_out, rate_in, rate_out, blocks, [])
+    with pytest.raises(dataset.DatasetError, match="changed while it was read"):
+        short.take(0, n + rate_out)
+
+
 def test_singers_and_labels_from_folders_and_names(tmp_path):
     for name in ("alice/1.wav", "bob/deep/2.WAV", "bob/3.flac"):
         path = tmp_path / "voices" / name
@@ -457,7 +489,7 @@ def test_the_validation_split_hangs_on_contents_only():
 
 
 def test_a_lone_recording_gives_its_end_to_validation(tmp_path, measured, monkeypatch):
-    monkeypatch.setattr(preparing, "SEGMENT_S", 7.0)
+    monkeypatch.setattr(segments, "SEGMENT_S", 7.0)
     sources = make_files(tmp_path / "a", 1, 30.01)
     data = dataset.prepare(sources, tmp_path / "out", SETTINGS)
     assert [r["split"] for r in data.recordings] == ["train", "validation"]
