@@ -62,7 +62,7 @@ def test_training_in_jupyterlab(page, lab, folder):
     assert all(0.4 < s < 20 for s in browsing.durations_s(page))
     first = page.locator(".t-checkpoint select option").first.text_content().strip()
     page.locator(".t-checkpoint select").select_option(index=0)
-    step = re.search(r"step (\d+)", first)[1]
+    step = re.search(r"step\s+(\d+)", first)[1]
     page.wait_for_function(f"document.querySelector('.t-previews').innerText.includes('Step {step}')")
     assert (folder / "home" / "instruments" / "seen.zip").is_file()
     browsing.whole_screenshot(page, folder / "02_train.png")
