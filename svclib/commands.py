@@ -191,13 +191,10 @@ def prepare(a) -> int:
 
 
 def _fetched(where: str, out: Path, progress) -> Path:
-    """A folder of recordings; a zip or a link is unpacked beside the dataset first, once."""
-    from svclib import sources, store
+    """A folder of recordings; a zip or a link is unpacked beside the dataset first."""
+    from svclib import sources
 
-    if Path(where).is_dir() or (Path(where).is_file() and Path(where).suffix.lower() != ".zip"):
-        return Path(where)
-    name = store.safe_name(Path(where.split("?")[0]).stem, "fetched")
-    return Path(sources.fetch(where, out.parent / f"{out.name}_sources" / name, progress=progress))
+    return Path(sources.fetch(where, out.parent / f"{out.name}_sources", progress=progress))
 
 
 # Train ----------------------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def _recordings(journey, stage, audio_folder, song, corpus_minutes, seed):
     if audio_folder is not None:
         found = dataset.recordings([audio_folder])
         voices = sorted({r.singer for r in found})
-        stage.reused, stage.text = True, f"{len(found)} files of {', '.join(voices)}, and {Path(song).name}"
+        stage.text = f"{len(found)} files of {', '.join(voices)}, and {Path(song).name}"
         return found, Path(song)
     folder = journey.base.audio / VOICE
     before = set(folder.glob("*.wav"))
