@@ -1,4 +1,4 @@
-"""Truths about the package as a whole: what travels in the wheel, what an import costs, what the code may never contain."""
+"""Truths about the package as a whole: what the wheel carries, what an import costs, what code may never contain."""
 
 import ast
 import json
@@ -23,9 +23,8 @@ def test_importing_svclib_loads_nothing_heavy():
 
 def test_gin_folder_does_not_shadow_gin_config():
     assert not (ROOT / "gin" / "__init__.py").exists()
-    answer = subprocess.run(
-        [sys.executable, "-c", "import gin; print(hasattr(gin, 'parse_config'))"], cwd=ROOT, capture_output=True, text=True
-    )
+    code = "import gin; print(hasattr(gin, 'parse_config'))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert answer.stdout.strip() == "True"
 
 
