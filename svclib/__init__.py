@@ -56,6 +56,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 songs         found, read, measured and remembered
                 conversion    song -> adjust -> model -> audio -> file
     04 see      page          players, pictures, notices, tables as HTML; the only place where text becomes markup
+                selection     which steps of a walk to show
                 views         what pictures show, computed
                 plots         the only importer of matplotlib
                 start         what is made where a person's folder is still empty
