@@ -147,8 +147,6 @@ class _Scan:
 
 
 def _look(path: Path, name: str, problem: str | None) -> tuple[FileReport, _Print | None]:
-    if problem and path.suffix.lower() not in audio.SUFFIXES:
-        return FileReport(name, path, findings=(Finding(name, "other", NOTE, problem),)), None
     try:
         if problem:
             raise audio.AudioError(problem)
@@ -157,6 +155,8 @@ def _look(path: Path, name: str, problem: str | None) -> tuple[FileReport, _Prin
         for block in audio.blocks(path):
             scan.add(block)
     except (ValueError, OSError) as error:
+        if path.suffix.lower() not in audio.SUFFIXES:
+            return FileReport(name, path, findings=(Finding(name, "other", NOTE, str(error)),)), None
         text = f"{error} It will be left out."
         return FileReport(name, path, findings=(Finding(name, "unusable", PROBLEM, text),)), None
     info, levels = found.info, scan.levels_db()

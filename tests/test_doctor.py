@@ -205,6 +205,8 @@ def test_nothing_is_changed_and_broken_files_are_named(tmp_path):
     order = [("problem", "warning", "note").index(f.severity) for f in report.findings]
     assert order == sorted(order)
     table = report.table()
+    one_by_one = doctor.examine(sorted(tmp_path.iterdir()))
+    assert [f.text for f in one_by_one.findings] == [f.text for f in report.findings]
     for words in ("good.wav", "empty.flac", "cannot be used", "1 of 4 recordings are usable", "words.txt"):
         assert words in table
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["totals"]["n_usable"] == 1
