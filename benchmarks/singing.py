@@ -5,7 +5,8 @@
 DATA holds the test recordings (voices/, singing/). Everything is made below OUT and used again by a second run. Printed
 and written to OUT/singing.json:
 
-- spectral loss (six scales, v1 log rule) on held-out phrases, of the best checkpoint;
+- spectral loss (six scales, v1 log rule) of the best checkpoint on held-out phrases: the mean over their windows of one
+  training segment, and the mean over whole phrases;
 - for each song, asked against obtained: loudness L1 in dB on frames asked above -60 dB, raw pitch accuracy at 50 cents
   of the pitch tracked in the result against the pitch that was asked for.
 """
@@ -31,6 +32,22 @@ def obtained(voice: instrument.Instrument, result: conversion.Conversion) -> dic
     return {"loudness_l1_db": loudness, **{name: pitch[name] for name in ("raw_pitch_accuracy", "voicing_f1")}}
 
 
+def phrase_loss(voice: instrument.Instrument, data: dataset.Dataset) -> float:
+    """Mean spectral loss over the held-out recordings, each sung whole from its own pitch and loudness."""
+    losses = []
+    for index in data.indices("validation"):
+        measured = data.features(index)
+        whole = {
+            "audio": data.audio(index)[: measured.n_frames * voice.features.hop_samples],
+            "f0_hz": features.fill_unvoiced(measured.f0_hz, measured.voiced).astype("float32"),
+            "voiced": measured.voiced,
+            "loudness_db": measured.loudness_db,
+        }
+        batch = {name: torch.from_numpy(value.copy())[None] for name, value in whole.items()}
+        losses.append(float(voice.model.validation_loss(batch)))
+    return sum(losses) / len(losses)
+
+
 def main() -> int:
     """Run it; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,7 +67,8 @@ def main() -> int:
     best = next(c for c in training.checkpoints(ended.run) if c.step == voice.info["trained_steps"])
     report = {
         "preset": arguments.preset, "minutes": arguments.minutes, "threads": torch.get_num_threads(),
-        "steps": ended.step, "best_step": best.step, "held_out_spectral_loss": best.validation_loss, "songs": {},
+        "steps": ended.step, "best_step": best.step, "held_out_loss_of_windows": best.validation_loss,
+        "held_out_loss_of_phrases": phrase_loss(voice, data), "songs": {},
     }  # fmt: skip
     for folder in SONGS:
         found, _ = audio.find(arguments.data / folder)

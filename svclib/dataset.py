@@ -214,7 +214,11 @@ class Dataset:
     def validation_batches(
         self, batch_size: int, n_frames: int, device: str | torch.device = "cpu"
     ) -> "ValidationBatches":
-        """All of the validation split in windows side by side, as a fixed sequence of batches read when asked for."""
+        """All of the validation split in windows side by side, as a fixed sequence of batches read when asked for.
+
+        The last window of a recording ends where the recording ends, overlapping the one before it; only a recording
+        shorter than a window is followed by silence. So the held-out loss is of singing, not of padding.
+        """
         return ValidationBatches(self, batch_size, n_frames, device)
 
     def _draw(self, rng: np.random.Generator, indices: Sequence[int], n_frames: int) -> tuple[int, int]:
@@ -257,12 +261,12 @@ class Dataset:
 
 
 class ValidationBatches(Sequence):
-    """The validation split in windows side by side; each batch is read when it is asked for."""
+    """The validation split in windows; each batch is read when it is asked for."""
 
     def __init__(self, dataset: Dataset, batch_size: int, n_frames: int, device="cpu"):
         self._dataset, self._batch_size, self._n_frames, self._device = dataset, batch_size, n_frames, device
         self._windows = [
-            (index, start)
+            (index, max(0, min(start, dataset.recordings[index]["n_frames"] - n_frames)))
             for index in dataset.indices("validation")
             for start in range(0, dataset.recordings[index]["n_frames"], n_frames)
         ]

@@ -572,21 +572,31 @@ def test_short_recordings_end_in_silence_and_gaps_of_pitch_are_filled(tmp_path, 
     assert len(held) == 1 and held[0]["audio"].shape == (2, 100 * HOP) and held[0]["label"].tolist() == [1, 1]
 
 
-def test_validation_batches_cover_the_split_once(tmp_path, measured):
+def test_validation_batches_cover_the_split_without_padding(tmp_path, measured):
     data = dataset.prepare(make_files(tmp_path / "a", 4, 2.0), tmp_path / "out", SETTINGS, validation="take 0[12].wav")
     batches = data.validation_batches(3, 64)
-    windows = [batch["audio"][row] for batch in batches for row in range(len(batch["audio"]))]
+    windows = [batch["audio"][row].numpy() for batch in batches for row in range(len(batch["audio"]))]
     position = 0
     for i in data.indices("validation"):
-        n = -(-data.recordings[i]["n_frames"] // 64)
-        joined = np.concatenate(windows[position : position + n])
-        length = data.recordings[i]["n_frames"] * HOP
-        np.testing.assert_array_equal(joined[:length], data.audio(i)[:length])
-        assert (joined[length:] == 0).all()
+        n_frames = data.recordings[i]["n_frames"]
+        assert n_frames % 64, "the recordings of this test must not fit a whole number of windows"
+        whole, n = data.audio(i), -(-n_frames // 64)
+        for k in range(n - 1):
+            np.testing.assert_array_equal(windows[position + k], whole[k * 64 * HOP : (k + 1) * 64 * HOP])
+        np.testing.assert_array_equal(windows[position + n - 1], whole[(n_frames - 64) * HOP : n_frames * HOP])
         position += n
     assert position == len(windows) and len(batches) == -(-len(windows) // 3)
     assert all((a["audio"] == b["audio"]).all() for a, b in zip(batches, data.validation_batches(3, 64), strict=True))
     assert len(batches[0:2]) == 2 and (batches[-1]["audio"] == batches[len(batches) - 1]["audio"]).all()
+
+
+def test_a_held_out_recording_shorter_than_a_window_ends_in_silence(tmp_path, measured):
+    data = dataset.prepare(make_files(tmp_path / "a", 2, 2.0), tmp_path / "out", SETTINGS, validation="take 01.wav")
+    (i,) = data.indices("validation")
+    n_frames = data.recordings[i]["n_frames"]
+    (batch,) = data.validation_batches(1, n_frames + 10)
+    np.testing.assert_array_equal(batch["audio"][0, : n_frames * HOP], data.audio(i)[: n_frames * HOP])
+    assert (batch["audio"][0, n_frames * HOP :] == 0).all() and not batch["voiced"][0, n_frames:].any()
 
 
 def constructed(f0_hz, loudness_db, confidence=None, mel=None) -> features.Features:
