@@ -39,7 +39,14 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 samplers      ddpm, ddim, plms, dpm-solver++; SamplerStep
                 denoiser      conditions with learned nulls, the mel denoiser, long songs in pieces
                 griffinlim    a log-mel made audible without a network
+                vocoders      the vocoder protocol; a mel sung over harmonics and noise
                 diffusion     settings and model: training, singing, coarse mel
+                diffwave_process  DiffWave's walks: every trained step, or a few aligned ones
+                diffwave_net  its network: BASE, LARGE, with a mel, a label or nothing
+                diffwave_fast     the network asked many times: folded, in tiles, in pieces
+                diffwave      settings and model of waveform diffusion, training
+                diffwave_uses     vocode, generate, denoise, interpolate
+                diffwave_weights  weights of the public diffwave package
                 metrics       definitions with units, reference, alignment
                 evaluation    converted songs against their references
                 sealed        zip and JSON of a stranger: read strictly, nothing believed
@@ -57,6 +64,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 conversion    song -> adjust -> model -> audio -> file
     04 see      page          players, pictures, notices, tables as HTML; the only place where text becomes markup
                 selection     which steps of a walk to show
+                trace         what happened at every step, kept and read again
+                capture       watching a sampler and the layers of its network
                 views         what pictures show, computed
                 plots         the only importer of matplotlib
                 start         what is made where a person's folder is still empty

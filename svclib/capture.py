@@ -1,0 +1,227 @@
+"""Watching a sampler walk: a :class:`Recorder` keeps what each step saw and guessed, and changes no bit of the result.
+
+It is the ``callback`` of any sampler (``samplers.sample``, ``diffwave_process.sample``). With a prepared mel denoiser
+it also listens at some of its layers, through forward hooks. Memory is bounded: where a walk has more steps than may
+be kept, one step of each of equally many is chosen while it runs, by the rule of ``selection.select_steps``.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svclib.samplers import SamplerStep
+from svclib.selection import select_steps
+from svclib.trace import Trace, TraceError
+
+TAPS = ("step", "noise", "condition")  # what is heard at a block: its input + step, and the same with the condition
+MAX_BYTES = 256 << 20
+
+
+class Recorder:
+    """Callback that keeps copies in float16.
+
+    Args:
+        keep: Most steps to keep; all by default.
+        max_bytes: Most memory for states, whatever ``keep`` says.
+        prepared: A ``denoiser.Prepared`` to listen to; needs ``with recorder.listening():`` around the walk.
+    """
+
+    def __init__(self, keep: int | None = None, max_bytes: int = MAX_BYTES, prepared=None):
+        if keep is not None and keep < 2:
+            raise TraceError(f"{keep} steps are to be kept; a trace needs at least 2, the first and the last.")
+        self.keep, self.max_bytes, self.notice = keep, max_bytes, ""
+        self.taps = None if prepared is None else _Taps(prepared)
+        self.rows: list[dict] = []
+        self.waiting: list[dict] = []  # steps of the interval that is going on
+        self.edges: np.ndarray | None = None
+        self.n_calls = 0
+
+    def listening(self):
+        """Context in which hidden features are collected; does nothing without a prepared denoiser."""
+        return contextlib.nullcontext() if self.taps is None else self.taps
+
+    def __call__(self, step: SamplerStep) -> None:
+        """Keep one step."""
+        if step.x_t.ndim < 2 or step.x_t.shape[0] != 1:
+            raise TraceError(f"The signal has shape {tuple(step.x_t.shape)}; a trace follows a batch of one.")
+        if self.edges is None:
+            self._plan(step)
+        row = {
+            "index": step.index, "t": step.t, "alpha": step.signal_level, "sigma": step.noise_level,
+            "x_t": _half(step.x_t), "x0_hat": _half(step.x0_hat),
+            "features": {} if self.taps is None else self.taps.take(),
+        }  # fmt: skip
+        if len(self.edges) - 1 == self.n_calls:
+            self.rows.append(row)
+            return
+        self.waiting.append({**row, "pooled": _pooled(row["x0_hat"])})
+        if step.index + 1 in self.edges:
+            self._close(first=len(self.rows) == 0, last=step.index + 1 == self.n_calls)
+
+    def _plan(self, step: SamplerStep) -> None:
+        self.n_calls = step.n_calls
+        n, wanted = step.n_calls, min(step.n_calls, self.keep or step.n_calls)
+        state_bytes = 4 * step.x_t[0].numel()
+        room = self.max_bytes // state_bytes
+        fitting = [k for k in range(2, min(wanted, n - 1) + 1) if k + -(-n // k) <= room]  # kept, and one interval
+        k = n if wanted == n <= room else max(fitting, default=0)
+        if not k:
+            raise TraceError(
+                f"One step of this signal takes {state_bytes / 1e6:.1f} MB and a trace at most "
+                f"{self.max_bytes / 1e6:.1f} MB; take a shorter stretch or fewer steps."
+            )
+        if k < wanted:
+            limit = f"memory stays below {self.max_bytes / 1e6:.0f} MB"
+            self.notice = f"{k} of {n} steps were kept, so that {limit}."
+        self.edges = np.arange(k + 1) * step.n_calls // k
+
+    def _close(self, first: bool, last: bool) -> None:
+        pooled = np.stack([row.pop("pooled") for row in self.waiting])
+        chosen = 0 if first else len(pooled) - 1 if last else select_steps(pooled, 1, ends=False)[0]
+        self.rows.append(self.waiting[chosen])
+        self.waiting = []
+
+    def trace(self, result: Tensor, kind: str = "mel", low=None, high=None, conditions: Mapping | None = None,
+              **info) -> Trace:  # fmt: skip
+        """What was kept, with the result ``[1, ...]`` of the walk in the scale of the states.
+
+        Args:
+            result: What the sampler returned.
+            kind, low, high, conditions, info: See :class:`trace.Trace`.
+
+        Raises:
+            TraceError: if no step arrived, or values were not finite.
+        """
+        if not self.rows:
+            raise TraceError("No step was seen: the walk did not call the recorder.")
+        stacked = {name: np.stack([row[name] for row in self.rows]) for name in ("x_t", "x0_hat")}
+        numbers = {name: np.array([row[name] for row in self.rows], float) for name in ("t", "alpha", "sigma")}
+        taps = self.rows[0]["features"]
+        empty = np.zeros(0, np.float32)
+        return Trace(
+            kind, **stacked, **numbers, result=_half(result), n_calls=self.n_calls,
+            index=np.array([row["index"] for row in self.rows], np.int64),
+            features={tap: np.stack([row["features"][tap] for row in self.rows]) for tap in taps},
+            conditions={name: _numbers(value) for name, value in (conditions or {}).items()},
+            low=empty if low is None else _numbers(low), high=empty if high is None else _numbers(high),
+            info={**info, "notice": self.notice},
+        )  # fmt: skip
+
+
+def capture(
+    model, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,
+    seed: int = 0, precision: str = "auto", keep: int | None = None, features: bool = True,
+    max_bytes: int = MAX_BYTES, conditions: Mapping | None = None, label: str = "", prepared=None,
+    callback: Callable[[SamplerStep], None] | None = None, cancelled: Callable[[], bool] | None = None,
+) -> Trace:  # fmt: skip
+    """Let a diffusion model sing one song and keep what happened; the song is the same as without.
+
+    Args:
+        model: A ``diffusion.DiffusionModel``.
+        condition: ``[1, dims, frames]`` from ``model.condition``.
+        method, steps, shallow, seed, precision, prepared, callback, cancelled: As ``DiffusionModel.sample``.
+        keep, max_bytes: See :class:`Recorder`.
+        features: Whether to listen at the layers too.
+        conditions: What to keep of what was asked: ``f0_hz``, ``voiced``, ``loudness_db``, each ``[frames]``.
+        label: A name for the run.
+
+    Raises:
+        TraceError, samplers.SamplerError, samplers.Cancelled: as those say.
+    """
+    prepared = prepared or model.prepare(condition, precision)
+    recorder = Recorder(keep, max_bytes, prepared if features else None)
+
+    def watch(step: SamplerStep) -> None:
+        recorder(step)
+        if callback is not None:
+            callback(step)
+
+    with recorder.listening():
+        log_mel = model.sample(
+            condition, method, steps, shallow, seed, precision, callback=watch, cancelled=cancelled, prepared=prepared
+        )
+    return recorder.trace(
+        model.scale(log_mel), low=model.mel_low, high=model.mel_high, conditions=conditions, label=label,
+        method=method or model.settings.sampler, seed=seed, shallow=shallow, mel=model.contract.to_json(),
+        precision=prepared.precision, prediction=model.settings.prediction,
+        condition_dropout=float(model.settings.condition_dropout),
+    )  # fmt: skip
+
+
+class _Taps:
+    """Forward hooks on a prepared denoiser: mean and standard deviation over time at a few places.
+
+    A long song passes in pieces with a halo; the halo is left out, so the pooled values are those of the whole.
+    """
+
+    def __init__(self, prepared):
+        self.denoiser, self.pieces = prepared.denoiser, prepared.pieces
+        n = len(self.denoiser.stack.blocks)
+        self.blocks = sorted({0, n // 2, n - 1})
+        self.piece, self.sums, self.handles = -1, {}, []
+
+    def __enter__(self):
+        add = self.handles.append
+        add(self.denoiser.step.register_forward_hook(self._step))
+        for i in self.blocks:
+            block, seen = self.denoiser.stack.blocks[i], {}
+            add(block.register_forward_pre_hook(lambda _, args, seen=seen: seen.update(args=args)))
+            add(block.step.register_forward_hook(
+                lambda _, args, out, i=i, seen=seen: self._pool(f"noise {i + 1}", seen["args"][0] + out[:, :, None])
+            ))  # fmt: skip
+            add(block.dilated.register_forward_hook(
+                lambda _, args, out, i=i, seen=seen: self._condition(i, out, seen.pop("args"))
+            ))  # fmt: skip
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def _step(self, module, args, out) -> None:
+        self.piece = (self.piece + 1) % len(self.pieces)
+        self.sums["step"] = [1, out[0].float().cpu().double(), None]
+
+    def _condition(self, i: int, out: Tensor, args: tuple) -> None:
+        self._pool(f"condition {i + 1}", out if len(args) < 3 or args[2] is None else out + args[2])
+
+    def _pool(self, tap: str, x: Tensor) -> None:
+        start, stop, low, _ = self.pieces[self.piece]
+        variance, mean = torch.var_mean(x[0, :, start - low : stop - low].float(), dim=1, correction=0)
+        count, mean, variance = stop - start, mean.double(), variance.double()
+        if tap in self.sums:  # two stretches as one (Chan, Golub, LeVeque 1983, Eq. 1.5)
+            before, mean_before, variance_before = self.sums[tap]
+            share = count / (before + count)
+            variance = variance_before + share * (variance - variance_before + (1 - share) * (mean - mean_before) ** 2)
+            mean, count = mean_before + share * (mean - mean_before), before + count
+        self.sums[tap] = [count, mean, variance]
+
+    def take(self) -> dict[str, np.ndarray]:
+        """The pooled features of one call, and begin anew."""
+        found = {}
+        for tap, (_, mean, variance) in self.sums.items():
+            row = mean if variance is None else torch.cat([mean, variance.clamp_min(0).sqrt()])
+            found[tap] = row.float().cpu().numpy()
+        self.sums, self.piece = {}, -1
+        return found
+
+
+def _half(x: Tensor) -> np.ndarray:
+    return x[0].detach().clamp(-60000, 60000).to(torch.float16).cpu().numpy()
+
+
+def _pooled(state: np.ndarray) -> np.ndarray:
+    """A state as one row: its mean over time by band; a waveform as the level of 256 stretches."""
+    values = state.astype(np.float32)
+    if values.ndim == 2:
+        return values.mean(axis=1)
+    return np.array([np.sqrt(np.square(part).mean()) for part in np.array_split(values, min(256, len(values)))])
+
+
+def _numbers(value) -> np.ndarray:
+    value = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    return value if value.dtype == bool else value.astype(np.float32)
