@@ -1,0 +1,244 @@
+"""DiffWave: noise becomes sound, sample by sample of the waveform. Settings, model, training.
+
+After Kong et al., *DiffWave* (ICLR 2021, https://arxiv.org/abs/2009.09761). Steered by a mel spectrogram it is a
+vocoder, by a label a speaker of digits, by nothing a source of sound; ``diffwave_uses`` holds what one does with it.
+The network learns to name the noise in ``sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` (Eq. 7).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from svclib import diffwave_process
+from svclib.diffwave_fast import Prepared
+from svclib.diffwave_net import CONDITIONERS, STEP_RULES, DiffWaveError, DiffWaveNet, parameter_count, strides
+from svclib.features import FeatureSettings
+from svclib.schedule import Schedule
+
+CONDITIONS = ("mel", "label", "none")
+LOSSES = ("l2", "l1")
+MAX_PARAMETERS = 200_000_000
+
+_RANGES = {
+    "channels": (1, 1024),
+    "n_layers": (1, 128),
+    "dilation_cycle": (1, 14),
+    "condition_dims": (1, 1024),
+    "n_steps": (2, 1000),
+    "beta_first": (1e-8, 0.5),
+    "beta_last": (1e-8, 0.99),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffWaveSettings:
+    """Everything that defines a DiffWave apart from its features and its training data.
+
+    Attributes:
+        kind: Always ``diffwave``.
+        condition: What steers it: ``mel`` (a vocoder), ``label`` (a class) or ``none``.
+        channels, n_layers, dilation_cycle: The network: BASE 64, 30, 10; LARGE 128, 30, 10; unconditional 256, 36, 12;
+            deep and thin 128, 48, 12.
+        conditioner: How the mel steers it: ``frames`` (made for speed) or ``samples`` (the paper's).
+        condition_dims: Channels of the condition at frame rate, for ``frames``.
+        labels: Names of the labels in sorted order, as a dataset has them; empty unless ``condition`` is ``label``.
+        n_steps, beta_first, beta_last: The noise schedule.
+        fast_etas: Fast schedule for previews and everyday use; empty for every trained step.
+        loss: ``l2``, the paper's, or ``l1``.
+        step_rule: ``exact``; ``table`` for converted weights, see ``diffwave_net.table_embedding``.
+    """
+
+    kind: str = "diffwave"
+    condition: str = "mel"
+    channels: int = 64
+    n_layers: int = 30
+    dilation_cycle: int = 10
+    conditioner: str = "frames"
+    condition_dims: int = 128
+    labels: tuple[str, ...] | list[str] = ()
+    n_steps: int = 50
+    beta_first: float = 1e-4
+    beta_last: float = 0.05
+    fast_etas: tuple[float, ...] | list[float] = diffwave_process.FAST["base"]
+    loss: str = "l2"
+    step_rule: str = "exact"
+
+    def __post_init__(self):
+        for name in ("labels", "fast_etas"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.kind != "diffwave":
+            raise DiffWaveError(f"kind is '{self.kind}'; these are settings of the kind 'diffwave'.")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            whole = isinstance(low, int)
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise DiffWaveError(f"{name} is {value!r}; expected a {'whole ' if whole else ''}number.")
+            if not low <= value <= high:
+                raise DiffWaveError(f"{name} is {value!r}; expected {low:g} to {high:g}.")
+        choices = {"condition": CONDITIONS, "conditioner": CONDITIONERS, "loss": LOSSES, "step_rule": STEP_RULES}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise DiffWaveError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
+        if bool(self.labels) != (self.condition == "label"):
+            raise DiffWaveError("labels names what a 'label' model can be asked for, and is empty for any other.")
+        known = sorted({label for label in self.labels if isinstance(label, str) and label})
+        if list(self.labels) != known or len(known) > 64:
+            raise DiffWaveError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
+        if len(self.fast_etas) > 64:
+            raise DiffWaveError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
+        if self.fast_etas:
+            diffwave_process.align(self.schedule, self.fast_etas)
+        mels = {"n_mels": 128, "conditioner": "frames"} if self.condition == "mel" else {}
+        size = parameter_count(self.channels, self.n_layers, **mels, condition_dims=self.condition_dims)
+        if size > MAX_PARAMETERS:
+            raise DiffWaveError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+        return Schedule(self.n_steps, self.beta_first, self.beta_last)
+
+    @property
+    def prediction(self) -> str:
+        """What the loss is about: losses compare only where this is equal."""
+        return f"noise, {self.loss}, {self.n_steps} steps from beta {self.beta_first:g} to {self.beta_last:g}"
+
+    def build(
+        self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0
+    ) -> "DiffWaveModel":
+        """A model with fresh weights; equal seeds give equal weights, torch's own generator stays as it was.
+
+        Args:
+            features: How the recordings are measured; a ``mel`` model needs a mel contract.
+            statistics: The dataset's: ``log_mel`` (``min`` and ``max``) sets the scale of the mel.
+            seed: Of the weights.
+
+        Raises:
+            DiffWaveError: if the features do not suit.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return DiffWaveModel(self, features, statistics)
+
+
+class DiffWaveModel(nn.Module):
+    """A network with its schedule, its mel contract and its loss."""
+
+    def __init__(self, settings: DiffWaveSettings, features: FeatureSettings, statistics: Mapping | None = None):
+        super().__init__()
+        s, mel = settings, features.mel
+        if s.condition == "mel" and mel is None:
+            raise DiffWaveError("A vocoder is steered by a mel, but these features have no mel contract.")
+        self.settings, self.features, self.schedule = s, features, s.schedule
+        self.contract = mel if s.condition == "mel" else None
+        if self.contract is not None and s.conditioner == "samples":
+            strides(features.hop_samples)
+        self.net = DiffWaveNet(
+            s.channels, s.n_layers, s.dilation_cycle, 0 if self.contract is None else mel.n_mels, features.hop_samples,
+            s.conditioner, s.condition_dims, len(s.labels), s.step_rule, s.n_steps,
+        )  # fmt: skip
+        if self.contract is not None:
+            base = math.log(10.0) if mel.log_base == "10" else 1.0
+            known = (statistics or {}).get("log_mel") or {"min": math.log(mel.floor) / base, "max": 2.0 / base}
+            low, high = (torch.as_tensor(known[k], dtype=torch.float32).expand(mel.n_mels) for k in ("min", "max"))
+            self.register_buffer("mel_low", low.clone())
+            self.register_buffer("mel_high", torch.maximum(high, low + 1.0 / base).clone())
+
+    @property
+    def loss_name(self) -> str:
+        """What the loss measures, for curves and tables."""
+        return f"mean {'square' if self.settings.loss == 'l2' else 'absolute'} error of the {self.settings.prediction}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.net.input.weight.device
+
+    def scale(self, log_mel: Float[Tensor, "batch frames mels"]) -> Float[Tensor, "batch mels frames"]:
+        """Log-mel -> about -1 .. 1, channels first."""
+        return (2 * (log_mel - self.mel_low) / (self.mel_high - self.mel_low) - 1).transpose(1, 2)
+
+    def label_numbers(self, labels: str | Sequence[str]) -> Int[Tensor, " batch"]:
+        """Names of labels as the numbers the network knows them by.
+
+        Raises:
+            DiffWaveError: for a name the model was not trained with.
+        """
+        names = [labels] if isinstance(labels, str) else list(labels)
+        for name in names:
+            if name not in self.settings.labels:
+                known = ", ".join(self.settings.labels) or "no labels"
+                raise DiffWaveError(f"This model was not trained with the label '{name}'; it knows {known}.")
+        return torch.tensor([self.settings.labels.index(name) for name in names], device=self.device)
+
+    def conditions(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What of a dataset's batch steers the network.
+
+        Raises:
+            DiffWaveError: if the batch has recordings without a label the model knows.
+        """
+        if self.settings.condition == "mel":
+            return {"mel": self.scale(batch["log_mel"])}
+        if self.settings.condition == "none":
+            return {}
+        low, high = int(batch["label"].min()), int(batch["label"].max())
+        if low < 0 or high >= len(self.settings.labels):
+            which = "a recording without label" if low < 0 else f"label number {high}"
+            raise DiffWaveError(
+                f"The dataset has {which}; this model knows {len(self.settings.labels)} labels "
+                f"({', '.join(self.settings.labels)}). Prepare the recordings with a pattern for their labels."
+            )
+        return {"label": batch["label"]}
+
+    def loss(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Mean error of the named noise at random diffusion times, and its halves of less and of more noise."""
+        x0, steps = batch["audio"], self.schedule.n_steps
+        size, place = len(x0), {"generator": generator, "device": generator.device}
+        # One time from each of `size` equal parts of the schedule: all noise levels in every batch, less variance.
+        draw = (torch.randperm(size, **place) + torch.rand(size, **place)) / size
+        t = (draw * steps).long().clamp_max(steps - 1).to(x0.device)
+        noise = torch.randn(x0.shape, **place).to(x0)
+        named = self.net(self.schedule.diffuse(x0, t, noise), t.float(), **self.conditions(batch)).float()
+        error = (named - noise).square() if self.settings.loss == "l2" else (named - noise).abs()
+        each, late = error.mean(dim=1), (t >= steps // 2).float()
+        halves = {"little_noise": 1 - late, "much_noise": late}
+        parts = {k: ((each * w).sum() / w.sum().clamp_min(1)).detach() for k, w in halves.items()}
+        return each.mean(), parts
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, ""]:
+        """The same loss on noise and times that depend on ``seed`` alone."""
+        return self.loss(batch, torch.Generator().manual_seed(seed))[0]
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, "batch samples"]:
+        """What the model makes of the batch's mels or labels, of nothing where it takes none; by the fast schedule."""
+        batch = {k: v.to(self.device) for k, v in batch.items()}
+        shape = tuple(batch["audio"].shape)
+        prepared = self.prepare(**self.conditions(batch), n_samples=shape[1], batch=shape[0])
+        return self.sample(prepared, shape, seed)
+
+    def prepare(self, precision: str = "fp32", **conditions) -> Prepared:
+        """The network bound to what steers it; see ``diffwave_fast.Prepared``."""
+        return Prepared(self.net, precision=precision, **conditions)
+
+    def sample(self, prepared, shape: tuple[int, int], seed: int = 0, fast: bool = True, **options) -> Tensor:
+        """Walk from noise to sound ``[batch, samples]``; equal seeds give equal noise on every device.
+
+        Args:
+            prepared: From :meth:`prepare`, or any denoiser.
+            shape: Number of signals and samples.
+            seed: Of the first noise and of the walk.
+            fast: By ``settings.fast_etas``, where there are any.
+            options: ``callback``, ``cancelled``, ``clamp``; see ``diffwave_process.sample``.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(shape, generator=generator).to(self.device)
+        etas = self.settings.fast_etas if fast and self.settings.fast_etas else None
+        return diffwave_process.sample(prepared, self.schedule, noise, etas, generator=generator, **options)
