@@ -5,6 +5,7 @@ the remedy; 130 after Ctrl-C; 1 for a fault of the program. ``--debug`` shows th
 """
 
 import argparse
+import os
 import sys
 import traceback
 
@@ -174,6 +175,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as leave:
         return int(leave.code or 0)
+    # threads that wait by sleeping: by spinning, training beside other busy programs was ten times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from svclib import commands
 
     try:
