@@ -22,11 +22,12 @@ from torch import nn
 from svclib import __version__, sealed, store
 from svclib.ddsp import DdspSettings
 from svclib.diffusion import DiffusionSettings
+from svclib.diffwave import DiffWaveSettings
 from svclib.features import FeatureSettings
 from svclib.sealed import InstrumentError, from_dict, strict_json, to_dict
 
 # Settings class of every model kind; its build() makes the model.
-KINDS = {"ddsp": DdspSettings, "diffusion": DiffusionSettings}
+KINDS = {"ddsp": DdspSettings, "diffusion": DiffusionSettings, "diffwave": DiffWaveSettings}
 
 FORMAT, FORMAT_VERSION = "svclib instrument", 1
 LICENCE = "No licence was stated: ask the maker before you publish anything made with this instrument."
