@@ -25,9 +25,15 @@ from svclib.diffusion import DiffusionSettings
 from svclib.diffwave import DiffWaveSettings
 from svclib.features import FeatureSettings
 from svclib.sealed import InstrumentError, from_dict, strict_json, to_dict
+from svclib.vocoders import HarmonicSettings
 
 # Settings class of every model kind; its build() makes the model.
-KINDS = {"ddsp": DdspSettings, "diffusion": DiffusionSettings, "diffwave": DiffWaveSettings}
+KINDS = {
+    "ddsp": DdspSettings,
+    "diffusion": DiffusionSettings,
+    "diffwave": DiffWaveSettings,
+    "harmonic": HarmonicSettings,
+}
 
 FORMAT, FORMAT_VERSION = "svclib instrument", 1
 LICENCE = "No licence was stated: ask the maker before you publish anything made with this instrument."
