@@ -40,6 +40,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 denoiser      conditions with learned nulls, the mel denoiser, long songs in pieces
                 griffinlim    a log-mel made audible without a network
                 vocoders      the vocoder protocol; a mel sung over harmonics and noise
+                nsf_hifigan   the community's vocoder weights, read from a person's own file
                 diffusion     settings and model: training, singing, coarse mel
                 diffwave_process  DiffWave's walks: every trained step, or a few aligned ones
                 diffwave_net  its network: BASE, LARGE, with a mel, a label or nothing
@@ -66,6 +67,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 selection     which steps of a walk to show
                 trace         what happened at every step, kept and read again
                 capture       watching a sampler and the layers of its network
+                projection    maps of hidden features; curves over the steps
+                player        traces as one page to scrub and listen (player.html)
                 views         what pictures show, computed
                 plots         the only importer of matplotlib
                 start         what is made where a person's folder is still empty
