@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="DIR", default="svclib_demo", help="folder for everything (default: %(default)s)")
     p.add_argument("--audio", metavar="DIR", help="recordings of one voice, instead of a synthetic singer")
     p.add_argument("--song", metavar="FILE", help="the song to convert; with --audio")
-    p.add_argument("--minutes", type=_positive, metavar="M", default=None, help="how long to train (default: 1.2)")
+    p.add_argument("--minutes", type=_positive, metavar="M", default=None, help="how long to train (default: 1.5)")
     p.add_argument("--seed", type=int, default=0)
 
     p = command("doctor", "report on recordings; changes nothing")

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-from svclib import audio, config, conversion, dataset, folders, instrument, showcase, singers, store, training
+from svclib import __version__, audio, config, conversion, dataset, folders, instrument, singers, store, training
 
 VOICE, OTHER_VOICE = "aria", "bruno"
 CORPUS_MINUTES = 2.5
-TRAIN_MINUTES = 1.2
+TRAIN_MINUTES = 1.5
 PRESET = ("ddsp_small", "demo")
 STATE = "demo.json"
+PAGE_VERSION = f"1 ({__version__})"  # another one makes the page anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,7 @@ class _Journey:
         self.base = folders.base_folder(base=out)
         self.progress, self.say = progress, say
         self.seconds: dict[str, float] = {}
+        self.news = False
         path = self.base.root / STATE
         self.state = store.read_json(path) if path.is_file() else {}
 
@@ -116,6 +118,7 @@ class _Journey:
         yield stage
         self.seconds[name] = time.monotonic() - started
         again = " (as before)" if stage.reused else ""
+        self.news |= not stage.reused
         self.say(f"{len(self.seconds)}. {name}: {stage.text}{again}, {self.seconds[name]:.1f} s")
 
     def done(self, name: str, key: dict, *paths: Path | None) -> dict | None:
@@ -198,11 +201,13 @@ def _export(journey, stage, run_folder, voice, synthetic) -> Path:
 
 def _convert(journey, stage, data, run_folder, instrument_path, song_path, seed) -> tuple[Path, Path]:
     key = {"instrument": store.sha256_file(instrument_path), "song": store.sha256_file(song_path), "seed": seed}
-    noted = journey.done("conversion", {**key, "page": showcase.VERSION})
+    noted = journey.done("conversion", {**key, "page": PAGE_VERSION})
     if noted:
         stage.reused, stage.text = True, noted["text"]
         page, converted = (journey.base.root / p for p in noted["paths"])
         return page, converted
+    from svclib import showcase  # matplotlib takes its time
+
     opened = instrument.open(instrument_path)
     song = conversion.load_song(song_path, opened.features, progress=journey.progress)
     shift = conversion.suggest_shift(song.features, opened.statistics)
@@ -211,7 +216,7 @@ def _convert(journey, stage, data, run_folder, instrument_path, song_path, seed)
     html = showcase.build(opened, made, run_folder, shift.text, journey.seconds, _truth(song_path, shift.octaves, seed))
     page = store.commit_bytes(journey.base.root / "index.html", html.encode())
     stage.text = f"{converted.name} and {page.name}"
-    journey.note("conversion", {**key, "page": showcase.VERSION}, [page, converted], text=stage.text)
+    journey.note("conversion", {**key, "page": PAGE_VERSION}, [page, converted], text=stage.text)
     return page, converted
 
 
@@ -229,6 +234,9 @@ def _result(journey, page, data, run_folder, instrument_path, converted) -> Resu
         ("dataset", data), ("training", run_folder), ("instrument", instrument_path), ("converted song", converted),
         ("listen and look", page),
     ]  # fmt: skip
-    lines = [f"Made in {total:.0f} s:", *(f"  {name:<16} {path}" for name, path in rows)]
+    lines = [
+        f"Made in {total:.0f} s:" if journey.news else "Everything was there already:",
+        *(f"  {name:<16} {path}" for name, path in rows),
+    ]
     lines += ["Open the last one in a browser."]
     return Result(page, data, run_folder, instrument_path, converted, dict(journey.seconds), "\n".join(lines))

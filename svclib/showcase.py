@@ -6,7 +6,6 @@ import numpy as np
 
 from svclib import __version__, audio, conversion, features, metrics, page, plots, training, units
 
-VERSION = f"1 ({__version__})"
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font-family: system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif; max-width: 960px; margin: 24px auto;
