@@ -9,6 +9,7 @@ Every model kind of the project offers what :class:`DdspModel` offers to trainin
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,7 @@ from svclib import features as features_module
 from svclib.synthesis import SynthesisError
 
 NOISE_BIAS = -5.0  # an untrained network starts nearly without noise
+AMPLITUDE_BIAS = -1.5  # and sings softly, at an amplitude of about 0.04
 
 
 class Cancelled(Exception):
@@ -107,7 +109,20 @@ class DdspSettings:
             decoder.initialize(module, generator)
         if model.room is not None:
             nn.init.normal_(model.room, std=1e-6, generator=generator)
+        with torch.no_grad():
+            model.decoder.out.bias[: 1 + self.n_harmonics] = self._voice_like_bias()
         return model
+
+    def _voice_like_bias(self) -> Float[Tensor, " amplitude_and_harmonics"]:
+        """Bias with which an untrained network sings a soft tone whose k-th harmonic has the share 1 / k.
+
+        From zero biases all harmonics start equally loud, far too loud at the top; training silences them, the noise
+        imitates the spectrum alone, and the way back to a tone takes thousands of steps. Starting near a voice,
+        harmonics carry the tone from the first step.
+        """
+        share = 0.5 / torch.arange(1, self.n_harmonics + 1)
+        sigmoid = share ** (1.0 / math.log(10.0))  # exp_sigmoid(x) is 2 sigmoid(x) ^ ln 10
+        return torch.cat([torch.tensor([AMPLITUDE_BIAS]), torch.logit(sigmoid)])
 
 
 @dataclasses.dataclass(frozen=True)
