@@ -27,7 +27,9 @@ from svclib.controls import (
     quantile_transform,
     suggest_shift,
 )
+from svclib.denoiser import DiffusionError
 from svclib.features import Features
+from svclib.samplers import SamplerError
 from svclib.songs import (
     ConversionCancelled,
     Progress,
@@ -65,6 +67,7 @@ class Conversion:
         controls: The knobs.
         instrument_name, instrument_sha256, kind: Who sang.
         seed: Of the noise.
+        sampling: What was asked of a diffusion instrument: ``sampler``, ``steps``, ``shallow``, ``singer``.
         gain_db: Applied to keep the peak below full scale; 0 or negative.
         warnings: Sentences for the person.
         seconds: How long the conversion took.
@@ -84,6 +87,7 @@ class Conversion:
     gain_db: float
     warnings: tuple[str, ...]
     seconds: float
+    sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def features(self) -> Features:
@@ -106,6 +110,7 @@ class Conversion:
             "tuning_semitones": self.adjusted.tuning_semitones,
             "f0_method": self.features.settings.f0_method,
             "seed": self.seed,
+            **({"sampling": self.sampling} if self.sampling else {}),
             "sample_rate_hz": self.sample_rate_hz,
             "gain_db": round(self.gain_db, 3),
             "warnings": list(self.warnings),
@@ -135,6 +140,10 @@ def convert(
     keep_rate: bool = False,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    shallow: int | None = None,
+    singer: dict[str, float] | str | None = None,
 ) -> Conversion:
     """Let an instrument sing a song.
 
@@ -148,6 +157,9 @@ def convert(
         keep_rate: Give the result the song's sample rate instead of the instrument's.
         progress: Called with a fraction 0..1 and a text.
         cancelled: Asked between pieces; True ends the conversion.
+        sampler, steps: How a diffusion instrument walks, one of ``samplers.METHODS``; its own choice if None.
+        shallow: Diffusion step at which its walk starts, from the coarse mel; from pure noise if None.
+        singer: Name of one of its singers, or names with weights.
 
     Raises:
         ConversionError: if song and instrument do not fit, or the instrument sings no numbers.
@@ -161,6 +173,13 @@ def convert(
             f"'{instrument.name}' is an instrument of kind '{instrument.kind}', which this version of svclib cannot "
             f"sing with; it knows {', '.join(_RENDERERS)}. Update svclib."
         )
+    asked = {"sampler": sampler, "steps": steps, "shallow": shallow, "singer": singer}
+    sampling = {name: value for name, value in asked.items() if value is not None}
+    if sampling and instrument.kind != "diffusion":
+        raise ConversionError(
+            f"{', '.join(sampling)} can be chosen for diffusion instruments only; '{instrument.name}' is of kind "
+            f"'{instrument.kind}'. Leave it out."
+        )
     _require_same_grid(instrument, song)
     report = reporter(progress, cancelled)
     report(0.0, "adjusting pitch and loudness")
@@ -172,6 +191,7 @@ def convert(
         seed,
         progress=lambda fraction, text: report(0.05 + 0.85 * fraction, text),
         cancelled=lambda: stop_if(cancelled),
+        **sampling,
     )
     if not all(np.isfinite(part).all() for part in parts):
         raise ConversionError(
@@ -210,6 +230,7 @@ def convert(
         gain_db=gain_db,
         warnings=tuple(warnings),
         seconds=time.perf_counter() - began,
+        sampling=sampling,
     )
 
 
@@ -263,7 +284,31 @@ def _render_ddsp(instrument, song: Song, adjusted: Adjusted, seed: int, progress
     return [np.asarray(part, dtype=np.float32).reshape(-1) for part in (sung.audio, sung.harmonic, sung.noise)]
 
 
-_RENDERERS = {"ddsp": _render_ddsp}
+def _render_diffusion(
+    instrument, song: Song, adjusted: Adjusted, seed: int, progress, cancelled, sampler=None, **sampling
+) -> list[np.ndarray]:
+    """As :func:`_render_ddsp`, through mels: the words come from the song's own."""
+    features, own = song.features, instrument.features
+    if features.log_mel is None:
+        raise ConversionError(f"'{song.name}' was measured without a log-mel. Load it for '{instrument.name}' again.")
+    own.mel.require(features.settings.mel, f"'{instrument.name}'", f"'{song.name}'")
+    n_frames = -(-len(song.audio) // own.hop_samples)
+
+    def held(x):
+        return np.pad(x, ((0, n_frames - len(x)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
+
+    try:
+        sung = instrument.model.render(
+            *(held(x) for x in (features.log_mel, features.f0_hz, features.voiced)),
+            *(held(x) for x in (adjusted.f0_hz, adjusted.voiced, adjusted.loudness_db)),
+            seed=seed, progress=progress, cancelled=cancelled, method=sampler, **sampling,
+        )  # fmt: skip
+    except (DiffusionError, SamplerError) as error:
+        raise ConversionError(f"'{instrument.name}': {error}") from None
+    return [np.asarray(part, dtype=np.float32) for part in (sung.audio, sung.harmonic, sung.noise)]
+
+
+_RENDERERS = {"ddsp": _render_ddsp, "diffusion": _render_diffusion}
 
 
 def _require_same_grid(instrument, song: Song) -> None:

@@ -11,15 +11,18 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib import content, griffinlim, layers, samplers
+from svclib.ddsp import Synthesis
 from svclib.denoiser import CONDITIONS, PREDICTIONS, Conditions, Denoiser, DiffusionError, Prepared
-from svclib.features import FeatureSettings
+from svclib.features import FeatureSettings, fill_unvoiced
 from svclib.schedule import Schedule
+from svclib.vocoders import HarmonicSettings, HarmonicVocoder
 
 SPREADS = (0.02, 1.0)  # least and greatest error the coarse head may admit to, in units of the scaled mel
 SPREAD_WEIGHT = 0.1
@@ -43,6 +46,10 @@ class DiffusionSettings:
         n_steps, beta_first, beta_last: The noise schedule.
         condition_dropout: Probability with which each condition is left out in training.
         sampler, sampler_steps: What previews and conversions use unless told otherwise.
+        vocoder: Of the vocoder that is trained beside it, on the recordings' own mels, and goes into the same
+            instrument; None for none.
+        vocoder_weight: Its share in the loss; its weights are its own, so only the clipped gradient is shared.
+        vocoder_rows: Pieces of a batch that it is trained on.
     """
 
     kind: str = "diffusion"
@@ -67,6 +74,9 @@ class DiffusionSettings:
     condition_dropout: float = 0.1
     sampler: str = "dpmpp"
     sampler_steps: int = 20
+    vocoder: HarmonicSettings | None = None
+    vocoder_weight: float = 0.1
+    vocoder_rows: int = 2
 
     def __post_init__(self):
         if self.kind != "diffusion":
@@ -74,21 +84,20 @@ class DiffusionSettings:
         if self.content not in content.ENCODERS:
             known = ", ".join(content.ENCODERS)
             raise DiffusionError(f"There is no content encoder '{self.content}'; choose one of: {known}.")
-        for name in ("code_dims", "content_channels", "channels", "n_layers", "dilation_cycle", "condition_dims"):
+        sizes = ("code_dims", "content_channels", "channels", "n_layers", "dilation_cycle", "condition_dims")
+        for name in (*sizes, "vocoder_rows"):
             if getattr(self, name) < 1:
                 raise DiffusionError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 <= self.condition_dropout < 1:
             raise DiffusionError(f"condition_dropout is {self.condition_dropout}; it must be from 0 to below 1.")
-        if min(self.warp_range, self.equaliser_db, self.code_noise, self.coarse_weight) < 0:
-            raise DiffusionError("warp_range, equaliser_db, code_noise, coarse_weight must be 0 or more.")
+        if min(self.warp_range, self.equaliser_db, self.code_noise, self.coarse_weight, self.vocoder_weight) < 0:
+            raise DiffusionError("warp_range, equaliser_db, code_noise, coarse_weight, vocoder_weight are 0 or more.")
         if self.prediction not in PREDICTIONS:
             raise DiffusionError(f"prediction is '{self.prediction}'; choose one of {', '.join(PREDICTIONS)}.")
         Schedule(self.n_steps, self.beta_first, self.beta_last)
         samplers.times(Schedule(self.n_steps), self.sampler, self.sampler_steps)
 
-    def build(
-        self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0
-    ) -> "DiffusionModel":
+    def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffusionModel":
         """A model with fresh weights; equal seeds give equal weights, torch's own generator stays as it was.
 
         Args:
@@ -129,6 +138,7 @@ class DiffusionModel(nn.Module):
         self.doubt = nn.Conv1d(s.condition_dims, contract.n_mels, 1)
         nn.init.zeros_(self.doubt.weight)
         nn.init.constant_(self.doubt.bias, math.log(0.3))
+        self.vocoder = HarmonicVocoder(s.vocoder, features) if s.vocoder else None
 
     def _range(self, statistics: Mapping | None) -> tuple[Tensor, Tensor]:
         """Lowest and highest log-mel, by mel: the dataset's, or floor .. 2 nepers where nothing is known."""
@@ -142,7 +152,8 @@ class DiffusionModel(nn.Module):
     def loss_name(self) -> str:
         """What the loss measures, for curves and tables."""
         what = f"mean square {self.settings.prediction} + {SPREAD_WEIGHT:g} likelihood of the coarse error"
-        return f"{what} + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
+        what = f"{what} + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
+        return f"{what} + {self.settings.vocoder_weight:g} {self.vocoder.loss_name}" if self.vocoder else what
 
     def guess(
         self, condition: Float[Tensor, "batch dims frames"]
@@ -180,7 +191,8 @@ class DiffusionModel(nn.Module):
         Returns:
             The loss to minimise, and its parts: ``noise`` (mean square of the network's output, velocity or noise) and
             ``coarse`` (mean absolute), ``spread`` (negative log-likelihood of the coarse error, at its
-            best where the spread is 1.25 times the mean absolute error, as of a normal distribution).
+            best where the spread is 1.25 times the mean absolute error, as of a normal distribution), and with a
+            vocoder ``vocoder``, its spectral loss on the batch's ``audio``.
         """
         size = batch["log_mel"].shape[0]
         dropped = torch.rand(size, len(CONDITIONS), generator=generator, device=generator.device)
@@ -213,6 +225,11 @@ class DiffusionModel(nn.Module):
         }
         total = parts["noise"] + self.settings.coarse_weight * parts["coarse"]
         total = total + SPREAD_WEIGHT * parts["spread"]
+        if self.vocoder is not None:
+            rows = size if dropped is None else self.settings.vocoder_rows
+            pieces = {name: batch[name][:rows] for name in ("audio", "log_mel", "f0_hz", "voiced")}
+            parts["vocoder"] = self.vocoder.loss(pieces, generator)[0]
+            total = total + self.settings.vocoder_weight * parts["vocoder"]
         return total, {name: value.detach() for name, value in parts.items()}
 
     @torch.no_grad()
@@ -291,5 +308,51 @@ class DiffusionModel(nn.Module):
         return self.sample(condition, seed=seed, **options)
 
     def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0, **options) -> Float[Tensor, "batch samples"]:
-        """:meth:`reconstruct_mel` made audible by phase reconstruction: rough, but no vocoder flatters it."""
-        return griffinlim.listen(self.reconstruct_mel(batch, seed, **options), self.contract, seed=seed)
+        """:meth:`reconstruct_mel` made audible by the vocoder, or by phase reconstruction where there is none."""
+        log_mel = self.reconstruct_mel(batch, seed, **options)
+        if self.vocoder is not None:
+            return self.vocoder(log_mel, batch["f0_hz"], batch["voiced"], seed)
+        return griffinlim.listen(log_mel, self.contract, seed=seed)
+
+    @torch.no_grad()
+    def render(
+        self, log_mel: np.ndarray, source_f0_hz: np.ndarray, source_voiced: np.ndarray, f0_hz: np.ndarray,
+        voiced: np.ndarray, loudness_db: np.ndarray, singer: Mapping[str, int | float] | str | None = None,
+        seed: int = 0, progress: Callable[[float, str], None] | None = None, cancelled: Callable | None = None,
+        **sampling,
+    ) -> Synthesis:  # fmt: skip
+        """Sing a song: conditions, one walk over the whole of it, vocoder.
+
+        Args:
+            log_mel: ``[frames, mels]`` of the source by this model's contract.
+            source_f0_hz, source_voiced: ``[frames]``, of the source.
+            f0_hz, voiced, loudness_db: ``[frames]``, what is to be sung.
+            singer: See :meth:`singer_weights`.
+            seed: Of the walk and of the vocoder's noise.
+            progress: Called with a fraction and a text.
+            cancelled: Asked at every sampler step and every piece of sound.
+            sampling: ``method``, ``steps``, ``shallow``, ``precision`` of :meth:`sample`.
+
+        Raises:
+            DiffusionError: if the model has no vocoder, or for impossible sampling.
+        """
+        if self.vocoder is None:
+            raise DiffusionError("This model was trained without a vocoder; bind one in its preset and train again.")
+        report = progress or (lambda fraction, text: None)
+        place = self.mel_low.device
+        pitches = fill_unvoiced(source_f0_hz, source_voiced), fill_unvoiced(f0_hz, voiced)
+        source, wanted, mel, loudness = (
+            torch.as_tensor(np.asarray(x), dtype=torch.float32, device=place)[None]
+            for x in (*pitches, log_mel, loudness_db)
+        )
+        sounding = torch.as_tensor(np.asarray(voiced), dtype=torch.bool, device=place)[None]
+        report(0.0, "conditions")
+        condition = self.condition(mel, source, wanted, sounding, loudness, self.singer_weights(singer))
+        sung = self.sample(
+            condition, seed=seed, cancelled=cancelled, **sampling,
+            callback=lambda step: report(0.8 * (step.index + 1) / step.n_calls, f"step {step.index + 1}"),
+        )  # fmt: skip
+        return self.vocoder.render(
+            sung[0].cpu().numpy(), f0_hz, voiced, seed, cancelled=cancelled,
+            progress=lambda fraction, text: report(0.8 + 0.2 * fraction, text),
+        )  # fmt: skip

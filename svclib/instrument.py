@@ -90,7 +90,7 @@ def build_model(settings: Any, features: FeatureSettings, statistics: dict | Non
 
 def loss_definition(settings: Any) -> dict:
     """What a model's loss values mean: losses compare only where this is equal (FFT sizes and log rule for DDSP)."""
-    names = ("fft_sizes", "log_rule", "prediction", "coarse_weight")
+    names = ("fft_sizes", "log_rule", "prediction", "coarse_weight", "vocoder", "vocoder_weight")
     return {"kind": settings.kind, **{n: to_dict(getattr(settings, n)) for n in names if hasattr(settings, n)}}
 
 
