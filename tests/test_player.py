@@ -183,6 +183,11 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
         tab.keyboard.press("d")
         assert tab.evaluate("window.player.state.against") == "before"
 
+        tab.keyboard.press("d")
+        settled = np.mean(projection.decision_times(trace) <= 12) * 100
+        told = int(re.match(r"(\d+) %", tab.locator("#signs").inner_text())[1])
+        assert told == pytest.approx(settled, abs=4) and 5 < settled < 95  # levels on the page are in steps of 0.4 dB
+
         # numbers: the formula is the schedule's
         tab.evaluate("window.player.set({step: 12, against: 'end'})")
         text = tab.locator("#formula").inner_text()
@@ -221,7 +226,7 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
         tab.evaluate("window.player.set({step: 12}); scrollTo(0, 0)")
         tab.screenshot(path=str(tmp_path / "desktop.png"), full_page=True)
         tab.emulate_media(color_scheme="dark")
-        tab.evaluate("window.player.set({step: 16, against: 'before'})")
+        tab.evaluate("window.player.set({step: 15, against: 'decided'})")
         tab.screenshot(path=str(tmp_path / "dark.png"), full_page=True)
         tab.set_viewport_size({"width": 390, "height": 844})
         tab.wait_for_timeout(200)
@@ -246,4 +251,15 @@ def test_in_an_isolated_frame_as_a_notebook_has_it(tmp_path, runs):
         inside.locator("#step").focus()
         tab.keyboard.press("End")
         assert inside.locator("#where").inner_text() == "step 8 of 8"
+
+        for missing, sentence in (("DecompressionStream", "too old"), ("AudioContext", "no audio")):
+            old = tab.context.new_page()
+            old.add_init_script(f"delete window.{missing}; delete window.webkitAudioContext")
+            old.goto(player.export(player.document(runs[1:]), tmp_path / "old.html").as_uri())
+            if missing == "AudioContext":
+                wait_until(old, "window.player.ready > 0")
+                old.keyboard.press(" ")
+            wait_until(old, "!document.getElementById('message').hidden")
+            assert sentence in old.locator("#message").inner_text()
+            old.close()
         assert seen == {"errors": [], "outside": []}
