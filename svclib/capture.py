@@ -186,29 +186,33 @@ class _Taps:
 
     def _step(self, module, args, out) -> None:
         self.piece = (self.piece + 1) % len(self.pieces)
-        self.sums["step"] = [1, out[0].float().cpu().double(), None]
+        self.sums["step"] = out[0]
 
     def _pool(self, tap: str, x: Tensor, added: Tensor | None = None) -> None:
         start, stop, low, _ = self.pieces[self.piece]
-        x, count = x[0, :, start - low : stop - low].float(), stop - start
-        mean = x.mean(dim=1).double()  # two plain passes: torch.var_mean takes ten times as long on a CPU
-        variance = torch.linalg.vector_norm(x, dim=1).double().square() / count - mean.square()
-        mean = mean if added is None else mean + added.double()
-        if tap in self.sums:  # two stretches as one (Chan, Golub, LeVeque 1983, Eq. 1.5)
-            before, mean_before, variance_before = self.sums[tap]
-            share = count / (before + count)
-            variance = variance_before + share * (variance - variance_before + (1 - share) * (mean - mean_before) ** 2)
-            mean, count = mean_before + share * (mean - mean_before), before + count
-        self.sums[tap] = [count, mean, variance]
+        x = x[0, :, start - low : stop - low].float()
+        # Two plain passes: torch.var_mean takes thirty times as long on a CPU. The rest waits for take().
+        self.sums.setdefault(tap, []).append((stop - start, x.mean(dim=1), torch.linalg.vector_norm(x, dim=1), added))
 
     def take(self) -> dict[str, np.ndarray]:
         """The pooled features of one call, and begin anew."""
         found = {}
-        for tap, (_, mean, variance) in self.sums.items():
-            row = mean if variance is None else torch.cat([mean, variance.clamp_min(0).sqrt()])
-            found[tap] = row.float().cpu().numpy()
+        for tap, parts in self.sums.items():
+            if tap == "step":
+                found[tap] = _double(parts).astype(np.float32)
+                continue
+            total = sum(part[0] for part in parts)
+            mean = sum(count * _double(mean) for count, mean, _, _ in parts) / total
+            power = sum(_double(norm) ** 2 for _, _, norm, _ in parts) / total
+            spread = np.sqrt(np.maximum(power - mean**2, 0))
+            added = parts[0][3]
+            found[tap] = np.concatenate([mean if added is None else mean + _double(added), spread]).astype(np.float32)
         self.sums, self.piece = {}, -1
         return found
+
+
+def _double(x: Tensor) -> np.ndarray:
+    return x.float().cpu().numpy().astype(np.float64)
 
 
 def _half(x: Tensor) -> np.ndarray:
