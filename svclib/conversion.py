@@ -168,6 +168,11 @@ def convert(
     began = time.perf_counter()
     controls = controls or Controls()
     render = _RENDERERS.get(instrument.kind)
+    if instrument.kind == "harmonic":
+        raise ConversionError(
+            f"'{instrument.name}' is a vocoder: it makes sound of mels and knows no voice. Embed it in a diffusion "
+            "instrument (training.export with vocoder=) and convert with that."
+        )
     if render is None:
         raise ConversionError(
             f"'{instrument.name}' is an instrument of kind '{instrument.kind}', which this version of svclib cannot "

@@ -196,6 +196,7 @@ def export(
     consent: str = instrument.CONSENT,
     created: str | None = None,
     overwrite: bool = False,
+    vocoder: str | Path | None = None,
 ) -> Path:
     """Make an instrument of a run's checkpoint, with the settings and gin text of that checkpoint.
 
@@ -204,6 +205,7 @@ def export(
         which: ``best``, ``last`` or a step.
         name: For people; the file's or the run's name where not given.
         created: Date for people; today where not given.
+        vocoder: A ``harmonic`` instrument to embed in a diffusion instrument in place of the one trained with it.
 
     Returns:
         The file; ``NAME 2.zip`` where the name was taken and ``overwrite`` is False.
@@ -212,6 +214,8 @@ def export(
         TrainingError, InstrumentError: if there is no such checkpoint or it cannot be an instrument.
     """
     model, record = load_model(run, which)
+    if vocoder is not None:
+        _embed(model, vocoder)
     out = Path(out) if Path(out).suffix == ".zip" else Path(out) / f"{store.safe_name(name or Path(run).name)}.zip"
     return instrument.save(
         out,
@@ -229,3 +233,16 @@ def export(
         f0=record["f0"],
         overwrite=overwrite,
     )
+
+
+def _embed(model: Any, vocoder: str | Path) -> None:
+    """Give a diffusion model the vocoder of another instrument; both must have been trained on the same mel."""
+    other = instrument.open(vocoder)
+    if other.kind != "harmonic" or model.settings.kind != "diffusion":
+        raise TrainingError(
+            f"'{other.name}' is of kind '{other.kind}' and the run of kind '{model.settings.kind}'; only a vocoder of "
+            "kind 'harmonic' can be embedded, and only in an instrument of kind 'diffusion'."
+        )
+    other.features.mel.require(model.features.mel, f"the vocoder '{other.name}'", "this run")
+    model.vocoder = other.model
+    model.settings = dataclasses.replace(model.settings, vocoder=other.model.settings)

@@ -149,9 +149,28 @@ def test_what_cannot_be_is_refused_in_a_sentence(exported):
     ddsp = types.SimpleNamespace(name="plain", kind="ddsp", features=FEATURES)
     with pytest.raises(ConversionError, match="steps can be chosen for diffusion instruments only; 'plain'"):
         convert(ddsp, s, PLAIN, steps=3)
+    with pytest.raises(ConversionError, match="'plain' is a vocoder"):
+        convert(types.SimpleNamespace(name="plain", kind="harmonic", features=FEATURES), s, PLAIN)
     mute = dataclasses.replace(SETTINGS, vocoder=None).build(FEATURES, MelDataset.statistics).eval()
     with pytest.raises(ConversionError, match="trained without a vocoder"):
         convert(dataclasses.replace(opened, model=mute), s, PLAIN)
+
+
+def test_another_vocoder_can_be_embedded_if_its_mel_is_the_same(exported, tmp_path):
+    opened, run = exported
+    alone = dataclasses.replace(VOCODER, n_noise_bands=33).build(FEATURES, None, 7)
+    path = instrument.save(tmp_path / "v.zip", alone, FEATURES, toy.STATISTICS, created="2026-11-21")
+    made = instrument.open(training.export(run, tmp_path / "out.zip", "last", vocoder=path)).model
+    assert made.settings == dataclasses.replace(SETTINGS, vocoder=alone.settings)
+    mine, theirs, before = made.state_dict(), alone.state_dict(), opened.model.state_dict()
+    assert all(torch.equal(mine[f"vocoder.{k}"], v) for k, v in theirs.items())
+    assert all(torch.equal(v, before[k]) for k, v in mine.items() if not k.startswith("vocoder."))
+    other = dataclasses.replace(FEATURES, mel=dataclasses.replace(CONTRACT, fmax_hz=8000.0))
+    path = instrument.save(tmp_path / "w.zip", VOCODER.build(other), other, toy.STATISTICS, created="2026-11-21")
+    with pytest.raises(FeatureError, match="the vocoder 'w' and of this run differ: fmax_hz 8000.0 against 7600.0"):
+        training.export(run, tmp_path / "out.zip", "last", vocoder=path)
+    with pytest.raises(training.TrainingError, match="'out' is of kind 'diffusion'"):
+        training.export(run, tmp_path / "no.zip", "last", vocoder=tmp_path / "out.zip")
 
 
 @pytest.mark.parametrize("name, rate", [("diffusion", 44100), ("diffusion_small", 22050)])
