@@ -188,6 +188,13 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
         told = int(re.match(r"(\d+) %", tab.locator("#signs").inner_text())[1])
         assert told == pytest.approx(settled, abs=4) and 5 < settled < 95  # levels on the page are in steps of 0.4 dB
 
+        # louder than the result is orange, softer is blue
+        tab.evaluate("window.player.set({step: 12, against: 'end'})")
+        change = trace.level_db(trace.x0_hat[12]) - trace.level_db(trace.result)
+        for place in (np.unravel_index(change.argmax(), change.shape), np.unravel_index(change.argmin(), change.shape)):
+            pixel = level("change", *map(int, place))
+            assert ((pixel & 255) - (pixel >> 16 & 255)) * change[place] > 0
+
         # numbers: the formula is the schedule's
         tab.evaluate("window.player.set({step: 12, against: 'end'})")
         text = tab.locator("#formula").inner_text()
