@@ -247,7 +247,7 @@ def export(a) -> int:
     out = Path(a.out)
     if out.suffix.lower() != ".zip":
         raise UsageError(f"--out is '{a.out}'; an instrument's name ends in .zip.")
-    said = {k: v for k, v in (("licence", a.licence), ("consent", a.consent)) if v}
+    said = {k: v for k, v in (("licence", a.licence), ("consent", a.consent), ("vocoder", a.vocoder)) if v}
     path = training.export(a.run, out, a.checkpoint, **said)
     _warn_renamed(out, path)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
@@ -336,8 +336,9 @@ def convert(a) -> int:
             song = conversion.load_song(path, opened.features, a.f0, lambda f, text="": progress(0.5 * f, text))
             controls = _controls(a, song, opened)
             made = conversion.convert(
-                opened, song, controls, a.seed, a.keep_rate, lambda f, text="": progress(0.5 + 0.5 * f, text)
-            )
+                opened, song, controls, a.seed, a.keep_rate, lambda f, text="": progress(0.5 + 0.5 * f, text),
+                sampler=a.sampler, steps=a.steps, shallow=a.shallow, singer=a.singer,
+            )  # fmt: skip
         folder, form, name = (out.parent, out.suffix[1:], out.stem) if as_file else (out, "wav", None)
         saved = conversion.save(made, folder, form, name)
         if as_file:

@@ -3,14 +3,17 @@ export holds them all; a conversion sings the pitch that was asked, as long as t
 by the sampler, steps and start that were chosen; what cannot be is refused in a sentence."""
 
 import dataclasses
+import json
 import types
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import toy
 
 from svclib import config, conversion, instrument, mel, songs, training
+from svclib.__main__ import main
 from svclib.conversion import Controls, ConversionCancelled, ConversionError, convert
 from svclib.diffusion import DiffusionSettings
 from svclib.features import FeatureError, Features, FeatureSettings, MelContract
@@ -171,6 +174,21 @@ def test_another_vocoder_can_be_embedded_if_its_mel_is_the_same(exported, tmp_pa
         training.export(run, tmp_path / "out.zip", "last", vocoder=path)
     with pytest.raises(training.TrainingError, match="'out' is of kind 'diffusion'"):
         training.export(run, tmp_path / "no.zip", "last", vocoder=tmp_path / "out.zip")
+
+
+def test_the_command_line_reaches_all_of_it(exported, tmp_path, capsys):
+    _, run = exported
+    alone = instrument.save(tmp_path / "v.zip", VOCODER.build(FEATURES, None, 7), FEATURES, toy.STATISTICS, created="x")
+    voice, sung = tmp_path / "voice.zip", tmp_path / "sung.wav"
+    arguments = ["export", "--run", run, "--out", voice, "--checkpoint", "last", "--vocoder", alone]
+    assert main([str(x) for x in arguments]) == 0
+    soundfile.write(tmp_path / "a song.wav", song().audio, RATE)
+    choice = ["--sampler", "ddim", "--steps", "3", "--shallow", "100", "--singer", "toy"]
+    assert main([*(str(x) for x in ("convert", "--instrument", voice, "--input", tmp_path / "a song.wav")),
+                 "--out", str(sung), *choice]) == 0  # fmt: skip
+    said = json.loads((tmp_path / "sung.wav.json").read_text())
+    assert said["sampling"] == {"sampler": "ddim", "steps": 3, "shallow": 100, "singer": "toy"}
+    assert soundfile.info(sung).frames == 16100
 
 
 @pytest.mark.parametrize("name, rate", [("diffusion", 44100), ("diffusion_small", 22050)])
