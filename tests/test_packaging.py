@@ -100,3 +100,20 @@ def test_notebooks_pass_no_path_to_a_shell(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     lines = [line for c in cells if c["cell_type"] == "code" for line in "".join(c["source"]).splitlines()]
     assert not [ln for ln in lines if ln.lstrip().startswith(("!", "%%bash")) and ("$" in ln or "{" in ln)]
+
+
+def test_every_test_that_the_list_of_defects_names_exists():
+    listed, file = set(), ""
+    for name in re.findall(r"`(test_\w+(?:::test_\w+)?)`", (ROOT / "tests" / "README.md").read_text()):
+        if "::" in name:
+            file, _, name = name.partition("::")
+        elif (ROOT / "tests" / f"{name}.py").is_file():
+            file = name
+            continue
+        listed.add((file, name))
+    there = {
+        (path.stem, name)
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(listed) > 40 and not listed - there
