@@ -14,6 +14,7 @@ OUT = ROOT / "bench"
 MEASUREMENTS = {
     "f0": ["-m", "pytest", "tests/test_f0.py", "-k", "annotated", "-s", "-m", "slow or not slow"],
     "singing": ["benchmarks/singing.py", str(DATA), str(OUT / "singing"), "--minutes", "15"],
+    "diffwave_package": ["-m", "pip", "install", "--no-deps", "--target", str(OUT / "diffwave"), "diffwave==0.1.7"],
     "diffwave_speed": ["benchmarks/diffwave_speed.py", str(OUT / "diffwave"), "--seconds", "0.5", "--training"],
     "watching": ["benchmarks/watching.py"],
 }
@@ -23,6 +24,10 @@ def main(names: list[str]) -> int:
     """Run the named measurements, or all; exit status 1 if one fails."""
     if not DATA.is_dir():
         print(f"There are no recordings at {DATA}; set SVCLIB_TEST_DATA to their folder.")
+        return 1
+    unknown = set(names) - set(MEASUREMENTS)
+    if unknown:
+        print(f"There is no measurement '{unknown.pop()}'; there are {', '.join(MEASUREMENTS)}.")
         return 1
     OUT.mkdir(exist_ok=True)
     failed = []
