@@ -120,9 +120,10 @@ class DdspSettings:
         imitates the spectrum alone, and the way back to a tone takes thousands of steps. Starting near a voice,
         harmonics carry the tone from the first step.
         """
-        share = 0.5 / torch.arange(1, self.n_harmonics + 1)
-        sigmoid = share ** (1.0 / math.log(10.0))  # exp_sigmoid(x) is 2 sigmoid(x) ^ ln 10
-        return torch.cat([torch.tensor([AMPLITUDE_BIAS]), torch.logit(sigmoid)])
+        half_share = 0.5 / np.arange(1, self.n_harmonics + 1)
+        sigmoid = half_share ** (1.0 / math.log(10.0))  # exp_sigmoid(x) is 2 sigmoid(x) ^ ln 10
+        bias = np.append(AMPLITUDE_BIAS, np.log(sigmoid / (1.0 - sigmoid)))
+        return torch.from_numpy(bias.astype(np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
