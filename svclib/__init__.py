@@ -70,7 +70,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 projection    maps of hidden features; curves over the steps
                 player        traces as one page to scrub and listen (player.html)
                 views         what pictures show, computed
-                plots         the only importer of matplotlib
+                plots         pictures; only plots* import matplotlib
+                plots_inside  what a DDSP instrument plays, drawn
                 start         what is made where a person's folder is still empty
                 inspection    what a trained model does, as arrays; runs compared
                 widgets       what panels share; only widgets* import ipywidgets, and do no arithmetic

@@ -1,4 +1,4 @@
-"""Every picture of the project. The only importer of matplotlib.
+"""Every picture of the project. Only modules named ``plots*`` import matplotlib.
 
 Each function returns a finished ``matplotlib.figure.Figure``. No pyplot is involved, so no figure stays open and no
 backend is touched; :func:`png` turns a figure into bytes. Time axes are in seconds, from the rate that is given.
@@ -47,7 +47,7 @@ _STYLE = {
 
 
 @contextlib.contextmanager
-def _figure(rows: int = 1, columns: int = 1, size=(9.0, 3.0), **layout):
+def styled_figure(rows: int = 1, columns: int = 1, size=(9.0, 3.0), **layout):
     """A styled figure and its axes, ``[rows, columns]``; the style holds only inside the block."""
     with _lock, matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, dpi=110, layout="constrained")
@@ -88,7 +88,7 @@ def _draw_spectrogram(axis, samples, sample_rate_hz, f0_hz=None, voiced=None, fr
 
 def spectrogram(samples, sample_rate_hz, title="", features=None, start_s=0.0) -> Figure:
     """One spectrogram (log frequency, dB re full scale), with the F0 of ``features`` (same span) on it if given."""
-    with _figure(size=(9, 2.8)) as (figure, axes):
+    with styled_figure(size=(9, 2.8)) as (figure, axes):
         _spectrogram_of(axes[0, 0], samples, sample_rate_hz, features, start_s)
         axes[0, 0].set(title=title, xlabel="time (s)")
         return figure
@@ -115,7 +115,7 @@ def compare_spectrograms(items: Sequence[tuple], columns: int = 2) -> Figure:
     """
     columns = max(1, min(columns, len(items)))
     rows = -(-len(items) // columns)
-    with _figure(rows, columns, size=(9, 0.4 + 2.1 * rows), sharex=True, sharey=True) as (figure, axes):
+    with styled_figure(rows, columns, size=(9, 0.4 + 2.1 * rows), sharex=True, sharey=True) as (figure, axes):
         for axis in axes.flat[len(items) :]:
             axis.set_visible(False)
         for axis, (title, samples, sample_rate_hz, features) in zip(axes.flat, items, strict=False):
@@ -141,7 +141,7 @@ def features_overview(samples, features, start_s=0.0, title="") -> Figure:
     """
     rate_hz, hop = features.settings.sample_rate_hz, features.settings.hop_samples
     time_s = start_s + units.frame_centers_s(len(features.f0_hz), hop, rate_hz)
-    with _figure(3, 1, size=(9, 5.2), sharex=True, height_ratios=(3, 1, 1.2)) as (figure, axes):
+    with styled_figure(3, 1, size=(9, 5.2), sharex=True, height_ratios=(3, 1, 1.2)) as (figure, axes):
         top, middle, low = axes[:, 0]
         _spectrogram_of(top, samples, rate_hz, features, start_s)
         top.set_title(title)
@@ -169,7 +169,7 @@ def doctor_picture(report) -> Figure:
     names = [_short(f.name) for f in files]
     position = np.arange(len(files))
     colours = [ORANGE if any(x.severity != "note" for x in f.findings) else BLUE for f in files]
-    with _figure(1, 3, size=(9, 1.1 + 0.24 * max(3, len(files))), sharey=True) as (figure, axes):
+    with styled_figure(1, 3, size=(9, 1.1 + 0.24 * max(3, len(files))), sharey=True) as (figure, axes):
         length, pitch, level = axes[0]
         length.barh(position, [f.duration_s for f in files], color=colours, height=0.6)
         length.set(xlabel="length (s)", title="How much")
@@ -201,7 +201,7 @@ def f0_histograms(histograms: Mapping[str, tuple], shift_semitones: float | int 
         histograms: name -> ``(edges_midi [bins + 1], seconds [bins])``; the first is the song, drawn filled.
         shift_semitones: If not zero, the song is drawn again, dashed, where the key control puts it.
     """
-    with _figure(size=(9, 1.9)) as (figure, axes):
+    with styled_figure(size=(9, 1.9)) as (figure, axes):
         axis = axes[0, 0]
         for index, (name, (edges, seconds)) in enumerate(histograms.items()):
             edges, height = (
@@ -241,7 +241,7 @@ def loss_curves(curves: Mapping, title="", goal: tuple | None = None) -> Figure:
         title: Heading.
         goal: A band of values to draw as the aim.
     """
-    with _figure(size=(9, 2.8)) as (figure, axes):
+    with styled_figure(size=(9, 2.8)) as (figure, axes):
         axis = axes[0, 0]
         step, loss = views.sorted_curve(curves, "loss")
         if step.size:
@@ -269,7 +269,7 @@ def compare_runs(runs: Mapping[str, Mapping], key="validation_loss", title="", y
         step, value = views.sorted_curve(curves, key)
         lines.append((value[-1] if value.size else np.inf, name, step, value))
     lines.sort(key=lambda line: line[0])
-    with _figure(size=(9, 3.2)) as (figure, axes):
+    with styled_figure(size=(9, 3.2)) as (figure, axes):
         axis = axes[0, 0]
         for index, (last, name, step, value) in enumerate(lines):
             label = f"{name}: {last:.3f} at step {int(step[-1])}" if step.size else f"{name}: no value yet"
@@ -297,7 +297,7 @@ def conversion_plots(song, adjusted, controls) -> Figure:
     """
     time_s = units.frame_centers_s(len(song.f0_hz), song.settings.hop_samples, song.settings.sample_rate_hz)
     before, after = views.notes_midi(song.f0_hz, song.voiced), views.notes_midi(adjusted.f0_hz, adjusted.voiced)
-    with _figure(4, 1, size=(9, 7.6), sharex=True, height_ratios=(1.1, 1.6, 0.7, 0.9)) as (figure, axes):
+    with styled_figure(4, 1, size=(9, 7.6), sharex=True, height_ratios=(1.1, 1.6, 0.7, 0.9)) as (figure, axes):
         loudness, pitch, confidence, note = axes[:, 0]
         loudness.plot(time_s, song.loudness_db, color=GREY, label="song")
         loudness.plot(time_s, adjusted.loudness_db, color=BLUE, label="asked of the instrument")
@@ -321,92 +321,4 @@ def conversion_plots(song, adjusted, controls) -> Figure:
         note.set_xlim(0, max(time_s[-1] if len(time_s) else 0.0, 0.01))
         for axis in (loudness, pitch, note):
             axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=5)
-        return figure
-
-
-# ---------------------------------------------------------------------------------------------------- inside a model
-
-
-def harmonics_over_time(amplitude, distribution, frame_s, title="Harmonics") -> Figure:
-    """The oscillators of a DDSP instrument: level of each harmonic over time, dB.
-
-    Args:
-        amplitude: Overall amplitude ``[frames]``, linear.
-        distribution: Share of each harmonic ``[frames, harmonics]``, rows sum to 1.
-        frame_s: Seconds per frame.
-        title: Heading.
-    """
-    level = np.asarray(amplitude, float)[:, None] * np.asarray(distribution, float)
-    return _over_time(_db(level), frame_s, title, "harmonic number", 0.5, level.shape[1] + 0.5)
-
-
-def noise_over_time(magnitudes, frame_s, sample_rate_hz, title="Noise") -> Figure:
-    """The noise filter of a DDSP instrument: gain of each band ``[frames, bands]`` over time, dB; bands in kHz."""
-    magnitudes = np.asarray(magnitudes, float)
-    return _over_time(_db(magnitudes), frame_s, title, "frequency (kHz)", 0.0, sample_rate_hz / 2000)
-
-
-def _db(level: np.ndarray) -> np.ndarray:
-    return 20.0 * np.log10(np.maximum(level, 1e-5))
-
-
-def _over_time(level_db, frame_s, title, ylabel, bottom, top) -> Figure:
-    with _figure(size=(9, 2.8)) as (figure, axes):
-        axis = axes[0, 0]
-        peak = float(level_db.max()) if level_db.size else 0.0
-        drawn = axis.imshow(
-            level_db.T, origin="lower", aspect="auto", cmap="magma", vmin=peak - 70, vmax=peak,
-            extent=(0, len(level_db) * frame_s, bottom, top), interpolation="nearest",
-        )  # fmt: skip
-        axis.grid(False)
-        axis.set(title=title, xlabel="time (s)", ylabel=ylabel)
-        figure.colorbar(drawn, ax=axis, label="dB", pad=0.01)
-        return figure
-
-
-def spectrum_at(amplitude, distribution, noise_magnitudes, f0_hz, sample_rate_hz, title="") -> Figure:
-    """One frame of a DDSP instrument: its harmonics as stems at their frequencies, the noise filter as a curve.
-
-    ``distribution`` is ``[harmonics]``, ``noise_magnitudes`` ``[bands]``; harmonics above Nyquist are left out.
-    """
-    harmonic_hz = f0_hz * np.arange(1, len(distribution) + 1)
-    heard = (harmonic_hz < sample_rate_hz / 2) & (f0_hz > 0)
-    band_hz = np.linspace(0, sample_rate_hz / 2, len(noise_magnitudes))
-    with _figure(size=(9, 2.6)) as (figure, axes):
-        axis = axes[0, 0]
-        level_db = _db(float(amplitude) * np.asarray(distribution, float))[heard]
-        axis.vlines(harmonic_hz[heard] / 1000, -100, level_db, color=BLUE, linewidth=1.6, label="harmonics")
-        axis.plot(band_hz / 1000, _db(np.asarray(noise_magnitudes, float)), color=ORANGE, label="noise filter")
-        axis.set(
-            title=title, xlabel="frequency (kHz)", ylabel="level (dB)", ylim=(-100, 10), xlim=(0, sample_rate_hz / 2000)
-        )
-        axis.legend(loc="upper right")
-        return figure
-
-
-def z_map(trajectories: Mapping[str, np.ndarray], title="") -> Figure:
-    """Paths through a model's z space, ``name -> [frames, dims]``, on the two main axes of all of them together."""
-    mean, axes_z, share = views.principal_axes(np.concatenate(list(trajectories.values())))
-    with _figure(size=(6.4, 5)) as (figure, axes):
-        axis = axes[0, 0]
-        for index, (name, z) in enumerate(trajectories.items()):
-            x, y = ((np.asarray(z, float) - mean) @ axes_z.T).T
-            axis.plot(x, y, color=CYCLE[index % len(CYCLE)], alpha=0.55, linewidth=0.8)
-            axis.plot(x[:1], y[:1], "o", color=CYCLE[index % len(CYCLE)], markersize=5, label=name)
-        axis.set(
-            title=title, xlabel=f"first axis ({share[0]:.0%} of the movement)", ylabel=f"second axis ({share[1]:.0%})"
-        )
-        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), title="dot: beginning")
-        return figure
-
-
-def z_over_time(z, frame_s, title="z") -> Figure:
-    """The z trajectories of one song ``[frames, dims]`` as a picture over time."""
-    z = np.asarray(z, float)
-    with _figure(size=(9, 2.4)) as (figure, axes):
-        axis, limit = axes[0, 0], max(float(np.abs(z).max(initial=0)), 1e-6)
-        axis.imshow(z.T, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest",
-                    extent=(0, len(z) * frame_s, 0.5, z.shape[1] + 0.5))  # fmt: skip
-        axis.grid(False)
-        axis.set(title=title, xlabel="time (s)", ylabel="dimension")
         return figure

@@ -3,7 +3,7 @@
 import ipywidgets as W
 from IPython.display import HTML
 
-from svclib import inspection, page, plots, widgets
+from svclib import inspection, page, plots, plots_inside, widgets
 from svclib.widgets_convert import first_things
 from svclib.widgets_prepare import open_folder
 
@@ -19,13 +19,13 @@ def players(result) -> HTML:
 
 def harmonics(played: inspection.Played) -> HTML:
     """The level of every harmonic over time."""
-    drawing = plots.png(plots.harmonics_over_time(played.amplitude, played.distribution, played.frame_s))
+    drawing = plots.png(plots_inside.harmonics_over_time(played.amplitude, played.distribution, played.frame_s))
     return HTML(page.picture(drawing, "level of each harmonic over time"))
 
 
 def noise(played: inspection.Played, sample_rate_hz: int) -> HTML:
     """The noise filter over time."""
-    drawing = plots.png(plots.noise_over_time(played.noise_magnitudes, played.frame_s, sample_rate_hz))
+    drawing = plots.png(plots_inside.noise_over_time(played.noise_magnitudes, played.frame_s, sample_rate_hz))
     return HTML(page.picture(drawing, "gain of each noise band over time"))
 
 
@@ -33,8 +33,8 @@ def z(played: inspection.Played) -> HTML:
     """The z path of the song, or the sentence that there is none."""
     if played.z is None:
         return HTML(page.notice("This instrument has no z: it follows pitch and loudness only."))
-    first = page.picture(plots.png(plots.z_over_time(played.z, played.frame_s)), "z over time")
-    path = plots.png(plots.z_map({"this song": played.z}, "The same path, seen from above"))
+    first = page.picture(plots.png(plots_inside.z_over_time(played.z, played.frame_s)), "z over time")
+    path = plots.png(plots_inside.z_map({"this song": played.z}, "The same path, seen from above"))
     return HTML(first + page.picture(path, "map of z", 760))
 
 
@@ -58,7 +58,7 @@ class MomentPanel(W.VBox):
         """Draw the chosen frame."""
         p, i = self.played, self.frame.value
         sung = f"F0 {p.f0_hz[i]:.0f} Hz" if p.voiced[i] else "unvoiced: harmonics are silent"
-        drawing = plots.spectrum_at(
+        drawing = plots_inside.spectrum_at(
             p.amplitude[i], p.distribution[i], p.noise_magnitudes[i], p.f0_hz[i] if p.voiced[i] else 0.0, self.rate_hz,
             f"{i * p.frame_s:.3f} s, {sung}",
         )  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 import ipywidgets as W
 from IPython.display import HTML, display
 
-from svclib import config, inspection, page, plots, start, training, units, widgets
+from svclib import config, inspection, page, plots, plots_inside, start, training, units, widgets
 from svclib.widgets_prepare import open_folder, shown_progress, summary_html
 
 __all__ = [
@@ -310,5 +310,5 @@ def z_map(run: Path, data, which="best") -> HTML:
     paths = inspection.z_paths(model, data)
     if not paths:
         return HTML(page.notice("This model has no z: it follows pitch and loudness only."))
-    drawing = plots.png(plots.z_map(paths, "Paths of recordings through z"))
+    drawing = plots.png(plots_inside.z_map(paths, "Paths of recordings through z"))
     return HTML(page.picture(drawing, "two-dimensional map of z paths", 760))

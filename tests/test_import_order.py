@@ -10,7 +10,7 @@ import svclib
 
 PACKAGE = Path(svclib.__file__).parent
 MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem != "__init__"}
-HOMES = {"gin": r"config", "matplotlib": r"plots", "ipywidgets": r"widgets(_\w+)?"}  # patterns of module names
+HOMES = {"gin": r"config", "matplotlib": r"plots(_\w+)?", "ipywidgets": r"widgets(_\w+)?"}  # patterns of module names
 NEVER = {"torchaudio", "pickle"}
 
 

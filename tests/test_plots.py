@@ -12,7 +12,7 @@ import soundfile
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from svclib import page, plots, views
+from svclib import page, plots, plots_inside, views
 from svclib.controls import Adjusted, Controls
 from svclib.diagnosis import FileReport, Finding, Report
 from svclib.features import Features, FeatureSettings
@@ -123,11 +123,11 @@ def test_every_picture_can_be_drawn_from_nothing_sung_and_from_hostile_names():
         plots.loss_curves(curves, NASTY, (5, 6)),
         plots.compare_runs({NASTY: curves}),
         plots.conversion_plots(silent, _adjusted(silent, nobody), Controls()),
-        plots.harmonics_over_time(np.zeros(40), np.zeros((40, 5)), 0.004),
-        plots.noise_over_time(np.zeros((40, 5)), 0.004, RATE_HZ),
-        plots.spectrum_at(0.0, np.zeros(5), np.zeros(9), 0.0, RATE_HZ),
-        plots.z_map({NASTY: np.zeros((9, 4)), "b": np.ones((3, 4))}),
-        plots.z_over_time(np.zeros((9, 4)), 0.004),
+        plots_inside.harmonics_over_time(np.zeros(40), np.zeros((40, 5)), 0.004),
+        plots_inside.noise_over_time(np.zeros((40, 5)), 0.004, RATE_HZ),
+        plots_inside.spectrum_at(0.0, np.zeros(5), np.zeros(9), 0.0, RATE_HZ),
+        plots_inside.z_map({NASTY: np.zeros((9, 4)), "b": np.ones((3, 4))}),
+        plots_inside.z_over_time(np.zeros((9, 4)), 0.004),
     ]
     for figure in figures:
         assert isinstance(figure, Figure)
