@@ -49,6 +49,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 diffwave_uses     vocode, generate, denoise, interpolate
                 diffwave_weights  weights of the public diffwave package
                 metrics       definitions with units, reference, alignment
+                speaker       how much a recording sounds like one person
                 evaluation    converted songs against their references
                 sealed        zip and JSON of a stranger: read strictly, nothing believed
                 instrument    the shareable file: save, open, refuse

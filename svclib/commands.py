@@ -374,7 +374,7 @@ def evaluate(a) -> int:
     from svclib import evaluation
 
     with Progress("comparing") as progress:
-        report = evaluation.compare(a.reference, a.converted, progress)
+        report = evaluation.compare(a.reference, a.converted, progress, a.target_voice)
     if a.json != "-":
         print(evaluation.table(report))
     _report(report, a.json)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from svclib import audio, features, metrics
+from svclib import audio, features, metrics, speaker
 
 SETTINGS = features.FeatureSettings()
 MEL = features.MelContract(
@@ -46,16 +47,28 @@ def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path
     return found
 
 
-def compare(reference: str | Path, converted: str | Path, progress: Callable[[float, str], None] | None = None) -> dict:
+def compare(
+    reference: str | Path,
+    converted: str | Path,
+    progress: Callable[[float, str], None] | None = None,
+    target_voice: str | Path | None = None,
+) -> dict:
     """Measure converted songs against their references.
 
     Both are measured alike on one grid (16 kHz, 4 ms); where their lengths differ, the common part counts.
+
+    Args:
+        reference, converted: See :func:`pairs`.
+        progress: Called with a fraction and a text.
+        target_voice: Folder with recordings of the voice that should be heard: adds ``speaker_similarity`` of the
+            converted file and ``speaker_similarity_of_reference``, both to that voice.
 
     Returns:
         ``pairs``: a list of dicts with ``reference``, ``converted``, ``difference_s`` (of the lengths) and the figures
         of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
     """
     wanted, rows = pairs(reference, converted), []
+    target = None if target_voice is None else voice_print(target_voice)
     for i, (one, two) in enumerate(wanted):
         if progress:
             progress(i / len(wanted), two.name)
@@ -63,9 +76,20 @@ def compare(reference: str | Path, converted: str | Path, progress: Callable[[fl
         row = {"reference": str(one), "converted": str(two)}
         row["difference_s"] = round((len(b) - len(a)) / SETTINGS.sample_rate_hz, 4)
         rows.append({**row, **measure(a, b)})
+        if target is not None:
+            rows[-1]["speaker_similarity"] = speaker.similarity(b, target)["speaker_similarity"]
+            rows[-1]["speaker_similarity_of_reference"] = speaker.similarity(a, target)["speaker_similarity"]
     names = [k for k in rows[0] if k not in ("reference", "converted", "difference_s")]
     mean = {k: [r[k] for r in rows if r[k] is not None] for k in names}
     return {"pairs": rows, "mean": {k: float(np.mean(v)) if v else None for k, v in mean.items()}}
+
+
+def voice_print(folder: str | Path) -> np.ndarray:
+    """``speaker.voice_print`` of all recordings in a folder."""
+    found = audio.find(folder)[0]
+    if not found:
+        raise EvaluationError(f"There is no recording in '{folder}'; give the folder of the voice that should be heard.")
+    return speaker.voice_print([audio.read(p, sample_rate_hz=speaker.SAMPLE_RATE_HZ).samples for p in found])
 
 
 def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | None]:
@@ -75,10 +99,15 @@ def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | N
         raise EvaluationError(f"{n} samples are in common; a comparison needs at least a tenth of a second.")
     a, b = (features.extract(np.ascontiguousarray(x[:n]), SETTINGS) for x in (reference, converted))
     found = dict(metrics.f0_accuracy(a.f0_hz, a.voiced, b.f0_hz, b.voiced))
-    found["f0_error_cents"] = metrics.f0_error_cents(a.f0_hz, a.voiced, b.f0_hz, b.voiced)["median_absolute"]
+    error = metrics.f0_error_cents(a.f0_hz, a.voiced, b.f0_hz, b.voiced)
+    found |= {"f0_error_cents": error["median_absolute"], "f0_rmse_cents": error["rmse"]}
+    found |= {"f0_correlation": error["correlation"], "frames": float(len(a.f0_hz))}
+    found["frames_voiced_in_both"] = float((a.voiced & b.voiced).sum())
     found["loudness_l1_db"] = metrics.loudness_l1_db(a.loudness_db, b.loudness_db)
     found |= metrics.spectral_distance(reference[:n], converted[:n], SETTINGS.sample_rate_hz)
-    found["log_mel_l1"] = metrics.log_mel_l1(reference[:n], converted[:n], MEL)
+    mels = features.log_mel(torch.from_numpy(np.stack([reference[:n], converted[:n]]).astype(np.float32)), MEL).numpy()
+    found["log_mel_l1"] = float(np.abs(mels[0] - mels[1]).mean())
+    found["mel_cepstral_distance_db"] = metrics.mel_cepstral_distance_db(mels[0], mels[1])
     return {k: float(v) if np.isfinite(v) else None for k, v in found.items()}
 
 

@@ -120,22 +120,38 @@ def log_mel_l1(
 
 
 def mel_cepstral_distance_db(
-    reference: Float[np.ndarray, "_ mels"], result: Float[np.ndarray, "_ mels"], n_cepstra: int = 13
+    reference: Float[np.ndarray, "_ mels"],
+    result: Float[np.ndarray, "_ mels"],
+    n_cepstra: int = 13,
+    warped: bool = False,
 ) -> float:
-    """Mel-cepstral distance of two aligned natural-log mel spectrograms in dB (Kubichek 1993), without the level.
+    """Mel-cepstral distance of two natural-log mel spectrograms in dB (Kubichek 1993), without the level.
 
     10 / ln 10 * sqrt(2 * sum over c_1 ... c_n of squared differences), meaned over frames; cepstra are the orthonormal
     cosine transform of the log-mel, divided by sqrt(mels) so that the number of filters does not matter.
+
+    Args:
+        reference, result: Of one contract, ``[frames, mels]``.
+        n_cepstra: Highest order that counts.
+        warped: Compare along the path of dynamic time warping (steps of one frame in either or both, the path that
+            makes the sum least) instead of frame by frame; then the lengths may differ.
     """
     from scipy.fft import dct
 
-    _same_length(reference, result)
-    cepstra = [
+    if not warped:
+        _same_length(reference, result)
+    a, b = (
         dct(x.astype(float), norm="ortho", axis=1)[:, 1 : n_cepstra + 1] / np.sqrt(x.shape[1])
         for x in (reference, result)
-    ]
-    distance = np.sqrt(2.0 * np.square(cepstra[0] - cepstra[1]).sum(axis=1))
-    return float(10.0 / np.log(10.0) * distance.mean()) if len(distance) else float("nan")
+    )
+    if not len(a) or not len(b):
+        return float("nan")
+    if warped:
+        import librosa
+
+        path = librosa.sequence.dtw(a.T, b.T)[1]
+        a, b = a[path[:, 0]], b[path[:, 1]]
+    return float(10.0 / np.log(10.0) * np.sqrt(2.0 * np.square(a - b).sum(axis=1)).mean())
 
 
 def _ratio(part, whole) -> float:

@@ -118,3 +118,22 @@ def test_different_grids_are_refused():
         metrics.f0_accuracy(np.ones(10), on, np.ones(9), on[:9])
     with pytest.raises(features.FeatureError, match="lengths"):
         metrics.loudness_l1_db(np.ones(10), np.ones(11))
+
+
+def test_mel_cepstral_distance_along_a_warped_path():
+    rng = np.random.default_rng(5)
+    mel = np.cumsum(rng.normal(0, 0.3, (40, 80)), axis=0)
+    slower = np.repeat(mel, 2, axis=0)  # every frame held twice: warping undoes it exactly
+    assert metrics.mel_cepstral_distance_db(mel, slower, 24, warped=True) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(features.FeatureError, match="lengths"):
+        metrics.mel_cepstral_distance_db(mel, slower, 24)
+    # A change of one cepstrum by d everywhere: 10 / ln 10 * sqrt(2) * d, warped or not.
+    curve = np.cos(np.pi * 3 * (np.arange(80) + 0.5) / 80) * np.sqrt(2) * 0.1
+    for warped in (False, True):
+        found = metrics.mel_cepstral_distance_db(mel, mel + curve, 24, warped)
+        assert found == pytest.approx(10 / np.log(10) * np.sqrt(2) * 0.1, rel=1e-6)
+    # The path found by warping is never longer in sum than any other, such as the diagonal.
+    other = mel + rng.normal(0, 0.2, mel.shape)
+    assert metrics.mel_cepstral_distance_db(mel, other, 24, warped=True) <= 1.0001 * (
+        metrics.mel_cepstral_distance_db(mel, other, 24)
+    )
