@@ -4,6 +4,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
 
     ground      colab         the notebooks' first cell; badges from one address
                 units         Hz, MIDI, cents; dB; samples, frames, seconds: the frame rule
+                progress      callbacks of long work: how far, and whether to stop
                 config        gin presets; the only importer of gin
                 disk          primitive file operations and the sentences for their failures
                 folders       where a person's things lie, local or on Drive

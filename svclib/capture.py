@@ -129,7 +129,7 @@ def capture(
         label: A name for the run.
 
     Raises:
-        TraceError, samplers.SamplerError, samplers.Cancelled: as those say.
+        TraceError, samplers.SamplerError, progress.Cancelled: as those say.
     """
     prepared = prepared or model.prepare(condition, precision)
     recorder = Recorder(keep, max_bytes, prepared if features else None)

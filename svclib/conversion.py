@@ -29,18 +29,15 @@ from svclib.controls import (
 )
 from svclib.denoiser import DiffusionError
 from svclib.features import Features
+from svclib.progress import Cancelled, Progress, reporter
 from svclib.samplers import SamplerError
 from svclib.songs import (
-    ConversionCancelled,
-    Progress,
     Song,
     cached_song,
     find_songs,
     fit_length,
     forget_songs,
     load_song,
-    reporter,
-    stop_if,
 )
 from svclib.tuning import KEYS, autotune, suggest_key, tuning_offset
 
@@ -50,7 +47,7 @@ PEAK_LIMIT = 0.99  # 0.09 dB below full scale
 # Everything about a conversion can be had from this module.
 __all__ = ["FORMATS", "PEAK_LIMIT", "Conversion", "convert", "save"]
 __all__ += ["PRESETS", "RANGES", "Adjusted", "Controls", "ConversionError", "Suggestion", "adjust", "suggest_shift"]
-__all__ += ["ConversionCancelled", "Song", "cached_song", "find_songs", "forget_songs", "load_song"]
+__all__ += ["Cancelled", "Song", "cached_song", "find_songs", "forget_songs", "load_song"]
 __all__ += ["KEYS", "autotune", "loudness_quantiles", "quantile_transform", "suggest_key", "tuning_offset"]
 
 
@@ -163,7 +160,7 @@ def convert(
 
     Raises:
         ConversionError: if song and instrument do not fit, or the instrument sings no numbers.
-        ConversionCancelled: if ``cancelled`` says so.
+        Cancelled: if ``cancelled`` says so.
     """
     began = time.perf_counter()
     controls = controls or Controls()
@@ -195,7 +192,7 @@ def convert(
         adjusted,
         seed,
         progress=lambda fraction, text: report(0.05 + 0.85 * fraction, text),
-        cancelled=lambda: stop_if(cancelled),
+        cancelled=cancelled,
         **sampling,
     )
     if not all(np.isfinite(part).all() for part in parts):

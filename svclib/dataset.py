@@ -48,7 +48,7 @@ def prepare(
         validation: File name pattern of what is held out, e.g. ``*_[0-4].wav``; None holds out about 7.5 % of the
             recordings by their contents, at least one of two (and the end of a lone one).
         progress: Called with a fraction and a text with the remaining time.
-        cancelled: Asked between segments; preparation stops with DatasetError and can be continued.
+        cancelled: Asked between segments; preparation stops with ``progress.Cancelled`` and can be continued.
 
     Raises:
         DatasetError: if nothing can be used, or ``out`` or ``validation`` do not fit.

@@ -19,14 +19,11 @@ from torch import Tensor, nn
 
 from svclib import decoder, losses, synthesis, units
 from svclib import features as features_module
+from svclib.progress import stop_if
 from svclib.synthesis import SynthesisError
 
 NOISE_BIAS = -5.0  # an untrained network starts nearly without noise
 AMPLITUDE_BIAS = -1.5  # and sings softly, at an amplitude of about 0.04
-
-
-class Cancelled(Exception):
-    """The caller's ``cancelled()`` said so; nothing was written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,8 +254,7 @@ class DdspModel(nn.Module):
         n_frames = -(-samples.shape[1] // self.z_encoder.hop_samples)
         pieces = []
         for first in range(0, n_frames, block_frames):
-            if cancelled is not None and cancelled():
-                raise Cancelled
+            stop_if(cancelled)
             count = min(block_frames, n_frames - first)
             reach, hop = self.z_encoder.n_fft, self.z_encoder.hop_samples
             skip = max(0, first - -(-reach // hop))  # the piece begins a window earlier
@@ -288,7 +284,7 @@ class DdspModel(nn.Module):
             seed: Of the noise.
             chunk_frames: Frames per piece; memory grows with it, the sound does not change.
             progress: Called with a fraction and a text.
-            cancelled: Asked before every piece; True raises :class:`Cancelled`.
+            cancelled: Asked before every piece; True raises ``progress.Cancelled``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples.
@@ -313,8 +309,7 @@ class DdspModel(nn.Module):
         harmonic = np.zeros(n_frames * hop, np.float32)
         noise = np.zeros(n_frames * hop + ring, np.float32)
         for first in range(0, n_frames, chunk_frames):
-            if cancelled is not None and cancelled():
-                raise Cancelled
+            stop_if(cancelled)
             last = min(n_frames, first + chunk_frames)
 
             def piece(x, dtype, first=first, last=last):

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.samplers import Cancelled, Denoiser, SamplerError, SamplerStep
+from svclib.progress import stop_if
+from svclib.samplers import Denoiser, SamplerError, SamplerStep
 from svclib.schedule import Schedule, x0_from_eps
 
 FAST = {
@@ -114,8 +115,7 @@ def sample(
     x = x_t
     with torch.no_grad():
         for index, i in enumerate(reversed(range(len(betas)))):
-            if cancelled is not None and cancelled():
-                raise Cancelled
+            stop_if(cancelled)
             beta, alpha, sigma = float(betas[i]), math.sqrt(power[i]), math.sqrt(1.0 - power[i])
             eps = denoiser(x, times[i])
             if callback is not None:

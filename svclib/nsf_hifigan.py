@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from svclib import layers
-from svclib.ddsp import Cancelled
 from svclib.features import MelContract, fill_unvoiced
+from svclib.progress import stop_if
 from svclib.vocoders import VocoderError, check_shapes
 
 SLOPE = 0.1  # of the leaky ReLUs, but 0.01 before the last layer
@@ -264,7 +264,7 @@ class NsfHifigan(nn.Module):
         Args:
             seed: Of the noise in the source and of where its harmonics begin.
             chunk_frames: Frames per piece; 2 s at 44.1 kHz are also the fastest on a CPU.
-            cancelled: Asked before every piece; True raises ``ddsp.Cancelled``.
+            cancelled: Asked before every piece; True raises ``progress.Cancelled``.
         """
         check_shapes(log_mel, f0_hz, voiced, self.contract)
         pitch = f0_hz * voiced
@@ -278,8 +278,7 @@ class NsfHifigan(nn.Module):
         n_frames, hop, made, pieces = f0_hz.shape[1], self.source_hop, 0, []
         known = log_mel.new_zeros(len(f0_hz), 1, 0)  # the source of the last frames, up to frame `made`
         for start, stop, low, high in layers.pieces(n_frames, max(1, chunk_frames), self.halo):
-            if cancelled is not None and cancelled():
-                raise Cancelled
+            stop_if(cancelled)
             new = slice(made, high)
             if high > made:
                 more = self.source(pitch[:, new], following[:, new], phase[:, new], initial, generator)

@@ -23,16 +23,13 @@ import numpy as np
 
 from svclib import audio, manifest, segments, shards, store, units
 from svclib.corpus import DatasetError, Recording
+from svclib.progress import Cancelled
 from svclib.segments import Sound
 
 MIN_DURATION_S = 0.1
 SILENT_PEAK = 1e-4  # -80 dB
 SMALL_SHARDS = 16
 Progress = Callable[[float, str], None] | None
-
-
-class _Stopped(DatasetError):
-    """Somebody pressed stop: no fault of a recording."""
 
 
 class _Job:
@@ -49,7 +46,7 @@ class _Job:
 
     def tell(self, fraction: float, text: str) -> None:
         if self.cancelled and self.cancelled():
-            raise _Stopped("Preparation was stopped. What is finished is kept: start it again and it goes on.")
+            raise Cancelled("Preparation was stopped. What is finished is kept: start it again and it goes on.")
         if self.progress:
             self.progress(min(1.0, fraction), text)
 
@@ -130,7 +127,7 @@ class _Job:
                 yield from self.measured_segments(recording, digest, sound, pool)
                 sounds[sound.n_samples, sound.digest] = digest
             except ValueError as error:
-                if isinstance(error, OSError) or isinstance(error, _Stopped):
+                if isinstance(error, (OSError, Cancelled)):  # no fault of the recording
                     raise
                 self.failed.add(digest)
                 self.skip(recording, error, estimate)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from svclib.progress import stop_if
 from svclib.schedule import Schedule, eps_from_x0, x0_from_eps
 
 METHODS = ("ddpm", "ddim", "plms", "dpmpp")
@@ -23,10 +24,6 @@ Denoiser = Callable[[Tensor, float], Tensor]
 
 class SamplerError(ValueError):
     """A sampler that cannot run as asked; the message says what it can do."""
-
-
-class Cancelled(Exception):
-    """The caller's ``cancelled()`` said so; nothing was returned."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +141,7 @@ class _Walk:
 
     def __call__(self, x: Tensor, t: int | float) -> tuple[Tensor, Tensor]:
         """The denoiser's noise and the clean signal it implies."""
-        if self.cancelled is not None and self.cancelled():
-            raise Cancelled
+        stop_if(self.cancelled)
         alpha, sigma = self.schedule.alpha_sigma(t)
         eps = self.denoiser(x, t)
         x0 = self.limit(x0_from_eps(x, eps, alpha, sigma))

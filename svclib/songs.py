@@ -12,14 +12,9 @@ from svclib import audio, units
 from svclib import features as features_
 from svclib.controls import ConversionError
 from svclib.features import Features, FeatureSettings
+from svclib.progress import Progress, reporter
 
 CACHED_SONGS = 4
-
-Progress = Callable[[float, str], None]
-
-
-class ConversionCancelled(ConversionError):
-    """The person cancelled; nothing was written."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +81,7 @@ def load_song(
     Raises:
         ConversionError: if the song is shorter than one frame.
         audio.AudioError: if it cannot be read.
-        ConversionCancelled: if ``cancelled`` says so.
+        Cancelled: if ``cancelled`` says so.
     """
     path = Path(path)
     if f0_method is not None:
@@ -146,24 +141,6 @@ def forget_songs() -> None:
     """Free the memory of :func:`cached_song`."""
     with _songs_lock:
         _songs.clear()
-
-
-def stop_if(cancelled: Callable[[], bool] | None) -> bool:
-    """End the work (ConversionCancelled) when ``cancelled`` says so; False otherwise."""
-    if cancelled is not None and cancelled():
-        raise ConversionCancelled("The conversion was cancelled; nothing was written.")
-    return False
-
-
-def reporter(progress: Progress | None, cancelled: Callable[[], bool] | None) -> Progress:
-    """A progress function that also ends the work when ``cancelled`` says so."""
-
-    def report(fraction: float, text: str = "") -> None:
-        stop_if(cancelled)
-        if progress is not None:
-            progress(min(1.0, max(0.0, fraction)), text)
-
-    return report
 
 
 def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:

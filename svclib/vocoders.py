@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from svclib import layers, losses, synthesis, units
-from svclib.ddsp import Cancelled, Synthesis
+from svclib.ddsp import Synthesis
 from svclib.features import FeatureSettings, MelContract
+from svclib.progress import stop_if
 
 N_ABOVE = 8  # bands above the mel's highest frequency, of which only the network knows anything
 VOICED_NOISE = -3.0  # how much quieter the noise of a voiced frame starts, nepers
@@ -319,7 +320,7 @@ class HarmonicVocoder(nn.Module):
             seed: Of the noise.
             chunk_frames: Frames per piece; memory grows with it, the sound does not change.
             progress: Called with a fraction and a text.
-            cancelled: Asked before every piece; True raises ``ddsp.Cancelled``.
+            cancelled: Asked before every piece; True raises ``progress.Cancelled``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples: the sound and its two parts.
@@ -337,8 +338,7 @@ class HarmonicVocoder(nn.Module):
         generator, bound = torch.Generator().manual_seed(seed), self._bound(f0_hz, voiced)
         # One frame more on either side, because sound is drawn between frame centres.
         for start, stop, low, high in layers.pieces(n_frames, max(1, chunk_frames), self.network.halo + 1):
-            if cancelled is not None and cancelled():
-                raise Cancelled
+            stop_if(cancelled)
             mel, pitch, on, line = (x[:, low:high].to(place.device) for x in (log_mel, f0_hz, voiced, held))
             amplitudes, magnitudes = self.controls(mel, pitch, on)
             filtered = synthesis.filtered_noise(magnitudes[:, start - low : stop - low], hop, generator, full=True)

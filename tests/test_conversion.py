@@ -17,7 +17,7 @@ from torch import nn
 
 from svclib import audio, conversion, features, songs, statistics, store, units
 from svclib import instrument as files
-from svclib.conversion import Controls, ConversionCancelled, ConversionError, convert
+from svclib.conversion import Cancelled, Controls, ConversionError, convert
 from svclib.ddsp import DdspSettings
 from svclib.features import Features, FeatureSettings
 
@@ -263,10 +263,10 @@ def test_progress_rises_to_one_and_cancelling_ends_the_work():
             asked.append(1)
             return len(asked) > allowed
 
-        with pytest.raises(ConversionCancelled, match="nothing was written"):
+        with pytest.raises(Cancelled, match="nothing was written"):
             convert(voice, s, cancelled=cancelled)
         assert len(asked) == allowed + 1
-    with pytest.raises(ConversionCancelled):
+    with pytest.raises(Cancelled):
         convert(tiny(z_dims=4, z_rnn_channels=8), s, cancelled=lambda: True)
 
 
@@ -374,7 +374,7 @@ def test_a_song_is_measured_once_and_again_only_when_something_changed(tmp_path,
     os.utime(path, ns=(1, 1))  # written anew at the same size
     songs.cached_song(path, SETTINGS)
     assert len(calls) == 6
-    with pytest.raises(ConversionCancelled):
+    with pytest.raises(Cancelled):
         songs.cached_song(tones(tmp_path / "b.wav", 16000), SETTINGS, cancelled=lambda: True)
     for i in range(songs.CACHED_SONGS):
         songs.cached_song(tones(tmp_path / f"{i}.wav", 16000, duration_s=0.5 + i / 10), SETTINGS)

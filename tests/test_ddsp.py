@@ -15,9 +15,10 @@ import pytest
 import scipy.fft
 import torch
 
-from svclib import ddsp, decoder
+from svclib import decoder
 from svclib.ddsp import DdspSettings
 from svclib.features import FeatureSettings, fill_unvoiced
+from svclib.progress import Cancelled
 from svclib.synthesis import SynthesisError
 
 RATE, HOP = 16000, 64
@@ -305,7 +306,7 @@ def test_progress_and_cancel():
     f0, voiced, loudness, _ = song(250)
     model.render(f0, voiced, loudness, chunk_frames=100, progress=lambda fraction, text: heard.append(fraction))
     assert heard == [0.4, 0.8, 1.0]
-    with pytest.raises(ddsp.Cancelled):
+    with pytest.raises(Cancelled):
         model.render(f0, voiced, loudness, chunk_frames=100, cancelled=lambda: len(heard) > 0)
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from svclib import denoiser, griffinlim, instrument, samplers
+from svclib import denoiser, griffinlim, instrument
 from svclib.diffusion import DiffusionError, DiffusionSettings
 from svclib.features import FeatureSettings, MelContract
+from svclib.progress import Cancelled
 from svclib.schedule import Schedule
 
 FULL = FeatureSettings(sample_rate_hz=44100, hop_samples=512, mel=MelContract())
@@ -349,7 +350,7 @@ def test_shallow_start_begins_at_the_coarse_mel(trained):
     assert near < 0.1 < far
     with pytest.raises(DiffusionError, match="1 to 1000"):
         model.sample(condition, shallow=0)
-    with pytest.raises(samplers.Cancelled):
+    with pytest.raises(Cancelled):
         model.sample(condition, cancelled=lambda: True)
 
 

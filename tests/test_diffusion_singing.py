@@ -14,7 +14,7 @@ import toy
 
 from svclib import config, conversion, instrument, mel, songs, training
 from svclib.__main__ import main
-from svclib.conversion import Controls, ConversionCancelled, ConversionError, convert
+from svclib.conversion import Cancelled, Controls, ConversionError, convert
 from svclib.diffusion import DiffusionSettings
 from svclib.features import FeatureError, Features, FeatureSettings, MelContract
 from svclib.vocoders import HarmonicSettings
@@ -130,7 +130,7 @@ def test_progress_reaches_one_and_it_can_be_cancelled(exported):
     assert told == sorted(told) and told[-1] == 1.0 and len(told) > 5
     for after in (2, 4):  # within the walk, and before the sound
         asked = iter([False] * after + [True] * 99)
-        with pytest.raises(ConversionCancelled):
+        with pytest.raises(Cancelled):
             convert(opened, song(), PLAIN, cancelled=lambda asked=asked: next(asked))
 
 

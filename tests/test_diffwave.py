@@ -16,6 +16,7 @@ from svclib.diffwave_process import FAST, align, paper_schedule
 from svclib.diffwave_weights import convert, load
 from svclib.features import FeatureError, FeatureSettings, MelContract
 from svclib.layers import step_embedding
+from svclib.progress import Cancelled
 from svclib.samplers import SamplerError
 from svclib.schedule import Schedule
 
@@ -366,7 +367,7 @@ def test_walks_that_cannot_start_or_are_cancelled():
             diffwave_process.sample(gaussian(schedule, 1.0), schedule, x, **options)
     with pytest.raises(SamplerError, match="100"):
         paper_schedule(100)
-    with pytest.raises(samplers.Cancelled):
+    with pytest.raises(Cancelled):
         diffwave_process.sample(gaussian(schedule, 1.0), schedule, x, cancelled=lambda: True)
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from svclib import nsf_hifigan, vocoders
-from svclib.ddsp import Cancelled
 from svclib.features import FeatureError, MelContract
 from svclib.nsf_hifigan import Block, NsfHifigan, NsfSettings
+from svclib.progress import Cancelled
 from svclib.vocoders import VocoderError
 
 TABLE = Path(__file__).parent / "data" / "nsf_hifigan_tensors.txt"

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import norm
 
 from svclib import samplers, schedule
+from svclib.progress import Cancelled
 from svclib.samplers import SamplerError
 
 MEL = schedule.Schedule()
@@ -336,5 +337,5 @@ def test_refusals_say_what_is_possible():
     ):
         with pytest.raises(SamplerError, match=words):
             samplers.sample(mixture_eps, MEL, x, **kwargs)
-    with pytest.raises(samplers.Cancelled):
+    with pytest.raises(Cancelled):
         samplers.sample(mixture_eps, MEL, x, cancelled=lambda: True)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from svclib import config, instrument, mel, vocoders
-from svclib.ddsp import Cancelled
 from svclib.features import FeatureError, FeatureSettings, MelContract
+from svclib.progress import Cancelled
 from svclib.vocoders import HarmonicSettings, VocoderError
 
 RATE, HOP = 16000, 256

@@ -1,0 +1,33 @@
+"""What long work calls now and then: how far it is, and whether to stop.
+
+Everywhere ``progress(fraction, text)`` takes 0..1 and words for a person, and ``cancelled()`` says True once to stop.
+"""
+
+from collections.abc import Callable
+
+Progress = Callable[[float, str], None]
+
+
+class Cancelled(ValueError):
+    """The caller's ``cancelled()`` said so; nothing unfinished was returned or written."""
+
+    def __init__(self, message: str = "It was cancelled; nothing was written."):
+        super().__init__(message)
+
+
+def stop_if(cancelled: Callable[[], bool] | None) -> bool:
+    """End the work (:class:`Cancelled`) when ``cancelled`` says so; False otherwise."""
+    if cancelled is not None and cancelled():
+        raise Cancelled
+    return False
+
+
+def reporter(progress: Progress | None, cancelled: Callable[[], bool] | None) -> Progress:
+    """A progress function that also ends the work when ``cancelled`` says so."""
+
+    def report(fraction: float, text: str = "") -> None:
+        stop_if(cancelled)
+        if progress is not None:
+            progress(min(1.0, max(0.0, fraction)), text)
+
+    return report
