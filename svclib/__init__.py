@@ -64,6 +64,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
     03 convert  tuning        notes, keys, tuning, autotune
                 controls      what a person asks for, and what becomes of pitch and loudness
                 songs         found, read, measured and remembered
+                vocoding      any vocoder behind one door, alone or for an instrument
                 conversion    song -> adjust -> model -> audio -> file
     04 see      page          players, pictures, notices, tables as HTML; the only place where text becomes markup
                 selection     which steps of a walk to show
@@ -85,6 +86,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 showcase      one page about a conversion: listen, look, what the numbers mean
                 demo          the whole journey on the synthetic singers
     door        commands      what each command does
+                commands_wave     what is done to waves alone: vocode
                 __main__      the svclib command
 
 Importing ``svclib`` itself loads nothing: ``from svclib import features`` loads what that module needs.

@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--steps", type=int, metavar="N", help="steps of the sampler")
     g.add_argument("--shallow", type=int, metavar="N", help="start from the coarse mel at this diffusion step")
     g.add_argument("--singer", metavar="NAME", help="one of the instrument's singers")
+    g.add_argument("--vocoder", metavar="NAME|ZIP|PATH|URL", help="a vocoder of the same mel, instead of its own")
     g = p.add_argument_group("controls of the transfer")
     g.add_argument("--octave", type=int, metavar="N", default=0, help="octaves up or down, -3 to 3")
     g.add_argument("--loudness-shift", type=float, metavar="DB", default=0.0, help="-30 to 30")
@@ -109,6 +110,14 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--attenuation", type=float, metavar="DB", default=20.0, help="between notes, 0 to 50")
     g.add_argument("--autotune", type=float, metavar="X", default=0.0, help="0 to 1")
     g.add_argument("--autotune-key", metavar="KEY", default="chromatic", help='chromatic, auto, "C major", ...')
+
+    p = command("vocode", "analysis and resynthesis: a song made again by a vocoder from its mel and pitch")
+    p.add_argument("--vocoder", metavar="NAME.zip", required=True, help="or an NSF-HiFiGAN checkpoint, or a link")
+    p.add_argument("--input", metavar="SONG", required=True)
+    p.add_argument("--out", metavar="FILE", required=True, help="wav, flac or mp3; nothing is ever overwritten")
+    p.add_argument("--seed", type=int, metavar="S", default=0)
+    p.add_argument("--f0", choices=("swift", "crepe", "crepe_tiny", "pyin"), help="pitch tracker (default: the usual)")
+    p.add_argument("--every-step", action="store_true", help="diffwave: every trained step, not its fast schedule")
 
     p = command("evaluate", "compare converted songs with their references: pitch, loudness, spectrum")
     p.add_argument("--reference", metavar="FILE|DIR", required=True)
@@ -184,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(leave.code or 0)
     # threads that wait by sleeping: by spinning, training beside other busy programs was ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from svclib import commands
+    from svclib import commands, commands_wave  # noqa: F401  (registers what it holds)
 
     try:
         return commands.HANDLERS[arguments.command](arguments) or 0

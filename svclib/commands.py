@@ -249,12 +249,13 @@ def export(a) -> int:
         raise UsageError(f"--out is '{a.out}'; an instrument's name ends in .zip.")
     said = {k: v for k, v in (("licence", a.licence), ("consent", a.consent), ("vocoder", a.vocoder)) if v}
     path = training.export(a.run, out, a.checkpoint, **said)
-    _warn_renamed(out, path)
+    warn_renamed(out, path)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
     return 0
 
 
-def _warn_renamed(asked: Path, got: Path) -> None:
+def warn_renamed(asked: Path, got: Path) -> None:
+    """Say that a result got another name because the one asked for was taken."""
     if asked.name != got.name:
         _say(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
 
@@ -319,7 +320,7 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 
 def convert(a) -> int:
     """``svclib convert``."""
-    from svclib import conversion, instrument
+    from svclib import conversion, instrument, vocoding
 
     songs = [
         found for given in a.input for found in (conversion.find_songs(given) if Path(given).is_dir() else [given])
@@ -330,19 +331,21 @@ def convert(a) -> int:
         raise UsageError(f"--out is the file '{out}', but there are {len(songs)} songs; give a folder.")
     if out.suffix and not as_file and not out.is_dir():
         raise UsageError(f"--out is '{out}'; results are written as {', '.join(conversion.FORMATS)}, or into a folder.")
-    opened = instrument.open(a.instrument)
+    opened, vocoder = instrument.open(a.instrument), None
+    if a.vocoder:
+        vocoder = vocoding.open(a.vocoder, near=Path(a.instrument).parent)
     for path in songs:
         with Progress(Path(path).name) as progress:
             song = conversion.load_song(path, opened.features, a.f0, lambda f, text="": progress(0.5 * f, text))
             controls = _controls(a, song, opened)
             made = conversion.convert(
                 opened, song, controls, a.seed, a.keep_rate, lambda f, text="": progress(0.5 + 0.5 * f, text),
-                sampler=a.sampler, steps=a.steps, shallow=a.shallow, singer=a.singer,
+                sampler=a.sampler, steps=a.steps, shallow=a.shallow, singer=a.singer, vocoder=vocoder,
             )  # fmt: skip
         folder, form, name = (out.parent, out.suffix[1:], out.stem) if as_file else (out, "wav", None)
         saved = conversion.save(made, folder, form, name)
         if as_file:
-            _warn_renamed(out, saved)
+            warn_renamed(out, saved)
         for warning in made.warnings:
             _say(f"{song.name}: {warning}")
         print(f"{saved}\n{made.settings_text}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from svclib import __version__, audio, store
+from svclib import __version__, audio, store, vocoding
 from svclib.controls import (
     PRESETS,
     RANGES,
@@ -40,9 +40,16 @@ from svclib.songs import (
     load_song,
 )
 from svclib.tuning import KEYS, autotune, suggest_key, tuning_offset
+from svclib.vocoding import AnyVocoder
 
 FORMATS = ("wav", "flac", "mp3")
 PEAK_LIMIT = 0.99  # 0.09 dB below full scale
+_NO_VOICE = {
+    "harmonic": "'{name}' is a vocoder: it makes sound of mels and knows no voice. Choose a diffusion instrument of "
+    "the same mel, and this as its vocoder.",
+    "diffwave": "'{name}' is a diffwave: it makes waves and follows no song by itself. Choose a diffusion instrument "
+    "of the same mel, and this as its vocoder if it was trained on mels.",
+}
 
 # Everything about a conversion can be had from this module.
 __all__ = ["FORMATS", "PEAK_LIMIT", "Conversion", "convert", "save"]
@@ -58,6 +65,7 @@ class Conversion:
     Attributes:
         audio: float32 ``[samples]`` at ``sample_rate_hz``, within -1..1.
         harmonic, noise: Its two parts, under the same gain: where the instrument has no reverb their sum is ``audio``.
+            A vocoder that knows no parts gives all of it as ``harmonic``.
         sample_rate_hz: The instrument's rate, or the song's.
         song: What was sung.
         adjusted: What the instrument was asked for.
@@ -65,6 +73,7 @@ class Conversion:
         instrument_name, instrument_sha256, kind: Who sang.
         seed: Of the noise.
         sampling: What was asked of a diffusion instrument: ``sampler``, ``steps``, ``shallow``, ``singer``.
+        vocoder: Name, kind and SHA-256 of the vocoder, where another one than the instrument's own was chosen.
         gain_db: Applied to keep the peak below full scale; 0 or negative.
         warnings: Sentences for the person.
         seconds: How long the conversion took.
@@ -85,6 +94,7 @@ class Conversion:
     warnings: tuple[str, ...]
     seconds: float
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    vocoder: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def features(self) -> Features:
@@ -108,6 +118,7 @@ class Conversion:
             "f0_method": self.features.settings.f0_method,
             "seed": self.seed,
             **({"sampling": self.sampling} if self.sampling else {}),
+            **({"vocoder": self.vocoder} if self.vocoder else {}),
             "sample_rate_hz": self.sample_rate_hz,
             "gain_db": round(self.gain_db, 3),
             "warnings": list(self.warnings),
@@ -141,6 +152,7 @@ def convert(
     steps: int | None = None,
     shallow: int | None = None,
     singer: dict[str, float] | str | None = None,
+    vocoder: AnyVocoder | str | Path | None = None,
 ) -> Conversion:
     """Let an instrument sing a song.
 
@@ -157,19 +169,19 @@ def convert(
         sampler, steps: How a diffusion instrument walks, one of ``samplers.METHODS``; its own choice if None.
         shallow: Diffusion step at which its walk starts, from the coarse mel; from pure noise if None.
         singer: Name of one of its singers, or names with weights.
+        vocoder: What makes sound of the mel of a diffusion instrument: opened, or what ``vocoding.open`` takes; its own
+            if None.
 
     Raises:
         ConversionError: if song and instrument do not fit, or the instrument sings no numbers.
+        FeatureError: if instrument and vocoder have different mels; names both sides.
         Cancelled: if ``cancelled`` says so.
     """
     began = time.perf_counter()
     controls = controls or Controls()
     render = _RENDERERS.get(instrument.kind)
-    if instrument.kind == "harmonic":
-        raise ConversionError(
-            f"'{instrument.name}' is a vocoder: it makes sound of mels and knows no voice. Embed it in a diffusion "
-            "instrument (training.export with vocoder=) and convert with that."
-        )
+    if instrument.kind in ("harmonic", "diffwave"):
+        raise ConversionError(_NO_VOICE[instrument.kind].format(name=instrument.name))
     if render is None:
         raise ConversionError(
             f"'{instrument.name}' is an instrument of kind '{instrument.kind}', which this version of svclib cannot "
@@ -177,12 +189,16 @@ def convert(
         )
     asked = {"sampler": sampler, "steps": steps, "shallow": shallow, "singer": singer}
     sampling = {name: value for name, value in asked.items() if value is not None}
-    if sampling and instrument.kind != "diffusion":
+    if (sampling or vocoder is not None) and instrument.kind != "diffusion":
         raise ConversionError(
-            f"{', '.join(sampling)} can be chosen for diffusion instruments only; '{instrument.name}' is of kind "
-            f"'{instrument.kind}'. Leave it out."
+            f"{', '.join(sampling or ['vocoder'])} can be chosen for diffusion instruments only; '{instrument.name}' "
+            f"is of kind '{instrument.kind}'. Leave it out."
         )
     _require_same_grid(instrument, song)
+    if isinstance(vocoder, str | Path):
+        vocoder = vocoding.open(vocoder, near=instrument.path.parent)
+    if vocoder is not None:
+        vocoder.contract.require(instrument.features.mel, f"the vocoder '{vocoder.name}'", f"'{instrument.name}'")
     report = reporter(progress, cancelled)
     report(0.0, "adjusting pitch and loudness")
     adjusted = adjust(song.features, instrument.statistics, controls)
@@ -193,6 +209,7 @@ def convert(
         seed,
         progress=lambda fraction, text: report(0.05 + 0.85 * fraction, text),
         cancelled=cancelled,
+        **({"vocoder": vocoder} if vocoder else {}),
         **sampling,
     )
     if not all(np.isfinite(part).all() for part in parts):
@@ -233,6 +250,7 @@ def convert(
         warnings=tuple(warnings),
         seconds=time.perf_counter() - began,
         sampling=sampling,
+        vocoder=vocoder.record() if vocoder else {},
     )
 
 

@@ -319,7 +319,7 @@ class DiffusionModel(nn.Module):
         self, log_mel: np.ndarray, source_f0_hz: np.ndarray, source_voiced: np.ndarray, f0_hz: np.ndarray,
         voiced: np.ndarray, loudness_db: np.ndarray, singer: Mapping[str, int | float] | str | None = None,
         seed: int = 0, progress: Callable[[float, str], None] | None = None, cancelled: Callable | None = None,
-        **sampling,
+        vocoder=None, **sampling,
     ) -> Synthesis:  # fmt: skip
         """Sing a song: conditions, one walk over the whole of it, vocoder.
 
@@ -331,13 +331,18 @@ class DiffusionModel(nn.Module):
             seed: Of the walk and of the vocoder's noise.
             progress: Called with a fraction and a text.
             cancelled: Asked at every sampler step and every piece of sound.
+            vocoder: Another one than its own: what has ``contract`` and ``render`` (``vocoding.AnyVocoder``).
             sampling: ``method``, ``steps``, ``shallow``, ``precision`` of :meth:`sample`.
 
         Raises:
-            DiffusionError: if the model has no vocoder, or for impossible sampling.
+            DiffusionError: if there is no vocoder, or for impossible sampling.
+            FeatureError: if the vocoder understands another mel only.
         """
-        if self.vocoder is None:
-            raise DiffusionError("This model was trained without a vocoder; bind one in its preset and train again.")
+        if vocoder is not None:
+            vocoder.contract.require(self.contract, f"the vocoder '{vocoder.name}'", "this instrument")
+        vocoder = vocoder or self.vocoder
+        if vocoder is None:
+            raise DiffusionError("This model was trained without a vocoder; choose one, or train again with one.")
         report = progress or (lambda fraction, text: None)
         place = self.mel_low.device
         pitches = fill_unvoiced(source_f0_hz, source_voiced), fill_unvoiced(f0_hz, voiced)
@@ -352,7 +357,7 @@ class DiffusionModel(nn.Module):
             condition, seed=seed, cancelled=cancelled, **sampling,
             callback=lambda step: report(0.8 * (step.index + 1) / step.n_calls, f"step {step.index + 1}"),
         )  # fmt: skip
-        return self.vocoder.render(
+        return vocoder.render(
             sung[0].cpu().numpy(), f0_hz, voiced, seed, cancelled=cancelled,
             progress=lambda fraction, text: report(0.8 + 0.2 * fraction, text),
         )  # fmt: skip

@@ -80,6 +80,11 @@ class Listing:
     info: dict
     problem: str | None
 
+    @property
+    def sings(self) -> bool:
+        """True for what turns songs into another voice; vocoders and sources of waves are listed but do not."""
+        return self.kind in ("ddsp", "diffusion")
+
 
 def build_model(settings: Any, features: FeatureSettings, statistics: dict | None, seed: int = 0) -> nn.Module:
     """A model of any kind with its first weights, drawn from ``seed``; torch's global generator stays as it is."""

@@ -8,6 +8,7 @@ starts again.
 import dataclasses
 import hashlib
 import lzma
+import os
 import re
 import stat
 import tempfile
@@ -48,7 +49,7 @@ def fetch(where: str | Path, into: str | Path, progress: Progress | None = None,
     """
     text, into = str(where), Path(into)
     tell = progress or (lambda fraction, what: None)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+    if is_link(text):
         return _download(text, into, tell, sha256)
     path = Path(where)
     if not path.exists():
@@ -62,6 +63,16 @@ def fetch(where: str | Path, into: str | Path, progress: Progress | None = None,
             _require_sha256(path, sha256, path.name)
         return path
     return unpack(path, into / store.safe_name(path.stem), tell, sha256)
+
+
+def is_link(where: str | Path) -> bool:
+    """True for what begins like a web address."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(where)) is not None
+
+
+def cache_folder() -> Path:
+    """Where models that were fetched for the person are kept: ``SVCLIB_CACHE``, else ``~/.cache/svclib``."""
+    return Path(os.environ.get("SVCLIB_CACHE") or Path.home() / ".cache" / "svclib")
 
 
 # Zips -----------------------------------------------------------------------------------------------------------------
@@ -146,9 +157,7 @@ def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, n
 
 
 def _download(address: str, into: Path, tell: Progress, sha256: str | None) -> Path:
-    parts = urllib.parse.urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AudioError(f"{address} is not a web address that can be fetched; it must begin with https:// or http://.")
+    parts = _link(address)
     on_drive = parts.hostname.lower() in _DRIVE_HOSTS
     label = store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem or parts.hostname)
     key = hashlib.sha256(address.encode()).hexdigest()
@@ -169,7 +178,37 @@ def _download(address: str, into: Path, tell: Progress, sha256: str | None) -> P
     return folder
 
 
-def _keep(path: Path, at: Path, folder: Path, address: str, tell: Progress) -> None:
+def fetch_file(address: str, into: str | Path, progress: Progress | None = None) -> Path:
+    """One file from a link, kept as it is (a zip stays a zip) in a folder of its own; a second call does nothing.
+
+    Raises:
+        AudioError: if the link gives nothing, a web page, or more than one file.
+    """
+    parts, tell = _link(address), progress or (lambda fraction, what: None)
+    key = hashlib.sha256(f"file {address}".encode()).hexdigest()
+    folder = Path(into) / f"{store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem)[:60]} {key[:8]}"
+    if _has_record(folder, key):
+        return folder / store.read_json(folder / RECORD_NAME)["name"]
+    with tempfile.TemporaryDirectory() as temporary:
+        at = Path(temporary)
+        on_drive = parts.hostname.lower() in _DRIVE_HOSTS
+        got = _from_drive(address, parts.path, at, tell) if on_drive else [_from_web(address, parts, at, tell)]
+        if len(got) != 1:
+            raise AudioError(f"{address} gave {len(got)} files where one is wanted. Give the link of the file itself.")
+        _refuse_page(got[0], address)
+        path = store.copy_file(got[0], folder / _safe_path((got[0].name,)))
+    store.write_json(folder / RECORD_NAME, {"sha256": key, "from": address, "name": path.name})
+    return path
+
+
+def _link(address: str):
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AudioError(f"{address} is not a web address that can be fetched; it must begin with https:// or http://.")
+    return parts
+
+
+def _refuse_page(path: Path, address: str) -> None:
     with open(path, "rb") as file:
         head = file.read(256).lstrip().lower()
     if head.startswith((b"<!doctype", b"<html")):
@@ -177,6 +216,10 @@ def _keep(path: Path, at: Path, folder: Path, address: str, tell: Progress) -> N
             f"{address} gave a web page instead of a file. Share it with everybody who has the link; if many people "
             "have fetched it today, try again tomorrow or upload the file yourself."
         )
+
+
+def _keep(path: Path, at: Path, folder: Path, address: str, tell: Progress) -> None:
+    _refuse_page(path, address)
     if zipfile.is_zipfile(path):
         unpack(path, folder / store.safe_name(path.stem), tell)
     else:

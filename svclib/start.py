@@ -129,7 +129,7 @@ def instruments(
     Returns:
         ``(paths, sentence)``.
     """
-    usable = [entry.path for entry in instrument.list_folder(base.instruments) if entry.problem is None]
+    usable = [entry.path for entry in instrument.list_folder(base.instruments) if entry.problem is None and entry.sings]
     if usable:
         return usable, ""
     chosen = preset(preset_name)

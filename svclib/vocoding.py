@@ -1,0 +1,250 @@
+"""Any vocoder behind one door: opened by name, file, folder or link, sung with alone or by a diffusion instrument.
+
+Three kinds are known: ``harmonic`` (an instrument file of its own, or the vocoder inside a diffusion instrument),
+``diffwave`` (an instrument file trained on mels) and ``nsf_hifigan`` (a checkpoint that a person brings along).
+"""
+
+import dataclasses
+import urllib.parse
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from svclib import diffwave_uses, instrument, nsf_hifigan, songs, sources, store
+from svclib.ddsp import Synthesis
+from svclib.features import Features, FeatureSettings, MelContract
+from svclib.vocoders import VocoderError, check_shapes
+
+CHECKPOINTS = (".ckpt", ".pt", ".pth")
+_ARRAYS = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel")
+Progress = Callable[[float, str], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnyVocoder:
+    """An opened vocoder of any kind, by the ``vocoders.Vocoder`` protocol.
+
+    Attributes:
+        name: For people and messages.
+        kind: ``harmonic``, ``diffwave`` or ``nsf_hifigan``.
+        features: How sound has to be measured for it; carries the mel contract.
+        sha256: Of the file it came from.
+        path: That file.
+        model: What makes the sound.
+        fast: Of a diffwave: walk by its fast schedule rather than by every trained step.
+    """
+
+    name: str
+    kind: str
+    features: FeatureSettings
+    sha256: str
+    path: Path
+    model: Any
+    fast: bool = True
+
+    @property
+    def contract(self) -> MelContract:
+        """The only mel it understands."""
+        return self.features.mel
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of its sound."""
+        return self.features.sample_rate_hz
+
+    def record(self) -> dict[str, str]:
+        """Name, kind and SHA-256, as conversions keep them; whether a diffwave walked every step."""
+        every = {"steps": "all"} if self.kind == "diffwave" and not self.fast else {}
+        return {"name": self.name, "kind": self.kind, "sha256": self.sha256, **every}
+
+    def render(
+        self,
+        log_mel: np.ndarray,
+        f0_hz: np.ndarray,
+        voiced: np.ndarray,
+        seed: int = 0,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Synthesis:
+        """Sing a log-mel of this vocoder's contract, of any length.
+
+        Args:
+            log_mel: ``[frames, mels]``.
+            f0_hz, voiced: ``[frames]``; a diffwave hears the pitch from the mel alone.
+            seed: Of all noise.
+            progress: Called with a fraction and a text.
+            cancelled: Asked now and then; True raises ``Cancelled`` (of ``ddsp`` or ``samplers``).
+
+        Returns:
+            float32 arrays of ``frames * hop`` samples: the sound and its two parts. Only ``harmonic`` has parts; of
+            the others ``harmonic`` is the whole sound and ``noise`` is silent.
+
+        Raises:
+            VocoderError: if the shapes do not belong together.
+        """
+        log_mel, f0_hz = (np.ascontiguousarray(x, dtype=np.float32) for x in (log_mel, f0_hz))
+        voiced = np.ascontiguousarray(voiced, dtype=bool)
+        pieces = [torch.from_numpy(x)[None] for x in (log_mel, f0_hz, voiced)]
+        check_shapes(*pieces, self.contract)
+        watch = {"progress": progress, "cancelled": cancelled}
+        if self.kind == "harmonic":
+            return self.model.render(log_mel, f0_hz, voiced, seed, **watch)
+        if self.kind == "diffwave":
+            sound = diffwave_uses.vocode(self.model, log_mel, self.contract, seed, self.fast, **watch)
+        else:
+            place = self.model.conv_pre.weight.device
+            sound = self.model(*(x.to(place) for x in pieces), seed, **watch)[0].cpu().numpy()
+        return Synthesis(sound, sound, np.zeros_like(sound))
+
+    def __call__(
+        self,
+        log_mel: Float[Tensor, "batch frames mels"],
+        f0_hz: Float[Tensor, "batch frames"],
+        voiced: Bool[Tensor, "batch frames"],
+        seed: int = 0,
+    ) -> Float[Tensor, "batch samples"]:
+        """The vocoder protocol."""
+        check_shapes(log_mel, f0_hz, voiced, self.contract)
+        rows = zip(*(x.cpu().numpy() for x in (log_mel, f0_hz, voiced)), strict=True)
+        return torch.from_numpy(np.stack([self.render(*row, seed).audio for row in rows])).to(log_mel)
+
+    def resynthesize(
+        self, measured: Features, seed: int = 0, progress: Progress | None = None, cancelled: Callable | None = None
+    ) -> Synthesis:
+        """Analysis and resynthesis: measured sound sung again (copy synthesis).
+
+        Raises:
+            FeatureError: if it was measured by another mel contract.
+            VocoderError: if it was measured without one.
+        """
+        if measured.log_mel is None:
+            raise VocoderError(f"These features have no log-mel; measure them as the vocoder '{self.name}' says.")
+        self.contract.require(measured.settings.mel, f"the vocoder '{self.name}'", "these features")
+        return self.render(measured.log_mel, measured.f0_hz, measured.voiced, seed, progress, cancelled)
+
+
+# Opening --------------------------------------------------------------------------------------------------------------
+
+
+def open(  # noqa: A001  (vocoding.open reads well)
+    where: str | Path, near: str | Path | None = None, fast: bool = True, progress: Progress | None = None
+) -> AnyVocoder:
+    """Open a vocoder wherever it is.
+
+    Args:
+        where: An instrument file of kind ``harmonic``, ``diffwave`` (trained on mels) or ``diffusion`` (for the
+            vocoder inside); an NSF-HiFiGAN checkpoint, its folder or its zip; a link to any of these files; or the
+            bare name of an instrument file in the folder ``near``.
+        near: Where bare names are looked for.
+        fast: Of a diffwave, see :class:`AnyVocoder`.
+        progress: Called with a fraction and a text while something is fetched.
+
+    Raises:
+        VocoderError, InstrumentError, AudioError: naming the file, what is wrong with it and what to do.
+    """
+    into = sources.cache_folder() / "vocoders"
+    if sources.is_link(where):
+        path = sources.fetch_file(str(where), into, progress)
+        if path.suffix.lower() in CHECKPOINTS:
+            beside = sources.fetch_file(urllib.parse.urljoin(str(where), "config.json"), into, progress)
+            store.copy_file(beside, path.with_name("config.json"))
+    else:
+        path = Path(where)
+        if not path.exists() and near is not None and (Path(near) / f"{where}.zip").is_file():
+            path = Path(near) / f"{where}.zip"
+    if not path.exists():
+        raise VocoderError(
+            f"There is no vocoder '{where}'. Give an instrument file (.zip) of a vocoder, or an NSF-HiFiGAN "
+            "checkpoint with its config.json beside it."
+        )
+    if path.is_file() and _holds_instrument(path):
+        return dataclasses.replace(_of_instrument(instrument.open(path)), fast=fast)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        path = _checkpoint_in(sources.unpack(path, into / store.safe_name(path.stem), progress))
+    elif path.is_dir():
+        path = _checkpoint_in(path)
+    model = nsf_hifigan.open(path)
+    contract = model.contract
+    measured = FeatureSettings(
+        contract.sample_rate_hz, contract.hop_samples, loudness_n_fft=contract.n_fft, mel=contract
+    )
+    return AnyVocoder(model.name, "nsf_hifigan", measured, store.sha256_file(path), path, model)
+
+
+def _holds_instrument(path: Path) -> bool:
+    """True for an instrument file, and for a broken .zip: opening that says what is wrong with it."""
+    if not zipfile.is_zipfile(path):
+        return path.suffix.lower() == ".zip"
+    with zipfile.ZipFile(path) as file:
+        names = file.namelist()
+    if "instrument.json" in names:
+        return True
+    return path.suffix.lower() == ".zip" and not any(Path(n).name == "config.json" for n in names)
+
+
+def _of_instrument(opened: instrument.Instrument) -> AnyVocoder:
+    kind, model = opened.kind, opened.model
+    if kind == "diffusion":
+        kind, model = "harmonic", opened.model.vocoder
+    if kind not in ("harmonic", "diffwave") or model is None or getattr(model, "contract", None) is None:
+        why = "trained without a vocoder" if opened.kind == "diffusion" else f"of kind '{opened.kind}'"
+        why = "trained without mels" if opened.kind == "diffwave" else why
+        raise VocoderError(
+            f"'{opened.name}' is {why}, so it cannot make sound of a mel. Choose a harmonic or diffwave vocoder, or a "
+            "diffusion instrument."
+        )
+    return AnyVocoder(opened.name, kind, opened.features, opened.sha256, opened.path, model)
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    """The one checkpoint in a folder or below it that has its config.json beside it."""
+    homes = sorted(p.parent for p in folder.rglob("config.json") if not p.name.startswith("."))
+    found = [p for home in homes for p in sorted(home.iterdir()) if p.is_file() and _may_be_checkpoint(p)]
+    if len(found) != 1:
+        raise VocoderError(
+            f"'{folder}' holds {len(found)} checkpoints ({', '.join(CHECKPOINTS)}) with a config.json beside them; "
+            "name one."
+        )
+    return found[0]
+
+
+def _may_be_checkpoint(path: Path) -> bool:
+    return not path.name.startswith(".") and (path.suffix.lower() in CHECKPOINTS or path.name == "model")
+
+
+# Analysis and resynthesis ----------------------------------------------------------------------------------------------
+
+
+def vocode(
+    vocoder: AnyVocoder,
+    song: songs.Song,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> np.ndarray:
+    """A song measured and sung again: float32 ``[samples]``, as long as ``song.audio``, full scale 1, not limited.
+
+    Args:
+        song: From ``songs.load_song`` with ``vocoder.features``.
+        seed, progress, cancelled: See :meth:`AnyVocoder.render`.
+
+    Raises:
+        FeatureError: if the song was measured by another mel contract.
+    """
+    measured, hop = song.features, vocoder.contract.hop_samples
+    n_frames = -(-len(song.audio) // hop)
+
+    def held(x: np.ndarray) -> np.ndarray:  # a last incomplete frame is sung with the values of the one before it
+        return np.pad(x, ((0, n_frames - len(x)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
+
+    whole = dataclasses.replace(
+        measured, n_samples=n_frames * hop, **{name: held(getattr(measured, name)) for name in _ARRAYS if
+                                               getattr(measured, name) is not None}
+    )
+    return songs.fit_length(vocoder.resynthesize(whole, seed, progress, cancelled).audio, len(song.audio))
