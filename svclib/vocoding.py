@@ -79,7 +79,7 @@ class AnyVocoder:
             f0_hz, voiced: ``[frames]``; a diffwave hears the pitch from the mel alone.
             seed: Of all noise.
             progress: Called with a fraction and a text.
-            cancelled: Asked now and then; True raises ``Cancelled`` (of ``ddsp`` or ``samplers``).
+            cancelled: Asked now and then; True raises ``Cancelled``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples: the sound and its two parts. Only ``harmonic`` has parts; of
@@ -218,7 +218,7 @@ def _may_be_checkpoint(path: Path) -> bool:
     return not path.name.startswith(".") and (path.suffix.lower() in CHECKPOINTS or path.name == "model")
 
 
-# Analysis and resynthesis ----------------------------------------------------------------------------------------------
+# Analysis and resynthesis ---------------------------------------------------------------------------------------------
 
 
 def vocode(
@@ -244,7 +244,8 @@ def vocode(
         return np.pad(x, ((0, n_frames - len(x)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
 
     whole = dataclasses.replace(
-        measured, n_samples=n_frames * hop, **{name: held(getattr(measured, name)) for name in _ARRAYS if
-                                               getattr(measured, name) is not None}
+        measured,
+        n_samples=n_frames * hop,
+        **{name: held(getattr(measured, name)) for name in _ARRAYS if getattr(measured, name) is not None},
     )
     return songs.fit_length(vocoder.resynthesize(whole, seed, progress, cancelled).audio, len(song.audio))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
 import toy
+
 from svclib import diffwave_uses, instrument, mel, nsf_hifigan, songs, vocoding
 from svclib.__main__ import main
 from svclib.controls import Controls
