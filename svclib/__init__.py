@@ -63,6 +63,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 sweep         a grid of trainings and its table
     03 convert  tuning        notes, keys, tuning, autotune
                 controls      what a person asks for, and what becomes of pitch and loudness
+                suggestion    which shift brings a song into an instrument's range
+                octaves       where a pitch tracker jumped an octave that nobody sang
                 songs         found, read, measured and remembered
                 vocoding      any vocoder behind one door, alone or for an instrument
                 conversion    song -> adjust -> model -> audio -> file

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.features import MelContract
-from svclib.layers import ConvStack
+from svclib.layers import ConvStack, in_pieces
 
 ENCODERS = ("bottleneck",)
 UNPITCHED_SMOOTHING_HZ = 200.0
@@ -157,28 +157,54 @@ class Bottleneck(nn.Module):
             f0_hz: The recording's own pitch (before any key shift), filled over unvoiced frames.
             generator: Source of the perturbation; without it the result is deterministic.
         """
-        # The measuring part stays in full precision whatever the training runs in.
-        with torch.no_grad(), torch.autocast(log_mel.device.type, enabled=False):
-            nepers = log_mel.float() * self.to_nepers
-            envelope = spectral_envelope(nepers, f0_hz.float(), self.centers_hz)
-            if generator is not None:
-                envelope = self._perturbed(envelope, generator)
-            cepstra = self.normalised(envelope @ self.basis, nepers)
+        cepstra = self.normalised(*self.measured(log_mel, f0_hz, generator))
         code = torch.tanh(self.convs(cepstra.transpose(1, 2)).transpose(1, 2))
         if generator is not None and self.code_noise:
             noise = torch.randn(code.shape, generator=generator, device=generator.device)
             code = code + self.code_noise * noise.to(code)
         return code
 
+    @torch.no_grad()
+    def measured(
+        self, log_mel: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"], generator=None
+    ) -> tuple[Float[Tensor, "batch frames cepstra"], Float[Tensor, "batch frames 1"]]:
+        """Cepstra of the envelope and mean log-mel in nepers, frame by frame: no frame sees another."""
+        with torch.autocast(log_mel.device.type, enabled=False):  # full precision whatever the training runs in
+            nepers = log_mel.float() * self.to_nepers
+            envelope = spectral_envelope(nepers, f0_hz.float(), self.centers_hz)
+            if generator is not None:
+                envelope = self._perturbed(envelope, generator)
+            return envelope @ self.basis, nepers.mean(-1, keepdim=True)
+
+    @torch.no_grad()
+    def song(
+        self, log_mel: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"], piece_frames: int
+    ) -> Float[Tensor, "batch frames code"]:
+        """The code of a song of any length: :meth:`forward` with the memory of one piece.
+
+        The cepstra are measured in pieces first (20 numbers a frame are kept), normalised over the whole song, and
+        coded in pieces: the normalisation is the song's, not the piece's.
+        """
+        n = log_mel.shape[1]
+
+        def measure(low, high):
+            return tuple(x.transpose(1, 2) for x in self.measured(log_mel[:, low:high], f0_hz[:, low:high]))
+
+        cepstra, height = (x.transpose(1, 2) for x in in_pieces(measure, n, piece_frames, 0))
+        seen = self.normalised(cepstra, height).transpose(1, 2)
+        (code,) = in_pieces(lambda low, high: (self.convs(seen[..., low:high]),), n, piece_frames, self.convs.halo)
+        return torch.tanh(code.transpose(1, 2))
+
+    @torch.no_grad()
     def normalised(
-        self, cepstra: Float[Tensor, "batch frames cepstra"], nepers: Float[Tensor, "batch frames mels"]
+        self, cepstra: Float[Tensor, "batch frames cepstra"], height: Float[Tensor, "batch frames 1"]
     ) -> Float[Tensor, "batch frames cepstra"]:
         """Mean 0 and variance 1 of every order over time, each recording by itself; loud frames count more.
 
         Orders that hardly move are lifted less than to 1: at high pitch they are mostly residue of the harmonics.
         The weight of a frame is the square of its mean height above the contract's floor, so silence has none.
         """
-        weight = (nepers.mean(-1, keepdim=True) - self.floor).clamp_min(0).square()
+        weight = (height - self.floor).clamp_min(0).square()
         weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-8)
         centred = cepstra - (weight * cepstra).sum(1, keepdim=True)
         spread = (weight * centred.square()).sum(1, keepdim=True)

@@ -1,7 +1,7 @@
 """What a person asks of a conversion, and what becomes of the song's pitch and loudness. Arithmetic only, no model.
 
-In this order: note-on ratio and mask; loudness through the instrument's loudness distribution; attenuation where no
-note sounds; loudness shift; autotune of voiced frames; pitch held through unvoiced gaps; pitch shift.
+In this order: note-on ratio and mask; loudness through the instrument's loudness distribution; dynamics; attenuation
+where no note sounds; loudness shift; autotune of voiced frames; pitch held through unvoiced gaps; pitch shift.
 
 What the *mask* (note-on ratio >= threshold) is for: the loudness distribution and the tuning are measured on its frames
 only, and frames outside it are attenuated. It never moves a pitch.
@@ -28,6 +28,7 @@ RANGES = {
     "octave_shift": (-3, 3, 1),
     "semitone_shift": (-36.0, 36.0, 1.0),
     "loudness_shift_db": (-30.0, 30.0, 1.0),
+    "loudness_follow": (0.0, 1.0, 0.1),
 }
 
 
@@ -49,6 +50,9 @@ class Controls:
         octave_shift: Octaves up or down.
         semitone_shift: Semitones up or down, on top of the octaves; fractions are allowed.
         loudness_shift_db: Added to the loudness that the instrument is asked for.
+        loudness_follow: 1 keeps the song's dynamics; 0 asks for the mean level of the instrument's notes in every note;
+            between, each note's distance in dB from that level is multiplied by it (:func:`even_out`).
+        repair_octaves: Mend the octave errors of the pitch tracker (``octaves``); otherwise they are only told.
     """
 
     use_loudness_statistics: bool = True
@@ -59,10 +63,13 @@ class Controls:
     octave_shift: float | int = 0
     semitone_shift: float | int = 0.0
     loudness_shift_db: float | int = 0.0
+    loudness_follow: float | int = 1.0
+    repair_octaves: bool = False
 
     def __post_init__(self):
-        if not isinstance(self.use_loudness_statistics, bool):
-            raise ConversionError(f"use_loudness_statistics is True or False, not {self.use_loudness_statistics!r}.")
+        for name in ("use_loudness_statistics", "repair_octaves"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConversionError(f"{name} is True or False, not {getattr(self, name)!r}.")
         for name, (low, high, _) in RANGES.items():
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -82,6 +89,15 @@ class Controls:
     def pitch_shift_semitones(self) -> float:
         """Octaves and semitones together."""
         return 12.0 * self.octave_shift + self.semitone_shift
+
+
+def defaults(kind: str) -> Controls:
+    """Where the controls of an instrument of this kind begin.
+
+    What is no note is turned down for ``ddsp``, which makes a tone of it. A diffusion instrument sings breaths and
+    consonants as what they are, so they keep their level.
+    """
+    return Controls(attenuation_db=0.0) if kind == "diffusion" else Controls()
 
 
 # Starting points for a menu.
@@ -126,21 +142,6 @@ class Adjusted:
     song_mean_midi: float | None
     instrument_mean_midi: float | None
     warnings: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Suggestion:
-    """A pitch shift that brings a song into an instrument's range.
-
-    Attributes:
-        octaves: The nearest octave: keeps the song's key.
-        semitones: What to add to the octaves to sit in the middle of the range: changes the key.
-        text: The same for people, with the reasons.
-    """
-
-    octaves: int
-    semitones: int
-    text: str
 
 
 # Loudness -------------------------------------------------------------------------------------------------------------
@@ -197,6 +198,39 @@ def attenuation_db(note_on_ratio: np.ndarray, threshold: float, amount_db: float
     return amount_db * np.clip(1.0 - ratio / threshold, 0.0, 1.0)
 
 
+def even_out(
+    loudness_db: np.ndarray, note_on_ratio: np.ndarray, level_db: float | int, follow: float | int
+) -> np.ndarray:
+    """Notes moved towards one level: the distance from ``level_db`` is multiplied by ``follow`` where a note sounds.
+
+    Between notes the change fades with the note-on ratio, to nothing at 0: silence stays silent and nothing steps.
+    """
+    surely = np.clip(np.asarray(note_on_ratio, dtype=np.float64), 0.0, 1.0)
+    loudness = np.asarray(loudness_db, dtype=np.float64)
+    return loudness + (1.0 - follow) * surely * (level_db - loudness)
+
+
+def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> np.ndarray | None:
+    """Gain that keeps silence silent: 0 in frames at the loudness floor, 1 in others, straight lines between centres.
+
+    A frame is at the floor when its whole window is silent, and the window is longer than the fade: what sounds is not
+    touched. None where no frame is at the floor.
+
+    Args:
+        loudness_db: ``[frames]`` of the song, as measured.
+        n_samples: Length of the result, float32 ``[n_samples]``.
+    """
+    open_ = np.asarray(loudness_db) > LOUDNESS_FLOOR_DB
+    if open_.all() or not len(open_):
+        return None
+    centres = np.arange(len(open_)) * hop_samples + (hop_samples - 1) / 2
+    gain = np.empty(n_samples, np.float32)
+    for start in range(0, n_samples, 1 << 20):
+        stop = min(n_samples, start + (1 << 20))
+        gain[start:stop] = np.interp(np.arange(start, stop), centres, open_)
+    return gain
+
+
 # Together -------------------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +283,7 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> A
         tuning_semitones=offset,
         key=key,
         song_mean_midi=float(midi[notes].mean()) if notes.any() else None,
-        instrument_mean_midi=_statistic(statistics, "f0_midi", "mean_note"),
+        instrument_mean_midi=statistic(statistics, "f0_midi", "mean_note"),
         warnings=tuple(warnings),
     )
 
@@ -274,52 +308,19 @@ def _adjust_loudness(features, statistics, controls, ratio, mask, warnings) -> n
         loudness = quantile_transform(
             loudness, _without_tails(loudness_quantiles(loudness[fitted])), _without_tails(np.asarray(target))
         )
+    if controls.loudness_follow < 1 and fitted.any():
+        level = statistic(statistics, "loudness_db", "mean_note") if target else None
+        level = float(loudness[fitted].mean()) if level is None else level
+        loudness = even_out(loudness, ratio, level, controls.loudness_follow)
     loudness = loudness - attenuation_db(ratio, controls.mask_threshold, controls.attenuation_db)
     loudness = np.maximum(loudness + controls.loudness_shift_db, LOUDNESS_FLOOR_DB)
-    loudest = _statistic(statistics, "loudness_db", "max")
+    loudest = statistic(statistics, "loudness_db", "max")
     if loudest is not None and loudness.max(initial=-np.inf) > loudest + 6.0:
         warnings.append(
             f"The loudness asked for reaches {loudness.max():.0f} dB, more than 6 dB above the loudest of the "
             f"instrument's recordings ({loudest:.0f} dB); it may sound strained."
         )
     return loudness
-
-
-def suggest_shift(features: Features, statistics: dict | None) -> Suggestion:
-    """The octave, and the transposition, that bring a song into the range an instrument was made from.
-
-    The octave is the nearest one by the mean pitch of the notes, unless the pitch histograms of song and instrument
-    overlap clearly better (by a fifth) at another one. The transposition is where the histograms overlap most.
-    """
-    notes = features_.note_mask(features_.note_on_ratio(features.loudness_db, features.confidence), 1.0)
-    notes = notes & features.voiced & (features.f0_hz > 0)
-    mean = _statistic(statistics, "f0_midi", "mean_note")
-    if mean is None or not notes.any():
-        reason = "no notes were found in the song" if mean is not None else "the instrument carries no pitch statistics"
-        return Suggestion(0, 0, f"No shift is suggested: {reason}.")
-    midi = units.hz_to_midi(features.f0_hz[notes].astype(np.float64))
-    difference = mean - midi.mean()
-    octaves = _nearest(difference / 12.0)
-    shifts = np.arange(-36, 37)
-    overlap = dict(zip(shifts.tolist(), _overlaps(midi, statistics, shifts), strict=True))
-    by_overlap = max(range(-3, 4), key=lambda k: (overlap[12 * k], -abs(k - octaves)))
-    octaves = max(-3, min(3, octaves))
-    if overlap[12 * by_overlap] > 1.2 * overlap[12 * octaves]:
-        octaves = by_overlap
-    near = range(max(-36, 12 * octaves - 11), min(36, 12 * octaves + 11) + 1)
-    best = max(near, key=lambda s: (overlap[s], -abs(s - difference)))
-    if max(overlap.values()) == 0:
-        best = max(-36, min(36, _nearest(difference)))
-    common = {
-        s: f" ({100 * share:.0f} % of the pitch histograms overlap)" if share else "" for s, share in overlap.items()
-    }
-    text = (
-        f"The song's notes centre on {tuning.note_name(midi.mean())}, the instrument's on {tuning.note_name(mean)} "
-        f"({difference:+.0f} semitones). Nearest octave: {octaves:+d}, in the song's own key{common[12 * octaves]}."
-    )
-    if best != 12 * octaves:
-        text += f" Best fit: {best - 12 * octaves:+d} semitones more, in another key{common[best]}."
-    return Suggestion(octaves, best - 12 * octaves, text)
 
 
 # Inside ---------------------------------------------------------------------------------------------------------------
@@ -331,31 +332,7 @@ def _without_tails(quantiles: np.ndarray) -> np.ndarray:
     return np.interp(ranks, np.linspace(0.0, 1.0, len(quantiles)), quantiles)
 
 
-def _overlaps(midi: np.ndarray, statistics: dict, shifts: np.ndarray) -> list[float]:
-    """Share (0..1) that the histograms of shifted song and instrument have in common, smoothed by a semitone."""
-    histogram = (statistics.get("f0_midi") or {}).get("histogram") or {}
-    edges, seconds = histogram.get("edges_midi") or [], np.asarray(histogram.get("seconds") or [], dtype=np.float64)
-    if len(edges) != len(seconds) + 1 or seconds.sum() <= 0:
-        return [0.0] * len(shifts)
-    grid = np.arange(-40.0, 180.0, 0.25)
-    kernel = np.exp(-0.5 * np.arange(-4.0, 4.25, 0.25) ** 2)
-    centres = (np.asarray(edges[:-1]) + np.asarray(edges[1:])) / 2
-
-    def smooth(values, weights):
-        counts = np.histogram(values, bins=grid, weights=weights)[0]
-        counts = np.convolve(counts, kernel, mode="same")
-        return counts / max(counts.sum(), 1e-12)
-
-    theirs = smooth(centres, seconds)
-    ours = smooth(midi, np.ones(len(midi)))
-    return [float(np.minimum(theirs, np.roll(ours, 4 * s)).sum()) for s in shifts.tolist()]
-
-
-def _statistic(statistics: dict | None, group: str, name: str) -> float | None:
+def statistic(statistics: dict | None, group: str, name: str) -> float | None:
+    """One number of an instrument's statistics; None where it carries none."""
     value = ((statistics or {}).get(group) or {}).get(name)
     return None if value is None else float(value)
-
-
-def _nearest(x: float) -> int:
-    """The nearest whole number; halves towards 0."""
-    return int(math.copysign(math.ceil(abs(x) - 0.5), x)) if abs(x) > 0.5 else 0

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from svclib import __version__, audio, store, vocoding
+from svclib import __version__, audio, octaves, store, vocoding
 from svclib.controls import (
     PRESETS,
     RANGES,
     Adjusted,
     Controls,
     ConversionError,
-    Suggestion,
     adjust,
+    defaults,
     loudness_quantiles,
     quantile_transform,
-    suggest_shift,
+    silence_gain,
 )
 from svclib.denoiser import DiffusionError
 from svclib.features import Features
@@ -39,6 +39,7 @@ from svclib.songs import (
     forget_songs,
     load_song,
 )
+from svclib.suggestion import Suggestion, suggest_shift
 from svclib.tuning import KEYS, autotune, suggest_key, tuning_offset
 from svclib.vocoding import AnyVocoder
 
@@ -54,6 +55,7 @@ _NO_VOICE = {
 # Everything about a conversion can be had from this module.
 __all__ = ["FORMATS", "PEAK_LIMIT", "Conversion", "convert", "save"]
 __all__ += ["PRESETS", "RANGES", "Adjusted", "Controls", "ConversionError", "Suggestion", "adjust", "suggest_shift"]
+__all__ += ["defaults"]
 __all__ += ["Cancelled", "Song", "cached_song", "find_songs", "forget_songs", "load_song"]
 __all__ += ["KEYS", "autotune", "loudness_quantiles", "quantile_transform", "suggest_key", "tuning_offset"]
 
@@ -72,8 +74,10 @@ class Conversion:
         controls: The knobs.
         instrument_name, instrument_sha256, kind: Who sang.
         seed: Of the noise.
-        sampling: What was asked of a diffusion instrument: ``sampler``, ``steps``, ``shallow``, ``singer``.
+        sampling: What was asked of a diffusion instrument: ``sampler``, ``steps``, ``shallow``, ``singer``,
+            ``precision``.
         vocoder: Name, kind and SHA-256 of the vocoder, where another one than the instrument's own was chosen.
+        octave_errors: Where the pitch tracker jumped an octave; repaired if the controls say so.
         gain_db: Applied to keep the peak below full scale; 0 or negative.
         warnings: Sentences for the person.
         seconds: How long the conversion took.
@@ -95,6 +99,7 @@ class Conversion:
     seconds: float
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
     vocoder: dict[str, str] = dataclasses.field(default_factory=dict)
+    octave_errors: tuple[octaves.OctaveError, ...] = ()
 
     @property
     def features(self) -> Features:
@@ -116,6 +121,7 @@ class Conversion:
             "key": self.adjusted.key,
             "tuning_semitones": self.adjusted.tuning_semitones,
             "f0_method": self.features.settings.f0_method,
+            "octave_errors": [[round(e.start_s, 3), round(e.stop_s, 3), e.octaves] for e in self.octave_errors],
             "seed": self.seed,
             **({"sampling": self.sampling} if self.sampling else {}),
             **({"vocoder": self.vocoder} if self.vocoder else {}),
@@ -134,7 +140,16 @@ class Conversion:
             f"{self.song.name} sung by {self.instrument_name} ({self.sample_rate_hz} Hz, seed {self.seed})\n"
             f"{level} {c.loudness_shift_db:+g} dB, mask threshold {c.mask_threshold:g}, "
             f"attenuation {c.attenuation_db:g} dB, octave {c.octave_shift:+d}, semitones {c.semitone_shift:+g}, {tuned}"
+            f"{'' if c.loudness_follow == 1 else f', follows the dynamics by {c.loudness_follow:g}'}"
+            f"{', octave errors repaired' if c.repair_octaves and self.octave_errors else ''}{self._sampling_text()}"
         )
+
+    def _sampling_text(self) -> str:
+        words = {k: v for k, v in self.sampling.items() if k != "singer"}
+        mix = self.sampling.get("singer")
+        if mix is not None:
+            words["singer"] = mix if isinstance(mix, str) else " + ".join(f"{n} {w:g}" for n, w in mix.items())
+        return "".join(f", {name} {value}" for name, value in words.items())
 
 
 # Converting -----------------------------------------------------------------------------------------------------------
@@ -151,8 +166,9 @@ def convert(
     sampler: str | None = None,
     steps: int | None = None,
     shallow: int | None = None,
-    singer: dict[str, float] | str | None = None,
+    singer: dict[str, float | int] | str | None = None,
     vocoder: AnyVocoder | str | Path | None = None,
+    precision: str | None = None,
 ) -> Conversion:
     """Let an instrument sing a song.
 
@@ -161,7 +177,7 @@ def convert(
     Args:
         instrument: From ``instrument.open``.
         song: From :func:`load_song` with the instrument's feature settings.
-        controls: The knobs; the defaults if None.
+        controls: The knobs; :func:`defaults` of the instrument's kind if None.
         seed: The same seed gives the same sound, bit by bit on one machine.
         keep_rate: Give the result the song's sample rate instead of the instrument's.
         progress: Called with a fraction 0..1 and a text.
@@ -171,6 +187,7 @@ def convert(
         singer: Name of one of its singers, or names with weights.
         vocoder: What makes sound of the mel of a diffusion instrument: opened, or what ``vocoding.open`` takes; its own
             if None.
+        precision: One of ``denoiser.PRECISIONS``; ``auto`` if None.
 
     Raises:
         ConversionError: if song and instrument do not fit, or the instrument sings no numbers.
@@ -178,7 +195,7 @@ def convert(
         Cancelled: if ``cancelled`` says so.
     """
     began = time.perf_counter()
-    controls = controls or Controls()
+    controls = controls or defaults(instrument.kind)
     render = _RENDERERS.get(instrument.kind)
     if instrument.kind in ("harmonic", "diffwave"):
         raise ConversionError(_NO_VOICE[instrument.kind].format(name=instrument.name))
@@ -187,7 +204,7 @@ def convert(
             f"'{instrument.name}' is an instrument of kind '{instrument.kind}', which this version of svclib cannot "
             f"sing with; it knows {', '.join(_RENDERERS)}. Update svclib."
         )
-    asked = {"sampler": sampler, "steps": steps, "shallow": shallow, "singer": singer}
+    asked = {"sampler": sampler, "steps": steps, "shallow": shallow, "singer": singer, "precision": precision}
     sampling = {name: value for name, value in asked.items() if value is not None}
     if (sampling or vocoder is not None) and instrument.kind != "diffusion":
         raise ConversionError(
@@ -201,10 +218,15 @@ def convert(
         vocoder.contract.require(instrument.features.mel, f"the vocoder '{vocoder.name}'", f"'{instrument.name}'")
     report = reporter(progress, cancelled)
     report(0.0, "adjusting pitch and loudness")
-    adjusted = adjust(song.features, instrument.statistics, controls)
+    errors = octaves.find(song.audio, song.features)
+    if errors and controls.repair_octaves:
+        repaired = dataclasses.replace(song, features=octaves.repaired(song.features, errors))
+    else:
+        repaired = song
+    adjusted = adjust(repaired.features, instrument.statistics, controls)
     parts = render(
         instrument,
-        song,
+        repaired,
         adjusted,
         seed,
         progress=lambda fraction, text: report(0.05 + 0.85 * fraction, text),
@@ -225,6 +247,9 @@ def convert(
         rate_hz, n_samples = song.sample_rate_hz, song.n_samples
     parts = [fit_length(part, n_samples) for part in parts]
     warnings = [*song.warnings, *adjusted.warnings]
+    if errors:
+        remedy = "This was repaired." if controls.repair_octaves else "If you hear it, choose to repair octave errors."
+        warnings.append(f"{octaves.describe(errors)} {remedy}")
     peak = max(max(float(part.max()), -float(part.min())) for part in parts)
     gain = min(1.0, PEAK_LIMIT / max(peak, 1e-9))
     gain_db = 20.0 * math.log10(gain)
@@ -251,6 +276,7 @@ def convert(
         seconds=time.perf_counter() - began,
         sampling=sampling,
         vocoder=vocoder.record() if vocoder else {},
+        octave_errors=tuple(errors),
     )
 
 
@@ -325,7 +351,9 @@ def _render_diffusion(
         )  # fmt: skip
     except (DiffusionError, SamplerError) as error:
         raise ConversionError(f"'{instrument.name}': {error}") from None
-    return [np.asarray(part, dtype=np.float32) for part in (sung.audio, sung.harmonic, sung.noise)]
+    parts = [np.asarray(part, dtype=np.float32) for part in (sung.audio, sung.harmonic, sung.noise)]
+    gain = silence_gain(features.loudness_db, len(parts[0]), own.hop_samples)
+    return parts if gain is None else [part * gain for part in parts]
 
 
 _RENDERERS = {"ddsp": _render_ddsp, "diffusion": _render_diffusion}

@@ -7,20 +7,22 @@ computed ahead that does not depend on the noisy mel.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from svclib import content, layers
+from svclib import content, layers, progress
 from svclib.features import MelContract
 from svclib.schedule import Schedule
 
 CONDITIONS = ("content", "f0", "loudness", "singer")
 PREDICTIONS = ("residual", "eps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PIECE_FRAMES = 2048  # of a long song, computed at once
+CACHE_BYTES = 10**9  # of what is computed ahead of a walk
 
 
 class DiffusionError(ValueError):
@@ -119,6 +121,7 @@ class Conditions(nn.Module):
         self.singer = nn.Parameter(torch.randn(n_singers, dims) / math.sqrt(dims))
         self.null = nn.Parameter(torch.randn(len(CONDITIONS), dims) / math.sqrt(dims))
         self.mix = layers.ConvStack(dims, dims, dims, n_layers=1)
+        self.halo = self.mix.halo
         self.norm = layers.ChannelNorm(dims)  # so that the gates feel the condition from the first step on
 
     def comb(
@@ -179,13 +182,15 @@ class Prepared:
         precision: One of ``PRECISIONS``; ``auto`` is :func:`best_precision`. Input and output stay float32. One call in
             bf16 differs from fp32 by somewhat below 1 % of the noise.
         piece_frames: Frames computed at once, besides the halo.
-        cache_bytes: Most bytes of projections to keep; 1 GB holds 3 minutes of the full model in fp32.
+        cache_bytes: Most bytes of projections to keep; 1 GB holds 3 minutes of the full model in fp32. Beyond it a
+            piece's projections (135 MB in the full model) live only while that piece is computed.
+        cancelled: Asked before every piece; True raises ``Cancelled``.
     """
 
     def __init__(
         self, denoiser: Denoiser, condition: Float[Tensor, "batch dims frames"],
         guess: Float[Tensor, "batch mels frames"], spread: Float[Tensor, "batch mels frames"], precision: str = "auto",
-        piece_frames: int = 2048, cache_bytes: int = 10**9,
+        piece_frames: int = PIECE_FRAMES, cache_bytes: int = CACHE_BYTES, cancelled: Callable[[], bool] | None = None,
     ):  # fmt: skip
         if precision not in PRECISIONS:
             raise DiffusionError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
@@ -193,11 +198,12 @@ class Prepared:
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self.denoiser = denoiser if self.dtype == torch.float32 else copy.deepcopy(denoiser).to(self.dtype)
         self.condition, self.guess, self.spread = condition.to(self.dtype), guess, spread
+        self.cancelled = cancelled
         batch, _, self.n_frames = condition.shape
         gates = self.denoiser.stack.conditions.out_channels
-        halo = self.denoiser.stack.halo
-        self.pieces = list(layers.pieces(self.n_frames, piece_frames, halo))
-        self.cached = batch * self.n_frames * gates * self.condition.element_size() <= cache_bytes
+        self.pieces = list(layers.pieces(self.n_frames, piece_frames, self.denoiser.stack.halo))
+        kept_frames = sum(high - low for _, _, low, high in self.pieces)
+        self.cached = batch * kept_frames * gates * self.condition.element_size() <= cache_bytes
         with torch.inference_mode():
             self.kept = [self._project(low, high) for _, _, low, high in self.pieces] if self.cached else None
 
@@ -210,6 +216,7 @@ class Prepared:
         with torch.inference_mode():
             times = torch.full((x_t.shape[0],), float(t), device=x_t.device)
             for i, (start, stop, low, high) in enumerate(self.pieces):
+                progress.stop_if(self.cancelled)
                 projected = self.kept[i] if self.kept is not None else self._project(low, high)
                 piece = self.denoiser.eps(
                     x_t[:, :, low:high], times, projected, self.guess[:, :, low:high], self.spread[:, :, low:high]

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from svclib import content, griffinlim, layers, samplers
 from svclib.ddsp import Synthesis
-from svclib.denoiser import CONDITIONS, PREDICTIONS, Conditions, Denoiser, DiffusionError, Prepared
+from svclib.denoiser import (
+    CONDITIONS,
+    PIECE_FRAMES,
+    PREDICTIONS,
+    Conditions,
+    Denoiser,
+    DiffusionError,
+    Prepared,
+)
 from svclib.features import FeatureSettings, fill_unvoiced
 from svclib.schedule import Schedule
 from svclib.vocoders import HarmonicSettings, HarmonicVocoder
@@ -235,9 +243,12 @@ class DiffusionModel(nn.Module):
     @torch.no_grad()
     def condition(
         self, log_mel: Tensor, source_f0_hz: Tensor, f0_hz: Tensor, voiced: Tensor, loudness_db: Tensor,
-        singer: Tensor | None = None, without: Sequence[str] = (),
+        singer: Tensor | None = None, without: Sequence[str] = (), piece_frames: int = PIECE_FRAMES,
     ) -> Float[Tensor, "batch dims frames"]:  # fmt: skip
-        """Everything the denoiser is told about a song, computed once.
+        """Everything the denoiser is told about a song, computed once, in pieces that equal the whole.
+
+        Only the result and the content's cepstra and code are kept whole (1 kB a frame in the full model, 26 MB for
+        five minutes).
 
         Args:
             log_mel: ``[batch, frames, mels]`` of the source, for the content encoder.
@@ -245,31 +256,45 @@ class DiffusionModel(nn.Module):
             f0_hz, voiced, loudness_db: ``[batch, frames]``, what is to be sung.
             singer: From :meth:`singer_weights`.
             without: Names of ``CONDITIONS`` to switch off: their learned null takes their place.
+            piece_frames: Frames computed at once.
         """
         unknown = sorted(set(without) - set(CONDITIONS))
         if unknown:
             raise DiffusionError(f"There is no condition '{unknown[0]}'; there are {', '.join(CONDITIONS)}.")
-        code = self.content(log_mel, source_f0_hz)
+        code = self.content.song(log_mel, source_f0_hz, piece_frames)
         singer = (self.singer_weights() if singer is None else singer).expand(len(code), -1)
         dropped = torch.tensor([[name in without for name in CONDITIONS]], device=code.device).expand(len(code), -1)
-        return self.conditions(code, f0_hz, voiced, loudness_db, singer, dropped if without else None)
+
+        def told(low, high):
+            tracks = (x[:, low:high] for x in (code, f0_hz, voiced, loudness_db))
+            return (self.conditions(*tracks, singer, dropped if without else None),)
+
+        return layers.in_pieces(told, code.shape[1], piece_frames, self.conditions.halo)[0]
+
+    @torch.no_grad()
+    def song_guess(
+        self, condition: Float[Tensor, "batch dims frames"], piece_frames: int = PIECE_FRAMES
+    ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
+        """:meth:`guess` of a song of any length, in pieces that equal the whole."""
+        return layers.in_pieces(
+            lambda low, high: self.guess(condition[..., low:high]), condition.shape[-1], piece_frames, self.coarse.halo
+        )
 
     def prepare(self, condition: Tensor, precision: str = "auto", **options) -> "Prepared":
         """A denoiser for the samplers, all that does not depend on ``x_t`` computed ahead: :class:`Prepared`."""
-        with torch.no_grad():
-            guess, spread = self.guess(condition)
+        guess, spread = self.song_guess(condition, options.get("piece_frames", PIECE_FRAMES))
         return Prepared(self.denoiser, condition, guess, spread, precision, **options)
 
     @torch.no_grad()
     def coarse_mel(self, condition: Float[Tensor, "batch dims frames"]) -> Float[Tensor, "batch frames mels"]:
         """The regression head's log-mel."""
-        return self.unscale(self.guess(condition)[0].clamp(-1, 1))
+        return self.unscale(self.song_guess(condition)[0].clamp(-1, 1))
 
     @torch.no_grad()
     def sample(
         self, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,
         seed: int = 0, precision: str = "auto", callback: Callable | None = None, cancelled: Callable | None = None,
-        prepared: "Prepared | None" = None,
+        prepared: "Prepared | None" = None, **options,
     ) -> Float[Tensor, "batch frames mels"]:  # fmt: skip
         """Sing: walk from noise, or from the coarse mel noised to step ``shallow``, to a log-mel.
 
@@ -280,19 +305,21 @@ class DiffusionModel(nn.Module):
             seed: Of the first noise and, for ``ddpm``, of the walk. The same on every device.
             precision, callback, cancelled: See :class:`Prepared` and ``samplers.sample``.
             prepared: To reuse, when the same song is sung again.
+            options: ``piece_frames``, ``cache_bytes`` of :class:`Prepared`; the result does not depend on them.
         """
         generator = torch.Generator().manual_seed(seed)
         shape = (condition.shape[0], self.contract.n_mels, condition.shape[-1])
         x_t = torch.randn(shape, generator=generator).to(condition)
         start_t = None
+        prepared = prepared or self.prepare(condition, precision, cancelled=cancelled, **options)
         if shallow is not None:
             if not 1 <= shallow <= self.schedule.n_steps:
                 raise DiffusionError(f"The shallow start is {shallow}; it runs from 1 to {self.schedule.n_steps}.")
             start_t = shallow - 1
             t = torch.full((shape[0],), start_t, device=condition.device)
-            x_t = self.schedule.diffuse(self.guess(condition)[0].clamp(-1, 1), t, x_t)
+            x_t = self.schedule.diffuse(prepared.guess.clamp(-1, 1), t, x_t)
         x0 = samplers.sample(
-            prepared or self.prepare(condition, precision), self.schedule, x_t, method or self.settings.sampler,
+            prepared, self.schedule, x_t, method or self.settings.sampler,
             steps or self.settings.sampler_steps, start_t, clip=1.0, generator=generator,
             callback=callback, cancelled=cancelled,
         )  # fmt: skip
@@ -332,7 +359,8 @@ class DiffusionModel(nn.Module):
             progress: Called with a fraction and a text.
             cancelled: Asked at every sampler step and every piece of sound.
             vocoder: Another one than its own: what has ``contract`` and ``render`` (``vocoding.AnyVocoder``).
-            sampling: ``method``, ``steps``, ``shallow``, ``precision`` of :meth:`sample`.
+            sampling: ``method``, ``steps``, ``shallow``, ``precision``, ``piece_frames``, ``cache_bytes`` of
+                :meth:`sample`; pieces hold for conditions, walk and sound.
 
         Raises:
             DiffusionError: if there is no vocoder, or for impossible sampling.
@@ -352,7 +380,9 @@ class DiffusionModel(nn.Module):
         )
         sounding = torch.as_tensor(np.asarray(voiced), dtype=torch.bool, device=place)[None]
         report(0.0, "conditions")
-        condition = self.condition(mel, source, wanted, sounding, loudness, self.singer_weights(singer))
+        piece_frames = sampling.get("piece_frames", PIECE_FRAMES)
+        weights = self.singer_weights(singer)
+        condition = self.condition(mel, source, wanted, sounding, loudness, weights, piece_frames=piece_frames)
         sung = self.sample(
             condition, seed=seed, cancelled=cancelled, **sampling,
             callback=lambda step: report(0.8 * (step.index + 1) / step.n_calls, f"step {step.index + 1}"),

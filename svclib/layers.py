@@ -7,7 +7,7 @@ song.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -206,3 +206,18 @@ def pieces(n_frames: int, piece_frames: int, halo: int) -> Iterator[tuple[int, i
     for start in range(0, n_frames, piece_frames):
         stop = min(start + piece_frames, n_frames)
         yield start, stop, max(0, start - halo), min(n_frames, stop + halo)
+
+
+def in_pieces(
+    compute: Callable[[int, int], tuple[Tensor, ...]], n_frames: int, piece_frames: int, halo: int
+) -> tuple[Tensor, ...]:
+    """``compute(0, n_frames)`` with the memory of one piece: computed with a halo, trimmed, joined.
+
+    Args:
+        compute: Frames ``low:high`` -> tensors whose last axis is those frames.
+        halo: Frames on either side that one frame depends on.
+    """
+    parts = []
+    for start, stop, low, high in pieces(n_frames, piece_frames, halo):
+        parts.append([x[..., start - low : stop - low] for x in compute(low, high)])
+    return tuple(torch.cat(same, dim=-1) for same in zip(*parts, strict=True))

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from svclib import controls, tuning, units
+from svclib import controls, suggestion, tuning, units
 from svclib.controls import Controls, ConversionError, adjust
 from svclib.features import Features, FeatureSettings
 
@@ -201,7 +201,7 @@ def test_songs_without_notes_or_pitch_give_a_defined_result_and_a_warning(stats)
         assert not adjusted.mask.any() and adjusted.song_mean_midi is None
     assert (adjust(silent, stats, knobs).f0_hz == 0).all()
     assert (
-        controls.suggest_shift(silent, stats).octaves == 0 and "No shift" in controls.suggest_shift(noise, stats).text
+        suggestion.suggest_shift(silent, stats).octaves == 0 and "No shift" in suggestion.suggest_shift(noise, stats).text
     )
 
 
@@ -342,13 +342,13 @@ def test_pitch_is_held_inside_its_limits_and_told():
 def test_the_nearest_octave_is_suggested(difference, octaves):
     rng = np.random.default_rng(2)
     s = song(rng.normal(69 - difference, 3, 3000))
-    suggestion = controls.suggest_shift(s, statistics(69.0))
-    assert suggestion.octaves == octaves
-    assert str(f"{octaves:+d}") in suggestion.text
+    found = suggestion.suggest_shift(s, statistics(69.0))
+    assert found.octaves == octaves and found.shift_semitones == 12 * octaves
+    assert str(f"{octaves:+d}") in found.text
     if abs(difference) <= 36:
-        assert 12 * suggestion.octaves + suggestion.semitones == pytest.approx(difference, abs=1)
+        assert 12 * found.octaves + found.semitones == pytest.approx(difference, abs=1)
     bare = {"f0_midi": {"mean_note": 69.0}}  # no histogram: by the mean alone
-    assert controls.suggest_shift(s, bare).octaves == octaves
+    assert suggestion.suggest_shift(s, bare).octaves == octaves
 
 
 def test_the_histograms_decide_where_means_mislead():
@@ -357,7 +357,63 @@ def test_the_histograms_decide_where_means_mislead():
     s = song(np.r_[rng.normal(69, 2, 3000), rng.normal(40, 1, 1500)])
     stats = statistics(69.0, 3.0)
     assert round((69 - np.mean(units.hz_to_midi(s.f0_hz))) / 12) == 1
-    assert controls.suggest_shift(s, stats).octaves == 0
+    assert suggestion.suggest_shift(s, stats).octaves == 0
+
+
+def test_a_diffusion_instrument_takes_semitones_only_where_the_octave_misses_its_range():
+    rng = np.random.default_rng(4)
+    for difference, shift in ((2, 0), (5, 5), (-6, -6), (14, 12), (17, 17), (-12, -12)):
+        s = song(rng.normal(69 - difference, 3, 3000))
+        found = suggestion.suggest_shift(s, statistics(69.0, 3.0), "diffusion")
+        assert found.shift_semitones == pytest.approx(shift, abs=1 if shift % 12 else 0), difference
+        assert suggestion.suggest_shift(s, statistics(69.0, 3.0)).shift_semitones % 12 == 0
+        taken = 12 * found.octaves + found.semitones
+        assert found.shift_semitones in (12 * found.octaves, taken)
+        if found.shift_semitones % 12:
+            assert f"so {taken:+d} semitones are suggested" in found.text
+    wide = song(rng.normal(64, 8, 3000))  # a wide song fits nearly as well in its own key
+    found = suggestion.suggest_shift(wide, statistics(69.0, 8.0), "diffusion")
+    assert found.semitones != 0 and found.shift_semitones == 0 and "keeps the key, so it is suggested" in found.text
+
+
+def levels():
+    """Notes of two levels with a breath, a fade and digital silence around them."""
+    loudness = np.r_[np.full(100, -40.0), np.full(100, -20.0), np.full(60, -50.0), np.full(100, -80.0)]
+    return song(np.r_[np.full(200, 69.0), np.zeros(160)], loudness)
+
+
+def test_dynamics_between_the_song_and_one_level():
+    stats, s = statistics(loudness=(-30.0, 3.0)), levels()
+    plain = {"use_loudness_statistics": False, "attenuation_db": 0.0}
+    level = stats["loudness_db"]["mean_note"]
+    inside = np.r_[20:80, 120:160]
+    for follow in (1.0, 0.5, 0.0):
+        asked = adjust(s, stats, Controls(**plain, loudness_follow=follow)).loudness_db
+        np.testing.assert_allclose(asked[inside] - level, follow * (s.loudness_db[inside] - level), atol=1e-4)
+        assert asked[-60:].max() == -80  # silence stays
+        assert asked[230:255].max() < -45  # a breath is not sung like a note
+        assert np.abs(np.diff(asked[:260])).max() <= np.abs(np.diff(s.loudness_db[:260])).max() + 1e-6
+    own = adjust(s, None, Controls(**plain, loudness_follow=0.0)).loudness_db[inside]
+    assert own.max() - own.min() < 1e-4 and -40 < own.mean() < -20  # without statistics: the song's own mean
+
+
+def test_breaths_keep_their_level_in_a_diffusion_instrument():
+    s = levels()
+    stats = {**statistics(), "loudness_quantiles_db": None}
+    asked = adjust(s, stats, controls.defaults("diffusion")).loudness_db
+    np.testing.assert_array_equal(asked, s.loudness_db)
+    assert (adjust(s, stats, controls.defaults("ddsp")).loudness_db - s.loudness_db)[230:255].max() < -5
+
+
+def test_silence_has_no_gain_and_sound_keeps_it():
+    loudness = np.r_[np.full(5, -30.0), np.full(4, -80.0), np.full(3, -79.0)]
+    gain = controls.silence_gain(loudness, 12 * 64 + 20, 64)
+    assert gain.dtype == np.float32 and len(gain) == 12 * 64 + 20
+    centre = 31.5
+    assert (gain[: int(4 * 64 + centre)] == 1).all() and (gain[int(9 * 64 + centre) + 1 :] == 1).all()
+    assert (gain[int(5 * 64 + centre) + 1 : int(8 * 64 + centre)] == 0).all()
+    assert np.abs(np.diff(gain)).max() == pytest.approx(1 / 64, abs=1e-6)
+    assert controls.silence_gain(np.full(4, -79.9), 256, 64) is None
 
 
 def test_adjusting_changes_nothing_of_the_song():
