@@ -20,6 +20,8 @@ from svclib.features import FeatureSettings
 from svclib.schedule import Schedule
 
 CONDITIONS = ("mel", "label", "none")
+PRIORS = ("standard", "energy")
+LEAST_SPREAD, LEAST_PEAK = 0.1, 1e-3
 LOSSES = ("l2", "l1")
 MAX_PARAMETERS = 200_000_000
 
@@ -28,6 +30,8 @@ _RANGES = {
     "n_layers": (1, 128),
     "dilation_cycle": (1, 14),
     "condition_dims": (1, 1024),
+    "squeeze": (1, 64),
+    "peak": (0.0, 1.0),
     "n_steps": (2, 1000),
     "beta_first": (1e-8, 0.5),
     "beta_last": (1e-8, 0.99),
@@ -50,6 +54,11 @@ class DiffWaveSettings:
         fast_etas: Fast schedule for previews and everyday use; empty for every trained step.
         loss: ``l2``, the paper's, or ``l1``.
         step_rule: ``exact``; ``table`` for converted weights, see ``diffwave_net.table_embedding``.
+        squeeze: Neighbouring samples that make one position of the network; 1 is the paper's.
+        peak: Level every training sound is brought to, so that quiet speakers do not drown in the noise of the first
+            steps; 0 leaves levels as they are. Not for ``mel``, which tells the level.
+        prior: ``standard``, or ``energy``: where the mel is quiet, the noise is too, in training and in the walk
+            (PriorGrad, Lee et al. 2022).
     """
 
     kind: str = "diffwave"
@@ -66,6 +75,9 @@ class DiffWaveSettings:
     fast_etas: tuple[float, ...] | list[float] = diffwave_process.FAST["base"]
     loss: str = "l2"
     step_rule: str = "exact"
+    squeeze: int = 1
+    peak: float = 0.0
+    prior: str = "standard"
 
     def __post_init__(self):
         for name in ("labels", "fast_etas"):
@@ -79,7 +91,10 @@ class DiffWaveSettings:
                 raise DiffWaveError(f"{name} is {value!r}; expected a {'whole ' if whole else ''}number.")
             if not low <= value <= high:
                 raise DiffWaveError(f"{name} is {value!r}; expected {low:g} to {high:g}.")
-        choices = {"condition": CONDITIONS, "conditioner": CONDITIONERS, "loss": LOSSES, "step_rule": STEP_RULES}
+        choices = {
+            "condition": CONDITIONS, "conditioner": CONDITIONERS, "loss": LOSSES, "step_rule": STEP_RULES,
+            "prior": PRIORS,
+        }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise DiffWaveError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
@@ -88,12 +103,18 @@ class DiffWaveSettings:
         known = sorted({label for label in self.labels if isinstance(label, str) and label})
         if list(self.labels) != known or len(known) > 64:
             raise DiffWaveError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
+        if self.prior == "energy" and self.condition != "mel":
+            raise DiffWaveError("prior 'energy' follows a mel; with another condition leave it 'standard'.")
+        if self.peak and self.condition == "mel":
+            raise DiffWaveError("peak is for models without a mel: a mel tells the level. Leave it 0.")
         if len(self.fast_etas) > 64:
             raise DiffWaveError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
         if self.fast_etas:
             diffwave_process.align(self.schedule, self.fast_etas)
         mels = {"n_mels": 128, "conditioner": "frames"} if self.condition == "mel" else {}
-        size = parameter_count(self.channels, self.n_layers, **mels, condition_dims=self.condition_dims)
+        size = parameter_count(
+            self.channels, self.n_layers, **mels, condition_dims=self.condition_dims, squeeze=self.squeeze
+        )
         if size > MAX_PARAMETERS:
             raise DiffWaveError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
 
@@ -105,7 +126,9 @@ class DiffWaveSettings:
     @property
     def prediction(self) -> str:
         """What the loss is about: losses compare only where this is equal."""
-        return f"noise, {self.loss}, {self.n_steps} steps from beta {self.beta_first:g} to {self.beta_last:g}"
+        told = f"noise, {self.loss}, {self.n_steps} steps from beta {self.beta_first:g} to {self.beta_last:g}"
+        told += f", sounds of peak {self.peak:g}" if self.peak else ""
+        return told + (f", prior by {self.prior}" if self.prior != "standard" else "")
 
     def build(
         self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0
@@ -137,9 +160,11 @@ class DiffWaveModel(nn.Module):
         self.contract = mel if s.condition == "mel" else None
         if self.contract is not None and s.conditioner == "samples":
             strides(features.hop_samples)
+        if features.hop_samples % s.squeeze:
+            raise DiffWaveError(f"squeeze is {s.squeeze}; it has to divide the hop of {features.hop_samples} samples.")
         self.net = DiffWaveNet(
             s.channels, s.n_layers, s.dilation_cycle, 0 if self.contract is None else mel.n_mels, features.hop_samples,
-            s.conditioner, s.condition_dims, len(s.labels), s.step_rule, s.n_steps,
+            s.conditioner, s.condition_dims, len(s.labels), s.step_rule, s.n_steps, s.squeeze,
         )  # fmt: skip
         if self.contract is not None:
             base = math.log(10.0) if mel.log_base == "10" else 1.0
@@ -161,6 +186,25 @@ class DiffWaveModel(nn.Module):
     def scale(self, log_mel: Float[Tensor, "batch frames mels"]) -> Float[Tensor, "batch mels frames"]:
         """Log-mel -> about -1 .. 1, channels first."""
         return (2 * (log_mel - self.mel_low) / (self.mel_high - self.mel_low) - 1).transpose(1, 2)
+
+    def spread(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"] | None:
+        """Standard deviation of the noise at every sample: 1 (None), or of a prior that follows the mel's energy.
+
+        PriorGrad (Lee et al. 2022, https://arxiv.org/abs/2106.06406, section 4.1): the root of a frame's summed mel
+        amplitudes over the largest that training knew, not below 0.1, held for the samples of the frame.
+        """
+        if self.settings.prior == "standard":
+            return None
+        base = 10.0 if self.contract.log_base == "10" else math.e
+        log_mel = (mel.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
+        energy = (base**log_mel).sum(dim=2) / (base**self.mel_high).sum()
+        return energy.sqrt().clamp(LEAST_SPREAD, 1.0).repeat_interleave(self.contract.hop_samples, dim=1)
+
+    def gain(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 1"]:
+        """What brings signals to the level the model was trained at; at most 60 dB, so silence stays silent."""
+        if not self.settings.peak:
+            return torch.ones_like(x[:, :1])
+        return self.settings.peak / x.abs().amax(dim=1, keepdim=True).clamp_min(LEAST_PEAK)
 
     def label_numbers(self, labels: str | Sequence[str]) -> Int[Tensor, " batch"]:
         """Names of labels as the numbers the network knows them by.
@@ -198,13 +242,18 @@ class DiffWaveModel(nn.Module):
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean error of the named noise at random diffusion times, and its halves of less and of more noise."""
-        x0, steps = batch["audio"], self.schedule.n_steps
+        x0, steps = batch["audio"] * self.gain(batch["audio"]), self.schedule.n_steps
         size, place = len(x0), {"generator": generator, "device": generator.device}
         # One time from each of `size` equal parts of the schedule: all noise levels in every batch, less variance.
         draw = (torch.randperm(size, **place) + torch.rand(size, **place)) / size
         t = (draw * steps).long().clamp_max(steps - 1).to(x0.device)
         noise = torch.randn(x0.shape, **place).to(x0)
-        named = self.net(self.schedule.diffuse(x0, t, noise), t.float(), **self.conditions(batch)).float()
+        conditions = self.conditions(batch)
+        spread = self.spread(conditions["mel"]) if "mel" in conditions else None
+        wide = noise if spread is None else noise * spread
+        named = self.net(self.schedule.diffuse(x0, t, wide), t.float(), **conditions).float()
+        if spread is not None:  # PriorGrad's loss: the error measured in standard deviations
+            named = named / spread
         error = (named - noise).square() if self.settings.loss == "l2" else (named - noise).abs()
         each, late = error.mean(dim=1), (t >= steps // 2).float()
         halves = {"little_noise": 1 - late, "much_noise": late}
@@ -226,7 +275,9 @@ class DiffWaveModel(nn.Module):
 
     def prepare(self, precision: str = "fp32", **conditions) -> Prepared:
         """The network bound to what steers it; see ``diffwave_fast.Prepared``."""
-        return Prepared(self.net, precision=precision, **conditions)
+        prepared = Prepared(self.net, precision=precision, **conditions)
+        prepared.spread = self.spread(conditions["mel"]) if "mel" in conditions else None
+        return prepared
 
     def sample(self, prepared, shape: tuple[int, int], seed: int = 0, fast: bool = True, **options) -> Tensor:
         """Walk from noise to sound ``[batch, samples]``; equal seeds give equal noise on every device.
@@ -240,5 +291,8 @@ class DiffWaveModel(nn.Module):
         """
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(shape, generator=generator).to(self.device)
+        spread = getattr(prepared, "spread", None)
+        if spread is not None:
+            noise, options = noise * spread, {**options, "spread": spread}
         etas = self.settings.fast_etas if fast and self.settings.fast_etas else None
         return diffwave_process.sample(prepared, self.schedule, noise, etas, generator=generator, **options)

@@ -50,7 +50,7 @@ class Folded:
             offset = (offset + bias[:c]) * math.sqrt(0.5)
             skipped = skipped + bias[c:] / math.sqrt(n)
         self.biases, self.steps, self.shifts = biases, torch.cat(steps), torch.cat(shifts).float()
-        self.first = (net.input.weight.detach()[:, 0], net.input.bias.detach()[:, None])
+        self.first = (net.input.weight.detach()[:, :, 0], net.input.bias.detach()[:, None])
         last, bias = net.skip.weight.detach().double()[:, :, 0], net.skip.bias.detach().double()
         self.last = last.to(dtype), (bias + last @ skipped)[:, None].to(dtype)
         self.output = net.output.weight.detach()[:, :, 0].to(dtype), net.output.bias.detach()[:, None].to(dtype)
@@ -62,14 +62,14 @@ class Folded:
 
     def run(
         self,
-        x: Float[Tensor, " samples"],
+        x: Float[Tensor, "squeeze positions"],
         shifts: Float[Tensor, "layers channels 1"],
         fill: Callable[[int, int, int, Tensor], None],
         tile: int,
-        out: Float[Tensor, " samples"],
+        out: Float[Tensor, "squeeze positions"],
     ) -> None:
         """Name the noise in one signal; ``fill(layer, start, stop, y)`` writes bias and condition of a tile into y."""
-        c, n, dtype = self.channels, len(x), self.dtype
+        c, n, dtype = self.channels, x.shape[1], self.dtype
         tiles = [(a, min(a + tile, n)) for a in range(0, n, tile)]
         tile = min(tile, n)
         now, after, total = torch.empty(c, n, dtype=dtype), torch.empty(c, n, dtype=dtype), torch.zeros(c, n)
@@ -77,7 +77,7 @@ class Folded:
         gated, added = torch.empty(c, tile, dtype=dtype), torch.empty(c, tile, dtype=dtype)
         weight, bias = self.first
         for a, b in tiles:
-            now[:, a:b] = torch.addmm(bias, weight, x[None, a:b]).relu_()
+            now[:, a:b] = torch.addmm(bias, weight, x[:, a:b]).relu_()
         for i, d in enumerate(self.dilations):
             for a, b in tiles:
                 size = b - a
@@ -104,7 +104,7 @@ class Folded:
             now, after = after, now
         for a, b in tiles:
             hidden = torch.addmm(self.last[1], self.last[0], total[:, a:b].to(dtype)).relu_()
-            out[a:b] = torch.addmm(self.output[1], self.output[0], hidden)[0]
+            out[:, a:b] = torch.addmm(self.output[1], self.output[0], hidden)
 
 
 class Prepared:
@@ -139,10 +139,10 @@ class Prepared:
         self.batch = next((len(v) for v in (mel, label) if v is not None), batch)
         device = net.input.weight.device
         self.tiled = device.type == "cpu" if tiled is None else tiled
-        self.unit = net.hop_samples if mel is not None else 1
+        self.unit = net.frame_positions if mel is not None else 1  # in positions of the stack: see squeeze
         self.mel, self.steps = mel, {}
-        n_units, halo = n_samples // self.unit, -(-net.halo // self.unit) + (3 if mel is not None else 0)
-        self.pieces = list(layers.pieces(n_units, max(1, piece_samples // self.unit), halo))
+        n_units, halo = n_samples // net.squeeze // self.unit, -(-net.halo // self.unit) + (3 if mel is not None else 0)
+        self.pieces = list(layers.pieces(n_units, max(1, piece_samples // net.squeeze // self.unit), halo))
         seen = sum(high - low for _, _, low, high in self.pieces) * self.unit
         size = self.batch * 2 * net.channels * len(net.stack.blocks) * seen * self.dtype.itemsize
         self.cached = net.conditioner == "samples" and size <= cache_bytes
@@ -177,12 +177,13 @@ class Prepared:
             )
         eps = torch.empty_like(x_t)  # outside: an ordinary tensor, whatever is done with it later
         with torch.inference_mode():
+            x, named = self.net.squeezed(x_t), self.net.squeezed(eps)
             shifts = self._step(t)
             for i, piece in enumerate(self.pieces):
                 conditions = self.kept[i] if self.cached else self._conditions(piece)
                 start, stop, low, high = (edge * self.unit for edge in piece)
-                out = self._run(x_t[:, low:high].float(), shifts, conditions)
-                eps[:, start:stop] = out[:, start - low : stop - low]
+                out = self._run(x[:, :, low:high].float(), shifts, conditions)
+                named[:, :, start:stop] = out[:, :, start - low : stop - low]
         return eps
 
     def _step(self, t) -> Tensor:
@@ -204,12 +205,12 @@ class Prepared:
 
     def _run_layers(self, x: Tensor, step: Tensor, conditions) -> Tensor:
         net, total = self.cast, None
-        h = torch.relu(net.input(x[:, None].to(self.dtype)))
+        h = torch.relu(net.input(x.to(self.dtype)))
         for i, block in enumerate(net.stack.blocks):
             h, skip = block(h, step, conditions(i))
             total = skip if total is None else total.add_(skip)
         total = total * (1.0 / math.sqrt(len(net.stack.blocks)))
-        return net.output(torch.relu(net.skip(total)))[:, 0].float()
+        return net.output(torch.relu(net.skip(total))).float()
 
     # Conditions ---------------------------------------------------------------------------------------------------
 

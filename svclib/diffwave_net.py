@@ -55,12 +55,12 @@ def table_embedding(t: Float[Tensor, " batch"], n_steps: int) -> Float[Tensor, "
 
 def parameter_count(
     channels: int, n_layers: int, n_mels: int = 0, conditioner: str = "samples", hop_samples: int = 256,
-    condition_dims: int = 128, n_labels: int = 0,
+    condition_dims: int = 128, n_labels: int = 0, squeeze: int = 1,
 ) -> int:  # fmt: skip
     """Number of weights from the layer sizes alone: 2,619,971 for BASE, 6,885,315 for LARGE."""
-    c = channels
+    c, p = channels, squeeze
     layer = (6 * c * c + 2 * c) + (STEP_DIMS * c + c) + (2 * c * c + 2 * c)
-    total = 2 * c + (SINUSOIDS + 1 + STEP_DIMS + 1) * STEP_DIMS + (c * c + c) + (c + 1)
+    total = (p * c + c) + (SINUSOIDS + 1 + STEP_DIMS + 1) * STEP_DIMS + (c * c + c) + (p * c + p)
     if n_mels and conditioner == "samples":
         layer += n_mels * 2 * c + 2 * c
         total += sum(6 * f + 1 for f in strides(hop_samples))
@@ -85,15 +85,18 @@ class DiffWaveNet(nn.Module):
         n_labels: Number of labels that steer it; 0 for none.
         step_rule: ``exact``, or ``table`` for weights of the public package (:func:`table_embedding`).
         n_steps: Trained steps, for ``table``.
+        squeeze: Neighbouring samples that make one position of the stack, as WaveGlow squeezes them (Prenger et al.
+            2019): the layers run that many times less often, so that far wider ones are affordable. 1 is the paper's.
 
     Attributes:
-        halo: Samples on either side that one output sample depends on.
+        halo: Positions on either side that one output position depends on.
+        frame_positions: Positions per mel frame.
     """
 
     def __init__(
         self, channels: int, n_layers: int, dilation_cycle: int, n_mels: int = 0, hop_samples: int = 256,
         conditioner: str = "frames", condition_dims: int = 128, n_labels: int = 0, step_rule: str = "exact",
-        n_steps: int = 50,
+        n_steps: int = 50, squeeze: int = 1,
     ):  # fmt: skip
         super().__init__()
         if conditioner not in CONDITIONERS or step_rule not in STEP_RULES:
@@ -104,7 +107,13 @@ class DiffWaveNet(nn.Module):
         self.channels, self.n_mels, self.n_labels = channels, n_mels, n_labels
         self.conditioner, self.hop_samples = conditioner if n_mels else "none", hop_samples
         self.step_rule, self.n_steps = step_rule, n_steps
-        self.input = nn.Conv1d(1, channels, 1)
+        if squeeze < 1 or (n_mels and hop_samples % squeeze) or (squeeze > 1 and self.conditioner == "samples"):
+            raise DiffWaveError(
+                f"squeeze is {squeeze}; it has to divide the hop of {hop_samples} samples, and to be 1 for the "
+                "conditioner 'samples'."
+            )
+        self.squeeze, self.frame_positions = squeeze, hop_samples // squeeze
+        self.input = nn.Conv1d(squeeze, channels, 1)
         self.embedding = layers.StepEmbedding(SINUSOIDS, STEP_DIMS, STEP_DIMS, 1e4, nn.SiLU, activate_last=True)
         dims = {"none": 0, "frames": condition_dims, "samples": n_mels}[self.conditioner]
         self.stack = layers.GatedStack(channels, n_layers, dilation_cycle, STEP_DIMS, dims)
@@ -114,7 +123,7 @@ class DiffWaveNet(nn.Module):
             self.context = nn.Conv1d(n_mels, condition_dims, CONTEXT, padding=CONTEXT // 2)
         self.labels = nn.Embedding(n_labels, LABEL_DIMS) if n_labels else None
         self.label_conditions = nn.Linear(LABEL_DIMS, n_layers * 2 * channels) if n_labels else None
-        self.skip, self.output = nn.Conv1d(channels, channels, 1), nn.Conv1d(channels, 1, 1)
+        self.skip, self.output = nn.Conv1d(channels, channels, 1), nn.Conv1d(channels, squeeze, 1)
         for conv in (self.input, self.skip):
             nn.init.kaiming_normal_(conv.weight)
         nn.init.zeros_(self.output.weight)
@@ -126,6 +135,10 @@ class DiffWaveNet(nn.Module):
             return self.embedding(t)
         embedded = table_embedding(t, self.n_steps)
         return self.embedding.layers(embedded.to(self.embedding.layers[0].weight.dtype))
+
+    def squeezed(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch squeeze positions"]:
+        """Samples as positions of the stack."""
+        return x.unflatten(1, (-1, self.squeeze)).transpose(1, 2)
 
     def encode(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dims length"]:
         """What all layers share of the condition: at frame rate for ``frames``, at sample rate for ``samples``.
@@ -142,12 +155,12 @@ class DiffWaveNet(nn.Module):
     def layer_condition(
         self, i: int, encoded: Float[Tensor, "batch dims length"]
     ) -> Float[Tensor, "batch gates samples"]:
-        """What the mel adds to the gates of layer ``i``, at sample rate."""
+        """What the mel adds to the gates of layer ``i``, at every position."""
         gates, conv = 2 * self.channels, self.stack.conditions
         rows = slice(i * gates, (i + 1) * gates)
         projected = F.conv1d(encoded, conv.weight[rows], conv.bias[rows])
         if self.conditioner == "frames":
-            projected = F.interpolate(projected, scale_factor=self.hop_samples, mode="linear", align_corners=False)
+            projected = F.interpolate(projected, scale_factor=self.frame_positions, mode="linear", align_corners=False)
         return projected
 
     def label_gates(self, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch all_gates"]:
@@ -174,6 +187,8 @@ class DiffWaveNet(nn.Module):
             if (value is None) == bool(wanted):
                 raise DiffWaveError(f"This network takes {'a' if wanted else 'no'} {name}; leave {name} "
                                     f"{'not ' if wanted else ''}out.")  # fmt: skip
+        if n_samples % self.squeeze:
+            raise DiffWaveError(f"The signal has {n_samples} samples; this network takes them {self.squeeze} at a time.")
         if mel is not None and mel.shape[-1] * self.hop_samples != n_samples:
             raise DiffWaveError(
                 f"{mel.shape[-1]} mel frames of {self.hop_samples} samples make "
@@ -196,7 +211,7 @@ class DiffWaveNet(nn.Module):
         step = self.step(t)
         encoded = None if mel is None else self.encode(mel)
         fixed = None if label is None else self.label_gates(label).chunk(len(self.stack.blocks), dim=1)
-        h, total = F.relu(self.input(x[:, None])), None
+        h, total = F.relu(self.input(self.squeezed(x))), None
         for i, block in enumerate(self.stack.blocks):
             condition = None if encoded is None else self.layer_condition(i, encoded)
             if fixed is not None:
@@ -204,4 +219,4 @@ class DiffWaveNet(nn.Module):
             h, skip = block(h, step, condition)
             total = skip if total is None else total + skip
         total = total * (1.0 / math.sqrt(len(self.stack.blocks)))
-        return self.output(F.relu(self.skip(total)))[:, 0]
+        return self.output(F.relu(self.skip(total))).transpose(1, 2).flatten(1)

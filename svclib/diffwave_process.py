@@ -82,6 +82,7 @@ def sample(
     clamp: bool = False,
     generator: torch.Generator | None = None,
     shared: bool = False,
+    spread: Tensor | None = None,
     callback: Callable[[SamplerStep], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Tensor:
@@ -97,6 +98,8 @@ def sample(
             costs level where the signal is loud.
         generator: Source of the fresh noise ``z``.
         shared: One fresh noise for the whole batch.
+        spread: Standard deviation of the fresh noise at every sample, where the prior is not the standard one; ``x_t``
+            has to have it already.
         callback: Sees every step; changes no bit of the result.
         cancelled: Asked before each step.
 
@@ -123,9 +126,10 @@ def sample(
                 callback(SamplerStep(index, len(betas), times[i], x, x0, eps, sigma, alpha))
             x = (x - (beta / sigma) * eps) * (1.0 / math.sqrt(1.0 - beta))
             if i:
-                spread = math.sqrt((1.0 - power[i - 1]) / (1.0 - power[i]) * beta)
+                fresh = math.sqrt((1.0 - power[i - 1]) / (1.0 - power[i]) * beta)
                 device = x.device if generator is None else generator.device
                 shape = (1, *x.shape[1:]) if shared else x.shape
-                x = x + spread * torch.randn(shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+                z = torch.randn(shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+                x = x + fresh * (z if spread is None else z * spread)
             x = x.clamp(-1.0, 1.0) if clamp else x
     return x

@@ -46,6 +46,11 @@ def _signal(audio: np.ndarray, what: str) -> Tensor:
     return torch.from_numpy(samples)
 
 
+def _whole(model: DiffWaveModel, n_samples: int) -> int:
+    """The next number of samples that the network can take."""
+    return n_samples + -n_samples % model.net.squeeze
+
+
 def _condition(model: DiffWaveModel, label: str | None, batch: int) -> dict:
     """What steers generation, denoising and interpolation."""
     if model.settings.condition == "mel":
@@ -125,10 +130,11 @@ def generate(
     """
     if count < 1 or n_samples < 1:
         raise DiffWaveError(f"{count} sounds of {n_samples} samples were asked for; ask for at least one of each.")
-    prepared = model.prepare(precision, n_samples=n_samples, **_condition(model, label, count))
+    length = _whole(model, n_samples)
+    prepared = model.prepare(precision, n_samples=length, **_condition(model, label, count))
     watch = _watch(progress, callback)
-    made = model.sample(prepared, (count, n_samples), seed, fast, callback=watch, cancelled=cancelled)
-    return made.cpu().numpy()
+    made = model.sample(prepared, (count, length), seed, fast, callback=watch, cancelled=cancelled)
+    return made[:, :n_samples].cpu().numpy()
 
 
 def denoise(
@@ -150,6 +156,8 @@ def denoise(
     - ``as_is``: the recording itself, its noise taken for the noise of that step;
     - ``scaled``: ``sqrt(abar_t)`` of the recording, plus the Gaussian noise of that step.
 
+    Where the model was trained at one level (``peak``), the recording is brought to it before and back afterwards.
+
     Args:
         model: Trained without a mel.
         audio: ``[samples]`` at the model's sample rate.
@@ -168,6 +176,8 @@ def denoise(
     if reading not in READINGS:
         raise DiffWaveError(f"There is no reading '{reading}'; choose one of {', '.join(READINGS)}.")
     start, x = _start(model, t), _signal(audio, "The recording")[None]
+    n, gain = x.shape[1], model.gain(x)
+    x = torch.nn.functional.pad(x * gain, (0, _whole(model, n) - n))
     prepared = model.prepare(precision, n_samples=x.shape[1], **_condition(model, label, 1))
     generator = torch.Generator().manual_seed(seed)
     if reading == "scaled":
@@ -176,7 +186,7 @@ def denoise(
         prepared, model.schedule, x.to(model.device), start_t=start, generator=generator,
         callback=_watch(progress, callback), cancelled=cancelled,
     )  # fmt: skip
-    return made[0].cpu().numpy()
+    return (made[0, :n].cpu() / gain[0]).numpy()
 
 
 def interpolate(
@@ -216,8 +226,11 @@ def interpolate(
     if not len(shares) or not bool(((shares >= 0) & (shares <= 1)).all()):
         raise DiffWaveError(f"The shares are {list(lambdas)}; expected numbers from 0 to 1, at least one.")
     start, ends = _start(model, t), [_signal(first, "The first sound"), _signal(second, "The second sound")]
-    n = max(map(len, ends))
+    longest = max(map(len, ends))
+    n = _whole(model, longest)
     x0 = torch.stack([torch.nn.functional.pad(end, (0, n - len(end))) for end in ends])
+    gain = model.gain(x0)
+    x0 = x0 * gain
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(1 if shared_noise else 2, n, generator=generator).expand(2, -1)
     ends = model.schedule.diffuse(x0, torch.tensor([start, start]), noise)
@@ -227,4 +240,5 @@ def interpolate(
         prepared, model.schedule, mixed.to(model.device), start_t=start, generator=generator, shared=True,
         callback=_watch(progress, callback), cancelled=cancelled,
     )  # fmt: skip
-    return made.cpu().numpy()
+    level = (1 - shares) / gain[0] + shares / gain[1]
+    return (made.cpu() * level)[:, :longest].numpy()

@@ -159,7 +159,9 @@ class _Job:
         """A recording at the dataset's rate, read as it is asked for; ValueError if there is nothing to use."""
         share = min(0.97, 0.03 + 0.94 * self.done_s / self.total_s) if self.total_s > 0 else 0.03
         found = audio.survey(recording.path, lambda f, text: self.tell(share, f"{text}, {100 * f:.0f} %"))
-        notes, info = list(found.info.warnings), found.info
+        info = found.info
+        lost = info.sample_rate_hz < self.settings.sample_rate_hz  # a low rate is told where it leaves a gap
+        notes = [w for w in info.warnings if lost or "holds nothing above" not in w]
         if found.peak > 1.0:
             notes.append(f"{recording.name} peaks {20 * math.log10(found.peak):.1f} dB over full scale; turned down.")
         n = units.resampled_length(info.n_samples, info.sample_rate_hz, self.settings.sample_rate_hz)
@@ -352,7 +354,13 @@ def _changes(old: dict | None, new: dict) -> list[str]:
         messages.append(f"{len(others)} files are no recordings and were left out: {', '.join(others[:5])}{more}.")
     messages += [f"Skipped {_told(s)}" for s in new["skipped"] if s["name"] not in others]
     messages += [f"'{d['name']}' is the same audio as '{d['same_as']}': used once." for d in new["duplicates"]]
-    return messages + [n for e in new["recordings"] if not e["name"].endswith(" (end)") for n in e["notes"]]
+    alike = {}
+    for entry in new["recordings"]:
+        for note in entry["notes"] if not entry["name"].endswith(" (end)") else ():
+            alike.setdefault(note.removeprefix(entry["name"]), []).append(note)
+    for notes in alike.values():
+        messages += notes if len(notes) <= 5 else [f"{notes[0]} The same goes for {len(notes) - 1} more recordings."]
+    return messages
 
 
 def _told(skipped: dict) -> str:

@@ -364,6 +364,19 @@ def test_broken_files_are_skipped_and_told(tmp_path, measured):
         assert any(name in m for m in data.messages)
 
 
+def test_what_holds_for_many_recordings_is_told_once(tmp_path, measured):
+    (tmp_path / "a").mkdir()
+    for i in range(7):
+        soundfile.write(tmp_path / "a" / f"{i}.wav", tone(i, rate=8000), 8000)
+    found = dataset.recordings(tmp_path / "a")
+    told = dataset.prepare(found, tmp_path / "wide", SETTINGS).messages
+    assert [m for m in told if "8000" in m] == [
+        "0.wav has only 8000 samples per second: it holds nothing above 4 kHz. The same goes for 6 more recordings."
+    ]
+    narrow = features.FeatureSettings(sample_rate_hz=8000)  # which loses nothing
+    assert not [m for m in dataset.prepare(found, tmp_path / "narrow", narrow).messages if "8000" in m]
+
+
 def test_nothing_usable_names_the_accepted_types(tmp_path, measured):
     (tmp_path / "a").mkdir()
     for sources in ([], dataset.recordings(tmp_path / "a")):

@@ -53,6 +53,7 @@ def random_net(channels=8, n_layers=6, dilation_cycle=3, seed=0, **options):
         ({"channels": 16, "n_layers": 48, "n_labels": 10}, None),  # as deep as the deep and thin one
         ({"channels": 64, "n_layers": 30, "n_mels": 80, "conditioner": "frames"}, None),
         ({"channels": 32, "n_layers": 7, "n_mels": 40, "hop_samples": 120}, None),
+        ({"channels": 16, "n_layers": 5, "n_labels": 10, "squeeze": 8}, None),
     ],
 )
 def test_parameter_counts(sizes, count):
@@ -187,6 +188,8 @@ NETS = {
     "none": {},
     "label": {"n_labels": 4},
     "both": {"n_mels": 5, "hop_samples": 12, "n_labels": 4},
+    "squeezed": {"n_labels": 4, "squeeze": 3},
+    "squeezed frames": {"n_mels": 5, "hop_samples": 12, "squeeze": 4},
 }
 
 
@@ -213,6 +216,24 @@ def test_prepared_equals_the_network(name, options, monkeypatch):
     assert float((half - want).abs().max()) < 0.04 * float(want.abs().max())
 
 
+def test_squeezing_is_a_network_on_blocks_of_samples():
+    net = random_net(**NETS["squeezed"])  # position p of channel k is sample 3 p + k
+    x = torch.randn(1, 60, generator=torch.Generator().manual_seed(0))
+    t, label = torch.tensor([4.0]), torch.tensor([2])
+    h = net.input(x.reshape(1, 20, 3).transpose(1, 2)).relu()
+    rows = [row[:, :, None] for row in net.label_gates(label).chunk(6, dim=1)]
+    made = net.output(net.skip(net.stack(h, net.step(t), rows)).relu())
+    torch.testing.assert_close(net(x, t, label=label)[0], torch.stack([made[0, k] for k in range(3)], 1).flatten())
+    for action, match in [
+        (lambda: net(torch.zeros(1, 61), t, label=label), "61 samples; this network takes them 3 at a time"),
+        (lambda: DiffWaveNet(8, 2, 2, 5, hop_samples=12, squeeze=5), "divide the hop of 12"),
+        (lambda: DiffWaveNet(8, 2, 2, 5, hop_samples=12, squeeze=4, conditioner="samples"), "'samples'"),
+        (lambda: dataclasses.replace(DIGITS, squeeze=5).build(PLAIN), "divide the hop of 64"),
+    ]:
+        with pytest.raises(DiffWaveError, match=match):
+            action()
+
+
 def test_frame_conditions_lie_between_frame_centres():
     net = random_net(n_mels=3, hop_samples=10)
     encoded = torch.randn(1, net.stack.conditions.in_channels, 7, generator=torch.Generator().manual_seed(0))
@@ -227,7 +248,7 @@ def test_memory_does_not_grow_with_the_sound(monkeypatch):
     run = diffwave_fast.Folded.run
 
     def watched(self, x, *rest):
-        longest.append(len(x))
+        longest.append(x.shape[1])
         return run(self, x, *rest)
 
     monkeypatch.setattr(diffwave_fast.Folded, "run", watched)
@@ -455,6 +476,63 @@ def test_recordings_without_a_known_label_are_told():
             model.loss({**batch, "label": torch.tensor(label)}, torch.Generator().manual_seed(0))
     with pytest.raises(DiffWaveError, match="mel contract"):
         SMALL.build(PLAIN)
+
+
+def test_a_model_of_one_level_hears_quiet_and_loud_alike():
+    model = dataclasses.replace(DIGITS, peak=0.9).build(PLAIN)
+    torch.nn.init.normal_(model.net.output.weight, std=0.2)
+    loud = batch_of()
+    loud["label"] = torch.zeros(4, dtype=torch.long)
+    quiet = {**loud, "audio": 0.01 * loud["audio"]}
+    assert float(model.validation_loss(loud)) == pytest.approx(float(model.validation_loss(quiet)), rel=1e-5)
+    torch.testing.assert_close((loud["audio"] * model.gain(loud["audio"])).abs().amax(dim=1), torch.full((4,), 0.9))
+    assert float(model.gain(torch.zeros(1, 50))) == pytest.approx(900)  # silence stays silent
+    audio = loud["audio"][0].numpy()
+    made = [diffwave_uses.denoise(model, level * audio, t=3, label="one") for level in (1.0, 0.01)]
+    np.testing.assert_allclose(0.01 * made[0], made[1], atol=1e-5 * np.abs(made[1]).max())
+    ends = [diffwave_uses.interpolate(model, audio, 0.1 * audio, (0, 1), t=3, label="one")]
+    np.testing.assert_allclose(0.1 * ends[0][0], ends[0][1], atol=1e-5)
+    for changes, match in [({"condition": "mel", "labels": ()}, "tells the level"), ({"peak": 1.5}, "0 to 1")]:
+        with pytest.raises(DiffWaveError, match=match):
+            dataclasses.replace(DIGITS, **{"peak": 0.9, **changes})
+
+
+def test_a_prior_that_follows_the_energy():
+    """PriorGrad in closed form: data as loud as its prior, whose perfect denoiser names sqrt(1 - abar) x."""
+    settings = dataclasses.replace(SMALL, prior="energy")
+    top = {"log_mel": {"min": np.log(1e-5), "max": 2.0}}
+    model, mels = settings.build(VOICE, top), torch.full((1, 600, 12), 2.0)
+    mels[:, 200:400] += 2 * np.log(0.5)  # a quarter of the amplitude: half the spread
+    mels[:, 400:] = np.log(1e-5)
+    spread = model.spread(model.scale(mels))[0]
+    want = np.repeat([1.0, 0.5, 0.1], 200 * 64)
+    np.testing.assert_allclose(spread, want, rtol=1e-4)
+
+    def ideal(x, t):
+        power = np.interp(t, np.arange(50), np.sqrt(model.schedule.alpha_bar)) ** 2
+        return x * np.sqrt(1 - power)
+
+    prepared = model.prepare(mel=model.scale(mels))
+    prepared.step = ideal
+    for fast, etas in ((True, FAST["base"]), (False, None)):
+        made = model.sample(prepared, (1, len(want)), 3, fast)[0].numpy()
+        level = np.hypot(*walked(model.schedule, 1.0, etas))
+        for part in np.split(made / want, 3):
+            assert part.std() == pytest.approx(level, rel=0.03)
+
+    class Ideal(torch.nn.Module):
+        def forward(self, x, t, mel):
+            return x * torch.as_tensor(np.sqrt(1 - model.schedule.alpha_bar)).float()[t.long()][:, None]
+
+    # E |named - noise|^2 in standard deviations is abar: the same for loud and quiet, averaged over all times
+    generator = torch.Generator().manual_seed(0)
+    batch = {"log_mel": mels.repeat(50, 1, 1), "audio": spread * torch.randn(50, len(want), generator=generator)}
+    model.net = Ideal()
+    loss, _ = model.loss(batch, generator)
+    assert float(loss) == pytest.approx(float(model.schedule.alpha_bar.mean()), rel=0.01)
+    assert SMALL.build(VOICE).spread(mels) is None and "prior" in settings.prediction
+    with pytest.raises(DiffWaveError, match="follows a mel"):
+        dataclasses.replace(DIGITS, prior="energy")
 
 
 # The four uses, on Gaussian data --------------------------------------------------------------------------------------
