@@ -32,6 +32,7 @@ _RANGES = {
     "condition_dims": (1, 1024),
     "squeeze": (1, 64),
     "peak": (0.0, 1.0),
+    "sound_s": (0.01, 60.0),
     "n_steps": (2, 1000),
     "beta_first": (1e-8, 0.5),
     "beta_last": (1e-8, 0.99),
@@ -57,6 +58,7 @@ class DiffWaveSettings:
         squeeze: Neighbouring samples that make one position of the network; 1 is the paper's.
         peak: Level every training sound is brought to, so that quiet speakers do not drown in the noise of the first
             steps; 0 leaves levels as they are. Not for ``mel``, which tells the level.
+        sound_s: How long a generated sound is where nobody says otherwise, in seconds.
         prior: ``standard``, or ``energy``: where the mel is quiet, the noise is too, in training and in the walk
             (PriorGrad, Lee et al. 2022).
     """
@@ -77,6 +79,7 @@ class DiffWaveSettings:
     step_rule: str = "exact"
     squeeze: int = 1
     peak: float = 0.0
+    sound_s: float = 1.0
     prior: str = "standard"
 
     def __post_init__(self):

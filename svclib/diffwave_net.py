@@ -188,7 +188,7 @@ class DiffWaveNet(nn.Module):
                 raise DiffWaveError(f"This network takes {'a' if wanted else 'no'} {name}; leave {name} "
                                     f"{'not ' if wanted else ''}out.")  # fmt: skip
         if n_samples % self.squeeze:
-            raise DiffWaveError(f"The signal has {n_samples} samples; this network takes them {self.squeeze} at a time.")
+            raise DiffWaveError(f"The signal has {n_samples} samples; this network takes {self.squeeze} at a time.")
         if mel is not None and mel.shape[-1] * self.hop_samples != n_samples:
             raise DiffWaveError(
                 f"{mel.shape[-1]} mel frames of {self.hop_samples} samples make "

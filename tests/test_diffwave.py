@@ -225,7 +225,7 @@ def test_squeezing_is_a_network_on_blocks_of_samples():
     made = net.output(net.skip(net.stack(h, net.step(t), rows)).relu())
     torch.testing.assert_close(net(x, t, label=label)[0], torch.stack([made[0, k] for k in range(3)], 1).flatten())
     for action, match in [
-        (lambda: net(torch.zeros(1, 61), t, label=label), "61 samples; this network takes them 3 at a time"),
+        (lambda: net(torch.zeros(1, 61), t, label=label), "61 samples; this network takes 3 at a time"),
         (lambda: DiffWaveNet(8, 2, 2, 5, hop_samples=12, squeeze=5), "divide the hop of 12"),
         (lambda: DiffWaveNet(8, 2, 2, 5, hop_samples=12, squeeze=4, conditioner="samples"), "'samples'"),
         (lambda: dataclasses.replace(DIGITS, squeeze=5).build(PLAIN), "divide the hop of 64"),

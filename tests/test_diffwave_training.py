@@ -45,9 +45,13 @@ def test_presets_have_the_published_sizes():
     counted = sum(p.numel() for p in model.parameters())
     assert counted == parameter_count(64, 30, 80, "frames") == 2_855_425
     assert base.training.learning_rate == 2e-4 and base.training.batch_size == 16
-    # one output sample sees a second of digits from end to end
-    halo = sum(2 ** (i % digits.model.dilation_cycle) for i in range(digits.model.n_layers))
-    assert 2 * halo + 1 > digits.features.sample_rate_hz
+    # one output sample sees a digit from end to end
+    for preset in (digits, config.load("diffwave_digits_full")):
+        model = preset.model
+        halo = sum(2 ** (i % model.dilation_cycle) for i in range(model.n_layers))
+        samples = preset.training.segment_s * preset.features.sample_rate_hz
+        assert (2 * halo + 1) * model.squeeze > samples == round(model.sound_s * preset.features.sample_rate_hz)
+    assert (model.channels, model.n_layers, model.dilation_cycle, model.squeeze) == (256, 36, 12, 1)
 
 
 def test_a_vocoder_trains_resumes_and_travels(voice, tmp_path):
