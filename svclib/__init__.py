@@ -55,6 +55,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 sealed        zip and JSON of a stranger: read strictly, nothing believed
                 instrument    the shareable file: save, open, refuse
                 checkpoints   all that a run needs to go on exactly, in one verified file
+                classifier    a small listener that names spoken digits, and 64 numbers of each
+                generation    how far made sounds are from real ones, as sets
                 runlog        curves, previews to listen to, TensorBoard
                 machine       device and precision, batches in pieces, requests to stop
                 resume        which checkpoint to go on from, and what forbids it

@@ -1,0 +1,372 @@
+"""A small listener that names spoken digits, or any labels of short clips, and gives 64 numbers for each clip.
+
+Measures of generated sets (``generation``) compare what it hears in real and in made clips, so they hang on it: two
+numbers compare only where the same listener heard both. Its blocks are ResNeXt's (Xie et al. 2017, arXiv:1611.05431,
+Fig. 3c): 1x1, grouped 3x3, 1x1 convolutions beside a shortcut, here over a log-mel picture of the clip.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from svclib import audio, checkpoints, corpus, store
+from svclib.checkpoints import Checkpoint, TrainingError
+from svclib.dataset import Dataset
+from svclib.features import MelContract
+from svclib.mel import log_mel
+from svclib.samplers import Cancelled
+from svclib.sealed import InstrumentError, from_dict, to_dict
+
+N_FEATURES = 64
+DIGITS = ("{label}_{singer}_{take}", "*_[0-4].wav")  # how digits are named, and which are held out
+QUIETEST = 5e-4  # RMS of a clip; what is fainter is not made louder
+SHIFT_S, NOISE_DB = (-0.03, 0.10), (-60.0, -15.0)
+
+
+class ClassifierError(ValueError):
+    """A listener that cannot be trained, opened or asked; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSettings:
+    """What defines a listener apart from its weights.
+
+    Attributes:
+        labels: What it can name, sorted.
+        sample_rate_hz: Of its clips.
+        duration_s: Of its clips: longer ones are cut, shorter ones followed by silence.
+        groups: Of the grouped convolutions, a divisor of 32.
+    """
+
+    labels: tuple[str, ...]
+    sample_rate_hz: int = 8000
+    duration_s: float | int = 1.0
+    groups: int = 8
+
+    def __post_init__(self):
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if not 2 <= len(self.labels) <= 1000 or list(self.labels) != sorted(set(self.labels)):
+            raise ClassifierError(f"{len(self.labels)} labels were given; expected 2 to 1000 different ones, sorted.")
+        if not 4000 <= self.sample_rate_hz <= 96000 or not 0.1 <= self.duration_s <= 20:
+            raise ClassifierError(f"Clips of {self.duration_s} s at {self.sample_rate_hz} Hz cannot be heard; expected "
+                                  "0.1 to 20 s at 4000 to 96000 Hz.")  # fmt: skip
+        if self.groups < 1 or 32 % self.groups:
+            raise ClassifierError(f"groups is {self.groups}; expected a divisor of 32.")
+
+    @property
+    def n_samples(self) -> int:
+        """Length of a clip."""
+        return round(self.duration_s * self.sample_rate_hz)
+
+    @property
+    def mel(self) -> MelContract:
+        """40 bands every 15 ms. The floor is high, so that faint noise in pauses is not heard."""
+        hop, n_fft = (2 * round(self.sample_rate_hz * s / 2) for s in (0.015, 0.032))
+        return MelContract(
+            self.sample_rate_hz, n_fft, n_fft, hop, n_mels=40, fmin_hz=40.0, fmax_hz=self.sample_rate_hz / 2, floor=1e-2
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Labelled clips of one length: ``audio`` float32 ``[clips, samples]``, ``labels`` by name, ``names`` of files."""
+
+    audio: np.ndarray
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    sample_rate_hz: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """What a listener heard in clips.
+
+    Attributes:
+        features: float64 ``[clips, 64]``.
+        probabilities: float64 ``[clips, labels]``; rows sum to 1.
+        names: Of the labels.
+    """
+
+    features: np.ndarray
+    probabilities: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, chosen) -> "Heard":
+        """Some of the clips, by a slice or positions."""
+        return Heard(self.features[chosen], self.probabilities[chosen], self.names)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The likeliest label of each clip."""
+        return tuple(self.names[i] for i in self.probabilities.argmax(axis=1))
+
+
+# Clips ----------------------------------------------------------------------------------------------------------------
+
+
+def fit(samples: np.ndarray, n_samples: int) -> np.ndarray:
+    """A sound cut, or followed by silence, to ``n_samples``."""
+    return np.pad(samples[:n_samples], (0, max(0, n_samples - len(samples)))).astype(np.float32)
+
+
+def clips(
+    source: Dataset | str | Path,
+    split: str | None = None,
+    sample_rate_hz: int = 8000,
+    duration_s: float | int = 1.0,
+    naming: str = DIGITS[0],
+    validation: str = DIGITS[1],
+) -> Clips:
+    """The labelled clips of a prepared dataset or of a folder of files.
+
+    Args:
+        source: A dataset made with labels, or a folder.
+        split: ``train`` or ``validation``; None takes all.
+        sample_rate_hz, duration_s: Of the clips: other rates are resampled; see :class:`ClassifierSettings`.
+        naming, validation: How the files of a folder are named, and which of them are held out; a dataset knows.
+
+    Raises:
+        ClassifierError: if there is no such split, or a recording has no label.
+        DatasetError, AudioError: if a folder or file cannot be used.
+    """
+    if split not in (None, "train", "validation"):
+        raise ClassifierError(f"There is no split '{split}'; choose train or validation, or None for all.")
+    if isinstance(source, Dataset):
+        rate = source.settings.sample_rate_hz
+        entries = source.recordings
+        splits = [r["split"] for r in entries]
+
+        def read(i: int) -> np.ndarray:
+            return audio.resample(source.audio(i), rate, sample_rate_hz)
+    else:
+        found = [r for r in corpus.recordings(source, labels=naming) if r.problem is None]
+        entries = [{"name": r.name, "label": r.label} for r in found]
+        splits = corpus.hold_out(entries, validation) if entries else []
+
+        def read(i: int) -> np.ndarray:
+            return audio.read(found[i].path, sample_rate_hz).samples
+
+    chosen = [i for i, s in enumerate(splits) if split in (None, s)]
+    nameless = [entries[i]["name"] for i in chosen if entries[i]["label"] is None]
+    if not chosen or nameless:
+        what = f"'{nameless[0]}' has no label" if nameless else f"there are no recordings for {split or 'it'}"
+        raise ClassifierError(f"A listener needs labelled recordings, but {what}. Prepare them with a naming pattern.")
+    n = round(duration_s * sample_rate_hz)
+    sounds = np.stack([fit(read(i), n) for i in chosen])
+    named = zip(*((entries[i]["label"], entries[i]["name"]) for i in chosen), strict=True)
+    return Clips(sounds, *(tuple(x) for x in named), sample_rate_hz)
+
+
+# Network --------------------------------------------------------------------------------------------------------------
+
+
+def _convolution(inward: int, outward: int, size: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inward, outward, size, stride, padding=size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outward),
+    ]
+
+
+class Block(nn.Module):
+    """ResNeXt's block over ``[batch, channels, bands, frames]``."""
+
+    def __init__(self, inward: int, outward: int, stride: int, groups: int):
+        super().__init__()
+        self.way = nn.Sequential(
+            *_convolution(inward, outward), nn.ReLU(),
+            *_convolution(outward, outward, 3, stride, groups), nn.ReLU(),
+            *_convolution(outward, outward),
+        )  # fmt: skip
+        same = inward == outward and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_convolution(inward, outward, 1, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block's answer."""
+        return F.relu(self.shortcut(x) + self.way(x))
+
+
+class Classifier(nn.Module):
+    """The listener; :func:`listen` asks it."""
+
+    def __init__(self, settings: ClassifierSettings):
+        super().__init__()
+        self.settings, groups = settings, settings.groups
+        self.level = nn.BatchNorm1d(settings.mel.n_mels, affine=False)
+        self.blocks = nn.Sequential(
+            *_convolution(1, 32, 3, 2), nn.ReLU(),
+            Block(32, 32, 1, groups), Block(32, 64, 2, groups), Block(64, 64, 1, groups),
+            Block(64, 64, 2, groups), Block(64, N_FEATURES, 1, groups),
+        )  # fmt: skip
+        self.last = nn.Linear(N_FEATURES, len(settings.labels))
+
+    def features(self, sounds: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 64"]:
+        """The numbers before the last layer, a mean over bands and frames; the level of a clip does not count."""
+        level = sounds.square().mean(dim=1, keepdim=True).sqrt().clamp_min(QUIETEST)
+        picture = self.level(log_mel(sounds / level, self.settings.mel).transpose(1, 2))
+        return self.blocks(picture[:, None]).mean(dim=(2, 3))
+
+    def forward(self, sounds: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch labels"]:
+        """Logits of the labels."""
+        return self.last(self.features(sounds))
+
+
+@torch.no_grad()
+def listen(
+    model: Classifier,
+    sounds: np.ndarray | Sequence[np.ndarray],
+    sample_rate_hz: int,
+    batch_size: int = 100,
+    progress: Callable[[float, str], None] | None = None,
+) -> Heard:
+    """What the listener hears in sounds of any length, each one channel at its sample rate.
+
+    Raises:
+        ClassifierError: for another sample rate, no sounds, or samples that are not finite.
+    """
+    s = model.settings
+    if sample_rate_hz != s.sample_rate_hz:
+        raise ClassifierError(f"These sounds are at {sample_rate_hz} Hz, but the listener was trained at "
+                              f"{s.sample_rate_hz} Hz; resample them first.")  # fmt: skip
+    if not len(sounds) or not all(np.ndim(x) == 1 and np.isfinite(x).all() for x in sounds):
+        raise ClassifierError(f"{len(sounds)} sounds were given; expected at least one, one channel of finite samples.")
+    model.eval()
+    features, probabilities = [], []
+    for start in range(0, len(sounds), batch_size):
+        batch = np.stack([fit(x, s.n_samples) for x in sounds[start : start + batch_size]])
+        found = model.features(torch.from_numpy(batch))
+        features.append(found.double().numpy())
+        probabilities.append(model.last(found).double().softmax(dim=1).numpy())
+        if progress:
+            progress(min(1.0, (start + batch_size) / len(sounds)), "listening")
+    return Heard(np.concatenate(features), np.concatenate(probabilities), s.labels)
+
+
+def accuracy(heard: Heard, labels: Sequence[str]) -> float:
+    """Share of the clips that were heard as what they are."""
+    if len(heard) != len(labels):
+        raise ClassifierError(f"{len(labels)} labels were given for {len(heard)} clips; give one for each.")
+    return float(np.mean([a == b for a, b in zip(heard.labels, labels, strict=True)]))
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def varied(sounds: Float[Tensor, "batch samples"], sample_rate_hz: int, generator: torch.Generator) -> Tensor:
+    """Clips moved by -0.03 to 0.1 s, under white noise 15 to 60 dB below their own level."""
+    n, length = sounds.shape
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, 1, generator=generator)
+
+    place = torch.arange(length)[None] - (draw(*SHIFT_S) * sample_rate_hz).round().long()
+    moved = sounds.gather(1, place.clamp(0, length - 1)) * ((place >= 0) & (place < length))
+    level = moved.square().mean(dim=1, keepdim=True).sqrt() * 10 ** (draw(*NOISE_DB) / 20)
+    return moved + level * torch.randn(sounds.shape, generator=generator)
+
+
+def train(
+    source: Clips | Dataset | str | Path,
+    seed: int = 0,
+    epochs: int = 8,
+    batch_size: int = 32,
+    learning_rate: float = 4e-3,
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Classifier:
+    """Train a listener on the train split; minutes on a CPU for 2700 digits.
+
+    The same clips, seed, machine and number of threads give the same weights; torch's global generator stays as it is.
+
+    Args:
+        source: Clips to train on, all of them; or a dataset or folder, of which the train split is taken.
+        seed: Of weights, order and variations.
+        epochs: How often every clip comes by.
+        batch_size, learning_rate: Of AdamW; the rate rises for a fifth of the way and falls to nothing.
+        progress: Called with a fraction and a text.
+        cancelled: Asked before each step.
+
+    Raises:
+        ClassifierError: if there are fewer than two labels or clips.
+        Cancelled: when ``cancelled()`` returns True.
+    """
+    known = source if isinstance(source, Clips) else clips(source, "train")
+    names = tuple(sorted(set(known.labels)))
+    settings = ClassifierSettings(names, known.sample_rate_hz, known.audio.shape[1] / known.sample_rate_hz)
+    sounds = torch.from_numpy(known.audio)
+    wanted = torch.tensor([names.index(label) for label in known.labels])
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Classifier(settings).train()
+    n_batches = -(-len(sounds) // batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.02)
+    rise = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * n_batches, pct_start=0.2)
+    for epoch in range(epochs):
+        order, total = torch.randperm(len(sounds), generator=generator), 0.0
+        for i, chosen in enumerate(order.chunk(n_batches)):
+            if cancelled is not None and cancelled():
+                raise Cancelled("The training of the listener was cancelled.")
+            heard = model(varied(sounds[chosen], settings.sample_rate_hz, generator))
+            loss = F.cross_entropy(heard, wanted[chosen])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            rise.step()
+            total += float(loss.detach())
+            if progress:
+                done = (epoch * n_batches + i + 1) / (epochs * n_batches)
+                progress(done, f"round {epoch + 1} of {epochs}, loss {total / (i + 1):.3f}")
+    return model.eval().requires_grad_(False)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
+    """Write a listener as one safetensors file; a name that is taken becomes ``name 2``. Returns the path used.
+
+    Args:
+        path: ``.../NAME.safetensors``.
+        model: To be written.
+        info: Plain values to keep beside it, such as its accuracy.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ClassifierError(f"'{path.name}' cannot be a listener's name; it has to end in .safetensors.")
+    head = {"format": checkpoints.FORMAT, "format_version": checkpoints.FORMAT_VERSION, "kind": "classifier"}
+    record = {**head, "settings": to_dict(model.settings), "info": info or {}}
+    data = checkpoints.pack(Checkpoint(record, dict(model.state_dict())))
+    return store.commit_new(path, lambda part: store.commit_bytes(part, data))
+
+
+def load(path: str | Path) -> tuple[Classifier, dict]:
+    """A listener from its file, and its ``info``; nothing in the file is run.
+
+    Raises:
+        ClassifierError: if the file is no listener's, damaged, or of another version.
+    """
+    path = Path(path)
+    try:
+        read = checkpoints.unpack(path)
+        if read.record.get("kind") != "classifier":
+            raise TrainingError("it holds no listener")
+        model = Classifier(from_dict(ClassifierSettings, read.record.get("settings"), "settings"))
+        model.load_state_dict(read.tensors)
+    except (TrainingError, InstrumentError, ClassifierError) as error:
+        raise ClassifierError(f"'{path.name}' cannot be used: {str(error).rstrip('.')}. Train a new one.") from None
+    except RuntimeError:
+        raise ClassifierError(f"'{path.name}' was written for another network. Train a new one.") from None
+    info = read.record.get("info")
+    return model.eval().requires_grad_(False), info if isinstance(info, dict) else {}
