@@ -131,6 +131,29 @@ def compare_spectrograms(items: Sequence[tuple], columns: int = 2) -> Figure:
         return figure
 
 
+def spectrogram_grid(rows: Mapping[str, Sequence], columns: Sequence[str], sample_rate_hz: int) -> Figure:
+    """Small spectrograms in rows and columns, all on the same scales.
+
+    Args:
+        rows: Sounds ``[samples]`` of each named row, one for each column; None leaves a place empty.
+        columns: Headings.
+        sample_rate_hz: Of all sounds.
+    """
+    size = (0.5 + 1.1 * len(columns), 0.4 + 0.85 * len(rows))
+    longest = max((len(x) for sounds in rows.values() for x in sounds if x is not None), default=1)
+    with styled_figure(len(rows), len(columns), size=size, sharex=True, sharey=True) as (figure, axes):
+        for place, (name, sounds) in zip(axes, rows.items(), strict=True):
+            for axis, samples in zip(place, sounds, strict=True):
+                if samples is not None:
+                    padded = np.pad(samples, (0, longest - len(samples)))
+                    _draw_spectrogram(axis, padded, sample_rate_hz)
+                axis.set(xticks=[], yticks=[], ylabel="")
+            place[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axis, heading in zip(axes[0], columns, strict=True):
+            axis.set_title(heading, fontsize=8)
+        return figure
+
+
 # ------------------------------------------------------------------------------------------------------- recordings
 
 

@@ -1,18 +1,23 @@
 """Truths about measures of generated sets: closed forms, scipy; and about the listener under them."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+import soundfile
 import torch
+import toy
 
-from svclib import classifier, generation, metrics
+from svclib import classifier, diffwave_uses, generation, instrument, metrics, store
 from svclib.classifier import ClassifierError, Clips, Heard
+from svclib.diffwave import DiffWaveSettings
 from svclib.features import FeatureError
 from svclib.generation import GenerationError
-from svclib.samplers import Cancelled
+from svclib.progress import Cancelled
 
 RATE_HZ = 8000
 
@@ -335,3 +340,51 @@ def test_the_digits_listener_hears_the_held_out_takes(data_dir):
     model = classifier.train(data_dir / "digits")
     held = classifier.clips(data_dir / "digits", "validation")
     assert classifier.accuracy(classifier.listen(model, held.audio, RATE_HZ), held.labels) >= 0.97
+
+
+# The benchmark --------------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_goes_on_where_it_was_and_tells_the_same(tmp_path, capsys):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import digits
+
+    for label, kind in (("3", 0), ("7", 1)):
+        for take in (0, 1, 5, 6, 7, 8):
+            sound = tones(3, seed=take).audio[kind]
+            soundfile.write(_made(tmp_path / "digits") / f"{label}_anna_{take}.wav", sound, RATE_HZ)
+    settings = DiffWaveSettings(
+        condition="label", labels=("3", "7"), channels=4, n_layers=2, n_steps=3, beta_last=0.5, fast_etas=()
+    )
+    model = settings.build(toy.FEATURES)
+    path = instrument.save(tmp_path / "voice.zip", model, toy.FEATURES, toy.STATISTICS, created="2026-11-21")
+    out = tmp_path / "out"
+    command = [str(tmp_path), str(path), str(out), "--per-label", "2", "--batch", "2", "--epochs", "1"]
+    assert digits.main([*command, "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "of 4 test clips" in told and "clips: 3 2, 7 2" in told and "2 clips of each label" in told
+    report = store.read_json(out / "digits.json")
+    assert list(report["tables"]) == ["2"] and report["per_label"]["7"]["clips"] == 2
+    assert set(report["tables"]["2"]) == {"model", "other training clips", "test set"}
+    assert report["listener"]["train_clips"] == 8 and {r["clips"] for r in report["tables"]["2"].values()} == {4}
+    assert (out / "digits.png").read_bytes()[:4] == b"\x89PNG"
+    made = sorted(out.glob("made-*/[37]_*.wav"))
+    assert [p.name for p in made] == ["3_0000.wav", "3_0001.wav", "7_0000.wav", "7_0001.wav"]
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in made}
+    expected = diffwave_uses.generate(model.eval(), RATE_HZ, 2, "7", seed=10**4)[1]
+    heard = soundfile.read(made[3])[0]
+    np.testing.assert_allclose(heard, expected * min(1.0, 0.999 / np.abs(expected).max()), atol=1e-6)
+    made[3].unlink()
+    (out / "digits.json").unlink()
+    assert digits.main([*command, "--device", "cpu"]) == 0
+    assert store.read_json(out / "digits.json") == report
+    assert made[3].read_bytes() == before[made[3]][0]
+    assert all(p.stat().st_mtime_ns == before[p][1] for p in made[:3])
+    with pytest.raises(SystemExit):
+        digits.main([*command[:3], "--per-label", "1"])
+    assert "at least two clips" in capsys.readouterr().err
+
+
+def _made(folder):
+    folder.mkdir(exist_ok=True)
+    return folder
