@@ -285,7 +285,7 @@ def train(
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Classifier:
-    """Train a listener on the train split; half a minute of CPU time for 2700 digits, of whose held-out takes it hears 99 %.
+    """Train a listener on the train split: half a minute of CPU time for 2700 digits, and 99 % of their held-out takes.
 
     The same clips, seed, machine and number of threads give the same weights; torch's global generator stays as it is.
 
