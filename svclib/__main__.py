@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     p = command("evaluate", "compare converted songs with their references: pitch, loudness, spectrum")
     p.add_argument("--reference", metavar="FILE|DIR", required=True)
     p.add_argument("--converted", metavar="FILE|DIR", required=True, help="files of a folder are matched by name")
-    p.add_argument("--target-voice", metavar="DIR", help="recordings of the voice that should be heard: adds similarity")
+    p.add_argument("--target-voice", metavar="DIR", help="recordings of the wanted voice: adds the similarity")
     _json(p)
     return top
 

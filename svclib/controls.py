@@ -8,7 +8,6 @@ only, and frames outside it are attenuated. It never moves a pitch.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 

@@ -19,15 +19,7 @@ from torch import Tensor, nn
 
 from svclib import content, griffinlim, layers, samplers
 from svclib.ddsp import Synthesis
-from svclib.denoiser import (
-    CONDITIONS,
-    PIECE_FRAMES,
-    PREDICTIONS,
-    Conditions,
-    Denoiser,
-    DiffusionError,
-    Prepared,
-)
+from svclib.denoiser import CONDITIONS, PIECE_FRAMES, PREDICTIONS, Conditions, Denoiser, DiffusionError, Prepared
 from svclib.features import FeatureSettings, fill_unvoiced
 from svclib.schedule import Schedule
 from svclib.vocoders import HarmonicSettings, HarmonicVocoder
@@ -132,6 +124,8 @@ class DiffusionModel(nn.Module):
         low, high = self._range(statistics)
         self.register_buffer("mel_low", low)
         self.register_buffer("mel_high", high)
+        known = (statistics or {}).get("loudness_db") or {}
+        self.loudness_range_db = (known.get("min"), known.get("max"))
         s = settings
         self.content = content.Bottleneck(
             contract, s.code_dims, channels=s.content_channels, n_layers=s.content_layers,
@@ -253,7 +247,8 @@ class DiffusionModel(nn.Module):
         Args:
             log_mel: ``[batch, frames, mels]`` of the source, for the content encoder.
             source_f0_hz: ``[batch, frames]`` of the source, filled over unvoiced frames.
-            f0_hz, voiced, loudness_db: ``[batch, frames]``, what is to be sung.
+            f0_hz, voiced, loudness_db: ``[batch, frames]``, what is to be sung; loudness is held within the range of
+                the recordings that the model knows, see :meth:`beyond`.
             singer: From :meth:`singer_weights`.
             without: Names of ``CONDITIONS`` to switch off: their learned null takes their place.
             piece_frames: Frames computed at once.
@@ -265,11 +260,26 @@ class DiffusionModel(nn.Module):
         singer = (self.singer_weights() if singer is None else singer).expand(len(code), -1)
         dropped = torch.tensor([[name in without for name in CONDITIONS]], device=code.device).expand(len(code), -1)
 
+        loudness_db = self._known(loudness_db)
+
         def told(low, high):
             tracks = (x[:, low:high] for x in (code, f0_hz, voiced, loudness_db))
             return (self.conditions(*tracks, singer, dropped if without else None),)
 
         return layers.in_pieces(told, code.shape[1], piece_frames, self.conditions.halo)[0]
+
+    def beyond(self, loudness_db: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames"]:
+        """What loudness asks for outside the range of the recordings, as a change of the log-mel in its own log base.
+
+        A network asked for a level that it never heard answers with anything. It sings at the nearest level that it
+        knows, and the rest is gain.
+        """
+        base = 1.0 if self.contract.log_base == "10" else math.log(10.0)
+        return (loudness_db - self._known(loudness_db)) / 20.0 * base
+
+    def _known(self, loudness_db: Tensor) -> Tensor:
+        low, high = self.loudness_range_db
+        return loudness_db if low is None or high is None else loudness_db.clamp(low, high)
 
     @torch.no_grad()
     def song_guess(
@@ -387,6 +397,8 @@ class DiffusionModel(nn.Module):
             condition, seed=seed, cancelled=cancelled, **sampling,
             callback=lambda step: report(0.8 * (step.index + 1) / step.n_calls, f"step {step.index + 1}"),
         )  # fmt: skip
+        floor = math.log10(self.contract.floor) if self.contract.log_base == "10" else math.log(self.contract.floor)
+        sung = (sung + self.beyond(loudness)[..., None]).clamp_min(floor)
         return vocoder.render(
             sung[0].cpu().numpy(), f0_hz, voiced, seed, cancelled=cancelled,
             progress=lambda fraction, text: report(0.8 + 0.2 * fraction, text),

@@ -88,7 +88,7 @@ def voice_print(folder: str | Path) -> np.ndarray:
     """``speaker.voice_print`` of all recordings in a folder."""
     found = audio.find(folder)[0]
     if not found:
-        raise EvaluationError(f"There is no recording in '{folder}'; give the folder of the voice that should be heard.")
+        raise EvaluationError(f"There is no recording in '{folder}'; give the folder of the wanted voice.")
     return speaker.voice_print([audio.read(p, sample_rate_hz=speaker.SAMPLE_RATE_HZ).samples for p in found])
 
 

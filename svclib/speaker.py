@@ -21,7 +21,7 @@ HOP_SAMPLES, N_FFT, N_MELS = 160, 400, 40
 SLICE_FRAMES, SLICE_HOP_FRAMES = 160, 80  # what the network hears at once: 1.6 s, every 0.8 s
 WINDOW_S, WINDOW_HOP_S = 5.0, 2.5
 LEVEL_DBFS = -30.0  # quieter sound is lifted to this
-SILENCE_DB, PAUSE_S = -40.0, 0.2  # frames this far below the loudest are silence; what is longer than a pause is cut out
+SILENCE_DB, PAUSE_S = -40.0, 0.2  # this far below the loudest is silence; of longer silences a pause is left
 
 
 class SpeakerError(ValueError):

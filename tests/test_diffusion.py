@@ -3,6 +3,7 @@ the whole, conditions that can be left out and mixed, and a small model that lea
 back."""
 
 import dataclasses
+import math
 
 import librosa
 import numpy as np
@@ -376,3 +377,18 @@ def test_phase_reconstruction_keeps_the_mel():
 
 def test_trainer_kinds_know_diffusion():
     assert instrument.KINDS["diffusion"] is DiffusionSettings
+
+
+def test_a_level_never_heard_is_the_nearest_one_and_gain():
+    """A song whose quiet frames lie far below the recordings' once came out 20 dB too loud there."""
+    model = tiny(statistics={**STATISTICS, "loudness_db": {"min": -40.0, "max": 10.0}})
+    n = 12
+    mel = torch.randn(1, n, model.contract.n_mels, generator=torch.Generator().manual_seed(0)) - 4
+    f0_hz, voiced = torch.full((1, n), 220.0), torch.ones(1, n, dtype=torch.bool)
+    asked = torch.linspace(-80, 30, n)[None]
+    inside = asked.clamp(-40, 10)
+    assert torch.equal(
+        model.condition(mel, f0_hz, f0_hz, voiced, asked), model.condition(mel, f0_hz, f0_hz, voiced, inside)
+    )
+    # 20 dB are a factor of ten in magnitude, ln 10 in a natural-log mel.
+    torch.testing.assert_close(model.beyond(asked), (asked - inside) / 20 * math.log(10))

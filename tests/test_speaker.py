@@ -1,4 +1,4 @@
-"""Truths about speaker similarity: a second LSTM written out in numpy, gain and pauses that do not count, real voices."""
+"""Truths about speaker similarity: a second LSTM written out in numpy, gain, pauses, real voices."""
 
 import sys
 
@@ -17,9 +17,8 @@ def by_hand(mel, weights):
     """One slice through three LSTM layers (Hochreiter, Schmidhuber 1997; gates in torch's order i, f, g, o)."""
     seen = mel.astype(np.float64)
     for layer in range(3):
-        w, u, b, c = (
-            weights[f"lstm.{name}_l{layer}"].double().numpy() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        w, u, b, c = (weights[f"lstm.{name}_l{layer}"].double().numpy() for name in names)
         h, cell, out = np.zeros(256), np.zeros(256), []
         for x in seen:
             i, f, g, o = np.split(w @ x + b + u @ h + c, 4)
