@@ -49,6 +49,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 diffwave      settings and model of waveform diffusion, training
                 diffwave_uses     vocode, generate, denoise, interpolate
                 diffwave_weights  weights of the public diffwave package
+                noises        five noises made in code, mixed at a share of a level; SI-SDR
                 metrics       definitions with units, reference, alignment
                 speaker       how much a recording sounds like one person
                 evaluation    converted songs against their references
@@ -70,6 +71,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 songs         found, read, measured and remembered
                 vocoding      any vocoder behind one door, alone or for an instrument
                 conversion    song -> adjust -> model -> audio -> file
+                wave_files    sounds that DiffWave generated, denoised or mixed, as files
     04 see      page          players, pictures, notices, tables as HTML; the only place where text becomes markup
                 selection     which steps of a walk to show
                 trace         what happened at every step, kept and read again
@@ -90,7 +92,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 showcase      one page about a conversion: listen, look, what the numbers mean
                 demo          the whole journey on the synthetic singers
     door        commands      what each command does
-                commands_wave     what is done to waves alone: vocode
+                commands_wave     what is done to waves alone: vocode, generate, denoise, interpolate
                 __main__      the svclib command
 
 Importing ``svclib`` itself loads nothing: ``from svclib import features`` loads what that module needs.

@@ -119,12 +119,41 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--f0", choices=("swift", "crepe", "crepe_tiny", "pyin"), help="pitch tracker (default: the usual)")
     p.add_argument("--every-step", action="store_true", help="diffwave: every trained step, not its fast schedule")
 
+    p = command("generate", "sounds out of noise by a DiffWave, of a label where it was trained with labels")
+    _wave(p, "DIR", "folder of LABEL_NUMBER_seedSEED.wav; what already lies there is not made twice")
+    p.add_argument("--count", type=_count, metavar="N", default=1, help="sounds per label")
+    p.add_argument("--label", metavar="L", action="append", help="repeat for more")
+    p.add_argument("--seconds", type=_positive, metavar="S", help="length of each (default: the model's own)")
+    p.add_argument("--fast", action="store_true", help="by the model's few-step schedule, instead of every step")
+
+    p = command("denoise", "take noise out of recordings with a DiffWave that never saw noisy ones")
+    _wave(p, "FILE|DIR", "a file, or a folder for several")
+    p.add_argument("--input", metavar="FILE|DIR", action="append", required=True, help="repeat for more")
+    p.add_argument("--step", type=_count, metavar="T", default=25, help="where the walk starts (default: %(default)s)")
+    p.add_argument("--reading", choices=("as_is", "scaled"), default="as_is",
+                   help="start from the recording as it is, or scaled and with that step's noise added")  # fmt: skip
+    p.add_argument("--label", metavar="L", help="what is said, for a model with labels")
+
+    p = command("interpolate", "sounds between two recordings, by a DiffWave")
+    _wave(p, "DIR", "folder of 'A to B 1 of N.wav'")
+    p.add_argument("--input", metavar="FILE", action="append", required=True, help="twice: from where to where")
+    p.add_argument("--step", type=_count, metavar="T", default=50, help="where they are mixed (default: %(default)s)")
+    p.add_argument("--count", type=_count, metavar="N", default=5, help="sounds, both ends among them")
+    p.add_argument("--independent-noise", action="store_true", help="a noise of its own for each end, as in the paper")
+    p.add_argument("--label", metavar="L", help="what is said, for a model with labels")
+
     p = command("evaluate", "compare converted songs with their references: pitch, loudness, spectrum")
     p.add_argument("--reference", metavar="FILE|DIR", required=True)
     p.add_argument("--converted", metavar="FILE|DIR", required=True, help="files of a folder are matched by name")
     p.add_argument("--target-voice", metavar="DIR", help="recordings of the wanted voice: adds the similarity")
     _json(p)
     return top
+
+
+def _wave(p, out: str, help: str) -> None:
+    p.add_argument("--model", metavar="NAME.zip", required=True, help="a DiffWave trained without a mel")
+    p.add_argument("--out", metavar=out, required=True, help=help)
+    p.add_argument("--seed", type=_count, metavar="S", default=0)
 
 
 def _json(p) -> None:

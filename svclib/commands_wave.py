@@ -1,4 +1,5 @@
-"""Commands that make waves without an instrument that sings: ``svclib vocode``.
+"""Commands that make waves without an instrument that sings: ``svclib vocode``, ``generate``, ``denoise``,
+``interpolate``.
 
 Importing this module registers them in ``commands.HANDLERS``.
 """
@@ -29,4 +30,57 @@ def vocode(a) -> int:
     return 0
 
 
-HANDLERS |= {f.__name__: f for f in (vocode,)}
+def generate(a) -> int:
+    """``svclib generate``."""
+    from svclib import wave_files
+
+    opened = wave_files.open_model(a.model)
+    with Progress("generating") as progress:
+        made = wave_files.generate(
+            opened, a.out, a.count, tuple(a.label or (None,)), a.seed, a.seconds, a.fast, progress=progress
+        )
+    return _told(made)
+
+
+def denoise(a) -> int:
+    """``svclib denoise``."""
+    from svclib import audio, wave_files
+    from svclib.conversion import find_songs
+
+    inputs = [found for given in a.input for found in (find_songs(given) if Path(given).is_dir() else [Path(given)])]
+    out = Path(a.out)
+    as_file = out.suffix.lower() in audio.WRITABLE and not out.is_dir()
+    if as_file and len(inputs) > 1:
+        raise UsageError(f"--out is the file '{out}', but there are {len(inputs)} recordings; give a folder.")
+    if out.suffix and not as_file and not out.is_dir():
+        raise UsageError(f"--out is '{out}'; sound is written as {', '.join(audio.WRITABLE)}, or into a folder.")
+    opened = wave_files.open_model(a.model)
+    folder, name = (out.parent, out.name) if as_file else (out, None)
+    with Progress("denoising") as progress:
+        made = wave_files.denoise(opened, inputs, folder, a.step, a.reading, a.label, a.seed, name, progress=progress)
+    if as_file:
+        warn_renamed(out, made[0])
+    return _told(made)
+
+
+def interpolate(a) -> int:
+    """``svclib interpolate``."""
+    from svclib import wave_files
+
+    if len(a.input) != 2:
+        raise UsageError(f"--input was given {len(a.input)} times; give it twice: from which recording to which.")
+    opened = wave_files.open_model(a.model)
+    with Progress("interpolating") as progress:
+        made = wave_files.interpolate(
+            opened, *a.input, a.out, a.count, a.step, not a.independent_noise, a.label, a.seed, progress=progress
+        )
+    return _told(made)
+
+
+def _told(made: list[Path]) -> int:
+    for path in made:
+        print(path)
+    return 0
+
+
+HANDLERS |= {f.__name__: f for f in (vocode, generate, denoise, interpolate)}

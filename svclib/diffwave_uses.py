@@ -51,8 +51,12 @@ def _whole(model: DiffWaveModel, n_samples: int) -> int:
     return n_samples + -n_samples % model.net.squeeze
 
 
-def _condition(model: DiffWaveModel, label: str | None, batch: int) -> dict:
-    """What steers generation, denoising and interpolation."""
+def condition(model: DiffWaveModel, label: str | None, batch: int) -> dict:
+    """What steers generation, denoising and interpolation.
+
+    Raises:
+        DiffWaveError: for a vocoder, a label the model does not know, one too many or none where it needs one.
+    """
     if model.settings.condition == "mel":
         raise DiffWaveError("This is a vocoder: it follows a mel. Use a model trained without one, or with labels.")
     if model.settings.condition == "none":
@@ -131,10 +135,18 @@ def generate(
     if count < 1 or n_samples < 1:
         raise DiffWaveError(f"{count} sounds of {n_samples} samples were asked for; ask for at least one of each.")
     length = _whole(model, n_samples)
-    prepared = model.prepare(precision, n_samples=length, **_condition(model, label, count))
+    prepared = model.prepare(precision, n_samples=length, **condition(model, label, count))
     watch = _watch(progress, callback)
     made = model.sample(prepared, (count, length), seed, fast, callback=watch, cancelled=cancelled)
     return made[:, :n_samples].cpu().numpy()
+
+
+def denoise_checked(model: DiffWaveModel, t: int, reading: str, label: str | None) -> int:
+    """The diffusion time a walk from step ``t`` starts at, counted from 0; refuses what :func:`denoise` would."""
+    if reading not in READINGS:
+        raise DiffWaveError(f"There is no reading '{reading}'; choose one of {', '.join(READINGS)}.")
+    condition(model, label, 1)
+    return _start(model, t)
 
 
 def denoise(
@@ -173,12 +185,10 @@ def denoise(
         DiffWaveError: for a vocoder, another reading, a step out of range, or audio that is none.
         Cancelled: when ``cancelled()`` returns True.
     """
-    if reading not in READINGS:
-        raise DiffWaveError(f"There is no reading '{reading}'; choose one of {', '.join(READINGS)}.")
-    start, x = _start(model, t), _signal(audio, "The recording")[None]
+    start, x = denoise_checked(model, t, reading, label), _signal(audio, "The recording")[None]
     n, gain = x.shape[1], model.gain(x)
     x = torch.nn.functional.pad(x * gain, (0, _whole(model, n) - n))
-    prepared = model.prepare(precision, n_samples=x.shape[1], **_condition(model, label, 1))
+    prepared = model.prepare(precision, n_samples=x.shape[1], **condition(model, label, 1))
     generator = torch.Generator().manual_seed(seed)
     if reading == "scaled":
         x = model.schedule.diffuse(x, torch.tensor([start]), torch.randn(x.shape, generator=generator))
@@ -235,7 +245,7 @@ def interpolate(
     noise = torch.randn(1 if shared_noise else 2, n, generator=generator).expand(2, -1)
     ends = model.schedule.diffuse(x0, torch.tensor([start, start]), noise)
     mixed = (1 - shares) * ends[:1] + shares * ends[1:]
-    prepared = model.prepare(precision, n_samples=n, **_condition(model, label, len(mixed)))
+    prepared = model.prepare(precision, n_samples=n, **condition(model, label, len(mixed)))
     made = diffwave_process.sample(
         prepared, model.schedule, mixed.to(model.device), start_t=start, generator=generator, shared=True,
         callback=_watch(progress, callback), cancelled=cancelled,
