@@ -81,6 +81,12 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 views         what pictures show, computed
                 plots         pictures; only plots* import matplotlib
                 plots_inside  what a DDSP instrument plays, drawn
+                stretches     a stretch of a song, and changes of one factor of it
+                study         runs from the same noise; the influence of each factor
+                comparison    runs and steps compared: matrices, maps, curves; tables as files
+                step_metrics  metrics of every step, with unit, reference and frame count
+                plots_study   the pictures of a study
+                study_views   each view of a study: picture, table, what it shows
                 start         what is made where a person's folder is still empty
                 inspection    what a trained model does, as arrays; runs compared
                 widgets       what panels share; only widgets* import ipywidgets, and do no arithmetic
@@ -89,6 +95,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 widgets_train     the panels of notebook 02
                 widgets_convert   the panel of notebook 03
                 widgets_see       the panels of notebook 04
+                widgets_study     its panel for runs, ablations and comparisons
                 showcase      one page about a conversion: listen, look, what the numbers mean
                 demo          the whole journey on the synthetic singers
     door        commands      what each command does

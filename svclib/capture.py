@@ -6,7 +6,7 @@ be kept, one step of each of equally many is chosen while it runs, by the rule o
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,13 +27,16 @@ class Recorder:
         keep: Most steps to keep; all by default.
         max_bytes: Most memory for states, whatever ``keep`` says.
         prepared: A ``denoiser.Prepared`` to listen to; needs ``with recorder.listening():`` around the walk.
+        blocks: Which residual blocks to listen to, from 0; the first, the middle and the last by default.
     """
 
-    def __init__(self, keep: int | None = None, max_bytes: int = MAX_BYTES, prepared=None):
+    def __init__(
+        self, keep: int | None = None, max_bytes: int = MAX_BYTES, prepared=None, blocks: Sequence[int] | None = None
+    ):
         if keep is not None and keep < 2:
             raise TraceError(f"{keep} steps are to be kept; a trace needs at least 2, the first and the last.")
         self.keep, self.max_bytes, self.notice = keep, max_bytes, ""
-        self.taps = None if prepared is None else _Taps(prepared)
+        self.taps = None if prepared is None else _Taps(prepared, blocks)
         self.rows: list[dict] = []
         self.waiting: list[dict] = []  # steps of the interval that is going on
         self.edges: np.ndarray | None = None
@@ -42,6 +45,11 @@ class Recorder:
     def listening(self):
         """Context in which hidden features are collected; does nothing without a prepared denoiser."""
         return contextlib.nullcontext() if self.taps is None else self.taps
+
+    def forget(self) -> None:
+        """Drop what the layers said since the last step: somebody else asked the network in between."""
+        if self.taps is not None:
+            self.taps.sums, self.taps.piece = {}, -1
 
     def __call__(self, step: SamplerStep) -> None:
         """Keep one step."""
@@ -116,6 +124,7 @@ def capture(
     seed: int = 0, precision: str = "auto", keep: int | None = None, features: bool = True,
     max_bytes: int = MAX_BYTES, conditions: Mapping | None = None, label: str = "", prepared=None,
     callback: Callable[[SamplerStep], None] | None = None, cancelled: Callable[[], bool] | None = None,
+    blocks: Sequence[int] | None = None,
 ) -> Trace:  # fmt: skip
     """Let a diffusion model sing one song and keep what happened; the song is the same as without.
 
@@ -127,17 +136,19 @@ def capture(
         features: Whether to listen at the layers too.
         conditions: What to keep of what was asked: ``f0_hz``, ``voiced``, ``loudness_db``, each ``[frames]``.
         label: A name for the run.
+        blocks: See :class:`Recorder`. The callback may ask the same network itself; that is not listened to.
 
     Raises:
         TraceError, samplers.SamplerError, progress.Cancelled: as those say.
     """
     prepared = prepared or model.prepare(condition, precision)
-    recorder = Recorder(keep, max_bytes, prepared if features else None)
+    recorder = Recorder(keep, max_bytes, prepared if features else None, blocks)
 
     def watch(step: SamplerStep) -> None:
         recorder(step)
         if callback is not None:
             callback(step)
+            recorder.forget()
 
     with recorder.listening():
         log_mel = model.sample(
@@ -157,10 +168,12 @@ class _Taps:
     A long song passes in pieces with a halo; the halo is left out, so the pooled values are those of the whole.
     """
 
-    def __init__(self, prepared):
+    def __init__(self, prepared, blocks=None):
         self.denoiser, self.pieces = prepared.denoiser, prepared.pieces
         n = len(self.denoiser.stack.blocks)
-        self.blocks = sorted({0, n // 2, n - 1})
+        self.blocks = sorted({0, n // 2, n - 1} if blocks is None else set(blocks))
+        if self.blocks and not 0 <= self.blocks[0] <= self.blocks[-1] < n:
+            raise TraceError(f"Blocks {self.blocks} are to be heard; this network has blocks 0 to {n - 1}.")
         self.piece, self.sums, self.handles = -1, {}, []
 
     def __enter__(self):

@@ -304,7 +304,7 @@ class DiffusionModel(nn.Module):
     def sample(
         self, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,
         seed: int = 0, precision: str = "auto", callback: Callable | None = None, cancelled: Callable | None = None,
-        prepared: "Prepared | None" = None, **options,
+        prepared: "Prepared | Callable[[Tensor, float], Tensor] | None" = None, **options,
     ) -> Float[Tensor, "batch frames mels"]:  # fmt: skip
         """Sing: walk from noise, or from the coarse mel noised to step ``shallow``, to a log-mel.
 
@@ -314,7 +314,7 @@ class DiffusionModel(nn.Module):
             shallow: Start step 1 .. ``n_steps`` (Diff-SVC's k_step); None starts from pure noise.
             seed: Of the first noise and, for ``ddpm``, of the walk. The same on every device.
             precision, callback, cancelled: See :class:`Prepared` and ``samplers.sample``.
-            prepared: To reuse, when the same song is sung again.
+            prepared: To reuse, when the same song is sung again; or another function of ``x_t`` and time.
             options: ``piece_frames``, ``cache_bytes`` of :class:`Prepared`; the result does not depend on them.
         """
         generator = torch.Generator().manual_seed(seed)

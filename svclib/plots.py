@@ -42,6 +42,8 @@ _STYLE = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.4,
     "figure.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "svclib",  # the same figure, the same bytes
     "text.parse_math": False,  # names of people's files stand in titles: a "$" in one is a dollar
 }
 
@@ -56,10 +58,19 @@ def styled_figure(rows: int = 1, columns: int = 1, size=(9.0, 3.0), **layout):
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as PNG bytes."""
+    return _saved(figure, format="png", dpi=dpi)
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG bytes: texts stay text, pictures in it are embedded."""
+    return _saved(figure, format="svg", metadata={"Date": None})
+
+
+def _saved(figure: Figure, **options) -> bytes:
     buffer = io.BytesIO()
     with _lock, matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # an emoji in a file's name may be a box
-        figure.savefig(buffer, format="png", dpi=dpi)
+        figure.savefig(buffer, **options)
     return buffer.getvalue()
 
 

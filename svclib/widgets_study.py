@@ -1,0 +1,400 @@
+"""The panel of a study: choose, change one thing, run on the same noise, look, listen, keep."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as W
+
+from svclib import (
+    audio,
+    comparison,
+    conversion,
+    instrument,
+    page,
+    plots,
+    samplers,
+    start,
+    step_metrics,
+    store,
+    stretches,
+    study,
+    study_views,
+    training,
+    widgets,
+)
+from svclib.widgets_convert import Cache
+
+MAX_RUNS = 8
+CHANGES = (*stretches.CHOICES, "the whole other song", "checkpoints of a training")
+PROBES = (stretches.Change("content"), stretches.Change("melody"), stretches.Change("timbre"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Card:
+    """A run with what it was made with."""
+
+    sung: study.Sung
+    model: Any
+    text: str
+
+
+def study_panel(base) -> "StudyPanel":
+    """The study panel for a person's folder; a panel made earlier in this kernel is closed."""
+    panel = StudyPanel(base)
+    widgets.only_one("study", panel)
+    return panel
+
+
+class StudyPanel(W.VBox):
+    """Runs of a diffusion instrument side by side. Nothing is computed before a button is pressed."""
+
+    def __init__(self, base):
+        self.base, self.cards, self.heard, self.view = base, {}, {}, None
+        self.pinned, self.n_runs, self.updating = [], 0, False
+        self.message, self.progress = widgets.Message(), widgets.Progress()
+        self.job = widgets.Job(self.message, self._busy)
+        self.models, self._guard = Cache(2), widgets.guarded(self.message)
+        self._make_choices()
+        self._make_looking()
+        self.shown, self.players = widgets.html(css_class="t-study-view"), widgets.html(css_class="t-study-players")
+        self.listing = widgets.html(css_class="t-study-runs")
+        groups = widgets.row(
+            widgets.column("Sing", self.instrument, self.song, self.start_s, self.seconds, self.singer),
+            widgets.column("How", self.sampler, self.steps, self.seed, self.probe),
+            widgets.column("Change one thing", self.change, self.other_song, self.other_singer, self.semitones,
+                           self.strength, self.run, self.checkpoints),
+        )  # fmt: skip
+        groups.layout.align_items = "flex-start"
+        super().__init__([
+            groups, widgets.row(self.run_button, self.cancel_button, self.refresh_button, self.progress.widget),
+            self.message.widget, self.listing,
+            widgets.row(self.look, self.a, self.b, self.state), widgets.row(self.step, self.pin_button, self.unpin_button,
+                                                                            self.tolerance),
+            self.shown, self.players,
+            widgets.row(self.hear_button, self.remove_button, *self.keep_buttons),
+        ])  # fmt: skip
+        self.add_class("svclib-study")
+        self.refresh()
+
+    # ------------------------------------------------------------------------------------------------ building blocks
+
+    def _make_choices(self):
+        none, control = {"options": [("(none yet)", None)]}, widgets.control
+        self.instrument = control(W.Dropdown, "Instrument", "t-study-instrument", "diffusion instruments", **none)
+        self.song = control(W.Dropdown, "Song", "t-study-song", f"recordings in {self.base.examples}", **none)
+        self.start_s = control(W.BoundedFloatText, "From (s)", "t-study-start", "where it begins", max=36000.0, step=0.5)
+        self.seconds = control(W.BoundedFloatText, "Length (s)", "t-study-seconds", "how much of it is sung",
+                               min=0.2, max=60.0, value=4.0, step=0.5)  # fmt: skip
+        self.singer = control(W.Dropdown, "Singer", "t-study-singer", "who sings", **none)
+        self.sampler = control(W.Dropdown, "Sampler", "t-study-sampler", "how the walk goes",
+                               options=samplers.METHODS, value="dpmpp")  # fmt: skip
+        self.steps = control(W.BoundedIntText, "Steps", "t-study-steps", "of the walk", min=2, max=1000, value=20)
+        self.seed = control(W.BoundedIntText, "Seed", "t-study-seed", "equal seeds begin with equal noise",
+                            min=0, max=2**31 - 1)  # fmt: skip
+        self.probe = control(W.Checkbox, "", "t-study-probe", "asks the network again at the same noisy mels",
+                             value=False, indent=False)  # fmt: skip
+        self.change = control(W.Dropdown, "Change", "t-study-change", "everything else stays as it is", options=CHANGES)
+        self.other_song = control(W.Dropdown, "Other song", "t-study-other", "what is taken from elsewhere", **none)
+        self.other_singer = control(W.Dropdown, "Other singer", "t-study-other-singer", "of this instrument", **none)
+        self.semitones = control(W.BoundedFloatText, "Semitones", "t-study-semitones", "to transpose the melody by",
+                                 min=-24.0, max=24.0, value=5.0)  # fmt: skip
+        self.strength = control(W.BoundedFloatText, "Strength", "t-study-strength",
+                                "0 is off, 1 as asked, 2 twice as strongly; twice the time",
+                                min=-5.0, max=10.0, value=2.0, step=0.25)  # fmt: skip
+        self.run = control(W.Dropdown, "Training", "t-study-training", f"runs in {self.base.runs}", **none)
+        self.checkpoints = control(W.SelectMultiple, "Steps of it", "t-study-checkpoints", "several with Ctrl",
+                                   options=[], rows=4)  # fmt: skip
+        self.instrument.observe(self._guard(lambda _: self._instrument_chosen()), "value")
+        self.run.observe(self._guard(lambda _: self._training_chosen()), "value")
+        for choice in (self.change, self.steps, self.sampler):
+            choice.observe(self._guard(lambda _: self._show_what_counts()), "value")
+        button = widgets.button
+        self.run_button = button("Run", self._guard(self.sing), "t-study-run", "primary", "sing and keep what happens")
+        self.cancel_button = button("Cancel", self._guard(self._cancel), "t-study-cancel", hint="stop the running work")
+        self.refresh_button = button("Look again", self._guard(self.refresh), "t-study-refresh", hint="read folders again")
+        self.cancel_button.disabled = True
+
+    def _make_looking(self):
+        control, button, draw = widgets.control, widgets.button, self._guard(lambda _: self.draw())
+        self.look = control(W.Dropdown, "View", "t-study-look", "what to look at", options=list(study_views.VIEWS))
+        self.a = control(W.Dropdown, "Run", "t-study-a", "the run in question", options=[("", None)])
+        self.b = control(W.Dropdown, "against", "t-study-b", "the run it is compared with", options=[("", None)])
+        self.state = control(W.Dropdown, "Show", "t-study-state", "of every step",
+                             options=[(text, name) for name, text in comparison.STATES.items()])  # fmt: skip
+        self.step = control(W.IntSlider, "Step", "t-study-step", "arrow keys move it by one", min=1, max=2, value=1,
+                            continuous_update=False)  # fmt: skip
+        self.tolerance = control(W.BoundedFloatText, "Within (dB)", "t-study-tolerance", "when a bin counts as settled",
+                                 min=0.1, max=40.0, value=3.0, step=0.5)  # fmt: skip
+        for widget in (self.look, self.a, self.b, self.state, self.tolerance):
+            widget.layout.width, widget.style.description_width = "min(290px, 98%)", "70px"
+        self.step.layout.width = "min(420px, 98%)"
+        for widget in (self.look, self.b, self.state, self.step, self.tolerance):
+            widget.observe(draw, "value")
+        self.a.observe(self._guard(lambda _: self._run_chosen()), "value")
+        self.pin_button = button("Pin step", self._guard(self.pin), "t-study-pin", hint="see it side by side with others")
+        self.unpin_button = button("Unpin all", self._guard(self.unpin), "t-study-unpin")
+        self.hear_button = button("Hear and measure", self._guard(self.hear), "t-study-hear",
+                                  hint="makes the steps audible and adds pitch, voicing and loudness to the metrics")  # fmt: skip
+        self.remove_button = button("Remove run", self._guard(self.remove), "t-study-remove", hint="frees its memory")
+        kinds = {"CSV": "the numbers", "PNG": "the picture", "SVG": "the picture, scalable", "npz": "the whole run"}
+        self.keep_buttons = [
+            button(f"Save {kind}", self._guard(lambda kind=kind: self.keep(kind)), f"t-study-{kind.lower()}",
+                   hint=f"{text}, into {self.base.output}") for kind, text in kinds.items()
+        ]  # fmt: skip
+
+    # -------------------------------------------------------------------------------------------------------- choices
+
+    def refresh(self) -> None:
+        """Read the folders again; keeps the choices that still exist."""
+        entries = [e for e in instrument.list_folder(self.base.instruments) if not e.problem and e.kind == "diffusion"]
+        self.singers = {e.path: list(e.info.get("singers") or ()) for e in entries}
+        songs = [(str(Path(p).relative_to(self.base.examples)), Path(p)) for p in audio.find(self.base.examples)[0]]
+        runs = [(p.name, p) for p in sorted(self.base.runs.iterdir()) if (p / "checkpoints").is_dir()]
+        self._fill(self.instrument, [(e.path.name, e.path) for e in entries])
+        self._fill(self.song, songs)
+        self._fill(self.other_song, songs)
+        self._fill(self.run, runs)
+        self._instrument_chosen()
+        self._show_what_counts()
+        self.message.say(self._missing(), "warning")
+        self._busy(self.job.busy)
+
+    @staticmethod
+    def _fill(menu, options):
+        wanted = menu.value
+        menu.options = options or [("(none yet)", None)]
+        values = [value for _, value in menu.options]
+        menu.value = wanted if wanted in values else values[0]
+
+    def _instrument_chosen(self):
+        names = [(name, name) for name in self.singers.get(self.instrument.value, ())]
+        self._fill(self.singer, names)
+        self._fill(self.other_singer, names[1:] + names[:1])
+
+    def _training_chosen(self):
+        entries = [] if self.run.value is None else start.checkpoint_steps(self.run.value)
+        self.checkpoints.options = [(f"step {e.step}" + (", best" if e.best else ""), e.step) for e in entries]
+        self.checkpoints.value = tuple(e.step for e in (entries[:1] + entries[-1:] if len(entries) > 1 else entries))
+
+    def _show_what_counts(self):
+        choice = self.change.value
+        for widget, words in (
+            (self.other_song, ("other song",)), (self.other_singer, ("other singer",)), (self.semitones, ("transposed",)),
+            (self.strength, ("strength",)), (self.run, ("checkpoints",)), (self.checkpoints, ("checkpoints",)),
+        ):  # fmt: skip
+            widget.layout.display = "" if any(word in choice for word in words) else "none"
+        calls = self.steps.value + (self.sampler.value == "plms")
+        more = study.probe_calls(calls, len(PROBES))
+        self.probe.description = f"Influence of content, melody, timbre: +{more} calls of the network"
+
+    def _missing(self) -> str:
+        if self.instrument.value is None:
+            return (
+                f"There is no diffusion instrument in {self.base.instruments}. Train one with notebook 02 and the preset "
+                "diffusion_small or diffusion, then press Look again."
+            )
+        if self.song.value is None:
+            return f"There is no song in {self.base.examples}. Put a recording there, then press Look again."
+        return ""
+
+    # -------------------------------------------------------------------------------------------------------- working
+
+    def _busy(self, busy: bool) -> None:
+        self.cancel_button.disabled = not busy
+        self.run_button.disabled = busy or bool(self._missing())
+        for button in (self.hear_button, self.remove_button, *self.keep_buttons):
+            button.disabled = busy or not self.cards
+        if not busy:
+            self.progress.hide()
+
+    def _cancel(self):
+        if self.job.busy:
+            self.job.cancel()
+            self.message.say("Stopping; what was sung before stays.", "warning")
+
+    def _start(self, task) -> None:
+        def work():
+            try:
+                task()
+            except samplers.Cancelled:
+                self.message.say("Cancelled; nothing unfinished is kept.", "warning")
+
+        if not self.job.start(work):
+            self.message.say("Still working on the one before; press Cancel to stop it.", "warning")
+
+    def sing(self) -> None:
+        """Sing the stretch with the chosen change in the background and keep the run."""
+        missing = self._missing()
+        checkpoints = list(self.checkpoints.value) if self.change.value == CHANGES[-1] else [None]
+        if not missing and len(self.cards) + len(checkpoints) > MAX_RUNS:
+            missing = f"At most {MAX_RUNS} runs are kept; choose one and press Remove run."
+        if not missing and (not checkpoints or (checkpoints[0] is not None and self.run.value is None)):
+            missing = f"Choose a training from {self.base.runs} and one or more of its steps."
+        if missing:
+            self.message.say(missing, "warning")
+            return
+        wish = {
+            "change": self.change.value, "path": self.instrument.value, "song": self.song.value,
+            "other": self.other_song.value, "start_s": self.start_s.value, "seconds": self.seconds.value,
+            "semitones": self.semitones.value, "strength": self.strength.value,
+            "other_singer": self.other_singer.value, "run": self.run.value, "checkpoints": checkpoints,
+        }  # fmt: skip
+        options = {
+            "method": self.sampler.value, "steps": self.steps.value, "seed": self.seed.value,
+            "probe": PROBES if self.probe.value else (), "singer": self.singer.value,
+        }  # fmt: skip
+        self.message.say("")
+        self.progress(0.0, "beginning")
+        self._start(lambda: self._sing(wish, options))
+
+    def _stretch(self, path, wish, features, statistics):
+        song = conversion.cached_song(path, features, progress=self.progress, cancelled=self.job.cancelled)
+        return stretches.stretch(song, statistics, wish["start_s"], wish["seconds"])
+
+    def _sing(self, wish, options):
+        common = {"progress": self.progress, "cancelled": self.job.cancelled, **options}
+        if wish["change"] == CHANGES[-1]:
+            def song_of(model, statistics):
+                return self._stretch(wish["song"], wish, model.features, statistics)
+
+            common["singer"] = None  # a training may know other singers
+            runs = study.sing_checkpoints(wish["run"], wish["checkpoints"], song_of, **common)
+            for step, sung in zip(wish["checkpoints"], runs, strict=True):
+                self._add(sung, training.load_model(wish["run"], step)[0], wish["run"].name)
+            return
+        loaded = self.models.get(wish["path"], lambda: instrument.open(wish["path"]))
+        song = wish["other"] if wish["change"] == CHANGES[-2] else wish["song"]
+        asked, changes = self._stretch(song, wish, loaded.features, loaded.statistics), []
+        if wish["change"] != CHANGES[-2]:
+            other = None
+            if "other song" in wish["change"]:
+                other = self._stretch(wish["other"], wish, loaded.features, loaded.statistics)
+            changes = stretches.chosen(
+                wish["change"], other, wish["semitones"], wish["strength"], wish["other_singer"]
+            )
+        self._add(study.sing(loaded.model, asked, changes, **common), loaded.model, loaded.name)
+
+    def _add(self, sung, model, name):
+        self.n_runs += 1
+        label = f"{self.n_runs}: {sung.label}, {sung.asked.name}"
+        about = sung.trace.info
+        text = f"{name}; from {sung.asked.start_s:.1f} s; {about['method']}, {sung.trace.n_calls} calls, seed {about['seed']}"
+        self.cards[label] = Card(sung, model, text)
+        self._runs_changed(label)
+        said = " ".join(filter(None, (f"Run {self.n_runs} is below.", sung.notice, about["notice"])))
+        self.message.say(said, "warning" if sung.notice or about["notice"] else "done")
+
+    def _runs_changed(self, wanted=None):
+        rows = [[label, card.text, f"{card.sung.trace.n_bytes / 1e6:.1f} MB"] for label, card in self.cards.items()]
+        self.listing.value = page.table(["run", "made with", ">memory"], rows) if rows else ""
+        self.updating = True
+        try:
+            for menu in (self.a, self.b):
+                self._fill(menu, [(label, label) for label in self.cards])
+            if wanted is not None:
+                self.a.value = wanted
+        finally:
+            self.updating = False
+        self._run_chosen()
+
+    def remove(self) -> None:
+        """Forget the chosen run."""
+        if self.cards.pop(self.a.value, None) is not None:
+            self.heard.pop(self.a.value, None)
+            self._runs_changed()
+            self._busy(self.job.busy)
+
+    def hear(self) -> None:
+        """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""
+        label, steps = self.a.value, self.pinned or None
+
+        def task():
+            card = self.cards[label]
+            positions = study.probed_steps(len(card.sung.trace))
+            sounds = study.hear(card.model, card.sung, positions, progress=lambda f, text: self.progress(0.6 * f, text),
+                                cancelled=self.job.cancelled)  # fmt: skip
+            found = step_metrics.heard_metrics(
+                card.sung.trace, sounds.audio, card.model.features, card.sung.asked.audio,
+                lambda f, text: self.progress(0.6 + 0.4 * f, text), self.job.cancelled,
+            )  # fmt: skip
+            self.heard[label] = (sounds, found)
+            self._show_players(label, steps)
+            self.look.value = "metrics per step"
+            self.draw()
+            self.message.say(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")
+
+        self.message.say("")
+        self._start(task)
+
+    # -------------------------------------------------------------------------------------------------------- looking
+
+    def _run_chosen(self):
+        if self.updating:
+            return
+        card = self.cards.get(self.a.value)
+        if card is not None:
+            self.updating = True
+            try:
+                self.step.max = len(card.sung.trace) + 1
+                self.step.value = min(self.step.value, self.step.max)
+            finally:
+                self.updating = False
+        self._show_players(self.a.value, self.pinned or None)
+        self.draw()
+
+    def pin(self) -> None:
+        """Put the step of the slider among those side by side."""
+        self.pinned = sorted({*self.pinned, self.step.value - 1})[-6:]
+        self.draw()
+
+    def unpin(self) -> None:
+        """No pinned steps: the first, the middle and the result are shown."""
+        self.pinned = []
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw the chosen view."""
+        if self.updating or not self.cards:
+            if not self.cards:
+                self.shown.value, self.view = "", None
+            return
+        wish = study_views.Wish(
+            {label: card.sung for label, card in self.cards.items()}, self.a.value, self.b.value, self.step.value - 1,
+            self.pinned, self.state.value, self.tolerance.value,
+            {label: found for label, (_, found) in self.heard.items()},
+        )  # fmt: skip
+        try:
+            self.view = study_views.look(self.look.value, wish)
+        except ValueError as error:
+            self.view, self.shown.value = None, page.notice(str(error), "warning")
+            return
+        drawing = page.picture(plots.png(self.view.figure), f"{self.look.value} of run {self.a.value}", 1000)
+        self.shown.value = drawing + page.paragraph(self.view.about)
+
+    def _show_players(self, label, steps):
+        if label not in self.heard:
+            self.players.value = ""
+            return
+        sounds, n = self.heard[label][0], len(self.cards[label].sung.trace)
+        wanted = [s for s in (steps or (0, n // 2, n)) if s in sounds.audio] or [n]
+        names = {s: "result" if s == n else f"step {s + 1}" for s in wanted}
+        notes = {s: f"{sounds.quieter_db[s]:g} dB quieter than it was" for s in wanted if s in sounds.quieter_db}
+        self.players.value = page.flow(
+            *(page.player(sounds.audio[s], sounds.sample_rate_hz, names[s], notes.get(s, "")) for s in wanted)
+        )
+
+    def keep(self, kind: str) -> None:
+        """Save what is shown (CSV, PNG, SVG), or the chosen run (npz), under a name that is not taken."""
+        card = self.cards[self.a.value]
+        name, folder = f"study {self.a.value} - {self.look.value}", self.base.output
+        if kind == "npz":
+            path = comparison.save_trace(folder, f"study {self.a.value}", card.sung.trace)
+        elif self.view is None:
+            raise store.StoreError("Nothing is shown that could be saved; choose another view.")
+        elif kind == "CSV":
+            path = comparison.save_csv(folder, name, self.view.head, self.view.rows)
+        else:
+            draw = plots.png if kind == "PNG" else plots.svg
+            path = comparison.save_bytes(folder, name, f".{kind.lower()}", draw(self.view.figure))
+        self.message.say(f"Saved as {path}.", "done")
