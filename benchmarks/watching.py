@@ -1,8 +1,9 @@
 """What watching a walk costs: capture, memory, map, page size, and the page in a headless Chromium.
 
-    python benchmarks/watching.py [--no-browser]
+    python benchmarks/watching.py [--no-browser] [--only overhead|study|arithmetic|page]
 
-One thread; process time where Python is measured, the browser's own clock where the page is.
+One thread; CPU time where Python is measured, so that other programs on the machine count little; the browser's own
+clock where the page is.
 """
 
 import argparse
@@ -19,38 +20,131 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import browsing
 from test_player import sharpening
 
-from svclib import capture, player, projection, selection
+from svclib import (
+    capture,
+    conversion,
+    features,
+    player,
+    plots,
+    projection,
+    selection,
+    step_metrics,
+    stretches,
+    study,
+    study_views,
+)
 from svclib.diffusion import DiffusionSettings
 from svclib.features import FeatureSettings, MelContract
+from svclib.vocoders import HarmonicSettings
 
 CONTRACT = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
 
 
-def overhead(repeats: int = 8) -> None:
-    """Extra process time of capturing 20 ddim steps of 5 s, network of 10 x 128 channels, paired runs, median."""
+def small_model(n_layers: int = 10, channels: int = 128):
+    """A fresh network of 10 x 128 channels on 22.05 kHz mels, with a vocoder as in diffusion_small; one thread."""
     torch.set_num_threads(1)
-    features = FeatureSettings(sample_rate_hz=22050, hop_samples=256, mel=CONTRACT)
-    settings = DiffusionSettings(channels=128, n_layers=10, condition_dims=64, coarse_channels=64, content_channels=64)
-    model = settings.build(features).eval()
-    condition = torch.randn(1, 64, 430, generator=torch.Generator().manual_seed(0))
-    prepared = model.prepare(condition, "fp32")
+    measured = FeatureSettings(sample_rate_hz=22050, hop_samples=256, loudness_n_fft=1024, mel=CONTRACT)
+    vocoder = HarmonicSettings(n_harmonics=160, n_noise_bands=65, channels=128)
+    settings = DiffusionSettings(
+        channels=channels, n_layers=n_layers, condition_dims=128, coarse_channels=128, coarse_layers=3,
+        content_channels=128, vocoder=vocoder,
+    )  # fmt: skip
+    return settings.build(measured).eval()
 
-    def run(listen):
+
+def overhead(repeats: int = 12, steps: int = 6) -> None:
+    """What capturing costs, in CPU time of this thread, twice: by the clock inside of what capture does, and as the
+    median over rounds of neighbouring short walks with and without it (ddim, 5 s, 10 x 128 channels)."""
+    model = small_model()
+    condition = torch.randn(1, 128, 430, generator=torch.Generator().manual_seed(0))
+    prepared = model.prepare(condition, "fp32")
+    inside = [0.0]
+
+    def timed(call):
+        def wrapped(*args, **kwargs):
+            begun = time.thread_time()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                inside[0] += time.thread_time() - begun
+
+        return wrapped
+
+    def run(listen, clock=False):
         recorder = None if listen is None else capture.Recorder(prepared=prepared if listen else None)
-        begun = time.process_time()
+        watch = recorder
+        if clock:
+            watch = timed(recorder)
+            if listen:
+                recorder.taps._pool, recorder.taps._step = timed(recorder.taps._pool), timed(recorder.taps._step)
+        inside[0] = 0.0
+        begun = time.thread_time()
         if recorder is None:
-            model.sample(condition, "ddim", 20, prepared=prepared)
+            model.sample(condition, "ddim", steps, prepared=prepared)
         else:
             with recorder.listening():
-                model.sample(condition, "ddim", 20, prepared=prepared, callback=recorder)
-        return time.process_time() - begun
+                model.sample(condition, "ddim", steps, prepared=prepared, callback=watch)
+        whole = time.thread_time() - begun
+        return 100 * inside[0] / (whole - inside[0]) if clock else whole
 
     run(True)
-    rounds = np.array([[run(None), run(False), run(True)] for _ in range(repeats)])
+    rounds, clocks = [], []
+    for i in range(repeats):
+        order = [None, False, True][i % 3 :] + [None, False, True][: i % 3]
+        found = {listen: run(listen) for listen in order}
+        rounds.append([found[None], found[False], found[True]])
+        clocks.append([run(False, clock=True), run(True, clock=True)])
+    rounds, clocks = np.array(rounds), np.array(clocks)
     share = 100 * (rounds[:, 1:] / rounds[:, :1] - 1)
-    best = 100 * (rounds.min(axis=0)[1:] / rounds.min(axis=0)[0] - 1)
-    for name, m, b in zip(("states", "states and 7 taps"), np.median(share, axis=0), best, strict=True):
-        print(f"capture, {name}: {m:+.1f} % process time (median of {repeats} pairs), {b:+.1f} % (best against best)")
+    print(f"one step of 5 s, 10 x 128 channels: {1000 * np.median(rounds[:, 0]) / steps:.0f} ms CPU")
+    for k, name in enumerate(("states", "states and 7 taps")):
+        print(
+            f"capture, {name}: {np.median(clocks[:, k]):.1f} % by the clock inside "
+            f"({clocks[:, k].min():.1f} to {clocks[:, k].max():.1f}), {np.median(share[:, k]):+.1f} % as the median of "
+            f"{repeats} neighbouring walks (quartiles {np.percentile(share[:, k], 25):+.1f}, "
+            f"{np.percentile(share[:, k], 75):+.1f})"
+        )
+
+
+def a_study() -> None:
+    """A study as the panel makes it, 5 s, 20 steps, 7 x 192 channels (diffusion_small): CPU time of this process."""
+    model = small_model(7, 192)
+    rate, n = 22050, 22050 * 5
+    f0_hz = 220 * 2 ** (np.sin(np.arange(n) / 9000) / 6)
+    phase = 2 * np.pi * np.cumsum(f0_hz) / rate
+    sound = (0.1 * sum(np.sin(k * phase) / k for k in range(1, 12))).astype(np.float32)
+    marks = [("", time.process_time())]
+
+    def mark(name):
+        marks.append((name, time.process_time()))
+        print(f"{name}: {marks[-1][1] - marks[-2][1]:.1f} s CPU")
+
+    measured = features.extract(sound, model.features)
+    song = conversion.Song(Path("song.wav"), "song", rate, n, sound, measured)
+    asked = stretches.stretch(song, None, 0, 5, conversion.Controls(use_loudness_statistics=False))
+    mark("measuring 5 s")
+    factors = [stretches.Change(name) for name in ("content", "melody", "timbre")]
+    plain = study.sing(model, asked, steps=20)
+    mark("20 steps with all layers kept")
+    study.sing(model, asked, steps=20, probe=factors, features=False)
+    mark(f"the same with +{study.probe_calls(20, 3)} calls for the influence of three factors")
+    runs = {"as asked": plain} | {c.text: study.sing(model, asked, [c], steps=20) for c in factors}
+    mark("three ablations")
+    sounds = study.hear(model, plain, range(19))
+    mark("20 sounds of 5 s through the harmonic vocoder")
+    found = step_metrics.heard_metrics(plain.trace, sounds.audio, model.features, sound)
+    mark("pitch, voicing, loudness and speaker of 20 sounds")
+    wish = study_views.Wish(runs, "as asked", "content off", heard={"as asked": found})
+    for name in study_views.VIEWS:
+        if name != "influence at one step":
+            plots.png(study_views.look(name, wish).figure)
+    mark("all views drawn")
+    print(f"the whole study: {marks[-1][1] - marks[0][1]:.0f} s CPU (target: 180 s on two cores)")
+    many = study.sing(model, asked, method="ddim", steps=48, features=False)
+    begun = time.process_time()
+    study.hear(model, many, range(48))
+    print(f"48 steps x 5 s made audible: {time.process_time() - begun:.1f} s CPU (target: 30 s on two cores)")
+    print(f"24 probed steps, 3 factors: +{study.probe_calls(48, 3)} calls of the network")
 
 
 def arithmetic() -> None:
@@ -104,7 +198,10 @@ def page(browser: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--no-browser", action="store_true")
+    parser.add_argument("--only", choices=("overhead", "study", "arithmetic", "page"))
     options = parser.parse_args()
-    overhead()
-    arithmetic()
-    page(not options.no_browser)
+    parts = {"overhead": overhead, "study": a_study, "arithmetic": arithmetic}
+    parts["page"] = lambda: page(not options.no_browser)
+    for name, part in parts.items():
+        if options.only in (None, name):
+            part()

@@ -95,7 +95,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 widgets_train     the panels of notebook 02
                 widgets_convert   the panel of notebook 03
                 widgets_see       the panels of notebook 04
-                widgets_study     its panel for runs, ablations and comparisons
+                widgets_study_parts   the controls of the study panel
+                widgets_study     the study panel: runs, ablations, comparisons
                 showcase      one page about a conversion: listen, look, what the numbers mean
                 demo          the whole journey on the synthetic singers
     door        commands      what each command does

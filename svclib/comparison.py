@@ -8,6 +8,7 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -181,7 +182,7 @@ def run_matrix(traces: Sequence[Trace]) -> np.ndarray:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def curve_table(trace: Trace, curves: Mapping[str, Sequence]) -> tuple[list[str], list[list]]:
+def curve_table(trace: Trace, curves: Mapping[str, Any]) -> tuple[list[str], list[list]]:
     """Headings and rows of curves over all steps of a run: call, diffusion time, log-SNR, then each curve."""
     rows = [
         [int(trace.index[i]), float(trace.t[i]), float(trace.log_snr[i]), *(float(c[i]) for c in curves.values())]

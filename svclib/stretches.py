@@ -55,7 +55,7 @@ def stretch(
         song: From ``conversion.load_song`` with the features of the instrument.
         statistics: Of the instrument.
         start_s, seconds: Where it begins, and its length; a stretch past the song's end is shorter.
-        controls: As in a conversion; the octave nearest to the instrument's if None.
+        controls: As in a conversion; the suggested shift and nothing else if None.
 
     Raises:
         StudyError: if nothing of the song is left, or it has no log-mel.
@@ -71,8 +71,11 @@ def stretch(
             f"'{song.name}' has {song.duration_s:.1f} s; a stretch that begins at {start_s:g} s holds nothing of it."
         )
     if controls is None:
-        octaves = conversion.suggest_shift(measured, statistics, "diffusion").octaves
-        controls = dataclasses.replace(conversion.defaults("diffusion"), octave_shift=octaves)
+        shift = conversion.suggest_shift(measured, statistics, "diffusion")
+        controls = dataclasses.replace(
+            conversion.defaults("diffusion"), octave_shift=shift.octaves,
+            semitone_shift=float(shift.shift_semitones - 12 * shift.octaves),
+        )  # fmt: skip
     asked, cut = conversion.adjust(measured, statistics, controls), slice(first, last)
     return Stretch(
         song.name, first * hop / rate_hz, np.array(measured.log_mel[cut], np.float32),

@@ -13,7 +13,6 @@ from svclib import (
     instrument,
     page,
     plots,
-    samplers,
     start,
     step_metrics,
     store,
@@ -23,10 +22,11 @@ from svclib import (
     training,
     widgets,
 )
+from svclib import widgets_study_parts as parts
+from svclib.progress import Cancelled
 from svclib.widgets_convert import Cache
 
 MAX_RUNS = 8
-CHANGES = (*stretches.CHOICES, "the whole other song", "checkpoints of a training")
 PROBES = (stretches.Change("content"), stretches.Change("melody"), stretches.Change("timbre"))
 
 
@@ -69,8 +69,8 @@ class StudyPanel(W.VBox):
         super().__init__([
             groups, widgets.row(self.run_button, self.cancel_button, self.refresh_button, self.progress.widget),
             self.message.widget, self.listing,
-            widgets.row(self.look, self.a, self.b, self.state), widgets.row(self.step, self.pin_button, self.unpin_button,
-                                                                            self.tolerance),
+            widgets.row(self.look, self.a, self.b, self.state),
+            widgets.row(self.step, self.pin_button, self.unpin_button, self.tolerance),
             self.shown, self.players,
             widgets.row(self.hear_button, self.remove_button, *self.keep_buttons),
         ])  # fmt: skip
@@ -80,31 +80,8 @@ class StudyPanel(W.VBox):
     # ------------------------------------------------------------------------------------------------ building blocks
 
     def _make_choices(self):
-        none, control = {"options": [("(none yet)", None)]}, widgets.control
-        self.instrument = control(W.Dropdown, "Instrument", "t-study-instrument", "diffusion instruments", **none)
-        self.song = control(W.Dropdown, "Song", "t-study-song", f"recordings in {self.base.examples}", **none)
-        self.start_s = control(W.BoundedFloatText, "From (s)", "t-study-start", "where it begins", max=36000.0, step=0.5)
-        self.seconds = control(W.BoundedFloatText, "Length (s)", "t-study-seconds", "how much of it is sung",
-                               min=0.2, max=60.0, value=4.0, step=0.5)  # fmt: skip
-        self.singer = control(W.Dropdown, "Singer", "t-study-singer", "who sings", **none)
-        self.sampler = control(W.Dropdown, "Sampler", "t-study-sampler", "how the walk goes",
-                               options=samplers.METHODS, value="dpmpp")  # fmt: skip
-        self.steps = control(W.BoundedIntText, "Steps", "t-study-steps", "of the walk", min=2, max=1000, value=20)
-        self.seed = control(W.BoundedIntText, "Seed", "t-study-seed", "equal seeds begin with equal noise",
-                            min=0, max=2**31 - 1)  # fmt: skip
-        self.probe = control(W.Checkbox, "", "t-study-probe", "asks the network again at the same noisy mels",
-                             value=False, indent=False)  # fmt: skip
-        self.change = control(W.Dropdown, "Change", "t-study-change", "everything else stays as it is", options=CHANGES)
-        self.other_song = control(W.Dropdown, "Other song", "t-study-other", "what is taken from elsewhere", **none)
-        self.other_singer = control(W.Dropdown, "Other singer", "t-study-other-singer", "of this instrument", **none)
-        self.semitones = control(W.BoundedFloatText, "Semitones", "t-study-semitones", "to transpose the melody by",
-                                 min=-24.0, max=24.0, value=5.0)  # fmt: skip
-        self.strength = control(W.BoundedFloatText, "Strength", "t-study-strength",
-                                "0 is off, 1 as asked, 2 twice as strongly; twice the time",
-                                min=-5.0, max=10.0, value=2.0, step=0.25)  # fmt: skip
-        self.run = control(W.Dropdown, "Training", "t-study-training", f"runs in {self.base.runs}", **none)
-        self.checkpoints = control(W.SelectMultiple, "Steps of it", "t-study-checkpoints", "several with Ctrl",
-                                   options=[], rows=4)  # fmt: skip
+        for name, widget in parts.singing(self.base).items():
+            setattr(self, name, widget)
         self.instrument.observe(self._guard(lambda _: self._instrument_chosen()), "value")
         self.run.observe(self._guard(lambda _: self._training_chosen()), "value")
         for choice in (self.change, self.steps, self.sampler):
@@ -112,30 +89,20 @@ class StudyPanel(W.VBox):
         button = widgets.button
         self.run_button = button("Run", self._guard(self.sing), "t-study-run", "primary", "sing and keep what happens")
         self.cancel_button = button("Cancel", self._guard(self._cancel), "t-study-cancel", hint="stop the running work")
-        self.refresh_button = button("Look again", self._guard(self.refresh), "t-study-refresh", hint="read folders again")
+        self.refresh_button = button("Look again", self._guard(self.refresh), "t-study-refresh")
         self.cancel_button.disabled = True
 
     def _make_looking(self):
-        control, button, draw = widgets.control, widgets.button, self._guard(lambda _: self.draw())
-        self.look = control(W.Dropdown, "View", "t-study-look", "what to look at", options=list(study_views.VIEWS))
-        self.a = control(W.Dropdown, "Run", "t-study-a", "the run in question", options=[("", None)])
-        self.b = control(W.Dropdown, "against", "t-study-b", "the run it is compared with", options=[("", None)])
-        self.state = control(W.Dropdown, "Show", "t-study-state", "of every step",
-                             options=[(text, name) for name, text in comparison.STATES.items()])  # fmt: skip
-        self.step = control(W.IntSlider, "Step", "t-study-step", "arrow keys move it by one", min=1, max=2, value=1,
-                            continuous_update=False)  # fmt: skip
-        self.tolerance = control(W.BoundedFloatText, "Within (dB)", "t-study-tolerance", "when a bin counts as settled",
-                                 min=0.1, max=40.0, value=3.0, step=0.5)  # fmt: skip
-        for widget in (self.look, self.a, self.b, self.state, self.tolerance):
-            widget.layout.width, widget.style.description_width = "min(290px, 98%)", "70px"
-        self.step.layout.width = "min(420px, 98%)"
+        for name, widget in parts.looking().items():
+            setattr(self, name, widget)
+        button, draw = widgets.button, self._guard(lambda _: self.draw())
         for widget in (self.look, self.b, self.state, self.step, self.tolerance):
             widget.observe(draw, "value")
         self.a.observe(self._guard(lambda _: self._run_chosen()), "value")
-        self.pin_button = button("Pin step", self._guard(self.pin), "t-study-pin", hint="see it side by side with others")
+        self.pin_button = button("Pin step", self._guard(self.pin), "t-study-pin", hint="keep it to see side by side")
         self.unpin_button = button("Unpin all", self._guard(self.unpin), "t-study-unpin")
         self.hear_button = button("Hear and measure", self._guard(self.hear), "t-study-hear",
-                                  hint="makes the steps audible and adds pitch, voicing and loudness to the metrics")  # fmt: skip
+                                  hint="makes steps audible; adds pitch, voicing, loudness to the metrics")  # fmt: skip
         self.remove_button = button("Remove run", self._guard(self.remove), "t-study-remove", hint="frees its memory")
         kinds = {"CSV": "the numbers", "PNG": "the picture", "SVG": "the picture, scalable", "npz": "the whole run"}
         self.keep_buttons = [
@@ -180,10 +147,10 @@ class StudyPanel(W.VBox):
     def _show_what_counts(self):
         choice = self.change.value
         for widget, words in (
-            (self.other_song, ("other song",)), (self.other_singer, ("other singer",)), (self.semitones, ("transposed",)),
-            (self.strength, ("strength",)), (self.run, ("checkpoints",)), (self.checkpoints, ("checkpoints",)),
+            (self.other_song, "other song"), (self.other_singer, "other singer"), (self.semitones, "transposed"),
+            (self.strength, "strength"), (self.run, "checkpoints"), (self.checkpoints, "checkpoints"),
         ):  # fmt: skip
-            widget.layout.display = "" if any(word in choice for word in words) else "none"
+            widget.layout.display = "" if words in choice else "none"
         calls = self.steps.value + (self.sampler.value == "plms")
         more = study.probe_calls(calls, len(PROBES))
         self.probe.description = f"Influence of content, melody, timbre: +{more} calls of the network"
@@ -191,8 +158,8 @@ class StudyPanel(W.VBox):
     def _missing(self) -> str:
         if self.instrument.value is None:
             return (
-                f"There is no diffusion instrument in {self.base.instruments}. Train one with notebook 02 and the preset "
-                "diffusion_small or diffusion, then press Look again."
+                f"There is no diffusion instrument in {self.base.instruments}. Train one with notebook 02 and the "
+                "preset diffusion_small or diffusion, then press Look again."
             )
         if self.song.value is None:
             return f"There is no song in {self.base.examples}. Put a recording there, then press Look again."
@@ -217,7 +184,7 @@ class StudyPanel(W.VBox):
         def work():
             try:
                 task()
-            except samplers.Cancelled:
+            except Cancelled:
                 self.message.say("Cancelled; nothing unfinished is kept.", "warning")
 
         if not self.job.start(work):
@@ -226,7 +193,7 @@ class StudyPanel(W.VBox):
     def sing(self) -> None:
         """Sing the stretch with the chosen change in the background and keep the run."""
         missing = self._missing()
-        checkpoints = list(self.checkpoints.value) if self.change.value == CHANGES[-1] else [None]
+        checkpoints = list(self.checkpoints.value) if self.change.value == parts.CHECKPOINTS else [None]
         if not missing and len(self.cards) + len(checkpoints) > MAX_RUNS:
             missing = f"At most {MAX_RUNS} runs are kept; choose one and press Remove run."
         if not missing and (not checkpoints or (checkpoints[0] is not None and self.run.value is None)):
@@ -254,7 +221,8 @@ class StudyPanel(W.VBox):
 
     def _sing(self, wish, options):
         common = {"progress": self.progress, "cancelled": self.job.cancelled, **options}
-        if wish["change"] == CHANGES[-1]:
+        if wish["change"] == parts.CHECKPOINTS:
+
             def song_of(model, statistics):
                 return self._stretch(wish["song"], wish, model.features, statistics)
 
@@ -264,22 +232,20 @@ class StudyPanel(W.VBox):
                 self._add(sung, training.load_model(wish["run"], step)[0], wish["run"].name)
             return
         loaded = self.models.get(wish["path"], lambda: instrument.open(wish["path"]))
-        song = wish["other"] if wish["change"] == CHANGES[-2] else wish["song"]
+        song = wish["other"] if wish["change"] == parts.OTHER_SONG else wish["song"]
         asked, changes = self._stretch(song, wish, loaded.features, loaded.statistics), []
-        if wish["change"] != CHANGES[-2]:
+        if wish["change"] != parts.OTHER_SONG:
             other = None
             if "other song" in wish["change"]:
                 other = self._stretch(wish["other"], wish, loaded.features, loaded.statistics)
-            changes = stretches.chosen(
-                wish["change"], other, wish["semitones"], wish["strength"], wish["other_singer"]
-            )
+            changes = stretches.chosen(wish["change"], other, wish["semitones"], wish["strength"], wish["other_singer"])
         self._add(study.sing(loaded.model, asked, changes, **common), loaded.model, loaded.name)
 
     def _add(self, sung, model, name):
         self.n_runs += 1
         label = f"{self.n_runs}: {sung.label}, {sung.asked.name}"
-        about = sung.trace.info
-        text = f"{name}; from {sung.asked.start_s:.1f} s; {about['method']}, {sung.trace.n_calls} calls, seed {about['seed']}"
+        about, calls = sung.trace.info, sung.trace.n_calls
+        text = f"{name}; from {sung.asked.start_s:.1f} s; {about['method']}, {calls} calls, seed {about['seed']}"
         self.cards[label] = Card(sung, model, text)
         self._runs_changed(label)
         said = " ".join(filter(None, (f"Run {self.n_runs} is below.", sung.notice, about["notice"])))
@@ -320,8 +286,9 @@ class StudyPanel(W.VBox):
             )  # fmt: skip
             self.heard[label] = (sounds, found)
             self._show_players(label, steps)
-            self.look.value = "metrics per step"
-            self.draw()
+            if self.look.value == "metrics per step":
+                self.draw()
+            self.look.value = "metrics per step"  # which draws it
             self.message.say(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")
 
         self.message.say("")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_diffusion import CONTRACT, FEATURES, STATISTICS, tiny, tune
 
-from svclib import capture, comparison, projection, samplers, step_metrics, study, trace
+from svclib import capture, comparison, progress, projection, samplers, step_metrics, study, trace
 from svclib.conversion import Controls
 from svclib.features import Features
 from svclib.schedule import Schedule
@@ -195,9 +195,9 @@ def test_a_probe_in_a_real_run_changes_no_bit_and_no_feature(model, plain):
 
 def test_a_run_can_be_stopped_and_bad_wishes_are_sentences(model):
     seen = []
-    with pytest.raises(samplers.Cancelled):
+    with pytest.raises(progress.Cancelled):
         study.sing(model, asked_of(), cancelled=lambda: len(seen) > 2, progress=lambda *a: seen.append(a), **OPTIONS)
-    assert len(seen) == 3
+    assert len(seen) == 3  # nothing after it
     for words, bad in (
         ("no factor", lambda: Change("vibrato")),
         ("cannot be changed", lambda: Change("content", "melt")),

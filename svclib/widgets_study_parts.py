@@ -1,0 +1,107 @@
+"""The controls of the study panel, by name; what they do is the panel's."""
+
+import ipywidgets as W
+
+from svclib import comparison, samplers, stretches, study_views, widgets
+
+CHANGES = (*stretches.CHOICES, "the whole other song", "checkpoints of a training")
+OTHER_SONG, CHECKPOINTS = CHANGES[-2:]
+_NONE = {"options": [("(none yet)", None)]}
+
+
+def singing(base) -> dict[str, W.Widget]:
+    """What is sung, how, and what is changed."""
+    control = widgets.control
+    return {
+        "instrument": control(W.Dropdown, "Instrument", "t-study-instrument", "diffusion instruments", **_NONE),
+        "song": control(W.Dropdown, "Song", "t-study-song", f"recordings in {base.examples}", **_NONE),
+        "start_s": control(W.BoundedFloatText, "From (s)", "t-study-start", "where it begins", max=36000.0, step=0.5),
+        "seconds": control(
+            W.BoundedFloatText,
+            "Length (s)",
+            "t-study-seconds",
+            "how much of it is sung",
+            min=0.2,
+            max=60.0,
+            value=4.0,
+            step=0.5,
+        ),
+        "singer": control(W.Dropdown, "Singer", "t-study-singer", "who sings", **_NONE),
+        "sampler": control(
+            W.Dropdown, "Sampler", "t-study-sampler", "how the walk goes", options=samplers.METHODS, value="dpmpp"
+        ),
+        "steps": control(W.BoundedIntText, "Steps", "t-study-steps", "of the walk", min=2, max=1000, value=20),
+        "seed": control(
+            W.BoundedIntText, "Seed", "t-study-seed", "equal seeds begin with equal noise", min=0, max=2**31 - 1
+        ),
+        "probe": control(
+            W.Checkbox, "", "t-study-probe", "asks the network again at the same noisy mels", value=False, indent=False
+        ),
+        "change": control(W.Dropdown, "Change", "t-study-change", "everything else stays as it is", options=CHANGES),
+        "other_song": control(W.Dropdown, "Other song", "t-study-other", "what is taken from elsewhere", **_NONE),
+        "other_singer": control(W.Dropdown, "Other singer", "t-study-other-singer", "of this instrument", **_NONE),
+        "semitones": control(
+            W.BoundedFloatText,
+            "Semitones",
+            "t-study-semitones",
+            "to transpose the melody by",
+            min=-24.0,
+            max=24.0,
+            value=5.0,
+        ),
+        "strength": control(
+            W.BoundedFloatText,
+            "Strength",
+            "t-study-strength",
+            "0 is off, 1 as asked, 2 twice as strongly; twice the time",
+            min=-5.0,
+            max=10.0,
+            value=2.0,
+            step=0.25,
+        ),
+        "run": control(W.Dropdown, "Training", "t-study-training", f"runs in {base.runs}", **_NONE),
+        "checkpoints": control(
+            W.SelectMultiple, "Steps of it", "t-study-checkpoints", "several with Ctrl", options=[], rows=4
+        ),
+    }
+
+
+def looking() -> dict[str, W.Widget]:
+    """What is looked at."""
+    control = widgets.control
+    made = {
+        "look": control(W.Dropdown, "View", "t-study-look", "what to look at", options=list(study_views.VIEWS)),
+        "a": control(W.Dropdown, "Run", "t-study-a", "the run in question", options=[("", None)]),
+        "b": control(W.Dropdown, "against", "t-study-b", "the run it is compared with", options=[("", None)]),
+        "state": control(
+            W.Dropdown,
+            "Show",
+            "t-study-state",
+            "of every step",
+            options=[(text, name) for name, text in comparison.STATES.items()],
+        ),
+        "step": control(
+            W.IntSlider,
+            "Step",
+            "t-study-step",
+            "arrow keys move it by one",
+            min=1,
+            max=2,
+            value=1,
+            continuous_update=False,
+        ),
+        "tolerance": control(
+            W.BoundedFloatText,
+            "Within (dB)",
+            "t-study-tolerance",
+            "when a bin counts as settled",
+            min=0.1,
+            max=40.0,
+            value=3.0,
+            step=0.5,
+        ),
+    }
+    for widget in made.values():
+        widget.layout.width, widget.style.description_width = "min(290px, 98%)", "70px"
+    made["step"].layout.width = "min(420px, 98%)"
+    return made

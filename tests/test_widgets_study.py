@@ -1,0 +1,238 @@
+"""Truths about the study panel, without a browser: it runs, cancels, compares, hears and keeps; it overwrites nothing,
+says what is missing, and shows names as text."""
+
+import csv
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_diffusion import TINY
+from test_widgets import NASTY, STATISTICS
+
+from svclib import folders, instrument, samplers, songs, study, study_views, trace, widgets_study
+from svclib.features import FeatureSettings, MelContract
+from svclib.vocoders import HarmonicSettings
+
+FEATURES = FeatureSettings(
+    sample_rate_hz=16000, hop_samples=256, f0_method="swift", mel=MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
+)
+VOCODER = HarmonicSettings(n_harmonics=12, n_noise_bands=9, channels=8, n_layers=1, fft_sizes=(256, 64))
+
+
+def make_instrument(folder, name="dif", seed=0, **changes):
+    import dataclasses
+
+    settings = dataclasses.replace(TINY, channels=16, vocoder=VOCODER, sampler_steps=4, **changes)
+    common = {**STATISTICS, "log_mel": {"min": [-11.6] * 40, "max": [1.5] * 40}}
+    one = {name: value for name, value in common.items() if name != "singers"}
+    statistics = {**common, "singers": {"ann": one, "bea": one}}
+    model = instrument.build_model(settings, FEATURES, statistics, seed)
+    torch.nn.init.normal_(model.denoiser.last.weight, std=0.1, generator=torch.Generator().manual_seed(seed))
+    return instrument.save(
+        folder / f"{name}.zip", model, FEATURES, statistics, created="2026-11-21", name=name, singers=["ann", "bea"]
+    )  # fmt: skip
+
+
+def make_song(path, f0_hz=220.0, seconds=1.5):
+    t = np.arange(int(16000 * seconds)) / 16000
+    phase = 2 * np.pi * (f0_hz * t + 0.5 * np.sin(4 * t))
+    soundfile.write(path, 0.2 * sum(np.sin(k * phase) / k for k in range(1, 9)), 16000)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    songs.forget_songs()
+    return folders.base_folder(base=tmp_path / "home")
+
+
+@pytest.fixture
+def base(empty):
+    make_instrument(empty.instruments)
+    make_song(empty.examples / "a.wav")
+    make_song(empty.examples / "b.wav", 330.0)
+    return empty
+
+
+def said(panel):
+    return panel.message.widget.value
+
+
+def panel_of(base, **choices):
+    panel = widgets_study.study_panel(base)
+    panel.seconds.value, panel.steps.value = 0.8, 4
+    for name, value in choices.items():
+        getattr(panel, name).value = value
+    return panel
+
+
+def run(panel, **choices):
+    for name, value in choices.items():
+        getattr(panel, name).value = value
+    panel.run_button.click()
+    panel.job.wait(120)
+    assert "svclib-error" not in said(panel), said(panel)
+
+
+def test_nothing_is_computed_before_run_and_what_is_missing_is_said(empty, monkeypatch):
+    monkeypatch.setattr(instrument, "open", lambda *a: pytest.fail("an instrument was opened"))
+    panel = panel_of(empty)
+    assert panel.run_button.disabled and "no diffusion instrument" in said(panel) and "diffusion_small" in said(panel)
+    panel.run_button.click()
+    make_instrument(empty.instruments)
+    panel.refresh_button.click()
+    assert "There is no song" in said(panel)
+    make_song(empty.examples / "a.wav")
+    panel.refresh_button.click()
+    assert not panel.run_button.disabled and said(panel) == "" and panel.cards == {}
+    assert [v for _, v in panel.singer.options] == ["ann", "bea"] and panel.other_singer.value == "bea"
+
+
+def test_runs_views_sounds_and_files(base):
+    panel = panel_of(base, probe=True)
+    assert "+12 calls" in panel.probe.description
+    run(panel)
+    assert list(panel.cards) == ["1: as asked, a"] and "<img" in panel.shown.value and "Run 1" in said(panel)
+    run(panel, change="melody transposed", semitones=7.0, probe=False)
+    run(panel, change="the whole other song", other_song=base.examples / "b.wav")
+    first, second, third = (card.sung for card in panel.cards.values())
+    assert (third.asked.name, second.label) == ("b", "melody +7 semitones")
+    np.testing.assert_array_equal(first.trace.x_t[0], second.trace.x_t[0])
+    ratio = second.trace.conditions["f0_hz"] / first.trace.conditions["f0_hz"]
+    np.testing.assert_allclose(ratio, 2 ** (7 / 12), rtol=1e-5)
+    panel.a.value, panel.b.value = list(panel.cards)[:2]
+    pictures = set()
+    for name in study_views.VIEWS:
+        panel.look.value = name
+        assert "<img" in panel.shown.value, (name, panel.shown.value)
+        pictures.add(panel.shown.value)
+    assert len(pictures) == len(study_views.VIEWS)
+    panel.a.value = list(panel.cards)[2]
+    panel.look.value = "influence at one step"
+    assert "No influence was measured" in panel.shown.value and panel.view is None
+    panel.a.value, panel.look.value = list(panel.cards)[0], "step matrix"
+    for button in (*panel.keep_buttons, panel.keep_buttons[0]):
+        button.click()
+        assert "svclib-done" in said(panel)
+    kept = sorted(p.name for p in base.output.iterdir())
+    assert len(kept) == 5 and {p.rsplit(".", 1)[1] for p in kept} == {"csv", "png", "svg", "npz"}
+    table = next(p for p in base.output.iterdir() if p.suffix == ".csv")
+    with table.open(newline="") as file:
+        rows = list(csv.reader(file))
+    np.testing.assert_array_equal([[float(x) for x in row[1:]] for row in rows[1:]],
+                                  [row[1:] for row in panel.view.rows])  # fmt: skip
+    again = trace.load(next(p for p in base.output.iterdir() if p.suffix == ".npz"))
+    np.testing.assert_array_equal(again.x0_hat, first.trace.x0_hat)
+    panel.hear_button.click()
+    panel.job.wait(120)
+    assert "5 sounds" in said(panel) and panel.players.value.count("<audio") == 3
+    assert panel.look.value == "metrics per step" and "F0 correlation" in panel.shown.value
+    panel.remove_button.click()
+    assert len(panel.cards) == 2 and panel.players.value == ""
+
+
+def test_pins_and_steps(base):
+    panel = panel_of(base)
+    run(panel)
+    assert panel.step.max == 5
+    for step in (5, 2, 2):
+        panel.step.value = step
+        panel.pin_button.click()
+    assert panel.pinned == [1, 4] and len(panel.view.rows) == 2
+    assert panel.view.rows[1][0] == "result" and float(panel.view.rows[0][1]) == 0
+    panel.unpin_button.click()
+    assert panel.pinned == [] and len(panel.view.rows) == 3
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    began, go, sing = threading.Event(), threading.Event(), samplers.sample
+
+    def waiting(*args, **kwargs):
+        began.set()
+        go.wait(30)
+        return sing(*args, **kwargs)
+
+    monkeypatch.setattr(samplers, "sample", waiting)
+    return began, go
+
+
+def test_cancel_keeps_what_was_there(base, slow):
+    began, go = slow
+    panel = panel_of(base)
+    panel.run_button.click()
+    assert began.wait(30) and panel.run_button.disabled and not panel.cancel_button.disabled
+    assert panel.progress.widget.layout.display == "" and panel.progress.label.value  # at once
+    panel.run_button.click()
+    assert "Still working" in said(panel)
+    panel.cancel_button.click()
+    go.set()
+    panel.job.wait(60)
+    assert panel.cards == {} and "Cancelled" in said(panel) and not panel.run_button.disabled
+    run(panel)
+    assert len(panel.cards) == 1
+
+
+def test_what_cannot_be_is_a_sentence(base, monkeypatch):
+    panel = panel_of(base, start_s=50.0)
+    panel.run_button.click()
+    panel.job.wait(60)
+    assert "holds nothing of it" in said(panel) and panel.cards == {}
+    monkeypatch.setattr(widgets_study, "MAX_RUNS", 0)
+    panel.run_button.click()
+    assert "Remove run" in said(panel)
+    panel.change.value = "checkpoints of a training"
+    panel.run_button.click()
+    assert "Choose a training" in said(panel) or "Remove run" in said(panel)
+    monkeypatch.setattr(widgets_study, "MAX_RUNS", 8)
+    monkeypatch.setattr(study, "sing", lambda *a, **k: 1 / 0)
+    panel.start_s.value, panel.change.value = 0.0, "nothing"
+    panel.run_button.click()
+    panel.job.wait(60)
+    assert "ZeroDivisionError" in said(panel) and not panel.run_button.disabled
+
+
+def test_a_model_that_never_saw_its_nulls_says_so(empty):
+    make_instrument(empty.instruments, condition_dropout=0.0)
+    make_song(empty.examples / "a.wav")
+    panel = panel_of(empty)
+    run(panel, change="timbre off")
+    assert "Out of distribution" in said(panel) and len(panel.cards) == 1
+
+
+def test_names_stay_text(empty):
+    make_instrument(empty.instruments, name="x")
+    make_song(empty.examples / "&lt;b&gt;b' onerror=alert(1).wav")
+    panel = panel_of(empty)
+    panel.look.value = "step matrix"
+    run(panel)
+    panel.hear_button.click()
+    panel.job.wait(60)
+    everything = panel.shown.value + panel.listing.value + said(panel) + panel.players.value
+    assert "&amp;lt;b&amp;gt;" in everything and "' onerror" not in everything and NASTY not in everything
+
+
+def test_checkpoints_of_a_training(base, monkeypatch):
+    from svclib import start
+
+    folder = base.runs / "mine" / "checkpoints"
+    folder.mkdir(parents=True)
+    loaded = [instrument.open(make_instrument(base.instruments, f"c{i}", i)) for i in (1, 1, 2)]
+    by_step = dict(zip((10, 20, 30), loaded, strict=True))
+    entries = [start.CheckpointEntry(step, None, step == 30, []) for step in by_step]
+    monkeypatch.setattr(start, "checkpoint_steps", lambda run: entries)
+
+    def load_model(run, step):
+        return by_step[step].model, {"statistics": by_step[step].statistics}
+
+    monkeypatch.setattr(widgets_study.training, "load_model", load_model)
+    panel = panel_of(base)
+    panel.change.value = "checkpoints of a training"
+    assert panel.checkpoints.value == (10, 30) and panel.strength.layout.display == "none"
+    assert panel.run.layout.display == ""
+    run(panel, checkpoints=(10, 20, 30))
+    panel.look.value = "all runs"
+    values = [[float(x) for x in row[1:]] for row in panel.view.rows]
+    assert values[0][1] == 0 and values[0][2] == values[2][0] > 0.1
+    assert list(panel.cards)[2] == "3: training step 30, a"
