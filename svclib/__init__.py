@@ -18,6 +18,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 crepe         the CREPE pitch network
                 loudness      A-weighted level; in which frames a note sounds
                 mel           log-mel spectrograms as vocoders define them
+                contentvec    content units of ContentVec or HuBERT, on the frame grid
                 features      log-mel, loudness, F0 and voicing -> Features
                 content       speaker-independent content: a pitch-free envelope and its bottleneck
                 listening     pitch, pauses, and whether something else sounds beside the voice

@@ -1,7 +1,8 @@
 """What is sung, without who sings it or how high: a pitch-free spectral envelope, and a narrow code of it.
 
-The encoder ``bottleneck`` is trained together with the model that reads it. Three things keep the singer out of its
-code: the envelope is normalised over the recording, in training it is *perturbed* (a stretched frequency axis is
+``contentvec`` comes trained by others: its units are features like pitch and loudness (``contentvec.py``). The encoder
+``bottleneck`` is trained together with the model that reads it. Three things keep the singer out of its code: the
+envelope is normalised over the recording, in training it is *perturbed* (a stretched frequency axis is
 another vocal tract, a drifting equaliser another microphone), and the code is narrow and noisy, so that only what
 cannot be had elsewhere passes. Pitch stays out because the envelope is read through the harmonics.
 
@@ -15,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svclib.features import MelContract
+from svclib.contentvec import UnitSettings
+from svclib.features import FeatureError, FeatureSettings, MelContract
 from svclib.layers import ConvStack, in_pieces
 
-ENCODERS = ("bottleneck",)
+ENCODERS = ("bottleneck", "contentvec")
 UNPITCHED_SMOOTHING_HZ = 200.0
 
 
@@ -77,9 +79,9 @@ def spectral_envelope(
 
 def cepstrum_basis(n_mels: int, n_cepstra: int) -> Float[Tensor, "mels cepstra"]:
     """Orthonormal DCT-II of orders 1 .. ``n_cepstra``; order 0, the level, is left out."""
-    m = torch.arange(n_mels, dtype=torch.float64)[:, None] + 0.5
-    k = torch.arange(1, n_cepstra + 1, dtype=torch.float64)
-    return (math.sqrt(2.0 / n_mels) * torch.cos(math.pi * m * k / n_mels)).float()
+    m = np.arange(n_mels)[:, None] + 0.5
+    k = np.arange(1, n_cepstra + 1)
+    return torch.tensor((math.sqrt(2.0 / n_mels) * np.cos(math.pi * m * k / n_mels)).astype(np.float32))
 
 
 def warp(
@@ -149,6 +151,7 @@ class Bottleneck(nn.Module):
         log_mel: Float[Tensor, "batch frames mels"],
         f0_hz: Float[Tensor, "batch frames"],
         generator: torch.Generator | None = None,
+        units: Tensor | None = None,
     ) -> Float[Tensor, "batch frames code"]:
         """The code of a whole recording, or with a ``generator`` that of a perturbed training piece.
 
@@ -156,6 +159,7 @@ class Bottleneck(nn.Module):
             log_mel: In the contract's log base.
             f0_hz: The recording's own pitch (before any key shift), filled over unvoiced frames.
             generator: Source of the perturbation; without it the result is deterministic.
+            units: Of no use here; see :class:`Units`.
         """
         cepstra = self.normalised(*self.measured(log_mel, f0_hz, generator))
         code = torch.tanh(self.convs(cepstra.transpose(1, 2)).transpose(1, 2))
@@ -178,7 +182,8 @@ class Bottleneck(nn.Module):
 
     @torch.no_grad()
     def song(
-        self, log_mel: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"], piece_frames: int
+        self, log_mel: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"], piece_frames: int,
+        units: Tensor | None = None,
     ) -> Float[Tensor, "batch frames code"]:
         """The code of a song of any length: :meth:`forward` with the memory of one piece.
 
@@ -218,3 +223,54 @@ class Bottleneck(nn.Module):
         if self.equaliser_db:
             envelope = envelope + drifting_equaliser(*envelope.shape, self.equaliser_db, generator).to(envelope)
         return envelope
+
+
+class Units(nn.Module):
+    """Measured content units as they are, in place of a code; reads nothing else and has no weights.
+
+    Args:
+        settings: Of the units.
+    """
+
+    def __init__(self, settings: UnitSettings):
+        super().__init__()
+        self.dims = settings.dims
+
+    def forward(
+        self,
+        log_mel: Float[Tensor, "batch frames mels"],
+        f0_hz: Float[Tensor, "batch frames"],
+        generator: torch.Generator | None = None,
+        units: Tensor | None = None,
+    ) -> Float[Tensor, "batch frames code"]:
+        """The units in the precision of the mel.
+
+        Raises:
+            FeatureError: if there are none, or their shape is not that of the mel.
+        """
+        wanted = (*log_mel.shape[:2], self.dims)
+        if units is None or tuple(units.shape) != wanted:
+            got = "none" if units is None else f"units of shape {tuple(units.shape)}"
+            raise FeatureError(f"Content units {wanted} are needed for 'contentvec'; {got} arrived. Measure them.")
+        return units.to(log_mel)
+
+    def song(self, log_mel: Tensor, f0_hz: Tensor, piece_frames: int, units: Tensor | None = None) -> Tensor:
+        """The same: every frame stands for itself."""
+        return self(log_mel, f0_hz, units=units)
+
+
+def build(settings, features: FeatureSettings) -> Bottleneck | Units:
+    """The content encoder that the settings of a diffusion model name.
+
+    Raises:
+        FeatureError: if it needs units that the features do not have.
+    """
+    s = settings
+    if s.content == "contentvec":
+        if features.units is None:
+            raise FeatureError("The content encoder 'contentvec' reads units; bind FeatureSettings.units as well.")
+        return Units(features.units)
+    return Bottleneck(
+        features.mel, s.code_dims, channels=s.content_channels, n_layers=s.content_layers, warp_range=s.warp_range,
+        equaliser_db=s.equaliser_db, code_noise=s.code_noise,
+    )  # fmt: skip

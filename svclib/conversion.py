@@ -338,6 +338,8 @@ def _render_diffusion(
     if features.log_mel is None:
         raise ConversionError(f"'{song.name}' was measured without a log-mel. Load it for '{instrument.name}' again.")
     own.mel.require(features.settings.mel, f"'{instrument.name}'", f"'{song.name}'")
+    if own.units is not None and own.units != features.settings.units:
+        raise ConversionError(f"'{song.name}' was measured without '{instrument.name}'s content units. Load it again.")
     n_frames = -(-len(song.audio) // own.hop_samples)
 
     def held(x):
@@ -347,7 +349,8 @@ def _render_diffusion(
         sung = instrument.model.render(
             *(held(x) for x in (features.log_mel, features.f0_hz, features.voiced)),
             *(held(x) for x in (adjusted.f0_hz, adjusted.voiced, adjusted.loudness_db)),
-            seed=seed, progress=progress, cancelled=cancelled, method=sampler, **sampling,
+            seed=seed, progress=progress, cancelled=cancelled, method=sampler,
+            units=None if own.units is None else held(features.units), **sampling,
         )  # fmt: skip
     except (DiffusionError, SamplerError) as error:
         raise ConversionError(f"'{instrument.name}': {error}") from None

@@ -54,6 +54,7 @@ def prepare(
         DatasetError: if nothing can be used, or ``out`` or ``validation`` do not fit.
         StoreError: if the disk fails; what was committed stays.
     """
+    settings = manifest.pinned(Path(out), settings)
     return Dataset.open(out, preparing.run(sources, out, settings, validation, progress, cancelled))
 
 
@@ -70,6 +71,7 @@ def remeasure(
     Raises:
         DatasetError: if the settings need a higher sample rate than is stored.
     """
+    settings = manifest.pinned(Path(out), settings)
     return Dataset.open(out, preparing.run_again(data, out, settings, progress, cancelled))
 
 
@@ -198,7 +200,8 @@ class Dataset:
         Returns:
             ``audio`` ``[batch, n_frames * hop]``; ``f0_hz`` (unvoiced gaps filled from their neighbours in the whole
             recording, 0 where it has no pitch at all), ``confidence``, ``loudness_db`` ``[batch, n_frames]`` float32;
-            ``voiced`` bool; ``log_mel`` ``[batch, n_frames, mels]`` if the settings have one; ``singer``, ``label``
+            ``voiced`` bool; ``log_mel`` ``[batch, n_frames, mels]`` and ``units`` ``[batch, n_frames, dims]`` if the
+            settings have them; ``singer``, ``label``
             ``[batch]`` int64, positions in ``singers`` and ``labels`` (-1 without label). A recording that is too short
             is followed by silence: loudness -80 dB, unvoiced.
 
@@ -237,8 +240,9 @@ class Dataset:
             "confidence": np.zeros(shape, np.float32),
             "loudness_db": np.full(shape, SILENT_DB, np.float32),
         }
-        if mel:
-            out["log_mel"] = np.full((*shape, mel.n_mels), _mel_floor(mel), np.float32)
+        large = manifest.large_features(self.settings)
+        for name, width in large.items():
+            out[name] = np.full((*shape, width), _mel_floor(mel) if name == "log_mel" else 0.0, np.float32)
         for row, (index, start) in enumerate(windows):
             n = min(n_frames, self.recordings[index]["n_frames"] - start)
             piece = self.features(index, start, n)
@@ -246,7 +250,7 @@ class Dataset:
             f0_hz = self._filled_f0(index)[start : start + n]
             out["f0_hz"][row, :n] = f0_hz
             out["f0_hz"][row, n:] = f0_hz[-1] if n else 0.0
-            for name in ("voiced", "confidence", "loudness_db", *(("log_mel",) if mel else ())):
+            for name in ("voiced", "confidence", "loudness_db", *large):
                 out[name][row, :n] = getattr(piece, name)
         rows = [self.recordings[index] for index, _ in windows]
         out["singer"] = np.array([self.singers.index(r["singer"]) for r in rows], np.int64)
@@ -255,7 +259,7 @@ class Dataset:
 
     def _filled_f0(self, index: int) -> np.ndarray:
         if index not in self._filled:
-            whole = manifest.read_features(self._readers, self._entries[index], self.settings, log_mel=False)
+            whole = manifest.read_features(self._readers, self._entries[index], self.settings, large=False)
             self._filled[index] = np.asarray(features.fill_unvoiced(whole.f0_hz, whole.voiced), np.float32)
         return self._filled[index]
 

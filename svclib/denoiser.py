@@ -118,8 +118,8 @@ class Conditions(nn.Module):
         # The comb goes in linearly: a product of it that only fits the pitches of the training would not carry over.
         self.harmonics = nn.Linear(contract.n_mels, dims, bias=False)
         self.loudness = nn.Sequential(nn.Linear(1, dims), nn.GELU(), nn.Linear(dims, dims))
-        self.singer = nn.Parameter(torch.randn(n_singers, dims) / math.sqrt(dims))
-        self.null = nn.Parameter(torch.randn(len(CONDITIONS), dims) / math.sqrt(dims))
+        self.singer = nn.Parameter(nn.init.normal_(torch.empty(n_singers, dims), std=1 / math.sqrt(dims)))
+        self.null = nn.Parameter(nn.init.normal_(torch.empty(len(CONDITIONS), dims), std=1 / math.sqrt(dims)))
         self.mix = layers.ConvStack(dims, dims, dims, n_layers=1)
         self.halo = self.mix.halo
         self.norm = layers.ChannelNorm(dims)  # so that the gates feel the condition from the first step on

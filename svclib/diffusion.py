@@ -34,7 +34,8 @@ class DiffusionSettings:
 
     Attributes:
         kind: Always ``diffusion``.
-        content: One of ``content.ENCODERS``; part of the model, never exchanged afterwards.
+        content: One of ``content.ENCODERS``; part of the model, never exchanged afterwards. ``contentvec`` needs
+            features with ``units``.
         code_dims, code_noise, warp_range, equaliser_db: The bottleneck and its perturbation, see
         ``content.Bottleneck``.
         content_channels, content_layers: Size of the content encoder.
@@ -127,11 +128,8 @@ class DiffusionModel(nn.Module):
         known = (statistics or {}).get("loudness_db") or {}
         self.loudness_range_db = (known.get("min"), known.get("max"))
         s = settings
-        self.content = content.Bottleneck(
-            contract, s.code_dims, channels=s.content_channels, n_layers=s.content_layers,
-            warp_range=s.warp_range, equaliser_db=s.equaliser_db, code_noise=s.code_noise,
-        )  # fmt: skip
-        self.conditions = Conditions(contract, s.code_dims, len(self.singers), s.condition_dims)
+        self.content = content.build(s, features)
+        self.conditions = Conditions(contract, self.content.dims, len(self.singers), s.condition_dims)
         self.denoiser = Denoiser(
             contract.n_mels, s.channels, s.n_layers, s.dilation_cycle, s.condition_dims,
             self.schedule, s.prediction,
@@ -146,9 +144,10 @@ class DiffusionModel(nn.Module):
         """Lowest and highest log-mel, by mel: the dataset's, or floor .. 2 nepers where nothing is known."""
         base = math.log(10.0) if self.contract.log_base == "10" else 1.0
         known = (statistics or {}).get("log_mel") or {"min": math.log(self.contract.floor) / base, "max": 2.0 / base}
-        ends = [torch.as_tensor(known[k], dtype=torch.float32).expand(self.contract.n_mels) for k in ("min", "max")]
+        # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
+        low, high = (np.full(self.contract.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
         # A band that never moves still needs a scale.
-        return ends[0].clone(), torch.maximum(ends[1], ends[0] + 1.0 / base).clone()
+        return torch.tensor(low), torch.tensor(np.maximum(high, low + np.float32(1.0 / base)))
 
     @property
     def loss_name(self) -> str:
@@ -208,7 +207,7 @@ class DiffusionModel(nn.Module):
 
     def _loss(self, batch, generator, perturbation, dropped):
         log_mel = batch["log_mel"]
-        code = self.content(log_mel, batch["f0_hz"], perturbation)
+        code = self.content(log_mel, batch["f0_hz"], perturbation, batch.get("units"))
         singer = F.one_hot(batch["singer"].long(), len(self.singers)).to(log_mel)
         condition = self.conditions(code, batch["f0_hz"], batch["voiced"], batch["loudness_db"], singer, dropped)
         x0 = self.scale(log_mel)
@@ -238,6 +237,7 @@ class DiffusionModel(nn.Module):
     def condition(
         self, log_mel: Tensor, source_f0_hz: Tensor, f0_hz: Tensor, voiced: Tensor, loudness_db: Tensor,
         singer: Tensor | None = None, without: Sequence[str] = (), piece_frames: int = PIECE_FRAMES,
+        units: Tensor | None = None,
     ) -> Float[Tensor, "batch dims frames"]:  # fmt: skip
         """Everything the denoiser is told about a song, computed once, in pieces that equal the whole.
 
@@ -252,11 +252,12 @@ class DiffusionModel(nn.Module):
             singer: From :meth:`singer_weights`.
             without: Names of ``CONDITIONS`` to switch off: their learned null takes their place.
             piece_frames: Frames computed at once.
+            units: ``[batch, frames, dims]`` of the source, for ``contentvec``.
         """
         unknown = sorted(set(without) - set(CONDITIONS))
         if unknown:
             raise DiffusionError(f"There is no condition '{unknown[0]}'; there are {', '.join(CONDITIONS)}.")
-        code = self.content.song(log_mel, source_f0_hz, piece_frames)
+        code = self.content.song(log_mel, source_f0_hz, piece_frames, units)
         singer = (self.singer_weights() if singer is None else singer).expand(len(code), -1)
         dropped = torch.tensor([[name in without for name in CONDITIONS]], device=code.device).expand(len(code), -1)
 
@@ -341,7 +342,8 @@ class DiffusionModel(nn.Module):
         """Sing a batch of the dataset again from its own conditions: what previews show."""
         singer = F.one_hot(batch["singer"].long(), len(self.singers)).to(self.mel_low)
         f0_hz = batch["f0_hz"]
-        condition = self.condition(batch["log_mel"], f0_hz, f0_hz, batch["voiced"], batch["loudness_db"], singer)
+        told = f0_hz, batch["voiced"], batch["loudness_db"], singer
+        condition = self.condition(batch["log_mel"], f0_hz, *told, units=batch.get("units"))
         return self.sample(condition, seed=seed, **options)
 
     def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0, **options) -> Float[Tensor, "batch samples"]:
@@ -356,7 +358,7 @@ class DiffusionModel(nn.Module):
         self, log_mel: np.ndarray, source_f0_hz: np.ndarray, source_voiced: np.ndarray, f0_hz: np.ndarray,
         voiced: np.ndarray, loudness_db: np.ndarray, singer: Mapping[str, int | float] | str | None = None,
         seed: int = 0, progress: Callable[[float, str], None] | None = None, cancelled: Callable | None = None,
-        vocoder=None, **sampling,
+        vocoder=None, units: np.ndarray | None = None, **sampling,
     ) -> Synthesis:  # fmt: skip
         """Sing a song: conditions, one walk over the whole of it, vocoder.
 
@@ -369,6 +371,7 @@ class DiffusionModel(nn.Module):
             progress: Called with a fraction and a text.
             cancelled: Asked at every sampler step and every piece of sound.
             vocoder: Another one than its own: what has ``contract`` and ``render`` (``vocoding.AnyVocoder``).
+            units: ``[frames, dims]`` of the source, for ``contentvec``.
             sampling: ``method``, ``steps``, ``shallow``, ``precision``, ``piece_frames``, ``cache_bytes`` of
                 :meth:`sample`; pieces hold for conditions, walk and sound.
 
@@ -392,7 +395,10 @@ class DiffusionModel(nn.Module):
         report(0.0, "conditions")
         piece_frames = sampling.get("piece_frames", PIECE_FRAMES)
         weights = self.singer_weights(singer)
-        condition = self.condition(mel, source, wanted, sounding, loudness, weights, piece_frames=piece_frames)
+        units = None if units is None else torch.as_tensor(np.asarray(units), device=place)[None]
+        condition = self.condition(
+            mel, source, wanted, sounding, loudness, weights, piece_frames=piece_frames, units=units
+        )
         sung = self.sample(
             condition, seed=seed, cancelled=cancelled, **sampling,
             callback=lambda step: report(0.8 * (step.index + 1) / step.n_calls, f"step {step.index + 1}"),

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -172,9 +173,10 @@ class DiffWaveModel(nn.Module):
         if self.contract is not None:
             base = math.log(10.0) if mel.log_base == "10" else 1.0
             known = (statistics or {}).get("log_mel") or {"min": math.log(mel.floor) / base, "max": 2.0 / base}
-            low, high = (torch.as_tensor(known[k], dtype=torch.float32).expand(mel.n_mels) for k in ("min", "max"))
-            self.register_buffer("mel_low", low.clone())
-            self.register_buffer("mel_high", torch.maximum(high, low + 1.0 / base).clone())
+            # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
+            low, high = (np.full(mel.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
+            self.register_buffer("mel_low", torch.tensor(low))
+            self.register_buffer("mel_high", torch.tensor(np.maximum(high, low + np.float32(1.0 / base))))
 
     @property
     def loss_name(self) -> str:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from svclib import crepe, pitch, units
+from svclib import contentvec, crepe, pitch, units
 from svclib.loudness import a_weighting_db, loudness_db, loudness_of_padded, note_mask, note_on_ratio
 from svclib.mel import log_mel, log_mel_of_padded, reflected
 from svclib.pitch import FeatureError, fill_unvoiced
@@ -49,8 +49,9 @@ class _Settings:
     """What MelContract and FeatureSettings share: a JSON form that is checked when it is read."""
 
     def to_json(self) -> dict:
-        """The fields as a dict of plain JSON values."""
-        return dataclasses.asdict(self)
+        """The fields as a dict of plain JSON values; ``units`` only where there are any."""
+        record = dataclasses.asdict(self)
+        return {name: value for name, value in record.items() if name != "units" or value is not None}
 
     @classmethod
     def from_json(cls, record):
@@ -60,6 +61,8 @@ class _Settings:
             FeatureError: if fields are missing, unknown or of the wrong type.
         """
         names = {f.name for f in dataclasses.fields(cls)}
+        if isinstance(record, dict) and "units" in names:
+            record = {"units": None, **record}
         if not isinstance(record, dict) or set(record) != names:
             got = sorted(map(str, record)) if isinstance(record, dict) else type(record).__name__
             raise FeatureError(f"{cls.__name__} has the fields {', '.join(sorted(names))}; these arrived: {got}.")
@@ -68,6 +71,9 @@ class _Settings:
             value = record[field.name]
             if field.name == "mel":
                 values["mel"] = None if value is None else MelContract.from_json(value)
+                continue
+            if field.name == "units":
+                values["units"] = None if value is None else contentvec.UnitSettings.from_json(value)
                 continue
             allowed = (int, float) if field.type is float else field.type
             if not isinstance(value, allowed) or isinstance(value, bool):
@@ -177,6 +183,7 @@ class FeatureSettings(_Settings):
         voicing_threshold: Confidence from which a frame counts as voiced.
         loudness_n_fft: Window of the A-weighted loudness, samples.
         mel: The log-mel contract, or None where the model needs none; its rate and hop must equal the grid's.
+        units: Which encoder's content units, or None where the model needs none.
     """
 
     sample_rate_hz: int = 16000
@@ -187,6 +194,7 @@ class FeatureSettings(_Settings):
     voicing_threshold: float = 0.5
     loudness_n_fft: int = 512
     mel: MelContract | None = None
+    units: contentvec.UnitSettings | None = None
 
     def __post_init__(self):
         self._check(
@@ -207,6 +215,8 @@ class FeatureSettings(_Settings):
             )
         if self.f0_max_hz < 1.5 * self.f0_min_hz:
             raise FeatureError(f"no pitch fits between f0_min_hz {self.f0_min_hz:g} and f0_max_hz {self.f0_max_hz:g}.")
+        if not isinstance(self.units, contentvec.UnitSettings | None):
+            raise FeatureError(f"FeatureSettings.units is {self.units!r}; it must be UnitSettings or None.")
         if self.mel is None:
             return
         if not isinstance(self.mel, MelContract):
@@ -231,6 +241,7 @@ class Features:
         confidence: float32 ``[frames]``, 0..1; 0 where there is no estimate.
         loudness_db: float32 ``[frames]``, A-weighted, floor -80.
         log_mel: float32 ``[frames, mels]`` or None.
+        units: Content units, float16 ``[frames, dims]`` or None.
     """
 
     settings: FeatureSettings
@@ -240,10 +251,11 @@ class Features:
     confidence: np.ndarray
     loudness_db: np.ndarray
     log_mel: np.ndarray | None = None
+    units: np.ndarray | None = None
 
     def __post_init__(self):
         n_frames = units.frame_count(self.n_samples, self.settings.hop_samples)
-        for name in ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel"):
+        for name in ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "units"):
             values = getattr(self, name)
             if values is not None and len(values) != n_frames:
                 raise FeatureError(
@@ -304,7 +316,10 @@ def extract(
             window = _samples_around(samples, first, last, settings.hop_samples, settings.mel.n_fft, reflect=True)
             mels[first:last] = log_mel_of_padded(window, settings.mel)[0]
         tell(0.8 + 0.2 * last / n_frames, "measuring loudness")
-    return Features(settings, len(samples), f0_hz, voiced, confidence, loudness, mels)
+    content = None
+    if settings.units is not None:
+        content = contentvec.extract(samples, settings.sample_rate_hz, settings.hop_samples, settings.units)
+    return Features(settings, len(samples), f0_hz, voiced, confidence, loudness, mels, content)
 
 
 def _all_finite(samples: np.ndarray) -> bool:

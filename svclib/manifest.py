@@ -4,6 +4,7 @@
 into shards, so that a part of a recording can be an entry of its own.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib import __version__, features, shards, statistics, store, units
+from svclib import __version__, contentvec, features, shards, statistics, store, units
 from svclib.corpus import DatasetError, Recording, hold_out
 
 NAME = "manifest.json"
@@ -146,7 +147,7 @@ def compute_statistics(folder: Path, manifest: dict, settings: features.FeatureS
     readers = {name: shards.Reader(folder / name) for name in manifest["shards"]}
     try:
         train = [e for e in manifest["recordings"] if e["split"] == "train"]
-        found = statistics.compute((e["singer"], read_features(readers, e, settings, log_mel=False)) for e in train)
+        found = statistics.compute((e["singer"], read_features(readers, e, settings, large=False)) for e in train)
         if settings.mel:  # segment by segment: the mel of a long recording is large
             pieces = (readers[s[0]].read("log_mel", s[3], s[3] + s[4]) for e in train for s in e["segments"])
             found["log_mel"] = statistics.value_range(pieces)
@@ -156,17 +157,43 @@ def compute_statistics(folder: Path, manifest: dict, settings: features.FeatureS
             reader.close()
 
 
+def large_features(settings: features.FeatureSettings) -> dict[str, int]:
+    """Names of the features with many numbers per frame that these settings measure, and how many."""
+    mel, units_ = settings.mel, settings.units
+    return {**({"log_mel": mel.n_mels} if mel else {}), **({"units": units_.dims} if units_ else {})}
+
+
+def pinned(folder: Path, settings: features.FeatureSettings) -> features.FeatureSettings:
+    """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found now.
+
+    Raises:
+        FeatureError: if the encoder has to be loaded and cannot be had.
+    """
+    wanted = settings.units
+    if wanted is None or wanted.fingerprint:
+        return settings
+    try:
+        known = features.FeatureSettings.from_json(read(folder)["settings"]).units
+    except ValueError:
+        known = None
+    units_ = known if wanted.same_but_for_fingerprint(known) else contentvec.pinned(wanted)
+    return dataclasses.replace(settings, units=units_)
+
+
 def read_features(
-    readers: dict, entry: dict, settings, from_frame: int = 0, to_frame: int | None = None, log_mel: bool = True
+    readers: dict, entry: dict, settings, from_frame: int = 0, to_frame: int | None = None, large: bool = True
 ) -> features.Features:
-    """Features of a recording or of a stretch of it, put together from its segments; ``log_mel`` only if wanted."""
+    """Features of a recording or of a stretch of it, put together from its segments.
+
+    ``large``: also those with many numbers per frame, ``log_mel`` and ``units``.
+    """
     to_frame = entry["n_frames"] if to_frame is None else to_frame
     part = part_of(entry, from_frame, to_frame, settings.hop_samples)
     arrays = {}
-    log_mel = log_mel and settings.mel is not None
-    for name in ("f0_hz", "voiced", "confidence", "loudness_db", *(("log_mel",) if log_mel else ())):
+    widths = large_features(settings) if large else {}
+    for name in ("f0_hz", "voiced", "confidence", "loudness_db", *widths):
         pieces = [readers[s[0]].read(name, s[3], s[3] + s[4]) for s in part["segments"]]
-        empty = np.zeros((0, settings.mel.n_mels) if name == "log_mel" else 0, np.float32)
+        empty = np.zeros((0, widths[name]) if name in widths else 0, shards.DTYPES[name])
         arrays[name] = np.concatenate(pieces) if pieces else empty
     arrays["voiced"] = arrays["voiced"].astype(bool)
     return features.Features(settings, part["n_samples"], **arrays)

@@ -78,11 +78,22 @@ def restore(start: Checkpoint, model: torch.nn.Module, ema: torch.nn.Module, opt
 def fits(dataset_settings: Any, preset: config.Preset) -> str | None:
     """None if a dataset has what a preset needs, else a sentence that names both sides."""
     have, need = to_dict(dataset_settings), to_dict(preset.features)
-    if need["mel"] is None:
-        have["mel"] = None
+    for name in ("mel", "units"):
+        if need[name] is None:
+            have[name] = None
+    if need["units"] and have["units"] and not need["units"]["fingerprint"]:
+        need["units"]["fingerprint"] = have["units"]["fingerprint"]
     if not (differ := differences(have, need)):
         return None
     return f"The dataset does not fit preset '{preset.name}': {differ}. Prepare it with this preset."
+
+
+def pinned(preset: config.Preset, dataset_settings: Any) -> config.Preset:
+    """A preset whose content encoder is the one that measured the dataset, known by its fingerprint."""
+    wanted, have = preset.features.units, getattr(dataset_settings, "units", None)
+    if wanted is None or wanted.fingerprint or not wanted.same_but_for_fingerprint(have):
+        return preset
+    return dataclasses.replace(preset, features=dataclasses.replace(preset.features, units=have))
 
 
 def differences(old: dict, new: dict) -> str:

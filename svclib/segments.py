@@ -45,6 +45,8 @@ def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: f
     }
     if found.log_mel is not None:
         arrays["log_mel"] = found.log_mel[frames]
+    if found.units is not None:
+        arrays["units"] = found.units[frames]
     return arrays
 
 

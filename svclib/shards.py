@@ -21,8 +21,9 @@ from svclib.disk import StoreError
 PATTERN = "shard-*.safetensors"
 KIND = "svclib shard"
 CAP_BYTES = 64 << 20
-DTYPES = {"audio": "<i2", "f0_hz": "<f4", "confidence": "<f4", "loudness_db": "<f4", "voiced": "|u1", "log_mel": "<f4"}
-_NAMES = {"I16": "<i2", "F32": "<f4", "U8": "|u1"}
+DTYPES = {"audio": "<i2", "f0_hz": "<f4", "confidence": "<f4", "loudness_db": "<f4", "voiced": "|u1"}
+DTYPES |= {"log_mel": "<f4", "units": "<f2"}
+_NAMES = {"I16": "<i2", "F32": "<f4", "F16": "<f2", "U8": "|u1"}
 MAX_HEADER_BYTES = 1 << 20
 FULL_SCALE = 32767.0  # of the stored 16-bit audio, as audio.read_resampled gives it
 

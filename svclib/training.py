@@ -16,7 +16,7 @@ from svclib import config, instrument, store
 from svclib.checkpoints import CheckpointInfo, TrainingError, listing, load_model, now
 from svclib.dataset import Dataset
 from svclib.machine import PRECISIONS, StopRequest, device_sentence
-from svclib.resume import fits
+from svclib.resume import fits, pinned
 from svclib.runlog import curves, previews
 from svclib.trainer import Status, Trainer
 
@@ -153,6 +153,7 @@ def train(
     dataset = dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset)
     changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
+    preset = pinned(preset, dataset.settings)
     trainer = Trainer(dataset, Path(run), preset, device, init, from_step, allow_changed_dataset, on_progress)
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes  # getting ready does not count
     with trainer, StopRequest(trainer.announce, deadline, cancelled) as stop:

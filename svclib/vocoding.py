@@ -22,7 +22,7 @@ from svclib.features import Features, FeatureSettings, MelContract
 from svclib.vocoders import VocoderError, check_shapes
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
-_ARRAYS = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel")
+_ARRAYS = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "units")
 Progress = Callable[[float, str], None]
 
 
@@ -199,7 +199,8 @@ def _of_instrument(opened: instrument.Instrument) -> AnyVocoder:
             f"'{opened.name}' is {why}, so it cannot make sound of a mel. Choose a harmonic or diffwave vocoder, or a "
             "diffusion instrument."
         )
-    return AnyVocoder(opened.name, kind, opened.features, opened.sha256, opened.path, model)
+    measured = dataclasses.replace(opened.features, units=None)
+    return AnyVocoder(opened.name, kind, measured, opened.sha256, opened.path, model)
 
 
 def _checkpoint_in(folder: Path) -> Path:
