@@ -109,7 +109,7 @@ def extract(
     Long recordings are heard in pieces with 2 s of context on both sides. Attention reaches further than that and the
     first layer is normalised over all it is given, so pieces do not equal the whole: a small HuBERT with random weights
     gave a mean difference of 0.06 of the units' standard deviation on a minute of singing (0.13 in pieces of 3 s).
-    Where the character of the sound changes slowly over minutes it is more. ContentVec itself was trained on such pieces.
+    Where the character of the sound changes slowly over minutes it is more.
 
     Args:
         samples: ``[n]`` float with full scale 1, or int16.
