@@ -59,7 +59,7 @@ def made_clips(voice: Instrument, labels: list[str], out: Path, options: argpars
     """The clips of each label, generated where they are missing; a batch hangs on the seed, its label and number."""
     way = "fast" if options.fast else "all"
     folder = out / f"made-{voice.sha256[:8]}-{way}-seed{options.seed}-by{options.batch}"
-    n_samples = voice.features.sample_rate_hz  # one second
+    n_samples = round(voice.model.settings.sound_s * voice.features.sample_rate_hz)
     batches = [(i, start) for start in range(0, options.per_label, options.batch) for i in range(len(labels))]
     report = Reporter("clips")
     for done, (i, start) in enumerate(batches):
