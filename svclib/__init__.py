@@ -73,6 +73,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 vocoding      any vocoder behind one door, alone or for an instrument
                 conversion    song -> adjust -> model -> audio -> file
                 wave_files    sounds that DiffWave generated, denoised or mixed, as files
+                batch         many songs in one go
+                ways          one clip sung in several ways, with time and metrics
     04 see      page          players, pictures, notices, tables as HTML; the only place where text becomes markup
                 selection     which steps of a walk to show
                 trace         what happened at every step, kept and read again
@@ -88,12 +90,16 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 step_metrics  metrics of every step, with unit, reference and frame count
                 plots_study   the pictures of a study
                 study_views   each view of a study: picture, table, what it shows
+                results       a conversion as a piece of a page
                 start         what is made where a person's folder is still empty
                 inspection    what a trained model does, as arrays; runs compared
                 widgets       what panels share; only widgets* import ipywidgets, and do no arithmetic
                 widgets_record    a microphone for notebooks
                 widgets_prepare   the panels of notebook 01
                 widgets_train     the panels of notebook 02
+                widgets_knobs     the controls that every instrument has
+                widgets_diffusion what only a diffusion instrument can be asked
+                widgets_compare   the A/B table of notebook 03
                 widgets_convert   the panel of notebook 03
                 widgets_see       the panels of notebook 04
                 widgets_study_parts   the controls of the study panel
@@ -101,6 +107,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 showcase      one page about a conversion: listen, look, what the numbers mean
                 demo          the whole journey on the synthetic singers
     door        commands      what each command does
+                commands_convert  songs sung by an instrument
                 commands_wave     what is done to waves alone: vocode, generate, denoise, interpolate
                 __main__      the svclib command
 

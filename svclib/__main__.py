@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--instrument", metavar="NAME.zip", required=True)
     p.add_argument("--input", metavar="SONG", action="append", required=True, help="repeat for more songs")
     p.add_argument("--out", metavar="FILE|DIR", required=True, help="wav, flac or mp3; nothing is ever overwritten")
-    p.add_argument("--key", metavar="N|auto", type=_key, default=0, help="semitones; auto: the octave that fits")
+    p.add_argument("--key", metavar="N|auto", type=_key, default=0, help="semitones; auto: the shift that fits")
     p.add_argument("--seed", type=int, metavar="S", default=0)
     p.add_argument("--f0", choices=("swift", "crepe", "crepe_tiny", "pyin"), help="pitch tracker (default: the usual)")
     p.add_argument("--keep-rate", action="store_true", help="write at the song's sample rate")
@@ -100,14 +100,17 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, plms or dpmpp; the instrument's own if not given")
     g.add_argument("--steps", type=int, metavar="N", help="steps of the sampler")
     g.add_argument("--shallow", type=int, metavar="N", help="start from the coarse mel at this diffusion step")
-    g.add_argument("--singer", metavar="NAME", help="one of the instrument's singers")
+    g.add_argument("--singer", metavar="NAME[=WEIGHT]", action="append", help="one of its singers; repeat for a mix")
+    g.add_argument("--precision", metavar="NAME", help="auto, fp32, bf16 or fp16")
     g.add_argument("--vocoder", metavar="NAME|ZIP|PATH|URL", help="a vocoder of the same mel, instead of its own")
     g = p.add_argument_group("controls of the transfer")
     g.add_argument("--octave", type=int, metavar="N", default=0, help="octaves up or down, -3 to 3")
     g.add_argument("--loudness-shift", type=float, metavar="DB", default=0.0, help="-30 to 30")
     g.add_argument("--no-loudness-statistics", action="store_true", help="keep the song's own loudness")
     g.add_argument("--mask-threshold", type=float, metavar="X", default=1.0, help="what counts as a note, 0 to 2")
-    g.add_argument("--attenuation", type=float, metavar="DB", default=20.0, help="between notes, 0 to 50")
+    g.add_argument("--loudness-follow", type=float, metavar="X", default=1.0, help="1: the song's dynamics, 0: level")
+    g.add_argument("--attenuation", type=float, metavar="DB", help="between notes, 0 to 50 (default: 20; diffusion: 0)")
+    g.add_argument("--repair-octaves", action="store_true", help="mend the places where the tracker jumped an octave")
     g.add_argument("--autotune", type=float, metavar="X", default=0.0, help="0 to 1")
     g.add_argument("--autotune-key", metavar="KEY", default="chromatic", help='chromatic, auto, "C major", ...')
 
@@ -222,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(leave.code or 0)
     # threads that wait by sleeping: by spinning, training beside other busy programs was ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from svclib import commands, commands_wave  # noqa: F401  (registers what it holds)
+    from svclib import commands, commands_convert, commands_wave  # noqa: F401  (registers what it holds)
 
     try:
         return commands.HANDLERS[arguments.command](arguments) or 0

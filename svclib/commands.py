@@ -63,7 +63,7 @@ class Progress:
         if now - self.said >= _LINE_EVERY_S:
             self.said, passed = now, now - self.started
             left = f", about {_duration(passed / fraction - passed)} left" if 0.02 < fraction < 1 else ""
-            _say(f"{self.title}: {100 * fraction:.0f} %{left}. {text}".rstrip())
+            say(f"{self.title}: {100 * fraction:.0f} %{left}. {text}".rstrip())
 
     def note(self, line: str) -> None:
         """Print a line that stays, on standard output."""
@@ -115,10 +115,11 @@ class TrainingProgress:
             print(f"\r{text:<{self.width}}", end="\n" if keep else "", file=sys.stderr, flush=True)
             self.width = 0 if keep else len(text)
         else:
-            _say(text)
+            say(text)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line for the person, on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -185,7 +186,7 @@ def prepare(a) -> int:
         found = dataset.recordings(folders, names, a.labels)
         made = dataset.prepare(found, a.out, preset.features, a.validation, progress)
     for message in made.messages:
-        _say(message)
+        say(message)
     print(f"{a.out}\n{dataset.describe(made)}")
     return 0
 
@@ -205,7 +206,7 @@ def train(a) -> int:
     from svclib import training
 
     preset = _preset(a)
-    _say(training.device_sentence())
+    say(training.device_sentence())
     shown = TrainingProgress(a.minutes)
     try:
         result = training.train(
@@ -236,7 +237,7 @@ def sweep(a) -> int:
     print(sweeping.table(cells))
     unfinished = [c.name for c in cells if c.step < c.steps and not c.problem]
     if unfinished:
-        _say(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
+        say(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
     return 130 if unfinished and a.minutes is None else 0
 
 
@@ -257,7 +258,7 @@ def export(a) -> int:
 def warn_renamed(asked: Path, got: Path) -> None:
     """Say that a result got another name because the one asked for was taken."""
     if asked.name != got.name:
-        _say(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
+        say(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
 
 
 def info(a) -> int:
@@ -315,61 +316,7 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
     return f"{path}: a dataset\n{dataset.describe(made)}", value
 
 
-# Convert --------------------------------------------------------------------------------------------------------------
-
-
-def convert(a) -> int:
-    """``svclib convert``."""
-    from svclib import conversion, instrument, vocoding
-
-    songs = [
-        found for given in a.input for found in (conversion.find_songs(given) if Path(given).is_dir() else [given])
-    ]
-    out = Path(a.out)
-    as_file = out.suffix.lower().lstrip(".") in conversion.FORMATS and not out.is_dir()
-    if as_file and len(songs) > 1:
-        raise UsageError(f"--out is the file '{out}', but there are {len(songs)} songs; give a folder.")
-    if out.suffix and not as_file and not out.is_dir():
-        raise UsageError(f"--out is '{out}'; results are written as {', '.join(conversion.FORMATS)}, or into a folder.")
-    opened, vocoder = instrument.open(a.instrument), None
-    if a.vocoder:
-        vocoder = vocoding.open(a.vocoder, near=Path(a.instrument).parent)
-    for path in songs:
-        with Progress(Path(path).name) as progress:
-            song = conversion.load_song(path, opened.features, a.f0, lambda f, text="": progress(0.5 * f, text))
-            controls = _controls(a, song, opened)
-            made = conversion.convert(
-                opened, song, controls, a.seed, a.keep_rate, lambda f, text="": progress(0.5 + 0.5 * f, text),
-                sampler=a.sampler, steps=a.steps, shallow=a.shallow, singer=a.singer, vocoder=vocoder,
-            )  # fmt: skip
-        folder, form, name = (out.parent, out.suffix[1:], out.stem) if as_file else (out, "wav", None)
-        saved = conversion.save(made, folder, form, name)
-        if as_file:
-            warn_renamed(out, saved)
-        for warning in made.warnings:
-            _say(f"{song.name}: {warning}")
-        print(f"{saved}\n{made.settings_text}")
-    return 0
-
-
-def _controls(a, song, opened):
-    from svclib import conversion
-
-    semitones, octave = a.key, a.octave
-    if a.key == "auto":
-        suggestion = conversion.suggest_shift(song.features, opened.statistics)
-        _say(f"{song.name}: {suggestion.text}")
-        semitones, octave = 0.0, a.octave + suggestion.octaves
-    return conversion.Controls(
-        use_loudness_statistics=not a.no_loudness_statistics,
-        mask_threshold=a.mask_threshold,
-        attenuation_db=a.attenuation,
-        autotune=a.autotune,
-        autotune_key=a.autotune_key,
-        octave_shift=octave,
-        semitone_shift=semitones,
-        loudness_shift_db=a.loudness_shift,
-    )
+# Compare --------------------------------------------------------------------------------------------------------------
 
 
 def evaluate(a) -> int:
@@ -384,4 +331,4 @@ def evaluate(a) -> int:
     return 0
 
 
-HANDLERS = {f.__name__: f for f in (demo, doctor, prepare, train, sweep, export, info, convert, evaluate)}
+HANDLERS = {f.__name__: f for f in (demo, doctor, prepare, train, sweep, export, info, evaluate)}

@@ -112,6 +112,14 @@ PRESETS = {
 }
 
 
+def preset(name: str, kind: str = "ddsp") -> Controls:
+    """One of ``PRESETS`` for this kind of instrument: its own attenuation, unless the preset sets one."""
+    chosen = PRESETS[name]
+    if chosen.attenuation_db != Controls().attenuation_db:
+        return chosen
+    return dataclasses.replace(chosen, attenuation_db=defaults(kind).attenuation_db)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adjusted:
     """What the instrument is asked to sing; every array has the song's frames.

@@ -34,6 +34,7 @@ KINDS = {
     "diffwave": DiffWaveSettings,
     "harmonic": HarmonicSettings,
 }
+VOCODERS = ("harmonic", "diffwave")  # kinds that make sound of mels and know no voice
 
 FORMAT, FORMAT_VERSION = "svclib instrument", 1
 LICENCE = "No licence was stated: ask the maker before you publish anything made with this instrument."

@@ -30,6 +30,10 @@ def text(value) -> str:
     return html.escape(str(value), quote=True)
 
 
+class Markup(str):
+    """HTML that this module made: :func:`table` shows it as it is."""
+
+
 def encode(samples: np.ndarray, sample_rate_hz: int) -> tuple[bytes, str]:
     """A mono signal ``[samples]`` as small embeddable audio: ``(bytes, MIME type)``.
 
@@ -57,6 +61,15 @@ def player(samples: np.ndarray, sample_rate_hz: int, label: str = "", note: str 
         f'<div style="{FONT};flex:1 1 200px;min-width:200px;max-width:400px;margin:4px 0">{caption}'
         f'<audio controls preload="metadata" aria-label="{text(label)}" src="{source}" style="width:100%;height:36px">'
         f"</audio>{below}</div>"
+    )
+
+
+def small_player(samples: np.ndarray, sample_rate_hz: int, label: str) -> Markup:
+    """An audio element for a table's cell."""
+    source = data_uri(*encode(samples, sample_rate_hz))
+    return Markup(
+        f'<audio controls preload="metadata" aria-label="{text(label)}" src="{source}" '
+        'style="width:220px;height:32px;vertical-align:middle"></audio>'
     )
 
 
@@ -101,7 +114,7 @@ def table(columns: list[str], rows: list[list], marks: list[str] | None = None) 
 
     Args:
         columns: Headings; one that starts with ``>`` is a column of numbers, set to the right.
-        rows: Cells, any type.
+        rows: Cells, any type; escaped unless :class:`Markup`.
         marks: One of ``""``, info, done, warning, error per row, shown as a coloured edge.
     """
     right = [c.startswith(">") for c in columns]
@@ -113,7 +126,8 @@ def table(columns: list[str], rows: list[list], marks: list[str] | None = None) 
         edge = f";border-left:4px solid {_KINDS[mark] if mark else 'transparent'}"
         cells = ""
         for place, (value, number) in enumerate(zip(row, right, strict=True)):
-            cells += f'<td style="{_cell(number)}{"" if place else edge}">{text(value)}</td>'
+            shown = value if isinstance(value, Markup) else text(value)
+            cells += f'<td style="{_cell(number)}{"" if place else edge}">{shown}</td>'
         body += f'<tr style="background:transparent">{cells}</tr>'
     style = f"{FONT};font-size:13px;border-collapse:collapse;margin:4px 0;font-variant-numeric:tabular-nums"
     return (

@@ -143,6 +143,27 @@ def forget_songs() -> None:
         _songs.clear()
 
 
+def excerpt(song: Song, start_s: float | int, seconds: float | int) -> Song:
+    """A piece of a measured song on its own frame grid, at the instrument's rate.
+
+    Raises:
+        ConversionError: if the song has less than a frame from ``start_s`` on.
+    """
+    settings, measured = song.features.settings, song.features
+    hop, rate = settings.hop_samples, settings.sample_rate_hz
+    first = max(0, round(start_s * rate / hop))
+    last = min(measured.n_frames, first + max(1, round(seconds * rate / hop)))
+    if first >= last:
+        raise ConversionError(f"'{song.name}' is {song.duration_s:.1f} s long and has no sound from {start_s:g} s on.")
+    arrays = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel")
+    cut = {name: getattr(measured, name) for name in arrays}
+    cut = {name: None if values is None else values[first:last] for name, values in cut.items()}
+    n_samples = (last - first) * hop
+    audio_ = song.audio[first * hop : last * hop]
+    features = dataclasses.replace(measured, n_samples=n_samples, **cut)
+    return dataclasses.replace(song, sample_rate_hz=rate, n_samples=n_samples, audio=audio_, features=features)
+
+
 def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:
     """The first ``n_samples``, with silence added where there are fewer."""
     missing = n_samples - len(samples)

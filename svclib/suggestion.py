@@ -7,7 +7,7 @@ import numpy as np
 
 from svclib import features as features_
 from svclib import tuning, units
-from svclib.controls import statistic
+from svclib.controls import Controls, statistic
 from svclib.features import Features
 
 OCTAVE_IS_ENOUGH = 0.6  # share of the best overlap from which an octave is preferred to another key
@@ -28,6 +28,15 @@ class Suggestion:
     semitones: int
     shift_semitones: int
     text: str
+
+    @property
+    def extra_semitones(self) -> int:
+        """What is taken on top of the octaves: 0 or ``semitones``."""
+        return self.shift_semitones - 12 * self.octaves
+
+    def applied(self, controls: Controls) -> Controls:
+        """The controls with the shift that is taken."""
+        return dataclasses.replace(controls, octave_shift=self.octaves, semitone_shift=self.extra_semitones)
 
 
 def suggest_shift(features: Features, statistics: dict | None, kind: str = "ddsp") -> Suggestion:

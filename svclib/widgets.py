@@ -5,11 +5,13 @@ can be set from a background thread and looks the same in JupyterLab, classic No
 every handler goes through :func:`guarded`, which shows it in the panel.
 """
 
+import collections
 import functools
 import logging
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import ipywidgets as W
 
@@ -100,6 +102,28 @@ def control(kind, label: str, css_class: str, hint: str, **settings) -> W.Widget
     widget = kind(description=label, layout=W.Layout(width="98%"), style={"description_width": "116px"}, **settings)
     widget.add_class(css_class)
     return tip(widget, hint)
+
+
+class Cache:
+    """Opened files by path, kept while they are unchanged on disk, the last few only. A failed load leaves nothing."""
+
+    def __init__(self, n_kept: int = 4):
+        self._n_kept, self._kept = n_kept, collections.OrderedDict()
+
+    def get(self, path: Path, load, *more):
+        """``load()``, or what it gave last time for this file (same size and time) and these further keys.
+
+        Raises:
+            OSError: if the file is gone; whatever ``load`` raises.
+        """
+        stat = Path(path).stat()
+        key = (str(path), stat.st_size, stat.st_mtime_ns, *more)
+        if key not in self._kept:
+            self._kept[key] = load()
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._n_kept:
+            self._kept.popitem(last=False)
+        return self._kept[key]
 
 
 class Message:

@@ -1,7 +1,5 @@
 """The panel of notebook 03: an instrument, a song, the controls, Transfer; results append below."""
 
-import collections
-import dataclasses
 from pathlib import Path
 
 import ipywidgets as W
@@ -9,52 +7,24 @@ from IPython.display import HTML, display
 
 from svclib import (
     audio,
+    batch,
     conversion,
     instrument,
     page,
-    plots,
     start,
     store,
-    tuning,
     widgets,
     widgets_record,
     widgets_train,
 )
-from svclib.controls import PRESETS, RANGES, Controls
+from svclib.controls import Controls
+from svclib.results import result_html
+from svclib.widgets_compare import compare_panel
+from svclib.widgets_diffusion import DiffusionControls
+from svclib.widgets_knobs import Knobs
 from svclib.widgets_prepare import open_folder
 
-__all__ = ["ConvertPanel", "convert_panel", "first_things", "open_folder", "result_html", "show"]
-
-_HINTS = {
-    "octave_shift": ("Octave", "octaves up or down"),
-    "semitone_shift": ("Semitones", "semitones up or down, on top of the octaves"),
-    "autotune": ("Autotune", "how far each note moves to the nearest note of the key: 0 not at all, 1 all the way"),
-    "loudness_shift_db": ("Loudness (dB)", "makes the voice sing louder or softer; timbre follows"),
-    "mask_threshold": ("Mask threshold", "from which note-on ratio a stretch counts as a note; 0 takes everything"),
-    "attenuation_db": ("Attenuation (dB)", "how much quieter it becomes where no note sounds"),
-}
-
-
-class Cache:
-    """Opened files by path, kept while they are unchanged on disk, the last few only. A failed load leaves nothing."""
-
-    def __init__(self, n_kept: int = 4):
-        self._n_kept, self._kept = n_kept, collections.OrderedDict()
-
-    def get(self, path: Path, load, *more):
-        """``load()``, or what it gave last time for this file (same size and time) and these further keys.
-
-        Raises:
-            OSError: if the file is gone; whatever ``load`` raises.
-        """
-        stat = Path(path).stat()
-        key = (str(path), stat.st_size, stat.st_mtime_ns, *more)
-        if key not in self._kept:
-            self._kept[key] = load()
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._n_kept:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+__all__ = ["ConvertPanel", "compare_panel", "convert_panel", "first_things", "open_folder", "result_html", "show"]
 
 
 def first_things(
@@ -92,23 +62,22 @@ class ConvertPanel(W.VBox):
         self.base = base
         self.message, self.progress = widgets.Message(), widgets.Progress()
         self.job = widgets.Job(self.message, self._busy)
-        self.instruments = Cache()
-        self.n_results = 0
+        self.instruments = widgets.Cache()
+        self.n_results, self.listings = 0, {}
         self._guard = widgets.guarded(self.message)
         self._make_choices()
-        self._make_controls()
+        self.knobs = Knobs(self._guard)
+        self.numbers, self.preset, self.key = self.knobs.numbers, self.knobs.preset, self.knobs.key
+        self.use_statistics = self.knobs.use_statistics
+        self._make_output()
         self._make_actions()
         self.suggestion, self.results = widgets.html(css_class="t-suggestion"), W.VBox([])
+        self.take_buttons = widgets.row()
+        self.diffusion = DiffusionControls()
         groups = widgets.row(
-            widgets.column(
-                "Pitch", *(self.numbers[n] for n in ("octave_shift", "semitone_shift", "autotune")), self.key
-            ),
-            widgets.column(
-                "Loudness",
-                self.use_statistics,
-                *(self.numbers[n] for n in ("loudness_shift_db", "mask_threshold", "attenuation_db")),
-            ),
-            widgets.column("Output", self.full_output, self.keep_rate, self.format),
+            *self.knobs.columns,
+            self.diffusion,
+            widgets.column("Output", self.full_output, self.keep_rate, self.format, self.own_keys),
         )
         groups.layout.align_items = "flex-start"
         super().__init__(
@@ -116,9 +85,15 @@ class ConvertPanel(W.VBox):
                 widgets.row(self.instrument, self.song),
                 widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
                 self.suggestion,
+                self.take_buttons,
                 groups,
                 widgets.row(
-                    self.transfer_button, self.cancel_button, self.reset_button, self.preset, self.progress.widget
+                    self.transfer_button,
+                    self.all_button,
+                    self.cancel_button,
+                    self.reset_button,
+                    self.preset,
+                    self.progress.widget,
                 ),
                 self.message.widget,
                 self.results,
@@ -152,28 +127,14 @@ class ConvertPanel(W.VBox):
         )
         self.suggest_button = widgets.button(
             "Suggest key", self._guard(self.suggest), "t-suggest",
-            hint="compares where the song and the instrument sing, and sets octave and semitones",
+            hint="compares where the song and the instrument sing, and says which shift fits",
         )  # fmt: skip
 
-    def _make_controls(self):
-        standard, self.numbers = Controls(), {}
-        for name, (low, high, step) in RANGES.items():
-            label, hint = _HINTS[name]
-            kind = W.FloatSlider if isinstance(step, float) and step != int(step) else W.IntSlider
-            number = float if kind is W.FloatSlider else int
-            self.numbers[name] = widgets.control(
-                kind, label, f"t-{name.replace('_', '-')}", hint,
-                min=number(low), max=number(high), step=number(step), value=number(getattr(standard, name)),
-                continuous_update=False, readout_format=".1f" if kind is W.FloatSlider else "d",
-            )  # fmt: skip
-        self.key = widgets.control(
-            W.Dropdown, "Key", "t-key", "the notes autotune may move to; auto finds the key of the song",
-            options=tuning.KEYS, value=standard.autotune_key,
-        )  # fmt: skip
-        self.use_statistics = widgets.control(
-            W.Checkbox, "Loudness statistics", "t-use-statistics",
-            "give the song's notes the loudness distribution of the instrument's recordings",
-            value=standard.use_loudness_statistics, indent=False,
+    def _make_output(self):
+        self.own_keys = widgets.control(
+            W.Checkbox, "All songs: each in its suggested key", "t-own-keys",
+            "for Transfer all songs: octave and semitones are suggested for every song by itself", value=True,
+            indent=False,
         )  # fmt: skip
         self.full_output = widgets.control(
             W.Checkbox, "Full output", "t-full-output",
@@ -186,17 +147,15 @@ class ConvertPanel(W.VBox):
         self.format = widgets.control(
             W.Dropdown, "File", "t-format", "format of the saved file", options=["wav", "flac", "mp3"]
         )
-        self.preset = widgets.control(
-            W.Dropdown, "Preset", "t-preset", "starting points; the controls stay free",
-            options=[("", None), *((name, name) for name in PRESETS)],
-        )  # fmt: skip
-        self.preset.layout.width, self.preset.style.description_width = "230px", "60px"
-        self.preset.observe(self._guard(lambda change: self._set_preset(change["new"])), "value")
 
     def _make_actions(self):
         self.transfer_button = widgets.button(
             "Transfer", self._guard(self.transfer), "t-transfer", "primary", "sing the song with the instrument"
         )
+        self.all_button = widgets.button(
+            "Transfer all songs", self._guard(self.transfer_all), "t-transfer-all",
+            hint="sing every song of the menu; one that fails does not stop the others",
+        )  # fmt: skip
         self.cancel_button = widgets.button(
             "Cancel", self._guard(self._cancel), "t-cancel", hint="stop the running work"
         )
@@ -214,10 +173,12 @@ class ConvertPanel(W.VBox):
         skipped += [f"{Path(path).name}: {reason}" for path, reason in unusable]
         listed = instrument.list_folder(self.base.instruments)
         skipped += [f"{entry.path.name}: {entry.problem}" for entry in listed if entry.problem]
-        self._fill(self.instrument, [entry.path for entry in listed], self.base.instruments)
+        sung = [entry for entry in listed if entry.kind not in instrument.VOCODERS]
+        self.listings = {entry.path: entry for entry in listed}
+        self._fill(self.instrument, [entry.path for entry in sung], self.base.instruments)
         self._fill(self.song, songs, self.base.examples, song)
+        self._choice_changed()
         missing = self._missing()
-        self.transfer_button.disabled = self.job.busy or bool(missing)
         if missing or not skipped:
             self.message.say(missing, "warning")
         else:
@@ -246,8 +207,17 @@ class ConvertPanel(W.VBox):
         return "\n".join(lines)
 
     def _choice_changed(self):
-        self.suggestion.value = ""
-        self.transfer_button.disabled = self.job.busy or bool(self._missing())
+        self._suggest_nothing()
+        self._enable()
+        listing = self.listings.get(self.instrument.value)
+        kind = listing.kind if listing and listing.kind else self.knobs.kind
+        self.knobs.for_kind(kind)
+        vocoders = [entry for entry in self.listings.values() if entry.kind in instrument.VOCODERS]
+        self.diffusion.show(listing if kind == "diffusion" else None, vocoders)
+
+    def _enable(self):
+        for button in (self.transfer_button, self.all_button):
+            button.disabled = self.job.busy or bool(self._missing())
 
     def _uploaded(self):
         files = widgets.uploads(self.upload)
@@ -276,30 +246,24 @@ class ConvertPanel(W.VBox):
 
     def controls(self) -> Controls:
         """The controls as they stand."""
-        numbers = {name: slider.value for name, slider in self.numbers.items()}
-        return Controls(use_loudness_statistics=self.use_statistics.value, autotune_key=self.key.value, **numbers)
+        return self.knobs.controls()
 
     def set_controls(self, controls: Controls) -> None:
         """Move every control to the given values."""
-        for name, slider in self.numbers.items():
-            slider.value = getattr(controls, name)
-        self.key.value, self.use_statistics.value = controls.autotune_key, controls.use_loudness_statistics
-
-    def _set_preset(self, name):
-        if name is not None:
-            self.set_controls(PRESETS[name])
+        self.knobs.set(controls)
 
     def reset(self) -> None:
         """All controls back to where they began."""
-        self.set_controls(Controls())
-        self.preset.value = None
+        self.knobs.reset()
+        self.diffusion.reset()
 
     # -------------------------------------------------------------------------------------------------------- working
 
     def _busy(self, busy: bool) -> None:
         self.cancel_button.disabled = not busy
         self.suggest_button.disabled = busy
-        self.transfer_button.disabled = busy or bool(self._missing())
+        for button in (self.transfer_button, self.all_button):
+            button.disabled = busy or bool(self._missing())
         if not busy:
             self.progress.hide()
 
@@ -315,80 +279,97 @@ class ConvertPanel(W.VBox):
         elif not self.job.start(task):
             self.message.say("Still working on the one before; press Cancel to stop it.", "warning")
 
+    def _open(self, path):
+        self.progress(0.0, f"opening {path.name}")
+        return self.instruments.get(path, lambda: instrument.open(path))
+
     def _load(self):
         """The chosen instrument and song, opened or as opened before."""
         path, song_path = self.instrument.value, self.song.value
-        self.progress(0.0, f"opening {path.name}")
-        loaded = self.instruments.get(path, lambda: instrument.open(path))
+        loaded = self._open(path)
         song = conversion.cached_song(song_path, loaded.features, progress=self.progress, cancelled=self.job.cancelled)
         return loaded, song
 
     def suggest(self) -> None:
-        """Set octave and semitones to what fits the instrument, and say why."""
+        """Say which octave and semitones fit the instrument and why, with buttons that take them."""
         self._start(self._suggest)
 
     def _suggest(self):
         loaded, song = self._load()
-        suggestion = conversion.suggest_shift(song.features, loaded.statistics)
-        self.numbers["octave_shift"].value = suggestion.octaves
-        self.suggestion.value = page.notice(suggestion.text)
+        found = conversion.suggest_shift(song.features, loaded.statistics, loaded.kind)
+        self.suggestion.value = page.notice(found.text)
+        ways = {"octave": (found.octaves, 0), "fit": (found.octaves, found.semitones)}
+        suggested = "fit" if found.extra_semitones else "octave"
+        buttons = []
+        for name, (octaves, semitones) in ways.items():
+            if name == "fit" and not semitones:
+                continue
+            label = f"Take octave {octaves:+d}" + (f", semitones {semitones:+d}" if semitones else "")
+            style = "success" if name == suggested else ""
+            take = self._guard(lambda octaves=octaves, semitones=semitones: self._take(octaves, semitones))
+            buttons.append(widgets.button(label, take, f"t-take-{name}", style, "move the two sliders there"))
+        self.take_buttons.children = tuple(buttons)
         self.message.say("")
+
+    def _take(self, octaves, semitones):
+        self.numbers["octave_shift"].value, self.numbers["semitone_shift"].value = octaves, semitones
+
+    def _suggest_nothing(self):
+        self.suggestion.value, self.take_buttons.children = "", ()
 
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
-        controls, keep_rate, full = self.controls(), self.keep_rate.value, self.full_output.value
+        controls, options, full = self.controls(), self._options(), self.full_output.value
         suffix = self.format.value
 
         def task():
             self.message.say("")
             loaded, song = self._load()
             result = conversion.convert(
-                loaded, song, controls, keep_rate=keep_rate, progress=self.progress, cancelled=self.job.cancelled
+                loaded, song, controls, progress=self.progress, cancelled=self.job.cancelled, **options
             )
             path = conversion.save(result, self.base.output, suffix)
-            self.progress(1.0, "drawing")
-            self.n_results += 1
-            shown = widgets.html(result_html(result, path, self.n_results, full), "t-result")
-            self.results.children = (*self.results.children, shown)
+            self._append(result, path, full)
             self.message.say(f"Result {self.n_results} is below, and in {path}.", "done")
 
         self._start(task)
+
+    def transfer_all(self) -> None:
+        """Convert every song of the menu; each result appends as soon as it is there."""
+        controls, options, path = self.controls(), self._options(), self.instrument.value
+        songs, own_keys = [value for _, value in self.song.options], self.own_keys.value
+        suffix = self.format.value
+
+        def task():
+            self.message.say("")
+            loaded, outcomes = self._open(path), []
+
+            def chosen(song):
+                found = conversion.suggest_shift(song.features, loaded.statistics, loaded.kind)
+                return found.applied(controls) if own_keys else controls
+
+            for outcome in batch.convert_songs(
+                loaded, songs, self.base.output, chosen, form=suffix, progress=self.progress,
+                cancelled=self.job.cancelled, **options,
+            ):  # fmt: skip
+                if outcome.saved is not None:
+                    self._append(outcome.conversion, outcome.saved, False)
+                outcomes.append(batch.Outcome(outcome.path, outcome.saved, None, outcome.error))
+            failed = any(o.error is not None for o in outcomes)
+            self.message.say(batch.describe(outcomes), "warning" if failed else "done")
+
+        self._start(task)
+
+    def _options(self) -> dict:
+        return {"keep_rate": self.keep_rate.value, **self.diffusion.options()}
+
+    def _append(self, result, path, full):
+        self.progress(1.0, "drawing")
+        self.n_results += 1
+        shown = widgets.html(result_html(result, path, self.n_results, full), "t-result")
+        self.results.children = (*self.results.children, shown)
 
 
 def show(result: conversion.Conversion, path: Path) -> HTML:
     """A conversion and the file it was saved in, as in the panel."""
     return HTML(result_html(result, path, 1))
-
-
-def result_html(result: conversion.Conversion, path: Path, number: int, full: bool = True) -> str:
-    """One result as HTML: what was asked, players, spectrograms, the four plots, where the file lies."""
-    rate_hz, song = result.sample_rate_hz, result.song
-    first, *settings = result.settings_text.splitlines()
-    parts = [
-        '<hr style="opacity:.3">',
-        page.heading(f"{number}. {first}"),
-        *(page.paragraph(line) for line in settings),
-        *(page.notice(warning, "warning") for warning in result.warnings),
-    ]
-    players = [page.player(result.audio, rate_hz, "Result")]
-    if full:
-        players = [
-            page.player(song.original(), song.sample_rate_hz, "Original"),
-            *players,
-            page.player(result.harmonic, rate_hz, "Harmonic part"),
-            page.player(result.noise, rate_hz, "Noise part"),
-        ]
-    parts.append(page.flow(*players))
-    if full:
-        measured = song.features
-        asked = dataclasses.replace(measured, f0_hz=result.adjusted.f0_hz, voiced=result.adjusted.voiced)
-        items = [
-            ("Original", song.audio, measured.settings.sample_rate_hz, measured),
-            ("Result, with the F0 it was asked for", result.audio, rate_hz, asked),
-        ]
-        drawing = plots.png(plots.compare_spectrograms(items))
-        parts.append(page.picture(drawing, "spectrograms of the original and the result with their F0"))
-        drawing = plots.png(plots.conversion_plots(measured, result.adjusted, result.controls))
-        parts.append(page.picture(drawing, "loudness, pitch, confidence and note-on ratio before and after"))
-    parts += [page.paragraph(f"Saved as {path}"), page.download_link(path)]
-    return "".join(parts)

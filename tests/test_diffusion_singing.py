@@ -14,9 +14,11 @@ import toy
 
 from svclib import config, conversion, instrument, mel, songs, training
 from svclib.__main__ import main
+from svclib.commands import UsageError
+from svclib.commands_convert import singer_mix
 from svclib.conversion import Cancelled, Controls, ConversionError, convert
 from svclib.diffusion import DiffusionSettings
-from svclib.features import FeatureError, Features, FeatureSettings, MelContract
+from svclib.features import FeatureError, Features, FeatureSettings, MelContract, extract
 from svclib.vocoders import HarmonicSettings
 
 RATE, HOP = 16000, 256
@@ -31,11 +33,14 @@ PARTS = ("content", "conditions", "denoiser", "coarse", "vocoder")
 PLAIN = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
 
 
+alone = {k: v for k, v in toy.STATISTICS.items() if k not in ("singers", "log_mel")}
+STATISTICS = {**alone, "log_mel": {"min": -11.6, "max": 2.0}, "singers": {"ann": alone, "bea": alone}}
+
+
 class MelDataset(toy.ToyDataset):
     """The toy's tones with their mels."""
 
     settings = FEATURES
-    alone = {k: v for k, v in toy.STATISTICS.items() if k not in ("singers", "log_mel")}
     statistics = {**alone, "log_mel": {"min": -11.6, "max": 2.0}, "singers": {"toy": alone}}
 
     def batch(self, *arguments, **options):
@@ -198,3 +203,113 @@ def test_presets_bring_their_vocoder(name, rate):
     tiny = config.load([name, "tiny"])
     assert tiny.model.vocoder.channels == 16
     assert conversion.FORMATS and tiny.model.build(tiny.features).vocoder.sample_rate_hz == rate
+
+
+def test_digital_silence_stays_silent(exported):
+    """Even of an instrument that hums: below -80 dBFS from half a window after the sound to half a window before it."""
+    opened, _ = exported
+    s = song(3 * RATE)
+    audio = s.audio.copy()
+    audio[RATE : 2 * RATE] = 0
+    window = FEATURES.loudness_n_fft // 2 + 2 * HOP
+    silent = slice(RATE + window, 2 * RATE - window)
+    s = dataclasses.replace(s, audio=audio, features=extract(audio, FEATURES))
+    made = convert(opened, s, PLAIN)
+    assert np.abs(made.audio[silent]).max() < 1e-4
+    loud = made.audio[: RATE - HOP]
+    assert 20 * np.log10(np.sqrt(np.mean(loud**2))) > -60
+    open_gate = dataclasses.replace(s.features, loudness_db=np.maximum(s.features.loudness_db, -79.0))
+    hums = convert(opened, dataclasses.replace(s, features=open_gate), PLAIN).audio
+    assert np.abs(hums[silent]).max() > 1e-4  # so that the silence is the conversion's doing
+    np.testing.assert_allclose(hums[: RATE - HOP], loud, atol=2e-3)  # and sound before it is not faded
+
+
+def test_breaths_keep_their_energy_and_are_not_voiced(exported, monkeypatch):
+    """A walk that ends at the song's own mel: what is left of a burst of noise is the pipeline's doing alone."""
+    opened, _ = exported
+    fresh = VOCODER.build(FEATURES, None, 0).eval()  # untrained, it inverts the mel
+    model = SETTINGS.build(FEATURES, MelDataset.statistics).eval()
+    model.vocoder = fresh
+    rng = np.random.default_rng(0)
+    audio = song(3 * RATE).audio.copy()
+    audio[RATE : 2 * RATE] = 0.03 * rng.standard_normal(RATE)
+    features_ = extract(audio, FEATURES)
+    s = dataclasses.replace(song(3 * RATE), audio=audio, features=features_)
+    burst = slice(RATE // HOP + 4, 2 * RATE // HOP - 4)
+    assert not features_.voiced[burst].any()
+    frames = -(-len(audio) // HOP)
+    mel_ = np.pad(features_.log_mel, ((0, frames - len(features_.log_mel)), (0, 0)), mode="edge")
+    monkeypatch.setattr(type(model), "sample", lambda *a, **k: torch.from_numpy(mel_)[None])
+    made = convert(dataclasses.replace(opened, model=model), s)  # with the kind's own controls
+    inside = slice(burst.start * HOP, burst.stop * HOP)
+
+    def level(x):
+        return 20 * np.log10(np.sqrt(np.mean(x**2)))
+
+    assert np.abs(made.harmonic[inside]).max() == 0
+    assert abs(level(made.audio[inside]) - made.gain_db - level(audio[inside])) < 3
+    asked, sung = made.adjusted.loudness_db, features_.loudness_db
+    note = slice(4, RATE // HOP - 4)
+    change = (asked - sung)[burst].mean() - (asked - sung)[note].mean()
+    assert abs(change) < 12  # the loudness curve bends, but no breath is taken away
+
+
+@pytest.mark.parametrize("n_samples", [16001, 25599, 300])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_length_and_alignment_of_odd_songs_at_their_own_rate(exported, tmp_path, n_samples, rate):
+    opened, _ = exported
+    n = round(n_samples * rate / RATE)
+    sound = 0.2 * np.sin(2 * np.pi * 220 / rate * np.arange(n)) * (np.arange(n) > n // 2)
+    soundfile.write(tmp_path / "odd.wav", sound, rate)
+    s = songs.load_song(tmp_path / "odd.wav", FEATURES)
+    for keep_rate in (False, True):
+        made = convert(opened, s, PLAIN, keep_rate=keep_rate)
+        wanted = n if keep_rate else round(n * RATE / rate)
+        assert len(made.audio) == wanted and made.sample_rate_hz == (rate if keep_rate else RATE)
+        if n_samples > 1000:  # it begins where the song begins
+            first = np.flatnonzero(np.abs(made.audio) > 0.1 * np.abs(made.audio).max())[0]
+            assert first / made.sample_rate_hz == pytest.approx(n / 2 / rate, abs=0.04)
+
+
+def test_octave_errors_are_told_and_repaired_only_if_asked(exported):
+    opened, _ = exported
+    s = song(RATE)
+    f0 = s.features.f0_hz.copy()
+    f0[20:30] *= 2
+    wrong = dataclasses.replace(s, features=dataclasses.replace(s.features, f0_hz=f0))
+    buzz = sum(np.sin(2 * np.pi * 220 * k / RATE * np.arange(RATE)) / k for k in range(1, 9))
+    wrong = dataclasses.replace(wrong, audio=(0.1 * buzz).astype(np.float32))
+    told = convert(opened, wrong, PLAIN)
+    assert told.adjusted.f0_hz[25] == pytest.approx(440)
+    assert "one place: 0:00.3 (an octave too high)" in told.warnings[0]
+    mended = convert(opened, wrong, dataclasses.replace(PLAIN, repair_octaves=True))
+    np.testing.assert_allclose(mended.adjusted.f0_hz, 220, rtol=1e-5)
+    assert "This was repaired." in mended.warnings[0]
+    assert mended.settings()["octave_errors"] == [[0.32, 0.48, 1]] and mended.settings()["controls"]["repair_octaves"]
+
+
+def test_singers_are_mixed_on_the_command_line(tmp_path):
+    for given, wanted in (
+        (None, None), (["ann"], "ann"), (["ann=0.3", "bea=0.7"], {"ann": 0.3, "bea": 0.7}),
+        (["ann", "a=b=2"], {"ann": 1.0, "a=b": 2.0}),
+    ):  # fmt: skip
+        assert singer_mix(given) == wanted
+    for bad, words in ((["ann=x"], "'ann=x'"), (["ann=-1"], "0 or more"), (["ann", "ann=1"], "twice")):
+        with pytest.raises(UsageError, match=words):
+            singer_mix(bad)
+    model = SETTINGS.build(FEATURES, {**STATISTICS, "singers": {"ann": {}, "bea": {}}})
+    assert model.singer_weights({"ann": 1, "bea": 3})[0].tolist() == [0.25, 0.75]
+
+
+def test_a_folder_of_songs_goes_on_past_one_that_fails(exported, tmp_path, capsys):
+    voice = exported[1].parent / "voice.zip"
+    folder = tmp_path / "songs"
+    folder.mkdir()
+    for name in ("a", "c"):
+        soundfile.write(folder / f"{name}.wav", song(8000).audio, RATE)
+    soundfile.write(folder / "b.wav", np.zeros(20), RATE)
+    arguments = ["convert", "--instrument", voice, "--input", folder, "--out", tmp_path / "out", "--key", "auto"]
+    assert main([str(x) for x in arguments]) == 2
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["a - voice.wav", "c - voice.wav"]
+    told = capsys.readouterr().err
+    assert "2 of 3 songs were sung" in told and "b.wav: " in told and "less than one frame" in told

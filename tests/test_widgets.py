@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from svclib import conversion, ddsp, folders, instrument, songs, widgets, widgets_convert, widgets_record
+from svclib import conversion, ddsp, folders, instrument, songs, widgets, widgets_convert, widgets_knobs, widgets_record
 from svclib.controls import Controls
 from svclib.features import FeatureSettings
 
@@ -215,13 +215,19 @@ def test_presets_and_reset_move_every_control(base):
     assert panel.controls() == Controls() and panel.preset.value is None
 
 
-def test_suggestion_sets_the_octave_and_says_why(base):
+def test_suggestion_says_why_and_is_taken_by_a_button(base):
     make_song(base.examples / "low.wav", 65.4)  # C2, two octaves below the instrument's mean
     panel = widgets_convert.convert_panel(base)
     panel.song.value = base.examples / "low.wav"
     panel.suggest_button.click()
     panel.job.wait(60)
-    assert panel.numbers["octave_shift"].value == 2 and "octave" in panel.suggestion.value
+    assert panel.numbers["octave_shift"].value == 0 and "octave" in panel.suggestion.value
+    octave = panel.take_buttons.children[0]
+    assert octave.description == "Take octave +2" and octave.button_style == "success"
+    octave.click()
+    assert panel.numbers["octave_shift"].value == 2 and panel.numbers["semitone_shift"].value == 0
+    panel.song.value = base.examples / "a song.wav"
+    assert panel.take_buttons.children == () and panel.suggestion.value == ""
 
 
 def test_every_control_out_of_range_is_held_inside(base):
@@ -232,7 +238,7 @@ def test_every_control_out_of_range_is_held_inside(base):
     panel.controls()  # still valid
 
 
-BUTTONS = ("transfer_button", "suggest_button", "refresh_button", "reset_button", "cancel_button")
+BUTTONS = ("transfer_button", "all_button", "suggest_button", "refresh_button", "reset_button", "cancel_button")
 
 
 @pytest.mark.parametrize("press", BUTTONS)
@@ -243,7 +249,8 @@ def test_an_exception_in_any_handler_is_shown_in_the_panel(base, monkeypatch, pr
         raise ZeroDivisionError("a <b>bug</b>")
 
     monkeypatch.setattr(type(panel.job), "busy", property(bad))
-    for owner, name in ((instrument, "open"), (instrument, "list_folder"), (widgets_convert, "Controls")):
+    knobs = [(widgets_knobs, "Controls"), (widgets_knobs, "defaults")]
+    for owner, name in ((instrument, "open"), (instrument, "list_folder"), *knobs):
         monkeypatch.setattr(owner, name, bad)
     getattr(panel, press).click()
     panel.job.wait(30)

@@ -1,0 +1,83 @@
+"""Many songs in one go: one that fails does not stop the others, and is named in the end."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from svclib import conversion
+from svclib.controls import Controls
+from svclib.conversion import Conversion
+from svclib.progress import Cancelled, Progress
+from svclib.songs import Song, load_song
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one song.
+
+    Attributes:
+        path: The song.
+        saved: The file that was written; None if it failed.
+        conversion: What it holds; drop it when it was shown, a song's sound is large.
+        error: Why it failed; its text is for the person.
+    """
+
+    path: Path
+    saved: Path | None = None
+    conversion: Conversion | None = None
+    error: Exception | None = None
+
+
+def convert_songs(
+    instrument,
+    paths: Sequence[str | Path],
+    folder: str | Path,
+    controls: Controls | Callable[[Song], Controls] | None = None,
+    *,
+    form: str = "wav",
+    name: str | None = None,
+    f0_method: str | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    **options,
+) -> Iterator[Outcome]:
+    """Convert and save one song after the other; each outcome arrives as soon as it is there.
+
+    Args:
+        instrument: From ``instrument.open``.
+        paths: The songs.
+        folder: Where the results go; nothing is overwritten.
+        controls: The knobs, or what gives them for a measured song (a key that fits each).
+        form, name: See ``conversion.save``.
+        f0_method: See ``songs.load_song``.
+        progress: Called with a fraction of all songs and a text that names the song.
+        cancelled: True ends the work (``Cancelled``); what was saved stays.
+        options: ``seed``, ``keep_rate`` and the sampling of ``conversion.convert``.
+    """
+    for i, path in enumerate(map(Path, paths)):
+
+        def tell(begin, share, i=i, path=path):
+            def report(fraction, text=""):
+                if progress is not None:
+                    progress((i + begin + share * fraction) / len(paths), f"{path.name}: {text}")
+
+            return report
+
+        try:
+            song = load_song(path, instrument.features, f0_method, tell(0.0, 0.4), cancelled)
+            chosen = controls(song) if callable(controls) else controls
+            made = conversion.convert(instrument, song, chosen, progress=tell(0.4, 0.6), cancelled=cancelled, **options)
+            outcome = Outcome(path, conversion.save(made, folder, form, name), made)
+        except Cancelled:
+            raise
+        except (ValueError, OSError) as error:
+            outcome = Outcome(path, error=error)
+        yield outcome
+
+
+def describe(outcomes: Sequence[Outcome]) -> str:
+    """How many songs were sung, and which were not and why."""
+    failed = [o for o in outcomes if o.error is not None]
+    text = f"{len(outcomes) - len(failed)} of {len(outcomes)} songs were sung."
+    lines = [f"{o.path.name}: {' '.join(str(o.error).split())}" for o in failed]
+    return "\n".join([text + (" These were not:" if failed else ""), *lines])

@@ -1,0 +1,140 @@
+"""The A/B table of notebook 03: one clip in several ways, row by row, each to listen to and measured."""
+
+from pathlib import Path
+
+import ipywidgets as W
+
+from svclib import audio, instrument, page, ways, widgets
+from svclib.widgets_diffusion import SAMPLERS, STEPS
+
+_WHAT_THEY_MEAN = (
+    "seconds: singing alone, and per second of sound. F0 RMSE, F0 corr.: pitch heard against pitch asked, where both "
+    "are voiced; below 20 cents nobody hears a difference. Voicing F1: tone where tone was asked, breath where breath; "
+    "1 is all right. Loudness: mean distance from what was asked."
+)
+
+
+def compare_panel(base) -> "ComparePanel":
+    """The table for a person's folder; one made earlier in this kernel is closed.
+
+    Args:
+        base: ``folders.Base``: instruments and examples are used; nothing is written.
+    """
+    panel = ComparePanel(base)
+    widgets.only_one("compare", panel)
+    return panel
+
+
+class ComparePanel(W.VBox):
+    """Choose ways to sing, press Compare; a row appears whenever one is sung and measured."""
+
+    def __init__(self, base):
+        self.base = base
+        self.message, self.progress = widgets.Message(), widgets.Progress()
+        self.job, self.opened = widgets.Job(self.message, self._busy), widgets.Cache()
+        self.rows: list[ways.Row] = []
+        self._shown: list[list] = []
+        guard = widgets.guarded(self.message)
+        self.instruments = self._several("Instruments", "t-ab-instruments", "several with Ctrl or Shift")
+        self.samplers = self._several("Samplers", "t-ab-samplers", "of diffusion instruments", SAMPLERS)
+        self.steps = self._several("Steps", "t-ab-steps", "of diffusion instruments", STEPS)
+        self.vocoders = self._several("Vocoders", "t-ab-vocoders", "of diffusion instruments")
+        self.song = widgets.control(W.Dropdown, "Song", "t-ab-song", "the clip comes from it", options=[("", None)])
+        self.start = widgets.control(
+            W.BoundedFloatText, "Start (s)", "t-ab-start", "where the clip begins", min=0.0, max=36000.0, value=0.0
+        )
+        self.seconds = widgets.control(
+            W.BoundedFloatText, "Length (s)", "t-ab-seconds", "of the clip", min=0.5, max=60.0, value=6.0
+        )
+        self.compare_button = widgets.button(
+            "Compare", guard(self.compare), "t-compare", "primary", "sing the clip in every chosen combination"
+        )
+        self.cancel_button = widgets.button("Cancel", guard(self._cancel), "t-ab-cancel", hint="rows so far stay")
+        self.refresh_button = widgets.button("Look again", guard(self.refresh), "t-ab-refresh", hint="read the folders")
+        self.cancel_button.disabled = True
+        self.table = widgets.html(css_class="t-ab-table")
+        choices = widgets.row(
+            widgets.column("Who sings", self.instruments, self.vocoders),
+            widgets.column("How", self.samplers, self.steps),
+            widgets.column("What", self.song, self.start, self.seconds),
+        )
+        choices.layout.align_items = "flex-start"
+        buttons = (self.compare_button, self.cancel_button, self.refresh_button, self.progress.widget)
+        super().__init__([choices, widgets.row(*buttons), self.message.widget, self.table])
+        self.add_class("svclib-compare")
+        self.refresh()
+
+    @staticmethod
+    def _several(label, css_class, hint, options=(("the instrument's own", None),)):
+        return widgets.control(
+            W.SelectMultiple, label, css_class, hint, options=list(options), index=(0,), rows=5
+        )
+
+    def refresh(self) -> None:
+        """Read the folders again; keeps the choices that still exist."""
+        listed = [entry for entry in instrument.list_folder(self.base.instruments) if entry.kind]
+        sung = [entry for entry in listed if entry.kind not in instrument.VOCODERS]
+        vocoders = [entry for entry in listed if entry.kind in instrument.VOCODERS]
+        self._fill(self.instruments, [(entry.path.stem, entry) for entry in sung])
+        own = [("the instrument's own", None)]
+        self._fill(self.vocoders, own + [(entry.path.stem, entry.path) for entry in vocoders])
+        songs = [(path.name, path) for path in map(Path, audio.find(self.base.examples)[0])]
+        chosen = self.song.value
+        self.song.options = songs or [("(none yet)", None)]
+        self.song.value = chosen if chosen in [path for _, path in songs] else self.song.options[0][1]
+        missing = not sung or not songs
+        self.compare_button.disabled = self.job.busy or missing
+        self.message.say(
+            "An instrument and a song are needed; the cells above make them." if missing else "", "warning"
+        )
+
+    @staticmethod
+    def _fill(menu, options):
+        chosen = [label for label, value in menu.options if value in menu.value]
+        menu.options = options
+        kept = [i for i, (label, _) in enumerate(options) if label in chosen]
+        menu.index = tuple(kept) or ((0,) if options else ())
+
+    def _busy(self, busy: bool) -> None:
+        self.compare_button.disabled, self.cancel_button.disabled = busy, not busy
+        if not busy:
+            self.progress.hide()
+
+    def _cancel(self):
+        if self.job.busy:
+            self.job.cancel()
+            self.message.say("Stopping; the rows so far stay.", "warning")
+
+    def compare(self) -> None:
+        """Sing the clip in every chosen combination, in the background."""
+        asked = ways.ways(
+            self.instruments.value, self.samplers.value, self.steps.value, (None,), self.vocoders.value
+        )
+        if not asked:
+            self.message.say("Choose at least one instrument, sampler, number of steps and vocoder.", "warning")
+            return
+        song, start_s, seconds = self.song.value, self.start.value, self.seconds.value
+
+        def task():
+            self.message.say("")
+            self.rows, self._shown = [], []
+            for row in ways.compare(
+                asked, song, None, start_s, seconds, opened=self._open, progress=self.progress,
+                cancelled=self.job.cancelled,
+            ):  # fmt: skip
+                self.rows.append(row)
+                self._append(row)
+            self.message.say(f"{len(asked)} ways were sung.", "done")
+
+        if not self.job.start(task):
+            self.message.say("Still working on the one before; press Cancel to stop it.", "warning")
+
+    def _open(self, path):
+        return self.opened.get(path, lambda: instrument.open(path))
+
+    def _append(self, row) -> None:
+        listen = row.problem if row.audio is None else page.small_player(row.audio, row.sample_rate_hz, row.label)
+        self._shown.append([row.label, listen, *ways.cells(row)])
+        marks = ["error" if r.problem else "" for r in self.rows]
+        table = page.table(list(ways.HEADINGS), self._shown, marks)
+        self.table.value = table + page.paragraph(_WHAT_THEY_MEAN)

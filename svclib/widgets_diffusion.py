@@ -1,0 +1,106 @@
+"""What only a diffusion instrument can be asked: how it walks from noise to a song, and in whose voice."""
+
+from collections.abc import Sequence
+
+import ipywidgets as W
+
+from svclib import widgets
+from svclib.denoiser import PRECISIONS
+from svclib.instrument import Listing
+
+SAMPLERS = [
+    ("the instrument's own", None),
+    ("dpmpp: good in few steps", "dpmpp"),
+    ("ddim: plain, straight", "ddim"),
+    ("plms: as in Diff-SVC", "plms"),
+    ("ddpm: a random walk, many steps", "ddpm"),
+]
+STEPS = [("the instrument's own", None), *((str(n), n) for n in (5, 10, 20, 50, 100, 200, 1000))]
+
+
+class DiffusionControls(W.VBox):
+    """A group of controls, hidden until a diffusion instrument is chosen."""
+
+    def __init__(self):
+        self.sampler = widgets.control(
+            W.Dropdown, "Sampler", "t-sampler", "the way from noise to singing", options=SAMPLERS
+        )
+        self.steps = widgets.control(
+            W.Dropdown, "Steps", "t-steps", "more steps take longer and come nearer to what the model means",
+            options=STEPS,
+        )  # fmt: skip
+        self.rough = widgets.control(
+            W.Checkbox, "Start from a rough guess", "t-rough",
+            "the walk begins at the model's first guess of the song instead of pure noise", value=False, indent=False,
+        )  # fmt: skip
+        self.shallow = widgets.control(
+            W.IntSlider, "Noise on it", "t-shallow",
+            "how much of the walk is left: 1 is nearly the guess itself, 1000 nearly pure noise",
+            min=1, max=1000, step=1, value=200, continuous_update=False,
+        )  # fmt: skip
+        self.vocoder = widgets.control(
+            W.Dropdown, "Vocoder", "t-vocoder", "what makes sound of the picture that the walk paints",
+            options=[("the instrument's own", None)],
+        )  # fmt: skip
+        self.seed = widgets.control(
+            W.BoundedIntText, "Seed", "t-seed", "another number, another take; the same number, the same sound",
+            min=0, max=2**31 - 1, value=0,
+        )  # fmt: skip
+        self.precision = widgets.control(
+            W.Dropdown, "Precision", "t-precision",
+            "auto is the fastest that this machine computes well; fp32 is exact", options=PRECISIONS,
+        )  # fmt: skip
+        self.singers, self._mix = {}, W.VBox([])
+        self.rough.observe(lambda _: self._show_noise(), "value")
+        group = widgets.column(
+            "Diffusion", self.sampler, self.steps, self.rough, self.shallow, self._mix, self.vocoder, self.seed,
+            self.precision,
+        )  # fmt: skip
+        super().__init__(group.children, layout=group.layout)
+        self.add_class("t-diffusion")
+        self._show_noise()
+        self.show(None)
+
+    def _show_noise(self):
+        self.shallow.layout.display = "" if self.rough.value else "none"
+
+    def show(self, listing: Listing | None, vocoders: Sequence[Listing] = ()) -> None:
+        """Show what this instrument can be asked; None hides the group."""
+        self.layout.display = "none" if listing is None else ""
+        names = tuple(listing.info.get("singers", ())) if listing else ()
+        names = names if len(names) > 1 else ()
+        if names != tuple(self.singers):
+            self.singers = {
+                name: widgets.control(
+                    W.FloatSlider, name, "t-singer", "how much of this singer's voice", min=0.0, max=1.0, step=0.05,
+                    value=1.0 if i == 0 else 0.0, readout_format=".2f", continuous_update=False,
+                )
+                for i, name in enumerate(sorted(names))
+            }  # fmt: skip
+            self._mix.children = tuple(self.singers.values())
+        chosen = self.vocoder.value
+        self.vocoder.options = [("the instrument's own", None), *((v.path.stem, v.path) for v in vocoders)]
+        self.vocoder.value = chosen if chosen in [value for _, value in self.vocoder.options] else None
+
+    def reset(self) -> None:
+        """Everything back to the instrument's own."""
+        for menu in (self.sampler, self.steps, self.vocoder):
+            menu.value = None
+        self.rough.value, self.shallow.value, self.seed.value, self.precision.value = False, 200, 0, "auto"
+        for i, slider in enumerate(self.singers.values()):
+            slider.value = 1.0 if i == 0 else 0.0
+
+    def options(self) -> dict:
+        """What ``conversion.convert`` is given on top of the controls; nothing while the group is hidden."""
+        if self.layout.display == "none":
+            return {}
+        mix = {name: slider.value for name, slider in self.singers.items() if slider.value}
+        return {
+            "sampler": self.sampler.value,
+            "steps": self.steps.value,
+            "shallow": self.shallow.value if self.rough.value else None,
+            "vocoder": self.vocoder.value,
+            "seed": self.seed.value,
+            "precision": None if self.precision.value == "auto" else self.precision.value,
+            "singer": mix or None,
+        }
