@@ -98,7 +98,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 widgets_prepare   the panels of notebook 01
                 widgets_train     the panels of notebook 02
                 widgets_knobs     the controls that every instrument has
-                widgets_diffusion what only a diffusion instrument can be asked
+                widgets_diffusion  what only a diffusion instrument can be asked
                 widgets_compare   the A/B table of notebook 03
                 widgets_convert   the panel of notebook 03
                 widgets_see       the panels of notebook 04
