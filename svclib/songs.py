@@ -155,9 +155,8 @@ def excerpt(song: Song, start_s: float | int, seconds: float | int) -> Song:
     last = min(measured.n_frames, first + max(1, round(seconds * rate / hop)))
     if first >= last:
         raise ConversionError(f"'{song.name}' is {song.duration_s:.1f} s long and has no sound from {start_s:g} s on.")
-    arrays = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel")
-    cut = {name: getattr(measured, name) for name in arrays}
-    cut = {name: None if values is None else values[first:last] for name, values in cut.items()}
+    arrays = {f.name: getattr(measured, f.name) for f in dataclasses.fields(measured)}
+    cut = {name: x[first:last] for name, x in arrays.items() if isinstance(x, np.ndarray)}
     n_samples = (last - first) * hop
     audio_ = song.audio[first * hop : last * hop]
     features = dataclasses.replace(measured, n_samples=n_samples, **cut)
