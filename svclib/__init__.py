@@ -45,6 +45,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 nsf_hifigan   the community's vocoder weights, read from a person's own file
                 diffusion     settings and model: training, singing, coarse mel
                 diffwave_process  DiffWave's walks: every trained step, or a few aligned ones
+                diffwave_layer    one gated layer in tiles, forward and backward, for training on a CPU
                 diffwave_net  its network: BASE, LARGE, with a mel, a label or nothing
                 diffwave_fast     the network asked many times: folded, in tiles, in pieces
                 diffwave      settings and model of waveform diffusion, training

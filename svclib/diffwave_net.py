@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from svclib import layers
+from svclib import diffwave_layer, layers
 
 SINUSOIDS, STEP_DIMS, LABEL_DIMS = 128, 512, 128  # the paper's
 CONDITIONERS = ("frames", "samples")
@@ -211,12 +211,40 @@ class DiffWaveNet(nn.Module):
         step = self.step(t)
         encoded = None if mel is None else self.encode(mel)
         fixed = None if label is None else self.label_gates(label).chunk(len(self.stack.blocks), dim=1)
-        h, total = F.relu(self.input(self.squeezed(x))), None
+        h = F.relu(self.input(self.squeezed(x)))
+        if self._in_tiles(h):
+            return self._finish(self._run_tiles(h, step, encoded, fixed))
+        total = None
         for i, block in enumerate(self.stack.blocks):
             condition = None if encoded is None else self.layer_condition(i, encoded)
             if fixed is not None:
                 condition = fixed[i][:, :, None] if condition is None else condition + fixed[i][:, :, None]
             h, skip = block(h, step, condition)
             total = skip if total is None else total + skip
+        return self._finish(total)
+
+    def _finish(self, total: Tensor) -> Tensor:
         total = total * (1.0 / math.sqrt(len(self.stack.blocks)))
         return self.output(F.relu(self.skip(total))).transpose(1, 2).flatten(1)
+
+    def _in_tiles(self, h: Tensor) -> bool:
+        """Whether this is training on a CPU in fp32, where the layers run in tiles."""
+        return (
+            torch.is_grad_enabled() and h.device.type == "cpu" and h.dtype == self.input.weight.dtype == torch.float32
+            and self.conditioner != "samples"
+        )  # fmt: skip
+
+    def _run_tiles(self, h: Tensor, step: Tensor, encoded: Tensor | None, fixed) -> Tensor:
+        """The sum of skips, by :class:`diffwave_layer.GatedLayer`."""
+        frame = self.frame_positions if encoded is not None else 1
+        tile = diffwave_layer.tile_of(self.channels, frame)
+        ramp = None if encoded is None else diffwave_layer.ramps(tile, frame)
+        frames = [None] * len(self.stack.blocks) if encoded is None else self.stack.project(encoded)
+        h, total = h.contiguous(), torch.zeros_like(h)
+        for i, block in enumerate(self.stack.blocks):
+            bias = block.dilated.bias.expand(len(h), -1)
+            h, total = diffwave_layer.GatedLayer.apply(
+                h, total, block.step(step), block.dilated.weight, bias if fixed is None else bias + fixed[i], frames[i],
+                block.out.weight, block.out.bias, block.dilated.dilation[0], ramp, tile,
+            )  # fmt: skip
+        return total

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from svclib import diffwave_fast, diffwave_process, diffwave_uses, samplers
+from svclib import diffwave_fast, diffwave_layer, diffwave_process, diffwave_uses, samplers
 from svclib.diffwave import DiffWaveError, DiffWaveSettings
 from svclib.diffwave_fast import Prepared
 from svclib.diffwave_net import DiffWaveNet, parameter_count, strides, table_embedding
@@ -649,3 +649,33 @@ def test_the_uses_run_the_real_network_too():
 def test_schedule_of_the_paper():
     for steps, last in ((20, 0.05), (40, 0.05), (50, 0.05), (200, 0.02)):
         assert paper_schedule(steps) == Schedule(steps, 1e-4, last)
+
+
+# Training in tiles ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in NETS if n != "samples"])
+def test_training_in_tiles_equals_the_plain_layers(name, monkeypatch):
+    """Outputs within 1e-5 of the maximum, and every gradient; 600 positions in tiles of about 48."""
+    monkeypatch.setattr(diffwave_layer, "TILE_ELEMENTS", 8 * 50)
+    net, generator = random_net(**NETS[name]), torch.Generator().manual_seed(2)
+    mel = torch.randn(2, 5, 50, generator=generator, requires_grad=True) if net.n_mels else None
+    label = torch.tensor([3, 0]) if net.n_labels else None
+    x, toward = torch.randn(2, 600, generator=generator), torch.randn(2, 600, generator=generator)
+
+    def run(in_tiles):
+        monkeypatch.setattr(DiffWaveNet, "_in_tiles", lambda *_: in_tiles)
+        net.zero_grad()
+        made = net(x, torch.tensor([0.5, 30.0]), mel, label)
+        (made * toward).sum().backward()
+        gradients = {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
+        if mel is not None:
+            gradients["mel"], mel.grad = mel.grad.clone(), None
+        return made.detach(), gradients
+
+    assert net._in_tiles(x[:, None]) and not net._in_tiles(x[:, None].bfloat16())
+    (want, plain), (made, tiled) = run(False), run(True)
+    torch.testing.assert_close(made, want, atol=1e-5 * float(want.abs().max()), rtol=0)
+    assert set(plain) == set(tiled)
+    for key, value in plain.items():
+        torch.testing.assert_close(tiled[key], value, atol=2e-5 * float(value.abs().max()) + 1e-7, rtol=0, msg=key)
