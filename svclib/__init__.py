@@ -72,6 +72,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 octaves       where a pitch tracker jumped an octave that nobody sang
                 songs         found, read, measured and remembered
                 vocoding      any vocoder behind one door, alone or for an instrument
+                copysynthesis     how close a vocoder comes to recordings; whether it buzzes
                 conversion    song -> adjust -> model -> audio -> file
                 wave_files    sounds that DiffWave generated, denoised or mixed, as files
                 batch         many songs in one go

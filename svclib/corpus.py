@@ -106,15 +106,22 @@ def _labelled(recording: Recording, pattern: re.Pattern, labels: str, singers_gi
     return dataclasses.replace(recording, singer=singer, label=parts.get("label"))
 
 
+def only_held_out(entries: list[dict]) -> list[str]:
+    """Singers all of whose recordings (with ``singer`` and ``split``) are held out: nothing can learn their voices."""
+    trained = {e["singer"] for e in entries if e.get("split") == "train"}
+    return sorted({e["singer"] for e in entries if e.get("split") == "validation"} - trained)
+
+
 def hold_out(entries: list[dict], pattern: str | None = None) -> list[str]:
     """Which recordings are kept for validation: "train" or "validation" for each.
 
     Without a pattern the choice hangs only on each recording's contents (about 7.5 % of them), so adding one moves no
-    other, except that there is always one for validation if there are two or more, always one for training, and no
-    recording of more than a quarter of the whole is taken if there is another.
+    other, except that there is always one for validation if there are two or more, always one for training, one of
+    every singer where that leaves any for validation, and no recording of more than a quarter of the whole is taken if
+    there is another.
 
     Args:
-        entries: ``name``, ``sha256`` and ``n_samples`` of each recording.
+        entries: ``name``, ``sha256``, ``n_samples`` and, where there are several, ``singer`` of each recording.
         pattern: File name pattern such as ``*_[0-4].wav``, for the path inside the folder or the bare name.
 
     Raises:
@@ -140,4 +147,8 @@ def hold_out(entries: list[dict], pattern: str | None = None) -> list[str]:
         chosen = {min(small, key=lambda i: draws[i]) if small else by_size[0]}
     if len(chosen) == len(entries):
         chosen -= {max(chosen, key=lambda i: draws[i])} if chosen else set()
+    for singer in {e.get("singer") for e in entries}:  # a voice has to be trained to be sung with
+        theirs = {i for i, e in enumerate(entries) if e.get("singer") == singer}
+        if theirs <= chosen and len(chosen) > 1:
+            chosen -= {max(theirs, key=lambda i: draws[i])}
     return ["validation" if i in chosen else "train" for i in range(len(entries))]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from svclib import __version__, contentvec, features, shards, statistics, store, units
-from svclib.corpus import DatasetError, Recording, hold_out
+from svclib.corpus import DatasetError, Recording, hold_out, only_held_out
 
 NAME = "manifest.json"
 KIND = "svclib dataset"
@@ -92,7 +92,13 @@ def split_entries(entries: list[dict], validation: str | None, settings, message
         )
         begin, rest = part_of(entries[0], 0, cut, hop), part_of(entries[0], cut, entries[0]["n_frames"], hop)
         return [{**begin, "split": "train"}, {**rest, "split": "validation", "name": f"{rest['name']} (end)"}]
-    return [{**e, "split": s} for e, s in zip(entries, hold_out(entries, validation), strict=True)]
+    split = [{**e, "split": s} for e, s in zip(entries, hold_out(entries, validation), strict=True)]
+    if lost := only_held_out(split):
+        messages.append(
+            f"All recordings of {', '.join(lost)} are held out for validation, so no model can learn this voice. Add "
+            "recordings, or choose another validation pattern."
+        )
+    return split
 
 
 def part_of(entry: dict, from_frame: int, to_frame: int, hop_samples: int) -> dict:

@@ -14,6 +14,7 @@ from typing import Any
 
 from svclib import config, instrument, store
 from svclib.checkpoints import CheckpointInfo, TrainingError, listing, load_model, now
+from svclib.corpus import only_held_out
 from svclib.dataset import Dataset
 from svclib.machine import PRECISIONS, StopRequest, device_sentence
 from svclib.resume import fits, pinned
@@ -154,6 +155,11 @@ def train(
     changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
     preset = pinned(preset, dataset.settings)
+    if preset.model.kind == "diffusion" and (lost := only_held_out(dataset.recordings)):
+        raise TrainingError(
+            f"All recordings of {', '.join(lost)} in the dataset are held out, so the model would not know this voice. "
+            "Prepare it with another validation pattern, or with more recordings."
+        )
     trainer = Trainer(dataset, Path(run), preset, device, init, from_step, allow_changed_dataset, on_progress)
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes  # getting ready does not count
     with trainer, StopRequest(trainer.announce, deadline, cancelled) as stop:

@@ -1,0 +1,53 @@
+"""How close a vocoder comes to recordings it did not learn from, and whether it buzzes on breaths and sibilants.
+
+    python benchmarks/copy_synthesis.py DATA VOCODER [VOCODER ...] [--every-step] [--limit N] [--keep DIR] [--json FILE]
+
+DATA is a prepared dataset, of which the held-out recordings are taken, or a folder of recordings. VOCODER is whatever
+``svclib vocode`` takes: a harmonic or diffwave zip, a diffusion instrument, an NSF-HiFiGAN checkpoint. All vocoders see
+the same recordings, each at its own rate. --keep writes what was made, to listen to.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+from svclib import audio, copysynthesis, store, units, vocoding
+
+
+def main() -> int:
+    """Run it; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("vocoders", nargs="+", metavar="VOCODER")
+    parser.add_argument("--every-step", action="store_true", help="diffwave: every trained step")
+    parser.add_argument("--limit", type=int, help="take only the first recordings")
+    parser.add_argument("--keep", type=Path, metavar="DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    a = parser.parse_args()
+    report = {}
+    for where in a.vocoders:
+        vocoder = vocoding.open(where, fast=not a.every_step)
+        rows, seconds, spent = [], 0.0, time.process_time()
+        for name, samples in itertools.islice(copysynthesis.recordings(a.data, vocoder), a.limit):
+            row = copysynthesis.measure(vocoder, samples)
+            made = row.pop("audio")
+            rows.append({"name": name, **row})
+            seconds += len(made) / vocoder.sample_rate_hz
+            if a.keep:
+                target = a.keep / f"{store.safe_name(Path(name).stem)} - {vocoder.name}.wav"
+                audio.write(target, made, vocoder.sample_rate_hz, new_name=True)
+        spent = time.process_time() - spent
+        figures = copysynthesis.summary(rows)
+        report[str(where)] = {"vocoder": vocoder.record(), "mean": figures, "recordings": rows}
+        print(f"{vocoder.name} ({vocoder.kind}, {vocoder.sample_rate_hz} Hz), {len(rows)} recordings, "
+              f"{units.duration_text(seconds)}; {spent:.0f} CPU seconds with all measuring")  # fmt: skip
+        print(copysynthesis.table(figures) + "\n")
+    if a.json:
+        a.json.write_text(json.dumps(report, indent=1).replace("NaN", "null"), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
