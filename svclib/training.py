@@ -248,7 +248,8 @@ def _embed(model: Any, vocoder: str | Path) -> None:
     if other.kind != "harmonic" or model.settings.kind != "diffusion":
         raise TrainingError(
             f"'{other.name}' is of kind '{other.kind}' and the run of kind '{model.settings.kind}'; only a vocoder of "
-            "kind 'harmonic' can be embedded, and only in an instrument of kind 'diffusion'."
+            "kind 'harmonic' can be embedded, and only in an instrument of kind 'diffusion'. Vocoders of other "
+            "kinds stay files of their own: choose them when converting (--vocoder)."
         )
     other.features.mel.require(model.features.mel, f"the vocoder '{other.name}'", "this run")
     model.vocoder = other.model
