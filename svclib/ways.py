@@ -80,16 +80,19 @@ HEADINGS = ("sung by", "listen", ">seconds", ">s per s", ">F0 RMSE", ">F0 corr."
 def ways(
     listings: Sequence[instrument.Listing],
     samplers: Sequence[str | None] = (None,),
-    steps: Sequence[int | None] = (None,),
+    steps: Sequence[int | str | None] = (None,),
     shallow: Sequence[int | None] = (None,),
-    vocoders: Sequence[Path | None] = (None,),
+    vocoders: Sequence[Path | str | None] = (None,),
 ) -> list[Way]:
-    """Every combination for every diffusion instrument; a ``ddsp`` instrument has one way only."""
+    """Every combination for every diffusion instrument; a ``ddsp`` instrument has one way only.
+
+    None or an empty choice stands for the instrument's own.
+    """
     found = []
     for listing in listings:
         diffusion = listing.kind == "diffusion"
         choices = itertools.product(samplers, steps, shallow, vocoders) if diffusion else [(None,) * 4]
-        found += [Way(listing.path, *choice) for choice in choices]
+        found += [Way(listing.path, *(value or None for value in choice)) for choice in choices]
     return list(dict.fromkeys(found))
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import ipywidgets as W
 
 from svclib import audio, instrument, page, ways, widgets
-from svclib.widgets_diffusion import SAMPLERS, STEPS
+from svclib.widgets_diffusion import OWN, SAMPLERS, STEPS
 
 _WHAT_THEY_MEAN = (
     "seconds: singing alone, and per second of sound. F0 RMSE, F0 corr.: pitch heard against pitch asked, where both "
-    "are voiced; below 20 cents nobody hears a difference. Voicing F1: tone where tone was asked, breath where breath; "
+    "are voiced; below 20 cents hardly anybody hears it. Voicing F1: tone where tone was asked, breath where breath; "
     "1 is all right. Loudness: mean distance from what was asked."
 )
 
@@ -65,10 +65,8 @@ class ComparePanel(W.VBox):
         self.refresh()
 
     @staticmethod
-    def _several(label, css_class, hint, options=(("the instrument's own", None),)):
-        return widgets.control(
-            W.SelectMultiple, label, css_class, hint, options=list(options), index=(0,), rows=5
-        )
+    def _several(label, css_class, hint, options=(OWN,)):
+        return widgets.control(W.SelectMultiple, label, css_class, hint, options=list(options), index=(0,), rows=5)
 
     def refresh(self) -> None:
         """Read the folders again; keeps the choices that still exist."""
@@ -76,8 +74,7 @@ class ComparePanel(W.VBox):
         sung = [entry for entry in listed if entry.kind not in instrument.VOCODERS]
         vocoders = [entry for entry in listed if entry.kind in instrument.VOCODERS]
         self._fill(self.instruments, [(entry.path.stem, entry) for entry in sung])
-        own = [("the instrument's own", None)]
-        self._fill(self.vocoders, own + [(entry.path.stem, entry.path) for entry in vocoders])
+        self._fill(self.vocoders, [OWN] + [(entry.path.stem, entry.path) for entry in vocoders])
         songs = [(path.name, path) for path in map(Path, audio.find(self.base.examples)[0])]
         chosen = self.song.value
         self.song.options = songs or [("(none yet)", None)]
@@ -107,9 +104,7 @@ class ComparePanel(W.VBox):
 
     def compare(self) -> None:
         """Sing the clip in every chosen combination, in the background."""
-        asked = ways.ways(
-            self.instruments.value, self.samplers.value, self.steps.value, (None,), self.vocoders.value
-        )
+        asked = ways.ways(self.instruments.value, self.samplers.value, self.steps.value, (None,), self.vocoders.value)
         if not asked:
             self.message.say("Choose at least one instrument, sampler, number of steps and vocoder.", "warning")
             return

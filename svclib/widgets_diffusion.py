@@ -8,14 +8,15 @@ from svclib import widgets
 from svclib.denoiser import PRECISIONS
 from svclib.instrument import Listing
 
+OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing chosen
 SAMPLERS = [
-    ("the instrument's own", None),
+    OWN,
     ("dpmpp: good in few steps", "dpmpp"),
     ("ddim: plain, straight", "ddim"),
     ("plms: as in Diff-SVC", "plms"),
     ("ddpm: a random walk, many steps", "ddpm"),
 ]
-STEPS = [("the instrument's own", None), *((str(n), n) for n in (5, 10, 20, 50, 100, 200, 1000))]
+STEPS = [OWN, *((str(n), n) for n in (5, 10, 20, 50, 100, 200, 1000))]
 
 
 class DiffusionControls(W.VBox):
@@ -40,7 +41,7 @@ class DiffusionControls(W.VBox):
         )  # fmt: skip
         self.vocoder = widgets.control(
             W.Dropdown, "Vocoder", "t-vocoder", "what makes sound of the picture that the walk paints",
-            options=[("the instrument's own", None)],
+            options=[OWN],
         )  # fmt: skip
         self.seed = widgets.control(
             W.BoundedIntText, "Seed", "t-seed", "another number, another take; the same number, the same sound",
@@ -79,13 +80,13 @@ class DiffusionControls(W.VBox):
             }  # fmt: skip
             self._mix.children = tuple(self.singers.values())
         chosen = self.vocoder.value
-        self.vocoder.options = [("the instrument's own", None), *((v.path.stem, v.path) for v in vocoders)]
-        self.vocoder.value = chosen if chosen in [value for _, value in self.vocoder.options] else None
+        self.vocoder.options = [OWN, *((v.path.stem, v.path) for v in vocoders)]
+        self.vocoder.value = chosen if chosen in [value for _, value in self.vocoder.options] else ""
 
     def reset(self) -> None:
         """Everything back to the instrument's own."""
         for menu in (self.sampler, self.steps, self.vocoder):
-            menu.value = None
+            menu.value = ""
         self.rough.value, self.shallow.value, self.seed.value, self.precision.value = False, 200, 0, "auto"
         for i, slider in enumerate(self.singers.values()):
             slider.value = 1.0 if i == 0 else 0.0
@@ -96,11 +97,11 @@ class DiffusionControls(W.VBox):
             return {}
         mix = {name: slider.value for name, slider in self.singers.items() if slider.value}
         return {
-            "sampler": self.sampler.value,
-            "steps": self.steps.value,
+            "sampler": self.sampler.value or None,
+            "steps": self.steps.value or None,
             "shallow": self.shallow.value if self.rough.value else None,
-            "vocoder": self.vocoder.value,
+            "vocoder": self.vocoder.value or None,
             "seed": self.seed.value,
             "precision": None if self.precision.value == "auto" else self.precision.value,
-            "singer": mix or None,
+            "singer": next(iter(mix)) if len(mix) == 1 else mix or None,
         }

@@ -57,6 +57,7 @@ def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base
     pick(panel, base, "duo")
     assert panel.diffusion.layout.display == "" and panel.controls() == defaults("diffusion")
     assert list(panel.diffusion.singers) == ["ann", "bea"]
+    assert all(m.label == "the instrument's own" for m in (panel.diffusion.sampler, panel.diffusion.vocoder))
     assert [label for label, _ in panel.diffusion.vocoder.options] == ["the instrument's own", "loud"]
     panel.preset.value = "Everyday"
     assert panel.controls() == defaults("diffusion")
@@ -91,7 +92,9 @@ def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):
     shown = panel.results.children[0].value
     assert "sampler ddim, steps 5, shallow 150, precision fp32, singer ann 1 + bea 0.5" in shown
     panel.reset_button.click()
-    assert not any(d.options()[k] for k in chosen) and d.options()["singer"] == {"ann": 1.0}
+    assert not any(d.options()[k] for k in chosen) and d.options()["singer"] == "ann"
+    shown = [menu.label for menu in (d.sampler, d.steps, d.vocoder)]
+    assert shown == ["the instrument's own"] * 3
 
 
 def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
@@ -129,7 +132,7 @@ def test_the_table_shows_each_way_with_time_and_metrics(base):
     assert list(entries) == ["duo", "plain"]
     panel.instruments.value = tuple(entries.values())
     panel.samplers.value, panel.steps.value = ("ddim", "dpmpp"), (5,)
-    panel.vocoders.value = (None, base.instruments / "loud.zip")
+    panel.vocoders.value = ("", base.instruments / "loud.zip")
     panel.seconds.value = 1.0
     panel.compare_button.click()
     panel.job.wait(120)
