@@ -9,8 +9,8 @@ Each reading is converted by both models in key 0 and compared with the voice's 
 
 Figure: mel-cepstral distance in dB, orders 1 to 24, 5 ms frames, mean over the path of dynamic time warping, silence
 trimmed (``metrics.mel_cepstral_distance_db``). Printed and written to OUT/content.json for each reader:
-``unconverted``, ``without``, ``with``, and ``gain``, by what share ``with`` is nearer than ``without``; a bootstrap over sentences gives
-the 90 % range of the gain.
+``unconverted``, ``without``, ``with``, and ``gain``, by what share ``with`` is nearer than ``without``; a bootstrap
+over sentences gives the 90 % range of the gain.
 """
 
 import argparse

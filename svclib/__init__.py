@@ -9,6 +9,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 disk          primitive file operations and the sentences for their failures
                 folders       where a person's things lie, local or on Drive
                 store         atomic commits, checksums, retention; the only writer of a person's folder
+                draws         random numbers of a batch, however it is divided
                 layers        step embedding, gated residual blocks, upsampler
     01 prepare  containers    what kind of sound file this is, and what it promises
                 decoding      samples block by block, whatever the header claims

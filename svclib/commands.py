@@ -5,6 +5,7 @@ are needed, so that ``svclib --help`` stays quick.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -206,7 +207,8 @@ def train(a) -> int:
     from svclib import training
 
     preset = _preset(a)
-    say(training.device_sentence())
+    if os.environ.get("RANK", "0") == "0":
+        say(training.device_sentence())
     shown = TrainingProgress(a.minutes)
     try:
         result = training.train(
@@ -214,6 +216,8 @@ def train(a) -> int:
         )
     finally:
         shown.close()
+    if os.environ.get("RANK", "0") != "0":  # one process of several speaks
+        return 130 if result.reason == "interrupted" else 0
     loss = "" if result.loss is None else f", loss {result.loss:.3f}"
     held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
     print(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from svclib import draws
 from svclib.contentvec import UnitSettings
 from svclib.features import FeatureError, FeatureSettings, MelContract
 from svclib.layers import ConvStack, in_pieces
@@ -105,7 +106,7 @@ def drifting_equaliser(
 
     A constant one would vanish in the normalisation over time; one that drifts does not.
     """
-    ends = torch.randn(2, batch, bends, generator=generator, device=generator.device)
+    ends = draws.normal((2, batch, bends), generator, dim=1)
     # Each basis curve has mean square 1 / n_mels over the mels.
     curves = ends @ cepstrum_basis(n_mels, bends).T.to(ends.device) * math.sqrt(n_mels / bends)
     blend = torch.linspace(0, 1, n_frames, device=ends.device)[:, None]
@@ -164,7 +165,7 @@ class Bottleneck(nn.Module):
         cepstra = self.normalised(*self.measured(log_mel, f0_hz, generator))
         code = torch.tanh(self.convs(cepstra.transpose(1, 2)).transpose(1, 2))
         if generator is not None and self.code_noise:
-            noise = torch.randn(code.shape, generator=generator, device=generator.device)
+            noise = draws.normal(tuple(code.shape), generator)
             code = code + self.code_noise * noise.to(code)
         return code
 
@@ -218,7 +219,7 @@ class Bottleneck(nn.Module):
     def _perturbed(self, envelope: Tensor, generator: torch.Generator) -> Tensor:
         if self.warp_range:
             reach = math.log1p(self.warp_range)
-            draw = torch.rand(envelope.shape[0], generator=generator, device=generator.device)
+            draw = draws.uniform((envelope.shape[0],), generator)
             envelope = warp(envelope, ((2 * draw - 1) * reach).exp().to(envelope), self.centers_hz)
         if self.equaliser_db:
             envelope = envelope + drifting_equaliser(*envelope.shape, self.equaliser_db, generator).to(envelope)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svclib import content, griffinlim, layers, samplers
+from svclib import content, draws, griffinlim, layers, samplers
 from svclib.ddsp import Synthesis
 from svclib.denoiser import CONDITIONS, PIECE_FRAMES, PREDICTIONS, Conditions, Denoiser, DiffusionError, Prepared
 from svclib.features import FeatureSettings, fill_unvoiced
@@ -196,7 +196,7 @@ class DiffusionModel(nn.Module):
             vocoder ``vocoder``, its spectral loss on the batch's ``audio``.
         """
         size = batch["log_mel"].shape[0]
-        dropped = torch.rand(size, len(CONDITIONS), generator=generator, device=generator.device)
+        dropped = draws.uniform((size, len(CONDITIONS)), generator)
         dropped = (dropped < self.settings.condition_dropout).to(batch["log_mel"].device)
         return self._loss(batch, generator, generator, dropped)
 
@@ -211,12 +211,10 @@ class DiffusionModel(nn.Module):
         singer = F.one_hot(batch["singer"].long(), len(self.singers)).to(log_mel)
         condition = self.conditions(code, batch["f0_hz"], batch["voiced"], batch["loudness_db"], singer, dropped)
         x0 = self.scale(log_mel)
-        # One time from each of `size` equal parts of the schedule: all noise levels in every batch, less variance.
         size = x0.shape[0]
-        draw = (torch.randperm(size, generator=generator, device=generator.device)
-                + torch.rand(size, generator=generator, device=generator.device)) / size  # fmt: skip
-        t = (draw * self.schedule.n_steps).long().clamp_max(self.schedule.n_steps - 1).to(x0.device)
-        noise = torch.randn(x0.shape, generator=generator, device=generator.device).to(x0)
+        n_steps = self.schedule.n_steps
+        t = (draws.spread(size, generator) * n_steps).long().clamp_max(n_steps - 1).to(x0.device)
+        noise = draws.normal(tuple(x0.shape), generator).to(x0)
         guess, spread = self.guess(condition)
         projected = self.denoiser.stack.project(condition)
         parts = {
@@ -227,9 +225,9 @@ class DiffusionModel(nn.Module):
         total = parts["noise"] + self.settings.coarse_weight * parts["coarse"]
         total = total + SPREAD_WEIGHT * parts["spread"]
         if self.vocoder is not None:
-            rows = size if dropped is None else self.settings.vocoder_rows
+            rows, factor = draws.first(generator, size, size if dropped is None else self.settings.vocoder_rows)
             pieces = {name: batch[name][:rows] for name in ("audio", "log_mel", "f0_hz", "voiced")}
-            parts["vocoder"] = self.vocoder.loss(pieces, generator)[0]
+            parts["vocoder"] = factor * self.vocoder.loss(pieces, generator)[0]
             total = total + self.settings.vocoder_weight * parts["vocoder"]
         return total, {name: value.detach() for name, value in parts.items()}
 

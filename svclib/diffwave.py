@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from svclib import diffwave_process
+from svclib import diffwave_process, draws
 from svclib.diffwave_fast import Prepared
 from svclib.diffwave_net import CONDITIONERS, STEP_RULES, DiffWaveError, DiffWaveNet, parameter_count, strides
 from svclib.features import FeatureSettings
@@ -248,11 +248,8 @@ class DiffWaveModel(nn.Module):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean error of the named noise at random diffusion times, and its halves of less and of more noise."""
         x0, steps = batch["audio"] * self.gain(batch["audio"]), self.schedule.n_steps
-        size, place = len(x0), {"generator": generator, "device": generator.device}
-        # One time from each of `size` equal parts of the schedule: all noise levels in every batch, less variance.
-        draw = (torch.randperm(size, **place) + torch.rand(size, **place)) / size
-        t = (draw * steps).long().clamp_max(steps - 1).to(x0.device)
-        noise = torch.randn(x0.shape, **place).to(x0)
+        t = (draws.spread(len(x0), generator) * steps).long().clamp_max(steps - 1).to(x0.device)
+        noise = draws.normal(tuple(x0.shape), generator).to(x0)
         conditions = self.conditions(batch)
         spread = self.spread(conditions["mel"]) if "mel" in conditions else None
         wide = noise if spread is None else noise * spread

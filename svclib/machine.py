@@ -40,7 +40,7 @@ def accelerator(device: str, precision: str):
         raise TrainingError(f"device is '{device}'; it has to be auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
         raise TrainingError(f"cuda was asked for, but: {device_sentence()}")
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     on_cpu = device == "cpu" or not torch.cuda.is_available()
@@ -49,16 +49,33 @@ def accelerator(device: str, precision: str):
         raise TrainingError("precision fp16 needs a GPU; choose auto.")
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # a notebook's earlier training may have used another
-    return Accelerator(cpu=on_cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
+    return Accelerator(
+        cpu=on_cpu,
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
 
 
 def pieces(batch: dict, accelerator: Any, size: int):
-    """This process's rows of a batch, at most ``size`` at a time, each with its share of the whole."""
-    rows = range(len(batch["audio"]))[accelerator.process_index :: accelerator.num_processes]
+    """This process's rows of a batch, at most ``size`` at a time: the piece, which rows it holds, and its weight.
+
+    Losses weighted so and meaned over the processes add to the mean over the whole batch.
+    """
+    whole, n = len(batch["audio"]), accelerator.num_processes
+    rows = range(whole)[accelerator.process_index :: n]
     for start in range(0, len(rows), size):
         chosen = list(rows[start : start + size])
-        piece = batch if len(chosen) == len(batch["audio"]) else {k: v[chosen] for k, v in batch.items()}
-        yield piece, len(chosen) / len(rows)
+        piece = batch if len(chosen) == whole else {k: v[chosen] for k, v in batch.items()}
+        yield piece, chosen, n * len(chosen) / whole
+
+
+def agreed(reason: str, accelerator: Any) -> str:
+    """The main process's reason to stop, in every process: all end after the same step."""
+    if accelerator.num_processes == 1:
+        return reason
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([reason])[0]
 
 
 class StopRequest:

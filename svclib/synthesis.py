@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from svclib import draws
+
 BLOCK_ELEMENTS = {"cpu": 2**19, "other": 2**25}  # sines computed at once: what a cache holds, what a GPU likes
 KEPT_ELEMENTS = 2**28  # sines kept for the gradient; above this they are computed again (1 GiB in float32)
 
@@ -280,8 +282,7 @@ def uniform_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tens
 
     A CPU generator gives the same samples in one draw as in many, so that sound made in pieces equals the whole.
     """
-    noise = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32) * 2 - 1
-    return noise.to(like)
+    return (draws.uniform(shape, generator) * 2 - 1).to(like)
 
 
 def filtered_noise(

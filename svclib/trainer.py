@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from svclib import instrument, machine, resume, runlog, store
+from svclib import draws, instrument, machine, resume, runlog, store
 from svclib.checkpoints import (
     Checkpoint,
     TrainingError,
@@ -77,6 +77,11 @@ class Trainer:
         self.n_frames = round(self.settings.segment_s * preset.features.sample_rate_hz / preset.features.hop_samples)
         self.accelerator = machine.accelerator(device, self.settings.precision)
         self.main = self.accelerator.is_main_process
+        if self.accelerator.num_processes > self.settings.batch_size:
+            raise TrainingError(
+                f"There are {self.accelerator.num_processes} processes for a batch of {self.settings.batch_size}; "
+                "every process needs a part of it. Start fewer, or raise batch_size."
+            )
         start = resume.find(run, preset, dataset, self.device.type, from_step, allow_changed_dataset)
         self.record = new_record(start.run_id, start.generation, preset, dataset)
         self.model = instrument.build_model(preset.model, preset.features, dataset.statistics, self.settings.seed)
@@ -136,15 +141,15 @@ class Trainer:
     def _gradient(self, batch: dict, step: int) -> tuple[float, dict[str, float]]:
         """Accumulate the batch's gradient; when the GPU's memory is too small, in smaller pieces from then on."""
         while True:
-            generator = torch.Generator(self.device).manual_seed(self._seed_of(step))
             total, parts = 0.0, collections.Counter()
             try:
-                for piece, share in machine.pieces(batch, self.accelerator, self.micro_batch):
+                for piece, rows, share in machine.pieces(batch, self.accelerator, self.micro_batch):
+                    generator = draws.for_rows(self._seed_of(step), rows, len(batch["audio"]), self.device)
                     loss, named = self.network(piece, generator)
                     self.accelerator.backward(loss * share)
                     total += float(loss.detach()) * share
                     parts.update({k: float(v) * share for k, v in named.items()})
-                return total, dict(parts)
+                return self._over_processes(total, dict(parts))
             except torch.OutOfMemoryError:
                 if self.micro_batch <= 1 or self.accelerator.num_processes > 1:
                     raise
@@ -153,8 +158,16 @@ class Trainer:
                 torch.cuda.empty_cache()
                 self.tell(f"The GPU's memory is too small for the batch; it is computed {self.micro_batch} at a time.")
 
+    def _over_processes(self, loss: float, parts: dict[str, float]) -> tuple[float, dict[str, float]]:
+        """Mean of every process's figures, in every process."""
+        if self.accelerator.num_processes == 1:
+            return loss, parts
+        figures = torch.tensor([loss, *parts.values()], dtype=torch.float64, device=self.device)
+        loss, *values = self.accelerator.reduce(figures, "mean").tolist()
+        return loss, dict(zip(parts, values, strict=True))
+
     def _seed_of(self, step: int) -> int:
-        entropy = [self.settings.seed, step, self.accelerator.process_index]
+        entropy = [self.settings.seed, step, 0]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     @torch.no_grad()
@@ -359,6 +372,8 @@ class Trainer:
         self.board = runlog.Board(self.run, self.step)
         event = "start" if start.checkpoint is None else "resume"
         self.log.write({"event": event, "step": self.step, "time": now()})
+        if self.accelerator.num_processes > 1:
+            self.tell(f"{self.accelerator.num_processes} processes train together, each on its part of every batch.")
         for message in start.told:
             self.tell(message)
         if self.board.problem:

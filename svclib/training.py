@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from svclib import config, instrument, store
+from svclib import config, instrument, machine, store
 from svclib.checkpoints import CheckpointInfo, TrainingError, listing, load_model, now
 from svclib.corpus import only_held_out
 from svclib.dataset import Dataset
@@ -163,7 +163,7 @@ def train(
     trainer = Trainer(dataset, Path(run), preset, device, init, from_step, allow_changed_dataset, on_progress)
     deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes  # getting ready does not count
     with trainer, StopRequest(trainer.announce, deadline, cancelled) as stop:
-        while trainer.step < preset.training.steps and not stop.reason():
+        while trainer.step < preset.training.steps and not machine.agreed(stop.reason(), trainer.accelerator):
             trainer.train_step()
             if trainer.step % preset.training.validate_every_steps == 0:
                 trainer.validate()
