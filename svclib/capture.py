@@ -204,8 +204,8 @@ class _Taps:
     def _pool(self, tap: str, x: Tensor, added: Tensor | None = None) -> None:
         start, stop, low, _ = self.pieces[self.piece]
         x = x[0, :, start - low : stop - low].float()
-        # Two plain passes: torch.var_mean takes thirty times as long on a CPU. The rest waits for take().
-        self.sums.setdefault(tap, []).append((stop - start, x.mean(dim=1), torch.linalg.vector_norm(x, dim=1), added))
+        # Two plain passes: torch.var_mean takes many times as long on a CPU. The rest waits for take().
+        self.sums.setdefault(tap, []).append((stop - start, x.sum(dim=1), torch.linalg.vector_norm(x, dim=1), added))
 
     def take(self) -> dict[str, np.ndarray]:
         """The pooled features of one call, and begin anew."""
@@ -215,7 +215,7 @@ class _Taps:
                 found[tap] = _double(parts).astype(np.float32)
                 continue
             total = sum(part[0] for part in parts)
-            mean = sum(count * _double(mean) for count, mean, _, _ in parts) / total
+            mean = sum(_double(x) for _, x, _, _ in parts) / total
             power = sum(_double(norm) ** 2 for _, _, norm, _ in parts) / total
             spread = np.sqrt(np.maximum(power - mean**2, 0))
             added = parts[0][3]

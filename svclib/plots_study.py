@@ -113,7 +113,7 @@ def matrix(values: np.ndarray, names: Sequence[str], title: str = "", label: str
 
 def _steps(axis, trace: Trace, last: bool = True) -> None:
     """Label a step axis: positions rise; beside them stands how noisy the mel still is."""
-    places = sorted({int(i) for i in np.linspace(0, len(trace) - 1, min(6, len(trace)))})
+    places = sorted({int(i) for i in np.linspace(0, len(trace) - 1, min(5, len(trace)))})
     axis.set_xticks(places, [f"{i + 1}\n{trace.sigma[i]:.2f}" for i in places])
     if last:
         axis.set_xlabel("step; below it the share of noise")

@@ -189,7 +189,8 @@ def sing(
         watch(step)
         report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
-    notice = caution(model.settings, [*changes, *probe])
+    said = (caution(model.settings, [*changes, *more]) for more in ([], *([c] for c in probe)))
+    notice = " ".join(dict.fromkeys(filter(None, said)))
     label = label or ", ".join(change.text for change in changes) or "as asked"
     sounding = asked_pitch(asked, changes)
     trace = capture.capture(

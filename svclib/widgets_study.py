@@ -153,7 +153,7 @@ class StudyPanel(W.VBox):
             widget.layout.display = "" if words in choice else "none"
         calls = self.steps.value + (self.sampler.value == "plms")
         more = study.probe_calls(calls, len(PROBES))
-        self.probe.description = f"Influence of content, melody, timbre: +{more} calls of the network"
+        self.probe.description = f"Influence of factors: +{more} calls"
 
     def _missing(self) -> str:
         if self.instrument.value is None:

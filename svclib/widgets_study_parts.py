@@ -35,7 +35,12 @@ def singing(base) -> dict[str, W.Widget]:
             W.BoundedIntText, "Seed", "t-study-seed", "equal seeds begin with equal noise", min=0, max=2**31 - 1
         ),
         "probe": control(
-            W.Checkbox, "", "t-study-probe", "asks the network again at the same noisy mels", value=False, indent=False
+            W.Checkbox,
+            "",
+            "t-study-probe",
+            "content, melody, timbre: asks the network again at the same noisy mels",
+            value=False,
+            indent=False,
         ),
         "change": control(W.Dropdown, "Change", "t-study-change", "everything else stays as it is", options=CHANGES),
         "other_song": control(W.Dropdown, "Other song", "t-study-other", "what is taken from elsewhere", **_NONE),
@@ -102,6 +107,6 @@ def looking() -> dict[str, W.Widget]:
         ),
     }
     for widget in made.values():
-        widget.layout.width, widget.style.description_width = "min(290px, 98%)", "70px"
+        widget.layout.width, widget.style.description_width = "min(290px, 98%)", "84px"
     made["step"].layout.width = "min(420px, 98%)"
     return made

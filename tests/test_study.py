@@ -186,7 +186,7 @@ def test_a_probe_in_a_real_run_changes_no_bit_and_no_feature(model, plain):
     np.testing.assert_array_equal(made.trace.result, plain.trace.result)
     for tap, rows in plain.trace.features.items():
         np.testing.assert_array_equal(made.trace.features[tap], rows)
-    assert (made.influence.share["timbre of ann"] == 0).all()
+    assert (made.influence.share["timbre of ann"] == 0).all() and made.notice == ""
     assert (made.influence.share["timbre of bea"] > 0).all() and (made.influence.share["content off"] > 0).all()
     assert seen == sorted(seen) and seen[-1] == 1 and made.influence.bins_db["content off"].shape == (4, 40, 90)
     layers = {f"{kind} {i}" for kind in ("noise", "condition") for i in (1, 2, 3, 4)}

@@ -93,6 +93,7 @@ def test_runs_views_sounds_and_files(base):
     panel = panel_of(base, probe=True)
     assert "+12 calls" in panel.probe.description
     run(panel)
+    assert "svclib-done" in said(panel)  # one condition at a time is off, which the model knows
     assert list(panel.cards) == ["1: as asked, a"] and "<img" in panel.shown.value and "Run 1" in said(panel)
     run(panel, change="melody transposed", semitones=7.0, probe=False)
     run(panel, change="the whole other song", other_song=base.examples / "b.wav")
