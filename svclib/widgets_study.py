@@ -24,7 +24,6 @@ from svclib import (
 )
 from svclib import widgets_study_parts as parts
 from svclib.progress import Cancelled
-from svclib.widgets_convert import Cache
 
 MAX_RUNS = 8
 PROBES = (stretches.Change("content"), stretches.Change("melody"), stretches.Change("timbre"))
@@ -54,7 +53,7 @@ class StudyPanel(W.VBox):
         self.pinned, self.n_runs, self.updating = [], 0, False
         self.message, self.progress = widgets.Message(), widgets.Progress()
         self.job = widgets.Job(self.message, self._busy)
-        self.models, self._guard = Cache(2), widgets.guarded(self.message)
+        self.models, self._guard = widgets.Cache(2), widgets.guarded(self.message)
         self._make_choices()
         self._make_looking()
         self.shown, self.players = widgets.html(css_class="t-study-view"), widgets.html(css_class="t-study-players")
