@@ -7,6 +7,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 progress      callbacks of long work: how far, and whether to stop
                 config        gin presets; the only importer of gin
                 disk          primitive file operations and the sentences for their failures
+                files         looking at files: is it there, what does it hold
                 folders       where a person's things lie, local or on Drive
                 store         atomic commits, checksums, retention; the only writer of a person's folder
                 draws         random numbers of a batch, however it is divided
@@ -61,6 +62,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 checkpoints   all that a run needs to go on exactly, in one verified file
                 classifier    a small listener that names spoken digits, and 64 numbers of each
                 generation    how far made sounds are from real ones, as sets
+                lease         who is training a run: two machines notice each other
+                keeping       the run's folder, or this machine while that cannot be written
                 runlog        curves, previews to listen to, TensorBoard
                 machine       device and precision, batches in pieces, requests to stop
                 resume        which checkpoint to go on from, and what forbids it

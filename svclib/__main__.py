@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--init", metavar="NAME.zip", help="start from an instrument's weights")
     p.add_argument("--from", dest="from_step", type=_count, metavar="STEP", help="go back to a kept checkpoint")
+    p.add_argument("--take-over", action="store_true", help="although another machine trains it: that one stops")
 
     p = command("sweep", "train one run per cell of a grid of settings; skips finished cells")
     _dataset(p)

@@ -10,11 +10,14 @@ Names are never used twice, and an older file is deleted only after newer ones a
 the one before it; files of which none is usable stop everything: a run never starts over silently.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import json
+import re
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from svclib import __version__, instrument, store
+from svclib import __version__, disk, instrument, store
 from svclib.features import FeatureSettings
 from svclib.sealed import InstrumentError, from_dict, strict_json, to_dict
 
 FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
 PREFIXES = {"last": "ck", "best": "best", "history": "history"}
+UPLOAD_LAG_S = 1800.0
+_OWN_NAME = re.compile(r"(ck|best|history)-\d{8}-[0-9a-f]{6,12}\.safetensors")
 
 
 class TrainingError(ValueError):
@@ -95,7 +100,7 @@ def unpack(path: Path) -> Checkpoint:
         TrainingError: why it cannot be used, as a sentence without full stop.
     """
     try:
-        data = path.read_bytes()
+        data = store.read_bytes(path)
         header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")], "its header")
         metadata = header["__metadata__"]
         tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
@@ -162,9 +167,11 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
 def prune(folder: Path, run_id: str, keep: int) -> list[str]:
     """Delete what is no longer needed of this run: all but the ``keep`` newest checkpoints, all but the newest best.
 
-    Only files older than ``keep`` committed ones go; files of other runs are never touched. Returns what went.
+    Only files older than ``keep`` committed ones go, and only those that svclib named; files of other runs are never
+    touched. On Drive, where what was written is uploaded later, the last half hour stays, up to three times as many.
+    Returns what went.
     """
-    found = listing(folder)
+    found, on_drive = listing(folder), disk.on_drive(folder)
     removed = []
     for kind, count in (("last", keep), ("best", 1)):
         own = [c for c in found if c.kind == kind and c.run_id in (run_id, "")]
@@ -172,8 +179,11 @@ def prune(folder: Path, run_id: str, keep: int) -> list[str]:
         if len(good) < count:
             continue
         kept = good[-count:]
-        for old in own:
-            if old not in kept and (old.order < kept[0].order if old.run_id else old.step < kept[0].step):
+        older = [c for c in own if c.order < kept[0].order if c.run_id]
+        older += [c for c in own if not c.run_id and c.step < kept[0].step and _OWN_NAME.fullmatch(c.path.name)]
+        spared = sorted((c for c in older if on_drive and _age_s(c.path) < UPLOAD_LAG_S), key=lambda c: c.order)
+        for old in older:
+            if old not in spared[-2 * count :]:
                 store.remove_marked(old.marked)
                 removed.append(old.path.name)
     store.remove_parts(folder)
@@ -276,9 +286,15 @@ def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, d
 
 
 def run_identity(run: str | Path) -> dict:
-    """What ``run.json`` says: ``run_id``, ``preset``, ``loss``, ...; {} where there is none."""
+    """What ``run.json`` says: ``run_id``, ``preset``, ``loss``, ...; {} where there is none, ``damaged`` if it is."""
     path = Path(run) / "run.json"
-    return store.read_json(path) if path.is_file() else {}
+    try:
+        found = store.read_json(path) if store.exists(path) else {}
+    except store.StoreError as error:
+        if error.errno is not None:  # the disk failed, the file may be well
+            raise
+        found = None
+    return found if isinstance(found, dict) else {"damaged": True}
 
 
 def rebuild(checkpoint: Checkpoint) -> nn.Module:
@@ -329,7 +345,16 @@ def _attempt(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | Non
         checkpoint = unpack(info.path)
     except TrainingError as error:
         return None, str(error) if info.marked.info else f"{info.problem}, and {error}"
+    if info.marked.info and (info.step, info.generation) != tuple(checkpoint.record[k] for k in ("step", "generation")):
+        return None, "its marker tells of another checkpoint"
     return (None, foreign) if run_id and checkpoint.record["run_id"] != run_id else (checkpoint, "")
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since a file was written; 0 where that cannot be said."""
+    with contextlib.suppress(OSError):
+        return time.time() - disk.active.stat(path).st_mtime
+    return 0.0
 
 
 def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:

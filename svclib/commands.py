@@ -212,7 +212,17 @@ def train(a) -> int:
     shown = TrainingProgress(a.minutes)
     try:
         result = training.train(
-            a.dataset, a.run, preset, a.steps, a.minutes, a.seed, a.device, a.init, a.from_step, on_progress=shown
+            a.dataset,
+            a.run,
+            preset,
+            a.steps,
+            a.minutes,
+            a.seed,
+            a.device,
+            a.init,
+            a.from_step,
+            on_progress=shown,
+            take_over=a.take_over,
         )
     finally:
         shown.close()

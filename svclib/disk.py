@@ -38,6 +38,18 @@ class Disk:
         """Open a file in binary mode."""
         return open(path, mode)
 
+    def names(self, folder: Path) -> list[str]:
+        """What a folder lists."""
+        return os.listdir(folder)
+
+    def stat(self, path: Path) -> os.stat_result:
+        """Size and times of a file."""
+        return os.stat(path)
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it."""
+        folder.mkdir(parents=True, exist_ok=True)
+
     def write(self, file, data: bytes) -> None:
         """Append bytes to an open file."""
         file.write(data)
@@ -95,9 +107,25 @@ def free_space_check(folder: str | Path, needed_bytes: int) -> None:
         )
 
 
-def again(path: Path, action: Callable[[], Any]) -> None:
+def on_drive(path: str | Path) -> bool:
+    """True for a path under the mount of Google Drive."""
+    return Path(os.path.abspath(path)).is_relative_to(DRIVE_MOUNT)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, but never under a mount that is gone: files there would keep Drive from being mounted again."""
+    if on_drive(folder):
+        top = Path(os.path.abspath(folder)).relative_to(DRIVE_MOUNT).parts[:1]
+        try:
+            active.stat(DRIVE_MOUNT.joinpath(*top))
+        except FileNotFoundError:
+            raise OSError(errno.ENOTCONN, "Google Drive is not mounted", str(folder)) from None
+    active.make_folder(folder)
+
+
+def again(path: Path, action: Callable[[], Any]) -> Any:
     """Do it; on a mounted Drive, try again after a while when the error is of the passing kind."""
-    for pause_s in DRIVE_PAUSES_S if Path(os.path.abspath(path)).is_relative_to(DRIVE_MOUNT) else ():
+    for pause_s in DRIVE_PAUSES_S if on_drive(path) else ():
         try:
             return action()
         except OSError as error:
@@ -135,17 +163,28 @@ def told(path: Path, verb: str = "write"):
 
 
 def _space_advice(path: Path) -> str:
-    if Path(os.path.abspath(path)).is_relative_to(DRIVE_MOUNT):
+    if on_drive(path):
         return "Empty the trash of Google Drive or delete files there, then go on; what was committed is untouched."
     return "Delete something on this disk, then go on; what was committed before is untouched."
 
 
 def _existing(folder: Path) -> Path:
-    while not folder.is_dir() and folder != folder.parent:
+    while not os.path.isdir(folder) and folder != folder.parent:
         folder = folder.parent
-    return folder if folder.is_dir() else Path(tempfile.gettempdir())
+    return folder if os.path.isdir(folder) else Path(tempfile.gettempdir())
 
 
 def host_name() -> str:
     """This machine's name as it may stand in a file name."""
     return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40] or "host"
+
+
+def process_alive(pid: int) -> bool:
+    """Whether a process of this machine is still there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -1,5 +1,6 @@
-"""The machine a training runs on: which device and precision, a batch in pieces, and who asks it to stop."""
+"""The machine a training runs on: device and precision, a batch in pieces, its status, and who asks it to stop."""
 
+import dataclasses
 import signal
 import threading
 import time
@@ -78,11 +79,40 @@ def agreed(reason: str, accelerator: Any) -> str:
     return broadcast_object_list([reason])[0]
 
 
-class StopRequest:
-    """Why the loop should end: interrupt, time or cancel. Holds the signal handlers while the loop runs."""
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Where a training stands, for a screen. ``message`` is the newest thing worth telling, or empty."""
 
-    def __init__(self, tell: Callable[[str], None], deadline: float, cancelled: Callable[[], bool] | None):
-        self.tell, self.deadline, self.cancelled = tell, deadline, cancelled
+    step: int
+    steps: int
+    loss: float | None
+    validation_loss: float | None
+    steps_per_s: float | None
+    remaining_s: float | None
+    last_saved_step: int | None
+    last_saved_at: float | None
+    message: str
+
+    @property
+    def last_saved_age_s(self) -> float | None:
+        """Seconds since the last checkpoint of this session, or None."""
+        return None if self.last_saved_at is None else time.time() - self.last_saved_at
+
+
+class StopRequest:
+    """Why the loop should end: interrupt, time, cancel, or another machine that took over (``elsewhere()``).
+
+    Holds the signal handlers while the loop runs.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        deadline: float,
+        cancelled: Callable[[], bool] | None,
+        elsewhere: Callable[[], bool] = lambda: False,
+    ):
+        self.tell, self.deadline, self.cancelled, self.elsewhere = tell, deadline, cancelled, elsewhere
         self.interrupted, self.old, self.why = False, {}, ""
 
     def __enter__(self):
@@ -111,4 +141,6 @@ class StopRequest:
             return "interrupted"
         if time.monotonic() > self.deadline:
             return "minutes"
+        if self.elsewhere():
+            return "elsewhere"
         return "cancelled" if self.cancelled is not None and self.cancelled() else ""

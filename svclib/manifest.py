@@ -17,7 +17,7 @@ from svclib.corpus import DatasetError, Recording, hold_out, only_held_out
 
 NAME = "manifest.json"
 KIND = "svclib dataset"
-FORMAT = 1
+FORMAT = 2  # 2: carries a checksum of itself
 EXTRACTION_VERSION = 1  # part of the key of the settings: raise it when the same settings give other numbers
 HOLD_OUT_END_S = (20.0, 60.0)  # a lone recording gives its end to validation: from this length on, at most this much
 
@@ -35,8 +35,8 @@ def read(folder: Path) -> dict:
         DatasetError: if there is none, or it is damaged or of a newer format.
     """
     path = Path(folder) / NAME
-    if not path.exists():
-        n = len(list(Path(folder).glob(shards.PATTERN))) if Path(folder).is_dir() else 0
+    if not store.exists(path):
+        n = len(store.find_marked(folder, shards.PATTERN))
         state = f"an unfinished dataset ({n} finished parts)" if n else "no dataset"
         raise DatasetError(f"'{folder}' holds {state}. Prepare it first; finished parts are used again.")
     try:
@@ -47,9 +47,22 @@ def read(folder: Path) -> dict:
         raise DatasetError(f"{error} Delete it and prepare again; finished parts are used again.") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise DatasetError(f"'{path}' is no manifest of a dataset. Choose another folder.")
-    if manifest["format"] > FORMAT:
-        raise DatasetError(f"'{folder}' was made by a newer svclib (format {manifest['format']}). Update svclib.")
+    version = manifest.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise DatasetError(f"'{folder}' was made by a newer svclib (format {str(version)[:20]}). Update svclib.")
+    if version != 1 and manifest.pop("checksum", None) != checksum(manifest):
+        raise DatasetError(f"'{path}' is damaged. Delete it and prepare again; finished parts are used again.")
     return manifest
+
+
+def write(folder: Path, manifest: dict) -> None:
+    """Commit a manifest, with a checksum of everything in it."""
+    store.write_json(Path(folder) / NAME, {**manifest, "checksum": checksum(manifest)})
+
+
+def checksum(manifest: dict) -> str:
+    """SHA-256 of a manifest's contents, whatever its layout."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -40,7 +40,7 @@ class _Job:
         self.progress, self.cancelled = progress, cancelled
         self.skipped = [{"name": r.name, "reason": r.problem} for r in sources if r.problem]
         self.duplicates, self.messages, self.failed = [], [], set()
-        self.old = manifest.read(self.out) if (self.out / manifest.NAME).exists() else None
+        self.old = manifest.read(self.out) if store.exists(self.out / manifest.NAME) else None
         self.done_s = self.total_s = 0.0
         self.started = None  # when the first recording is decoded: then a rate can be told
 
@@ -306,7 +306,7 @@ def _carry_out(job: _Job, hashed: list, split: Callable[[list[dict]], list[dict]
         job.tell(0.97, "statistics")
         new["statistics"] = manifest.compute_statistics(job.out, new, settings)
     if job.old is None or manifest.without_versions(job.old) != manifest.without_versions(new):
-        store.write_json(job.out / manifest.NAME, new)
+        manifest.write(job.out, new)
     job.messages += _changes(job.old, new)
     for marked in store.find_marked(job.out, shards.PATTERN):
         if marked.path.name not in new["shards"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from svclib import config, runlog
+from svclib import config, disk, keeping, runlog
 from svclib.checkpoints import (
     Checkpoint,
     TrainingError,
@@ -41,16 +41,33 @@ def find(
         TrainingError: if there are checkpoints but none can be used, the log tells of checkpoints that are not there,
             the architecture differs, or the dataset does and that was not allowed.
     """
-    folder, identity = run / "checkpoints", run_identity(run)
-    found, passed_over = newest(folder, identity.get("run_id"), from_step)
-    told = [f"Passed over {reason}." for reason in passed_over]
+    folder, identity, told = run / "checkpoints", run_identity(run), []
+    if run_id := identity.get("run_id"):
+        told = _bring_home(run, run_id)
+    kept_here = keeping.newest(run, run_id, from_step) if run_id else None
+    try:
+        found, passed_over = newest(folder, run_id, from_step)
+    except TrainingError as error:
+        if kept_here is None:
+            raise
+        found, passed_over = None, [str(error)]
+    told += [f"Passed over {reason}." for reason in passed_over]
+    if kept_here is not None and (found is None or _order(kept_here) > _order(found)):
+        found = kept_here
+        told.append(f"Step {found.record['step']} lies on this machine only, in '{keeping.folder_of(run)}'.")
     if found is None:
-        saved = [e["step"] for e in runlog.read(run)[1] if e["event"] == "saved"]
-        if saved or from_step is not None:
-            why = f"its log says that step {saved[-1]} was saved" if saved else f"step {from_step} was asked for"
+        saved = [e["step"] for e in runlog.read(run)[1] if e["event"] == "saved"] or identity.get("first_saved", [])
+        if saved or "damaged" in identity or from_step is not None:
+            why = "its run.json is damaged" if "damaged" in identity else f"step {from_step} was asked for"
+            why = f"its log says that step {saved[-1]} was saved" if saved else why
             raise TrainingError(
                 f"'{folder}' shows no checkpoint, but {why}. On Drive, wait until the folder has loaded and try again; "
                 "or give a new run another folder."
+            )
+        if disk.on_drive(run):
+            told.append(
+                f"A new run begins: '{run}' shows no checkpoint. If there should be one, stop now and wait: after a "
+                "disconnect Drive may take a while to show everything."
             )
         return Start(None, identity.get("run_id") or secrets.token_hex(8), 0, 0, told)
     record = found.record
@@ -123,6 +140,19 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
     if record["device"] != device or record["versions"] != new_record("", 0, preset, dataset)["versions"]:
         told.append("Another device or version than last time: the result is as good, but not bit-identical.")
     return told
+
+
+def _bring_home(run: Path, run_id: str) -> list[str]:
+    """Copy what an earlier session had to keep on this machine; returns what is to be told."""
+    try:
+        brought = keeping.come_home(run, run_id)
+    except OSError as error:
+        return [f"{error} What was kept on this machine stays there for now."]
+    return [f"{len(brought)} checkpoints kept on this machine were copied to '{run}'."] if brought else []
+
+
+def _order(checkpoint: Checkpoint) -> tuple[int, int]:
+    return checkpoint.record["generation"], checkpoint.record["step"]
 
 
 def _changes(old: dict[str, str], dataset: Any) -> str:

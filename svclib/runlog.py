@@ -22,10 +22,15 @@ FLUSH_S = 10.0
 
 
 class Log:
-    """The append-only log of one run. Lines wait in memory for at most ``FLUSH_S``; flush before every checkpoint."""
+    """The append-only log of one run. Lines wait in memory for at most ``FLUSH_S``; flush before every checkpoint.
 
-    def __init__(self, run: Path):
-        self.path = run / "metrics.jsonl"
+    Args:
+        run: Folder of the run.
+        spare: A file on this machine for lines while the run's folder cannot be written; they go first, then.
+    """
+
+    def __init__(self, run: Path, spare: Path | None = None):
+        self.path, self.spare = run / "metrics.jsonl", spare
         self._waiting: list[dict] = []
         self._flushed = time.monotonic()
 
@@ -42,9 +47,18 @@ class Log:
             store.StoreError: if it cannot be written; the lines keep waiting.
         """
         self._flushed = time.monotonic()
-        while self._waiting:
-            store.append_line(self.path, self._waiting[0])
-            self._waiting.pop(0)
+        if self.spare is not None and (parked := store.read_lines(self.spare)):
+            store.append_lines(self.path, parked)
+            store.remove(self.spare)
+        if self._waiting:
+            store.append_lines(self.path, self._waiting)
+            self._waiting.clear()
+
+    def park(self) -> None:
+        """Write what waits into the spare file, so that it outlives this process."""
+        if self.spare is not None and self._waiting:
+            store.append_lines(self.spare, self._waiting)
+            self._waiting.clear()
 
 
 def read(run: str | Path) -> tuple[dict[int, dict], list[dict]]:

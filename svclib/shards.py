@@ -108,7 +108,7 @@ class Writer:
         store.free_space_check(self.folder, 2 * self._bytes)
         tensors = {name: np.concatenate([a[name] for a in self._arrays]) for name in self._arrays[0]}
         info = {"kind": KIND, "settings": self.settings_key, "items": rows}
-        if store.marker_path(path).exists():  # found broken, else its segments would have been used
+        if store.exists(store.marker_path(path)):  # found broken, else its segments would have been used
             store.remove_marked(store.Marked(path, {}))
         store.put_marked(path, lambda part: save_file(tensors, part), info)
         self.placed.update(_segments(path.name, self._items))

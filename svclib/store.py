@@ -9,26 +9,26 @@ committed, and the one before it is used. Every primitive file operation goes th
 import contextlib
 import dataclasses
 import errno
-import hashlib
+import fnmatch
 import json
 import os
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from svclib import disk
 from svclib.disk import PART_PREFIX, StoreError, again, free_space_check, host_name, told
+from svclib.files import CHUNK_BYTES, exists, names, read_bytes, read_json, read_lines, safe_name, sha256_file, size_of
 from svclib.folders import Base, base_folder, on_colab
 
 __all__ = ["Base", "StoreError", "base_folder", "free_space_check", "on_colab"]
+__all__ += ["exists", "names", "read_bytes", "read_json", "read_lines", "safe_name", "sha256_file", "size_of"]
 
 MARKER_SUFFIX = ".ok.json"
-CHUNK_BYTES = 1 << 20
-MAX_JSON_BYTES = 64 << 20
 
 
 # Committing -----------------------------------------------------------------------------------------------------------
@@ -86,31 +86,17 @@ def copy_tree(source: str | Path, target: str | Path) -> list[Path]:
     return copied
 
 
-def append_line(path: str | Path, record: dict) -> None:
-    """Add one JSON object as a line to a log; a torn last line of an earlier crash is closed first."""
+def append_lines(path: str | Path, records: Iterable[dict]) -> None:
+    """Add JSON objects as lines to a log; a torn last line of an earlier crash is closed first."""
     path = Path(path)
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+    text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
     with told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(path.parent)
         with disk.active.open(path, "ab+") as file:
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
-                line = line if disk.active.read(file, 1) == b"\n" else b"\n" + line
-            disk.active.write(file, line + b"\n")
-
-
-def read_lines(path: str | Path) -> list[dict]:
-    """The objects of a log made by :func:`append_line`; torn lines are left out, a missing file is an empty log."""
-    path = Path(path)
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict):
-                records.append(record)
-    return records
+                text = text if disk.active.read(file, 1) == b"\n" else b"\n" + text
+            disk.active.write(file, text)
 
 
 def write_json(path: str | Path, value: Any) -> Path:
@@ -119,24 +105,6 @@ def write_json(path: str | Path, value: Any) -> Path:
     if any("\ud800" <= c <= "\udfff" for c in text):  # a file name that is not UTF-8
         text = json.dumps(value, allow_nan=False, indent=1, sort_keys=True)
     return commit_bytes(path, (text + "\n").encode())
-
-
-def read_json(path: str | Path) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        StoreError: if the file is missing, larger than 64 MB or not JSON.
-    """
-    path = Path(path)
-    with told(path, "read"):
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise StoreError(f"'{path}' is larger than 64 MB: this is no JSON file of svclib's.")
-        with disk.active.open(path, "rb") as file:
-            data = disk.active.read(file, MAX_JSON_BYTES + 1)
-    try:
-        return json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"'{path}' is not whole JSON ({error}); it was damaged or not written by svclib.") from None
 
 
 def remove(path: str | Path) -> None:
@@ -149,37 +117,27 @@ def remove(path: str | Path) -> None:
             disk.active.remove(path)
 
 
+def remove_if_empty(folder: str | Path) -> None:
+    """Delete a folder that holds nothing; any other stays."""
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+
+
 def remove_parts(folder: str | Path) -> int:
     """Delete unfinished files of dead processes of this machine, and any older than a day; returns how many."""
     count = 0
-    for part in Path(folder).glob(f"{PART_PREFIX}*"):
+    for name in names(folder):
+        if not name.startswith(PART_PREFIX):
+            continue
+        part = Path(folder) / name
         host, _, rest = part.name[len(PART_PREFIX) :].partition("~")
         pid = rest.partition("~")[0]
-        dead = host == host_name() and pid.isdigit() and not _alive(int(pid))
+        dead = host == host_name() and pid.isdigit() and not disk.process_alive(int(pid))
         with contextlib.suppress(OSError):
             if dead or time.time() - part.stat().st_mtime > 86400:
                 remove(part)
                 count += 1
     return count
-
-
-def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's contents, hexadecimal, read by blocks."""
-    digest = hashlib.sha256()
-    with told(Path(path), "read"), disk.active.open(Path(path), "rb") as file:
-        while block := disk.active.read(file, CHUNK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def safe_name(text: str, fallback: str = "untitled") -> str:
-    """A file name (without suffix) made of what a person wrote: no separators, control characters or hidden names.
-
-    Letters of every script, spaces and most signs stay; at most 120 bytes.
-    """
-    name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', " ", text).strip(" .")
-    name = name.encode("utf-8", "ignore")[:120].decode("utf-8", "ignore").strip(" .")
-    return name or fallback
 
 
 # Marked files ---------------------------------------------------------------------------------------------------------
@@ -212,7 +170,7 @@ def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None
         StoreError: if the name is already committed, or the payload cannot be written or reads back differently.
     """
     path = Path(path)
-    if marker_path(path).exists():
+    if exists(marker_path(path)):
         raise StoreError(f"'{path.name}' is already committed in '{path.parent}'; choose a new name.", errno.EEXIST)
     written: list[str] = []
 
@@ -223,7 +181,7 @@ def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None
     commit_file(path, write_and_hash)
     if sha256_file(path) != written[0]:
         raise StoreError(f"'{path}' reads back differently from what was written; the disk or the mount is not well.")
-    marker = {**(info or {}), "bytes": path.stat().st_size, "sha256": written[0]}
+    marker = {**(info or {}), "bytes": size_of(path), "sha256": written[0]}
     write_json(marker_path(path), marker)
     return Marked(path, marker)
 
@@ -234,13 +192,13 @@ def find_marked(folder: str | Path, pattern: str) -> list[Marked]:
     Sizes are checked, contents are not (:func:`verify` does). Files without a fitting marker are listed with their
     ``problem``, never hidden: "nothing there" and "nothing usable" are different states.
     """
-    folder = Path(folder)
-    payloads = {p for p in folder.glob(pattern) if not p.name.startswith(".") and not p.name.endswith(MARKER_SUFFIX)}
-    suffix = Path(pattern).suffix
+    folder, suffix = Path(folder), Path(pattern).suffix
+    listed = [name for name in names(folder) if not name.startswith(".")]
+    payloads = {n for n in listed if fnmatch.fnmatchcase(n, pattern) and not n.endswith(MARKER_SUFFIX)}
     if suffix and "*" not in suffix:  # markers whose payload is gone
-        markers = folder.glob(pattern[: -len(suffix)] + MARKER_SUFFIX)
-        payloads |= {m.with_name(m.name[: -len(MARKER_SUFFIX)] + suffix) for m in markers if not m.name.startswith(".")}
-    return [_look(path) for path in sorted(payloads, key=_natural)]
+        markers = fnmatch.filter(listed, pattern[: -len(suffix)] + MARKER_SUFFIX)
+        payloads |= {name[: -len(MARKER_SUFFIX)] + suffix for name in markers}
+    return [_look(folder / name) for name in sorted(payloads, key=_natural)]
 
 
 def verify(marked: Marked) -> str | None:
@@ -264,7 +222,7 @@ def remove_marked(marked: Marked) -> None:
 
 def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], None]) -> None:
     with told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(path.parent)
         unique = f"{PART_PREFIX}{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
         part = path.parent / f"{unique}{path.suffix if len(path.suffix) < 32 else ''}"
         try:
@@ -318,34 +276,19 @@ def _place_new(part: Path, path: Path) -> Path:
 
 def _look(path: Path) -> Marked:
     marker = marker_path(path)
-    if not marker.exists():
-        return Marked(path, {}, "it has no marker: its writing was not finished, or it was copied here alone")
     try:
-        info = read_json(marker)
+        if not exists(marker):
+            return Marked(path, {}, "it has no marker: its writing was not finished, or it was copied here alone")
+        info, size = read_json(marker), size_of(path)
     except StoreError as error:
         return Marked(path, {}, "its marker is damaged" if error.errno is None else f"its marker: {error}")
     if not isinstance(info, dict) or not isinstance(info.get("bytes"), int) or not isinstance(info.get("sha256"), str):
         return Marked(path, {}, "its marker is damaged")
-    if not path.is_file():
+    if size is None:
         return Marked(path, info, "the file itself is missing")
-    size = path.stat().st_size
     problem = None if size == info["bytes"] else f"it has {size} bytes instead of {info['bytes']}"
     return Marked(path, info, problem)
 
 
-def _natural(path: Path) -> list:
-    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", path.name)]
-
-
-def _no_constant(text: str):
-    raise ValueError(f"{text} is not JSON")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _natural(name: str) -> list:
+    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name)]

@@ -2,7 +2,6 @@
 
 import collections
 import copy
-import dataclasses
 import math
 import secrets
 import time
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from svclib import draws, instrument, machine, resume, runlog, store
+from svclib import draws, instrument, keeping, machine, resume, runlog
 from svclib.checkpoints import (
     Checkpoint,
     TrainingError,
@@ -22,36 +21,15 @@ from svclib.checkpoints import (
     new_record,
     now,
     optimizer_tensors,
-    prune,
-    run_identity,
     save,
 )
 from svclib.instrument import loss_definition
+from svclib.machine import Status
 from svclib.sealed import to_dict
 
 RETRY_S = 30.0
 N_PREVIEWS = 3
 MAX_VALIDATION_BATCHES, VALIDATION_BATCH = 8, 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Status:
-    """Where a training stands, for a screen. ``message`` is the newest thing worth telling, or empty."""
-
-    step: int
-    steps: int
-    loss: float | None
-    validation_loss: float | None
-    steps_per_s: float | None
-    remaining_s: float | None
-    last_saved_step: int | None
-    last_saved_at: float | None
-    message: str
-
-    @property
-    def last_saved_age_s(self) -> float | None:
-        """Seconds since the last checkpoint of this session, or None."""
-        return None if self.last_saved_at is None else time.time() - self.last_saved_at
 
 
 class Trainer:
@@ -67,12 +45,13 @@ class Trainer:
         from_step: int | None = None,
         allow_changed_dataset: bool = False,
         on_progress: Callable[[Status], None] | None = None,
+        writer: str | None = None,
     ):
         if problem := resume.fits(dataset.settings, preset):
             raise TrainingError(problem)
         self.dataset, self.run, self.preset, self.settings = dataset, run, preset, preset.training
-        self.folder, self.log, self.board = run / "checkpoints", runlog.Log(run), None
-        self.writer = secrets.token_hex(3)
+        self.folder, self.log, self.board = run / "checkpoints", runlog.Log(run, keeping.log_of(run)), None
+        self.writer = writer or secrets.token_hex(3)
         self.on_progress, self.told, self.message = on_progress, [], ""
         self.n_frames = round(self.settings.segment_s * preset.features.sample_rate_hz / preset.features.hop_samples)
         self.accelerator = machine.accelerator(device, self.settings.precision)
@@ -84,6 +63,7 @@ class Trainer:
             )
         start = resume.find(run, preset, dataset, self.device.type, from_step, allow_changed_dataset)
         self.record = new_record(start.run_id, start.generation, preset, dataset)
+        self.keeper = keeping.Keeper(run, start.run_id, self.writer, self.settings.keep_checkpoints, self.tell)
         self.model = instrument.build_model(preset.model, preset.features, dataset.statistics, self.settings.seed)
         if init is not None and start.checkpoint is None:
             self._start_from(init)
@@ -204,7 +184,7 @@ class Trainer:
         self._try(lambda: self._previews(batches))
         if self.best is None or mean < self.best[1]:
             self.best = [self.step, mean]
-            self._try(lambda: save(self.folder, self._checkpoint(), "best", self.writer))
+            self._try(lambda: self.keeper.keep_best(self._checkpoint()))
 
     def _held_out(self) -> list[dict]:
         """A fixed choice of held-out pieces, spread over all of them."""
@@ -296,15 +276,19 @@ class Trainer:
         if not all(bool(torch.isfinite(t).all()) for t in checkpoint.tensors.values()):
             self._stop_at_nan(self.step, "state")
         self._try(self.log.flush)
-        if not self._try(lambda: save(self.folder, checkpoint, "last", self.writer)):
+        if not self._try(lambda: self.keeper.keep(checkpoint)):
             return False
         self.saved_step, self.saved_at, self.saved_clock = self.step, time.time(), time.monotonic()
         self._log({"event": "saved", "step": self.step, "time": now()})
-        if history_due(before, self.step):
-            self._try(lambda: save(self.folder, checkpoint, "history", self.writer))
-        self._try(lambda: prune(self.folder, self.record["run_id"], self.settings.keep_checkpoints))
-        self._try(self.board.copy)
-        self._try(self.log.flush)
+        self._try(self.keeper.prune)
+        if self.keeper.away:
+            self._try(self.log.park)
+        else:
+            if history_due(before, self.step):
+                self._try(lambda: save(self.folder, checkpoint, "history", self.writer))
+            self._try(lambda: self.keeper.note_saved(self.step))
+            self._try(self.board.copy)
+            self._try(self.log.flush)
         self.report(force=True)
         return True
 
@@ -315,17 +299,34 @@ class Trainer:
             TrainingError: if saving fails again and again.
         """
         if self.step == (self.saved_step or 0):
-            return
+            return self._last_try_to_come_home()
         if validate and self.validated_step != self.step:
             self.validate()
         for pause_s in (0.0, 0.5, 2.0):
             time.sleep(pause_s)
             if self.save():
-                return
+                return self._last_try_to_come_home()
         raise TrainingError(
             f"Step {self.step} was reached but could not be saved ({self.message}). The last checkpoint is of step "
             f"{self.saved_step or self.first_step}; make room, then train again: it goes on from there."
         )
+
+    def _last_try_to_come_home(self) -> None:
+        if self.main and self.keeper.away and self._try(self.keeper.come_home):
+            self._try(self.log.flush)
+
+    def rescue(self, error: OSError) -> None:
+        """The dataset could not be read or the disk failed: save what there is, then say so.
+
+        Raises:
+            TrainingError: always.
+        """
+        if self.step > (self.saved_step or 0):
+            self.save()
+        raise TrainingError(
+            f"{error} Training stopped after step {self.step}; saved so far: step {self.saved_step or 0}. Run the same "
+            "again to go on from there."
+        ) from error
 
     def _try(self, action: Callable[[], Any]) -> bool:
         try:
@@ -367,8 +368,7 @@ class Trainer:
     def _begin(self, start: resume.Start) -> None:
         """Write what a session begins with, and say where it stands."""
         identity = {"run_id": start.run_id, "preset": self.preset.name, "loss": loss_definition(self.preset.model)}
-        if run_identity(self.run) != identity:
-            store.write_json(self.run / "run.json", identity)
+        self.keeper.identify(identity)
         self.board = runlog.Board(self.run, self.step)
         event = "start" if start.checkpoint is None else "resume"
         self.log.write({"event": event, "step": self.step, "time": now()})

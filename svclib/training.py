@@ -7,6 +7,7 @@ stopped.
 
 import dataclasses
 import math
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 from svclib import config, instrument, machine, store
 from svclib.checkpoints import CheckpointInfo, TrainingError, listing, load_model, now
 from svclib.corpus import only_held_out
-from svclib.dataset import Dataset
-from svclib.machine import PRECISIONS, StopRequest, device_sentence
+from svclib.dataset import Dataset, nearby
+from svclib.lease import Lease
+from svclib.machine import PRECISIONS, Status, StopRequest, device_sentence
 from svclib.resume import fits, pinned
 from svclib.runlog import curves, previews
-from svclib.trainer import Status, Trainer
+from svclib.trainer import Trainer
 
 __all__ = [
     "Status", "TrainingError", "TrainingSettings", "checkpoints", "curves", "device_sentence", "export", "fits",
@@ -100,7 +102,7 @@ class RunResult:
         step, steps: Reached, and asked for.
         loss: Of the last step, None if no step was made.
         validation_loss: The newest, None if there was none.
-        reason: ``finished``, ``minutes``, ``interrupted`` or ``cancelled``.
+        reason: ``finished``, ``minutes``, ``interrupted``, ``cancelled`` or ``elsewhere`` (another machine took over).
         message: What that means and how to go on.
         told: Everything worth telling on the way, in order.
     """
@@ -128,6 +130,7 @@ def train(
     on_progress: Callable[[Status], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     allow_changed_dataset: bool = False,
+    take_over: bool = False,
 ) -> RunResult:
     """Train from scratch, or go on from the run's last checkpoint without asking.
 
@@ -147,9 +150,11 @@ def train(
         on_progress: Called about five times a second and after every event.
         cancelled: Asked before every step; True stops like an interrupt.
         allow_changed_dataset: Go on although the dataset's contents changed since the last session.
+        take_over: Train although another machine is training this run; that one saves and stops.
 
     Raises:
-        TrainingError: if it cannot start or go on, or the loss is no longer a finite number; names the step.
+        TrainingError: if it cannot start or go on, another machine trains this run, or the loss is no longer a finite
+            number; names the step.
     """
     dataset = dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset)
     changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
@@ -160,28 +165,49 @@ def train(
             f"All recordings of {', '.join(lost)} in the dataset are held out, so the model would not know this voice. "
             "Prepare it with another validation pattern, or with more recordings."
         )
-    trainer = Trainer(dataset, Path(run), preset, device, init, from_step, allow_changed_dataset, on_progress)
-    deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes  # getting ready does not count
-    with trainer, StopRequest(trainer.announce, deadline, cancelled) as stop:
-        while trainer.step < preset.training.steps and not machine.agreed(stop.reason(), trainer.accelerator):
-            trainer.train_step()
-            if trainer.step % preset.training.validate_every_steps == 0:
-                trainer.validate()
-            if trainer.save_is_due():
-                trainer.save()
-            trainer.report()
-        trainer.finish(validate=not stop.why)
-    return _result(trainer, stop.why)
+    run, said = Path(run), []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if on_progress:
+            on_progress(Status(0, preset.training.steps, None, None, None, None, None, None, text))
+
+    with Lease(run, secrets.token_hex(3), take_over, say) as lease:
+        dataset = nearby(dataset, say)
+        trainer = Trainer(
+            dataset, run, preset, device, init, from_step, allow_changed_dataset, on_progress, lease.writer
+        )
+        trainer.told[:0] = said
+        deadline = math.inf if minutes is None else time.monotonic() + 60.0 * minutes  # getting ready does not count
+        with trainer, StopRequest(trainer.announce, deadline, cancelled, lambda: bool(lease.lost)) as stop:
+            try:
+                while trainer.step < preset.training.steps and not machine.agreed(stop.reason(), trainer.accelerator):
+                    trainer.train_step()
+                    if trainer.step % preset.training.validate_every_steps == 0:
+                        trainer.validate()
+                    if trainer.save_is_due():
+                        trainer.save()
+                    trainer.report()
+            except OSError as error:
+                trainer.rescue(error)
+            trainer.finish(validate=not stop.why)
+        return _result(trainer, stop.why, lease.lost)
 
 
-def _result(trainer: Trainer, reason: str) -> RunResult:
+def _result(trainer: Trainer, reason: str, lost: str) -> RunResult:
     step, steps = trainer.step, trainer.settings.steps
     message = {
         "": f"Finished: step {step} of {steps} in '{trainer.run}'.",
         "minutes": f"Time is up: saved at step {step} of {steps}. Run the same again to go on from there.",
         "interrupted": f"Interrupted: saved at step {step} of {steps}. Run the same again to go on from there.",
         "cancelled": f"Stopped: saved at step {step} of {steps}. Run the same again to go on from there.",
+        "elsewhere": f"{lost} Saved at step {step} of {steps}.",
     }[reason]
+    if trainer.keeper.away:
+        message += (
+            f" But the run's folder cannot be written ({trainer.keeper.away}): the last checkpoints lie on this "
+            f"machine only, in '{trainer.keeper.shelter.parent}'. Run the same again when it can: they are copied then."
+        )
     trainer.announce(message)
     trainer.report(force=True)
     return RunResult(

@@ -18,7 +18,7 @@ class FaultyDisk(disk.Disk):
 
     Args:
         at: The operation that fails; None only counts.
-        how: An errno, or ``"exit"``.
+        how: An errno, ``"exit"``, or ``"interrupt"``: a second Ctrl-C in the middle of the operation.
         only: Count only operations of this name, e.g. ``"write"``.
         after: With ``"exit"``: die after doing the operation instead of before (or half-way through a write).
         stays: With an errno: every later operation fails too, as on a full disk.
@@ -26,11 +26,11 @@ class FaultyDisk(disk.Disk):
 
     def __init__(self, at=None, how=errno.EIO, only=None, after=False, stays=False):
         self.at, self.how, self.only, self.after, self.stays, self.count = at, how, only, after, stays, 0
-        self.names = []
+        self.log = []
 
     def _run(self, name, *arguments):
         plain = getattr(super(), name)
-        self.names.append(name)
+        self.log.append(name)
         if self.only and name != self.only:
             return plain(*arguments)
         self.count += 1
@@ -41,13 +41,18 @@ class FaultyDisk(disk.Disk):
             plain(file, data[: len(data) // 2])
             file.flush()
         if self.how == "exit":
-            if self.after and name != "write":
-                plain(*arguments)
-            os._exit(EXIT_STATUS)
+            try:
+                if self.after and name != "write":
+                    plain(*arguments)
+            finally:  # also where looking for a file that is not there raises
+                os._exit(EXIT_STATUS)
+        if self.how == "interrupt":
+            raise KeyboardInterrupt
         raise OSError(self.how, os.strerror(self.how))
 
 
-for _name in ("open", "write", "read", "fsync", "fsync_folder", "replace", "link", "remove"):
+_NAMES = ("open", "write", "read", "fsync", "fsync_folder", "replace", "link", "remove", "names", "stat", "make_folder")
+for _name in _NAMES:
 
     def _method(self, *arguments, _name=_name):
         return self._run(_name, *arguments)

@@ -264,11 +264,11 @@ def test_json(tmp_path):
 
 def test_log_lines_survive_a_torn_end(tmp_path):
     path = tmp_path / "log.jsonl"
-    store.append_line(path, {"step": 1})
+    store.append_lines(path, [{"step": 1}])
     with open(path, "ab") as file:
         file.write(b'{"step": 2, "lo')
-    store.append_line(path, {"step": 3})
-    store.append_line(path, {"step": 4})
+    store.append_lines(path, [{"step": 3}])
+    store.append_lines(path, [{"step": 4}])
     assert [r["step"] for r in store.read_lines(path)] == [1, 3, 4]
     assert store.read_lines(tmp_path / "none") == []
 
