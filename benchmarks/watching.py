@@ -171,6 +171,15 @@ def arithmetic() -> None:
         print(f"{name}: {min(seconds) * 1000:.0f} ms process time")
 
 
+def lessons(browser: bool) -> None:
+    """The bundled lesson and DiffWave's page: size, time to open, scrubbing, sound of a step not yet decoded."""
+    print(f"bundled lesson: {lesson.EXAMPLE.stat().st_size / 1e6:.2f} MB in the package")
+    for name, text in (("lesson", lesson.example()), ("DiffWave's page", lesson.example_wave())):
+        print(f"{name}: {len(text.encode()) / 1e6:.2f} MB as a page")
+        if browser:
+            measured(text, name)
+
+
 def page(browser: bool) -> None:
     """A page of 5 s x 50 steps, every step with its sound."""
     trace = sharpening(50, seconds=5.0)
@@ -179,28 +188,41 @@ def page(browser: bool) -> None:
     run = player.Run(trace, "50 steps", heard)
     predicted, text = player.predicted_bytes([run]), player.document([run])
     print(f"page of 5 s x 50 steps, 80 mels, 50 sounds: {len(text) / 1e6:.1f} MB, predicted {predicted / 1e6:.1f} MB")
-    if not browser:
-        return
+    if browser:
+        measured(text, "player")
+
+
+def measured(text: str, name: str) -> None:
+    """Open a page from a file in a headless Chromium and time it."""
     with tempfile.TemporaryDirectory() as folder, browsing.browser(1280, 1400) as tab:
         path = player.export(text, Path(folder, "page.html"))
+        seen = browsing.watch(tab, path.as_uri())
         tab.goto(path.as_uri())
         while not tab.evaluate("Boolean(window.player && window.player.ready)"):
             tab.wait_for_timeout(20)
         whole = tab.evaluate("performance.timing.domInteractive - performance.timing.navigationStart")
         ready = tab.evaluate("window.player.ready")
-        tab.evaluate("for (let i = 0; i < 300; i++) window.player.set({step: i * 7 % 50});")
+        if tab.evaluate("Boolean(window.lesson)"):
+            tab.evaluate("window.lesson.show(3)")  # the page with every picture
+        n = tab.evaluate("window.player.run.t.length")
+        tab.evaluate("window.player.costs.length = 0")
+        tab.evaluate(f"for (let i = 0; i < 300; i++) window.player.set({{step: i * 7 % {n}}})")
         costs = np.array(tab.evaluate("window.player.costs"))
-        print(f"open: {whole:.0f} ms until the page is read, {ready:.0f} ms more until all can be scrubbed")
-        print(f"scrub: median {np.median(costs):.2f}, p95 {np.percentile(costs, 95):.2f}, max {costs.max():.1f} ms")
+        print(f"{name}: {whole:.0f} ms until the page is read, {ready:.0f} ms more until all can be scrubbed")
+        middle, high = np.percentile(costs, [50, 95])
+        print(f"{name}, scrub: median {middle:.2f}, p95 {high:.2f}, max {costs.max():.1f} ms")
+        tab.evaluate("window.player.set({step: 0})")
         tab.keyboard.press(" ")
         switches = []
-        for step in (3, 9, 15, 21, 27, 33, 39, 45):
+        for step in range(3, n, max(1, n // 8)):
             tab.evaluate(f"window.player.switched = 0; window.player.set({{step: {step}}})")
-            while not tab.evaluate("Boolean(window.player.switched)"):
+            for _ in range(200):
+                if tab.evaluate("Boolean(window.player.switched)"):
+                    break
                 tab.wait_for_timeout(10)
             switches.append(tab.evaluate("window.player.switched"))
-        print(f"sound of a step not yet decoded: median {np.median(switches):.0f}, max {max(switches):.0f} ms")
-
+        print(f"{name}, sound of a new step: median {np.median(switches):.0f}, max {max(switches):.0f} ms")
+        print(f"{name}: {len(seen['errors'])} errors, {len(seen['outside'])} requests to anywhere else")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

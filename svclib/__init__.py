@@ -86,6 +86,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 trace         what happened at every step, kept and read again
                 capture       watching a sampler and the layers of its network
                 projection    maps of hidden features; curves over the steps
+                waves         a waveform trace as pictures
+                stepsounds    what the steps sound like, and their pitch
                 player        traces as one page to scrub and listen (player.html)
                 views         what pictures show, computed
                 plots         pictures; only plots* import matplotlib
@@ -97,6 +99,9 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 plots_study   the pictures of a study
                 study_views   each view of a study: picture, table, what it shows
                 results       a conversion as a piece of a page
+                lesson_pages  the eight pages of the lesson in words
+                lesson_wave   DiffWave watched
+                lesson        a song's lesson: material, size, one page (lesson.html)
                 start         what is made where a person's folder is still empty
                 inspection    what a trained model does, as arrays; runs compared
                 widgets       what panels share; only widgets* import ipywidgets, and do no arithmetic
@@ -110,11 +115,13 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 widgets_see       the panels of notebook 04
                 widgets_study_parts   the controls of the study panel
                 widgets_study     the study panel: runs, ablations, comparisons
+                widgets_lesson    its lesson: the example, one's own, DiffWave's
                 showcase      one page about a conversion: listen, look, what the numbers mean
                 demo          the whole journey on the synthetic singers
     door        commands      what each command does
                 commands_convert  songs sung by an instrument
                 commands_wave     what is done to waves alone: vocode, generate, denoise, interpolate
+                commands_see      what shows a model at work: trace
                 __main__      the svclib command
 
 Importing ``svclib`` itself loads nothing: ``from svclib import features`` loads what that module needs.

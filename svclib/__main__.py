@@ -146,6 +146,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--independent-noise", action="store_true", help="a noise of its own for each end, as in the paper")
     p.add_argument("--label", metavar="L", help="what is said, for a model with labels")
 
+    p = command("trace", "make a lesson of a diffusion or DiffWave instrument: one page, from noise to singing")
+    p.add_argument("--instrument", metavar="NAME.zip", required=True)
+    p.add_argument("--input", metavar="SONG", required=True, help="what it sings")
+    p.add_argument("--out", metavar="LESSON.html", required=True, help="nothing is ever overwritten")
+    p.add_argument("--start", type=float, metavar="S", default=0.0, help="where in the song, seconds")
+    p.add_argument("--seconds", type=_positive, metavar="S", default=5.0, help="how much of it (default: %(default)s)")
+    p.add_argument("--steps", type=_count, metavar="N", help="steps of the main run (default: 50)")
+    p.add_argument("--seed", type=int, metavar="S", default=0)
+
     p = command("evaluate", "compare converted songs with their references: pitch, loudness, spectrum")
     p.add_argument("--reference", metavar="FILE|DIR", required=True)
     p.add_argument("--converted", metavar="FILE|DIR", required=True, help="files of a folder are matched by name")
@@ -226,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(leave.code or 0)
     # threads that wait by sleeping: by spinning, training beside other busy programs was ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from svclib import commands, commands_convert, commands_wave  # noqa: F401  (registers what it holds)
+    from svclib import commands, commands_convert, commands_see, commands_wave  # noqa: F401  (registers what it holds)
 
     try:
         return commands.HANDLERS[arguments.command](arguments) or 0

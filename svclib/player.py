@@ -10,19 +10,22 @@ import dataclasses
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from svclib import page, projection, store
+from svclib import metrics, page, projection, store, waves
+from svclib.stepsounds import Sounds, common_gain, sounds, sung_pitch, wave_sounds
 from svclib.trace import Trace
+
+__all__ = ["PlayerError", "Run", "Sounds", "common_gain", "document", "export", "frame", "predicted_bytes"]
+__all__ += ["size_sentence", "sounds", "sung_pitch", "wave_sounds"]
 
 CHANGE_DB = 30.0  # range of the difference colours
 LARGE_BYTES = 10_000_000
-GUARD_DB = 12.0
+MOST_RUNS = 4
 _BOTTOM_DB = -100.0
-_PEAK = 0.7
 
 
 class PlayerError(ValueError):
@@ -30,33 +33,18 @@ class PlayerError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sounds:
-    """What steps sound like.
-
-    Attributes:
-        audio: float32 ``[samples]`` by step position.
-        sample_rate_hz: Of all of them.
-        kind: What is heard of a step, in words.
-        quieter_db: By how much steps were turned down, by position; others have the common gain.
-    """
-
-    audio: Mapping[int, np.ndarray]
-    sample_rate_hz: int
-    kind: str = "the guess"
-    quieter_db: Mapping[int, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
 class Run:
     """One trace and what belongs to it.
 
     Attributes:
-        trace: A ``mel`` trace.
+        trace: What happened; a page shows mels or waveforms, not both.
         label: Its name; the trace's own label otherwise.
-        sounds: From :func:`sounds`, or None.
+        sounds: Of the guesses, from :func:`sounds` or :func:`wave_sounds`, or None.
         sung: ``(f0_hz, voiced)`` measured on the sound of a step, by position, on the trace's frames.
         reference_db: ``[mels, frames]`` to compare with, such as the singer's own reading.
         tap: Whose features make the map: a tap's name or ``guess``; the same for all runs of a page.
+        noisy: What the noisy signals sound like, where that is asked for.
+        brief: Leave the noisy signals' pictures out, to save space.
     """
 
     trace: Trace
@@ -65,66 +53,60 @@ class Run:
     sung: Mapping[int, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
     reference_db: np.ndarray | None = None
     tap: str = "guess"
+    noisy: Sounds | None = None
+    brief: bool = False
 
 
-def sounds(
-    trace: Trace, vocode: Callable[[np.ndarray], np.ndarray], steps: Sequence[int] | np.ndarray | None = None,
-    progress: Callable[[float, str], None] | None = None,
-) -> Sounds:  # fmt: skip
-    """Make the guesses of steps audible with one gain for all.
-
-    The gain is the one that brings the result's peak to 0.7. A step louder than the result is turned down to 12 dB
-    below it instead, and says so: a vocoder may answer to noise with more noise than ears like.
-
-    Args:
-        trace: A ``mel`` trace.
-        vocode: ``log_mel [frames, mels] -> samples`` at the contract's rate.
-        steps: Positions to make audible; all by default.
-        progress: Called with (fraction, text).
-    """
-    wanted = range(len(trace)) if steps is None else sorted({int(i) for i in steps})
-    made = {}
-    for n, i in enumerate(wanted):
-        made[i] = np.asarray(vocode(trace.log_mel(trace.x0_hat[i]).T), np.float32)
-        if progress:
-            progress((n + 1) / (len(wanted) + 1), f"step {i + 1} made audible")
-    end = np.asarray(vocode(trace.log_mel(trace.result).T), np.float32)
-    made, quieter = common_gain(made, end)
-    return Sounds(made, trace.sample_rate_hz, quieter_db=quieter)
-
-
-def common_gain(made: Mapping[int, np.ndarray], end: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, float]]:
-    """The gain of the result ``end`` for all; those louder than it 12 dB below it: ``(audio, {position: dB})``."""
-    gain = _PEAK / max(float(np.abs(end).max(initial=0.0)), 1e-4)
-    limit = max(float(np.sqrt(np.square(end, dtype=np.float64).mean())) if len(end) else 0.0, 1e-6)
-    audio, quieter = {}, {}
-    for i, samples in made.items():
-        level = float(np.sqrt(np.square(samples, dtype=np.float64).mean())) if len(samples) else 0.0
-        down = 1.0
-        if level > 1.06 * limit:
-            down = limit / level * 10 ** (-GUARD_DB / 20)
-            quieter[i] = round(-20 * math.log10(down), 1)
-        audio[i] = np.clip(samples * (gain * down), -1, 1)
-    return audio, quieter
-
-
-def document(runs: Sequence[Run], title: str = "Watch it sing") -> str:
+def document(
+    runs: Sequence[Run], title: str = "Watch it sing", more: Sequence[Sequence[Run]] = (), lesson: str = ""
+) -> str:
     """The page as one text.
 
+    Args:
+        runs: Of one stretch, shown beside each other.
+        title: Of the page.
+        more: Further groups of runs with other grids, which a lesson may turn to.
+        lesson: JSON text of a lesson's pages, from ``lesson``.
+
     Raises:
-        PlayerError: for no runs, waveforms, or runs of different mels or lengths.
+        PlayerError: for no runs, or runs of different kinds, mels or lengths.
     """
+    return fill(dumps({"title": title, **group(runs), "more": [group(part) for part in more]}), title, lesson)
+
+
+def fill(data_text: str, title: str, lesson: str = "") -> str:
+    """The page with its data, texts of :func:`dumps`."""
+    text = Path(__file__).with_name("player.html").read_text(encoding="utf-8")
+    pages = Path(__file__).with_name("lesson.html").read_text(encoding="utf-8") if lesson else ""
+    for mark, value in (("@TITLE@", page.text(title)), ("@LESSON@", pages), ("@PAGES@", lesson), ("@DATA@", data_text)):
+        before, found, after = text.partition(mark)
+        text = before + value + after if found else text
+    return text
+
+
+def dumps(value) -> str:
+    """JSON that may stand inside a ``script`` element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":  # nothing in it may end the element it stands in
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def group(runs: Sequence[Run]) -> dict:
+    """Runs that are shown beside each other, as the page's data."""
     _require_same(runs)
     first = runs[0].trace
     low, high = _range_db(runs)
-    hz = _mel_hz(first.contract)
-    contract = first.contract
-    placed = projection.joint_map([projection.map_features(run.trace, run.tap) for run in runs])
-    curves = [projection.curves(run.trace, run.reference_db) for run in runs]
+    contract = waves.contract(first)
+    hz = _mel_hz(contract)
+    ends = [waves.levels_db(run.trace, run.trace.result) for run in runs]
+    paths = [_features(run) for run in runs]
+    placed = projection.joint_map(paths)
+    curves = [_curves(run) for run in runs]
     names = list(dict.fromkeys(name for found in curves for name in found if name != "distance to the result"))
     meanings = {name: about for found in curves for name, about in found.items()}
-    data = {
-        "title": title, "mels": first.result.shape[0], "frames": first.result.shape[1],
+    return {
+        "mels": ends[0].shape[0], "frames": ends[0].shape[1], "kind": first.kind,
         "frame_s": contract.hop_samples / contract.sample_rate_hz, "range_db": [low, high], "change_db": CHANGE_DB,
         "mel_hz": np.round(hz, 1).tolist(), "ticks": _ticks(hz), "pitch": _pitch_range(runs),
         "curves": [
@@ -140,13 +122,6 @@ def document(runs: Sequence[Run], title: str = "Watch it sing") -> str:
             for number, (run, path, found) in enumerate(zip(runs, placed.paths, curves, strict=True))
         ],
     }  # fmt: skip
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":  # nothing in it may end the element it stands in
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    template = Path(__file__).with_name("player.html").read_text(encoding="utf-8")
-    before, _, rest = template.partition("@TITLE@")
-    middle, _, after = rest.partition("@DATA@")
-    return before + page.text(title) + middle + text + after
 
 
 def frame(document_text: str, height_px: int = 980) -> str:
@@ -176,15 +151,17 @@ def predicted_bytes(runs: Sequence[Run]) -> int:
         trace, n = run.trace, len(run.trace)
         k = min(n, 3 + n // 8)
         probed = [int((j + 0.5) * n / k) for j in range(k)]
-        seen = np.mean([len(_packed(_seen(trace, i, low, high))) for i in probed])
-        guesses = [_bytes_of(trace.level_db(trace.x0_hat[[max(i - 1, 0), i]]), low, high) for i in probed]
+        seen = 0 if run.brief else np.mean([len(_packed(_seen(trace, i, low, high))) for i in probed])
+        guesses = [_bytes_of(waves.levels_db(trace, trace.x0_hat[[max(i - 1, 0), i]]), low, high) for i in probed]
         changes = np.mean([len(_packed(g[1] - g[0])) if i else len(_packed(g[1]))
                            for i, g in zip(probed, guesses, strict=True)])  # fmt: skip
-        total += n * (seen + changes) + n * trace.result.shape[1] * 2 * bool(run.sung)
-        if run.sounds and run.sounds.audio:
-            middle = sorted(run.sounds.audio)[len(run.sounds.audio) // 2]
-            encoded, _ = page.encode(run.sounds.audio[middle], run.sounds.sample_rate_hz)
-            total += len(run.sounds.audio) * len(encoded) * 4 / 3
+        total += n * (seen + changes) + n * waves.n_frames(trace) * 2 * bool(run.sung)
+        for heard in (run.sounds, run.noisy):
+            if heard and heard.audio:
+                middle = sorted(heard.audio)[len(heard.audio) // 2]
+                total += len(heard.audio) * len(page.encode(heard.audio[middle], heard.sample_rate_hz, True)[0]) * 4 / 3
+        if trace.kind == "wave":
+            total += 2 * (n + 1) * waves.N_COLUMNS * 2
     return int(total)
 
 
@@ -196,18 +173,44 @@ def size_sentence(n_bytes: int) -> str:
     return text
 
 
+def _features(run: Run) -> np.ndarray:
+    if run.tap == "guess":
+        return waves.levels_db(run.trace, run.trace.x0_hat).astype(np.float64).mean(axis=2)
+    return projection.map_features(run.trace, run.tap)
+
+
+def _curves(run: Run) -> dict[str, dict]:
+    """Curves over the steps; with the pitch of each step's sound, how far it is from what was asked for."""
+    trace = run.trace
+    levels = waves.levels_db(trace, trace.x0_hat), waves.levels_db(trace, trace.result)
+    found = projection.curves(trace, run.reference_db, levels)
+    if run.sung and len(trace.conditions.get("f0_hz", ())) == levels[1].shape[1]:
+        asked, on = trace.conditions["f0_hz"], trace.conditions.get("voiced", trace.conditions["f0_hz"] > 0)
+        counts, values = [], np.full(len(trace), math.nan)
+        for i, (f0_hz, voiced) in run.sung.items():
+            counts.append(int((on & voiced & (asked > 0) & (f0_hz > 0)).sum()))
+            if counts[-1] >= 10:
+                values[i] = metrics.f0_error_cents(asked, on, f0_hz, voiced)["rmse"]
+        found["pitch off what was asked"] = {
+            "unit": "cents", "values": values,
+            "meaning": f"root mean square over frames voiced in both, {min(counts)} to {max(counts)} of "
+                       f"{len(asked)} by step; not shown below 10",
+        }  # fmt: skip
+    return found
+
+
 def _require_same(runs: Sequence[Run]) -> None:
     if not runs:
         raise PlayerError("There is no run to show.")
-    if len(runs) > 4:
-        raise PlayerError(f"{len(runs)} runs are too many for one page; it shows up to 4.")
+    if len(runs) > MOST_RUNS and not all(run.brief for run in runs[1:]):
+        raise PlayerError(f"{len(runs)} runs are too many for one page; it shows up to {MOST_RUNS}.")
     first = runs[0].trace
     for run in runs:
-        if run.trace.kind != "mel":
-            raise PlayerError(f"'{run.label}' is a trace of a waveform; this page shows log-mels.")
-        if run.trace.contract != first.contract or run.trace.result.shape != first.result.shape:
+        if run.trace.kind != first.kind:
+            raise PlayerError(f"'{run.label}' is a trace of another kind than the first; show mels or waveforms.")
+        if waves.contract(run.trace) != waves.contract(first) or run.trace.result.shape != first.result.shape:
             raise PlayerError(
-                f"'{run.label or run.trace.info.get('label', '')}' has {run.trace.result.shape} mels and frames of "
+                f"'{run.label or run.trace.info.get('label', '')}' has {run.trace.result.shape} values of "
                 f"another grid than the first run's {first.result.shape}; show runs of the same stretch together."
             )
         if run.tap != runs[0].tap:
@@ -215,9 +218,10 @@ def _require_same(runs: Sequence[Run]) -> None:
 
 
 def _range_db(runs: Sequence[Run]) -> tuple[float, float]:
-    """One colour range for everything on the page: the floor of the contract (at least -100 dB) to the loudest end."""
-    low = max(_BOTTOM_DB, 10 * math.floor(2 * math.log10(runs[0].trace.contract.floor)))
-    high = max(float(run.trace.level_db(run.trace.result).max()) for run in runs)
+    """One colour range for everything on a page: the contract's floor (at least -100 dB) to the loudest result."""
+    low = max(_BOTTOM_DB, 10 * math.floor(2 * math.log10(waves.contract(runs[0].trace).floor)))
+    shown = [run.trace.result if run.trace.kind == "mel" else run.trace.x_t[0] for run in runs]  # noise is loud
+    high = max(float(waves.levels_db(run.trace, state).max()) for run, state in zip(runs, shown, strict=True))
     return low, float(max(10 * math.ceil(high / 10), low + 40))
 
 
@@ -231,37 +235,49 @@ def _packed(values: np.ndarray) -> str:
 
 def _seen(trace: Trace, i: int, low: float, high: float) -> np.ndarray:
     """The noisy signal; where more than a quarter of its power is noise, 16 levels say all there is to see."""
-    values = _bytes_of(trace.level_db(trace.x_t[i]), low, high)
+    values = _bytes_of(waves.levels_db(trace, trace.x_t[i]), low, high)
     return np.rint(values / 17).astype(np.uint8) * 17 if trace.sigma[i] > 0.5 else values
 
 
 def _run_data(run: Run, number: int, low, high, path, values) -> dict:
     trace, info = run.trace, run.trace.info
-    seen = np.stack([_seen(trace, i, low, high) for i in range(len(trace))])
-    guesses = _bytes_of(trace.level_db(np.concatenate([trace.x0_hat, trace.result[None]])), low, high)
+    seen = np.stack([_seen(trace, i, low, high) for i in range(len(trace))]) if not run.brief else None
+    guesses = _bytes_of(waves.levels_db(trace, np.concatenate([trace.x0_hat, trace.result[None]])), low, high)
     guesses[1:] -= guesses[:-1].copy()  # steps resemble the one before; the page adds them up again
-    heard = {} if run.sounds is None else run.sounds.audio
-    audio = {
-        str(int(i)): base64.b64encode(page.encode(x, run.sounds.sample_rate_hz)[0]).decode() for i, x in heard.items()
-    }
     asked = None
     if "f0_hz" in trace.conditions:
         voiced = trace.conditions.get("voiced", trace.conditions["f0_hz"] > 0)
         asked = _track(trace.conditions["f0_hz"], voiced)
     about = [f"{info['method']}" if info.get("method") else "", f"{trace.n_calls} calls of the network"]
     about += [f"noise of seed {info['seed']}"] if "seed" in info else []
+    wave = {}
+    if trace.kind == "wave":
+        peak = max(float(np.abs(trace.result.astype(np.float32)).max()), 1e-3)
+        shown = np.concatenate([trace.x0_hat, trace.result[None]])
+        wave = {"columns": min(waves.N_COLUMNS, trace.result.shape[-1]), "peak": round(1.25 * peak, 3)}
+        wave |= {"seen": _packed(waves.outline(trace.x_t, 4.0)), "guess": _packed(waves.outline(shown, 1.25 * peak))}
     return {
         "label": run.label or str(info.get("label") or f"run {number + 1}"),
         "about": ", ".join(filter(None, about)), "notice": str(info.get("notice") or ""),
         "t": trace.t.tolist(), "alpha": trace.alpha.tolist(), "sigma": trace.sigma.tolist(),
         "snr": np.clip(10 / math.log(10) * trace.log_snr, -100, 100).tolist(),
-        "xt": _packed(seen), "x0": _packed(guesses), "path": np.round(path, 5).tolist(),
+        "xt": "" if seen is None else _packed(seen), "wave": wave, "x0": _packed(guesses),
+        "path": np.round(path, 5).tolist(),
         "values": {name: _finite(v) for name, v in values.items()},
         "ref": None if run.reference_db is None else _packed(_bytes_of(run.reference_db, low, high)),
         "asked": asked, "sung": [_track(*run.sung[i]) if i in run.sung else None for i in range(len(trace))],
-        "audio": audio, "sound": "" if run.sounds is None else run.sounds.kind,
+        "audio": _audio(run.sounds), "sound": "" if run.sounds is None else run.sounds.kind,
         "quieter": {} if run.sounds is None else {str(i): v for i, v in run.sounds.quieter_db.items()},
+        "noisy": _audio(run.noisy),
+        "noisy_quieter": {} if run.noisy is None else {str(i): v for i, v in run.noisy.quieter_db.items()},
     }  # fmt: skip
+
+
+def _audio(heard: Sounds | None) -> dict[str, str]:
+    if heard is None:
+        return {}
+    rate_hz = heard.sample_rate_hz
+    return {str(int(i)): base64.b64encode(page.encode(x, rate_hz, True)[0]).decode() for i, x in heard.audio.items()}
 
 
 def _finite(values) -> list:

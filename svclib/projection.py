@@ -91,14 +91,17 @@ def map_features(trace: Trace, tap: str = "guess") -> np.ndarray:
     return trace.features[tap].astype(np.float64)
 
 
-def curves(trace: Trace, reference_db: np.ndarray | None = None) -> dict[str, dict]:
+def curves(
+    trace: Trace, reference_db: np.ndarray | None = None, levels: tuple[np.ndarray, np.ndarray] | None = None
+) -> dict[str, dict]:
     """How each step's clean guess compares, by name: ``{"unit", "meaning", "values": [S]}``, all cheap and defined.
 
     Args:
-        trace: A ``mel`` trace.
+        trace: A trace.
         reference_db: ``[mels, frames]`` to compare with as well, such as the singer's own reading, in dB.
+        levels: Guesses ``[S, mels, frames]`` and result in dB, where they are no mels of the trace itself.
     """
-    guesses, end = trace.level_db(trace.x0_hat), trace.level_db(trace.result)
+    guesses, end = levels or (trace.level_db(trace.x0_hat), trace.level_db(trace.result))
     neper = np.log(10) / 20
     frames = f"{end.shape[1]} frames"
 

@@ -123,13 +123,15 @@ def instruments(
     minutes: float | int = 1.0,
     singer_minutes: float | int = MINUTES,
     on_progress=None,
+    kind: str = "",
 ) -> tuple[list[Path], str]:
-    """Paths of usable instruments in ``base.instruments``; where there is none, one is trained for a short time.
+    """Paths of usable instruments (of one kind) in ``base.instruments``; where there is none, one is trained shortly.
 
     Returns:
         ``(paths, sentence)``.
     """
-    usable = [entry.path for entry in instrument.list_folder(base.instruments) if entry.problem is None and entry.sings]
+    listed = [entry for entry in instrument.list_folder(base.instruments) if entry.problem is None and entry.sings]
+    usable = [entry.path for entry in listed if kind in ("", entry.kind)]
     if usable:
         return usable, ""
     chosen = preset(preset_name)
@@ -138,8 +140,8 @@ def instruments(
     training.train(data, run, chosen, minutes=minutes, on_progress=on_progress)
     path = training.export(run, base.instruments / f"{voice_of(data)}.zip")
     said = (
-        f"{base.instruments} was empty, so an instrument of {voice_of(data)} was trained for {minutes:g} min: "
-        "enough to hear that it sings, not enough to sound well. Notebook 02 trains a better one."
+        f"{base.instruments} held no {f'{kind} ' if kind else ''}instrument, so one of {voice_of(data)} was trained "
+        f"for {minutes:g} min: enough to hear that it sings, not enough to sound well. Notebook 02 trains a better one."
     )
     return [path], said
 

@@ -1,13 +1,24 @@
 """The panels of notebook 04: what an instrument plays, over time and at one moment."""
 
-import ipywidgets as W
-from IPython.display import HTML
+from pathlib import Path
 
-from svclib import inspection, page, plots, plots_inside, widgets
+import ipywidgets as W
+from IPython.display import HTML, display
+
+from svclib import inspection, page, plots, plots_inside, start, widgets, widgets_train
 from svclib.widgets_convert import first_things
 from svclib.widgets_prepare import open_folder
 
-__all__ = ["first_things", "harmonics", "moment_panel", "noise", "open_folder", "players", "z"]
+__all__ = ["first_ddsp", "first_things", "harmonics", "moment_panel", "noise", "open_folder", "players", "z"]
+
+
+def first_ddsp(base, preset: str, minutes: float | int, singer_minutes: float | int) -> tuple[Path, Path]:
+    """The first DDSP instrument and the first song, paths; made shortly where there is none."""
+    songs, said_songs = start.songs(base)
+    made, said = start.instruments(base, preset, minutes, singer_minutes, widgets_train.LazyView(), "ddsp")
+    for sentence in filter(None, (said_songs, said)):
+        display(HTML(page.notice(sentence)))
+    return made[0], songs[0]
 
 
 def players(result) -> HTML:

@@ -1,0 +1,130 @@
+"""The lesson in notebook 04: the bundled one, one's own, and DiffWave's."""
+
+from pathlib import Path
+
+import ipywidgets as W
+from IPython.display import HTML
+
+from svclib import audio, folders, instrument, lesson, lesson_wave, page, player, store, widgets
+
+FRAME_PX = 1500
+KINDS = ("diffusion", "diffwave")
+
+
+def example() -> HTML:
+    """The lesson that comes with the package."""
+    return HTML(player.frame(lesson.example(), FRAME_PX))
+
+
+def waves(base: folders.Base, seed: int = 0) -> HTML:
+    """What a person's DiffWave instrument does with noise, where there is one; otherwise the bundled example."""
+    found = [path for path in _instruments(base, ("diffwave",))]
+    if not found:
+        said = "There is no DiffWave instrument in your folder yet, so this is the example that comes with the package."
+        return HTML(page.notice(said) + player.frame(lesson.example_wave(), FRAME_PX))
+    opened = instrument.open(found[0])
+    made = lesson_wave.at_work(opened, seed=seed)
+    return HTML(page.notice(f"Your instrument {opened.name}.") + player.frame(made, FRAME_PX))
+
+
+def lesson_panel(base: folders.Base, start_s: float | int = 0.0, seconds: float | int = 5.0) -> "LessonPanel":
+    """The panel for one's own lesson; a panel made earlier in this kernel is closed."""
+    panel = LessonPanel(base, start_s, seconds)
+    widgets.only_one("lesson", panel)
+    return panel
+
+
+class LessonPanel(W.VBox):
+    """An instrument, a song, a stretch, Run; the lesson appears below, Export writes it as a file."""
+
+    def __init__(self, base: folders.Base, start_s: float | int = 0.0, seconds: float | int = 5.0):
+        self.base, self.text, self.title = base, "", ""
+        self.message, self.progress = widgets.Message(), widgets.Progress()
+        self.job, guard = widgets.Job(self.message, self._busy), widgets.guarded(self.message)
+        menu = {"options": [("", None)]}
+        self.instrument = widgets.control(
+            W.Dropdown, "Instrument", "t-lesson-instrument", f"diffusion and DiffWave files in {base.instruments}",
+            **menu,
+        )
+        self.song = widgets.control(W.Dropdown, "Song", "t-lesson-song", f"recordings in {base.examples}", **menu)
+        for choice in (self.instrument, self.song):
+            choice.layout.width, choice.style.description_width = "min(430px, 98%)", "80px"
+        self.start = widgets.control(
+            W.BoundedFloatText, "Start (s)", "t-lesson-start", "where in the song", min=0.0, max=36000.0, value=start_s
+        )
+        self.seconds = widgets.control(
+            W.BoundedFloatText, "Length (s)", "t-lesson-seconds", "how much of it", min=0.5, max=30.0, value=seconds
+        )
+        self.steps = widgets.control(
+            W.BoundedIntText, "Steps", "t-lesson-steps", "of the main run; all are kept", min=8, max=1000,
+            value=lesson.STEPS,
+        )  # fmt: skip
+        self.seed = widgets.control(W.IntText, "Seed", "t-lesson-seed", "of the noise all runs begin with", value=0)
+        for number in (self.start, self.seconds, self.steps, self.seed):
+            number.layout.width, number.style.description_width = "190px", "80px"
+        self.run_button = widgets.button("Run", guard(self.run), "t-lesson-run", "primary")
+        self.cancel_button = widgets.button("Cancel", self.job.cancel, "t-lesson-cancel")
+        self.export_button = widgets.button(
+            "Export", guard(self.export), "t-lesson-export", hint=f"write the lesson as a file into {base.output}"
+        )
+        self.refresh_button = widgets.button("Look again", guard(self.refresh), "t-lesson-refresh")
+        self.view = widgets.html(css_class="t-lesson-view")
+        super().__init__([
+            widgets.row(self.instrument, self.song, self.refresh_button),
+            widgets.row(self.start, self.seconds, self.steps, self.seed),
+            widgets.row(self.run_button, self.cancel_button, self.export_button, self.progress.widget),
+            self.message.widget, self.view,
+        ])  # fmt: skip
+        self._busy(False)
+        guard(self.refresh)()
+
+    def refresh(self) -> None:
+        """Read the folders of instruments and songs again."""
+        found = _instruments(self.base, KINDS)
+        songs, _ = audio.find(self.base.examples)
+        self.instrument.options = [(path.stem, path) for path in found] or [("", None)]
+        self.song.options = [(Path(path).name, Path(path)) for path in songs] or [("", None)]
+        if not found:
+            self.message.say(
+                "There is no diffusion or DiffWave instrument in your folder yet. Train one in notebook 02 with the "
+                "preset diffusion_small; the example above shows what you will get."
+            )
+
+    def run(self) -> None:
+        """Make the lesson; Cancel stops it within a step."""
+        if self.instrument.value is None or self.song.value is None:
+            what = "instrument" if self.instrument.value is None else "song"
+            self.message.say(f"Choose an {what} first." if what == "instrument" else "Choose a song first.", "warning")
+            return
+        self.progress(0.0, "opening the instrument")
+        if not self.job.start(self._make):
+            self.message.say("A lesson is being made; cancel it first.", "warning")
+
+    def _make(self) -> None:
+        try:
+            text, said = lesson.of_file(
+                instrument.open(self.instrument.value), self.song.value, self.start.value, self.seconds.value,
+                self.steps.value, self.seed.value, self.progress, self.job.cancelled, self.message.say,
+            )  # fmt: skip
+        finally:
+            self.progress.hide()
+        self.text, self.title = text, f"{self.song.value.stem} - {self.instrument.value.stem}"
+        self.view.value = player.frame(text, FRAME_PX)
+        self.message.say(f"Here is {said}: {len(text.encode()) / 1e6:.1f} MB.", "done")
+
+    def export(self) -> None:
+        """Write the lesson that is shown as a file."""
+        if not self.text:
+            self.message.say("Run first: there is no lesson to write yet.", "warning")
+            return
+        path = player.export(self.text, self.base.output / f"{store.safe_name(self.title, 'lesson')}.html")
+        self.message.say(f"Written: {path}", "done")
+
+    def _busy(self, busy: bool) -> None:
+        self.run_button.disabled, self.cancel_button.disabled = busy, not busy
+
+
+def _instruments(base: folders.Base, kinds) -> list[Path]:
+    listed = instrument.list_folder(base.instruments)
+    return [entry.path for entry in listed if entry.problem is None and entry.kind in kinds]
+
