@@ -23,7 +23,8 @@ def main(out: str) -> None:
         tab.wait_for_timeout(200)
         shot = Path(folder, "shot.png")
         tab.screenshot(path=str(shot))
-        picture = Image.open(shot).convert("RGB").resize((880, 784), Image.LANCZOS).quantize(48, dither=Image.Dither.NONE)
+        picture = Image.open(shot).convert("RGB").resize((880, 784), Image.LANCZOS)
+    picture = picture.quantize(128, dither=Image.Dither.NONE)
     store.commit_file(Path(out), lambda part: picture.save(part, format="PNG", optimize=True))
 
 

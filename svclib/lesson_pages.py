@@ -81,7 +81,8 @@ def pages(facts: dict) -> list[dict]:
                 "heard:step")], ["seen", "guess"], step=n // 3, live="formula"),
         page("all", "All of it", [
             "Press listen, then move the slider while it plays: the sound goes on at the same place, as the "
-            "[[guess]] of the step you are at, sung by a [[vocoder]]. The third picture shows what changed: orange got louder, blue softer.",
+            "[[guess]] of the step you are at, sung by a [[vocoder]]. The third picture "
+            "shows what changed: orange got louder, blue softer.",
             "*Notice what comes first: broad patches, then the lines of the voice, then fine detail. The map at "
             "the side is the same walk: each point is a step.*",
         ], [{"kind": "against", "name": "before", "text": "what changed since the step before"},
