@@ -45,7 +45,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 griffinlim    a log-mel made audible without a network
                 vocoders      the vocoder protocol; a mel sung over harmonics and noise
                 nsf_hifigan   the community's vocoder weights, read from a person's own file
-                diffusion     settings and model: training, singing, coarse mel
+                diffusion_settings   what defines a diffusion model
+                diffusion     its model: training, singing, coarse mel
                 diffwave_process  DiffWave's walks: every trained step, or a few aligned ones
                 diffwave_layer    one gated layer in tiles, forward and backward, for training on a CPU
                 diffwave_net  its network: BASE, LARGE, with a mel, a label or nothing

@@ -19,84 +19,19 @@ from torch import Tensor, nn
 
 from svclib import content, draws, griffinlim, layers, samplers
 from svclib.ddsp import Synthesis
-from svclib.denoiser import CONDITIONS, PIECE_FRAMES, PREDICTIONS, Conditions, Denoiser, DiffusionError, Prepared
+from svclib.denoiser import CONDITIONS, PIECE_FRAMES, Conditions, Denoiser, DiffusionError, Prepared
+from svclib.diffusion_settings import DiffusionChoices
 from svclib.features import FeatureSettings, fill_unvoiced
 from svclib.schedule import Schedule
-from svclib.vocoders import HarmonicSettings, HarmonicVocoder
+from svclib.vocoders import HarmonicVocoder
 
 SPREADS = (0.02, 1.0)  # least and greatest error the coarse head may admit to, in units of the scaled mel
 SPREAD_WEIGHT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffusionSettings:
-    """Everything that defines a diffusion model apart from its features and its training data.
-
-    Attributes:
-        kind: Always ``diffusion``.
-        content: One of ``content.ENCODERS``; part of the model, never exchanged afterwards. ``contentvec`` needs
-            features with ``units``.
-        code_dims, code_noise, warp_range, equaliser_db: The bottleneck and its perturbation, see
-        ``content.Bottleneck``.
-        content_channels, content_layers: Size of the content encoder.
-        channels, n_layers, dilation_cycle: The denoiser; 384, 20, 4 is Diff-SVC's.
-        condition_dims: Size of the condition per frame.
-        prediction: What the network puts out; outside it is always the noise. See ``denoiser.Denoiser``.
-        coarse_channels, coarse_layers: The coarse head.
-        coarse_weight: Its share in the loss.
-        n_steps, beta_first, beta_last: The noise schedule.
-        condition_dropout: Probability with which each condition is left out in training.
-        sampler, sampler_steps: What previews and conversions use unless told otherwise.
-        vocoder: Of the vocoder that is trained beside it, on the recordings' own mels, and goes into the same
-            instrument; None for none.
-        vocoder_weight: Its share in the loss; its weights are its own, so only the clipped gradient is shared.
-        vocoder_rows: Pieces of a batch that it is trained on.
-    """
-
-    kind: str = "diffusion"
-    content: str = "bottleneck"
-    code_dims: int = 16
-    code_noise: float = 0.25
-    warp_range: float = 0.2
-    equaliser_db: float = 6.0
-    content_channels: int = 192
-    content_layers: int = 3
-    channels: int = 384
-    n_layers: int = 20
-    dilation_cycle: int = 4
-    condition_dims: int = 256
-    prediction: str = "residual"
-    coarse_channels: int = 256
-    coarse_layers: int = 4
-    coarse_weight: float = 0.5
-    n_steps: int = 1000
-    beta_first: float = 1e-4
-    beta_last: float = 0.02
-    condition_dropout: float = 0.1
-    sampler: str = "dpmpp"
-    sampler_steps: int = 20
-    vocoder: HarmonicSettings | None = None
-    vocoder_weight: float = 0.1
-    vocoder_rows: int = 2
-
-    def __post_init__(self):
-        if self.kind != "diffusion":
-            raise DiffusionError(f"These are settings of a '{self.kind}' model; DiffusionSettings are for 'diffusion'.")
-        if self.content not in content.ENCODERS:
-            known = ", ".join(content.ENCODERS)
-            raise DiffusionError(f"There is no content encoder '{self.content}'; choose one of: {known}.")
-        sizes = ("code_dims", "content_channels", "channels", "n_layers", "dilation_cycle", "condition_dims")
-        for name in (*sizes, "vocoder_rows"):
-            if getattr(self, name) < 1:
-                raise DiffusionError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 <= self.condition_dropout < 1:
-            raise DiffusionError(f"condition_dropout is {self.condition_dropout}; it must be from 0 to below 1.")
-        if min(self.warp_range, self.equaliser_db, self.code_noise, self.coarse_weight, self.vocoder_weight) < 0:
-            raise DiffusionError("warp_range, equaliser_db, code_noise, coarse_weight, vocoder_weight are 0 or more.")
-        if self.prediction not in PREDICTIONS:
-            raise DiffusionError(f"prediction is '{self.prediction}'; choose one of {', '.join(PREDICTIONS)}.")
-        Schedule(self.n_steps, self.beta_first, self.beta_last)
-        samplers.times(Schedule(self.n_steps), self.sampler, self.sampler_steps)
+class DiffusionSettings(DiffusionChoices):
+    """Everything that defines a diffusion model; its attributes are those of ``diffusion_settings``."""
 
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffusionModel":
         """A model with fresh weights; equal seeds give equal weights, torch's own generator stays as it was.
