@@ -16,6 +16,7 @@ MEASUREMENTS = {
     "singing": ["benchmarks/singing.py", str(DATA), str(OUT / "singing"), "--minutes", "15"],
     "diffwave_package": ["-m", "pip", "install", "--no-deps", "--target", str(OUT / "diffwave"), "diffwave==0.1.7"],
     "diffwave_speed": ["benchmarks/diffwave_speed.py", str(OUT / "diffwave"), "--seconds", "0.5", "--training"],
+    "diffusion_speed": ["benchmarks/diffusion_speed.py"],
     "watching": ["benchmarks/watching.py"],
 }
 
