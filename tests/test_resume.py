@@ -20,11 +20,16 @@ import torch
 import toy
 from faults import FaultyDisk
 
-from svclib import checkpoints, disk, store, training
+from svclib import checkpoints, disk, lease, store, training
 from svclib.checkpoints import TrainingError
 
 SCRIPT = str(Path(__file__).with_name("toy.py"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def no_heartbeats(monkeypatch):
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 1e6)  # so that operations can be counted
 
 
 @pytest.fixture(scope="module")
