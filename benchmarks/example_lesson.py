@@ -97,8 +97,11 @@ def wave_pages(model) -> tuple[dict, dict, dict]:
     a, o = (sounds[v][1200:9600] for v in "ao")
     fast = lesson_wave.six_steps(model, 8192, "a", every_step=False)[0]
     runs = lesson_wave.four(model, a, o, "a")
-    text = ("The model behind this page is small and was trained for minutes on sung vowels of the two synthetic "
-            "singers, one second each; it was asked for an 'a'. Expect a vowel in a storm, not a song.")
+    text = (
+        "The model behind this page is small and was trained for about a minute on sung vowels of the two synthetic "
+        "singers. It was asked for an 'a' and has learned how loud and how bright a voice is, and hardly more: a storm "
+        "is left at the end. Look at how the steps differ; a model of your own, trained for hours, ends in a voice."
+    )
     facts = {"wave_steps": len(fast.trace), "wave_text": text}
     return player.group([fast]), facts, {"title": "DiffWave: a sound, a sound without noise, sounds between sounds",
                                          "group": player.group(runs)}

@@ -24,6 +24,7 @@ from svclib import (
     capture,
     conversion,
     features,
+    lesson,
     player,
     plots,
     projection,
