@@ -109,7 +109,7 @@ def test_every_number_of_lost_uploads(drive, whole, tmp_path):
     """The machine is lost after each single upload of three save intervals, with the last one whole or in half."""
     train(drive, 20)
     cloud, queue, saves = dict(drive.cloud), list(drive.queue), saves_of(drive)
-    for arrived in range(saves[0], len(queue) + 1):
+    for arrived in range(saves[1], len(queue) + 1):  # one is whole by then; before that a sentence says so
         for half in (False, True):
             drive.cloud, drive.queue = dict(cloud), list(queue)
             drive.new_machine(len(queue) - arrived, half)
