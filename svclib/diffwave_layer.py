@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE_ELEMENTS = 1 << 15  # channels times positions of a tile
+TILE_ELEMENTS = 1 << 16  # channels times positions of a tile
 ROOT = math.sqrt(0.5)
 
 
@@ -40,7 +40,8 @@ class GatedLayer(torch.autograd.Function):
             shift: What the step adds to the input, ``[batch, channels]``.
             weight, bias: Of the dilated convolution; the bias per signal, ``[batch, 2 channels]``.
             frames: Condition at frame rate, ``[batch, 2 channels, frames]``, or None.
-            out_weight, out_bias: Of the 1x1 convolution.
+            out_weight, out_bias: Of the 1x1 convolution; the bias of the half that goes on, ``[channels]``: that of the
+                skip is one constant for all layers.
             dilation: Of the convolution.
             ramp, tile: From :func:`ramps` and :func:`tile_of`.
         """
@@ -48,20 +49,23 @@ class GatedLayer(torch.autograd.Function):
         folded = weight.permute(0, 2, 1).reshape(2 * c, 3 * c) * twice
         start, out, out_bias = bias * twice[:, 0], out_weight[:, :, 0], out_bias[:, None]
         kept, after = x.new_empty(batch, 2 * c, n), torch.empty_like(x)
-        stacked, z, residual = x.new_empty(3 * c, tile), x.new_empty(c, tile), (out[:c] * ROOT, out_bias[:c] * ROOT)
+        stacked, z, residual = x.new_empty(3 * c, tile), x.new_empty(c, tile), (out[:c] * ROOT, out_bias * ROOT)
+        if frames is not None:  # the shares of the frames add to 1 everywhere, so the bias may ride on them
+            told = frames * twice + start[:, :, None]
         for row in range(batch):
             for a in range(0, n, tile):
                 b = min(a + tile, n)
                 y, s = kept[row, :, a:b], _stack(x[row], shift[row], dilation, a, b, stacked)
-                torch.addmm(start[row][:, None], folded, s, out=y)
-                if frames is not None:
+                torch.mm(folded, s, out=y)
+                if frames is None:
+                    y.add_(start[row][:, None])
+                else:
                     edges = _edges(a, b, tile, ramp, frames)
-                    y.addmm_(frames[row][:, edges] * twice, ramp[: len(edges), : b - a])
+                    y.addmm_(told[row][:, edges], ramp[: len(edges), : b - a])
                 y.sigmoid_()
                 gated = torch.addcmul(-y[:c], y[:c], y[c:], value=2.0, out=z[:, : b - a])
-                torch.addmm(residual[1], residual[0], gated, out=after[row, :, a:b])
-                after[row, :, a:b].add_(x[row, :, a:b], alpha=ROOT)
-                total[row, :, a:b].addmm_(out[c:], gated).add_(out_bias[c:])
+                torch.add(residual[1], x[row, :, a:b], alpha=ROOT, out=after[row, :, a:b]).addmm_(residual[0], gated)
+                total[row, :, a:b].addmm_(out[c:], gated)
         ctx.save_for_backward(x, shift, weight, frames, out_weight, kept, ramp)
         ctx.dilation, ctx.tile = dilation, tile
         ctx.mark_dirty(total)
@@ -77,7 +81,7 @@ class GatedLayer(torch.autograd.Function):
         back, out_back = folded.T.contiguous(), out_weight[:, :, 0].T.contiguous()
         d_x, d_shift = d_after * ROOT, torch.zeros_like(shift)
         d_folded, d_out = torch.zeros_like(folded), x.new_zeros(2 * c, c)
-        d_bias, d_out_bias = x.new_zeros(batch, 2 * c), x.new_zeros(2 * c)
+        d_bias, d_out_bias = x.new_zeros(batch, 2 * c), x.new_zeros(c)
         d_frames = None if frames is None else torch.zeros_like(frames)
         stacked, d_stacked = x.new_empty(3 * c, tile), x.new_empty(3 * c, tile)
         d_skips, d_gates, t, dz = (x.new_empty(k * c, tile) for k in (2, 2, 1, 1))
@@ -90,7 +94,7 @@ class GatedLayer(torch.autograd.Function):
                 d[c:] = d_total[row, :, a:b]
                 torch.mul(y[c:], 2.0, out=tanh).sub_(1.0)
                 d_out.addmm_(d, torch.mul(y[:c], tanh, out=z).T)
-                d_out_bias += d.sum(1)
+                d_out_bias += d[:c].sum(1)
                 torch.mm(out_back, d, out=z)
                 torch.addcmul(y, y, y, value=-1.0, out=g)  # of the sigmoids
                 g[:c].mul_(tanh.mul_(z))

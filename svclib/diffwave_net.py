@@ -240,11 +240,12 @@ class DiffWaveNet(nn.Module):
         tile = diffwave_layer.tile_of(self.channels, frame)
         ramp = None if encoded is None else diffwave_layer.ramps(tile, frame)
         frames = [None] * len(self.stack.blocks) if encoded is None else self.stack.project(encoded)
-        h, total = h.contiguous(), torch.zeros_like(h)
+        skips = sum(block.out.bias[self.channels :] for block in self.stack.blocks)
+        h, total = h.contiguous(), skips[None, :, None].expand_as(h).contiguous()
         for i, block in enumerate(self.stack.blocks):
             bias = block.dilated.bias.expand(len(h), -1)
             h, total = diffwave_layer.GatedLayer.apply(
                 h, total, block.step(step), block.dilated.weight, bias if fixed is None else bias + fixed[i], frames[i],
-                block.out.weight, block.out.bias, block.dilated.dilation[0], ramp, tile,
+                block.out.weight, block.out.bias[: self.channels], block.dilated.dilation[0], ramp, tile,
             )  # fmt: skip
         return total
