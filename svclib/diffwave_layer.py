@@ -48,14 +48,14 @@ class GatedLayer(torch.autograd.Function):
         (batch, c, n), twice = x.shape, _twice(x.shape[1])
         folded = weight.permute(0, 2, 1).reshape(2 * c, 3 * c) * twice
         start, out, out_bias = bias * twice[:, 0], out_weight[:, :, 0], out_bias[:, None]
-        kept, after = x.new_empty(batch, 2 * c, n), torch.empty_like(x)
+        kept, after = _borrow((batch, -(-n // tile), 2 * c * tile)), torch.empty_like(x)
         stacked, z, residual = x.new_empty(3 * c, tile), x.new_empty(c, tile), (out[:c] * ROOT, out_bias * ROOT)
         if frames is not None:  # the shares of the frames add to 1 everywhere, so the bias may ride on them
             told = frames * twice + start[:, :, None]
         for row in range(batch):
             for a in range(0, n, tile):
                 b = min(a + tile, n)
-                y, s = kept[row, :, a:b], _stack(x[row], shift[row], dilation, a, b, stacked)
+                y, s = _tile(kept[row], a, b, tile), _stack(x[row], shift[row], dilation, a, b, stacked)
                 torch.mm(folded, s, out=y)
                 if frames is None:
                     y.add_(start[row][:, None])
@@ -63,11 +63,11 @@ class GatedLayer(torch.autograd.Function):
                     edges = _edges(a, b, tile, ramp, frames)
                     y.addmm_(told[row][:, edges], ramp[: len(edges), : b - a])
                 y.sigmoid_()
-                gated = torch.addcmul(-y[:c], y[:c], y[c:], value=2.0, out=z[:, : b - a])
+                gated = torch.neg(y[:c], out=z[:, : b - a]).addcmul_(y[:c], y[c:], value=2.0)
                 torch.add(residual[1], x[row, :, a:b], alpha=ROOT, out=after[row, :, a:b]).addmm_(residual[0], gated)
                 total[row, :, a:b].addmm_(out[c:], gated)
-        ctx.save_for_backward(x, shift, weight, frames, out_weight, kept, ramp)
-        ctx.dilation, ctx.tile = dilation, tile
+        ctx.save_for_backward(x, shift, weight, frames, out_weight, ramp)
+        ctx.dilation, ctx.tile, ctx.kept = dilation, tile, kept
         ctx.mark_dirty(total)
         return after, total
 
@@ -75,7 +75,10 @@ class GatedLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_after, d_total):
         """Gradients of everything but ``dilation``, ``ramp`` and ``tile``."""
-        x, shift, weight, frames, out_weight, kept, ramp = ctx.saved_tensors
+        x, shift, weight, frames, out_weight, ramp = ctx.saved_tensors
+        kept = ctx.kept
+        if kept is None:
+            raise RuntimeError("A layer in tiles can be differentiated once; run it forward again.")
         (batch, c, n), twice, tile, dilation = x.shape, _twice(x.shape[1]), ctx.tile, ctx.dilation
         folded = weight.permute(0, 2, 1).reshape(2 * c, 3 * c) * twice
         back, out_back = folded.T.contiguous(), out_weight[:, :, 0].T.contiguous()
@@ -88,7 +91,7 @@ class GatedLayer(torch.autograd.Function):
         for row in range(batch):
             for a in range(0, n, tile):
                 b = min(a + tile, n)
-                size, y = b - a, kept[row, :, a:b]
+                size, y = b - a, _tile(kept[row], a, b, tile)
                 d, g, tanh, z = d_skips[:, :size], d_gates[:, :size], t[:, :size], dz[:, :size]
                 torch.mul(d_after[row, :, a:b], ROOT, out=d[:c])
                 d[c:] = d_total[row, :, a:b]
@@ -111,10 +114,30 @@ class GatedLayer(torch.autograd.Function):
                         part = rows[k * c : (k + 1) * c, low - a - reach : high - a - reach]
                         d_x[row, :, low:high] += part
                         d_shift[row] += part.sum(1)
+        del y
+        ctx.kept = None
+        _idle.append(kept)
         d_weight = (d_folded * twice).view(2 * c, 3, c).permute(0, 2, 1).contiguous()
         d_frames = None if frames is None else d_frames * twice
         d_bias = d_bias * twice[:, 0]
         return d_x, d_total, d_shift, d_weight, d_bias, d_frames, d_out[:, :, None], d_out_bias, None, None, None
+
+
+# The sigmoids of steps that are over, to be written again: fresh memory costs as much time as filling it.
+_idle: list[Tensor] = []
+
+
+def _borrow(shape: tuple[int, ...]) -> Tensor:
+    """Memory for a layer's sigmoids; a layer that is not differentiated keeps it until it is forgotten."""
+    if _idle and _idle[-1].shape != shape:
+        _idle.clear()
+    return _idle.pop() if _idle else torch.empty(shape)
+
+
+def _tile(kept: Tensor, a: int, b: int, tile: int) -> Tensor:
+    """A tile's sigmoids ``[2 channels, b - a]``, which lie together in memory."""
+    flat = kept[a // tile]
+    return flat[: flat.numel() // tile * (b - a)].view(-1, b - a)
 
 
 def _twice(channels: int) -> Tensor:

@@ -679,3 +679,26 @@ def test_training_in_tiles_equals_the_plain_layers(name, monkeypatch):
     assert set(plain) == set(tiled)
     for key, value in plain.items():
         torch.testing.assert_close(tiled[key], value, atol=2e-5 * float(value.abs().max()) + 1e-7, rtol=0, msg=key)
+
+
+def test_layers_in_tiles_borrow_memory_without_mixing_steps_up():
+    """Two steps forward before the first goes back, and none goes back twice."""
+    torch.manual_seed(0)
+    net = DiffWaveNet(8, 3, 2, 80)
+    x, t, mel = torch.randn(2, 1, 2048).unbind(0), torch.tensor([3.0]), torch.randn(2, 1, 80, 8).unbind(0)
+
+    def gradient(total):
+        net.zero_grad(set_to_none=True)
+        total.backward()
+        return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+    torch.nn.init.normal_(net.output.weight, std=0.1)
+    alone = [gradient(net(x[i], t, mel[i]).square().sum()) for i in range(2)]
+    losses = [net(x[i], t, mel[i]).square().sum() for i in range(2)]
+    for i in (1, 0):
+        for mine, want in zip(gradient(losses[i]), alone[i], strict=True):
+            assert torch.equal(mine, want)
+    kept = net(x[0], t, mel[0]).square().sum()
+    kept.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        kept.backward()
