@@ -5,6 +5,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
     ground      colab         the notebooks' first cell; badges from one address
                 units         Hz, MIDI, cents; dB; samples, frames, seconds: the frame rule
                 progress      callbacks of long work: how far, and whether to stop
+                ranges        settings are numbers within what is allowed
                 config        gin presets; the only importer of gin
                 disk          primitive file operations and the sentences for their failures
                 files         looking at files: is it there, what does it hold

@@ -17,13 +17,25 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from svclib import decoder, losses, synthesis, units
+from svclib import decoder, losses, ranges, synthesis, units
 from svclib import features as features_module
 from svclib.progress import stop_if
 from svclib.synthesis import SynthesisError
 
 NOISE_BIAS = -5.0  # an untrained network starts nearly without noise
 AMPLITUDE_BIAS = -1.5  # and sings softly, at an amplitude of about 0.04
+
+
+_RANGES = {
+    "n_harmonics": (1, 1000),
+    "n_noise_bands": (2, 1025),
+    "rnn_channels": (1, 4096),
+    "mlp_channels": (1, 4096),
+    "layers_per_stack": (0, 10),
+    "z_dims": (0, 512),
+    "z_rnn_channels": (1, 4096),
+    "reverb_samples": (0, 480_000),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,29 +74,12 @@ class DdspSettings:
         object.__setattr__(self, "fft_sizes", tuple(self.fft_sizes))
         if self.kind != "ddsp":
             raise SynthesisError(f"kind is '{self.kind}'; these are settings of the kind 'ddsp'.")
-        ranges = {
-            "n_harmonics": (1, 1000),
-            "n_noise_bands": (2, 1025),
-            "rnn_channels": (1, 4096),
-            "mlp_channels": (1, 4096),
-            "layers_per_stack": (0, 10),
-            "z_dims": (0, 512),
-            "z_rnn_channels": (1, 4096),
-            "reverb_samples": (0, 480_000),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise SynthesisError(f"{name} is {value!r}; expected a whole number from {low} to {high}.")
+        ranges.check(self, _RANGES, SynthesisError)
         if self.z_hop_samples not in decoder.Z_WINDOWS:
             raise SynthesisError(
                 f"z_hop_samples is {self.z_hop_samples!r}; expected one of {sorted(decoder.Z_WINDOWS)}."
             )
-        bad = [s for s in self.fft_sizes if isinstance(s, bool) or not isinstance(s, int) or s < 16 or s % 4]
-        if bad or not self.fft_sizes:
-            raise SynthesisError(f"fft_sizes is {self.fft_sizes!r}; expected multiples of 4, from 16 up.")
-        if self.log_rule not in losses.LOG_RULES:
-            raise SynthesisError(f"log_rule is {self.log_rule!r}; expected one of {', '.join(losses.LOG_RULES)}.")
+        losses.check_definition(self.fft_sizes, self.log_rule, SynthesisError)
 
     def build(self, features: "features_module.FeatureSettings", statistics: dict | None = None, seed: int = 0):
         """An untrained :class:`DdspModel` for audio measured with ``features``; equal seeds give equal weights.

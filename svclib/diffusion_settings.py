@@ -2,10 +2,29 @@
 
 import dataclasses
 
-from svclib import content, samplers
+from svclib import content, ranges, samplers
 from svclib.denoiser import PREDICTIONS, DiffusionError
 from svclib.schedule import Schedule
 from svclib.vocoders import HarmonicSettings
+
+_RANGES = {
+    "code_dims": (1, 4096),
+    "code_noise": (0.0, 100.0),
+    "warp_range": (0.0, 0.9),
+    "equaliser_db": (0.0, 60.0),
+    "content_channels": (1, 4096),
+    "content_layers": (1, 100),
+    "channels": (1, 4096),
+    "n_layers": (1, 200),
+    "dilation_cycle": (1, 14),
+    "condition_dims": (1, 4096),
+    "coarse_channels": (1, 4096),
+    "coarse_layers": (1, 100),
+    "coarse_weight": (0.0, 1000.0),
+    "condition_dropout": (0.0, 0.99),
+    "vocoder_weight": (0.0, 1000.0),
+    "vocoder_rows": (1, 4096),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +84,7 @@ class DiffusionChoices:
         if self.content not in content.ENCODERS:
             known = ", ".join(content.ENCODERS)
             raise DiffusionError(f"There is no content encoder '{self.content}'; choose one of: {known}.")
-        sizes = ("code_dims", "content_channels", "channels", "n_layers", "dilation_cycle", "condition_dims")
-        for name in (*sizes, "vocoder_rows"):
-            if getattr(self, name) < 1:
-                raise DiffusionError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 <= self.condition_dropout < 1:
-            raise DiffusionError(f"condition_dropout is {self.condition_dropout}; it must be from 0 to below 1.")
-        if min(self.warp_range, self.equaliser_db, self.code_noise, self.coarse_weight, self.vocoder_weight) < 0:
-            raise DiffusionError("warp_range, equaliser_db, code_noise, coarse_weight, vocoder_weight are 0 or more.")
+        ranges.check(self, _RANGES, DiffusionError)
         if self.prediction not in PREDICTIONS:
             raise DiffusionError(f"prediction is '{self.prediction}'; choose one of {', '.join(PREDICTIONS)}.")
         Schedule(self.n_steps, self.beta_first, self.beta_last)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from svclib import diffwave_process, draws
+from svclib import diffwave_process, draws, ranges
 from svclib.diffwave_fast import Prepared
 from svclib.diffwave_net import CONDITIONERS, STEP_RULES, DiffWaveError, DiffWaveNet, parameter_count, strides
 from svclib.features import FeatureSettings
@@ -88,13 +88,7 @@ class DiffWaveSettings:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.kind != "diffwave":
             raise DiffWaveError(f"kind is '{self.kind}'; these are settings of the kind 'diffwave'.")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            whole = isinstance(low, int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise DiffWaveError(f"{name} is {value!r}; expected a {'whole ' if whole else ''}number.")
-            if not low <= value <= high:
-                raise DiffWaveError(f"{name} is {value!r}; expected {low:g} to {high:g}.")
+        ranges.check(self, _RANGES, DiffWaveError)
         choices = {
             "condition": CONDITIONS, "conditioner": CONDITIONERS, "loss": LOSSES, "step_rule": STEP_RULES,
             "prior": PRIORS,

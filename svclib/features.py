@@ -7,7 +7,6 @@ chunks make no difference, and memory is bounded.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from svclib import contentvec, crepe, pitch, units
+from svclib import contentvec, crepe, pitch, ranges, units
 from svclib.loudness import a_weighting_db, loudness_db, loudness_of_padded, note_mask, note_on_ratio
 from svclib.mel import log_mel, log_mel_of_padded, reflected
 from svclib.pitch import FeatureError, fill_unvoiced
@@ -81,16 +80,9 @@ class _Settings:
             values[field.name] = field.type(value)
         return cls(**values)
 
-    def _check(self, ranges: dict[str, tuple], choices: dict[str, tuple]) -> None:
+    def _check(self, numbers: dict[str, tuple], choices: dict[str, tuple]) -> None:
         name = type(self).__name__
-        for field, (kind, low, high) in ranges.items():
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise FeatureError(f"{name}.{field} is {value!r}; it must be a number.")
-            if not low <= value <= high or (kind is int and value != int(value)):
-                whole = "a whole number " if kind is int else ""
-                raise FeatureError(f"{name}.{field} is {value!r}; it must be {whole}between {low:g} and {high:g}.")
-            object.__setattr__(self, field, kind(value))  # 40 and 40.0 are the same setting and make the same JSON
+        ranges.check(self, numbers, FeatureError, f"{name}.")
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise FeatureError(f"{name}.{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}.")
@@ -129,14 +121,14 @@ class MelContract(_Settings):
     def __post_init__(self):
         self._check(
             {
-                "sample_rate_hz": (int, 2000, 384000),
-                "n_fft": (int, 16, 65536),
-                "window_samples": (int, 16, 65536),
-                "hop_samples": (int, 2, 65536),
-                "n_mels": (int, 1, 1024),
-                "fmin_hz": (float, 0.0, 192000.0),
-                "fmax_hz": (float, 1.0, 192000.0),
-                "floor": (float, 1e-12, 1.0),
+                "sample_rate_hz": (2000, 384000),
+                "n_fft": (16, 65536),
+                "window_samples": (16, 65536),
+                "hop_samples": (2, 65536),
+                "n_mels": (1, 1024),
+                "fmin_hz": (0.0, 192000.0),
+                "fmax_hz": (1.0, 192000.0),
+                "floor": (1e-12, 1.0),
             },
             {"scale": ("slaney", "htk"), "norm": ("slaney", "none"), "log_base": ("e", "10")},
         )
@@ -199,12 +191,12 @@ class FeatureSettings(_Settings):
     def __post_init__(self):
         self._check(
             {
-                "sample_rate_hz": (int, 2000, 384000),
-                "hop_samples": (int, 2, 65536),
-                "f0_min_hz": (float, 20.0, 2000.0),
-                "f0_max_hz": (float, 50.0, 5000.0),
-                "voicing_threshold": (float, 0.0, 1.0),
-                "loudness_n_fft": (int, 16, 65536),
+                "sample_rate_hz": (2000, 384000),
+                "hop_samples": (2, 65536),
+                "f0_min_hz": (20.0, 2000.0),
+                "f0_max_hz": (50.0, 5000.0),
+                "voicing_threshold": (0.0, 1.0),
+                "loudness_n_fft": (16, 65536),
             },
             {"f0_method": F0_METHODS},
         )

@@ -84,7 +84,7 @@ class Listing:
     @property
     def sings(self) -> bool:
         """True for what turns songs into another voice; vocoders and sources of waves are listed but do not."""
-        return self.kind in ("ddsp", "diffusion")
+        return self.kind is not None and self.kind not in VOCODERS
 
 
 def build_model(settings: Any, features: FeatureSettings, statistics: dict | None, seed: int = 0) -> nn.Module:

@@ -11,6 +11,19 @@ LOG_FLOOR = 1e-5
 TINY = 1e-15  # magnitudes below count as zero and have no slope
 
 
+def check_definition(fft_sizes: tuple, log_rule: str, error: type[ValueError]) -> None:
+    """Refuse scales or a log rule that :func:`spectral_loss` does not know.
+
+    Raises:
+        ValueError: of the class ``error``.
+    """
+    bad = [s for s in fft_sizes if isinstance(s, bool) or not isinstance(s, int) or s < 16 or s % 4]
+    if bad or not fft_sizes:
+        raise error(f"fft_sizes is {fft_sizes!r}; expected multiples of 4, from 16 up.")
+    if log_rule not in LOG_RULES:
+        raise error(f"log_rule is {log_rule!r}; expected one of {', '.join(LOG_RULES)}.")
+
+
 def spectrum_frames(audio: Float[Tensor, "batch samples"], fft_size: int) -> Tensor:
     """Complex STFT ``[batch, frames, bins]``: periodic Hann, hop = size / 4, frames start at ``i * hop``, end padded.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from svclib import config, instrument, machine, store
+from svclib import config, instrument, machine, ranges, store
 from svclib.checkpoints import CheckpointInfo, TrainingError, listing, load_model, now
 from svclib.corpus import only_held_out
 from svclib.dataset import Dataset, nearby
@@ -82,13 +82,7 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self):
-        for name, (lowest, highest) in _RANGES.items():
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not lowest <= value <= highest:
-                raise TrainingError(f"{name} is {value!r}; it has to be a number from {lowest:g} to {highest:g}.")
-            if type(lowest) is int and int(value) != value:
-                raise TrainingError(f"{name} is {value!r}; it has to be a whole number.")
+        ranges.check(self, _RANGES, TrainingError)
         if self.precision not in PRECISIONS:
             raise TrainingError(f"precision is {self.precision!r}; it has to be one of {', '.join(PRECISIONS)}.")
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from svclib import layers, losses, synthesis, units
+from svclib import layers, losses, ranges, synthesis, units
 from svclib.ddsp import Synthesis
 from svclib.features import FeatureSettings, MelContract
 from svclib.progress import stop_if
@@ -92,6 +92,9 @@ def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelCo
         )
 
 
+_RANGES = {"n_harmonics": (1, 1000), "n_noise_bands": (2, 1025), "channels": (1, 2048), "n_layers": (1, 20)}
+
+
 @dataclasses.dataclass(frozen=True)
 class HarmonicSettings:
     """Everything that defines a harmonic vocoder apart from its features.
@@ -116,16 +119,8 @@ class HarmonicSettings:
         object.__setattr__(self, "fft_sizes", tuple(self.fft_sizes))
         if self.kind != "harmonic":
             raise VocoderError(f"kind is '{self.kind}'; these are settings of the kind 'harmonic'.")
-        ranges = {"n_harmonics": (1, 1000), "n_noise_bands": (2, 1025), "channels": (1, 2048), "n_layers": (1, 20)}
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise VocoderError(f"{name} is {value!r}; expected a whole number from {low} to {high}.")
-        bad = [s for s in self.fft_sizes if isinstance(s, bool) or not isinstance(s, int) or s < 16 or s % 4]
-        if bad or not self.fft_sizes:
-            raise VocoderError(f"fft_sizes is {self.fft_sizes!r}; expected multiples of 4, from 16 up.")
-        if self.log_rule not in losses.LOG_RULES:
-            raise VocoderError(f"log_rule is {self.log_rule!r}; expected one of {', '.join(losses.LOG_RULES)}.")
+        ranges.check(self, _RANGES, VocoderError)
+        losses.check_definition(self.fft_sizes, self.log_rule, VocoderError)
 
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "HarmonicVocoder":
         """A vocoder for mels of ``features.mel``; equal seeds give equal weights, statistics are not needed.

@@ -71,7 +71,7 @@ class ComparePanel(W.VBox):
     def refresh(self) -> None:
         """Read the folders again; keeps the choices that still exist."""
         listed = [entry for entry in instrument.list_folder(self.base.instruments) if entry.kind]
-        sung = [entry for entry in listed if entry.kind not in instrument.VOCODERS]
+        sung = [entry for entry in listed if entry.sings]
         vocoders = [entry for entry in listed if entry.kind in instrument.VOCODERS]
         self._fill(self.instruments, [(entry.path.stem, entry) for entry in sung])
         self._fill(self.vocoders, [OWN] + [(entry.path.stem, entry.path) for entry in vocoders])

@@ -104,9 +104,9 @@ def test_equal_seeds_equal_weights_and_torchs_generator_is_left_alone():
     [
         ({"kind": "ddsp"}, "diffusion"),
         ({"content": "hubert"}, "bottleneck"),
-        ({"channels": 0}, "at least 1"),
-        ({"condition_dropout": 1.0}, "below 1"),
-        ({"code_noise": -1.0}, "0 or more"),
+        ({"channels": 0}, "expected a whole number from 1 to 4096"),
+        ({"condition_dropout": 1.0}, "from 0 to 0.99"),
+        ({"code_noise": -1.0}, "expected a number from 0 to 100"),
         ({"prediction": "x"}, "residual, eps"),
         ({"sampler": "euler"}, "dpmpp"),
         ({"beta_last": 2.0}, "impossible"),

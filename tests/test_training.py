@@ -36,11 +36,11 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"batch_size": 0}, "batch_size is 0; it has to be a number from 1"),
-        ({"learning_rate": 1e9}, "learning_rate is 1000000000.0; it has to be a number from 1e-08 to 0.1"),
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number from 1 to 4096"),
+        ({"learning_rate": 1e9}, "learning_rate is 1000000000.0; expected a number from 1e-08 to 0.1"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"batch_size": True}, "batch_size is True"),
-        ({"keep_checkpoints": 1}, "keep_checkpoints is 1; it has to be a number from 2"),
+        ({"keep_checkpoints": 1}, "keep_checkpoints is 1; expected a whole number from 2"),
         ({"precision": "fp8"}, "precision is 'fp8'; it has to be one of auto"),
     ],
 )
