@@ -117,3 +117,13 @@ def test_every_test_that_the_list_of_defects_names_exists():
         for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
     }
     assert len(listed) > 40 and not listed - there
+
+
+def test_the_list_of_cases_is_complete_and_says_which_no_test_holds():
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8").partition("## Bad inputs and faults")[2]
+    rows = re.findall(r"^\| ([A-I]\d+) \| .+ \| (.+) \|$", text, re.M)
+    counts = {"A": 22, "B": 10, "C": 16, "D": 6, "E": 12, "F": 10, "G": 6, "H": 10, "I": 4}
+    assert [name for name, _ in rows] == [f"{letter}{i + 1}" for letter, n in counts.items() for i in range(n)]
+    open_ = [name for name, held in rows if "**no test**" in held]
+    assert all("`test_" in held for name, held in rows if name not in open_)
+    assert f"in part: {', '.join(open_)}." in text
