@@ -127,3 +127,10 @@ def test_the_list_of_cases_is_complete_and_says_which_no_test_holds():
     open_ = [name for name, held in rows if "**no test**" in held]
     assert all("`test_" in held for name, held in rows if name not in open_)
     assert f"in part: {', '.join(open_)}." in text
+
+
+def test_the_tables_of_the_readme_are_those_of_the_results():
+    ran = subprocess.run([sys.executable, ROOT / "benchmarks" / "tables.py", "--check"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    names = re.findall(r"<!-- figures: (.+) -->", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert set(" ".join(names).split()) == {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
