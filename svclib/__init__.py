@@ -32,6 +32,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 segments      a recording as a stream, cut and measured piece by piece
                 statistics    what an instrument knows about the voice it was made from
                 manifest      what a dataset holds and how it was measured
+                cluster       segments measured in threads here, or spread over a dask cluster
                 preparing     from recordings to shards and manifest; interrupted, it goes on
                 dataset       prepare, open, random access, batches
     02 train    synthesis     harmonic oscillators, filtered noise, reverb: plain functions of tensors

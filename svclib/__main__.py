@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--labels", metavar="PATTERN", help="of file names, such as {label}_{singer}_{take}")
     p.add_argument("--validation", metavar="PATTERN", help="recordings that are held out, by name, such as 'song_0*'")
     p.add_argument("--out", metavar="DATASET", required=True, help="the dataset's folder; a second run adds to it")
+    p.add_argument("--executor", metavar="dask://HOST:PORT", help="measure on a dask cluster (default: this machine)")
     _config(p)
 
     p = command("train", "train a model; goes on from the last checkpoint where there is one")
@@ -95,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE|DIR", required=True, help="wav, flac or mp3; nothing is ever overwritten")
     p.add_argument("--key", metavar="N|auto", type=_key, default=0, help="semitones; auto: the shift that fits")
     p.add_argument("--seed", type=int, metavar="S", default=0)
-    p.add_argument("--f0", choices=("swift", "crepe", "crepe_tiny", "pyin"), help="pitch tracker (default: the usual)")
+    p.add_argument("--f0", metavar="NAME", help="swift, crepe, crepe_tiny or pyin (default: the usual)")
     p.add_argument("--keep-rate", action="store_true", help="write at the song's sample rate")
     g = p.add_argument_group("diffusion instruments")
     g.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, plms or dpmpp; the instrument's own if not given")
@@ -120,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--input", metavar="SONG", required=True)
     p.add_argument("--out", metavar="FILE", required=True, help="wav, flac or mp3; nothing is ever overwritten")
     p.add_argument("--seed", type=int, metavar="S", default=0)
-    p.add_argument("--f0", choices=("swift", "crepe", "crepe_tiny", "pyin"), help="pitch tracker (default: the usual)")
+    p.add_argument("--f0", metavar="NAME", help="swift, crepe, crepe_tiny or pyin (default: the usual)")
     p.add_argument("--every-step", action="store_true", help="diffwave: every trained step, not its fast schedule")
 
     p = command("generate", "sounds out of noise by a DiffWave, of a label where it was trained with labels")

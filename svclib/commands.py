@@ -185,7 +185,7 @@ def prepare(a) -> int:
         if names is None and any(Path(w) != f for w, f in zip(a.audio, folders, strict=True)):
             names = [f.name for f in folders] if len(folders) > 1 else None
         found = dataset.recordings(folders, names, a.labels)
-        made = dataset.prepare(found, a.out, preset.features, a.validation, progress)
+        made = dataset.prepare(found, a.out, preset.features, a.validation, progress, executor=a.executor)
     for message in made.messages:
         say(message)
     print(f"{a.out}\n{dataset.describe(made)}")

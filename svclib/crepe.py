@@ -123,3 +123,7 @@ def decode(
     near = salience.gather(1, around)
     mean = (near * cents[around]).sum(dim=1) / near.sum(dim=1).clamp_min(1e-12)
     return 10.0 * 2.0 ** (mean / 1200.0), height
+
+
+pitch.F0_METHODS["crepe"] = pitch.F0Method(track, "torchcrepe")
+pitch.F0_METHODS["crepe_tiny"] = pitch.F0Method(functools.partial(track, capacity="tiny"), "torchcrepe")

@@ -37,6 +37,7 @@ def prepare(
     validation: str | None = None,
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    executor: str | None = None,
 ) -> "Dataset":
     """Make the dataset of these recordings in ``out``, or bring the one there up to date.
 
@@ -52,13 +53,16 @@ def prepare(
             recordings by their contents, at least one of two (and the end of a lone one).
         progress: Called with a fraction and a text with the remaining time.
         cancelled: Asked between segments; preparation stops with ``progress.Cancelled`` and can be continued.
+        executor: ``dask://HOST:PORT`` measures on a dask.distributed cluster; None in threads of this process. Same
+            bytes; recordings are read here in both cases.
 
     Raises:
         DatasetError: if nothing can be used, or ``out`` or ``validation`` do not fit.
+        ClusterError: if the cluster cannot be used or is lost; what was committed stays.
         StoreError: if the disk fails; what was committed stays.
     """
     settings = manifest.pinned(Path(out), settings)
-    return Dataset.open(out, preparing.run(sources, out, settings, validation, progress, cancelled))
+    return Dataset.open(out, preparing.run(sources, out, settings, validation, progress, cancelled, executor))
 
 
 def remeasure(

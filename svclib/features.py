@@ -6,7 +6,6 @@ chunks make no difference, and memory is bounded.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from svclib import contentvec, crepe, pitch, ranges, units
+from svclib import contentvec, crepe, pitch, ranges, units  # noqa: F401  (crepe registers its trackers)
 from svclib.loudness import a_weighting_db, loudness_db, loudness_of_padded, note_mask, note_on_ratio
 from svclib.mel import log_mel, log_mel_of_padded, reflected
-from svclib.pitch import FeatureError, fill_unvoiced
+from svclib.pitch import F0_METHODS, FeatureError, fill_unvoiced
 
 __all__ = [
     "F0_METHODS",
@@ -34,15 +33,6 @@ __all__ = [
     "note_on_ratio",
     "track_f0",
 ]
-
-F0_METHODS = ("swift", "crepe", "crepe_tiny", "pyin")
-_TRACKERS = {
-    "swift": pitch.swift,
-    "crepe": crepe.track,
-    "crepe_tiny": functools.partial(crepe.track, capacity="tiny"),
-    "pyin": pitch.pyin,
-}
-
 
 class _Settings:
     """What MelContract and FeatureSettings share: a JSON form that is checked when it is read."""
@@ -80,7 +70,7 @@ class _Settings:
             values[field.name] = field.type(value)
         return cls(**values)
 
-    def _check(self, numbers: dict[str, tuple], choices: dict[str, tuple]) -> None:
+    def _check(self, numbers: dict[str, tuple], choices: dict[str, tuple | dict]) -> None:
         name = type(self).__name__
         ranges.check(self, numbers, FeatureError, f"{name}.")
         for field, allowed in choices.items():
@@ -356,7 +346,7 @@ def track_f0(
             f"the samples have {sample_rate_hz} Hz, the settings say {settings.sample_rate_hz} Hz; resample them first."
         )
     track = pitch.in_pieces(
-        _TRACKERS[settings.f0_method],
+        F0_METHODS[settings.f0_method].track,
         samples,
         sample_rate_hz,
         settings.f0_min_hz,

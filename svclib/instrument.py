@@ -23,7 +23,7 @@ from svclib import __version__, sealed, store
 from svclib.ddsp import DdspSettings
 from svclib.diffusion import DiffusionSettings
 from svclib.diffwave import DiffWaveSettings
-from svclib.features import FeatureSettings
+from svclib.features import F0_METHODS, FeatureSettings
 from svclib.sealed import InstrumentError, from_dict, strict_json, to_dict
 from svclib.vocoders import HarmonicSettings
 
@@ -42,7 +42,6 @@ CONSENT = (
     "Made for singing with the consent of the person whose voice it is. What it sings is a synthetic voice: say so "
     "wherever you publish it, and never use it to pass for that person."
 )
-F0_PACKAGES = {"swift": "swift-f0", "crepe": "torchcrepe", "crepe_tiny": "torchcrepe", "pyin": "librosa"}
 MAX_HEADER_BYTES = 1 << 20
 
 
@@ -104,7 +103,7 @@ def f0_definition(features: FeatureSettings) -> dict:
     """The F0 method with the package and version that computes it here."""
     import importlib.metadata
 
-    package = F0_PACKAGES[features.f0_method]
+    package = F0_METHODS[features.f0_method].package
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -38,6 +38,14 @@ class Track:
 Tracker = Callable[[np.ndarray, float, float], Track]
 
 
+@dataclasses.dataclass(frozen=True)
+class F0Method:
+    """A tracker, called with samples at 16 kHz and the search range in Hz, and the package that it needs."""
+
+    track: Tracker
+    package: str
+
+
 def swift(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
     """SwiftF0, a small spectral network (Nieradzik 2025, arXiv:2508.18440); steps of 16 ms."""
     found = _swift_model().detect(samples, SAMPLE_RATE_HZ, f0_min_hz, f0_max_hz)
@@ -74,6 +82,9 @@ def pyin(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
     )
     confidence = np.where(voiced, 0.5 + 0.5 * probability, 0.49 * probability)
     return Track(step_times_s(len(f0_hz)), f0_hz, gate_silence(samples, confidence))
+
+
+F0_METHODS = {"swift": F0Method(swift, "swift-f0"), "pyin": F0Method(pyin, "librosa")}  # crepe adds its own
 
 
 def step_times_s(n: int) -> np.ndarray:

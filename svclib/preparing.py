@@ -10,10 +10,8 @@ What is thrown away: after the manifest is committed, shards it does not point t
 half is still in use are copied together first, and so are small ones when more than 16 have gathered.
 """
 
-import concurrent.futures
 import dataclasses
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib import audio, manifest, segments, shards, store, units
+from svclib import audio, cluster, manifest, segments, shards, store, units
 from svclib.corpus import DatasetError, Recording
 from svclib.progress import Cancelled
 from svclib.segments import Sound
@@ -146,7 +144,7 @@ class _Job:
             if (digest, i) in self.stored:
                 self.done_s += n / rate
                 continue
-            yield recording, item, pool.submit(segments.measure, samples, cut, self.settings).result, n / rate
+            yield recording, item, pool.submit(samples, cut, self.settings), n / rate
 
     def estimate_s(self, recording: Recording) -> float:
         """Length of a recording as its header claims it; 0 where it claims none."""
@@ -190,7 +188,7 @@ class _Job:
         self.total_s -= seconds
         self.skipped.append({"name": recording.name, "reason": str(error)})
 
-    def write(self, hashed) -> dict[tuple[str, int], shards.Segment]:
+    def write(self, hashed, pool) -> dict[tuple[str, int], shards.Segment]:
         """Extract what is missing; returns where every segment of the dataset lies."""
         todo = [r for r, digest in hashed if not self.n_segments(digest)]
         self.total_s = sum(self.estimate_s(r) for r in todo)
@@ -203,7 +201,7 @@ class _Job:
                 writer.add(item, arrays())
                 items[item.key] = item
             except ValueError as error:
-                if isinstance(error, OSError):  # not the recording's fault
+                if isinstance(error, (OSError, Cancelled)):  # not the recording's fault
                     raise
                 if item.sha256 not in self.failed:
                     self.skip(recording, error, 0.0)
@@ -211,16 +209,12 @@ class _Job:
             self.done_s += seconds
             self.tell_remaining(recording)
 
-        pool = concurrent.futures.ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1)))
-        try:
-            for entry in self.segments_to_write(hashed, pool):
-                waiting.append(entry)
-                while len(waiting) > 3:
-                    finish()
-            while waiting:
+        for entry in self.segments_to_write(hashed, pool):
+            waiting.append(entry)
+            while len(waiting) > pool.ahead:
                 finish()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while waiting:
+            finish()
         writer.flush()
         self.items = items
         return {k: s for k, s in {**self.stored, **writer.placed}.items() if k[0] not in self.failed}
@@ -230,19 +224,31 @@ class _Job:
         left = ""
         if self.done_s > 0 and spent > 1:
             left = f", {units.duration_text(spent / self.done_s * max(0.0, self.total_s - self.done_s))} left"
-        share = self.done_s / self.total_s if self.total_s > 0 else 1.0
         of = f"{units.duration_text(self.done_s)} of {units.duration_text(self.total_s)} measured{left}"
-        self.tell(0.03 + 0.94 * min(1.0, share), f"{recording.name}: {of}")
+        self.tell(self.share, f"{recording.name}: {of}")
+
+    @property
+    def share(self) -> float:
+        return 0.03 + 0.94 * min(1.0, self.done_s / self.total_s) if self.total_s > 0 else 0.97
+
+    def pool(self, executor: str | None = None):
+        return cluster.opened(executor, lambda text: self.tell(self.share if self.started else 0.03, text))
 
 
-def run(sources, out, settings, validation=None, progress: Progress = None, cancelled=None) -> list[str]:
+def run(
+    sources, out, settings, validation=None, progress: Progress = None, cancelled=None, executor: str | None = None
+) -> list[str]:
     """Make or bring up to date the dataset in ``out``; returns what is to be told. See ``dataset.prepare``."""
     sources = sorted(sources, key=lambda r: (r.singer, r.name, str(r.path)))
     job = _Job(sources, Path(out), settings, progress, cancelled)
     if any(Path(r.path).resolve().parent == job.out.resolve() for r in sources):
         raise DatasetError(f"'{job.out}' is the folder of the recordings; choose another one for the dataset.")
-    hashed = job.hash_files(sources)
-    return _carry_out(job, hashed, lambda found: manifest.split_entries(found, validation, settings, job.messages))
+
+    def split(entries: list[dict]) -> list[dict]:
+        return manifest.split_entries(entries, validation, settings, job.messages)
+
+    with job.pool(executor) as pool:
+        return _carry_out(job, job.hash_files(sources), split, pool)
 
 
 class _StoredJob(_Job):
@@ -284,15 +290,20 @@ def run_again(data, out, settings, progress: Progress = None, cancelled=None) ->
         seen.add(key)
         splits[key] = r["split"]
         hashed.append((Recording(Path(str(index)), r["singer"], r["label"], r["name"]), key))
-    return _carry_out(job, hashed, lambda entries: [{**e, "split": splits[e["sha256"]]} for e in entries])
+
+    def split(entries: list[dict]) -> list[dict]:
+        return [{**e, "split": splits[e["sha256"]]} for e in entries]
+
+    with job.pool() as pool:
+        return _carry_out(job, hashed, split, pool)
 
 
-def _carry_out(job: _Job, hashed: list, split: Callable[[list[dict]], list[dict]]) -> list[str]:
+def _carry_out(job: _Job, hashed: list, split: Callable[[list[dict]], list[dict]], pool) -> list[str]:
     settings = job.settings
     _require_some(hashed, job)
     store.remove_parts(job.out)
     job.find_stored({digest for _, digest in hashed})
-    placed = job.write(hashed)
+    placed = job.write(hashed, pool)
     entries = []
     for recording, digest in hashed:
         first = job.items.get((digest, 0))

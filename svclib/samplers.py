@@ -18,7 +18,6 @@ from torch import Tensor
 from svclib.progress import stop_if
 from svclib.schedule import Schedule, eps_from_x0, x0_from_eps
 
-METHODS = ("ddpm", "ddim", "plms", "dpmpp")
 Denoiser = Callable[[Tensor, float], Tensor]
 
 
@@ -51,6 +50,26 @@ class SamplerStep:
     signal_level: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to walk; an entry of :data:`METHODS` is all that a new one needs.
+
+    Attributes:
+        walk: ``(walk, x_t, times, eta, generator) -> x_0``. ``walk(x, t)`` calls the denoiser, reports the step and
+            gives ``(eps, x0)``; ``walk.levels(times, i)`` are the signal and noise level of step ``i``.
+        words: For menus.
+        eta: Its usual share of fresh noise, or None if it draws none.
+        log_snr: Times evenly spaced in log-SNR instead of whole ones.
+        n_calls: How often it calls the denoiser in so many steps.
+    """
+
+    walk: Callable[..., Tensor]
+    words: str
+    eta: float | int | None = None
+    log_snr: bool = False
+    n_calls: Callable[[int], int] = int
+
+
 def times(schedule: Schedule, method: str, steps: int, start_t: int | float | None = None) -> list[float]:
     """The diffusion times of a run, falling; after the last one comes the clean signal.
 
@@ -68,7 +87,7 @@ def times(schedule: Schedule, method: str, steps: int, start_t: int | float | No
         raise SamplerError(f"The start step is {start}; this model's times run from 0 to {schedule.n_steps - 1}.")
     if steps < 1:
         raise SamplerError(f"{steps} steps were asked for; a sampler needs at least 1.")
-    if method == "dpmpp":
+    if METHODS[method].log_snr:
         first, last = schedule.log_snr_at(start), schedule.log_snr_at(0)
         if steps == 1 or first >= last:
             return [float(start)]
@@ -116,15 +135,12 @@ def sample(
         Cancelled: when ``cancelled()`` returns True.
     """
     ts = times(schedule, method, steps, start_t)
-    if eta is not None and method in ("plms", "dpmpp"):
+    chosen = METHODS[method]
+    if eta is not None and chosen.eta is None:
         raise SamplerError(f"{method} draws no fresh noise, so eta has no meaning for it; leave it out or take ddim.")
-    walk = _Walk(denoiser, schedule, clip, callback, cancelled, len(ts) + (method == "plms" and len(ts) > 1))
+    walk = _Walk(denoiser, schedule, clip, callback, cancelled, chosen.n_calls(len(ts)))
     with torch.no_grad():
-        if method == "dpmpp":
-            return _dpmpp(walk, x_t, ts)
-        if method == "plms":
-            return _plms(walk, x_t, ts)
-        return _ancestral(walk, x_t, ts, (1.0 if method == "ddpm" else 0.0) if eta is None else eta, generator)
+        return chosen.walk(walk, x_t, ts, chosen.eta if eta is None else eta, generator)
 
 
 class _Walk:
@@ -172,7 +188,7 @@ def _ancestral(walk: _Walk, x: Tensor, ts: list[float], eta: float, generator) -
     raise AssertionError("unreachable: the last step returns")
 
 
-def _plms(walk: _Walk, x: Tensor, ts: list[float]) -> Tensor:
+def _plms(walk: _Walk, x: Tensor, ts: list[float], eta=None, generator=None) -> Tensor:
     """PNDM's linear multistep (Liu et al. 2022, Eq. 12): DDIM steps along a blend of the last four noises.
 
     The first step has no past, so it is taken twice: a DDIM step, one call at its end, and again with the mean of
@@ -203,7 +219,7 @@ def _plms(walk: _Walk, x: Tensor, ts: list[float]) -> Tensor:
     return x
 
 
-def _dpmpp(walk: _Walk, x: Tensor, ts: list[float]) -> Tensor:
+def _dpmpp(walk: _Walk, x: Tensor, ts: list[float], eta=None, generator=None) -> Tensor:
     """DPM-Solver++(2M), data prediction: a straight line through the last two clean guesses, over log-SNR."""
     last_x0, last_h = None, 0.0
     for i, t in enumerate(ts):
@@ -216,3 +232,11 @@ def _dpmpp(walk: _Walk, x: Tensor, ts: list[float]) -> Tensor:
         x = (sigma_next / sigma) * x - (alpha_next * math.expm1(-h)) * guess
         last_x0, last_h = x0, h
     raise AssertionError("unreachable: the last step returns")
+
+
+METHODS = {
+    "ddpm": Method(_ancestral, "a random walk, many steps", eta=1.0),
+    "ddim": Method(_ancestral, "plain, straight", eta=0.0),
+    "plms": Method(_plms, "as in Diff-SVC", n_calls=lambda steps: steps + (steps > 1)),
+    "dpmpp": Method(_dpmpp, "good in few steps", log_snr=True),
+}

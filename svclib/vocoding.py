@@ -32,7 +32,7 @@ class AnyVocoder:
 
     Attributes:
         name: For people and messages.
-        kind: ``harmonic``, ``diffwave`` or ``nsf_hifigan``.
+        kind: A key of :data:`KINDS`.
         features: How sound has to be measured for it; carries the mel contract.
         sha256: Of the file it came from.
         path: That file.
@@ -92,14 +92,9 @@ class AnyVocoder:
         voiced = np.ascontiguousarray(voiced, dtype=bool)
         pieces = [torch.from_numpy(x)[None] for x in (log_mel, f0_hz, voiced)]
         check_shapes(*pieces, self.contract)
-        watch = {"progress": progress, "cancelled": cancelled}
-        if self.kind == "harmonic":
-            return self.model.render(log_mel, f0_hz, voiced, seed, **watch)
-        if self.kind == "diffwave":
-            sound = diffwave_uses.vocode(self.model, log_mel, self.contract, seed, self.fast, **watch)
-        else:
-            place = self.model.conv_pre.weight.device
-            sound = self.model(*(x.to(place) for x in pieces), seed, **watch)[0].cpu().numpy()
+        sound = KINDS[self.kind](self, log_mel, f0_hz, voiced, seed, progress=progress, cancelled=cancelled)
+        if isinstance(sound, Synthesis):
+            return sound
         return Synthesis(sound, sound, np.zeros_like(sound))
 
     def __call__(
@@ -129,6 +124,27 @@ class AnyVocoder:
         return self.render(measured.log_mel, measured.f0_hz, measured.voiced, seed, progress, cancelled)
 
 
+def _harmonic(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> Synthesis:
+    return vocoder.model.render(log_mel, f0_hz, voiced, seed, **watch)
+
+
+def _diffwave(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
+    return diffwave_uses.vocode(vocoder.model, log_mel, vocoder.contract, seed, vocoder.fast, **watch)
+
+
+def _nsf_hifigan(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
+    place = vocoder.model.conv_pre.weight.device
+    pieces = (torch.from_numpy(x)[None].to(place) for x in (log_mel, f0_hz, voiced))
+    return vocoder.model(*pieces, seed, **watch)[0].cpu().numpy()
+
+
+# How each kind sings: ``(vocoder, log_mel [frames, mels], f0_hz [frames], voiced [frames], seed, progress=,
+# cancelled=)`` gives float32 ``[frames * hop]``, or Synthesis where it knows parts.
+KINDS: dict[str, Callable] = {"harmonic": _harmonic, "diffwave": _diffwave, "nsf_hifigan": _nsf_hifigan}
+# Vocoders that need no file, by the name that :func:`open` and ``--vocoder`` take.
+NAMED: dict[str, Callable[[], AnyVocoder]] = {}
+
+
 # Opening --------------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +156,7 @@ def open(  # noqa: A001  (vocoding.open reads well)
     Args:
         where: An instrument file of kind ``harmonic``, ``diffwave`` (trained on mels) or ``diffusion`` (for the
             vocoder inside); an NSF-HiFiGAN checkpoint, its folder or its zip; a link to any of these files; or the
-            bare name of an instrument file in the folder ``near``.
+            bare name of an instrument file in the folder ``near``; or a name in :data:`NAMED`.
         near: Where bare names are looked for.
         fast: Of a diffwave, see :class:`AnyVocoder`.
         progress: Called with a fraction and a text while something is fetched.
@@ -148,6 +164,8 @@ def open(  # noqa: A001  (vocoding.open reads well)
     Raises:
         VocoderError, InstrumentError, AudioError: naming the file, what is wrong with it and what to do.
     """
+    if str(where) in NAMED:
+        return NAMED[str(where)]()
     into = sources.cache_folder() / "vocoders"
     if sources.is_link(where):
         path = sources.fetch_file(str(where), into, progress)

@@ -4,18 +4,12 @@ from collections.abc import Sequence
 
 import ipywidgets as W
 
-from svclib import widgets
+from svclib import samplers, widgets
 from svclib.denoiser import PRECISIONS
 from svclib.instrument import Listing
 
 OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing chosen
-SAMPLERS = [
-    OWN,
-    ("dpmpp: good in few steps", "dpmpp"),
-    ("ddim: plain, straight", "ddim"),
-    ("plms: as in Diff-SVC", "plms"),
-    ("ddpm: a random walk, many steps", "ddpm"),
-]
+SAMPLERS = [OWN, *((f"{name}: {samplers.METHODS[name].words}", name) for name in reversed(samplers.METHODS))]
 STEPS = [OWN, *((str(n), n) for n in (5, 10, 20, 50, 100, 200, 1000))]
 
 

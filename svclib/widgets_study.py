@@ -13,6 +13,7 @@ from svclib import (
     instrument,
     page,
     plots,
+    samplers,
     start,
     step_metrics,
     store,
@@ -150,7 +151,7 @@ class StudyPanel(W.VBox):
             (self.strength, "strength"), (self.run, "checkpoints"), (self.checkpoints, "checkpoints"),
         ):  # fmt: skip
             widget.layout.display = "" if words in choice else "none"
-        calls = self.steps.value + (self.sampler.value == "plms")
+        calls = samplers.METHODS[self.sampler.value].n_calls(self.steps.value)
         more = study.probe_calls(calls, len(PROBES))
         self.probe.description = f"Influence of factors: +{more} calls"
 

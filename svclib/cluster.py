@@ -1,0 +1,204 @@
+"""Where segments are measured: in this process, or spread over a dask.distributed cluster that runs already.
+
+Recordings are decoded here in both cases and segments go to the workers as samples: no worker needs to see a folder,
+and the results are the same bytes wherever they were measured. A segment whose worker is lost is measured again by
+another. A scheduler runs what it is sent by anybody who reaches it: keep it inside a network you trust.
+"""
+
+import concurrent.futures
+import contextlib
+import logging
+import os
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from svclib import manifest, segments
+from svclib.features import FeatureSettings
+
+CONNECT_S = 10.0
+PATIENCE_S = 60.0  # how long a cluster may be without workers
+MOST_AHEAD = 64  # segments under way; one of 160 s at 44.1 kHz is 14 MB in the scheduler's memory
+Cut = tuple[int, int, int, int]
+_KEPT = "What is finished is kept: start it again and it goes on."
+
+
+class ClusterError(OSError, ValueError):
+    """A cluster that cannot be used, or is lost; the message says what to do."""
+
+
+@contextlib.contextmanager
+def opened(executor: str | None, tell: Callable[[str], None]) -> Iterator[Any]:
+    """What measures segments: ``submit`` begins one, ``ahead`` is how many may be under way.
+
+    Work that nobody waits for any more is dropped at the end.
+
+    Args:
+        executor: ``dask://HOST:PORT`` of a scheduler, or None for threads of this process.
+        tell: Called with a text while the cluster is waited for; what it raises ends the waiting.
+
+    Raises:
+        ClusterError: for another executor, a missing package, or a scheduler that does not answer.
+    """
+    if executor is not None:
+        with _client(executor) as client:
+            yield _Dask(client, executor, tell)
+        return
+    threads = concurrent.futures.ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1)))
+    try:
+        yield _Here(threads)
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+class _Here:
+    ahead = 3
+
+    def __init__(self, threads: concurrent.futures.Executor):
+        self.threads = threads
+
+    def submit(self, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> Callable[[], dict]:
+        """Begin ``segments.measure``; the call returned waits for its arrays."""
+        return self.threads.submit(segments.measure, samples, cut, settings).result
+
+
+class _Dask:
+    def __init__(self, client, where: str, tell: Callable[[str], None]):
+        self.client, self.where, self.tell = client, where, tell
+        self.versions = manifest.versions()
+
+    @property
+    def ahead(self) -> int:
+        """Two more than there are threads now: workers may come and go."""
+        return min(MOST_AHEAD, 2 + self.n_threads())
+
+    def n_threads(self) -> int:
+        try:
+            return sum(self.client.nthreads().values())
+        except Exception as error:
+            raise _lost(self.where, error) from error
+
+    def submit(self, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> Callable[[], dict]:
+        try:
+            future = self.client.submit(_measure_there, self.versions, samples, cut, settings, pure=False)
+        except Exception as error:
+            raise _lost(self.where, error) from error
+        return lambda: self.result(future)
+
+    def result(self, future) -> dict:
+        from distributed import KilledWorker
+
+        since = time.monotonic()
+        while True:
+            try:
+                return future.result(timeout=1.0)
+            except TimeoutError:
+                if self.n_threads():
+                    since = time.monotonic()
+                    self.tell("waiting for the cluster")
+                elif time.monotonic() - since < PATIENCE_S:
+                    self.tell("the cluster has no worker now; waiting for one")
+                else:
+                    raise ClusterError(
+                        f"The cluster at {self.where} has had no worker for {PATIENCE_S:.0f} seconds. Start workers "
+                        f"with `dask worker {self.where.removeprefix('dask://')}`. {_KEPT}"
+                    ) from None
+            except KilledWorker as error:
+                raise ClusterError(
+                    f"Several workers of {self.where} were lost one after the other on the same segment. Give each "
+                    f"more memory, or fewer threads. {_KEPT}"
+                ) from error
+            except ImportError as error:
+                raise _foreign(self.where, error) from error
+            except ValueError:  # of a recording, or our own
+                raise
+            except RuntimeError as error:
+                if "deserialization" in str(error):
+                    raise _foreign(self.where, error) from error
+                raise
+            except (OSError, concurrent.futures.CancelledError) as error:
+                raise _lost(self.where, error) from error
+
+
+def _measure_there(expected: dict[str, str], samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> dict:
+    """On a worker: measure, if its libraries are those that the manifest will name."""
+    here = manifest.versions()
+    if here != expected:
+        names = sorted(n for n in {*here, *expected} if here.get(n) != expected.get(n))
+        which = ", ".join(f"{n} {here.get(n, 'missing')} instead of {expected.get(n, 'none')}" for n in names)
+        raise ClusterError(f"A worker of the cluster has {which}. Install the same versions there as here.")
+    return segments.measure(samples, cut, settings)
+
+
+@contextlib.contextmanager
+def _client(executor: str):
+    scheduler = _address(executor)
+    try:
+        import dask
+        import distributed
+    except ImportError:
+        raise ClusterError(
+            f"The executor {executor} needs the package distributed: run `pip install distributed`, or leave "
+            "--executor out to measure on this machine."
+        ) from None
+    names = [n for n in logging.root.manager.loggerDict if n == "distributed" or n.startswith("distributed.")]
+    loggers = {logging.getLogger(n): logging.getLogger(n).level for n in names}
+    for logger in loggers:  # it is told in sentences
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
+            try:
+                client = _connected(distributed.Client, scheduler)
+            except Exception as error:
+                raise ClusterError(
+                    f"No dask scheduler answers at {executor}. Start one with `dask scheduler`, give the address that "
+                    "it prints, and see that no firewall stands between."
+                ) from error
+            with contextlib.closing(client):
+                yield client
+    finally:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+
+
+def _connected(kind, scheduler: str):
+    """A client within twice ``CONNECT_S``: by itself it waits for ever for a server of another kind."""
+    found = concurrent.futures.Future()
+
+    def connect():
+        try:
+            found.set_result(kind(scheduler, timeout=CONNECT_S, set_as_default=False))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    return found.result(timeout=2 * CONNECT_S)
+
+
+def _address(executor: str) -> str:
+    parts = urllib.parse.urlsplit(executor)
+    try:
+        good = parts.scheme == "dask" and parts.hostname and parts.port and parts.path in ("", "/")
+    except ValueError:  # a port that is no number
+        good = False
+    if not good or parts.username or parts.query:
+        raise ClusterError(
+            f"'{executor}' is no executor. Give dask://HOST:PORT with the address that the cluster's scheduler prints, "
+            "such as dask://10.0.0.5:8786."
+        )
+    return f"tcp://{parts.netloc}"
+
+
+def _lost(where: str, error: BaseException) -> ClusterError:
+    return ClusterError(f"The cluster at {where} was lost ({type(error).__name__}). {_KEPT}")
+
+
+def _foreign(where: str, error: BaseException) -> ClusterError:
+    return ClusterError(
+        f"Scheduler or workers of {where} cannot load svclib ({type(error).__name__}). Install the same svclib there "
+        "as here, with the same versions of its libraries."
+    )

@@ -1,0 +1,100 @@
+"""What the README's section "Extend" promises: its three examples as they stand there, in a file outside the package.
+
+Truths: the closed-form solution of the probability flow of Gaussian data (Song et al. 2021), a sine of known pitch.
+"""
+
+import importlib
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_vocoding import DIFFUSION, STATISTICS, busy
+
+from svclib import features, instrument, pitch, samplers, schedule, vocoding
+from svclib.__main__ import main
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The README's examples as a module of somebody's own; what it registers is gone after the test."""
+    section = README.read_text(encoding="utf-8").split("\n## Extend")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.S)
+    assert len(blocks) == 3
+    (tmp_path / "own_parts.py").write_text("\n".join(blocks), encoding="utf-8")
+    for registry in (samplers.METHODS, pitch.F0_METHODS, vocoding.KINDS, vocoding.NAMED):
+        for name in ("heun", "autocorrelation", "flute"):
+            assert name not in registry
+            monkeypatch.setitem(registry, name, None)  # so that it is taken out again
+            del registry[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "own_parts", raising=False)
+    return importlib.import_module("own_parts")
+
+
+def test_a_sampler_of_ones_own(mine):
+    """Data N(0, 0.5^2): the best denoiser is linear, and the flow keeps x / its standard deviation."""
+    chain, std = schedule.Schedule(1000), 0.5
+
+    def denoiser(x, t):
+        alpha, sigma = chain.alpha_sigma(t)
+        return sigma * x / (alpha**2 * std**2 + sigma**2)
+
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    alpha, sigma = chain.alpha_sigma(999.0)
+    exact = x * std / math.sqrt(alpha**2 * std**2 + sigma**2)
+    seen, error = [], {}
+    for method in ("ddim", "heun"):
+        made = samplers.sample(denoiser, chain, x, method, 40, callback=seen.append if method == "heun" else None)
+        error[method] = float((made - exact).abs().max())
+    assert error["heun"] < 0.25 * error["ddim"]
+    assert len(seen) == seen[-1].n_calls == 79
+    with pytest.raises(samplers.SamplerError, match="heun"):
+        samplers.sample(denoiser, chain, x, "huen", 4)
+
+
+def test_an_f0_method_of_ones_own(mine):
+    rate, hz = 44100, 220.0
+    sound = (0.3 * np.sin(2 * np.pi * hz * np.arange(rate) / rate)).astype(np.float32)
+    sound[rate // 2 :] = 0
+    settings = features.FeatureSettings(rate, 512, f0_method="autocorrelation")
+    f0_hz, voiced, _ = features.track_f0(sound, rate, settings)
+    inside = slice(5, 38)
+    assert voiced[inside].all() and not voiced[50:].any()
+    assert np.abs(1200 * np.log2(f0_hz[inside] / hz)).max() < 25  # its lags are whole samples
+    assert features.FeatureSettings.from_json(settings.to_json()) == settings
+
+
+def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
+    contract = features.MelContract()
+    measured = features.FeatureSettings(44100, 512, loudness_n_fft=2048, mel=contract)
+    model = busy(DIFFUSION.build(measured, STATISTICS, 0))
+    instrument.save(tmp_path / "voice.zip", model, measured, STATISTICS, created="2026-11-21")
+    t = np.arange(22050) / 44100
+    soundfile.write(tmp_path / "song.wav", 0.3 * np.sin(2 * np.pi * 220 * t), 44100)
+    arguments = ["convert", "--instrument", tmp_path / "voice.zip", "--input", tmp_path / "song.wav"]
+    arguments += ["--out", tmp_path / "sung.wav", "--f0", "autocorrelation", "--sampler", "heun", "--steps", "3"]
+    assert main([*map(str, arguments), "--vocoder", "flute"]) == 0
+    sung, rate = soundfile.read(tmp_path / "sung.wav")
+    spectrum = np.abs(np.fft.rfft(sung * np.hanning(len(sung))))
+    assert abs(spectrum.argmax() * rate / len(sung) - 220) < 5
+    record = json.loads((tmp_path / "sung.wav.json").read_text())
+    assert record["f0_method"] == "autocorrelation" and record["vocoder"]["name"] == "flute"
+    assert record["sampling"]["sampler"] == "heun"
+
+
+@pytest.mark.parametrize(("flag", "name"), [("--f0", "autocorelation"), ("--sampler", "huen"), ("--vocoder", "flut")])
+def test_a_misspelt_one_is_refused_with_the_names_there_are(mine, tmp_path, capsys, flag, name):
+    test_all_three_in_one_conversion_by_the_command(mine, tmp_path)
+    capsys.readouterr()
+    arguments = ["convert", "--instrument", tmp_path / "voice.zip", "--input", tmp_path / "song.wav"]
+    assert main([*map(str, arguments), "--out", str(tmp_path / "new.wav"), flag, name]) == 2
+    said = capsys.readouterr().err
+    assert name in said and not (tmp_path / "new.wav").exists()
+    assert flag == "--vocoder" or {"--f0": "swift", "--sampler": "dpmpp"}[flag] in said
