@@ -11,17 +11,22 @@ import difflib
 import importlib
 import re
 import tokenize
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import gin
 from gin import config_parser
 
+MAX_CHARACTERS = 200_000
 _HEADER = "from __gin__ import dynamic_registration"
 
 
 class ConfigError(ValueError):
     """A preset that cannot be used; the message names the file, the line and the remedy."""
+
+    def __init__(self, text: str):
+        super().__init__("".join(c if c.isprintable() else "?" for c in text))
 
 
 @gin.configurable
@@ -108,7 +113,7 @@ def check_text(text: str, source: str) -> list:
     """
     try:
         statements = list(config_parser.ConfigParser(text, _Deny()))
-    except (SyntaxError, tokenize.TokenError) as error:
+    except Exception as error:  # beside SyntaxError, gin's parser lets through what Python's own parts raise
         raise _not_gin(error, source) from None
     for statement in statements:
         _check_statement(statement, source)
@@ -117,7 +122,12 @@ def check_text(text: str, source: str) -> list:
 
 def _not_gin(error: Exception, source: str) -> ConfigError:
     line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
-    return ConfigError(f"{source}{line}: this is not gin syntax ({str(error.args[0]).splitlines()[0]}).")
+    return ConfigError(f"{source}{line}: this is not gin syntax ({_first_line(error.args[0] if error.args else '')}).")
+
+
+def _first_line(error: Exception | str) -> str:
+    text = str(error).strip() or type(error).__name__
+    return "".join(c if c.isprintable() else " " for c in text.splitlines()[0][:200])
 
 
 def _expand(path: Path) -> list[tuple[str, str]]:
@@ -127,15 +137,26 @@ def _expand(path: Path) -> list[tuple[str, str]]:
     folder first, at a file nobody checked.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as text ({error.__class__.__name__}); give a .gin file.") from None
-    lines, before = text.splitlines(), []
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"{path} has more than {MAX_CHARACTERS} characters; a preset is a page of text.")
+    # what str.splitlines takes for the end of a line would make the lines that are used others than those checked
+    odd = next((c for c in text if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Zl", "Zp")), None)
+    if odd:
+        line = text[: text.index(odd)].count("\n") + 1
+        raise ConfigError(f"{path}, line {line}: holds the control character {odd!a}; write plain text.")
+    lines, before = text.split("\n"), []
     for statement in check_text(text, str(path)):
         if isinstance(statement, config_parser.IncludeStatement):
             before += _expand(preset_folder() / statement.filename)
             lines[statement.location.line_num - 1] = ""
-    return [*before, ("\n".join(lines), str(path))]
+    text = "\n".join(lines)
+    if any(isinstance(s, config_parser.IncludeStatement) for s in check_text(text, str(path))):
+        raise ConfigError(f"{path}: an include has to stand alone on one line.")
+    return [*before, (text, str(path))]
 
 
 def _check_statement(statement, source: str) -> None:
@@ -236,19 +257,21 @@ def _guarded(call, source: str):
         raise
     except SyntaxError as error:
         raise _not_gin(error, source) from None
-    except (ValueError, TypeError, AttributeError, RuntimeError, OSError, ImportError) as error:
+    except Exception as error:  # whatever gin, an import or a settings class makes of a stranger's values
         raise ConfigError(f"{source}: {_plainly(error)}") from error
 
 
 def _plainly(error: Exception) -> str:
     """gin's error in this project's words, with the nearest name where one was not found."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = _first_line(error)
     unknown = re.match(r"Configurable '(\w+)\.(\w+)' doesn't have a parameter named '(\w+)'", first)
     if unknown:
         module, owner, name = unknown.groups()
         fields = dataclasses.fields(getattr(importlib.import_module(f"svclib.{module}"), owner))
         near = difflib.get_close_matches(name, [f.name for f in fields], n=1)
         return f"{module}.{owner} has no '{name}'." + (f" Did you mean '{near[0]}'?" if near else "")
+    if "recursion depth" in first:
+        return "a macro (%NAME) is defined by itself."
     if first.startswith("macro() missing"):
         return "a macro (%NAME) is used that no line gives a value."
-    return first
+    return first if first.endswith((".", "?")) else f"{first}."

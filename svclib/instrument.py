@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from svclib import __version__, sealed, store
+from svclib import __version__, layers, sealed, store
 from svclib.ddsp import DdspSettings
 from svclib.diffusion import DiffusionSettings
 from svclib.diffwave import DiffWaveSettings
@@ -322,19 +322,10 @@ def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
     return name, settings, features, raw
 
 
-class _NoDraws(torch.overrides.TorchFunctionMode):
-    """Leaves random initialisation out: on the meta device it would load torch's compiler, which takes seconds."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
 def _architecture(settings: Any, features: FeatureSettings, statistics: dict) -> dict[str, torch.Tensor]:
     """Names, shapes and types of the weights, on torch's meta device: nothing is allocated."""
     try:
-        with torch.device("meta"), _NoDraws():
+        with torch.device("meta"), layers.NoDraws():
             return build_model(settings, features, statistics).state_dict()
     except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError, KeyError) as error:
         raise InstrumentError(f"model: these settings build no model ({str(error).splitlines()[0][:200]}).") from None

@@ -221,3 +221,12 @@ def in_pieces(
     for start, stop, low, high in pieces(n_frames, piece_frames, halo):
         parts.append([x[..., start - low : stop - low] for x in compute(low, high)])
     return tuple(torch.cat(same, dim=-1) for same in zip(*parts, strict=True))
+
+
+class NoDraws(torch.overrides.TorchFunctionMode):
+    """Leaves random initialisation out: on the meta device it would load torch's compiler, which takes seconds."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

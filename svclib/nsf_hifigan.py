@@ -9,6 +9,7 @@ tensors only; nothing in it can run. The published weights are for non-commercia
 import dataclasses
 import json
 import math
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from svclib.vocoders import VocoderError, check_shapes
 SLOPE = 0.1  # of the leaky ReLUs, but 0.01 before the last layer
 N_SINES, SINE, VOICED_NOISE, UNVOICED_NOISE = 9, 0.1, 0.003, 0.1 / 3
 NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+MAX_CONFIG_BYTES = 1 << 20
 SUFFIXES = (".ckpt", ".pt", ".pth", "")
 
 
@@ -90,7 +92,7 @@ class NsfSettings:
         if not isinstance(record, dict):
             raise VocoderError("its config.json is no JSON object.")
         if str(record.get("resblock", "1")) != "1":
-            raise VocoderError(f"its residual blocks are of type {record['resblock']!r}; only type '1' is known.")
+            raise VocoderError(f"its blocks are of type {str(record['resblock'])[:20]!r}; only type '1' is known.")
         values = {}
         for field in dataclasses.fields(cls):
             if field.name not in record:
@@ -104,7 +106,7 @@ class NsfSettings:
 def _checked(name: str, value, like):
     """A JSON value in the type of ``like``: lists become tuples, every number a number of the right kind."""
     if isinstance(like, tuple):
-        if isinstance(value, list) and 0 < len(value) <= 16:
+        if isinstance(value, list) and 0 < len(value) <= 8:
             return tuple(_checked(name, v, like[0]) for v in value)
     elif isinstance(like, bool):
         if isinstance(value, bool):
@@ -333,8 +335,9 @@ def open(path: str | Path) -> NsfHifigan:  # noqa: A001  (nsf_hifigan.open reads
             raise VocoderError(f"'{path}' holds {len(found)} checkpoints ({', '.join(SUFFIXES[:3])}); name one.")
         path = found[0]
     try:
-        text = path.with_name("config.json").read_text(encoding="utf-8")
-        settings = NsfSettings.from_json(json.loads(text))
+        with path.with_name("config.json").open("rb") as file:
+            settings = NsfSettings.from_json(json.loads(file.read(MAX_CONFIG_BYTES)))
+        _require_stored(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise VocoderError(
@@ -352,16 +355,42 @@ def open(path: str | Path) -> NsfHifigan:  # noqa: A001  (nsf_hifigan.open reads
     tensors = tensors.get("generator") if isinstance(tensors, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise VocoderError(f"'{path.name}' has no 'generator' with tensors: it is no NSF-HiFiGAN checkpoint.")
-    model = NsfHifigan(settings, path.stem)
     try:
-        _load(model, plain_weights(tensors))
+        _require_own_numbers(tensors)
+        with torch.device("meta"), layers.NoDraws():
+            expected = NsfHifigan(settings, path.stem).state_dict()
+        plain = plain_weights(tensors)
+        _compare(plain, expected)
+        model = NsfHifigan(settings, path.stem)
+        model.load_state_dict({k: v.float() for k, v in plain.items()})
     except VocoderError as error:
         raise VocoderError(f"'{path.name}': {error}") from None
+    except (RuntimeError, ValueError, MemoryError, OverflowError) as error:  # settings that torch cannot build
+        raise VocoderError(f"'{path.name}': its config.json builds no network ({str(error)[:120]}).") from None
     return model.eval().requires_grad_(False)
 
 
-def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    expected = model.state_dict()
+def _require_stored(path: Path) -> None:
+    """Refuse a checkpoint that would unpack to more than it holds: torch never compresses what it saves."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if sum(entry.file_size for entry in file.infolist()) > path.stat().st_size:
+                raise VocoderError("it unpacks to more bytes than it has, as no checkpoint does.")
+
+
+def _require_own_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that show few stored numbers as many: computing with them would fill the memory."""
+    left = {}  # by storage; a few tensors may share one
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or tensor.layout != torch.strided:
+            raise VocoderError(f"the weights {str(name)[:80]!r} are not plain stored numbers.")
+        storage = tensor.untyped_storage()
+        left[storage._cdata] = left.get(storage._cdata, 4 * storage.nbytes()) - tensor.numel() * tensor.element_size()
+        if left[storage._cdata] < 0:
+            raise VocoderError(f"the weights {name[:80]!r} are not numbers of their own.")
+
+
+def _compare(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     if odd := sorted(set(tensors) ^ set(expected)):
         raise VocoderError(f"the weights '{odd[0][:80]}' are missing or too many for its config.json.")
     for name, tensor in tensors.items():
@@ -371,4 +400,3 @@ def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             )
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise VocoderError(f"the weights '{name}' are not all finite numbers.")
-    model.load_state_dict({k: v.float() for k, v in tensors.items()})

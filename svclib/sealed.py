@@ -24,6 +24,7 @@ from typing import Any
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
 MAX_BYTES = {"instrument.json": 4 << 20, "weights.safetensors": 1 << 30, "config.gin": 1 << 18}
 MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES, MAX_RATIO = 1 << 30, 40, 1 << 16, 200
+MAX_KEYS, MAX_ITEMS = 20_000, 400_000  # of JSON, counted before it is parsed
 SEAL = "svclib instrument sha256 "
 _IGNORED = re.compile(r"(^|/)(__MACOSX/|\.DS_Store$|Thumbs\.db$|desktop\.ini$|\._[^/]*$)")
 _PEERS = (
@@ -46,13 +47,15 @@ def guard(path: Path):
     try:
         yield
     except InstrumentError as error:
-        raise InstrumentError(f"'{path.name}' cannot be opened: {error}") from None
+        text = "".join(c if c.isprintable() else "?" for c in str(error))
+        raise InstrumentError(f"'{path.name}' cannot be opened: {text}") from None
     except FileNotFoundError:
         raise InstrumentError(f"There is no instrument '{path}'.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
-        raise InstrumentError(f"'{path.name}' is damaged ({error}); download it again.") from None
-    except (OSError, RuntimeError, ValueError, OverflowError, MemoryError) as error:
-        raise InstrumentError(f"'{path.name}' cannot be read: {str(error)[:200]}") from None
+        raise InstrumentError(f"'{path.name}' is damaged ({str(error)[:100].strip()}); download it again.") from None
+    except Exception as error:  # whatever else a stranger's file provokes
+        why = "".join(c if c.isprintable() else "?" for c in str(error)[:200]) or type(error).__name__
+        raise InstrumentError(f"'{path.name}' cannot be read ({why}); download it again.") from None
 
 
 def pack(members: dict[str, bytes]) -> bytes:
@@ -197,6 +200,8 @@ def strict_json(data: bytes, where: str) -> Any:
     Raises:
         InstrumentError: naming ``where``.
     """
+    if data.count(b":") > MAX_KEYS or data.count(b",") > MAX_ITEMS:
+        raise InstrumentError(f"{where} holds more values than anything of svclib's.")
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -276,7 +281,7 @@ def check_statistics(value: Any, where: str = "statistics", singers: bool = True
     Raises:
         InstrumentError: naming the key.
     """
-    check_plain(value, where, items=400_000, depth=7)
+    check_plain(value, where, items=MAX_ITEMS, depth=7)
     if not isinstance(value, dict):
         raise InstrumentError(f"{where} is not a table of values.")
     for table in ("f0_midi", "loudness_db"):

@@ -11,6 +11,7 @@ import lzma
 import os
 import re
 import stat
+import struct
 import tempfile
 import urllib.parse
 import zipfile
@@ -26,9 +27,13 @@ Progress = Callable[[float, str], None]
 RECORD_NAME = ".source.json"
 MAX_ENTRIES = 50_000
 MAX_UNPACKED_BYTES = 100 << 30
+MAX_RATIO, SMALL_BYTES = 100, 16 << 20  # no recording packs better; a small one may be silence
 _CHUNK_BYTES = 1 << 20
 _DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
 _IGNORED = ("__macosx", "desktop.ini", "thumbs.db")
+# what zipfile lets through on damaged zips
+_BROKEN = (RuntimeError, ValueError, EOFError, LookupError, struct.error)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, *_BROKEN)
 
 
 def fetch(where: str | Path, into: str | Path, progress: Progress | None = None, sha256: str | None = None) -> Path:
@@ -90,6 +95,7 @@ def unpack(archive: str | Path, into: str | Path, progress: Progress | None = No
     if _has_record(into, digest):
         return into
     try:
+        _require_few_entries(archive)
         with zipfile.ZipFile(archive) as file:
             entries = _safe_entries(file, archive.name)
             total = sum(entry.file_size for entry, _ in entries)
@@ -98,28 +104,59 @@ def unpack(archive: str | Path, into: str | Path, progress: Progress | None = No
             for entry, relative in entries:
                 done = _unpack_entry(file, entry, into / relative, archive.name, done)
                 tell(min(1.0, done / max(1, total)), f"unpacking {relative.name}")
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError) as error:
-        raise AudioError(f"{archive.name} cannot be unpacked ({error}). Make it again, without a password.") from None
+    except (AudioError, store.StoreError):
+        raise
+    except (*_DAMAGED, OSError) as error:
+        why = _shown(str(error)) or type(error).__name__
+        raise AudioError(f"{archive.name} cannot be unpacked ({why}). Make it again, without a password.") from None
     store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "n_files": len(entries)})
     return into
 
 
+def _shown(text: str) -> str:
+    """A stranger's text for a message: short, one line, nothing that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text[:80])
+
+
+def _require_few_entries(archive: Path) -> None:
+    """Count a zip's entries before zipfile makes objects of them; its own count may lie."""
+    with open(archive, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 65557))
+        tail = file.read()
+        at = tail.rfind(b"PK\5\6")
+        n_directory = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
+        n_directory = min(n_directory, size)  # all ones: a zip64 says it elsewhere, and it is counted from the end
+        if n_directory <= MAX_ENTRIES * 46:
+            return
+        found, before = 0, b""
+        file.seek(max(0, size - len(tail) + at - n_directory))
+        while found <= MAX_ENTRIES and (block := file.read(1 << 20)):
+            found += (before + block).count(b"PK\1\2")
+            before = block[-3:]
+    if found > MAX_ENTRIES:
+        raise AudioError(f"{archive.name} holds more than {MAX_ENTRIES} files. Put the recordings into several zips.")
+
+
 def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:
     found, taken = [], set()
-    if len(file.infolist()) > MAX_ENTRIES:
-        raise AudioError(f"{name} holds more than {MAX_ENTRIES} files. Put the recordings into several zips.")
     for entry in file.infolist():
-        written = entry.filename.replace("\\", "/")
+        written, shown = entry.orig_filename.replace("\\", "/"), _shown(entry.orig_filename)
         parts = PurePosixPath(written).parts
         if entry.is_dir() or not parts:
             continue
         if written.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", written) or "\0" in written:
-            raise AudioError(f"{name} is refused: its entry '{entry.filename}' points outside the folder.")
+            raise AudioError(f"{name} is refused: its entry '{shown}' points outside the folder.")
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
-            raise AudioError(f"{name} is refused: its entry '{entry.filename}' is a link or a device, not a file.")
+            raise AudioError(f"{name} is refused: its entry '{shown}' is a link or a device, not a file.")
         if entry.flag_bits & 1:
             raise AudioError(f"{name} is protected by a password. Make the zip again without one.")
+        if entry.file_size > SMALL_BYTES and entry.file_size > MAX_RATIO * entry.compress_size:
+            raise AudioError(
+                f"{name} is refused: its entry '{shown}' would unpack to {entry.file_size / 1e6:.0f} MB from next to "
+                "nothing, which no recording does."
+            )
         if any(p.startswith(".") or p.lower() in _IGNORED for p in parts):
             continue
         relative = _safe_path(parts)
@@ -134,7 +171,9 @@ def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInf
 
 def _safe_path(parts: tuple[str, ...]) -> Path:
     last = Path(parts[-1])
-    return Path(*(store.safe_name(p) for p in parts[:-1]), store.safe_name(last.stem) + last.suffix[:12])
+    return Path(
+        *(store.safe_name(p) for p in parts[:-1]), store.safe_name(last.stem) + re.sub(r"[^.\w]", "", last.suffix[:12])
+    )
 
 
 def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name: str, done: int) -> int:
@@ -146,7 +185,7 @@ def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, n
             while chunk := source.read(_CHUNK_BYTES):
                 written += len(chunk)
                 if written > entry.file_size or done + written > MAX_UNPACKED_BYTES:
-                    raise AudioError(f"{name} is refused: its entry '{entry.filename}' is larger than it says.")
+                    raise AudioError(f"{name} is refused: its entry '{_shown(entry.filename)}' is larger than it says.")
                 sink.write(chunk)
 
     store.commit_file(target, put)

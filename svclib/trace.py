@@ -8,6 +8,7 @@ Stored as ``.npz`` without pickle; reading one checks everything and believes no
 import dataclasses
 import json
 import math
+import os
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from svclib.features import FeatureError, MelContract
 
 SCHEMA = 1
 KINDS = ("mel", "wave")
-MAX_FILE_BYTES = 1 << 30
+MAX_FILE_BYTES, MAX_MEMBERS = 1 << 30, 500
 _STATES = ("x_t", "x0_hat", "result")
 _SCALARS = ("t", "alpha", "sigma", "index")
 _DECIBELS_PER_NEPER = 20 / math.log(10)
@@ -148,8 +149,12 @@ def load(path: str | Path) -> Trace:
     path = Path(path)
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             with zipfile.ZipFile(file) as archive:
-                total = sum(entry.file_size for entry in archive.infolist())
+                entries = archive.infolist()
+                total = sum(entry.file_size for entry in entries)
+            if len(entries) > MAX_MEMBERS or total > 4 * size:
+                raise TraceError(f"it holds {len(entries)} arrays that unpack to {total} bytes, as no trace does.")
             if total > MAX_FILE_BYTES:
                 raise TraceError(f"it would take {total / 1e6:.0f} MB; at most {MAX_FILE_BYTES / 1e6:.0f} MB are read.")
             file.seek(0)
@@ -160,8 +165,9 @@ def load(path: str | Path) -> Trace:
         raise TraceError(f"'{path.name}' cannot be read as a trace: {error}") from None
     except FileNotFoundError:
         raise TraceError(f"There is no trace '{path}'.") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        raise TraceError(f"'{path.name}' is no trace, or it is damaged ({str(error)[:150]}).") from None
+    except Exception as error:  # zipfile and numpy let through what a broken file provokes
+        why = "".join(c if c.isprintable() else " " for c in str(error)[:150]) or type(error).__name__
+        raise TraceError(f"'{path.name}' is no trace, or it is damaged ({why}).") from None
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Trace:

@@ -183,11 +183,16 @@ def open(  # noqa: A001  (vocoding.open reads well)
         )
     if path.is_file() and _holds_instrument(path):
         return dataclasses.replace(_of_instrument(instrument.open(path)), fast=fast)
-    if path.is_file() and path.suffix.lower() == ".zip":
-        path = _checkpoint_in(sources.unpack(path, into / store.safe_name(path.stem), progress))
-    elif path.is_dir():
-        path = _checkpoint_in(path)
-    model = nsf_hifigan.open(path)
+    try:
+        given = path
+        if path.is_file() and path.suffix.lower() == ".zip":
+            folder = f"{store.safe_name(path.stem)} {store.sha256_file(path)[:8]}"  # one folder for each zip's contents
+            path = _checkpoint_in(sources.unpack(path, into / folder, progress))
+        elif path.is_dir():
+            path = _checkpoint_in(path)
+        model = nsf_hifigan.open(path)
+    except VocoderError as error:
+        raise VocoderError(f"In {given.name}: {error}" if given.suffix.lower() == ".zip" else str(error)) from None
     contract = model.contract
     measured = FeatureSettings(
         contract.sample_rate_hz, contract.hop_samples, loudness_n_fft=contract.n_fft, mel=contract
@@ -197,10 +202,11 @@ def open(  # noqa: A001  (vocoding.open reads well)
 
 def _holds_instrument(path: Path) -> bool:
     """True for an instrument file, and for a broken .zip: opening that says what is wrong with it."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = file.namelist()
+    except Exception:  # zipfile lets through more than BadZipFile
         return path.suffix.lower() == ".zip"
-    with zipfile.ZipFile(path) as file:
-        names = file.namelist()
     if "instrument.json" in names:
         return True
     return path.suffix.lower() == ".zip" and not any(Path(n).name == "config.json" for n in names)

@@ -97,9 +97,16 @@ def column(title: str, *children: W.Widget) -> W.VBox:
     return W.VBox([html(page.heading(title)), *children], layout=layout)
 
 
+def described(kind, label: str) -> str:
+    """A label, such as a singer's name from an instrument, as a widget's description: ipywidgets 7 takes it for HTML,
+    8 for text unless told otherwise."""
+    return label if "description_allow_html" in kind.class_trait_names() else page.text(label)
+
+
 def control(kind, label: str, css_class: str, hint: str, **settings) -> W.Widget:
     """A labelled control as wide as its group, with a hint."""
-    widget = kind(description=label, layout=W.Layout(width="98%"), style={"description_width": "116px"}, **settings)
+    style, layout = {"description_width": "116px"}, W.Layout(width="98%")
+    widget = kind(description=described(kind, label), layout=layout, style=style, **settings)
     widget.add_class(css_class)
     return tip(widget, hint)
 
