@@ -228,42 +228,6 @@ def _short(name: str, limit: int = 28) -> str:
     return name if len(name) <= limit else f"{name[: limit // 2 - 1]}…{name[-limit // 2 :]}"
 
 
-def f0_histograms(histograms: Mapping[str, tuple], shift_semitones: float | int = 0.0) -> Figure:
-    """Where voices sing: seconds per semitone, each scaled to its own peak.
-
-    Args:
-        histograms: name -> ``(edges_midi [bins + 1], seconds [bins])``; the first is the song, drawn filled.
-        shift_semitones: If not zero, the song is drawn again, dashed, where the key control puts it.
-    """
-    with styled_figure(size=(9, 1.9)) as (figure, axes):
-        axis = axes[0, 0]
-        for index, (name, (edges, seconds)) in enumerate(histograms.items()):
-            edges, height = (
-                np.asarray(edges, float),
-                np.asarray(seconds, float) / max(float(np.max(seconds, initial=0)), 1e-9),
-            )
-            axis.stairs(
-                height,
-                edges,
-                color=CYCLE[index],
-                fill=index == 0,
-                alpha=0.3 if index == 0 else 1,
-                label=name,
-                linewidth=1.4,
-            )
-            if index == 0 and shift_semitones:
-                axis.stairs(
-                    height,
-                    edges + shift_semitones,
-                    color=CYCLE[0],
-                    linestyle="--",
-                    label=f"{name}, shifted {shift_semitones:+g}",
-                )
-        axis.set(xlabel="pitch (MIDI note, 60 = middle C)", yticks=[], xlim=(30, 96))
-        axis.legend(loc="upper right")
-        return figure
-
-
 # --------------------------------------------------------------------------------------------------------- training
 
 

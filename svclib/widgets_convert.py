@@ -248,10 +248,6 @@ class ConvertPanel(W.VBox):
         """The controls as they stand."""
         return self.knobs.controls()
 
-    def set_controls(self, controls: Controls) -> None:
-        """Move every control to the given values."""
-        self.knobs.set(controls)
-
     def reset(self) -> None:
         """All controls back to where they began."""
         self.knobs.reset()

@@ -134,3 +134,22 @@ def test_the_tables_of_the_readme_are_those_of_the_results():
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     names = re.findall(r"<!-- figures: (.+) -->", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert set(" ".join(names).split()) == {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+
+
+def test_docstrings_name_only_arguments_that_exist():
+    wrong = []
+    for path in sorted((ROOT / "svclib").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                continue
+            said = re.search(r"^Args:\n((?: .*\n|\n)+)", (ast.get_docstring(node) or "") + "\n", re.M)
+            if isinstance(node, ast.ClassDef):
+                node = next((n for n in node.body if getattr(n, "name", "") == "__init__"), None)
+            if not said or node is None:
+                continue
+            args = node.args
+            there = {a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg) if a}
+            named = re.findall(r"^    (?! )([\w*, ]+):", said[1], re.M)
+            names = {name.strip(" *") for group in named for name in group.split(",")}
+            wrong += [f"{path.name}:{node.lineno}: {name}" for name in sorted(names - there)]
+    assert not wrong
