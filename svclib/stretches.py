@@ -12,6 +12,7 @@ from svclib.trace import TraceError
 
 FACTORS = {"content": "content", "melody": "f0", "timbre": "singer", "loudness": "loudness"}  # -> its condition
 HOWS = ("null", "swap", "scale")
+CONTENT = ("log_mel", "source_f0_hz", "source_voiced", "units")  # what of a stretch tells what is sung
 
 
 class StudyError(TraceError):
@@ -29,6 +30,7 @@ class Stretch:
         source_f0_hz, source_voiced: ``[frames]`` of the source.
         f0_hz, voiced, loudness_db: ``[frames]``, what is to be sung.
         audio: float32 ``[samples]`` of the source, to listen to.
+        units: ``[frames, dims]`` of the source where the instrument hears content units, otherwise None.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Stretch:
     voiced: np.ndarray
     loudness_db: np.ndarray
     audio: np.ndarray
+    units: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.f0_hz)
@@ -82,6 +85,7 @@ def stretch(
         np.array(measured.f0_hz[cut], np.float32), np.array(measured.voiced[cut], bool),
         np.array(asked.f0_hz[cut], np.float32), np.array(asked.voiced[cut], bool),
         np.array(asked.loudness_db[cut], np.float32), song.audio[first * hop : last * hop],
+        None if measured.units is None else np.array(measured.units[cut]),
     )  # fmt: skip
 
 
@@ -190,7 +194,8 @@ def condition_of(
     """The condition ``[1, dims, frames]`` of a stretch with its changes; ``scale`` is not a matter of the condition.
 
     Raises:
-        StudyError: if what is taken from elsewhere is shorter, or of other mels.
+        StudyError: if what is taken from elsewhere is shorter, or of other mels; if the model hears content units and
+            the stretch was measured without them.
     """
     n, parts = len(asked), {f.name: getattr(asked, f.name) for f in dataclasses.fields(asked)}
     for change in changes:
@@ -202,9 +207,10 @@ def condition_of(
             parts["f0_hz"] = parts["f0_hz"] * np.float32(2 ** (change.amount / 12))
         else:
             _require_fits(asked, change.other)
-            names = {"content": ("log_mel", "source_f0_hz", "source_voiced"), "melody": ("f0_hz", "voiced")}
+            names = {"content": CONTENT, "melody": ("f0_hz", "voiced")}
             for name in names.get(change.factor, ("loudness_db",)):
-                parts[name] = getattr(change.other, name)[:n]
+                value = getattr(change.other, name)
+                parts[name] = None if value is None else value[:n]
     place = model.mel_low.device
     source = features.fill_unvoiced(parts["source_f0_hz"], parts["source_voiced"])
     wanted = features.fill_unvoiced(parts["f0_hz"], parts["voiced"])
@@ -213,8 +219,13 @@ def condition_of(
         for x in (parts["log_mel"], source, wanted, parts["loudness_db"])
     )
     sounding = torch.as_tensor(np.asarray(parts["voiced"], bool), device=place)[None]
-    off = [FACTORS[change.factor] for change in changes if change.how == "null"]
-    return model.condition(mel, source, wanted, sounding, loudness, model.singer_weights(singer), off)
+    off, units_ = [FACTORS[change.factor] for change in changes if change.how == "null"], None
+    if model.features.units is not None:
+        if parts["units"] is None:
+            names = [asked.name, *(c.other.name for c in changes if c.factor == "content" and c.other is not None)]
+            raise StudyError(f"'{names[-1]}' was measured without this instrument's content units. Load it again.")
+        units_ = torch.as_tensor(np.asarray(parts["units"]), device=place)[None]
+    return model.condition(mel, source, wanted, sounding, loudness, model.singer_weights(singer), off, units=units_)
 
 
 def _require_fits(asked: Stretch, other: Stretch) -> None:

@@ -4,6 +4,7 @@ weights, no network and no package are told in a sentence; from recordings to a 
 import dataclasses
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,10 +22,13 @@ from svclib import (
     resume,
     singers,
     songs,
+    stretches,
+    study,
     training,
 )  # fmt: skip
 from svclib.contentvec import UnitSettings
-from svclib.features import FeatureError, FeatureSettings
+from svclib.diffusion import DiffusionSettings
+from svclib.features import FeatureError, FeatureSettings, MelContract
 
 transformers = pytest.importorskip("transformers")
 DIMS, LAYER = 24, 2
@@ -217,3 +221,40 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     contentvec._loaded.cache_clear()
     with pytest.raises(FeatureError, match="was trained with"):
         songs.load_song(voice / "0.wav", opened.features)
+
+
+def test_a_study_hears_the_units_of_its_stretch(home):
+    """What the denoiser is told of a stretch is what a conversion would tell it; swapping content swaps the units."""
+    measured = FeatureSettings(
+        sample_rate_hz=16000, hop_samples=256, mel=MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0),
+        units=contentvec.pinned(settings(home)),
+    )  # fmt: skip
+    tiny = DiffusionSettings(
+        content="contentvec", channels=16, n_layers=2, condition_dims=16, coarse_channels=16, coarse_layers=1
+    )
+    model = tiny.build(measured, {"log_mel": {"min": -11.6, "max": 1.5}, "singers": {"ann": {}}}).eval()
+    songs_ = []
+    for name, samples in (("a", sweep(1.5, 16000)), ("b", sweep(1.5, 16000)[::-1].copy())):
+        found = features.extract(samples, measured)
+        songs_.append(conversion.Song(Path(f"{name}.wav"), name, 16000, len(samples), samples, found))
+    plain = conversion.Controls(use_loudness_statistics=False, attenuation_db=0.0)
+    asked, other = (stretches.stretch(song, None, 0.4, 0.8, plain) for song in songs_)
+    first, n = 25, len(asked)  # frame 25 is centred at 0.408 s
+    np.testing.assert_array_equal(asked.units, songs_[0].features.units[first : first + n])
+    f0_hz = features.fill_unvoiced(asked.f0_hz, asked.voiced)
+    told = [torch.from_numpy(x)[None] for x in (asked.log_mel, f0_hz, f0_hz, asked.voiced, asked.loudness_db)]
+    base = stretches.condition_of(model, asked)
+    assert torch.equal(base, model.condition(*told, units=torch.from_numpy(asked.units)[None]))
+    swap = stretches.Change("content", "swap", other=other)
+    swapped = stretches.condition_of(model, asked, [swap])
+    assert torch.equal(swapped, model.condition(*told, units=torch.from_numpy(other.units)[None]))
+    assert not torch.equal(swapped, base)
+    off = stretches.condition_of(model, asked, [stretches.Change("content")])
+    assert torch.equal(off, stretches.condition_of(model, dataclasses.replace(asked, units=other.units), [
+        stretches.Change("content")
+    ]))  # fmt: skip
+    made = study.sing(model, asked, steps=3, features=False)
+    assert made.trace.result.shape == (n, 40)
+    deaf = stretches.Change("content", "swap", other=dataclasses.replace(other, units=None))
+    with pytest.raises(stretches.StudyError, match="'b' was measured without this instrument's content units"):
+        stretches.condition_of(model, asked, [deaf])

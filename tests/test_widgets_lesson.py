@@ -1,30 +1,79 @@
-"""Truths about the lesson's panel: only what has steps is offered, nothing runs by itself, a missing choice is said."""
+"""Truths about the lesson's panel: only what has steps is offered, nothing runs before Run, progress is there within a
+second, Cancel stops within a step, a mistake is a sentence, Export overwrites nothing."""
+
+import threading
+import time
 
 import pytest
-import toy
-from test_diffusion_singing import FEATURES, SETTINGS, MelDataset
-from test_widgets import make_instrument, make_song, said
+import test_widgets
+from test_widgets import said
+from test_widgets_study import make_instrument, make_song
 
-from svclib import folders, training, widgets_lesson
+from svclib import folders, lesson, widgets_lesson
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     home = folders.base_folder(base=tmp_path_factory.mktemp("lesson") / "home")
-    preset = toy.preset(SETTINGS, FEATURES, steps=1, segment_s=0.5, validate_every_steps=1)
-    training.train(MelDataset(), home.runs / "run", preset)
-    training.export(home.runs / "run", home.instruments / "voice.zip", "last")
-    make_instrument(home.instruments, "ddsp one")
+    make_instrument(home.instruments, "voice")
+    test_widgets.make_instrument(home.instruments, "ddsp one")
     make_song(home.examples / "a song.wav")
     return home
+
+
+def panel_of(base):
+    panel = widgets_lesson.lesson_panel(base, 0.0, 0.5)
+    panel.steps.value = 8
+    return panel
 
 
 def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base, tmp_path):
     panel = widgets_lesson.lesson_panel(base)
     assert [label for label, _ in panel.instrument.options] == ["voice"] and not panel.job.busy
+    assert (panel.instrument.value, panel.song.value) == (
+        base.instruments / "voice.zip", base.examples / "a song.wav"
+    )  # fmt: skip
     empty = widgets_lesson.lesson_panel(folders.base_folder(base=tmp_path / "home"))
     assert "Train one in notebook 02" in said(empty)
     empty.run()
     assert "Choose an instrument" in said(empty)
     empty.export()
     assert "Run first" in said(empty)
+
+
+def test_run_shows_progress_within_a_second_and_ends_in_a_lesson_that_export_writes(base):
+    panel = panel_of(base)
+    seen, began = [], time.monotonic()
+    panel.progress.label.observe(lambda change: seen.append((change["new"], time.monotonic() - began)), "value")
+    panel.run_button.click()
+    panel.job.wait(120)
+    assert "lesson of eight pages" in said(panel), said(panel)
+    assert seen[0][1] < 1.0 and "opening" in seen[0][0] and len(seen) > 2
+    assert panel.progress.widget.layout.display == "none" and not panel.run_button.disabled
+    assert panel.view.value.startswith("<iframe") and 'sandbox="allow-scripts"' in panel.view.value
+    panel.export_button.click()
+    panel.export_button.click()
+    written = sorted(base.output.glob("*.html"))
+    assert len(written) == 2 and written[0].read_text("utf-8") == panel.text == written[1].read_text("utf-8")
+
+
+def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatch):
+    panel = panel_of(base)
+    begun, real = threading.Event(), lesson.study.sing
+
+    def sing(*arguments, **options):
+        begun.set()
+        panel.job._cancel.wait(20)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(lesson.study, "sing", sing)
+    panel.run_button.click()
+    assert begun.wait(60), said(panel)
+    panel.cancel_button.click()
+    panel.job.wait(60)
+    assert "cancelled" in said(panel), said(panel)
+    assert panel.view.value == "" and not panel.run_button.disabled
+    panel.start.value = 500.0
+    panel.run_button.click()
+    panel.job.wait(60)
+    assert "holds nothing" in said(panel)
