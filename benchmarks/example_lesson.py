@@ -90,24 +90,26 @@ def wave(folder: Path, steps: int) -> Path:
     return train(found, config.load(["diffwave_digits"], SMALL_WAVE), folder, "vowels", steps)
 
 
-def wave_pages(model) -> tuple[dict, dict, dict]:
-    """Page 8 (six steps of one vowel) and the page about denoising and interpolation."""
+WAVE_TEXT = (
+    "The model behind this page is small and was trained for about a minute on sung vowels of the two synthetic "
+    "singers. It was asked for an 'a' and has learned how loud and how bright a voice is, and hardly more: a storm "
+    "is left at the end. Look at how the steps differ."
+)
+
+
+def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
+    """Page 8 (six steps of one vowel, and ``text`` about them) and the page about denoising and interpolation."""
     place = {"a": 0, "o": 1}
     sounds = {v: singers.sing("aria", Score((Note(PITCHES[2], 1.0, v, -1.0),), v), 8000, seed=77).audio for v in place}
     a, o = (sounds[v][1200:9600] for v in "ao")
     fast = lesson_wave.six_steps(model, 8192, "a", every_step=False)[0]
     runs = lesson_wave.four(model, a, o, "a")
-    text = (
-        "The model behind this page is small and was trained for about a minute on sung vowels of the two synthetic "
-        "singers. It was asked for an 'a' and has learned how loud and how bright a voice is, and hardly more: a storm "
-        "is left at the end. Look at how the steps differ; a model of your own, trained for hours, ends in a voice."
-    )
     facts = {"wave_steps": len(fast.trace), "wave_text": text}
     return player.group([fast]), facts, {"title": "DiffWave: a sound, a sound without noise, sounds between sounds",
                                          "group": player.group(runs)}
 
 
-def main(folder: Path, steps: int, wave_steps: int) -> None:
+def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) -> None:
     """All stages."""
     begun = time.monotonic()
     mel_zip, wave_zip = diffusion(folder, steps), wave(folder, wave_steps)
@@ -117,7 +119,7 @@ def main(folder: Path, steps: int, wave_steps: int) -> None:
     if not path.exists():
         audio.write(path, singers.sing("bruno", singers.demo_song()).audio, 44100, {"comment": audio.SYNTHETIC_TAG})
     target = singers.sing("aria", singers.random_score(5, 3.0), 22050, seed=5)
-    group, facts, diffwave = wave_pages(instrument.open(wave_zip).model)
+    group, facts, diffwave = wave_pages(instrument.open(wave_zip).model, wave_text)
     song = conversion.load_song(path, voice.features)
     made = lesson.make(
         voice, song, 0.1, 4.2, 36, singer="aria", target=("aria sings something else", target.audio, 22050), wave=group,
@@ -134,6 +136,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--wave-steps", type=int, default=450)
+    parser.add_argument("--wave-text", default=WAVE_TEXT, help="what page 8 says of its model")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    main(options.folder, options.steps, options.wave_steps)
+    main(options.folder, options.steps, options.wave_steps, options.wave_text)

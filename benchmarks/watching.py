@@ -1,6 +1,6 @@
 """What watching a walk costs: capture, memory, map, page size, and the page in a headless Chromium.
 
-    python benchmarks/watching.py [--no-browser] [--only overhead|study|arithmetic|page]
+    python benchmarks/watching.py [--no-browser] [--only overhead|study|arithmetic|page|lessons]
 
 One thread; CPU time where Python is measured, so that other programs on the machine count little; the browser's own
 clock where the page is.
@@ -225,13 +225,15 @@ def measured(text: str, name: str) -> None:
         print(f"{name}, sound of a new step: median {np.median(switches):.0f}, max {max(switches):.0f} ms")
         print(f"{name}: {len(seen['errors'])} errors, {len(seen['outside'])} requests to anywhere else")
 
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--no-browser", action="store_true")
-    parser.add_argument("--only", choices=("overhead", "study", "arithmetic", "page"))
+    parser.add_argument("--only", choices=("overhead", "study", "arithmetic", "page", "lessons"))
     options = parser.parse_args()
     parts = {"overhead": overhead, "study": a_study, "arithmetic": arithmetic}
     parts["page"] = lambda: page(not options.no_browser)
+    parts["lessons"] = lambda: lessons(not options.no_browser)
     for name, part in parts.items():
         if options.only in (None, name):
             part()

@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import gzip
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -186,7 +187,8 @@ def of_file(
         tell(check_size(len(text.encode())))
         return text, f"a page of DiffWave's steps, {seconds:g} s"
     refuse(instrument)
-    tell(check_size(rough_bytes(seconds, steps, instrument.model.contract)))
+    contract = instrument.model.contract
+    tell(check_size(rough_bytes(seconds, steps, contract), longest_s(steps, contract)))
     song = load_song(path, instrument.features, None, lambda f, text="": report(0.1 * f, text))
     made = make(
         instrument, song, start_s, seconds, steps, seed, cancelled=cancelled,
@@ -241,16 +243,21 @@ def example_wave() -> str:
     return player.fill(player.dumps({"title": stored["title"], **stored["group"], "more": []}), stored["title"])
 
 
-def check_size(n_bytes: int) -> str:
+def check_size(n_bytes: int, fits_s: float | int | None = None) -> str:
     """The size in a sentence.
+
+    Args:
+        n_bytes: Of the page.
+        fits_s: The longest stretch that fits, where it is known, to be named where ``n_bytes`` are too many.
 
     Raises:
         LessonError: if a lesson of that size would be refused.
     """
     if n_bytes > MAX_BYTES:
+        advice = f"; up to {fits_s:g} s fit here" if fits_s else ""
         raise LessonError(
             f"The lesson would have about {n_bytes / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB open everywhere. "
-            "Take a shorter stretch (--seconds, or the length in the panel) or fewer steps."
+            f"Take a shorter stretch (--seconds, or the length in the panel{advice}) or fewer steps."
         )
     return f"The lesson will have about {n_bytes / 1e6:.1f} MB."
 
@@ -260,6 +267,13 @@ def rough_bytes(seconds: float | int, steps: int, contract, n_compared: int = 6)
     bins = seconds * contract.sample_rate_hz / contract.hop_samples * contract.n_mels
     kept = steps + COMPARED_STEPS * (n_compared + 2) + GUESSED_STEPS
     return int(4 / 3 * (0.7 * bins * kept + 0.6 * bins * steps + 4000 * seconds * (kept + 3)) + 5e5)
+
+
+def longest_s(steps: int, contract) -> float:
+    """The longest stretch of which a lesson stays below 10 MB by :func:`rough_bytes`, in seconds, rounded down; a model
+    of 128 mels at 44.1 kHz has less room than one of 80 mels at 22.05 kHz."""
+    empty = rough_bytes(0, steps, contract)
+    return math.floor(10 * (MAX_BYTES - empty) / (rough_bytes(1, steps, contract) - empty)) / 10
 
 
 def _fill(stored: dict) -> str:

@@ -254,7 +254,7 @@ def test_a_study_hears_the_units_of_its_stretch(home):
         stretches.Change("content")
     ]))  # fmt: skip
     made = study.sing(model, asked, steps=3, features=False)
-    assert made.trace.result.shape == (n, 40)
+    assert np.isfinite(made.trace.result).all()
     deaf = stretches.Change("content", "swap", other=dataclasses.replace(other, units=None))
     with pytest.raises(stretches.StudyError, match="'b' was measured without this instrument's content units"):
         stretches.condition_of(model, asked, [deaf])

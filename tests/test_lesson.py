@@ -131,8 +131,15 @@ def test_one_file_below_10_mb_whose_size_was_said_before(made, text):
 def test_a_full_lesson_stays_below_10_mb_by_the_rough_measure():
     small = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
     assert "will have about" in lesson.check_size(lesson.rough_bytes(5.0, 50, small))
+    large = MelContract()  # 128 mels at 44.1 kHz
     with pytest.raises(lesson.LessonError, match="shorter stretch"):
-        lesson.check_size(lesson.rough_bytes(20.0, 50, MelContract()))
+        lesson.check_size(lesson.rough_bytes(20.0, 50, large))
+    assert lesson.longest_s(50, small) > 5 > lesson.longest_s(50, large) > 3
+    for contract in (small, large):
+        fits_s = lesson.longest_s(50, contract)
+        lesson.check_size(lesson.rough_bytes(fits_s, 50, contract))
+        with pytest.raises(lesson.LessonError, match=rf"up to {fits_s:g} s fit here\) or fewer"):
+            lesson.check_size(lesson.rough_bytes(fits_s + 0.11, 50, contract), fits_s)
 
 
 def test_every_word_is_explained_and_every_task_has_an_event():
@@ -203,6 +210,51 @@ def test_pitch_of_each_step_is_measured_on_its_sound(voice, song_path):
     on = voiced & trace.conditions["voiced"]
     wanted = np.sqrt(np.mean((1200 * np.log2(f0_hz[on] / trace.conditions["f0_hz"][on])) ** 2))
     assert curve[0] is None and curve[1] == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def wave_file(tmp_path_factory, wave_model):
+    path = tmp_path_factory.mktemp("models") / "sea.zip"
+    return instrument.save(path, wave_model, WAVE_FEATURES, toy.STATISTICS, created="2026-11-21")
+
+
+def test_trace_command_shows_diffwave(tmp_path, capsys, song_path, wave_file):
+    arguments = ["trace", "--instrument", str(wave_file), "--input", str(song_path), "--seconds", "0.25"]
+    assert main([*arguments, "--out", str(tmp_path / "wave.html")]) == 0
+    assert "will have about" in (said := capsys.readouterr().out) and "a page of DiffWave's steps, 0.25 s" in said
+    text = (tmp_path / "wave.html").read_text("utf-8")
+    shown = data_of(text)
+    assert (shown["kind"], [run["label"] for run in shown["runs"]]) == ("wave", ["6 steps", "50 steps"])
+    assert shown["frames"] * shown["frame_s"] == pytest.approx(0.25, abs=shown["frame_s"])
+    assert text == lesson_wave.document(instrument.open(wave_file), None, 0.0, 0.25)
+
+
+def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
+    settings = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition_dims=6, n_steps=4, fast_etas=())
+    features = FeatureSettings(
+        sample_rate_hz=8000, hop_samples=64, mel=MelContract(8000, 256, 256, 64, 12, 0.0, 4000.0)
+    )
+    vocoder = types.SimpleNamespace(kind="diffwave", name="v", model=settings.build(features), features=features)
+    song = conversion.load_song(song_path, features)
+    text = lesson_wave.document(vocoder, song, 0.4, 0.25)
+    assert "v: sings one &amp; two again, out of noise" in text
+    asked = lesson_wave.stretches.stretch(song, None, 0.4, 0.25, conversion.Controls())
+    assert [len(run["t"]) for run in data_of(text)["runs"]] == [4]
+    run = lesson_wave.six_steps(vocoder.model, 0, asked=asked)[0]
+    made = diffwave_uses.vocode(vocoder.model, asked.log_mel, features.mel, fast=False)
+    np.testing.assert_allclose(run.trace.result.astype(float), np.ravel(made), atol=2e-3)
+    with pytest.raises(lesson_wave.stretches.StudyError, match="follows a mel"):
+        lesson_wave.at_work(vocoder)
+    with pytest.raises(lesson_wave.stretches.StudyError, match="up to 5 s"):
+        lesson_wave.document(vocoder, song, 0.0, 6.0)
+
+
+def test_an_instrument_of_waves_at_work(wave_file):
+    shown = data_of(lesson_wave.at_work(instrument.open(wave_file), 0.2))
+    labels = [run["label"] for run in shown["runs"]]
+    assert labels[0] == "6 steps" and labels[1].startswith("noise taken out, from step 6")
+    assert [label.split(",")[0] for label in labels[2:]] == ["0 % of the second sound", "50 % of the second sound"]
+    assert shown["title"] == "sea at work" and shown["frames"] == 1600 // 64 * 64 // 64
 
 
 # the bundled one --------------------------------------------------------------------------------------------------
