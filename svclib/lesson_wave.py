@@ -146,6 +146,6 @@ def document(
         asked = stretches.stretch(song, None, start_s, seconds, stretches.conversion.Controls())
     label = model.settings.labels[0] if model.settings.condition == "label" else None
     n_samples = int(seconds * instrument.features.sample_rate_hz)
-    runs = six_steps(model, n_samples, label, asked, seed, progress, cancelled)
+    runs = six_steps(model, n_samples, label, asked, seed, progress=progress, cancelled=cancelled)
     what = f"sings {asked.name} again" if asked else f"says '{label}'" if label else "makes a sound"
     return player.document(runs, f"{instrument.name}: {what}, out of noise")
