@@ -13,7 +13,7 @@ KINDS = ("diffusion", "diffwave")
 
 def example() -> HTML:
     """The lesson that comes with the package."""
-    return HTML(player.frame(lesson.example(), FRAME_PX))
+    return HTML(f"<div>{player.frame(lesson.example(), FRAME_PX)}</div>")  # IPython warns of a frame that stands alone
 
 
 def waves(base: folders.Base, seed: int = 0) -> HTML:
@@ -41,12 +41,10 @@ class LessonPanel(W.VBox):
         self.base, self.text, self.title = base, "", ""
         self.message, self.progress = widgets.Message(), widgets.Progress()
         self.job, guard = widgets.Job(self.message, self._busy), widgets.guarded(self.message)
-        menu = {"options": [("", None)]}
         self.instrument = widgets.control(
-            W.Dropdown, "Instrument", "t-lesson-instrument", f"diffusion and DiffWave files in {base.instruments}",
-            **menu,
+            W.Dropdown, "Instrument", "t-lesson-instrument", f"diffusion and DiffWave files in {base.instruments}"
         )
-        self.song = widgets.control(W.Dropdown, "Song", "t-lesson-song", f"recordings in {base.examples}", **menu)
+        self.song = widgets.control(W.Dropdown, "Song", "t-lesson-song", f"recordings in {base.examples}")
         for choice in (self.instrument, self.song):
             choice.layout.width, choice.style.description_width = "min(430px, 98%)", "80px"
         self.start = widgets.control(
@@ -82,8 +80,8 @@ class LessonPanel(W.VBox):
         """Read the folders of instruments and songs again."""
         found = _instruments(self.base, KINDS)
         songs, _ = audio.find(self.base.examples)
-        self.instrument.options = [(path.stem, path) for path in found] or [("", None)]
-        self.song.options = [(Path(path).name, Path(path)) for path in songs] or [("", None)]
+        _offer(self.instrument, [(path.stem, path) for path in found])
+        _offer(self.song, [(Path(path).name, Path(path)) for path in songs])
         if not found:
             self.message.say(
                 "There is no diffusion or DiffWave instrument in your folder yet. Train one in notebook 02 with the "
@@ -124,7 +122,14 @@ class LessonPanel(W.VBox):
         self.run_button.disabled, self.cancel_button.disabled = busy, not busy
 
 
+def _offer(menu: W.Dropdown, options: list) -> None:
+    """Fill a menu and keep what was chosen, or choose the first: a menu without a choice stays so by itself."""
+    chosen = menu.value
+    menu.options = options or [("(none yet)", None)]
+    values = [value for _, value in menu.options]
+    menu.index = values.index(chosen) if chosen in values else 0
+
+
 def _instruments(base: folders.Base, kinds) -> list[Path]:
     listed = instrument.list_folder(base.instruments)
     return [entry.path for entry in listed if entry.problem is None and entry.kind in kinds]
-

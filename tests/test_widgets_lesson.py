@@ -33,12 +33,21 @@ def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base
     assert (panel.instrument.value, panel.song.value) == (
         base.instruments / "voice.zip", base.examples / "a song.wav"
     )  # fmt: skip
+    make_song(base.examples / "later.wav", 330.0)
+    panel.song.value = base.examples / "a song.wav"
+    panel.refresh_button.click()
+    assert len(panel.song.options) == 2 and panel.song.value == base.examples / "a song.wav"
     empty = widgets_lesson.lesson_panel(folders.base_folder(base=tmp_path / "home"))
     assert "Train one in notebook 02" in said(empty)
     empty.run()
     assert "Choose an instrument" in said(empty)
     empty.export()
     assert "Run first" in said(empty)
+
+
+def test_the_example_says_nothing_on_stderr(recwarn):
+    assert widgets_lesson.example().data.count("<iframe") == 1
+    assert [str(w.message) for w in recwarn if "IFrame" in str(w.message)] == []
 
 
 def test_run_shows_progress_within_a_second_and_ends_in_a_lesson_that_export_writes(base):
