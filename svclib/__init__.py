@@ -46,7 +46,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 denoiser      conditions with learned nulls, the mel denoiser, long songs in pieces
                 griffinlim    a log-mel made audible without a network
                 vocoders      the vocoder protocol; a mel sung over harmonics and noise
-                nsf_hifigan   the community's vocoder weights, read from a person's own file
+                nsf_hifigan   the community's vocoder
+                nsf_weights   its weights, read from a person's own file
                 diffusion_settings   what defines a diffusion model
                 diffusion     its model: training, singing, coarse mel
                 diffwave_process  DiffWave's walks: every trained step, or a few aligned ones

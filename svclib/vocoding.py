@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from svclib import diffwave_uses, instrument, nsf_hifigan, songs, sources, store
+from svclib import diffwave_uses, instrument, nsf_weights, songs, sources, store
 from svclib.ddsp import Synthesis
 from svclib.features import Features, FeatureSettings, MelContract
 from svclib.vocoders import VocoderError, check_shapes
@@ -190,7 +190,7 @@ def open(  # noqa: A001  (vocoding.open reads well)
             path = _checkpoint_in(sources.unpack(path, into / folder, progress))
         elif path.is_dir():
             path = _checkpoint_in(path)
-        model = nsf_hifigan.open(path)
+        model = nsf_weights.open(path)
     except VocoderError as error:
         raise VocoderError(f"In {given.name}: {error}" if given.suffix.lower() == ".zip" else str(error)) from None
     contract = model.contract

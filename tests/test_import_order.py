@@ -67,4 +67,4 @@ def test_some_libraries_have_one_home_and_some_none(name):
         where = f"{name}.py, line {call.lineno}: {ast.unparse(call)}"
         assert ast.unparse(call.func) not in {"eval", "exec", "os.system"}, where
         if ast.unparse(call.func) == "torch.load":  # weights of an installed package or a person's own, tensors only
-            assert name in {"crepe", "nsf_hifigan", "speaker"} and "weights_only=True" in ast.unparse(call), where
+            assert name in {"crepe", "nsf_weights", "speaker"} and "weights_only=True" in ast.unparse(call), where

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from svclib import nsf_hifigan, vocoders
+from svclib import nsf_weights, vocoders
 from svclib.features import FeatureError, MelContract
 from svclib.nsf_hifigan import Block, NsfHifigan, NsfSettings
 from svclib.progress import Cancelled
@@ -141,7 +141,7 @@ def test_weight_normalisation_is_torchs_in_both_spellings(make):
                 parameter.data.mul_(torch.rand_like(parameter) + 0.5)
         x = torch.randn(1, 5, 20)
         plain = make()
-        plain.load_state_dict(nsf_hifigan.plain_weights(layer.state_dict()))
+        plain.load_state_dict(nsf_weights.plain_weights(layer.state_dict()))
         torch.testing.assert_close(plain(x), layer(x), atol=1e-6, rtol=1e-5)
 
 
@@ -211,7 +211,7 @@ def test_checkpoints_open_with_and_without_weight_normalisation(mini_nsf, tmp_pa
     for kind, tensors in (("plain", plain), ("normed", normed)):
         path = put(tmp_path / kind, {"generator": dict(tensors)}, config)
         for where in (path, path.parent):
-            opened = nsf_hifigan.open(where)
+            opened = nsf_weights.open(where)
             assert opened.name == "model" and not opened.training
             torch.testing.assert_close(opened(*arguments), model(*arguments), atol=1e-6, rtol=1e-4)
 
@@ -231,7 +231,7 @@ def test_files_that_are_no_such_vocoder_are_refused_in_a_sentence(tmp_path):
 
     def refused(words, contents, config=CONFIG):
         with pytest.raises(VocoderError, match=words):
-            nsf_hifigan.open(put(tmp_path / "x", contents, config))
+            nsf_weights.open(put(tmp_path / "x", contents, config))
 
     refused("more than tensors", {"generator": Payload(tmp_path / "ran")})
     assert not (tmp_path / "ran").exists()
@@ -252,9 +252,9 @@ def test_files_that_are_no_such_vocoder_are_refused_in_a_sentence(tmp_path):
     path = put(tmp_path / "y", good)
     (tmp_path / "y" / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(VocoderError, match="config.json or weights cannot be read"):
-        nsf_hifigan.open(path)
+        nsf_weights.open(path)
     (tmp_path / "y" / "config.json").unlink()
     with pytest.raises(VocoderError, match="config.json beside it"):
-        nsf_hifigan.open(path)
+        nsf_weights.open(path)
     with pytest.raises(VocoderError, match="holds 0 checkpoints"):
-        nsf_hifigan.open(tmp_path)
+        nsf_weights.open(tmp_path)

@@ -15,7 +15,7 @@ import soundfile
 import torch
 import toy
 
-from svclib import diffwave_uses, instrument, mel, nsf_hifigan, songs, vocoding
+from svclib import diffwave_uses, instrument, mel, nsf_hifigan, nsf_weights, songs, vocoding
 from svclib.__main__ import main
 from svclib.controls import Controls
 from svclib.conversion import ConversionError, convert, save
@@ -102,7 +102,7 @@ def test_every_kind_sings_what_its_own_module_sings(home):
         "harmonic.zip": instrument.open(home / "harmonic.zip").model.render(*arrays(measured), seed=3).audio,
         "voice.zip": instrument.open(home / "voice.zip").model.vocoder.render(*arrays(measured), seed=3).audio,
         "wave.zip": diffwave_uses.vocode(instrument.open(home / "wave.zip").model, measured.log_mel, CONTRACT, seed=3),
-        "nsf": nsf_hifigan.open(home / "nsf")(*tensors, seed=3)[0].numpy(),
+        "nsf": nsf_weights.open(home / "nsf")(*tensors, seed=3)[0].numpy(),
     }
     for name, vocoder in opened.items():
         assert isinstance(vocoder, Vocoder) and vocoder.contract == CONTRACT and vocoder.sample_rate_hz == RATE
