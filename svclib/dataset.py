@@ -255,6 +255,10 @@ class Dataset:
         """
         return ValidationBatches(self, batch_size, n_frames, device)
 
+    def window(self, index: int, start_frame: int, n_frames: int) -> dict[str, torch.Tensor]:
+        """One stretch of a recording as a batch of one, see :meth:`batch`."""
+        return self._collect([(index, start_frame)], n_frames, "cpu")
+
     def _draw(self, rng: np.random.Generator, indices: Sequence[int], n_frames: int) -> tuple[int, int]:
         lengths = np.array([self.recordings[i]["n_frames"] for i in indices])
         ends = np.cumsum(lengths)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from svclib import conversion, dataset, features, training, units
+from svclib import conversion, dataset, training, units
 from svclib.features import Features
 
 
@@ -58,14 +58,7 @@ def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed
     n_frames = min(wanted, data.recordings[index]["n_frames"] - start)
     measured = data.features(index, start, n_frames)
     original = data.audio(index, start * hop, n_frames * hop)
-    batch = {
-        "audio": torch.from_numpy(original)[None],
-        "f0_hz": torch.from_numpy(np.asarray(features.fill_unvoiced(measured.f0_hz, measured.voiced), np.float32))[
-            None
-        ],
-        "voiced": torch.from_numpy(np.array(measured.voiced, bool))[None],
-        "loudness_db": torch.from_numpy(np.array(measured.loudness_db, np.float32))[None],
-    }
+    batch = data.window(index, start, n_frames)
     made = model.reconstruct(batch, seed=seed)[0].numpy()
     loss = float(model.validation_loss(batch))
     return Reconstruction(data.recordings[index]["name"], start * hop / rate_hz, original, made, measured, loss)
@@ -125,7 +118,7 @@ def z_paths(model, data: dataset.Dataset, n_recordings: int = 6, seconds=8.0) ->
 
     Recordings are taken from all singers in turn, so that one can see whether voices share the space.
     """
-    if not model.settings.z_dims:
+    if not getattr(model.settings, "z_dims", 0):
         return {}
     by_singer = [[i for i, r in enumerate(data.recordings) if r["singer"] == singer] for singer in data.singers]
     turns = [i for turn in itertools.zip_longest(*by_singer) for i in turn if i is not None]

@@ -16,6 +16,7 @@ from pathlib import Path
 import ipywidgets as W
 
 from svclib import page, units
+from svclib.progress import Cancelled
 
 V8 = int(W.__version__.split(".")[0]) >= 8
 log = logging.getLogger("svclib")
@@ -145,8 +146,11 @@ class Message:
 
     def fail(self, error: BaseException) -> None:
         """Show an exception: a user's mistake as its sentence, anything else with its details folded below it."""
+        if isinstance(error, Cancelled):
+            self.say(str(error), "warning")
+            return
         if isinstance(error, (ValueError, OSError)) and str(error):
-            self.widget.value = page.notice(str(error), "error")
+            self.say(_sentence(error), "error")
             log.info("told in the panel: %s", error)
             return
         lines = "".join(traceback.format_exception(error))
@@ -156,6 +160,16 @@ class Message:
             f'<details style="{page.FONT}"><summary>details</summary><pre style="overflow-x:auto;font-size:12px">'
             f"{page.text(lines)}</pre></details>"
         )
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    """The words of an error; those of the system, which begin with a number, made a sentence."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return (
+            f"'{error.filename}' could not be used: {error.strerror.lower()}. If it was moved or deleted, put it back, "
+            "then try again."
+        )
+    return str(error)
 
 
 def guarded(message: Message):
@@ -211,46 +225,71 @@ class Progress:
 class Job:
     """One background task at a time for one panel, so that its Cancel button works while it runs.
 
-    The task receives nothing and may ask :meth:`cancelled`. ``on_busy(True|False)`` is called when it begins and ends.
+    The task receives nothing and may ask :meth:`cancelled`. ``on_busy(True|False)`` is called when it begins and ends,
+    never at the same time from two threads, so that what it enables fits what runs.
     """
 
     def __init__(self, message: Message, on_busy):
         self._message, self._on_busy = message, on_busy
-        self._lock, self._cancel, self._thread = threading.Lock(), threading.Event(), None
+        self._lock, self._cancel, self._thread = threading.RLock(), threading.Event(), None
+        self._running, self._passing, self._before = False, None, ""
 
     @property
     def busy(self) -> bool:
         """True while a task runs."""
-        return self._lock.locked()
+        return self._running
 
     def cancelled(self) -> bool:
         """True once :meth:`cancel` was called for the running task."""
         return self._cancel.is_set()
 
-    def cancel(self) -> None:
-        """Ask the running task to stop at its next opportunity."""
-        self._cancel.set()
+    def cancel(self, text: str = "Stopping; nothing unfinished is kept.") -> None:
+        """Ask the running task to stop at its next opportunity, and say so; nothing happens while none runs."""
+        with self._lock:
+            if self.busy:
+                self._cancel.set()
+                self._say_meanwhile(text)
+
+    def show(self) -> None:
+        """Call ``on_busy`` with how it stands, after choices have changed."""
+        with self._lock:
+            self._on_busy(self.busy)
 
     def start(self, task) -> bool:
-        """Run ``task()`` in a thread; False, and nothing happens, while another one runs."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        self._cancel.clear()
-        try:
-            self._on_busy(True)
-            self._thread = threading.Thread(target=self._run, args=(task,), daemon=True, name="svclib-panel")
-            self._thread.start()
-        except BaseException:
-            self._lock.release()
-            raise
+        """Run ``task()`` in a thread; False, and a word in the panel, while another one runs."""
+        with self._lock:
+            if self.busy:
+                self._say_meanwhile("Still working on the one before; press Cancel to stop it.")
+                return False
+            self._running, self._passing = True, None
+            self._cancel.clear()
+            try:
+                self._on_busy(True)
+                self._thread = threading.Thread(target=self._run, args=(task,), daemon=True, name="svclib-panel")
+                self._thread.start()
+            except BaseException:
+                self._end()
+                raise
         return True
+
+    def _say_meanwhile(self, text: str) -> None:
+        if self._message.widget.value != self._passing:
+            self._before = self._message.widget.value
+        self._message.say(text, "warning")
+        self._passing = self._message.widget.value
 
     def _run(self, task) -> None:
         try:
             guarded(self._message)(task)()
         finally:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._running = False
+            if self._message.widget.value == self._passing:  # the task's last word came before it
+                self._message.widget.value = self._before
             guarded(self._message)(self._on_busy)(False)
-            self._lock.release()
 
     def wait(self, timeout_s: float | int | None = None) -> None:
         """Wait until the running task is over (tests and scripts)."""

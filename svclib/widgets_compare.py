@@ -80,7 +80,7 @@ class ComparePanel(W.VBox):
         self.song.options = songs or [("(none yet)", None)]
         self.song.value = chosen if chosen in [path for _, path in songs] else self.song.options[0][1]
         missing = not sung or not songs
-        self.compare_button.disabled = self.job.busy or missing
+        self.job.show()
         self.message.say(
             "An instrument and a song are needed; the cells above make them." if missing else "", "warning"
         )
@@ -93,18 +93,20 @@ class ComparePanel(W.VBox):
         menu.index = tuple(kept) or ((0,) if options else ())
 
     def _busy(self, busy: bool) -> None:
-        self.compare_button.disabled, self.cancel_button.disabled = busy, not busy
+        missing = not self.instruments.options or self.song.value is None
+        self.compare_button.disabled, self.cancel_button.disabled = busy or missing, not busy
         if not busy:
             self.progress.hide()
 
     def _cancel(self):
-        if self.job.busy:
-            self.job.cancel()
-            self.message.say("Stopping; the rows so far stay.", "warning")
+        self.job.cancel("Stopping; the rows so far stay.")
 
     def compare(self) -> None:
         """Sing the clip in every chosen combination, in the background."""
         asked = ways.ways(self.instruments.value, self.samplers.value, self.steps.value, (None,), self.vocoders.value)
+        if self.song.value is None:
+            self.message.say("There is no song yet; put one into your folder and press Look again.", "warning")
+            return
         if not asked:
             self.message.say("Choose at least one instrument, sampler, number of steps and vocoder.", "warning")
             return
@@ -121,8 +123,7 @@ class ComparePanel(W.VBox):
                 self._append(row)
             self.message.say(f"{len(asked)} ways were sung.", "done")
 
-        if not self.job.start(task):
-            self.message.say("Still working on the one before; press Cancel to stop it.", "warning")
+        self.job.start(task)
 
     def _open(self, path):
         return self.opened.get(path, lambda: instrument.open(path))

@@ -208,26 +208,24 @@ class ConvertPanel(W.VBox):
 
     def _choice_changed(self):
         self._suggest_nothing()
-        self._enable()
+        self.job.show()
         listing = self.listings.get(self.instrument.value)
         kind = listing.kind if listing and listing.kind else self.knobs.kind
         self.knobs.for_kind(kind)
         vocoders = [entry for entry in self.listings.values() if entry.kind in instrument.VOCODERS]
         self.diffusion.show(listing if kind == "diffusion" else None, vocoders)
 
-    def _enable(self):
-        for button in (self.transfer_button, self.all_button):
-            button.disabled = self.job.busy or bool(self._missing())
-
     def _uploaded(self):
         files = widgets.uploads(self.upload)
         if not files:
             return
         last = None
-        for name, data in files:
-            target = self.base.examples / store.safe_name(Path(name).name)
-            last = store.commit_new(target, lambda path, data=data: path.write_bytes(data))
-        widgets.clear_uploads(self.upload)
+        try:
+            for name, data in files:
+                target = self.base.examples / store.safe_name(Path(name).name)
+                last = store.commit_new(target, lambda path, data=data: path.write_bytes(data))
+        finally:
+            widgets.clear_uploads(self.upload)
         self.refresh(last)
         self._say_chosen(last)
 
@@ -264,16 +262,14 @@ class ConvertPanel(W.VBox):
             self.progress.hide()
 
     def _cancel(self):
-        if self.job.busy:
-            self.job.cancel()
-            self.message.say("Stopping; nothing unfinished is kept.", "warning")
+        self.job.cancel()
 
     def _start(self, task) -> None:
         missing = self._missing()
         if missing:
             self.message.say(missing, "warning")
-        elif not self.job.start(task):
-            self.message.say("Still working on the one before; press Cancel to stop it.", "warning")
+        else:
+            self.job.start(task)
 
     def _open(self, path):
         self.progress(0.0, f"opening {path.name}")

@@ -61,7 +61,7 @@ class LessonPanel(W.VBox):
         for number in (self.start, self.seconds, self.steps, self.seed):
             number.layout.width, number.style.description_width = "190px", "80px"
         self.run_button = widgets.button("Run", guard(self.run), "t-lesson-run", "primary")
-        self.cancel_button = widgets.button("Cancel", self.job.cancel, "t-lesson-cancel")
+        self.cancel_button = widgets.button("Cancel", guard(self.job.cancel), "t-lesson-cancel")
         self.export_button = widgets.button(
             "Export", guard(self.export), "t-lesson-export", hint=f"write the lesson as a file into {base.output}"
         )
@@ -77,16 +77,16 @@ class LessonPanel(W.VBox):
         guard(self.refresh)()
 
     def refresh(self) -> None:
-        """Read the folders of instruments and songs again."""
+        """Read the folders of instruments and songs again; keeps the choices that still exist."""
         found = _instruments(self.base, KINDS)
         songs, _ = audio.find(self.base.examples)
         _offer(self.instrument, [(path.stem, path) for path in found])
         _offer(self.song, [(Path(path).name, Path(path)) for path in songs])
-        if not found:
-            self.message.say(
-                "There is no diffusion or DiffWave instrument in your folder yet. Train one in notebook 02 with the "
-                "preset diffusion_small; the example above shows what you will get."
-            )
+        missing = (
+            "There is no diffusion or DiffWave instrument in your folder yet. Train one in notebook 02 with the "
+            "preset diffusion_small; the example above shows what you will get."
+        )
+        self.message.say("" if found else missing)
 
     def run(self) -> None:
         """Make the lesson; Cancel stops it within a step."""
@@ -94,19 +94,16 @@ class LessonPanel(W.VBox):
             what = "instrument" if self.instrument.value is None else "song"
             self.message.say(f"Choose an {what} first." if what == "instrument" else "Choose a song first.", "warning")
             return
-        self.progress(0.0, "opening the instrument")
-        if not self.job.start(self._make):
-            self.message.say("A lesson is being made; cancel it first.", "warning")
+        path, song = self.instrument.value, self.song.value
+        numbers = (self.start.value, self.seconds.value, self.steps.value, self.seed.value)
+        self.job.start(lambda: self._make(path, song, numbers))
 
-    def _make(self) -> None:
-        try:
-            text, said = lesson.of_file(
-                instrument.open(self.instrument.value), self.song.value, self.start.value, self.seconds.value,
-                self.steps.value, self.seed.value, self.progress, self.job.cancelled, self.message.say,
-            )  # fmt: skip
-        finally:
-            self.progress.hide()
-        self.text, self.title = text, f"{self.song.value.stem} - {self.instrument.value.stem}"
+    def _make(self, path: Path, song: Path, numbers: tuple) -> None:
+        self.progress(0.0, "opening the instrument")
+        text, said = lesson.of_file(
+            instrument.open(path), song, *numbers, self.progress, self.job.cancelled, self.message.say
+        )
+        self.text, self.title = text, f"{song.stem} - {path.stem}"
         self.view.value = player.frame(text, FRAME_PX)
         self.message.say(f"Here is {said}: {len(text.encode()) / 1e6:.1f} MB.", "done")
 
@@ -120,6 +117,8 @@ class LessonPanel(W.VBox):
 
     def _busy(self, busy: bool) -> None:
         self.run_button.disabled, self.cancel_button.disabled = busy, not busy
+        if not busy:
+            self.progress.hide()
 
 
 def _offer(menu: W.Dropdown, options: list) -> None:

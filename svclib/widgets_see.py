@@ -74,6 +74,7 @@ class MomentPanel(W.VBox):
             f"{i * p.frame_s:.3f} s, {sung}",
         )  # fmt: skip
         self.view.value = page.picture(plots.png(drawing), "harmonics and noise filter of one frame")
+        self.message.say("")
 
 
 def moment_panel(played: inspection.Played, sample_rate_hz: int) -> MomentPanel:

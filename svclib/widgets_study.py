@@ -125,7 +125,7 @@ class StudyPanel(W.VBox):
         self._instrument_chosen()
         self._show_what_counts()
         self.message.say(self._missing(), "warning")
-        self._busy(self.job.busy)
+        self.job.show()
 
     @staticmethod
     def _fill(menu, options):
@@ -140,6 +140,7 @@ class StudyPanel(W.VBox):
         self._fill(self.other_singer, names[1:] + names[:1])
 
     def _training_chosen(self):
+        self.checkpoints.options = ()  # also if the next line fails
         entries = [] if self.run.value is None else start.checkpoint_steps(self.run.value)
         self.checkpoints.options = [(f"step {e.step}" + (", best" if e.best else ""), e.step) for e in entries]
         self.checkpoints.value = tuple(e.step for e in (entries[:1] + entries[-1:] if len(entries) > 1 else entries))
@@ -176,19 +177,17 @@ class StudyPanel(W.VBox):
             self.progress.hide()
 
     def _cancel(self):
-        if self.job.busy:
-            self.job.cancel()
-            self.message.say("Stopping; what was sung before stays.", "warning")
+        self.job.cancel("Stopping; what was sung before stays.")
 
     def _start(self, task) -> None:
         def work():
+            self.progress(0.0, "beginning")
             try:
                 task()
             except Cancelled:
                 self.message.say("Cancelled; nothing unfinished is kept.", "warning")
 
-        if not self.job.start(work):
-            self.message.say("Still working on the one before; press Cancel to stop it.", "warning")
+        self.job.start(work)
 
     def sing(self) -> None:
         """Sing the stretch with the chosen change in the background and keep the run."""
@@ -212,7 +211,6 @@ class StudyPanel(W.VBox):
             "probe": PROBES if self.probe.value else (), "singer": self.singer.value,
         }  # fmt: skip
         self.message.say("")
-        self.progress(0.0, "beginning")
         self._start(lambda: self._sing(wish, options))
 
     def _stretch(self, path, wish, features, statistics):
@@ -246,7 +244,7 @@ class StudyPanel(W.VBox):
         label = f"{self.n_runs}: {sung.label}, {sung.asked.name}"
         about, calls = sung.trace.info, sung.trace.n_calls
         text = f"{name}; from {sung.asked.start_s:.1f} s; {about['method']}, {calls} calls, seed {about['seed']}"
-        self.cards[label] = Card(sung, model, text)
+        self.cards = {**self.cards, label: Card(sung, model, text)}  # anew: it may be looked at in another thread
         self._runs_changed(label)
         said = " ".join(filter(None, (f"Run {self.n_runs} is below.", sung.notice, about["notice"])))
         self.message.say(said, "warning" if sung.notice or about["notice"] else "done")
@@ -266,14 +264,23 @@ class StudyPanel(W.VBox):
 
     def remove(self) -> None:
         """Forget the chosen run."""
-        if self.cards.pop(self.a.value, None) is not None:
-            self.heard.pop(self.a.value, None)
-            self._runs_changed()
-            self._busy(self.job.busy)
+        if self.job.busy:
+            self._start(lambda: None)  # says that it is busy
+            return
+        gone = self._chosen()
+        self.cards = {label: card for label, card in self.cards.items() if label != gone}
+        self.heard = {label: heard for label, heard in self.heard.items() if label != gone}
+        self._runs_changed()
+        self.job.show()
+
+    def _chosen(self) -> str:
+        if self.a.value not in self.cards:
+            raise store.StoreError("There is no run yet; press Run first.")
+        return self.a.value
 
     def hear(self) -> None:
         """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""
-        label, steps = self.a.value, self.pinned or None
+        label, steps = self._chosen(), self.pinned or None
 
         def task():
             card = self.cards[label]
@@ -284,7 +291,7 @@ class StudyPanel(W.VBox):
                 card.sung.trace, sounds.audio, card.model.features, card.sung.asked.audio,
                 lambda f, text: self.progress(0.6 + 0.4 * f, text), self.job.cancelled,
             )  # fmt: skip
-            self.heard[label] = (sounds, found)
+            self.heard = {**self.heard, label: (sounds, found)}
             self._show_players(label, steps)
             if self.look.value == "metrics per step":
                 self.draw()
@@ -336,6 +343,9 @@ class StudyPanel(W.VBox):
         except ValueError as error:
             self.view, self.shown.value = None, page.notice(str(error), "warning")
             return
+        except BaseException:
+            self.view, self.shown.value = None, ""  # never another view's picture under this name
+            raise
         drawing = page.picture(plots.png(self.view.figure), f"{self.look.value} of run {self.a.value}", 1000)
         self.shown.value = drawing + page.paragraph(self.view.about)
 
@@ -353,7 +363,7 @@ class StudyPanel(W.VBox):
 
     def keep(self, kind: str) -> None:
         """Save what is shown (CSV, PNG, SVG), or the chosen run (npz), under a name that is not taken."""
-        card = self.cards[self.a.value]
+        card = self.cards[self._chosen()]
         name, folder = f"study {self.a.value} - {self.look.value}", self.base.output
         if kind == "npz":
             path = comparison.save_trace(folder, f"study {self.a.value}", card.sung.trace)

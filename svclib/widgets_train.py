@@ -53,10 +53,14 @@ class PresetPanel(W.VBox):
             value=wanted if wanted in fitting else None,
         )
         self.menu.layout.width, self.menu.style.description_width = "min(360px, 98%)", "80px"
-        self.menu.observe(widgets.guarded(self.message)(lambda _: self._describe()), "value")
+        self.menu.observe(widgets.guarded(self.message)(lambda _: self._changed()), "value")
         super().__init__([self.menu, self.about, self.message.widget])
         if wanted in self.unfit:
             self.message.say(f"{self.unfit[wanted]} Choose one of the menu.", "warning")
+        self._describe()
+
+    def _changed(self):
+        self.message.say("")
         self._describe()
 
     def _describe(self):
@@ -98,8 +102,8 @@ class TrainingView:
         self.run, self._every_s, self._drawn_at = run, curve_every_s, 0.0
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
         self.numbers, self.told = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
-        self.curve = widgets.html(css_class="t-curve")
-        self.widget = W.VBox([self.bar, self.numbers, self.told, self.curve])
+        self.curve, self.message = widgets.html(css_class="t-curve"), widgets.Message()
+        self.widget = W.VBox([self.bar, self.numbers, self.told, self.curve, self.message.widget])
         self._messages = []
 
     def __call__(self, status) -> None:
@@ -118,14 +122,21 @@ class TrainingView:
         self.draw()
 
     def draw(self) -> None:
-        """Draw the curve of what is logged so far."""
+        """Draw the curve of what is logged so far; a failure is said and stops no training."""
         self._drawn_at = start.elapsed_s()
+        try:
+            self._draw()
+        except Exception as error:  # a picture is not worth a night of training
+            self.message.fail(error)
+
+    def _draw(self):
         try:
             curves = training.curves(self.run)
         except ValueError:
             return  # nothing logged yet
         picture = plots.png(plots.loss_curves(curves, self.run.name))
         self.curve.value = page.picture(picture, "training and validation loss over steps")
+        self.message.say("")
 
 
 class LazyView:
@@ -238,13 +249,13 @@ class CheckpointPanel(W.VBox):
         return self.menu.value if self.menu.value is not None else "best"
 
     def _show(self):
+        self.view.value = ""  # if something fails, no sound of another step stays
         entry = next((e for e in self.entries if e.step == self.menu.value), None)
         if entry is None:
             self.message.say("There is no usable checkpoint yet; train first.", "warning")
             return
         if not entry.previews:
             self.message.say("No previews were made at this step; choose another one to listen.")
-            self.view.value = ""
             return
         self.message.say("")
         rows = ""
@@ -309,6 +320,8 @@ def z_map(run: Path, data, which="best") -> HTML:
     model, _ = training.load_model(run, which)
     paths = inspection.z_paths(model, data)
     if not paths:
-        return HTML(page.notice("This model has no z: it follows pitch and loudness only."))
+        return HTML(
+            page.notice("This model has no z, so there is no map to draw. The presets ddsp_small and ddsp_z have it.")
+        )
     drawing = plots.png(plots_inside.z_map(paths, "Paths of recordings through z"))
     return HTML(page.picture(drawing, "two-dimensional map of z paths", 760))

@@ -11,9 +11,23 @@ import numpy as np
 import pytest
 import soundfile
 
-from svclib import conversion, ddsp, folders, instrument, songs, widgets, widgets_convert, widgets_knobs, widgets_record
+from svclib import (
+    conversion,
+    ddsp,
+    folders,
+    instrument,
+    songs,
+    store,
+    training,
+    widgets,
+    widgets_convert,
+    widgets_knobs,
+    widgets_record,
+    widgets_train,
+)
 from svclib.controls import Controls
 from svclib.features import FeatureSettings
+from svclib.progress import Cancelled
 
 NASTY = "<img src=x onerror=alert(1)> & 'so\N{MUSICAL NOTE}ng'"
 MODEL = ddsp.DdspSettings(
@@ -358,6 +372,93 @@ def test_a_job_that_fails_frees_the_panel():
     assert states == [True, False] and not job.busy and "no good" in message.widget.value
     assert job.start(lambda: None)
     job.wait(10)
+
+
+def test_work_that_cannot_begin_leaves_the_panel_usable(monkeypatch):
+    states = []
+    job = widgets.Job(widgets.Message(), states.append)
+
+    def no_thread(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as m:
+        m.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            job.start(lambda: None)
+    assert states == [True, False] and not job.busy
+    assert job.start(lambda: None)
+    job.wait(10)
+    assert states[2:] == [True, False]
+
+
+def test_buttons_are_told_what_is_true_at_that_moment():
+    message, told = widgets.Message(), []
+    job = widgets.Job(message, lambda busy: told.append((busy, job.busy)))
+    job.start(job.show)  # folders are read again while it works
+    job.wait(10)
+    job.show()
+    assert told == [(True, True), (True, True), (False, False), (False, False)]
+
+
+def test_a_cancel_that_comes_too_late_does_not_hide_the_last_word():
+    message = widgets.Message()
+    job = widgets.Job(message, lambda busy: None)
+
+    def task():
+        message.say("Result 1 is below.", "done")
+        job.start(lambda: None)
+        job.cancel("Stopping.")
+        assert "Stopping." in message.widget.value
+
+    job.start(task)
+    job.wait(10)
+    assert "Result 1 is below." in message.widget.value
+    job.cancel("Stopping.")
+    assert "Stopping" not in message.widget.value  # nothing runs
+
+
+def test_what_a_person_stopped_is_no_error_and_the_system_speaks_in_sentences(tmp_path):
+    message = widgets.Message()
+    message.fail(Cancelled())
+    assert "svclib-warning" in message.widget.value
+    widgets.guarded(message)((tmp_path / "gone.wav").read_bytes)()
+    assert "gone.wav" in message.widget.value and "no such file" in message.widget.value
+    assert "[Errno" not in message.widget.value and "put it back" in message.widget.value
+
+
+def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
+    panel = widgets_convert.convert_panel(base)
+
+    def full(*args):
+        raise store.StoreError("The disk is full.")
+
+    with monkeypatch.context() as m:
+        m.setattr(store, "commit_new", full)
+        upload(panel.upload, "b.wav", b"x")
+    assert "The disk is full" in said(panel) and widgets.uploads(panel.upload) == []
+
+
+def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
+    view = widgets_train.TrainingView(tmp_path)
+
+    def bad(*args):
+        raise ZeroDivisionError("no picture")
+
+    with monkeypatch.context() as m:
+        m.setattr(training, "curves", bad)
+        view.draw()
+    assert "no picture" in view.message.widget.value
+
+
+def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):
+    import types
+
+    fit = types.SimpleNamespace(settings=None)
+    monkeypatch.setattr(training, "fits", lambda settings, preset: None)
+    panel = widgets_train.choose_preset(fit, "no_such_preset")
+    assert "no_such_preset" in said(panel)
+    panel.menu.value = "ddsp"
+    assert said(panel) == "" and "100 harmonics" in panel.about.value
 
 
 def test_both_versions_of_uploads_are_read(monkeypatch):

@@ -86,3 +86,28 @@ def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatc
     panel.run_button.click()
     panel.job.wait(60)
     assert "holds nothing" in said(panel)
+
+
+def test_a_lesson_is_named_after_what_it_shows_although_the_choice_changed(base, monkeypatch):
+    began, go = threading.Event(), threading.Event()
+
+    def of_file(opened, path, *numbers):
+        began.set()
+        go.wait(30)
+        return "<p>page</p>", f"a lesson of {path.stem}"
+
+    monkeypatch.setattr(lesson, "of_file", of_file)
+    make_song(base.examples / "zz other.wav")
+    panel = widgets_lesson.lesson_panel(base)
+    panel.song.value = base.examples / "zz other.wav"
+    panel.refresh_button.click()
+    assert panel.song.value == base.examples / "zz other.wav"  # reading the folders keeps the choice
+    panel.run_button.click()
+    assert began.wait(30) and not panel.cancel_button.disabled
+    panel.song.value = base.examples / "a song.wav"
+    panel.cancel_button.click()
+    assert "Stopping" in said(panel)
+    go.set()
+    panel.job.wait(30)
+    assert panel.title == "zz other - voice" and "a lesson of zz other" in said(panel)
+    assert panel.progress.widget.layout.display == "none"

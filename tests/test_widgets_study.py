@@ -237,3 +237,22 @@ def test_checkpoints_of_a_training(base, monkeypatch):
     values = [[float(x) for x in row[1:]] for row in panel.view.rows]
     assert values[0][1] == 0 and values[0][2] == values[2][0] > 0.1
     assert list(panel.cards)[2] == "3: training step 30, a"
+
+
+def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_picture(base, monkeypatch):
+    panel = panel_of(base)
+    for button in (panel.hear_button, panel.remove_button, *panel.keep_buttons):
+        button.click()
+        assert "press Run first" in said(panel)
+        panel.message.say("")
+    run(panel)
+    assert panel.view is not None
+    monkeypatch.setattr(study_views, "look", lambda *a: 1 / 0)
+    panel.look.value = "step matrix"
+    assert "ZeroDivisionError" in said(panel) and panel.shown.value == "" and panel.view is None
+    go = threading.Event()
+    panel.job.start(lambda: go.wait(30))
+    panel.remove_button.click()  # as by a second click before the button was seen to be off
+    assert len(panel.cards) == 1 and "Still working" in said(panel)
+    go.set()
+    panel.job.wait(30)
