@@ -252,6 +252,15 @@ def test_every_control_out_of_range_is_held_inside(base):
     panel.controls()  # still valid
 
 
+def test_nan_in_a_slider_reaches_no_model(base, monkeypatch):
+    monkeypatch.setattr(conversion, "convert", lambda *a, **k: pytest.fail("NaN came through"))
+    panel = widgets_convert.convert_panel(base)
+    panel.numbers["autotune"].value = float("nan")
+    panel.transfer_button.click()
+    panel.job.wait(30)
+    assert "from 0 to 1" in said(panel) and "svclib-error" in said(panel) and outputs(base) == []
+
+
 BUTTONS = ("transfer_button", "all_button", "suggest_button", "refresh_button", "reset_button", "cancel_button")
 
 
