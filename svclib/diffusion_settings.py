@@ -24,7 +24,11 @@ _RANGES = {
     "condition_dropout": (0.0, 0.99),
     "vocoder_weight": (0.0, 1000.0),
     "vocoder_rows": (1, 4096),
+    "n_steps": (2, 100_000),
+    "sampler_steps": (1, 100_000),
 }
+
+MAX_SQUARES = 100_000_000  # about a billion weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,12 @@ class DiffusionChoices:
             known = ", ".join(content.ENCODERS)
             raise DiffusionError(f"There is no content encoder '{self.content}'; choose one of: {known}.")
         ranges.check(self, _RANGES, DiffusionError)
+        size = self.n_layers * self.channels**2 + self.content_layers * self.content_channels**2
+        if size > MAX_SQUARES:
+            raise DiffusionError(
+                f"{self.n_layers} layers of {self.channels} channels are too large a network: layers times channels "
+                f"squared are at most {MAX_SQUARES:,} with the content encoder's; the full model has 3 million."
+            )
         if self.prediction not in PREDICTIONS:
             raise DiffusionError(f"prediction is '{self.prediction}'; choose one of {', '.join(PREDICTIONS)}.")
         Schedule(self.n_steps, self.beta_first, self.beta_last)

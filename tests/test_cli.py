@@ -239,6 +239,7 @@ def test_convert_writes_what_was_asked_and_never_overwrites(journey, short_songs
     assert controls == {
         "use_loudness_statistics": False, "mask_threshold": 0.5, "attenuation_db": 30.0, "autotune": 1.0,
         "autotune_key": "C major", "octave_shift": 0, "semitone_shift": -2.5, "loudness_shift_db": 0.0,
+        "loudness_follow": 1.0, "repair_octaves": False,
     }  # fmt: skip
     status, _, err = run(capsys, *arguments, "--octave", 5)
     assert status == 2 and "octave" in err

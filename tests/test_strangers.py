@@ -273,7 +273,7 @@ CRAFTED = {
     "steps without end": ("diffusion", lambda f: with_raw(f["diffusion"], put("model", "n_steps", 2**31 - 1)),
         "n_steps"),
     "a network too large": ("diffusion", lambda f: with_raw(f["diffusion"], lambda r: r["model"].update(
-        channels=4096, n_layers=128, content_channels=4096, content_layers=64)), "another model version"),
+        channels=4096, n_layers=128, content_channels=4096, content_layers=64)), "too large a network"),
     "the largest diffwave": ("diffwave", lambda f: with_raw(f["diffwave"], lambda r: r["model"].update(
         channels=1024, n_layers=128, dilation_cycle=14)), "at most 200000000"),
     "markup as a kind": (TINY, lambda f: with_raw(f[TINY], put("kind", "<img src=x onerror=alert(1)>")),

@@ -116,8 +116,8 @@ def test_a_batch_in_pieces_has_the_same_gradient():
     for size in (5, 2):
         model.zero_grad()
         pieces = list(machine.pieces(batch, accelerator, size))
-        assert [len(p["audio"]) for p, _ in pieces] == ([5] if size == 5 else [2, 2, 1])
-        for piece, share in pieces:
+        assert [len(p["audio"]) for p, _, _ in pieces] == ([5] if size == 5 else [2, 2, 1])
+        for piece, _, share in pieces:
             (_silent_noise(model, piece) * share).backward()
         grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for a, b in zip(*grads, strict=True):
@@ -337,17 +337,17 @@ def test_log_forgets_what_was_done_again(tmp_path):
 
 def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "RETRY_S", 0.0)
-    real, failures = trainer.save, []
+    real, failures = checkpoints.save, []
 
     def save(folder, checkpoint, kind, writer):
         if checkpoint.record["step"] in (5, 6) and kind == "last":
-            failures.append(checkpoint.record["step"])
+            failures.append(checkpoint.record["step"])  # at home, then beside it on this machine
             raise store.StoreError("No space left while writing 'x' (0 MB are free).")
         return real(folder, checkpoint, kind, writer)
 
-    monkeypatch.setattr(trainer, "save", save)
+    monkeypatch.setattr(checkpoints, "save", save)
     result = training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=8)
-    assert failures == [5, 6] and result.step == 8
+    assert sorted(set(failures)) == [5, 6] and result.step == 8
     assert result.told == ["No space left while writing 'x' (0 MB are free). Training goes on and tries again; "
                            "saved so far: nothing yet."] * 2  # fmt: skip
     assert [c.step for c in training.checkpoints(tmp_path) if c.kind == "last"] == [7, 8]
