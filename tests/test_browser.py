@@ -97,13 +97,23 @@ def test_converting_in_jupyterlab(page, lab, folder):
 
 
 @pytest.mark.browser
+def test_the_lesson_in_jupyterlab(page, lab, folder):
+    run_in_lab(page, lab, folder, "04_visualize.ipynb", MINUTES=2.0)
+    page.wait_for_selector("iframe", state="attached", timeout=60000)
+    lesson = page.frame_locator("iframe").first
+    lesson.locator("button:visible").first.wait_for(timeout=30000)
+    assert "What we hear" in lesson.locator("body").inner_text()
+    browsing.whole_screenshot(page, folder / "04_visualize.png")
+
+
+@pytest.mark.browser
 def test_recording_with_the_microphone(page, lab, folder):
     run_in_lab(page, lab, folder, "03_convert.ipynb", MINUTES=2.0)
     page.locator(".svclib-record-button").click()
     page.wait_for_function("document.querySelector('.svclib-record-state').innerText.includes('recording, 1 s')")
     page.locator(".svclib-record-button").click()
     page.wait_for_selector(".svclib-message .svclib-done", timeout=20000)
-    assert re.match(r"recording(?: \d+)?\.wav is stored", page.locator(".svclib-message").inner_text())
+    assert re.match(r"recording(?: \d+)?\.wav is stored", page.locator(".svclib-message").first.inner_text())
     import soundfile
 
     info = soundfile.info(folder / "home" / "examples" / "recording.wav")
