@@ -219,7 +219,7 @@ def _require_same(runs: Sequence[Run]) -> None:
 
 def _range_db(runs: Sequence[Run]) -> tuple[float, float]:
     """One colour range for everything on a page: the contract's floor (at least -100 dB) to the loudest result."""
-    low = max(_BOTTOM_DB, 10 * math.floor(2 * math.log10(waves.contract(runs[0].trace).floor)))
+    low = float(max(_BOTTOM_DB, 10 * math.floor(2 * math.log10(waves.contract(runs[0].trace).floor))))
     shown = [run.trace.result if run.trace.kind == "mel" else run.trace.x_t[0] for run in runs]  # noise is loud
     high = max(float(waves.levels_db(run.trace, state).max()) for run, state in zip(runs, shown, strict=True))
     return low, float(max(10 * math.ceil(high / 10), low + 40))
