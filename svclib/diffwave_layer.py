@@ -32,7 +32,7 @@ class GatedLayer(torch.autograd.Function):
     """``x, total -> x', total'``, where ``total`` is the sum of skips and is written in place."""
 
     @staticmethod
-    def forward(ctx, x, total, shift, weight, bias, frames, out_weight, out_bias, dilation, ramp, tile):
+    def forward(ctx, x, total, shift, weight, bias, frames, out_weight, out_bias, dilation, ramp, tile, idle):
         """Run the layer.
 
         Args:
@@ -44,11 +44,13 @@ class GatedLayer(torch.autograd.Function):
                 skip is one constant for all layers.
             dilation: Of the convolution.
             ramp, tile: From :func:`ramps` and :func:`tile_of`.
+            idle: Memory of steps that are over, to be written again: fresh memory costs as much time as filling it. It
+                belongs to the network and goes with it.
         """
         (batch, c, n), twice = x.shape, _twice(x.shape[1])
         folded = weight.permute(0, 2, 1).reshape(2 * c, 3 * c) * twice
         start, out, out_bias = bias * twice[:, 0], out_weight[:, :, 0], out_bias[:, None]
-        kept, after = _borrow((batch, -(-n // tile), 2 * c * tile)), torch.empty_like(x)
+        kept, after = _borrow((batch, -(-n // tile), 2 * c * tile), idle), torch.empty_like(x)
         stacked, z, residual = x.new_empty(3 * c, tile), x.new_empty(c, tile), (out[:c] * ROOT, out_bias * ROOT)
         if frames is not None:  # the shares of the frames add to 1 everywhere, so the bias may ride on them
             told = frames * twice + start[:, :, None]
@@ -67,14 +69,14 @@ class GatedLayer(torch.autograd.Function):
                 torch.add(residual[1], x[row, :, a:b], alpha=ROOT, out=after[row, :, a:b]).addmm_(residual[0], gated)
                 total[row, :, a:b].addmm_(out[c:], gated)
         ctx.save_for_backward(x, shift, weight, frames, out_weight, ramp)
-        ctx.dilation, ctx.tile, ctx.kept = dilation, tile, kept
+        ctx.dilation, ctx.tile, ctx.kept, ctx.idle = dilation, tile, kept, idle
         ctx.mark_dirty(total)
         return after, total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_after, d_total):
-        """Gradients of everything but ``dilation``, ``ramp`` and ``tile``."""
+        """Gradients of everything but ``dilation``, ``ramp``, ``tile`` and ``idle``."""
         x, shift, weight, frames, out_weight, ramp = ctx.saved_tensors
         kept = ctx.kept
         if kept is None:
@@ -116,22 +118,18 @@ class GatedLayer(torch.autograd.Function):
                         d_shift[row] += part.sum(1)
         del y
         ctx.kept = None
-        _idle.append(kept)
+        ctx.idle.append(kept)
         d_weight = (d_folded * twice).view(2 * c, 3, c).permute(0, 2, 1).contiguous()
         d_frames = None if frames is None else d_frames * twice
         d_bias = d_bias * twice[:, 0]
-        return d_x, d_total, d_shift, d_weight, d_bias, d_frames, d_out[:, :, None], d_out_bias, None, None, None
+        return d_x, d_total, d_shift, d_weight, d_bias, d_frames, d_out[:, :, None], d_out_bias, None, None, None, None
 
 
-# The sigmoids of steps that are over, to be written again: fresh memory costs as much time as filling it.
-_idle: list[Tensor] = []
-
-
-def _borrow(shape: tuple[int, ...]) -> Tensor:
+def _borrow(shape: tuple[int, ...], idle: list[Tensor]) -> Tensor:
     """Memory for a layer's sigmoids; a layer that is not differentiated keeps it until it is forgotten."""
-    if _idle and _idle[-1].shape != shape:
-        _idle.clear()
-    return _idle.pop() if _idle else torch.empty(shape)
+    if idle and idle[-1].shape != shape:
+        idle.clear()
+    return idle.pop() if idle else torch.empty(shape)
 
 
 def _tile(kept: Tensor, a: int, b: int, tile: int) -> Tensor:

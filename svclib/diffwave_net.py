@@ -113,6 +113,7 @@ class DiffWaveNet(nn.Module):
                 "conditioner 'samples'."
             )
         self.squeeze, self.frame_positions = squeeze, hop_samples // squeeze
+        self.idle: list[Tensor] = []  # see diffwave_layer.GatedLayer
         self.input = nn.Conv1d(squeeze, channels, 1)
         self.embedding = layers.StepEmbedding(SINUSOIDS, STEP_DIMS, STEP_DIMS, 1e4, nn.SiLU, activate_last=True)
         dims = {"none": 0, "frames": condition_dims, "samples": n_mels}[self.conditioner]
@@ -246,6 +247,6 @@ class DiffWaveNet(nn.Module):
             bias = block.dilated.bias.expand(len(h), -1)
             h, total = diffwave_layer.GatedLayer.apply(
                 h, total, block.step(step), block.dilated.weight, bias if fixed is None else bias + fixed[i], frames[i],
-                block.out.weight, block.out.bias[: self.channels], block.dilated.dilation[0], ramp, tile,
+                block.out.weight, block.out.bias[: self.channels], block.dilated.dilation[0], ramp, tile, self.idle,
             )  # fmt: skip
         return total

@@ -13,13 +13,12 @@ import sys
 import threading
 import time
 
+import distributed
 import pytest
 from test_dataset import SETTINGS, cheap_extract, contents, make_files, measured  # noqa: F401  (measured: a fixture)
 
 from svclib import __main__, cluster, dataset, features, manifest, segments, shards
 from svclib.progress import Cancelled
-
-distributed = pytest.importorskip("distributed")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from svclib import (
     audio,
@@ -30,7 +31,6 @@ from svclib.contentvec import UnitSettings
 from svclib.diffusion import DiffusionSettings
 from svclib.features import FeatureError, FeatureSettings, MelContract
 
-transformers = pytest.importorskip("transformers")
 DIMS, LAYER = 24, 2
 
 
