@@ -53,6 +53,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 diffwave_process  DiffWave's walks: every trained step, or a few aligned ones
                 diffwave_layer    one gated layer in tiles, forward and backward, for training on a CPU
                 diffwave_net  its network: BASE, LARGE, with a mel, a label or nothing
+                diffwave_source   the pitch a vocoder hears besides the mel
                 diffwave_fast     the network asked many times: folded, in tiles, in pieces
                 diffwave      settings and model of waveform diffusion, training
                 diffwave_uses     vocode, generate, denoise, interpolate

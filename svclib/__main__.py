@@ -102,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, plms or dpmpp; the instrument's own if not given")
     g.add_argument("--steps", type=int, metavar="N", help="steps of the sampler")
     g.add_argument("--shallow", type=int, metavar="N", help="start from the coarse mel at this diffusion step")
+    g.add_argument("--temperature", type=float, metavar="X", help="of the noise, 0 to 2: less is smoother")
     g.add_argument("--singer", metavar="NAME[=WEIGHT]", action="append", help="one of its singers; repeat for a mix")
     g.add_argument("--precision", metavar="NAME", help="auto, fp32, bf16 or fp16")
     g.add_argument("--vocoder", metavar="NAME|ZIP|PATH|URL", help="a vocoder of the same mel, instead of its own")

@@ -124,14 +124,15 @@ def capture(
     seed: int = 0, precision: str = "auto", keep: int | None = None, features: bool = True,
     max_bytes: int = MAX_BYTES, conditions: Mapping | None = None, label: str = "", prepared=None,
     callback: Callable[[SamplerStep], None] | None = None, cancelled: Callable[[], bool] | None = None,
-    blocks: Sequence[int] | None = None,
+    blocks: Sequence[int] | None = None, temperature: int | float | None = None,
 ) -> Trace:  # fmt: skip
     """Let a diffusion model sing one song and keep what happened; the song is the same as without.
 
     Args:
         model: A ``diffusion.DiffusionModel``.
         condition: ``[1, dims, frames]`` from ``model.condition``.
-        method, steps, shallow, seed, precision, prepared, callback, cancelled: As ``DiffusionModel.sample``.
+        method, steps, shallow, seed, precision, prepared, callback, cancelled, temperature: As
+            ``DiffusionModel.sample``.
         keep, max_bytes: See :class:`Recorder`.
         features: Whether to listen at the layers too.
         conditions: What to keep of what was asked: ``f0_hz``, ``voiced``, ``loudness_db``, each ``[frames]``.
@@ -152,7 +153,8 @@ def capture(
 
     with recorder.listening():
         log_mel = model.sample(
-            condition, method, steps, shallow, seed, precision, callback=watch, cancelled=cancelled, prepared=prepared
+            condition, method, steps, shallow, seed, precision, callback=watch, cancelled=cancelled, prepared=prepared,
+            temperature=temperature,
         )
     return recorder.trace(
         model.scale(log_mel), low=model.mel_low, high=model.mel_high, conditions=conditions, label=label,

@@ -29,6 +29,7 @@ def convert(a) -> int:
         for outcome in batch.convert_songs(
             opened, songs, folder, lambda song: _controls(a, song, opened), form=form, name=name, f0_method=a.f0,
             progress=progress, seed=a.seed, keep_rate=a.keep_rate, sampler=a.sampler, steps=a.steps, shallow=a.shallow,
+            temperature=a.temperature,
             singer=mix, precision=a.precision, vocoder=vocoder,
         ):  # fmt: skip
             if outcome.error is not None and len(songs) == 1:

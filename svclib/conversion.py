@@ -75,7 +75,7 @@ class Conversion:
         instrument_name, instrument_sha256, kind: Who sang.
         seed: Of the noise.
         sampling: What was asked of a diffusion instrument: ``sampler``, ``steps``, ``shallow``, ``singer``,
-            ``precision``.
+            ``temperature``, ``precision``.
         vocoder: Name, kind and SHA-256 of the vocoder, where another one than the instrument's own was chosen.
         octave_errors: Where the pitch tracker jumped an octave; repaired if the controls say so.
         gain_db: Applied to keep the peak below full scale; 0 or negative.
@@ -169,6 +169,7 @@ def convert(
     singer: dict[str, float | int] | str | None = None,
     vocoder: AnyVocoder | str | Path | None = None,
     precision: str | None = None,
+    temperature: float | int | None = None,
 ) -> Conversion:
     """Let an instrument sing a song.
 
@@ -188,6 +189,7 @@ def convert(
         vocoder: What makes sound of the mel of a diffusion instrument: opened, or what ``vocoding.open`` takes; its own
             if None.
         precision: One of ``denoiser.PRECISIONS``; ``auto`` if None.
+        temperature: Factor of the noise of the walk, 0 to 2; below 1 smoother; the instrument's own if None.
 
     Raises:
         ConversionError: if song and instrument do not fit, or the instrument sings no numbers.
@@ -205,6 +207,7 @@ def convert(
             f"sing with; it knows {', '.join(_RENDERERS)}. Update svclib."
         )
     asked = {"sampler": sampler, "steps": steps, "shallow": shallow, "singer": singer, "precision": precision}
+    asked["temperature"] = temperature
     sampling = {name: value for name, value in asked.items() if value is not None}
     if (sampling or vocoder is not None) and instrument.kind != "diffusion":
         raise ConversionError(

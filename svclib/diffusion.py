@@ -238,7 +238,8 @@ class DiffusionModel(nn.Module):
     def sample(
         self, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,
         seed: int = 0, precision: str = "auto", callback: Callable | None = None, cancelled: Callable | None = None,
-        prepared: "Prepared | Callable[[Tensor, float], Tensor] | None" = None, **options,
+        prepared: "Prepared | Callable[[Tensor, float], Tensor] | None" = None,
+        temperature: int | float | None = None, **options,
     ) -> Float[Tensor, "batch frames mels"]:  # fmt: skip
         """Sing: walk from noise, or from the coarse mel noised to step ``shallow``, to a log-mel.
 
@@ -249,11 +250,16 @@ class DiffusionModel(nn.Module):
             seed: Of the first noise and, for ``ddpm``, of the walk. The same on every device.
             precision, callback, cancelled: See :class:`Prepared` and ``samplers.sample``.
             prepared: To reuse, when the same song is sung again; or another function of ``x_t`` and time.
+            temperature: Factor of all noise of the walk (as in Grad-TTS, Popov et al. 2021); below 1 the result comes
+                nearer to what the model thinks likely: smoother, less varied. The settings' own by default.
             options: ``piece_frames``, ``cache_bytes`` of :class:`Prepared`; the result does not depend on them.
         """
         generator = torch.Generator().manual_seed(seed)
         shape = (condition.shape[0], self.contract.n_mels, condition.shape[-1])
-        x_t = torch.randn(shape, generator=generator).to(condition)
+        temperature = self.settings.temperature if temperature is None else temperature
+        if not 0 <= temperature <= 2:
+            raise DiffusionError(f"The temperature is {temperature}; it runs from 0 to 2, where 1 is as in training.")
+        x_t = temperature * torch.randn(shape, generator=generator).to(condition)
         start_t = None
         prepared = prepared or self.prepare(condition, precision, cancelled=cancelled, **options)
         if shallow is not None:
@@ -265,7 +271,7 @@ class DiffusionModel(nn.Module):
         x0 = samplers.sample(
             prepared, self.schedule, x_t, method or self.settings.sampler,
             steps or self.settings.sampler_steps, start_t, clip=1.0, generator=generator,
-            callback=callback, cancelled=cancelled,
+            temperature=temperature, callback=callback, cancelled=cancelled,
         )  # fmt: skip
         return self.unscale(x0)
 
@@ -305,8 +311,8 @@ class DiffusionModel(nn.Module):
             cancelled: Asked at every sampler step and every piece of sound.
             vocoder: Another one than its own: what has ``contract`` and ``render`` (``vocoding.AnyVocoder``).
             units: ``[frames, dims]`` of the source, for ``contentvec``.
-            sampling: ``method``, ``steps``, ``shallow``, ``precision``, ``piece_frames``, ``cache_bytes`` of
-                :meth:`sample`; pieces hold for conditions, walk and sound.
+            sampling: ``method``, ``steps``, ``shallow``, ``temperature``, ``precision``, ``piece_frames``,
+                ``cache_bytes`` of :meth:`sample`; pieces hold for conditions, walk and sound.
 
         Raises:
             DiffusionError: if there is no vocoder, or for impossible sampling.

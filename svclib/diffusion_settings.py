@@ -26,6 +26,7 @@ _RANGES = {
     "vocoder_rows": (1, 4096),
     "n_steps": (2, 100_000),
     "sampler_steps": (1, 100_000),
+    "temperature": (0.0, 2.0),
 }
 
 MAX_SQUARES = 100_000_000  # about a billion weights
@@ -49,7 +50,7 @@ class DiffusionChoices:
         coarse_weight: Its share in the loss.
         n_steps, beta_first, beta_last: The noise schedule.
         condition_dropout: Probability with which each condition is left out in training.
-        sampler, sampler_steps: What previews and conversions use unless told otherwise.
+        sampler, sampler_steps, temperature: What previews and conversions use unless told otherwise.
         vocoder: Of the vocoder that is trained beside it, on the recordings' own mels, and goes into the same
             instrument; None for none.
         vocoder_weight: Its share in the loss; its weights are its own, so only the clipped gradient is shared.
@@ -78,6 +79,7 @@ class DiffusionChoices:
     condition_dropout: float = 0.1
     sampler: str = "dpmpp"
     sampler_steps: int = 20
+    temperature: float = 1.0
     vocoder: HarmonicSettings | None = None
     vocoder_weight: float = 0.1
     vocoder_rows: int = 2

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from svclib import diffwave_process, draws, ranges
 from svclib.diffwave_fast import Prepared
 from svclib.diffwave_net import CONDITIONERS, STEP_RULES, DiffWaveError, DiffWaveNet, parameter_count, strides
+from svclib.diffwave_source import HarmonicSource
 from svclib.features import FeatureSettings
 from svclib.schedule import Schedule
 
 CONDITIONS = ("mel", "label", "none")
 PRIORS = ("standard", "energy")
+SOURCES = ("none", "harmonic")
 LEAST_SPREAD, LEAST_PEAK = 0.1, 1e-3
 LOSSES = ("l2", "l1")
 MAX_PARAMETERS = 200_000_000
@@ -62,6 +64,7 @@ class DiffWaveSettings:
         sound_s: How long a generated sound is where nobody says otherwise, in seconds.
         prior: ``standard``, or ``energy``: where the mel is quiet, the noise is too, in training and in the walk
             (PriorGrad, Lee et al. 2022).
+        source: ``none``, the paper's, or ``harmonic``: besides the mel it hears the pitch; see ``diffwave_source``.
     """
 
     kind: str = "diffwave"
@@ -82,6 +85,7 @@ class DiffWaveSettings:
     peak: float = 0.0
     sound_s: float = 1.0
     prior: str = "standard"
+    source: str = "none"
 
     def __post_init__(self):
         for name in ("labels", "fast_etas"):
@@ -91,7 +95,7 @@ class DiffWaveSettings:
         ranges.check(self, _RANGES, DiffWaveError)
         choices = {
             "condition": CONDITIONS, "conditioner": CONDITIONERS, "loss": LOSSES, "step_rule": STEP_RULES,
-            "prior": PRIORS,
+            "prior": PRIORS, "source": SOURCES,
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -103,6 +107,8 @@ class DiffWaveSettings:
             raise DiffWaveError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
         if self.prior == "energy" and self.condition != "mel":
             raise DiffWaveError("prior 'energy' follows a mel; with another condition leave it 'standard'.")
+        if self.source != "none" and self.condition != "mel":
+            raise DiffWaveError("source 'harmonic' is for a vocoder; with another condition leave it 'none'.")
         if self.peak and self.condition == "mel":
             raise DiffWaveError("peak is for models without a mel: a mel tells the level. Leave it 0.")
         if len(self.fast_etas) > 64:
@@ -111,8 +117,9 @@ class DiffWaveSettings:
             diffwave_process.align(self.schedule, self.fast_etas)
         mels = {"n_mels": 128, "conditioner": "frames"} if self.condition == "mel" else {}
         size = parameter_count(
-            self.channels, self.n_layers, **mels, condition_dims=self.condition_dims, squeeze=self.squeeze
-        )
+            self.channels, self.n_layers, **mels, condition_dims=self.condition_dims, squeeze=self.squeeze,
+            sourced=self.source != "none",
+        )  # fmt: skip
         if size > MAX_PARAMETERS:
             raise DiffWaveError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
 
@@ -126,7 +133,8 @@ class DiffWaveSettings:
         """What the loss is about: losses compare only where this is equal."""
         told = f"noise, {self.loss}, {self.n_steps} steps from beta {self.beta_first:g} to {self.beta_last:g}"
         told += f", sounds of peak {self.peak:g}" if self.peak else ""
-        return told + (f", prior by {self.prior}" if self.prior != "standard" else "")
+        told += f", prior by {self.prior}" if self.prior != "standard" else ""
+        return told + (f", {self.source} source" if self.source != "none" else "")
 
     def build(
         self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0
@@ -162,8 +170,9 @@ class DiffWaveModel(nn.Module):
             raise DiffWaveError(f"squeeze is {s.squeeze}; it has to divide the hop of {features.hop_samples} samples.")
         self.net = DiffWaveNet(
             s.channels, s.n_layers, s.dilation_cycle, 0 if self.contract is None else mel.n_mels, features.hop_samples,
-            s.conditioner, s.condition_dims, len(s.labels), s.step_rule, s.n_steps, s.squeeze,
+            s.conditioner, s.condition_dims, len(s.labels), s.step_rule, s.n_steps, s.squeeze, s.source != "none",
         )  # fmt: skip
+        self.source = HarmonicSource(features) if s.source == "harmonic" else None
         if self.contract is not None:
             base = math.log(10.0) if mel.log_base == "10" else 1.0
             known = (statistics or {}).get("log_mel") or {"min": math.log(mel.floor) / base, "max": 2.0 / base}
@@ -218,14 +227,40 @@ class DiffWaveModel(nn.Module):
                 raise DiffWaveError(f"This model was not trained with the label '{name}'; it knows {known}.")
         return torch.tensor([self.settings.labels.index(name) for name in names], device=self.device)
 
-    def conditions(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def song_conditions(
+        self, log_mel: np.ndarray, f0_hz: np.ndarray | None = None, voiced: np.ndarray | None = None
+    ) -> dict[str, Tensor]:
+        """What of a song steers a vocoder: its mel ``[frames, mels]``, and its pitch ``[frames]`` where it hears one.
+
+        Raises:
+            DiffWaveError: if it hears the pitch and none is given.
+        """
+        told = {"mel": self.scale(torch.from_numpy(log_mel)[None].to(self.device))}
+        if self.source is not None:
+            if f0_hz is None or voiced is None:
+                raise DiffWaveError("This vocoder hears the pitch besides the mel; give f0_hz and voiced too.")
+            told["source"] = torch.from_numpy(self.source.song(log_mel, f0_hz, voiced))[None].to(self.device)
+        return told
+
+    def conditions(self, batch: Mapping[str, Tensor], locked: bool = False) -> dict[str, Tensor]:
         """What of a dataset's batch steers the network.
+
+        Args:
+            batch: Of the dataset.
+            locked: With the phase of the batch's own sound, as training needs it; else by the pitch alone.
 
         Raises:
             DiffWaveError: if the batch has recordings without a label the model knows.
         """
         if self.settings.condition == "mel":
-            return {"mel": self.scale(batch["log_mel"])}
+            told = {"mel": self.scale(batch["log_mel"])}
+            if self.source is not None and locked:
+                names = ("audio", "log_mel", "f0_hz", "voiced")
+                told["source"] = self.source.locked(*(batch[name] for name in names))
+            elif self.source is not None:
+                rows = zip(*(batch[name].cpu().numpy() for name in ("log_mel", "f0_hz", "voiced")), strict=True)
+                told["source"] = torch.from_numpy(np.stack([self.source.song(*row) for row in rows])).to(self.device)
+            return told
         if self.settings.condition == "none":
             return {}
         low, high = int(batch["label"].min()), int(batch["label"].max())
@@ -244,7 +279,7 @@ class DiffWaveModel(nn.Module):
         x0, steps = batch["audio"] * self.gain(batch["audio"]), self.schedule.n_steps
         t = (draws.spread(len(x0), generator) * steps).long().clamp_max(steps - 1).to(x0.device)
         noise = draws.normal(tuple(x0.shape), generator).to(x0)
-        conditions = self.conditions(batch)
+        conditions = self.conditions(batch, locked=True)
         spread = self.spread(conditions["mel"]) if "mel" in conditions else None
         wide = noise if spread is None else noise * spread
         named = self.net(self.schedule.diffuse(x0, t, wide), t.float(), **conditions).float()

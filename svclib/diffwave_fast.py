@@ -62,7 +62,7 @@ class Folded:
 
     def run(
         self,
-        x: Float[Tensor, "squeeze positions"],
+        x: Float[Tensor, "inputs positions"],
         shifts: Float[Tensor, "layers channels 1"],
         fill: Callable[[int, int, int, Tensor], None],
         tile: int,
@@ -114,6 +114,7 @@ class Prepared:
         net: The network.
         mel: As the network takes it, or None.
         label: One number per signal, or None.
+        source: The signal of the pitch, where the network hears one, or None.
         n_samples: Length of the signals; follows from ``mel`` where there is one.
         batch: Number of signals, where neither ``mel`` nor ``label`` tells.
         precision: ``fp32``, or ``bf16`` (``x_t`` and the result stay float32).
@@ -126,6 +127,7 @@ class Prepared:
     def __init__(
         self, net: DiffWaveNet, mel: Float[Tensor, "batch mels frames"] | None = None,
         label: Int[Tensor, " batch"] | None = None, n_samples: int | None = None, batch: int = 1,
+        source: Float[Tensor, "batch samples"] | None = None,
         precision: str = "fp32", piece_samples: int = 1 << 17, cache_bytes: int = 10**9, tiled: bool | None = None,
     ):  # fmt: skip
         if precision not in PRECISIONS:
@@ -134,13 +136,13 @@ class Prepared:
             if mel is None:
                 raise DiffWaveError("Without a mel, say how many samples there are to be.")
             n_samples = mel.shape[-1] * net.hop_samples
-        net.check(mel, label, n_samples)
+        net.check(mel, label, n_samples, source)
         self.net, self.dtype, self.n_samples = net, PRECISIONS[precision], n_samples
         self.batch = next((len(v) for v in (mel, label) if v is not None), batch)
         device = net.input.weight.device
         self.tiled = device.type == "cpu" if tiled is None else tiled
         self.unit = net.frame_positions if mel is not None else 1  # in positions of the stack: see squeeze
-        self.mel, self.steps = mel, {}
+        self.mel, self.source, self.steps = mel, source, {}
         n_units, halo = n_samples // net.squeeze // self.unit, -(-net.halo // self.unit) + (3 if mel is not None else 0)
         self.pieces = list(layers.pieces(n_units, max(1, piece_samples // net.squeeze // self.unit), halo))
         seen = sum(high - low for _, _, low, high in self.pieces) * self.unit
@@ -177,7 +179,7 @@ class Prepared:
             )
         eps = torch.empty_like(x_t)  # outside: an ordinary tensor, whatever is done with it later
         with torch.inference_mode():
-            x, named = self.net.squeezed(x_t), self.net.squeezed(eps)
+            x, named = self.net.inputs(x_t, self.source), self.net.squeezed(eps)
             shifts = self._step(t)
             for i, piece in enumerate(self.pieces):
                 conditions = self.kept[i] if self.cached else self._conditions(piece)
@@ -198,7 +200,7 @@ class Prepared:
     def _run(self, x: Tensor, steps: Tensor, conditions) -> Tensor:
         if not self.tiled:
             return self._run_layers(x, steps, conditions)
-        out = torch.empty_like(x)
+        out = x.new_empty(len(x), self.net.squeeze, x.shape[2])
         for row in range(self.batch):
             self.folded.run(x[row], steps[row], lambda *a, row=row: conditions(row, *a), self.tile, out[row])
         return out

@@ -55,12 +55,12 @@ def table_embedding(t: Float[Tensor, " batch"], n_steps: int) -> Float[Tensor, "
 
 def parameter_count(
     channels: int, n_layers: int, n_mels: int = 0, conditioner: str = "samples", hop_samples: int = 256,
-    condition_dims: int = 128, n_labels: int = 0, squeeze: int = 1,
+    condition_dims: int = 128, n_labels: int = 0, squeeze: int = 1, sourced: bool = False,
 ) -> int:  # fmt: skip
     """Number of weights from the layer sizes alone: 2,619,971 for BASE, 6,885,315 for LARGE."""
     c, p = channels, squeeze
     layer = (6 * c * c + 2 * c) + (STEP_DIMS * c + c) + (2 * c * c + 2 * c)
-    total = (p * c + c) + (SINUSOIDS + 1 + STEP_DIMS + 1) * STEP_DIMS + (c * c + c) + (p * c + p)
+    total = ((1 + sourced) * p * c + c) + (SINUSOIDS + 1 + STEP_DIMS + 1) * STEP_DIMS + (c * c + c) + (p * c + p)
     if n_mels and conditioner == "samples":
         layer += n_mels * 2 * c + 2 * c
         total += sum(6 * f + 1 for f in strides(hop_samples))
@@ -87,6 +87,7 @@ class DiffWaveNet(nn.Module):
         n_steps: Trained steps, for ``table``.
         squeeze: Neighbouring samples that make one position of the stack, as WaveGlow squeezes them (Prenger et al.
             2019): the layers run that many times less often, so that far wider ones are affordable. 1 is the paper's.
+        sourced: Whether it hears a signal of the pitch beside the noisy samples; see ``diffwave_source``.
 
     Attributes:
         halo: Positions on either side that one output position depends on.
@@ -96,7 +97,7 @@ class DiffWaveNet(nn.Module):
     def __init__(
         self, channels: int, n_layers: int, dilation_cycle: int, n_mels: int = 0, hop_samples: int = 256,
         conditioner: str = "frames", condition_dims: int = 128, n_labels: int = 0, step_rule: str = "exact",
-        n_steps: int = 50, squeeze: int = 1,
+        n_steps: int = 50, squeeze: int = 1, sourced: bool = False,
     ):  # fmt: skip
         super().__init__()
         if conditioner not in CONDITIONERS or step_rule not in STEP_RULES:
@@ -112,9 +113,9 @@ class DiffWaveNet(nn.Module):
                 f"squeeze is {squeeze}; it has to divide the hop of {hop_samples} samples, and to be 1 for the "
                 "conditioner 'samples'."
             )
-        self.squeeze, self.frame_positions = squeeze, hop_samples // squeeze
+        self.squeeze, self.frame_positions, self.sourced = squeeze, hop_samples // squeeze, sourced
         self.idle: list[Tensor] = []  # see diffwave_layer.GatedLayer
-        self.input = nn.Conv1d(squeeze, channels, 1)
+        self.input = nn.Conv1d(squeeze * (1 + sourced), channels, 1)
         self.embedding = layers.StepEmbedding(SINUSOIDS, STEP_DIMS, STEP_DIMS, 1e4, nn.SiLU, activate_last=True)
         dims = {"none": 0, "frames": condition_dims, "samples": n_mels}[self.conditioner]
         self.stack = layers.GatedStack(channels, n_layers, dilation_cycle, STEP_DIMS, dims)
@@ -140,6 +141,13 @@ class DiffWaveNet(nn.Module):
     def squeezed(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch squeeze positions"]:
         """Samples as positions of the stack."""
         return x.unflatten(1, (-1, self.squeeze)).transpose(1, 2)
+
+    def inputs(
+        self, x: Float[Tensor, "batch samples"], source: Float[Tensor, "batch samples"] | None
+    ) -> Float[Tensor, "batch inputs positions"]:
+        """What the first convolution sees: the noisy samples, and the signal of the pitch where there is one."""
+        x = self.squeezed(x)
+        return x if source is None else torch.cat([x, self.squeezed(source.to(x))], dim=1)
 
     def encode(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dims length"]:
         """What all layers share of the condition: at frame rate for ``frames``, at sample rate for ``samples``.
@@ -178,13 +186,16 @@ class DiffWaveNet(nn.Module):
             raise DiffWaveError(f"There is no label number {wrong}; this network knows 0 to {self.n_labels - 1}.")
         return self.label_conditions(self.labels(label))
 
-    def check(self, mel: Tensor | None, label: Tensor | None, n_samples: int) -> None:
+    def check(
+        self, mel: Tensor | None, label: Tensor | None, n_samples: int, source: Tensor | None = None
+    ) -> None:
         """Refuse conditions that are missing or do not fit the audio.
 
         Raises:
             DiffWaveError: saying what is missing or too much.
         """
-        for name, value, wanted in (("mel", mel, self.n_mels), ("label", label, self.n_labels)):
+        needs = (("mel", mel, self.n_mels), ("label", label, self.n_labels), ("source", source, self.sourced))
+        for name, value, wanted in needs:
             if (value is None) == bool(wanted):
                 raise DiffWaveError(f"This network takes {'a' if wanted else 'no'} {name}; leave {name} "
                                     f"{'not ' if wanted else ''}out.")  # fmt: skip
@@ -195,6 +206,8 @@ class DiffWaveNet(nn.Module):
                 f"{mel.shape[-1]} mel frames of {self.hop_samples} samples make "
                 f"{mel.shape[-1] * self.hop_samples} samples, but the signal has {n_samples}."
             )
+        if source is not None and source.shape[-1] != n_samples:
+            raise DiffWaveError(f"The source has {source.shape[-1]} samples, but the signal has {n_samples}.")
 
     def forward(
         self,
@@ -202,17 +215,18 @@ class DiffWaveNet(nn.Module):
         t: Float[Tensor, " batch"],
         mel: Float[Tensor, "batch mels frames"] | None = None,
         label: Int[Tensor, " batch"] | None = None,
+        source: Float[Tensor, "batch samples"] | None = None,
     ) -> Float[Tensor, "batch samples"]:
         """The noise in ``x`` at diffusion times ``t``.
 
         Raises:
             DiffWaveError: if conditions are missing, too many or of the wrong size.
         """
-        self.check(mel, label, x.shape[1])
+        self.check(mel, label, x.shape[1], source)
         step = self.step(t)
         encoded = None if mel is None else self.encode(mel)
         fixed = None if label is None else self.label_gates(label).chunk(len(self.stack.blocks), dim=1)
-        h = F.relu(self.input(self.squeezed(x)))
+        h = F.relu(self.input(self.inputs(x, source)))
         if self._in_tiles(h):
             return self._finish(self._run_tiles(h, step, encoded, fixed))
         total = None

@@ -78,6 +78,8 @@ def vocode(
     callback: Callable[[SamplerStep], None] | None = None,
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    f0_hz: np.ndarray | None = None,
+    voiced: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sound of a log-mel spectrogram.
 
@@ -91,6 +93,7 @@ def vocode(
         callback: Sees every step.
         progress: Called with a fraction and a text.
         cancelled: Asked before each step.
+        f0_hz, voiced: ``[frames]``, for a vocoder that hears the pitch besides the mel; others leave it unread.
 
     Returns:
         float32 ``[frames * hop]``, full scale 1, not limited.
@@ -108,7 +111,7 @@ def vocode(
             f"The spectrogram has shape {values.shape}; expected finite numbers, frames by {contract.n_mels} bands."
         )
     with torch.no_grad():
-        prepared = model.prepare(precision, mel=model.scale(torch.from_numpy(values)[None].to(model.device)))
+        prepared = model.prepare(precision, **model.song_conditions(values, f0_hz, voiced))
     shape = (1, len(values) * contract.hop_samples)
     made = model.sample(prepared, shape, seed, fast, callback=_watch(progress, callback), cancelled=cancelled)
     return made[0].cpu().numpy()

@@ -62,7 +62,10 @@ def six_steps(
 
         def walk(callback, common=common):
             if model.settings.condition == "mel":
-                return diffwave_uses.vocode(model, asked.log_mel, model.contract, callback=callback, **common)
+                return diffwave_uses.vocode(
+                    model, asked.log_mel, model.contract, callback=callback, f0_hz=asked.source_f0_hz,
+                    voiced=asked.source_voiced, **common,
+                )  # fmt: skip
             return diffwave_uses.generate(model, n_samples, 1, label, callback=callback, **common)
 
         runs.append(watch(model, walk, f"{n} steps", seed=seed))

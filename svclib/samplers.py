@@ -112,6 +112,7 @@ def sample(
     eta: int | float | None = None,
     clip: int | float | None = None,
     generator: torch.Generator | None = None,
+    temperature: int | float = 1.0,
     callback: Callable[[SamplerStep], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Tensor:
@@ -127,6 +128,7 @@ def sample(
         eta: Share of fresh noise of ``ddim`` (0, default) and ``ddpm`` (1, default); other methods have none.
         clip: Limit of ``|x0_hat|``, for signals known to be bounded.
         generator: Source of the fresh noise; two runs with equal generators are equal.
+        temperature: Factor of the fresh noise; the caller scales the noise in ``x_t`` by the same.
         callback: Sees every :class:`SamplerStep`; changes no bit of the result.
         cancelled: Asked before each call of the denoiser.
 
@@ -138,7 +140,7 @@ def sample(
     chosen = METHODS[method]
     if eta is not None and chosen.eta is None:
         raise SamplerError(f"{method} draws no fresh noise, so eta has no meaning for it; leave it out or take ddim.")
-    walk = _Walk(denoiser, schedule, clip, callback, cancelled, chosen.n_calls(len(ts)))
+    walk = _Walk(denoiser, schedule, clip, callback, cancelled, chosen.n_calls(len(ts)), temperature)
     with torch.no_grad():
         return chosen.walk(walk, x_t, ts, chosen.eta if eta is None else eta, generator)
 
@@ -146,10 +148,10 @@ def sample(
 class _Walk:
     """Calls the denoiser and reports; the methods below do the arithmetic."""
 
-    def __init__(self, denoiser, schedule, clip, callback, cancelled, n_calls):
+    def __init__(self, denoiser, schedule, clip, callback, cancelled, n_calls, temperature):
         self.denoiser, self.schedule, self.clip = denoiser, schedule, clip
         self.callback, self.cancelled, self.n_calls = callback, cancelled, n_calls
-        self.index = 0
+        self.index, self.temperature = 0, temperature
 
     def levels(self, ts: list[float], i: int) -> tuple[float, float]:
         """Signal and noise level of step ``i``; after the last step the signal is clean."""
@@ -184,7 +186,7 @@ def _ancestral(walk: _Walk, x: Tensor, ts: list[float], eta: float, generator) -
         if fresh:
             device = x.device if generator is None else generator.device
             noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device)
-            x = x + fresh * noise.to(x.device)
+            x = x + fresh * walk.temperature * noise.to(x.device)
     raise AssertionError("unreachable: the last step returns")
 
 

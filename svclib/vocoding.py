@@ -76,7 +76,7 @@ class AnyVocoder:
 
         Args:
             log_mel: ``[frames, mels]``.
-            f0_hz, voiced: ``[frames]``; a diffwave hears the pitch from the mel alone.
+            f0_hz, voiced: ``[frames]``; a diffwave without ``source`` hears the pitch from the mel alone.
             seed: Of all noise.
             progress: Called with a fraction and a text.
             cancelled: Asked now and then; True raises ``Cancelled``.
@@ -129,7 +129,8 @@ def _harmonic(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -
 
 
 def _diffwave(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
-    return diffwave_uses.vocode(vocoder.model, log_mel, vocoder.contract, seed, vocoder.fast, **watch)
+    pitch = {"f0_hz": f0_hz, "voiced": voiced}
+    return diffwave_uses.vocode(vocoder.model, log_mel, vocoder.contract, seed, vocoder.fast, **pitch, **watch)
 
 
 def _nsf_hifigan(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:

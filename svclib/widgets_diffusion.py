@@ -10,6 +10,7 @@ from svclib.instrument import Listing
 
 OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing chosen
 SAMPLERS = [OWN, *((f"{name}: {samplers.METHODS[name].words}", name) for name in reversed(samplers.METHODS))]
+TEMPERATURES = [OWN, ("0.7: smoother", 0.7), ("0.85", 0.85), ("1: as lively as the recordings", 1.0)]
 STEPS = [OWN, *((str(n), n) for n in (5, 10, 20, 50, 100, 200, 1000))]
 
 
@@ -33,6 +34,11 @@ class DiffusionControls(W.VBox):
             "how much of the walk is left: 1 is nearly the guess itself, 1000 nearly pure noise",
             min=1, max=1000, step=1, value=200, continuous_update=False,
         )  # fmt: skip
+        self.temperature = widgets.control(
+            W.Dropdown, "Temperature", "t-temperature",
+            "how much chance there is in the walk: less is smoother and nearer to the voice, more is livelier",
+            options=TEMPERATURES,
+        )  # fmt: skip
         self.vocoder = widgets.control(
             W.Dropdown, "Vocoder", "t-vocoder", "what makes sound of the picture that the walk paints",
             options=[OWN],
@@ -48,8 +54,8 @@ class DiffusionControls(W.VBox):
         self.singers, self._mix = {}, W.VBox([])
         self.rough.observe(lambda _: self._show_noise(), "value")
         group = widgets.column(
-            "Diffusion", self.sampler, self.steps, self.rough, self.shallow, self._mix, self.vocoder, self.seed,
-            self.precision,
+            "Diffusion", self.sampler, self.steps, self.rough, self.shallow, self.temperature, self._mix,
+            self.vocoder, self.seed, self.precision,
         )  # fmt: skip
         super().__init__(group.children, layout=group.layout)
         self.add_class("t-diffusion")
@@ -79,7 +85,7 @@ class DiffusionControls(W.VBox):
 
     def reset(self) -> None:
         """Everything back to the instrument's own."""
-        for menu in (self.sampler, self.steps, self.vocoder):
+        for menu in (self.sampler, self.steps, self.temperature, self.vocoder):
             menu.value = ""
         self.rough.value, self.shallow.value, self.seed.value, self.precision.value = False, 200, 0, "auto"
         for i, slider in enumerate(self.singers.values()):
@@ -94,6 +100,7 @@ class DiffusionControls(W.VBox):
             "sampler": self.sampler.value or None,
             "steps": self.steps.value or None,
             "shallow": self.shallow.value if self.rough.value else None,
+            "temperature": self.temperature.value or None,
             "vocoder": self.vocoder.value or None,
             "seed": self.seed.value,
             "precision": None if self.precision.value == "auto" else self.precision.value,

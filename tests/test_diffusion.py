@@ -342,6 +342,22 @@ def test_watching_and_seed(trained):
     assert float(runs[0].min()) >= low - 1e-4 and float(runs[0].max()) <= high + 1e-4
 
 
+def test_temperature_is_the_factor_of_all_noise(trained):
+    model, unheard = trained
+    condition = condition_of(model, unheard)
+    for method in ("dpmpp", "ddpm"):
+        first, spreads = {}, []
+        for temperature in (0.0, 0.5, 1.0):
+            seen = []
+            options = {"temperature": temperature, "callback": seen.append}
+            runs = [model.sample(condition, method, 6, seed=seed, **options) for seed in (1, 2)]
+            first[temperature] = seen[0].x_t
+            spreads.append(float((runs[0] - runs[1]).abs().mean()))
+        assert torch.equal(first[0.5], 0.5 * first[1.0])
+        assert spreads[0] == 0 < spreads[1] < 0.8 * spreads[2]  # without noise there is one answer
+    assert torch.equal(model.sample(condition, steps=3), model.sample(condition, steps=3, temperature=1.0))
+
+
 def test_shallow_start_begins_at_the_coarse_mel(trained):
     model, unheard = trained
     condition = condition_of(model, unheard)

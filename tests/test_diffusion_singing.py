@@ -121,7 +121,7 @@ def test_seed_sampler_steps_and_start_are_what_was_chosen(exported):
     one = convert(opened, s, PLAIN, seed=3)
     assert np.array_equal(one.audio, convert(opened, s, PLAIN, seed=3).audio)
     assert np.array_equal(one.audio, convert(opened, s, PLAIN, seed=3, sampler="dpmpp", steps=4).audio)
-    chosen = {"sampler": "ddim", "steps": 6, "shallow": 200}
+    chosen = {"sampler": "ddim", "steps": 6, "shallow": 200, "temperature": 0.5}
     for change in ({"seed": 4}, *({k: v} for k, v in chosen.items())):
         assert not np.allclose(convert(opened, s, PLAIN, **{"seed": 3, **change}).audio, one.audio, atol=1e-7), change
     made = convert(opened, s, PLAIN, **chosen, singer="toy")
@@ -145,6 +145,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(exported):
     for options, words in (
         ({"sampler": "euler"}, "no sampler 'euler'"),
         ({"shallow": 5000}, "from 1 to 1000"),
+        ({"temperature": -1}, "from 0 to 2"),
         ({"singer": "nobody"}, "no singer 'nobody'"),
     ):
         with pytest.raises(ConversionError, match=f"'voice': .*{words}"):

@@ -54,6 +54,7 @@ def random_net(channels=8, n_layers=6, dilation_cycle=3, seed=0, **options):
         ({"channels": 64, "n_layers": 30, "n_mels": 80, "conditioner": "frames"}, None),
         ({"channels": 32, "n_layers": 7, "n_mels": 40, "hop_samples": 120}, None),
         ({"channels": 16, "n_layers": 5, "n_labels": 10, "squeeze": 8}, None),
+        ({"channels": 16, "n_layers": 5, "n_mels": 10, "conditioner": "frames", "squeeze": 8, "sourced": True}, None),
     ],
 )
 def test_parameter_counts(sizes, count):
@@ -190,6 +191,7 @@ NETS = {
     "both": {"n_mels": 5, "hop_samples": 12, "n_labels": 4},
     "squeezed": {"n_labels": 4, "squeeze": 3},
     "squeezed frames": {"n_mels": 5, "hop_samples": 12, "squeeze": 4},
+    "sourced": {"n_mels": 5, "hop_samples": 12, "squeeze": 2, "sourced": True},
 }
 
 
@@ -205,13 +207,14 @@ def test_prepared_equals_the_network(name, options, monkeypatch):
     mel = torch.randn(2, 5, 40, generator=generator) if net.n_mels else None
     label = torch.tensor([3, 0]) if net.n_labels else None
     x, t = torch.randn(2, 480, generator=generator), torch.tensor([0.25, 7.5])  # a batch at fractional steps
+    source = torch.randn(2, 480, generator=generator) if net.sourced else None
     with torch.no_grad():
-        want = net(x, t, mel, label)
-        single = net(x, torch.tensor([3.0, 3.0]), mel, label)
-    prepared = Prepared(net, mel, label, 480, 2, **options)
+        want = net(x, t, mel, label, source)
+        single = net(x, torch.tensor([3.0, 3.0]), mel, label, source)
+    prepared = Prepared(net, mel, label, 480, 2, source, **options)
     torch.testing.assert_close(prepared.step(x, t), want, atol=1e-5 * float(want.abs().max()), rtol=0)
     torch.testing.assert_close(prepared(x, 3), single, atol=1e-5 * float(want.abs().max()), rtol=0)
-    half = Prepared(net, mel, label, 480, 2, precision="bf16", **options).step(x, t)
+    half = Prepared(net, mel, label, 480, 2, source, precision="bf16", **options).step(x, t)
     assert half.dtype == torch.float32
     assert float((half - want).abs().max()) < 0.04 * float(want.abs().max())
 
@@ -662,11 +665,12 @@ def test_training_in_tiles_equals_the_plain_layers(name, monkeypatch):
     mel = torch.randn(2, 5, 50, generator=generator, requires_grad=True) if net.n_mels else None
     label = torch.tensor([3, 0]) if net.n_labels else None
     x, toward = torch.randn(2, 600, generator=generator), torch.randn(2, 600, generator=generator)
+    source = torch.randn(2, 600, generator=generator) if net.sourced else None
 
     def run(in_tiles):
         monkeypatch.setattr(DiffWaveNet, "_in_tiles", lambda *_: in_tiles)
         net.zero_grad()
-        made = net(x, torch.tensor([0.5, 30.0]), mel, label)
+        made = net(x, torch.tensor([0.5, 30.0]), mel, label, source)
         (made * toward).sum().backward()
         gradients = {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
         if mel is not None:

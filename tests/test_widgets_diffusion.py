@@ -80,21 +80,21 @@ def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):
     monkeypatch.setattr(conversion, "convert", watch)
     d = panel.diffusion
     d.sampler.value, d.steps.value, d.rough.value, d.shallow.value, d.seed.value = "ddim", 5, True, 150, 7
-    d.singers["bea"].value, d.precision.value = 0.5, "fp32"
+    d.singers["bea"].value, d.precision.value, d.temperature.value = 0.5, "fp32", 0.7
     d.vocoder.value = base.instruments / "loud.zip"
     panel.full_output.value = False
     panel.transfer_button.click()
     panel.job.wait(60)
     assert "svclib-done" in said(panel)
-    chosen = {"sampler": "ddim", "steps": 5, "shallow": 150, "seed": 7, "precision": "fp32"}
+    chosen = {"sampler": "ddim", "steps": 5, "shallow": 150, "seed": 7, "precision": "fp32", "temperature": 0.7}
     assert asked[0].items() >= {**chosen, "singer": {"ann": 1.0, "bea": 0.5}}.items()
     assert asked[0]["vocoder"].name == "loud.zip"
     shown = panel.results.children[0].value
-    assert "sampler ddim, steps 5, shallow 150, precision fp32, singer ann 1 + bea 0.5" in shown
+    assert "sampler ddim, steps 5, shallow 150, precision fp32, temperature 0.7, singer ann 1 + bea 0.5" in shown
     panel.reset_button.click()
     assert not any(d.options()[k] for k in chosen) and d.options()["singer"] == "ann"
-    shown = [menu.label for menu in (d.sampler, d.steps, d.vocoder)]
-    assert shown == ["the instrument's own"] * 3
+    shown = [menu.label for menu in (d.sampler, d.steps, d.temperature, d.vocoder)]
+    assert shown == ["the instrument's own"] * 4
 
 
 def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
