@@ -1,6 +1,7 @@
 # make demo   set up, then the whole journey: prepare, train, export, convert, listen-and-look page
 # make test   set up, then the tests (make test-slow: the long ones; make bench: the measurements)
 # make lab    JupyterLab with the notebooks        make lint   style, types of names, stripped notebooks
+# make wheels every package as a file in wheels/, for a machine of the same kind without network: there add WHEELS=wheels
 #
 # Without make (Windows): python -m venv .venv, then .venv\Scripts\pip install -r requirements.txt -e .
 # and .venv\Scripts\svclib demo
@@ -11,8 +12,10 @@ BIN := $(VENV)/bin
 export VIRTUAL_ENV := $(abspath $(VENV))
 # uv does not read pip's settings: hand it the same folder of local files, if there is one
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# WHEELS=FOLDER: packages come from there and nowhere else
+OFFLINE := $(if $(WHEELS),--no-index --find-links "$(WHEELS)")
 # Linux without an NVIDIA driver: the CPU build of torch, which saves gigabytes of GPU libraries
-ifeq ($(PIP_FIND_LINKS),)
+ifeq ($(PIP_FIND_LINKS)$(WHEELS),)
 ifeq ($(shell uname -s),Linux)
 ifeq ($(shell command -v nvidia-smi),)
 export UV_TORCH_BACKEND ?= cpu
@@ -20,7 +23,7 @@ endif
 endif
 endif
 
-.PHONY: demo test test-slow bench lab lint venv venv-dev venv-classic clean
+.PHONY: demo test test-slow bench lab lint venv venv-dev venv-classic wheels clean
 
 # two test processes of one thread each: on small tensors two threads mostly wait for each other
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -49,12 +52,12 @@ venv-dev: $(VENV)/.dev
 
 # $(1): arguments of pip install
 define install
-	uv=$$(command -v uv || ls $(BIN)/uv 2>/dev/null) && pip="$$uv pip" || pip="$(BIN)/python -m pip"; $$pip install -q $(1)
+	uv=$$(command -v uv || ls $(BIN)/uv 2>/dev/null) && pip="$$uv pip" || pip="$(BIN)/python -m pip"; $$pip install -q $(OFFLINE) $(1)
 endef
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	command -v uv >/dev/null || $(BIN)/python -m pip install -q uv || echo "no uv: using pip, which takes a little longer"
+	command -v uv >/dev/null || $(BIN)/python -m pip install -q $(OFFLINE) uv || echo "no uv: using pip, which takes a little longer"
 
 $(VENV)/.core: requirements.txt pyproject.toml | $(BIN)/python
 	$(call install,-r requirements.txt)
@@ -72,9 +75,14 @@ venv-classic: .venv-classic/.done
 .venv-classic/.done: requirements-classic.txt $(VENV)/.core
 	test -x .venv-classic/bin/python || $(PYTHON) -m venv .venv-classic
 	uv=$$(command -v uv || ls $(BIN)/uv 2>/dev/null) && pip="$$uv pip" || pip="pip"; \
-	  VIRTUAL_ENV=$(abspath .venv-classic) $$pip install -q -r requirements-classic.txt
-	VIRTUAL_ENV=$(abspath .venv-classic) .venv-classic/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	  VIRTUAL_ENV=$(abspath .venv-classic) $$pip install -q $(OFFLINE) -r requirements-classic.txt
+	VIRTUAL_ENV=$(abspath .venv-classic) .venv-classic/bin/python -m pip install -q $(OFFLINE) --no-deps --no-build-isolation -e .
 	touch $@
+
+# The project's own lies among them: pip install --no-index --find-links wheels svclib
+wheels: $(BIN)/python
+	$(BIN)/python -m pip wheel -q -w wheels -r requirements-dev.txt .
+	$(BIN)/python -m pip wheel -q -w wheels --no-deps -r requirements-nodeps.txt
 
 clean:
 	rm -rf $(VENV) .venv-classic

@@ -16,6 +16,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
     01 prepare  containers    what kind of sound file this is, and what it promises
                 decoding      samples block by block, whatever the header claims
                 audio         mono, resample, write without wrap-around
+                zips          recordings unpacked: nothing outside the folder, nothing overwritten
                 sources       recordings from folders, zips, links
                 pitch         trackers of F0, and how they come onto the frame grid
                 crepe         the CREPE pitch network
@@ -132,4 +133,10 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
 Importing ``svclib`` itself loads nothing: ``from svclib import features`` loads what that module needs.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# onnxruntime (from 1.29 on) reports to its maker what it runs, and huggingface_hub who asks, unless this is set before.
+for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_switch, "1")

@@ -25,6 +25,13 @@ from svclib.pitch import FeatureError, as_float
 SAMPLE_RATE_HZ = 16000
 PIECE_S, HALO_S = 20, 2  # whole seconds: pieces begin on the grid of the units
 WHERE = "SVCLIB_CONTENTVEC"  # environment variable: a folder with the weights, wherever they came from
+KNOWN = (  # on the hub; what an instrument or dataset of others may have fetched without being asked about
+    "lengyue233/content-vec-best",
+    "facebook/hubert-base-ls960",
+    "facebook/hubert-large-ll60k",
+    "facebook/hubert-xlarge-ll60k",
+)
+_allowed: set[str] = set()  # what this person's own preset named
 _UNUSED = ("masked_spec_embed",)  # of training alone; missing in some files
 
 
@@ -158,13 +165,22 @@ def _on_grid(found: np.ndarray, encoder: Encoder, n_frames: int, hop_samples: in
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
+def allow(settings: UnitSettings) -> None:
+    """Say that these settings are the person's own: what they name may be fetched, whatever it is."""
+    _allowed.add(settings.source)
+
+
 def pinned(settings: UnitSettings) -> UnitSettings:
-    """The settings with the fingerprint of the weights that their source gives here and now."""
+    """The settings of a person's own preset, with the fingerprint of the weights that their source gives now."""
+    allow(settings)
     return dataclasses.replace(settings, fingerprint=load(settings).fingerprint)
 
 
 def load(settings: UnitSettings) -> Encoder:
     """The encoder of these settings, loaded once per process, on the GPU where there is one.
+
+    What is not there yet is fetched only if it is one of :data:`KNOWN`, or named by the environment variable
+    ``SVCLIB_CONTENTVEC`` or by a preset (:func:`allow`): an instrument of others has nothing fetched by itself.
 
     Raises:
         FeatureError: saying what is missing or different, and what to do.
@@ -194,12 +210,14 @@ def _loaded(source: str) -> Encoder:
             "The content encoder 'contentvec' needs the package transformers: install it (pip install transformers) "
             "and start again."
         ) from None
-    where = _unpacked(source) if sources.is_link(source) else source
+    may_fetch = source in {*KNOWN, *_allowed, os.environ.get(WHERE)}
+    where = _unpacked(source, may_fetch) if sources.is_link(source) else source
     local, level, bars, tried = Path(where).is_dir(), logging.get_verbosity(), logging.is_progress_bar_enabled(), None
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        for offline in (True,) if local else (True, False):  # what was fetched before needs no network
+        # what was fetched before needs no network
+        for offline in (True, False) if may_fetch and not local else (True,):
             try:
                 config = HubertConfig.from_pretrained(where, local_files_only=offline)
                 if config.model_type != "hubert":
@@ -216,6 +234,8 @@ def _loaded(source: str) -> Encoder:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+    if not may_fetch and not local:
+        raise _unasked(source)
     why = f"{type(tried).__name__}: {(str(tried).splitlines() or [''])[0][:120]}" if tried else "no HuBERT"
     raise FeatureError(
         f"The content encoder '{source}' could not be loaded ({why}). Connect to the network, or name a folder with "
@@ -223,9 +243,19 @@ def _loaded(source: str) -> Encoder:
     )
 
 
-def _unpacked(link: str) -> str:
+def _unasked(source: str) -> FeatureError:
+    return FeatureError(
+        f"The content encoder '{source}' is none that svclib knows, so it is not fetched unasked. If you trust it, set "
+        f"the environment variable {WHERE} to that name, or to a folder with its files."
+    )
+
+
+def _unpacked(link: str, may_fetch: bool) -> str:
     """The folder with a config.json in what a link gives."""
-    folder = sources.fetch(link, sources.cache_folder() / "contentvec")
+    into = sources.cache_folder() / "contentvec"
+    if not may_fetch and not sources.fetched(link, into):
+        raise _unasked(link)
+    folder = sources.fetch(link, into)
     homes = sorted(path.parent for path in folder.rglob("config.json"))
     if len(homes) != 1:
         raise FeatureError(f"{link} holds {len(homes)} files config.json; give a zip of one encoder, as published.")

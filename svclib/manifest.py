@@ -191,6 +191,7 @@ def pinned(folder: Path, settings: features.FeatureSettings) -> features.Feature
     wanted = settings.units
     if wanted is None or wanted.fingerprint:
         return settings
+    contentvec.allow(wanted)
     try:
         known = features.FeatureSettings.from_json(read(folder)["settings"]).units
     except ValueError:

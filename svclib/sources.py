@@ -1,39 +1,24 @@
 """Recordings from wherever they are: a folder, a zip, a Google Drive link or any web address.
 
-A zip is unpacked entry by entry: none can name a place outside its folder, no link is followed, no size is believed.
 What was fetched is remembered by a small record beside it, so that a second call does nothing, and an interrupted one
-starts again.
+starts again. Nothing that lies there already is overwritten.
 """
 
 import dataclasses
 import hashlib
-import lzma
 import os
 import re
-import stat
-import struct
 import tempfile
 import urllib.parse
 import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from svclib import store
+from svclib import store, zips
 from svclib.containers import AudioError
+from svclib.zips import RECORD_NAME, Progress
 
-Progress = Callable[[float, str], None]
-
-RECORD_NAME = ".source.json"
-MAX_ENTRIES = 50_000
-MAX_UNPACKED_BYTES = 100 << 30
-MAX_RATIO, SMALL_BYTES = 100, 16 << 20  # no recording packs better; a small one may be silence
 _CHUNK_BYTES = 1 << 20
 _DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
-_IGNORED = ("__macosx", "desktop.ini", "thumbs.db")
-# what zipfile lets through on damaged zips
-_BROKEN = (RuntimeError, ValueError, EOFError, LookupError, struct.error)
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, *_BROKEN)
 
 
 def fetch(where: str | Path, into: str | Path, progress: Progress | None = None, sha256: str | None = None) -> Path:
@@ -65,9 +50,9 @@ def fetch(where: str | Path, into: str | Path, progress: Progress | None = None,
         if path.suffix.lower() == ".zip" and path.is_file():
             raise AudioError(f"{path.name} is not a readable zip; it may be cut off. Upload it again.")
         if path.is_file():
-            _require_sha256(path, sha256, path.name)
+            zips.require_sha256(path, sha256, path.name)
         return path
-    return unpack(path, into / store.safe_name(path.stem), tell, sha256)
+    return zips.unpack(path, zips.folder_for(path, into), tell, sha256)
 
 
 def is_link(where: str | Path) -> bool:
@@ -80,128 +65,33 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SVCLIB_CACHE") or Path.home() / ".cache" / "svclib")
 
 
-# Zips -----------------------------------------------------------------------------------------------------------------
-
-
-def unpack(archive: str | Path, into: str | Path, progress: Progress | None = None, sha256: str | None = None) -> Path:
-    """Unpack a zip of recordings into a folder; does nothing if that very zip was unpacked there before.
-
-    Raises:
-        AudioError: if an entry points outside the folder, is a link, is encrypted or damaged, or there is no room.
-    """
-    archive, into = Path(archive), Path(into)
-    tell = progress or (lambda fraction, what: None)
-    digest = _require_sha256(archive, sha256, archive.name)
-    if _has_record(into, digest):
-        return into
-    try:
-        _require_few_entries(archive)
-        with zipfile.ZipFile(archive) as file:
-            entries = _safe_entries(file, archive.name)
-            total = sum(entry.file_size for entry, _ in entries)
-            store.free_space_check(into, total)
-            done = 0
-            for entry, relative in entries:
-                done = _unpack_entry(file, entry, into / relative, archive.name, done)
-                tell(min(1.0, done / max(1, total)), f"unpacking {relative.name}")
-    except (AudioError, store.StoreError):
-        raise
-    except (*_DAMAGED, OSError) as error:
-        why = _shown(str(error)) or type(error).__name__
-        raise AudioError(f"{archive.name} cannot be unpacked ({why}). Make it again, without a password.") from None
-    store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "n_files": len(entries)})
-    return into
-
-
-def _shown(text: str) -> str:
-    """A stranger's text for a message: short, one line, nothing that a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in text[:80])
-
-
-def _require_few_entries(archive: Path) -> None:
-    """Count a zip's entries before zipfile makes objects of them; its own count may lie."""
-    with open(archive, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 65557))
-        tail = file.read()
-        at = tail.rfind(b"PK\5\6")
-        n_directory = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
-        n_directory = min(n_directory, size)  # all ones: a zip64 says it elsewhere, and it is counted from the end
-        if n_directory <= MAX_ENTRIES * 46:
-            return
-        found, before = 0, b""
-        file.seek(max(0, size - len(tail) + at - n_directory))
-        while found <= MAX_ENTRIES and (block := file.read(1 << 20)):
-            found += (before + block).count(b"PK\1\2")
-            before = block[-3:]
-    if found > MAX_ENTRIES:
-        raise AudioError(f"{archive.name} holds more than {MAX_ENTRIES} files. Put the recordings into several zips.")
-
-
-def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:
-    found, taken = [], set()
-    for entry in file.infolist():
-        written, shown = entry.orig_filename.replace("\\", "/"), _shown(entry.orig_filename)
-        parts = PurePosixPath(written).parts
-        if entry.is_dir() or not parts:
-            continue
-        if written.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", written) or "\0" in written:
-            raise AudioError(f"{name} is refused: its entry '{shown}' points outside the folder.")
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG):
-            raise AudioError(f"{name} is refused: its entry '{shown}' is a link or a device, not a file.")
-        if entry.flag_bits & 1:
-            raise AudioError(f"{name} is protected by a password. Make the zip again without one.")
-        if entry.file_size > SMALL_BYTES and entry.file_size > MAX_RATIO * entry.compress_size:
-            raise AudioError(
-                f"{name} is refused: its entry '{shown}' would unpack to {entry.file_size / 1e6:.0f} MB from next to "
-                "nothing, which no recording does."
-            )
-        if any(p.startswith(".") or p.lower() in _IGNORED for p in parts):
-            continue
-        relative = _safe_path(parts)
-        while str(relative).lower() in taken:  # names that differ in case or in forbidden letters only
-            relative = relative.with_name(f"{relative.stem} again{relative.suffix}")
-        taken.add(str(relative).lower())
-        found.append((entry, relative))
-    if not found:
-        raise AudioError(f"{name} holds no files. Put the recordings into it.")
-    return found
-
-
-def _safe_path(parts: tuple[str, ...]) -> Path:
-    last = Path(parts[-1])
-    return Path(
-        *(store.safe_name(p) for p in parts[:-1]), store.safe_name(last.stem) + re.sub(r"[^.\w]", "", last.suffix[:12])
-    )
-
-
-def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name: str, done: int) -> int:
-    written = 0
-
-    def put(part: Path) -> None:
-        nonlocal written
-        with file.open(entry) as source, open(part, "wb") as sink:
-            while chunk := source.read(_CHUNK_BYTES):
-                written += len(chunk)
-                if written > entry.file_size or done + written > MAX_UNPACKED_BYTES:
-                    raise AudioError(f"{name} is refused: its entry '{_shown(entry.filename)}' is larger than it says.")
-                sink.write(chunk)
-
-    store.commit_file(target, put)
-    return done + written
-
-
 # Downloads ------------------------------------------------------------------------------------------------------------
 
 
-def _download(address: str, into: Path, tell: Progress, sha256: str | None) -> Path:
+def fetched(address: str, into: str | Path) -> bool:
+    """True if :func:`fetch` needs no network for this link, because it has been there before."""
+    folder, key, _ = _folder_of(address, Path(into))
+    return zips.record(folder).get("sha256") == key
+
+
+def _folder_of(address: str, into: Path) -> tuple[Path, str, str]:
+    """Where a link's things go, the key of its record, and a name for people."""
     parts = _link(address)
-    on_drive = parts.hostname.lower() in _DRIVE_HOSTS
     label = store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem or parts.hostname)
     key = hashlib.sha256(address.encode()).hexdigest()
-    folder = into / (f"drive {key[:8]}" if on_drive else f"{label} {key[:8]}")
-    if _has_record(folder, key, sha256):
+    on_drive = parts.hostname.lower() in _DRIVE_HOSTS
+    return into / (f"drive {key[:8]}" if on_drive else f"{label} {key[:8]}"), key, label
+
+
+def _download(address: str, into: Path, tell: Progress, sha256: str | None) -> Path:
+    folder, key, label = _folder_of(address, into)
+    parts = _link(address)
+    on_drive = parts.hostname.lower() in _DRIVE_HOSTS
+    wanted, noted = (sha256 or "").strip().lower(), zips.record(folder)
+    if wanted and noted and noted.get("download_sha256") != wanted:  # another file came from there once, and is kept
+        folder = folder.with_name(f"{folder.name} {wanted[:8]}")
+        noted = zips.record(folder)
+    if noted.get("sha256") == key:
         return folder
     tell(0.0, f"fetching {label}")
     with tempfile.TemporaryDirectory() as temporary:
@@ -209,7 +99,7 @@ def _download(address: str, into: Path, tell: Progress, sha256: str | None) -> P
         got = _from_drive(address, parts.path, at, tell) if on_drive else [_from_web(address, parts, at, tell)]
         if not got:
             raise AudioError(f"{address} gave no files. Check that the link is shared with everybody who has it.")
-        digests = [_require_sha256(path, sha256 if len(got) == 1 else None, address) for path in got]
+        digests = [zips.require_sha256(path, sha256 if len(got) == 1 else None, address) for path in got]
         for path in got:
             _keep(path, at, folder, address, tell)
     record = {"sha256": key, "from": address, "n_files": len(got), "download_sha256": digests[0]}
@@ -226,8 +116,9 @@ def fetch_file(address: str, into: str | Path, progress: Progress | None = None)
     parts, tell = _link(address), progress or (lambda fraction, what: None)
     key = hashlib.sha256(f"file {address}".encode()).hexdigest()
     folder = Path(into) / f"{store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem)[:60]} {key[:8]}"
-    if _has_record(folder, key):
-        return folder / store.read_json(folder / RECORD_NAME)["name"]
+    noted = zips.record(folder)
+    if noted.get("sha256") == key:
+        return folder / noted["name"]
     with tempfile.TemporaryDirectory() as temporary:
         at = Path(temporary)
         on_drive = parts.hostname.lower() in _DRIVE_HOSTS
@@ -235,7 +126,7 @@ def fetch_file(address: str, into: str | Path, progress: Progress | None = None)
         if len(got) != 1:
             raise AudioError(f"{address} gave {len(got)} files where one is wanted. Give the link of the file itself.")
         _refuse_page(got[0], address)
-        path = store.copy_file(got[0], folder / _safe_path((got[0].name,)))
+        path = store.copy_file(got[0], folder / zips.safe_path((got[0].name,)))
     store.write_json(folder / RECORD_NAME, {"sha256": key, "from": address, "name": path.name})
     return path
 
@@ -260,9 +151,9 @@ def _refuse_page(path: Path, address: str) -> None:
 def _keep(path: Path, at: Path, folder: Path, address: str, tell: Progress) -> None:
     _refuse_page(path, address)
     if zipfile.is_zipfile(path):
-        unpack(path, folder / store.safe_name(path.stem), tell)
+        zips.unpack(path, folder / store.safe_name(path.stem), tell)
     else:
-        store.copy_file(path, folder / _safe_path(path.relative_to(at).parts))
+        store.copy_file(path, folder / zips.safe_path(path.relative_to(at).parts))
 
 
 @dataclasses.dataclass
@@ -322,24 +213,3 @@ def _drive_id(address: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{10,}", identity):
         raise AudioError(f"{address} is not a share link of Google Drive. Use Share, Copy link.")
     return identity
-
-
-# Records --------------------------------------------------------------------------------------------------------------
-
-
-def _require_sha256(path: Path, sha256: str | None, name: str) -> str:
-    digest = store.sha256_file(path)
-    if sha256 and digest != sha256.strip().lower():
-        raise AudioError(
-            f"{name} has the checksum {digest}, expected {sha256}: damaged, or another file. Fetch it again."
-        )
-    return digest
-
-
-def _has_record(folder: Path, key: str, sha256: str | None = None) -> bool:
-    try:
-        record = store.read_json(folder / RECORD_NAME)
-    except (OSError, ValueError):
-        return False
-    fits = isinstance(record, dict) and record.get("sha256") == key
-    return fits and (sha256 is None or record.get("download_sha256") == sha256.strip().lower())

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from svclib import diffwave_uses, instrument, nsf_weights, songs, sources, store
+from svclib import diffwave_uses, instrument, nsf_weights, songs, sources, store, zips
 from svclib.ddsp import Synthesis
 from svclib.features import Features, FeatureSettings, MelContract
 from svclib.vocoders import VocoderError, check_shapes
@@ -188,7 +188,7 @@ def open(  # noqa: A001  (vocoding.open reads well)
         given = path
         if path.is_file() and path.suffix.lower() == ".zip":
             folder = f"{store.safe_name(path.stem)} {store.sha256_file(path)[:8]}"  # one folder for each zip's contents
-            path = _checkpoint_in(sources.unpack(path, into / folder, progress))
+            path = _checkpoint_in(zips.unpack(path, into / folder, progress))
         elif path.is_dir():
             path = _checkpoint_in(path)
         model = nsf_weights.open(path)

@@ -140,7 +140,41 @@ def test_a_zip_by_link_is_an_encoder(home, tmp_path, monkeypatch):
 
     monkeypatch.setattr(contentvec.sources, "_from_web", from_web)
     linked = UnitSettings("https://example.org/encoder.zip", LAYER, DIMS)
+    monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "cache"))
+    contentvec.allow(linked)
     assert contentvec.load(linked).fingerprint == contentvec.load(settings(home)).fingerprint
+
+
+@pytest.mark.parametrize("source", ["somebody/hubert-of-theirs", "https://example.org/theirs.zip"])
+def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeypatch):
+    """An instrument of a stranger names an encoder: it takes a word of the person before the network is touched."""
+    import transformers
+
+    reached = []
+
+    def from_hub(cls, where, local_files_only=False, **more):
+        if not local_files_only:
+            reached.append(where)
+        raise OSError("not here")
+
+    monkeypatch.setattr(transformers.HubertConfig, "from_pretrained", classmethod(from_hub))
+    monkeypatch.setattr(contentvec.sources, "_from_web", lambda address, *_: reached.append(address) or home / "absent")
+    monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(contentvec, "_allowed", set())
+    theirs = FeatureSettings(16000, 256, units=UnitSettings(source, fingerprint="0" * 16))
+    with pytest.raises(FeatureError, match=f"'{source}' is none that svclib knows.*set the environment.*CONTENTVEC"):
+        features.extract(sweep(0.5, 16000), theirs)
+    assert reached == [] and list(tmp_path.iterdir()) == []
+    contentvec.allow(theirs.units)  # as preparing does with a preset of one's own
+    with pytest.raises((FeatureError, OSError)):
+        contentvec.load(theirs.units)
+    assert reached == [source]
+    reached.clear()
+    contentvec._allowed.clear()
+    monkeypatch.setenv(contentvec.WHERE, source)
+    with pytest.raises((FeatureError, OSError)):
+        contentvec.load(theirs.units)
+    assert reached == [source]
 
 
 def test_what_cannot_be_loaded_is_told_with_what_to_do(home, tmp_path, monkeypatch):
@@ -148,7 +182,7 @@ def test_what_cannot_be_loaded_is_told_with_what_to_do(home, tmp_path, monkeypat
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FeatureError, match="'nobody/no-such' could not be loaded .* name a folder .*SVCLIB_CONTENTVEC"):
-        contentvec.load(UnitSettings("nobody/no-such"))
+        contentvec.pinned(UnitSettings("nobody/no-such"))
     with pytest.raises(FeatureError, match="has 3 layers of 24 numbers; layer 12 of 768 was asked for"):
         contentvec.load(UnitSettings(str(home / "0")))
     tensors = hubert(0).state_dict()

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -62,6 +63,19 @@ def test_every_pin_is_inside_the_users_range():
         pins = {name.lower(): version for name, version in pins.items()}
         for name, specifier in ranges.items():
             assert pins[name] in specifier, f"{file}: {name}=={pins[name]} is outside {specifier}"
+
+
+def test_with_a_folder_of_wheels_nothing_else_is_asked():
+    """``make venv-dev WHEELS=FOLDER`` says to every installer that packages come from that folder alone."""
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    dry = ["make", "-nB", "venv-dev"]
+    with_, without = (
+        subprocess.run([*dry, *more], cwd=ROOT, env=outside, capture_output=True, text=True, check=True).stdout
+        for more in (["WHEELS=some wheels"], [])
+    )
+    installs = [line for line in with_.splitlines() if " install " in line]
+    assert len(installs) >= 4 and all('--no-index --find-links "some wheels"' in line for line in installs)
+    assert "--no-index" not in without
 
 
 FORBIDDEN_CALLS = {"eval", "exec", "compile"}

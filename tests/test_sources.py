@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from svclib import audio, sources
+from svclib import audio, sources, zips
 from svclib.audio import AudioError
 
 
@@ -77,6 +77,25 @@ def test_a_zip_is_unpacked_once(tmp_path):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     assert sources.fetch(archive, tmp_path / "into") == folder
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_another_zip_of_the_same_name_is_unpacked_beside(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one = make_zip(tmp_path / "a" / "voice.zip", {"x.wav": wav_bytes(), "y.wav": wav_bytes(1)})
+    other = make_zip(tmp_path / "b" / "voice.zip", {"x.wav": wav_bytes(2)})
+    first = sources.fetch(one, tmp_path / "into")
+    (first / "x.wav").write_bytes(b"trimmed by hand")
+    second = sources.fetch(other, tmp_path / "into")
+    assert first.name == "voice" and second.name == f"voice {hashlib.sha256(other.read_bytes()).hexdigest()[:8]}"
+    assert (first / "x.wav").read_bytes() == b"trimmed by hand" and (first / "y.wav").read_bytes() == wav_bytes(1)
+    assert (second / "x.wav").read_bytes() == wav_bytes(2) and [p.name for p in audio.find(second)[0]] == ["x.wav"]
+    assert sources.fetch(one, tmp_path / "into") == first and sources.fetch(other, tmp_path / "into") == second
+    (tmp_path / "own" / "voice").mkdir(parents=True)  # a folder of the person's own
+    (tmp_path / "own" / "voice" / "x.wav").write_bytes(b"mine")
+    assert sources.fetch(one, tmp_path / "own").name != "voice"
+    assert (tmp_path / "own" / "voice" / "x.wav").read_bytes() == b"mine"
+    with pytest.raises(AudioError, match=r"voice.zip is not unpacked over what lies in .*voice: that is not from it"):
+        zips.unpack(one, tmp_path / "own" / "voice")
 
 
 def test_an_interrupted_unpacking_goes_on(tmp_path, monkeypatch):
@@ -184,13 +203,21 @@ def test_a_zip_and_a_file_from_the_web_once(tmp_path, web):
 
 
 def test_checksum_of_a_download(tmp_path, web):
-    folder, address, _ = web
+    folder, address, asked = web
     (folder / "one.wav").write_bytes(wav_bytes())
     digest = hashlib.sha256(wav_bytes()).hexdigest()
     with pytest.raises(AudioError, match="checksum"):
         sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256="1" * 64)
     assert not (tmp_path / "into").exists()
-    assert sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256=digest).is_dir()
+    before = sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256=digest)
+    (folder / "one.wav").write_bytes(wav_bytes(1))  # the address gives another file now
+    digest = hashlib.sha256(wav_bytes(1)).hexdigest()
+    after = sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256=digest)
+    assert (before / "one.wav").read_bytes() == wav_bytes() and (after / "one.wav").read_bytes() == wav_bytes(1)
+    asked.clear()
+    assert sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256=digest) == after and not asked
+    assert sources.fetched(f"{address}/one.wav", tmp_path / "into")
+    assert not sources.fetched(f"{address}/two.wav", tmp_path / "into")
 
 
 def test_pages_failures_and_strange_addresses(tmp_path, web):
