@@ -14,17 +14,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from svclib import diffwave_process, draws, ranges
+from svclib import diffwave_process, draws, ranges, synthesis
 from svclib.diffwave_fast import Prepared
 from svclib.diffwave_net import CONDITIONERS, STEP_RULES, DiffWaveError, DiffWaveNet, parameter_count, strides
 from svclib.diffwave_source import HarmonicSource
-from svclib.features import FeatureSettings
+from svclib.features import FeatureSettings, MelContract
 from svclib.schedule import Schedule
+from svclib.vocoders import mel_corners_hz
 
 CONDITIONS = ("mel", "label", "none")
-PRIORS = ("standard", "energy")
+PRIORS = ("standard", "energy", "level")
 SOURCES = ("none", "harmonic")
 LEAST_SPREAD, LEAST_PEAK = 0.1, 1e-3
+LEAST_LEVEL, LEVEL = 1e-3, 0.4  # of ``level``: the quietest sound it follows, and RMS over spread
 LOSSES = ("l2", "l1")
 MAX_PARAMETERS = 200_000_000
 
@@ -62,8 +64,8 @@ class DiffWaveSettings:
         peak: Level every training sound is brought to, so that quiet speakers do not drown in the noise of the first
             steps; 0 leaves levels as they are. Not for ``mel``, which tells the level.
         sound_s: How long a generated sound is where nobody says otherwise, in seconds.
-        prior: ``standard``, or ``energy``: where the mel is quiet, the noise is too, in training and in the walk
-            (PriorGrad, Lee et al. 2022).
+        prior: ``standard``, or the noise follows the mel, in training and in the walk: ``energy`` as in PriorGrad (Lee
+            et al. 2022); ``level`` down to silence, and the network sees every moment at one level.
         source: ``none``, the paper's, or ``harmonic``: besides the mel it hears the pitch; see ``diffwave_source``.
     """
 
@@ -105,8 +107,8 @@ class DiffWaveSettings:
         known = sorted({label for label in self.labels if isinstance(label, str) and label})
         if list(self.labels) != known or len(known) > 64:
             raise DiffWaveError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
-        if self.prior == "energy" and self.condition != "mel":
-            raise DiffWaveError("prior 'energy' follows a mel; with another condition leave it 'standard'.")
+        if self.prior != "standard" and self.condition != "mel":
+            raise DiffWaveError(f"prior '{self.prior}' follows a mel; with another condition leave it 'standard'.")
         if self.source != "none" and self.condition != "mel":
             raise DiffWaveError("source 'harmonic' is for a vocoder; with another condition leave it 'none'.")
         if self.peak and self.condition == "mel":
@@ -154,6 +156,19 @@ class DiffWaveSettings:
             return DiffWaveModel(self, features, statistics)
 
 
+def power_shares(mel: MelContract) -> np.ndarray:
+    """Weights of squared mels whose sum is the mean square of white noise of any level: float32 ``[n_mels]``.
+
+    White noise of standard deviation s has a mean STFT magnitude of ``s sqrt(pi)/2 sqrt(3/8 window)`` (Rayleigh, Hann
+    window); a filter adds up its weights, and stands for half of its width in Hz.
+    """
+    corners = mel_corners_hz(mel)
+    widths = (corners[2:] - corners[:-2]) / 2
+    sums = (np.ones_like(widths) if mel.norm == "slaney" else widths) * mel.n_fft / mel.sample_rate_hz
+    heard = math.sqrt(math.pi) / 2 * math.sqrt(3 / 8 * mel.window_samples) * sums
+    return (widths / widths.sum() / heard**2).astype(np.float32)
+
+
 class DiffWaveModel(nn.Module):
     """A network with its schedule, its mel contract and its loss."""
 
@@ -178,6 +193,7 @@ class DiffWaveModel(nn.Module):
             known = (statistics or {}).get("log_mel") or {"min": math.log(mel.floor) / base, "max": 2.0 / base}
             # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
             low, high = (np.full(mel.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
+            self.register_buffer("power_share", torch.tensor(power_shares(mel)), persistent=False)
             self.register_buffer("mel_low", torch.tensor(low))
             self.register_buffer("mel_high", torch.tensor(np.maximum(high, low + np.float32(1.0 / base))))
 
@@ -199,12 +215,17 @@ class DiffWaveModel(nn.Module):
         """Standard deviation of the noise at every sample: 1 (None), or of a prior that follows the mel's energy.
 
         PriorGrad (Lee et al. 2022, https://arxiv.org/abs/2106.06406, section 4.1): the root of a frame's summed mel
-        amplitudes over the largest that training knew, not below 0.1, held for the samples of the frame.
+        amplitudes over the largest that training knew, not below 0.1, held for the samples of the frame. ``level`` is
+        2.5 times the RMS that the mel tells, on straight lines between frames; -60 dB at least.
         """
         if self.settings.prior == "standard":
             return None
         base = 10.0 if self.contract.log_base == "10" else math.e
         log_mel = (mel.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
+        if self.settings.prior == "level":
+            level = (self.power_share * (base**log_mel).square()).sum(dim=2).sqrt()
+            level = synthesis.upsample_linear(level, self.contract.hop_samples)
+            return (level / LEVEL).clamp_min(LEAST_LEVEL / LEVEL)
         energy = (base**log_mel).sum(dim=2) / (base**self.mel_high).sum()
         return energy.sqrt().clamp(LEAST_SPREAD, 1.0).repeat_interleave(self.contract.hop_samples, dim=1)
 
@@ -240,6 +261,12 @@ class DiffWaveModel(nn.Module):
             if f0_hz is None or voiced is None:
                 raise DiffWaveError("This vocoder hears the pitch besides the mel; give f0_hz and voiced too.")
             told["source"] = torch.from_numpy(self.source.song(log_mel, f0_hz, voiced))[None].to(self.device)
+        return self._in_units(told)
+
+    def _in_units(self, told: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With the prior ``level``, the network hears its source in units of the spread, as all else."""
+        if "source" in told and self.settings.prior == "level":
+            told["source"] = told["source"] / self.spread(told["mel"])
         return told
 
     def conditions(self, batch: Mapping[str, Tensor], locked: bool = False) -> dict[str, Tensor]:
@@ -260,7 +287,7 @@ class DiffWaveModel(nn.Module):
             elif self.source is not None:
                 rows = zip(*(batch[name].cpu().numpy() for name in ("log_mel", "f0_hz", "voiced")), strict=True)
                 told["source"] = torch.from_numpy(np.stack([self.source.song(*row) for row in rows])).to(self.device)
-            return told
+            return self._in_units(told)
         if self.settings.condition == "none":
             return {}
         low, high = int(batch["label"].min()), int(batch["label"].max())
@@ -281,6 +308,8 @@ class DiffWaveModel(nn.Module):
         noise = draws.normal(tuple(x0.shape), generator).to(x0)
         conditions = self.conditions(batch, locked=True)
         spread = self.spread(conditions["mel"]) if "mel" in conditions else None
+        if self.settings.prior == "level":  # all in units of the spread
+            x0, spread = x0 / spread, None
         wide = noise if spread is None else noise * spread
         named = self.net(self.schedule.diffuse(x0, t, wide), t.float(), **conditions).float()
         if spread is not None:  # PriorGrad's loss: the error measured in standard deviations
@@ -306,8 +335,10 @@ class DiffWaveModel(nn.Module):
 
     def prepare(self, precision: str = "fp32", **conditions) -> Prepared:
         """The network bound to what steers it; see ``diffwave_fast.Prepared``."""
-        prepared = Prepared(self.net, precision=precision, **conditions)
-        prepared.spread = self.spread(conditions["mel"]) if "mel" in conditions else None
+        spread = self.spread(conditions["mel"]) if "mel" in conditions else None
+        within = self.settings.prior == "level"
+        prepared = Prepared(self.net, precision=precision, unit=spread if within else None, **conditions)
+        prepared.spread = spread
         return prepared
 
     def sample(self, prepared, shape: tuple[int, int], seed: int = 0, fast: bool = True, **options) -> Tensor:

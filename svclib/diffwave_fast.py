@@ -115,6 +115,8 @@ class Prepared:
         mel: As the network takes it, or None.
         label: One number per signal, or None.
         source: The signal of the pitch, where the network hears one, or None.
+        unit: What the network takes for 1 at every sample, where that is not 1: signals are divided by it on the way
+            in, and the noise multiplied on the way out.
         n_samples: Length of the signals; follows from ``mel`` where there is one.
         batch: Number of signals, where neither ``mel`` nor ``label`` tells.
         precision: ``fp32``, or ``bf16`` (``x_t`` and the result stay float32).
@@ -127,7 +129,7 @@ class Prepared:
     def __init__(
         self, net: DiffWaveNet, mel: Float[Tensor, "batch mels frames"] | None = None,
         label: Int[Tensor, " batch"] | None = None, n_samples: int | None = None, batch: int = 1,
-        source: Float[Tensor, "batch samples"] | None = None,
+        source: Float[Tensor, "batch samples"] | None = None, unit: Float[Tensor, "batch samples"] | None = None,
         precision: str = "fp32", piece_samples: int = 1 << 17, cache_bytes: int = 10**9, tiled: bool | None = None,
     ):  # fmt: skip
         if precision not in PRECISIONS:
@@ -142,7 +144,7 @@ class Prepared:
         device = net.input.weight.device
         self.tiled = device.type == "cpu" if tiled is None else tiled
         self.unit = net.frame_positions if mel is not None else 1  # in positions of the stack: see squeeze
-        self.mel, self.source, self.steps = mel, source, {}
+        self.mel, self.source, self.one, self.steps = mel, source, unit, {}
         n_units, halo = n_samples // net.squeeze // self.unit, -(-net.halo // self.unit) + (3 if mel is not None else 0)
         self.pieces = list(layers.pieces(n_units, max(1, piece_samples // net.squeeze // self.unit), halo))
         seen = sum(high - low for _, _, low, high in self.pieces) * self.unit
@@ -179,6 +181,7 @@ class Prepared:
             )
         eps = torch.empty_like(x_t)  # outside: an ordinary tensor, whatever is done with it later
         with torch.inference_mode():
+            x_t = x_t if self.one is None else x_t / self.one
             x, named = self.net.inputs(x_t, self.source), self.net.squeezed(eps)
             shifts = self._step(t)
             for i, piece in enumerate(self.pieces):
@@ -186,7 +189,7 @@ class Prepared:
                 start, stop, low, high = (edge * self.unit for edge in piece)
                 out = self._run(x[:, :, low:high].float(), shifts, conditions)
                 named[:, :, start:stop] = out[:, :, start - low : stop - low]
-        return eps
+        return eps if self.one is None else eps.mul_(self.one)
 
     def _step(self, t) -> Tensor:
         """The vectors of a diffusion time, kept for the next walk."""

@@ -195,6 +195,18 @@ NETS = {
 }
 
 
+def test_a_prepared_network_works_in_units():
+    net = random_net(**NETS["frames"])
+    generator = torch.Generator().manual_seed(1)
+    mel, x = torch.randn(2, 5, 40, generator=generator), torch.randn(2, 480, generator=generator)
+    t = torch.tensor([2.0, 9.0])
+    unit = 0.1 + torch.rand(2, 480, generator=generator)
+    with torch.no_grad():
+        want = unit * net(x / unit, t, mel)
+    made = Prepared(net, mel, unit=unit).step(x, t)
+    torch.testing.assert_close(made, want, atol=1e-5 * float(want.abs().max()), rtol=0)
+
+
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize(
     "options",

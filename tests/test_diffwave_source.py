@@ -1,5 +1,7 @@
-"""Truths held here: sines whose pitch and phase are known in closed form; a signal locked to itself is itself."""
+"""Truths held here: sines whose pitch and phase are known in closed form; a signal locked to itself is itself;
+the level of white noise; what is ten times quieter is sung the same, ten times quieter."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 import toy
 
-from svclib import diffwave_uses, instrument, vocoding
+from svclib import diffwave, diffwave_uses, instrument, vocoding
 from svclib.diffwave import DiffWaveError, DiffWaveSettings
 from svclib.diffwave_source import HarmonicSource
 from svclib.features import FeatureSettings, MelContract, log_mel
@@ -84,6 +86,35 @@ def test_rows_do_not_see_each_other():
     both = source.locked(*(torch.cat(x) for x in zip(*rows, strict=True)))
     for i, row in enumerate(rows):
         torch.testing.assert_close(both[i], source.locked(*row)[0], atol=1e-6, rtol=0)
+
+
+def test_the_level_that_a_mel_tells():
+    """White noise of any level, by the weights of ``power_shares``; a sine by the same, within 3 dB."""
+    model = dataclasses.replace(SINGS, prior="level").build(FEATURES)
+    noise = torch.randn(4, 400 * HOP, generator=torch.Generator().manual_seed(0))
+    for level in (1.0, 0.03):
+        spread = model.spread(model.scale(log_mel(level * noise, MEL)))
+        assert float(spread.mean()) * diffwave.LEVEL == pytest.approx(level, rel=0.06)
+    sine = torch.tensor(vibrato(0.0, (0.3,))[0][None], dtype=torch.float32)
+    told_rms = float(model.spread(model.scale(log_mel(sine, MEL))).mean()) * diffwave.LEVEL
+    assert 2**-0.5 < told_rms / (0.3 / 2**0.5) < 2**0.5
+    silence = model.spread(model.scale(log_mel(torch.zeros(1, 640), MEL)))
+    assert torch.all(silence == silence.new_tensor(diffwave.LEAST_LEVEL / diffwave.LEVEL))
+
+
+def test_with_the_prior_level_a_tenth_of_the_sound_is_sung_as_the_same_at_a_tenth():
+    model = dataclasses.replace(SINGS, prior="level").build(FEATURES)
+    torch.nn.init.normal_(model.net.output.weight, std=0.3)
+    torch.nn.init.zeros_(model.net.context.weight)  # but for the level, this network does not read the mel
+    sound, f0_hz, _ = vibrato(0.0)
+    pitch, voiced = f0_hz.astype(np.float32), np.ones(FRAMES, bool)
+    mels = [log_mel(torch.tensor(a * sound[None], dtype=torch.float32), MEL)[0].numpy() for a in (1.0, 0.1)]
+    loud, quiet = (diffwave_uses.vocode(model, m, MEL, 5, f0_hz=pitch, voiced=voiced) for m in mels)
+    np.testing.assert_allclose(quiet, 0.1 * loud, atol=2e-3 * np.abs(quiet).max())
+    rows = [told(a * sound, f0_hz) for a in (1.0, 0.1)]
+    batches = [dict(zip(("audio", "log_mel", "f0_hz", "voiced"), row, strict=True)) for row in rows]
+    loud, quiet = (float(model.loss(b, torch.Generator().manual_seed(3))[0].detach()) for b in batches)
+    assert quiet == pytest.approx(loud, rel=1e-3)
 
 
 def test_behind_the_one_door_the_pitch_arrives(tmp_path):
