@@ -101,6 +101,7 @@ def main() -> int:
     parser.add_argument("--sampler")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--shallow", type=int)
+    parser.add_argument("--temperature", type=float)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
@@ -109,7 +110,7 @@ def main() -> int:
     target = speaker.voice_print(training_phrases)
     wanted = long_term_magnitude(np.concatenate(training_phrases))
     held_out = speaker.similarity(np.concatenate(phrases(data, "validation")), target)
-    sampling = {k: v for k in ("sampler", "steps", "shallow") if (v := getattr(arguments, k)) is not None}
+    sampling = {k: v for k in ("sampler", "steps", "shallow", "temperature") if (v := getattr(arguments, k)) is not None}
     report = {
         "instrument": voice.name, "sha256": voice.sha256, "trained_steps": voice.info["trained_steps"],
         "sampling": sampling, "held_out": held_out, "songs": {},
