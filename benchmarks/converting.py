@@ -110,7 +110,8 @@ def main() -> int:
     target = speaker.voice_print(training_phrases)
     wanted = long_term_magnitude(np.concatenate(training_phrases))
     held_out = speaker.similarity(np.concatenate(phrases(data, "validation")), target)
-    sampling = {k: v for k in ("sampler", "steps", "shallow", "temperature") if (v := getattr(arguments, k)) is not None}
+    asked = {k: getattr(arguments, k) for k in ("sampler", "steps", "shallow", "temperature")}
+    sampling = {k: v for k, v in asked.items() if v is not None}
     report = {
         "instrument": voice.name, "sha256": voice.sha256, "trained_steps": voice.info["trained_steps"],
         "sampling": sampling, "held_out": held_out, "songs": {},

@@ -97,12 +97,18 @@ class Denoiser(nn.Module):
         projected: Sequence[Tensor],
         guess: Float[Tensor, "batch mels frames"],
         spread: Float[Tensor, "batch mels frames"],
-    ) -> Float[Tensor, ""]:
-        """Mean square error of the network's own output; for ``eps`` Ho et al. 2020, Eq. 14."""
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean square error of the network's own output, to learn by, and of the noise, Ho et al. 2020, Eq. 14.
+
+        For ``eps`` they are the same. For ``residual`` the first is measured against what the guess leaves open: where
+        the guess grows surer it grows too, however good the result becomes; only the second compares steps.
+        """
         alpha, sigma = self.schedule.factors(t, x0)
         out, total = self._output(alpha * x0 + sigma * noise, t, projected, guess, spread, alpha, sigma)
         residual = (sigma / spread * (x0 - guess) - alpha * spread * noise) / total.sqrt()
-        return F.mse_loss(out, noise if self.prediction == "eps" else residual)
+        error = out - (noise if self.prediction == "eps" else residual)
+        of_noise = error if self.prediction == "eps" else alpha * spread / total.sqrt() * error
+        return error.square().mean(), of_noise.square().mean()
 
 
 class Conditions(nn.Module):

@@ -87,8 +87,7 @@ class DiffusionModel(nn.Module):
     @property
     def loss_name(self) -> str:
         """What the loss measures, for curves and tables."""
-        what = f"mean square {self.settings.prediction} + {SPREAD_WEIGHT:g} likelihood of the coarse error"
-        what = f"{what} + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
+        what = f"mean square noise + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
         return f"{what} + {self.settings.vocoder_weight:g} {self.vocoder.loss_name}" if self.vocoder else what
 
     def guess(
@@ -125,10 +124,11 @@ class DiffusionModel(nn.Module):
         """Noise error plus coarse error on a batch of the dataset, both on mels scaled to -1 .. 1.
 
         Returns:
-            The loss to minimise, and its parts: ``noise`` (mean square of the network's output, velocity or noise) and
-            ``coarse`` (mean absolute), ``spread`` (negative log-likelihood of the coarse error, at its
-            best where the spread is 1.25 times the mean absolute error, as of a normal distribution), and with a
-            vocoder ``vocoder``, its spectral loss on the batch's ``audio``.
+            The loss, whose value is comparable between steps, and its parts: ``noise`` (mean square), ``coarse`` (mean
+            absolute) and with a vocoder ``vocoder``, its spectral loss on the batch's ``audio``. Its gradient is of what
+            there is to learn by: the network's own output (see ``denoiser.Denoiser.loss``) in place of the noise,
+            and besides ``spread``, the negative log-likelihood of the coarse error, at its best where the spread is
+            1.25 times the mean absolute error, as of a normal distribution.
         """
         size = batch["log_mel"].shape[0]
         dropped = draws.uniform((size, len(CONDITIONS)), generator)
@@ -152,13 +152,15 @@ class DiffusionModel(nn.Module):
         noise = draws.normal(tuple(x0.shape), generator).to(x0)
         guess, spread = self.guess(condition)
         projected = self.denoiser.stack.project(condition)
+        own, of_noise = self.denoiser.loss(x0, t.float(), noise, projected, guess.detach(), spread.detach())
         parts = {
-            "noise": self.denoiser.loss(x0, t.float(), noise, projected, guess.detach(), spread.detach()),
+            "noise": of_noise,
             "coarse": F.l1_loss(guess, x0),
             "spread": ((x0 - guess.detach()).abs() / (0.8 * spread) + spread.log()).mean(),
         }
-        total = parts["noise"] + self.settings.coarse_weight * parts["coarse"]
-        total = total + SPREAD_WEIGHT * parts["spread"]
+        total = of_noise + self.settings.coarse_weight * parts["coarse"]
+        lesson = own + SPREAD_WEIGHT * parts["spread"] - of_noise
+        total = total + (lesson - lesson.detach())  # a change of the gradient alone
         if self.vocoder is not None:
             rows, factor = draws.first(generator, size, size if dropped is None else self.settings.vocoder_rows)
             pieces = {name: batch[name][:rows] for name in ("audio", "log_mel", "f0_hz", "voiced")}

@@ -153,12 +153,14 @@ def test_loss_and_noise_are_the_same_network(prediction):
         time = torch.tensor([t])
         eps = net.eps(alpha * x0 + sigma * noise, time, projected, guess, spread)
         share = 1.0 if prediction == "eps" else alpha * 0.3 / np.sqrt(alpha**2 * 0.09 + sigma**2)
-        loss = float(net.loss(x0, time, noise, projected, guess, spread))
-        assert float((eps - noise).square().mean()) == pytest.approx(loss * share**2, rel=1e-3)
+        own, of_noise = (float(x.detach()) for x in net.loss(x0, time, noise, projected, guess, spread))
+        assert float((eps - noise).square().mean()) == pytest.approx(own * share**2, rel=1e-3)
+        assert of_noise == pytest.approx(own * share**2, rel=1e-3)
         with torch.no_grad():
             kept = net.last.weight.clone()
             net.last.weight.zero_()
-            assert float(net.loss(x0, time, noise, projected, guess, spread)) == pytest.approx(1.0, abs=0.05)
+            fresh, _ = net.loss(x0, time, noise, projected, guess, spread)
+            assert float(fresh) == pytest.approx(1.0, abs=0.05)
             net.last.weight.copy_(kept)
 
 
@@ -278,7 +280,20 @@ def test_every_part_learns_from_one_loss():
     idle = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     assert idle == []
     assert set(parts) == {"noise", "coarse", "spread"}
-    assert float(loss) == pytest.approx(float(parts["noise"] + 0.5 * parts["coarse"] + 0.1 * parts["spread"]), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(parts["noise"] + 0.5 * parts["coarse"]), rel=1e-5)
+
+
+def test_the_value_tells_the_noise_and_the_gradient_what_is_to_be_learnt(monkeypatch):
+    gradients, values, batch = [], [], batch_of([tune(40, s) for s in range(2)])
+    measured = denoiser.Denoiser.loss
+    for change in (lambda own, noise: (own, noise), lambda own, noise: (own, 3 * noise.detach())):
+        monkeypatch.setattr(denoiser.Denoiser, "loss", lambda *a, change=change: change(*measured(*a)))
+        model = tiny().train()
+        loss, _ = model.loss(batch, torch.Generator().manual_seed(0))
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        values.append(float(loss.detach()))
+    assert torch.equal(*gradients) and values[1] > values[0]
 
 
 def test_loss_is_a_function_of_the_generator(song):
