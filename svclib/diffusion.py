@@ -124,11 +124,11 @@ class DiffusionModel(nn.Module):
         """Noise error plus coarse error on a batch of the dataset, both on mels scaled to -1 .. 1.
 
         Returns:
-            The loss, whose value is comparable between steps, and its parts: ``noise`` (mean square), ``coarse`` (mean
-            absolute) and with a vocoder ``vocoder``, its spectral loss on the batch's ``audio``. Its gradient is of what
-            there is to learn by: the network's own output (see ``denoiser.Denoiser.loss``) in place of the noise,
-            and besides ``spread``, the negative log-likelihood of the coarse error, at its best where the spread is
-            1.25 times the mean absolute error, as of a normal distribution.
+            The loss, whose value compares steps, and its parts: ``noise`` (mean square), ``coarse`` (mean absolute) and
+            with a vocoder ``vocoder``, its spectral loss on the batch's ``audio``. Its gradient is that of what is
+            to be learnt: the network's own output (see ``denoiser.Denoiser.loss``) in place of the noise, and besides
+            ``spread``, the negative log-likelihood of the coarse error, at its best where the spread is 1.25 times the
+            mean absolute error, as of a normal distribution.
         """
         size = batch["log_mel"].shape[0]
         dropped = draws.uniform((size, len(CONDITIONS)), generator)
