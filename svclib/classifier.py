@@ -165,8 +165,8 @@ def clips(
         raise ClassifierError(f"A listener needs labelled recordings, but {what}. Prepare them with a naming pattern.")
     n = round(duration_s * sample_rate_hz)
     sounds = np.stack([fit(read(i), n) for i in chosen])
-    named = zip(*((entries[i]["label"], entries[i]["name"]) for i in chosen), strict=True)
-    return Clips(sounds, *(tuple(x) for x in named), sample_rate_hz)
+    labels, names = (tuple(entries[i][key] for i in chosen) for key in ("label", "name"))
+    return Clips(sounds, labels, names, sample_rate_hz)
 
 
 # Network --------------------------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def load(path: str | Path) -> tuple[Classifier, dict]:
     try:
         read = checkpoints.unpack(path)
         if read.record.get("kind") != "classifier":
-            raise TrainingError("it holds no listener")
+            raise ClassifierError("it holds no listener")
         model = Classifier(from_dict(ClassifierSettings, read.record.get("settings"), "settings"))
         model.load_state_dict(read.tensors)
     except (TrainingError, InstrumentError, ClassifierError) as error:

@@ -28,7 +28,7 @@ _KEPT = "What is finished is kept: start it again and it goes on."
 
 
 class ClusterError(OSError, ValueError):
-    """A cluster that cannot be used, or is lost; the message says what to do."""
+    """A cluster that cannot be used or is lost, or too little memory here; the message says what to do."""
 
 
 @contextlib.contextmanager
@@ -56,14 +56,31 @@ def opened(executor: str | None, tell: Callable[[str], None]) -> Iterator[Any]:
 
 
 class _Here:
-    ahead = 3
-
     def __init__(self, threads: concurrent.futures.Executor):
-        self.threads = threads
+        self.threads, self.ahead = threads, 3
+        self.under_way: set[concurrent.futures.Future] = set()
 
     def submit(self, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> Callable[[], dict]:
         """Begin ``segments.measure``; the call returned waits for its arrays."""
-        return self.threads.submit(segments.measure, samples, cut, settings).result
+        future = self.threads.submit(segments.measure, samples, cut, settings)
+        self.under_way.add(future)
+        return lambda: self.result(future, samples, cut, settings)
+
+    def result(self, future, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> dict:
+        """Its arrays; where memory was short, measured once more with nothing beside it, as all that follow."""
+        self.under_way.discard(future)
+        try:
+            return future.result()
+        except MemoryError:
+            concurrent.futures.wait(self.under_way)
+            self.ahead = 0
+        try:
+            return segments.measure(samples, cut, settings)
+        except MemoryError:
+            raise ClusterError(
+                f"There is too little memory to measure a segment of {(cut[3] - cut[2]) / settings.sample_rate_hz:.0f} "
+                f"seconds. Close other programs, or take a machine with more. {_KEPT}"
+            ) from None
 
 
 class _Dask:

@@ -110,6 +110,22 @@ def why_not(path: Path, error: Exception) -> str:
     return f"{path.name} cannot be read as audio ({detail}). Export it again as WAV or FLAC."
 
 
+def is_protected(path: Path) -> bool:
+    """True for an MP4 or M4A with encrypted sound: a sample entry ``enca`` (ISO/IEC 23001-7) or ``drms`` (FairPlay)."""
+    with open(path, "rb") as file:
+        while len(head := file.read(8)) == 8:
+            size, kind, read = int.from_bytes(head[:4], "big"), head[4:], 8
+            if size == 1:
+                size, read = int.from_bytes(file.read(8), "big"), 16
+            if kind == b"moov":
+                tables = file.read(min(size - read, 64 << 20) if size else 64 << 20).split(b"stsd")[1:]
+                return any(table[12:16] in (b"enca", b"drms") for table in tables)
+            if size < read:
+                break
+            file.seek(size - read, 1)
+    return False
+
+
 def id3_bytes(path: Path) -> int:
     """Size of an ID3v2 tag in front of an MP3: pictures there are no sound."""
     head = head_of(path)[1][:10]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib.containers import AudioError, AudioInfo, clock, cut_warning, id3_bytes, kind_of, why_not
+from svclib.containers import AudioError, AudioInfo, clock, cut_warning, id3_bytes, is_protected, kind_of, why_not
 
 BLOCK_SAMPLES = 65536
 MAX_CHANNELS = 32
@@ -226,6 +226,11 @@ class _Ffmpeg:
     seeks_exactly = False
 
     def __init__(self, path: Path, kind: str):
+        if kind == "mov" and is_protected(path):
+            raise AudioError(
+                f"{path.name} is protected against copying, so nothing but its maker's player can decode it. Export it "
+                "there as WAV or FLAC, or leave it out."
+            )
         program = shutil.which("ffmpeg")
         if program is None:
             raise AudioError(

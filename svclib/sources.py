@@ -68,10 +68,17 @@ def cache_folder() -> Path:
 # Downloads ------------------------------------------------------------------------------------------------------------
 
 
-def fetched(address: str, into: str | Path) -> bool:
+def fetched(where: str | Path, into: str | Path) -> bool:
     """True if :func:`fetch` needs no network for this link, because it has been there before."""
-    folder, key, _ = _folder_of(address, Path(into))
+    folder, key, _ = _folder_of(str(where), Path(into))
     return zips.record(folder).get("sha256") == key
+
+
+def place(where: str | Path, into: str | Path) -> Path:
+    """The folder that :func:`fetch` gives what it unpacks or downloads; for anything else ``where`` itself."""
+    if is_link(where):
+        return _folder_of(str(where), Path(into))[0]
+    return zips.folder_for(where, into) if zipfile.is_zipfile(where) else Path(where)
 
 
 def _folder_of(address: str, into: Path) -> tuple[Path, str, str]:

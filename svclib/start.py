@@ -41,14 +41,26 @@ def recordings(
         ``(name of the dataset, recordings, a sentence that says what was used)``.
 
     Raises:
-        dataset.DatasetError: if a voice is not there; names those that are.
+        dataset.DatasetError: if a voice is not there (names those that are), or ``voice`` and ``source`` contradict
+            each other, before anything is fetched.
     """
     said = ""
     if source:
+        if len(names(voice)) > 1:
+            raise dataset.DatasetError(
+                f"SOURCE is fetched into one voice, but VOICE is '{voice}'. Write one name, or leave SOURCE empty."
+            )
         target = base.audio / store.safe_name(voice or "fetched")
-        if not (target.is_dir() and audio.find(target)[0]):
-            sources.fetch(source, target, progress=progress)
-            said = f"Fetched recordings into {target}. "
+        there = audio.find(target)[0] if target.is_dir() else []
+        if not there or sources.is_link(source) or Path(source).exists():
+            own = sources.place(source, target)
+            if any(not path.is_relative_to(own) for path in there):
+                raise dataset.DatasetError(
+                    f"'{target}' has recordings already, and they are not those of SOURCE. Leave SOURCE empty to use "
+                    "them, or write another name into VOICE for what is fetched."
+                )
+            sources.fetch(source, target, progress=progress)  # does nothing where all of it is there
+            said = "" if there else f"Fetched recordings into {target}. "
         voice = target.name
     if not voices(base):
         for singer, share in ((SINGER, 1.0), (OTHER_SINGER, 0.25)):

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -103,6 +104,53 @@ def test_formats_that_ffmpeg_reads(tmp_path, suffix):
     made.write_bytes(made.read_bytes()[: made.stat().st_size // 3])
     with pytest.raises(AudioError) if suffix == "m4a" else open(os.devnull):
         assert len(audio.read(made).samples) < 60000
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_a_protected_file_is_called_so(tmp_path):
+    """Sound encrypted by ffmpeg, its key thrown away; marked as FairPlay does; and unprotected, which is read."""
+    source, made = put(tmp_path / "song.wav", melody(1, 48000), 48000), tmp_path / "bought.m4a"
+    keys = ["-encryption_key", "76" * 16, "-encryption_kid", "a7" * 16]
+    coder = ["ffmpeg", "-v", "error", "-i", source, "-c:a", "aac", "-f", "mp4"]
+    subprocess.run([*coder, "-encryption_scheme", "cenc-aes-ctr", *keys, made], check=True)
+    with pytest.raises(AudioError, match=r"bought.m4a is protected against copying.*Export it there as WAV or FLAC"):
+        audio.read(made)
+    (tmp_path / "older.m4p").write_bytes(made.read_bytes().replace(b"enca", b"drms"))
+    assert ["protected" in why for _, why in audio.find(tmp_path)[1]] == [True, True]
+    subprocess.run([*coder, tmp_path / "mine.m4a"], check=True)
+    assert len(audio.read(tmp_path / "mine.m4a").samples) > 47000
+
+
+def test_files_beyond_four_gigabytes(tmp_path):
+    """RF64 (EBU Tech 3306) and W64 have room for longer sizes; one that claims 5 GB is read as far as it goes."""
+    x = melody(1)
+    for format in ("RF64", "W64"):
+        path = tmp_path / f"a.{format.lower()}"
+        soundfile.write(path, x, RATE, format=format, subtype="PCM_16")
+        got = audio.read(path)
+        np.testing.assert_allclose(got.samples, x, atol=1 / 32768)
+        assert (got.info.format, got.info.warnings) == (format, ())
+    data = bytearray((tmp_path / "a.rf64").read_bytes())
+    at, claim = data.index(b"ds64") + 8, 5 << 30
+    data[at : at + 24] = struct.pack("<QQQ", claim + 100, claim, claim // 2)
+    (tmp_path / "b.wav").write_bytes(data)
+    got = audio.read(tmp_path / "b.wav")
+    np.testing.assert_allclose(got.samples, x, atol=1 / 32768)
+    assert f"of {claim + 108} bytes are there" in got.info.warnings[0]
+
+
+@pytest.mark.slow
+def test_twenty_thousand_files_in_one_folder(tmp_path):
+    """Every one is found and every bad one told, in seconds."""
+    data = put(tmp_path / "one.wav", melody(0.05)).read_bytes()
+    many = tmp_path / "many"
+    many.mkdir()
+    for i in range(20_000):
+        (many / f"{i:05d}.wav").write_bytes(data if i % 2000 else b"")
+    started = time.process_time()
+    usable, skipped = audio.find(many)
+    assert len(usable) == 19_990 and len(skipped) == 10 and time.process_time() - started < 20
+    assert usable[0].name == "00001.wav" and usable == sorted(usable)
 
 
 def test_without_ffmpeg_the_remedy_is_said(tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import faults
@@ -234,6 +236,44 @@ def test_killed_anywhere_then_continued_gives_the_same_bytes(tmp_path, measured,
         assert prepare_in_child(sources, out, None)[0] == 0
         assert contents(out) == expected, n
         shutil.rmtree(out)
+
+
+def test_short_memory_measures_one_at_a_time_and_keeps_what_is_finished(tmp_path, measured, monkeypatch):
+    """Memory that holds one segment but not two: the same bytes, slower. Memory that holds none: a sentence."""
+    monkeypatch.setattr(segments, "SEGMENT_S", 0.9)
+    monkeypatch.setattr(segments, "CONTEXT_S", 0.1)
+    monkeypatch.setattr(shards, "CAP_BYTES", 60_000)
+    sources = make_files(tmp_path / "a", 4, 1.5)
+    dataset.prepare(sources, tmp_path / "whole", SETTINGS)
+    lock, real, refused, room = threading.Lock(), segments.measure, [], [1]
+
+    def measure(samples, cut, settings):
+        with lock:
+            if room[0] < 1:
+                refused.append(cut)
+                raise MemoryError
+            room[0] -= 1
+        try:
+            time.sleep(0.02)
+            return real(samples, cut, settings)
+        finally:
+            with lock:
+                room[0] += 1
+
+    monkeypatch.setattr(segments, "measure", measure)
+    dataset.prepare(sources, tmp_path / "tight", SETTINGS)
+    assert refused and contents(tmp_path / "tight") == contents(tmp_path / "whole")
+
+    def stop(fraction, text):
+        if "take 02" in text and "measured" in text:
+            room[0] = -9
+
+    with pytest.raises(OSError, match=r"too little memory to measure a segment of \d seconds.*finished is kept"):
+        dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=stop)
+    room[0] = 1
+    measured.clear()
+    dataset.prepare(sources, tmp_path / "out", SETTINGS)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole") and len(measured) < 8
 
 
 def test_an_interrupted_run_goes_on_without_measuring_finished_shards(tmp_path, measured, monkeypatch):

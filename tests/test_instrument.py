@@ -170,6 +170,19 @@ def test_a_folder_of_instruments(tiny, tmp_path):
     assert instrument.list_folder(tmp_path / "absent") == []
 
 
+def test_two_instruments_of_one_name_are_told_apart(tiny, tmp_path):
+    """Menus name the files; what an instrument says of itself begins with its name and eight digits of its SHA-256."""
+    other = tmp_path / "of a friend.zip"
+    (tmp_path / "tiny.zip").write_bytes(tiny[0].read_bytes())
+    renamed = repacked(tiny, lambda members: with_json(members, lambda value: value["info"].update(singers=["B"])))
+    other.write_bytes(renamed)
+    listed = instrument.list_folder(tmp_path)
+    assert [entry.name for entry in listed] == ["tiny", "tiny"] and len({entry.path.name for entry in listed}) == 2
+    said = [instrument.describe(instrument.open(entry.path)).splitlines()[0] for entry in listed]
+    digests = [hashlib.sha256(entry.path.read_bytes()).hexdigest()[:8] for entry in listed]
+    assert all(f"tiny: a ddsp instrument, file {digest}" in line for digest, line in zip(digests, said, strict=True))
+
+
 def test_an_instrument_of_the_first_format_still_opens_and_sounds_the_same():
     opened = instrument.open(Path(__file__).parent / "data" / "instrument_v1.zip")
     batch = toy.ToyDataset().batch(0, 1, 1, 32)

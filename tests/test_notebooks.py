@@ -37,6 +37,7 @@ def test_notebook_is_clean(name):
     assert [c["metadata"].get("tags", []) for c in cells].count(["parameters"]) == 1
     assert [c["metadata"].get("tags", []) for c in cells].count(["install"]) == 1
     assert cells[0]["cell_type"] == "markdown" and cells[1]["metadata"]["tags"] == ["parameters"]
+    assert "**Run all**, untouched" in "".join(cells[0]["source"])  # also to who opens a copy without its kernel
     assert len({c["id"] for c in cells}) == len(cells)
 
 

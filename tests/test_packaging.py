@@ -1,6 +1,7 @@
 """Truths about the package as a whole: what the wheel carries, what an import costs, what code may never contain."""
 
 import ast
+import builtins
 import json
 import os
 import re
@@ -166,4 +167,25 @@ def test_docstrings_name_only_arguments_that_exist():
             named = re.findall(r"^    (?! )([\w*, ]+):", said[1], re.M)
             names = {name.strip(" *") for group in named for name in group.split(",")}
             wrong += [f"{path.name}:{node.lineno}: {name}" for name in sorted(names - there)]
+    assert not wrong
+
+
+def test_raises_sections_name_what_exists_and_what_the_function_itself_raises():
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "svclib").glob("*.py"))}
+    classes = {node.name for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)}
+    wrong = []
+    for stem, tree in trees.items():
+        for node in ast.walk(tree):
+            said = isinstance(node, ast.FunctionDef) and re.search(
+                r"^Raises:\n((?: .*\n|\n)+)", (ast.get_docstring(node) or "") + "\n", re.M
+            )
+            if not said:
+                continue
+            named = ",".join(re.findall(r"^    (?! )([\w., ]+):", said[1], re.M)).split(",")
+            inner = {n for f in ast.walk(node) if isinstance(f, ast.FunctionDef) and f is not node for n in ast.walk(f)}
+            calls = [n.exc for n in ast.walk(node) if isinstance(n, ast.Raise) and n not in inner]
+            own = {c.func.id for c in calls if isinstance(c, ast.Call) and isinstance(c.func, ast.Name)} & classes
+            short = {name.strip().split(".")[-1] for name in named}
+            wrong += [f"{stem}.{node.name}: there is no {name}" for name in short - classes - set(dir(builtins))]
+            wrong += [f"{stem}.{node.name}: raises {name}, and does not say so" for name in own - short]
     assert not wrong

@@ -153,6 +153,22 @@ def test_from_an_earlier_step(tmp_path, whole):
         training.train(toy.ToyDataset(), tmp_path, toy.preset(), from_step=3)
 
 
+def test_without_the_optimiser_it_starts_afresh_and_says_so(run_20):
+    """Weights alone are left. The first step of a fresh Adam moves each weight by the learning rate (Kingma 2014)."""
+    for found in training.checkpoints(run_20):
+        if found.kind == "last":
+            found.path.unlink()
+            store.marker_path(found.path).unlink()
+    best = next(c for c in training.checkpoints(run_20) if c.kind == "best")
+    before = checkpoints.unpack(best.path).tensors
+    result = training.train(toy.ToyDataset(), run_20, toy.preset(), steps=best.step + 1)
+    assert "weights only: the optimiser starts afresh" in " ".join(result.told) and result.step == best.step + 1
+    after, rate = toy.tensors(run_20), toy.preset().training.learning_rate
+    moved = torch.cat([(after[k.replace("ema.", "model.", 1)] - v).abs().flatten() for k, v in before.items()])
+    assert moved.max() < 1.01 * rate and (moved > 0.9 * rate).float().mean() > 0.8
+    assert {float(v) for k, v in after.items() if k.endswith(".step")} == {1.0}
+
+
 # A disk that fails ----------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from svclib import audio, sources, zips
+from svclib import audio, folders, sources, start, zips
 from svclib.audio import AudioError
 
 
@@ -96,6 +96,24 @@ def test_another_zip_of_the_same_name_is_unpacked_beside(tmp_path):
     assert (tmp_path / "own" / "voice" / "x.wav").read_bytes() == b"mine"
     with pytest.raises(AudioError, match=r"voice.zip is not unpacked over what lies in .*voice: that is not from it"):
         zips.unpack(one, tmp_path / "own" / "voice")
+
+
+def test_choices_of_the_notebook_that_contradict_each_other(tmp_path):
+    """A voice that has recordings, and a source to fetch others from; several voices, and one source."""
+    base = folders.base_folder(base=tmp_path / "home")
+    one = make_zip(tmp_path / "one.zip", {"a.wav": wav_bytes()})
+    other = make_zip(tmp_path / "other.zip", {"a.wav": wav_bytes(1)})
+    name, found, said = start.recordings(base, "ana", str(one))
+    assert name == "ana" and len(found) == 1 and "Fetched" in said
+    assert len(start.recordings(base, "ana", str(one))[1]) == 1  # run again: nothing more
+    before = everything_under(base.root)
+    with pytest.raises(ValueError, match="'.*ana' has recordings already.*Leave SOURCE empty.*another name into VOICE"):
+        start.recordings(base, "ana", str(other))
+    with pytest.raises(ValueError, match="SOURCE is fetched into one voice, but VOICE is 'ana, eva'"):
+        start.recordings(base, "ana, eva", str(other))
+    assert everything_under(base.root) == before
+    one.unlink()  # an uploaded file that this session no longer has
+    assert len(start.recordings(base, "ana", str(one))[1]) == 1
 
 
 def test_an_interrupted_unpacking_goes_on(tmp_path, monkeypatch):
