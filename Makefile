@@ -1,6 +1,6 @@
 # make demo   set up, then the whole journey: prepare, train, export, convert, listen-and-look page
 # make test   set up, then the tests (make test-slow: the long ones; make bench: the measurements)
-# make lab    JupyterLab with the notebooks        make lint   style, types of names, stripped notebooks
+# make lab    JupyterLab with the notebooks        make lint   style, types, stripped notebooks
 # make wheels every package as a file in wheels/, for a machine of the same kind without network: there add WHEELS=wheels
 #
 # Without make (Windows): python -m venv .venv, then .venv\Scripts\pip install -r requirements.txt -e .
@@ -45,6 +45,7 @@ lab: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --extra-keys "metadata.widgets metadata.language_info metadata.colab" *.ipynb
 
 venv: $(VENV)/.core

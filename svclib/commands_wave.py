@@ -69,10 +69,11 @@ def interpolate(a) -> int:
 
     if len(a.input) != 2:
         raise UsageError(f"--input was given {len(a.input)} times; give it twice: from which recording to which.")
+    first, second = a.input
     opened = wave_files.open_model(a.model)
     with Progress("interpolating") as progress:
         made = wave_files.interpolate(
-            opened, *a.input, a.out, a.count, a.step, not a.independent_noise, a.label, a.seed, progress=progress
+            opened, first, second, a.out, a.count, a.step, not a.independent_noise, a.label, a.seed, progress=progress
         )
     return _told(made)
 

@@ -121,7 +121,8 @@ def check_text(text: str, source: str) -> list:
 
 
 def _not_gin(error: Exception, source: str) -> ConfigError:
-    line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+    number = getattr(error, "lineno", None)
+    line = f", line {number}" if number else ""
     return ConfigError(f"{source}{line}: this is not gin syntax ({_first_line(error.args[0] if error.args else '')}).")
 
 
@@ -225,7 +226,8 @@ def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str,
         text = gin.operative_config_str()
     finally:
         gin.clear_config()
-    return Preset("+".join(p.stem for p in paths), *built, text)
+    features, model, settings = built
+    return Preset("+".join(p.stem for p in paths), features, model, settings, text)
 
 
 def _override_line(override: str, built: tuple) -> str:

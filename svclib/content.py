@@ -222,7 +222,8 @@ class Bottleneck(nn.Module):
             draw = draws.uniform((envelope.shape[0],), generator)
             envelope = warp(envelope, ((2 * draw - 1) * reach).exp().to(envelope), self.centers_hz)
         if self.equaliser_db:
-            envelope = envelope + drifting_equaliser(*envelope.shape, self.equaliser_db, generator).to(envelope)
+            n, bands, frames = envelope.shape
+            envelope = envelope + drifting_equaliser(n, bands, frames, self.equaliser_db, generator).to(envelope)
         return envelope
 
 

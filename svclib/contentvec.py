@@ -222,10 +222,10 @@ def _loaded(source: str) -> Encoder:
                 config = HubertConfig.from_pretrained(where, local_files_only=offline)
                 if config.model_type != "hubert":
                     break
-                model, info = HubertModel.from_pretrained(
+                loaded: Any = HubertModel.from_pretrained(
                     where, config=config, local_files_only=offline, output_loading_info=True, dtype=torch.float32
                 )
-                return _checked(source, model, info)
+                return _checked(source, loaded[0], loaded[1])
             except FeatureError:
                 raise
             except Exception as error:  # hub, network and damaged files raise what they like
@@ -234,7 +234,7 @@ def _loaded(source: str) -> Encoder:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-    if not may_fetch and not local:
+    if tried is not None and not may_fetch and not local:
         raise _unasked(source)
     why = f"{type(tried).__name__}: {(str(tried).splitlines() or [''])[0][:120]}" if tried else "no HuBERT"
     raise FeatureError(

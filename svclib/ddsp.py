@@ -237,7 +237,7 @@ class DdspModel(nn.Module):
     @torch.no_grad()
     def reconstruct(self, batch: dict, seed: int = 0) -> Float[Tensor, "batch samples"]:
         """The batch's recordings sung again from their pitch and loudness."""
-        return self._resynthesize(batch, torch.Generator().manual_seed(seed)).audio
+        return torch.as_tensor(self._resynthesize(batch, torch.Generator().manual_seed(seed)).audio)
 
     @torch.no_grad()
     def encode_z(

@@ -222,9 +222,10 @@ class DiffusionModel(nn.Module):
         self, condition: Float[Tensor, "batch dims frames"], piece_frames: int = PIECE_FRAMES
     ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
         """:meth:`guess` of a song of any length, in pieces that equal the whole."""
-        return layers.in_pieces(
+        guess, spread = layers.in_pieces(
             lambda low, high: self.guess(condition[..., low:high]), condition.shape[-1], piece_frames, self.coarse.halo
         )
+        return guess, spread
 
     def prepare(self, condition: Tensor, precision: str = "auto", **options) -> "Prepared":
         """A denoiser for the samplers, all that does not depend on ``x_t`` computed ahead: :class:`Prepared`."""
@@ -267,9 +268,12 @@ class DiffusionModel(nn.Module):
         if shallow is not None:
             if not 1 <= shallow <= self.schedule.n_steps:
                 raise DiffusionError(f"The shallow start is {shallow}; it runs from 1 to {self.schedule.n_steps}.")
+            guess = getattr(prepared, "guess", None)
+            if guess is None:
+                raise DiffusionError("A shallow start needs a prepared song, which knows the coarse mel.")
             start_t = shallow - 1
             t = torch.full((shape[0],), start_t, device=condition.device)
-            x_t = self.schedule.diffuse(prepared.guess.clamp(-1, 1), t, x_t)
+            x_t = self.schedule.diffuse(guess.clamp(-1, 1), t, x_t)
         x0 = samplers.sample(
             prepared, self.schedule, x_t, method or self.settings.sampler,
             steps or self.settings.sampler_steps, start_t, clip=1.0, generator=generator,

@@ -145,6 +145,7 @@ class Prepared:
         self.tiled = device.type == "cpu" if tiled is None else tiled
         self.unit = net.frame_positions if mel is not None else 1  # in positions of the stack: see squeeze
         self.mel, self.source, self.one, self.steps = mel, source, unit, {}
+        self.spread: Tensor | None = None  # of the first noise, where the model's prior knows it
         n_units, halo = n_samples // net.squeeze // self.unit, -(-net.halo // self.unit) + (3 if mel is not None else 0)
         self.pieces = list(layers.pieces(n_units, max(1, piece_samples // net.squeeze // self.unit), halo))
         seen = sum(high - low for _, _, low, high in self.pieces) * self.unit

@@ -39,7 +39,7 @@ class HarmonicSource:
         voiced: Bool[np.ndarray, " frames"],
     ) -> Float[np.ndarray, " samples"]:  # fmt: skip
         """The signal of a song of any length, by its pitch alone: float32 ``[frames * hop]``."""
-        return self.vocoder.render(log_mel, f0_hz, voiced).harmonic
+        return np.asarray(self.vocoder.render(log_mel, f0_hz, voiced).harmonic)
 
     @torch.no_grad()
     def locked(

@@ -246,8 +246,8 @@ def interpolate(
     x0 = x0 * gain
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(1 if shared_noise else 2, n, generator=generator).expand(2, -1)
-    ends = model.schedule.diffuse(x0, torch.tensor([start, start]), noise)
-    mixed = (1 - shares) * ends[:1] + shares * ends[1:]
+    noisy = model.schedule.diffuse(x0, torch.tensor([start, start]), noise)
+    mixed = (1 - shares) * noisy[:1] + shares * noisy[1:]
     prepared = model.prepare(precision, n_samples=n, **condition(model, label, len(mixed)))
     made = diffwave_process.sample(
         prepared, model.schedule, mixed.to(model.device), start_t=start, generator=generator, shared=True,

@@ -72,7 +72,7 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
         probe = root / f"{disk.PART_PREFIX}{disk.host_name()}~{os.getpid()}~probe"
         disk.active.open(probe, "wb").close()
         disk.active.remove(probe)
-    return Base(root, *(root / part for part in parts), on_drive)
+    return Base(root, on_drive=on_drive, **{part: root / part for part in parts})
 
 
 def _mount_drive() -> None:

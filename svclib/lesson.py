@@ -91,7 +91,7 @@ def make(
     model = instrument.model
     asked = stretches.stretch(song, instrument.statistics, start_s, seconds)
     others = [name for name in model.singers if name != (singer or model.singers[0])]
-    changed = [("all three", ())]
+    changed: list[tuple[str, tuple[stretches.Change, ...]]] = [("all three", ())]
     changed += [(f"{name} off", (stretches.Change(name),)) for name in ("content", "melody", "timbre")]
     changed += [(f"timbre of {others[0]}", (stretches.Change("timbre", "swap", singer=others[0]),))] if others else []
     fewer = [n for n in FEWER if n < steps]

@@ -175,7 +175,7 @@ def frechet_distance(a: Float[np.ndarray, "_ _"], b: Float[np.ndarray, "_ _"]) -
             "equally many finite numbers."
         )
     # S = R'R, so that the eigenvalues of (S_a S_b)^(1/2) are the singular values of R_a R_b'
-    roots = [np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r") for x in (a, b)]
+    roots: list[np.ndarray] = [np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r") for x in (a, b)]
     shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     spread = sum(np.square(root).sum() for root in roots)
     return max(0.0, float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + spread - 2.0 * shared))

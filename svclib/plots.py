@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from svclib import units, views
 
@@ -30,7 +31,7 @@ _STYLE = {
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+    "axes.prop_cycle": cycler(color=CYCLE),
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e6e9ed",

@@ -58,7 +58,8 @@ class Probe:
         keep_bins: bool = True,
     ):  # fmt: skip
         self.others, self.keep, self.clip, self.keep_bins = dict(others), keep, clip, keep_bins
-        self.wanted, self.rows = None, []
+        self.wanted: set[int] | None = None
+        self.rows: list[dict] = []
 
     def __call__(self, step: SamplerStep) -> None:
         """Probe one step, if it is one of those."""

@@ -50,7 +50,8 @@ class Trainer:
         if problem := resume.fits(dataset.settings, preset):
             raise TrainingError(problem)
         self.dataset, self.run, self.preset, self.settings = dataset, run, preset, preset.training
-        self.folder, self.log, self.board = run / "checkpoints", runlog.Log(run, keeping.log_of(run)), None
+        self.folder, self.log = run / "checkpoints", runlog.Log(run, keeping.log_of(run))
+        self.board: runlog.Board | None = None
         self.writer = writer or secrets.token_hex(3)
         self.on_progress, self.told, self.message = on_progress, [], ""
         self.n_frames = round(self.settings.segment_s * preset.features.sample_rate_hz / preset.features.hop_samples)

@@ -143,10 +143,10 @@ def mel_corners_hz(contract: MelContract) -> np.ndarray:
     """
     if contract.scale == "htk":
         ends = [2595 * math.log10(1 + f / 700) for f in (contract.fmin_hz, contract.fmax_hz)]
-        return 700 * (10 ** (np.linspace(*ends, contract.n_mels + 2) / 2595) - 1)
+        return 700 * (10 ** (np.linspace(ends[0], ends[1], contract.n_mels + 2) / 2595) - 1)
     step = math.log(6.4) / 27
     ends = [f / (200 / 3) if f < 1000 else 15 + math.log(f / 1000) / step for f in (contract.fmin_hz, contract.fmax_hz)]
-    mels = np.linspace(*ends, contract.n_mels + 2)
+    mels = np.linspace(ends[0], ends[1], contract.n_mels + 2)
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(np.maximum(mels - 15, 0) * step))
 
 
@@ -292,7 +292,8 @@ class HarmonicVocoder(nn.Module):
     ) -> Float[Tensor, "batch samples"]:
         """The vocoder protocol: every row is sung with the noise of ``seed``."""
         check_shapes(log_mel, f0_hz, voiced, self.contract)
-        rows = [self.render(*(x[i].cpu().numpy() for x in (log_mel, f0_hz, voiced)), seed) for i in range(len(f0_hz))]
+        each = zip(log_mel.cpu().numpy(), f0_hz.cpu().numpy(), voiced.cpu().numpy(), strict=True)
+        rows = [self.render(mel, pitch, on, seed) for mel, pitch, on in each]
         return torch.from_numpy(np.stack([row.audio for row in rows])).to(log_mel)
 
     @torch.no_grad()

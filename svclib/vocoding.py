@@ -90,8 +90,8 @@ class AnyVocoder:
         """
         log_mel, f0_hz = (np.ascontiguousarray(x, dtype=np.float32) for x in (log_mel, f0_hz))
         voiced = np.ascontiguousarray(voiced, dtype=bool)
-        pieces = [torch.from_numpy(x)[None] for x in (log_mel, f0_hz, voiced)]
-        check_shapes(*pieces, self.contract)
+        mel, pitch, on = (torch.from_numpy(x)[None] for x in (log_mel, f0_hz, voiced))
+        check_shapes(mel, pitch, on, self.contract)
         sound = KINDS[self.kind](self, log_mel, f0_hz, voiced, seed, progress=progress, cancelled=cancelled)
         if isinstance(sound, Synthesis):
             return sound
@@ -106,8 +106,9 @@ class AnyVocoder:
     ) -> Float[Tensor, "batch samples"]:
         """The vocoder protocol."""
         check_shapes(log_mel, f0_hz, voiced, self.contract)
-        rows = zip(*(x.cpu().numpy() for x in (log_mel, f0_hz, voiced)), strict=True)
-        return torch.from_numpy(np.stack([self.render(*row, seed).audio for row in rows])).to(log_mel)
+        each = zip(log_mel.cpu().numpy(), f0_hz.cpu().numpy(), voiced.cpu().numpy(), strict=True)
+        rows = [self.render(mel, pitch, on, seed).audio for mel, pitch, on in each]
+        return torch.from_numpy(np.stack(rows)).to(log_mel)
 
     def resynthesize(
         self, measured: Features, seed: int = 0, progress: Progress | None = None, cancelled: Callable | None = None

@@ -133,7 +133,7 @@ def interpolate(
     diffwave_uses.denoise_checked(model, t, "as_is", label)
     if count < 2:
         raise DiffWaveError(f"{count} sounds between two were asked for; ask for at least 2, the ends among them.")
-    ends = [audio.read(p, rate).samples for p in (first, second)]
+    a, b = (audio.read(p, rate).samples for p in (first, second))
     said = {"use": "interpolate", "step": t, "shared_noise": shared_noise, "label": label, "seed": seed}
     said |= {"first": _known(first), "second": _known(second)}
     digits, jobs = len(str(count)), []
@@ -144,7 +144,7 @@ def interpolate(
 
     def made(share: float, report) -> np.ndarray:  # one at a time: the same walk and noise as all at once
         return diffwave_uses.interpolate(
-            model, *ends, (share,), t, shared_noise, label, seed, progress=report, cancelled=cancelled
+            model, a, b, (share,), t, shared_noise, label, seed, progress=report, cancelled=cancelled
         )[0]
 
     return _write_all(opened, folder, jobs, made, progress, cancelled)

@@ -231,7 +231,8 @@ class Job:
 
     def __init__(self, message: Message, on_busy):
         self._message, self._on_busy = message, on_busy
-        self._lock, self._cancel, self._thread = threading.RLock(), threading.Event(), None
+        self._lock, self._cancel = threading.RLock(), threading.Event()
+        self._thread: threading.Thread | None = None
         self._running, self._passing, self._before = False, None, ""
 
     @property

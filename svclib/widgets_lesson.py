@@ -99,9 +99,11 @@ class LessonPanel(W.VBox):
         self.job.start(lambda: self._make(path, song, numbers))
 
     def _make(self, path: Path, song: Path, numbers: tuple) -> None:
+        start_s, seconds, steps, seed = numbers
         self.progress(0.0, "opening the instrument")
         text, said = lesson.of_file(
-            instrument.open(path), song, *numbers, self.progress, self.job.cancelled, self.message.say
+            instrument.open(path), song, start_s, seconds, steps, seed, self.progress, self.job.cancelled,
+            self.message.say,
         )
         self.text, self.title = text, f"{song.stem} - {path.stem}"
         self.view.value = player.frame(text, FRAME_PX)
