@@ -15,6 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 DRIVE_MOUNT = Path("/content/drive")
 DRIVE_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 PART_PREFIX = ".part-"
@@ -188,3 +193,52 @@ def process_alive(pid: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+class Scratch:
+    """A folder on this machine's own disk, removed by :meth:`close` or when the process ends.
+
+    A killed process leaves its folder behind, and the next one that makes such a folder removes it: the owner holds a
+    lock on a file in it for as long as it lives, so a lock that can be had means that the owner is gone. Windows has
+    no such locks; there nothing of others is removed.
+
+    Args:
+        prefix: How the folder's name begins, ``svclib-...``; only folders of this beginning are looked at.
+    """
+
+    def __init__(self, prefix: str):
+        _remove_left_behind(prefix)
+        self._folder, self._lock = tempfile.TemporaryDirectory(prefix=prefix), None
+        home = Path(self._folder.name)
+        self.path = home / "files"
+        self.path.mkdir()
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks: nobody will remove it, then
+                self._lock = open(home / "owner.part", "wb")  # noqa: SIM115  (open while the process lives)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.replace(home / "owner.part", home / "owner")  # under this name it is always locked
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._folder.cleanup()
+        if self._lock is not None:
+            self._lock.close()
+
+
+def is_ours(folder: Path) -> bool:
+    """A folder of this user: on a shared machine anybody may make one of any name in the temporary folder."""
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    return folder.is_dir() and not folder.is_symlink() and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
+
+
+def _remove_left_behind(prefix: str) -> None:
+    """Remove this user's scratch folders whose owner is no more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*") if fcntl is not None else ():
+        with contextlib.suppress(OSError):  # BlockingIOError: its owner lives
+            if is_ours(folder):
+                with open(folder / "owner", "rb+") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from svclib import checkpoints, store
+from svclib import checkpoints, disk, store
 from svclib.checkpoints import Checkpoint, TrainingError
 from svclib.disk import StoreError
 
@@ -28,7 +28,7 @@ def log_of(run: str | Path) -> Path:
 
 def newest(run: str | Path, run_id: str, step: int | None = None) -> Checkpoint | None:
     """The newest usable checkpoint of this run that is kept on this machine, or None."""
-    if not _is_ours(folder_of(run)):
+    if not disk.is_ours(folder_of(run)):
         return None
     try:
         return checkpoints.newest(folder_of(run) / "checkpoints", run_id, step)[0]
@@ -42,7 +42,7 @@ def come_home(run: str | Path, run_id: str) -> list[str]:
     Raises:
         store.StoreError: if the run's folder cannot be written; everything is where it was, then.
     """
-    if not _is_ours(folder_of(run)):
+    if not disk.is_ours(folder_of(run)):
         return []
     brought = []
     for info in checkpoints.listing(folder_of(run) / "checkpoints"):
@@ -130,15 +130,6 @@ class Keeper:
 def _made(shelter: Path) -> Path:
     """The folder, made for this user alone."""
     shelter.parent.mkdir(mode=0o700, exist_ok=True)
-    if not _is_ours(shelter.parent):
+    if not disk.is_ours(shelter.parent):
         raise StoreError(f"'{shelter.parent}' belongs to somebody else; delete it or set TMPDIR to another folder.")
     return shelter
-
-
-def _is_ours(folder: Path) -> bool:
-    """A folder of this user: on a shared machine anybody may make one of that name."""
-    try:
-        found = os.lstat(folder)
-    except OSError:
-        return False
-    return folder.is_dir() and not folder.is_symlink() and (not hasattr(os, "getuid") or found.st_uid == os.getuid())

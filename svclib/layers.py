@@ -227,6 +227,6 @@ class NoDraws(torch.overrides.TorchFunctionMode):
     """Leaves random initialisation out: on the meta device it would load torch's compiler, which takes seconds."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))

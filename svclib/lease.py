@@ -67,6 +67,10 @@ class Lease:
             else:
                 with contextlib.suppress(OSError):
                     store.remove(self.run / f"{PREFIX}{writer}.json")
+        for path in self._files():
+            with contextlib.suppress(OSError):
+                if store.size_of(path) == 0:  # an interrupt came while it was deleted
+                    store.remove(path)
         _held.add(self.writer)
         self._beat()
         self._thread = threading.Thread(target=self._go_on, daemon=True, name="svclib-lease")
@@ -114,17 +118,19 @@ class Lease:
     def _others(self) -> dict[str, dict]:
         """The other leases of the run, by writer; what is torn or not ours is left out."""
         found = {}
-        try:
-            names = [n for n in store.names(self.run) if n.startswith(PREFIX) and n.endswith(".json")]
-        except OSError:
-            return {}
-        for name in names:
-            writer = name[len(PREFIX) : -len(".json")]
+        for path in self._files():
+            writer = path.name[len(PREFIX) : -len(".json")]
             with contextlib.suppress(OSError):
-                sign = store.read_json(self.run / name)
+                sign = store.read_json(path)
                 if writer != self.writer and isinstance(sign, dict) and _is_sign(sign):
                     found[writer] = sign
         return found
+
+    def _files(self) -> list[Path]:
+        try:
+            return [self.run / n for n in store.names(self.run) if n.startswith(PREFIX) and n.endswith(".json")]
+        except OSError:
+            return []
 
 
 def _is_sign(sign: dict) -> bool:

@@ -108,7 +108,7 @@ def _checked(name: str, value, like):
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6:
         if isinstance(like, float) or value == int(value):
             return type(like)(value)
-    raise VocoderError(f"its config.json says {name} = {str(value)[:60]}; expected something like {like}.")
+    raise VocoderError(f"its config.json says {name} = {repr(value)[:60]}; expected something like {like}.")
 
 
 class Block(nn.Module):

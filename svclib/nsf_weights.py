@@ -5,6 +5,7 @@ Nothing in a checkpoint can run, and no network is built before names and shapes
 """
 
 import json
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ def plain_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 length = value.double().flatten(1).norm(dim=1).view(-1, *[1] * (value.ndim - 1))
                 stem = name[: -len(v)]
                 if stem + g not in tensors:
-                    raise VocoderError(f"the weights '{name[:80]}' have no '{g}' beside them.")
+                    raise VocoderError(f"the weights {name[:80]!r} have no '{g}' beside them.")
                 out[stem + "weight"] = (tensors[stem + g].double() * value.double() / length).to(value)
                 break
             if name.endswith(g):
@@ -88,12 +89,18 @@ def open(path: str | Path) -> NsfHifigan:  # noqa: A001  (nsf_weights.open reads
     except VocoderError as error:
         raise VocoderError(f"'{path.name}': {error}") from None
     except (RuntimeError, ValueError, MemoryError, OverflowError) as error:  # settings that torch cannot build
-        raise VocoderError(f"'{path.name}': its config.json builds no network ({str(error)[:120]}).") from None
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise VocoderError(f"'{path.name}': its config.json builds no network ({why[:120]}).") from None
     return model.eval().requires_grad_(False)
 
 
 def _require_stored(path: Path) -> None:
-    """Refuse a checkpoint that would unpack to more than it holds: torch never compresses what it saves."""
+    """Refuse what torch would unpack to disk or to more than it holds; it never compresses what it saves."""
+    try:
+        with tarfile.open(path, "r:"):
+            raise VocoderError("it is a tar archive, which torch wrote before 2017; load it there and save it again.")
+    except tarfile.TarError:
+        pass
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             if sum(entry.file_size for entry in file.infolist()) > path.stat().st_size:
@@ -114,11 +121,11 @@ def _require_own_numbers(tensors: Mapping[str, Tensor]) -> None:
 
 def _compare(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     if odd := sorted(set(tensors) ^ set(expected)):
-        raise VocoderError(f"the weights '{odd[0][:80]}' are missing or too many for its config.json.")
+        raise VocoderError(f"the weights {odd[0][:80]!r} are missing or too many for its config.json.")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise VocoderError(
-                f"the weights '{name}' have shape {list(tensor.shape)}, expected {list(expected[name].shape)}."
+                f"the weights {name!r} have shape {list(tensor.shape)}, expected {list(expected[name].shape)}."
             )
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise VocoderError(f"the weights '{name}' are not all finite numbers.")
+            raise VocoderError(f"the weights {name!r} are not all finite numbers.")

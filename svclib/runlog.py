@@ -7,7 +7,6 @@ gaps or doubles, even after a hard kill.
 
 import dataclasses
 import io
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import scipy.io.wavfile
 import scipy.signal
 
-from svclib import store
+from svclib import disk, store
 
 FLUSH_S = 10.0
 
@@ -174,15 +173,15 @@ class Board:
 
     def __init__(self, run: Path, step: int):
         self.target = Path(run) / "tensorboard"
-        self.local: tempfile.TemporaryDirectory | None = None
+        self.local: disk.Scratch | None = None
         self.problem: str | None = None
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             self.problem = f"TensorBoard is not there ({error}); the curves are in metrics.jsonl all the same."
             return
-        self.local = tempfile.TemporaryDirectory(prefix="svclib-tensorboard-")
-        self.writer = SummaryWriter(self.local.name, purge_step=step + 1 if step else None)
+        self.local = disk.Scratch("svclib-tensorboard-")
+        self.writer = SummaryWriter(str(self.local.path), purge_step=step + 1 if step else None)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Add numbers: ``{"loss/total": 5.2, ...}``."""
@@ -208,11 +207,11 @@ class Board:
         """
         if self.local:
             self.writer.flush()
-            store.copy_tree(self.local.name, self.target)
+            store.copy_tree(self.local.path, self.target)
 
     def close(self) -> None:
         """Stop writing and drop the local files; copy first what is to stay."""
         if self.local:
             self.writer.close()
-            self.local.cleanup()
+            self.local.close()
             self.local = None

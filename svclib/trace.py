@@ -19,7 +19,7 @@ from svclib.features import FeatureError, MelContract
 
 SCHEMA = 1
 KINDS = ("mel", "wave")
-MAX_FILE_BYTES, MAX_MEMBERS = 1 << 30, 500
+MAX_FILE_BYTES, MAX_MEMBERS, MAX_LOG_MEL = 1 << 30, 500, 1000.0
 _STATES = ("x_t", "x0_hat", "result")
 _SCALARS = ("t", "alpha", "sigma", "index")
 _DECIBELS_PER_NEPER = 20 / math.log(10)
@@ -238,6 +238,8 @@ def _check_mel(trace: Trace) -> None:
         raise TraceError(f"its mel contract has {contract.n_mels} mels, its states {n_mels}, its scale others.")
     if not (trace.high > trace.low).all():
         raise TraceError("its scale is upside down.")
+    if trace.low.min() < -MAX_LOG_MEL or trace.high.max() > MAX_LOG_MEL:
+        raise TraceError(f"its scale goes beyond +-{MAX_LOG_MEL:.0f}, which no log-mel reaches.")
     for name, value in trace.conditions.items():
         if value.shape != (n_frames,) or value.dtype.kind not in "fb" or not np.isfinite(value).all():
             raise TraceError(f"condition '{name}' is not one finite number for each of the {n_frames} frames.")

@@ -70,12 +70,12 @@ class ComparePanel(W.VBox):
 
     def refresh(self) -> None:
         """Read the folders again; keeps the choices that still exist."""
+        songs = [(path.name, path) for path in map(Path, audio.find(self.base.examples)[0])]
         listed = [entry for entry in instrument.list_folder(self.base.instruments) if entry.kind]
         sung = [entry for entry in listed if entry.sings]
         vocoders = [entry for entry in listed if entry.kind in instrument.VOCODERS]
         self._fill(self.instruments, [(entry.path.stem, entry) for entry in sung])
         self._fill(self.vocoders, [OWN] + [(entry.path.stem, entry.path) for entry in vocoders])
-        songs = [(path.name, path) for path in map(Path, audio.find(self.base.examples)[0])]
         chosen = self.song.value
         self.song.options = songs or [("(none yet)", None)]
         self.song.value = chosen if chosen in [path for _, path in songs] else self.song.options[0][1]

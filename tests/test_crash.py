@@ -125,8 +125,10 @@ def operations_of_a_run(tmp_path, monkeypatch):
 
 
 def test_interrupts_in_the_middle_of_some_operations(tmp_path, monkeypatch, whole):
-    writes = [i for i, name in enumerate(operations_of_a_run(tmp_path, monkeypatch).log, 1) if name == "write"]
-    interrupted_at(tmp_path, monkeypatch, whole, random.Random(2).sample(writes, 2))
+    log = operations_of_a_run(tmp_path, monkeypatch).log
+    writes = [i for i, name in enumerate(log, 1) if name == "write"]
+    last = max(i for i, name in enumerate(log, 1) if name == "remove")  # of the lease, which was emptied before
+    interrupted_at(tmp_path, monkeypatch, whole, [*random.Random(2).sample(writes, 2), last])
 
 
 @pytest.mark.slow

@@ -7,8 +7,14 @@ what is the matter and has changed nothing. A run never begins anew where there 
 
 import errno
 import json
+import os
 import random
+import re
+import subprocess
+import sys
 import tempfile
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -375,3 +381,47 @@ def test_who_is_taken_over_saves_and_stops(tmp_path, monkeypatch, whole):
     assert "It is taken over here" in told[0] and second["lease"].lost == ""
     second["lease"].__exit__()
     assert not list(tmp_path.glob("lease-*"))
+
+
+FIRST = """
+import sys, toy
+from svclib import lease, training
+lease.HEARTBEAT_S = 0.2
+slow = toy.ToyDataset()
+slow.pause_s = 0.05
+told = training.train(slow, sys.argv[1], toy.preset(), steps=10**6, on_progress=lambda s: print(s.step, flush=True))
+print(told.reason, told.step, told.message)
+"""
+
+
+def test_two_real_processes_and_one_run(tmp_path, monkeypatch):
+    """A process trains; this one is refused and changes nothing, then takes over: the other saves and stops. What both
+    made together has the bits of a run that was never disturbed.
+    """
+    monkeypatch.setattr(lease, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.2)
+    run, end = tmp_path / "run", time.monotonic() + 300.0
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(toy.__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", FIRST, str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+        while int(first.stdout.readline()) < 6:  # a checkpoint of step 5 lies there
+            assert time.monotonic() < end
+        mine = re.escape(f"(process {first.pid})")
+        with pytest.raises(TrainingError, match=f"is being trained on .*{mine} since .*take over.*saves and stops"):
+            training.train(toy.ToyDataset(), run, toy.preset(), steps=10**6)
+        assert len(list(run.glob("lease-*"))) == 1 and len({p.stem.split("-")[2] for p in run.rglob("ck-*.json")}) == 1
+        slow = toy.ToyDataset()
+        slow.pause_s = 0.05
+        second = training.train(
+            slow, run, toy.preset(), steps=10**6, take_over=True,
+            cancelled=lambda: first.poll() is not None or time.monotonic() > end,
+        )  # fmt: skip
+        said = first.stdout.read().splitlines()[-1]
+    assert first.returncode == 0 and said.startswith("elsewhere ") and f"(process {os.getpid()})" in said
+    assert second.reason == "cancelled" and resumed_at(second) >= 5 and "taken over here" in " ".join(second.told)
+    assert not list(run.glob("lease-*"))
+    steps = max(int(said.split()[1]), second.step) + 3
+    assert committed(run)[-1] == steps - 3
+    training.train(toy.ToyDataset(), run, toy.preset(), steps=steps)
+    training.train(toy.ToyDataset(), tmp_path / "whole", toy.preset(), steps=steps)
+    assert_same(run, tmp_path / "whole")

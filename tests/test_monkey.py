@@ -272,7 +272,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
             except Cancelled:
                 raise
             except (ValueError, OSError) as error:
-                yield batch.Outcome(path, None, None, str(error))
+                yield batch.Outcome(path, error=error)
 
     def suggest(*args):
         world.work()
@@ -354,8 +354,8 @@ def test_study(world, n_actions, monkeypatch, caplog):
             object.__setattr__(made, name, value)
         return made
 
-    def sing_checkpoints(run, steps, song_of, **common):
-        return [sung(None, **common) for _ in steps]
+    def sing_checkpoints(run, training_steps, song_of, **common):
+        return [sung(None, **common) for _ in training_steps]
 
     def hear(model, card, positions, progress, cancelled):
         progress(0.1, "hearing")

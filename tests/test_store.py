@@ -9,6 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -363,3 +364,37 @@ def test_passing_errors_are_tried_again_on_drive_only(tmp_path, monkeypatch):
     with faults.failing(2, errno.ENOTCONN, stays=True), pytest.raises(store.StoreError, match="Drive connection"):
         store.commit_bytes(tmp_path / "a", b"2")
     assert (tmp_path / "a").read_bytes() == b"1"
+
+
+OWNER = "import sys, svclib.disk as d; s = d.Scratch('svclib-t-'); print(s.path, flush=True); sys.stdin.read()"
+
+
+def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path, monkeypatch):
+    """Two processes hold one each, the second is killed: only its folder goes, and nothing that only looks like one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine = disk.Scratch("svclib-t-")
+    (mine.path / "events").write_bytes(b"x")
+    keep = [tmp_path / "svclib-t-somebody", tmp_path / "svclib-other", tmp_path / "svclib-t-link"]
+    for folder in keep[:2]:
+        (folder / "files").mkdir(parents=True)
+    (tmp_path / "svclib-t-somebody" / "owner.part").write_bytes(b"")  # made, not yet locked
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "owner").write_bytes(b"")
+    keep[2].symlink_to(tmp_path / "real")
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = {"args": [sys.executable, "-c", OWNER], "env": environment, "stdin": -1, "stdout": -1, "text": True}
+    with subprocess.Popen(**command) as lives, subprocess.Popen(**command) as killed:
+        theirs, left = Path(lives.stdout.readline().strip()), Path(killed.stdout.readline().strip())
+        assert theirs.is_dir() and left.is_dir()
+        killed.kill()
+        killed.wait()
+        assert left.is_dir()
+        disk.Scratch("svclib-t-").close()
+        assert not left.parent.exists()
+        assert theirs.is_dir() and (mine.path / "events").is_file()
+        lives.stdin.close()
+        lives.wait()
+        assert not theirs.parent.exists()  # it ended and tidied up by itself
+    assert all(path.exists() for path in keep) and (tmp_path / "real" / "owner").exists()
+    mine.close()
+    assert not mine.path.parent.exists()

@@ -226,6 +226,7 @@ def test_strangers_files_are_refused(tmp_path):
         "in order": {"index": made.index[::-1].copy()},
         "is not 1": {"alpha": made.alpha * 1.1},
         "upside down": {"low": made.high, "high": made.low},
+        "goes beyond": {"high": np.full_like(made.high, 1e30)},
         "mel contract": {"head": head(info={"mel": {"n_mels": 40}})},
         "JSON": {"head": np.frombuffer(b"{", np.uint8)},
         "without a head": {"head": None},

@@ -191,6 +191,16 @@ def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
     assert "fmax_hz 7000.0" in panel.table.value and panel.table.value.count("<audio") == 1
 
 
+def test_a_folder_that_is_gone_leaves_menus_and_buttons_of_one_mind(base):
+    panel = widgets_convert.compare_panel(base)
+    for path in (*base.instruments.glob("*.zip"), *base.examples.iterdir()):
+        path.unlink()
+    base.examples.rmdir()
+    panel.refresh_button.click()
+    assert "svclib-error" in said(panel)
+    assert panel.compare_button.disabled == (not panel.instruments.options or panel.song.value is None)
+
+
 def test_comparing_can_be_cancelled_and_the_rows_stay(base, monkeypatch):
     panel = widgets_convert.compare_panel(base)
     panel.instruments.value = tuple(entry for _, entry in panel.instruments.options)
