@@ -53,7 +53,12 @@ class Lease:
         if os.environ.get("RANK", "0") != "0":  # one process of several speaks for all
             return self
         self._made = not store.exists(self.run)
-        others = self._others()
+        try:
+            files = self._files()
+        except OSError as error:
+            files = []
+            self.tell(f"{error} Whether another machine trains this run is looked at again in {HEARTBEAT_S:.0f} s.")
+        others = self._others(files)
         open_ = {writer: sign for writer, sign in others.items() if not _dead(writer, sign)}
         if open_ and not self.take_over and (alive := self._watch(open_)):
             raise TrainingError(
@@ -67,12 +72,15 @@ class Lease:
             else:
                 with contextlib.suppress(OSError):
                     store.remove(self.run / f"{PREFIX}{writer}.json")
-        for path in self._files():
+        for path in files:
             with contextlib.suppress(OSError):
                 if store.size_of(path) == 0:  # an interrupt came while it was deleted
                     store.remove(path)
-        _held.add(self.writer)
-        self._beat()
+        try:
+            self._beat()
+        except OSError as error:
+            self.tell(f"{error} Other machines do not see yet that this one trains; that is tried again.")
+        _held.add(self.writer)  # an interrupt before this leaves a lease that counts as dead
         self._thread = threading.Thread(target=self._go_on, daemon=True, name="svclib-lease")
         self._thread.start()
         return self
@@ -102,7 +110,8 @@ class Lease:
     def _go_on(self) -> None:
         seen: dict[str, int] = {}
         while not self._stop.wait(HEARTBEAT_S):
-            self._beat()
+            with contextlib.suppress(OSError):  # a Drive that is away is the keeper's matter
+                self._beat()
             others = self._others()
             for writer, sign in others.items():
                 newer = (sign["number"], writer) > (self._sign["number"], self.writer)
@@ -112,13 +121,17 @@ class Lease:
 
     def _beat(self) -> None:
         self._sign |= {"beat": self._sign["beat"] + 1, "seen": now()}
-        with contextlib.suppress(OSError):  # a Drive that is away is the keeper's matter
-            store.write_json(self.path, self._sign)
+        store.write_json(self.path, self._sign)
 
-    def _others(self) -> dict[str, dict]:
+    def _others(self, files: list[Path] | None = None) -> dict[str, dict]:
         """The other leases of the run, by writer; what is torn or not ours is left out."""
         found = {}
-        for path in self._files():
+        if files is None:
+            try:
+                files = self._files()
+            except OSError:
+                return {}
+        for path in files:
             writer = path.name[len(PREFIX) : -len(".json")]
             with contextlib.suppress(OSError):
                 sign = store.read_json(path)
@@ -127,10 +140,7 @@ class Lease:
         return found
 
     def _files(self) -> list[Path]:
-        try:
-            return [self.run / n for n in store.names(self.run) if n.startswith(PREFIX) and n.endswith(".json")]
-        except OSError:
-            return []
+        return [self.run / n for n in store.names(self.run) if n.startswith(PREFIX) and n.endswith(".json")]
 
 
 def _is_sign(sign: dict) -> bool:
