@@ -10,6 +10,8 @@ sung in the key that is suggested for it:
 - ``speaker_similarity`` (see ``speaker.similarity``; the voice print is of the target's training phrases) of the
   result, and of two sounds made without a model: ``shifted``, the song moved to the same key by resampling and time
   stretching, and ``control``, that through an equaliser that gives it the target's long-term spectrum;
+- ``log_mel_l1``: what the vocoder (``--vocoder``) adds: how far the log-mel of the sound is from the one that the walk
+  painted, mean absolute, nepers;
 - ``way``: how far the result came from ``shifted`` (0) to the target's own held-out phrases (1); ``way_of_control``.
 """
 
@@ -20,8 +22,9 @@ from pathlib import Path
 
 import librosa
 import numpy as np
+import torch
 
-from svclib import audio, config, conversion, dataset, features, instrument, metrics, speaker, store, training
+from svclib import audio, config, conversion, dataset, features, instrument, metrics, speaker, store, training, vocoding
 
 SONGS = ("singing/vocadito_1", "singing/nitech_f001_004", "voices/kerstin_sung")
 N_FFT = 2048
@@ -51,6 +54,20 @@ def equalised(samples: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     gain = np.clip(gain / np.median(gain), 10 ** (-30 / 20), 10 ** (30 / 20))
     spectrum = librosa.stft(samples.astype(np.float32), n_fft=N_FFT) * gain[:, None]
     return librosa.istft(spectrum, n_fft=N_FFT, length=len(samples))
+
+
+class Overheard:
+    """A vocoder, and how far the log-mel of the sound it made is from the one it was given: ``log_mel_l1``, nepers."""
+
+    def __init__(self, vocoder: vocoding.AnyVocoder):
+        self.vocoder, self.contract, self.name, self.record = vocoder, vocoder.contract, vocoder.name, vocoder.record
+
+    def render(self, log_mel: np.ndarray, *arguments, **watch):
+        """As the vocoder's own."""
+        made = self.vocoder.render(log_mel, *arguments, **watch)
+        heard = features.log_mel(torch.from_numpy(made.audio)[None], self.contract)[0].numpy()
+        self.log_mel_l1 = float(np.abs(heard - log_mel).mean())
+        return made
 
 
 def song_of(folder: Path, out: Path) -> Path:
@@ -103,6 +120,8 @@ def main() -> int:
     parser.add_argument("--shallow", type=int)
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vocoder", help="another one than the instrument's own")
+    parser.add_argument("--every-step", action="store_true", help="of a diffwave vocoder")
     arguments = parser.parse_args()
 
     voice, data = trained(arguments)
@@ -116,12 +135,14 @@ def main() -> int:
         "instrument": voice.name, "sha256": voice.sha256, "trained_steps": voice.info["trained_steps"],
         "sampling": sampling, "held_out": held_out, "songs": {},
     }  # fmt: skip
+    vocoder = Overheard(vocoding.open(arguments.vocoder or voice.path, fast=not arguments.every_step))
+    report["vocoder"] = vocoder.record()
     for folder in SONGS:
         song = conversion.load_song(song_of(arguments.data / folder, arguments.out / "songs"), voice.features)
         suggested = conversion.suggest_shift(song.features, voice.statistics)
         shift = 12 * suggested.octaves + suggested.semitones
         controls = conversion.Controls(octave_shift=suggested.octaves, semitone_shift=suggested.semitones)
-        made = conversion.convert(voice, song, controls, arguments.seed, **sampling)
+        made = conversion.convert(voice, song, controls, arguments.seed, vocoder=vocoder, **sampling)
         conversion.save(made, arguments.out / "output")
         sung = features.extract(made.audio, voice.features)
         asked = made.adjusted
@@ -137,7 +158,8 @@ def main() -> int:
             for name, key in (("way", "result"), ("way_of_control", "control"))
         }
         report["songs"][Path(folder).name] = {
-            "shift_semitones": shift, "f0_rmse_cents": error["rmse"], "f0_median_cents": error["median_absolute"],
+            "shift_semitones": shift, "log_mel_l1": vocoder.log_mel_l1,
+            "f0_rmse_cents": error["rmse"], "f0_median_cents": error["median_absolute"],
             "f0_correlation": error["correlation"],
             "raw_pitch_accuracy": accuracy["raw_pitch_accuracy"], "octave_error_rate": accuracy["octave_error_rate"],
             "voicing_f1": accuracy["voicing_f1"], "speaker_similarity": near, **ways,
