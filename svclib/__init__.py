@@ -104,6 +104,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 step_metrics  metrics of every step, with unit, reference and frame count
                 plots_study   the pictures of a study
                 study_views   each view of a study: picture, table, what it shows
+                live          a walk while it goes on, in pictures drawn in milliseconds
                 results       a conversion as a piece of a page
                 lesson_pages  the eight pages of the lesson in words
                 lesson_wave   DiffWave watched

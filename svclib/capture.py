@@ -107,12 +107,11 @@ class Recorder:
             raise TraceError("No step was seen: the walk did not call the recorder.")
         stacked = {name: np.stack([row[name] for row in self.rows]) for name in ("x_t", "x0_hat")}
         numbers = {name: np.array([row[name] for row in self.rows], float) for name in ("t", "alpha", "sigma")}
-        taps = self.rows[0]["features"]
         empty = np.zeros(0, np.float32)
         return Trace(
             kind, **stacked, **numbers, result=_half(result), n_calls=self.n_calls,
             index=np.array([row["index"] for row in self.rows], np.int64),
-            features={tap: np.stack([row["features"][tap] for row in self.rows]) for tap in taps},
+            features=_features([row["features"] for row in self.rows]),
             conditions={name: _numbers(value) for name, value in (conditions or {}).items()},
             low=empty if low is None else _numbers(low), high=empty if high is None else _numbers(high),
             info={**info, "notice": self.notice},
@@ -206,28 +205,36 @@ class _Taps:
     def _pool(self, tap: str, x: Tensor, added: Tensor | None = None) -> None:
         start, stop, low, _ = self.pieces[self.piece]
         x = x[0, :, start - low : stop - low].float()
-        # Two plain passes: torch.var_mean takes many times as long on a CPU. The rest waits for take().
+        # Two plain passes: torch.var_mean takes many times as long on a CPU. The rest waits until the walk is over.
         self.sums.setdefault(tap, []).append((stop - start, x.sum(dim=1), torch.linalg.vector_norm(x, dim=1), added))
 
-    def take(self) -> dict[str, np.ndarray]:
-        """The pooled features of one call, and begin anew."""
-        found = {}
-        for tap, parts in self.sums.items():
-            if tap == "step":
-                found[tap] = _double(parts).astype(np.float32)
-                continue
-            total = sum(part[0] for part in parts)
-            mean = sum(_double(x) for _, x, _, _ in parts) / total
-            power = sum(_double(norm) ** 2 for _, _, norm, _ in parts) / total
-            spread = np.sqrt(np.maximum(power - mean**2, 0))
-            added = parts[0][3]
-            found[tap] = np.concatenate([mean if added is None else mean + _double(added), spread]).astype(np.float32)
-        self.sums, self.piece = {}, -1
+    def take(self) -> dict:
+        """The sums of one call, for :func:`_features`, and begin anew."""
+        found, self.sums, self.piece = self.sums, {}, -1
         return found
 
 
-def _double(x: Tensor) -> np.ndarray:
-    return x.float().cpu().numpy().astype(np.float64)
+def _features(calls: list[dict]) -> dict[str, np.ndarray]:
+    """What the layers said at every kept call, ``[calls, values]`` by tap, from sums over the pieces: of the step its
+    embedding, elsewhere mean and standard deviation over time."""
+    found = {}
+    for tap, first in calls[0].items():
+        if tap == "step":
+            found[tap] = _double([call[tap] for call in calls]).astype(np.float32)
+            continue
+        pieces = range(len(first))
+        total = sum(first[k][0] for k in pieces)
+        mean = sum(_double([call[tap][k][1] for call in calls]) for k in pieces) / total
+        power = sum(_double([call[tap][k][2] for call in calls]) ** 2 for k in pieces) / total
+        spread = np.sqrt(np.maximum(power - mean**2, 0))
+        if first[0][3] is not None:
+            mean = mean + _double([call[tap][0][3] for call in calls])
+        found[tap] = np.concatenate([mean, spread], axis=1).astype(np.float32)
+    return found
+
+
+def _double(rows: list[Tensor]) -> np.ndarray:
+    return torch.stack(rows).float().cpu().numpy().astype(np.float64)
 
 
 def _half(x: Tensor) -> np.ndarray:

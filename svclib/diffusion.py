@@ -237,6 +237,11 @@ class DiffusionModel(nn.Module):
         """The regression head's log-mel."""
         return self.unscale(self.song_guess(condition)[0].clamp(-1, 1))
 
+    def noise(self, n_frames: int, seed: int = 0) -> Float[Tensor, "1 mels frames"]:
+        """What a walk over so many frames begins with, at the settings' own temperature; see :meth:`sample`."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.settings.temperature * torch.randn((1, self.contract.n_mels, n_frames), generator=generator)
+
     @torch.no_grad()
     def sample(
         self, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,

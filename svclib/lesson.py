@@ -64,7 +64,7 @@ def make(
     instrument, song, start_s: float | int = 0.0, seconds: float | int = 5.0, steps: int = STEPS, seed: int = 0,
     method: str | None = None, singer: str | None = None, target: tuple[str, np.ndarray, int] | None = None,
     wave: dict | None = None, wave_facts: dict | None = None, progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    cancelled: Callable[[], bool] | None = None, watch: Callable | None = None,
 ) -> Lesson:  # fmt: skip
     """Let a diffusion instrument sing a stretch as often as the lesson needs, always from the same noise.
 
@@ -79,6 +79,7 @@ def make(
         wave, wave_facts: A DiffWave group and its ``wave``, ``wave_steps``, ``wave_text``; the example's if None.
         progress: Called with a fraction and a text, at every step.
         cancelled: Asked at every step.
+        watch: See ``study.sing``.
 
     Raises:
         LessonError: for an instrument of another kind, or too few steps.
@@ -108,7 +109,7 @@ def make(
     def sing(changes, n, label):
         return study.sing(
             model, asked, changes, method, n, seed=seed, singer=singer, features=False, label=label,
-            progress=part(n, label), cancelled=cancelled,
+            progress=part(n, label), cancelled=cancelled, watch=watch,
         )  # fmt: skip
 
     def heard(sung, label, brief):
@@ -165,12 +166,13 @@ def make(
 def of_file(
     instrument, path: str | Path, start_s: float | int = 0.0, seconds: float | int = 5.0, steps: int = STEPS,
     seed: int = 0, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
-    note: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None, watch: Callable | None = None,
 ) -> tuple[str, str]:  # fmt: skip
     """The page of an instrument and a song's file: a lesson for ``diffusion``, the steps of a sound for ``diffwave``.
 
     Args:
         note: Told the predicted size before anything is sung, and again before the page is made.
+        watch: See ``study.sing``.
 
     Returns:
         ``(page, what it is in words)``.
@@ -191,7 +193,7 @@ def of_file(
     tell(check_size(rough_bytes(seconds, steps, contract), longest_s(steps, contract)))
     song = load_song(path, instrument.features, None, lambda f, text="": report(0.1 * f, text))
     made = make(
-        instrument, song, start_s, seconds, steps, seed, cancelled=cancelled,
+        instrument, song, start_s, seconds, steps, seed, cancelled=cancelled, watch=watch,
         progress=lambda f, text="": report(0.1 + 0.85 * f, text),
     )  # fmt: skip
     tell(check_size(made.predicted_bytes))

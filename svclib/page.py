@@ -74,11 +74,12 @@ def small_player(samples: np.ndarray, sample_rate_hz: int, label: str) -> Markup
     )
 
 
-def picture(png: bytes, alt: str, width_px: int = 900) -> str:
-    """A PNG that shrinks with the page; ``alt`` says in words what it shows."""
+def picture(png: bytes, alt: str, width_px: int = 900, height_px: int | None = None) -> str:
+    """A PNG that shrinks with the page; ``alt`` says in words what it shows. With a height its pixels are stretched."""
+    height = "auto" if height_px is None else f"{height_px}px;image-rendering:pixelated"
     return (
         f'<img alt="{text(alt)}" src="{data_uri(png, "image/png")}" '
-        f'style="width:100%;max-width:{width_px}px;height:auto;border-radius:6px;display:block;margin:4px 0">'
+        f'style="width:100%;max-width:{width_px}px;height:{height};border-radius:6px;display:block;margin:4px 0">'
     )
 
 

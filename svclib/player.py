@@ -26,6 +26,13 @@ CHANGE_DB = 30.0  # range of the difference colours
 LARGE_BYTES = 10_000_000
 MOST_RUNS = 4
 _BOTTOM_DB = -100.0
+_FIT = (  # asks the page in the frame for its height, now and whenever it changes
+    "const f=this,ask=()=>f.contentWindow.postMessage('height?','*');if(f.asked)return ask();f.asked=1;"
+    "window.addEventListener('message',function fit(e){"
+    "if(!f.isConnected)return window.removeEventListener('message',fit);"
+    "if(e.source!==f.contentWindow||!(e.data.height>0))return;const phone=f.clientWidth<600;"
+    "f.style.height=Math.min(Math.ceil(e.data.height),phone?Math.max(480,.9*window.screen.height):3000)+'px'});ask()"
+)
 
 
 class PlayerError(ValueError):
@@ -124,10 +131,15 @@ def group(runs: Sequence[Run]) -> dict:
     }  # fmt: skip
 
 
-def frame(document_text: str, height_px: int = 980) -> str:
-    """The page as a notebook cell's output: an isolated frame that holds it all and may only run its own script."""
+def frame(document_text: str, height_px: int = 1100) -> str:
+    """The page as a notebook cell's output: an isolated frame that holds it all and may only run its own script.
+
+    The page tells the frame how high it is and the frame follows; on a phone only up to its screen, so that the bar
+    with the steps stays in sight. Where a notebook runs no script of an output, it is ``height_px`` high.
+    """
     return (
         f'<iframe title="Player" sandbox="allow-scripts" allow="autoplay" srcdoc="{page.text(document_text)}" '
+        f'onload="{page.text(_FIT)}" '
         f'style="width:100%;height:{int(height_px)}px;border:0;border-radius:8px"></iframe>'
     )
 

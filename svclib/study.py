@@ -148,7 +148,7 @@ def sing(
     shallow: int | None = None, seed: int = 0, singer: Mapping[str, int | float] | str | None = None,
     probe: Sequence[Change] = (), probe_steps: int = PROBE_STEPS, features: bool = True, keep: int | None = None,
     max_bytes: int = capture.MAX_BYTES, precision: str = "auto", label: str = "", progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    cancelled: Callable[[], bool] | None = None, watch: Callable[[object, SamplerStep], None] | None = None,
 ) -> Sung:  # fmt: skip
     """Let a diffusion model sing a stretch and keep what happened.
 
@@ -166,7 +166,8 @@ def sing(
         keep, max_bytes: See ``capture.Recorder``.
         label: A name; otherwise the changes in words.
         progress: Called with a fraction and a text at every step.
-        cancelled: Asked at every step.
+        cancelled: Asked at every call of the network.
+        watch: Sees the model and every step, after the probe.
 
     Raises:
         StudyError, TraceError, samplers.SamplerError: for what cannot be done.
@@ -179,15 +180,21 @@ def sing(
         raise StudyError("One factor can be scaled in a run, and none in a probe; leave the others as they are.")
     stop_if(cancelled)
     condition = condition_of(model, asked, changes, singer)
-    prepared = model.prepare(condition, precision)
+
+    def prepare(condition: Tensor):
+        return model.prepare(condition, precision, cancelled=cancelled)
+
+    prepared = prepare(condition)
     if scaled:
         off = [*changes, Change(scaled[0].factor)]
-        prepared = Scaled(prepared, model.prepare(condition_of(model, asked, off, singer), precision), scaled[0].amount)
-    others = {c.text: model.prepare(condition_of(model, asked, [*changes, c], singer), precision) for c in probe}
-    watch = Probe(others, probe_steps)
+        prepared = Scaled(prepared, prepare(condition_of(model, asked, off, singer)), scaled[0].amount)
+    others = {c.text: prepare(condition_of(model, asked, [*changes, c], singer)) for c in probe}
+    asking = Probe(others, probe_steps)
 
     def step_done(step: SamplerStep) -> None:
-        watch(step)
+        asking(step)
+        if watch is not None:
+            watch(model, step)
         report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
     said = (caution(model.settings, [*changes, *more]) for more in ([], *([c] for c in probe)))
@@ -199,7 +206,7 @@ def sing(
         {"f0_hz": sounding[0], "voiced": sounding[1], "loudness_db": asked.loudness_db}, label, prepared, step_done,
         cancelled, blocks=range(model.settings.n_layers),
     )  # fmt: skip
-    return Sung(label, trace, asked, tuple(changes), influence(watch, trace) if others else None, notice)
+    return Sung(label, trace, asked, tuple(changes), influence(asking, trace) if others else None, notice)
 
 
 def sing_checkpoints(

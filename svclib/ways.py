@@ -6,8 +6,9 @@ Every way gets the same clip, controls and seed, and is measured against what it
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,17 @@ from svclib.conversion import Conversion
 from svclib.progress import Cancelled, Progress
 from svclib.songs import cached_song, excerpt
 
+PURE_NOISE = -1  # as ``shallow``: no rough start, whatever else is set
+_CHOICES = ("sampler", "steps", "shallow", "vocoder")
+
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """One way to sing; None stands for the instrument's own choice.
+    """One way to sing; None stands for the instrument's own choice, or what ``options`` of :func:`compare` say.
 
     Attributes:
         instrument: The instrument's file.
-        sampler, steps, shallow: Of a diffusion instrument, see ``conversion.convert``.
+        sampler, steps, shallow: Of a diffusion instrument, see ``conversion.convert``; ``PURE_NOISE``: no rough start.
         vocoder: A vocoder's file.
     """
 
@@ -41,7 +45,8 @@ class Way:
         words = [self.instrument.stem]
         words += [self.sampler] if self.sampler else []
         words += [f"{self.steps} steps"] if self.steps else []
-        words += [f"from a rough guess at {self.shallow}"] if self.shallow else []
+        if self.shallow:
+            words += ["from pure noise" if self.shallow == PURE_NOISE else f"from a rough guess at {self.shallow}"]
         words += [f"vocoder {self.vocoder.stem}"] if self.vocoder else []
         return ", ".join(words)
 
@@ -81,7 +86,7 @@ def ways(
     listings: Sequence[instrument.Listing],
     samplers: Sequence[str | None] = (None,),
     steps: Sequence[int | str | None] = (None,),
-    shallow: Sequence[int | None] = (None,),
+    shallow: Sequence[int | str | None] = (None,),
     vocoders: Sequence[Path | str | None] = (None,),
 ) -> list[Way]:
     """Every combination for every diffusion instrument; a ``ddsp`` instrument has one way only.
@@ -106,6 +111,7 @@ def compare(
     opened: Callable[[Path], instrument.Instrument] = instrument.open,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    options: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> Iterator[Row]:
     """The clip itself, then a row for each way as soon as it is sung and measured.
 
@@ -120,6 +126,8 @@ def compare(
         opened: How to open an instrument (a cache).
         progress: Called with a fraction and a text.
         cancelled: Asked now and then.
+        options: By instrument, what else ``conversion.convert`` is given, such as ``singer`` and ``precision``; a way's
+            own choices come before a ``sampler``, ``steps``, ``shallow`` or ``vocoder`` among them.
     """
     tell = progress or (lambda fraction, text: None)
     shown_song = False
@@ -135,9 +143,12 @@ def compare(
             if not shown_song:
                 shown_song = True
                 yield Row("The song itself", clip.audio, singer.features.sample_rate_hz)
+            own = {name: value for name in _CHOICES if (value := getattr(way, name)) is not None}
+            if way.shallow == PURE_NOISE:
+                own["shallow"] = None
             made = conversion.convert(
-                singer, clip, controls, seed, progress=lambda f, t: report(0.3 + 0.6 * f, t), cancelled=cancelled,
-                sampler=way.sampler, steps=way.steps, shallow=way.shallow, vocoder=way.vocoder,
+                singer, clip, controls, progress=lambda f, t: report(0.3 + 0.6 * f, t), cancelled=cancelled,
+                **{"seed": seed, **(options or {}).get(way.instrument, {}), **own},
             )  # fmt: skip
             report(0.9, "measuring")
             row = measured(way.label, made)
@@ -164,6 +175,24 @@ def measured(label: str, made: Conversion) -> Row:
         metrics.f0_accuracy(asked.f0_hz, asked.voiced, heard.f0_hz, heard.voiced)["voicing_f1"],
         metrics.loudness_l1_db(asked.loudness_db + made.gain_db, heard.loudness_db),
     )
+
+
+def described(controls: Controls | None, options: Mapping[Path, Mapping[str, Any]]) -> str:
+    """What :func:`compare` was given besides the ways, as a sentence; empty if everything is the instruments' own."""
+    if controls is None:
+        return ""
+    kinds = [conversion.defaults(kind) for kind in ("diffusion", "ddsp")]
+    found = {k: v for k, v in dataclasses.asdict(controls).items() if not any(v == getattr(d, k) for d in kinds)}
+    for given in options.values():
+        found |= {k: v for k, v in given.items() if v not in (None, "")}
+    words = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in found.items()]
+    return f"Set in the panel: {', '.join(words) or 'nothing but what it begins with'}."
+
+
+def _plain(value) -> str:
+    if isinstance(value, Mapping):
+        return " + ".join(f"{name} {share:g}" for name, share in value.items())
+    return f"{value:g}" if isinstance(value, float) else value.stem if isinstance(value, Path) else str(value)
 
 
 def cells(row: Row) -> list[str]:

@@ -7,6 +7,9 @@ import ipywidgets as W
 from svclib import audio, instrument, page, ways, widgets
 from svclib.widgets_diffusion import OWN, SAMPLERS, STEPS
 
+ROUGH = [OWN, ("pure noise", ways.PURE_NOISE), *((f"a rough guess at {n}", n) for n in (50, 100, 200, 300, 500, 700))]
+_AS_SET = "As set in the panel above"
+
 _WHAT_THEY_MEAN = (
     "seconds: singing alone, and per second of sound. F0 RMSE, F0 corr.: pitch heard against pitch asked, where both "
     "are voiced; below 20 cents hardly anybody hears it. Voicing F1: tone where tone was asked, breath where breath; "
@@ -14,13 +17,15 @@ _WHAT_THEY_MEAN = (
 )
 
 
-def compare_panel(base) -> "ComparePanel":
+def compare_panel(base, convert=None) -> "ComparePanel":
     """The table for a person's folder; one made earlier in this kernel is closed.
 
     Args:
         base: ``folders.Base``: instruments and examples are used; nothing is written.
+        convert: The panel of notebook 03, whose song, knobs and diffusion settings are taken; None takes every
+            instrument's own.
     """
-    panel = ComparePanel(base)
+    panel = ComparePanel(base, convert)
     widgets.only_one("compare", panel)
     return panel
 
@@ -28,16 +33,18 @@ def compare_panel(base) -> "ComparePanel":
 class ComparePanel(W.VBox):
     """Choose ways to sing, press Compare; a row appears whenever one is sung and measured."""
 
-    def __init__(self, base):
-        self.base = base
+    def __init__(self, base, convert=None):
+        self.base, self.convert = base, convert
         self.message, self.progress = widgets.Message(), widgets.Progress()
         self.job, self.opened = widgets.Job(self.message, self._busy), widgets.Cache()
         self.rows: list[ways.Row] = []
         self._shown: list[list] = []
+        self._set = ""
         guard = widgets.guarded(self.message)
         self.instruments = self._several("Instruments", "t-ab-instruments", "several with Ctrl or Shift")
         self.samplers = self._several("Samplers", "t-ab-samplers", "of diffusion instruments", SAMPLERS)
         self.steps = self._several("Steps", "t-ab-steps", "of diffusion instruments", STEPS)
+        self.starts = self._several("Begin with", "t-ab-rough", "of diffusion instruments", ROUGH)
         self.vocoders = self._several("Vocoders", "t-ab-vocoders", "of diffusion instruments")
         self.song = widgets.control(W.Dropdown, "Song", "t-ab-song", "the clip comes from it", options=[("", None)])
         self.start = widgets.control(
@@ -46,6 +53,12 @@ class ComparePanel(W.VBox):
         self.seconds = widgets.control(
             W.BoundedFloatText, "Length (s)", "t-ab-seconds", "of the clip", min=0.5, max=60.0, value=6.0
         )
+        self.as_set = widgets.control(
+            W.Checkbox, _AS_SET, "t-ab-as-set",
+            "key, loudness, singers, seed and whatever is not chosen here as the panel has it; otherwise every "
+            "instrument's own", value=convert is not None, indent=False,
+        )  # fmt: skip
+        self.as_set.layout.display = "none" if convert is None else ""
         self.compare_button = widgets.button(
             "Compare", guard(self.compare), "t-compare", "primary", "sing the clip in every chosen combination"
         )
@@ -55,8 +68,8 @@ class ComparePanel(W.VBox):
         self.table = widgets.html(css_class="t-ab-table")
         choices = widgets.row(
             widgets.column("Who sings", self.instruments, self.vocoders),
-            widgets.column("How", self.samplers, self.steps),
-            widgets.column("What", self.song, self.start, self.seconds),
+            widgets.column("How", self.samplers, self.steps, self.starts),
+            widgets.column("What", self.song, self.start, self.seconds, self.as_set),
         )
         choices.layout.align_items = "flex-start"
         buttons = (self.compare_button, self.cancel_button, self.refresh_button, self.progress.widget)
@@ -76,7 +89,7 @@ class ComparePanel(W.VBox):
         vocoders = [entry for entry in listed if entry.kind in instrument.VOCODERS]
         self._fill(self.instruments, [(entry.path.stem, entry) for entry in sung])
         self._fill(self.vocoders, [OWN] + [(entry.path.stem, entry.path) for entry in vocoders])
-        chosen = self.song.value
+        chosen = self.song.value or (self.convert and self.convert.song.value)
         self.song.options = songs or [("(none yet)", None)]
         self.song.value = chosen if chosen in [path for _, path in songs] else self.song.options[0][1]
         missing = not sung or not songs
@@ -103,27 +116,36 @@ class ComparePanel(W.VBox):
 
     def compare(self) -> None:
         """Sing the clip in every chosen combination, in the background."""
-        asked = ways.ways(self.instruments.value, self.samplers.value, self.steps.value, (None,), self.vocoders.value)
+        asked = ways.ways(
+            self.instruments.value, self.samplers.value, self.steps.value, self.starts.value, self.vocoders.value
+        )
         if self.song.value is None:
             self.message.say("There is no song yet; put one into your folder and press Look again.", "warning")
             return
         if not asked:
-            self.message.say("Choose at least one instrument, sampler, number of steps and vocoder.", "warning")
+            self.message.say("Choose at least one instrument, sampler, number of steps, start and vocoder.", "warning")
             return
         song, start_s, seconds = self.song.value, self.start.value, self.seconds.value
+        controls, options = self._settings()
 
         def task():
             self.message.say("")
-            self.rows, self._shown = [], []
+            self.rows, self._shown, self._set = [], [], ways.described(controls, options)
             for row in ways.compare(
-                asked, song, None, start_s, seconds, opened=self._open, progress=self.progress,
-                cancelled=self.job.cancelled,
+                asked, song, controls, start_s, seconds, opened=self._open, progress=self.progress,
+                cancelled=self.job.cancelled, options=options,
             ):  # fmt: skip
                 self.rows.append(row)
                 self._append(row)
             self.message.say(f"{len(asked)} ways were sung.", "done")
 
         self.job.start(task)
+
+    def _settings(self):
+        """Controls and options by instrument, as the panel above has them."""
+        if self.convert is None or not self.as_set.value:
+            return None, {}
+        return self.convert.controls(), self.convert.options_of([entry.path for entry in self.instruments.value])
 
     def _open(self, path):
         return self.opened.get(path, lambda: instrument.open(path))
@@ -133,4 +155,4 @@ class ComparePanel(W.VBox):
         self._shown.append([row.label, listen, *ways.cells(row)])
         marks = ["error" if r.problem else "" for r in self.rows]
         table = page.table(list(ways.HEADINGS), self._shown, marks)
-        self.table.value = table + page.paragraph(_WHAT_THEY_MEAN)
+        self.table.value = table + page.paragraph(f"{self._set} {_WHAT_THEY_MEAN}".strip())

@@ -355,6 +355,18 @@ class ConvertPanel(W.VBox):
     def _options(self) -> dict:
         return {"keep_rate": self.keep_rate.value, **self.diffusion.options()}
 
+    def options_of(self, paths: list[Path]) -> dict[Path, dict]:
+        """What is set for diffusion, for other instruments too: each gets what it can be asked, the mix of singers only
+        the chosen one."""
+        found = {}
+        for path in paths:
+            options = dict(self.diffusion.options())
+            if path != self.instrument.value:
+                options.pop("singer", None)
+            listing = self.listings.get(path)
+            found[path] = options if listing is not None and listing.kind == "diffusion" else {}
+        return found
+
     def _append(self, result, path, full):
         self.progress(1.0, "drawing")
         self.n_results += 1

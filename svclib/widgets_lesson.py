@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import ipywidgets as W
+import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
 from IPython.display import HTML
 
-from svclib import audio, folders, instrument, lesson, lesson_wave, page, player, store, widgets
+from svclib import audio, folders, instrument, lesson, lesson_wave, live, page, player, store, widgets
 
-FRAME_PX = 1500
 KINDS = ("diffusion", "diffwave")
 
 
 def example() -> HTML:
     """The lesson that comes with the package."""
-    return HTML(f"<div>{player.frame(lesson.example(), FRAME_PX)}</div>")  # IPython warns of a frame that stands alone
+    return HTML(f"<div>{player.frame(lesson.example())}</div>")  # IPython warns of a frame that stands alone
 
 
 def waves(base: folders.Base, seed: int = 0) -> HTML:
@@ -21,10 +21,10 @@ def waves(base: folders.Base, seed: int = 0) -> HTML:
     found = [path for path in _instruments(base, ("diffwave",))]
     if not found:
         said = "There is no DiffWave instrument in your folder yet, so this is the example that comes with the package."
-        return HTML(page.notice(said) + player.frame(lesson.example_wave(), FRAME_PX))
+        return HTML(page.notice(said) + player.frame(lesson.example_wave()))
     opened = instrument.open(found[0])
     made = lesson_wave.at_work(opened, seed=seed)
-    return HTML(page.notice(f"Your instrument {opened.name}.") + player.frame(made, FRAME_PX))
+    return HTML(page.notice(f"Your instrument {opened.name}.") + player.frame(made))
 
 
 def lesson_panel(base: folders.Base, start_s: float | int = 0.0, seconds: float | int = 5.0) -> "LessonPanel":
@@ -66,12 +66,12 @@ class LessonPanel(W.VBox):
             "Export", guard(self.export), "t-lesson-export", hint=f"write the lesson as a file into {base.output}"
         )
         self.refresh_button = widgets.button("Look again", guard(self.refresh), "t-lesson-refresh")
-        self.view = widgets.html(css_class="t-lesson-view")
+        self.view, self.live = widgets.html(css_class="t-lesson-view"), widgets.html(css_class="t-lesson-live")
         super().__init__([
             widgets.row(self.instrument, self.song, self.refresh_button),
             widgets.row(self.start, self.seconds, self.steps, self.seed),
             widgets.row(self.run_button, self.cancel_button, self.export_button, self.progress.widget),
-            self.message.widget, self.view,
+            self.message.widget, self.live, self.view,
         ])  # fmt: skip
         self._busy(False)
         guard(self.refresh)()
@@ -101,13 +101,22 @@ class LessonPanel(W.VBox):
     def _make(self, path: Path, song: Path, numbers: tuple) -> None:
         start_s, seconds, steps, seed = numbers
         self.progress(0.0, "opening the instrument")
-        text, said = lesson.of_file(
-            instrument.open(path), song, start_s, seconds, steps, seed, self.progress, self.job.cancelled,
-            self.message.say,
-        )
+        opened, watch = instrument.open(path), live.Live(self._show_live)
+        if opened.kind == "diffusion":
+            watch.begin(opened.model, seconds, seed)
+        try:
+            text, said = lesson.of_file(
+                opened, song, start_s, seconds, steps, seed, self.progress, self.job.cancelled, self.message.say, watch
+            )
+        finally:
+            self.live.value = ""
         self.text, self.title = text, f"{song.stem} - {path.stem}"
-        self.view.value = player.frame(text, FRAME_PX)
+        self.view.value = player.frame(text)
         self.message.say(f"Here is {said}: {len(text.encode()) / 1e6:.1f} MB.", "done")
+
+    def _show_live(self, markup: str) -> None:
+        if not self.job.cancelled():
+            self.live.value = markup
 
     def export(self) -> None:
         """Write the lesson that is shown as a file."""

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
+import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
 
 from svclib import (
     audio,
     comparison,
     conversion,
     instrument,
+    live,
     page,
     plots,
     samplers,
@@ -58,7 +60,7 @@ class StudyPanel(W.VBox):
         self._make_choices()
         self._make_looking()
         self.shown, self.players = widgets.html(css_class="t-study-view"), widgets.html(css_class="t-study-players")
-        self.listing = widgets.html(css_class="t-study-runs")
+        self.listing, self.live = widgets.html(css_class="t-study-runs"), widgets.html(css_class="t-study-live")
         groups = widgets.row(
             widgets.column("Sing", self.instrument, self.song, self.start_s, self.seconds, self.singer),
             widgets.column("How", self.sampler, self.steps, self.seed, self.probe),
@@ -68,7 +70,7 @@ class StudyPanel(W.VBox):
         groups.layout.align_items = "flex-start"
         super().__init__([
             groups, widgets.row(self.run_button, self.cancel_button, self.refresh_button, self.progress.widget),
-            self.message.widget, self.listing,
+            self.message.widget, self.live, self.listing,
             widgets.row(self.look, self.a, self.b, self.state),
             widgets.row(self.step, self.pin_button, self.unpin_button, self.tolerance),
             self.shown, self.players,
@@ -186,6 +188,8 @@ class StudyPanel(W.VBox):
                 task()
             except Cancelled:
                 self.message.say("Cancelled; nothing unfinished is kept.", "warning")
+            finally:
+                self.live.value = ""
 
         self.job.start(work)
 
@@ -218,10 +222,12 @@ class StudyPanel(W.VBox):
         return stretches.stretch(song, statistics, wish["start_s"], wish["seconds"])
 
     def _sing(self, wish, options):
-        common = {"progress": self.progress, "cancelled": self.job.cancelled, **options}
+        watch = live.Live(self._show_live)
+        common = {"progress": self.progress, "cancelled": self.job.cancelled, "watch": watch, **options}
         if wish["change"] == parts.CHECKPOINTS:
 
             def song_of(model, statistics):
+                watch.begin(model, wish["seconds"], options["seed"])
                 return self._stretch(wish["song"], wish, model.features, statistics)
 
             common["singer"] = None  # a training may know other singers
@@ -230,6 +236,7 @@ class StudyPanel(W.VBox):
                 self._add(sung, training.load_model(wish["run"], step)[0], wish["run"].name)
             return
         loaded = self.models.get(wish["path"], lambda: instrument.open(wish["path"]))
+        watch.begin(loaded.model, wish["seconds"], options["seed"])
         song = wish["other"] if wish["change"] == parts.OTHER_SONG else wish["song"]
         asked, changes = self._stretch(song, wish, loaded.features, loaded.statistics), []
         if wish["change"] != parts.OTHER_SONG:
@@ -239,7 +246,12 @@ class StudyPanel(W.VBox):
             changes = stretches.chosen(wish["change"], other, wish["semitones"], wish["strength"], wish["other_singer"])
         self._add(study.sing(loaded.model, asked, changes, **common), loaded.model, loaded.name)
 
+    def _show_live(self, markup: str) -> None:
+        if not self.job.cancelled():
+            self.live.value = markup
+
     def _add(self, sung, model, name):
+        self.progress(1.0, "drawing")
         self.n_runs += 1
         label = f"{self.n_runs}: {sung.label}, {sung.asked.name}"
         about, calls = sung.trace.info, sung.trace.n_calls

@@ -87,7 +87,7 @@ def server(folder: Path, classic_python: str | None = None):
 
 
 def _wait_until_it_answers(url, process, log):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         try:
             return urllib.request.urlopen(url, timeout=1)
@@ -129,7 +129,7 @@ def open_in_lab(page, url, name) -> None:
     page.wait_for_function(
         """() => !/No Kernel|^$/.test(document.querySelector('.jp-Toolbar-kernelName')?.innerText || '')
         && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'""",
-        timeout=60000,
+        timeout=180000,
     )
 
 
@@ -177,3 +177,59 @@ def whole_screenshot(page, path: Path) -> None:
     page.evaluate(f"document.querySelectorAll('{outer}').forEach(e => e.scrollTo(0, 0))")
     page.screenshot(path=str(path))
     page.set_viewport_size(size)
+
+
+# Times in ms since a button of the study panel was pressed: pictures, texts of the progress bar, begin and end of work.
+STUDY = """() => {
+    const seen = window.seen = { pictures: [], progress: [], busy: null, idle: null };
+    const of = (selector, list) => new MutationObserver(() => list.push(performance.now() - window.pressed))
+        .observe(document.querySelector(selector), { childList: true, subtree: true, characterData: true });
+    of('.t-study-live', seen.pictures); of('.svclib-study .svclib-progress', seen.progress);
+    const button = document.querySelector('button.t-study-cancel');
+    new MutationObserver(() => { if (button.disabled) seen.idle = performance.now() - window.pressed;
+        else seen.busy = performance.now() - window.pressed; }).observe(button, { attributes: true });
+}"""
+
+
+def study_notebook(folder: Path, home: Path) -> None:
+    """A notebook that shows the study panel for a folder."""
+    lines = ["from svclib import folders, widgets_study\n", f"base = folders.base_folder(base={str(home)!r})\n"]
+    lines += ["widgets_study.study_panel(base)"]
+    cell = {"cell_type": "code", "metadata": {}, "source": lines, "outputs": [], "execution_count": None, "id": "a"}
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    book = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    (folder / "study.ipynb").write_text(json.dumps(book))
+
+
+def press(page, button: str) -> None:
+    """Press a button and note when."""
+    page.evaluate(f"() => {{ window.pressed = performance.now(); document.querySelector('button.{button}').click(); }}")
+
+
+def set_number(page, name: str, value) -> None:
+    """Fill a number box of the panel."""
+    box = page.locator(f".{name} input")
+    box.fill(str(value))
+    box.press("Enter")
+
+
+def run_study(page, timeout_s: float = 300) -> dict:
+    """Press Run, wait for the end; what was seen when, in ms."""
+    page.evaluate(STUDY)
+    press(page, "t-study-run")
+    page.wait_for_function("window.seen.busy !== null && window.seen.idle !== null", timeout=timeout_s * 1000)
+    return page.evaluate("window.seen")
+
+
+def cancel_study(page, after_s: float) -> dict:
+    """Press Run and Cancel somewhat later: ms from Cancel to the word that it stops, and to a panel that is free."""
+    page.evaluate(STUDY)
+    press(page, "t-study-run")
+    page.wait_for_timeout(1000 * after_s)
+    press(page, "t-study-cancel")
+    page.wait_for_function("document.querySelector('.svclib-study').innerText.match(/Stopping|Cancelled/)", polling=10)
+    said = page.evaluate("performance.now() - window.pressed")
+    page.wait_for_function("document.querySelector('button.t-study-cancel').disabled", polling=10)
+    free = page.evaluate("performance.now() - window.pressed")
+    text = page.locator(".svclib-study .svclib-message").inner_text()
+    return {"said": said, "free": free, "text": text}

@@ -105,6 +105,22 @@ def test_the_lesson_in_jupyterlab(page, lab, folder):
     assert "What we hear" in lesson.locator("body").inner_text()
     browsing.whole_screenshot(page, folder / "04_visualize.png")
 
+    def heights():
+        frame = page.locator("iframe").first.evaluate("e => e.getBoundingClientRect().height")
+        return frame, lesson.locator("main").evaluate("e => e.getBoundingClientRect().height")
+
+    frame, content = heights()  # no empty space below the page
+    assert content <= frame < content + 2
+    lesson.locator("#dots button").nth(3).click()
+    page.wait_for_timeout(500)
+    taller, content = heights()
+    assert taller > frame + 100 and content <= taller < content + 2
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_timeout(1000)
+    on_phone, content = heights()  # as high as the screen: the bar with the steps stays in sight
+    assert on_phone == pytest.approx(0.9 * page.evaluate("screen.height"), abs=1) and content > on_phone
+    browsing.whole_screenshot(page, folder / "04_phone.png")
+
 
 @pytest.mark.browser
 def test_recording_with_the_microphone(page, lab, folder):
@@ -160,3 +176,30 @@ def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
                 assert all(s > 5 for s in browsing.durations_s(page, ".t-result audio"))
             browsing.whole_screenshot(page, folder / f"classic_{name[:2]}.png")
         assert seen["outside"] == []
+
+
+@pytest.mark.browser
+def test_pictures_while_the_study_panel_sings(page, lab, folder):
+    from test_widgets_study import make_instrument, make_song
+
+    home = folder / "study"
+    browsing.study_notebook(folder, home)
+    for name in ("instruments", "examples"):
+        (home / name).mkdir(parents=True)
+    make_instrument(home / "instruments")
+    make_song(home / "examples" / "a.wav")
+    browsing.open_in_lab(page, lab, "study.ipynb")
+    browsing.run_all_in_lab(page)
+    page.wait_for_selector("button.t-study-run:not([disabled])")
+    browsing.set_number(page, "t-study-seconds", 1.0)
+    browsing.set_number(page, "t-study-steps", 300)
+    for _ in range(2):  # with and without the song to be measured first
+        seen = browsing.run_study(page)
+        pictures = seen["pictures"][:-1]  # the last change takes them away
+        assert seen["busy"] < pictures[0] < 3000 and len(pictures) >= 3, seen  # aim on an idle machine: 1000
+        assert max(b - a for a, b in zip(pictures, pictures[1:], strict=False)) < 3000, seen  # 500
+    browsing.set_number(page, "t-study-steps", 1000)
+    found = browsing.cancel_study(page, 0.7)
+    assert found["said"] < 2000 and found["free"] < 3000 and "Cancelled" in found["text"], found
+    assert page.locator(".t-study-live img").count() == 0
+    assert page.locator(".t-study-runs tbody tr").count() == 2

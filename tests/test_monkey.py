@@ -297,7 +297,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
 
 
 def test_compare(world, n_actions, monkeypatch, caplog):
-    def compare(asked, song, controls, start_s, seconds, opened, progress, cancelled):
+    def compare(asked, song, controls, start_s, seconds, opened, progress, cancelled, options):
         for way in asked[:3]:
             opened(way.instrument)
             progress(0.5, "singing")
@@ -312,11 +312,12 @@ def test_compare(world, n_actions, monkeypatch, caplog):
 
     def works(panel):
         panel.refresh_button.click()
-        for menu in (panel.instruments, panel.samplers, panel.steps, panel.vocoders):
+        for menu in (panel.instruments, panel.samplers, panel.steps, panel.starts, panel.vocoders):
             menu.index = (0,)
         press("compare_button")(panel)
 
-    play(world, widgets_compare.compare_panel(world.base), n_actions, check, works, caplog, monkeypatch)
+    convert = widgets_convert.convert_panel(world.base)
+    play(world, widgets_compare.compare_panel(world.base, convert), n_actions, check, works, caplog, monkeypatch)
 
 
 def test_lesson(world, n_actions, monkeypatch, caplog):

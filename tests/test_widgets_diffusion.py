@@ -144,6 +144,53 @@ def test_the_table_shows_each_way_with_time_and_metrics(base):
     assert "cents" in table and list(base.output.iterdir()) == []
 
 
+def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
+    convert = pick(widgets_convert.convert_panel(base), base, "duo")
+    convert.numbers["octave_shift"].value, convert.numbers["semitone_shift"].value = 1, -2
+    convert.numbers["loudness_shift_db"].value, convert.use_statistics.value = -6.0, False
+    own = convert.diffusion
+    own.sampler.value, own.steps.value, own.rough.value, own.shallow.value, own.seed.value = "ddim", 5, True, 400, 7
+    own.singers["ann"].value, own.singers["bea"].value = 0.25, 0.75
+    panel = widgets_convert.compare_panel(base, convert)
+    assert panel.as_set.value and panel.as_set.layout.display == "" and panel.song.value == convert.song.value
+    panel.instruments.value = tuple(entry for _, entry in panel.instruments.options)
+    panel.starts.value, panel.seconds.value, panel.start.value = ("", ways.PURE_NOISE, 100), 0.5, 0.3
+    panel.compare_button.click()
+    panel.job.wait(120)
+    rows = {row.label: row for row in panel.rows}
+    assert [row.problem for row in panel.rows] == [""] * 5
+    assert list(rows)[1:] == ["duo", "duo, from pure noise", "duo, from a rough guess at 100", "plain"]
+    controls, sampling = convert.controls(), {"sampler": "ddim", "steps": 5, "singer": {"ann": 0.25, "bea": 0.75}}
+    assert (controls.octave_shift, controls.semitone_shift) == (1, -2)
+    loaded = {name: instrument.open(base.instruments / f"{name}.zip") for name in ("duo", "plain")}
+    for label, name, more in (
+        ("duo", "duo", {**sampling, "shallow": 400}), ("duo, from pure noise", "duo", sampling),
+        ("duo, from a rough guess at 100", "duo", {**sampling, "shallow": 100}), ("plain", "plain", {}),
+    ):  # fmt: skip
+        song = songs.load_song(base.examples / "a song.wav", loaded[name].features)
+        seed = 7 if name == "duo" else 0
+        wanted = conversion.convert(loaded[name], songs.excerpt(song, 0.3, 0.5), controls, seed, **more)
+        np.testing.assert_array_equal(rows[label].audio, wanted.audio, label)
+    assert "octave shift 1" in panel.table.value and "seed 7" in panel.table.value
+    panel.as_set.value, panel.starts.value, panel.instruments.index = False, ("",), (0,)
+    panel.compare_button.click()
+    panel.job.wait(120)
+    song = songs.load_song(base.examples / "a song.wav", loaded["duo"].features)
+    plain = conversion.convert(loaded["duo"], songs.excerpt(song, 0.3, 0.5))
+    np.testing.assert_array_equal(panel.rows[1].audio, plain.audio)
+    assert "octave shift" not in panel.table.value
+
+
+def test_singers_of_one_instrument_are_not_asked_of_another(base):
+    make(base.instruments, "solo", SETTINGS, singers=("ann", "bea"), seed=1)
+    convert = pick(widgets_convert.convert_panel(base), base, "duo")
+    convert.diffusion.singers["ann"].value, convert.diffusion.singers["bea"].value = 0.5, 0.5
+    found = convert.options_of([base.instruments / f"{name}.zip" for name in ("duo", "solo", "plain")])
+    duo, solo, plain = found.values()
+    assert duo["singer"] == {"ann": 0.5, "bea": 0.5} and "singer" not in solo and plain == {}
+    assert {**duo, "singer": None} == {**solo, "singer": None}
+
+
 def test_a_clip_is_cut_and_timed(base):
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
     controls = Controls(use_loudness_statistics=False, attenuation_db=0.0, semitone_shift=3.0)

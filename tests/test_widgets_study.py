@@ -2,6 +2,7 @@
 says what is missing, and shows names as text."""
 
 import csv
+import functools
 import threading
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from test_diffusion import TINY
 from test_widgets import NASTY, STATISTICS
 
-from svclib import folders, instrument, samplers, songs, study, study_views, trace, widgets_study
+from svclib import folders, instrument, live, samplers, songs, study, study_views, trace, widgets_study
 from svclib.features import FeatureSettings, MelContract
 from svclib.vocoders import HarmonicSettings
 
@@ -256,3 +257,20 @@ def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_pictu
     assert len(panel.cards) == 1 and "Still working" in said(panel)
     go.set()
     panel.job.wait(30)
+
+
+def test_pictures_while_it_sings(base, monkeypatch):
+    panel = panel_of(base, probe=True)
+    monkeypatch.setattr(live.Live, "__init__", functools.partialmethod(live.Live.__init__, every_s=0.0))
+    seen = []
+    panel.live.observe(lambda change: seen.append(change["new"]), "value")
+    run(panel)
+    assert "begins with" in seen[0] and seen[0].count("<img") == 1 and "being read" in seen[0]
+    assert [markup.count("<img") for markup in seen] == [1, 2, 2, 2, 2, 0] and "step 4 of 4" in seen[-2]
+    assert seen[-1] == "" == panel.live.value
+    seen.clear()
+    step = panel.job.cancel
+    monkeypatch.setattr(live, "_pictures", lambda *a: step() or "<i>late</i>")
+    panel.run_button.click()
+    panel.job.wait(60)
+    assert seen == [] and panel.live.value == "" and "Cancelled" in said(panel) and len(panel.cards) == 1
