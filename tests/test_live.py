@@ -15,7 +15,7 @@ from svclib import instrument, live, plots, samplers
 
 @pytest.fixture
 def model(tmp_path):
-    return instrument.open(make_instrument(tmp_path)).model
+    return instrument.open(make_instrument(tmp_path, temperature=0.8)).model
 
 
 def pictures(markup):
