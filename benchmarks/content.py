@@ -1,6 +1,6 @@
 """Does the content code keep the words and leave the reader behind? Synthetic readers converted to a voice, measured.
 
-    python benchmarks/content.py DATA OUT [--steps N] [--shallow T] [--set NAME=VALUE ...]
+    python benchmarks/content.py DATA OUT [--steps N] [--temperature X] [--shallow T] [--set NAME=VALUE ...]
 
 Trains the same diffusion preset twice on ``voices_spoken/kathleen``, to the same number of steps: with information
 perturbation as the preset has it, and without (``UNPERTURBED`` all 0). ``--set`` holds for both, so another design is
@@ -8,12 +8,13 @@ perturbation as the preset has it, and without (``UNPERTURBED`` all 0). ``--set`
 synthesisers (espeak-ng, and flite's voice rms; both must be installed) read the texts of ``voices/kathleen_spoken``,
 sentences the training did not hold. Each reading is converted by both models in key 0, with the controls as they begin
 for such an instrument, and compared with the voice's own reading of the text. Beside the two readers stands ``own``:
-the voice's own reading converted, what model and vocoder lose of a reading that they know. ``--shallow 1`` leaves out
-the walk: what is heard is the coarse mel.
+the voice's own reading converted, what model and vocoder lose of a reading that they know. ``--temperature`` and
+``--shallow`` are the walk's; ``--shallow 1`` leaves it out, and what is heard is the coarse mel. Both reread what was
+trained, so they cost no training.
 
 Figure: mel-cepstral distance in dB, orders 1 to 24, 5 ms frames, mean over the path of dynamic time warping, silence
-trimmed (``metrics.mel_cepstral_distance_db``). Printed and written to OUT/content.json (OUT/content_shallow_T.json)
-for each reader:
+trimmed (``metrics.mel_cepstral_distance_db``). Printed and written to OUT/content.json
+(OUT/content_shallow_T.json and so on) for each reader:
 ``unconverted``, ``without``, ``with``, and ``gain``, by what share ``with`` is nearer than ``without``; a bootstrap
 over sentences gives the 90 % range of the gain.
 """
@@ -80,6 +81,7 @@ def main() -> int:
     parser.add_argument("--voice", default="voices_spoken/kathleen")
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--shallow", type=int)
+    parser.add_argument("--temperature", type=float)
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--sentences", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -93,6 +95,7 @@ def main() -> int:
         path: log_mel(audio.read(path, sample_rate_hz=RATE_HZ).samples, RATE_HZ)
         for path in sorted((arguments.data / "voices" / "kathleen_spoken").glob("*.flac"))[: arguments.sentences]
     }
+    walk = {"shallow": arguments.shallow, "temperature": arguments.temperature}
     report = {"steps": {n: m.info["trained_steps"] for n, m in models.items()}, "sentences": len(own), "readers": {}}
     for reader in ("own", *READERS):
         rows = []
@@ -103,7 +106,7 @@ def main() -> int:
             song = conversion.load_song(spoken, models["with"].features)
             heard = {"unconverted": (song.audio, models["with"].features.sample_rate_hz)}
             for name, model in models.items():
-                made = conversion.convert(model, song, None, arguments.seed, shallow=arguments.shallow)
+                made = conversion.convert(model, song, None, arguments.seed, **walk)
                 heard[name] = (made.audio, made.sample_rate_hz)
             rows.append({
                 name: metrics.mel_cepstral_distance_db(reference, log_mel(*sound), 24, warped=True)
@@ -118,8 +121,8 @@ def main() -> int:
             "gain": float(1 - table["with"].mean() / table["without"].mean()),
             "gain_90": [float(x) for x in np.quantile(gains, [0.05, 0.95])],
         }
-    walk = "" if arguments.shallow is None else f"_shallow_{arguments.shallow}"
-    store.write_json(arguments.out / f"content{walk}.json", report)
+    asked = "".join(f"_{name}_{value:g}" for name, value in walk.items() if value is not None)
+    store.write_json(arguments.out / f"content{asked}.json", report)
     print(json.dumps(report, indent=2))
     return 0
 
