@@ -35,6 +35,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 manifest      what a dataset holds and how it was measured
                 cluster       segments measured in threads here, or spread over a dask cluster
                 preparing     from recordings to shards and manifest; interrupted, it goes on
+                remeasuring   the same from the audio that a dataset stores
                 dataset       prepare, open, random access, batches
     02 train    synthesis     harmonic oscillators, filtered noise, reverb: plain functions of tensors
                 losses        the multi-scale spectral loss

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from svclib import disk, features, manifest, preparing, shards, store, units
+from svclib import disk, features, manifest, preparing, remeasuring, shards, store, units
 from svclib.corpus import DatasetError, Recording, recordings
 
 __all__ = [
@@ -79,7 +79,7 @@ def remeasure(
         DatasetError: if the settings need a higher sample rate than is stored.
     """
     settings = manifest.pinned(Path(out), settings)
-    return Dataset.open(out, preparing.run_again(data, out, settings, progress, cancelled))
+    return Dataset.open(out, remeasuring.run(data, out, settings, progress, cancelled))
 
 
 def nearby(data: Any, tell: Callable[[str], None]) -> Any:

@@ -30,7 +30,7 @@ SMALL_SHARDS = 16
 Progress = Callable[[float, str], None] | None
 
 
-class _Job:
+class Job:
     """One preparation: what is there already, what is left to do, and how far it is."""
 
     def __init__(self, sources, out: Path, settings, progress: Progress, cancelled):
@@ -43,6 +43,7 @@ class _Job:
         self.started = None  # when the first recording is decoded: then a rate can be told
 
     def tell(self, fraction: float, text: str) -> None:
+        """Report progress, and stop here if that was asked for."""
         if self.cancelled and self.cancelled():
             raise Cancelled("Preparation was stopped. What is finished is kept: start it again and it goes on.")
         if self.progress:
@@ -176,6 +177,7 @@ class _Job:
         return Sound(n, info.sample_rate_hz, self.settings.sample_rate_hz, blocks, notes)
 
     def copy(self, segment: shards.Segment) -> dict:
+        """The arrays of a segment that an earlier run stored."""
         reader = shards.Reader(self.out / segment.shard)
         try:
             s, f = segment.sample_start, segment.frame_start
@@ -185,6 +187,7 @@ class _Job:
             reader.close()
 
     def skip(self, recording: Recording, error: Exception, seconds: float) -> None:
+        """Leave a recording out, with the reason."""
         self.total_s -= seconds
         self.skipped.append({"name": recording.name, "reason": str(error)})
 
@@ -220,6 +223,7 @@ class _Job:
         return {k: s for k, s in {**self.stored, **writer.placed}.items() if k[0] not in self.failed}
 
     def tell_remaining(self, recording: Recording) -> None:
+        """Report how much is measured and how long the rest will take."""
         spent = time.monotonic() - (self.started or time.monotonic())
         left = ""
         if self.done_s > 0 and spent > 1:
@@ -229,9 +233,11 @@ class _Job:
 
     @property
     def share(self) -> float:
+        """The part of all work that is done."""
         return 0.03 + 0.94 * min(1.0, self.done_s / self.total_s) if self.total_s > 0 else 0.97
 
     def pool(self, executor: str | None = None):
+        """What measures the segments; see ``cluster.opened``."""
         return cluster.opened(executor, lambda text: self.tell(self.share if self.started else 0.03, text))
 
 
@@ -240,7 +246,7 @@ def run(
 ) -> list[str]:
     """Make or bring up to date the dataset in ``out``; returns what is to be told. See ``dataset.prepare``."""
     sources = sorted(sources, key=lambda r: (r.singer, r.name, str(r.path)))
-    job = _Job(sources, Path(out), settings, progress, cancelled)
+    job = Job(sources, Path(out), settings, progress, cancelled)
     if any(Path(r.path).resolve().parent == job.out.resolve() for r in sources):
         raise DatasetError(f"'{job.out}' is the folder of the recordings; choose another one for the dataset.")
 
@@ -248,57 +254,18 @@ def run(
         return manifest.split_entries(entries, validation, settings, job.messages)
 
     with job.pool(executor) as pool:
-        return _carry_out(job, job.hash_files(sources), split, pool)
+        return carry_out(job, job.hash_files(sources), split, pool)
 
 
-class _StoredJob(_Job):
-    """A preparation whose recordings are those of another dataset; a path is a position in it."""
+def carry_out(job: Job, hashed: list, split: Callable[[list[dict]], list[dict]], pool) -> list[str]:
+    """Measure what is missing, commit shards and manifest; returns what is to be told.
 
-    def __init__(self, data, out: Path, settings, progress: Progress, cancelled):
-        super().__init__([], out, settings, progress, cancelled)
-        self.data = data
-
-    def estimate_s(self, recording: Recording) -> float:
-        return self.data.recordings[int(recording.path.name)]["n_samples"] / self.data.settings.sample_rate_hz
-
-    def open(self, recording: Recording) -> Sound:
-        index, rate = int(recording.path.name), self.data.settings.sample_rate_hz
-        n, step = self.data.recordings[index]["n_samples"], 1 << 20
-
-        def blocks() -> Iterator[np.ndarray]:
-            starts = range(0, n, step)
-            return (self.data.audio(index, a, min(step, n - a)) * np.float32(shards.FULL_SCALE) for a in starts)
-
-        length = units.resampled_length(n, rate, self.settings.sample_rate_hz)
-        return Sound(length, rate, self.settings.sample_rate_hz, blocks, list(self.data.recordings[index]["notes"]))
-
-
-def run_again(data, out, settings, progress: Progress = None, cancelled=None) -> list[str]:
-    """Make a dataset from the audio stored in another; see ``dataset.remeasure``."""
-    rate = data.settings.sample_rate_hz
-    if settings.sample_rate_hz > rate:
-        raise DatasetError(
-            f"'{data.path}' holds audio at {rate} Hz, and {settings.sample_rate_hz} Hz are needed: what is above "
-            f"{rate / 2000:g} kHz is not in it. Prepare the original recordings with the other settings."
-        )
-    if Path(out).resolve() == data.path.resolve():
-        raise DatasetError(f"'{out}' is the dataset itself; choose another folder.")
-    job = _StoredJob(data, Path(out), settings, progress, cancelled)
-    hashed, splits, seen = [], {}, set()
-    for index, r in enumerate(data.recordings):
-        key = r["sha256"] if r["sha256"] not in seen else f"{r['sha256']}-{index}"  # the end of a lone recording
-        seen.add(key)
-        splits[key] = r["split"]
-        hashed.append((Recording(Path(str(index)), r["singer"], r["label"], r["name"]), key))
-
-    def split(entries: list[dict]) -> list[dict]:
-        return [{**e, "split": splits[e["sha256"]]} for e in entries]
-
-    with job.pool() as pool:
-        return _carry_out(job, hashed, split, pool)
-
-
-def _carry_out(job: _Job, hashed: list, split: Callable[[list[dict]], list[dict]], pool) -> list[str]:
+    Args:
+        job: What is there and what is left to do.
+        hashed: ``(recording, key)`` of everything that the dataset is to hold.
+        split: Entries of the manifest -> the same with their ``split``.
+        pool: From ``job.pool()``.
+    """
     settings = job.settings
     _require_some(hashed, job)
     store.remove_parts(job.out)
@@ -334,7 +301,7 @@ def _twice(call: Callable[[], str]) -> str:
         return call()
 
 
-def _require_some(found: list, job: _Job) -> None:
+def _require_some(found: list, job: Job) -> None:
     if found:
         return
     reasons = "; ".join(f"'{s['name']}': {s['reason']}" for s in job.skipped[:3])

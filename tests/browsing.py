@@ -123,6 +123,24 @@ def watch(page, url) -> dict:
     return seen
 
 
+def wait_until(tab, condition, timeout_s=60) -> None:
+    """As wait_for_function, which the player's own security policy forbids (it evaluates text inside the page)."""
+    deadline = time.monotonic() + timeout_s
+    while not tab.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        tab.wait_for_timeout(50)
+
+
+def open_player(tab, path: Path) -> dict:
+    """Open a player's or lesson's file and wait until it can be used; gives what must stay empty, as :func:`watch`."""
+    seen = watch(tab, path.as_uri())
+    tab.on("console", lambda m: seen["errors"].append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("dialog", lambda d: seen["errors"].append(d.message))
+    tab.goto(path.as_uri())
+    wait_until(tab, "Boolean(window.player && window.player.ready > 0)")
+    return seen
+
+
 def open_in_lab(page, url, name) -> None:
     """Open one notebook and wait for a kernel that is really there (the sign says idle once before there is one)."""
     page.goto(f"{url}/doc/tree/{name}")

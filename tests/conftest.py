@@ -1,6 +1,7 @@
 """Shared fixtures: where the real recordings lie, and a loud word where they are absent."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,24 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             "ATTENTION: tests on real recordings were skipped: set SVCLIB_TEST_DATA to their folder.", red=True
         )
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """``held(module, name)``: that function waits until told; gives the events ``(began, go)``."""
+
+    def hold(module, name):
+        began, go, real = threading.Event(), threading.Event(), getattr(module, name)
+
+        def waiting(*args, **kwargs):
+            began.set()
+            go.wait(30)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, waiting)
+        return began, go
+
+    return hold
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ nothing but the chosen, the home and the temporary folder can be written at all.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,19 +24,20 @@ cd "$1/here"; shift; exec "$@"
 CACHES = (".cache/matplotlib", ".config/matplotlib", ".cache/numba")  # what these libraries keep for themselves
 
 
-def _journey(kind: str, base: Path) -> tuple[Path, dict]:
+def _journey(kind: str, base: Path, python: str = sys.executable) -> tuple[Path, dict]:
     for name in ("home", "tmp", "here", "chosen"):
         (base / name).mkdir()
     # none of the switches that a library takes for "nobody is there": it must be silent on a person's machine
     strip = ("XDG_", "SVCLIB_", "MPL", "NUMBA_", "ORT_", "HF_", "CI", "GITHUB_", "BUILD", "PYTEST_", "TF_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(strip)}
     environment |= {"HOME": str(base / "home"), "TMPDIR": str(base / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS.parent), environment.get("PYTHONPATH")]))
     alone = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-ec", ALONE, "sh", str(base)]
     try:
         locked = subprocess.run([*alone, "true"], capture_output=True, timeout=20).returncode == 0
     except OSError:
         locked = False
-    command = [sys.executable, TESTS / "watched.py", kind, base / "chosen", base / "report.json"]
+    command = [python, TESTS / "watched.py", kind, base / "chosen", base / "report.json"]
     command = [*alone, *command] if locked else command
     answer = subprocess.run(command, cwd=base / "here", env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
@@ -75,6 +77,25 @@ def test_nobody_is_called(watched):
     assert report["called"] == []
     if report["locked"]:
         assert report["packets"] in (0, None)  # of any library, also of what is not Python
+
+
+@pytest.mark.slow
+def test_other_pythons_make_the_same_journey(tmp_path):
+    """Every Python with svclib's packages that ``SVCLIB_TEST_PYTHONS`` names (paths, as in PATH) or the PATH holds."""
+    found = [p for p in os.environ.get("SVCLIB_TEST_PYTHONS", "").split(os.pathsep) if p]
+    found += [p for p in map(shutil.which, ("python3.12", "python3.13", "python3.14")) if p and _has_packages(p)]
+    if not found:
+        pytest.skip("no other Python with svclib's packages: name some in SVCLIB_TEST_PYTHONS")
+    for i, python in enumerate(found):
+        (tmp_path / f"{i}").mkdir()
+        base, report = _journey("quick", tmp_path / f"{i}", python)
+        assert report["called"] == [] and len(report["written"]) > 20, python
+        assert (base / "chosen" / "lesson.html").stat().st_size > 10_000, python
+
+
+def _has_packages(python: str) -> bool:
+    code = "import accelerate, gin, librosa, onnxruntime, safetensors, swift_f0, torch"
+    return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
 
 
 def test_the_watch_sees_what_it_is_for(tmp_path):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 import toy
-from test_player import NAME, data_of, wait_until
+from browsing import wait_until
+from test_player import NAME, data_of
 
 from svclib import (
     audio,
@@ -291,11 +292,7 @@ def test_every_page_can_be_done_in_a_browser(tmp_path, text):
     browsing.require_chromium()
     path = player.export(text, tmp_path / "lesson.html")
     with browsing.browser(1280, 1000) as tab:
-        seen = browsing.watch(tab, path.as_uri())
-        tab.on("console", lambda m: seen["errors"].append(m.text) if m.type in ("error", "warning") else None)
-        tab.on("dialog", lambda d: seen["errors"].append(d.message))
-        tab.goto(path.as_uri())
-        wait_until(tab, "Boolean(window.player && window.player.ready > 0)")
+        seen = browsing.open_player(tab, path)
 
         def finished(k):
             return tab.evaluate(f"window.lesson.finished[{k}]")

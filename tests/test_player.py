@@ -3,12 +3,12 @@ level; differences have a sign; sounds have one gain; names stay text. Pictures 
 
 import json
 import re
-import time
 
 import browsing
 import numpy as np
 import pytest
 import torch
+from browsing import wait_until
 from scipy.ndimage import gaussian_filter
 
 from svclib import capture, features, player, projection, samplers, singers, units
@@ -125,24 +125,12 @@ def test_export_overwrites_nothing(tmp_path, document):
     assert first.name == "lesson.html" and second.name != first.name and first.read_text("utf-8") == document
 
 
-def wait_until(tab, condition, timeout_s=60):
-    """As wait_for_function, which the page's own security policy forbids (it evaluates text inside the page)."""
-    deadline = time.monotonic() + timeout_s
-    while not tab.evaluate(condition):
-        assert time.monotonic() < deadline, condition
-        tab.wait_for_timeout(50)
-
-
 @pytest.mark.browser
 def test_in_a_browser_from_a_file(tmp_path, runs, document):
     browsing.require_chromium()
     path = player.export(document, tmp_path / "player.html")
     with browsing.browser(1280, 1400) as tab:
-        seen = browsing.watch(tab, path.as_uri())
-        tab.on("console", lambda m: seen["errors"].append(m.text) if m.type in ("error", "warning") else None)
-        tab.on("dialog", lambda d: seen["errors"].append(d.message))
-        tab.goto(path.as_uri())
-        wait_until(tab, "Boolean(window.player && window.player.ready > 0)")
+        seen = browsing.open_player(tab, path)
         trace = runs[0].trace
         low, high = data_of(document)["range_db"]
 

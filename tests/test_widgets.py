@@ -10,6 +10,7 @@ import ipywidgets as W
 import numpy as np
 import pytest
 import soundfile
+import toy
 
 from svclib import (
     conversion,
@@ -166,17 +167,8 @@ def test_a_song_that_vanished_is_named(base):
 
 
 @pytest.fixture
-def slow(monkeypatch):
-    """Conversion that waits for ``go`` and says what it used."""
-    go, began, convert = threading.Event(), threading.Event(), conversion.convert
-
-    def waiting(*args, **kwargs):
-        began.set()
-        go.wait(30)
-        return convert(*args, **kwargs)
-
-    monkeypatch.setattr(conversion, "convert", waiting)
-    return began, go
+def slow(held):
+    return held(conversion, "convert")
 
 
 def test_many_clicks_are_one_conversion(base, slow):
@@ -457,6 +449,25 @@ def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
         m.setattr(training, "curves", bad)
         view.draw()
     assert "no picture" in view.message.widget.value
+
+
+def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_path):
+    """The widgets' channels close in the middle of a training; a new view draws the same picture from the log alone."""
+    view = widgets_train.TrainingView(tmp_path, curve_every_s=0)
+
+    def watched(status):
+        if status.step >= 10:
+            for widget in (view.bar, view.numbers, view.told, view.curve, view.message.widget):
+                widget.close()
+        view(status)
+
+    result = training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=20, on_progress=watched)
+    assert (result.step, view.bar.value) == (20, 1.0)
+    view.draw()
+    again = widgets_train.TrainingView(tmp_path)
+    again.draw()
+    assert list(training.curves(tmp_path)["step"])[-1] == 20
+    assert "data:image/png" in again.curve.value and again.curve.value == view.curve.value
 
 
 def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):
