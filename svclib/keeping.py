@@ -60,6 +60,12 @@ def come_home(run: str | Path, run_id: str) -> list[str]:
     return brought
 
 
+def tidy(run: str | Path) -> None:
+    """Remove the folder of this machine if nothing is kept in it."""
+    store.remove_if_empty(folder_of(run) / "checkpoints")
+    store.remove_if_empty(folder_of(run))
+
+
 class Keeper:
     """Keeps the checkpoints of one session.
 

@@ -70,7 +70,7 @@ def open(path: str | Path) -> NsfHifigan:  # noqa: A001  (nsf_weights.open reads
     except VocoderError as error:
         raise VocoderError(f"'{path.name}': {error}") from None
     except ValueError as error:
-        raise VocoderError(f"'{path.name}': its config.json or weights cannot be read ({error}).") from None
+        raise VocoderError(f"'{path.name}': its config.json or weights cannot be read ({_said(error)}).") from None
     except Exception as error:  # whatever a broken or foreign archive provokes in torch
         raise VocoderError(
             f"'{path.name}' is damaged or holds more than tensors, so it was not opened ({type(error).__name__})."
@@ -89,9 +89,14 @@ def open(path: str | Path) -> NsfHifigan:  # noqa: A001  (nsf_weights.open reads
     except VocoderError as error:
         raise VocoderError(f"'{path.name}': {error}") from None
     except (RuntimeError, ValueError, MemoryError, OverflowError) as error:  # settings that torch cannot build
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise VocoderError(f"'{path.name}': its config.json builds no network ({why[:120]}).") from None
+        raise VocoderError(f"'{path.name}': its config.json builds no network ({_said(error)}).") from None
     return model.eval().requires_grad_(False)
+
+
+def _said(error: Exception) -> str:
+    """The beginning of what an error says: it may quote the file at length."""
+    first = (str(error).splitlines() or [""])[0]
+    return "".join(c if c.isprintable() else "?" for c in first[:120]) or type(error).__name__
 
 
 def _require_stored(path: Path) -> None:

@@ -93,6 +93,7 @@ class Trainer:
     def __exit__(self, *_):
         if self.board:
             self.board.close()
+        keeping.tidy(self.run)
 
     # One step -----------------------------------------------------------------------------------------------------
 

@@ -289,6 +289,9 @@ CRAFTED = {
     "checkpoint that unpacks to 256 MB": ("vocoder", lambda f: packed_checkpoint(), "more bytes"),
     "tar in place of a checkpoint": ("vocoder", lambda f: zip_of({**members_of(f["vocoder"]),
         "model.ckpt": bytes(10240)}), "tar archive"),
+    "byte order without end": ("vocoder", lambda f: zip_of({**members_of(f["vocoder"]), "model.ckpt": zip_of({
+        k: b"[" * 9999 if k.endswith("byteorder") else v
+        for k, v in members_of(members_of(f["vocoder"])["model.ckpt"]).items()})}), "endian"),
     "channels without end": ("vocoder", lambda f: vocoder_zip(config={**strangers.NSF,
         "upsample_initial_channel": 4096, "resblock_kernel_sizes": [99999], "resblock_dilation_sizes": [[1] * 8]}),
         "shape|missing"),
