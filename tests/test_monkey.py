@@ -29,6 +29,7 @@ from svclib import (
     inspection,
     instrument,
     lesson,
+    live,
     plots,
     plots_inside,
     songs,
@@ -241,6 +242,7 @@ def world(base, monkeypatch):
         return types.SimpleNamespace(features=None)
 
     monkeypatch.setattr(instrument, "open", opened)
+    monkeypatch.setattr(live.Live, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>"))
     monkeypatch.setattr(conversion, "cached_song", cached_song)
     yield made
     made.go.set()
@@ -321,7 +323,7 @@ def test_compare(world, n_actions, monkeypatch, caplog):
 
 
 def test_lesson(world, n_actions, monkeypatch, caplog):
-    def of_file(opened, path, start_s, seconds, steps, seed, progress, cancelled, note):
+    def of_file(opened, path, start_s, seconds, steps, seed, progress, cancelled, note, watch):
         progress(0.1, "singing")
         world.work(cancelled, path)
         return "<p>page</p>", f"a lesson of {path.stem} by {opened.name}"
