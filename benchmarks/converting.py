@@ -7,6 +7,7 @@ everything is made below OUT and used again by a second run. Printed and written
 sung in the key that is suggested for it:
 
 - ``f0_rmse_cents``, ``f0_correlation``, ``voicing_f1`` of the pitch tracked in the result against the pitch asked for;
+- ``against_hand``: the same error against the hand-corrected track of the song, where there is one, shifted by the key;
 - ``speaker_similarity`` (see ``speaker.similarity``; the voice print is of the target's training phrases) of the
   result, and of two sounds made without a model: ``shifted``, the song moved to the same key by resampling and time
   stretching, and ``control``, that through an equaliser that gives it the target's long-term spectrum;
@@ -87,6 +88,22 @@ def song_of(folder: Path, out: Path) -> Path:
     return path
 
 
+def against_hand(folder: Path, sung: features.Features, shift: int) -> dict | None:
+    """F0 error against the hand-corrected track of a song in its folder, shifted by the key; None where there is none.
+
+    The track says time and F0 (0: unvoiced), comma-separated; the value nearest to the middle of a frame counts.
+    """
+    found = sorted(folder.glob("*_f0.csv"))
+    if not found:
+        return None
+    times_s, f0_hz = np.loadtxt(found[0], delimiter=",").T
+    settings = sung.settings
+    middles_s = (np.arange(sung.n_frames) + 0.5) * settings.hop_samples / settings.sample_rate_hz
+    near = f0_hz[np.searchsorted((times_s[1:] + times_s[:-1]) / 2, middles_s)]
+    error = metrics.f0_error_cents(near * 2 ** (shift / 12), near > 0, sung.f0_hz, sung.voiced)
+    return {"rmse": error["rmse"], "median": error["median_absolute"], "correlation": error["correlation"]}
+
+
 def trained(arguments) -> tuple[instrument.Instrument, dataset.Dataset]:
     """The instrument and the dataset of its voice; made where they are missing."""
     preset = config.load([arguments.preset], arguments.set)
@@ -159,6 +176,7 @@ def main() -> int:
         }
         report["songs"][Path(folder).name] = {
             "shift_semitones": shift, "log_mel_l1": vocoder.log_mel_l1,
+            "against_hand": against_hand(arguments.data / folder, sung, shift),
             "f0_rmse_cents": error["rmse"], "f0_median_cents": error["median_absolute"],
             "f0_correlation": error["correlation"],
             "raw_pitch_accuracy": accuracy["raw_pitch_accuracy"], "octave_error_rate": accuracy["octave_error_rate"],
