@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from svclib import conversion
+from svclib import conversion, disk
 from svclib.controls import Controls
 from svclib.conversion import Conversion
 from svclib.progress import Cancelled, Progress
@@ -79,5 +79,5 @@ def describe(outcomes: Sequence[Outcome]) -> str:
     """How many songs were sung, and which were not and why."""
     failed = [o for o in outcomes if o.error is not None]
     text = f"{len(outcomes) - len(failed)} of {len(outcomes)} songs were sung."
-    lines = [f"{o.path.name}: {' '.join(str(o.error).split())}" for o in failed]
+    lines = [f"{o.path.name}: {' '.join(disk.sentence(o.error).split())}" for o in failed]
     return "\n".join([text + (" These were not:" if failed else ""), *lines])

@@ -246,9 +246,10 @@ def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[C
             return checkpoint, passed_over + [f"{c.path.name}: {c.problem}" for c in unmarked]
         else:
             return checkpoint, [*passed_over, f"{info.path.name}: {info.problem}; it fits its own checksum and is used"]
+    more = f"; {len(passed_over) - 3} more" if len(passed_over) > 3 else ""
     raise TrainingError(
-        f"'{folder}' holds {len(found)} checkpoint files, but none can be used: {'; '.join(passed_over)}. Nothing was "
-        "changed. Put back a backup of this folder, or start anew by giving the run another folder."
+        f"'{folder}' holds {len(found)} checkpoint files, but none can be used: {'; '.join(passed_over[:3])}{more}. "
+        "Nothing was changed. Put back a backup of this folder, or start anew by giving the run another folder."
     )
 
 

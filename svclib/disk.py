@@ -167,6 +167,16 @@ def told(path: Path, verb: str = "write"):
         raise StoreError(text, error.errno) from error
 
 
+def sentence(error: Exception) -> str:
+    """The words of an error; those of the system, which begin with a number, made a sentence."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return (
+            f"'{error.filename}' could not be used: {error.strerror.lower()}. If it was moved or deleted, put it back, "
+            "then try again."
+        )
+    return str(error)
+
+
 def _space_advice(path: Path) -> str:
     if on_drive(path):
         return "Empty the trash of Google Drive or delete files there, then go on; what was committed is untouched."

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ipywidgets as W
 
-from svclib import page, units
+from svclib import disk, page, units
 from svclib.progress import Cancelled
 
 V8 = int(W.__version__.split(".")[0]) >= 8
@@ -150,7 +150,7 @@ class Message:
             self.say(str(error), "warning")
             return
         if isinstance(error, (ValueError, OSError)) and str(error):
-            self.say(_sentence(error), "error")
+            self.say(disk.sentence(error), "error")
             log.info("told in the panel: %s", error)
             return
         lines = "".join(traceback.format_exception(error))
@@ -160,16 +160,6 @@ class Message:
             f'<details style="{page.FONT}"><summary>details</summary><pre style="overflow-x:auto;font-size:12px">'
             f"{page.text(lines)}</pre></details>"
         )
-
-
-def _sentence(error: ValueError | OSError) -> str:
-    """The words of an error; those of the system, which begin with a number, made a sentence."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return (
-            f"'{error.filename}' could not be used: {error.strerror.lower()}. If it was moved or deleted, put it back, "
-            "then try again."
-        )
-    return str(error)
 
 
 def guarded(message: Message):

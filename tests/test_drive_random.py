@@ -109,7 +109,7 @@ class Sequence:
             result = training.train(toy.ToyDataset(), self.run, toy.preset(), steps=steps)
         except (TrainingError, store.StoreError) as error:
             said = str(error)
-            assert 20 < len(said) < 900 and said.rstrip().endswith((".", "?")), (said, self.log)
+            assert 20 < len(said) < 1500 and said.rstrip().endswith((".", "?")), (said, self.log)
             self.log.append(f"to {steps} from {before}: {said[:150]}")
         except KeyboardInterrupt:
             self.log.append(f"to {steps} from {before}: interrupted")

@@ -238,6 +238,12 @@ def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
     assert "fmax_hz 7000.0" in panel.table.value and panel.table.value.count("<audio") == 1
 
 
+def test_a_song_that_vanished_is_listed_with_a_sentence(tmp_path):
+    error = FileNotFoundError(2, "No such file or directory", str(tmp_path / "a.wav"))
+    text = batch.describe([batch.Outcome(tmp_path / "a.wav", error=error)])
+    assert "0 of 1 songs" in text and "a.wav' could not be used" in text and "[Errno" not in text
+
+
 def test_a_folder_that_is_gone_leaves_menus_and_buttons_of_one_mind(base):
     panel = widgets_convert.compare_panel(base)
     for path in (*base.instruments.glob("*.zip"), *base.examples.iterdir()):
