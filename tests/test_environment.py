@@ -28,7 +28,8 @@ def _journey(kind: str, base: Path, python: str = sys.executable) -> tuple[Path,
     for name in ("home", "tmp", "here", "chosen"):
         (base / name).mkdir()
     # none of the switches that a library takes for "nobody is there": it must be silent on a person's machine
-    strip = ("XDG_", "SVCLIB_", "MPL", "NUMBA_", "ORT_", "HF_", "CI", "GITHUB_", "BUILD", "PYTEST_", "TF_", "TORCH", "TRITON_")
+    strip = ("XDG_", "SVCLIB_", "MPL", "NUMBA_", "ORT_", "HF_", "TF_", "TORCH", "TRITON_")
+    strip += ("CI", "GITHUB_", "BUILD", "PYTEST_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(strip)}
     environment |= {"HOME": str(base / "home"), "TMPDIR": str(base / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS.parent), environment.get("PYTHONPATH")]))
