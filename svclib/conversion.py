@@ -206,8 +206,10 @@ def convert(
             f"'{instrument.name}' is an instrument of kind '{instrument.kind}', which this version of svclib cannot "
             f"sing with; it knows {', '.join(_RENDERERS)}. Update svclib."
         )
-    asked = {"sampler": sampler, "steps": steps, "shallow": shallow, "singer": singer, "precision": precision}
-    asked["temperature"] = temperature
+    asked = {
+        "sampler": sampler, "steps": steps, "shallow": shallow, "singer": singer, "precision": precision,
+        "temperature": temperature,
+    }  # fmt: skip
     sampling = {name: value for name, value in asked.items() if value is not None}
     if (sampling or vocoder is not None) and instrument.kind != "diffusion":
         raise ConversionError(

@@ -237,10 +237,13 @@ class DiffusionModel(nn.Module):
         """The regression head's log-mel."""
         return self.unscale(self.song_guess(condition)[0].clamp(-1, 1))
 
-    def noise(self, n_frames: int, seed: int = 0) -> Float[Tensor, "1 mels frames"]:
-        """What a walk over so many frames begins with, at the settings' own temperature; see :meth:`sample`."""
-        generator = torch.Generator().manual_seed(seed)
-        return self.settings.temperature * torch.randn((1, self.contract.n_mels, n_frames), generator=generator)
+    def noise(
+        self, n_frames: int, seed: int | torch.Generator = 0, temperature: int | float | None = None, batch: int = 1
+    ) -> Float[Tensor, "batch mels frames"]:
+        """What a walk over so many frames begins with; see :meth:`sample`."""
+        generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+        temperature = self.settings.temperature if temperature is None else temperature
+        return temperature * torch.randn((batch, self.contract.n_mels, n_frames), generator=generator)
 
     @torch.no_grad()
     def sample(
@@ -263,11 +266,10 @@ class DiffusionModel(nn.Module):
             options: ``piece_frames``, ``cache_bytes`` of :class:`Prepared`; the result does not depend on them.
         """
         generator = torch.Generator().manual_seed(seed)
-        shape = (condition.shape[0], self.contract.n_mels, condition.shape[-1])
         temperature = self.settings.temperature if temperature is None else temperature
         if not 0 <= temperature <= 2:
             raise DiffusionError(f"The temperature is {temperature}; it runs from 0 to 2, where 1 is as in training.")
-        x_t = temperature * torch.randn(shape, generator=generator).to(condition)
+        x_t = self.noise(condition.shape[-1], generator, temperature, len(condition)).to(condition)
         start_t = None
         prepared = prepared or self.prepare(condition, precision, cancelled=cancelled, **options)
         if shallow is not None:
@@ -277,7 +279,7 @@ class DiffusionModel(nn.Module):
             if guess is None:
                 raise DiffusionError("A shallow start needs a prepared song, which knows the coarse mel.")
             start_t = shallow - 1
-            t = torch.full((shape[0],), start_t, device=condition.device)
+            t = torch.full((len(condition),), start_t, device=condition.device)
             x_t = self.schedule.diffuse(guess.clamp(-1, 1), t, x_t)
         x0 = samplers.sample(
             prepared, self.schedule, x_t, method or self.settings.sampler,

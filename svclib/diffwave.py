@@ -261,12 +261,6 @@ class DiffWaveModel(nn.Module):
             if f0_hz is None or voiced is None:
                 raise DiffWaveError("This vocoder hears the pitch besides the mel; give f0_hz and voiced too.")
             told["source"] = torch.from_numpy(self.source.song(log_mel, f0_hz, voiced))[None].to(self.device)
-        return self._in_units(told)
-
-    def _in_units(self, told: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With the prior ``level``, the network hears its source in units of the spread, as all else."""
-        if "source" in told and self.settings.prior == "level":
-            told["source"] = told["source"] / self.spread(told["mel"])
         return told
 
     def conditions(self, batch: Mapping[str, Tensor], locked: bool = False) -> dict[str, Tensor]:
@@ -287,7 +281,7 @@ class DiffWaveModel(nn.Module):
             elif self.source is not None:
                 rows = zip(*(batch[name].cpu().numpy() for name in ("log_mel", "f0_hz", "voiced")), strict=True)
                 told["source"] = torch.from_numpy(np.stack([self.source.song(*row) for row in rows])).to(self.device)
-            return self._in_units(told)
+            return told
         if self.settings.condition == "none":
             return {}
         low, high = int(batch["label"].min()), int(batch["label"].max())
@@ -308,7 +302,9 @@ class DiffWaveModel(nn.Module):
         noise = draws.normal(tuple(x0.shape), generator).to(x0)
         conditions = self.conditions(batch, locked=True)
         spread = self.spread(conditions["mel"]) if "mel" in conditions else None
-        if self.settings.prior == "level":  # all in units of the spread
+        if self.settings.prior == "level":  # the network sees all in units of the spread
+            if "source" in conditions:
+                conditions["source"] = conditions["source"] / spread
             x0, spread = x0 / spread, None
         wide = noise if spread is None else noise * spread
         named = self.net(self.schedule.diffuse(x0, t, wide), t.float(), **conditions).float()

@@ -115,8 +115,8 @@ class Prepared:
         mel: As the network takes it, or None.
         label: One number per signal, or None.
         source: The signal of the pitch, where the network hears one, or None.
-        unit: What the network takes for 1 at every sample, where that is not 1: signals are divided by it on the way
-            in, and the noise multiplied on the way out.
+        unit: What the network takes for 1 at every sample, where that is not 1: signals and source are divided by it on
+            the way in, and the noise is multiplied on the way out.
         n_samples: Length of the signals; follows from ``mel`` where there is one.
         batch: Number of signals, where neither ``mel`` nor ``label`` tells.
         precision: ``fp32``, or ``bf16`` (``x_t`` and the result stay float32).
@@ -144,7 +144,8 @@ class Prepared:
         device = net.input.weight.device
         self.tiled = device.type == "cpu" if tiled is None else tiled
         self.unit = net.frame_positions if mel is not None else 1  # in positions of the stack: see squeeze
-        self.mel, self.source, self.one, self.steps = mel, source, unit, {}
+        self.mel, self.one, self.steps = mel, unit, {}
+        self.source = source if source is None or unit is None else source / unit
         self.spread: Tensor | None = None  # of the first noise, where the model's prior knows it
         n_units, halo = n_samples // net.squeeze // self.unit, -(-net.halo // self.unit) + (3 if mel is not None else 0)
         self.pieces = list(layers.pieces(n_units, max(1, piece_samples // net.squeeze // self.unit), halo))

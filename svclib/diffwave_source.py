@@ -59,7 +59,7 @@ class HarmonicSource:
         rate = vocoder.sample_rate_hz
         on = voiced & (f0_hz > 0)
         amplitudes, _ = vocoder.controls(log_mel, f0_hz, on)
-        amplitudes = amplitudes[..., : vocoder._bound(f0_hz, on)]
+        amplitudes = amplitudes[..., : vocoder.n_sounding(f0_hz, on)]
         line = synthesis.hold_f0(f0_hz * on).double()
         phase = 2 * math.pi * torch.remainder((synthesis.upsample_linear(line, hop) / rate).cumsum(dim=1), 1.0)
         turn = torch.polar(torch.ones_like(phase), phase)

@@ -236,7 +236,7 @@ class HarmonicVocoder(nn.Module):
             amplitudes = amplitudes * (on * (f0 * number < self.contract.fmax_hz))
         return amplitudes, noise
 
-    def _bound(self, f0_hz: Tensor, voiced: Tensor) -> int:
+    def n_sounding(self, f0_hz: Tensor, voiced: Tensor) -> int:
         """Harmonics that can sound at the lowest pitch: the others are not computed."""
         lowest = f0_hz[voiced & (f0_hz > 0)]
         if not len(lowest):
@@ -250,7 +250,7 @@ class HarmonicVocoder(nn.Module):
         check_shapes(log_mel, f0_hz, voiced, self.contract)
         amplitudes, magnitudes = self.controls(log_mel, f0_hz, voiced)
         rate, hop = self.sample_rate_hz, self.contract.hop_samples
-        amplitudes = amplitudes[..., : self._bound(f0_hz, voiced)]
+        amplitudes = amplitudes[..., : self.n_sounding(f0_hz, voiced)]
         with torch.autocast(log_mel.device.type, enabled=False):
             line = synthesis.hold_f0(f0_hz * voiced)
             harmonic, _ = synthesis.harmonic_synthesis(line, torch.ones_like(line), amplitudes, rate, hop, voiced)
@@ -331,7 +331,7 @@ class HarmonicVocoder(nn.Module):
         begins = phases - held.double() * (hop // 2 / rate)  # cycles before each frame's first sample, were it held
         ring = 2 * (self.settings.n_noise_bands - 1) - 1
         harmonic, noise = np.zeros(n_frames * hop, np.float32), np.zeros(n_frames * hop + ring, np.float32)
-        generator, bound = torch.Generator().manual_seed(seed), self._bound(f0_hz, voiced)
+        generator, bound = torch.Generator().manual_seed(seed), self.n_sounding(f0_hz, voiced)
         # One frame more on either side, because sound is drawn between frame centres.
         for start, stop, low, high in layers.pieces(n_frames, max(1, chunk_frames), self.network.halo + 1):
             stop_if(cancelled)

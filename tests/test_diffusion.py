@@ -154,7 +154,7 @@ def test_loss_and_noise_are_the_same_network(prediction):
         eps = net.eps(alpha * x0 + sigma * noise, time, projected, guess, spread)
         share = 1.0 if prediction == "eps" else alpha * 0.3 / np.sqrt(alpha**2 * 0.09 + sigma**2)
         own, of_noise = (float(x.detach()) for x in net.loss(x0, time, noise, projected, guess, spread))
-        assert float((eps - noise).square().mean()) == pytest.approx(own * share**2, rel=1e-3)
+        assert float((eps - noise).square().mean().detach()) == pytest.approx(own * share**2, rel=1e-3)
         assert of_noise == pytest.approx(own * share**2, rel=1e-3)
         with torch.no_grad():
             kept = net.last.weight.clone()
