@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from svclib.checkpoints import (
     run_identity,
 )
 from svclib.sealed import from_dict, to_dict
+
+LOOK_AGAIN_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ def find(
         told = _bring_home(run, run_id)
     kept_here = keeping.newest(run, run_id, from_step) if run_id else None
     try:
-        found, passed_over = newest(folder, run_id, from_step)
+        found, passed_over = _look(run, run_id, from_step)
     except TrainingError as error:
         if kept_here is None:
             raise
@@ -140,6 +143,17 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
     if record["device"] != device or record["versions"] != new_record("", 0, preset, dataset)["versions"]:
         told.append("Another device or version than last time: the result is as good, but not bit-identical.")
     return told
+
+
+def _look(run: Path, run_id: str | None, from_step: int | None) -> tuple[Checkpoint | None, list[str]]:
+    """``checkpoints.newest``; where a file on Drive could not be used, a second look: its errors often pass."""
+    found, passed_over = newest(run / "checkpoints", run_id, from_step)
+    if passed_over and disk.on_drive(run):
+        time.sleep(LOOK_AGAIN_S)
+        again, still = newest(run / "checkpoints", run_id, from_step)
+        if found is None or (again is not None and _order(again) >= _order(found)):
+            return again, still
+    return found, passed_over
 
 
 def _bring_home(run: Path, run_id: str) -> list[str]:

@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 
 import ipywidgets as W
+from IPython.display import HTML, display
 
 from svclib import disk, page, units
 from svclib.progress import Cancelled
@@ -65,6 +66,28 @@ def _close(widget: W.Widget) -> None:
     for child in getattr(widget, "children", ()):
         _close(child)
     widget.close()
+
+
+class Panel(W.VBox):
+    """A panel of a notebook. In a copy saved with its outputs, where no kernel runs, a line stands in its place.
+
+    Above the panel a line is shown that the living panel hides; what cannot show widgets at all has the line as text.
+    """
+
+    ASLEEP = "A panel was here. It needs a running kernel: run the notebook from its first cell."
+
+    def __repr__(self):
+        return self.ASLEEP
+
+    def _ipython_display_(self, **kwargs):
+        name = f"svclib-asleep-{self.model_id}"
+        if not any(name in getattr(child, "value", "") for child in self.children if isinstance(child, W.HTML)):
+            self.children = (*self.children, W.HTML(f"<style>#{name} {{ display: none }}</style>"))
+        display(HTML(f'<div id="{name}">{page.notice(self.ASLEEP, "warning")}</div>'))
+        if V8:
+            display(self._repr_mimebundle_(), raw=True)
+        else:
+            super()._ipython_display_(**kwargs)
 
 
 # ---------------------------------------------------------------------------------------------------- small elements

@@ -30,7 +30,7 @@ def compare_panel(base, convert=None) -> "ComparePanel":
     return panel
 
 
-class ComparePanel(W.VBox):
+class ComparePanel(widgets.Panel):
     """Choose ways to sing, press Compare; a row appears whenever one is sung and measured."""
 
     def __init__(self, base, convert=None):

@@ -55,7 +55,7 @@ def convert_panel(base) -> "ConvertPanel":
     return panel
 
 
-class ConvertPanel(W.VBox):
+class ConvertPanel(widgets.Panel):
     """Choose, adjust, transfer, listen. Nothing is computed before a button is pressed."""
 
     def __init__(self, base):

@@ -34,7 +34,7 @@ def lesson_panel(base: folders.Base, start_s: float | int = 0.0, seconds: float 
     return panel
 
 
-class LessonPanel(W.VBox):
+class LessonPanel(widgets.Panel):
     """An instrument, a song, a stretch, Run; the lesson appears below, Export writes it as a file."""
 
     def __init__(self, base: folders.Base, start_s: float | int = 0.0, seconds: float | int = 5.0):

@@ -117,7 +117,7 @@ def chunk_panel(data: dataset.Dataset, seconds: float | int = 5.0, seed: int = 0
     return panel
 
 
-class ChunkPanel(W.VBox):
+class ChunkPanel(widgets.Panel):
     """Shows stretches of a dataset; ``seed`` makes the first one repeatable."""
 
     def __init__(self, data: dataset.Dataset, seconds: float, seed: int):

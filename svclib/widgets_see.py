@@ -49,7 +49,7 @@ def z(played: inspection.Played) -> HTML:
     return HTML(first + page.picture(path, "map of z", 760))
 
 
-class MomentPanel(W.VBox):
+class MomentPanel(widgets.Panel):
     """One frame: its harmonics as stems, its noise filter as a curve; a slider walks through time."""
 
     def __init__(self, played: inspection.Played, sample_rate_hz: int):

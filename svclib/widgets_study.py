@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
 
 from svclib import (
@@ -48,7 +47,7 @@ def study_panel(base) -> "StudyPanel":
     return panel
 
 
-class StudyPanel(W.VBox):
+class StudyPanel(widgets.Panel):
     """Runs of a diffusion instrument side by side. Nothing is computed before a button is pressed."""
 
     def __init__(self, base):

@@ -28,7 +28,7 @@ def open_dataset(base, voice: str, preset: str, minutes: float | int = start.MIN
 # ------------------------------------------------------------------------------------------------------------- preset
 
 
-class PresetPanel(W.VBox):
+class PresetPanel(widgets.Panel):
     """A menu of the presets that fit a dataset, with what they are for and cost; ``value`` is the chosen one."""
 
     def __init__(self, data, wanted: str):
@@ -225,7 +225,7 @@ def reconstruction(run: Path, data, which="best", number: int = 0) -> HTML:
     )
 
 
-class CheckpointPanel(W.VBox):
+class CheckpointPanel(widgets.Panel):
     """Choose a checkpoint by listening: held-out previews of each, with their scores; ``value`` is a step."""
 
     def __init__(self, run: Path):

@@ -164,6 +164,23 @@ def run_all_in_lab(page, timeout_s=180) -> None:
     )
 
 
+def saved_with_outputs(path: Path, timeout_s=20) -> None:
+    """Wait until a notebook on disk holds the outputs of its last code cell."""
+    deadline = time.monotonic() + timeout_s
+    while not [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"][-1]["outputs"]:
+        assert time.monotonic() < deadline, f"{path.name} was not saved"
+        time.sleep(0.1)
+
+
+def end_kernels(page) -> None:
+    """End every kernel of the server that a page shows; what is in its folder stays."""
+    page.evaluate("""async () => {
+        const token = document.cookie.match(/_xsrf=([^;]*)/)[1];
+        for (const s of await (await fetch('/api/sessions')).json())
+            await fetch('/api/sessions/' + s.id, { method: 'DELETE', headers: { 'X-XSRFToken': token } });
+    }""")
+
+
 def errors_in_lab(page) -> list[str]:
     """What cells wrote to stderr or raised."""
     kinds = ("stderr", "error")

@@ -52,6 +52,14 @@ def test_preparing_in_jupyterlab(page, lab, folder):
     assert page.locator(".t-seconds .widget-readout").inner_text() == "5.50"
     assert page.locator(".t-chunk img").get_attribute("src") != before
     browsing.whole_screenshot(page, folder / "01_prepare.png")
+    asleep = page.locator("[id^=svclib-asleep]")
+    assert asleep.count() == 1 and not asleep.is_visible()
+    page.keyboard.press("Control+s")
+    browsing.saved_with_outputs(folder / "01_prepare.ipynb")
+    browsing.end_kernels(page)
+    browsing.open_in_lab(page, lab, "01_prepare.ipynb")  # a new kernel, which knows of no panel
+    asleep.wait_for(state="visible")
+    assert "run the notebook from its first cell" in asleep.inner_text()
 
 
 @pytest.mark.browser

@@ -21,7 +21,7 @@ import torch
 import toy
 from fakedrive import FakeDrive, random_loss
 
-from svclib import checkpoints, disk, folders, instrument, keeping, lease, store, training
+from svclib import checkpoints, disk, folders, instrument, keeping, lease, resume, store, training
 from svclib.checkpoints import TrainingError
 
 INTERVAL = 5
@@ -244,6 +244,23 @@ def test_passing_errors_are_not_even_told(drive, whole, name):
     result = training.train(Happening({9: failing, 14: failing}), run_of(drive), toy.preset(), steps=15)
     assert committed(run_of(drive)) == [5, 10, 15]
     assert result.reason == "finished"
+
+
+def test_errors_that_outlast_every_retry_do_not_send_a_run_back(drive, whole, monkeypatch):
+    """Nine reads in a row fail when the run is taken up again; a second look finds the newest checkpoint after all."""
+    train(drive, 20)
+    waited, found = [], checkpoints.newest
+
+    def newest(*args):
+        if not waited:
+            drive.failing["read"] = [errno.ENOTCONN, 3 * (1 + len(disk.DRIVE_PAUSES_S))]
+        return found(*args)
+
+    monkeypatch.setattr("svclib.resume.newest", newest)
+    monkeypatch.setattr("svclib.resume.time.sleep", waited.append)
+    result = train(drive)
+    assert resumed_at(result) == 20 and resume.LOOK_AGAIN_S in waited, result.told
+    assert_same(run_of(drive), whole)
 
 
 # Quota and trash ------------------------------------------------------------------------------------------------------

@@ -346,6 +346,23 @@ def test_other_training_settings_are_told(run_20):
     assert result.step == 22
 
 
+def test_what_a_gpu_in_half_precision_saved_goes_on_without_one(run_20, whole):
+    """Its file names another device and carries a loss scaler's state; weights and optimiser are numbers like any."""
+    newest, _ = checkpoints.newest(run_20 / "checkpoints", None)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0).state_dict()
+    record = {**newest.record, "device": "cuda", "scaler": scaler}
+    for found in training.checkpoints(run_20):
+        store.remove_marked(found.marked)
+    checkpoints.save(run_20 / "checkpoints", checkpoints.Checkpoint(record, newest.tensors))
+    result = training.train(toy.ToyDataset(), run_20, toy.preset())
+    assert [t for t in result.told if "device" in t] == [
+        "Another device or version than last time: the result is as good, but not bit-identical."
+    ]
+    assert_same(run_20, whole)  # the arithmetic was this machine's before and after
+    again, _ = checkpoints.newest(run_20 / "checkpoints", None)
+    assert (again.record["device"], again.record["scaler"]) == ("cpu", None)
+
+
 def test_a_changed_dataset_needs_a_decision(run_20):
     data = toy.ToyDataset()
     data.fingerprint = "toy-2"

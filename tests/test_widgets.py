@@ -272,6 +272,22 @@ def test_an_exception_in_any_handler_is_shown_in_the_panel(base, monkeypatch, pr
     assert "ZeroDivisionError" in said(panel) and "&lt;b&gt;bug" in said(panel) and "<b>bug" not in said(panel)
 
 
+def test_a_copy_saved_with_its_outputs_says_what_the_panel_needs(base, monkeypatch):
+    """GitHub, mail and a notebook without a kernel show the line; the living panel carries the style that hides it."""
+    shown = []
+    monkeypatch.setattr(widgets, "display", lambda *things, **options: shown.extend(things))
+    monkeypatch.setattr("ipywidgets.widgets.widget.display", widgets.display, raising=False)
+    panel = widgets_convert.convert_panel(base)
+    for _ in range(2):
+        panel._ipython_display_()
+    line, bundle = shown[0].data, shown[1]
+    assert "run the notebook from its first cell" in line and "first cell" in bundle["text/plain"]
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.model_id
+    styles = [c.value for c in panel.children if isinstance(c, W.HTML) and "<style>" in c.value]
+    assert styles == [f"<style>#svclib-asleep-{panel.model_id} {{ display: none }}</style>"]
+    assert f'id="svclib-asleep-{panel.model_id}"' in line
+
+
 def test_running_the_cell_twice_leaves_one_living_panel(base):
     older = widgets_convert.convert_panel(base)
     newer = widgets_convert.convert_panel(base)
