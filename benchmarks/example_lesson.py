@@ -107,11 +107,8 @@ def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
     fast = lesson_wave.six_steps(model, 8192, "a", every_step=False)[0]
     runs = lesson_wave.four(model, a, o, "a")
     facts = {"wave_steps": len(fast.trace), "wave_text": text}
-    return (
-        player.group([fast]),
-        facts,
-        {"title": "DiffWave: a sound, a sound without noise, sounds between sounds", "group": player.group(runs)},
-    )
+    return player.group([fast]), facts, {"title": "DiffWave: a sound, a sound without noise, sounds between sounds",
+                                         "group": player.group(runs)}
 
 
 def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) -> None:

@@ -152,15 +152,7 @@ def capture(
 
     with recorder.listening():
         log_mel = model.sample(
-            condition,
-            method,
-            steps,
-            shallow,
-            seed,
-            precision,
-            callback=watch,
-            cancelled=cancelled,
-            prepared=prepared,
+            condition, method, steps, shallow, seed, precision, callback=watch, cancelled=cancelled, prepared=prepared,
             temperature=temperature,
         )
     return recorder.trace(

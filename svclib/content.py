@@ -183,10 +183,7 @@ class Bottleneck(nn.Module):
 
     @torch.no_grad()
     def song(
-        self,
-        log_mel: Float[Tensor, "batch frames mels"],
-        f0_hz: Float[Tensor, "batch frames"],
-        piece_frames: int,
+        self, log_mel: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"], piece_frames: int,
         units: Tensor | None = None,
     ) -> Float[Tensor, "batch frames code"]:
         """The code of a song of any length: :meth:`forward` with the memory of one piece.

@@ -138,7 +138,9 @@ class DiffWaveSettings:
         told += f", prior by {self.prior}" if self.prior != "standard" else ""
         return told + (f", {self.source} source" if self.source != "none" else "")
 
-    def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffWaveModel":
+    def build(
+        self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0
+    ) -> "DiffWaveModel":
         """A model with fresh weights; equal seeds give equal weights, torch's own generator stays as it was.
 
         Args:

@@ -186,7 +186,9 @@ class DiffWaveNet(nn.Module):
             raise DiffWaveError(f"There is no label number {wrong}; this network knows 0 to {self.n_labels - 1}.")
         return self.label_conditions(self.labels(label))
 
-    def check(self, mel: Tensor | None, label: Tensor | None, n_samples: int, source: Tensor | None = None) -> None:
+    def check(
+        self, mel: Tensor | None, label: Tensor | None, n_samples: int, source: Tensor | None = None
+    ) -> None:
         """Refuse conditions that are missing or do not fit the audio.
 
         Raises:

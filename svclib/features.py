@@ -34,7 +34,6 @@ __all__ = [
     "track_f0",
 ]
 
-
 @dataclasses.dataclass(frozen=True)
 class _Settings:
     """What MelContract and FeatureSettings share: a JSON form that is checked when it is read."""

@@ -94,7 +94,9 @@ def between(
     """A sound between two recordings, mixed where both are noise up to step ``t``."""
 
     def walk(callback):
-        return diffwave_uses.interpolate(model, first, second, [share], t, label=label, seed=seed, callback=callback)
+        return diffwave_uses.interpolate(
+            model, first, second, [share], t, label=label, seed=seed, callback=callback
+        )
 
     return watch(model, walk, f"{share:.0%} of the second sound, from step {t}".replace("%", " %"), seed=seed)
 

@@ -205,9 +205,9 @@ def test_pitch_of_each_step_is_measured_on_its_sound(voice, song_path):
     sung = player.sung_pitch(trace, heard)
     f0_hz, voiced = sung[1]
     assert list(sung) == [1] and np.median(f0_hz[voiced]) == pytest.approx(220, rel=0.003)
-    curve = next(r for r in [data_of(player.document([player.Run(trace, "a", heard, sung)]))["runs"][0]["values"]])[
-        "pitch off what was asked"
-    ]
+    curve = next(
+        r for r in [data_of(player.document([player.Run(trace, "a", heard, sung)]))["runs"][0]["values"]]
+    )["pitch off what was asked"]
     on = voiced & trace.conditions["voiced"]
     wanted = np.sqrt(np.mean((1200 * np.log2(f0_hz[on] / trace.conditions["f0_hz"][on])) ** 2))
     assert curve[0] is None and curve[1] == pytest.approx(wanted, rel=1e-3)

@@ -194,7 +194,9 @@ def test_singers_of_one_instrument_are_not_asked_of_another(base):
 def test_a_clip_is_cut_and_timed(base):
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
     controls = Controls(use_loudness_statistics=False, attenuation_db=0.0, semitone_shift=3.0)
-    song, row = ways.compare(ways.ways([listing], ("ddim",), (3,)), base.examples / "a song.wav", controls, 0.2, 1.0)
+    song, row = ways.compare(
+        ways.ways([listing], ("ddim",), (3,)), base.examples / "a song.wav", controls, 0.2, 1.0
+    )
     assert len(song.audio) == len(row.audio) == round(RATE / FEATURES.hop_samples) * FEATURES.hop_samples
     assert row.label == "duo, ddim, 3 steps" and row.problem == ""
     assert row.seconds > 0 and row.seconds_per_second == pytest.approx(row.seconds * RATE / len(row.audio))
