@@ -1,6 +1,7 @@
 """Does the content code keep the words and leave the reader behind? Synthetic readers converted to a voice, measured.
 
     python benchmarks/content.py DATA OUT [--steps N] [--temperature X] [--shallow T] [--set NAME=VALUE ...]
+        [--voice FOLDER ...] [--pretrained OTHER_OUT] [--design vq | adversary]
 
 Trains the same diffusion preset twice on ``voices_spoken/kathleen``, to the same number of steps: with information
 perturbation as the preset has it, and without (``UNPERTURBED`` all 0). ``--set`` holds for both, so another design is
@@ -10,7 +11,9 @@ sentences the training did not hold. Each reading is converted by both models in
 for such an instrument, and compared with the voice's own reading of the text. Beside the two readers stands ``own``:
 the voice's own reading converted, what model and vocoder lose of a reading that they know. ``--temperature`` and
 ``--shallow`` are the walk's; ``--shallow 1`` leaves it out, and what is heard is the coarse mel. Both reread what was
-trained, so they cost no training.
+trained, so they cost no training. ``--voice`` may be given several times: one model learns all of them and sings
+with the first by name. ``--pretrained`` begins with the two models of another OUT. ``--design``: see
+``content_designs.py``.
 
 Figure: mel-cepstral distance in dB, orders 1 to 24, 5 ms frames, mean over the path of dynamic time warping, silence
 trimmed (``metrics.mel_cepstral_distance_db``). Printed and written to OUT/content.json
@@ -26,6 +29,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import content_designs
 import librosa
 import numpy as np
 import torch
@@ -36,6 +40,7 @@ RATE_HZ = 16000
 MEL = features.MelContract(
     sample_rate_hz=RATE_HZ, n_fft=1024, window_samples=400, hop_samples=80, n_mels=80, fmin_hz=0.0, fmax_hz=8000.0
 )
+VOICE = "voices_spoken/kathleen"
 READERS = {
     "espeak": ["espeak-ng", "-v", "en-us", "-w", "{out}", "{text}"],
     "flite": ["flite", "-voice", "rms", "-t", "{text}", "-o", "{out}"],
@@ -64,9 +69,10 @@ def read_aloud(reader: str, text: str, path: Path) -> Path:
 def trained(arguments, name: str, changes: list[str]) -> instrument.Instrument:
     """The instrument of one of the two trainings; made where it is missing."""
     preset = config.load([arguments.preset], [*arguments.set, *changes])
-    recordings = dataset.recordings([arguments.data / arguments.voice])
+    recordings = dataset.recordings([arguments.data / voice for voice in arguments.voice or [VOICE]])
     data = dataset.prepare(recordings, arguments.out / "dataset", preset.features)
-    result = training.train(data, arguments.out / name, preset, steps=arguments.steps)
+    start = arguments.pretrained and arguments.pretrained / f"{name}.zip"
+    result = training.train(data, arguments.out / name, preset, steps=arguments.steps, init=start)
     if result.step < arguments.steps:
         sys.exit(f"The training '{name}' stopped at step {result.step} of {arguments.steps}; run this again to go on.")
     return instrument.open(training.export(arguments.out / name, arguments.out, "last", name=name, overwrite=True))
@@ -78,7 +84,10 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--preset", default="diffusion_small")
-    parser.add_argument("--voice", default="voices_spoken/kathleen")
+    parser.add_argument("--voice", action="append", help=f"may be given several times; {VOICE} by default")
+    parser.add_argument("--pretrained", type=Path, metavar="OTHER_OUT")
+    parser.add_argument("--design", choices=content_designs.DESIGNS)
+    parser.add_argument("--only", choices=("with", "without"), help="train this one of the two, and stop")
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--shallow", type=int)
     parser.add_argument("--temperature", type=float)
@@ -87,10 +96,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    models = {
-        "with": trained(arguments, "with", []),
-        "without": trained(arguments, "without", [f"diffusion.DiffusionSettings.{n}=0.0" for n in UNPERTURBED]),
-    }
+    changes = {"with": [], "without": [f"diffusion.DiffusionSettings.{n}=0.0" for n in UNPERTURBED]}
+    names = [arguments.only] if arguments.only else list(changes)
+    with content_designs.used(arguments.design):
+        models = {name: trained(arguments, name, changes[name]) for name in names}
+    if arguments.only:
+        return 0
     own = {
         path: log_mel(audio.read(path, sample_rate_hz=RATE_HZ).samples, RATE_HZ)
         for path in sorted((arguments.data / "voices" / "kathleen_spoken").glob("*.flac"))[: arguments.sentences]

@@ -95,6 +95,20 @@ def restore(start: Checkpoint, model: torch.nn.Module, ema: torch.nn.Module, opt
     return []
 
 
+def take_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Put another model's weights into one of the same architecture, as a start; singers are matched by name.
+
+    A singer whom the other model does not know begins in the middle of those it knows.
+    """
+    weights = other.state_dict()
+    singers, known = getattr(model, "singers", ()), getattr(other, "singers", ())
+    if singers != known:
+        rows = weights["conditions.singer"]
+        rows = [rows[known.index(name)] if name in known else rows.mean(0) for name in singers]
+        weights["conditions.singer"] = torch.stack(rows)
+    model.load_state_dict(weights, strict=True)
+
+
 def fits(dataset_settings: Any, preset: config.Preset) -> str | None:
     """None if a dataset has what a preset needs, else a sentence that names both sides."""
     have, need = to_dict(dataset_settings), to_dict(preset.features)

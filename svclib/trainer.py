@@ -365,7 +365,7 @@ class Trainer:
         for mine, theirs in ((self.preset.model, start.model.settings), (self.preset.features, start.features)):
             if differ := resume.differences(to_dict(theirs), to_dict(mine)):
                 raise TrainingError(f"'{start.name}' cannot be a start for this preset: {differ}.")
-        self.model.load_state_dict(start.model.state_dict(), strict=True)
+        resume.take_weights(self.model, start.model)
 
     def _begin(self, start: resume.Start) -> None:
         """Write what a session begins with, and say where it stands."""

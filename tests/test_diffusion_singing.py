@@ -12,7 +12,7 @@ import soundfile
 import torch
 import toy
 
-from svclib import config, conversion, instrument, mel, songs, training
+from svclib import config, conversion, instrument, mel, resume, songs, training
 from svclib.__main__ import main
 from svclib.commands import UsageError
 from svclib.commands_convert import singer_mix
@@ -287,6 +287,22 @@ def test_octave_errors_are_told_and_repaired_only_if_asked(exported):
     np.testing.assert_allclose(mended.adjusted.f0_hz, 220, rtol=1e-5)
     assert "This was repaired." in mended.warnings[0]
     assert mended.settings()["octave_errors"] == [[0.32, 0.48, 1]] and mended.settings()["controls"]["repair_octaves"]
+
+
+def test_a_model_of_several_singers_is_a_start_for_one(exported, tmp_path):
+    """Whom it knows is taken by name; who is new begins in the middle of them; all other weights are the same."""
+    three = SETTINGS.build(FEATURES, {**STATISTICS, "singers": {"ann": alone, "toy": alone, "zoe": alone}}, seed=1)
+    rows = three.conditions.singer.detach()
+    for name, expected in (("toy", rows[1]), ("new", rows.mean(0))):
+        mine = SETTINGS.build(FEATURES, {**STATISTICS, "singers": {name: alone}}, seed=2)
+        resume.take_weights(mine, three)
+        torch.testing.assert_close(mine.conditions.singer[0], expected)
+        theirs = {k: v for k, v in three.state_dict().items() if k != "conditions.singer"}
+        assert all(torch.equal(v, mine.state_dict()[k]) for k, v in theirs.items())
+    path = instrument.save(tmp_path / "three.zip", three, FEATURES, {**MelDataset.statistics, "singers": {
+        "ann": alone, "toy": alone, "zoe": alone}}, created="2026-11-21", name="three")  # fmt: skip
+    preset = toy.preset(SETTINGS, FEATURES, steps=1, segment_s=0.5)
+    assert training.train(MelDataset(), tmp_path / "run", preset, init=path).step == 1
 
 
 def test_singers_are_mixed_on_the_command_line(tmp_path):
