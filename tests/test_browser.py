@@ -76,6 +76,15 @@ def test_training_in_jupyterlab(page, lab, folder):
     browsing.whole_screenshot(page, folder / "02_train.png")
 
 
+def compare_one(page):
+    """Press Compare as the panel stands: the song itself and one way to sing it, 6 s each, every measure a number."""
+    page.locator(".t-compare").click()
+    page.wait_for_selector(".svclib-compare .svclib-message .svclib-done", timeout=60000)
+    song, sung = page.locator(".t-ab-table tbody tr").all_inner_texts()
+    assert browsing.durations_s(page, ".t-ab-table audio") == [pytest.approx(6.0, abs=0.1)] * 2
+    assert song.count("\N{EN DASH}") == 6 and re.fullmatch(r"\S+\s+([\d.]+\s+){2}\d+ cents\s+([\d.]+\s+){3}dB", sung)
+
+
 @pytest.mark.browser
 def test_converting_in_jupyterlab(page, lab, folder):
     run_in_lab(page, lab, folder, "03_convert.ipynb", MINUTES=2.0)
@@ -93,6 +102,7 @@ def test_converting_in_jupyterlab(page, lab, folder):
     page.wait_for_function("document.querySelectorAll('.t-result audio')[1].currentTime > 0.2")
     page.locator(".t-suggest").click()
     page.wait_for_selector(".t-suggestion .svclib-info", timeout=60000)
+    compare_one(page)
     browsing.whole_screenshot(page, folder / "03_convert.png")
 
     page.set_viewport_size({"width": 420, "height": 900})
@@ -182,6 +192,7 @@ def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
                 page.locator(".t-transfer").click()
                 page.wait_for_selector(".t-result audio", state="attached", timeout=60000)
                 assert all(s > 5 for s in browsing.durations_s(page, ".t-result audio"))
+                compare_one(page)
             browsing.whole_screenshot(page, folder / f"classic_{name[:2]}.png")
         assert seen["outside"] == []
 
