@@ -15,6 +15,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 layers        step embedding, gated residual blocks, upsampler
     01 prepare  containers    what kind of sound file this is, and what it promises
                 decoding      samples block by block, whatever the header claims
+                mixing        how channels become one, and what is wrong with them
                 audio         mono, resample, write without wrap-around
                 zips          recordings unpacked: nothing outside the folder, nothing overwritten
                 sources       recordings from folders, zips, links
@@ -64,15 +65,19 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 metrics       definitions with units, reference, alignment
                 speaker       how much a recording sounds like one person
                 evaluation    converted songs against their references
-                sealed        zip and JSON of a stranger: read strictly, nothing believed
+                plain         JSON of a stranger read strictly; settings as plain JSON and back
+                sealed        the zip of a stranger and the weights in it: nothing run or believed
                 instrument    the shareable file: save, open, refuse
-                checkpoints   all that a run needs to go on exactly, in one verified file
-                classifier    a small listener that names spoken digits, and 64 numbers of each
+                checkpoint_file   all that a run needs to go on exactly, in one verified file
+                checkpoints   a run's: kept, found, pruned; a broken one means the one before it
+                classifier_net    names short clips: from a log-mel picture to 64 numbers to labels
+                classifier    a small listener for spoken digits: clips, training, what it hears
                 generation    how far made sounds are from real ones, as sets
                 lease         who is training a run: two machines notice each other
                 keeping       the run's folder, or this machine while that cannot be written
                 runlog        curves, previews to listen to, TensorBoard
                 machine       device and precision, batches in pieces, requests to stop
+                validation    what was learnt, on what is held out: a loss, a few pieces to listen to
                 resume        which checkpoint to go on from, and what forbids it
                 trainer       one session: a step, a look at what was learnt, keeping it
                 training      settings, the loop on one screen, export
@@ -84,6 +89,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 songs         found, read, measured and remembered
                 vocoding      any vocoder behind one door, alone or for an instrument
                 copysynthesis     how close a vocoder comes to recordings; whether it buzzes
+                renderers     how each kind of instrument is asked to sing
                 conversion    song -> adjust -> model -> audio -> file
                 wave_files    sounds that DiffWave generated, denoised or mixed, as files
                 batch         many songs in one go
@@ -121,7 +127,8 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 widgets_compare   the A/B table of notebook 03
                 widgets_convert   the panel of notebook 03
                 widgets_see       the panels of notebook 04
-                widgets_study_parts   the controls of the study panel
+                widgets_study_parts   what a study sings, how, and what it changes: the controls
+                widgets_study_look    looking at its runs: views, steps to listen to, files
                 widgets_study     the study panel: runs, ablations, comparisons
                 widgets_lesson    its lesson: the example, one's own, DiffWave's
                 showcase      one page about a conversion: listen, look, what the numbers mean

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: everything it needs to go on exactly, in one verified file.
+"""The checkpoints of a run: kept, found, pruned; a broken one means the one before it.
 
 ``RUN/checkpoints`` holds three kinds of files, each committed by a marker with its SHA-256 (``store.put_marked``):
 
@@ -6,38 +6,27 @@
     best-STEP-WRITER.safetensors     EMA weights of the lowest held-out loss
     history-STEP-WRITER.safetensors  EMA weights of steps 100, 200, 500, 1000, 2000, ...: to hear how a voice came to be
 
-Names are never used twice, and an older file is deleted only after newer ones are committed. A broken newest file means
-the one before it; files of which none is usable stop everything: a run never starts over silently.
+Names are never used twice, and an older file is deleted only after newer ones are committed. Files of which none is
+usable stop everything: a run never starts over silently.
 """
 
 import contextlib
 import dataclasses
-import datetime
-import hashlib
-import json
 import re
 import secrets
 import time
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import nn
 
-from svclib import __version__, disk, instrument, store
+from svclib import disk, instrument, store
+from svclib.checkpoint_file import Checkpoint, TrainingError, now, pack, unpack
 from svclib.features import FeatureSettings
-from svclib.sealed import InstrumentError, from_dict, strict_json, to_dict
+from svclib.plain import from_dict
 
-FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
 PREFIXES = {"last": "ck", "best": "best", "history": "history"}
 UPLOAD_LAG_S = 1800.0
 _OWN_NAME = re.compile(r"(ck|best|history)-\d{8}-[0-9a-f]{6,12}\.safetensors")
-
-
-class TrainingError(ValueError):
-    """A training that cannot start or go on; the message says what is kept and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,79 +55,6 @@ class CheckpointInfo:
     def order(self) -> tuple[int, int]:
         """Newer checkpoints compare greater."""
         return self.generation, self.step
-
-
-@dataclasses.dataclass
-class Checkpoint:
-    """What a file holds: ``record`` is plain JSON, ``tensors`` are named ``model.*``, ``ema.*``, ``optimizer.*``."""
-
-    record: dict
-    tensors: dict[str, torch.Tensor]
-
-    def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors under a prefix, without it."""
-        return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
-
-
-# Packing --------------------------------------------------------------------------------------------------------------
-
-
-def pack(checkpoint: Checkpoint) -> bytes:
-    """A checkpoint as the bytes of a safetensors file; its metadata hold the record and a checksum of everything."""
-    text = json.dumps(checkpoint.record, ensure_ascii=False, allow_nan=False, sort_keys=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
-    digest = _digest(text, tensors)
-    return safetensors.torch.save(tensors, metadata={"record": text, "sha256": digest})
-
-
-def unpack(path: Path) -> Checkpoint:
-    """Read a checkpoint and check it against its own checksum.
-
-    The tensors are copies: a memory map would end the process when retention empties the file it looks at.
-
-    Raises:
-        TrainingError: why it cannot be used, as a sentence without full stop.
-    """
-    try:
-        data = store.read_bytes(path)
-        header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")], "its header")
-        metadata = header["__metadata__"]
-        tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
-        record = strict_json(metadata["record"].encode(), "its record")
-    except (OSError, InstrumentError, safetensors.SafetensorError) as error:
-        raise TrainingError(f"it cannot be read ({str(error)[:160]})") from None
-    except (KeyError, TypeError, AttributeError):
-        raise TrainingError("it was not written by svclib's training") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise TrainingError("it was not written by svclib's training")
-    if record.get("format_version", 0) > FORMAT_VERSION:
-        raise TrainingError("it was written by a newer svclib; update svclib")
-    if _digest(metadata["record"], tensors) != metadata.get("sha256"):
-        raise TrainingError("its contents do not fit their checksum")
-    return Checkpoint(record, tensors)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """An optimiser's state as named tensors and plain JSON: ``({"0.exp_avg": ...}, param_groups)``."""
-    state = optimizer.state_dict()
-    tensors = {f"{i}.{k}": torch.as_tensor(v) for i, values in state["state"].items() for k, v in values.items()}
-    return tensors, [{k: to_dict(v) for k, v in group.items()} for group in state["param_groups"]]
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], groups: list[dict]) -> None:
-    """The reverse of :func:`optimizer_tensors`."""
-    state: dict[int, dict] = {}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in groups]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def describe_preset(preset: Any) -> dict:
-    """A ``config.Preset`` as plain JSON."""
-    settings = {name: to_dict(getattr(preset, name)) for name in ("features", "model", "training")}
-    return {"name": preset.name, "kind": preset.model.kind, **settings, "text": preset.text}
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -311,30 +227,6 @@ def rebuild(checkpoint: Checkpoint) -> nn.Module:
 # Inside ---------------------------------------------------------------------------------------------------------------
 
 
-def now() -> str:
-    """This moment for people and logs, UTC."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def new_record(run_id: str, generation: int, preset: Any, dataset: Any) -> dict:
-    """The part of a record that stays the same while a run goes on."""
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "run_id": run_id,
-        "generation": generation,
-        "preset": describe_preset(preset),
-        "statistics": dataset.statistics,
-        "dataset": {
-            "fingerprint": dataset.fingerprint,
-            "singers": list(dataset.singers),
-            "recordings": {r["name"]: str(r.get("sha256", ""))[:16] for r in dataset.recordings},
-        },
-        "f0": instrument.f0_definition(preset.features),
-        "versions": {"svclib": __version__, "torch": torch.__version__},
-    }
-
-
 def _attempt(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | None, str]:
     """Verify and read one file: (checkpoint, "") or (None, why not)."""
     foreign = "it belongs to another run"
@@ -356,15 +248,6 @@ def _age_s(path: Path) -> float:
     with contextlib.suppress(OSError):
         return time.time() - disk.active.stat(path).st_mtime
     return 0.0
-
-
-def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _info(marked: store.Marked, kind: str) -> CheckpointInfo:

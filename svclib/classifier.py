@@ -1,8 +1,7 @@
 """A small listener that names spoken digits, or any labels of short clips, and gives 64 numbers for each clip.
 
 Measures of generated sets (``generation``) compare what it hears in real and in made clips, so they hang on it: two
-numbers compare only where the same listener heard both. Its blocks are ResNeXt's (Xie et al. 2017, arXiv:1611.05431,
-Fig. 3c): 1x1, grouped 3x3, 1x1 convolutions beside a shortcut, here over a log-mel picture of the clip.
+numbers compare only where the same listener heard both.
 """
 
 import dataclasses
@@ -13,64 +12,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from svclib import audio, checkpoints, corpus, store
-from svclib.checkpoints import Checkpoint, TrainingError
+from svclib import audio, checkpoint_file, corpus, store
+from svclib.checkpoint_file import Checkpoint, TrainingError
+from svclib.classifier_net import Classifier, ClassifierError, ClassifierSettings
 from svclib.dataset import Dataset
-from svclib.features import MelContract
-from svclib.mel import log_mel
+from svclib.plain import InstrumentError, from_dict, to_dict
 from svclib.progress import stop_if
-from svclib.sealed import InstrumentError, from_dict, to_dict
 
-N_FEATURES = 64
 DIGITS = ("{label}_{singer}_{take}", "*_[0-4].wav")  # how digits are named, and which are held out
-QUIETEST = 5e-4  # RMS of a clip; what is fainter is not made louder
 SHIFT_S, NOISE_DB = (-0.03, 0.10), (-60.0, -15.0)
 
 
-class ClassifierError(ValueError):
-    """A listener that cannot be trained, opened or asked; the message says what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassifierSettings:
-    """What defines a listener apart from its weights.
-
-    Attributes:
-        labels: What it can name, sorted.
-        sample_rate_hz: Of its clips.
-        duration_s: Of its clips: longer ones are cut, shorter ones followed by silence.
-        groups: Of the grouped convolutions, a divisor of 32.
-    """
-
-    labels: tuple[str, ...]
-    sample_rate_hz: int = 8000
-    duration_s: float | int = 1.0
-    groups: int = 8
-
-    def __post_init__(self):
-        object.__setattr__(self, "labels", tuple(self.labels))
-        if not 2 <= len(self.labels) <= 1000 or list(self.labels) != sorted(set(self.labels)):
-            raise ClassifierError(f"{len(self.labels)} labels were given; expected 2 to 1000 different ones, sorted.")
-        if not 4000 <= self.sample_rate_hz <= 96000 or not 0.1 <= self.duration_s <= 20:
-            raise ClassifierError(f"Clips of {self.duration_s} s at {self.sample_rate_hz} Hz cannot be heard; expected "
-                                  "0.1 to 20 s at 4000 to 96000 Hz.")  # fmt: skip
-        if self.groups < 1 or 32 % self.groups:
-            raise ClassifierError(f"groups is {self.groups}; expected a divisor of 32.")
-
-    @property
-    def n_samples(self) -> int:
-        """Length of a clip."""
-        return round(self.duration_s * self.sample_rate_hz)
-
-    @property
-    def mel(self) -> MelContract:
-        """40 bands every 20 ms. The floor is high, so that faint noise in pauses is not heard."""
-        hop, n_fft = (2 * round(self.sample_rate_hz * s / 2) for s in (0.020, 0.032))
-        return MelContract(
-            self.sample_rate_hz, n_fft, n_fft, hop, n_mels=40, fmin_hz=40.0, fmax_hz=self.sample_rate_hz / 2, floor=1e-2
-        )
+# Clips ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,36 +39,6 @@ class Clips:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Heard:
-    """What a listener heard in clips.
-
-    Attributes:
-        features: float64 ``[clips, 64]``.
-        probabilities: float64 ``[clips, labels]``; rows sum to 1.
-        names: Of the labels.
-    """
-
-    features: np.ndarray
-    probabilities: np.ndarray
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, chosen) -> "Heard":
-        """Some of the clips, by a slice or positions."""
-        return Heard(self.features[chosen], self.probabilities[chosen], self.names)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The likeliest label of each clip."""
-        return tuple(self.names[i] for i in self.probabilities.argmax(axis=1))
-
-
-# Clips ----------------------------------------------------------------------------------------------------------------
 
 
 def fit(samples: np.ndarray, n_samples: int) -> np.ndarray:
@@ -169,57 +94,34 @@ def clips(
     return Clips(sounds, labels, names, sample_rate_hz)
 
 
-# Network --------------------------------------------------------------------------------------------------------------
+# Listening ------------------------------------------------------------------------------------------------------------
 
 
-def _convolution(inward: int, outward: int, size: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(inward, outward, size, stride, padding=size // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outward),
-    ]
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """What a listener heard in clips.
 
+    Attributes:
+        features: float64 ``[clips, 64]``.
+        probabilities: float64 ``[clips, labels]``; rows sum to 1.
+        names: Of the labels.
+    """
 
-class Block(nn.Module):
-    """ResNeXt's block over ``[batch, channels, bands, frames]``."""
+    features: np.ndarray
+    probabilities: np.ndarray
+    names: tuple[str, ...]
 
-    def __init__(self, inward: int, outward: int, stride: int, groups: int):
-        super().__init__()
-        self.way = nn.Sequential(
-            *_convolution(inward, outward), nn.ReLU(),
-            *_convolution(outward, outward, 3, stride, groups), nn.ReLU(),
-            *_convolution(outward, outward),
-        )  # fmt: skip
-        same = inward == outward and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Sequential(*_convolution(inward, outward, 1, stride))
+    def __len__(self) -> int:
+        return len(self.features)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The block's answer."""
-        return F.relu(self.shortcut(x) + self.way(x))
+    def __getitem__(self, chosen) -> "Heard":
+        """Some of the clips, by a slice or positions."""
+        return Heard(self.features[chosen], self.probabilities[chosen], self.names)
 
-
-class Classifier(nn.Module):
-    """The listener; :func:`listen` asks it."""
-
-    def __init__(self, settings: ClassifierSettings):
-        super().__init__()
-        self.settings, groups = settings, settings.groups
-        self.level = nn.BatchNorm1d(settings.mel.n_mels, affine=False)
-        self.blocks = nn.Sequential(
-            *_convolution(1, 32, 3, 2), nn.ReLU(),
-            Block(32, 64, 2, groups), Block(64, 64, 1, groups),
-            Block(64, 64, 2, groups), Block(64, N_FEATURES, 1, groups),
-        )  # fmt: skip
-        self.last = nn.Linear(N_FEATURES, len(settings.labels))
-
-    def features(self, sounds: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 64"]:
-        """The numbers before the last layer, a mean over bands and frames; the level of a clip does not count."""
-        level = sounds.square().mean(dim=1, keepdim=True).sqrt().clamp_min(QUIETEST)
-        picture = self.level(log_mel(sounds / level, self.settings.mel).transpose(1, 2))
-        return self.blocks(picture[:, None]).mean(dim=(2, 3))
-
-    def forward(self, sounds: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch labels"]:
-        """Logits of the labels."""
-        return self.last(self.features(sounds))
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The likeliest label of each clip."""
+        return tuple(self.names[i] for i in self.probabilities.argmax(axis=1))
 
 
 @torch.no_grad()
@@ -345,9 +247,9 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ClassifierError(f"'{path.name}' cannot be a listener's name; it has to end in .safetensors.")
-    head = {"format": checkpoints.FORMAT, "format_version": checkpoints.FORMAT_VERSION, "kind": "classifier"}
+    head = {"format": checkpoint_file.FORMAT, "format_version": checkpoint_file.FORMAT_VERSION, "kind": "classifier"}
     record = {**head, "settings": to_dict(model.settings), "info": info or {}}
-    data = checkpoints.pack(Checkpoint(record, dict(model.state_dict())))
+    data = checkpoint_file.pack(Checkpoint(record, dict(model.state_dict())))
     return store.commit_new(path, lambda part: store.commit_bytes(part, data))
 
 
@@ -359,7 +261,7 @@ def load(path: str | Path) -> tuple[Classifier, dict]:
     """
     path = Path(path)
     try:
-        read = checkpoints.unpack(path)
+        read = checkpoint_file.unpack(path)
         if read.record.get("kind") != "classifier":
             raise ClassifierError("it holds no listener")
         model = Classifier(from_dict(ClassifierSettings, read.record.get("settings"), "settings"))

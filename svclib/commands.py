@@ -290,7 +290,7 @@ def info(a) -> int:
 
 def _about_instrument(path: Path) -> tuple[str, dict]:
     from svclib import instrument
-    from svclib.sealed import to_dict
+    from svclib.plain import to_dict
 
     made = instrument.open(path)
     value = {

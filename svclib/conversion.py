@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from svclib import __version__, audio, octaves, store, vocoding
+from svclib import __version__, audio, octaves, renderers, store, vocoding
 from svclib.controls import (
     PRESETS,
     RANGES,
@@ -25,12 +25,9 @@ from svclib.controls import (
     defaults,
     loudness_quantiles,
     quantile_transform,
-    silence_gain,
 )
-from svclib.denoiser import DiffusionError
 from svclib.features import Features
 from svclib.progress import Cancelled, Progress, reporter
-from svclib.samplers import SamplerError
 from svclib.songs import (
     Song,
     cached_song,
@@ -45,12 +42,6 @@ from svclib.vocoding import AnyVocoder
 
 FORMATS = ("wav", "flac", "mp3")
 PEAK_LIMIT = 0.99  # 0.09 dB below full scale
-_NO_VOICE = {
-    "harmonic": "'{name}' is a vocoder: it makes sound of mels and knows no voice. Choose a diffusion instrument of "
-    "the same mel, and this as its vocoder.",
-    "diffwave": "'{name}' is a diffwave: it makes waves and follows no song by itself. Choose a diffusion instrument "
-    "of the same mel, and this as its vocoder if it was trained on mels.",
-}
 
 # Everything about a conversion can be had from this module.
 __all__ = ["FORMATS", "PEAK_LIMIT", "Conversion", "convert", "save"]
@@ -198,14 +189,7 @@ def convert(
     """
     began = time.perf_counter()
     controls = controls or defaults(instrument.kind)
-    render = _RENDERERS.get(instrument.kind)
-    if instrument.kind in ("harmonic", "diffwave"):
-        raise ConversionError(_NO_VOICE[instrument.kind].format(name=instrument.name))
-    if render is None:
-        raise ConversionError(
-            f"'{instrument.name}' is an instrument of kind '{instrument.kind}', which this version of svclib cannot "
-            f"sing with; it knows {', '.join(_RENDERERS)}. Update svclib."
-        )
+    render = renderers.renderer(instrument)
     asked = {
         "sampler": sampler, "steps": steps, "shallow": shallow, "singer": singer, "precision": precision,
         "temperature": temperature,
@@ -216,7 +200,7 @@ def convert(
             f"{', '.join(sampling or ['vocoder'])} can be chosen for diffusion instruments only; '{instrument.name}' "
             f"is of kind '{instrument.kind}'. Leave it out."
         )
-    _require_same_grid(instrument, song)
+    renderers.require_same_grid(instrument, song)
     if isinstance(vocoder, str | Path):
         vocoder = vocoding.open(vocoder, near=instrument.path.parent)
     if vocoder is not None:
@@ -309,69 +293,3 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
     text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
     store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
     return path
-
-
-# Inside ---------------------------------------------------------------------------------------------------------------
-
-
-def _render_ddsp(instrument, song: Song, adjusted: Adjusted, seed: int, progress, cancelled) -> list[np.ndarray]:
-    """Audio, harmonic and noise part. A last incomplete frame is sung too, with the values of the frame before it."""
-    hop = instrument.features.hop_samples
-    n_frames = -(-len(song.audio) // hop)
-
-    def held(x):
-        return np.pad(x, (0, n_frames - len(x)), mode="edge")
-
-    source = fit_length(song.audio, n_frames * hop) if instrument.model.settings.z_dims else None
-    sung = instrument.model.render(
-        held(adjusted.f0_hz),
-        held(adjusted.voiced),
-        held(adjusted.loudness_db),
-        audio=source,
-        seed=seed,
-        progress=progress,
-        cancelled=cancelled,
-    )
-    return [np.asarray(part, dtype=np.float32).reshape(-1) for part in (sung.audio, sung.harmonic, sung.noise)]
-
-
-def _render_diffusion(
-    instrument, song: Song, adjusted: Adjusted, seed: int, progress, cancelled, sampler=None, **sampling
-) -> list[np.ndarray]:
-    """As :func:`_render_ddsp`, through mels: the words come from the song's own."""
-    features, own = song.features, instrument.features
-    if features.log_mel is None:
-        raise ConversionError(f"'{song.name}' was measured without a log-mel. Load it for '{instrument.name}' again.")
-    own.mel.require(features.settings.mel, f"'{instrument.name}'", f"'{song.name}'")
-    if own.units is not None and own.units != features.settings.units:
-        raise ConversionError(f"'{song.name}' was measured without '{instrument.name}'s content units. Load it again.")
-    n_frames = -(-len(song.audio) // own.hop_samples)
-
-    def held(x):
-        return np.pad(x, ((0, n_frames - len(x)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
-
-    try:
-        sung = instrument.model.render(
-            *(held(x) for x in (features.log_mel, features.f0_hz, features.voiced)),
-            *(held(x) for x in (adjusted.f0_hz, adjusted.voiced, adjusted.loudness_db)),
-            seed=seed, progress=progress, cancelled=cancelled, method=sampler,
-            units=None if own.units is None else held(features.units), **sampling,
-        )  # fmt: skip
-    except (DiffusionError, SamplerError) as error:
-        raise ConversionError(f"'{instrument.name}': {error}") from None
-    parts = [np.asarray(part, dtype=np.float32) for part in (sung.audio, sung.harmonic, sung.noise)]
-    gain = silence_gain(features.loudness_db, len(parts[0]), own.hop_samples)
-    return parts if gain is None else [part * gain for part in parts]
-
-
-_RENDERERS = {"ddsp": _render_ddsp, "diffusion": _render_diffusion}
-
-
-def _require_same_grid(instrument, song: Song) -> None:
-    theirs, ours = instrument.features, song.features.settings
-    for name, unit in (("sample_rate_hz", "Hz"), ("hop_samples", "samples per frame"), ("loudness_n_fft", "samples")):
-        if getattr(theirs, name) != getattr(ours, name):
-            raise ConversionError(
-                f"The song was measured with {name} {getattr(ours, name)} ({unit}), but '{instrument.name}' needs "
-                f"{getattr(theirs, name)}. Load the song again with this instrument's feature settings."
-            )

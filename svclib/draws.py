@@ -7,6 +7,7 @@ one on the whole.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,11 @@ class RowGenerator(torch.Generator):
 
     rows: list[int]
     of: int
+
+
+def seed_of(seed: int, step: int) -> int:
+    """The seed of one step's noise, 63 bits; neighbouring steps and seeds have nothing in common."""
+    return int(np.random.SeedSequence([seed, step, 0]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def for_rows(seed: int, rows: Sequence[int], of: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -11,7 +11,6 @@ anew by a file manager has no comment and is judged by its members' checksums.
 import dataclasses
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from svclib import __version__, layers, sealed, store
+from svclib import __version__, layers, plain, sealed, store
 from svclib.ddsp import DdspSettings
 from svclib.diffusion import DiffusionSettings
 from svclib.diffwave import DiffWaveSettings
 from svclib.features import F0_METHODS, FeatureSettings
-from svclib.sealed import InstrumentError, from_dict, strict_json, to_dict
+from svclib.plain import InstrumentError, from_dict, strict_json, to_dict
 from svclib.vocoders import HarmonicSettings
 
 # Settings class of every model kind; its build() makes the model.
@@ -42,7 +41,6 @@ CONSENT = (
     "Made for singing with the consent of the person whose voice it is. What it sings is a synthetic voice: say so "
     "wherever you publish it, and never use it to pass for that person."
 )
-MAX_HEADER_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +206,7 @@ def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads 
         name, settings, features, raw = _description(strict_json(archive.read("instrument.json"), "instrument.json"))
         members = raw["members"]
         expected = _architecture(settings, features, raw["statistics"])
-        _check_size(expected, archive.size("weights.safetensors"))
+        sealed.check_size(expected, archive.size("weights.safetensors"))
         archive.check_seal()
         for member in sealed.MEMBERS[1:]:
             data = archive.read(member)
@@ -216,7 +214,7 @@ def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads 
             if len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
                 raise InstrumentError(f"{member} is damaged (its checksum differs); download the file again.")
             if member == "weights.safetensors":
-                tensors = _weights(data, expected)
+                tensors = sealed.weights(data, expected)
         model = build_model(settings, features, raw["statistics"])
         model.load_state_dict(tensors, strict=True)
         sha256 = archive.sha256
@@ -294,7 +292,7 @@ def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
     version = raw.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
         raise InstrumentError(f"it has format {version}, made by a newer svclib; update svclib to open it.")
-    sealed.check_fields(raw, _FIELDS, "instrument.json")
+    plain.check_fields(raw, _FIELDS, "instrument.json")
     if version != FORMAT_VERSION:
         raise InstrumentError(f"format {version} was never made by svclib.")
     if raw["kind"] not in KINDS:
@@ -304,17 +302,17 @@ def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
     name = raw["name"]
     if not 0 < len(name) <= 120 or not name.isprintable():
         raise InstrumentError("its name is empty, longer than 120 characters or not printable.")
-    sealed.check_fields(raw["info"], _INFO, "info")
-    sealed.check_plain(raw["info"], "info", items=4000)
+    plain.check_fields(raw["info"], _INFO, "info")
+    plain.check_plain(raw["info"], "info", items=4000)
     if raw["info"]["trained_steps"] < 0 or not all(isinstance(s, str) for s in raw["info"]["singers"]):
         raise InstrumentError("info: trained_steps or singers are out of range.")
-    sealed.check_fields(raw["info"]["f0"], {"method": str, "package": str, "version": str}, "info.f0")
+    plain.check_fields(raw["info"]["f0"], {"method": str, "package": str, "version": str}, "info.f0")
     if not isinstance(raw["info"]["loss"].get("fft_sizes", []), list):
         raise InstrumentError("info.loss: fft_sizes is not a list.")
-    sealed.check_statistics(raw["statistics"])
-    sealed.check_fields(raw["members"], {m: dict for m in sealed.MEMBERS[1:]}, "members")
+    plain.check_statistics(raw["statistics"])
+    plain.check_fields(raw["members"], {m: dict for m in sealed.MEMBERS[1:]}, "members")
     for member, said in raw["members"].items():
-        sealed.check_fields(said, {"bytes": int, "sha256": str}, f"members.{member}")
+        plain.check_fields(said, {"bytes": int, "sha256": str}, f"members.{member}")
     features = from_dict(FeatureSettings, raw["features"], "features")
     settings = from_dict(KINDS[raw["kind"]], raw["model"], "model")
     if settings.kind != raw["kind"]:
@@ -329,40 +327,3 @@ def _architecture(settings: Any, features: FeatureSettings, statistics: dict) ->
             return build_model(settings, features, statistics).state_dict()
     except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError, KeyError) as error:
         raise InstrumentError(f"model: these settings build no model ({str(error).splitlines()[0][:200]}).") from None
-
-
-def _check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
-    wanted = sum(t.numel() * t.element_size() for t in expected.values())
-    if not wanted <= n_bytes <= wanted + MAX_HEADER_BYTES:
-        raise InstrumentError(
-            f"weights.safetensors has {n_bytes} bytes where its settings need {wanted}: made for another model version."
-        )
-
-
-def _weights(data: bytes, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors, after their header was compared with the architecture's."""
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
-        raise InstrumentError("weights.safetensors has no valid header.")
-    header = strict_json(data[8 : 8 + length], "weights.safetensors")
-    if not isinstance(header, dict) or set(header) != set(expected):
-        odd = sorted(set(header) ^ set(expected))[0] if isinstance(header, dict) else "?"
-        raise InstrumentError(f"the weights '{odd[:80]}' are missing or too many: made for another model version.")
-    names = {torch.float32: "F32", torch.int64: "I64"}
-    for name, entry in header.items():
-        tensor = expected[name]
-        if not isinstance(entry, dict) or entry.get("dtype") != names.get(tensor.dtype):
-            raise InstrumentError(f"the weights '{name[:80]}' are not float32.")
-        if entry.get("shape") != list(tensor.shape):
-            raise InstrumentError(
-                f"the weights '{name[:80]}' have shape {str(entry.get('shape'))[:60]}, expected {list(tensor.shape)}: "
-                "made for another model version."
-            )
-    try:
-        tensors = safetensors.torch.load(data)
-    except Exception as error:  # SafetensorError is a bare Exception
-        raise InstrumentError(f"weights.safetensors cannot be read ({str(error)[:120]}).") from None
-    for name, tensor in tensors.items():
-        if not math.isfinite(tensor.double().sum().item()) and not bool(torch.isfinite(tensor).all()):
-            raise InstrumentError(f"the weights '{name[:80]}' are not all finite numbers.")
-    return tensors

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from svclib import checkpoints, disk, store
-from svclib.checkpoints import Checkpoint, TrainingError
+from svclib.checkpoint_file import Checkpoint, TrainingError
 from svclib.disk import StoreError
 
 

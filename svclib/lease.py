@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from svclib import disk, store
-from svclib.checkpoints import TrainingError, now
+from svclib.checkpoint_file import TrainingError, now
 
 HEARTBEAT_S = 20.0
 WATCH_S = 28.0

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
-from svclib.checkpoints import TrainingError
+from svclib.checkpoint_file import TrainingError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -57,6 +58,18 @@ def accelerator(device: str, precision: str):
     )
 
 
+class LossOf(nn.Module):
+    """A model's loss as a forward pass, so that accelerate can wrap it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict, generator: torch.Generator):
+        """The loss and its parts."""
+        return self.model.loss(batch, generator)
+
+
 def pieces(batch: dict, accelerator: Any, size: int):
     """This process's rows of a batch, at most ``size`` at a time: the piece, which rows it holds, and its weight.
 
@@ -68,6 +81,14 @@ def pieces(batch: dict, accelerator: Any, size: int):
         chosen = list(rows[start : start + size])
         piece = batch if len(chosen) == whole else {k: v[chosen] for k, v in batch.items()}
         yield piece, chosen, n * len(chosen) / whole
+
+
+def mean_of(figures: list[float], accelerator: Any) -> list[float]:
+    """Mean of every process's figures, in every process."""
+    if accelerator.num_processes == 1:
+        return figures
+    mine = torch.tensor(figures, dtype=torch.float64, device=accelerator.device)
+    return accelerator.reduce(mine, "mean").tolist()
 
 
 def agreed(reason: str, accelerator: Any) -> str:

@@ -9,17 +9,9 @@ from typing import Any
 import torch
 
 from svclib import config, disk, keeping, runlog
-from svclib.checkpoints import (
-    Checkpoint,
-    TrainingError,
-    describe_preset,
-    listing,
-    new_record,
-    newest,
-    restore_optimizer,
-    run_identity,
-)
-from svclib.sealed import from_dict, to_dict
+from svclib.checkpoint_file import Checkpoint, TrainingError, describe_preset, new_record, restore_optimizer
+from svclib.checkpoints import listing, newest, run_identity
+from svclib.plain import from_dict, to_dict
 
 LOOK_AGAIN_S = 2.0
 

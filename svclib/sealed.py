@@ -1,30 +1,28 @@
-"""Reading a zip and JSON that a stranger made: nothing is extracted, run or believed; whatever is odd is refused.
+"""The zip of a stranger: nothing is extracted, run or believed; whatever is odd is refused.
 
-Two ideas live here. :class:`Archive` looks into a zip with a list of allowed names, caps on every size and a seal (the
-zip's comment holds the SHA-256 of all bytes before it). The JSON functions read strictly and turn plain dictionaries
-into settings classes with the types and ranges those classes ask for.
+:class:`Archive` looks into a zip with a list of allowed names, caps on every size and a seal (the zip's comment holds
+the SHA-256 of all bytes before it); :func:`weights` reads tensors only where they are those that are expected.
 """
 
 import contextlib
-import dataclasses
-import difflib
 import hashlib
 import io
-import json
 import math
 import re
 import struct
-import types
-import typing
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+
+import safetensors.torch
+import torch
+
+from svclib.plain import InstrumentError, strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
 MAX_BYTES = {"instrument.json": 4 << 20, "weights.safetensors": 1 << 30, "config.gin": 1 << 18}
 MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES, MAX_RATIO = 1 << 30, 40, 1 << 16, 200
-MAX_KEYS, MAX_ITEMS = 20_000, 400_000  # of JSON, counted before it is parsed
+MAX_HEADER_BYTES = 1 << 20  # of weights.safetensors
 SEAL = "svclib instrument sha256 "
 _IGNORED = re.compile(r"(^|/)(__MACOSX/|\.DS_Store$|Thumbs\.db$|desktop\.ini$|\._[^/]*$)")
 _PEERS = (
@@ -35,10 +33,6 @@ _PEERS = (
     ("a model in PyTorch's pickle format, such as RVC's", r"\.(pth?|bin)$"),
     ("an ONNX model", r"\.onnx$"),
 )
-
-
-class InstrumentError(ValueError):
-    """An instrument that cannot be used or made; the message names the file, what is wrong and what to do."""
 
 
 @contextlib.contextmanager
@@ -191,175 +185,50 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
     return found
 
 
-# JSON and settings ----------------------------------------------------------------------------------------------------
+# Weights --------------------------------------------------------------------------------------------------------------
 
 
-def strict_json(data: bytes, where: str) -> Any:
-    """Parse JSON and refuse duplicate keys, NaN and infinities, huge numbers and deep nesting.
+def check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
+    """Refuse a weights file of another size than the expected tensors need.
 
     Raises:
-        InstrumentError: naming ``where``.
+        InstrumentError: naming both sizes.
     """
-    if data.count(b":") > MAX_KEYS or data.count(b",") > MAX_ITEMS:
-        raise InstrumentError(f"{where} holds more values than anything of svclib's.")
-    try:
-        return json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_number,
-            parse_float=_finite,
-            parse_int=_short,
+    wanted = sum(t.numel() * t.element_size() for t in expected.values())
+    if not wanted <= n_bytes <= wanted + MAX_HEADER_BYTES:
+        raise InstrumentError(
+            f"weights.safetensors has {n_bytes} bytes where its settings need {wanted}: made for another model version."
         )
-    except (ValueError, RecursionError) as error:
-        text = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
-        raise InstrumentError(f"{where} is not plain JSON ({text}).") from None
 
 
-def _unique_keys(pairs: list) -> dict:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key stands twice")
-    return made
-
-
-def _refuse_number(text: str):
-    raise ValueError(f"{text[:20]} is not a finite number of ordinary length")
-
-
-def _finite(text: str) -> float:
-    value = float(text) if len(text) <= 40 else math.inf
-    return value if math.isfinite(value) else _refuse_number(text)
-
-
-def _short(text: str) -> int:
-    return int(text) if len(text) <= 18 else _refuse_number(text)
-
-
-def check_fields(value: Any, fields: dict[str, Any], where: str) -> None:
-    """Refuse a dictionary that has not exactly these keys with values of these types.
+def weights(data: bytes, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of ``weights.safetensors``, after its header was compared with the architecture's.
 
     Raises:
-        InstrumentError: naming the key.
+        InstrumentError: if a name, type, shape or value is not as expected.
     """
-    if not isinstance(value, dict):
-        raise InstrumentError(f"{where} is not a table of values.")
-    for key in value.keys() - fields.keys():
-        raise InstrumentError(f"{where}: unknown key '{key[:60]}'.")
-    for key, kinds in fields.items():
-        if key not in value:
-            raise InstrumentError(f"{where}: '{key}' is missing.")
-        if not isinstance(value[key], kinds) or isinstance(value[key], bool):
-            raise InstrumentError(f"{where}: '{key}' is a {type(value[key]).__name__}, which does not belong there.")
-
-
-def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
-    """Refuse JSON with more than ``items`` values, deeper than ``depth`` or with very long text; returns the count.
-
-    Raises:
-        InstrumentError: naming ``where``.
-    """
-    count = 1
-    if depth == 0:
-        raise InstrumentError(f"{where} is nested too deeply.")
-    if isinstance(value, str) and len(value) > 20000:
-        raise InstrumentError(f"{where} holds a text of {len(value)} characters.")
-    if isinstance(value, dict):
-        if any(len(k) > 200 or not k.isprintable() for k in value):
-            raise InstrumentError(f"{where} has a key that is not a name.")
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            count += check_plain(item, where, items, depth - 1)
-            if count > items:
-                raise InstrumentError(f"{where} holds more than {items} values.")
-    return count
-
-
-def check_statistics(value: Any, where: str = "statistics", singers: bool = True) -> None:
-    """Refuse statistics of a dataset that conversion could not work with.
-
-    Raises:
-        InstrumentError: naming the key.
-    """
-    check_plain(value, where, items=MAX_ITEMS, depth=7)
-    if not isinstance(value, dict):
-        raise InstrumentError(f"{where} is not a table of values.")
-    for table in ("f0_midi", "loudness_db"):
-        _check_numbers(value.get(table), f"{where}.{table}")
-    quantiles = value.get("loudness_quantiles_db")
-    if not isinstance(quantiles, list) or not all(type(q) in (int, float) for q in quantiles):
-        raise InstrumentError(f"{where}.loudness_quantiles_db is not a list of numbers.")
-    if quantiles != sorted(quantiles):
-        raise InstrumentError(f"{where}.loudness_quantiles_db does not rise.")
-    if singers:
-        if not isinstance(value.get("singers"), dict):
-            raise InstrumentError(f"{where}.singers is missing.")
-        for name, one in value["singers"].items():
-            check_statistics(one, f"{where}.singers.{name[:40]}", singers=False)
-
-
-def _check_numbers(table: Any, where: str) -> None:
-    if not isinstance(table, dict):
-        raise InstrumentError(f"{where} is missing.")
-    for key, value in table.items():
-        if key == "histogram":
-            edges, seconds = (value.get("edges_midi"), value.get("seconds")) if isinstance(value, dict) else (0, 0)
-            lists = isinstance(edges, list) and isinstance(seconds, list)
-            if not lists or not all(type(x) in (int, float) for x in edges + seconds):
-                raise InstrumentError(f"{where}.histogram is not two lists of numbers.")
-            if len(edges) != len(seconds) + 1 and edges + seconds:
-                raise InstrumentError(f"{where}.histogram: {len(edges)} edges do not fit {len(seconds)} values.")
-        elif value is not None and type(value) not in (int, float):
-            raise InstrumentError(f"{where}.{key} is no number.")
-
-
-def to_dict(value: Any) -> Any:
-    """Settings as plain JSON values: dataclasses become dictionaries, tuples lists."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [to_dict(v) for v in value]
-    return value
-
-
-def from_dict(cls: type, data: Any, where: str) -> Any:
-    """Build a settings dataclass from JSON. Unknown keys and other types are refused; absent keys keep defaults.
-
-    Raises:
-        InstrumentError: naming the key, what it is and what it has to be, or with the class's own sentence on ranges.
-    """
-    if not isinstance(data, dict):
-        raise InstrumentError(f"{where} is not a table of settings.")
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls) if f.init]
-    for key in data:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise InstrumentError(f"{where}: unknown setting '{key[:60]}'.{hint}")
-    values = {key: _typed(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
+        raise InstrumentError("weights.safetensors has no valid header.")
+    header = strict_json(data[8 : 8 + length], "weights.safetensors")
+    if not isinstance(header, dict) or set(header) != set(expected):
+        odd = sorted(set(header) ^ set(expected))[0] if isinstance(header, dict) else "?"
+        raise InstrumentError(f"the weights '{odd[:80]}' are missing or too many: made for another model version.")
+    names = {torch.float32: "F32", torch.int64: "I64"}
+    for name, entry in header.items():
+        tensor = expected[name]
+        if not isinstance(entry, dict) or entry.get("dtype") != names.get(tensor.dtype):
+            raise InstrumentError(f"the weights '{name[:80]}' are not float32.")
+        if entry.get("shape") != list(tensor.shape):
+            raise InstrumentError(
+                f"the weights '{name[:80]}' have shape {str(entry.get('shape'))[:60]}, expected {list(tensor.shape)}: "
+                "made for another model version."
+            )
     try:
-        return cls(**values)
-    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
-        raise InstrumentError(f"{where}: {error}") from None
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in options:
-            return None
-        return _typed(next(o for o in options if o is not type(None)), value, where)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
-    if origin in (tuple, list) and isinstance(value, list) and len(value) <= 64:
-        return origin(_typed(options[0], v, where) for v in value)
-    if hint is float and type(value) in (int, float) and abs(value) <= 1e12:
-        return float(value)
-    if hint is int and type(value) is int and abs(value) < 2**31:
-        return value
-    if hint is bool and type(value) is bool:
-        return value
-    if hint is str and type(value) is str and len(value) <= 200 and value.isprintable():
-        return value
-    raise InstrumentError(f"{where} is {str(value)[:40]!r}, which is no {getattr(hint, '__name__', hint)} in range.")
+        tensors = safetensors.torch.load(data)
+    except Exception as error:  # SafetensorError is a bare Exception
+        raise InstrumentError(f"weights.safetensors cannot be read ({str(error)[:120]}).") from None
+    for name, tensor in tensors.items():
+        if not math.isfinite(tensor.double().sum().item()) and not bool(torch.isfinite(tensor).all()):
+            raise InstrumentError(f"the weights '{name[:80]}' are not all finite numbers.")
+    return tensors

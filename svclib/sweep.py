@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from svclib import config, instrument, runlog, store, training
-from svclib.checkpoints import TrainingError, listing, newest, run_identity
+from svclib.checkpoint_file import TrainingError
+from svclib.checkpoints import listing, newest, run_identity
 from svclib.dataset import Dataset
-from svclib.sealed import to_dict
+from svclib.plain import to_dict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib import sealed, store
+from svclib import plain, store
 from svclib.features import FeatureError, MelContract
 
 SCHEMA = 1
@@ -173,12 +173,12 @@ def load(path: str | Path) -> Trace:
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Trace:
     if "head" not in arrays:
         raise TraceError("it is an archive of arrays without a head.")
-    head = sealed.strict_json(arrays.pop("head").tobytes(), "its head")
-    sealed.check_plain(head, "its head", items=10_000)
+    head = plain.strict_json(arrays.pop("head").tobytes(), "its head")
+    plain.check_plain(head, "its head", items=10_000)
     if not isinstance(head, dict) or head.get("schema") != SCHEMA:
         version = head.get("schema") if isinstance(head, dict) else None
         raise TraceError(f"it has version {str(version)[:20]}, this program reads {SCHEMA}; make the trace again.")
-    sealed.check_fields(head, {"schema": int, "kind": str, "n_calls": int, "info": dict}, "its head")
+    plain.check_fields(head, {"schema": int, "kind": str, "n_calls": int, "info": dict}, "its head")
     fixed = {}
     for name in (*_STATES, *_SCALARS, "low", "high"):
         if name not in arrays:

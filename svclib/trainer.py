@@ -9,27 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from svclib import draws, instrument, keeping, machine, resume, runlog
-from svclib.checkpoints import (
-    Checkpoint,
-    TrainingError,
-    history_due,
-    new_record,
-    now,
-    optimizer_tensors,
-    save,
-)
+from svclib import draws, instrument, keeping, machine, resume, runlog, validation
+from svclib.checkpoint_file import Checkpoint, TrainingError, new_record, now, optimizer_tensors
+from svclib.checkpoints import history_due, save
 from svclib.instrument import loss_definition
 from svclib.machine import Status
-from svclib.sealed import to_dict
+from svclib.plain import to_dict
 
 RETRY_S = 30.0
-N_PREVIEWS = 3
-MAX_VALIDATION_BATCHES, VALIDATION_BATCH = 8, 8
 
 
 class Trainer:
@@ -72,7 +61,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         rate, eps = self.settings.learning_rate, self.settings.adam_eps
         adam = torch.optim.Adam(self.model.parameters(), lr=rate, eps=eps)
-        self.network, self.optimizer = self.accelerator.prepare(_LossOf(self.model), adam)
+        self.network, self.optimizer = self.accelerator.prepare(machine.LossOf(self.model), adam)
         self.adam, self.scaler = adam, self.accelerator.scaler
         metrics = {"loss": None, "validation_loss": None, "best": None}
         if start.checkpoint is not None:
@@ -122,16 +111,18 @@ class Trainer:
 
     def _gradient(self, batch: dict, step: int) -> tuple[float, dict[str, float]]:
         """Accumulate the batch's gradient; when the GPU's memory is too small, in smaller pieces from then on."""
+        seed = draws.seed_of(self.settings.seed, step)
         while True:
             total, parts = 0.0, collections.Counter()
             try:
                 for piece, rows, share in machine.pieces(batch, self.accelerator, self.micro_batch):
-                    generator = draws.for_rows(self._seed_of(step), rows, len(batch["audio"]), self.device)
+                    generator = draws.for_rows(seed, rows, len(batch["audio"]), self.device)
                     loss, named = self.network(piece, generator)
                     self.accelerator.backward(loss * share)
                     total += float(loss.detach()) * share
                     parts.update({k: float(v) * share for k, v in named.items()})
-                return self._over_processes(total, dict(parts))
+                loss, *values = machine.mean_of([total, *parts.values()], self.accelerator)
+                return loss, dict(zip(parts, values, strict=True))
             except torch.OutOfMemoryError:
                 if self.micro_batch <= 1 or self.accelerator.num_processes > 1:
                     raise
@@ -139,18 +130,6 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
                 self.tell(f"The GPU's memory is too small for the batch; it is computed {self.micro_batch} at a time.")
-
-    def _over_processes(self, loss: float, parts: dict[str, float]) -> tuple[float, dict[str, float]]:
-        """Mean of every process's figures, in every process."""
-        if self.accelerator.num_processes == 1:
-            return loss, parts
-        figures = torch.tensor([loss, *parts.values()], dtype=torch.float64, device=self.device)
-        loss, *values = self.accelerator.reduce(figures, "mean").tolist()
-        return loss, dict(zip(parts, values, strict=True))
-
-    def _seed_of(self, step: int) -> int:
-        entropy = [self.settings.seed, step, 0]
-        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     @torch.no_grad()
     def _update_ema(self, decay: float) -> None:
@@ -170,14 +149,12 @@ class Trainer:
 
     # Looking at it ------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def validate(self) -> None:
         """Held-out loss of the running mean, previews to listen to, and the best checkpoint if it is one."""
         self.validated_step = self.step
         if not self.main or not (batches := self._held_out()):
             return
-        losses = [(float(self.ema.validation_loss(b)), len(b["audio"])) for b in batches]
-        mean = sum(v * n for v, n in losses) / sum(n for _, n in losses)
+        mean = validation.loss(self.ema, batches)
         if not math.isfinite(mean):
             return self.tell(f"The held-out loss of step {self.step} is not a finite number.")
         self.validation_loss = mean
@@ -189,22 +166,14 @@ class Trainer:
             self._try(lambda: self.keeper.keep_best(self._checkpoint()))
 
     def _held_out(self) -> list[dict]:
-        """A fixed choice of held-out pieces, spread over all of them."""
         if self.held_out is None:
-            every = self.dataset.validation_batches(VALIDATION_BATCH, self.n_frames)
-            spread = np.linspace(0, len(every) - 1, min(len(every), MAX_VALIDATION_BATCHES)).round().astype(int)
-            self.held_out = [{k: v.to(self.device) for k, v in every[i].items()} for i in spread]
-            if not every:
+            self.held_out = validation.held_out(self.dataset, self.n_frames, self.device)
+            if not self.held_out:
                 self.tell("No recording is held out, so there is no validation loss and no best checkpoint.")
         return self.held_out
 
     def _previews(self, batches: list[dict]) -> None:
-        rows = [(b, i) for b in batches for i in range(len(b["audio"])) if float(b["audio"][i].abs().max()) > 0.01]
-        picked = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), N_PREVIEWS)).astype(int))]
-        pieces = [{k: v[i : i + 1] for k, v in b.items()} for b, i in picked]
-        originals = [p["audio"][0].float().cpu().numpy() for p in pieces]
-        made = [self.ema.reconstruct(p, seed=0)[0].float().cpu().numpy() for p in pieces]
-        scores = [float(self.ema.validation_loss(p)) for p in pieces]
+        originals, made, scores = validation.previews(self.ema, batches)
         rate_hz = self.preset.features.sample_rate_hz
         runlog.save_previews(self.run, self.step, originals, made, scores, rate_hz)
         for number, (original, audio) in enumerate(zip(originals, made, strict=True), start=1):
@@ -383,14 +352,3 @@ class Trainer:
         if start.checkpoint is not None:
             self.tell(f"Going on from step {self.step} of {self.settings.steps}.")
         self._try(self.log.flush)
-
-
-class _LossOf(nn.Module):
-    """A model's loss as a forward pass, so that accelerate can wrap it."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: dict, generator: torch.Generator):
-        return self.model.loss(batch, generator)

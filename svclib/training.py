@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from svclib import config, instrument, machine, ranges, store
-from svclib.checkpoints import CheckpointInfo, TrainingError, listing, load_model, now
+from svclib.checkpoint_file import TrainingError, now
+from svclib.checkpoints import CheckpointInfo, listing, load_model
 from svclib.corpus import only_held_out
 from svclib.dataset import Dataset, nearby
 from svclib.lease import Lease

@@ -135,6 +135,14 @@ def control(kind, label: str, css_class: str, hint: str, **settings) -> W.Widget
     return tip(widget, hint)
 
 
+def fill(menu: W.Dropdown, options: list[tuple[str, object]], wanted=None) -> None:
+    """Give a menu new options ``(label, value)``; it shows ``wanted``, else what it showed, else the first."""
+    wanted = wanted or menu.value
+    menu.options = options or [("(none yet)", None)]
+    values = [value for _, value in menu.options]
+    menu.value = wanted if wanted in values else values[0]
+
+
 class Cache:
     """Opened files by path, kept while they are unchanged on disk, the last few only. A failed load leaves nothing."""
 

@@ -69,36 +69,24 @@ class ConvertPanel(widgets.Panel):
         self.knobs = Knobs(self._guard)
         self.numbers, self.preset, self.key = self.knobs.numbers, self.knobs.preset, self.knobs.key
         self.use_statistics = self.knobs.use_statistics
+        self.suggestion, self.take_buttons = self.knobs.suggestion, self.knobs.take_buttons
         self._make_output()
         self._make_actions()
-        self.suggestion, self.results = widgets.html(css_class="t-suggestion"), W.VBox([])
-        self.take_buttons = widgets.row()
-        self.diffusion = DiffusionControls()
+        self.diffusion, self.results = DiffusionControls(), W.VBox([])
         groups = widgets.row(
             *self.knobs.columns,
             self.diffusion,
             widgets.column("Output", self.full_output, self.keep_rate, self.format, self.own_keys),
         )
         groups.layout.align_items = "flex-start"
-        super().__init__(
-            [
-                widgets.row(self.instrument, self.song),
-                widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
-                self.suggestion,
-                self.take_buttons,
-                groups,
-                widgets.row(
-                    self.transfer_button,
-                    self.all_button,
-                    self.cancel_button,
-                    self.reset_button,
-                    self.preset,
-                    self.progress.widget,
-                ),
-                self.message.widget,
-                self.results,
-            ]
-        )
+        super().__init__([
+            widgets.row(self.instrument, self.song),
+            widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
+            self.suggestion, self.take_buttons, groups,
+            widgets.row(self.transfer_button, self.all_button, self.cancel_button, self.reset_button, self.preset,
+                        self.progress.widget),
+            self.message.widget, self.results,
+        ])  # fmt: skip
         self.add_class("svclib-convert")
         self.refresh()
 
@@ -175,22 +163,14 @@ class ConvertPanel(widgets.Panel):
         skipped += [f"{entry.path.name}: {entry.problem}" for entry in listed if entry.problem]
         sung = [entry for entry in listed if entry.kind not in instrument.VOCODERS]
         self.listings = {entry.path: entry for entry in listed}
-        self._fill(self.instrument, [entry.path for entry in sung], self.base.instruments)
-        self._fill(self.song, songs, self.base.examples, song)
+        widgets.fill(self.instrument, [(str(e.path.relative_to(self.base.instruments)), e.path) for e in sung])
+        widgets.fill(self.song, [(str(Path(p).relative_to(self.base.examples)), Path(p)) for p in songs], song)
         self._choice_changed()
         missing = self._missing()
         if missing or not skipped:
             self.message.say(missing, "warning")
         else:
             self.message.say("These files cannot be used:\n" + "\n".join(skipped), "warning")
-
-    @staticmethod
-    def _fill(menu, paths, folder, wanted=None):
-        wanted = wanted or menu.value
-        options = [(str(Path(path).relative_to(folder)), Path(path)) for path in paths]
-        menu.options = options or [("(none yet)", None)]
-        values = [value for _, value in menu.options]
-        menu.value = wanted if wanted in values else values[0]
 
     def _missing(self) -> str:
         lines = []
@@ -207,7 +187,7 @@ class ConvertPanel(widgets.Panel):
         return "\n".join(lines)
 
     def _choice_changed(self):
-        self._suggest_nothing()
+        self.knobs.suggest_nothing()
         self.job.show()
         listing = self.listings.get(self.instrument.value)
         kind = listing.kind if listing and listing.kind else self.knobs.kind
@@ -289,25 +269,8 @@ class ConvertPanel(widgets.Panel):
     def _suggest(self):
         loaded, song = self._load()
         found = conversion.suggest_shift(song.features, loaded.statistics, loaded.kind)
-        self.suggestion.value = page.notice(found.text)
-        ways = {"octave": (found.octaves, 0), "fit": (found.octaves, found.semitones)}
-        suggested = "fit" if found.extra_semitones else "octave"
-        buttons = []
-        for name, (octaves, semitones) in ways.items():
-            if name == "fit" and not semitones:
-                continue
-            label = f"Take octave {octaves:+d}" + (f", semitones {semitones:+d}" if semitones else "")
-            style = "success" if name == suggested else ""
-            take = self._guard(lambda octaves=octaves, semitones=semitones: self._take(octaves, semitones))
-            buttons.append(widgets.button(label, take, f"t-take-{name}", style, "move the two sliders there"))
-        self.take_buttons.children = tuple(buttons)
+        self.knobs.suggest(found)
         self.message.say("")
-
-    def _take(self, octaves, semitones):
-        self.numbers["octave_shift"].value, self.numbers["semitone_shift"].value = octaves, semitones
-
-    def _suggest_nothing(self):
-        self.suggestion.value, self.take_buttons.children = "", ()
 
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""

@@ -2,8 +2,9 @@
 
 import ipywidgets as W
 
-from svclib import tuning, widgets
+from svclib import page, tuning, widgets
 from svclib.controls import PRESETS, RANGES, Controls, defaults, preset
+from svclib.suggestion import Suggestion
 
 _HINTS = {
     "octave_shift": ("Octave", "octaves up or down"),
@@ -22,6 +23,7 @@ class Knobs:
     Attributes:
         numbers: Sliders by the names of ``RANGES``.
         columns: The groups to lay out.
+        suggestion, take_buttons: Where a suggested shift is said, and buttons that take it.
         kind: Of the instrument they are for: where they begin depends on it.
     """
 
@@ -57,6 +59,7 @@ class Knobs:
         )  # fmt: skip
         self.preset.layout.width, self.preset.style.description_width = "230px", "60px"
         self.preset.observe(self._guard(lambda change: self._set_preset(change["new"])), "value")
+        self.suggestion, self.take_buttons = widgets.html(css_class="t-suggestion"), widgets.row()
         pitch = ("octave_shift", "semitone_shift", "autotune")
         loudness = ("loudness_follow", "loudness_shift_db", "mask_threshold", "attenuation_db")
         self.columns = (
@@ -89,6 +92,28 @@ class Knobs:
         """All controls back to where they began."""
         self.set(defaults(self.kind))
         self.preset.value = None
+
+    def suggest(self, found: Suggestion) -> None:
+        """Say which octave and semitones fit the instrument and why, with buttons that move the two sliders there."""
+        self.suggestion.value = page.notice(found.text)
+        shifts = {"octave": (found.octaves, 0), "fit": (found.octaves, found.semitones)}
+        suggested = "fit" if found.extra_semitones else "octave"
+        buttons = []
+        for name, (octaves, semitones) in shifts.items():
+            if name == "fit" and not semitones:
+                continue
+            label = f"Take octave {octaves:+d}" + (f", semitones {semitones:+d}" if semitones else "")
+            style = "success" if name == suggested else ""
+            take = self._guard(lambda octaves=octaves, semitones=semitones: self._take(octaves, semitones))
+            buttons.append(widgets.button(label, take, f"t-take-{name}", style, "move the two sliders there"))
+        self.take_buttons.children = tuple(buttons)
+
+    def suggest_nothing(self) -> None:
+        """Another song or instrument was chosen."""
+        self.suggestion.value, self.take_buttons.children = "", ()
+
+    def _take(self, octaves, semitones):
+        self.numbers["octave_shift"].value, self.numbers["semitone_shift"].value = octaves, semitones
 
     def _set_preset(self, name):
         if name is not None:

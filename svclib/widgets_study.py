@@ -1,43 +1,28 @@
 """The panel of a study: choose, change one thing, run on the same noise, look, listen, keep."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
 
 from svclib import (
     audio,
-    comparison,
     conversion,
     instrument,
     live,
-    page,
-    plots,
     samplers,
     start,
     step_metrics,
-    store,
     stretches,
     study,
-    study_views,
     training,
     widgets,
 )
 from svclib import widgets_study_parts as parts
 from svclib.progress import Cancelled
+from svclib.widgets_study_look import Card, Looking
 
 MAX_RUNS = 8
 PROBES = (stretches.Change("content"), stretches.Change("melody"), stretches.Change("timbre"))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Card:
-    """A run with what it was made with."""
-
-    sung: study.Sung
-    model: Any
-    text: str
 
 
 def study_panel(base) -> "StudyPanel":
@@ -51,15 +36,12 @@ class StudyPanel(widgets.Panel):
     """Runs of a diffusion instrument side by side. Nothing is computed before a button is pressed."""
 
     def __init__(self, base):
-        self.base, self.cards, self.heard, self.view = base, {}, {}, None
-        self.pinned, self.n_runs, self.updating = [], 0, False
+        self.base, self.n_runs = base, 0
         self.message, self.progress = widgets.Message(), widgets.Progress()
+        self.looking, self.live = Looking(self.message, base.output), widgets.html(css_class="t-study-live")
         self.job = widgets.Job(self.message, self._busy)
         self.models, self._guard = widgets.Cache(2), widgets.guarded(self.message)
         self._make_choices()
-        self._make_looking()
-        self.shown, self.players = widgets.html(css_class="t-study-view"), widgets.html(css_class="t-study-players")
-        self.listing, self.live = widgets.html(css_class="t-study-runs"), widgets.html(css_class="t-study-live")
         groups = widgets.row(
             widgets.column("Sing", self.instrument, self.song, self.start_s, self.seconds, self.singer),
             widgets.column("How", self.sampler, self.steps, self.seed, self.probe),
@@ -69,11 +51,8 @@ class StudyPanel(widgets.Panel):
         groups.layout.align_items = "flex-start"
         super().__init__([
             groups, widgets.row(self.run_button, self.cancel_button, self.refresh_button, self.progress.widget),
-            self.message.widget, self.live, self.listing,
-            widgets.row(self.look, self.a, self.b, self.state),
-            widgets.row(self.step, self.pin_button, self.unpin_button, self.tolerance),
-            self.shown, self.players,
-            widgets.row(self.hear_button, self.remove_button, *self.keep_buttons),
+            self.message.widget, self.live, *self.looking.rows,
+            widgets.row(self.hear_button, self.remove_button, *self.looking.keep_buttons),
         ])  # fmt: skip
         self.add_class("svclib-study")
         self.refresh()
@@ -92,24 +71,9 @@ class StudyPanel(widgets.Panel):
         self.cancel_button = button("Cancel", self._guard(self._cancel), "t-study-cancel", hint="stop the running work")
         self.refresh_button = button("Look again", self._guard(self.refresh), "t-study-refresh")
         self.cancel_button.disabled = True
-
-    def _make_looking(self):
-        for name, widget in parts.looking().items():
-            setattr(self, name, widget)
-        button, draw = widgets.button, self._guard(lambda _: self.draw())
-        for widget in (self.look, self.b, self.state, self.step, self.tolerance):
-            widget.observe(draw, "value")
-        self.a.observe(self._guard(lambda _: self._run_chosen()), "value")
-        self.pin_button = button("Pin step", self._guard(self.pin), "t-study-pin", hint="keep it to see side by side")
-        self.unpin_button = button("Unpin all", self._guard(self.unpin), "t-study-unpin")
         self.hear_button = button("Hear and measure", self._guard(self.hear), "t-study-hear",
                                   hint="makes steps audible; adds pitch, voicing, loudness to the metrics")  # fmt: skip
         self.remove_button = button("Remove run", self._guard(self.remove), "t-study-remove", hint="frees its memory")
-        kinds = {"CSV": "the numbers", "PNG": "the picture", "SVG": "the picture, scalable", "npz": "the whole run"}
-        self.keep_buttons = [
-            button(f"Save {kind}", self._guard(lambda kind=kind: self.keep(kind)), f"t-study-{kind.lower()}",
-                   hint=f"{text}, into {self.base.output}") for kind, text in kinds.items()
-        ]  # fmt: skip
 
     # -------------------------------------------------------------------------------------------------------- choices
 
@@ -119,26 +83,19 @@ class StudyPanel(widgets.Panel):
         self.singers = {e.path: list(e.info.get("singers") or ()) for e in entries}
         songs = [(str(Path(p).relative_to(self.base.examples)), Path(p)) for p in audio.find(self.base.examples)[0]]
         runs = [(p.name, p) for p in sorted(self.base.runs.iterdir()) if (p / "checkpoints").is_dir()]
-        self._fill(self.instrument, [(e.path.name, e.path) for e in entries])
-        self._fill(self.song, songs)
-        self._fill(self.other_song, songs)
-        self._fill(self.run, runs)
+        widgets.fill(self.instrument, [(e.path.name, e.path) for e in entries])
+        widgets.fill(self.song, songs)
+        widgets.fill(self.other_song, songs)
+        widgets.fill(self.run, runs)
         self._instrument_chosen()
         self._show_what_counts()
         self.message.say(self._missing(), "warning")
         self.job.show()
 
-    @staticmethod
-    def _fill(menu, options):
-        wanted = menu.value
-        menu.options = options or [("(none yet)", None)]
-        values = [value for _, value in menu.options]
-        menu.value = wanted if wanted in values else values[0]
-
     def _instrument_chosen(self):
         names = [(name, name) for name in self.singers.get(self.instrument.value, ())]
-        self._fill(self.singer, names)
-        self._fill(self.other_singer, names[1:] + names[:1])
+        widgets.fill(self.singer, names)
+        widgets.fill(self.other_singer, names[1:] + names[:1])
 
     def _training_chosen(self):
         self.checkpoints.options = ()  # also if the next line fails
@@ -172,8 +129,8 @@ class StudyPanel(widgets.Panel):
     def _busy(self, busy: bool) -> None:
         self.cancel_button.disabled = not busy
         self.run_button.disabled = busy or bool(self._missing())
-        for button in (self.hear_button, self.remove_button, *self.keep_buttons):
-            button.disabled = busy or not self.cards
+        for button in (self.hear_button, self.remove_button, *self.looking.keep_buttons):
+            button.disabled = busy or not self.looking.cards
         if not busy:
             self.progress.hide()
 
@@ -196,7 +153,7 @@ class StudyPanel(widgets.Panel):
         """Sing the stretch with the chosen change in the background and keep the run."""
         missing = self._missing()
         checkpoints = list(self.checkpoints.value) if self.change.value == parts.CHECKPOINTS else [None]
-        if not missing and len(self.cards) + len(checkpoints) > MAX_RUNS:
+        if not missing and len(self.looking.cards) + len(checkpoints) > MAX_RUNS:
             missing = f"At most {MAX_RUNS} runs are kept; choose one and press Remove run."
         if not missing and (not checkpoints or (checkpoints[0] is not None and self.run.value is None)):
             missing = f"Choose a training from {self.base.runs} and one or more of its steps."
@@ -255,46 +212,24 @@ class StudyPanel(widgets.Panel):
         label = f"{self.n_runs}: {sung.label}, {sung.asked.name}"
         about, calls = sung.trace.info, sung.trace.n_calls
         text = f"{name}; from {sung.asked.start_s:.1f} s; {about['method']}, {calls} calls, seed {about['seed']}"
-        self.cards = {**self.cards, label: Card(sung, model, text)}  # anew: it may be looked at in another thread
-        self._runs_changed(label)
+        self.looking.add(label, Card(sung, model, text))
         said = " ".join(filter(None, (f"Run {self.n_runs} is below.", sung.notice, about["notice"])))
         self.message.say(said, "warning" if sung.notice or about["notice"] else "done")
-
-    def _runs_changed(self, wanted=None):
-        rows = [[label, card.text, f"{card.sung.trace.n_bytes / 1e6:.1f} MB"] for label, card in self.cards.items()]
-        self.listing.value = page.table(["run", "made with", ">memory"], rows) if rows else ""
-        self.updating = True
-        try:
-            for menu in (self.a, self.b):
-                self._fill(menu, [(label, label) for label in self.cards])
-            if wanted is not None:
-                self.a.value = wanted
-        finally:
-            self.updating = False
-        self._run_chosen()
 
     def remove(self) -> None:
         """Forget the chosen run."""
         if self.job.busy:
             self._start(lambda: None)  # says that it is busy
             return
-        gone = self._chosen()
-        self.cards = {label: card for label, card in self.cards.items() if label != gone}
-        self.heard = {label: heard for label, heard in self.heard.items() if label != gone}
-        self._runs_changed()
+        self.looking.forget(self.looking.chosen())
         self.job.show()
-
-    def _chosen(self) -> str:
-        if self.a.value not in self.cards:
-            raise store.StoreError("There is no run yet; press Run first.")
-        return self.a.value
 
     def hear(self) -> None:
         """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""
-        label, steps = self._chosen(), self.pinned or None
+        label, steps = self.looking.chosen(), self.looking.pinned or None
 
         def task():
-            card = self.cards[label]
+            card = self.looking.cards[label]
             positions = study.probed_steps(len(card.sung.trace))
             sounds = study.hear(card.model, card.sung, positions, progress=lambda f, text: self.progress(0.6 * f, text),
                                 cancelled=self.job.cancelled)  # fmt: skip
@@ -302,87 +237,8 @@ class StudyPanel(widgets.Panel):
                 card.sung.trace, sounds.audio, card.model.features, card.sung.asked.audio,
                 lambda f, text: self.progress(0.6 + 0.4 * f, text), self.job.cancelled,
             )  # fmt: skip
-            self.heard = {**self.heard, label: (sounds, found)}
-            self._show_players(label, steps)
-            if self.look.value == "metrics per step":
-                self.draw()
-            self.look.value = "metrics per step"  # which draws it
+            self.looking.listen(label, sounds, found, steps)
             self.message.say(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")
 
         self.message.say("")
         self._start(task)
-
-    # -------------------------------------------------------------------------------------------------------- looking
-
-    def _run_chosen(self):
-        if self.updating:
-            return
-        card = self.cards.get(self.a.value)
-        if card is not None:
-            self.updating = True
-            try:
-                self.step.max = len(card.sung.trace) + 1
-                self.step.value = min(self.step.value, self.step.max)
-            finally:
-                self.updating = False
-        self._show_players(self.a.value, self.pinned or None)
-        self.draw()
-
-    def pin(self) -> None:
-        """Put the step of the slider among those side by side."""
-        self.pinned = sorted({*self.pinned, self.step.value - 1})[-6:]
-        self.draw()
-
-    def unpin(self) -> None:
-        """No pinned steps: the first, the middle and the result are shown."""
-        self.pinned = []
-        self.draw()
-
-    def draw(self) -> None:
-        """Draw the chosen view."""
-        if self.updating or not self.cards:
-            if not self.cards:
-                self.shown.value, self.view = "", None
-            return
-        wish = study_views.Wish(
-            {label: card.sung for label, card in self.cards.items()}, self.a.value, self.b.value, self.step.value - 1,
-            self.pinned, self.state.value, self.tolerance.value,
-            {label: found for label, (_, found) in self.heard.items()},
-        )  # fmt: skip
-        try:
-            self.view = study_views.look(self.look.value, wish)
-        except ValueError as error:
-            self.view, self.shown.value = None, page.notice(str(error), "warning")
-            return
-        except BaseException:
-            self.view, self.shown.value = None, ""  # never another view's picture under this name
-            raise
-        drawing = page.picture(plots.png(self.view.figure), f"{self.look.value} of run {self.a.value}", 1000)
-        self.shown.value = drawing + page.paragraph(self.view.about)
-
-    def _show_players(self, label, steps):
-        if label not in self.heard:
-            self.players.value = ""
-            return
-        sounds, n = self.heard[label][0], len(self.cards[label].sung.trace)
-        wanted = [s for s in (steps or (0, n // 2, n)) if s in sounds.audio] or [n]
-        names = {s: "result" if s == n else f"step {s + 1}" for s in wanted}
-        notes = {s: f"{sounds.quieter_db[s]:g} dB quieter than it was" for s in wanted if s in sounds.quieter_db}
-        self.players.value = page.flow(
-            *(page.player(sounds.audio[s], sounds.sample_rate_hz, names[s], notes.get(s, "")) for s in wanted)
-        )
-
-    def keep(self, kind: str) -> None:
-        """Save what is shown (CSV, PNG, SVG), or the chosen run (npz), under a name that is not taken."""
-        card = self.cards[self._chosen()]
-        name, folder = f"study {self.a.value} - {self.look.value}", self.base.output
-        if kind == "npz":
-            path = comparison.save_trace(folder, f"study {self.a.value}", card.sung.trace)
-        elif self.view is None:
-            raise store.StoreError("Nothing is shown that could be saved; choose another view.")
-        elif kind == "CSV":
-            path = comparison.save_csv(folder, name, self.view.head, self.view.rows)
-        else:
-            draw = plots.png if kind == "PNG" else plots.svg
-            path = comparison.save_bytes(folder, name, f".{kind.lower()}", draw(self.view.figure))
-        self.message.say(f"Saved as {path}.", "done")

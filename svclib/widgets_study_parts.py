@@ -1,8 +1,8 @@
-"""The controls of the study panel, by name; what they do is the panel's."""
+"""What a study sings, how, and what it changes: controls by name; what they do is the panel's."""
 
 import ipywidgets as W
 
-from svclib import comparison, samplers, stretches, study_views, widgets
+from svclib import samplers, stretches, widgets
 
 CHANGES = (*stretches.CHOICES, "the whole other song", "checkpoints of a training")
 OTHER_SONG, CHECKPOINTS = CHANGES[-2:]
@@ -69,44 +69,3 @@ def singing(base) -> dict[str, W.Widget]:
             W.SelectMultiple, "Steps of it", "t-study-checkpoints", "several with Ctrl", options=[], rows=4
         ),
     }
-
-
-def looking() -> dict[str, W.Widget]:
-    """What is looked at."""
-    control = widgets.control
-    made = {
-        "look": control(W.Dropdown, "View", "t-study-look", "what to look at", options=list(study_views.VIEWS)),
-        "a": control(W.Dropdown, "Run", "t-study-a", "the run in question", options=[("", None)]),
-        "b": control(W.Dropdown, "against", "t-study-b", "the run it is compared with", options=[("", None)]),
-        "state": control(
-            W.Dropdown,
-            "Show",
-            "t-study-state",
-            "of every step",
-            options=[(text, name) for name, text in comparison.STATES.items()],
-        ),
-        "step": control(
-            W.IntSlider,
-            "Step",
-            "t-study-step",
-            "arrow keys move it by one",
-            min=1,
-            max=2,
-            value=1,
-            continuous_update=False,
-        ),
-        "tolerance": control(
-            W.BoundedFloatText,
-            "Within (dB)",
-            "t-study-tolerance",
-            "when a bin counts as settled",
-            min=0.1,
-            max=40.0,
-            value=3.0,
-            step=0.5,
-        ),
-    }
-    for widget in made.values():
-        widget.layout.width, widget.style.description_width = "min(290px, 98%)", "84px"
-    made["step"].layout.width = "min(420px, 98%)"
-    return made

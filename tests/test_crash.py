@@ -19,7 +19,7 @@ from faults import FaultyDisk, failing
 
 import svclib
 from svclib import dataset, disk, lease, shards, store, trace, training
-from svclib.checkpoints import TrainingError
+from svclib.checkpoint_file import TrainingError
 
 PACKAGE = Path(svclib.__file__).parent
 WRITERS = {str(PACKAGE / name) for name in ("store.py", "disk.py")}

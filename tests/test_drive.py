@@ -22,7 +22,7 @@ import toy
 from fakedrive import FakeDrive, random_loss
 
 from svclib import checkpoints, disk, folders, instrument, keeping, lease, resume, store, training
-from svclib.checkpoints import TrainingError
+from svclib.checkpoint_file import TrainingError
 
 INTERVAL = 5
 

@@ -19,7 +19,7 @@ from fakedrive import FakeDrive
 from test_drive import INTERVAL, assert_same_state, drive, other_machine, resumed_at, run_of, saves_of, whole  # noqa: F401
 
 from svclib import checkpoints, keeping, lease, store, training
-from svclib.checkpoints import TrainingError
+from svclib.checkpoint_file import TrainingError
 
 STEPS, SESSIONS = 30, 5
 OPERATIONS = ("open", "write", "read", "replace", "names", "stat", "make_folder", "remove", "fsync")

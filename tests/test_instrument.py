@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 import toy
 
-from svclib import ddsp, instrument, sealed
+from svclib import ddsp, instrument, plain
 from svclib.features import FeatureSettings
 from svclib.instrument import InstrumentError
 
@@ -533,5 +533,5 @@ def test_memory_of_hostile_files(tiny, tmp_path):
 
 def test_settings_survive_json():
     for value in (TINY, toy.FEATURES, ddsp.DdspSettings(), FeatureSettings()):
-        text = json.dumps(sealed.to_dict(value))
-        assert sealed.from_dict(type(value), sealed.strict_json(text.encode(), "x"), "x") == value
+        text = json.dumps(plain.to_dict(value))
+        assert plain.from_dict(type(value), plain.strict_json(text.encode(), "x"), "x") == value

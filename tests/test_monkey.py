@@ -390,18 +390,18 @@ def test_study(world, n_actions, monkeypatch, caplog):
     def check(panel):
         able = panel.instrument.value is not None and panel.song.value is not None
         assert panel.run_button.disabled == (not able)
-        for button in (panel.hear_button, panel.remove_button, *panel.keep_buttons):
-            assert button.disabled == (not panel.cards)
-        assert set(panel.heard) <= set(panel.cards) and not panel.updating
-        if panel.cards:
-            assert [v for _, v in panel.a.options] == list(panel.cards)
+        for button in (panel.hear_button, panel.remove_button, *panel.looking.keep_buttons):
+            assert button.disabled == (not panel.looking.cards)
+        assert set(panel.looking.heard) <= set(panel.looking.cards) and not panel.looking.updating
+        if panel.looking.cards:
+            assert [v for _, v in panel.looking.a.options] == list(panel.looking.cards)
 
     def works(panel):
-        while panel.cards:
+        while panel.looking.cards:
             panel.remove_button.click()
         panel.change.value = "nothing"
         press("run_button")(panel)
-        assert len(panel.cards) == 1
+        assert len(panel.looking.cards) == 1
 
     play(world, widgets_study.study_panel(world.base), n_actions, check, works, caplog, monkeypatch)
 

@@ -20,8 +20,8 @@ import torch
 import toy
 from faults import FaultyDisk
 
-from svclib import checkpoints, disk, lease, store, training
-from svclib.checkpoints import TrainingError
+from svclib import checkpoint_file, checkpoints, disk, lease, store, training
+from svclib.checkpoint_file import TrainingError
 
 SCRIPT = str(Path(__file__).with_name("toy.py"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -160,7 +160,7 @@ def test_without_the_optimiser_it_starts_afresh_and_says_so(run_20):
             found.path.unlink()
             store.marker_path(found.path).unlink()
     best = next(c for c in training.checkpoints(run_20) if c.kind == "best")
-    before = checkpoints.unpack(best.path).tensors
+    before = checkpoint_file.unpack(best.path).tensors
     result = training.train(toy.ToyDataset(), run_20, toy.preset(), steps=best.step + 1)
     assert "weights only: the optimiser starts afresh" in " ".join(result.told) and result.step == best.step + 1
     after, rate = toy.tensors(run_20), toy.preset().training.learning_rate
@@ -353,7 +353,7 @@ def test_what_a_gpu_in_half_precision_saved_goes_on_without_one(run_20, whole):
     record = {**newest.record, "device": "cuda", "scaler": scaler}
     for found in training.checkpoints(run_20):
         store.remove_marked(found.marked)
-    checkpoints.save(run_20 / "checkpoints", checkpoints.Checkpoint(record, newest.tensors))
+    checkpoints.save(run_20 / "checkpoints", checkpoint_file.Checkpoint(record, newest.tensors))
     result = training.train(toy.ToyDataset(), run_20, toy.preset())
     assert [t for t in result.told if "device" in t] == [
         "Another device or version than last time: the result is as good, but not bit-identical."

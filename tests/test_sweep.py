@@ -6,7 +6,7 @@ import pytest
 import toy
 
 from svclib import sweep, training
-from svclib.checkpoints import TrainingError
+from svclib.checkpoint_file import TrainingError
 
 GIN = """\
 from __gin__ import dynamic_registration

@@ -18,7 +18,7 @@ import torch
 import toy
 
 from svclib import checkpoints, config, dataset, ddsp, features, instrument, machine, runlog, store, trainer, training
-from svclib.checkpoints import TrainingError
+from svclib.checkpoint_file import TrainingError
 from svclib.training import TrainingSettings
 
 

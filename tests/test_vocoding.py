@@ -22,7 +22,7 @@ from svclib.conversion import ConversionError, convert, save
 from svclib.diffusion import DiffusionSettings
 from svclib.diffwave import DiffWaveSettings
 from svclib.features import FeatureError, Features, FeatureSettings, MelContract
-from svclib.sealed import InstrumentError
+from svclib.plain import InstrumentError
 from svclib.vocoders import HarmonicSettings, Vocoder, VocoderError
 
 RATE, HOP = 16000, 256

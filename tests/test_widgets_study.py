@@ -86,7 +86,7 @@ def test_nothing_is_computed_before_run_and_what_is_missing_is_said(empty, monke
     assert "There is no song" in said(panel)
     make_song(empty.examples / "a.wav")
     panel.refresh_button.click()
-    assert not panel.run_button.disabled and said(panel) == "" and panel.cards == {}
+    assert not panel.run_button.disabled and said(panel) == "" and panel.looking.cards == {}
     assert [v for _, v in panel.singer.options] == ["ann", "bea"] and panel.other_singer.value == "bea"
 
 
@@ -95,26 +95,27 @@ def test_runs_views_sounds_and_files(base):
     assert "+12 calls" in panel.probe.description
     run(panel)
     assert "svclib-done" in said(panel)  # one condition at a time is off, which the model knows
-    assert list(panel.cards) == ["1: as asked, a"] and "<img" in panel.shown.value and "Run 1" in said(panel)
+    assert list(panel.looking.cards) == ["1: as asked, a"] and "Run 1" in said(panel)
+    assert "<img" in panel.looking.shown.value
     run(panel, change="melody transposed", semitones=7.0, probe=False)
     run(panel, change="the whole other song", other_song=base.examples / "b.wav")
-    first, second, third = (card.sung for card in panel.cards.values())
+    first, second, third = (card.sung for card in panel.looking.cards.values())
     assert (third.asked.name, second.label) == ("b", "melody +7 semitones")
     np.testing.assert_array_equal(first.trace.x_t[0], second.trace.x_t[0])
     ratio = second.trace.conditions["f0_hz"] / first.trace.conditions["f0_hz"]
     np.testing.assert_allclose(ratio, 2 ** (7 / 12), rtol=1e-5)
-    panel.a.value, panel.b.value = list(panel.cards)[:2]
+    panel.looking.a.value, panel.looking.b.value = list(panel.looking.cards)[:2]
     pictures = set()
     for name in study_views.VIEWS:
-        panel.look.value = name
-        assert "<img" in panel.shown.value, (name, panel.shown.value)
-        pictures.add(panel.shown.value)
+        panel.looking.look.value = name
+        assert "<img" in panel.looking.shown.value, (name, panel.looking.shown.value)
+        pictures.add(panel.looking.shown.value)
     assert len(pictures) == len(study_views.VIEWS)
-    panel.a.value = list(panel.cards)[2]
-    panel.look.value = "influence at one step"
-    assert "No influence was measured" in panel.shown.value and panel.view is None
-    panel.a.value, panel.look.value = list(panel.cards)[0], "step matrix"
-    for button in (*panel.keep_buttons, panel.keep_buttons[0]):
+    panel.looking.a.value = list(panel.looking.cards)[2]
+    panel.looking.look.value = "influence at one step"
+    assert "No influence was measured" in panel.looking.shown.value and panel.looking.view is None
+    panel.looking.a.value, panel.looking.look.value = list(panel.looking.cards)[0], "step matrix"
+    for button in (*panel.looking.keep_buttons, panel.looking.keep_buttons[0]):
         button.click()
         assert "svclib-done" in said(panel)
     kept = sorted(p.name for p in base.output.iterdir())
@@ -123,28 +124,28 @@ def test_runs_views_sounds_and_files(base):
     with table.open(newline="") as file:
         rows = list(csv.reader(file))
     np.testing.assert_array_equal([[float(x) for x in row[1:]] for row in rows[1:]],
-                                  [row[1:] for row in panel.view.rows])  # fmt: skip
+                                  [row[1:] for row in panel.looking.view.rows])  # fmt: skip
     again = trace.load(next(p for p in base.output.iterdir() if p.suffix == ".npz"))
     np.testing.assert_array_equal(again.x0_hat, first.trace.x0_hat)
     panel.hear_button.click()
     panel.job.wait(120)
-    assert "5 sounds" in said(panel) and panel.players.value.count("<audio") == 3
-    assert panel.look.value == "metrics per step" and "F0 correlation" in panel.shown.value
+    assert "5 sounds" in said(panel) and panel.looking.players.value.count("<audio") == 3
+    assert panel.looking.look.value == "metrics per step" and "F0 correlation" in panel.looking.shown.value
     panel.remove_button.click()
-    assert len(panel.cards) == 2 and panel.players.value == ""
+    assert len(panel.looking.cards) == 2 and panel.looking.players.value == ""
 
 
 def test_pins_and_steps(base):
     panel = panel_of(base)
     run(panel)
-    assert panel.step.max == 5
+    assert panel.looking.step.max == 5
     for step in (5, 2, 2):
-        panel.step.value = step
-        panel.pin_button.click()
-    assert panel.pinned == [1, 4] and len(panel.view.rows) == 2
-    assert panel.view.rows[1][0] == "result" and float(panel.view.rows[0][1]) == 0
-    panel.unpin_button.click()
-    assert panel.pinned == [] and len(panel.view.rows) == 3
+        panel.looking.step.value = step
+        panel.looking.pin_button.click()
+    assert panel.looking.pinned == [1, 4] and len(panel.looking.view.rows) == 2
+    assert panel.looking.view.rows[1][0] == "result" and float(panel.looking.view.rows[0][1]) == 0
+    panel.looking.unpin_button.click()
+    assert panel.looking.pinned == [] and len(panel.looking.view.rows) == 3
 
 
 @pytest.fixture
@@ -163,16 +164,16 @@ def test_cancel_keeps_what_was_there(base, slow):
     panel.cancel_button.click()
     go.set()
     panel.job.wait(60)
-    assert panel.cards == {} and "Cancelled" in said(panel) and not panel.run_button.disabled
+    assert panel.looking.cards == {} and "Cancelled" in said(panel) and not panel.run_button.disabled
     run(panel)
-    assert len(panel.cards) == 1
+    assert len(panel.looking.cards) == 1
 
 
 def test_what_cannot_be_is_a_sentence(base, monkeypatch):
     panel = panel_of(base, start_s=50.0)
     panel.run_button.click()
     panel.job.wait(60)
-    assert "holds nothing of it" in said(panel) and panel.cards == {}
+    assert "holds nothing of it" in said(panel) and panel.looking.cards == {}
     monkeypatch.setattr(widgets_study, "MAX_RUNS", 0)
     panel.run_button.click()
     assert "Remove run" in said(panel)
@@ -192,18 +193,18 @@ def test_a_model_that_never_saw_its_nulls_says_so(empty):
     make_song(empty.examples / "a.wav")
     panel = panel_of(empty)
     run(panel, change="timbre off")
-    assert "Out of distribution" in said(panel) and len(panel.cards) == 1
+    assert "Out of distribution" in said(panel) and len(panel.looking.cards) == 1
 
 
 def test_names_stay_text(empty):
     make_instrument(empty.instruments, name="x")
     make_song(empty.examples / "&lt;b&gt;b' onerror=alert(1).wav")
     panel = panel_of(empty)
-    panel.look.value = "step matrix"
+    panel.looking.look.value = "step matrix"
     run(panel)
     panel.hear_button.click()
     panel.job.wait(60)
-    everything = panel.shown.value + panel.listing.value + said(panel) + panel.players.value
+    everything = panel.looking.shown.value + panel.looking.listing.value + said(panel) + panel.looking.players.value
     assert "&amp;lt;b&amp;gt;" in everything and "' onerror" not in everything and NASTY not in everything
 
 
@@ -226,27 +227,27 @@ def test_checkpoints_of_a_training(base, monkeypatch):
     assert panel.checkpoints.value == (10, 30) and panel.strength.layout.display == "none"
     assert panel.run.layout.display == ""
     run(panel, checkpoints=(10, 20, 30))
-    panel.look.value = "all runs"
-    values = [[float(x) for x in row[1:]] for row in panel.view.rows]
+    panel.looking.look.value = "all runs"
+    values = [[float(x) for x in row[1:]] for row in panel.looking.view.rows]
     assert values[0][1] == 0 and values[0][2] == values[2][0] > 0.1
-    assert list(panel.cards)[2] == "3: training step 30, a"
+    assert list(panel.looking.cards)[2] == "3: training step 30, a"
 
 
 def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_picture(base, monkeypatch):
     panel = panel_of(base)
-    for button in (panel.hear_button, panel.remove_button, *panel.keep_buttons):
+    for button in (panel.hear_button, panel.remove_button, *panel.looking.keep_buttons):
         button.click()
         assert "press Run first" in said(panel)
         panel.message.say("")
     run(panel)
-    assert panel.view is not None
+    assert panel.looking.view is not None
     monkeypatch.setattr(study_views, "look", lambda *a: 1 / 0)
-    panel.look.value = "step matrix"
-    assert "ZeroDivisionError" in said(panel) and panel.shown.value == "" and panel.view is None
+    panel.looking.look.value = "step matrix"
+    assert "ZeroDivisionError" in said(panel) and panel.looking.shown.value == "" and panel.looking.view is None
     go = threading.Event()
     panel.job.start(lambda: go.wait(30))
     panel.remove_button.click()  # as by a second click before the button was seen to be off
-    assert len(panel.cards) == 1 and "Still working" in said(panel)
+    assert len(panel.looking.cards) == 1 and "Still working" in said(panel)
     go.set()
     panel.job.wait(30)
 
@@ -265,4 +266,4 @@ def test_pictures_while_it_sings(base, monkeypatch):
     monkeypatch.setattr(live, "_pictures", lambda *a: step() or "<i>late</i>")
     panel.run_button.click()
     panel.job.wait(60)
-    assert seen == [] and panel.live.value == "" and "Cancelled" in said(panel) and len(panel.cards) == 1
+    assert seen == [] and panel.live.value == "" and "Cancelled" in said(panel) and len(panel.looking.cards) == 1
