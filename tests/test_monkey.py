@@ -278,9 +278,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
 
     def suggest(*args):
         world.work()
-        shift = types.SimpleNamespace(text="so", octaves=1, semitones=world.rng.choice((0, 2)), extra_semitones=0)
-        shift.applied = lambda controls: controls
-        return shift
+        return conversion.Suggestion(1, world.rng.choice((0, 2)), 12, "so")
 
     monkeypatch.setattr(conversion, "convert", convert)
     monkeypatch.setattr(conversion, "save", lambda result, folder, suffix: world.work() or folder / f"x.{suffix}")
