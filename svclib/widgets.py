@@ -140,7 +140,7 @@ def fill(menu: W.Dropdown, options: list[tuple[str, object]], wanted=None) -> No
     wanted = wanted or menu.value
     menu.options = options or [("(none yet)", None)]
     values = [value for _, value in menu.options]
-    menu.value = wanted if wanted in values else values[0]
+    menu.index = values.index(wanted) if wanted in values else 0  # by index: a menu without a choice stays so by value
 
 
 class Cache:

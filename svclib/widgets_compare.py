@@ -89,9 +89,7 @@ class ComparePanel(widgets.Panel):
         vocoders = [entry for entry in listed if entry.kind in instrument.VOCODERS]
         self._fill(self.instruments, [(entry.path.stem, entry) for entry in sung])
         self._fill(self.vocoders, [OWN] + [(entry.path.stem, entry.path) for entry in vocoders])
-        chosen = self.song.value or (self.convert and self.convert.song.value)
-        self.song.options = songs or [("(none yet)", None)]
-        self.song.value = chosen if chosen in [path for _, path in songs] else self.song.options[0][1]
+        widgets.fill(self.song, songs, self.song.value or (self.convert and self.convert.song.value))
         missing = not sung or not songs
         self.job.show()
         self.message.say(

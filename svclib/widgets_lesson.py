@@ -80,8 +80,8 @@ class LessonPanel(widgets.Panel):
         """Read the folders of instruments and songs again; keeps the choices that still exist."""
         found = _instruments(self.base, KINDS)
         songs, _ = audio.find(self.base.examples)
-        _offer(self.instrument, [(path.stem, path) for path in found])
-        _offer(self.song, [(Path(path).name, Path(path)) for path in songs])
+        widgets.fill(self.instrument, [(path.stem, path) for path in found])
+        widgets.fill(self.song, [(Path(path).name, Path(path)) for path in songs])
         missing = (
             "There is no diffusion or DiffWave instrument in your folder yet. Train one in notebook 02 with the "
             "preset diffusion_small; the example above shows what you will get."
@@ -130,14 +130,6 @@ class LessonPanel(widgets.Panel):
         self.run_button.disabled, self.cancel_button.disabled = busy, not busy
         if not busy:
             self.progress.hide()
-
-
-def _offer(menu: W.Dropdown, options: list) -> None:
-    """Fill a menu and keep what was chosen, or choose the first: a menu without a choice stays so by itself."""
-    chosen = menu.value
-    menu.options = options or [("(none yet)", None)]
-    values = [value for _, value in menu.options]
-    menu.index = values.index(chosen) if chosen in values else 0
 
 
 def _instruments(base: folders.Base, kinds) -> list[Path]:
