@@ -38,7 +38,8 @@ def opened(executor: str | None, tell: Callable[[str], None]) -> Iterator[Any]:
     Work that nobody waits for any more is dropped at the end.
 
     Args:
-        executor: ``dask://HOST:PORT`` of a scheduler, or None for threads of this process.
+        executor: ``dask://HOST:PORT`` of a scheduler, or None for two threads of this process: the work is done outside
+            of Python's lock, so they take as little time as two processes, which have to start first.
         tell: Called with a text while the cluster is waited for; what it raises ends the waiting.
 
     Raises:
