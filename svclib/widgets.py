@@ -74,7 +74,7 @@ class Panel(W.VBox):
     Above the panel a line is shown that the living panel hides; what cannot show widgets at all has the line as text.
     """
 
-    ASLEEP = "A panel was here. It needs a running kernel: run the notebook from its first cell."
+    ASLEEP = "A panel stands here while its kernel runs. To see it, run the notebook from its first cell."
 
     def __repr__(self):
         return self.ASLEEP
