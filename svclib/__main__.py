@@ -149,8 +149,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--label", metavar="L", help="what is said, for a model with labels")
 
     p = command("trace", "make a lesson of a diffusion or DiffWave instrument: one page, from noise to singing")
-    p.add_argument("--instrument", metavar="NAME.zip", required=True)
-    p.add_argument("--input", metavar="SONG", required=True, help="what it sings")
+    which = p.add_mutually_exclusive_group(required=True)
+    which.add_argument("--instrument", metavar="NAME.zip")
+    which.add_argument("--example", action="store_true", help="write the lesson that comes with svclib, as it is")
+    p.add_argument("--input", metavar="SONG", help="what the instrument sings")
     p.add_argument("--out", metavar="LESSON.html", required=True, help="nothing is ever overwritten")
     p.add_argument("--start", type=float, metavar="S", default=0.0, help="where in the song, seconds")
     p.add_argument("--seconds", type=_positive, metavar="S", default=5.0, help="how much of it (default: %(default)s)")

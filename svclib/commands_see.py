@@ -10,18 +10,21 @@ from svclib.commands import HANDLERS, Progress, UsageError, warn_renamed
 
 def trace(a) -> int:
     """``svclib trace``."""
-    from svclib import instrument, lesson
+    from svclib import instrument, lesson, player
 
     out = Path(a.out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out is '{out}'; a lesson is a page, so give a name that ends in .html.")
-    opened = instrument.open(a.instrument)
-    with Progress(f"{opened.name}: lesson") as progress:
-        text, said = lesson.of_file(
-            opened, a.input, a.start, a.seconds, a.steps or lesson.STEPS, a.seed, progress, note=progress.note
-        )
-    from svclib import player
-
+    if a.example:
+        text, said = lesson.example(), "The lesson that comes with svclib"
+    elif a.input is None:
+        raise UsageError("--input is missing: the song that the instrument sings in the lesson.")
+    else:
+        opened = instrument.open(a.instrument)
+        with Progress(f"{opened.name}: lesson") as progress:
+            text, said = lesson.of_file(
+                opened, a.input, a.start, a.seconds, a.steps or lesson.STEPS, a.seed, progress, note=progress.note
+            )
     path = player.export(text, out.with_suffix(".html"))
     warn_renamed(out, path)
     print(f"{path}\n{said} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")

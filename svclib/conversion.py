@@ -65,8 +65,8 @@ class Conversion:
         controls: The knobs.
         instrument_name, instrument_sha256, kind: Who sang.
         seed: Of the noise.
-        sampling: What was asked of a diffusion instrument: ``sampler``, ``steps``, ``shallow``, ``singer``,
-            ``temperature``, ``precision``.
+        sampling: How a diffusion instrument walked: ``sampler``, ``steps``, ``temperature``, ``precision``, and
+            ``shallow`` and ``singer`` where they were asked for.
         vocoder: Name, kind and SHA-256 of the vocoder, where another one than the instrument's own was chosen.
         octave_errors: Where the pitch tracker jumped an octave; repaired if the controls say so.
         gain_db: Applied to keep the peak below full scale; 0 or negative.
@@ -237,7 +237,7 @@ def convert(
     parts = [fit_length(part, n_samples) for part in parts]
     warnings = [*song.warnings, *adjusted.warnings]
     if errors:
-        remedy = "This was repaired." if controls.repair_octaves else "If you hear it, choose to repair octave errors."
+        remedy = "This was repaired." if controls.repair_octaves else _REMEDY
         warnings.append(f"{octaves.describe(errors)} {remedy}")
     peak = max(max(float(part.max()), -float(part.min())) for part in parts)
     gain = min(1.0, PEAK_LIMIT / max(peak, 1e-9))
@@ -248,6 +248,8 @@ def convert(
             f"The result was too loud by {-gain_db:.1f} dB and was turned down by as much, without clipping."
         )
     report(1.0, "done")
+    if instrument.kind == "diffusion":
+        sampling = instrument.model.walked(sampling)
     return Conversion(
         audio=parts[0],
         harmonic=parts[1],
@@ -267,6 +269,9 @@ def convert(
         vocoder=vocoder.record() if vocoder else {},
         octave_errors=tuple(errors),
     )
+
+
+_REMEDY = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
 
 
 def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: str | None = None) -> Path:

@@ -10,6 +10,7 @@ vector in its place, so that one may be switched off afterwards and the model st
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from svclib import content, draws, griffinlim, layers, samplers
 from svclib.ddsp import Synthesis
-from svclib.denoiser import CONDITIONS, PIECE_FRAMES, Conditions, Denoiser, DiffusionError, Prepared
+from svclib.denoiser import CONDITIONS, PIECE_FRAMES, Conditions, Denoiser, DiffusionError, Prepared, best_precision
 from svclib.diffusion_settings import DiffusionChoices
 from svclib.features import FeatureSettings, fill_unvoiced
 from svclib.schedule import Schedule
@@ -236,6 +237,15 @@ class DiffusionModel(nn.Module):
     def coarse_mel(self, condition: Float[Tensor, "batch dims frames"]) -> Float[Tensor, "batch frames mels"]:
         """The regression head's log-mel."""
         return self.unscale(self.song_guess(condition)[0].clamp(-1, 1))
+
+    def walked(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
+        """What a walk does that is told so much of it (``sampler``, ``steps``, ``temperature``, ``precision``, more):
+        the settings' own where nothing is said, and the precision that ``auto`` is on this machine."""
+        own = self.settings
+        made = {"sampler": own.sampler, "steps": own.sampler_steps, "temperature": own.temperature, **sampling}
+        if made.get("precision", "auto") == "auto":
+            made["precision"] = best_precision(next(self.parameters()).device)
+        return made
 
     def noise(
         self, n_frames: int, seed: int | torch.Generator = 0, temperature: int | float | None = None, batch: int = 1

@@ -70,18 +70,24 @@ class Instrument:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """A file of a folder of instruments: its name and kind, or the sentence why it cannot be used."""
+    """A file of a folder of instruments: its name, kind and settings, or the sentence why it cannot be used."""
 
     path: Path
     name: str
     kind: str | None
     info: dict
     problem: str | None
+    settings: Any = None
 
     @property
     def sings(self) -> bool:
         """True for what turns songs into another voice; vocoders and sources of waves are listed but do not."""
         return self.kind is not None and self.kind not in VOCODERS
+
+    @property
+    def vocodes(self) -> bool:
+        """True for what makes sound of a mel; a DiffWave without mel makes sounds of its own."""
+        return self.kind in VOCODERS and getattr(self.settings, "condition", "mel") == "mel"
 
 
 def build_model(settings: Any, features: FeatureSettings, statistics: dict | None, seed: int = 0) -> nn.Module:
@@ -235,7 +241,7 @@ def list_folder(folder: str | Path) -> list[Listing]:
         try:
             with sealed.guard(path), sealed.Archive(path) as archive:
                 name, settings, _, raw = _description(strict_json(archive.read("instrument.json"), "instrument.json"))
-            found.append(Listing(path, name, settings.kind, raw["info"], None))
+            found.append(Listing(path, name, settings.kind, raw["info"], None, settings))
         except InstrumentError as error:
             found.append(Listing(path, path.stem, None, {}, str(error)))
     return found

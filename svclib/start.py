@@ -19,8 +19,12 @@ def preset(name: str, overrides: list[str] | tuple[str, ...] = ()) -> config.Pre
 
 
 def voices(base: folders.Base) -> list[str]:
-    """The voices a person has: names of the folders in ``base.audio`` with at least one usable recording."""
-    found = sorted((p for p in base.audio.iterdir() if p.is_dir()), key=lambda p: p.name.lower())
+    """The voices a person has: names of the folders in ``base.audio`` with at least one usable recording.
+
+    By name, but the synthetic singers after those that the person brought.
+    """
+    folders_ = [p for p in base.audio.iterdir() if p.is_dir()]
+    found = sorted(folders_, key=lambda p: (p.name in (SINGER, OTHER_SINGER), p.name.lower()))
     return [folder.name for folder in found if audio.find(folder)[0]]
 
 
@@ -32,7 +36,7 @@ def recordings(
     Args:
         base: The person's folder.
         voice: Name of a folder in ``base.audio``; several, joined by commas, are one dataset together. Empty: the
-            first voice there is.
+            first of :func:`voices`.
         source: A zip, a Google Drive link or another address to fetch recordings from, into ``base.audio / voice``.
         minutes: How much each synthetic singer sings, if nothing is there.
         progress: Called with (fraction, text).
@@ -77,7 +81,8 @@ def recordings(
             "Put recordings there, or write another name into VOICE."
         )
     found = dataset.recordings([base.audio / name for name in wanted])
-    return "+".join(wanted), found, f"{said}Voice: {', '.join(wanted)}, {len(found)} files."
+    others = "" if voice or said else _others(base, wanted)
+    return "+".join(wanted), found, f"{said}Voice: {', '.join(wanted)}, {len(found)} files.{others}"
 
 
 def prepared(base: folders.Base, voice: str, chosen: config.Preset, minutes: float | int = MINUTES, progress=None):
@@ -92,7 +97,8 @@ def prepared(base: folders.Base, voice: str, chosen: config.Preset, minutes: flo
         data = dataset.Dataset.open(folder)
         problem = training.fits(data.settings, chosen)
         if problem is None:
-            return data, f"Dataset {wanted}, as it was prepared."
+            others = "" if voice else _others(base, names(wanted))
+            return data, f"Dataset {wanted}, as it was prepared.{others}"
     name, found, said = recordings(base, voice, minutes=minutes, progress=progress)
     data = dataset.prepare(found, dataset_folder(base, name, chosen), chosen.features, progress=progress)
     return data, said
@@ -113,15 +119,26 @@ def names(voice: str) -> list[str]:
     return [name.strip() for name in voice.split(",") if name.strip()]
 
 
+def _others(base: folders.Base, chosen: list[str]) -> str:
+    others = [name for name in voices(base) if name not in chosen]
+    return f" Write another name into VOICE for {' or '.join(others)}." if others else ""
+
+
 def _first(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir())[:1]
 
 
+def newest_first(paths) -> list[Path]:
+    """Files by when they were written, what is gone last: what a person just made or brought is what is meant."""
+    written = {path: path.stat().st_mtime if path.exists() else 0.0 for path in map(Path, paths)}
+    return sorted(written, key=written.get, reverse=True)
+
+
 def songs(base: folders.Base) -> tuple[list[Path], str]:
-    """Songs in ``base.examples``; where there is none, a synthetic singer sings one."""
+    """Songs in ``base.examples``, the newest first; where there is none, a synthetic singer sings one."""
     usable, _ = audio.find(base.examples)
     if usable:
-        return usable, ""
+        return newest_first(usable), ""
     sung = singers.sing(OTHER_SINGER, singers.demo_song())
     tags = {"comment": "synthetic voice (svclib singers)"}
     path = base.examples / "twinkle.wav"
@@ -137,7 +154,8 @@ def instruments(
     on_progress=None,
     kind: str = "",
 ) -> tuple[list[Path], str]:
-    """Paths of usable instruments (of one kind) in ``base.instruments``; where there is none, one is trained shortly.
+    """Usable instruments (of one kind) in ``base.instruments``, the newest first; where there is none, one is trained
+    shortly.
 
     Returns:
         ``(paths, sentence)``.
@@ -145,7 +163,7 @@ def instruments(
     listed = [entry for entry in instrument.list_folder(base.instruments) if entry.problem is None and entry.sings]
     usable = [entry.path for entry in listed if kind in ("", entry.kind)]
     if usable:
-        return usable, ""
+        return newest_first(usable), ""
     chosen = preset(preset_name)
     data, _ = prepared(base, "", chosen, singer_minutes)
     run = run_folder(base, data, preset_name)
@@ -201,6 +219,16 @@ def train(data, run: Path, preset_name: str, minutes=None, steps=None, on_cpu: b
             "CPU. Choose a GPU runtime or the preset ddsp_small, give MINUTES, or write ON_CPU = True to go on anyway."
         )
     return result
+
+
+def how_far(status, minutes: float | int | None, elapsed_s: float) -> tuple[float, float | None]:
+    """Share done (0..1) and seconds left of a session that ends at the last step or after so many minutes."""
+    share, left_s = status.step / max(status.steps, 1), status.remaining_s
+    if minutes:
+        share = min(1.0, max(share, elapsed_s / (60.0 * minutes)))
+        until_s = max(0.0, 60.0 * minutes - elapsed_s)
+        left_s = until_s if left_s is None else min(left_s, until_s)
+    return share, left_s
 
 
 def export(run: Path, base: folders.Base, which="best", name: str = "") -> tuple[Path, str]:

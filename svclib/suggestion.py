@@ -38,6 +38,13 @@ class Suggestion:
         """The controls with the shift that is taken."""
         return dataclasses.replace(controls, octave_shift=self.octaves, semitone_shift=self.extra_semitones)
 
+    def reminder(self, controls: Controls) -> str:
+        """A sentence where the controls are half an octave or more away from the shift that is taken; else empty."""
+        if abs(controls.pitch_shift_semitones - self.shift_semitones) < 6:
+            return ""
+        more = f" and semitones {self.extra_semitones:+d}" if self.extra_semitones else ""
+        return f"This instrument sings the song best at octave {self.octaves:+d}{more}: press Suggest key."
+
 
 def suggest_shift(features: Features, statistics: dict | None, kind: str = "ddsp") -> Suggestion:
     """The octave, the transposition, and which of them to take.

@@ -179,9 +179,10 @@ def open(  # noqa: A001  (vocoding.open reads well)
         if not path.exists() and near is not None and (Path(near) / f"{where}.zip").is_file():
             path = Path(near) / f"{where}.zip"
     if not path.exists():
+        named = f", or one of these names: {', '.join(NAMED)}" if NAMED else ""
         raise VocoderError(
             f"There is no vocoder '{where}'. Give an instrument file (.zip) of a vocoder, or an NSF-HiFiGAN "
-            "checkpoint with its config.json beside it."
+            f"checkpoint with its config.json beside it{named}."
         )
     if path.is_file() and _holds_instrument(path):
         return dataclasses.replace(_of_instrument(instrument.open(path)), fast=fast)

@@ -30,14 +30,14 @@ class Way:
     Attributes:
         instrument: The instrument's file.
         sampler, steps, shallow: Of a diffusion instrument, see ``conversion.convert``; ``PURE_NOISE``: no rough start.
-        vocoder: A vocoder's file.
+        vocoder: A vocoder's file, or its name in ``vocoding.NAMED``.
     """
 
     instrument: Path
     sampler: str | None = None
     steps: int | None = None
     shallow: int | None = None
-    vocoder: Path | None = None
+    vocoder: Path | str | None = None
 
     @property
     def label(self) -> str:
@@ -47,7 +47,7 @@ class Way:
         words += [f"{self.steps} steps"] if self.steps else []
         if self.shallow:
             words += ["from pure noise" if self.shallow == PURE_NOISE else f"from a rough guess at {self.shallow}"]
-        words += [f"vocoder {self.vocoder.stem}"] if self.vocoder else []
+        words += [f"vocoder {Path(self.vocoder).stem}"] if self.vocoder else []
         return ", ".join(words)
 
 

@@ -135,12 +135,14 @@ def control(kind, label: str, css_class: str, hint: str, **settings) -> W.Widget
     return tip(widget, hint)
 
 
-def fill(menu: W.Dropdown, options: list[tuple[str, object]], wanted=None) -> None:
-    """Give a menu new options ``(label, value)``; it shows ``wanted``, else what it showed, else the first."""
+def fill(menu: W.Dropdown, options: list[tuple[str, object]], wanted=None, first=()) -> None:
+    """Give a menu new options ``(label, value)``; it shows ``wanted``, else what it showed, else the first of ``first``
+    or, where that is empty, of the options."""
     wanted = wanted or menu.value
     menu.options = options or [("(none yet)", None)]
     values = [value for _, value in menu.options]
-    menu.index = values.index(wanted) if wanted in values else 0  # by index: a menu without a choice stays so by value
+    # by index: a menu without a choice stays so by value
+    menu.index = values.index(wanted if wanted in values else [*first, *values][0])
 
 
 class Cache:

@@ -5,7 +5,7 @@ from pathlib import Path
 import ipywidgets as W
 
 from svclib import audio, instrument, page, ways, widgets
-from svclib.widgets_diffusion import OWN, SAMPLERS, STEPS
+from svclib.widgets_diffusion import OWN, STEPS, sampler_options, vocoder_options
 
 ROUGH = [OWN, ("pure noise", ways.PURE_NOISE), *((f"a rough guess at {n}", n) for n in (50, 100, 200, 300, 500, 700))]
 _AS_SET = "As set in the panel above"
@@ -42,7 +42,7 @@ class ComparePanel(widgets.Panel):
         self._set = ""
         guard = widgets.guarded(self.message)
         self.instruments = self._several("Instruments", "t-ab-instruments", "several with Ctrl or Shift")
-        self.samplers = self._several("Samplers", "t-ab-samplers", "of diffusion instruments", SAMPLERS)
+        self.samplers = self._several("Samplers", "t-ab-samplers", "of diffusion instruments", sampler_options())
         self.steps = self._several("Steps", "t-ab-steps", "of diffusion instruments", STEPS)
         self.starts = self._several("Begin with", "t-ab-rough", "of diffusion instruments", ROUGH)
         self.vocoders = self._several("Vocoders", "t-ab-vocoders", "of diffusion instruments")
@@ -86,9 +86,8 @@ class ComparePanel(widgets.Panel):
         songs = [(path.name, path) for path in map(Path, audio.find(self.base.examples)[0])]
         listed = [entry for entry in instrument.list_folder(self.base.instruments) if entry.kind]
         sung = [entry for entry in listed if entry.sings]
-        vocoders = [entry for entry in listed if entry.kind in instrument.VOCODERS]
         self._fill(self.instruments, [(entry.path.stem, entry) for entry in sung])
-        self._fill(self.vocoders, [OWN] + [(entry.path.stem, entry.path) for entry in vocoders])
+        self._fill(self.vocoders, vocoder_options(listed))
         widgets.fill(self.song, songs, self.song.value or (self.convert and self.convert.song.value))
         missing = not sung or not songs
         self.job.show()

@@ -38,7 +38,8 @@ def first_things(
     songs, said = start.songs(base)
     if said:
         display(HTML(page.notice(said)))
-    instruments, said = start.instruments(base, preset, minutes, singer_minutes, on_progress=widgets_train.LazyView())
+    watch = widgets_train.LazyView(minutes)
+    instruments, said = start.instruments(base, preset, minutes, singer_minutes, watch)
     if said:
         display(HTML(page.notice(said)))
     return instruments, songs
@@ -163,8 +164,10 @@ class ConvertPanel(widgets.Panel):
         skipped += [f"{entry.path.name}: {entry.problem}" for entry in listed if entry.problem]
         sung = [entry for entry in listed if entry.kind not in instrument.VOCODERS]
         self.listings = {entry.path: entry for entry in listed}
-        widgets.fill(self.instrument, [(str(e.path.relative_to(self.base.instruments)), e.path) for e in sung])
-        widgets.fill(self.song, [(str(Path(p).relative_to(self.base.examples)), Path(p)) for p in songs], song)
+        named = [(str(e.path.relative_to(self.base.instruments)), e.path) for e in sung]
+        widgets.fill(self.instrument, named, first=start.newest_first(e.path for e in sung))
+        named = [(str(Path(p).relative_to(self.base.examples)), Path(p)) for p in songs]
+        widgets.fill(self.song, named, song, start.newest_first(songs))
         self._choice_changed()
         missing = self._missing()
         if missing or not skipped:
@@ -192,8 +195,7 @@ class ConvertPanel(widgets.Panel):
         listing = self.listings.get(self.instrument.value)
         kind = listing.kind if listing and listing.kind else self.knobs.kind
         self.knobs.for_kind(kind)
-        vocoders = [entry for entry in self.listings.values() if entry.kind in instrument.VOCODERS]
-        self.diffusion.show(listing if kind == "diffusion" else None, vocoders)
+        self.diffusion.show(listing if kind == "diffusion" else None, list(self.listings.values()))
 
     def _uploaded(self):
         files = widgets.uploads(self.upload)
@@ -285,7 +287,9 @@ class ConvertPanel(widgets.Panel):
             )
             path = conversion.save(result, self.base.output, suffix)
             self._append(result, path, full)
-            self.message.say(f"Result {self.n_results} is below, and in {path}.", "done")
+            found = conversion.suggest_shift(song.features, loaded.statistics, loaded.kind)
+            said = f"Result {self.n_results} is below, and in {path}. {found.reminder(controls)}"
+            self.message.say(said.strip(), "done")
 
         self._start(task)
 

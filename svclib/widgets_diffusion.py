@@ -1,17 +1,28 @@
 """What only a diffusion instrument can be asked: how it walks from noise to a song, and in whose voice."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import ipywidgets as W
 
-from svclib import samplers, widgets
+from svclib import samplers, vocoding, widgets
 from svclib.denoiser import PRECISIONS
 from svclib.instrument import Listing
 
 OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing chosen
-SAMPLERS = [OWN, *((f"{name}: {samplers.METHODS[name].words}", name) for name in reversed(samplers.METHODS))]
 TEMPERATURES = [OWN, ("0.7: smoother", 0.7), ("0.85", 0.85), ("1: as lively as the recordings", 1.0)]
 STEPS = [OWN, *((str(n), n) for n in (5, 10, 20, 50, 100, 200, 1000))]
+
+
+def sampler_options() -> list[tuple[str, str]]:
+    """For a menu: every sampler registered by now, one's own among them."""
+    return [OWN, *((f"{name}: {samplers.METHODS[name].words}", name) for name in reversed(samplers.METHODS))]
+
+
+def vocoder_options(listed: Sequence[Listing]) -> list[tuple[str, Path | str]]:
+    """For a menu: the vocoders among listed files, and those registered under a name of their own."""
+    files = [(entry.path.stem, entry.path) for entry in listed if entry.vocodes]
+    return [OWN, *files, *((name, name) for name in vocoding.NAMED)]
 
 
 class DiffusionControls(W.VBox):
@@ -19,7 +30,7 @@ class DiffusionControls(W.VBox):
 
     def __init__(self):
         self.sampler = widgets.control(
-            W.Dropdown, "Sampler", "t-sampler", "the way from noise to singing", options=SAMPLERS
+            W.Dropdown, "Sampler", "t-sampler", "the way from noise to singing", options=sampler_options()
         )
         self.steps = widgets.control(
             W.Dropdown, "Steps", "t-steps", "more steps take longer and come nearer to what the model means",
@@ -65,8 +76,8 @@ class DiffusionControls(W.VBox):
     def _show_noise(self):
         self.shallow.layout.display = "" if self.rough.value else "none"
 
-    def show(self, listing: Listing | None, vocoders: Sequence[Listing] = ()) -> None:
-        """Show what this instrument can be asked; None hides the group."""
+    def show(self, listing: Listing | None, listed: Sequence[Listing] = ()) -> None:
+        """Show what this instrument can be asked, with the vocoders among ``listed``; None hides the group."""
         self.layout.display = "none" if listing is None else ""
         names = tuple(listing.info.get("singers", ())) if listing else ()
         names = names if len(names) > 1 else ()
@@ -80,7 +91,7 @@ class DiffusionControls(W.VBox):
             }  # fmt: skip
             self._mix.children = tuple(self.singers.values())
         chosen = self.vocoder.value
-        self.vocoder.options = [OWN, *((v.path.stem, v.path) for v in vocoders)]
+        self.vocoder.options = vocoder_options(listed)
         self.vocoder.value = chosen if chosen in [value for _, value in self.vocoder.options] else ""
 
     def reset(self) -> None:

@@ -40,7 +40,7 @@ class Knobs:
                 continuous_update=False, readout_format=".1f" if kind is W.FloatSlider else "d",
             )  # fmt: skip
         self.key = widgets.control(
-            W.Dropdown, "Key", "t-key", "the notes autotune may move to; auto finds the key of the song",
+            W.Dropdown, "Autotune key", "t-key", "the notes autotune may move to; auto finds the key of the song",
             options=tuning.KEYS, value=standard.autotune_key,
         )  # fmt: skip
         self.use_statistics = widgets.control(

@@ -4,25 +4,43 @@ from pathlib import Path
 
 import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
-from IPython.display import HTML
+from IPython.display import HTML, display
 
-from svclib import audio, folders, instrument, lesson, lesson_wave, live, page, player, store, widgets
+from svclib import audio, folders, instrument, lesson, lesson_wave, live, page, player, start, store, widgets
 
 KINDS = ("diffusion", "diffwave")
 
 
-def example() -> HTML:
-    """The lesson that comes with the package."""
+def example(base: folders.Base | None = None) -> HTML:
+    """The lesson that comes with the package; with a person's folder, below a button that saves it there as a file."""
+    if base is not None:
+        display(example_file(base))
     return HTML(f"<div>{player.frame(lesson.example())}</div>")  # IPython warns of a frame that stands alone
+
+
+def example_file(base: folders.Base) -> widgets.Panel:
+    """A button that writes the lesson that comes with the package into ``base.output``, to hand out."""
+    message = widgets.Message()
+
+    def write():
+        path = player.export(lesson.example(), base.output / "lesson.html")
+        message.say(f"Written: {path}. It opens in any browser, without a network.", "done")
+
+    hint = f"one HTML file in {base.output}, to hand out"
+    save = widgets.button("Save this lesson as a file", widgets.guarded(message)(write), "t-example-file", hint=hint)
+    return widgets.Panel([save, message.widget])
 
 
 def waves(base: folders.Base, seed: int = 0) -> HTML:
     """What a person's DiffWave instrument does with noise, where there is one; otherwise the bundled example."""
-    found = [path for path in _instruments(base, ("diffwave",))]
+    listed = _instruments(base, ("diffwave",))
+    found = [entry for entry in listed if not entry.vocodes]
     if not found:
-        said = "There is no DiffWave instrument in your folder yet, so this is the example that comes with the package."
+        said = "No DiffWave instrument in your folder sounds by itself, so this is the example that comes with svclib."
+        if listed:
+            said += f" {listed[0].name} is a vocoder and needs a song: choose it in part 2."
         return HTML(page.notice(said) + player.frame(lesson.example_wave()))
-    opened = instrument.open(found[0])
+    opened = instrument.open(start.newest_first(entry.path for entry in found)[0])
     made = lesson_wave.at_work(opened, seed=seed)
     return HTML(page.notice(f"Your instrument {opened.name}.") + player.frame(made))
 
@@ -80,8 +98,10 @@ class LessonPanel(widgets.Panel):
         """Read the folders of instruments and songs again; keeps the choices that still exist."""
         found = _instruments(self.base, KINDS)
         songs, _ = audio.find(self.base.examples)
-        widgets.fill(self.instrument, [(path.stem, path) for path in found])
-        widgets.fill(self.song, [(Path(path).name, Path(path)) for path in songs])
+        first = [path for kind in KINDS for path in start.newest_first(e.path for e in found if e.kind == kind)]
+        widgets.fill(self.instrument, [(entry.path.stem, entry.path) for entry in found], first=first)
+        named = [(Path(path).name, Path(path)) for path in songs]
+        widgets.fill(self.song, named, first=start.newest_first(songs))
         missing = (
             "There is no diffusion or DiffWave instrument in your folder yet. Train one in notebook 02 with the "
             "preset diffusion_small; the example above shows what you will get."
@@ -132,6 +152,6 @@ class LessonPanel(widgets.Panel):
             self.progress.hide()
 
 
-def _instruments(base: folders.Base, kinds) -> list[Path]:
+def _instruments(base: folders.Base, kinds) -> list[instrument.Listing]:
     listed = instrument.list_folder(base.instruments)
-    return [entry.path for entry in listed if entry.problem is None and entry.kind in kinds]
+    return [entry for entry in listed if entry.problem is None and entry.kind in kinds]

@@ -15,7 +15,7 @@ __all__ = ["first_ddsp", "first_things", "harmonics", "moment_panel", "noise", "
 def first_ddsp(base, preset: str, minutes: float | int, singer_minutes: float | int) -> tuple[Path, Path]:
     """The first DDSP instrument and the first song, paths; made shortly where there is none."""
     songs, said_songs = start.songs(base)
-    made, said = start.instruments(base, preset, minutes, singer_minutes, widgets_train.LazyView(), "ddsp")
+    made, said = start.instruments(base, preset, minutes, singer_minutes, widgets_train.LazyView(minutes), "ddsp")
     for sentence in filter(None, (said_songs, said)):
         display(HTML(page.notice(sentence)))
     return made[0], songs[0]
@@ -25,7 +25,8 @@ def players(result) -> HTML:
     """The conversion and its two parts, to listen to."""
     rate_hz = result.sample_rate_hz
     parts = (("Result", result.audio), ("Harmonic part", result.harmonic), ("Noise part", result.noise))
-    return HTML(page.flow(*(page.player(samples, rate_hz, label) for label, samples in parts)))
+    title = page.heading(f"{result.song.name} sung by {result.instrument_name}")
+    return HTML(title + page.flow(*(page.player(samples, rate_hz, label) for label, samples in parts)))
 
 
 def harmonics(played: inspection.Played) -> HTML:

@@ -96,10 +96,11 @@ def device() -> HTML:
 
 
 class TrainingView:
-    """The live view of a training: numbers, bar and curve; call it with each ``training.Status``."""
+    """The live view of a training, up to ``minutes`` of it: numbers, bar and curve; called with ``training.Status``."""
 
-    def __init__(self, run: Path | None, curve_every_s: float | int = 15.0):
+    def __init__(self, run: Path | None, curve_every_s: float | int = 15.0, minutes: float | int | None = None):
         self.run, self._every_s, self._drawn_at = run, curve_every_s, 0.0
+        self.minutes, self._began_s = minutes, None
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
         self.numbers, self.told = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
         self.curve, self.message = widgets.html(css_class="t-curve"), widgets.Message()
@@ -108,8 +109,9 @@ class TrainingView:
 
     def __call__(self, status) -> None:
         """Show a ``training.Status``."""
-        self.bar.value = status.step / max(status.steps, 1)
-        self.numbers.value = status_html(status)
+        self._began_s = self._began_s or start.elapsed_s()
+        self.bar.value, left_s = start.how_far(status, self.minutes, start.elapsed_s() - self._began_s)
+        self.numbers.value = status_html(status, left_s)
         if status.message and status.message not in self._messages[-1:]:
             self._messages.append(status.message)
             self.told.value = "".join(page.paragraph(message) for message in self._messages[-4:])
@@ -142,25 +144,25 @@ class TrainingView:
 class LazyView:
     """A training view without curve that appears with the first status."""
 
-    def __init__(self):
-        self._view = None
+    def __init__(self, minutes: float | int | None = None):
+        self._view, self._minutes = None, minutes
 
     def __call__(self, status) -> None:
         """Show a ``training.Status``."""
         if self._view is None:
-            self._view = TrainingView(None)
+            self._view = TrainingView(None, minutes=self._minutes)
             display(self._view.widget)
         self._view(status)
 
 
-def status_html(status) -> str:
-    """A ``training.Status`` as a row of figures."""
+def status_html(status, left_s: float | None) -> str:
+    """A ``training.Status`` and the time left as a row of figures."""
     figures = [
         ("step", f"{status.step} of {status.steps}"),
         ("loss", "–" if status.loss is None else f"{status.loss:.3f}"),
         ("held-out loss", "–" if status.validation_loss is None else f"{status.validation_loss:.3f}"),
         ("steps per second", "–" if not status.steps_per_s else f"{status.steps_per_s:.2f}"),
-        ("to the last step", "–" if status.remaining_s is None else units.duration_text(status.remaining_s)),
+        ("time left", "–" if left_s is None else units.duration_text(left_s)),
         ("saved", _saved(status)),
     ]
     cell = '<div style="min-width:96px"><div style="opacity:.7;font-size:12px">{}</div><b>{}</b></div>'
@@ -191,7 +193,7 @@ def train(data, base, preset: str, minutes=None, steps=None, on_cpu: bool = Fals
         The run's folder.
     """
     run = start.run_folder(base, data, preset)
-    view = TrainingView(run)
+    view = TrainingView(run, minutes=minutes)
     display(view.widget)
     result = start.train(data, run, preset, minutes or None, steps or None, on_cpu, on_progress=view)
     view.finish(result.message)
@@ -255,7 +257,12 @@ class CheckpointPanel(widgets.Panel):
             self.message.say("There is no usable checkpoint yet; train first.", "warning")
             return
         if not entry.previews:
-            self.message.say("No previews were made at this step; choose another one to listen.")
+            some = any(e.previews for e in self.entries)
+            self.message.say(
+                "No previews were made at this step; choose another one to listen." if some else
+                "No previews yet: the training stopped before its first look at the held-out pieces. Train longer; "
+                "until then the reconstruction above is what there is to hear."
+            )  # fmt: skip
             return
         self.message.say("")
         rows = ""

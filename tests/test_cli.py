@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from svclib import __main__, audio, commands, commands_convert, commands_wave, singers
+from svclib import __main__, audio, commands, commands_convert, commands_see, commands_wave, singers
 
 COMMANDS = ("demo", "doctor", "prepare", "train", "sweep", "export", "info", "convert", "evaluate")
-COMMANDS += ("vocode", "generate", "denoise", "interpolate")
+COMMANDS += ("vocode", "generate", "denoise", "interpolate", "trace")
 
 
 def run(capsys, *arguments):
@@ -52,7 +52,8 @@ def test_help_is_quick_and_loads_nothing_heavy():
 
 
 def test_every_command_is_there_and_explains_itself(capsys):
-    assert commands_convert.convert in commands.HANDLERS.values() and commands_wave.vocode in commands.HANDLERS.values()
+    for command in (commands_convert.convert, commands_wave.vocode, commands_see.trace):
+        assert command in commands.HANDLERS.values()
     assert set(commands.HANDLERS) == set(COMMANDS)
     for command in COMMANDS:
         status, out, _ = run(capsys, command, "--help")

@@ -350,6 +350,18 @@ def test_the_nearest_octave_is_suggested(difference, octaves):
     assert suggestion.suggest_shift(s, bare).octaves == octaves
 
 
+def test_a_shift_that_was_forgotten_is_told_and_one_that_was_chosen_is_not():
+    found = suggestion.suggest_shift(song(np.random.default_rng(2).normal(57, 3, 3000)), statistics(69.0))
+    assert (found.octaves, found.shift_semitones) == (1, 12)
+    said = "This instrument sings the song best at octave +1: press Suggest key."
+    assert found.reminder(controls.Controls()) == said
+    for chosen in ({"octave_shift": 1}, {"semitone_shift": 7.0}, {"octave_shift": 1, "semitone_shift": 4.0}):
+        assert found.reminder(controls.Controls(**chosen)) == "", chosen
+    assert found.reminder(controls.Controls(octave_shift=2)) == said
+    more = suggestion.Suggestion(1, -5, 7, "")
+    assert "octave +1 and semitones -5:" in more.reminder(controls.Controls())
+
+
 def test_the_histograms_decide_where_means_mislead():
     """Most of the song lies where the instrument sings; a long low drone pulls its mean down by an octave."""
     rng = np.random.default_rng(3)

@@ -124,8 +124,12 @@ def test_seed_sampler_steps_and_start_are_what_was_chosen(exported):
     chosen = {"sampler": "ddim", "steps": 6, "shallow": 200, "temperature": 0.5}
     for change in ({"seed": 4}, *({k: v} for k, v in chosen.items())):
         assert not np.allclose(convert(opened, s, PLAIN, **{"seed": 3, **change}).audio, one.audio, atol=1e-7), change
-    made = convert(opened, s, PLAIN, **chosen, singer="toy")
-    assert made.settings()["sampling"] == {**chosen, "singer": "toy"} and "sampling" not in one.settings()
+    made = convert(opened, s, PLAIN, **chosen, singer="toy", precision="fp32")
+    assert made.settings()["sampling"] == {**chosen, "singer": "toy", "precision": "fp32"}
+    own = one.settings()["sampling"]  # what the instrument chose is told, so that the same can be asked for
+    assert own == {"sampler": "dpmpp", "steps": 4, "temperature": 1.0, "precision": own["precision"]}
+    assert own["precision"] in ("fp32", "bf16") and ", sampler dpmpp, steps 4, temperature 1.0" in one.settings_text
+    assert np.array_equal(convert(opened, s, PLAIN, seed=3, **own).audio, one.audio)
 
 
 def test_progress_reaches_one_and_it_can_be_cancelled(exported):
@@ -193,7 +197,7 @@ def test_the_command_line_reaches_all_of_it(exported, tmp_path, capsys):
     assert main([*(str(x) for x in ("convert", "--instrument", voice, "--input", tmp_path / "a song.wav")),
                  "--out", str(sung), *choice]) == 0  # fmt: skip
     said = json.loads((tmp_path / "sung.wav.json").read_text())
-    assert said["sampling"] == {"sampler": "ddim", "steps": 3, "shallow": 100, "singer": "toy"}
+    assert said["sampling"].items() >= {"sampler": "ddim", "steps": 3, "shallow": 100, "singer": "toy"}.items()
     assert soundfile.info(sung).frames == 16100
 
 

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from test_vocoding import DIFFUSION, STATISTICS, busy
 
-from svclib import features, instrument, pitch, samplers, schedule, vocoding
+from svclib import features, instrument, pitch, samplers, schedule, vocoding, ways, widgets_diffusion
 from svclib.__main__ import main
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -89,6 +89,15 @@ def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
     assert record["sampling"]["sampler"] == "heun"
 
 
+def test_they_are_in_the_menus_of_panels_made_afterwards(mine):
+    controls = widgets_diffusion.DiffusionControls()
+    controls.show(instrument.Listing(Path("voice.zip"), "voice", "diffusion", {}, None))
+    assert ("heun: two looks at each step", "heun") in controls.sampler.options
+    controls.sampler.value, controls.vocoder.value = "heun", "flute"
+    assert controls.options()["sampler"] == "heun" and controls.options()["vocoder"] == "flute"
+    assert ways.Way(Path("voice.zip"), "heun", vocoder="flute").label == "voice, heun, vocoder flute"
+
+
 @pytest.mark.parametrize(("flag", "name"), [("--f0", "autocorelation"), ("--sampler", "huen"), ("--vocoder", "flut")])
 def test_a_misspelt_one_is_refused_with_the_names_there_are(mine, tmp_path, capsys, flag, name):
     test_all_three_in_one_conversion_by_the_command(mine, tmp_path)
@@ -97,4 +106,4 @@ def test_a_misspelt_one_is_refused_with_the_names_there_are(mine, tmp_path, caps
     assert main([*map(str, arguments), "--out", str(tmp_path / "new.wav"), flag, name]) == 2
     said = capsys.readouterr().err
     assert name in said and not (tmp_path / "new.wav").exists()
-    assert flag == "--vocoder" or {"--f0": "swift", "--sampler": "dpmpp"}[flag] in said
+    assert {"--f0": "swift", "--sampler": "dpmpp", "--vocoder": "these names: flute"}[flag] in said

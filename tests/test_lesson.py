@@ -268,6 +268,14 @@ def test_the_example_comes_with_the_package_and_is_small():
     assert data_of(lesson.example_wave())["kind"] == "wave"
 
 
+def test_the_bundled_lesson_can_be_handed_out_as_it_is(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "lesson.html")]
+    assert main(["trace", "--example", *out]) == 0 and "comes with svclib" in capsys.readouterr().out
+    assert (tmp_path / "lesson.html").read_text("utf-8") == lesson.example()
+    assert main(["trace", "--instrument", "voice.zip", *out]) == 2
+    assert "--input is missing" in capsys.readouterr().err
+
+
 def test_trace_command_makes_the_same_page(tmp_path, capsys, song_path, monkeypatch):
     preset = toy.preset(SETTINGS, FEATURES, steps=1, segment_s=0.5, validate_every_steps=1)
     from test_diffusion_singing import MelDataset

@@ -116,6 +116,27 @@ def test_choices_of_the_notebook_that_contradict_each_other(tmp_path):
     assert len(start.recordings(base, "ana", str(one))[1]) == 1
 
 
+def test_a_voice_of_ones_own_comes_before_the_synthetic_singers_and_others_are_named(tmp_path):
+    """Who played with the demo first and then brought recordings means these."""
+    base = folders.base_folder(base=tmp_path / "home")
+    for name in ("aria", "bruno", "zoe"):
+        (base.audio / name).mkdir()
+        (base.audio / name / "a.wav").write_bytes(wav_bytes())
+    name, _, said = start.recordings(base)
+    assert name == "zoe" and said == "Voice: zoe, 1 files. Write another name into VOICE for aria or bruno."
+    name, _, said = start.recordings(base, "bruno")
+    assert name == "bruno" and said == "Voice: bruno, 1 files."
+
+
+def test_the_newest_song_is_the_one_to_begin_with(tmp_path):
+    base = folders.base_folder(base=tmp_path / "home")
+    for age_s, name in ((0, "new.wav"), (50, "a.wav"), (100, "b.wav")):
+        (base.examples / name).write_bytes(wav_bytes())
+        os.utime(base.examples / name, (1e9 - age_s, 1e9 - age_s))
+    assert [path.name for path in start.songs(base)[0]] == ["new.wav", "a.wav", "b.wav"]
+    assert start.newest_first([base.examples / "gone.wav", base.examples / "b.wav"])[0].name == "b.wav"
+
+
 def test_an_interrupted_unpacking_goes_on(tmp_path, monkeypatch):
     archive = make_zip(tmp_path / "v.zip", {f"{i}.wav": wav_bytes(i) for i in range(5)})
     commit, calls = sources.store.commit_file, []

@@ -18,6 +18,7 @@ from svclib import (
     folders,
     instrument,
     songs,
+    start,
     store,
     training,
     widgets,
@@ -234,6 +235,20 @@ def test_suggestion_says_why_and_is_taken_by_a_button(base):
     assert panel.numbers["octave_shift"].value == 2 and panel.numbers["semitone_shift"].value == 0
     panel.song.value = base.examples / "a song.wav"
     assert panel.take_buttons.children == () and panel.suggestion.value == ""
+
+
+def test_a_transfer_far_from_the_suggested_shift_says_so(base):
+    make_song(base.examples / "low.wav", 65.4)  # C2, two octaves below the instrument's mean
+    panel = widgets_convert.convert_panel(base)
+    assert panel.song.value == base.examples / "low.wav"  # the newest
+    panel.full_output.value = False
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    assert "Result 1 is below" in said(panel) and "sings the song best at octave +2: press Suggest key" in said(panel)
+    panel.numbers["octave_shift"].value = 2
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    assert "Result 2 is below" in said(panel) and "Suggest key" not in said(panel)
 
 
 def test_every_control_out_of_range_is_held_inside(base):
@@ -484,6 +499,32 @@ def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_
     again.draw()
     assert list(training.curves(tmp_path)["step"])[-1] == 20
     assert "data:image/png" in again.curve.value and again.curve.value == view.curve.value
+
+
+def test_a_training_with_a_limit_shows_how_far_it_is_towards_that(monkeypatch):
+    import types
+
+    status = types.SimpleNamespace(step=50, steps=1000, remaining_s=950.0)
+    assert start.how_far(status, None, 50.0) == (0.05, 950.0)
+    assert start.how_far(status, 1.0, 45.0) == (0.75, 15.0)
+    assert start.how_far(status, 1.0, 70.0) == (1.0, 0.0)
+    assert start.how_far(status, 60.0, 50.0) == (0.05, 950.0)  # the last step comes first
+    assert start.how_far(types.SimpleNamespace(step=0, steps=10, remaining_s=None), 2.0, 30.0) == (0.25, 90.0)
+    clock = iter((100.0, 100.0, 130.0))
+    monkeypatch.setattr(start, "elapsed_s", lambda: next(clock))
+    view = widgets_train.TrainingView(None, minutes=1.0)
+    for step in (1, 31):
+        told = {"loss": 9.0, "validation_loss": None, "steps_per_s": 1.0, "last_saved_step": None, "message": ""}
+        view(types.SimpleNamespace(step=step, steps=8000, remaining_s=8000.0 - step, last_saved_age_s=None, **told))
+    assert view.bar.value == 0.5 and "time left</div><b>30 s" in view.numbers.value
+
+
+def test_a_run_too_short_for_previews_says_so(tmp_path):
+    calls = iter([False] * 3 + [True] * 99)
+    preset = toy.preset(validate_every_steps=50)
+    training.train(toy.ToyDataset(), tmp_path / "run", preset, cancelled=lambda: next(calls))
+    panel = widgets_train.choose_checkpoint(tmp_path / "run")
+    assert "No previews yet" in said(panel) and "choose another" not in said(panel)
 
 
 def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):

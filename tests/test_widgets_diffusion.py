@@ -90,7 +90,7 @@ def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):
     assert asked[0].items() >= {**chosen, "singer": {"ann": 1.0, "bea": 0.5}}.items()
     assert asked[0]["vocoder"].name == "loud.zip"
     shown = panel.results.children[0].value
-    assert "sampler ddim, steps 5, shallow 150, precision fp32, temperature 0.7, singer ann 1 + bea 0.5" in shown
+    assert "sampler ddim, steps 5, temperature 0.7, shallow 150, precision fp32, singer ann 1 + bea 0.5" in shown
     panel.reset_button.click()
     assert not any(d.options()[k] for k in chosen) and d.options()["singer"] == "ann"
     shown = [menu.label for menu in (d.sampler, d.steps, d.temperature, d.vocoder)]

@@ -1,6 +1,7 @@
 """Truths about the lesson's panel: only what has steps is offered, nothing runs before Run, progress is there within a
 second, Cancel stops within a step, a mistake is a sentence, Export overwrites nothing."""
 
+import os
 import threading
 import time
 
@@ -9,7 +10,8 @@ import test_widgets
 from test_widgets import said
 from test_widgets_study import make_instrument, make_song
 
-from svclib import folders, lesson, widgets_lesson
+from svclib import diffwave, folders, instrument, lesson, widgets_lesson
+from svclib.features import FeatureSettings, MelContract
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,37 @@ def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base
 def test_the_example_says_nothing_on_stderr(recwarn):
     assert widgets_lesson.example().data.count("<iframe") == 1
     assert [str(w.message) for w in recwarn if "IFrame" in str(w.message)] == []
+
+
+def test_the_example_is_written_as_a_file_by_a_button(tmp_path):
+    home = folders.base_folder(base=tmp_path / "home")
+    box = widgets_lesson.example_file(home)
+    assert list(home.output.iterdir()) == []
+    box.children[0].click()
+    assert (home.output / "lesson.html").read_text("utf-8") == lesson.example()
+    assert "lesson.html" in box.children[1].value
+
+
+def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):
+    home = folders.base_folder(base=tmp_path / "home")
+    alone = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition="none", n_steps=4, fast_etas=())
+    vocoder = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition_dims=6, n_steps=4, fast_etas=())
+    mel = FeatureSettings(8000, 64, mel=MelContract(8000, 256, 256, 64, 12, 0.0, 4000.0))
+    save_wave(home.instruments / "a vocoder.zip", vocoder, mel)
+    shown = widgets_lesson.waves(home).data
+    assert "a vocoder is a vocoder and needs a song" in shown and "<iframe" in shown
+    save_wave(home.instruments / "sea.zip", alone, FeatureSettings(8000, 64))
+    assert "Your instrument sea." in widgets_lesson.waves(home).data
+    listed = {entry.name: entry.vocodes for entry in instrument.list_folder(home.instruments)}
+    assert listed == {"a vocoder": True, "sea": False}
+    assert widgets_lesson.lesson_panel(home).instrument.value.name == "sea.zip"  # the newest
+    os.utime(make_instrument(home.instruments, "voice"), (1e9, 1e9))
+    assert widgets_lesson.lesson_panel(home).instrument.value.name == "voice.zip"  # a diffusion instrument comes first
+
+
+def save_wave(path, settings, features):
+    model = instrument.build_model(settings, features, None, 0)
+    instrument.save(path, model, features, test_widgets.STATISTICS, created="2026-11-21")
 
 
 def test_run_shows_progress_within_a_second_and_ends_in_a_lesson_that_export_writes(base):
