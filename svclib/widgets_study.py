@@ -83,9 +83,8 @@ class StudyPanel(widgets.Panel):
         self.singers = {e.path: list(e.info.get("singers") or ()) for e in entries}
         songs = [(str(Path(p).relative_to(self.base.examples)), Path(p)) for p in audio.find(self.base.examples)[0]]
         runs = [(p.name, p) for p in sorted(self.base.runs.iterdir()) if (p / "checkpoints").is_dir()]
-        newest = start.newest_first(e.path for e in entries)
-        widgets.fill(self.instrument, [(e.path.name, e.path) for e in entries], first=newest)
-        widgets.fill(self.song, songs, first=start.newest_first(path for _, path in songs))
+        widgets.fill(self.instrument, [(e.path.name, e.path) for e in entries])
+        widgets.fill(self.song, songs)
         widgets.fill(self.other_song, songs)
         widgets.fill(self.run, runs)
         self._instrument_chosen()
