@@ -100,7 +100,8 @@ class TrainingView:
 
     def __init__(self, run: Path | None, curve_every_s: float | int = 15.0, minutes: float | int | None = None):
         self.run, self._every_s, self._drawn_at = run, curve_every_s, 0.0
-        self.minutes, self._began_s = minutes, None
+        self.minutes = minutes
+        self._began_s: float | None = None
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
         self.numbers, self.told = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
         self.curve, self.message = widgets.html(css_class="t-curve"), widgets.Message()
@@ -145,7 +146,8 @@ class LazyView:
     """A training view without curve that appears with the first status."""
 
     def __init__(self, minutes: float | int | None = None):
-        self._view, self._minutes = None, minutes
+        self._minutes = minutes
+        self._view: TrainingView | None = None
 
     def __call__(self, status) -> None:
         """Show a ``training.Status``."""
