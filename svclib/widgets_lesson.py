@@ -28,7 +28,7 @@ def example_file(base: folders.Base) -> widgets.Panel:
 
     hint = f"one HTML file in {base.output}, to hand out"
     save = widgets.button("Save this lesson as a file", widgets.guarded(message)(write), "t-example-file", hint=hint)
-    return widgets.Panel([save, message.widget])
+    return widgets.Panel([widgets.row(save), message.widget])
 
 
 def waves(base: folders.Base, seed: int = 0) -> HTML:

@@ -56,7 +56,7 @@ def test_the_example_is_written_as_a_file_by_a_button(tmp_path):
     home = folders.base_folder(base=tmp_path / "home")
     box = widgets_lesson.example_file(home)
     assert list(home.output.iterdir()) == []
-    box.children[0].click()
+    box.children[0].children[0].click()
     assert (home.output / "lesson.html").read_text("utf-8") == lesson.example()
     assert "lesson.html" in box.children[1].value
 
