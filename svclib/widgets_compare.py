@@ -134,7 +134,7 @@ class ComparePanel(widgets.Panel):
             ):  # fmt: skip
                 self.rows.append(row)
                 self._append(row)
-            self.message.say(f"{len(asked)} ways were sung.", "done")
+            self.message.say("One way was sung." if len(asked) == 1 else f"{len(asked)} ways were sung.", "done")
 
         self.job.start(task)
 
