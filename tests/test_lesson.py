@@ -315,7 +315,7 @@ def test_every_page_can_be_done_in_a_browser(tmp_path, text):
         assert tab.evaluate("window.lesson.finished.length") == 8 and not any(finished(k) for k in range(8))
         for k in range(2):  # what we hear
             tab.locator("#acts button").nth(k).click()
-            tab.wait_for_timeout(900)
+            wait_until(tab, f"document.querySelectorAll('#todo li.done').length > {k}", 20)
         until_done(0)
         tab.keyboard.press("n")
         assert tab.evaluate("window.lesson.page") == 1 and not finished(1)
