@@ -41,6 +41,7 @@ from svclib.tuning import KEYS, autotune, suggest_key, tuning_offset
 from svclib.vocoding import AnyVocoder
 
 FORMATS = ("wav", "flac", "mp3")
+_REMEDY = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
 PEAK_LIMIT = 0.99  # 0.09 dB below full scale
 
 # Everything about a conversion can be had from this module.
@@ -269,9 +270,6 @@ def convert(
         vocoder=vocoder.record() if vocoder else {},
         octave_errors=tuple(errors),
     )
-
-
-_REMEDY = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
 
 
 def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: str | None = None) -> Path:

@@ -1,5 +1,6 @@
 """Taking a run up again: which checkpoint, and what forbids going on from it."""
 
+import contextlib
 import dataclasses
 import secrets
 import time
@@ -154,11 +155,12 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
 def _look(run: Path, run_id: str | None, from_step: int | None) -> tuple[Checkpoint | None, list[str]]:
     """``checkpoints.newest``; where a file on Drive could not be used, a second look: its errors often pass."""
     found, passed_over = newest(run / "checkpoints", run_id, from_step)
-    if passed_over and disk.on_drive(run):
+    if found is not None and passed_over and disk.on_drive(run):
         time.sleep(LOOK_AGAIN_S)
-        again, still = newest(run / "checkpoints", run_id, from_step)
-        if found is None or (again is not None and _order(again) >= _order(found)):
-            return again, still
+        with contextlib.suppress(OSError, TrainingError):  # worse than before: what was found stands
+            again, still = newest(run / "checkpoints", run_id, from_step)
+            if again is not None and _order(again) >= _order(found):
+                return again, still
     return found, passed_over
 
 

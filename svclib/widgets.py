@@ -76,14 +76,17 @@ class Panel(W.VBox):
 
     ASLEEP = "A panel stands here while its kernel runs. To see it, run the notebook from its first cell."
 
+    def __init__(self, children=(), **settings):
+        awake = W.HTML()
+        super().__init__([*children, awake], **settings)
+        self._line = f"svclib-asleep-{self.model_id}"
+        awake.value = f"<style>#{self._line} {{ display: none }}</style>"
+
     def __repr__(self):
         return self.ASLEEP
 
     def _ipython_display_(self, **kwargs):
-        name = f"svclib-asleep-{self.model_id}"
-        if not any(name in getattr(child, "value", "") for child in self.children if isinstance(child, W.HTML)):
-            self.children = (*self.children, W.HTML(f"<style>#{name} {{ display: none }}</style>"))
-        display(HTML(f'<div id="{name}">{page.notice(self.ASLEEP, "warning")}</div>'))
+        display(HTML(f'<div id="{self._line}">{page.notice(self.ASLEEP, "warning")}</div>'))
         if V8:
             display(self._repr_mimebundle_(), raw=True)
         else:

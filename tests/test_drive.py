@@ -263,6 +263,24 @@ def test_errors_that_outlast_every_retry_do_not_send_a_run_back(drive, whole, mo
     assert_same(run_of(drive), whole)
 
 
+def test_a_second_look_that_fails_takes_nothing_away(drive, whole, monkeypatch):
+    """The newest file is damaged and Drive drops before the second look: the run goes on from the one before."""
+    train(drive, 20)
+    newest_file = [c for c in training.checkpoints(run_of(drive)) if c.kind == "last"][-1].path
+    newest_file.write_bytes(newest_file.read_bytes()[:-1] + b"?")
+    looks, found = [], checkpoints.newest
+
+    def newest(*args):
+        looks.append(args)
+        if len(looks) == 2:
+            raise TrainingError("none can be used")
+        return found(*args)
+
+    monkeypatch.setattr("svclib.resume.newest", newest)
+    assert resumed_at(train(drive)) == 15 and len(looks) == 2
+    assert_same(run_of(drive), whole)
+
+
 # Quota and trash ------------------------------------------------------------------------------------------------------
 
 
