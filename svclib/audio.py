@@ -8,6 +8,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,8 +69,14 @@ def read(
     Args:
         path: The file; its content decides the format.
         sample_rate_hz: Rate of the result; None keeps the file's.
-        mono: Mix to ``[n]``: the mean of the channels that are not silent, the first one where they cancel out.
-        start_s, duration_s: The part to read; the mix is then decided on this part.
+        mono: Mix to ``[n]``: the mean of the channels that are not silent, the first one where they cancel out; decided
+            on the part that is read.
+        start_s: Where the part to read begins, in seconds.
+        duration_s: Its length in seconds, less where the file ends before; None reads to the end.
+
+    Returns:
+        float32 ``[n]``, or ``[n, channels]`` without ``mono``, full scale 1. Its ``info`` has the warnings, but
+        the header's length where reading stopped before the end.
 
     Raises:
         AudioError: if the file cannot be read, holds NaN or infinity, or has no sound from ``start_s`` on.
@@ -102,8 +109,16 @@ def read(
 def survey(path: str | Path, progress: Callable[[float, str], None] | None = None) -> Survey:
     """Decode a whole file once: its true length, its warnings, how to mix it. Memory does not depend on its length.
 
+    Args:
+        path: The file; its content decides the format.
+        progress: Called with a fraction 0..1 and a text after every block; never where the header tells no length.
+
+    Returns:
+        What :func:`read_resampled` takes as ``surveyed``: ``info`` with the decoded length, shares of the channels,
+        offset, gain and peak of the mix.
+
     Raises:
-        AudioError: if the file cannot be read, or holds NaN or infinity.
+        AudioError: if the file cannot be read, holds no sound, or holds NaN or infinity.
     """
     with Decoder(path) as decoder:
         counter = Counter(decoder.info.channels)
@@ -117,7 +132,7 @@ def survey(path: str | Path, progress: Callable[[float, str], None] | None = Non
 def read_resampled(
     path: str | Path,
     sample_rate_hz: int,
-    dtype=np.int16,
+    dtype: Any = np.int16,
     surveyed: Survey | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> np.ndarray:
@@ -129,13 +144,13 @@ def read_resampled(
         sample_rate_hz: Rate of the result.
         dtype: int16 (full scale 32768; a mix that would not fit is scaled down, see the survey's peak) or float32.
         surveyed: The result of :func:`survey`, to save a pass; it also holds the warnings.
-        progress: Called with a fraction and a text.
+        progress: Called with a fraction 0..1 and a text; with ``surveyed`` it begins at 0.5.
 
     Returns:
         ``[units.resampled_length(n)]`` samples, without delay.
 
     Raises:
-        AudioError: as :func:`survey`; or if the file changes meanwhile.
+        AudioError: as :func:`survey`; for another dtype; or if the file changes meanwhile.
     """
     dtype = np.dtype(dtype)
     if dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
@@ -222,6 +237,9 @@ def write(
         tags: ``title``, ``artist``, ``comment``, ...; by default the comment ``synthetic voice``.
         subtype: ``PCM_24`` (default of wav and flac), ``PCM_16``, ``FLOAT`` (wav; keeps peaks as they are).
         new_name: If the name is taken, use ``name 2.wav`` and so on instead of refusing.
+
+    Returns:
+        The path that was used, and the gain in dB.
 
     Raises:
         AudioError: if the name is taken, the format is not known, or the samples are not finite.

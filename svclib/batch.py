@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from svclib import conversion, disk
 from svclib.controls import Controls
@@ -29,7 +30,7 @@ class Outcome:
 
 
 def convert_songs(
-    instrument,
+    instrument: Any,
     paths: Sequence[str | Path],
     folder: str | Path,
     controls: Controls | Callable[[Song], Controls] | None = None,
@@ -39,20 +40,25 @@ def convert_songs(
     f0_method: str | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
-    **options,
+    **options: Any,
 ) -> Iterator[Outcome]:
     """Convert and save one song after the other; each outcome arrives as soon as it is there.
 
     Args:
         instrument: From ``instrument.open``.
-        paths: The songs.
+        paths: The songs, in the order they are sung in.
         folder: Where the results go; nothing is overwritten.
-        controls: The knobs, or what gives them for a measured song (a key that fits each).
-        form, name: See ``conversion.save``.
-        f0_method: See ``songs.load_song``.
+        controls: The knobs, or what gives them for a measured song (a key that fits each); None as in
+            ``conversion.convert``.
+        form: One of ``conversion.FORMATS``.
+        name: Of every result, without suffix; made of song and instrument if None.
+        f0_method: Another pitch tracker than the instrument's, one of ``features.F0_METHODS``.
         progress: Called with a fraction of all songs and a text that names the song.
         cancelled: True ends the work (``Cancelled``); what was saved stays.
-        options: ``seed``, ``keep_rate`` and the sampling of ``conversion.convert``.
+        **options: ``seed``, ``keep_rate``, ``vocoder`` and the sampling of ``conversion.convert``.
+
+    Yields:
+        One outcome for each song; a ValueError or OSError is kept in it, anything else is raised.
     """
     for i, path in enumerate(map(Path, paths)):
 

@@ -7,6 +7,7 @@ be kept, one step of each of equally many is chosen while it runs, by the rule o
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,11 @@ class Recorder:
     """
 
     def __init__(
-        self, keep: int | None = None, max_bytes: int = MAX_BYTES, prepared=None, blocks: Sequence[int] | None = None
+        self,
+        keep: int | None = None,
+        max_bytes: int = MAX_BYTES,
+        prepared: Any = None,
+        blocks: Sequence[int] | None = None,
     ):
         if keep is not None and keep < 2:
             raise TraceError(f"{keep} steps are to be kept; a trace needs at least 2, the first and the last.")
@@ -92,16 +97,26 @@ class Recorder:
         self.rows.append(self.waiting[chosen])
         self.waiting = []
 
-    def trace(self, result: Tensor, kind: str = "mel", low=None, high=None, conditions: Mapping | None = None,
-              **info) -> Trace:  # fmt: skip
-        """What was kept, with the result ``[1, ...]`` of the walk in the scale of the states.
+    def trace(self, result: Tensor, kind: str = "mel", low: Any = None, high: Any = None,
+              conditions: Mapping | None = None, **info) -> Trace:  # fmt: skip
+        """What was kept, with the result of the walk.
 
         Args:
-            result: What the sampler returned.
-            kind, low, high, conditions, info: See :class:`trace.Trace`.
+            result: Where the walk ended, ``[1, mels, frames]`` or ``[1, samples]``, in the scale of the states.
+            kind: ``mel`` or ``wave``: what the states are.
+            low: Log-mels ``[mels]`` (tensor, array or list) that -1 of a mel state means; None only for ``wave``.
+            high: The same of 1.
+            conditions: What was asked for, by name, ``[frames]`` each; stored as bool or float32. None if nothing is
+                to be kept of it.
+            **info: Plain JSON values about the run; a ``mel`` trace needs ``mel`` (its contract as JSON), a ``wave``
+                trace ``sample_rate_hz``.
+
+        Returns:
+            The kept steps, states and result as float16; the ``notice`` in its ``info`` says where memory left some
+            out.
 
         Raises:
-            TraceError: if no step arrived, or values were not finite.
+            TraceError: if no step arrived, values were not finite, or scale, conditions and states do not fit together.
         """
         if not self.rows:
             raise TraceError("No step was seen: the walk did not call the recorder.")
@@ -119,9 +134,9 @@ class Recorder:
 
 
 def capture(
-    model, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,
+    model: Any, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,
     seed: int = 0, precision: str = "auto", keep: int | None = None, features: bool = True,
-    max_bytes: int = MAX_BYTES, conditions: Mapping | None = None, label: str = "", prepared=None,
+    max_bytes: int = MAX_BYTES, conditions: Mapping | None = None, label: str = "", prepared: Any = None,
     callback: Callable[[SamplerStep], None] | None = None, cancelled: Callable[[], bool] | None = None,
     blocks: Sequence[int] | None = None, temperature: int | float | None = None,
 ) -> Trace:  # fmt: skip
@@ -130,13 +145,24 @@ def capture(
     Args:
         model: A ``diffusion.DiffusionModel``.
         condition: ``[1, dims, frames]`` from ``model.condition``.
-        method, steps, shallow, seed, precision, prepared, callback, cancelled, temperature: As
-            ``DiffusionModel.sample``.
-        keep, max_bytes: See :class:`Recorder`.
+        method: One of ``samplers.METHODS``; the model's own if None.
+        steps: Of the sampler; the model's own number if None.
+        shallow: Step 1 .. ``n_steps`` to which the coarse mel is noised to start from; None starts from pure noise.
+        seed: Of the first noise and, for ``ddpm``, of the walk.
+        precision: One of ``denoiser.PRECISIONS``; unread where ``prepared`` is given.
+        keep: Most steps to keep, at least 2; all if None.
         features: Whether to listen at the layers too.
+        max_bytes: Most memory for states; where it is not enough, fewer steps are kept than ``keep`` says.
         conditions: What to keep of what was asked: ``f0_hz``, ``voiced``, ``loudness_db``, each ``[frames]``.
         label: A name for the run.
-        blocks: See :class:`Recorder`. The callback may ask the same network itself; that is not listened to.
+        prepared: A ``denoiser.Prepared`` of this condition to use again; None prepares one.
+        callback: Sees every step after it was kept. It may ask the same network itself; that is not listened to.
+        cancelled: Asked before every call of the denoiser; True raises ``progress.Cancelled``.
+        blocks: Which residual blocks to listen to, from 0; the first, the middle and the last if None.
+        temperature: Factor 0 .. 2 of all noise of the walk; the model's own if None.
+
+    Returns:
+        A ``mel`` trace with the settings of the walk in its ``info``.
 
     Raises:
         TraceError, samplers.SamplerError, progress.Cancelled: as those say.

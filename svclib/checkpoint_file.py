@@ -48,10 +48,8 @@ def pack(checkpoint: Checkpoint) -> bytes:
 def unpack(path: Path) -> Checkpoint:
     """Read a checkpoint and check it against its own checksum.
 
-    The tensors are copies: a memory map would end the process when retention empties the file it looks at.
-
-    Raises:
-        TrainingError: why it cannot be used, as a sentence without full stop.
+    The tensors are copies: a memory map would end the process when retention empties the file it looks at. Raises
+    TrainingError if it cannot be used; why, as a sentence without full stop.
     """
     try:
         data = store.read_bytes(path)

@@ -61,7 +61,16 @@ class CheckpointInfo:
 
 
 def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str = "") -> CheckpointInfo:
-    """Commit a checkpoint under a name that was never used; ``best`` and ``history`` keep the EMA weights only.
+    """Commit a checkpoint under a name that was never used.
+
+    Args:
+        folder: ``checkpoints`` of the run; made if needed.
+        checkpoint: All of the training's state; it stays as it is.
+        kind: A key of ``PREFIXES``: ``last`` keeps everything, ``best`` and ``history`` the EMA weights only.
+        writer: Name of the session, hexadecimal; stands before the six random digits in the file's name.
+
+    Returns:
+        The committed file, as :func:`listing` gives it.
 
     Raises:
         store.StoreError: if it cannot be kept; every earlier file is untouched.
@@ -130,11 +139,13 @@ def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[C
     fits the checksum inside it.
 
     Args:
+        folder: ``checkpoints`` of the run.
         run_id: Files of another run are passed over; None takes the run that the files agree on.
         step: Take the checkpoint of this step instead of the newest; weights-only files count too, then.
 
     Returns:
-        (None, []) only where the folder has never had a checkpoint.
+        The checkpoint, and ``name: reason`` of each file passed over, or used without its marker; (None, []) only where
+        the folder shows no file of any checkpoint.
 
     Raises:
         TrainingError: if there are files and none can be used.
@@ -173,6 +184,7 @@ def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, d
     """A run's model with its EMA weights, in eval mode on the CPU, and its record.
 
     Args:
+        run: The run's folder, with ``checkpoints`` in it.
         which: ``best`` by held-out loss (the last where none was measured), ``last``, or a step.
 
     Returns:

@@ -59,11 +59,17 @@ def clips(
     Args:
         source: A dataset made with labels, or a folder.
         split: ``train`` or ``validation``; None takes all.
-        sample_rate_hz, duration_s: Of the clips: other rates are resampled; see :class:`ClassifierSettings`.
-        naming, validation: How the files of a folder are named, and which of them are held out; a dataset knows.
+        sample_rate_hz: Of the clips; recordings of other rates are resampled.
+        duration_s: Of the clips: longer recordings are cut, shorter ones followed by silence.
+        naming: How the files of a folder are named, without suffix; of a dataset's recordings the labels are known.
+        validation: File name pattern of the held-out files of a folder, which has to fit some and not all of them;
+            a dataset has its own split.
+
+    Returns:
+        The clips in the order of the recordings, float32 of full scale 1.
 
     Raises:
-        ClassifierError: if there is no such split, or a recording has no label.
+        ClassifierError: if there is no such split, nothing in it, or a recording without label.
         DatasetError, AudioError: if a folder or file cannot be used.
     """
     if split not in (None, "train", "validation"):
@@ -132,7 +138,17 @@ def listen(
     batch_size: int = 100,
     progress: Callable[[float, str], None] | None = None,
 ) -> Heard:
-    """What the listener hears in sounds of any length, each one channel at its sample rate.
+    """What the listener hears in sounds.
+
+    Args:
+        model: From :func:`train` or :func:`load`; put into eval mode.
+        sounds: Each ``[samples]``, one channel; cut, or followed by silence, to the length of the listener's clips.
+        sample_rate_hz: Of the sounds; has to be the listener's.
+        batch_size: Sounds at once; memory grows with it.
+        progress: Called with a fraction and a text after each batch.
+
+    Returns:
+        Features, probabilities of the labels and their names, in the order of the sounds.
 
     Raises:
         ClassifierError: for another sample rate, no sounds, or samples that are not finite.
@@ -195,12 +211,16 @@ def train(
         source: Clips to train on, all of them; or a dataset or folder, of which the train split is taken.
         seed: Of weights, order and variations.
         epochs: How often every clip comes by.
-        batch_size, learning_rate: Of AdamW; the rate rises for a fifth of the way and falls to nothing.
+        batch_size: Most clips of one step.
+        learning_rate: AdamW's highest: the rate rises to it for a fifth of the way and falls to nothing.
         progress: Called with a fraction and a text.
         cancelled: Asked before each step.
 
+    Returns:
+        The listener in eval mode on the CPU, its weights without gradient; its clips are as long as those given.
+
     Raises:
-        ClassifierError: if there are fewer than two labels or clips.
+        ClassifierError: if there are fewer than two labels or clips; or as :func:`clips`.
         Cancelled: when ``cancelled()`` returns True.
     """
     known = source if isinstance(source, Clips) else clips(source, "train")
@@ -237,12 +257,15 @@ def train(
 
 
 def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
-    """Write a listener as one safetensors file; a name that is taken becomes ``name 2``. Returns the path used.
+    """Write a listener as one safetensors file; nothing is overwritten.
 
     Args:
-        path: ``.../NAME.safetensors``.
+        path: ``.../NAME.safetensors``; any other suffix is refused (ClassifierError).
         model: To be written.
         info: Plain values to keep beside it, such as its accuracy.
+
+    Returns:
+        The path used: ``NAME 2.safetensors`` where the name was taken.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -254,7 +277,13 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
 
 
 def load(path: str | Path) -> tuple[Classifier, dict]:
-    """A listener from its file, and its ``info``; nothing in the file is run.
+    """A listener from its file; nothing in the file is run.
+
+    Args:
+        path: A file that :func:`save` wrote.
+
+    Returns:
+        The listener in eval mode on the CPU, its weights without gradient, and its ``info``, {} where it has none.
 
     Raises:
         ClassifierError: if the file is no listener's, damaged, or of another version.

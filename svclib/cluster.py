@@ -1,6 +1,6 @@
-"""Where segments are measured: in this process, or spread over a dask.distributed cluster that runs already.
+"""Where segments are measured: by processes of this machine, or by a dask.distributed cluster that runs already.
 
-Recordings are decoded here in both cases and segments go to the workers as samples: no worker needs to see a folder,
+Recordings are decoded here in every case and segments go to the workers as samples: no worker needs to see a folder,
 and the results are the same bytes wherever they were measured. A segment whose worker is lost is measured again by
 another. A scheduler runs what it is sent by anybody who reaches it: keep it inside a network you trust.
 """
@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 import urllib.parse
@@ -22,6 +23,9 @@ from svclib.features import FeatureSettings
 
 CONNECT_S = 10.0
 PATIENCE_S = 60.0  # how long a cluster may be without workers
+BEGIN_S = 20.0  # work that lasts longer gets processes, which take seconds of all cores to start
+MOST_PROCESSES = 16
+IDLE_S = 60.0  # a worker that nobody asks for anything leaves, also where this process was killed
 MOST_AHEAD = 64  # segments under way; one of 160 s at 44.1 kHz is 14 MB in the scheduler's memory
 Cut = tuple[int, int, int, int]
 _KEPT = "What is finished is kept: start it again and it goes on."
@@ -38,9 +42,13 @@ def opened(executor: str | None, tell: Callable[[str], None]) -> Iterator[Any]:
     Work that nobody waits for any more is dropped at the end.
 
     Args:
-        executor: ``dask://HOST:PORT`` of a scheduler, or None for two threads of this process: the work is done outside
-            of Python's lock, so they take as little time as two processes, which have to start first.
+        executor: ``dask://HOST:PORT`` of a scheduler, or None for this machine: a pool of processes, one for each core,
+            is started beside the work once that has taken ``BEGIN_S``; until it is ready, and on a single core, two
+            threads of this process measure.
         tell: Called with a text while the cluster is waited for; what it raises ends the waiting.
+
+    Yields:
+        ``submit(samples, cut, settings)`` begins ``segments.measure`` and returns a call that waits for its arrays.
 
     Raises:
         ClusterError: for another executor, a missing package, or a scheduler that does not answer.
@@ -49,32 +57,45 @@ def opened(executor: str | None, tell: Callable[[str], None]) -> Iterator[Any]:
         with _client(executor) as client:
             yield _Dask(client, executor, tell)
         return
-    threads = concurrent.futures.ThreadPoolExecutor(max(1, min(2, os.cpu_count() or 1)))
-    try:
-        yield _Here(threads)
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
+    with contextlib.closing(_Here()) as here:
+        yield here
 
 
 class _Here:
-    def __init__(self, threads: concurrent.futures.Executor):
-        self.threads, self.ahead = threads, 3
+    """Threads of this process, and when the work lasts a pool of processes in their place."""
+
+    def __init__(self):
+        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = concurrent.futures.ThreadPoolExecutor(min(2, self.cores))
+        self.processes = self.ready = None
+        self.ahead, self.since = 3, time.monotonic()
         self.under_way: set[concurrent.futures.Future] = set()
 
     def submit(self, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> Callable[[], dict]:
         """Begin ``segments.measure``; the call returned waits for its arrays."""
-        future = self.threads.submit(segments.measure, samples, cut, settings)
+        future = self.workers().submit(segments.measure, samples, cut, settings)
         self.under_way.add(future)
         return lambda: self.result(future, samples, cut, settings)
 
+    def workers(self) -> concurrent.futures.Executor:
+        """Who measures the next segment."""
+        if self.processes is None and self.cores > 1 and self.ahead and time.monotonic() - self.since >= BEGIN_S:
+            self.processes = _pool(self.cores)
+            self.ready = self.processes.submit(manifest.versions)  # a worker answers when it has loaded svclib
+        if self.ready is None or not self.ready.done() or self.ready.exception():
+            return self.threads
+        self.ahead = self.ahead and min(MOST_AHEAD, self.cores + 2)
+        return self.processes
+
     def result(self, future, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> dict:
-        """Its arrays; where memory was short, measured once more with nothing beside it, as all that follow."""
+        """Its arrays; where memory was short or a worker died of it, measured here with nothing beside it, as all that
+        follow."""
         self.under_way.discard(future)
         try:
             return future.result()
-        except MemoryError:
+        except (MemoryError, concurrent.futures.BrokenExecutor):
             concurrent.futures.wait(self.under_way)
-            self.ahead = 0
+            self.ahead, self.ready = 0, None
         try:
             return segments.measure(samples, cut, settings)
         except MemoryError:
@@ -82,6 +103,25 @@ class _Here:
                 f"There is too little memory to measure a segment of {(cut[3] - cut[2]) / settings.sample_rate_hz:.0f} "
                 f"seconds. Close other programs, or take a machine with more. {_KEPT}"
             ) from None
+
+    def close(self) -> None:
+        """Drop what nobody waits for any more."""
+        if self.processes is not None:
+            self.processes.shutdown(kill_workers=True)
+        self.threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(n: int) -> concurrent.futures.Executor:
+    """Processes that load nothing of a caller's script and leave by themselves; librosa brings joblib."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return ProcessPoolExecutor(min(MOST_PROCESSES, n), timeout=IDLE_S, initializer=_left_alone, env=one_thread)
+
+
+def _left_alone() -> None:
+    """In a worker: Ctrl-C in the terminal is for the process that asked."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Dask:

@@ -51,6 +51,12 @@ def convert(a) -> int:
 def singer_mix(given: list[str] | None) -> dict[str, float] | str | None:
     """``NAME`` or ``NAME=WEIGHT``, repeated, as ``conversion.convert`` takes it.
 
+    Args:
+        given: Each ``--singer``, as it was written; a name without weight counts 1. None or empty: there was none.
+
+    Returns:
+        None for the instrument's own choice, one name, or weights by name.
+
     Raises:
         UsageError: if a weight is no number of 0 or more, or a name comes twice.
     """

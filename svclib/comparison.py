@@ -25,12 +25,14 @@ BANDS_HZ = {"low (below 500 Hz)": (0.0, 500.0), "middle (500 to 3000 Hz)": (500.
 
 
 def step_matrix(trace: Trace, state: str = "x0_hat") -> np.ndarray:
-    """How far apart the steps of a run are: mean absolute difference of their log-mels in dB, float64 ``[S, S]``.
-
-    Symmetric, zero on the diagonal. F0 is no part of it.
+    """How far apart the steps of a run are; F0 is no part of it.
 
     Args:
-        state: ``x0_hat`` or ``x_t``.
+        trace: A ``mel`` trace of ``S`` kept steps.
+        state: ``x0_hat`` (the guesses) or ``x_t`` (the noisy mels).
+
+    Returns:
+        Mean absolute difference of their log-mels in dB, float64 ``[S, S]``: symmetric, zero on the diagonal.
     """
     levels = trace.level_db(getattr(trace, _known(state)))
     found = np.zeros((len(levels), len(levels)))
@@ -51,10 +53,9 @@ def level_of(trace: Trace, step: int | None, state: str = "x0_hat") -> np.ndarra
 
 
 def difference_db(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``b - a`` of two log-mels in dB, with its sign: positive where ``b`` is louder.
+    """``b - a`` of two log-mels in dB, float32, with its sign: positive where ``b`` is louder.
 
-    Raises:
-        StudyError: if their shapes differ.
+    Raises :class:`StudyError` if their shapes differ.
     """
     if a.shape != b.shape:
         raise StudyError(
@@ -104,15 +105,16 @@ def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple
     """Layers by steps, from pooled hidden features.
 
     Args:
+        trace: A trace that kept hidden features at its ``S`` steps.
         kind: ``noise`` (a block's input + step) or ``condition`` (its gates with the condition).
         value: ``level``: root mean square over channels and time. ``change``: ``|F_i - F_(i-1)| / |F_i|`` of mean and
             spread over time, how much of what a layer says is new at a step; 0 at the first.
 
     Returns:
-        ``(names of the taps, float64 [layers, S])``.
+        ``(names of the taps, float64 [layers, S])``, the layers in their order in the network.
 
     Raises:
-        StudyError: if the run kept no such features.
+        StudyError: if the run kept no such features, or there is no such value.
     """
     taps = sorted((t for t in trace.features if t.startswith(f"{kind} ")), key=lambda t: int(t.split()[-1]))
     if not taps or value not in ("level", "change"):
@@ -148,6 +150,13 @@ class Apart:
 
 def apart(a: Trace, b: Trace) -> Apart:
     """Compare two runs step by step: the *global* influence of whatever differs between them.
+
+    Args:
+        a: The run to compare with, a ``mel`` trace.
+        b: The other run; differences are ``b - a``.
+
+    Returns:
+        The distances of the ``S`` steps; bin by bin only where the songs have one length.
 
     Raises:
         StudyError: if their steps are not at the same diffusion times, or their mels differ.
@@ -198,6 +207,15 @@ def matrix_table(names: Sequence[str], matrix: np.ndarray) -> tuple[list[str], l
 
 def save_csv(folder: str | Path, name: str, head: Sequence[str], rows: Sequence[Sequence]) -> Path:
     """Write a table as ``<name>.csv`` (UTF-8, comma, full precision), beside whatever has that name already.
+
+    Args:
+        folder: Where it goes; made if needed.
+        name: File name without suffix, as a person wrote it; made safe by ``store.safe_name``.
+        head: Headings of the columns.
+        rows: Their cells, row by row.
+
+    Returns:
+        The path used: ``<name> 2.csv`` where the name was taken.
 
     Raises:
         store.StoreError: if it cannot be written.

@@ -78,8 +78,7 @@ def describe(name: str) -> str:
 def resolve(path_or_name: str | Path) -> Path:
     """A path to a gin file, or the name of a preset (``ddsp_small``), as a path.
 
-    Raises:
-        ConfigError: if there is neither; names the nearest preset.
+    Where there is neither, a ConfigError names the presets, and the nearest one if one is near.
     """
     path = Path(path_or_name)
     if path.suffix == ".gin" and path.is_file():
@@ -106,7 +105,12 @@ class _Deny(config_parser.ParserDelegate):
 def check_text(text: str, source: str) -> list:
     """Refuse gin text that could do more than set svclib's parameters.
 
-    Returns the statements, for :func:`_expand`.
+    Args:
+        text: Is only parsed: nothing in it is imported, included or run.
+        source: Where it came from, for messages: a file, or ``override``.
+
+    Returns:
+        The statements as gin's parser gives them, in the order of the text.
 
     Raises:
         ConfigError: naming the source, the line and what is allowed.
@@ -203,6 +207,9 @@ def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str,
         files: Paths or preset names, e.g. ``["ddsp_small", "tiny"]``.
         overrides: ``n_harmonics=20`` (a field of any settings class of the preset),
             ``ddsp.DdspSettings.n_harmonics=20`` or a macro, ``N_HARMONICS=20``.
+
+    Returns:
+        The settings, the names of the files and the gin text that was used, overrides included.
 
     Raises:
         ConfigError: for anything that cannot be used, with file and line.

@@ -1,4 +1,7 @@
-"""What kind of sound file lies at a path: its first bytes and what its container promises, never its suffix."""
+"""What kind of sound file lies at a path: its first bytes and what its container promises.
+
+The suffix decides one thing: a file whose first bytes are not known (an MP3 without a tag) is tried as sound.
+"""
 
 import dataclasses
 import os
@@ -48,8 +51,7 @@ class AudioInfo:
 def kind_of(path: str | Path) -> str:
     """``"sndfile"`` for what libsndfile may decode, else ffmpeg's reader: ``mov``, ``aac``, ``matroska``, ``asf``.
 
-    Raises:
-        AudioError: if it is not sound, with the reason as a sentence.
+    Raises AudioError if it is not sound, with the reason as a sentence.
     """
     path = Path(path)
     size, head = head_of(path)
@@ -83,11 +85,7 @@ def _is_sound_magic(head: bytes) -> bool:
 
 
 def head_of(path: Path) -> tuple[int, bytes]:
-    """Size and first 512 bytes of a file.
-
-    Raises:
-        AudioError: if there is none, or it is a folder or cannot be opened.
-    """
+    """Size in bytes and first 512 bytes of a file; raises AudioError for a folder, or if it cannot be opened."""
     try:
         if path.is_dir():
             raise AudioError(f"{path.name} is a folder, not a sound file.")

@@ -10,6 +10,7 @@ Everything here works on log-mel frames alone, frame by frame or with a short fi
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,7 +122,8 @@ class Bottleneck(nn.Module):
         contract: Definition of the log-mels it will read.
         code_dims: Numbers per frame.
         n_cepstra: Mel-cepstra of the envelope it sees.
-        channels, n_layers: Size of the convolutions.
+        channels: Width of the convolutions.
+        n_layers: Convolutions of 5 frames each: a code sees ``2 * n_layers`` frames on either side.
         warp_range: In training the frequency axis is stretched by up to this share, down or up.
         equaliser_db: Strength of the drifting equaliser of the training.
         code_noise: Standard deviation of the noise on the code in training.
@@ -161,6 +163,9 @@ class Bottleneck(nn.Module):
             f0_hz: The recording's own pitch (before any key shift), filled over unvoiced frames.
             generator: Source of the perturbation; without it the result is deterministic.
             units: Of no use here; see :class:`Units`.
+
+        Returns:
+            Values within -1 .. 1; with a ``generator`` the noise comes on top.
         """
         cepstra = self.normalised(*self.measured(log_mel, f0_hz, generator))
         code = torch.tanh(self.convs(cepstra.transpose(1, 2)).transpose(1, 2))
@@ -245,11 +250,7 @@ class Units(nn.Module):
         generator: torch.Generator | None = None,
         units: Tensor | None = None,
     ) -> Float[Tensor, "batch frames code"]:
-        """The units in the precision of the mel.
-
-        Raises:
-            FeatureError: if there are none, or their shape is not that of the mel.
-        """
+        """The units in the precision of the mel; raises FeatureError if there are none, or not one for each frame."""
         wanted = (*log_mel.shape[:2], self.dims)
         if units is None or tuple(units.shape) != wanted:
             got = "none" if units is None else f"units of shape {tuple(units.shape)}"
@@ -261,11 +262,10 @@ class Units(nn.Module):
         return self(log_mel, f0_hz, units=units)
 
 
-def build(settings, features: FeatureSettings) -> Bottleneck | Units:
-    """The content encoder that the settings of a diffusion model name.
+def build(settings: Any, features: FeatureSettings) -> Bottleneck | Units:
+    """The content encoder that the settings of a diffusion model name, with fresh weights where it has any.
 
-    Raises:
-        FeatureError: if it needs units that the features do not have.
+    Raises FeatureError if it needs units that the features do not have.
     """
     s = settings
     if s.content == "contentvec":

@@ -62,12 +62,8 @@ class UnitSettings:
                 raise FeatureError(f"UnitSettings.{name} is {value!r}; it must be a text of at most 200 characters.")
 
     @classmethod
-    def from_json(cls, record) -> "UnitSettings":
-        """The settings of a dict with exactly these fields.
-
-        Raises:
-            FeatureError: if fields are missing, unknown or out of range.
-        """
+    def from_json(cls, record: Any) -> "UnitSettings":
+        """The settings of a dict with exactly these fields; FeatureError if any is missing, unknown or out of range."""
         names = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(record, dict) or set(record) != names:
             raise FeatureError(f"UnitSettings has the fields {', '.join(sorted(names))}; {record!r} arrived.")
@@ -120,8 +116,9 @@ def extract(
 
     Args:
         samples: ``[n]`` float with full scale 1, or int16.
-        sample_rate_hz, hop_samples: Of the frame grid.
-        settings: Which encoder.
+        sample_rate_hz: Of ``samples`` and of the frame grid.
+        hop_samples: Samples per frame of the grid, at that rate.
+        settings: Which encoder, and which of its layers.
         progress: Called with a fraction and a text.
         piece_s: Whole seconds per piece.
 
@@ -177,10 +174,17 @@ def pinned(settings: UnitSettings) -> UnitSettings:
 
 
 def load(settings: UnitSettings) -> Encoder:
-    """The encoder of these settings, loaded once per process, on the GPU where there is one.
+    """The encoder of these settings, on the GPU where there is one; the last one is kept for the next call.
 
     What is not there yet is fetched only if it is one of :data:`KNOWN`, or named by the environment variable
     ``SVCLIB_CONTENTVEC`` or by a preset (:func:`allow`): an instrument of others has nothing fetched by itself.
+
+    Args:
+        settings: Which encoder; the environment variable goes before their ``source``. Without a ``fingerprint`` any
+            weights will do.
+
+    Returns:
+        The encoder, with the fingerprint of the weights it has.
 
     Raises:
         FeatureError: saying what is missing or different, and what to do.

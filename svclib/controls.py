@@ -221,11 +221,15 @@ def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> n
     """Gain that keeps silence silent: 0 in frames at the loudness floor, 1 in others, straight lines between centres.
 
     A frame is at the floor when its whole window is silent, and the window is longer than the fade: what sounds is not
-    touched. None where no frame is at the floor.
+    touched.
 
     Args:
         loudness_db: ``[frames]`` of the song, as measured.
-        n_samples: Length of the result, float32 ``[n_samples]``.
+        n_samples: Length of the result.
+        hop_samples: Samples per frame at the result's rate.
+
+    Returns:
+        float32 ``[n_samples]``, 0..1; None where no frame is at the floor.
     """
     open_ = np.asarray(loudness_db) > LOUDNESS_FLOOR_DB
     if open_.all() or not len(open_):

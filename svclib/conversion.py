@@ -148,7 +148,7 @@ class Conversion:
 
 
 def convert(
-    instrument,
+    instrument: Any,
     song: Song,
     controls: Controls | None = None,
     seed: int = 0,
@@ -175,13 +175,17 @@ def convert(
         keep_rate: Give the result the song's sample rate instead of the instrument's.
         progress: Called with a fraction 0..1 and a text.
         cancelled: Asked between pieces; True ends the conversion.
-        sampler, steps: How a diffusion instrument walks, one of ``samplers.METHODS``; its own choice if None.
+        sampler: How a diffusion instrument walks, one of ``samplers.METHODS``; its own choice if None.
+        steps: Steps of this walk; its own choice if None.
         shallow: Diffusion step at which its walk starts, from the coarse mel; from pure noise if None.
-        singer: Name of one of its singers, or names with weights.
+        singer: Name of one of its singers, or names with weights; its first one if None.
         vocoder: What makes sound of the mel of a diffusion instrument: opened, or what ``vocoding.open`` takes; its own
             if None.
         precision: One of ``denoiser.PRECISIONS``; ``auto`` if None.
         temperature: Factor of the noise of the walk, 0 to 2; below 1 smoother; the instrument's own if None.
+
+    Returns:
+        The sound, exactly as long as the song, and everything that made it so.
 
     Raises:
         ConversionError: if song and instrument do not fit, or the instrument sings no numbers.
@@ -277,6 +281,12 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
 
     Nothing is ever overwritten: a name that is taken gets a number. The file carries the tag "synthetic voice" and its
     settings; the same settings lie beside it as ``<file>.json``.
+
+    Args:
+        conversion: What is written.
+        folder: Where; made if it is not there.
+        format: One of :data:`FORMATS`.
+        name: What to call it instead, without suffix; characters that no file name has are replaced.
 
     Returns:
         The audio file.

@@ -39,7 +39,11 @@ def periodicity(samples: np.ndarray, centres: np.ndarray, sample_rate_hz: int) -
 
     Args:
         samples: ``[n]``.
-        centres: Positions in samples.
+        centres: Positions in samples; fractions are cut off.
+        sample_rate_hz: Of the samples.
+
+    Returns:
+        float64, one value for each centre.
     """
     low, high = (round(lag * sample_rate_hz) for lag in LAGS_S)
     n = round(WINDOW_S * sample_rate_hz)
@@ -70,6 +74,7 @@ def measure(vocoder: AnyVocoder, samples: np.ndarray, seed: int = 0, cancelled: 
         vocoder: Of any kind; ``harmonic_unvoiced_db`` is known only where it has parts.
         samples: ``[n]`` float at the vocoder's rate, full scale 1; a last incomplete frame is left out.
         seed: Of the vocoder's noise.
+        cancelled: Asked by the vocoder while it sings; True raises ``progress.Cancelled``.
 
     Returns:
         The figures, ``frames`` and ``frames_unvoiced`` that they stand on, and the sound itself as ``audio``.

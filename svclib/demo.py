@@ -61,14 +61,17 @@ def run(
     Args:
         out: Folder for everything; nothing of yours in it is overwritten.
         audio_folder: Recordings of one voice; None: a synthetic singer.
-        song: What to convert; None: a song by the other synthetic singer.
-        minutes: How long to train.
+        song: What to convert: needed with ``audio_folder``, not read without it; then the other singer sings one.
+        minutes: How long to train; 1.5 if None.
         seed: Of everything random.
         preset: Names of gin presets, later ones win.
         corpus_minutes: How much the synthetic singer sings.
         progress: Called with (fraction, text) inside the stages that take long.
         say: Called with a line about every stage.
         on_training: Called with the training's status instead of ``progress``.
+
+    Returns:
+        The paths of what was made, or found finished, and the seconds that every stage took.
 
     Raises:
         ValueError, OSError: of the part that failed, with a sentence; what was finished is used next time.

@@ -42,6 +42,12 @@ class Denoiser(nn.Module):
     A network that knows nothing then returns the guess, and no error is divided by 0.006 where all is noise.
 
     Args:
+        n_mels: Bands of the mel.
+        channels: Width of the residual signal.
+        n_layers: Number of residual blocks.
+        dilation_cycle: Blocks after which the dilation starts again at 1.
+        condition_dims: Channels of the condition.
+        schedule: Says how much signal and noise there is at each time.
         prediction: One of ``PREDICTIONS``.
     """
 
@@ -147,7 +153,7 @@ class Conditions(nn.Module):
         singer: Float[Tensor, "batch singers"],
         dropped: Bool[Tensor, "batch 4"] | None = None,
     ) -> Float[Tensor, "batch dims frames"]:
-        """The condition of every frame.
+        """What all conditions together say in every frame.
 
         Args:
             code: From the content encoder.
@@ -155,7 +161,10 @@ class Conditions(nn.Module):
             voiced: Whether a pitch is sung.
             loudness_db: A-weighted, -80 .. 0.
             singer: Weights of the singers, rows adding to 1.
-            dropped: Which of ``CONDITIONS`` to replace by its null, by batch entry.
+            dropped: Which of ``CONDITIONS`` to replace by its null, by batch entry; none if None.
+
+        Returns:
+            The condition, channels first; every frame is normalised over its channels.
         """
         sounding = voiced.float()
         octaves = torch.log2(f0_hz.clamp_min(1.0) / 220.0) * sounding
@@ -184,7 +193,8 @@ class Prepared:
     Args:
         denoiser: The network; a copy in ``precision`` is made where that is not fp32.
         condition: What the song asks for.
-        guess, spread: A clean mel near the result, scaled to -1 .. 1, and how far off it may be: the coarse mel.
+        guess: A clean mel near the result, scaled to -1 .. 1: the coarse mel.
+        spread: How far off the guess may be in every bin, above 0, in the same scale.
         precision: One of ``PRECISIONS``; ``auto`` is :func:`best_precision`. Input and output stay float32. One call in
             bf16 differs from fp32 by somewhat below 1 % of the noise.
         piece_frames: Frames computed at once, besides the halo.

@@ -37,10 +37,8 @@ class DiffusionSettings(DiffusionChoices):
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffusionModel":
         """A model with fresh weights; equal seeds give equal weights, torch's own generator stays as it was.
 
-        Args:
-            features: How the recordings are measured; must carry a mel contract.
-            statistics: The dataset's: ``log_mel`` (``min`` and ``max``, numbers or one per mel) sets the scale, the
-                names under ``singers`` their order.
+        The features must carry a mel contract. Of the dataset's statistics ``log_mel`` (``min`` and ``max``, numbers or
+        one per mel) sets the scale, ``loudness_db`` the range it sings in, and ``singers``, sorted, who can sing.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -124,12 +122,15 @@ class DiffusionModel(nn.Module):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Noise error plus coarse error on a batch of the dataset, both on mels scaled to -1 .. 1.
 
+        Args:
+            batch: As of ``dataset.Dataset.batch``; ``audio`` only for a vocoder, ``units`` only for ``contentvec``.
+            generator: Of times, noise, perturbation and of what is left out.
+
         Returns:
             The loss, whose value compares steps, and its parts: ``noise`` (mean square), ``coarse`` (mean absolute) and
-            with a vocoder ``vocoder``, its spectral loss on the batch's ``audio``. Its gradient is that of what is
-            to be learnt: the network's own output (see ``denoiser.Denoiser.loss``) in place of the noise, and besides
-            ``spread``, the negative log-likelihood of the coarse error, at its best where the spread is 1.25 times the
-            mean absolute error, as of a normal distribution.
+            with a vocoder ``vocoder``, its spectral loss on ``audio``. Its gradient is that of what is to be learnt:
+            the network's own output (see ``denoiser.Denoiser.loss``) in place of the noise, and besides ``spread``, the
+            coarse error's negative log-likelihood, at its best at 1.25 times the mean absolute error (as if normal).
         """
         size = batch["log_mel"].shape[0]
         dropped = draws.uniform((size, len(CONDITIONS)), generator)
@@ -177,18 +178,19 @@ class DiffusionModel(nn.Module):
     ) -> Float[Tensor, "batch dims frames"]:  # fmt: skip
         """Everything the denoiser is told about a song, computed once, in pieces that equal the whole.
 
-        Only the result and the content's cepstra and code are kept whole (1 kB a frame in the full model, 26 MB for
-        five minutes).
-
         Args:
             log_mel: ``[batch, frames, mels]`` of the source, for the content encoder.
             source_f0_hz: ``[batch, frames]`` of the source, filled over unvoiced frames.
-            f0_hz, voiced, loudness_db: ``[batch, frames]``, what is to be sung; loudness is held within the range of
-                the recordings that the model knows, see :meth:`beyond`.
-            singer: From :meth:`singer_weights`.
+            f0_hz: ``[batch, frames]``, what is to be sung; read only where voiced.
+            voiced: ``[batch, frames]`` bool, where a pitch is to be sung.
+            loudness_db: ``[batch, frames]``; held within the range of the model's recordings, see :meth:`beyond`.
+            singer: From :meth:`singer_weights`; the first singer if None.
             without: Names of ``CONDITIONS`` to switch off: their learned null takes their place.
             piece_frames: Frames computed at once.
             units: ``[batch, frames, dims]`` of the source, for ``contentvec``.
+
+        Returns:
+            The condition. Only it and the content's cepstra and code are kept whole (1 kB a frame in the full model).
         """
         unknown = sorted(set(without) - set(CONDITIONS))
         if unknown:
@@ -208,8 +210,7 @@ class DiffusionModel(nn.Module):
     def beyond(self, loudness_db: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames"]:
         """What loudness asks for outside the range of the recordings, as a change of the log-mel in its own log base.
 
-        A network asked for a level that it never heard answers with anything. It sings at the nearest level that it
-        knows, and the rest is gain.
+        Asked for a level it never heard, a network answers anything: it sings at the nearest, and the rest is gain.
         """
         base = 1.0 if self.contract.log_base == "10" else math.log(10.0)
         return (loudness_db - self._known(loudness_db)) / 20.0 * base
@@ -266,14 +267,20 @@ class DiffusionModel(nn.Module):
 
         Args:
             condition: From :meth:`condition`.
-            method, steps: Sampler; the settings' own by default.
+            method: One of ``samplers.METHODS``; the settings' own by default.
+            steps: Of the sampler; the settings' own number by default.
             shallow: Start step 1 .. ``n_steps`` (Diff-SVC's k_step); None starts from pure noise.
             seed: Of the first noise and, for ``ddpm``, of the walk. The same on every device.
-            precision, callback, cancelled: See :class:`Prepared` and ``samplers.sample``.
+            precision: See :class:`Prepared`; unread where ``prepared`` is given.
+            callback: Sees every ``samplers.SamplerStep``; changes no bit of the result.
+            cancelled: Asked before each call of the denoiser and each of its pieces; True raises ``Cancelled``.
             prepared: To reuse, when the same song is sung again; or another function of ``x_t`` and time.
             temperature: Factor of all noise of the walk (as in Grad-TTS, Popov et al. 2021); below 1 the result comes
                 nearer to what the model thinks likely: smoother, less varied. The settings' own by default.
-            options: ``piece_frames``, ``cache_bytes`` of :class:`Prepared`; the result does not depend on them.
+            **options: ``piece_frames``, ``cache_bytes`` of :class:`Prepared`; the result does not depend on them.
+
+        Returns:
+            Log-mel in the contract's logarithm, within the range the model was scaled by.
         """
         generator = torch.Generator().manual_seed(seed)
         temperature = self.settings.temperature if temperature is None else temperature
@@ -320,22 +327,27 @@ class DiffusionModel(nn.Module):
         self, log_mel: np.ndarray, source_f0_hz: np.ndarray, source_voiced: np.ndarray, f0_hz: np.ndarray,
         voiced: np.ndarray, loudness_db: np.ndarray, singer: Mapping[str, int | float] | str | None = None,
         seed: int = 0, progress: Callable[[float, str], None] | None = None, cancelled: Callable | None = None,
-        vocoder=None, units: np.ndarray | None = None, **sampling,
+        vocoder: Any = None, units: np.ndarray | None = None, **sampling,
     ) -> Synthesis:  # fmt: skip
         """Sing a song: conditions, one walk over the whole of it, vocoder.
 
         Args:
             log_mel: ``[frames, mels]`` of the source by this model's contract.
-            source_f0_hz, source_voiced: ``[frames]``, of the source.
-            f0_hz, voiced, loudness_db: ``[frames]``, what is to be sung.
+            source_f0_hz: ``[frames]`` of the source; filled where it is unvoiced.
+            source_voiced: ``[frames]`` of the source.
+            f0_hz: ``[frames]``, what is to be sung.
+            voiced: ``[frames]``, where a pitch is to be sung.
+            loudness_db: ``[frames]``, what is to be sung; beyond the model's range it is gain, see :meth:`beyond`.
             singer: See :meth:`singer_weights`.
             seed: Of the walk and of the vocoder's noise.
             progress: Called with a fraction and a text.
             cancelled: Asked at every sampler step and every piece of sound.
             vocoder: Another one than its own: what has ``contract`` and ``render`` (``vocoding.AnyVocoder``).
             units: ``[frames, dims]`` of the source, for ``contentvec``.
-            sampling: ``method``, ``steps``, ``shallow``, ``temperature``, ``precision``, ``piece_frames``,
-                ``cache_bytes`` of :meth:`sample`; pieces hold for conditions, walk and sound.
+            **sampling: As of :meth:`sample`, all but ``callback``; ``piece_frames`` holds for the conditions too.
+
+        Returns:
+            float32 ``[frames * hop]`` each; a vocoder that knows no parts gives all of it as ``harmonic``.
 
         Raises:
             DiffusionError: if there is no vocoder, or for impossible sampling.

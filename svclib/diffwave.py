@@ -8,6 +8,7 @@ The network learns to name the noise in ``sqrt(abar_t) x_0 + sqrt(1 - abar_t) ep
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,15 +142,16 @@ class DiffWaveSettings:
     def build(
         self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0
     ) -> "DiffWaveModel":
-        """A model with fresh weights; equal seeds give equal weights, torch's own generator stays as it was.
+        """A model with these settings; raises DiffWaveError if the features do not suit.
 
         Args:
             features: How the recordings are measured; a ``mel`` model needs a mel contract.
-            statistics: The dataset's: ``log_mel`` (``min`` and ``max``) sets the scale of the mel.
-            seed: Of the weights.
+            statistics: The dataset's: ``log_mel`` (``min`` and ``max``) sets the scale of the mel; from the contract's
+                floor to e^2 if None.
+            seed: Of the weights; torch's own generator stays as it was.
 
-        Raises:
-            DiffWaveError: if the features do not suit.
+        Returns:
+            With fresh weights; equal seeds give equal ones.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -236,11 +238,7 @@ class DiffWaveModel(nn.Module):
         return self.settings.peak / x.abs().amax(dim=1, keepdim=True).clamp_min(LEAST_PEAK)
 
     def label_numbers(self, labels: str | Sequence[str]) -> Int[Tensor, " batch"]:
-        """Names of labels as the numbers the network knows them by.
-
-        Raises:
-            DiffWaveError: for a name the model was not trained with.
-        """
+        """Names of labels as the network's numbers; raises DiffWaveError for a name it was not trained with."""
         names = [labels] if isinstance(labels, str) else list(labels)
         for name in names:
             if name not in self.settings.labels:
@@ -253,8 +251,7 @@ class DiffWaveModel(nn.Module):
     ) -> dict[str, Tensor]:
         """What of a song steers a vocoder: its mel ``[frames, mels]``, and its pitch ``[frames]`` where it hears one.
 
-        Raises:
-            DiffWaveError: if it hears the pitch and none is given.
+        Raises DiffWaveError if it hears the pitch and none is given.
         """
         told = {"mel": self.scale(torch.from_numpy(log_mel)[None].to(self.device))}
         if self.source is not None:
@@ -267,8 +264,11 @@ class DiffWaveModel(nn.Module):
         """What of a dataset's batch steers the network.
 
         Args:
-            batch: Of the dataset.
+            batch: ``log_mel`` (with ``audio``, ``f0_hz`` and ``voiced`` where the pitch is heard) or ``label``.
             locked: With the phase of the batch's own sound, as training needs it; else by the pitch alone.
+
+        Returns:
+            By the network's names: ``mel``, scaled, and ``source`` where the pitch is heard; ``label``; or nothing.
 
         Raises:
             DiffWaveError: if the batch has recordings without a label the model knows.
@@ -337,15 +337,18 @@ class DiffWaveModel(nn.Module):
         prepared.spread = spread
         return prepared
 
-    def sample(self, prepared, shape: tuple[int, int], seed: int = 0, fast: bool = True, **options) -> Tensor:
-        """Walk from noise to sound ``[batch, samples]``; equal seeds give equal noise on every device.
+    def sample(self, prepared: Any, shape: tuple[int, int], seed: int = 0, fast: bool = True, **options: Any) -> Tensor:
+        """Walk from noise to sound.
 
         Args:
             prepared: From :meth:`prepare`, or any denoiser.
             shape: Number of signals and samples.
-            seed: Of the first noise and of the walk.
+            seed: Of the first noise and of the walk; equal seeds give equal noise on every device.
             fast: By ``settings.fast_etas``, where there are any.
-            options: ``callback``, ``cancelled``, ``clamp``; see ``diffwave_process.sample``.
+            **options: ``callback``, ``cancelled``, ``clamp``; see ``diffwave_process.sample``.
+
+        Returns:
+            Sound of ``shape``; without ``clamp`` it may exceed -1 .. 1.
         """
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(shape, generator=generator).to(self.device)

@@ -114,11 +114,11 @@ class Prepared:
         net: The network.
         mel: As the network takes it, or None.
         label: One number per signal, or None.
+        n_samples: Length of the signals; follows from ``mel`` where there is one.
+        batch: Number of signals, where neither ``mel`` nor ``label`` tells.
         source: The signal of the pitch, where the network hears one, or None.
         unit: What the network takes for 1 at every sample, where that is not 1: signals and source are divided by it on
             the way in, and the noise is multiplied on the way out.
-        n_samples: Length of the signals; follows from ``mel`` where there is one.
-        batch: Number of signals, where neither ``mel`` nor ``label`` tells.
         precision: ``fp32``, or ``bf16`` (``x_t`` and the result stay float32).
         piece_samples: Samples computed at once, besides the halo.
         cache_bytes: Most bytes of conditions at sample rate to keep (``samples`` conditioner only; BASE needs 340 MB
@@ -172,7 +172,14 @@ class Prepared:
     def step(
         self, x_t: Float[Tensor, "batch samples"], t: int | float | Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch samples"]:
-        """The noise in ``x_t`` at a diffusion time, whole or not, one for all signals or one for each.
+        """Name the noise in signals.
+
+        Args:
+            x_t: The noisy signals, as many and as long as was prepared for.
+            t: Diffusion time counted from 0, whole or not; one for all signals or one for each.
+
+        Returns:
+            The noise, in the unit, type and place of ``x_t``.
 
         Raises:
             DiffWaveError: for signals of another size than was prepared for.

@@ -7,6 +7,7 @@ place. Kept for the way back are the layer's input and the sigmoids alone.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,20 +33,30 @@ class GatedLayer(torch.autograd.Function):
     """``x, total -> x', total'``, where ``total`` is the sum of skips and is written in place."""
 
     @staticmethod
-    def forward(ctx, x, total, shift, weight, bias, frames, out_weight, out_bias, dilation, ramp, tile, idle):
+    def forward(
+        ctx: Any, x: Tensor, total: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, frames: Tensor | None,
+        out_weight: Tensor, out_bias: Tensor, dilation: int, ramp: Tensor | None, tile: int, idle: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Run the layer.
 
         Args:
-            x, total: ``[batch, channels, positions]``, contiguous.
+            ctx: Torch's; what the way back needs is kept in it.
+            x: What comes in, ``[batch, channels, positions]``, contiguous.
+            total: Sum of the skips so far, of the same shape; written in place.
             shift: What the step adds to the input, ``[batch, channels]``.
-            weight, bias: Of the dilated convolution; the bias per signal, ``[batch, 2 channels]``.
+            weight: Of the dilated convolution, ``[2 channels, channels, 3]``.
+            bias: Of the dilated convolution, for each signal, ``[batch, 2 channels]``.
             frames: Condition at frame rate, ``[batch, 2 channels, frames]``, or None.
-            out_weight, out_bias: Of the 1x1 convolution; the bias of the half that goes on, ``[channels]``: that of the
-                skip is one constant for all layers.
-            dilation: Of the convolution.
-            ramp, tile: From :func:`ramps` and :func:`tile_of`.
+            out_weight: Of the 1x1 convolution, ``[2 channels, channels, 1]``.
+            out_bias: Of the half of it that goes on, ``[channels]``: that of the skip is one constant for all layers.
+            dilation: Of the convolution, in positions.
+            ramp: From :func:`ramps`; None without a condition.
+            tile: Positions of a tile, from :func:`tile_of`.
             idle: Memory of steps that are over, to be written again: fresh memory costs as much time as filling it. It
                 belongs to the network and goes with it.
+
+        Returns:
+            What goes on to the next layer, ``[batch, channels, positions]``, and ``total`` with this layer's skip.
         """
         (batch, c, n), twice = x.shape, _twice(x.shape[1])
         folded = weight.permute(0, 2, 1).reshape(2 * c, 3 * c) * twice

@@ -29,8 +29,7 @@ class DiffWaveError(ValueError):
 def strides(hop_samples: int) -> tuple[int, ...]:
     """Even factors of the hop, two of nearly equal size where there are such: 256 is (16, 16), 882 is (882,).
 
-    Raises:
-        DiffWaveError: for an odd hop.
+    For an odd hop it raises DiffWaveError.
     """
     if hop_samples < 2 or hop_samples % 2:
         raise DiffWaveError(f"The hop is {hop_samples} samples; the upsampler needs an even number.")
@@ -77,7 +76,9 @@ class DiffWaveNet(nn.Module):
     """The network of all DiffWaves; BASE is 30 layers of 64 channels, LARGE 30 of 128.
 
     Args:
-        channels, n_layers, dilation_cycle: The gated stack; dilations 1, 2, 4, ... start again after a cycle.
+        channels: Width of the gated stack.
+        n_layers: Gated layers in it.
+        dilation_cycle: After so many layers the dilations 1, 2, 4, ... start again.
         n_mels: Bands of the mel spectrogram that steers it; 0 for none.
         hop_samples: Samples per mel frame.
         conditioner: One of ``CONDITIONERS``.
@@ -150,7 +151,13 @@ class DiffWaveNet(nn.Module):
         return x if source is None else torch.cat([x, self.squeezed(source.to(x))], dim=1)
 
     def encode(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dims length"]:
-        """What all layers share of the condition: at frame rate for ``frames``, at sample rate for ``samples``.
+        """What all layers share of the condition.
+
+        Args:
+            mel: Scaled to about -1 .. 1, as ``DiffWaveModel.scale`` gives it.
+
+        Returns:
+            ``[batch, condition_dims, frames]`` for ``frames``, ``[batch, mels, samples]`` for ``samples``.
 
         Raises:
             DiffWaveError: for a mel of another number of bands, or where the network takes none.
@@ -175,6 +182,12 @@ class DiffWaveNet(nn.Module):
     def label_gates(self, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch all_gates"]:
         """What labels add to the gates of all layers.
 
+        Args:
+            label: Numbers from 0 to ``n_labels - 1``.
+
+        Returns:
+            ``[batch, n_layers * 2 * channels]``, layer by layer.
+
         Raises:
             DiffWaveError: for a label out of range, or where the network takes none.
         """
@@ -189,11 +202,7 @@ class DiffWaveNet(nn.Module):
     def check(
         self, mel: Tensor | None, label: Tensor | None, n_samples: int, source: Tensor | None = None
     ) -> None:
-        """Refuse conditions that are missing or do not fit the audio.
-
-        Raises:
-            DiffWaveError: saying what is missing or too much.
-        """
+        """Refuse conditions that are missing, not taken or of the wrong length: DiffWaveError says which."""
         needs = (("mel", mel, self.n_mels), ("label", label, self.n_labels), ("source", source, self.sourced))
         for name, value, wanted in needs:
             if (value is None) == bool(wanted):
@@ -218,6 +227,16 @@ class DiffWaveNet(nn.Module):
         source: Float[Tensor, "batch samples"] | None = None,
     ) -> Float[Tensor, "batch samples"]:
         """The noise in ``x`` at diffusion times ``t``.
+
+        Args:
+            x: The noisy signals; their length is a multiple of ``squeeze``, with a mel ``frames * hop_samples``.
+            t: Diffusion times counted from 0, whole or not.
+            mel: Scaled to about -1 .. 1; given if and only if ``n_mels`` is not 0.
+            label: Numbers of the labels; given if and only if ``n_labels`` is not 0.
+            source: The signal of the pitch, as long as ``x``; given if and only if the network is ``sourced``.
+
+        Returns:
+            The noise named in every sample.
 
         Raises:
             DiffWaveError: if conditions are missing, too many or of the wrong size.

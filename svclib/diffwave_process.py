@@ -26,8 +26,7 @@ FAST = {
 def paper_schedule(n_steps: int = 50) -> Schedule:
     """The schedule the paper trains ``n_steps`` with: up to beta 0.05 for 20, 40 or 50 steps, 0.02 for 200.
 
-    Raises:
-        SamplerError: for a number of steps the paper does not use.
+    For a number of steps the paper does not use it raises SamplerError.
     """
     last = {20: 0.05, 40: 0.05, 50: 0.05, 200: 0.02}.get(n_steps)
     if last is None:
@@ -45,9 +44,12 @@ def align(schedule: Schedule, etas: Sequence[int | float]) -> list[float]:
         schedule: What the network was trained with.
         etas: Noise variance added at each step, least first.
 
+    Returns:
+        A real time from 0 to ``n_steps - 1`` for each eta.
+
     Raises:
-        SamplerError: if an eta is no share of 0 to 1, is below the one before, or leads to a noise level no trained
-            step has; names the eta.
+        SamplerError: if there is no eta, or one is no share of 0 to 1, is below the one before, or leads to a noise
+            level no trained step has; names the eta.
     """
     trained, level, times = np.sqrt(schedule.alpha_bar), 1.0, []
     if not len(etas):
@@ -102,6 +104,9 @@ def sample(
             has to have it already.
         callback: Sees every step; changes no bit of the result.
         cancelled: Asked before each step.
+
+    Returns:
+        The sound, shape and device of ``x_t``.
 
     Raises:
         SamplerError: as :func:`align`; for a start outside the schedule, or one together with ``etas``.

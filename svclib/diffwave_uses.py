@@ -54,6 +54,14 @@ def _whole(model: DiffWaveModel, n_samples: int) -> int:
 def condition(model: DiffWaveModel, label: str | None, batch: int) -> dict:
     """What steers generation, denoising and interpolation.
 
+    Args:
+        model: Trained without a mel.
+        label: One of the model's labels, the same for all signals; None where it takes none.
+        batch: Number of signals.
+
+    Returns:
+        What ``DiffWaveModel.prepare`` takes: ``batch`` without labels, else ``label``, their numbers ``[batch]``.
+
     Raises:
         DiffWaveError: for a vocoder, a label the model does not know, one too many or none where it needs one.
     """
@@ -93,7 +101,8 @@ def vocode(
         callback: Sees every step.
         progress: Called with a fraction and a text.
         cancelled: Asked before each step.
-        f0_hz, voiced: ``[frames]``, for a vocoder that hears the pitch besides the mel; others leave it unread.
+        f0_hz: Pitch ``[frames]``, Hz, for a vocoder that hears it besides the mel; others leave it unread.
+        voiced: Which frames have that pitch, bool ``[frames]``; needed and left unread like it.
 
     Returns:
         float32 ``[frames * hop]``, full scale 1, not limited.
@@ -129,7 +138,22 @@ def generate(
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Sounds out of nothing but noise, and a label where the model takes one: float32 ``[count, n_samples]``.
+    """Sounds out of nothing but noise, and a label where the model takes one.
+
+    Args:
+        model: Trained without a mel.
+        n_samples: Length of each sound.
+        count: How many, made together.
+        label: One of the model's labels, for all of them; None where it takes none.
+        seed: Of all noise.
+        fast: By the model's fast schedule, where it has one, else by every trained step.
+        precision: ``fp32`` or ``bf16``.
+        callback: Sees every step.
+        progress: Called with a fraction and a text after each step.
+        cancelled: Asked before each step.
+
+    Returns:
+        float32 ``[count, n_samples]``, not limited.
 
     Raises:
         DiffWaveError: for a vocoder, a label the model does not know, or no samples.
@@ -179,10 +203,14 @@ def denoise(
         t: Step from 1 to ``n_steps``; 25 of 200 in the paper.
         reading: One of ``READINGS``.
         label: Where the model takes one.
-        seed, precision, callback, progress, cancelled: As in :func:`vocode`.
+        seed: Of the noise of the walk, and of that of ``scaled``.
+        precision: ``fp32`` or ``bf16``.
+        callback: Sees every step of the walk, ``t`` of them.
+        progress: Called with a fraction and a text after each.
+        cancelled: Asked before each.
 
     Returns:
-        float32 ``[samples]``.
+        float32 ``[samples]``, not limited.
 
     Raises:
         DiffWaveError: for a vocoder, another reading, a step out of range, or audio that is none.
@@ -220,16 +248,21 @@ def interpolate(
 
     Args:
         model: Trained without a mel.
-        first, second: ``[samples]`` at the model's sample rate; the shorter one is followed by silence.
+        first: ``[samples]`` at the model's sample rate.
+        second: The same; the shorter one of both is followed by silence.
         lambdas: Shares of the second, 0 to 1.
         t: Step from 1 to ``n_steps``; 50 of 200 in the paper.
         shared_noise: One noise for both ends. With independent noises, as in the paper, the mix has less noise than its
             step calls for (0.245 instead of 0.346 in the middle, at step 50 of 200).
         label: Where the model takes one.
-        seed, precision, callback, progress, cancelled: As in :func:`vocode`; all lambdas walk with the same noise.
+        seed: Of the noise of both ends and of the walk, which is the same for all lambdas.
+        precision: ``fp32`` or ``bf16``.
+        callback: Sees every step of the walk, ``t`` of them; all lambdas take it together.
+        progress: Called with a fraction and a text after each.
+        cancelled: Asked before each.
 
     Returns:
-        float32 ``[lambdas, samples]``.
+        float32 ``[lambdas, samples]``, as long as the longer recording, not limited.
 
     Raises:
         DiffWaveError: for a vocoder, a step or share out of range, or audio that is none.

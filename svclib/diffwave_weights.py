@@ -27,11 +27,7 @@ _LAYER = {"dilated_conv": "dilated", "diffusion_projection": "step", "output_pro
 
 
 def load(path: str | Path, dilation_cycle: int = 10, step_rule: str = "table", n_steps: int = 50) -> DiffWaveNet:
-    """:func:`convert` of a safetensors file.
-
-    Raises:
-        DiffWaveError: if the file cannot be read or is no such network.
-    """
+    """:func:`convert` of a safetensors file; raises DiffWaveError too if the file cannot be read."""
     import safetensors.torch
 
     try:
@@ -44,13 +40,16 @@ def load(path: str | Path, dilation_cycle: int = 10, step_rule: str = "table", n
 def convert(
     weights: Mapping[str, Tensor], dilation_cycle: int = 10, step_rule: str = "table", n_steps: int = 50
 ) -> DiffWaveNet:
-    """The network of the public package's weights, in eval mode; its sizes follow from their shapes.
+    """Bring the public package's weights into this project's network; its sizes follow from their shapes.
 
     Args:
         weights: The package's ``model.state_dict()``, names and tensors.
         dilation_cycle: Layers after which dilations start again at 1; the weights do not tell.
         step_rule: ``table`` gives that package's output at fractional steps too; ``exact`` evaluates the sinusoids.
         n_steps: Length of the package's training schedule, which is the length of its table.
+
+    Returns:
+        The network in float32 and eval mode.
 
     Raises:
         DiffWaveError: naming the tensor that is missing, too much or of another shape.

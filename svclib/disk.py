@@ -100,8 +100,7 @@ active = Disk()
 def free_space_check(folder: str | Path, needed_bytes: int) -> None:
     """Make sure a folder's disk has room (advisory on Drive, where the number is the machine's).
 
-    Raises:
-        StoreError: with the megabytes needed and free.
+    The folder need not exist yet. Without room a :class:`StoreError` tells the megabytes needed and free.
     """
     free = shutil.disk_usage(_existing(Path(folder))).free
     if free < needed_bytes:

@@ -27,7 +27,10 @@ def examine(
 
     Args:
         paths: What to look at. Folders are searched; files in them that are no audio are only counted.
-        progress: Called with a fraction and a text.
+        progress: Called with a fraction and a text before each file, and at the end.
+
+    Returns:
+        Reports of all files, in the order given and sorted within a folder; totals; findings, the most serious first.
 
     Raises:
         AudioError: if a folder or file does not exist.

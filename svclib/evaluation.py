@@ -24,6 +24,13 @@ def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path
     A converted file belongs to the reference of the same name (suffix aside), or to the one whose name it begins with,
     followed by a space, ``-`` or ``_`` (``song - voice.wav`` belongs to ``song.wav``); the longest name wins.
 
+    Args:
+        reference: A file, or a folder whose usable audio files are taken.
+        converted: The same of what is to be compared. Two files are a pair whatever their names.
+
+    Returns:
+        (reference, converted) for every converted file that belongs to a reference; the others are left out.
+
     Raises:
         EvaluationError: if nothing fits together.
     """
@@ -58,8 +65,9 @@ def compare(
     Both are measured alike on one grid (16 kHz, 4 ms); where their lengths differ, the common part counts.
 
     Args:
-        reference, converted: See :func:`pairs`.
-        progress: Called with a fraction and a text.
+        reference: The truth, file or folder; see :func:`pairs`.
+        converted: What is measured against it, file or folder.
+        progress: Called with a fraction and the name of the converted file.
         target_voice: Folder with recordings of the voice that should be heard: adds ``speaker_similarity`` of the
             converted file and ``speaker_similarity_of_reference``, both to that voice.
 

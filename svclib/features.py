@@ -7,6 +7,7 @@ chunks make no difference, and memory is bounded.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +45,8 @@ class _Settings:
         return {name: value for name, value in record.items() if name != "units" or value is not None}
 
     @classmethod
-    def from_json(cls, record):
-        """The settings of a dict made by :meth:`to_json`.
-
-        Raises:
-            FeatureError: if fields are missing, unknown or of the wrong type.
-        """
+    def from_json(cls, record: Any):
+        """The settings of a dict made by :meth:`to_json`; FeatureError for missing, unknown or wrong fields."""
         names = {f.name for f in dataclasses.fields(cls)}
         if isinstance(record, dict) and "units" in names:
             record = {"units": None, **record}
@@ -139,7 +136,8 @@ class MelContract(_Settings):
 
         Args:
             other: The contract that must be equal.
-            mine, theirs: What each belongs to, for the message.
+            mine: What this one belongs to, for the message.
+            theirs: The same of the other.
 
         Raises:
             FeatureError: naming both sides and every field that differs.
@@ -269,6 +267,9 @@ def extract(
         progress: Called with a fraction and a text.
         chunk_s: Length of a chunk, an even number of seconds.
 
+    Returns:
+        Everything, on ``n // hop_samples`` frames; ``log_mel`` and ``units`` only where the settings ask for them.
+
     Raises:
         FeatureError: if the samples are not one finite channel, or the F0 method is not installed.
     """
@@ -330,14 +331,17 @@ def track_f0(
     progress: Callable[[float, str], None] | None = None,
     chunk_s: int = pitch.PIECE_S,
 ) -> tuple[Float[np.ndarray, " frames"], Bool[np.ndarray, " frames"], Float[np.ndarray, " frames"]]:
-    """F0 in Hz, voicing and confidence of each frame, by ``settings.f0_method``.
+    """Track F0, voicing and confidence, by ``settings.f0_method``.
 
     Args:
         samples: ``[n]`` float or int16 at ``sample_rate_hz``, which must be the settings' rate.
         sample_rate_hz: The rate of the samples.
         settings: Frame grid, method, range and threshold.
         progress: Called with a fraction and a text.
-        chunk_s: Length of the pieces a long recording is tracked in.
+        chunk_s: Length of the pieces a long recording is tracked in, an even number of seconds.
+
+    Returns:
+        F0 in Hz (0 where the tracker gives none), whether it is voiced, and the confidence (0..1) of each frame.
 
     Raises:
         FeatureError: if the rates differ, or the method's package is not installed.

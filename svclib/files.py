@@ -28,11 +28,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def size_of(path: str | Path) -> int | None:
-    """Size of a file in bytes, None where there is none.
-
-    Raises:
-        StoreError: if the disk or the Drive does not answer.
-    """
+    """Size of a file in bytes, None where there is none; StoreError if the disk or the Drive does not answer."""
     path = Path(path)
     with told(path, "read"):
         try:
@@ -57,11 +53,7 @@ def names(folder: str | Path) -> list[str]:
 
 
 def read_json(path: str | Path) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        StoreError: if the file is missing, larger than 64 MB or not JSON.
-    """
+    """The value in a JSON file; StoreError if it is missing, larger than 64 MB or not JSON (NaN is not)."""
     path = Path(path)
     if (size_of(path) or 0) > MAX_JSON_BYTES:
         raise StoreError(f"'{path}' is larger than 64 MB: this is no JSON file of svclib's.")
@@ -73,10 +65,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_lines(path: str | Path) -> list[dict]:
-    """The objects of a log made by :func:`append_lines`; torn lines are left out, a missing file is an empty log.
+    """The objects of a log made by ``store.append_lines``; torn lines are left out, a missing file is an empty log.
 
-    Raises:
-        StoreError: if there is a log and it cannot be read.
+    Raises :class:`StoreError` if there is a log and it cannot be read.
     """
     path = Path(path)
     if not exists(path):

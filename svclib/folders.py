@@ -41,12 +41,15 @@ def on_colab() -> bool:
 
 
 def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
-    """Make and return the person's folder.
+    """Make the person's folder, where there is none, and try whether it can be written.
 
     Args:
         name: Folder name on Drive (Colab only).
         base: An explicit folder. Without one: on Colab ``MyDrive/<name>`` (Drive is mounted if it is not yet),
             elsewhere the environment variable ``SVCLIB_HOME``, else ``svclib_home`` in the working folder.
+
+    Returns:
+        Absolute paths of the folder and of all its parts.
 
     Raises:
         disk.StoreError: if Drive is not mounted or the folder cannot be written. Nothing is made under an absent mount.

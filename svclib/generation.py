@@ -78,8 +78,17 @@ def different_bins(
     Bins are the cells of k-means over the real features, started at ``n_bins`` of them drawn by ``seed``. A bin differs
     where a two-proportion z-test with pooled variance says so at 0.05, which happens by chance in about 5 % of them.
 
+    Args:
+        real: Features of real clips.
+        made: Features of made clips, by the same listener.
+        n_bins: From 2 to the number of real clips.
+        seed: Draws the starts of the bins.
+
+    Returns:
+        A number from 0 to ``n_bins``.
+
     Raises:
-        GenerationError: for fewer real clips than bins.
+        GenerationError: for fewer real clips than bins, fewer than 2 bins, or no made clip.
     """
     from scipy.cluster.vq import kmeans2, vq
 
@@ -107,6 +116,15 @@ def fid_of_classes(
     real: Heard, real_labels: Sequence[str], made: Heard, made_labels: Sequence[str]
 ) -> dict[str, float]:
     """Frechet distance of the features of each label: made clips asked for it against real clips of it.
+
+    Args:
+        real: From ``classifier.listen``.
+        real_labels: What each real clip is.
+        made: By the same listener.
+        made_labels: What each made clip was asked for.
+
+    Returns:
+        The distances by label, sorted; labels that no made clip was asked for are left out.
 
     Raises:
         GenerationError: for a label of fewer than 200 clips on either side, or of unequal numbers of them.
@@ -139,10 +157,12 @@ def measure(
     """All measures of made clips against equally many real ones.
 
     Args:
-        real, made: From ``classifier.listen``, of one listener.
+        real: From ``classifier.listen``.
+        made: By the same listener.
         asked: The label that each made clip was asked for.
         real_labels: What each real clip is: with ``asked``, and 200 clips of every label, also the FID of classes.
-        n_bins, seed: See :func:`different_bins`.
+        n_bins: Of NDB, see :func:`different_bins`.
+        seed: Of its bins.
 
     Returns:
         ``clips`` (in each set), ``fid``, ``is``, ``mis``, ``am``, ``ndb``, ``bins``, ``ndb_share``; ``accuracy`` with
@@ -180,10 +200,19 @@ def measure(
 
 
 def balanced(labels: Sequence[str], per_label: int, parts: int = 1, seed: int = 0) -> list[np.ndarray]:
-    """Positions of ``per_label`` clips of each label, drawn by ``seed``, ``parts`` times over without using one twice.
+    """Draw equally many clips of each label, several times over without using one twice.
+
+    Args:
+        labels: What each clip is.
+        per_label: Clips of each label in each part, at least 1.
+        parts: How many disjoint sets to draw.
+        seed: Of the draw.
+
+    Returns:
+        Rising positions in ``labels``, one array for each part.
 
     Raises:
-        GenerationError: if a label has too few clips.
+        GenerationError: if a label has too few clips, or none are asked for.
     """
     generator = np.random.default_rng(seed)
     found: list[list[int]] = [[] for _ in range(parts)]

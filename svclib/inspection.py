@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,15 +33,20 @@ class Reconstruction:
     loss: float
 
 
-def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed: int = 0) -> Reconstruction:
+def reconstruct(
+    model: Any, data: dataset.Dataset, seconds: float | int = 4.0, number: int = 0, seed: int = 0
+) -> Reconstruction:
     """Let a model sing a stretch of the validation split again.
 
     Args:
         model: From ``training.load_model``.
         data: The dataset it was trained on.
-        seconds: Length of the stretch.
+        seconds: Length of the stretch, in whole frames; less at the end of a recording.
         number: Which stretch; they lie side by side in the held-out recordings and are counted round.
         seed: Of the noise.
+
+    Returns:
+        The stretch, what the model makes of it, and its validation loss there.
 
     Raises:
         dataset.DatasetError: if nothing is held out.
@@ -133,6 +139,9 @@ def z_paths(model, data: dataset.Dataset, n_recordings: int = 6, seconds=8.0) ->
 
 def runs_by_loss(folder: str | Path) -> tuple[dict[str, dict[str, dict]], list[str]]:
     """The curves of all runs in a folder, kept apart by what their loss means: only within a group do they compare.
+
+    Args:
+        folder: Of the runs; each folder in it is one.
 
     Returns:
         ``({loss in words: {run: curves}}, [sentence for each folder without curves])``.

@@ -144,14 +144,21 @@ def save(
         statistics: Of its dataset.
         created: Date for people, ``2026-11-21``.
         name: Shown in menus; the file's name where not given.
+        trained_steps: How many steps the weights were trained for.
+        validation_loss: Their held-out loss; None where it was not measured.
+        singers: Names of those whose voice it is, as the dataset has them.
+        licence: What others may do with it, a text for people.
+        consent: What the person whose voice it is agreed to, a text for people.
         config_text: The gin text it was trained with, as a record.
         f0: :func:`f0_definition` of the preparation; of this machine where not given.
+        overwrite: Replace what is at ``path``, in one step too.
 
     Returns:
         The path that was written.
 
     Raises:
-        InstrumentError: if the model is of no known kind, or has a weight that is not a finite number.
+        InstrumentError: if the model is of no known kind, has a weight that is not a finite number, or if name,
+            statistics or texts are such that the file would be refused.
     """
     path = Path(path)
     if path.suffix != ".zip":
@@ -203,6 +210,12 @@ def save(
 
 def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads well)
     """Open an instrument made by anybody.
+
+    Args:
+        path: The zip; it is read, never extracted.
+
+    Returns:
+        The instrument, its model in eval mode on the CPU with weights that take no gradient.
 
     Raises:
         InstrumentError: naming the file, what is wrong with it, and what to do.

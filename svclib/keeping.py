@@ -37,7 +37,14 @@ def newest(run: str | Path, run_id: str, step: int | None = None) -> Checkpoint 
 
 
 def come_home(run: str | Path, run_id: str) -> list[str]:
-    """Copy what is kept on this machine into the run's folder, verify it there and delete it here; returns names.
+    """Copy what is kept on this machine into the run's folder, verify it there and delete it here.
+
+    Args:
+        run: The run's folder.
+        run_id: Which run it is; checkpoints of any other that once had this folder stay where they are.
+
+    Returns:
+        File names of the checkpoints that were brought, oldest first.
 
     Raises:
         store.StoreError: if the run's folder cannot be written; everything is where it was, then.
@@ -69,6 +76,13 @@ def tidy(run: str | Path) -> None:
 class Keeper:
     """Keeps the checkpoints of one session.
 
+    Args:
+        run: The run's folder.
+        run_id: Which run it is.
+        writer: Stands for this session in the names of its checkpoints.
+        keep: How many of the newest checkpoints :meth:`prune` leaves.
+        tell: Called with a sentence when checkpoints go to this machine's disk, and when they were brought back.
+
     Attributes:
         away: Why checkpoints are kept on this machine at the moment; empty while they lie in the run's folder.
     """
@@ -94,8 +108,7 @@ class Keeper:
     def keep(self, checkpoint: Checkpoint) -> None:
         """Commit a checkpoint to go on from, wherever that is possible.
 
-        Raises:
-            store.StoreError: if it is possible nowhere; why the run's folder cannot be written.
+        If it is possible nowhere, a StoreError says why the run's folder cannot be written.
         """
         try:
             self.come_home()

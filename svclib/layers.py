@@ -18,7 +18,7 @@ from torch import Tensor, nn
 def step_embedding(
     t: Float[Tensor, " batch"], dims: int, first: float = 1.0, last: float = 1e-4
 ) -> Float[Tensor, "batch dims"]:
-    """Sines, then cosines, of the diffusion time at ``dims / 2`` geometrically spaced angular frequencies.
+    """Sines and cosines of the diffusion time at ``dims / 2`` geometrically spaced angular frequencies.
 
     Any real time is allowed, so samplers may ask between the trained steps. Angles are computed in float64: at
     ``t = 1000`` and frequency 10^4 float32 would be wrong by 0.7.
@@ -26,8 +26,12 @@ def step_embedding(
     Args:
         t: Diffusion times.
         dims: Even size of the embedding, at least 4.
-        first, last: Lowest-index and highest-index frequency. 1 and 1e-4 is Vaswani et al. 2017 as Diff-SVC uses it;
-            1 and 1e4 is DiffWave (section 3.1).
+        first: Frequency of the first sine and the first cosine, radians per diffusion step.
+        last: Frequency of the last ones. 1 and 1e-4 is Vaswani et al. 2017 as Diff-SVC uses it; 1 and 1e4 is DiffWave
+            (section 3.1).
+
+    Returns:
+        float32, all sines before all cosines.
     """
     half = dims // 2
     exponents = torch.arange(half, dtype=torch.float64, device=t.device) / (half - 1)
@@ -40,15 +44,17 @@ class StepEmbedding(nn.Module):
 
     Args:
         sinusoids: Size of the sinusoidal embedding.
-        hidden, out: Sizes of the two layers.
+        hidden: Size of the vector between the two layers.
+        out: Size of the vector that comes out.
         last: Highest-index frequency, see :func:`step_embedding`.
         activation: Class of the non-linearity between the layers.
         activate_last: Whether the non-linearity follows the second layer too (DiffWave).
     """
 
     def __init__(
-        self, sinusoids: int, hidden: int, out: int, last: float = 1e-4, activation=nn.Mish, activate_last=False
-    ):
+        self, sinusoids: int, hidden: int, out: int, last: float = 1e-4, activation: type[nn.Module] = nn.Mish,
+        activate_last: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.sinusoids, self.last = sinusoids, last
         layers = [nn.Linear(sinusoids, hidden), activation(), nn.Linear(hidden, out)]
@@ -211,11 +217,16 @@ def pieces(n_frames: int, piece_frames: int, halo: int) -> Iterator[tuple[int, i
 def in_pieces(
     compute: Callable[[int, int], tuple[Tensor, ...]], n_frames: int, piece_frames: int, halo: int
 ) -> tuple[Tensor, ...]:
-    """``compute(0, n_frames)`` with the memory of one piece: computed with a halo, trimmed, joined.
+    """Compute something long with the memory of one piece: with a halo, trimmed, joined.
 
     Args:
         compute: Frames ``low:high`` -> tensors whose last axis is those frames.
+        n_frames: How many there are in all.
+        piece_frames: Frames of a piece without its halo; the last one may have fewer.
         halo: Frames on either side that one frame depends on.
+
+    Returns:
+        The same as ``compute(0, n_frames)``.
     """
     parts = []
     for start, stop, low, high in pieces(n_frames, piece_frames, halo):

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,28 +62,34 @@ class Lesson:
 
 
 def make(
-    instrument, song, start_s: float | int = 0.0, seconds: float | int = 5.0, steps: int = STEPS, seed: int = 0,
-    method: str | None = None, singer: str | None = None, target: tuple[str, np.ndarray, int] | None = None,
-    wave: dict | None = None, wave_facts: dict | None = None, progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None, watch: Callable | None = None,
+    instrument: Any, song: Any, start_s: float | int = 0.0, seconds: float | int = 5.0, steps: int = STEPS,
+    seed: int = 0, method: str | None = None, singer: str | None = None,
+    target: tuple[str, np.ndarray, int] | None = None, wave: dict | None = None, wave_facts: dict | None = None,
+    progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, watch: Callable | None = None,
 ) -> Lesson:  # fmt: skip
     """Let a diffusion instrument sing a stretch as often as the lesson needs, always from the same noise.
 
     Args:
         instrument: From ``instrument.open``, of kind ``diffusion``.
         song: From ``conversion.load_song`` with the instrument's features.
-        start_s, seconds: The stretch.
-        steps: Of the main run, all of which are kept; at least 8.
+        start_s: Where the stretch begins in the song, in seconds.
+        seconds: Its length; where the song ends before, it is shorter.
+        steps: Of the main run, all of which are kept; 8 to 1000.
         seed: Of the noise.
-        method, singer: The instrument's own if None.
+        method: A sampler; the instrument's own if None.
+        singer: Who sings; the instrument's first singer if None.
         target: ``(name, samples, sample_rate_hz)`` of the voice itself, to listen to.
-        wave, wave_facts: A DiffWave group and its ``wave``, ``wave_steps``, ``wave_text``; the example's if None.
+        wave: A DiffWave group, from ``player.group``; the example's if None.
+        wave_facts: Its ``wave_steps`` and ``wave_text``; needed with ``wave``, not read without.
         progress: Called with a fraction and a text, at every step.
         cancelled: Asked at every step.
         watch: See ``study.sing``.
 
+    Returns:
+        What :func:`document` makes the page of.
+
     Raises:
-        LessonError: for an instrument of another kind, or too few steps.
+        LessonError: for an instrument of another kind, or too few or too many steps.
         stretches.StudyError, trace.TraceError: if nothing of the song is left, or it is too long.
         Cancelled: if ``cancelled`` says so.
     """
@@ -164,15 +171,24 @@ def make(
 
 
 def of_file(
-    instrument, path: str | Path, start_s: float | int = 0.0, seconds: float | int = 5.0, steps: int = STEPS,
+    instrument: Any, path: str | Path, start_s: float | int = 0.0, seconds: float | int = 5.0, steps: int = STEPS,
     seed: int = 0, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
     note: Callable[[str], None] | None = None, watch: Callable | None = None,
 ) -> tuple[str, str]:  # fmt: skip
     """The page of an instrument and a song's file: a lesson for ``diffusion``, the steps of a sound for ``diffwave``.
 
     Args:
-        note: Told the predicted size before anything is sung, and again before the page is made.
-        watch: See ``study.sing``.
+        instrument: From ``instrument.open``.
+        path: The song's file; a DiffWave that takes no mel does not read it.
+        start_s: Where the stretch begins in the song, in seconds.
+        seconds: Its length; of a DiffWave's page at most 5.
+        steps: Of the lesson's main run; a DiffWave takes its own.
+        seed: Of the noise.
+        progress: Called with a fraction and a text, at every step.
+        cancelled: Asked at every step; True raises ``Cancelled``.
+        note: Told the predicted size before anything is sung, and again before the page is made; of a DiffWave's page
+            the size it has, once it is made.
+        watch: See ``study.sing``; of no use to a DiffWave.
 
     Returns:
         ``(page, what it is in words)``.
@@ -246,11 +262,14 @@ def example_wave() -> str:
 
 
 def check_size(n_bytes: int, fits_s: float | int | None = None) -> str:
-    """The size in a sentence.
+    """Refuse a page that is too large.
 
     Args:
-        n_bytes: Of the page.
+        n_bytes: Of the page, predicted or counted.
         fits_s: The longest stretch that fits, where it is known, to be named where ``n_bytes`` are too many.
+
+    Returns:
+        The size in MB, as a sentence.
 
     Raises:
         LessonError: if a lesson of that size would be refused.

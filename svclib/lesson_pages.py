@@ -46,12 +46,16 @@ def note(text: str) -> dict:
 
 
 def pages(facts: dict) -> list[dict]:
-    """All pages that there is material for.
+    """The pages of a lesson.
 
     Args:
-        facts: ``song``, ``voice``, ``steps``, ``seed`` of the main run; ``target`` (its label, or ""); ``without``,
-            ``fewer`` and ``wave`` (labels of the runs in those groups); ``caution`` (a sentence or "");
-            ``wave_text`` (what page 8 shows).
+        facts: ``song``, ``voice``, ``steps``, ``seed`` of the main run; ``target`` (its label, or ""); ``without`` and
+            ``fewer`` (labels of the runs in those groups); ``caution`` (a sentence or ""); ``wave_steps`` (steps of
+            DiffWave's walk) and ``wave_text`` (what page 8 shows).
+
+    Returns:
+        All eight, in order, each as :func:`page` makes it with ``step``, where its slider begins, and what else it
+        asks of the player.
     """
     n, last = facts["steps"], facts["steps"] - 1
     sounds = [sound("source", f"the song: {facts['song']}")]

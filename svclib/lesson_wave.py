@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +15,19 @@ KEEP = 12
 MAX_S = 5.0
 
 
-def watch(model, walk: Callable, label: str, keep: int = KEEP, seed: int = 0, pitch: str = "") -> Run:
+def watch(model: Any, walk: Callable, label: str, keep: int = KEEP, seed: int = 0, pitch: str = "") -> Run:
     """Let ``walk(callback)`` make one sound and keep its steps, each with the sound of the signal and of the guess.
 
     Args:
-        model: A ``diffwave.DiffWaveModel``.
+        model: A ``diffwave.DiffWaveModel``; only its sample rate is read.
         walk: A call of ``diffwave_uses`` that returns ``[samples]`` or ``[1, samples]``.
         label: Name of the run.
-        keep: Most steps to keep.
+        keep: Most steps to keep, at least 2.
         seed: Of the walk, to be named on the page.
         pitch: F0 method by which the pitch of each guess is measured; none if empty.
+
+    Returns:
+        A run of a ``wave`` trace, whose result is what ``walk`` returned.
     """
     recorder = capture.Recorder(keep)
     made = np.asarray(walk(recorder), np.float32).reshape(1, -1)
@@ -37,7 +41,7 @@ def watch(model, walk: Callable, label: str, keep: int = KEEP, seed: int = 0, pi
 
 
 def six_steps(
-    model, n_samples: int, label: str | None = None, asked=None, seed: int = 0, every_step: bool = True,
+    model: Any, n_samples: int, label: str | None = None, asked: Any = None, seed: int = 0, every_step: bool = True,
     progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
 ) -> list[Run]:  # fmt: skip
     """One sound by the model's fast schedule (six steps in the paper), where it has one, and by all its steps too.
@@ -50,7 +54,10 @@ def six_steps(
         seed: Of the noise.
         every_step: Whether the run of all trained steps is wanted too.
         progress: Called with a fraction and a text.
-        cancelled: Asked before each step.
+        cancelled: Asked before each step; True raises ``progress.Cancelled``.
+
+    Returns:
+        The fast run, then that of all steps where it is wanted or the only one; each keeps at most ``KEEP`` steps.
     """
     fast = bool(model.settings.fast_etas)
     runs, ways = [], [True] * fast + [False] * (every_step or not fast)
@@ -132,13 +139,25 @@ def four(model, first: np.ndarray, second: np.ndarray, label: str | None, seed: 
 
 
 def document(
-    instrument, song=None, start_s: float | int = 0.0, seconds: float | int = 2.0, seed: int = 0,
+    instrument: Any, song: Any = None, start_s: float | int = 0.0, seconds: float | int = 2.0, seed: int = 0,
     progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
 ) -> str:  # fmt: skip
     """The page of a DiffWave instrument: a vocoder sings the stretch of a song again, others make a sound of their own.
 
+    Args:
+        instrument: An opened ``instrument.Instrument`` of this kind; of its labels the first is taken.
+        song: A ``conversion.Song`` measured as the instrument says, for a vocoder; others leave it unread.
+        start_s: Where the stretch begins in the song.
+        seconds: Length of the stretch or of the sound, above 0 and up to 5.
+        seed: Of all noise.
+        progress: Called with a fraction and a text.
+        cancelled: Asked before each step.
+
+    Returns:
+        HTML of one self-contained page.
+
     Raises:
-        stretches.StudyError: if nothing of the song is left, or it is longer than 5 s.
+        stretches.StudyError: if nothing of the song is left, or for other lengths than these.
         Cancelled: if ``cancelled`` says so.
     """
     model = instrument.model

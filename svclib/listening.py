@@ -60,8 +60,12 @@ def pause_levels_db(levels_db: np.ndarray, voiced: np.ndarray, level_db: float) 
     nothing.
 
     Args:
-        levels_db, voiced: On a grid of 16 ms.
+        levels_db: Mean square of each frame of 16 ms, in dB, ``[frames]``.
+        voiced: Whether the frame has a pitch, ``[frames]``.
         level_db: Level of the loud parts.
+
+    Returns:
+        Mean level of each, dB; one may begin at every frame. Empty if there is none.
     """
     n = 19
     if len(levels_db) < n:
@@ -92,10 +96,12 @@ def foreign_shares(
 
     Args:
         samples: ``[n]`` at 16 kHz.
-        f0_hz, voiced, confidence: On a grid of 256 samples.
+        f0_hz: ``[frames]`` of 256 samples.
+        voiced: ``[frames]``; a window has to be voiced all through.
+        confidence: ``[frames]``, 0..1; below 0.6 a window is left out.
 
     Returns:
-        float ``[steady windows]``, 0..1.
+        float64 ``[steady windows]``, 0..1; one window may begin every 48 ms.
     """
     window = np.hanning(WINDOW + 1)[:WINDOW]
     freqs_hz = np.arange(WINDOW // 2 + 1) * RATE_HZ / WINDOW

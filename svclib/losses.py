@@ -12,11 +12,7 @@ TINY = 1e-15  # magnitudes below count as zero and have no slope
 
 
 def check_definition(fft_sizes: tuple, log_rule: str, error: type[ValueError]) -> None:
-    """Refuse scales or a log rule that :func:`spectral_loss` does not know.
-
-    Raises:
-        ValueError: of the class ``error``.
-    """
+    """Refuse scales or a log rule that :func:`spectral_loss` does not know, with an ``error`` that names them."""
     bad = [s for s in fft_sizes if isinstance(s, bool) or not isinstance(s, int) or s < 16 or s % 4]
     if bad or not fft_sizes:
         raise error(f"fft_sizes is {fft_sizes!r}; expected multiples of 4, from 16 up.")
@@ -45,7 +41,7 @@ def spectral_loss(
     fft_sizes: tuple[int, ...] = FFT_SIZES,
     log_rule: str = "v1",
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Multi-scale spectral distance (Engel et al. 2020, section 4.2.1): its linear and its logarithmic part.
+    """Multi-scale spectral distance (Engel et al. 2020, section 4.2.1).
 
     Per scale the mean of ``|difference of magnitudes|`` and of ``|difference of natural log magnitudes|``, summed over
     the scales; the loss is the sum of both. Values compare only between equal ``fft_sizes`` and ``log_rule``.
@@ -55,6 +51,9 @@ def spectral_loss(
         target: Recorded signal.
         fft_sizes: Window lengths in samples.
         log_rule: ``v1``: magnitudes below 1e-5 count as 1e-5; ``v2``: only zeros do, which makes silence expensive.
+
+    Returns:
+        The linear and the logarithmic part, two scalars.
     """
     if audio.shape != target.shape or log_rule not in LOG_RULES:
         raise ValueError(

@@ -15,15 +15,19 @@ FLOOR_DB = -80.0
 def loudness_db(
     samples: Float[Tensor, "batch samples"], sample_rate_hz: int, hop_samples: int, n_fft: int = 512
 ) -> Float[Tensor, "batch frames"]:
-    """A-weighted level of each frame in dB, not below -80; halving the signal lowers it by exactly 6.02 dB.
+    """A-weighted level of each frame; above the floor, halving the signal lowers it by exactly 6.02 dB.
 
     10 log10 of the mean over FFT bins of A-weighted power (periodic Hann window, zeros beyond the ends), the loudness
     of magenta/ddsp from version 2 on. A full-scale sine at 1 kHz reads +19.8 dB with the default window.
 
     Args:
         samples: Audio, full scale 1.
-        sample_rate_hz, hop_samples: The frame grid.
+        sample_rate_hz: Of the audio.
+        hop_samples: Samples per frame.
         n_fft: Window, samples; levels measured with different windows are not comparable.
+
+    Returns:
+        dB, not below -80, of ``samples // hop_samples`` frames.
     """
     n, n_frames = samples.shape[1], units.frame_count(samples.shape[1], hop_samples)
     if n_frames == 0:
@@ -67,13 +71,16 @@ def note_on_ratio(
     """How surely a note sounds in each frame; 1 is the border (magenta/ddsp's notes detector).
 
     Mean of confidence^2 over ``box_frames`` frames (fewer at the ends) times the height of the loudness above the
-    floor, relative to 0.49 of its mean height. Zero throughout for a recording at the floor.
+    floor, relative to 0.49 of its mean height.
 
     Args:
         loudness_db: ``[frames]``.
         confidence: ``[frames]``, 0..1.
         floor_db: The loudness of silence.
         box_frames: Length of the mean; 40 frames are 160 ms on the DDSP grid.
+
+    Returns:
+        float64 ``[frames]``; 0 throughout for a recording at the floor.
     """
     loudness, squared = np.asarray(loudness_db, np.float64), np.square(np.asarray(confidence, np.float64))
     n = len(loudness)

@@ -29,10 +29,9 @@ def settings_key(settings: features.FeatureSettings) -> str:
 
 
 def read(folder: Path) -> dict:
-    """The manifest of a dataset, checked for being one.
+    """The manifest of a dataset, checked for being one, without its checksum.
 
-    Raises:
-        DatasetError: if there is none, or it is damaged or of a newer format.
+    It raises DatasetError if there is none, or it is damaged or of a newer format; OSError if the disk failed.
     """
     path = Path(folder) / NAME
     if not store.exists(path):
@@ -185,8 +184,7 @@ def large_features(settings: features.FeatureSettings) -> dict[str, int]:
 def pinned(folder: Path, settings: features.FeatureSettings) -> features.FeatureSettings:
     """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found now.
 
-    Raises:
-        FeatureError: if the encoder has to be loaded and cannot be had.
+    It raises FeatureError if the encoder has to be loaded and cannot be had.
     """
     wanted = settings.units
     if wanted is None or wanted.fingerprint:

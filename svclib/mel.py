@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +13,18 @@ from svclib import units
 from svclib.loudness import spectrum
 
 
-def log_mel(samples: Float[Tensor, "batch samples"], contract) -> Float[Tensor, "batch frames mels"]:
+def log_mel(samples: Float[Tensor, "batch samples"], contract: Any) -> Float[Tensor, "batch frames mels"]:
     """Log-mel spectrogram as NSF-HiFiGAN defines it, differentiable.
 
     Reflected padding of (n_fft - hop) / 2 samples on each side, periodic Hann window, magnitude
-    sqrt(re^2 + im^2 + 1e-9), mel filters, log of max(x, floor); ``samples // hop`` frames.
+    sqrt(re^2 + im^2 + 1e-9), mel filters, log of max(x, floor).
 
     Args:
         samples: Audio at ``contract.sample_rate_hz``, full scale 1.
         contract: The definition, a ``features.MelContract``.
+
+    Returns:
+        ``samples // hop`` frames in the contract's logarithm, in the samples' type and on their device.
     """
     n, hop = samples.shape[1], contract.hop_samples
     n_frames = units.frame_count(n, hop)

@@ -19,8 +19,10 @@ def f0_accuracy(reference_f0_hz: Track, reference_voiced: Flags, f0_hz: Track, v
     """Pitch and voicing against a reference on the same frames, as in ``mir_eval.melody`` (Poliner et al. 2007).
 
     Args:
-        reference_f0_hz, reference_voiced: The truth; frames of 0 Hz count as unvoiced.
-        f0_hz, voiced: The estimate; ``f0_hz`` may be positive in frames called unvoiced.
+        reference_f0_hz: The true pitch of each frame; frames of 0 Hz count as unvoiced.
+        reference_voiced: Whether each frame is voiced in truth.
+        f0_hz: The estimated pitch; it may be positive in frames called unvoiced.
+        voiced: Which frames the estimate calls voiced; those of 0 Hz count as unvoiced.
 
     Returns:
         Shares from 0 to 1 (NaN where there is nothing to divide by): ``raw_pitch_accuracy``, truly voiced frames whose
@@ -125,16 +127,20 @@ def mel_cepstral_distance_db(
     n_cepstra: int = 13,
     warped: bool = False,
 ) -> float:
-    """Mel-cepstral distance of two natural-log mel spectrograms in dB (Kubichek 1993), without the level.
+    """Mel-cepstral distance of two natural-log mel spectrograms (Kubichek 1993), without the level.
 
     10 / ln 10 * sqrt(2 * sum over c_1 ... c_n of squared differences), meaned over frames; cepstra are the orthonormal
     cosine transform of the log-mel, divided by sqrt(mels) so that the number of filters does not matter.
 
     Args:
-        reference, result: Of one contract, ``[frames, mels]``.
+        reference: ``[frames, mels]``.
+        result: The same, made by the same contract.
         n_cepstra: Highest order that counts.
         warped: Compare along the path of dynamic time warping (steps of one frame in either or both, the path that
             makes the sum least) instead of frame by frame; then the lengths may differ.
+
+    Returns:
+        The distance in dB, 0 for equal spectrograms; NaN without frames.
     """
     from scipy.fft import dct
 
@@ -163,7 +169,11 @@ def frechet_distance(a: Float[np.ndarray, "_ _"], b: Float[np.ndarray, "_ _"]) -
     from one source differ by the more the smaller they are, so compare only values of equally many examples.
 
     Args:
-        a, b: At least two examples each; computed in float64, covariances divided by n - 1.
+        a: ``[examples, features]``, at least two examples; computed in float64, covariances divided by n - 1.
+        b: The other set; it may have another number of examples.
+
+    Returns:
+        The distance, 0 or more.
 
     Raises:
         FeatureError: if the sets have other numbers of features, too few examples, or values that are not finite.

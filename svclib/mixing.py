@@ -68,8 +68,7 @@ class Counter:
     def finish(self, info: AudioInfo) -> Survey:
         """How the channels seen so far are mixed, and what is worth warning about.
 
-        Raises:
-            AudioError: if there was nothing.
+        Raises AudioError if there was nothing.
         """
         if self.n == 0:
             raise AudioError(f"{info.path.name} holds no sound (0 samples); it is probably cut off. Upload it again.")

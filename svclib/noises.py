@@ -32,23 +32,26 @@ def make(
     kind: str, n_samples: int, sample_rate_hz: int, seed: int = 0, voices: Sequence[Signal] = (),
     mains_hz: int | float | None = None,
 ) -> Signal:  # fmt: skip
-    """Noise of one kind with root mean square 1; equal seeds give equal noise.
+    """Noise of one kind; equal seeds give equal noise.
 
     - ``white``: equal power at all frequencies; ``pink``: -3 dB, ``brown``: -6 dB per octave from 20 Hz on, nothing
       below;
     - ``hum``: the mains and its harmonics up to half the sample rate, the k-th with amplitude 1 / k;
-    - ``babble``: six other recordings at once, each at the same level, from a place in it on, in circles.
+    - ``babble``: up to six other recordings at once, each at the same level, from a place in it on, in circles.
 
     Args:
         kind: One of ``KINDS``.
-        n_samples: Length.
-        sample_rate_hz: Its rate.
+        n_samples: Length, at least 2.
+        sample_rate_hz: Its rate, above 120 Hz.
         seed: Of everything random.
-        voices: Recordings for ``babble`` at the same rate.
-        mains_hz: 50 or 60; drawn from the seed where not given.
+        voices: Recordings for ``babble`` at the same rate; silent ones are left out.
+        mains_hz: Of ``hum``, 50 or 60; drawn from the seed if None.
+
+    Returns:
+        float32 ``[n_samples]`` with root mean square 1.
 
     Raises:
-        NoiseError: for another kind, no samples, mains of another frequency, or babble without voices.
+        NoiseError: for another kind, too few samples or too low a rate, other mains, or babble without voices.
     """
     if kind not in KINDS:
         raise NoiseError(f"There is no noise '{kind}'; choose one of {', '.join(KINDS)}.")
@@ -102,8 +105,7 @@ def _babble(n: int, rng: np.random.Generator, voices: Sequence[Signal]) -> Signa
 def mix(signal: Signal, noise: Signal, share: int | float) -> Signal:
     """``signal + share * rms(signal) / rms(noise) * noise``; the signal itself stays as it is.
 
-    Raises:
-        NoiseError: for another length, a share below 0, or silence on either side.
+    Raises NoiseError for another length, a share below 0, or silence on either side.
     """
     if len(signal) != len(noise) or not 0 <= share < float("inf"):
         raise NoiseError(
@@ -119,9 +121,7 @@ def si_sdr_db(reference: Signal, estimate: Signal) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, https://arxiv.org/abs/1811.02508, Eq. 3).
 
     ``10 log10(|a s|^2 / |a s - e|^2)`` with ``a = <e, s> / <s, s>``: a gain of the estimate is forgiven, nothing else.
-
-    Raises:
-        NoiseError: for other lengths, or a silent reference.
+    Raises NoiseError for other lengths, or a silent reference.
     """
     s, e = np.asarray(reference, np.float64), np.asarray(estimate, np.float64)
     if s.shape != e.shape or not rms(s):

@@ -9,6 +9,7 @@ tensors only; nothing in it can run. The published weights are for non-commercia
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,11 +78,10 @@ class NsfSettings:
         )  # fmt: skip
 
     @classmethod
-    def from_json(cls, record) -> "NsfSettings":
+    def from_json(cls, record: Any) -> "NsfSettings":
         """The settings of a ``config.json``; what it says beyond the fields here is about training.
 
-        Raises:
-            VocoderError: naming the field that is missing or does not fit.
+        Raises VocoderError, naming the field that is missing or does not fit.
         """
         if not isinstance(record, dict):
             raise VocoderError("its config.json is no JSON object.")
@@ -130,9 +130,13 @@ class Block(nn.Module):
 
 
 class NsfHifigan(nn.Module):
-    """The generator, by the ``Vocoder`` protocol. Make one with :func:`open`.
+    """The generator, by the ``Vocoder`` protocol. ``nsf_weights.open`` makes one of a checkpoint.
 
     Names of its tensors are the published ones, without weight normalisation.
+
+    Args:
+        settings: What its ``config.json`` says.
+        name: For people and messages.
 
     Attributes:
         halo: Frames on either side that one frame of sound depends on.
@@ -188,16 +192,20 @@ class NsfHifigan(nn.Module):
         initial: Float[Tensor, " sines"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch 1 n"]:
-        """What the stages hear of the pitch, ``frames * source_hop`` samples.
+        """What the stages hear of the pitch.
 
         With ``mini_nsf`` one sine of amplitude 1. Otherwise ``tanh(w . s + b)`` of nine harmonics ``s`` of amplitude
         0.1 with noise of 0.003, which in frames without pitch is noise of 0.1 / 3 alone.
 
         Args:
-            f0_hz, following_hz: Pitch of every frame and of the one after it; 0 where there is none.
+            f0_hz: Pitch of every frame; 0 where there is none.
+            following_hz: The same of the frame after it; only ``mini_nsf`` moves towards it.
             phase: From :meth:`frame_phase`.
-            initial: Cycles at which each harmonic begins; the fundamental's is 0.
+            initial: Cycles at which each of nine harmonics begins; the fundamental's is 0. All 0 if None.
             generator: Of the noise; none is added without.
+
+        Returns:
+            ``frames * source_hop`` samples.
         """
         n, like = self.source_hop, self.conv_pre.weight
         count = torch.arange(1, n + 1, dtype=torch.float64, device=f0_hz.device)
@@ -258,9 +266,16 @@ class NsfHifigan(nn.Module):
         and hears from the mel that they are unvoiced.
 
         Args:
-            seed: Of the noise in the source and of where its harmonics begin.
+            log_mel: Natural logarithm, by the contract.
+            f0_hz: Pitch; what it is in unvoiced frames does not count.
+            voiced: Whether the frame has a pitch.
+            seed: Of all noise and of where the harmonics of the source begin.
             chunk_frames: Frames per piece; 2 s at 44.1 kHz are also the fastest on a CPU.
+            progress: Called after every piece with the share that is done and a text.
             cancelled: Asked before every piece; True raises ``progress.Cancelled``.
+
+        Returns:
+            ``frames * hop`` samples within -1 .. 1.
         """
         check_shapes(log_mel, f0_hz, voiced, self.contract)
         pitch = f0_hz * voiced

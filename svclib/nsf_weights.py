@@ -45,7 +45,13 @@ def plain_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def open(path: str | Path) -> NsfHifigan:  # noqa: A001  (nsf_weights.open reads well)
-    """Read a checkpoint, or a folder with one, and the ``config.json`` beside it.
+    """Read a checkpoint and the ``config.json`` beside it.
+
+    Args:
+        path: The checkpoint, or a folder with exactly one: ``.ckpt``, ``.pt`` or ``.pth``, else a file ``model``.
+
+    Returns:
+        The vocoder in eval mode on the CPU, float32, without gradients, named like the file.
 
     Raises:
         VocoderError: naming the file and what is wrong with it.

@@ -49,6 +49,9 @@ def find(samples: np.ndarray, features: Features) -> list[OctaveError]:
     Args:
         samples: ``[n]`` the song, at ``features.settings.sample_rate_hz``.
         features: Its measurements.
+
+    Returns:
+        In the order of time.
     """
     hop, rate = features.settings.hop_samples, features.settings.sample_rate_hz
     found = []

@@ -117,7 +117,10 @@ def table(columns: list[str], rows: list[list], marks: list[str] | None = None) 
     Args:
         columns: Headings; one that starts with ``>`` is a column of numbers, set to the right.
         rows: Cells, any type; escaped unless :class:`Markup`.
-        marks: One of ``""``, info, done, warning, error per row, shown as a coloured edge.
+        marks: One of ``""``, info, done, warning, error per row, shown as a coloured edge; None: no row has one.
+
+    Returns:
+        HTML.
     """
     right = [c.startswith(">") for c in columns]
     head, body = "", ""
@@ -144,11 +147,7 @@ def _cell(number: bool) -> str:
 
 
 def download_link(path: Path, label: str = "Download") -> str:
-    """A link that saves a file from inside the page; for a large file, where it lies.
-
-    Raises:
-        OSError: if the file cannot be read.
-    """
+    """A link that saves a file from inside the page; over 20 MB, where it lies. OSError if it cannot be read."""
     path = Path(path)
     size = path.stat().st_size
     if size > LINK_LIMIT_BYTES:

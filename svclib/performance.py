@@ -122,11 +122,7 @@ class Truth:
 
 
 def phones_of(lyric: str) -> tuple[str, ...]:
-    """Split a syllable into phones: ``"sha"`` -> ``("sh", "a")``.
-
-    Raises:
-        ScoreError: naming the phones there are.
-    """
+    """Split a syllable into phones: ``"sha"`` -> ``("sh", "a")``; ScoreError for other sounds, or without a vowel."""
     known = sorted((*VOWELS, *VOICED_CONSONANTS, *NOISES), key=len, reverse=True)
     found = re.findall("|".join(known), lyric)
     if "".join(found) != lyric:

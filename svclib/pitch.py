@@ -111,7 +111,7 @@ def in_pieces(
     piece_s: int = PIECE_S,
     progress: Callable[[float, str], None] | None = None,
 ) -> Track:
-    """Track a whole recording in pieces of ``piece_s`` seconds (even) with a halo of 2 s; memory bounded by one piece.
+    """Track a whole recording in pieces with a halo of 2 s; memory bounded by one piece.
 
     A quiet recording, with a peak of -60 to -20 dB of full scale, is tracked as if its peak were -20 dB.
 
@@ -119,9 +119,13 @@ def in_pieces(
         tracker: :func:`swift`, :func:`pyin`, or CREPE.
         samples: ``[n]`` float32, or int16 with full scale 32768.
         sample_rate_hz: Any whole rate.
-        f0_min_hz, f0_max_hz: Search range.
-        piece_s: Length of a piece.
+        f0_min_hz: Lowest pitch to look for.
+        f0_max_hz: Highest pitch to look for.
+        piece_s: Length of a piece in seconds, without halo; even: the grids of all rates meet every 2 s.
         progress: Called with a fraction and a text.
+
+    Returns:
+        The tracker's estimates of the whole, times from the start of the recording; empty arrays without samples.
     """
     n, piece, halo = len(samples), piece_s * sample_rate_hz, HALO_S * sample_rate_hz
     gain, found = _level_gain(samples), []

@@ -19,10 +19,9 @@ class InstrumentError(ValueError):
 
 
 def strict_json(data: bytes, where: str) -> Any:
-    """Parse JSON and refuse duplicate keys, NaN and infinities, huge numbers and deep nesting.
+    """Parse JSON in UTF-8 and refuse too many values, duplicate keys, NaN and infinities, huge numbers, deep nesting.
 
-    Raises:
-        InstrumentError: naming ``where``.
+    An InstrumentError names ``where``.
     """
     if data.count(b":") > MAX_KEYS or data.count(b",") > MAX_ITEMS:
         raise InstrumentError(f"{where} holds more values than anything of svclib's.")
@@ -62,6 +61,11 @@ def _short(text: str) -> int:
 def check_fields(value: Any, fields: dict[str, Any], where: str) -> None:
     """Refuse a dictionary that has not exactly these keys with values of these types.
 
+    Args:
+        value: What was parsed.
+        fields: The type, or tuple of types, of every key; a bool is refused whatever they are.
+        where: What it is part of, for the message.
+
     Raises:
         InstrumentError: naming the key.
     """
@@ -77,7 +81,16 @@ def check_fields(value: Any, fields: dict[str, Any], where: str) -> None:
 
 
 def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
-    """Refuse JSON with more than ``items`` values, deeper than ``depth`` or with very long text; returns the count.
+    """Refuse JSON that holds too much, is nested too deeply, or has very long text or odd keys.
+
+    Args:
+        value: What was parsed.
+        where: What it is, for the message.
+        items: Most values; dictionaries and lists count as one, besides what they hold.
+        depth: Most levels; a bare number has one.
+
+    Returns:
+        How many values there are.
 
     Raises:
         InstrumentError: naming ``where``.
@@ -101,6 +114,11 @@ def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
 
 def check_statistics(value: Any, where: str = "statistics", singers: bool = True) -> None:
     """Refuse statistics of a dataset that conversion could not work with.
+
+    Args:
+        value: What was parsed.
+        where: What it is, for the message.
+        singers: Whether ``singers`` has to hold such statistics of every voice.
 
     Raises:
         InstrumentError: naming the key.
@@ -148,6 +166,14 @@ def to_dict(value: Any) -> Any:
 
 def from_dict(cls: type, data: Any, where: str) -> Any:
     """Build a settings dataclass from JSON. Unknown keys and other types are refused; absent keys keep defaults.
+
+    Args:
+        cls: The dataclass; its fields may be settings classes, tuples and lists too.
+        data: What was parsed, as :func:`to_dict` made it.
+        where: What it is, for the message.
+
+    Returns:
+        An instance of ``cls``.
 
     Raises:
         InstrumentError: naming the key, what it is and what it has to be, or with the class's own sentence on ranges.

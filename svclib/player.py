@@ -67,16 +67,19 @@ class Run:
 def document(
     runs: Sequence[Run], title: str = "Watch it sing", more: Sequence[Sequence[Run]] = (), lesson: str = ""
 ) -> str:
-    """The page as one text.
+    """Make the page.
 
     Args:
-        runs: Of one stretch, shown beside each other.
+        runs: Of one stretch, shown beside each other; at most four, unless all but the first are ``brief``.
         title: Of the page.
         more: Further groups of runs with other grids, which a lesson may turn to.
         lesson: JSON text of a lesson's pages, from ``lesson``.
 
+    Returns:
+        HTML that needs nothing beside it.
+
     Raises:
-        PlayerError: for no runs, or runs of different kinds, mels or lengths.
+        PlayerError: for no runs, too many, or runs of different kinds, mels, lengths or taps.
     """
     return fill(dumps({"title": title, **group(runs), "more": [group(part) for part in more]}), title, lesson)
 
@@ -147,8 +150,7 @@ def frame(document_text: str, height_px: int = 1100) -> str:
 def export(document_text: str, path: str | Path) -> Path:
     """Write the page as an HTML file of its own under a free name; nothing is overwritten. Returns the path used.
 
-    Raises:
-        store.StoreError: if it cannot be written.
+    Raises ``store.StoreError`` if it cannot be written.
     """
     data = document_text.encode("utf-8")
     return store.commit_new(Path(path).with_suffix(".html"), lambda part: part.write_bytes(data))

@@ -9,6 +9,7 @@ import io
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -119,11 +120,14 @@ def _spectrogram_of(axis, samples, sample_rate_hz, features, start_s=0.0):
 
 
 def compare_spectrograms(items: Sequence[tuple], columns: int = 2) -> Figure:
-    """Spectrograms beside each other on the same scales.
+    """Spectrograms beside each other on the same axes.
 
     Args:
         items: ``(title, samples, sample_rate_hz, features or None)`` each.
         columns: How many beside each other.
+
+    Returns:
+        The figure; the colours of each reach up to its own highest level, -20 dB at least.
     """
     columns = max(1, min(columns, len(items)))
     rows = -(-len(items) // columns)
@@ -151,12 +155,15 @@ def plain_levels(level_db: np.ndarray, low_db: float | int, high_db: float | int
 
 
 def spectrogram_grid(rows: Mapping[str, Sequence], columns: Sequence[str], sample_rate_hz: int) -> Figure:
-    """Small spectrograms in rows and columns, all on the same scales.
+    """Small spectrograms in rows and columns, all on the same axes.
 
     Args:
         rows: Sounds ``[samples]`` of each named row, one for each column; None leaves a place empty.
         columns: Headings.
         sample_rate_hz: Of all sounds.
+
+    Returns:
+        The figure; shorter sounds are followed by silence, colours are as in :func:`compare_spectrograms`.
     """
     size = (0.5 + 1.1 * len(columns), 0.4 + 0.85 * len(rows))
     longest = max((len(x) for sounds in rows.values() for x in sounds if x is not None), default=1)
@@ -239,13 +246,16 @@ def _short(name: str, limit: int = 28) -> str:
 # --------------------------------------------------------------------------------------------------------- training
 
 
-def loss_curves(curves: Mapping, title="", goal: tuple | None = None) -> Figure:
+def loss_curves(curves: Mapping, title: str = "", goal: tuple | None = None) -> Figure:
     """Training loss (thin: every record; bold: running mean) and validation loss (dots) over optimiser steps.
 
     Args:
         curves: From ``runlog.curves``.
         title: Heading.
-        goal: A band of values to draw as the aim.
+        goal: ``(low, high)``, a band of values to draw as the aim.
+
+    Returns:
+        The figure; what has no values is left out.
     """
     with styled_figure(size=(9, 2.8)) as (figure, axes):
         axis = axes[0, 0]
@@ -289,8 +299,8 @@ def compare_runs(runs: Mapping[str, Mapping], key="validation_loss", title="", y
 # ------------------------------------------------------------------------------------------------------- conversion
 
 
-def conversion_plots(song, adjusted, controls) -> Figure:
-    """What was asked of the instrument, four rows over time.
+def conversion_plots(song: Any, adjusted: Any, controls: Any) -> Figure:
+    """What was asked of the instrument.
 
     Loudness before and after; pitch before and after with the mean pitch of song and instrument, and the autotuned
     pitch where it differs; confidence of the pitch tracker; how clearly a note sounds, with the threshold and the notes
@@ -300,6 +310,9 @@ def conversion_plots(song, adjusted, controls) -> Figure:
         song: ``Features`` of the song.
         adjusted: ``controls.Adjusted`` on the same frames.
         controls: The ``controls.Controls`` that made it.
+
+    Returns:
+        The figure, four rows over time in seconds.
     """
     time_s = units.frame_centers_s(len(song.f0_hz), song.settings.hop_samples, song.settings.sample_rate_hz)
     before, after = views.notes_midi(song.f0_hz, song.voiced), views.notes_midi(adjusted.f0_hz, adjusted.voiced)

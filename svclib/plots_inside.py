@@ -9,14 +9,19 @@ from svclib import views
 from svclib.plots import BLUE, CYCLE, ORANGE, styled_figure
 
 
-def harmonics_over_time(amplitude, distribution, frame_s, title="Harmonics") -> Figure:
-    """The oscillators of a DDSP instrument: level of each harmonic over time, dB.
+def harmonics_over_time(
+    amplitude: np.ndarray, distribution: np.ndarray, frame_s: float | int, title: str = "Harmonics"
+) -> Figure:
+    """Draw the oscillators of a DDSP instrument: level of each harmonic over time, dB.
 
     Args:
         amplitude: Overall amplitude ``[frames]``, linear.
         distribution: Share of each harmonic ``[frames, harmonics]``, rows sum to 1.
         frame_s: Seconds per frame.
         title: Heading.
+
+    Returns:
+        Colours over the 70 dB below the loudest.
     """
     level = np.asarray(amplitude, float)[:, None] * np.asarray(distribution, float)
     return _over_time(_db(level), frame_s, title, "harmonic number", 0.5, level.shape[1] + 0.5)

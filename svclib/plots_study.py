@@ -4,6 +4,7 @@ time falls from left to right everywhere, or the steps rise.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -64,8 +65,12 @@ def cards(trace: Trace, steps: Sequence[int], state: str = "x0_hat", title: str 
 
     Args:
         trace: The run.
-        steps: Positions, up to six; ``len(trace)`` is the result.
+        steps: Positions, of which the first six are shown; ``len(trace)`` is the result.
         state: ``x0_hat`` or ``x_t``.
+        title: Of the whole picture.
+
+    Returns:
+        The picture, a column for each step; levels in dB share one colour scale.
     """
     steps = list(steps)[:6] or [0]
     levels = [comparison.level_of(trace, None if s >= len(trace) else s, state) for s in steps]
@@ -125,7 +130,10 @@ def metric_curves(traces: Mapping[str, Trace], found: Mapping[str, Sequence], ma
     Args:
         traces: Runs by label.
         found: ``step_metrics.Metric`` of each run, by the same labels.
-        mark: A step to mark with a line.
+        mark: Position of a step to mark with a line; None marks none.
+
+    Returns:
+        The picture, one curve plot for each name that any run has, up to three in a row.
     """
     names = list(dict.fromkeys(m.name for run in found.values() for m in run))
     columns = min(3, max(1, len(names)))
@@ -203,14 +211,17 @@ def decision(trace: Trace, found: comparison.Decision, title: str = "") -> Figur
         return figure
 
 
-def influence(trace: Trace, local, runs: Mapping[str, Trace] | None = None) -> Figure:
+def influence(trace: Trace, local: Any, runs: Mapping[str, Trace] | None = None) -> Figure:
     """What each factor does: at the same noisy mel (local: relative change of the noise named, and of the guess in dB),
     and by going the whole way without it (global).
 
     Args:
         trace: The run as asked.
         local: ``study.Influence``, or None.
-        runs: Runs with one thing changed, by label, from the same noise.
+        runs: Runs with one thing changed, by label, from the same noise; those of another length are left out.
+
+    Returns:
+        The picture, two local plots and a global one; what was not measured says so.
     """
     runs = {name: run for name, run in (runs or {}).items() if run.result.shape == trace.result.shape}
     with styled_figure(1, 3, size=(9.8, 3.1)) as (figure, axes):

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -257,14 +258,17 @@ def run(
         return carry_out(job, job.hash_files(sources), split, pool)
 
 
-def carry_out(job: Job, hashed: list, split: Callable[[list[dict]], list[dict]], pool) -> list[str]:
-    """Measure what is missing, commit shards and manifest; returns what is to be told.
+def carry_out(job: Job, hashed: list, split: Callable[[list[dict]], list[dict]], pool: Any) -> list[str]:
+    """Measure what is missing, commit shards and manifest.
 
     Args:
         job: What is there and what is left to do.
         hashed: ``(recording, key)`` of everything that the dataset is to hold.
         split: Entries of the manifest -> the same with their ``split``.
         pool: From ``job.pool()``.
+
+    Returns:
+        What is to be told, as sentences: what changed, what was skipped, used once, or noticed while reading.
     """
     settings = job.settings
     _require_some(hashed, job)

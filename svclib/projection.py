@@ -34,11 +34,14 @@ class Map:
 def joint_map(runs: Sequence[np.ndarray], n: int = 2) -> Map:
     """Principal components of all rows of all runs together.
 
+    The sign of each axis is such that its component of largest size is positive (the first of equals).
+
     Args:
         runs: Features ``[S, dims]`` of each run, the same tap for all.
         n: Axes wanted; those beyond the rank of the data are zero.
 
-    The sign of each axis is such that its component of largest size is positive (the first of equals).
+    Returns:
+        The axes, the most telling first, and the paths of the runs in their order.
 
     Raises:
         TraceError: for runs of different dimensions, no rows or values that are not finite.
@@ -78,7 +81,14 @@ def _largest(symmetric: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def map_features(trace: Trace, tap: str = "guess") -> np.ndarray:
-    """Rows ``[S, dims]`` to put on a map: a tap's pooled features, or with ``guess`` the time mean of ``x0_hat``.
+    """What to put on a map.
+
+    Args:
+        trace: Of a run.
+        tap: A name in ``trace.features``; ``guess`` takes the time mean of ``x0_hat``, where that is a mel.
+
+    Returns:
+        float64 ``[S, dims]``, a row for each kept step.
 
     Raises:
         TraceError: if the trace has no such tap.
@@ -94,12 +104,16 @@ def map_features(trace: Trace, tap: str = "guess") -> np.ndarray:
 def curves(
     trace: Trace, reference_db: np.ndarray | None = None, levels: tuple[np.ndarray, np.ndarray] | None = None
 ) -> dict[str, dict]:
-    """How each step's clean guess compares, by name: ``{"unit", "meaning", "values": [S]}``, all cheap and defined.
+    """How each step's clean guess compares with the end, and how noisy the step was; all cheap and defined.
 
     Args:
-        trace: A trace.
+        trace: A ``mel`` trace, or any with ``levels``.
         reference_db: ``[mels, frames]`` to compare with as well, such as the singer's own reading, in dB.
-        levels: Guesses ``[S, mels, frames]`` and result in dB, where they are no mels of the trace itself.
+        levels: Guesses ``[S, mels, frames]`` and result ``[mels, frames]`` in dB, where they are no mels of the trace
+            itself.
+
+    Returns:
+        ``{"unit", "meaning", "values": [S]}`` by name.
     """
     guesses, end = levels or (trace.level_db(trace.x0_hat), trace.level_db(trace.result))
     neper = np.log(10) / 20

@@ -4,6 +4,7 @@ Each gives audio, harmonic part and noise part, float32 ``[samples]`` at the ins
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,10 @@ _NO_VOICE = {
 }
 
 
-def renderer(instrument) -> Callable[..., list[np.ndarray]]:
+def renderer(instrument: Any) -> Callable[..., list[np.ndarray]]:
     """What sings for a kind: a function of ``(instrument, song, adjusted, seed, progress, cancelled, **sampling)``.
 
-    Raises:
-        ConversionError: if it sings no songs, or is of a kind that is not known here.
+    Raises ConversionError if it sings no songs, or is of a kind that is not known here.
     """
     if instrument.kind in _NO_VOICE:
         raise ConversionError(_NO_VOICE[instrument.kind].format(name=instrument.name))
@@ -36,12 +36,8 @@ def renderer(instrument) -> Callable[..., list[np.ndarray]]:
     return _RENDERERS[instrument.kind]
 
 
-def require_same_grid(instrument, song: Song) -> None:
-    """Refuse a song that was measured on other frames than the instrument's.
-
-    Raises:
-        ConversionError: naming both sides.
-    """
+def require_same_grid(instrument: Any, song: Song) -> None:
+    """Refuse a song that was measured on other frames than the instrument's: a ConversionError names both sides."""
     theirs, ours = instrument.features, song.features.settings
     for name, unit in (("sample_rate_hz", "Hz"), ("hop_samples", "samples per frame"), ("loudness_n_fft", "samples")):
         if getattr(theirs, name) != getattr(ours, name):

@@ -33,6 +33,17 @@ def find(
 ) -> Start:
     """The newest usable checkpoint of a run, after everything that forbids going on was looked at.
 
+    Args:
+        run: The run's folder; it may be empty.
+        preset: What it is to be trained with now.
+        dataset: The opened dataset it is to be trained on now.
+        device: Where; another one than last time is told.
+        from_step: Begin at the checkpoint of this step, as a new generation; None: at the newest.
+        allow_changed_dataset: Go on with another dataset than last time, and tell it.
+
+    Returns:
+        A checkpoint, or a new run where neither the folder nor the log knows of one.
+
     Raises:
         TrainingError: if there are checkpoints but none can be used, the log tells of checkpoints that are not there,
             the architecture differs, or the dataset does and that was not allowed.

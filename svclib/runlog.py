@@ -78,10 +78,14 @@ def read(run: str | Path) -> tuple[dict[int, dict], list[dict]]:
 def curves(run: str | Path) -> dict[str, Any]:
     """A run's curves, sorted by step.
 
+    Args:
+        run: The run's folder.
+
     Returns:
         ``step``, ``loss``, ``steps_per_s``, ``time`` (UTC) and, for each part of the loss, ``parts``
         name -> array; ``validation_step``, ``validation_loss``; ``last`` (loss at the last step),
-        ``loss_definition`` (what the values mean: curves with different definitions are not comparable).
+        ``loss_definition`` (what the values mean: curves with different definitions are not comparable; None if not
+        known).
 
     Raises:
         ValueError: if nothing was logged there.

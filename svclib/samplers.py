@@ -74,8 +74,17 @@ def times(schedule: Schedule, method: str, steps: int, start_t: int | float | No
     """The diffusion times of a run, falling; after the last one comes the clean signal.
 
     ``dpmpp`` takes real times, evenly spaced in log-SNR from ``start_t`` to 0. The others take whole times evenly
-    spaced from ``start_t`` down ("trailing" spacing: the first is ``start_t`` itself, the last is one spacing above
-    the clean signal).
+    spaced from ``start_t``, rounded down ("trailing" spacing: that is the first, the last is one spacing above the
+    clean signal).
+
+    Args:
+        schedule: What the denoiser was trained with.
+        method: A key of ``METHODS``.
+        steps: How many times; but for ``dpmpp`` no more than there are whole ones.
+        start_t: Where to start, from 0 to ``n_steps - 1``; None: the noisiest.
+
+    Returns:
+        ``steps`` times; ``dpmpp`` has one from ``start_t`` 0.
 
     Raises:
         SamplerError: for an unknown method, no steps, a start outside the schedule, or more steps than whole times.
@@ -116,7 +125,7 @@ def sample(
     callback: Callable[[SamplerStep], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """Walk from ``x_t`` at time ``start_t`` to the clean signal, shape and device of ``x_t``.
+    """Walk from ``x_t`` at time ``start_t`` to the clean signal.
 
     Args:
         denoiser: ``(x_t, t) -> eps``.
@@ -131,6 +140,9 @@ def sample(
         temperature: Factor of the fresh noise; the caller scales the noise in ``x_t`` by the same.
         callback: Sees every :class:`SamplerStep`; changes no bit of the result.
         cancelled: Asked before each call of the denoiser.
+
+    Returns:
+        The clean signal, shape and device of ``x_t``.
 
     Raises:
         SamplerError: as :func:`times`, or for an ``eta`` the method has no use for.

@@ -68,6 +68,9 @@ def pack(members: dict[str, bytes]) -> bytes:
 class Archive:
     """An instrument's zip, opened for reading after everything but the contents was checked.
 
+    Args:
+        path: The file; it stays open until the ``with`` block ends.
+
     Attributes:
         sha256: Of the whole file, once :meth:`check_seal` has run.
     """
@@ -189,10 +192,9 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
 
 
 def check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
-    """Refuse a weights file of another size than the expected tensors need.
+    """Refuse a weights file smaller than the expected tensors, or larger by more than ``MAX_HEADER_BYTES``.
 
-    Raises:
-        InstrumentError: naming both sizes.
+    An InstrumentError names both sizes.
     """
     wanted = sum(t.numel() * t.element_size() for t in expected.values())
     if not wanted <= n_bytes <= wanted + MAX_HEADER_BYTES:
@@ -202,7 +204,14 @@ def check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
 
 
 def weights(data: bytes, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of ``weights.safetensors``, after its header was compared with the architecture's.
+    """Read ``weights.safetensors``, after its header was compared with the architecture's.
+
+    Args:
+        data: The whole file.
+        expected: Tensors by name as the architecture has them, float32 or int64; their values are not read.
+
+    Returns:
+        The file's tensors by name, all finite, on the CPU.
 
     Raises:
         InstrumentError: if a name, type, shape or value is not as expected.

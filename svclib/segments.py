@@ -55,8 +55,9 @@ class Sound:
 
     Args:
         n_samples: Length of the result.
-        rate_in_hz, rate_out_hz: Rates of the blocks and of the result.
-        blocks: Gives the blocks from the beginning, float32 with full scale 32767.
+        rate_in_hz: Rate of the blocks.
+        rate_out_hz: Rate of the result.
+        blocks: Gives the blocks from the beginning at every call, float32 with full scale 32767.
         notes: What is to be told about the recording.
     """
 

@@ -16,7 +16,7 @@ class SelectionError(ValueError):
 
 
 def intervals(features: np.ndarray, k: int, spacing: str = "index", log_snr: np.ndarray | None = None) -> np.ndarray:
-    """Edges ``[n + 1]`` of the intervals that ``N`` rows are cut into: interval ``i`` is ``edges[i]:edges[i + 1]``.
+    """Cut ``N`` rows into intervals.
 
     Args:
         features: ``[N, dims]``, one row per step.
@@ -25,6 +25,9 @@ def intervals(features: np.ndarray, k: int, spacing: str = "index", log_snr: np.
             ``log_snr``. ``change``: equal shares of the path ``sum |F[j + 1] - F[j]|``. With the last two an
             interval without a row is merged with the next, so there may be fewer than ``k``.
         log_snr: ``[N]``, strictly rising or falling; needed for ``logsnr``.
+
+    Returns:
+        Whole numbers from 0 to ``N``, one more than intervals: interval ``i`` is ``edges[i]:edges[i + 1]``.
     """
     features = _checked(features, k, spacing)
     n = len(features)

@@ -125,11 +125,14 @@ class Committed:
 
 
 def committed(folder: Path, settings_key: str | None = None) -> tuple[list[Committed], list[store.Marked]]:
-    """The whole shards of a folder and the broken ones (contents are checked against their SHA-256).
+    """Find the shards of a folder; their contents are checked against their SHA-256.
 
     Args:
         folder: The dataset's folder.
-        settings_key: Return only shards made with these settings.
+        settings_key: Leave out whole shards made with other settings; None leaves out none.
+
+    Returns:
+        The whole shards, and the broken ones of any settings, each with its ``problem``.
     """
     whole, broken = [], []
     for marked in store.find_marked(folder, PATTERN):
@@ -159,7 +162,10 @@ def _segments(shard: str, items: list[Item]) -> dict[tuple[str, int], Segment]:
 
 
 class Reader:
-    """Random access to one shard.
+    """Random access to one shard, also from several threads.
+
+    Args:
+        path: The ``.safetensors`` file; stays open until :meth:`close`.
 
     Raises:
         StoreError: if the file is missing or not a shard; while reading, if it fails or has become shorter.

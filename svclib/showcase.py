@@ -1,6 +1,7 @@
 """One self-contained page about a conversion: listen, look, and what the numbers mean. No network, no script."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,12 @@ h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 28px 0 4p
 """
 
 
-def measure(made: conversion.Conversion, instrument) -> dict[str, float | None]:
+def measure(made: conversion.Conversion, instrument: Any) -> dict[str, float | None]:
     """What came out against what was asked for: the result is measured like any recording.
+
+    Args:
+        made: The conversion; the gain that kept its peak below full scale is taken back.
+        instrument: Who sang: the ``instrument.Instrument`` whose feature settings measure the result.
 
     Returns:
         ``raw_pitch_accuracy`` and ``voicing_f1`` (0..1), ``f0_error_cents`` (median), ``loudness_l1_db`` on frames that
@@ -41,16 +46,21 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def build(instrument, made: conversion.Conversion, run: Path, shift_text: str, seconds: dict, truth=None) -> str:
-    """The page as HTML.
+def build(
+    instrument: Any, made: conversion.Conversion, run: Path, shift_text: str, seconds: dict, truth: Any = None
+) -> str:
+    """Build the page.
 
     Args:
-        instrument: Who sang.
+        instrument: Who sang, an ``instrument.Instrument``.
         made: The conversion.
         run: The training's folder, for its curves and previews.
         shift_text: Why the octave was chosen.
-        seconds: Time of every stage.
+        seconds: Time of every stage by its name.
         truth: ``singers.Sung``: how the target voice itself sings this song, if that is known.
+
+    Returns:
+        HTML with all sounds and pictures in it.
     """
     name, rate = page.text(instrument.name), made.sample_rate_hz
     song = made.song

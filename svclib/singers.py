@@ -16,6 +16,7 @@ import numpy as np
 
 from svclib import audio, store, synthesis, units
 from svclib.performance import PAUSE, VOWELS, Note, Performance, Phone, Score, ScoreError, Singer, Truth
+from svclib.progress import Progress
 
 __all__ = ["PAUSE", "SINGERS", "Note", "Phone", "Score", "ScoreError", "Singer", "Sung", "Truth", "VOWELS"]
 
@@ -78,6 +79,9 @@ def sing(
         sample_rate_hz: Rate of the audio.
         seed: Chooses the noise and where the vibrato starts; the same seed gives the same samples.
         octave: Octaves added to the written pitch; None: the singer's own.
+
+    Returns:
+        The sound with what it was made from, so that its truth can be read.
 
     Raises:
         ScoreError: for a note out of the singer's range, an unknown phone or an impossible duration.
@@ -158,7 +162,7 @@ def make_corpus(
     seed: int = 0,
     sample_rate_hz: int = 44100,
     piece_s: float | int = 15,
-    progress=None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Write recordings of a singer into a folder, and what is true of them into the hidden folder ``.truth`` in it.
 

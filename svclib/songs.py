@@ -50,10 +50,9 @@ class Song:
 
 
 def find_songs(folder: str | Path) -> list[Path]:
-    """The songs in a folder, by name.
+    """The songs in a folder and its sub-folders, sorted by path.
 
-    Raises:
-        ConversionError: if there is none; says what was skipped and what to put where.
+    Raises ConversionError if there is none, which says what was skipped and what to put where.
     """
     usable, skipped = audio.find(folder)
     if not usable:
@@ -77,6 +76,9 @@ def load_song(
         f0_method: Another pitch tracker than the instrument's, one of ``features.F0_METHODS``.
         progress: Called with a fraction 0..1 and a text.
         cancelled: Asked now and then; True ends the work.
+
+    Returns:
+        The song at the settings' rate and on their grid, with what was noticed while reading it.
 
     Raises:
         ConversionError: if the song is shorter than one frame.
@@ -144,7 +146,15 @@ def forget_songs() -> None:
 
 
 def excerpt(song: Song, start_s: float | int, seconds: float | int) -> Song:
-    """A piece of a measured song on its own frame grid, at the instrument's rate.
+    """A piece of a measured song, cut at whole frames of its grid; nothing is measured again.
+
+    Args:
+        song: The whole.
+        start_s: Where the piece begins; what lies before 0 counts as 0.
+        seconds: Its length: at least one frame, at most what is left of the song.
+
+    Returns:
+        The piece as a song of the same name; its ``sample_rate_hz`` is the instrument's.
 
     Raises:
         ConversionError: if the song has less than a frame from ``start_s`` on.

@@ -115,7 +115,15 @@ def _download(address: str, into: Path, tell: Progress, sha256: str | None) -> P
 
 
 def fetch_file(address: str, into: str | Path, progress: Progress | None = None) -> Path:
-    """One file from a link, kept as it is (a zip stays a zip) in a folder of its own; a second call does nothing.
+    """One file from a link, kept as it is (a zip stays a zip); a second call does nothing.
+
+    Args:
+        address: A Google Drive share link of a file, or an http(s) address.
+        into: Folder in which the file gets a folder of its own, named after the address.
+        progress: Called with a fraction and a text.
+
+    Returns:
+        The file.
 
     Raises:
         AudioError: if the link gives nothing, a web page, or more than one file.

@@ -43,10 +43,9 @@ class SpeakerEncoder(nn.Module):
 
 
 def weights_path() -> Path:
-    """Where the installed resemblyzer package keeps its weights; found without importing it.
+    """Where the installed resemblyzer package keeps its weights, found without importing it.
 
-    Raises:
-        SpeakerError: if the package is not installed.
+    Raises SpeakerError if the package is not installed.
     """
     spec = importlib.util.find_spec("resemblyzer")
     path = Path(spec.submodule_search_locations[0]) / "pretrained.pt" if spec else None
@@ -119,7 +118,11 @@ def voice_print(phrases: Sequence[np.ndarray]) -> Float[np.ndarray, "256"]:
 
 
 def similarity(samples: Float[np.ndarray, " _"], target: Float[np.ndarray, "256"]) -> dict[str, float | int]:
-    """How near a sound at 16 kHz comes to a :func:`voice_print`.
+    """How near a sound comes to a voice.
+
+    Args:
+        samples: At 16 kHz; without pauses it has to last 0.8 s.
+        target: From :func:`voice_print`.
 
     Returns:
         ``speaker_similarity``: the mean over :func:`windows` of the cosine to the target, -1 to 1 (the network gives

@@ -5,9 +5,12 @@ Every function uses what is there and makes only what is missing, and says which
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from svclib import audio, config, dataset, folders, instrument, singers, sources, store, training, units
+from svclib.progress import Progress
 
 SINGER, MINUTES = "aria", 2.0
 OTHER_SINGER = "bruno"
@@ -29,8 +32,9 @@ def voices(base: folders.Base) -> list[str]:
 
 
 def recordings(
-    base: folders.Base, voice: str = "", source: str = "", minutes: float | int = MINUTES, progress=None
-) -> tuple[str, list[dataset.Recording], str]:
+    base: folders.Base, voice: str = "", source: str = "", minutes: float | int = MINUTES,
+    progress: Progress | None = None,
+) -> tuple[str, list[dataset.Recording], str]:  # fmt: skip
     """The recordings to work with.
 
     Args:
@@ -38,7 +42,7 @@ def recordings(
         voice: Name of a folder in ``base.audio``; several, joined by commas, are one dataset together. Empty: the
             first of :func:`voices`.
         source: A zip, a Google Drive link or another address to fetch recordings from, into ``base.audio / voice``.
-        minutes: How much each synthetic singer sings, if nothing is there.
+        minutes: How much the first synthetic singer sings, if nothing is there; the other one sings a quarter of it.
         progress: Called with (fraction, text).
 
     Returns:
@@ -85,8 +89,18 @@ def recordings(
     return "+".join(wanted), found, f"{said}Voice: {', '.join(wanted)}, {len(found)} files.{others}"
 
 
-def prepared(base: folders.Base, voice: str, chosen: config.Preset, minutes: float | int = MINUTES, progress=None):
+def prepared(
+    base: folders.Base, voice: str, chosen: config.Preset, minutes: float | int = MINUTES,
+    progress: Progress | None = None,
+) -> tuple[dataset.Dataset, str]:  # fmt: skip
     """The dataset of a voice as notebook 01 left it; prepared now if it is not there or lacks what a preset needs.
+
+    Args:
+        base: The person's folder.
+        voice: As in :func:`recordings`; empty, and without recordings: the first dataset that is there.
+        chosen: The preset.
+        minutes: As in :func:`recordings`.
+        progress: Called with (fraction, text).
 
     Returns:
         ``(dataset.Dataset, sentence)``.
@@ -151,14 +165,21 @@ def instruments(
     preset_name: str = "ddsp_small",
     minutes: float | int = 1.0,
     singer_minutes: float | int = MINUTES,
-    on_progress=None,
+    on_progress: Callable[[Any], None] | None = None,
     kind: str = "",
 ) -> tuple[list[Path], str]:
-    """Usable instruments (of one kind) in ``base.instruments``, the newest first; where there is none, one is trained
-    shortly.
+    """Usable instruments in ``base.instruments``, the newest first; where there is none, one is trained shortly.
+
+    Args:
+        base: The person's folder.
+        preset_name: What is trained then, as :func:`preset` takes it.
+        minutes: How long it is trained.
+        singer_minutes: How much the synthetic singer sings for it, if there are no recordings.
+        on_progress: Called with a ``training.Status``.
+        kind: Only instruments of this kind; empty: of any.
 
     Returns:
-        ``(paths, sentence)``.
+        ``(paths, sentence)``; the sentence is empty where there were instruments.
     """
     listed = [entry for entry in instrument.list_folder(base.instruments) if entry.problem is None and entry.sings]
     usable = [entry.path for entry in listed if kind in ("", entry.kind)]
@@ -191,12 +212,14 @@ def run_folder(base: folders.Base, data: dataset.Dataset, preset_name: str) -> P
     return base.runs / store.safe_name(f"{voice_of(data)}-{preset_name}")
 
 
-def train(data, run: Path, preset_name: str, minutes=None, steps=None, on_cpu: bool = False, on_progress=None):
+def train(
+    data: Any, run: Path, preset_name: str, minutes: float | int | None = None, steps: int | None = None,
+    on_cpu: bool = False, on_progress: Callable[[Any], None] | None = None,
+) -> training.RunResult:  # fmt: skip
     """``training.train``; without a GPU and without a limit in minutes, hours of it need a clear yes.
 
-    Raises:
-        training.TrainingError: if it would take more than six hours on the CPU and ``on_cpu`` is False. What was
-            trained until that was known is saved.
+    Raises TrainingError if it would take more than six hours on the CPU and ``on_cpu`` is False. What was trained until
+    that was known is saved.
     """
     state = {"long": None}
 
@@ -231,8 +254,14 @@ def how_far(status, minutes: float | int | None, elapsed_s: float) -> tuple[floa
     return share, left_s
 
 
-def export(run: Path, base: folders.Base, which="best", name: str = "") -> tuple[Path, str]:
+def export(run: Path, base: folders.Base, which: str | int = "best", name: str = "") -> tuple[Path, str]:
     """``training.export`` into ``base.instruments``, unless the very same instrument is there already.
+
+    Args:
+        run: The run's folder.
+        base: The person's folder.
+        which: ``best``, ``last`` or a step.
+        name: Of the instrument and its file; the run's if empty.
 
     Returns:
         ``(path, sentence)``.

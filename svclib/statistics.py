@@ -71,7 +71,10 @@ class _Collector:
 
 
 def compute(recordings: Iterable[tuple[str, features.Features]]) -> dict:
-    """Statistics over recordings, each given as singer and features; they are read once, one after the other.
+    """Statistics over recordings.
+
+    Args:
+        recordings: Singer and features of each; read once, one after the other.
 
     Returns:
         ``n_recordings``; ``duration_s``; ``f0_midi`` {mean_note, std_note, min_note, max_note, histogram {edges_midi,

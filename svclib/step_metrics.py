@@ -42,7 +42,11 @@ def mel_metrics(trace: Trace, reference_db: np.ndarray | None = None) -> list[Me
     """Metrics of every step's guess that need no sound: log-mel and mel-cepstral distances, signal to noise.
 
     Args:
-        reference_db: ``[mels, frames]`` to compare with as well, such as the source's own log-mel in dB.
+        trace: A ``mel`` trace.
+        reference_db: ``[mels, frames]`` of the source to compare with as well, its log-mel in dB; None leaves it out.
+
+    Returns:
+        One curve for each metric, with a value at every kept step and none for the result.
     """
     n, frames, found = len(trace), trace.result.shape[1], []
     places, count = np.arange(n), np.full(n, frames)
@@ -76,6 +80,13 @@ def heard_metrics(
         source: The source's own sound, for the speaker similarity; left out where that has no weights or no voice.
         progress: Called with a fraction and a text.
         cancelled: Asked before every sound; True raises ``progress.Cancelled``.
+
+    Returns:
+        One curve for each entry of ``HEARD``, at every position of ``sounds``; that of the speaker similarity only if
+        it has a value.
+
+    Raises:
+        StudyError: if there is no sound, a condition is missing, or a sound has another number of frames.
     """
     missing = {"f0_hz", "voiced", "loudness_db"} - set(trace.conditions)
     if missing or not sounds:

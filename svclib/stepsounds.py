@@ -45,6 +45,9 @@ def sounds(
         vocode: ``log_mel [frames, mels] -> samples`` at the contract's rate.
         steps: Positions to make audible; all by default.
         progress: Called with (fraction, text).
+
+    Returns:
+        The sounds of the steps asked for, float32 within +-1 at the contract's rate, and which were turned down.
     """
     wanted = range(len(trace)) if steps is None else sorted({int(i) for i in steps})
     made = {}
@@ -70,11 +73,16 @@ def wave_sounds(trace: Trace) -> tuple[Sounds, Sounds]:
 def sung_pitch(
     trace: Trace, heard: Sounds, method: str = "swift", progress: Callable[[float, str], None] | None = None
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """F0 and voicing ``[frames]`` of each step's sound on the frames of the pictures, by position.
+    """The pitch that is heard in each step's sound, on the frames of the pictures.
 
     Args:
+        trace: The walk that the sounds are of.
+        heard: Sounds of its steps.
         method: One of ``features.F0_METHODS``.
         progress: Called with (fraction, text).
+
+    Returns:
+        F0 in Hz and voicing, each ``[frames]``, by position; sounds that are too short for the pictures are left out.
 
     Raises:
         features.FeatureError: if the method is not installed.

@@ -41,6 +41,9 @@ def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
         path: The file to make or replace. Its folder is made if needed.
         write: Receives a path in the same folder with the same suffix and writes the whole file there.
 
+    Returns:
+        ``path``.
+
     Raises:
         StoreError: if it cannot be written; what was at ``path`` is untouched.
     """
@@ -56,6 +59,10 @@ def commit_bytes(path: str | Path, data: bytes) -> Path:
 
 def commit_new(path: str | Path, write: Callable[[Path], Any]) -> Path:
     """Commit under a name that is not taken: ``name.wav``, else ``name 2.wav``, ``name 3.wav``, ... Never overwrites.
+
+    Args:
+        path: The name wanted. Its folder is made if needed.
+        write: As for :func:`commit_file`.
 
     Returns:
         The path that was used.
@@ -165,6 +172,14 @@ def marker_path(path: str | Path) -> Path:
 
 def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None = None) -> Marked:
     """Commit a payload under a new unique name, read it back, then commit its marker. Until then it does not count.
+
+    Args:
+        path: The payload's name, never used before.
+        write: As for :func:`commit_file`.
+        info: Plain values that the marker says besides ``bytes`` and ``sha256``.
+
+    Returns:
+        The payload with all that its marker says.
 
     Raises:
         StoreError: if the name is already committed, or the payload cannot be written or reads back differently.

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,8 +58,12 @@ def stretch(
     Args:
         song: From ``conversion.load_song`` with the features of the instrument.
         statistics: Of the instrument.
-        start_s, seconds: Where it begins, and its length; a stretch past the song's end is shorter.
+        start_s: Where the stretch begins in the song, in seconds, 0 or more.
+        seconds: Its length, at least two frames; where the song ends before, it is shorter.
         controls: As in a conversion; the suggested shift and nothing else if None.
+
+    Returns:
+        The stretch, on whole frames.
 
     Raises:
         StudyError: if nothing of the song is left, or it has no log-mel.
@@ -171,12 +176,15 @@ def chosen(
     return [Change(factor, how, other=other if "song" in choice else None, singer=singer if how == "swap" else None)]
 
 
-def caution(settings, changes: Sequence[Change]) -> str:
-    """What a picture with conditions switched off is worth; empty where nothing needs saying.
+def caution(settings: Any, changes: Sequence[Change]) -> str:
+    """What a picture with conditions switched off is worth.
 
     Args:
         settings: ``DiffusionSettings`` of the model.
-        changes: Of the run.
+        changes: Of the run; ``scale`` counts as switching off.
+
+    Returns:
+        A sentence; empty where nothing needs saying.
     """
     off = {change.factor for change in changes if change.how in ("null", "scale")}
     share = settings.condition_dropout
@@ -189,9 +197,18 @@ def caution(settings, changes: Sequence[Change]) -> str:
 
 
 def condition_of(
-    model, asked: Stretch, changes: Sequence[Change] = (), singer: Mapping[str, int | float] | str | None = None
+    model: Any, asked: Stretch, changes: Sequence[Change] = (), singer: Mapping[str, int | float] | str | None = None
 ) -> Tensor:
-    """The condition ``[1, dims, frames]`` of a stretch with its changes; ``scale`` is not a matter of the condition.
+    """The condition of a stretch with its changes.
+
+    Args:
+        model: A ``diffusion.DiffusionModel``.
+        asked: From :func:`stretch`.
+        changes: What to ask for differently; ``scale`` is not a matter of the condition and is passed over.
+        singer: One of the model's singers, or names with weights, unless the timbre is swapped; None: the first one.
+
+    Returns:
+        ``[1, dims, frames]`` on the model's device.
 
     Raises:
         StudyError: if what is taken from elsewhere is shorter, or of other mels; if the model hears content units and

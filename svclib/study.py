@@ -10,6 +10,7 @@ factor? That is a second run. *Local*: what would the network say otherwise, her
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,7 +145,7 @@ class Sung:
 
 
 def sing(
-    model, asked: Stretch, changes: Sequence[Change] = (), method: str | None = None, steps: int | None = None,
+    model: Any, asked: Stretch, changes: Sequence[Change] = (), method: str | None = None, steps: int | None = None,
     shallow: int | None = None, seed: int = 0, singer: Mapping[str, int | float] | str | None = None,
     probe: Sequence[Change] = (), probe_steps: int = PROBE_STEPS, features: bool = True, keep: int | None = None,
     max_bytes: int = capture.MAX_BYTES, precision: str = "auto", label: str = "", progress: Progress | None = None,
@@ -156,18 +157,27 @@ def sing(
 
     Args:
         model: A ``diffusion.DiffusionModel``.
-        asked: From :func:`stretch`.
+        asked: From ``stretches.stretch``.
         changes: What to ask for differently; at most one ``scale``, which doubles the calls of the network.
-        method, steps, shallow, seed, precision: As ``DiffusionModel.sample``.
-        singer: Who sings, unless that is changed.
+        method: One of ``samplers.METHODS``; the model's own if None.
+        steps: Of the sampler; the model's own number if None.
+        shallow: Step 1 .. ``n_steps`` to which the coarse mel is noised to start from, not with a ``scale``; None
+            starts from pure noise.
+        seed: Of the first noise and, for ``ddpm``, of the walk.
+        singer: Who sings, unless that is changed: a name, or names with weights; the model's first if None.
         probe: Changes whose local influence is measured on the way; see :func:`probe_calls` for what it costs.
         probe_steps: Most steps to probe.
         features: Whether to keep what all layers say, pooled; not possible with a ``scale``.
-        keep, max_bytes: See ``capture.Recorder``.
+        keep: Most steps to keep, at least 2; all if None.
+        max_bytes: Most memory for states, whatever ``keep`` says.
+        precision: One of ``denoiser.PRECISIONS``.
         label: A name; otherwise the changes in words.
         progress: Called with a fraction and a text at every step.
         cancelled: Asked at every call of the network.
         watch: Sees the model and every step, after the probe.
+
+    Returns:
+        The run, with its influence where something was probed.
 
     Raises:
         StudyError, TraceError, samplers.SamplerError: for what cannot be done.
@@ -219,7 +229,12 @@ def sing_checkpoints(
         run: A run's folder.
         training_steps: Which checkpoints, from ``training.checkpoints``.
         song_of: ``(model, statistics) -> Stretch``, what each is asked for.
-        progress, cancelled, options: As :func:`sing`.
+        progress: Called with a fraction, of all of them together, and a text.
+        cancelled: As :func:`sing`.
+        **options: Further arguments of :func:`sing`, the same for each; not ``label``.
+
+    Returns:
+        One run for each checkpoint, in the order given, named by its training step.
 
     Raises:
         training.TrainingError: if there is no such checkpoint.
@@ -242,16 +257,25 @@ def sing_checkpoints(
 
 
 def hear(
-    model, sung: Sung, positions: Sequence[int] | np.ndarray | None = None, seed: int = 0,
+    model: Any, sung: Sung, positions: Sequence[int] | np.ndarray | None = None, seed: int = 0,
     progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
 ) -> player.Sounds:  # fmt: skip
     """What the guesses of steps sound like through the model's vocoder, or phase reconstruction where it has none.
 
     Args:
-        positions: Kept steps; all by default. The last entry of ``audio`` is always the result, at ``len(trace)``.
+        model: The ``diffusion.DiffusionModel`` that sang.
+        sung: Its run, which has to keep ``f0_hz`` and ``voiced``.
+        positions: Kept steps; all by default. The result is always heard too.
+        seed: Of the vocoder's noise, or of the first phases.
+        progress: Called with a fraction and a text.
+        cancelled: Asked before every step.
+
+    Returns:
+        Sounds by position under one gain, steps louder than the result turned down; the last entry of ``audio`` is
+        the result, at ``len(trace)``.
 
     Raises:
-        progress.Cancelled: if ``cancelled`` says so; asked before every step.
+        progress.Cancelled: if ``cancelled`` says so.
     """
     trace = sung.trace
     f0_hz, voiced = (np.asarray(trace.conditions[name]) for name in ("f0_hz", "voiced"))

@@ -198,11 +198,7 @@ VIEWS = {
 
 
 def look(name: str, wish: Wish) -> View:
-    """Draw one of ``VIEWS``.
-
-    Raises:
-        StudyError: if there is no such view or run, or it needs what the run did not keep.
-    """
+    """Draw one of ``VIEWS``; StudyError if there is no such view or run, or it needs what the run did not keep."""
     if name not in VIEWS:
         raise StudyError(f"There is no view '{name}'; there are {', '.join(VIEWS)}.")
     if wish.a not in wish.runs:

@@ -59,8 +59,11 @@ def suggest_shift(features: Features, statistics: dict | None, kind: str = "ddsp
 
     Args:
         features: Of the song.
-        statistics: Of the instrument's recordings.
+        statistics: Of the instrument's recordings; None if it carries none.
         kind: Of the instrument.
+
+    Returns:
+        Shifts within three octaves, with the reasons; 0 where the song has no notes or the instrument no mean pitch.
     """
     notes = features_.note_mask(features_.note_on_ratio(features.loudness_db, features.confidence), 1.0)
     notes = notes & features.voiced & (features.f0_hz > 0)

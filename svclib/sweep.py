@@ -49,8 +49,7 @@ class Cell:
 def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     """``["n_harmonics=20,60", ...]`` as ``{"n_harmonics": ["20", "60"]}``.
 
-    Raises:
-        TrainingError: if a text is not NAME=V1,V2,... or a name stands twice.
+    Raises TrainingError if there is no text, one is not NAME=V1,V2,... or a name, or one of its values, stands twice.
     """
     grid: dict[str, list[str]] = {}
     for text in texts:
@@ -87,12 +86,17 @@ def run(
     """Train every cell that is not finished; all presets are checked before the first one starts.
 
     Args:
+        dataset: What all cells are trained on, as for ``training.train``, or its folder.
         runs: Folder in which every cell gets one.
         files: Presets, as for ``config.load``.
         grid: Setting -> values, e.g. ``{"n_harmonics": [20, 60, 100], "n_noise_bands": [10, 35, 65]}``.
         overrides: ``NAME=VALUE`` for all cells.
+        steps: Total steps of every cell instead of its preset's.
         minutes: For this session, all cells together.
+        seed: Instead of the preset's, for all cells.
+        device: ``auto``, ``cpu`` or ``cuda``.
         on_progress: Called with the cell's name and its training status.
+        cancelled: Asked before every step; True stops like an interrupt.
 
     Returns:
         All cells, best first; also written to ``runs/sweep.json``. A cell whose loss became NaN is listed with its

@@ -102,7 +102,7 @@ def frame_phase(
     hop_samples: int,
     initial_phase: Tensor | None = None,
 ) -> tuple[Float[Tensor, "batch frames"], Float[Tensor, " batch"]]:
-    """Phase of the fundamental just before each frame's centre sample, and after the last sample; cycles, float64.
+    """Phase of the fundamental at each frame and at the end.
 
     The frequency moves on straight lines between frame centres (:func:`upsample_linear`); its running sum over samples
     is added up per frame in closed form.
@@ -112,6 +112,9 @@ def frame_phase(
         sample_rate_hz: Samples per second.
         hop_samples: Samples per frame.
         initial_phase: Cycles ``[batch]`` before sample 0; 0 if None.
+
+    Returns:
+        Float64 cycles just before each frame's centre sample, counted on past 1, and after the last sample, 0..1.
     """
     f = f0_hz.double() / sample_rate_hz
     half = hop_samples // 2
@@ -257,7 +260,10 @@ def fft_convolve(
         audio: Samples; a multiple of ``frames``.
         impulse: One response per frame.
         delay: Samples of the response before its centre; removed from the result (group delay).
-        full: Return all ``samples + taps - 1`` samples, uncropped.
+        full: Return everything uncropped, whatever the delay.
+
+    Returns:
+        As many samples as the audio has; ``samples + taps - 1`` if ``full``.
 
     Raises:
         SynthesisError: if the audio does not divide into the frames, or the batches differ.
@@ -297,10 +303,13 @@ def filtered_noise(
     Args:
         magnitudes: Linear magnitudes, evenly spaced from 0 Hz to half the sample rate.
         hop_samples: Samples per frame.
-        generator: Source of the white noise in -1..1; or give
+        generator: Source of the white noise in -1..1; needed where no ``noise`` is given.
         noise: ``[batch, frames * hop]`` samples to filter instead.
-        full: Also return what rings before the first and after the last sample: ``frames * hop + taps - 1`` samples, of
-            which the first ``bands - 1`` lie before the first.
+        full: Also return what rings before the first and after the last sample.
+
+    Returns:
+        ``frames * hop`` samples; if ``full``, ``frames * hop + taps - 1``, of which the first ``bands - 1`` lie before
+        the first (there are ``taps = 2 (bands - 1)``).
     """
     batch, frames, bands = magnitudes.shape
     if noise is None:

@@ -103,8 +103,7 @@ class Trace:
     def log_mel(self, states: np.ndarray) -> np.ndarray:
         """States ``[..., mels, frames]`` in units of the contract's logarithm, float32; noise is mapped the same way.
 
-        Raises:
-            TraceError: for a waveform.
+        A waveform has none: TraceError.
         """
         if self.kind != "mel":
             raise TraceError("This trace holds waveforms; it has no log-mels.")
@@ -123,6 +122,12 @@ class Trace:
 
     def save(self, path: str | Path) -> Path:
         """Write ``.npz``, replacing nothing half: the file is whole or not there.
+
+        Args:
+            path: Where to; another suffix is replaced by ``.npz``.
+
+        Returns:
+            The file that was written.
 
         Raises:
             store.StoreError: if it cannot be written.
@@ -143,8 +148,7 @@ class Trace:
 def load(path: str | Path) -> Trace:
     """Read a trace that :meth:`Trace.save` wrote. Nothing in the file is run.
 
-    Raises:
-        TraceError: if there is none, it is damaged, of another version, or not what it says.
+    TraceError if there is none, it is damaged, of another version, or not what it says.
     """
     path = Path(path)
     try:

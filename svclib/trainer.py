@@ -264,10 +264,9 @@ class Trainer:
         return True
 
     def finish(self, validate: bool) -> None:
-        """The last state is always saved; a step that was reached as planned is validated first.
+        """Save the last state if it is not; with ``validate`` (a step reached as planned) it is validated first.
 
-        Raises:
-            TrainingError: if saving fails again and again.
+        Raises TrainingError if saving fails again and again.
         """
         if self.step == (self.saved_step or 0):
             return self._last_try_to_come_home()
@@ -287,11 +286,7 @@ class Trainer:
             self._try(self.log.flush)
 
     def rescue(self, error: OSError) -> None:
-        """The dataset could not be read or the disk failed: save what there is, then say so.
-
-        Raises:
-            TrainingError: always.
-        """
+        """The dataset could not be read or the disk failed: save what there is, then say so in a TrainingError."""
         if self.step > (self.saved_step or 0):
             self.save()
         raise TrainingError(

@@ -147,6 +147,9 @@ def train(
         allow_changed_dataset: Go on although the dataset's contents changed since the last session.
         take_over: Train although another machine is training this run; that one saves and stops.
 
+    Returns:
+        How far it came and why it ended: at its last step, by an interrupt, or because time was up.
+
     Raises:
         TrainingError: if it cannot start or go on, another machine trains this run, or the loss is no longer a finite
             number; names the step.
@@ -229,10 +232,14 @@ def export(
     """Make an instrument of a run's checkpoint, with the settings and gin text of that checkpoint.
 
     Args:
+        run: The run's folder.
         out: ``.../NAME.zip``, or a folder in which ``NAME.zip`` is made.
         which: ``best``, ``last`` or a step.
         name: For people; the file's or the run's name where not given.
-        created: Date for people; today where not given.
+        licence: What others may do with it, a text for people.
+        consent: What the person whose voice it is agreed to, a text for people.
+        created: Date for people; today (UTC) where not given.
+        overwrite: Replace a file of that name.
         vocoder: A ``harmonic`` instrument to embed in a diffusion instrument in place of the one trained with it.
 
     Returns:

@@ -22,11 +22,7 @@ def note_name(midi: float) -> str:
 
 
 def key_name(text: str) -> str:
-    """A key as ``KEYS`` writes it: "Bb minor" becomes "A# minor".
-
-    Raises:
-        ValueError: if it is none.
-    """
+    """A key as ``KEYS`` writes it: "Bb minor" becomes "A# minor"; ValueError if it is none."""
     tonic, _, mode = str(text).partition(" ")
     name = f"{_FLATS.get(tonic, tonic)} {mode}".strip()
     if name not in KEYS:
@@ -35,7 +31,7 @@ def key_name(text: str) -> str:
 
 
 def tuning_offset(f0_midi: np.ndarray, confidence: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """How far a performance is from concert pitch, in semitones, -0.50..0.50 in steps of 0.01; 0 for an empty mask.
+    """How far a performance is above concert pitch.
 
     Of 101 candidate offsets the one that leaves the least distance to the nearest notes and the fewest note changes.
 
@@ -43,6 +39,9 @@ def tuning_offset(f0_midi: np.ndarray, confidence: np.ndarray, mask: np.ndarray 
         f0_midi: ``[frames]``.
         confidence: Weight of each frame, ``[frames]``.
         mask: Frames to use, bool ``[frames]``; all by default.
+
+    Returns:
+        Semitones, -0.50..0.50 in steps of 0.01; 0 where all confidence is 0 or the mask is empty.
     """
     use = np.ones(len(f0_midi), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     midi, weight = np.asarray(f0_midi, dtype=np.float64)[use], np.asarray(confidence, dtype=np.float64)[use]

@@ -29,6 +29,10 @@ def loss(model: nn.Module, batches: list[dict]) -> float:
 def previews(model: nn.Module, batches: list[dict]) -> tuple[list[np.ndarray], list[np.ndarray], list[float]]:
     """Up to ``N_PREVIEWS`` pieces in which something sounds, always the same ones, and what the model makes of them.
 
+    Args:
+        model: Has ``reconstruct`` and ``validation_loss``.
+        batches: From :func:`held_out`.
+
     Returns:
         ``(originals, made, scores)``: audio ``[samples]``, and the loss of each piece.
     """

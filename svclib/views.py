@@ -50,11 +50,14 @@ def log_spectrogram(samples: np.ndarray, sample_rate_hz: float | int, n_rows: in
 
 
 def sorted_curve(curves: Mapping, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of one curve of a run, sorted by step; empty if it was not recorded.
+    """One curve of a run where it is finite, sorted by step; empty if it was not recorded.
 
     Args:
         curves: From ``runlog.curves``: ``step`` for the training's curves, ``validation_step`` for the validation's.
         key: ``loss``, ``validation_loss``, ...
+
+    Returns:
+        Steps and values, float64 of one length.
     """
     step = np.asarray(curves.get("validation_step" if key.startswith("validation") else "step", []), float)
     value = np.asarray(curves.get(key, []), float)
@@ -79,7 +82,11 @@ def notes_midi(f0_hz, voiced) -> np.ndarray:
 
 
 def principal_axes(z: np.ndarray, n_axes: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The directions in which ``z [points, dims]`` varies most.
+    """The directions in which points vary most.
+
+    Args:
+        z: ``[points, dims]``.
+        n_axes: At most this many, the strongest first.
 
     Returns:
         ``(mean [dims], axes [n_axes, dims] orthonormal, share [n_axes] of the variance)``; points on the map are

@@ -67,7 +67,16 @@ def listen(
     """Sing a log-mel that was made by ``contract``.
 
     Args:
+        vocoder: What sings it.
+        log_mel: Frames in the units of the contract's logarithm.
+        contract: How the log-mel was made; it has to equal the vocoder's.
+        f0_hz: Pitch of each frame, Hz.
+        voiced: Frames that have a pitch.
+        seed: Of the noise; equal seeds give equal sound.
         whose: What the log-mel belongs to, for the message.
+
+    Returns:
+        ``frames * hop_samples`` samples per row at the contract's rate.
 
     Raises:
         FeatureError: if the vocoder was trained on another mel; names both sides and every difference.
@@ -78,11 +87,7 @@ def listen(
 
 
 def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelContract) -> None:
-    """Refuse frames that do not belong together.
-
-    Raises:
-        VocoderError: naming the shapes.
-    """
+    """Refuse frames that do not belong together, with a :class:`VocoderError` that names the shapes."""
     shape = tuple(log_mel.shape)
     good = shape[-1] == contract.n_mels and shape[:-1] == tuple(f0_hz.shape) == tuple(voiced.shape) and 0 not in shape
     if not good:
@@ -125,8 +130,7 @@ class HarmonicSettings:
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "HarmonicVocoder":
         """A vocoder for mels of ``features.mel``; equal seeds give equal weights, statistics are not needed.
 
-        Raises:
-            VocoderError: if the features have no mel contract.
+        Raises :class:`VocoderError` if the features have no mel contract.
         """
         if features.mel is None:
             raise VocoderError("A vocoder sings log-mels, but these features have no mel contract.")
@@ -259,11 +263,14 @@ class HarmonicVocoder(nn.Module):
     def loss(
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Spectral loss of the batch sung again from its mel, and its linear and logarithmic parts.
+        """Spectral loss of the batch sung again from its mel.
 
         Args:
             batch: ``audio`` ``[batch, frames * hop]``, ``log_mel``, ``f0_hz``, ``voiced`` per frame.
             generator: Draws the noise; its device may differ from the batch's.
+
+        Returns:
+            The loss, and its parts ``linear`` and ``log``, of which it is the sum, without gradient.
         """
         made = self.synthesize(batch["log_mel"], batch["f0_hz"], batch["voiced"], generator)
         with torch.autocast(made.device.type, enabled=False):

@@ -76,7 +76,8 @@ class AnyVocoder:
 
         Args:
             log_mel: ``[frames, mels]``.
-            f0_hz, voiced: ``[frames]``; a diffwave without ``source`` hears the pitch from the mel alone.
+            f0_hz: ``[frames]``; a diffwave without ``source`` hears the pitch from the mel alone.
+            voiced: ``[frames]``, whether there is a pitch.
             seed: Of all noise.
             progress: Called with a fraction and a text.
             cancelled: Asked now and then; True raises ``Cancelled``.
@@ -113,11 +114,9 @@ class AnyVocoder:
     def resynthesize(
         self, measured: Features, seed: int = 0, progress: Progress | None = None, cancelled: Callable | None = None
     ) -> Synthesis:
-        """Analysis and resynthesis: measured sound sung again (copy synthesis).
+        """Analysis and resynthesis: measured sound sung again (copy synthesis) by :meth:`render`.
 
-        Raises:
-            FeatureError: if it was measured by another mel contract.
-            VocoderError: if it was measured without one.
+        Raises FeatureError if it was measured by another mel contract, VocoderError if without one.
         """
         if measured.log_mel is None:
             raise VocoderError(f"These features have no log-mel; measure them as the vocoder '{self.name}' says.")
@@ -162,6 +161,9 @@ def open(  # noqa: A001  (vocoding.open reads well)
         near: Where bare names are looked for.
         fast: Of a diffwave, see :class:`AnyVocoder`.
         progress: Called with a fraction and a text while something is fetched.
+
+    Returns:
+        Named as the instrument is, or as the checkpoint's file without suffix.
 
     Raises:
         VocoderError, InstrumentError, AudioError: naming the file, what is wrong with it and what to do.
@@ -256,14 +258,21 @@ def vocode(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """A song measured and sung again: float32 ``[samples]``, as long as ``song.audio``, full scale 1, not limited.
+    """Sing a measured song again.
 
     Args:
+        vocoder: What makes the sound.
         song: From ``songs.load_song`` with ``vocoder.features``.
-        seed, progress, cancelled: See :meth:`AnyVocoder.render`.
+        seed: Of all noise.
+        progress: Called with a fraction and a text.
+        cancelled: Asked now and then; True raises ``Cancelled``.
+
+    Returns:
+        float32 ``[samples]``, as long as ``song.audio``, full scale 1, not limited.
 
     Raises:
         FeatureError: if the song was measured by another mel contract.
+        VocoderError: if it was measured without one.
     """
     measured, hop = song.features, vocoder.contract.hop_samples
     n_frames = -(-len(song.audio) // hop)

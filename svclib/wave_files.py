@@ -19,7 +19,13 @@ from svclib.progress import Progress, stop_if
 
 
 def open_model(path: str | Path) -> Instrument:
-    """An instrument file of a DiffWave that makes sound of noise or labels.
+    """Open an instrument file of a DiffWave that makes sound of noise or labels.
+
+    Args:
+        path: The zip.
+
+    Returns:
+        The instrument, as what the functions below take.
 
     Raises:
         DiffWaveError: for any other kind of instrument, or a DiffWave that follows a mel.
@@ -48,10 +54,14 @@ def generate(
         folder: Where they go.
         count: Sounds per label; the number ``i`` has the seed ``seed + i``.
         labels: What to ask for; ``(None,)`` for a model without labels.
-        seed: Of the first.
+        seed: Of the first of every label, number 0.
         seconds: Length of each; the model's own if None.
         fast: By the model's fast schedule.
-        progress, cancelled: See ``svclib.progress``.
+        progress: Called with a fraction of all sounds and a text.
+        cancelled: Asked before every step of a walk.
+
+    Returns:
+        Their files, label by label; those that lay there already are among them.
 
     Raises:
         DiffWaveError: before anything is made, where a label or a number cannot be.
@@ -89,12 +99,22 @@ def denoise(
 
     Args:
         opened: From :func:`open_model`.
-        inputs: Recordings of any rate.
-        t, reading, label, seed: As ``diffwave_uses.denoise``.
+        inputs: Recordings of any rate and number of channels.
+        folder: Where the results go.
+        t: Step to walk back from, 1 to the model's last; the higher, the more is taken out and made up.
+        reading: What is walked back: the recording ``as_is``, or ``scaled`` with noise of that step added.
+        label: What to ask for; None for a model without labels.
+        seed: Of all noise, the same for every recording.
+        name: File name of the result, ``.wav`` added where it has no ending of a sound file.
+        progress: Called with a fraction of all recordings and a text.
+        cancelled: Asked before every step of a walk.
+
+    Returns:
+        A file for each recording, in their order; those that lay there already are among them.
 
     Raises:
         DiffWaveError: as ``diffwave_uses.denoise``, before anything is read.
-        AudioError: for a file that cannot be read.
+        StoreError, AudioError: for a file that is missing, or cannot be read as sound.
         Cancelled: the finished ones stay.
     """
     model = opened.model
@@ -120,9 +140,19 @@ def interpolate(
 
     Args:
         opened: From :func:`open_model`.
-        first, second: Recordings of any rate.
+        first: A recording of any rate and number of channels.
+        second: The other one; the shorter of both is followed by silence.
+        folder: Where the sounds go.
         count: At least 2, the ends among them.
-        t, shared_noise, label, seed: As ``diffwave_uses.interpolate``.
+        t: Step at which the two are mixed, 1 to the model's last.
+        shared_noise: One noise for both ends; else one for each, see ``diffwave_uses.interpolate``.
+        label: What to ask for; None for a model without labels.
+        seed: Of all noise, the same for every sound.
+        progress: Called with a fraction of all sounds and a text.
+        cancelled: Asked before every step of a walk.
+
+    Returns:
+        Their files, from ``first`` to ``second``; those that lay there already are among them.
 
     Raises:
         DiffWaveError: as ``diffwave_uses.interpolate``.

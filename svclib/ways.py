@@ -113,7 +113,7 @@ def compare(
     cancelled: Callable[[], bool] | None = None,
     options: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> Iterator[Row]:
-    """The clip itself, then a row for each way as soon as it is sung and measured.
+    """Sing a clip in several ways and measure each.
 
     A way that fails gives a row that says why; the others go on. ``Cancelled`` ends the rest.
 
@@ -121,13 +121,17 @@ def compare(
         asked: From :func:`ways`.
         song: The song's file.
         controls: The same for all; each instrument's own defaults if None.
-        start_s, seconds: The clip.
+        start_s: Where the clip begins in the song, in seconds.
+        seconds: Its length; where the song ends before, it is shorter.
         seed: The same for all.
         opened: How to open an instrument (a cache).
         progress: Called with a fraction and a text.
         cancelled: Asked now and then.
         options: By instrument, what else ``conversion.convert`` is given, such as ``singer`` and ``precision``; a way's
             own choices come before a ``sampler``, ``steps``, ``shallow`` or ``vocoder`` among them.
+
+    Yields:
+        The clip itself, before the first way that gets so far, and a row for each way as soon as it is measured.
     """
     tell = progress or (lambda fraction, text: None)
     shown_song = False

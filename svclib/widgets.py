@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as W
@@ -154,8 +155,16 @@ class Cache:
     def __init__(self, n_kept: int = 4):
         self._n_kept, self._kept = n_kept, collections.OrderedDict()
 
-    def get(self, path: Path, load, *more):
+    def get(self, path: Path, load: Callable, *more):
         """``load()``, or what it gave last time for this file (same size and time) and these further keys.
+
+        Args:
+            path: The file.
+            load: Opens it; called without arguments.
+            *more: What else the result depends on, hashable.
+
+        Returns:
+            What ``load`` gave: the same object as last time, if it is still kept.
 
         Raises:
             OSError: if the file is gone; whatever ``load`` raises.

@@ -1,6 +1,7 @@
 """The A/B table of notebook 03: one clip in several ways, row by row, each to listen to and measured."""
 
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as W
 
@@ -17,13 +18,16 @@ _WHAT_THEY_MEAN = (
 )
 
 
-def compare_panel(base, convert=None) -> "ComparePanel":
-    """The table for a person's folder; one made earlier in this kernel is closed.
+def compare_panel(base: Any, convert: Any = None) -> "ComparePanel":
+    """Make the table for a person's folder; one made earlier in this kernel is closed.
 
     Args:
         base: ``folders.Base``: instruments and examples are used; nothing is written.
         convert: The panel of notebook 03, whose song, knobs and diffusion settings are taken; None takes every
             instrument's own.
+
+    Returns:
+        The panel, which a cell shows.
     """
     panel = ComparePanel(base, convert)
     widgets.only_one("compare", panel)

@@ -9,6 +9,7 @@ from svclib import (
     audio,
     batch,
     conversion,
+    folders,
     instrument,
     page,
     start,
@@ -28,13 +29,10 @@ __all__ = ["ConvertPanel", "compare_panel", "convert_panel", "first_things", "op
 
 
 def first_things(
-    base, preset: str = "ddsp_small", minutes: float | int = 1.0, singer_minutes: float | int = start.MINUTES
-) -> tuple[list[Path], list[Path]]:
-    """Instruments and songs to begin with; where there are none, a quick instrument and a synthetic song are made.
-
-    Returns:
-        ``(instruments, songs)``, paths.
-    """
+    base: folders.Base, preset: str = "ddsp_small", minutes: float | int = 1.0,
+    singer_minutes: float | int = start.MINUTES,
+) -> tuple[list[Path], list[Path]]:  # fmt: skip
+    """Instruments and songs to begin with; where there are none, a quick instrument and a synthetic song are made."""
     songs, said = start.songs(base)
     if said:
         display(HTML(page.notice(said)))
@@ -45,12 +43,8 @@ def first_things(
     return instruments, songs
 
 
-def convert_panel(base) -> "ConvertPanel":
-    """The conversion panel for a person's folder; a panel made earlier in this kernel is closed.
-
-    Args:
-        base: ``folders.Base``: instruments, examples and output are used.
-    """
+def convert_panel(base: folders.Base) -> "ConvertPanel":
+    """The conversion panel for a person's folder; a panel made earlier in this kernel is closed."""
     panel = ConvertPanel(base)
     widgets.only_one("convert", panel)
     return panel

@@ -1,5 +1,7 @@
 """The controls that every instrument has, as sliders and menus; they do not know what converts."""
 
+from collections.abc import Callable
+
 import ipywidgets as W
 
 from svclib import page, tuning, widgets
@@ -20,6 +22,9 @@ _HINTS = {
 class Knobs:
     """``controls.Controls`` as widgets.
 
+    Args:
+        guard: Decorator for their handlers, from ``widgets.guarded``: what fails in one is shown.
+
     Attributes:
         numbers: Sliders by the names of ``RANGES``.
         columns: The groups to lay out.
@@ -27,7 +32,7 @@ class Knobs:
         kind: Of the instrument they are for: where they begin depends on it.
     """
 
-    def __init__(self, guard):
+    def __init__(self, guard: Callable[[Callable], Callable]):
         self._guard, self.kind = guard, "ddsp"
         standard, self.numbers = Controls(), {}
         for name, (low, high, step) in RANGES.items():

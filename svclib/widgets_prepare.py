@@ -7,10 +7,10 @@ from svclib import dataset, diagnosis, doctor, folders, page, plots, start, unit
 
 
 def open_folder(base: str = "") -> folders.Base:
-    """The person's folder, with a line that says where it is.
+    """The person's folder, made if needed, with a line that says where it is.
 
-    Args:
-        base: A folder; empty: ``svclib`` in Google Drive on Colab, ``svclib_home`` beside the notebook elsewhere.
+    Without ``base``: ``svclib`` in Google Drive on Colab; elsewhere the environment variable ``SVCLIB_HOME``, else
+    ``svclib_home`` beside the notebook.
     """
     opened = folders.base_folder(base=base or None)
     where = " on your Google Drive" if opened.on_drive else ""
@@ -19,11 +19,7 @@ def open_folder(base: str = "") -> folders.Base:
 
 
 def recordings(base: folders.Base, voice: str = "", source: str = "", minutes: float | int = start.MINUTES):
-    """Choose the recordings, see ``start.recordings``; says which.
-
-    Returns:
-        ``(name, recordings)``.
-    """
+    """Choose the recordings, see ``start.recordings``, and say which: ``(name of the dataset, recordings)``."""
     bar = shown_progress()
     name, found, said = start.recordings(base, voice, source, minutes, progress=bar)
     bar.hide()

@@ -104,11 +104,7 @@ def recorder(message: widgets.Message, receive) -> W.VBox:
 
 
 def decode(text: str) -> bytes:
-    """The wav bytes of what the browser sent, ``number,base64``.
-
-    Raises:
-        ValueError: if it is not a recording.
-    """
+    """The wav bytes of what the browser sent, ``number,base64``; raises ValueError if it is not a recording."""
     try:
         data = base64.b64decode(text.partition(",")[2], validate=True)
     except binascii.Error:

@@ -21,6 +21,10 @@ class Card:
 class Looking:
     """The lower half of the study panel; it does not know how runs are sung.
 
+    Args:
+        message: Tells what went wrong and where files were saved.
+        folder: Where those files go.
+
     Attributes:
         cards: The runs by label.
         heard: Sounds of the steps and their metrics, of the runs that were made audible.
@@ -97,11 +101,7 @@ class Looking:
         self.look.value = "metrics per step"  # which draws it
 
     def chosen(self) -> str:
-        """Label of the chosen run.
-
-        Raises:
-            StoreError: if there is none yet.
-        """
+        """Label of the chosen run; StoreError if there is none yet."""
         if self.a.value not in self.cards:
             raise store.StoreError("There is no run yet; press Run first.")
         return self.a.value

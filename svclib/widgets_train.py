@@ -1,6 +1,7 @@
 """The panels of notebook 02: presets that fit, the live view of a training, checkpoints to hear, runs compared."""
 
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as W
 from IPython.display import HTML, display
@@ -180,11 +181,14 @@ def _saved(status) -> str:
     return f"step {status.last_saved_step}" + ("" if age_s is None else f", {units.duration_text(age_s)} ago")
 
 
-def train(data, base, preset: str, minutes=None, steps=None, on_cpu: bool = False) -> Path:
+def train(
+    data: Any, base: Any, preset: str, minutes: float | int | None = None, steps: int | None = None,
+    on_cpu: bool = False,
+) -> Path:  # fmt: skip
     """Train, or go on where the run stopped, with a live view; interrupting the cell saves.
 
     Args:
-        data: The dataset.
+        data: The dataset, from :func:`open_dataset`.
         base: ``folders.Base``; the run lies in ``base.runs / "<dataset>-<preset>"``.
         preset: Name of a preset.
         minutes: Stop after so many minutes; 0 or None: at the preset's last step.

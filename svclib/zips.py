@@ -32,9 +32,19 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, *_BROKEN)
 def unpack(archive: str | Path, into: str | Path, progress: Progress | None = None, sha256: str | None = None) -> Path:
     """Unpack a zip of recordings into a folder; does nothing if that very zip was unpacked there before.
 
+    Args:
+        archive: The zip.
+        into: The folder, made if needed; what was left of this very zip by an interruption may lie in it.
+        progress: Called after each entry with the share of the bytes and a text.
+        sha256: Expected of the zip, hexadecimal; None expects nothing.
+
+    Returns:
+        ``into``.
+
     Raises:
-        AudioError: if an entry points outside the folder, is a link, is encrypted or damaged, if there is no room, or
-            if the folder holds anything that did not come from this zip.
+        AudioError: if an entry points outside the folder, is a link, is encrypted or damaged, if the checksum is
+            another one, or if the folder holds anything that did not come from this zip.
+        store.StoreError: if there is no room, or a file cannot be written.
     """
     archive, into = Path(archive), Path(into)
     tell = progress or (lambda fraction, what: None)
@@ -88,11 +98,7 @@ def record(folder: Path) -> dict:
 
 
 def require_sha256(path: Path, sha256: str | None, name: str) -> str:
-    """The SHA-256 of a file, hexadecimal.
-
-    Raises:
-        AudioError: if another one was expected.
-    """
+    """The SHA-256 of a file, hexadecimal; if ``sha256`` is another one, AudioError tells of the file ``name``."""
     digest = store.sha256_file(path)
     if sha256 and digest != sha256.strip().lower():
         raise AudioError(
