@@ -167,7 +167,7 @@ def capture(
     Raises:
         TraceError, samplers.SamplerError, progress.Cancelled: as those say.
     """
-    prepared = prepared or model.prepare(condition, precision)
+    prepared = prepared or model.prepare(condition, precision, cancelled=cancelled)
     recorder = Recorder(keep, max_bytes, prepared if features else None, blocks)
 
     def watch(step: SamplerStep) -> None:

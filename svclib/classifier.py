@@ -84,7 +84,7 @@ def clips(
     else:
         found = [r for r in corpus.recordings(source, labels=naming) if r.problem is None]
         entries = [{"name": r.name, "label": r.label} for r in found]
-        splits = corpus.hold_out(entries, validation) if entries else []
+        splits = corpus.hold_out(entries, validation) if entries and split else [None] * len(entries)
 
         def read(i: int) -> np.ndarray:
             return audio.read(found[i].path, sample_rate_hz).samples

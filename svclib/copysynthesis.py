@@ -134,7 +134,7 @@ def summary(rows: list[dict]) -> dict[str, float]:
     result = {}
     for name in HEADINGS:
         weights = "frames_unvoiced" if "unvoiced" in name or name == "buzz" else "frames"
-        known = [(row[name], row[weights]) for row in rows if np.isfinite(row[name]) and row[weights]]
+        known = [(row[name], row[weights]) for row in rows if np.isfinite(row[name])]
         if name == "harmonic_unvoiced_db":
             result[name] = max((value for value, _ in known), default=float("nan"))
         else:

@@ -76,6 +76,8 @@ def run(
     Raises:
         ValueError, OSError: of the part that failed, with a sentence; what was finished is used next time.
     """
+    if audio_folder is not None and song is None:
+        raise ValueError(f"The recordings in '{audio_folder}' need a song to convert. Give one.")
     minutes = float(TRAIN_MINUTES if minutes is None else minutes)
     chosen = config.load(list(preset))
     journey = _Journey(Path(out), progress or (lambda fraction, text="": None), say or (lambda line: None))

@@ -165,6 +165,8 @@ def document(
         raise stretches.StudyError(f"{seconds:g} s are asked for; a page of DiffWave's steps holds up to {MAX_S:g} s.")
     asked = None
     if model.settings.condition == "mel":
+        if song is None:
+            raise stretches.StudyError(f"'{instrument.name}' is a vocoder: it sings a song again. Give one.")
         asked = stretches.stretch(song, None, start_s, seconds, stretches.conversion.Controls())
     label = model.settings.labels[0] if model.settings.condition == "label" else None
     n_samples = int(seconds * instrument.features.sample_rate_hz)

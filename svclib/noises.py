@@ -130,6 +130,8 @@ def si_sdr_db(reference: Signal, estimate: Signal) -> float:
             "in the reference."
         )
     target = (e @ s) / (s @ s) * s
+    if not rms(e):
+        return -np.inf
     with np.errstate(divide="ignore"):
         return float(10 * (np.log10(target @ target) - np.log10((target - e) @ (target - e))))
 

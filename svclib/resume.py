@@ -82,7 +82,7 @@ def find(
     if from_step is None:
         generation = record["generation"]
     else:
-        generation = 1 + max(c.generation for c in listing(folder))
+        generation = 1 + max([found.record["generation"], *(c.generation for c in listing(folder))])
     return Start(found, record["run_id"], generation, record["step"], told)
 
 

@@ -188,6 +188,8 @@ class Reader:
         except FileNotFoundError:
             raise StoreError(f"'{self.path}' is missing; prepare the dataset again.") from None
         except (OSError, ValueError, KeyError, TypeError, struct.error, AttributeError) as error:
+            if hasattr(self, "_file"):
+                self._file.close()
             raise StoreError(f"'{self.path}' is no whole shard ({error}); prepare the dataset again.") from error
 
     @property

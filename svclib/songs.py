@@ -29,6 +29,7 @@ class Song:
         audio: float32 mono ``[samples]`` at ``features.settings.sample_rate_hz``.
         features: On the grid of ``features.settings``.
         warnings: What was noticed while reading it, as sentences.
+        whole: Not an :func:`excerpt`.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Song:
     audio: np.ndarray
     features: Features
     warnings: tuple[str, ...] = ()
+    whole: bool = True
 
     @property
     def duration_s(self) -> float:
@@ -45,8 +47,8 @@ class Song:
         return self.n_samples / self.sample_rate_hz
 
     def original(self) -> np.ndarray:
-        """The song at its own rate, float32 mono ``[n_samples]``, read from its file again."""
-        return fit_length(audio.read(self.path).samples, self.n_samples)
+        """The song at its own rate, float32 mono ``[n_samples]``, read from its file again; of an excerpt its audio."""
+        return fit_length(audio.read(self.path).samples if self.whole else self.audio, self.n_samples)
 
 
 def find_songs(folder: str | Path) -> list[Path]:
@@ -170,7 +172,9 @@ def excerpt(song: Song, start_s: float | int, seconds: float | int) -> Song:
     n_samples = (last - first) * hop
     audio_ = song.audio[first * hop : last * hop]
     features = dataclasses.replace(measured, n_samples=n_samples, **cut)
-    return dataclasses.replace(song, sample_rate_hz=rate, n_samples=n_samples, audio=audio_, features=features)
+    return dataclasses.replace(
+        song, sample_rate_hz=rate, n_samples=n_samples, audio=audio_, features=features, whole=False
+    )
 
 
 def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:

@@ -117,7 +117,7 @@ def train(
     run: str | Path,
     preset: config.Preset,
     steps: int | None = None,
-    minutes: float | None = None,
+    minutes: float | int | None = None,
     seed: int | None = None,
     device: str = "auto",
     init: str | Path | None = None,

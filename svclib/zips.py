@@ -63,15 +63,16 @@ def unpack(archive: str | Path, into: str | Path, progress: Progress | None = No
             entries = _safe_entries(file, archive.name)
             total = sum(entry.file_size for entry, _ in entries)
             store.free_space_check(into, total)
-            begun, done = {"sha256": digest, "from": archive.name, "unfinished": True}, 0
+            store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "unfinished": True})
+            done = 0
             for entry, relative in entries:
                 done = _unpack_entry(file, entry, into / relative, archive.name, done)
-                if not record(into):
-                    store.write_json(into / RECORD_NAME, begun)
                 tell(min(1.0, done / max(1, total)), f"unpacking {relative.name}")
-    except (AudioError, store.StoreError):
-        raise
-    except (*_DAMAGED, OSError) as error:
+    except (AudioError, *_DAMAGED, OSError) as error:
+        if into.is_dir() and [path.name for path in into.iterdir()] == [RECORD_NAME]:  # of it there is nothing
+            store.remove(into / RECORD_NAME)
+        if isinstance(error, (AudioError, store.StoreError)):
+            raise
         why = _shown(str(error)) or type(error).__name__
         raise AudioError(f"{archive.name} cannot be unpacked ({why}). Make it again, without a password.") from None
     store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "n_files": len(entries)})

@@ -116,6 +116,15 @@ def delay_s(a, b, rate):
 # The chain ------------------------------------------------------------------------------------------------------------
 
 
+def test_the_original_of_a_song_and_of_an_excerpt(tmp_path):
+    """The file at its own rate; of an excerpt that very stretch."""
+    path = tones(tmp_path / "tones.wav", 44100)
+    whole = songs.load_song(path, SETTINGS)
+    np.testing.assert_array_equal(whole.original(), soundfile.read(path, dtype="float32")[0])
+    piece = songs.excerpt(whole, 0.5, 1.0)
+    np.testing.assert_array_equal(piece.original(), whole.audio[8000:24000])
+
+
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("n_samples", [12345, 9999, 16384])
 def test_exact_length(rate, n_samples):

@@ -102,6 +102,9 @@ def test_recordings_summary_and_table(tmp_path, harmonic):
     assert mean["f0_error_cents"] == pytest.approx(rows[0]["f0_error_cents"])  # noise has none
     weights = [r["frames"] for r in rows]
     assert mean["log_mel_l1"] == pytest.approx(np.average([r["log_mel_l1"] for r in rows], weights=weights))
+    mute = dict(rows[0], harmonic_unvoiced_db=-40.0, frames_unvoiced=0, buzz=float("nan"))  # no other part there
+    assert copysynthesis.summary([mute])["harmonic_unvoiced_db"] == -40.0
+    assert np.isnan(copysynthesis.summary([mute])["buzz"])
     text = copysynthesis.table({**mean, "f0_rmse_cents": float("nan")})
     assert len(text.splitlines()) == len(copysynthesis.HEADINGS) and "nothing to measure" in text
 

@@ -97,6 +97,12 @@ def test_own_recordings_and_song(made, tmp_path):
     assert re.search(r"consent of the person", own.page.read_text(encoding="utf-8"))
 
 
+def test_recordings_without_a_song(tmp_path):
+    with pytest.raises(ValueError, match="'.*voice' need a song"):
+        demo.run(tmp_path / "out", tmp_path / "voice", **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupted_training_goes_on(made, tmp_path):
     def interrupt(status):
         if status.step >= 3:

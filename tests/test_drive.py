@@ -217,6 +217,24 @@ def test_kept_here_counts_although_home_is_still_full(drive, whole):
     assert_same_state(run_of(drive), whole)
 
 
+def test_an_earlier_step_that_lies_on_this_machine_only(drive, whole):
+    """Drive shows nothing of the run's checkpoints; going on from the kept step is asked for by its number."""
+
+    def full():
+        drive.quota = drive.used_bytes()
+
+    training.train(Happening({12: full}), run_of(drive), toy.preset(), steps=20)
+    for found in training.checkpoints(run_of(drive)):
+        found.path.unlink()
+        store.marker_path(found.path).unlink()
+    drive.quota = drive.used_bytes() + 4000
+    result = training.train(toy.ToyDataset(), run_of(drive), toy.preset(), steps=25, from_step=20)
+    assert resumed_at(result) == 20 and "lies on this machine only" in " ".join(result.told)
+    drive.quota = None
+    train(drive)
+    assert_same_state(run_of(drive), whole)
+
+
 def test_an_unmounted_drive_is_not_written_into(drive, whole):
     """The mount is gone, not only silent: nothing is made under its path, or it could not be mounted again."""
     elsewhere = drive.mount.parent.with_name("server")

@@ -333,6 +333,8 @@ def test_digits_come_with_labels_and_their_own_split(data_dir):
     assert all(name.startswith(label) for name, label in zip(held.names, held.labels, strict=True))
     with pytest.raises(ClassifierError, match="no split 'test'"):
         classifier.clips(data_dir / "digits", "test")
+    every = classifier.clips(data_dir / "digits", validation="")  # nothing is held out where all are wanted
+    assert set(held.names) < set(every.names)
 
 
 @pytest.mark.slow

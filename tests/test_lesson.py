@@ -248,6 +248,8 @@ def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
         lesson_wave.at_work(vocoder)
     with pytest.raises(lesson_wave.stretches.StudyError, match="up to 5 s"):
         lesson_wave.document(vocoder, song, 0.0, 6.0)
+    with pytest.raises(lesson_wave.stretches.StudyError, match="'v' is a vocoder.*Give one"):
+        lesson_wave.document(vocoder)
 
 
 def test_an_instrument_of_waves_at_work(wave_file):

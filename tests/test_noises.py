@@ -72,6 +72,7 @@ def test_si_sdr_in_closed_form():
             assert noises.si_sdr_db(s, gain * (s + share * d)) == pytest.approx(want, abs=1e-3)
     assert noises.si_sdr_db(s, 0.3 * s) > 250
     assert noises.si_sdr_db(s, d) < -250
+    assert noises.si_sdr_db(s, 0 * s) == -np.inf
     noisy, cleaned = s + 0.3 * d, 2 * (s + 0.03 * d)
     assert noises.si_sdr_gain_db(s, noisy, cleaned) == pytest.approx(20.0, abs=1e-3)
     assert noises.si_sdr_gain_db(s, cleaned, noisy) == pytest.approx(-20.0, abs=1e-3)

@@ -137,22 +137,25 @@ def test_the_newest_song_is_the_one_to_begin_with(tmp_path):
     assert start.newest_first([base.examples / "gone.wav", base.examples / "b.wav"])[0].name == "b.wav"
 
 
-def test_an_interrupted_unpacking_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("n, finished", [(1, False), (1, True), (2, False), (2, True), (4, True)])
+def test_an_interrupted_unpacking_goes_on(tmp_path, monkeypatch, n, finished):
+    """Ended before or after the n-th file stands in the folder."""
     archive = make_zip(tmp_path / "v.zip", {f"{i}.wav": wav_bytes(i) for i in range(5)})
     commit, calls = sources.store.commit_file, []
 
     def failing(path, write):
         calls.append(path)
-        if len(calls) == 3:
+        made = commit(path, write) if finished else None
+        if len(calls) == n:
             raise KeyboardInterrupt
-        return commit(path, write)
+        return made or commit(path, write)
 
     monkeypatch.setattr(sources.store, "commit_file", failing)
     with pytest.raises(KeyboardInterrupt):
         sources.fetch(archive, tmp_path / "into")
     monkeypatch.setattr(sources.store, "commit_file", commit)
     folder = sources.fetch(archive, tmp_path / "into")
-    assert len(audio.find(folder)[0]) == 5
+    assert folder == tmp_path / "into" / "v" and len(audio.find(folder)[0]) == 5
 
 
 OUTSIDE = [
