@@ -55,7 +55,7 @@ class Disk:
         """Make a folder and those above it."""
         folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, file, data: bytes) -> None:
+    def write(self, file, data: bytes | memoryview) -> None:
         """Append bytes to an open file."""
         file.write(data)
 

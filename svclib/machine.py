@@ -1,6 +1,7 @@
 """The machine a training runs on: device and precision, a batch in pieces, its status, and who asks it to stop."""
 
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -68,6 +69,14 @@ class LossOf(nn.Module):
     def forward(self, batch: dict, generator: torch.Generator):
         """The loss and its parts."""
         return self.model.loss(batch, generator)
+
+
+@torch.no_grad()
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in a tensor: both reach its extremes."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(math.isfinite(float(extreme)) for extreme in torch.aminmax(tensor))
 
 
 def pieces(batch: dict, accelerator: Any, size: int):

@@ -253,9 +253,9 @@ def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], No
 
 
 def _put_bytes(path: Path, data: bytes) -> None:
-    with disk.active.open(path, "wb") as file:
+    with disk.active.open(path, "wb") as file, memoryview(data) as view:
         for start in range(0, len(data), CHUNK_BYTES):
-            disk.active.write(file, data[start : start + CHUNK_BYTES])
+            disk.active.write(file, view[start : start + CHUNK_BYTES])
 
 
 def _place_new(part: Path, path: Path) -> Path:

@@ -244,7 +244,7 @@ class Trainer:
             return True
         self.tried_at, before = time.monotonic(), self.saved_step or self.first_step
         checkpoint = self._checkpoint()
-        if not all(bool(torch.isfinite(t).all()) for t in checkpoint.tensors.values()):
+        if not all(map(machine.is_finite, checkpoint.tensors.values())):
             self._stop_at_nan(self.step, "state")
         self._try(self.log.flush)
         if not self._try(lambda: self.keeper.keep(checkpoint)):

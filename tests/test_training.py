@@ -289,6 +289,18 @@ def test_a_dataset_that_does_not_fit(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_one_bad_number_anywhere_is_seen(value, dtype):
+    """As ``isfinite`` of every element; whole numbers and nothing at all are fine."""
+    for shape, place in (((1,), 0), ((7, 5, 3), 52), ((7, 5, 3), 104), ((70_001,), 69_999)):
+        tensor = torch.full(shape, torch.finfo(dtype).max, dtype=dtype)
+        assert machine.is_finite(tensor)
+        tensor.view(-1)[place] = value
+        assert not machine.is_finite(tensor) and not bool(torch.isfinite(tensor).all())
+    assert machine.is_finite(torch.zeros(0)) and machine.is_finite(torch.tensor([2**62]))
+
+
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "No GPU" in training.device_sentence() and "Colab" in training.device_sentence()
