@@ -94,7 +94,8 @@ class _Scan:
         self.stretches = [[] for _ in self.spans]
 
     def add(self, block: np.ndarray) -> None:
-        size = np.minimum((np.abs(block) * (self.BINS / 1.25)).astype(np.int64), self.BINS - 1)
+        size = np.minimum(np.abs(block), 1.25) * (self.BINS / 1.25)  # 1.25 times full scale, 2 dB over it, and beyond
+        size = np.minimum(size.astype(np.int64), self.BINS - 1)
         self.counts += np.bincount(size.ravel(), minlength=self.BINS)
         for channel in range(block.shape[1]):
             x = block[:, channel]
@@ -108,7 +109,9 @@ class _Scan:
         frames = joined[:whole].reshape(-1, self.n_frame).astype(np.float64)
         self.levels.append(np.sqrt((frames**2).mean(axis=1)))
         if sum(map(len, self.wave)) < COMPARED_S / FRAME_S:
-            self.wave.append(frames[:, : self.n_frame // 50 * 50].reshape(len(frames), 50, -1).mean(axis=2))
+            points = min(50, self.n_frame)
+            length = self.n_frame // points
+            self.wave.append(frames[:, : points * length].reshape(len(frames), points, length).mean(axis=2))
         self.rest = joined[whole:]
         for (start, stop), parts in zip(self.spans, self.stretches, strict=True):
             a, b = max(start - self.position, 0), min(stop - self.position, len(mono))

@@ -187,6 +187,17 @@ def test_duplicates_also_in_other_formats(tmp_path):
     assert "0.wav" in twins["3 copy.wav"] and "1.wav" in twins["5.mp3"]
 
 
+def test_one_sample_beyond_all_measure(tmp_path):
+    """Scaled to full scale by that one sample, what is left is silent; the arithmetic says nothing of its own."""
+    sound = voice().astype(np.float32)
+    sound[5000] = 3e38
+    soundfile.write(tmp_path / "huge.wav", sound, RATE, subtype="FLOAT")
+    with np.errstate(over="raise", invalid="raise"):
+        report = doctor.examine(tmp_path)
+    told = {f.kind: f.text for f in report.findings if f.file}
+    assert "peaks of 3e+38" in told["reading"] and told["unusable"].startswith("It is silent")
+
+
 def test_nothing_is_changed_and_broken_files_are_named(tmp_path):
     soundfile.write(tmp_path / "good.wav", voice(), RATE)
     (tmp_path / "cut.wav").write_bytes(b"RIFF\x00\x00")
