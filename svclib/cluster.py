@@ -23,7 +23,7 @@ from svclib.features import FeatureSettings
 
 CONNECT_S = 10.0
 PATIENCE_S = 60.0  # how long a cluster may be without workers
-BEGIN_S = 20.0  # work that lasts longer gets processes, which take seconds of all cores to start
+BEGIN_S = 60.0  # work that lasts longer gets processes, which take seconds of all cores to start
 MOST_PROCESSES = 16
 IDLE_S = 60.0  # a worker that nobody asks for anything leaves, also where this process was killed
 MOST_AHEAD = 64  # segments under way; one of 160 s at 44.1 kHz is 14 MB in the scheduler's memory
