@@ -73,7 +73,11 @@ class _Here:
 
     def submit(self, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> Callable[[], dict]:
         """Begin ``segments.measure``; the call returned waits for its arrays."""
-        future = self.workers().submit(segments.measure, samples, cut, settings)
+        try:
+            future = self.workers().submit(segments.measure, samples, cut, settings)
+        except concurrent.futures.BrokenExecutor:
+            self.ahead, self.ready = 0, None
+            future = self.threads.submit(segments.measure, samples, cut, settings)
         self.under_way.add(future)
         return lambda: self.result(future, samples, cut, settings)
 

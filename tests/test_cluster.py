@@ -224,7 +224,8 @@ def test_processes_make_the_same_bytes_and_are_gone_afterwards(tmp_path, short, 
     assert len(pool) == 1 and len(seen) == 2 and not any(_lives(pid) for pid in seen)
 
 
-def test_a_worker_that_the_system_kills_loses_nothing(tmp_path, short, pool, monkeypatch):
+@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+def test_a_worker_that_the_system_kills_loses_nothing(tmp_path, short, pool, monkeypatch, pause_s):
     """As where memory is short; what remains is measured here, one at a time."""
     sources, killed = make_files(tmp_path / "a", 4, 2.0), []
     with monkeypatch.context() as here:
@@ -235,6 +236,7 @@ def test_a_worker_that_the_system_kills_loses_nothing(tmp_path, short, pool, mon
         if "measured" in text and not killed:
             killed.append(pids(pool[0])[0])
             os.kill(killed[0], signal.SIGKILL)
+            time.sleep(pause_s)  # it is noticed with the next result, or when the next segment is handed over
 
     dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=progress)
     assert killed and len(pool) == 1
