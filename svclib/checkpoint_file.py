@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -19,6 +20,10 @@ from svclib import __version__, instrument, store
 from svclib.plain import InstrumentError, strict_json, to_dict
 
 FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
+    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 class TrainingError(ValueError):
@@ -37,12 +42,23 @@ class Checkpoint:
         return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
 
 
-def pack(checkpoint: Checkpoint) -> bytes:
-    """A checkpoint as the bytes of a safetensors file; its metadata hold the record and a checksum of everything."""
+def pack(checkpoint: Checkpoint) -> list[bytes | memoryview]:
+    """A checkpoint as the pieces of a safetensors file; its metadata hold the record and a checksum of everything.
+
+    The tensors are not copied (a checkpoint may be large), so write the pieces before the next step changes them.
+    """
     text = json.dumps(checkpoint.record, ensure_ascii=False, allow_nan=False, sort_keys=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
-    digest = _digest(text, tensors)
-    return safetensors.torch.save(tensors, metadata={"record": text, "sha256": digest})
+    header: dict[str, dict] = {"__metadata__": {"record": text, "sha256": _digest(text, tensors)}}
+    at = 0
+    ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all lie aligned
+    for name in ordered:
+        shape, end = list(tensors[name].shape), at + tensors[name].nbytes
+        header[name] = {"dtype": DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [at, end]}
+        at = end
+    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return [len(head).to_bytes(8, "little"), head, *(memoryview(_bytes_of(tensors[name])) for name in ordered)]
 
 
 def unpack(path: Path) -> Checkpoint:
@@ -75,8 +91,12 @@ def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
+
+
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 # The record -----------------------------------------------------------------------------------------------------------

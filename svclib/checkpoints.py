@@ -80,12 +80,12 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
         tensors = {k: v for k, v in checkpoint.tensors.items() if k.startswith("ema.")}
         checkpoint = Checkpoint(record, tensors)
     record = {**checkpoint.record, "kind": kind, "saved": now()}
-    data = pack(Checkpoint(record, checkpoint.tensors))
-    store.free_space_check(folder, len(data) + (16 << 20))
+    pieces = pack(Checkpoint(record, checkpoint.tensors))
+    store.free_space_check(folder, sum(map(len, pieces)) + (16 << 20))
     name = f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
     info = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
     info["validation_loss"] = record["metrics"]["validation_loss"]
-    marked = store.put_marked(folder / name, lambda part: store.commit_bytes(part, data), info)
+    marked = store.put_marked(folder / name, lambda part: store.commit_bytes(part, *pieces), info)
     return _info(marked, kind)
 
 

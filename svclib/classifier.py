@@ -272,8 +272,8 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
         raise ClassifierError(f"'{path.name}' cannot be a listener's name; it has to end in .safetensors.")
     head = {"format": checkpoint_file.FORMAT, "format_version": checkpoint_file.FORMAT_VERSION, "kind": "classifier"}
     record = {**head, "settings": to_dict(model.settings), "info": info or {}}
-    data = checkpoint_file.pack(Checkpoint(record, dict(model.state_dict())))
-    return store.commit_new(path, lambda part: store.commit_bytes(part, data))
+    pieces = checkpoint_file.pack(Checkpoint(record, dict(model.state_dict())))
+    return store.commit_new(path, lambda part: store.commit_bytes(part, *pieces))
 
 
 def load(path: str | Path) -> tuple[Classifier, dict]:

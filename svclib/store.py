@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
-def commit_bytes(path: str | Path, data: bytes) -> Path:
-    """Commit bytes; see :func:`commit_file`."""
+def commit_bytes(path: str | Path, *data: bytes | memoryview) -> Path:
+    """Commit bytes, in one or more pieces; see :func:`commit_file`."""
     return commit_file(path, lambda part: _put_bytes(part, data))
 
 
@@ -252,10 +252,22 @@ def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], No
         disk.active.fsync_folder(path.parent)
 
 
-def _put_bytes(path: Path, data: bytes) -> None:
-    with disk.active.open(path, "wb") as file, memoryview(data) as view:
-        for start in range(0, len(data), CHUNK_BYTES):
-            disk.active.write(file, view[start : start + CHUNK_BYTES])
+def _put_bytes(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+    small, n_small = [], 0  # written together
+    with disk.active.open(path, "wb") as file:
+        for piece in pieces:
+            if small and n_small + len(piece) > CHUNK_BYTES:
+                disk.active.write(file, b"".join(small))
+                small, n_small = [], 0
+            if len(piece) > CHUNK_BYTES:
+                with memoryview(piece) as view:
+                    for start in range(0, len(view), CHUNK_BYTES):
+                        disk.active.write(file, view[start : start + CHUNK_BYTES])
+            else:
+                small.append(piece)
+                n_small += len(piece)
+        if small:
+            disk.active.write(file, b"".join(small))
 
 
 def _place_new(part: Path, path: Path) -> Path:

@@ -6,6 +6,7 @@ n-th operation fails, a full disk, flipped bits, cut, empty, missing and foreign
 """
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 import toy
 from faults import FaultyDisk
@@ -388,3 +390,27 @@ def test_a_checkpoint_survives_packing(run20):
     assert found.record["statistics"] == toy.STATISTICS
     steps = found.part("optimizer")["0.step"]
     assert float(steps) == 20.0
+
+
+def test_the_file_is_what_safetensors_reads(tmp_path):
+    """Every kind of number, no dimension, nothing, parts of others; aligned as its own writer does."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{name}.{i}": torch.randint(0, 2, shape, generator=generator).to(dtype)
+        for i, shape in enumerate([(), (0, 3), (5,), (3, 1_000, 700)])
+        for name, dtype in {str(dtype): dtype for dtype in checkpoint_file.DTYPES}.items()
+    }
+    tensors["turned"] = torch.randn(4, 6, generator=generator).T[1:, ::2]
+    record = {"format": checkpoint_file.FORMAT, "format_version": 1, "who": "ü \u2028 <b>"}
+    pieces = checkpoint_file.pack(checkpoint_file.Checkpoint(record, tensors))
+    path = store.commit_bytes(tmp_path / "x.safetensors", *pieces)
+    assert path.read_bytes() == b"".join(pieces)
+    with safetensors.safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["record"]) == record and set(file.keys()) == set(tensors)
+        for name, wanted in tensors.items():
+            found = file.get_tensor(name)
+            assert found.dtype == wanted.dtype and found.shape == wanted.shape and torch.equal(found, wanted), name
+    places = {name: entry["data_offsets"][0] for name, entry in json.loads(pieces[1]).items() if name in tensors}
+    assert len(pieces[1]) % 8 == 0 and all(at % tensors[name].element_size() == 0 for name, at in places.items())
+    back = checkpoint_file.unpack(path)
+    assert back.record == record and all(torch.equal(back.tensors[name], wanted) for name, wanted in tensors.items())

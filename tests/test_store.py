@@ -7,6 +7,7 @@ both whole; SHA-256 against hashlib; names already taken are never overwritten; 
 import errno
 import hashlib
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,7 @@ def test_killed_at_every_operation(tmp_path):
         "import faults; from svclib import store; from pathlib import Path\n"
         "n, after, folder = int(sys.argv[1]), sys.argv[2] == '1', Path(sys.argv[3])\n"
         "faults.install(n or None, 'exit', after=after)\n"
-        "store.put_marked(folder / 'ck-2.bin', lambda p: store._put_bytes(p, b'new' * 700000), {'step': 2})\n"
+        "store.put_marked(folder / 'ck-2.bin', lambda p: store._put_bytes(p, [b'new' * 700000]), {'step': 2})\n"
         "print(store.disk.active.count)\n"
     )
 
@@ -216,6 +217,15 @@ def test_marked_files_tell_what_is_wrong(tmp_path):
     assert "marker is damaged" in found["ck-102.safetensors"].problem
     store.remove_marked(found["ck-100.safetensors"])
     assert "ck-100" not in "".join(os.listdir(tmp_path))
+
+
+def test_pieces_of_any_size_are_the_bytes_joined(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "CHUNK_BYTES", 10)
+    rng = random.Random(0)
+    for sizes in ([], [0], [10], [11], [9, 1, 1], [35, 3, 0, 10, 4, 7, 21], [rng.randrange(25) for _ in range(60)]):
+        pieces = [rng.randbytes(n) for n in sizes]
+        path = store.commit_bytes(tmp_path / "x.bin", *(memoryview(p) if len(p) % 2 else p for p in pieces))
+        assert path.read_bytes() == b"".join(pieces), sizes
 
 
 def test_every_bit_flip_is_noticed(tmp_path):
