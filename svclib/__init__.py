@@ -34,7 +34,7 @@ Modules in reading order; each imports only modules above it (``tests/test_impor
                 segments      a recording as a stream, cut and measured piece by piece
                 statistics    what an instrument knows about the voice it was made from
                 manifest      what a dataset holds and how it was measured
-                cluster       segments measured in threads here, or spread over a dask cluster
+                cluster       segments measured in threads and processes here, or by a dask cluster
                 preparing     from recordings to shards and manifest; interrupted, it goes on
                 remeasuring   the same from the audio that a dataset stores
                 dataset       prepare, open, random access, batches
