@@ -499,19 +499,24 @@ def mutated(tiny, rng):
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutations(tiny, tmp_path, count):
     rng, path, slowest, accepted = random.Random(count), tmp_path / "mutant.zip", 0.0, 0
-    for _ in range(count):
-        data = mutated(tiny, rng)
-        path.write_bytes(data)
+
+    def look() -> tuple[float, bool]:
         started = time.process_time()
         try:
             opened = instrument.open(path)
         except InstrumentError as error:
             assert len(str(error)) < 500
-        else:
-            accepted += 1  # other weights, harmless text, or nothing changed: it has to be whole
-            assert all(bool(torch.isfinite(p).all()) for p in opened.model.parameters())
-            instrument.describe(opened)
-        slowest = max(slowest, time.process_time() - started)
+            return time.process_time() - started, False
+        assert all(bool(torch.isfinite(p).all()) for p in opened.model.parameters())
+        instrument.describe(opened)
+        return time.process_time() - started, True
+
+    for _ in range(count):
+        path.write_bytes(mutated(tiny, rng))
+        took, whole = look()
+        if took > 0.2:  # the file's cost comes again, that of this process's garbage does not
+            took = min(took, look()[0])
+        slowest, accepted = max(slowest, took), accepted + whole  # whole: other weights, harmless text, nothing changed
     assert list(tmp_path.iterdir()) == [path]
     assert slowest < 0.25 and accepted < 0.4 * count
 
