@@ -157,7 +157,7 @@ def capture(
         label: A name for the run.
         prepared: A ``denoiser.Prepared`` of this condition to use again; None prepares one.
         callback: Sees every step after it was kept. It may ask the same network itself; that is not listened to.
-        cancelled: Asked before every call of the denoiser; True raises ``progress.Cancelled``.
+        cancelled: Asked before every call of the denoiser and each of its pieces; True raises ``progress.Cancelled``.
         blocks: Which residual blocks to listen to, from 0; the first, the middle and the last if None.
         temperature: Factor 0 .. 2 of all noise of the walk; the model's own if None.
 

@@ -43,8 +43,8 @@ def opened(executor: str | None, tell: Callable[[str], None]) -> Iterator[Any]:
 
     Args:
         executor: ``dask://HOST:PORT`` of a scheduler, or None for this machine: a pool of processes, one for each core,
-            is started beside the work once that has taken ``BEGIN_S``; until it is ready, and on a single core, two
-            threads of this process measure.
+            is started beside the work once that has taken ``BEGIN_S``. Until it is ready two threads of this process
+            measure, on a single core one, and there it stays so.
         tell: Called with a text while the cluster is waited for; what it raises ends the waiting.
 
     Yields:
