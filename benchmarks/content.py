@@ -34,10 +34,16 @@ import librosa
 import numpy as np
 import torch
 
-from svclib import audio, config, conversion, dataset, features, instrument, metrics, store, training
+from svclib.audio import io as audio
+from svclib.conversion import metrics, pipeline
+from svclib.data import dataset
+from svclib.features import extract
+from svclib.models import instrument
+from svclib.training import api as training
+from svclib.utils import atomic_store, config
 
 RATE_HZ = 16000
-MEL = features.MelContract(
+MEL = extract.MelContract(
     sample_rate_hz=RATE_HZ, n_fft=1024, window_samples=400, hop_samples=80, n_mels=80, fmin_hz=0.0, fmax_hz=8000.0
 )
 VOICE = "voices_spoken/kathleen"
@@ -52,7 +58,7 @@ def log_mel(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """Natural-log mel of 5 ms frames, silence at both ends left out."""
     samples = audio.resample(np.asarray(samples, np.float32), rate_hz, RATE_HZ)
     trimmed, _ = librosa.effects.trim(samples, top_db=40, frame_length=400, hop_length=80)
-    return features.log_mel(torch.from_numpy(np.ascontiguousarray(trimmed))[None], MEL)[0].numpy()
+    return extract.log_mel(torch.from_numpy(np.ascontiguousarray(trimmed))[None], MEL)[0].numpy()
 
 
 def read_aloud(reader: str, text: str, path: Path) -> Path:
@@ -114,15 +120,15 @@ def main() -> int:
             text = path.with_suffix(".txt").read_text().strip()
             kept = arguments.out / "readings" / f"{reader}_{path.stem}.wav"
             spoken = path if reader == "own" else read_aloud(reader, text, kept)
-            song = conversion.load_song(spoken, models["with"].features)
+            song = pipeline.load_song(spoken, models["with"].features)
             heard = {"unconverted": (song.audio, models["with"].features.sample_rate_hz)}
             for name, model in models.items():
-                made = conversion.convert(model, song, None, arguments.seed, **walk)
+                made = pipeline.convert(model, song, None, arguments.seed, **walk)
                 heard[name] = (made.audio, made.sample_rate_hz)
             rows.append({
                 name: metrics.mel_cepstral_distance_db(reference, log_mel(*sound), 24, warped=True)
                 for name, sound in heard.items()
-            })  # fmt: skip
+            })
             print(reader, path.stem, {k: round(v, 2) for k, v in rows[-1].items()}, flush=True)
         table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         draws = np.random.default_rng(0).integers(0, len(rows), (2000, len(rows)))
@@ -133,7 +139,7 @@ def main() -> int:
             "gain_90": [float(x) for x in np.quantile(gains, [0.05, 0.95])],
         }
     asked = "".join(f"_{name}_{value:g}" for name, value in walk.items() if value is not None)
-    store.write_json(arguments.out / f"content{asked}.json", report)
+    atomic_store.write_json(arguments.out / f"content{asked}.json", report)
     print(json.dumps(report, indent=2))
     return 0
 

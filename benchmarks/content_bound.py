@@ -20,7 +20,11 @@ import librosa
 import numpy as np
 import torch
 
-from svclib import audio, content, conversion, features, instrument, metrics
+from svclib.audio import io as audio
+from svclib.conversion import metrics, pipeline
+from svclib.features import extract
+from svclib.models import instrument
+from svclib.models.content import bottleneck
 
 WALKS = {"walk": {}, "no walk": {"shallow": 1}}
 ROUNDS, STEPS, RATE, PULL = 3, 20, 5e-3, 0.02
@@ -29,12 +33,12 @@ ROUNDS, STEPS, RATE, PULL = 3, 20, 5e-3, 0.02
 def mapped(model, song, adjusted, matrix, offset):
     """The coarse log-mel ``[frames, mels]`` of a song whose cepstra go through the map."""
     own, on = model.content, torch.from_numpy(adjusted.voiced)[None]
-    source_f0 = features.fill_unvoiced(song.features.f0_hz, song.features.voiced)
+    source_f0 = extract.fill_unvoiced(song.features.f0_hz, song.features.voiced)
     log_mel = torch.from_numpy(song.features.log_mel)[None]
     cepstra, height = own.measured(log_mel, torch.as_tensor(source_f0)[None].float())
     seen = own.normalised(cepstra, height) @ matrix + offset
     code = torch.tanh(own.convs(seen.transpose(1, 2)).transpose(1, 2))
-    f0_hz = torch.as_tensor(features.fill_unvoiced(adjusted.f0_hz, adjusted.voiced))[None].float()
+    f0_hz = torch.as_tensor(extract.fill_unvoiced(adjusted.f0_hz, adjusted.voiced))[None].float()
     loudness = torch.from_numpy(adjusted.loudness_db)[None].float()
     condition = model.conditions(code, f0_hz, on, model._known(loudness), model.singer_weights())
     mel = model.unscale(model.coarse(condition).clamp(-1, 1)) + model.beyond(loudness)[..., None]
@@ -50,7 +54,7 @@ def loud(log_mel) -> np.ndarray:
 
 def fitted(model, pairs):
     """The map that brings songs nearest to the readings beside them."""
-    basis = content.cepstrum_basis(model.contract.n_mels, 24) / math.sqrt(model.contract.n_mels)
+    basis = bottleneck.cepstrum_basis(model.contract.n_mels, 24) / math.sqrt(model.contract.n_mels)
     matrix, offset = torch.eye(20, requires_grad=True), torch.zeros(20, requires_grad=True)
     optimizer = torch.optim.Adam([matrix, offset], lr=RATE)
     read = [reading.features.log_mel for *_, reading in pairs]
@@ -77,12 +81,12 @@ def fitted(model, pairs):
 @contextlib.contextmanager
 def used(matrix, offset):
     """While this lasts, every code is made through the map."""
-    plain = content.Bottleneck.normalised
-    content.Bottleneck.normalised = lambda self, *seen: plain(self, *seen) @ matrix + offset
+    plain = bottleneck.Bottleneck.normalised
+    bottleneck.Bottleneck.normalised = lambda self, *seen: plain(self, *seen) @ matrix + offset
     try:
         yield
     finally:
-        content.Bottleneck.normalised = plain
+        bottleneck.Bottleneck.normalised = plain
 
 
 def main() -> None:
@@ -100,15 +104,15 @@ def main() -> None:
             p.requires_grad_(False)
 
         def distances(songs, walk, opened=opened):
-            made = [(conversion.convert(opened, songs[k], None, 0, **walk), own[k]) for k in songs]
+            made = [(pipeline.convert(opened, songs[k], None, 0, **walk), own[k]) for k in songs]
             heard = [(reference, experiment.log_mel(m.audio, m.sample_rate_hz)) for m, reference in made]
             return [metrics.mel_cepstral_distance_db(*pair, 24, warped=True) for pair in heard]
 
         for reader in experiment.READERS:
             kept = [arguments.out / "readings" / f"{reader}_{p.stem}.wav" for p in paths]
-            songs = dict(enumerate(conversion.load_song(p, opened.features) for p in kept))
-            told = {k: conversion.convert(opened, song, None, 0, shallow=1).adjusted for k, song in songs.items()}
-            readings = [conversion.load_song(p, opened.features) for p in paths]
+            songs = dict(enumerate(pipeline.load_song(p, opened.features) for p in kept))
+            told = {k: pipeline.convert(opened, song, None, 0, shallow=1).adjusted for k, song in songs.items()}
+            readings = [pipeline.load_song(p, opened.features) for p in paths]
             row = {f"{walk}, plain": distances(songs, asked) for walk, asked in WALKS.items()}
             for half in (0, 1):
                 there, here = list(songs)[half::2], list(songs)[1 - half :: 2]

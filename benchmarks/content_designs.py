@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svclib import content, diffusion
+from svclib.models.content import bottleneck
+from svclib.models.diffusion import model as diffusion
 
 GROUPS, VECTORS, FOLLOW, COMMIT = 2, 64, 0.99, 0.25
 REVERSED = 0.1
@@ -48,7 +49,7 @@ class Reversal(torch.autograd.Function):
         return -REVERSED * gradient
 
 
-class Quantised(content.Bottleneck):
+class Quantised(bottleneck.Bottleneck):
     """``vq``."""
 
     def __init__(self, contract, code_dims=16, **settings):
@@ -84,7 +85,7 @@ class Quantised(content.Bottleneck):
                 n = torch.bincount(i, minlength=VECTORS).float()
                 self.count[group].mul_(FOLLOW).add_(n, alpha=1 - FOLLOW)
                 self.total[group].mul_(FOLLOW).add_(torch.zeros_like(self.total[group]).index_add_(0, i, x),
-                                                    alpha=1 - FOLLOW)  # fmt: skip
+                                                    alpha=1 - FOLLOW)
                 unused = self.count[group] < 0.03 * len(i) / VECTORS  # begins anew at a code that came by
                 if unused.any():
                     places = torch.linspace(0, len(i) - 1, int(unused.sum())).long()
@@ -95,7 +96,7 @@ class Quantised(content.Bottleneck):
         return Beside.apply(straight.to(code), COMMIT * (wanted - found).square().mean())
 
 
-class Adversarial(content.Bottleneck):
+class Adversarial(bottleneck.Bottleneck):
     """``adversary``."""
 
     n_singers = 3
@@ -106,7 +107,7 @@ class Adversarial(content.Bottleneck):
         self.judge = nn.Sequential(
             nn.Conv1d(code_dims, 128, 5, padding=2), nn.GELU(), nn.Conv1d(128, 128, 5, padding=2), nn.GELU(),
             nn.Conv1d(128, self.n_singers, 1),
-        )  # fmt: skip
+        )
 
     def forward(self, log_mel, f0_hz, generator=None, units=None):
         """As ``content.Bottleneck``; in training the classifier learns, and is learnt against, beside it."""
@@ -127,14 +128,14 @@ def used(design: str | None):
     if design is None:
         yield
         return
-    plain, loss = content.Bottleneck, diffusion.DiffusionModel._loss
+    plain, loss = bottleneck.Bottleneck, diffusion.DiffusionModel._loss
 
     def told(self, batch, *arguments):
         Adversarial.singer = batch["singer"].long()
         return loss(self, batch, *arguments)
 
-    content.Bottleneck, diffusion.DiffusionModel._loss = DESIGNS[design], told
+    bottleneck.Bottleneck, diffusion.DiffusionModel._loss = DESIGNS[design], told
     try:
         yield
     finally:
-        content.Bottleneck, diffusion.DiffusionModel._loss = plain, loss
+        bottleneck.Bottleneck, diffusion.DiffusionModel._loss = plain, loss

@@ -25,7 +25,14 @@ import librosa
 import numpy as np
 import torch
 
-from svclib import audio, config, conversion, dataset, features, instrument, metrics, speaker, store, training, vocoding
+from svclib.audio import io as audio
+from svclib.conversion import metrics, pipeline, speaker_similarity
+from svclib.data import dataset
+from svclib.features import extract
+from svclib.models import instrument
+from svclib.models.vocoders import auto as vocoding
+from svclib.training import api as training
+from svclib.utils import atomic_store, config
 
 SONGS = ("singing/vocadito_1", "singing/nitech_f001_004", "voices/kerstin_sung")
 N_FFT = 2048
@@ -34,7 +41,7 @@ SONG_S = 60.0  # a folder of many phrases is sung as one song of at most this le
 
 def at_16k(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """The same sound at the speaker network's rate."""
-    return audio.resample(np.asarray(samples, np.float32), rate_hz, speaker.SAMPLE_RATE_HZ)
+    return audio.resample(np.asarray(samples, np.float32), rate_hz, speaker_similarity.SAMPLE_RATE_HZ)
 
 
 def long_term_magnitude(samples: np.ndarray) -> np.ndarray:
@@ -66,7 +73,7 @@ class Overheard:
     def render(self, log_mel: np.ndarray, *arguments, **watch):
         """As the vocoder's own."""
         made = self.vocoder.render(log_mel, *arguments, **watch)
-        heard = features.log_mel(torch.from_numpy(made.audio)[None], self.contract)[0].numpy()
+        heard = extract.log_mel(torch.from_numpy(made.audio)[None], self.contract)[0].numpy()
         self.log_mel_l1 = float(np.abs(heard - log_mel).mean())
         return made
 
@@ -88,7 +95,7 @@ def song_of(folder: Path, out: Path) -> Path:
     return path
 
 
-def against_hand(folder: Path, sung: features.Features, shift: int) -> dict | None:
+def against_hand(folder: Path, sung: extract.Features, shift: int) -> dict | None:
     """F0 error against the hand-corrected track of a song in its folder, shifted by the key; None where there is none.
 
     The track says time and F0 (0: unvoiced), comma-separated; the value nearest to the middle of a frame counts.
@@ -143,33 +150,33 @@ def main() -> int:
 
     voice, data = trained(arguments)
     training_phrases = phrases(data, "train")
-    target = speaker.voice_print(training_phrases)
+    target = speaker_similarity.voice_print(training_phrases)
     wanted = long_term_magnitude(np.concatenate(training_phrases))
-    held_out = speaker.similarity(np.concatenate(phrases(data, "validation")), target)
+    held_out = speaker_similarity.similarity(np.concatenate(phrases(data, "validation")), target)
     asked = {k: getattr(arguments, k) for k in ("sampler", "steps", "shallow", "temperature")}
     sampling = {k: v for k, v in asked.items() if v is not None}
     report = {
         "instrument": voice.name, "sha256": voice.sha256, "trained_steps": voice.info["trained_steps"],
         "sampling": sampling, "held_out": held_out, "songs": {},
-    }  # fmt: skip
+    }
     vocoder = Overheard(vocoding.open(arguments.vocoder or voice.path, fast=not arguments.every_step))
     report["vocoder"] = vocoder.record()
     for folder in SONGS:
-        song = conversion.load_song(song_of(arguments.data / folder, arguments.out / "songs"), voice.features)
-        suggested = conversion.suggest_shift(song.features, voice.statistics)
+        song = pipeline.load_song(song_of(arguments.data / folder, arguments.out / "songs"), voice.features)
+        suggested = pipeline.suggest_shift(song.features, voice.statistics)
         shift = 12 * suggested.octaves + suggested.semitones
-        controls = conversion.Controls(octave_shift=suggested.octaves, semitone_shift=suggested.semitones)
-        made = conversion.convert(voice, song, controls, arguments.seed, vocoder=vocoder, **sampling)
-        conversion.save(made, arguments.out / "output")
-        sung = features.extract(made.audio, voice.features)
+        controls = pipeline.Controls(octave_shift=suggested.octaves, semitone_shift=suggested.semitones)
+        made = pipeline.convert(voice, song, controls, arguments.seed, vocoder=vocoder, **sampling)
+        pipeline.save(made, arguments.out / "output")
+        sung = extract.extract(made.audio, voice.features)
         asked = made.adjusted
         error = metrics.f0_error_cents(asked.f0_hz, asked.voiced, sung.f0_hz, sung.voiced)
         accuracy = metrics.f0_accuracy(asked.f0_hz, asked.voiced, sung.f0_hz, sung.voiced)
         plain = at_16k(song.audio, voice.features.sample_rate_hz)
-        shifted = librosa.effects.pitch_shift(plain, sr=speaker.SAMPLE_RATE_HZ, n_steps=shift) if shift else plain
+        shifted = librosa.effects.pitch_shift(plain, sr=speaker_similarity.SAMPLE_RATE_HZ, n_steps=shift) if shift else plain
         sounds = {"result": at_16k(made.audio, made.sample_rate_hz), "source": plain, "shifted": shifted}
         sounds["control"] = equalised(shifted, wanted)
-        near = {name: speaker.similarity(x, target)["speaker_similarity"] for name, x in sounds.items()}
+        near = {name: speaker_similarity.similarity(x, target)["speaker_similarity"] for name, x in sounds.items()}
         ways = {
             name: (near[key] - near["shifted"]) / (held_out["speaker_similarity"] - near["shifted"])
             for name, key in (("way", "result"), ("way_of_control", "control"))
@@ -182,9 +189,9 @@ def main() -> int:
             "raw_pitch_accuracy": accuracy["raw_pitch_accuracy"], "octave_error_rate": accuracy["octave_error_rate"],
             "voicing_f1": accuracy["voicing_f1"], "speaker_similarity": near, **ways,
             "seconds": made.seconds, "seconds_of_song": len(song.audio) / voice.features.sample_rate_hz,
-        }  # fmt: skip
+        }
         print(json.dumps({folder: report["songs"][Path(folder).name]}, indent=1), flush=True)
-    store.write_json(arguments.out / "converting.json", report)
+    atomic_store.write_json(arguments.out / "converting.json", report)
     print(json.dumps(report, indent=2))
     return 0
 

@@ -13,7 +13,11 @@ import json
 import time
 from pathlib import Path
 
-from svclib import audio, copysynthesis, store, units, vocoding
+from svclib.audio import io as audio
+from svclib.audio import units
+from svclib.conversion import copysynthesis
+from svclib.models.vocoders import auto as vocoding
+from svclib.utils import atomic_store
 
 
 def main() -> int:
@@ -36,13 +40,13 @@ def main() -> int:
             rows.append({"name": name, **row})
             seconds += len(made) / vocoder.sample_rate_hz
             if a.keep:
-                target = a.keep / f"{store.safe_name(Path(name).stem)} - {vocoder.name}.wav"
+                target = a.keep / f"{atomic_store.safe_name(Path(name).stem)} - {vocoder.name}.wav"
                 audio.write(target, made, vocoder.sample_rate_hz, new_name=True)
         spent = time.process_time() - spent
         figures = copysynthesis.summary(rows)
         report[str(where)] = {"vocoder": vocoder.record(), "mean": figures, "recordings": rows}
         print(f"{vocoder.name} ({vocoder.kind}, {vocoder.sample_rate_hz} Hz), {len(rows)} recordings, "
-              f"{units.duration_text(seconds)}; {spent:.0f} CPU seconds with all measuring")  # fmt: skip
+              f"{units.duration_text(seconds)}; {spent:.0f} CPU seconds with all measuring")
         print(copysynthesis.table(figures) + "\n")
     if a.json:
         a.json.write_text(json.dumps(report, indent=1).replace("NaN", "null"), encoding="utf-8")

@@ -4,7 +4,7 @@
 
 DATA is a folder of ``{label}_{singer}_{take}.wav``; takes 0 to 4, which training held out, are denoised, a fixed choice
 spread over all of them. Babble is made of other held-out recordings of other speakers. A share is of the clean
-recording's root mean square: 10 % is 20 dB, 30 % is 10.5 dB before (see ``svclib.noises``). A step whose noise is far
+recording's root mean square: 10 % is 20 dB, 30 % is 10.5 dB before (see ``svclib.conversion.noises``). A step whose noise is far
 above that of the recording makes the model invent; ``--step`` may be given several times to see it.
 """
 
@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from svclib import audio, diffwave_uses, noises, wave_files
+from svclib.audio import io as audio
+from svclib.conversion import diffwave_files, noises
+from svclib.models.diffwave import inference as diffwave_uses
 
 HELD_OUT = re.compile(r"(?P<label>[^_]+)_(?P<singer>[^_]+)_[0-4]\.wav")
 
@@ -49,7 +51,7 @@ def gains(opened, clips: list[dict], count: int, t: int = 25, seed: int = 0, say
                 rows.append({
                     "step": t, "kind": kind, "share": share, "reading": reading, "clips": len(picked),
                     "before_db": float(np.mean(before)), "gain_db": float(gain.mean()), "spread_db": float(gain.std()),
-                })  # fmt: skip
+                })
                 row = (f"{t}", kind, f"{share:.0%}", reading, f"{np.mean(before):.1f}", f"{gain.mean():+.1f}")
                 say(f"| {' | '.join(row)} | {gain.std():.1f} |")
     return rows
@@ -66,7 +68,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    opened = wave_files.open_model(chosen.model)
+    opened = diffwave_files.open_model(chosen.model)
     clips = held_out(chosen.data, opened.features.sample_rate_hz)
     if not clips:
         parser.error(f"there is no {{label}}_{{singer}}_0.wav to _4.wav in '{chosen.data}'")

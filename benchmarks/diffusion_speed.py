@@ -19,7 +19,11 @@ import time
 import numpy as np
 import torch
 
-from svclib import config, diffusion, features, instrument, singers
+from svclib.data.synthetic import singers
+from svclib.features import extract
+from svclib.models import instrument
+from svclib.models.diffusion import model as diffusion
+from svclib.utils import config
 
 
 def clocked(action) -> tuple[float, object]:
@@ -75,8 +79,8 @@ def song(name: str, seconds: float, repeats: int) -> dict:
     audio = np.resize(sung, round(seconds * rate_hz))
     rows = []
     for _ in range(repeats):
-        measuring, measured = clocked(lambda: features.extract(np.asarray(audio, np.float32), model.features))
-        pitch = features.fill_unvoiced(measured.f0_hz, measured.voiced)
+        measuring, measured = clocked(lambda: extract.extract(np.asarray(audio, np.float32), model.features))
+        pitch = extract.fill_unvoiced(measured.f0_hz, measured.voiced)
         tracks = [torch.from_numpy(np.asarray(x, np.float32))[None] for x in (measured.log_mel, pitch, pitch)]
         voiced, loudness = (torch.from_numpy(np.asarray(x))[None] for x in (measured.voiced, measured.loudness_db))
         conditioning, condition = clocked(lambda: model.condition(*tracks, voiced, loudness.float()))  # noqa: B023

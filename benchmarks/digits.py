@@ -19,8 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from svclib import audio, classifier, diffwave_uses, generation, instrument, plots, store
-from svclib.instrument import Instrument
+from svclib.analysis.plots import base as plots
+from svclib.audio import io as audio
+from svclib.conversion import generation
+from svclib.models import instrument
+from svclib.models.classifier import model as classifier
+from svclib.models.diffwave import inference as diffwave_uses
+from svclib.models.instrument import Instrument
+from svclib.utils import atomic_store
 
 UNASKED = "any"  # the one label of a model that takes none
 
@@ -70,7 +76,7 @@ def made_clips(voice: Instrument, labels: list[str], out: Path, options: argpars
                 voice.model, n_samples, options.batch, asked, seed=options.seed * 10**6 + i * 10**4 + start,
                 fast=options.fast,
                 progress=lambda f, text, done=done: report((done + min(f, 0.999)) / len(batches), text),
-            )  # fmt: skip
+            )
             for path, sound in zip(paths, sounds, strict=True):
                 if not path.exists():
                     told = audio.write(path, sound, voice.features.sample_rate_hz)
@@ -142,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{options.model.name} cannot generate: give a DiffWave with labels, or without a condition")
     judge, told = listener(folder, options.out, options.epochs)
     print(f"listener: {100 * told['test_accuracy']:.1f} % of {told['test_clips']} test clips, "
-          f"{100 * told['train_accuracy']:.1f} % of {told['train_clips']} training clips", flush=True)  # fmt: skip
+          f"{100 * told['train_accuracy']:.1f} % of {told['train_clips']} training clips", flush=True)
     conditional = settings.condition == "label"
     unknown = sorted(set(settings.labels) - set(judge.settings.labels))
     if unknown or voice.features.sample_rate_hz != judge.settings.sample_rate_hz:
@@ -175,13 +181,13 @@ def main(arguments: list[str] | None = None) -> int:
     }
     if conditional:
         print("\nheard as asked: " + ", ".join(f"{k} {v['heard_as_asked']}/{v['clips']}" for k, v in per_label.items()))
-    store.commit_bytes(options.out / "digits.png", picture(made, known["test"]))
+    atomic_store.commit_bytes(options.out / "digits.png", picture(made, known["test"]))
     report = {
         "model": voice.name, "sha256": voice.sha256, "trained_steps": voice.info["trained_steps"], "fast": options.fast,
         "seed": options.seed, "listener": told, "per_label": per_label, "significance": 0.05,
         "tables": {str(n): {name: _plain(row) for name, row in rows.items()} for n, rows in found.items()},
-    }  # fmt: skip
-    store.write_json(options.out / "digits.json", report)
+    }
+    atomic_store.write_json(options.out / "digits.json", report)
     print(f"\n{options.out / 'digits.json'}, {options.out / 'digits.png'}, {together}")
     return 0
 

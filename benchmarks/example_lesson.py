@@ -15,20 +15,17 @@ from pathlib import Path
 
 import torch
 
-from svclib import (
-    audio,
-    config,
-    conversion,
-    dataset,
-    instrument,
-    lesson,
-    lesson_wave,
-    player,
-    singers,
-    store,
-    training,
-)
-from svclib.performance import Note, Score
+from svclib.analysis import player
+from svclib.analysis.lesson import build as lesson
+from svclib.analysis.lesson import diffwave as lesson_wave
+from svclib.audio import io as audio
+from svclib.conversion import pipeline
+from svclib.data import dataset
+from svclib.data.synthetic import singers
+from svclib.data.synthetic.voice import Note, Score
+from svclib.models import instrument
+from svclib.training import api as training
+from svclib.utils import atomic_store, config
 
 SMALL = (
     "diffusion.DiffusionSettings.channels = 96", "diffusion.DiffusionSettings.n_layers = 6",
@@ -36,7 +33,7 @@ SMALL = (
     "diffusion.DiffusionSettings.content_channels = 64", "diffusion.DiffusionSettings.content_layers = 2",
     "diffusion.DiffusionSettings.coarse_channels = 96", "diffusion.DiffusionSettings.vocoder_rows = 1",
     "vocoders.HarmonicSettings.channels = 64", "training.TrainingSettings.batch_size = 8",
-)  # fmt: skip
+)
 SMALL_WAVE = (
     "diffwave.DiffWaveSettings.labels = ('a', 'e', 'i', 'o', 'u')", "diffwave.DiffWaveSettings.channels = 48",
     "diffwave.DiffWaveSettings.n_layers = 10", "diffwave.DiffWaveSettings.dilation_cycle = 10",
@@ -44,7 +41,7 @@ SMALL_WAVE = (
     "training.TrainingSettings.segment_s = 0.256",
     "training.TrainingSettings.learning_rate = 2e-3", "training.TrainingSettings.batch_size = 8",
     "training.TrainingSettings.learning_rate_decay = 0.3", "training.TrainingSettings.decay_steps = 1000",
-)  # fmt: skip
+)
 PITCHES = (62,)
 
 
@@ -122,14 +119,14 @@ def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) 
         audio.write(path, singers.sing("bruno", singers.demo_song()).audio, 44100, {"comment": audio.SYNTHETIC_TAG})
     target = singers.sing("aria", singers.random_score(5, 3.0), 22050, seed=5)
     group, facts, diffwave = wave_pages(instrument.open(wave_zip).model, wave_text)
-    song = conversion.load_song(path, voice.features)
+    song = pipeline.load_song(path, voice.features)
     made = lesson.make(
         voice, song, 0.1, 4.2, 36, singer="aria", target=("aria sings something else", target.audio, 22050), wave=group,
         wave_facts=facts, progress=lambda fraction, text: say(f"{fraction:.0%} {text}"),
-    )  # fmt: skip
+    )
     stored = {**lesson.data(made), "diffwave": diffwave}
     text = json.dumps(stored, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
-    store.commit_file(lesson.EXAMPLE, lambda part: part.write_bytes(gzip.compress(text, 9, mtime=0)))
+    atomic_store.commit_file(lesson.EXAMPLE, lambda part: part.write_bytes(gzip.compress(text, 9, mtime=0)))
     say(f"{lesson.EXAMPLE.name}: {lesson.EXAMPLE.stat().st_size / 1e6:.2f} MB after {time.monotonic() - begun:.0f} s")
 
 

@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from denoising import held_out
 
-from svclib import classifier, diffwave_uses, wave_files
+from svclib.conversion import diffwave_files
+from svclib.models.classifier import model as classifier
+from svclib.models.diffwave import inference as diffwave_uses
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -62,7 +64,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    opened, (ear, _) = wave_files.open_model(chosen.model), classifier.load(chosen.listener)
+    opened, (ear, _) = diffwave_files.open_model(chosen.model), classifier.load(chosen.listener)
     rate = opened.features.sample_rate_hz
     found = pairs(held_out(chosen.data, rate), chosen.pairs, chosen.seed)
     if not found:
@@ -86,11 +88,11 @@ def main() -> None:
             heard = classifier.listen(ear, [x[k] for x in made], rate)
             places = [between(*x) for x in zip(*(h.features for h in (*heard_ends, heard)), strict=True)]
             level = [20 * np.log10(rms(x[k]) / np.mean([rms(c["audio"]) for c in p]))
-                     for x, p in zip(made, found, strict=True)]  # fmt: skip
+                     for x, p in zip(made, found, strict=True)]
             along, off = np.mean(places, axis=0)
             right = classifier.accuracy(heard, labels)
             rows.append({"way": name, "share": share, "clips": len(found), "level_db": float(np.mean(level)),
-                         "heard": right, "second": along, "off": off})  # fmt: skip
+                         "heard": right, "second": along, "off": off})
             print(f"| {name} | {share:g} | {right:.0%} | {np.mean(level):+.1f} | {along:.2f} | {off:.2f} |", flush=True)
     if chosen.json:
         told = {"model": opened.name, "sha256": opened.sha256, "seed": chosen.seed, "step": chosen.step, "rows": rows}

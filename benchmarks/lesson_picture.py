@@ -6,11 +6,13 @@ from pathlib import Path
 
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 import browsing
 
-from svclib import lesson, player, store
+from svclib.analysis import player
+from svclib.analysis.lesson import build as lesson
+from svclib.utils import atomic_store
 
 
 def main(out: str) -> None:
@@ -25,7 +27,7 @@ def main(out: str) -> None:
         tab.screenshot(path=str(shot))
         picture = Image.open(shot).convert("RGB").resize((880, 784), Image.LANCZOS)
     picture = picture.quantize(128, dither=Image.Dither.NONE)
-    store.commit_file(Path(out), lambda part: picture.save(part, format="PNG", optimize=True))
+    atomic_store.commit_file(Path(out), lambda part: picture.save(part, format="PNG", optimize=True))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 import browsing
 
@@ -34,9 +34,11 @@ def sentence(name: str, seen: dict) -> str:
 
 def prepared(home: Path, arguments) -> None:
     """The folder with an instrument and a song."""
-    from svclib import folders, instrument, start
+    from svclib.models import instrument
+    from svclib.notebooks import first_run
+    from svclib.utils import workspace
 
-    base = folders.base_folder(base=home)
+    base = workspace.base_folder(base=home)
     if arguments.instrument:
         shutil.copy(arguments.instrument, base.instruments)
     else:
@@ -47,11 +49,11 @@ def prepared(home: Path, arguments) -> None:
         statistics = {**STATISTICS, "log_mel": {"min": [-11.6] * 80, "max": [1.5] * 80}}
         instrument.save(
             base.instruments / "fresh.zip", model, model.features, statistics, created="2026-11-21", name="fresh"
-        )  # fmt: skip
+        )
     if arguments.song:
         shutil.copy(arguments.song, base.examples)
     else:
-        start.songs(base)
+        first_run.songs(base)
 
 
 def main() -> int:
@@ -85,7 +87,7 @@ def main() -> int:
                 print(
                     f"Cancel {after_s:g} s after Run: said after {found['said']:.0f} ms, free after "
                     f"{found['free']:.0f} ms ({found['text']})", flush=True,
-                )  # fmt: skip
+                )
             if arguments.picture:
                 browsing.press(page, "t-study-run")
                 page.wait_for_timeout(1500)

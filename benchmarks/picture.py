@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-from svclib import audio, plots, store
+from svclib.analysis.plots import base as plots
+from svclib.audio import io as audio
+from svclib.utils import atomic_store
 
 
 def main(demo: str, out: str) -> None:
@@ -15,7 +17,7 @@ def main(demo: str, out: str) -> None:
     pairs = zip(titles, sounds, strict=True)
     figure = plots.compare_spectrograms([(title, s.samples, s.sample_rate_hz, None) for title, s in pairs])
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    store.commit_file(Path(out), lambda part: figure.savefig(part, format="png", dpi=110))
+    atomic_store.commit_file(Path(out), lambda part: figure.savefig(part, format="png", dpi=110))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib import audio, config, segments, shards
+from svclib.audio import io as audio
+from svclib.data import segments, shards
+from svclib.utils import config
 
 VOICE = "voices/kathleen_sung"
 

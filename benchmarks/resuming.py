@@ -18,8 +18,10 @@ import sys
 import time
 from pathlib import Path
 
-from svclib import config, dataset, store, training
-from svclib.trainer import Trainer
+from svclib.data import dataset
+from svclib.training import api as training
+from svclib.training.trainer import Trainer
+from svclib.utils import atomic_store, config
 
 SAVED = ("ddsp_small", "diffusion_small", "ddsp", "diffusion", "diffwave")
 RESTARTED = "diffusion_small"
@@ -41,7 +43,7 @@ def saves(data: Path, out: Path, name: str, n: int) -> tuple[float, float]:
                 sys.exit(trainer.message)
             took.append(time.perf_counter() - began)
     newest = max(training.checkpoints(out / f"run {name}"), key=lambda c: c.step).path
-    return statistics.median(took[1:]), store.size_of(newest) / 1e6
+    return statistics.median(took[1:]), atomic_store.size_of(newest) / 1e6
 
 
 def trained(data: Path, out: Path, steps: int) -> None:
@@ -59,7 +61,7 @@ def trained(data: Path, out: Path, steps: int) -> None:
 
     result = training.train(prepared, out / "run", preset, steps=steps, on_progress=seen)
     print(f"{minutes:.0f} min of sound ready after {ready:.1f} s, first step after {first[0]:.1f} s, "
-          f"step {result.step} saved", flush=True)  # fmt: skip
+          f"step {result.step} saved", flush=True)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SVCLIB_TEST_DATA", ROOT.parent / "shared" / "data"))
 OUT = ROOT / "bench"
 MEASUREMENTS = {
-    "f0": ["-m", "pytest", "tests/test_f0.py", "-k", "annotated", "-s", "-m", "slow or not slow"],
+    "f0": ["-m", "pytest", "tests/features/test_f0.py", "-k", "annotated", "-s", "-m", "slow or not slow"],
     "singing": ["benchmarks/singing.py", str(DATA), str(OUT / "singing"), "--minutes", "15"],
     "diffwave_package": ["-m", "pip", "install", "--no-deps", "--target", str(OUT / "diffwave"), "diffwave==0.1.7"],
     "diffwave_speed": ["benchmarks/diffwave_speed.py", str(OUT / "diffwave"), "--seconds", "0.5", "--training"],

@@ -18,14 +18,20 @@ from pathlib import Path
 
 import torch
 
-from svclib import audio, config, conversion, dataset, features, instrument, metrics, store, training
+from svclib.audio import io as audio
+from svclib.conversion import metrics, pipeline
+from svclib.data import dataset
+from svclib.features import extract
+from svclib.models import instrument
+from svclib.training import api as training
+from svclib.utils import atomic_store, config
 
 SONGS = ("singing/vocadito_1", "singing/nitech_f001_004")
 
 
-def obtained(voice: instrument.Instrument, result: conversion.Conversion) -> dict[str, float]:
+def obtained(voice: instrument.Instrument, result: pipeline.Conversion) -> dict[str, float]:
     """Asked against obtained, measured with the instrument's own analysis. ``gain_db`` of the limiter is undone."""
-    sung = features.extract(result.audio, voice.features)
+    sung = extract.extract(result.audio, voice.features)
     asked = result.adjusted
     pitch = metrics.f0_accuracy(asked.f0_hz, asked.voiced, sung.f0_hz, sung.voiced)
     loudness = metrics.loudness_l1_db(asked.loudness_db, sung.loudness_db - result.gain_db)
@@ -39,7 +45,7 @@ def phrase_loss(voice: instrument.Instrument, data: dataset.Dataset) -> float:
         measured = data.features(index)
         whole = {
             "audio": data.audio(index)[: measured.n_frames * voice.features.hop_samples],
-            "f0_hz": features.fill_unvoiced(measured.f0_hz, measured.voiced).astype("float32"),
+            "f0_hz": extract.fill_unvoiced(measured.f0_hz, measured.voiced).astype("float32"),
             "voiced": measured.voiced,
             "loudness_db": measured.loudness_db,
         }
@@ -69,15 +75,15 @@ def main() -> int:
         "preset": arguments.preset, "minutes": arguments.minutes, "threads": torch.get_num_threads(),
         "steps": ended.step, "best_step": best.step, "held_out_loss_of_windows": best.validation_loss,
         "held_out_loss_of_phrases": phrase_loss(voice, data), "songs": {},
-    }  # fmt: skip
+    }
     for folder in SONGS:
         found, _ = audio.find(arguments.data / folder)
-        song = conversion.load_song(found[0], voice.features)
-        shift = conversion.suggest_shift(song.features, voice.statistics)
-        result = conversion.convert(voice, song, conversion.Controls(octave_shift=shift.octaves))
-        conversion.save(result, arguments.out / "output")
+        song = pipeline.load_song(found[0], voice.features)
+        shift = pipeline.suggest_shift(song.features, voice.statistics)
+        result = pipeline.convert(voice, song, pipeline.Controls(octave_shift=shift.octaves))
+        pipeline.save(result, arguments.out / "output")
         report["songs"][Path(folder).name] = {"octave_shift": shift.octaves, **obtained(voice, result)}
-    store.write_json(arguments.out / "singing.json", report)
+    atomic_store.write_json(arguments.out / "singing.json", report)
     print(json.dumps(report, indent=2))
     return 0
 

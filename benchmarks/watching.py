@@ -15,28 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 import browsing
 from test_player import sharpening
 
-from svclib import (
-    capture,
-    conversion,
-    features,
-    lesson,
-    player,
-    plots,
-    projection,
-    selection,
-    step_metrics,
-    stretches,
-    study,
-    study_views,
-)
-from svclib.diffusion import DiffusionSettings
-from svclib.features import FeatureSettings, MelContract
-from svclib.vocoders import HarmonicSettings
+from svclib.analysis import ablation, ablation_views, interventions, player, projection, step_metrics, step_selection
+from svclib.analysis import recorder as capture
+from svclib.analysis.lesson import build as lesson
+from svclib.analysis.plots import base as plots
+from svclib.conversion import pipeline
+from svclib.features import extract
+from svclib.features.extract import FeatureSettings, MelContract
+from svclib.models.diffusion.model import DiffusionSettings
+from svclib.models.vocoders.harmonic import HarmonicSettings
 
 CONTRACT = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
 
@@ -49,7 +41,7 @@ def small_model(n_layers: int = 10, channels: int = 128):
     settings = DiffusionSettings(
         channels=channels, n_layers=n_layers, condition_dims=128, coarse_channels=128, coarse_layers=3,
         content_channels=128, vocoder=vocoder,
-    )  # fmt: skip
+    )
     return settings.build(measured).eval()
 
 
@@ -127,32 +119,32 @@ def a_study() -> None:
         marks.append((name, time.process_time()))
         print(f"{name}: {marks[-1][1] - marks[-2][1]:.1f} s CPU")
 
-    measured = features.extract(sound, model.features)
-    song = conversion.Song(Path("song.wav"), "song", rate, n, sound, measured)
-    asked = stretches.stretch(song, None, 0, 5, conversion.Controls(use_loudness_statistics=False))
+    measured = extract.extract(sound, model.features)
+    song = pipeline.Song(Path("song.wav"), "song", rate, n, sound, measured)
+    asked = interventions.stretch(song, None, 0, 5, pipeline.Controls(use_loudness_statistics=False))
     mark("measuring 5 s")
-    factors = [stretches.Change(name) for name in ("content", "melody", "timbre")]
-    plain = study.sing(model, asked, steps=20)
+    factors = [interventions.Change(name) for name in ("content", "melody", "timbre")]
+    plain = ablation.sing(model, asked, steps=20)
     mark("20 steps with all layers kept")
-    study.sing(model, asked, steps=20, probe=factors, features=False)
-    mark(f"the same with +{study.probe_calls(20, 3)} calls for the influence of three factors")
-    runs = {"as asked": plain} | {c.text: study.sing(model, asked, [c], steps=20) for c in factors}
+    ablation.sing(model, asked, steps=20, probe=factors, features=False)
+    mark(f"the same with +{ablation.probe_calls(20, 3)} calls for the influence of three factors")
+    runs = {"as asked": plain} | {c.text: ablation.sing(model, asked, [c], steps=20) for c in factors}
     mark("three ablations")
-    sounds = study.hear(model, plain, range(19))
+    sounds = ablation.hear(model, plain, range(19))
     mark("20 sounds of 5 s through the harmonic vocoder")
     found = step_metrics.heard_metrics(plain.trace, sounds.audio, model.features, sound)
     mark("pitch, voicing, loudness and speaker of 20 sounds")
-    wish = study_views.Wish(runs, "as asked", "content off", heard={"as asked": found})
-    for name in study_views.VIEWS:
+    wish = ablation_views.Wish(runs, "as asked", "content off", heard={"as asked": found})
+    for name in ablation_views.VIEWS:
         if name != "influence at one step":
-            plots.png(study_views.look(name, wish).figure)
+            plots.png(ablation_views.look(name, wish).figure)
     mark("all views drawn")
     print(f"the whole study: {marks[-1][1] - marks[0][1]:.0f} s CPU (target: 180 s on two cores)")
-    many = study.sing(model, asked, method="ddim", steps=48, features=False)
+    many = ablation.sing(model, asked, method="ddim", steps=48, features=False)
     begun = time.process_time()
-    study.hear(model, many, range(48))
+    ablation.hear(model, many, range(48))
     print(f"48 steps x 5 s made audible: {time.process_time() - begun:.1f} s CPU (target: 30 s on two cores)")
-    print(f"24 probed steps, 3 factors: +{study.probe_calls(48, 3)} calls of the network")
+    print(f"24 probed steps, 3 factors: +{ablation.probe_calls(48, 3)} calls of the network")
 
 
 def arithmetic() -> None:
@@ -162,7 +154,7 @@ def arithmetic() -> None:
     runs = [np.random.default_rng(i).standard_normal((1000, 1024)) for i in range(4)]
     for name, call in (
         ("joint map of 4 x 1000 x 1024", lambda: projection.joint_map(runs)),
-        ("selection of 100 from 1000 x 512", lambda: selection.select_steps(runs[0][:, :512], 100)),
+        ("selection of 100 from 1000 x 512", lambda: step_selection.select_steps(runs[0][:, :512], 100)),
     ):
         seconds = []
         for _ in range(3):

@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--input", metavar="FILE|DIR", action="append", required=True, help="repeat for more")
     p.add_argument("--step", type=_count, metavar="T", default=25, help="where the walk starts (default: %(default)s)")
     p.add_argument("--reading", choices=("as_is", "scaled"), default="as_is",
-                   help="start from the recording as it is, or scaled and with that step's noise added")  # fmt: skip
+                   help="start from the recording as it is, or scaled and with that step's noise added")
     p.add_argument("--label", metavar="L", help="what is said, for a model with labels")
 
     p = command("interpolate", "sounds between two recordings, by a DiffWave")
@@ -239,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(leave.code or 0)
     # threads that wait by sleeping: by spinning, training beside other busy programs was ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from svclib import commands, commands_convert, commands_see, commands_wave  # noqa: F401  (registers what it holds)
+    from svclib.cli import commands, convert, lesson, waves  # noqa: F401  (each registers its commands)
 
     try:
         return commands.HANDLERS[arguments.command](arguments) or 0
@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         first = (str(error).strip().splitlines() or [""])[0]
         print(f"svclib failed ({type(error).__name__}: {first}). This is a fault of the program, not yours; "
-              "please report it with what the same command prints with --debug.", file=sys.stderr)  # fmt: skip
+              "please report it with what the same command prints with --debug.", file=sys.stderr)
         return 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from svclib import cluster
+from svclib.data import executors
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -41,7 +41,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(autouse=True)
 def measured_in_this_process(monkeypatch):
     """A machine that is busy with tests is slow: what they put in place of measuring must not be left behind for it."""
-    monkeypatch.setattr(cluster, "BEGIN_S", math.inf)
+    monkeypatch.setattr(executors, "BEGIN_S", math.inf)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def _journey(kind: str, base: Path, python: str = sys.executable) -> tuple[Path,
         locked = subprocess.run([*alone, "true"], capture_output=True, timeout=20).returncode == 0
     except OSError:
         locked = False
-    command = [python, TESTS / "watched.py", kind, base / "chosen", base / "report.json"]
+    command = [python, TESTS / "helpers" / "watched.py", kind, base / "chosen", base / "report.json"]
     command = [*alone, *command] if locked else command
     answer = subprocess.run(command, cwd=base / "here", env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr

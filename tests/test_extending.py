@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_vocoding import DIFFUSION, STATISTICS, busy
+from test_load_vocoder import DIFFUSION, STATISTICS, busy
 
-from svclib import features, instrument, pitch, samplers, schedule, vocoding, ways, widgets_diffusion
 from svclib.__main__ import main
+from svclib.conversion import ab_compare
+from svclib.features import extract, f0
+from svclib.models import instrument
+from svclib.models.diffusion import samplers, schedule
+from svclib.models.vocoders import auto as vocoding
+from svclib.notebooks import sampling_controls
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -28,7 +33,7 @@ def mine(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", section, re.S)
     assert len(blocks) == 3
     (tmp_path / "own_parts.py").write_text("\n".join(blocks), encoding="utf-8")
-    for registry in (samplers.METHODS, pitch.F0_METHODS, vocoding.KINDS, vocoding.NAMED):
+    for registry in (samplers.METHODS, f0.F0_METHODS, vocoding.KINDS, vocoding.NAMED):
         for name in ("heun", "autocorrelation", "flute"):
             assert name not in registry
             monkeypatch.setitem(registry, name, None)  # so that it is taken out again
@@ -63,17 +68,17 @@ def test_an_f0_method_of_ones_own(mine):
     rate, hz = 44100, 220.0
     sound = (0.3 * np.sin(2 * np.pi * hz * np.arange(rate) / rate)).astype(np.float32)
     sound[rate // 2 :] = 0
-    settings = features.FeatureSettings(rate, 512, f0_method="autocorrelation")
-    f0_hz, voiced, _ = features.track_f0(sound, rate, settings)
+    settings = extract.FeatureSettings(rate, 512, f0_method="autocorrelation")
+    f0_hz, voiced, _ = extract.track_f0(sound, rate, settings)
     inside = slice(5, 38)
     assert voiced[inside].all() and not voiced[50:].any()
     assert np.abs(1200 * np.log2(f0_hz[inside] / hz)).max() < 25  # its lags are whole samples
-    assert features.FeatureSettings.from_json(settings.to_json()) == settings
+    assert extract.FeatureSettings.from_json(settings.to_json()) == settings
 
 
 def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
-    contract = features.MelContract()
-    measured = features.FeatureSettings(44100, 512, loudness_n_fft=2048, mel=contract)
+    contract = extract.MelContract()
+    measured = extract.FeatureSettings(44100, 512, loudness_n_fft=2048, mel=contract)
     model = busy(DIFFUSION.build(measured, STATISTICS, 0))
     instrument.save(tmp_path / "voice.zip", model, measured, STATISTICS, created="2026-11-21")
     t = np.arange(22050) / 44100
@@ -90,12 +95,12 @@ def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
 
 
 def test_they_are_in_the_menus_of_panels_made_afterwards(mine):
-    controls = widgets_diffusion.DiffusionControls()
+    controls = sampling_controls.DiffusionControls()
     controls.show(instrument.Listing(Path("voice.zip"), "voice", "diffusion", {}, None))
     assert ("heun: two looks at each step", "heun") in controls.sampler.options
     controls.sampler.value, controls.vocoder.value = "heun", "flute"
     assert controls.options()["sampler"] == "heun" and controls.options()["vocoder"] == "flute"
-    assert ways.Way(Path("voice.zip"), "heun", vocoder="flute").label == "voice, heun, vocoder flute"
+    assert ab_compare.Way(Path("voice.zip"), "heun", vocoder="flute").label == "voice, heun, vocoder flute"
 
 
 @pytest.mark.parametrize(("flag", "name"), [("--f0", "autocorelation"), ("--sampler", "huen"), ("--vocoder", "flut")])

@@ -1,0 +1,1 @@
+"""Traces of sampling runs, comparisons, plots and pages."""

@@ -1,0 +1,1 @@
+"""The lesson: a page that explains the diffusion of one song."""

@@ -1,0 +1,1 @@
+"""Units, decoding, resampling, mel spectrograms, loudness, synthesis."""

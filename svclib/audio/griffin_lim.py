@@ -1,0 +1,72 @@
+"""A log-mel made audible without any network: for previews, and as the ear's yardstick for vocoders.
+
+Phases are found by the fast Griffin-Lim iteration (Perraudin et al. 2013, Algorithm 2) on the magnitudes that the mel
+allows, with the contract's own window, hop and padding.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from svclib.features.extract import MelContract
+
+_STEPS, _MOMENTUM = 32, 0.99
+
+
+def magnitudes(
+    log_mel: Float[Tensor, "batch frames mels"], contract: MelContract
+) -> Float[Tensor, "batch bins frames"]:
+    """STFT magnitudes whose mel comes close: the filters' transpose, corrected by ten multiplicative steps.
+
+    The steps are those of non-negative matrix factorisation (Lee and Seung 2001, Theorem 1), so nothing turns negative.
+    """
+    import librosa
+
+    filters = librosa.filters.mel(
+        sr=contract.sample_rate_hz, n_fft=contract.n_fft, n_mels=contract.n_mels, fmin=contract.fmin_hz,
+        fmax=contract.fmax_hz, htk=contract.scale == "htk", norm=contract.norm,
+    ).astype(np.float32)
+    basis = torch.from_numpy(filters).to(log_mel)
+    base = math.log(10.0) if contract.log_base == "10" else 1.0
+    mel = (log_mel * base).exp().transpose(1, 2)
+    spread = basis.T / basis.T.sum(1, keepdim=True).clamp_min(1e-8)  # each bin: the mean of the filters that see it
+    bins = (spread @ (mel / basis.sum(1)[:, None].clamp_min(1e-8))).clamp_min(0)
+    for _ in range(10):
+        bins = bins * (basis.T @ mel) / (basis.T @ (basis @ bins)).clamp_min(1e-10)
+    return bins
+
+
+@torch.no_grad()
+def listen(
+    log_mel: Float[Tensor, "batch frames mels"], contract: MelContract, seed: int = 0, steps: int = _STEPS
+) -> Float[Tensor, "batch samples"]:
+    """Audio of ``frames * hop_samples`` samples; ``steps`` iterations from random phases."""
+    size, hop, window = contract.n_fft, contract.hop_samples, torch.hann_window(contract.window_samples)
+    window = window.to(log_mel)
+    wanted = magnitudes(log_mel, contract)
+    n_samples, margin = log_mel.shape[1] * hop, (size - hop) // 2
+
+    def analyse(x: Tensor) -> Tensor:
+        return torch.stft(x, size, hop, contract.window_samples, window, center=False, return_complex=True)
+
+    norm = torch.zeros(n_samples + 2 * margin).to(log_mel)
+    padded = torch.nn.functional.pad(window, ((size - len(window)) // 2,) * 2)
+    for i in range(log_mel.shape[1]):
+        norm[i * hop : i * hop + size] += padded.square()
+
+    def synthesise(spectrum: Tensor) -> Tensor:
+        frames = torch.fft.irfft(spectrum, size, dim=1) * padded[:, None]
+        total = torch.nn.functional.fold(frames, (1, len(norm)), (1, size), stride=(1, hop))[:, 0, 0]
+        return total / norm.clamp_min(1e-3)
+
+    generator = torch.Generator().manual_seed(seed)
+    phase = torch.exp(2j * math.pi * torch.rand(wanted.shape, generator=generator)).to(log_mel.device)
+    before = torch.zeros_like(phase)
+    for _ in range(steps):
+        now = analyse(synthesise(wanted * phase))
+        ahead = now + _MOMENTUM * (now - before)
+        phase, before = ahead / ahead.abs().clamp_min(1e-12), now
+    return synthesise(wanted * phase)[:, margin : margin + n_samples]

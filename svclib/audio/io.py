@@ -1,0 +1,299 @@
+"""Sound files as arrays: read, mix to mono, resample, write without wrap-around; which files of a folder are usable.
+
+Reading allocates nothing from a header and repairs nothing silently: what was done (silent channel left out, offset
+removed) is a sentence in ``info.warnings``. Resampled audio has ``units.resampled_length`` samples and no delay.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svclib.audio import units
+from svclib.audio.containers import SUFFIXES, AudioError, AudioInfo
+from svclib.audio.decode import BLOCK_SAMPLES, Decoder, blocks, find, probe
+from svclib.audio.downmix import Counter, Survey
+from svclib.utils import atomic_store
+
+__all__ = [
+    "SUFFIXES",
+    "SYNTHETIC_TAG",
+    "Audio",
+    "AudioError",
+    "AudioInfo",
+    "Survey",
+    "Written",
+    "blocks",
+    "find",
+    "probe",
+    "read",
+    "read_resampled",
+    "resample",
+    "survey",
+    "write",
+]
+
+SYNTHETIC_TAG = "synthetic voice"
+WRITABLE = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".ogg": "OGG", ".opus": "OGG"}
+_TAGS = ("title", "copyright", "software", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
+
+
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    """Sound in memory: ``samples`` float32 ``[n]``, or ``[n, channels]`` where asked for; ``info`` of its file."""
+
+    samples: np.ndarray
+    sample_rate_hz: int
+    info: AudioInfo
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.sample_rate_hz
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def read(
+    path: str | Path,
+    sample_rate_hz: int | None = None,
+    mono: bool = True,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+) -> Audio:
+    """Read a file, or a part of it, into memory.
+
+    Args:
+        path: The file; its content decides the format.
+        sample_rate_hz: Rate of the result; None keeps the file's.
+        mono: Mix to ``[n]``: the mean of the channels that are not silent, the first one where they cancel out; decided
+            on the part that is read.
+        start_s: Where the part to read begins, in seconds.
+        duration_s: Its length in seconds, less where the file ends before; None reads to the end.
+
+    Returns:
+        float32 ``[n]``, or ``[n, channels]`` without ``mono``, full scale 1. Its ``info`` has the warnings, but
+        the header's length where reading stopped before the end.
+
+    Raises:
+        AudioError: if the file cannot be read, holds NaN or infinity, or has no sound from ``start_s`` on.
+    """
+    with Decoder(path) as decoder:
+        rate = decoder.info.sample_rate_hz
+        if start_s > 0:
+            decoder.skip(round(start_s * rate))
+        wanted = None if duration_s is None else max(0, round(duration_s * rate))
+        parts, n = [], 0
+        for block in decoder.blocks():
+            parts.append(block)
+            n += len(block)
+            if wanted is not None and n >= wanted:
+                break
+        info = decoder.decoded_info()
+    if not n:
+        raise AudioError(f"{Path(path).name} holds no sound from {start_s:g} s on; it is {info.duration_s:.2f} s long.")
+    samples = np.concatenate(parts)[:wanted]
+    if mono:
+        counter = Counter(info.channels)
+        counter.add(samples)
+        found = counter.finish(info)
+        samples, info = found.mono(samples), found.info
+    if sample_rate_hz is not None and sample_rate_hz != rate:
+        samples, rate = resample(samples, rate, sample_rate_hz), sample_rate_hz
+    return Audio(np.ascontiguousarray(samples, np.float32), rate, info)
+
+
+def survey(path: str | Path, progress: Callable[[float, str], None] | None = None) -> Survey:
+    """Decode a whole file once: its true length, its warnings, how to mix it. Memory does not depend on its length.
+
+    Args:
+        path: The file; its content decides the format.
+        progress: Called with a fraction 0..1 and a text after every block; never where the header tells no length.
+
+    Returns:
+        What :func:`read_resampled` takes as ``surveyed``: ``info`` with the decoded length, shares of the channels,
+        offset, gain and peak of the mix.
+
+    Raises:
+        AudioError: if the file cannot be read, holds no sound, or holds NaN or infinity.
+    """
+    with Decoder(path) as decoder:
+        counter = Counter(decoder.info.channels)
+        for block in decoder.blocks():
+            counter.add(block)
+            if progress and decoder.info.n_samples:
+                progress(min(1.0, counter.n / decoder.info.n_samples), f"reading {decoder.path.name}")
+        return counter.finish(decoder.decoded_info())
+
+
+def read_resampled(
+    path: str | Path,
+    sample_rate_hz: int,
+    dtype: Any = np.int16,
+    surveyed: Survey | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> np.ndarray:
+    """Mono audio at another rate, decoded and resampled block by block: besides the result, memory does not depend on
+    the file's length.
+
+    Args:
+        path: The file.
+        sample_rate_hz: Rate of the result.
+        dtype: int16 (full scale 32768; a mix that would not fit is scaled down, see the survey's peak) or float32.
+        surveyed: The result of :func:`survey`, to save a pass; it also holds the warnings.
+        progress: Called with a fraction 0..1 and a text; with ``surveyed`` it begins at 0.5.
+
+    Returns:
+        ``[units.resampled_length(n)]`` samples, without delay.
+
+    Raises:
+        AudioError: as :func:`survey`; for another dtype; or if the file changes meanwhile.
+    """
+    dtype = np.dtype(dtype)
+    if dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
+        raise AudioError(f"read_resampled gives int16 or float32, not {dtype}.")
+    found = surveyed or survey(path, (lambda f, text: progress(f / 2, text)) if progress else None)
+    n_out = units.resampled_length(found.info.n_samples, found.info.sample_rate_hz, sample_rate_hz)
+    out, filled = np.zeros(n_out, dtype), 0
+    scale = 32768.0 / max(1.0, found.peak) if dtype == np.int16 else 1.0
+    for piece in _resampled_blocks(path, found, sample_rate_hz, progress):
+        piece = piece[: n_out - filled]
+        if dtype == np.int16:
+            piece = np.clip(np.rint(piece * scale), -32768, 32767)
+        out[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    return out
+
+
+def _resampled_blocks(path, found: Survey, sample_rate_hz: int, progress) -> Iterator[np.ndarray]:
+    import soxr
+
+    rate = found.info.sample_rate_hz
+    stream = soxr.ResampleStream(rate, sample_rate_hz, 1, dtype="float32") if rate != sample_rate_hz else None
+    n = 0
+    for block in blocks(path):
+        n += len(block)
+        mixed = np.ascontiguousarray(found.mono(block), np.float32)
+        yield mixed if stream is None else stream.resample_chunk(mixed)
+        if progress:
+            progress(0.5 + 0.5 * min(1.0, n / max(1, found.info.n_samples)), f"resampling {Path(path).name}")
+    if n != found.info.n_samples:
+        raise AudioError(f"{Path(path).name} changed while it was read. Wait until it is complete, then try again.")
+    if stream is not None:
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def resample(samples: np.ndarray, rate_in_hz: int, rate_out_hz: int) -> np.ndarray:
+    """Band-limited resampling (soxr), float32 ``[units.resampled_length(n)]`` or with channels last; no delay."""
+    samples = np.asarray(samples, np.float32)
+    n_out = units.resampled_length(len(samples), rate_in_hz, rate_out_hz)
+    if rate_in_hz == rate_out_hz:
+        return samples
+    if len(samples) == 0 or n_out == 0:
+        return np.zeros((n_out, *samples.shape[1:]), np.float32)
+    import soxr
+
+    out = soxr.resample(samples, rate_in_hz, rate_out_hz)[:n_out]
+    missing = n_out - len(out)
+    return out if missing == 0 else np.concatenate([out, np.zeros((missing, *out.shape[1:]), np.float32)])
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """Where a file went, and by how many dB it was turned down (0 or negative) so that nothing clips."""
+
+    path: Path
+    gain_db: float
+
+    @property
+    def text(self) -> str:
+        """A sentence for people."""
+        said = f"; turned down by {-self.gain_db:.1f} dB so that nothing clips" if self.gain_db < 0 else ""
+        return f"saved {self.path.name}{said}"
+
+
+def write(
+    path: str | Path,
+    samples: np.ndarray,
+    sample_rate_hz: int,
+    tags: dict[str, str] | None = None,
+    subtype: str | None = None,
+    new_name: bool = False,
+) -> Written:
+    """Write sound as the suffix says (wav, flac, mp3, ogg, opus), atomically.
+
+    Peaks above full scale are prevented by turning the whole file down, never by cutting or wrapping.
+
+    Args:
+        path: The file to make.
+        samples: Float ``[n]`` or ``[n, channels]``, full scale 1; or int16.
+        sample_rate_hz: Its rate; mp3 takes 8 to 48 kHz, opus 8, 12, 16, 24 or 48 kHz.
+        tags: ``title``, ``artist``, ``comment``, ...; by default the comment ``synthetic voice``.
+        subtype: ``PCM_24`` (default of wav and flac), ``PCM_16``, ``FLOAT`` (wav; keeps peaks as they are).
+        new_name: If the name is taken, use ``name 2.wav`` and so on instead of refusing.
+
+    Returns:
+        The path that was used, and the gain in dB.
+
+    Raises:
+        AudioError: if the name is taken, the format is not known, or the samples are not finite.
+    """
+    path, tags = Path(path), {"comment": SYNTHETIC_TAG} if tags is None else tags
+    form = WRITABLE.get(path.suffix.lower())
+    if form is None:
+        raise AudioError(f"{path.name}: sound is written as {', '.join(WRITABLE)}; choose one of these endings.")
+    if path.exists() and not new_name:
+        raise AudioError(f"{path} exists and is never overwritten. Choose another name.")
+    unknown = sorted(set(tags) - set(_TAGS))
+    if unknown:
+        raise AudioError(f"{path.name}: there is no tag '{unknown[0]}'; tags are {', '.join(_TAGS)}.")
+    samples = np.asarray(samples)
+    samples = (
+        samples.astype(np.float32) / 32768 if samples.dtype == np.int16 else samples.astype(np.float32, copy=False)
+    )
+    if samples.ndim not in (1, 2) or not np.isfinite(samples).all():
+        raise AudioError(
+            f"{path.name}: expected finite samples [n] or [n, channels]; these have shape {samples.shape} or hold NaN."
+        )
+    if path.suffix.lower() in (".wav", ".flac"):
+        subtype = subtype or "PCM_24"
+    elif path.suffix.lower() == ".opus":
+        subtype = "OPUS"
+    gain = 1.0 if subtype == "FLOAT" else _gain(samples, 0.98 if form in ("MP3", "OGG") else 0.999)
+
+    def put(part: Path) -> None:
+        _write_file(part, samples, gain, sample_rate_hz, form, subtype, tags)
+
+    used = atomic_store.commit_new(path, put) if new_name else atomic_store.commit_file(path, put)
+    return Written(Path(used), 20 * float(np.log10(gain)))
+
+
+def _gain(samples: np.ndarray, limit: float) -> float:
+    """1, or what brings the highest peak to ``limit`` where it is above full scale."""
+    peak = float(np.abs(samples).max()) if samples.size else 0.0
+    return limit / peak if peak > 1.0 else 1.0
+
+
+def _write_file(part: Path, samples, gain: float, sample_rate_hz: int, form: str, subtype, tags: dict) -> None:
+    import soundfile
+
+    channels = 1 if samples.ndim == 1 else samples.shape[1]
+    try:
+        with soundfile.SoundFile(os.fspath(part), "w", sample_rate_hz, channels, subtype, format=form) as file:
+            for name, value in tags.items():
+                setattr(file, name, str(value))
+            for start in range(0, len(samples), BLOCK_SAMPLES):
+                block = samples[start : start + BLOCK_SAMPLES]
+                file.write(block * np.float32(gain) if gain != 1.0 else block)
+    except (soundfile.LibsndfileError, ValueError) as error:
+        detail = str(getattr(error, "error_string", error)).strip(" .")
+        raise AudioError(
+            f"{form} at {sample_rate_hz} Hz with {channels} channels cannot be written ({detail}). Write WAV instead."
+        ) from None

@@ -1,0 +1,325 @@
+"""Sound from frames: harmonic oscillators, filtered noise, reverb. Plain functions of tensors.
+
+After Engel et al., *DDSP: Differentiable Digital Signal Processing* (ICLR 2020, https://arxiv.org/abs/2001.04643), on
+this project's frame grid: a value of frame ``i`` is reached at sample ``i * hop + hop // 2``, the middle of the frame,
+and the first and last values are held to the ends. Everything here is differentiable and works in float32 and float64.
+
+Oscillators accumulate only the phase of the fundamental, in float64 and in closed form per frame, and multiply it by
+the harmonic's number: a harmonic stays exact for hours, and one phase per sample serves any number of harmonics.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from svclib.utils import rng
+
+BLOCK_ELEMENTS = {"cpu": 2**19, "other": 2**25}  # sines computed at once: what a cache holds, what a GPU likes
+KEPT_ELEMENTS = 2**28  # sines kept for the gradient; above this they are computed again (1 GiB in float32)
+
+
+class SynthesisError(ValueError):
+    """Numbers a synthesiser or its settings cannot work with; the message says what was expected."""
+
+
+def exp_sigmoid(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``2 * sigmoid(x) ** ln(10) + 1e-7``: a positive amplitude between 1e-7 and 2 (Engel et al. 2020, section B.5)."""
+    return 2.0 * torch.exp(math.log(10.0) * F.logsigmoid(x)) + 1e-7
+
+
+def _segments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values at both ends of every stretch between frame centres: ``[B, T, ...]`` -> two ``[B, T + 1, ...]``."""
+    padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
+    return padded[:, :-1], padded[:, 1:]
+
+
+def _crop(stretches: Tensor, hop_samples: int) -> Tensor:
+    """Stretches between frame centres ``[B, T + 1, hop, ...]`` -> samples ``[B, T * hop, ...]``."""
+    n = (stretches.shape[1] - 1) * hop_samples
+    first = hop_samples - hop_samples // 2
+    return stretches.flatten(1, 2)[:, first : first + n]
+
+
+def _upsample(x: Tensor, hop_samples: int, weight: Tensor) -> Tensor:
+    if hop_samples < 1 or x.shape[1] < 1:
+        raise SynthesisError(f"Upsampling needs at least one frame and a hop of 1; got {x.shape[1]} and {hop_samples}.")
+    start, end = _segments(x)
+    weight = weight.view(1, 1, hop_samples, *[1] * (x.ndim - 2))
+    return _crop(torch.lerp(start.unsqueeze(2), end.unsqueeze(2), weight), hop_samples)
+
+
+def _ramp(hop_samples: int, like: Tensor) -> Tensor:
+    return torch.arange(hop_samples, dtype=like.dtype, device=like.device) / hop_samples
+
+
+def _raised_cosine(position: Tensor) -> Tensor:
+    return 0.5 - 0.5 * torch.cos(math.pi * position.clamp(0, 1))
+
+
+def upsample_linear(x: Float[Tensor, "batch frames *rest"], hop_samples: int) -> Float[Tensor, "batch samples *rest"]:
+    """Frames to samples by straight lines between frame centres: ``y[i * hop + hop // 2] == x[i]``, ends held."""
+    return _upsample(x, hop_samples, _ramp(hop_samples, x))
+
+
+def upsample_hann(x: Float[Tensor, "batch frames *rest"], hop_samples: int) -> Float[Tensor, "batch samples *rest"]:
+    """Frames to samples along raised cosines between frame centres: no corner, no overshoot, ends held.
+
+    Equal to overlapping periodic Hann windows of two hops: ``x[i] + (x[i+1] - x[i]) * (1 - cos(pi * j / hop)) / 2``.
+    """
+    return _upsample(x, hop_samples, _raised_cosine(_ramp(hop_samples, x)))
+
+
+def upsample_gate(on: Bool[Tensor, "batch frames"], hop_samples: int, dtype=torch.float32) -> Float[Tensor, "batch n"]:
+    """Per-sample 0..1 of a per-frame switch: exactly 0 in every frame that is off, raised cosines of half a hop.
+
+    The ramps lie inside the neighbouring frames that are on: nothing sounds where it is off, and nothing clicks.
+    """
+    start, end = (s.to(dtype).unsqueeze(2) for s in _segments(on))
+    position = torch.arange(hop_samples, dtype=dtype, device=on.device) / hop_samples
+    early, late = _raised_cosine(2 * position), _raised_cosine(2 * position - 1)
+    return _crop(start * (1 - early) + end * late + start * end * (early - late), hop_samples)
+
+
+def hold_f0(f0_hz: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames"]:
+    """Frames without pitch (0 Hz) take the last pitch before them, leading ones the first after; all zero stays zero.
+
+    It keeps an oscillator from sweeping to 0 Hz while it fades out.
+    """
+    has = f0_hz > 0
+    index = torch.arange(f0_hz.shape[1], device=f0_hz.device).expand_as(f0_hz)
+    last = torch.where(has, index, torch.zeros_like(index)).cummax(dim=1).values
+    first = has.to(torch.int8).argmax(dim=1, keepdim=True)
+    return f0_hz.gather(1, torch.maximum(last, first))
+
+
+def frame_phase(
+    f0_hz: Float[Tensor, "batch frames"],
+    sample_rate_hz: float | int,
+    hop_samples: int,
+    initial_phase: Tensor | None = None,
+) -> tuple[Float[Tensor, "batch frames"], Float[Tensor, " batch"]]:
+    """Phase of the fundamental at each frame and at the end.
+
+    The frequency moves on straight lines between frame centres (:func:`upsample_linear`); its running sum over samples
+    is added up per frame in closed form.
+
+    Args:
+        f0_hz: Fundamental, Hz.
+        sample_rate_hz: Samples per second.
+        hop_samples: Samples per frame.
+        initial_phase: Cycles ``[batch]`` before sample 0; 0 if None.
+
+    Returns:
+        Float64 cycles just before each frame's centre sample, counted on past 1, and after the last sample, 0..1.
+    """
+    f = f0_hz.double() / sample_rate_hz
+    half = hop_samples // 2
+    begin = f[:, :1] * half
+    if initial_phase is not None:
+        begin = begin + initial_phase.to(f)[:, None]
+    steps = hop_samples * f[:, :-1] + (f[:, 1:] - f[:, :-1]) * ((hop_samples - 1) / 2)
+    centres = torch.cat([begin, begin + steps.cumsum(dim=1)], dim=1)
+    return centres, torch.remainder(centres[:, -1] + f[:, -1] * (hop_samples - half), 1.0)
+
+
+def harmonics_below_nyquist(f0_hz: Shaped[Tensor, "*shape"], n_harmonics: int, sample_rate_hz: float | int) -> Tensor:
+    """How many of ``n_harmonics`` lie below half the sample rate: integers ``[*shape]``; 0 where f0 is not positive."""
+    count = torch.ceil(sample_rate_hz / 2 / f0_hz.double().clamp_min(1e-9)) - 1
+    return torch.where(f0_hz > 0, count.clamp(0, n_harmonics), torch.zeros_like(count)).long()
+
+
+def normalize_harmonics(
+    distribution: Float[Tensor, "batch frames harmonics"],
+    f0_hz: Float[Tensor, "batch frames"],
+    sample_rate_hz: float | int,
+) -> Float[Tensor, "batch frames harmonics"]:
+    """Harmonics at or above half the sample rate become 0 and the rest sum to 1; all 0 where none is left."""
+    n = distribution.shape[-1]
+    number = torch.arange(1, n + 1, device=distribution.device)
+    kept = number <= harmonics_below_nyquist(f0_hz, n, sample_rate_hz)[..., None]
+    kept = distribution * kept.to(distribution.dtype)
+    return kept / kept.sum(dim=-1, keepdim=True).clamp_min(1e-20)
+
+
+def harmonic_synthesis(
+    f0_hz: Float[Tensor, "batch frames"],
+    amplitude: Float[Tensor, "batch frames"],
+    distribution: Float[Tensor, "batch frames harmonics"],
+    sample_rate_hz: float | int,
+    hop_samples: int,
+    voiced: Bool[Tensor, "batch frames"] | None = None,
+    initial_phase: Float[Tensor, " batch"] | None = None,
+) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, " batch"]]:
+    """A bank of sines at whole multiples of one fundamental: ``sum_k a_k(n) sin(k * phase(n))``.
+
+    The phase is the inclusive running sum of the frequency, so sample 0 already stands at one sample's advance. A
+    harmonic is silent at every sample where it would be at or above half the sample rate, and everything is silent in
+    frames that are unvoiced or have f0 = 0. Work and memory are bounded: only frames that sound are computed, each with
+    the harmonics it has room for, in blocks that are computed a second time for the gradient if they are many.
+
+    Args:
+        f0_hz: Fundamental, Hz; 0 where there is none.
+        amplitude: Linear amplitude of the whole, per frame.
+        distribution: Share of each harmonic; give it through :func:`normalize_harmonics`.
+        sample_rate_hz: Samples per second.
+        hop_samples: Samples per frame.
+        voiced: Frames that may sound; all with f0 > 0 if None.
+        initial_phase: Cycles of the fundamental before sample 0, as returned for what came before.
+
+    Returns:
+        Audio, and the phase after its last sample (cycles, float64).
+    """
+    on = f0_hz > 0 if voiced is None else voiced & (f0_hz > 0)
+    f0_hz = hold_f0(f0_hz)
+    phase, end_phase = frame_phase(f0_hz, sample_rate_hz, hop_samples, initial_phase)
+    # the stretch before the first centre is held: it begins one hop earlier
+    phase = torch.cat([phase[:, :1] - f0_hz[:, :1].double() * (hop_samples / sample_rate_hz), phase], dim=1)
+    gate = upsample_gate(on, hop_samples, amplitude.dtype)
+    stretches = _harmonic_stretches(phase, f0_hz, on, amplitude[..., None] * distribution, sample_rate_hz, hop_samples)
+    return _crop(stretches, hop_samples) * gate, end_phase
+
+
+def _harmonic_stretches(phase, f0_hz, on, amplitudes, sample_rate_hz, hop_samples) -> Tensor:
+    """Sum of sines of every stretch between frame centres: ``[batch, frames + 1, hop]``; zeros where none sounds."""
+    batch, frames, n_harmonics = amplitudes.shape
+    f_start, f_end = (f.flatten() for f in _segments(f0_hz.double()))
+    on_start, on_end = (o.flatten() for o in _segments(on))
+    room = harmonics_below_nyquist(torch.minimum(f_start, f_end), n_harmonics, sample_rate_hz)
+    room = torch.where(on_start | on_end, room, torch.zeros_like(room))
+    # rows of `amplitudes` at the two ends of every stretch
+    row = torch.arange(frames, device=f0_hz.device) + torch.arange(batch, device=f0_hz.device)[:, None] * frames
+    row_start, row_end = (r.flatten() for r in _segments(row))
+    amplitudes, phase = amplitudes.flatten(0, 1), phase.flatten()
+
+    room_sorted, order = room.sort(descending=True)
+    counts = room_sorted.tolist()
+    n_active = sum(count > 0 for count in counts)
+    limit = BLOCK_ELEMENTS["cpu" if f0_hz.device.type == "cpu" else "other"]
+    recompute = torch.is_grad_enabled() and sum(counts[:n_active]) * hop_samples > KEPT_ELEMENTS
+
+    pieces, begin = [amplitudes[:0, :1].expand(0, hop_samples)], 0  # an empty piece keeps silence differentiable
+    while begin < n_active:
+        end = min(n_active, begin + max(1, limit // (hop_samples * counts[begin])))
+        which = order[begin:end]
+        a = torch.stack([amplitudes[row_start[which]], amplitudes[row_end[which]]], dim=2)[:, : counts[begin]]
+        arguments = (phase[which], f_start[which], f_end[which], a, sample_rate_hz, hop_samples)
+        if recompute:
+            pieces.append(checkpoint(_sines, *arguments, use_reentrant=False, preserve_rng_state=False))
+        else:
+            pieces.append(_sines(*arguments))
+        begin = end
+    stretches = amplitudes.new_zeros(batch * (frames + 1), hop_samples)
+    stretches = stretches.index_copy(0, order[:n_active], torch.cat(pieces))
+    return stretches.view(batch, frames + 1, hop_samples)
+
+
+def _sines(phase, f_start, f_end, amplitudes, sample_rate_hz, hop_samples) -> Tensor:
+    """``[rows, hop]`` from start phases and frequencies ``[rows]`` and amplitudes ``[rows, harmonics, 2 ends]``."""
+    dtype = amplitudes.dtype
+    j = torch.arange(hop_samples, dtype=torch.float64, device=phase.device)
+    f_start, slope = f_start[:, None] / sample_rate_hz, (f_end - f_start)[:, None] / (sample_rate_hz * hop_samples)
+    cycles = phase[:, None] + (j + 1) * f_start + (j * (j + 1) / 2) * slope
+    angle = (2 * math.pi * (cycles - cycles.round())).to(dtype)
+    number = torch.arange(1, amplitudes.shape[1] + 1, dtype=dtype, device=phase.device)
+    waves = torch.sin(angle[..., None] * number)  # [rows, hop, harmonics]: the one large tensor
+    safe = int(harmonics_below_nyquist(torch.maximum(f_start, f_start + slope * hop_samples).max(), len(number), 1.0))
+    if safe < len(number):  # the rest cross half the sample rate somewhere in these rows: mask per sample
+        fits = (f_start + j * slope)[..., None] * number[safe:].double() < 0.5
+        waves = torch.cat([waves[..., :safe], waves[..., safe:] * fits.to(dtype)], dim=2)
+    ends = waves @ amplitudes
+    weight = _raised_cosine(_ramp(hop_samples, amplitudes))
+    return torch.lerp(ends[..., 0], ends[..., 1], weight)
+
+
+def noise_impulse(magnitudes: Float[Tensor, "*shape bands"]) -> Float[Tensor, "*shape taps"]:
+    """Impulse response of ``2 * (bands - 1)`` taps with these magnitudes from 0 Hz to half the rate; middle peak.
+
+    A periodic Hann window shortens it: the effective response is ``0.25 m[k-1] + 0.5 m[k] + 0.25 m[k+1]``.
+    """
+    taps = 2 * (magnitudes.shape[-1] - 1)
+    window = torch.hann_window(taps, dtype=magnitudes.dtype, device=magnitudes.device)
+    return torch.fft.irfft(magnitudes, n=taps).roll(taps // 2, dims=-1) * window
+
+
+def fft_convolve(
+    audio: Float[Tensor, "batch samples"],
+    impulse: Float[Tensor, "impulse_batch frames taps"],
+    delay: int = 0,
+    full: bool = False,
+) -> Float[Tensor, "batch out"]:
+    """Filter with an impulse response that may change from frame to frame.
+
+    The audio is cut into as many equal frames as there are responses; each frame is filtered with its own and the
+    results overlap, so a change of the filter switches its input and never its output: it does not click.
+
+    Args:
+        audio: Samples; a multiple of ``frames``.
+        impulse: One response per frame.
+        delay: Samples of the response before its centre; removed from the result (group delay).
+        full: Return everything uncropped, whatever the delay.
+
+    Returns:
+        As many samples as the audio has; ``samples + taps - 1`` if ``full``.
+
+    Raises:
+        SynthesisError: if the audio does not divide into the frames, or the batches differ.
+    """
+    (batch, n), (impulse_batch, frames, taps) = audio.shape, impulse.shape
+    if batch != impulse_batch:
+        raise SynthesisError(f"{batch} signals cannot be filtered with {impulse_batch} sets of responses.")
+    if frames < 1 or n % frames or n == 0:
+        raise SynthesisError(f"{n} samples do not divide into {frames} frames of equal length.")
+    hop = n // frames
+    size = 1 << (hop + taps - 2).bit_length()
+    spectrum = torch.fft.rfft(audio.view(batch, frames, hop), n=size) * torch.fft.rfft(impulse, n=size)
+    filtered = torch.fft.irfft(spectrum, n=size)[..., : hop + taps - 1]
+    pieces = -(-(hop + taps - 1) // hop)  # every filtered frame reaches over this many frames
+    filtered = F.pad(filtered, (0, pieces * hop - (hop + taps - 1))).view(batch, frames, pieces, hop)
+    out = sum(F.pad(filtered[:, :, p], (0, 0, p, pieces - 1 - p)) for p in range(pieces)).flatten(1)
+    return out[:, : n + taps - 1] if full else F.pad(out, (0, max(0, delay - taps + 1)))[:, delay : delay + n]
+
+
+def uniform_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """White noise in -1..1 drawn on the generator's device, as ``like``'s type and place.
+
+    A CPU generator gives the same samples in one draw as in many, so that sound made in pieces equals the whole.
+    """
+    return (rng.uniform(shape, generator) * 2 - 1).to(like)
+
+
+def filtered_noise(
+    magnitudes: Float[Tensor, "batch frames bands"],
+    hop_samples: int,
+    generator: torch.Generator | None = None,
+    noise: Float[Tensor, "batch samples"] | None = None,
+    full: bool = False,
+) -> Float[Tensor, "batch out"]:
+    """White noise through a filter per frame, aligned with its input (no residual delay).
+
+    Args:
+        magnitudes: Linear magnitudes, evenly spaced from 0 Hz to half the sample rate.
+        hop_samples: Samples per frame.
+        generator: Source of the white noise in -1..1; needed where no ``noise`` is given.
+        noise: ``[batch, frames * hop]`` samples to filter instead.
+        full: Also return what rings before the first and after the last sample.
+
+    Returns:
+        ``frames * hop`` samples; if ``full``, ``frames * hop + taps - 1``, of which the first ``bands - 1`` lie before
+        the first (there are ``taps = 2 (bands - 1)``).
+    """
+    batch, frames, bands = magnitudes.shape
+    if noise is None:
+        if generator is None:
+            raise SynthesisError("Filtered noise needs a torch.Generator, or the noise itself.")
+        noise = uniform_noise((batch, frames * hop_samples), generator, magnitudes)
+    return fft_convolve(noise, noise_impulse(magnitudes), delay=bands - 1, full=full)
+
+
+def reverb(audio: Float[Tensor, "batch samples"], impulse: Float[Tensor, " taps"]) -> Float[Tensor, "batch samples"]:
+    """What a room adds to the dry sound: convolution with its response, whose direct sound (tap 0) is left out."""
+    taps = torch.cat([torch.zeros_like(impulse[:1]), impulse[1:]])
+    return fft_convolve(audio, taps.expand(audio.shape[0], 1, -1))

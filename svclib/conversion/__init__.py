@@ -1,0 +1,1 @@
+"""From a song to a converted song, and the metrics of the result."""

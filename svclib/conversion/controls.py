@@ -1,0 +1,350 @@
+"""What a person asks of a conversion, and what becomes of the song's pitch and loudness. Arithmetic only, no model.
+
+In this order: note-on ratio and mask; loudness through the instrument's loudness distribution; dynamics; attenuation
+where no note sounds; loudness shift; autotune of voiced frames; pitch held through unvoiced gaps; pitch shift.
+
+What the *mask* (note-on ratio >= threshold) is for: the loudness distribution and the tuning are measured on its frames
+only, and frames outside it are attenuated. It never moves a pitch.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from svclib.audio import units
+from svclib.conversion import autotune as tuning
+from svclib.features import extract as features_
+from svclib.features.extract import Features
+
+LOUDNESS_FLOOR_DB = -80.0
+F0_LIMITS_HZ = (20.0, float(units.midi_to_hz(110.0)))  # a shifted pitch is held inside; 110 is 4698.6 Hz
+N_QUANTILES = 1000
+
+# Range and slider step of every number in Controls.
+RANGES = {
+    "mask_threshold": (0.0, 2.0, 0.1),
+    "attenuation_db": (0.0, 50.0, 1.0),
+    "autotune": (0.0, 1.0, 0.1),
+    "octave_shift": (-3, 3, 1),
+    "semitone_shift": (-36.0, 36.0, 1.0),
+    "loudness_shift_db": (-30.0, 30.0, 1.0),
+    "loudness_follow": (0.0, 1.0, 0.1),
+}
+
+
+class ConversionError(ValueError):
+    """A song, a setting or an instrument that cannot be used together; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """The knobs of a conversion. Ranges stand in ``RANGES``; values outside are refused.
+
+    Attributes:
+        use_loudness_statistics: Give the song's notes the loudness distribution of the instrument's recordings.
+        mask_threshold: Note-on ratio from which a frame belongs to a note; 0 takes every frame.
+        attenuation_db: How much quieter frames become where no note sounds; grows smoothly from 0 at the threshold.
+        autotune: How far every voiced frame moves to the nearest note: 0 not at all, 1 all the way.
+        autotune_key: One of ``tuning.KEYS``: all twelve notes ("chromatic"), a scale ("D minor"), or the best
+            scale for the song ("auto").
+        octave_shift: Octaves up or down.
+        semitone_shift: Semitones up or down, on top of the octaves; fractions are allowed.
+        loudness_shift_db: Added to the loudness that the instrument is asked for.
+        loudness_follow: 1 keeps the song's dynamics; 0 asks for the mean level of the instrument's notes in every note;
+            between, each note's distance in dB from that level is multiplied by it (:func:`even_out`).
+        repair_octaves: Mend the octave errors of the pitch tracker (``octaves``); otherwise they are only told.
+    """
+
+    use_loudness_statistics: bool = True
+    mask_threshold: float | int = 1.0
+    attenuation_db: float | int = 20.0
+    autotune: float | int = 0.0
+    autotune_key: str = "chromatic"
+    octave_shift: float | int = 0
+    semitone_shift: float | int = 0.0
+    loudness_shift_db: float | int = 0.0
+    loudness_follow: float | int = 1.0
+    repair_octaves: bool = False
+
+    def __post_init__(self):
+        for name in ("use_loudness_statistics", "repair_octaves"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConversionError(f"{name} is True or False, not {getattr(self, name)!r}.")
+        for name, (low, high, _) in RANGES.items():
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                raise ConversionError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}.")
+            if name != "octave_shift":
+                object.__setattr__(self, name, float(value))  # 20 and 20.0 are the same setting
+        if self.octave_shift != int(self.octave_shift):
+            raise ConversionError(f"octave_shift is {self.octave_shift!r}; it must be whole. Use semitone_shift too.")
+        object.__setattr__(self, "octave_shift", int(self.octave_shift))
+        try:
+            object.__setattr__(self, "autotune_key", tuning.key_name(self.autotune_key))
+        except ValueError as error:
+            raise ConversionError(str(error)) from None
+
+    @property
+    def pitch_shift_semitones(self) -> float:
+        """Octaves and semitones together."""
+        return 12.0 * self.octave_shift + self.semitone_shift
+
+
+def defaults(kind: str) -> Controls:
+    """Where the controls of an instrument of this kind begin.
+
+    What is no note is turned down for ``ddsp``, which makes a tone of it. A diffusion instrument sings breaths and
+    consonants as what they are, so they keep their level.
+    """
+    return Controls(attenuation_db=0.0) if kind == "diffusion" else Controls()
+
+
+# Starting points for a menu.
+PRESETS = {
+    "Everyday": Controls(),
+    "As sung": Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0),
+    "Quiet pauses": Controls(mask_threshold=1.3, attenuation_db=40.0),
+    "Soft voice": Controls(loudness_shift_db=-10.0),
+    "Gentle autotune": Controls(autotune=0.5, autotune_key="auto"),
+    "Hard autotune": Controls(autotune=1.0),
+    "Octave up": Controls(octave_shift=1),
+    "Octave down": Controls(octave_shift=-1),
+}
+
+
+def preset(name: str, kind: str = "ddsp") -> Controls:
+    """One of ``PRESETS`` for this kind of instrument: its own attenuation, unless the preset sets one."""
+    chosen = PRESETS[name]
+    if chosen.attenuation_db != Controls().attenuation_db:
+        return chosen
+    return dataclasses.replace(chosen, attenuation_db=defaults(kind).attenuation_db)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adjusted:
+    """What the instrument is asked to sing; every array has the song's frames.
+
+    Attributes:
+        f0_hz: float32 ``[frames]``, > 0 everywhere (held or interpolated where unvoiced); all 0 if nothing is voiced.
+        voiced: bool ``[frames]``; harmonics sound only here.
+        loudness_db: float32 ``[frames]``, not below -80.
+        mask: bool ``[frames]``, where a note sounds.
+        note_on_ratio: float32 ``[frames]``.
+        autotuned_midi: float64 ``[frames]``, pitch after autotune and before the shift; NaN where unvoiced.
+        tuning_semitones: Offset of the song's tuning from 440 Hz, -0.5..0.5.
+        key: The key autotune snapped to.
+        song_mean_midi: Mean pitch of the song's notes before the shift; None without any.
+        instrument_mean_midi: Mean pitch of the notes the instrument was made from; None if unknown.
+        warnings: Sentences for the person.
+    """
+
+    f0_hz: np.ndarray
+    voiced: np.ndarray
+    loudness_db: np.ndarray
+    mask: np.ndarray
+    note_on_ratio: np.ndarray
+    autotuned_midi: np.ndarray
+    tuning_semitones: float
+    key: str
+    song_mean_midi: float | None
+    instrument_mean_midi: float | None
+    warnings: tuple[str, ...]
+
+
+# Loudness -------------------------------------------------------------------------------------------------------------
+
+
+def loudness_quantiles(loudness_db: np.ndarray, n_quantiles: int = N_QUANTILES) -> np.ndarray:
+    """Evenly spaced quantiles of loudness, float64 ``[min(n_quantiles, values)]``; raises ConversionError if empty."""
+    loudness_db = np.asarray(loudness_db, dtype=np.float64)
+    if loudness_db.size == 0:
+        raise ConversionError("A loudness distribution needs at least one frame; none was given.")
+    return np.quantile(loudness_db, np.linspace(0.0, 1.0, min(n_quantiles, loudness_db.size)))
+
+
+def quantile_transform(
+    loudness_db: np.ndarray, source_quantiles: np.ndarray, target_quantiles: np.ndarray
+) -> np.ndarray:
+    """Move loudness from one distribution to another, rank by rank: a rising, continuous curve of level against level.
+
+    Inside the source's range a value goes to the target's value of the same rank; where a level repeats, its rank is
+    the mean of the lowest and the highest. Outside, the curve goes on: above with slope 1; below with slope 1 too, or
+    steeper where that is needed to keep silence (-80 dB) silent. So quiet frames stay on one scale with the notes.
+
+    Args:
+        loudness_db: ``[frames]``.
+        source_quantiles: Ascending, evenly spaced in rank, ``[n]`` (:func:`loudness_quantiles`).
+        target_quantiles: The same of the target, ``[m]``.
+
+    Returns:
+        float64 ``[frames]``; may lie below the floor, which the caller applies.
+    """
+    source, target = (np.asarray(q, dtype=np.float64) for q in (source_quantiles, target_quantiles))
+
+    def inside(x):
+        source_rank, target_rank = np.linspace(-0.5, 0.5, len(source)), np.linspace(-0.5, 0.5, len(target))
+        rank = (np.interp(x, source, source_rank) - np.interp(-x, -source[::-1], -source_rank[::-1])) / 2
+        return np.interp(rank, target_rank, target)
+
+    x = np.asarray(loudness_db, dtype=np.float64)
+    low, high = inside(source[[0, -1]])
+    slope = max(1.0, (low - LOUDNESS_FLOOR_DB) / max(source[0] - LOUDNESS_FLOOR_DB, 1e-3))
+    moved = inside(x)
+    moved = np.where(x < source[0], low - slope * (source[0] - x), moved)
+    return np.where(x > source[-1], high + (x - source[-1]), moved)
+
+
+def attenuation_db(note_on_ratio: np.ndarray, threshold: float, amount_db: float) -> np.ndarray:
+    """Decibels to take away where no note sounds: 0 from the threshold up, growing to ``amount_db`` at ratio 0.
+
+    Never negative, so no threshold makes anything louder, and 0 at the threshold, so the mask's edges do not step.
+    """
+    ratio = np.asarray(note_on_ratio, dtype=np.float64)
+    if threshold <= 0:
+        return np.zeros_like(ratio)
+    return amount_db * np.clip(1.0 - ratio / threshold, 0.0, 1.0)
+
+
+def even_out(
+    loudness_db: np.ndarray, note_on_ratio: np.ndarray, level_db: float | int, follow: float | int
+) -> np.ndarray:
+    """Notes moved towards one level: the distance from ``level_db`` is multiplied by ``follow`` where a note sounds.
+
+    Between notes the change fades with the note-on ratio, to nothing at 0: silence stays silent and nothing steps.
+    """
+    surely = np.clip(np.asarray(note_on_ratio, dtype=np.float64), 0.0, 1.0)
+    loudness = np.asarray(loudness_db, dtype=np.float64)
+    return loudness + (1.0 - follow) * surely * (level_db - loudness)
+
+
+def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> np.ndarray | None:
+    """Gain that keeps silence silent: 0 in frames at the loudness floor, 1 in others, straight lines between centres.
+
+    A frame is at the floor when its whole window is silent, and the window is longer than the fade: what sounds is not
+    touched.
+
+    Args:
+        loudness_db: ``[frames]`` of the song, as measured.
+        n_samples: Length of the result.
+        hop_samples: Samples per frame at the result's rate.
+
+    Returns:
+        float32 ``[n_samples]``, 0..1; None where no frame is at the floor.
+    """
+    open_ = np.asarray(loudness_db) > LOUDNESS_FLOOR_DB
+    if open_.all() or not len(open_):
+        return None
+    centres = np.arange(len(open_)) * hop_samples + (hop_samples - 1) / 2
+    gain = np.empty(n_samples, np.float32)
+    for start in range(0, n_samples, 1 << 20):
+        stop = min(n_samples, start + (1 << 20))
+        gain[start:stop] = np.interp(np.arange(start, stop), centres, open_)
+    return gain
+
+
+# Together -------------------------------------------------------------------------------------------------------------
+
+
+def adjust(features: Features, statistics: dict | None, controls: Controls) -> Adjusted:
+    """Turn a song's measurements into what the instrument is asked to sing.
+
+    Args:
+        features: Of the song, on the instrument's grid.
+        statistics: Of the instrument's recordings (``dataset``); None if it carries none.
+        controls: The knobs.
+
+    Returns:
+        Adjusted. A song without voiced frames or without notes gives a defined result and a warning, never an error.
+    """
+    warnings = []
+    voiced = np.asarray(features.voiced, dtype=bool) & (features.f0_hz > 0)
+    ratio = features_.note_on_ratio(features.loudness_db, features.confidence)
+    mask = features_.note_mask(ratio, controls.mask_threshold)
+    if not voiced.any():
+        warnings.append("No pitch was found in this song: the result has no harmonic part, only noise.")
+
+    loudness = _adjust_loudness(features, statistics, controls, ratio, mask, warnings)
+
+    midi = units.hz_to_midi(np.asarray(features.f0_hz, dtype=np.float64))
+    notes = mask & voiced
+    offset = tuning.tuning_offset(midi, features.confidence, notes)
+    key = controls.autotune_key
+    if key == "auto":
+        key = tuning.suggest_key(midi[notes], features.confidence[notes], offset)
+    tuned = tuning.autotune(midi, voiced, controls.autotune, offset, key) if controls.autotune > 0 else midi
+
+    held_hz = features_.fill_unvoiced(np.where(voiced, units.midi_to_hz(tuned), 0.0), voiced)
+    f0_hz = held_hz * 2.0 ** (controls.pitch_shift_semitones / 12.0)
+    low, high = F0_LIMITS_HZ
+    beyond = voiced & ((f0_hz < low) | (f0_hz > high))
+    if beyond.any():
+        warnings.append(
+            f"The pitch shift puts {100 * beyond.sum() / voiced.sum():.0f} % of the voiced frames outside {low:.0f} to "
+            f"{high:.0f} Hz; they are held at the limit. Choose a smaller shift."
+        )
+    if voiced.any():
+        f0_hz = np.clip(f0_hz, low, high)
+    return Adjusted(
+        f0_hz=f0_hz.astype(np.float32),
+        voiced=voiced,
+        loudness_db=loudness.astype(np.float32),
+        mask=mask,
+        note_on_ratio=np.asarray(ratio, dtype=np.float32),
+        autotuned_midi=np.where(voiced, tuned, np.nan),
+        tuning_semitones=offset,
+        key=key,
+        song_mean_midi=float(midi[notes].mean()) if notes.any() else None,
+        instrument_mean_midi=statistic(statistics, "f0_midi", "mean_note"),
+        warnings=tuple(warnings),
+    )
+
+
+def _adjust_loudness(features, statistics, controls, ratio, mask, warnings) -> np.ndarray:
+    loudness = np.asarray(features.loudness_db, dtype=np.float64)
+    fitted = mask & (loudness > LOUDNESS_FLOOR_DB + 1.0)  # digital silence is no note, even at threshold 0
+    target = (statistics or {}).get("loudness_quantiles_db")
+    if not fitted.any():
+        warnings.append(
+            "No frame of this song counts as a note; its loudness is used as it is. Lower the mask threshold."
+        )
+    elif controls.use_loudness_statistics and not target:
+        warnings.append("This instrument carries no loudness statistics; the song's loudness is used as it is.")
+    elif controls.use_loudness_statistics:
+        seconds = fitted.sum() * features.settings.hop_samples / features.settings.sample_rate_hz
+        if seconds < 0.5 and fitted.mean() < 0.5:
+            warnings.append(
+                f"Only {seconds:.2f} s of this song count as notes, too little to measure its loudness by. Lower the "
+                "mask threshold."
+            )
+        loudness = quantile_transform(
+            loudness, _without_tails(loudness_quantiles(loudness[fitted])), _without_tails(np.asarray(target))
+        )
+    if controls.loudness_follow < 1 and fitted.any():
+        level = statistic(statistics, "loudness_db", "mean_note") if target else None
+        level = float(loudness[fitted].mean()) if level is None else level
+        loudness = even_out(loudness, ratio, level, controls.loudness_follow)
+    loudness = loudness - attenuation_db(ratio, controls.mask_threshold, controls.attenuation_db)
+    loudness = np.maximum(loudness + controls.loudness_shift_db, LOUDNESS_FLOOR_DB)
+    loudest = statistic(statistics, "loudness_db", "max")
+    if loudest is not None and loudness.max(initial=-np.inf) > loudest + 6.0:
+        warnings.append(
+            f"The loudness asked for reaches {loudness.max():.0f} dB, more than 6 dB above the loudest of the "
+            f"instrument's recordings ({loudest:.0f} dB); it may sound strained."
+        )
+    return loudness
+
+
+# Inside ---------------------------------------------------------------------------------------------------------------
+
+
+def _without_tails(quantiles: np.ndarray) -> np.ndarray:
+    """Quantiles from 1 to 99 %: the rarest levels would make the curve so steep at its ends that notes jump there."""
+    ranks = np.linspace(0.01, 0.99, N_QUANTILES)
+    return np.interp(ranks, np.linspace(0.0, 1.0, len(quantiles)), quantiles)
+
+
+def statistic(statistics: dict | None, group: str, name: str) -> float | None:
+    """One number of an instrument's statistics; None where it carries none."""
+    value = ((statistics or {}).get(group) or {}).get(name)
+    return None if value is None else float(value)

@@ -1,0 +1,154 @@
+"""Copy synthesis: recordings measured, made again by a vocoder, and compared; above all, whether it buzzes.
+
+A vocoder that puts harmonics where there is no pitch turns breaths and sibilants into buzz. That is looked for in two
+ways: the level of the harmonic part in unvoiced frames (which has to be silence), and how periodic the sound is there,
+beside how periodic the recording was.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from svclib.audio import io as audio
+from svclib.conversion import metrics
+from svclib.data.dataset import Dataset
+from svclib.features import extract
+from svclib.features.extract import Features
+from svclib.models.vocoders.auto import AnyVocoder
+
+LAGS_S = (1 / 600, 1 / 80)  # pitches a buzz may have
+WINDOW_S = 0.04
+EDGE_FRAMES = 3  # so far from voiced frames the sound of a note has died away
+SILENCE_DB = -65.0  # A-weighted; in silence there is nothing to buzz
+HEADINGS = {
+    "log_mel_l1": "mean |difference of log-mels|, nepers",
+    "stft_distance": "multi-resolution STFT distance",
+    "f0_error_cents": "median |F0 error|, cents",
+    "f0_rmse_cents": "F0 RMSE, cents",
+    "voicing_f1": "voicing F1",
+    "harmonic_unvoiced_db": "harmonic part in unvoiced frames, dB of full scale (loudest sample)",
+    "periodicity_unvoiced": "periodicity of unvoiced frames",
+    "periodicity_unvoiced_original": "the same of the recording",
+    "buzz": "difference of the two; above 0 it buzzes",
+}
+
+
+def periodicity(samples: np.ndarray, centres: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """How periodic the sound is around each centre: 1 for a repeating wave, near 0 for noise, NaN for silence.
+
+    The highest normalised autocorrelation over lags of 80 to 600 Hz, of the first difference of 40 ms.
+
+    Args:
+        samples: ``[n]``.
+        centres: Positions in samples; fractions are cut off.
+        sample_rate_hz: Of the samples.
+
+    Returns:
+        float64, one value for each centre.
+    """
+    low, high = (round(lag * sample_rate_hz) for lag in LAGS_S)
+    n = round(WINDOW_S * sample_rate_hz)
+    padded = np.pad(np.diff(samples.astype(np.float64), prepend=0.0), (n, n + high))
+    result = np.full(len(centres), np.nan)
+    for i, centre in enumerate(centres):
+        start = int(centre) - n // 2 + n
+        x, y = padded[start : start + n], padded[start : start + n + high]
+        size = 1 << (n + high + n).bit_length()
+        products = np.fft.irfft(np.fft.rfft(y, size) * np.fft.rfft(x, size).conj(), size)[low : high + 1]
+        energies = np.cumsum(np.pad(y**2, (1, 0)))
+        energy = x @ x * (energies[low + n : high + n + 1] - energies[low : high + 1])
+        if energy.max() > 1e-16:
+            result[i] = max(0.0, float((products / np.sqrt(np.maximum(energy, 1e-16))).max()))
+    return result
+
+
+def unvoiced_frames(measured: Features) -> np.ndarray:
+    """Frames that sound, have no pitch and are not next to one that has."""
+    near = np.convolve(measured.voiced.astype(int), np.ones(2 * EDGE_FRAMES + 1, int), mode="same") > 0
+    return np.flatnonzero(~near & (measured.loudness_db > SILENCE_DB))
+
+
+def measure(vocoder: AnyVocoder, samples: np.ndarray, seed: int = 0, cancelled: Callable | None = None) -> dict:
+    """Figures of one recording made again; keys and units as in ``HEADINGS``, NaN where there is nothing to measure.
+
+    Args:
+        vocoder: Of any kind; ``harmonic_unvoiced_db`` is known only where it has parts.
+        samples: ``[n]`` float at the vocoder's rate, full scale 1; a last incomplete frame is left out.
+        seed: Of the vocoder's noise.
+        cancelled: Asked by the vocoder while it sings; True raises ``progress.Cancelled``.
+
+    Returns:
+        The figures, ``frames`` and ``frames_unvoiced`` that they stand on, and the sound itself as ``audio``.
+    """
+    hop, rate = vocoder.contract.hop_samples, vocoder.sample_rate_hz
+    samples = np.ascontiguousarray(samples[: len(samples) // hop * hop], dtype=np.float32)
+    original = extract.extract(samples, vocoder.features)
+    made = vocoder.resynthesize(original, seed, cancelled=cancelled)
+    again = extract.extract(made.audio, vocoder.features)
+    cents = metrics.f0_error_cents(original.f0_hz, original.voiced, again.f0_hz, again.voiced)
+    quiet = unvoiced_frames(original)
+    centres = (quiet + 0.5) * hop
+    heard, true = (periodicity(x, centres, rate) for x in (made.audio, samples))
+    both = ~(np.isnan(heard) | np.isnan(true))
+    periodic, original_periodic = (float(x[both].mean()) if both.any() else float("nan") for x in (heard, true))
+    level = float("nan")
+    if vocoder.kind == "harmonic" and len(quiet):
+        peak = np.abs(made.harmonic.reshape(-1, hop)[quiet]).max()
+        level = 20 * float(np.log10(max(peak, 1e-10)))
+    return {
+        "log_mel_l1": float(np.abs(again.log_mel - original.log_mel).mean()),
+        "stft_distance": metrics.spectral_distance(samples, made.audio, rate)["stft_distance"],
+        "f0_error_cents": cents["median_absolute"],
+        "f0_rmse_cents": cents["rmse"],
+        "voicing_f1": metrics.f0_accuracy(original.f0_hz, original.voiced, again.f0_hz, again.voiced)["voicing_f1"],
+        "harmonic_unvoiced_db": level,
+        "periodicity_unvoiced": periodic,
+        "periodicity_unvoiced_original": original_periodic,
+        "buzz": periodic - original_periodic,
+        "frames": original.n_frames,
+        "frames_unvoiced": int(both.sum()),
+        "audio": made.audio,
+    }
+
+
+def recordings(where: str | Path, vocoder: AnyVocoder) -> Iterable[tuple[str, np.ndarray]]:
+    """Names and sounds at the vocoder's rate: what a prepared dataset holds out, or all recordings of a folder."""
+    where = Path(where)
+    if not (where / "manifest.json").exists():
+        for path in audio.find(where)[0]:
+            yield Path(path).name, audio.read(path, sample_rate_hz=vocoder.sample_rate_hz).samples
+        return
+    data = Dataset.open(where)
+    for index in data.indices("validation"):
+        samples = data.audio(index)
+        yield (
+            data.recordings[index]["name"],
+            audio.resample(samples, data.settings.sample_rate_hz, vocoder.sample_rate_hz),
+        )
+
+
+def summary(rows: list[dict]) -> dict[str, float]:
+    """Means over recordings, each weighted by its frames (unvoiced ones for what is about them); NaN where none has it.
+
+    The loudest harmonic is the loudest of all.
+    """
+    result = {}
+    for name in HEADINGS:
+        weights = "frames_unvoiced" if "unvoiced" in name or name == "buzz" else "frames"
+        known = [(row[name], row[weights]) for row in rows if np.isfinite(row[name])]
+        if name == "harmonic_unvoiced_db":
+            result[name] = max((value for value, _ in known), default=float("nan"))
+        else:
+            total = sum(weight for _, weight in known)
+            result[name] = sum(v * w for v, w in known) / total if total else float("nan")
+    return result
+
+
+def table(figures: dict[str, float]) -> str:
+    """Figures as plain text, one line each."""
+    width, lines = max(map(len, HEADINGS.values())), []
+    for name, text in HEADINGS.items():
+        value = f"{figures[name]:.4f}" if np.isfinite(figures[name]) else "nothing to measure"
+        lines.append(f"{text:<{width}}  {value}")
+    return "\n".join(lines)

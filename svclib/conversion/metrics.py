@@ -1,0 +1,202 @@
+"""How far a result is from its reference: definitions, units and alignment of every number the project reports.
+
+Reference and result must lie on the same grid; nothing is shifted, cut or scaled to fit.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from svclib.audio import units
+from svclib.features import extract
+from svclib.features.extract import FeatureError
+
+STFT_SIZES = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # FFT, hop, window; Yamamoto et al. 2020
+Track = Float[np.ndarray, " _"]  # lengths are checked by _same_length, in a sentence
+Flags = Bool[np.ndarray, " _"]
+
+
+def f0_accuracy(reference_f0_hz: Track, reference_voiced: Flags, f0_hz: Track, voiced: Flags) -> dict[str, float]:
+    """Pitch and voicing against a reference on the same frames, as in ``mir_eval.melody`` (Poliner et al. 2007).
+
+    Args:
+        reference_f0_hz: The true pitch of each frame; frames of 0 Hz count as unvoiced.
+        reference_voiced: Whether each frame is voiced in truth.
+        f0_hz: The estimated pitch; it may be positive in frames called unvoiced.
+        voiced: Which frames the estimate calls voiced; those of 0 Hz count as unvoiced.
+
+    Returns:
+        Shares from 0 to 1 (NaN where there is nothing to divide by): ``raw_pitch_accuracy``, truly voiced frames whose
+        estimate is within 50 cents, whatever its voicing; ``raw_chroma_accuracy``, the same with octaves forgiven;
+        ``octave_error_rate``, truly voiced frames within 50 cents of a wrong octave; ``overall_accuracy``, all frames
+        with right voicing and, where voiced, right pitch; ``voicing_precision``, ``voicing_recall``, ``voicing_f1``.
+    """
+    _same_length(reference_f0_hz, reference_voiced, f0_hz, voiced)
+    truth = reference_voiced & (reference_f0_hz > 0)
+    called = voiced & (f0_hz > 0)
+    both = truth & (f0_hz > 0)
+    error = np.full(len(truth), np.inf)
+    error[both] = units.cents(f0_hz[both], reference_f0_hz[both])
+    folded = np.full(len(truth), np.inf)
+    folded[both] = error[both] - 1200.0 * np.floor(error[both] / 1200.0 + 0.5)
+    right, right_chroma = np.abs(error) < 50.0, np.abs(folded) < 50.0
+    hits = float((truth & called).sum())
+    precision, recall = _ratio(hits, called.sum()), _ratio(hits, truth.sum())
+    return {
+        "raw_pitch_accuracy": _ratio((truth & right).sum(), truth.sum()),
+        "raw_chroma_accuracy": _ratio((truth & right_chroma).sum(), truth.sum()),
+        "octave_error_rate": _ratio((truth & right_chroma & ~right).sum(), truth.sum()),
+        "overall_accuracy": _ratio((truth & called & right).sum() + (~truth & ~called).sum(), len(truth)),
+        "voicing_precision": precision,
+        "voicing_recall": recall,
+        "voicing_f1": _ratio(2.0 * hits, called.sum() + truth.sum()),
+    }
+
+
+def f0_error_cents(reference_f0_hz: Track, reference_voiced: Flags, f0_hz: Track, voiced: Flags) -> dict[str, float]:
+    """Pitch error in cents over frames that both call voiced: ``mean_absolute``, ``median_absolute``, ``rmse``,
+    ``median`` (signed: a detuned result) and ``correlation`` of log F0. NaN if there are no such frames.
+    """
+    _same_length(reference_f0_hz, reference_voiced, f0_hz, voiced)
+    both = reference_voiced & voiced & (reference_f0_hz > 0) & (f0_hz > 0)
+    if not both.any():
+        return dict.fromkeys(("mean_absolute", "median_absolute", "rmse", "median", "correlation"), float("nan"))
+    error = units.cents(f0_hz[both], reference_f0_hz[both])
+    a, b = np.log2(reference_f0_hz[both].astype(float)), np.log2(f0_hz[both].astype(float))
+    spread = a.std() * b.std()
+    return {
+        "mean_absolute": float(np.abs(error).mean()),
+        "median_absolute": float(np.median(np.abs(error))),
+        "rmse": float(np.sqrt(np.square(error).mean())),
+        "median": float(np.median(error)),
+        "correlation": float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else float("nan"),
+    }
+
+
+def loudness_l1_db(reference_db: Track, measured_db: Track, above_db: float = -60.0) -> float:
+    """Mean absolute difference of two loudness curves in dB over frames whose reference is above ``above_db``; NaN if
+    there are none.
+    """
+    _same_length(reference_db, measured_db)
+    counted = reference_db > above_db
+    return float(np.abs(reference_db[counted] - measured_db[counted]).mean()) if counted.any() else float("nan")
+
+
+def spectral_distance(
+    reference: Float[np.ndarray, " _"], result: Float[np.ndarray, " _"], sample_rate_hz: int = 24000
+) -> dict[str, float]:
+    """Multi-resolution STFT distance of two signals of equal length (Yamamoto, Song, Kim 2020, arXiv:1910.11480).
+
+    Over three resolutions (the paper's at 24 kHz; at other rates the same in seconds), the mean of ``stft_convergence``
+    (norm of the difference of magnitudes over that of the reference) and of ``stft_log_magnitude`` (mean absolute
+    difference of natural logarithms, power floored at 1e-8); ``stft_distance`` is their sum. 0 for equal signals; phase
+    does not count, level does.
+    """
+    _same_length(reference, result)
+    sizes = [tuple(2 * round(n * sample_rate_hz / 48000) for n in size) for size in STFT_SIZES]
+    if len(reference) < sizes[-1][0]:
+        raise FeatureError(f"{len(reference)} samples are too few to compare spectra; {sizes[-1][0]} are needed.")
+    convergence, logs = [], []
+    for n_fft, hop, window in sizes:
+        a, b = (_magnitude(x, n_fft, hop, window) for x in (reference, result))
+        convergence.append(float((a - b).norm() / a.norm()))
+        logs.append(float((a.log() - b.log()).abs().mean()))
+    means = {"stft_convergence": float(np.mean(convergence)), "stft_log_magnitude": float(np.mean(logs))}
+    return {**means, "stft_distance": sum(means.values())}
+
+
+def _magnitude(samples: np.ndarray, n_fft: int, hop: int, window: int) -> torch.Tensor:
+    x = torch.from_numpy(np.ascontiguousarray(samples, np.float64))
+    hann = torch.hann_window(window, dtype=x.dtype)
+    transform = torch.stft(x, n_fft, hop, window, hann, return_complex=True)
+    return (transform.real.square() + transform.imag.square()).clamp_min(1e-8).sqrt()
+
+
+def log_mel_l1(
+    reference: Float[np.ndarray, " _"], result: Float[np.ndarray, " _"], contract: extract.MelContract
+) -> float:
+    """Mean absolute difference of two signals' log-mel spectrograms, in units of the contract's logarithm."""
+    _same_length(reference, result)
+    pair = torch.from_numpy(np.stack([reference, result]).astype(np.float32))
+    a, b = extract.log_mel(pair, contract)
+    return float((a - b).abs().mean())
+
+
+def mel_cepstral_distance_db(
+    reference: Float[np.ndarray, "_ mels"],
+    result: Float[np.ndarray, "_ mels"],
+    n_cepstra: int = 13,
+    warped: bool = False,
+) -> float:
+    """Mel-cepstral distance of two natural-log mel spectrograms (Kubichek 1993), without the level.
+
+    10 / ln 10 * sqrt(2 * sum over c_1 ... c_n of squared differences), meaned over frames; cepstra are the orthonormal
+    cosine transform of the log-mel, divided by sqrt(mels) so that the number of filters does not matter.
+
+    Args:
+        reference: ``[frames, mels]``.
+        result: The same, made by the same contract.
+        n_cepstra: Highest order that counts.
+        warped: Compare along the path of dynamic time warping (steps of one frame in either or both, the path that
+            makes the sum least) instead of frame by frame; then the lengths may differ.
+
+    Returns:
+        The distance in dB, 0 for equal spectrograms; NaN without frames.
+    """
+    from scipy.fft import dct
+
+    if not warped:
+        _same_length(reference, result)
+    a, b = (
+        dct(x.astype(float), norm="ortho", axis=1)[:, 1 : n_cepstra + 1] / np.sqrt(x.shape[1])
+        for x in (reference, result)
+    )
+    if not len(a) or not len(b):
+        return float("nan")
+    if warped:
+        import librosa
+
+        path = librosa.sequence.dtw(a.T, b.T)[1]
+        a, b = a[path[:, 0]], b[path[:, 1]]
+    return float(10.0 / np.log(10.0) * np.sqrt(2.0 * np.square(a - b).sum(axis=1)).mean())
+
+
+def frechet_distance(a: Float[np.ndarray, "_ _"], b: Float[np.ndarray, "_ _"]) -> float:
+    """Frechet distance of the Gaussians with the means and covariances of two sets (Dowson and Landau 1982).
+
+    ``|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))``; on a network's features it is FID (Heusel et al. 2017).
+
+    It has the square of the features' unit, and means nothing without the name of the features. It is biased: two sets
+    from one source differ by the more the smaller they are, so compare only values of equally many examples.
+
+    Args:
+        a: ``[examples, features]``, at least two examples; computed in float64, covariances divided by n - 1.
+        b: The other set; it may have another number of examples.
+
+    Returns:
+        The distance, 0 or more.
+
+    Raises:
+        FeatureError: if the sets have other numbers of features, too few examples, or values that are not finite.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise FeatureError(
+            f"sets of shape {a.shape} and {b.shape} have no Frechet distance; give at least two examples each of "
+            "equally many finite numbers."
+        )
+    # S = R'R, so that the eigenvalues of (S_a S_b)^(1/2) are the singular values of R_a R_b'
+    roots: list[np.ndarray] = [np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r") for x in (a, b)]
+    shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    spread = sum(np.square(root).sum() for root in roots)
+    return max(0.0, float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + spread - 2.0 * shared))
+
+
+def _ratio(part, whole) -> float:
+    return float(part) / float(whole) if whole else float("nan")
+
+
+def _same_length(*arrays: np.ndarray) -> None:
+    lengths = [len(a) for a in arrays]
+    if len(set(lengths)) > 1:
+        raise FeatureError(f"arrays of different lengths {lengths} cannot be compared; measure all on the same grid.")

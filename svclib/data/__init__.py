@@ -1,0 +1,1 @@
+"""Recordings, their quality, and the prepared dataset."""

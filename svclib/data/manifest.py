@@ -1,0 +1,221 @@
+"""The manifest of a dataset: which recordings it holds, where their segments lie, how they were measured.
+
+``manifest.json`` is committed last and alone decides what a dataset is. A recording is a list of segments, pointers
+into shards, so that a part of a recording can be an entry of its own.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+
+import numpy as np
+
+from svclib import __version__
+from svclib.audio import units
+from svclib.data import shards, statistics
+from svclib.data.recordings import DatasetError, Recording, hold_out, only_held_out
+from svclib.features import content_features, extract
+from svclib.utils import atomic_store
+
+NAME = "manifest.json"
+KIND = "svclib dataset"
+FORMAT = 2  # 2: carries a checksum of itself
+EXTRACTION_VERSION = 1  # part of the key of the settings: raise it when the same settings give other numbers
+HOLD_OUT_END_S = (20.0, 60.0)  # a lone recording gives its end to validation: from this length on, at most this much
+
+
+def settings_key(settings: extract.FeatureSettings) -> str:
+    """Hash of everything the stored numbers depend on."""
+    text = json.dumps([settings.to_json(), EXTRACTION_VERSION], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read(folder: Path) -> dict:
+    """The manifest of a dataset, checked for being one, without its checksum.
+
+    It raises DatasetError if there is none, or it is damaged or of a newer format; OSError if the disk failed.
+    """
+    path = Path(folder) / NAME
+    if not atomic_store.exists(path):
+        n = len(atomic_store.find_marked(folder, shards.PATTERN))
+        state = f"an unfinished dataset ({n} finished parts)" if n else "no dataset"
+        raise DatasetError(f"'{folder}' holds {state}. Prepare it first; finished parts are used again.")
+    try:
+        manifest = atomic_store.read_json(path)
+    except OSError as error:
+        if error.errno is not None:  # the disk failed, the file may be well
+            raise
+        raise DatasetError(f"{error} Delete it and prepare again; finished parts are used again.") from error
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise DatasetError(f"'{path}' is no manifest of a dataset. Choose another folder.")
+    version = manifest.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise DatasetError(f"'{folder}' was made by a newer svclib (format {str(version)[:20]}). Update svclib.")
+    if version != 1 and manifest.pop("checksum", None) != checksum(manifest):
+        raise DatasetError(f"'{path}' is damaged. Delete it and prepare again; finished parts are used again.")
+    return manifest
+
+
+def write(folder: Path, manifest: dict) -> None:
+    """Commit a manifest, with a checksum of everything in it."""
+    atomic_store.write_json(Path(folder) / NAME, {**manifest, "checksum": checksum(manifest)})
+
+
+def checksum(manifest: dict) -> str:
+    """SHA-256 of a manifest's contents, whatever its layout."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what measured the recordings."""
+    found = {"svclib": __version__}
+    for name in ("numpy", "scipy", "soxr", "soundfile", "swift-f0", "onnxruntime", "torch"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def entry_of(recording: Recording, digest: str, segments: list[shards.Segment], notes: list[str]) -> dict:
+    """What the manifest says of one recording; ``split`` is still to come."""
+    return {
+        "name": recording.name,
+        "singer": recording.singer,
+        "label": recording.label,
+        "sha256": digest,
+        "n_samples": sum(s.n_samples for s in segments),
+        "n_frames": sum(s.n_frames for s in segments),
+        "notes": notes,
+        "segments": [[s.shard, s.sample_start, s.n_samples, s.frame_start, s.n_frames] for s in segments],
+    }
+
+
+def split_entries(entries: list[dict], validation: str | None, settings, messages: list[str]) -> list[dict]:
+    """Set ``split``; a lone recording that is long enough gives its end to validation."""
+    rate, hop = settings.sample_rate_hz, settings.hop_samples
+    if validation is None and len(entries) == 1:
+        seconds = entries[0]["n_samples"] / rate
+        if seconds < HOLD_OUT_END_S[0]:
+            messages.append("There is only one short recording, so nothing is held out for validation.")
+            return [{**entries[0], "split": "train"}]
+        end = int(min(HOLD_OUT_END_S[1], 0.075 * seconds) * rate / hop)
+        cut = entries[0]["n_frames"] - end
+        messages.append(
+            f"There is only one recording; its last {units.duration_text(end * hop / rate)} are kept for validation."
+        )
+        begin, rest = part_of(entries[0], 0, cut, hop), part_of(entries[0], cut, entries[0]["n_frames"], hop)
+        return [{**begin, "split": "train"}, {**rest, "split": "validation", "name": f"{rest['name']} (end)"}]
+    split = [{**e, "split": s} for e, s in zip(entries, hold_out(entries, validation), strict=True)]
+    if lost := only_held_out(split):
+        messages.append(
+            f"All recordings of {', '.join(lost)} are held out for validation, so no model can learn this voice. Add "
+            "recordings, or choose another validation pattern."
+        )
+    return split
+
+
+def part_of(entry: dict, from_frame: int, to_frame: int, hop_samples: int) -> dict:
+    """A stretch of a recording's entry, as an entry that points at the same shards."""
+    segments, start = [], 0
+    last = to_frame == entry["n_frames"]
+    for shard, s0, n_samples, f0, n_frames in entry["segments"]:
+        a, b = max(from_frame - start, 0), min(to_frame - start, n_frames)
+        if a < b:
+            whole = last and b == n_frames
+            n = (n_samples if whole else b * hop_samples) - a * hop_samples
+            segments.append([shard, s0 + a * hop_samples, n, f0 + a, b - a])
+        start += n_frames
+    n_samples = sum(s[2] for s in segments)
+    return {**entry, "segments": segments, "n_samples": n_samples, "n_frames": to_frame - from_frame}
+
+
+def build(folder: Path, settings, entries: list[dict], skipped: list[dict], duplicates: list[dict], old) -> dict:
+    """The manifest of these recordings; ``statistics`` is {} unless ``old``, the one so far, has the same contents.
+
+    ``fingerprint`` hashes what a batch depends on: settings and recordings with singer, label and split.
+    """
+    key = settings_key(settings)
+    contents = [[e["sha256"], e["singer"], e["label"], e["split"], e["n_samples"]] for e in entries]
+    fingerprint = hashlib.sha256(json.dumps([key, contents]).encode()).hexdigest()
+    names = sorted({segment[0] for e in entries for segment in e["segments"]})
+    markers = {name: atomic_store.read_json(atomic_store.marker_path(folder / name)) for name in names}
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "settings": settings.to_json(),
+        "settings_key": key,
+        "versions": versions(),
+        "recordings": entries,
+        "singers": sorted({e["singer"] for e in entries}),
+        "labels": sorted({e["label"] for e in entries if e["label"] is not None}),
+        "skipped": sorted(skipped, key=lambda s: s["name"]),
+        "duplicates": sorted(duplicates, key=lambda d: d["name"]),
+        "shards": {name: {k: marker[k] for k in ("bytes", "sha256")} for name, marker in markers.items()},
+        "fingerprint": fingerprint,
+        "statistics": old["statistics"] if old and old["fingerprint"] == fingerprint else {},
+    }
+
+
+def without_versions(manifest: dict) -> dict:
+    """A manifest for comparison: other versions of libraries alone are no reason to write it anew."""
+    return {k: v for k, v in manifest.items() if k != "versions"}
+
+
+def compute_statistics(folder: Path, manifest: dict, settings: extract.FeatureSettings) -> dict:
+    """Statistics of the train split, read recording by recording."""
+    readers = {name: shards.Reader(folder / name) for name in manifest["shards"]}
+    try:
+        train = [e for e in manifest["recordings"] if e["split"] == "train"]
+        found = statistics.compute((e["singer"], read_features(readers, e, settings, large=False)) for e in train)
+        if settings.mel:  # segment by segment: the mel of a long recording is large
+            pieces = (readers[s[0]].read("log_mel", s[3], s[3] + s[4]) for e in train for s in e["segments"])
+            found["log_mel"] = statistics.value_range(pieces)
+        return found
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
+    """Names of the features with many numbers per frame that these settings measure, and how many."""
+    mel, units_ = settings.mel, settings.units
+    return {**({"log_mel": mel.n_mels} if mel else {}), **({"units": units_.dims} if units_ else {})}
+
+
+def pinned(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
+    """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found now.
+
+    It raises FeatureError if the encoder has to be loaded and cannot be had.
+    """
+    wanted = settings.units
+    if wanted is None or wanted.fingerprint:
+        return settings
+    content_features.allow(wanted)
+    try:
+        known = extract.FeatureSettings.from_json(read(folder)["settings"]).units
+    except ValueError:
+        known = None
+    units_ = known if wanted.same_but_for_fingerprint(known) else content_features.pinned(wanted)
+    return dataclasses.replace(settings, units=units_)
+
+
+def read_features(
+    readers: dict, entry: dict, settings, from_frame: int = 0, to_frame: int | None = None, large: bool = True
+) -> extract.Features:
+    """Features of a recording or of a stretch of it, put together from its segments.
+
+    ``large``: also those with many numbers per frame, ``log_mel`` and ``units``.
+    """
+    to_frame = entry["n_frames"] if to_frame is None else to_frame
+    part = part_of(entry, from_frame, to_frame, settings.hop_samples)
+    arrays = {}
+    widths = large_features(settings) if large else {}
+    for name in ("f0_hz", "voiced", "confidence", "loudness_db", *widths):
+        pieces = [readers[s[0]].read(name, s[3], s[3] + s[4]) for s in part["segments"]]
+        empty = np.zeros((0, widths[name]) if name in widths else 0, shards.DTYPES[name])
+        arrays[name] = np.concatenate(pieces) if pieces else empty
+    arrays["voiced"] = arrays["voiced"].astype(bool)
+    return extract.Features(settings, part["n_samples"], **arrays)

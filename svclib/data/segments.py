@@ -1,0 +1,115 @@
+"""A recording as a stream of 16-bit audio, cut into segments that are measured with some context on both sides."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from svclib.data import shards
+from svclib.data.recordings import DatasetError
+from svclib.features import extract
+
+SEGMENT_S = 160.0
+CONTEXT_S = 2.0
+
+
+def cuts(n_samples: int, settings: extract.FeatureSettings) -> list[tuple[int, int, int, int]]:
+    """Segments of a recording as (start, stop, start with context, stop with context), in samples.
+
+    Cuts and contexts lie on the frame grid and, where possible, on multiples of 80 ms, where the steps of all pitch
+    trackers (16 and 10 ms) coincide, so that measuring in segments gives what measuring the whole gives.
+    """
+    rate, hop = settings.sample_rate_hz, settings.hop_samples
+    step = 2 * rate // math.gcd(2 * rate, 25)  # the smallest whole number of samples that is n * 80 ms
+    unit = math.lcm(hop, step)
+    unit = unit if unit < 30 * rate else hop
+    length = max(1, round(SEGMENT_S * rate / unit)) * unit
+    context = math.ceil(CONTEXT_S * rate / unit) * unit
+    n_segments = max(1, math.ceil((n_samples - context) / length))  # a rest shorter than the context joins the last
+    bounds = [i * length for i in range(n_segments)] + [n_samples]
+    return [(a, b, max(0, a - context), min(n_samples, b + context)) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: extract.FeatureSettings) -> dict:
+    """Arrays of one segment: ``audio_int16`` holds it with its context."""
+    start, stop, from_sample, _ = cut
+    hop = settings.hop_samples
+    found = extract.extract(audio_int16.astype(np.float32) / shards.FULL_SCALE, settings)
+    frames = slice((start - from_sample) // hop, (start - from_sample) // hop + (stop - start) // hop)
+    arrays = {
+        "audio": audio_int16[start - from_sample : stop - from_sample],
+        "f0_hz": found.f0_hz[frames],
+        "confidence": found.confidence[frames],
+        "loudness_db": found.loudness_db[frames],
+        "voiced": found.voiced[frames].astype(np.uint8),
+    }
+    if found.log_mel is not None:
+        arrays["log_mel"] = found.log_mel[frames]
+    if found.units is not None:
+        arrays["units"] = found.units[frames]
+    return arrays
+
+
+class Sound:
+    """A recording as 16-bit audio at the dataset's rate, decoded once from its beginning to its end as it is asked for.
+
+    Args:
+        n_samples: Length of the result.
+        rate_in_hz: Rate of the blocks.
+        rate_out_hz: Rate of the result.
+        blocks: Gives the blocks from the beginning at every call, float32 with full scale 32767.
+        notes: What is to be told about the recording.
+    """
+
+    def __init__(self, n_samples: int, rate_in_hz: int, rate_out_hz: int, blocks: Callable, notes: list[str]):
+        self.n_samples, self.notes = n_samples, notes
+        self._rates, self._blocks = (rate_in_hz, rate_out_hz), blocks
+        self._stream, self._held, self._start = self._pieces(), [], 0
+        self._sha = hashlib.sha256()
+
+    def _pieces(self) -> Iterator[np.ndarray]:
+        import soxr
+
+        rate_in, rate_out = self._rates
+        stream = None if rate_in == rate_out else soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32")
+        left = self.n_samples
+        for block in self._blocks():
+            piece = block if stream is None else stream.resample_chunk(np.ascontiguousarray(block, np.float32))
+            yield _int16(piece[:left])
+            left -= len(piece[:left])
+        if stream is not None:
+            piece = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+            yield _int16(piece[:left])
+            left -= len(piece[:left])
+        if left > 0.01 * rate_out:
+            raise DatasetError("it changed while it was read; wait until it is complete, then prepare again")
+        yield np.zeros(left, np.int16)  # a resampler may end a sample early
+
+    def hash(self) -> str:
+        """SHA-256 of all its samples, by decoding it once more."""
+        digest = hashlib.sha256()
+        for piece in self._pieces():
+            digest.update(piece.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the samples taken so far: of all, once the last were taken."""
+        return self._sha.hexdigest()
+
+    def take(self, start: int, stop: int) -> np.ndarray:
+        """Samples ``start`` to ``stop``, int16; ``start`` may never go back."""
+        have = self._start + sum(map(len, self._held))
+        while have < stop:
+            piece = next(self._stream)
+            self._sha.update(piece.tobytes())
+            self._held.append(piece)
+            have += len(piece)
+        joined = np.concatenate(self._held)[start - self._start :]
+        self._held, self._start = [joined], start
+        return joined[: stop - start].copy()
+
+
+def _int16(samples: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(samples), -shards.FULL_SCALE, shards.FULL_SCALE).astype(np.int16)

@@ -1,0 +1,229 @@
+"""Shards: the few large files a dataset consists of, each holding segments of recordings: 16-bit audio and features.
+
+A shard is one safetensors file with one long tensor per quantity; a segment is a stretch of all of them. Its marker
+lists the segments it holds, so every committed shard can be used again on its own, whatever became of the manifest. Its
+name is a hash of what it holds. Reading is by position (seek and read), not through a memory map: where a disk or a
+Drive fails, it raises an error that can be told, and a map would end the process.
+"""
+
+import dataclasses
+import hashlib
+import json
+import struct
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from svclib.utils import atomic_store
+from svclib.utils.filesystem import StoreError
+
+PATTERN = "shard-*.safetensors"
+KIND = "svclib shard"
+CAP_BYTES = 64 << 20
+DTYPES = {"audio": "<i2", "f0_hz": "<f4", "confidence": "<f4", "loudness_db": "<f4", "voiced": "|u1"}
+DTYPES |= {"log_mel": "<f4", "units": "<f2"}
+_NAMES = {"I16": "<i2", "F32": "<f4", "F16": "<f2", "U8": "|u1"}
+MAX_HEADER_BYTES = 1 << 20
+FULL_SCALE = 32767.0  # of the stored 16-bit audio, as audio.read_resampled gives it
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Where a stretch of a recording lies.
+
+    Attributes:
+        shard: File name.
+        sample_start, n_samples: Stretch of the audio tensor.
+        frame_start, n_frames: Stretch of every feature tensor.
+    """
+
+    shard: str
+    sample_start: int
+    n_samples: int
+    frame_start: int
+    n_frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """What a marker says of one segment: segment ``index`` of ``count`` of the recording with this SHA-256.
+
+    ``notes`` are things to tell about the recording, kept with its first segment; the hash and the length of all its
+    decoded audio are kept with its last.
+    """
+
+    sha256: str
+    index: int
+    count: int
+    n_samples: int
+    n_frames: int
+    audio_sha256: str = ""
+    n_total: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Recording and segment index."""
+        return self.sha256, self.index
+
+
+class Writer:
+    """Collects segments and commits a shard whenever the next segment would make it larger than the cap.
+
+    The same segments in the same order give the same files, byte for byte.
+
+    Args:
+        folder: Where the shards go.
+        settings_key: Hash of the feature settings; only shards with the same key can be used again.
+        cap_bytes: Largest size of a shard, unless a single segment is larger.
+    """
+
+    def __init__(self, folder: Path, settings_key: str, cap_bytes: int = CAP_BYTES):
+        self.folder, self.settings_key, self.cap_bytes = Path(folder), settings_key, cap_bytes
+        self.placed: dict[tuple[str, int], Segment] = {}
+        self._items: list[Item] = []
+        self._arrays: list[dict[str, np.ndarray]] = []
+        self._bytes = 0
+
+    def add(self, item: Item, arrays: dict[str, np.ndarray]) -> None:
+        """Take one segment: ``audio`` int16 ``[samples]`` and the feature arrays ``[frames]``, ``[frames, mels]``."""
+        arrays = {name: np.ascontiguousarray(value, dtype=DTYPES[name]) for name, value in arrays.items()}
+        size = sum(a.nbytes for a in arrays.values())
+        if self._items and self._bytes + size > self.cap_bytes:
+            self.flush()
+        self._items.append(item)
+        self._arrays.append(arrays)
+        self._bytes += size
+
+    def flush(self) -> None:
+        """Commit what was collected, if anything."""
+        if not self._items:
+            return
+        from safetensors.numpy import save_file
+
+        rows = [_row(item) for item in self._items]
+        digest = hashlib.sha256(json.dumps([self.settings_key, rows], sort_keys=True).encode()).hexdigest()
+        path = self.folder / f"shard-{digest[:16]}.safetensors"
+        atomic_store.free_space_check(self.folder, 2 * self._bytes)
+        tensors = {name: np.concatenate([a[name] for a in self._arrays]) for name in self._arrays[0]}
+        info = {"kind": KIND, "settings": self.settings_key, "items": rows}
+        if atomic_store.exists(atomic_store.marker_path(path)):  # found broken, else its segments would have been used
+            atomic_store.remove_marked(atomic_store.Marked(path, {}))
+        atomic_store.put_marked(path, lambda part: save_file(tensors, part), info)
+        self.placed.update(_segments(path.name, self._items))
+        self._items, self._arrays, self._bytes = [], [], 0
+
+
+@dataclasses.dataclass
+class Committed:
+    """A whole shard of a folder: its marked file, items and segments by ``(sha256, index)``."""
+
+    marked: atomic_store.Marked
+    items: list[Item]
+    segments: dict[tuple[str, int], Segment]
+
+
+def committed(folder: Path, settings_key: str | None = None) -> tuple[list[Committed], list[atomic_store.Marked]]:
+    """Find the shards of a folder; their contents are checked against their SHA-256.
+
+    Args:
+        folder: The dataset's folder.
+        settings_key: Leave out whole shards made with other settings; None leaves out none.
+
+    Returns:
+        The whole shards, and the broken ones of any settings, each with its ``problem``.
+    """
+    whole, broken = [], []
+    for marked in atomic_store.find_marked(folder, PATTERN):
+        problem = atomic_store.verify(marked)
+        if problem:
+            broken.append(dataclasses.replace(marked, problem=problem))
+            continue
+        if marked.info.get("kind") != KIND or settings_key not in (None, marked.info.get("settings")):
+            continue
+        items = [Item(**{**row, "notes": tuple(row.get("notes", ()))}) for row in marked.info["items"]]
+        whole.append(Committed(marked, items, _segments(marked.path.name, items)))
+    return whole, broken
+
+
+def _row(item: Item) -> dict:
+    row = dataclasses.asdict(item)
+    row["notes"] = list(item.notes)
+    return {k: v for k, v in row.items() if v or k in ("index", "n_frames")}
+
+
+def _segments(shard: str, items: list[Item]) -> dict[tuple[str, int], Segment]:
+    placed, sample, frame = {}, 0, 0
+    for item in items:
+        placed[item.key] = Segment(shard, sample, item.n_samples, frame, item.n_frames)
+        sample, frame = sample + item.n_samples, frame + item.n_frames
+    return placed
+
+
+class Reader:
+    """Random access to one shard, also from several threads.
+
+    Args:
+        path: The ``.safetensors`` file; stays open until :meth:`close`.
+
+    Raises:
+        StoreError: if the file is missing or not a shard; while reading, if it fails or has become shorter.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        try:
+            self._file = open(self.path, "rb", buffering=0)
+            size = struct.unpack("<Q", self._file.read(8))[0]
+            if not 2 <= size <= MAX_HEADER_BYTES:
+                raise ValueError("header")
+            header = json.loads(self._file.read(size))
+            header.pop("__metadata__", None)
+            self._tensors = {
+                name: (_NAMES[t["dtype"]], tuple(t["shape"]), 8 + size + t["data_offsets"][0])
+                for name, t in header.items()
+            }
+        except FileNotFoundError:
+            raise StoreError(f"'{self.path}' is missing; prepare the dataset again.") from None
+        except (OSError, ValueError, KeyError, TypeError, struct.error, AttributeError) as error:
+            if hasattr(self, "_file"):
+                self._file.close()
+            raise StoreError(f"'{self.path}' is no whole shard ({error}); prepare the dataset again.") from error
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the tensors."""
+        return set(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._tensors[name][1]
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop`` of a tensor, as a new array."""
+        dtype, shape, offset = self._tensors[name]
+        if not 0 <= start <= stop <= shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {shape[0]} in '{self.path.name}'")
+        row = int(np.prod(shape[1:], dtype=np.int64))
+        out = np.empty((stop - start, *shape[1:]), dtype)
+        view = memoryview(out.reshape(-1).view(np.uint8))
+        try:
+            with self._lock:
+                self._file.seek(offset + start * row * out.itemsize)
+                done = 0
+                while done < len(view):
+                    n = self._file.readinto(view[done:])
+                    if not n:
+                        raise StoreError(f"'{self.path}' has become shorter; prepare the dataset again.")
+                    done += n
+        except StoreError:
+            raise
+        except OSError as error:
+            raise StoreError(f"'{self.path}' could not be read ({error}); is the Drive still connected?") from error
+        return out
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

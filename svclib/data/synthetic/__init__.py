@@ -1,0 +1,1 @@
+"""Synthetic singers with known F0, loudness and phonemes."""

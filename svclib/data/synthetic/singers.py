@@ -1,0 +1,219 @@
+"""Two synthetic singers whose F0, voicing, loudness and phones are known exactly, because they were asked for.
+
+A score goes in; a source-filter voice sings it: harmonics of a glottal source with its own roll-off, shaped by the
+formants of each vowel, plus noise for breath and consonants, rendered by :mod:`svclib.audio.synthesis`. Every control is a
+closed function of time (:mod:`svclib.data.synthetic.voice`), so the truth can be read on any frame grid (:meth:`Sung.truth`),
+and both singers can sing the *same* score with the same phones at the same times: parallel truth for tests and lessons.
+
+The formants lie in the usual range of published vowel tables; they are not measurements of a person.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+
+from svclib.audio import io as audio
+from svclib.audio import synthesis, units
+from svclib.data.synthetic.voice import PAUSE, VOWELS, Note, Performance, Phone, Score, ScoreError, Singer, Truth
+from svclib.utils import atomic_store
+from svclib.utils.progress import Progress
+
+__all__ = ["PAUSE", "SINGERS", "Note", "Phone", "Score", "ScoreError", "Singer", "Sung", "Truth", "VOWELS"]
+
+_CONTROL_HZ = 344.53125  # control points per second; 128 samples at 44.1 kHz
+_N_BANDS = 129
+_WHITE_POWER = 1.0 / 3.0  # synthesis.filtered_noise starts from noise that is uniform in -1..1
+
+
+SINGERS = {
+    "aria": Singer(
+        "aria", 0, 57, 79,
+        {
+            "a": (850, 1300, 2850, 3700, 4600), "e": (520, 2050, 2800, 3700, 4600), "i": (330, 2500, 3100, 3900, 4700),
+            "o": (540, 930, 2700, 3600, 4500), "u": (380, 820, 2650, 3600, 4500), "m": (300, 1100, 2500, 3500, 4500),
+            "n": (300, 1600, 2700, 3600, 4600), "l": (400, 1250, 2900, 3700, 4600),
+        },
+        rolloff_db=9.0, vibrato_hz=5.9, vibrato_cents=45.0, glide_s=0.08, breath_db=-34.0, consonant_ratio=1.12,
+    ),
+    "bruno": Singer(
+        "bruno", -1, 41, 67,
+        {
+            "a": (690, 1100, 2450, 2850, 3350), "e": (430, 1750, 2400, 2800, 3300), "i": (290, 2100, 2550, 2950, 3400),
+            "o": (440, 780, 2400, 2750, 3250), "u": (330, 720, 2300, 2700, 3250), "m": (260, 950, 2150, 2700, 3200),
+            "n": (260, 1400, 2300, 2750, 3250), "l": (350, 1050, 2500, 2850, 3350),
+        },
+        rolloff_db=6.0, vibrato_hz=5.2, vibrato_cents=60.0, glide_s=0.11, breath_db=-40.0, consonant_ratio=0.93,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sung:
+    """A performance: audio float32 ``[samples]`` within -1..1, and everything that is known about it."""
+
+    singer: Singer
+    score: Score
+    audio: np.ndarray
+    sample_rate_hz: int
+    phones: tuple[Phone, ...]
+    seed: int
+    octave: int
+
+    def truth(self, sample_rate_hz: int | None = None, hop_samples: int = 64, n_fft: int = 512) -> Truth:
+        """The truth on a frame grid of any rate: harmonics above its Nyquist frequency do not count there."""
+        rate = sample_rate_hz or self.sample_rate_hz
+        n_samples = units.resampled_length(len(self.audio), self.sample_rate_hz, rate)
+        performance = Performance(self.singer, self.score, self.octave, self.seed)
+        limit_hz = min(rate, self.sample_rate_hz) / 2
+        return performance.truth(rate, hop_samples, n_samples, n_fft, limit_hz)
+
+
+def sing(
+    singer: str | Singer, score: Score, sample_rate_hz: int = 44100, seed: int = 0, octave: int | None = None
+) -> Sung:
+    """Let a singer sing a score.
+
+    Args:
+        singer: A name in :data:`SINGERS`, or a :class:`Singer`.
+        score: What to sing; 0.15 s of silence come before it and 0.25 s after it.
+        sample_rate_hz: Rate of the audio.
+        seed: Chooses the noise and where the vibrato starts; the same seed gives the same samples.
+        octave: Octaves added to the written pitch; None: the singer's own.
+
+    Returns:
+        The sound with what it was made from, so that its truth can be read.
+
+    Raises:
+        ScoreError: for a note out of the singer's range, an unknown phone or an impossible duration.
+    """
+    import torch
+
+    if isinstance(singer, str):
+        if singer not in SINGERS:
+            raise ScoreError(f"There is no singer '{singer}'; the singers are {' and '.join(SINGERS)}.")
+        singer = SINGERS[singer]
+    octave = singer.octave if octave is None else octave
+    performance = Performance(singer, score, octave, seed)
+    n_samples = int(round(performance.duration_s * sample_rate_hz))
+    hop = 2 * max(1, int(round(sample_rate_hz / _CONTROL_HZ / 2)))
+    n_frames = -(-n_samples // hop)
+    t = units.frame_centers_s(n_frames, hop, sample_rate_hz)
+
+    f0_hz = performance.f0_hz(t)
+    partials = performance.harmonics(t, f0_hz, sample_rate_hz / 2)
+    total = partials.sum(axis=1)
+    shares = partials / np.maximum(total, 1e-12)[:, None]
+    bands_hz = np.linspace(0, sample_rate_hz / 2, _N_BANDS)
+    magnitudes = np.sqrt(performance.noise_power(t, bands_hz, sample_rate_hz / 2) / _WHITE_POWER * sample_rate_hz / 2)
+
+    def tensor(x):
+        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))[None]
+
+    with torch.no_grad():
+        harmonic, _ = synthesis.harmonic_synthesis(tensor(f0_hz), tensor(total), tensor(shares), sample_rate_hz, hop)
+        generator = torch.Generator().manual_seed(seed)
+        noise = synthesis.filtered_noise(tensor(magnitudes), hop, generator)
+    samples = (harmonic + noise)[0, :n_samples].numpy()
+    return Sung(singer, score, samples, sample_rate_hz, performance.phones, seed, octave)
+
+
+def random_score(
+    seed: int, duration_s: float | int = 15, low_midi: float | int = 57, high_midi: float | int = 76
+) -> Score:
+    """A pentatonic melody with random syllables and a breath every few notes; written pitches stay in the range."""
+    rng = np.random.default_rng(seed)
+    key = int(rng.integers(12))
+    scale = [m for m in range(math.ceil(low_midi), math.floor(high_midi) + 1) if (m - key) % 12 in (0, 2, 4, 7, 9)]
+    degree, beat_s = int(rng.integers(len(scale))), float(rng.uniform(0.45, 0.7))
+    notes, elapsed_s, until_rest = [], 0.0, int(rng.integers(5, 9))
+    while elapsed_s < duration_s:
+        if until_rest == 0:
+            notes.append(Note(0, 0.6 * beat_s, ""))
+            until_rest = int(rng.integers(5, 9))
+        else:
+            degree += int(rng.choice([-3, -2, -1, -1, 0, 1, 1, 2, 3]))
+            degree = -degree if degree < 0 else 2 * (len(scale) - 1) - degree if degree >= len(scale) else degree
+            length_s = beat_s * float(rng.choice([0.5, 1.0, 1.0, 1.0, 1.5, 2.0]))
+            notes.append(Note(scale[degree], length_s, _random_syllable(rng), float(rng.uniform(-9.0, 0.0))))
+            until_rest -= 1
+        elapsed_s += notes[-1].duration_s
+    return Score(tuple(notes), f"random {seed}")
+
+
+def _random_syllable(rng: np.random.Generator) -> str:
+    onset = str(rng.choice(["", "l", "m", "n", "l", "n", "s", "sh", "f", "h", "t", "k"]))
+    coda = str(rng.choice(["", "", "", "", "n", "m", "s"]))
+    return onset + str(rng.choice(VOWELS)) + coda
+
+
+def demo_song() -> Score:
+    """The first two lines of "Twinkle, twinkle, little star" (melody: "Ah! vous dirai-je, maman", 18th century)."""
+    pitches = (60, 60, 67, 67, 69, 69, 67, 65, 65, 64, 64, 62, 62, 60)
+    lyrics = ("tin", "kel", "tin", "kel", "li", "tel", "sta", "hau", "ai", "on", "te", "ha", "tiu", "a")
+    lengths_s = (*[0.52] * 6, 1.0) * 2
+    notes = [Note(p, d, s, -1.0) for p, d, s in zip(pitches, lengths_s, lyrics, strict=True)]
+    return Score((*notes[:7], Note(0, 0.2, ""), *notes[7:]), "twinkle")
+
+
+def make_corpus(
+    singer: str,
+    out_folder: str | Path,
+    minutes: float | int = 2.5,
+    seed: int = 0,
+    sample_rate_hz: int = 44100,
+    piece_s: float | int = 15,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write recordings of a singer into a folder, and what is true of them into the hidden folder ``.truth`` in it.
+
+    Files that are there already are kept: the same arguments would make the same samples.
+
+    Args:
+        singer: A name in :data:`SINGERS`.
+        out_folder: Where ``NAME_000.wav`` ... go.
+        minutes: Together at least this much.
+        seed: Chooses melodies, syllables and noise.
+        sample_rate_hz: Rate of the files.
+        piece_s: Length of one recording, roughly.
+        progress: Called with (fraction, text).
+
+    Returns:
+        The audio files.
+    """
+    folder, voice = Path(out_folder), SINGERS[singer]
+    n_pieces = max(1, math.ceil(minutes * 60 / piece_s))
+    shift = 12 * voice.octave
+    low, high = max(voice.low_midi - shift, 53), min(voice.high_midi - shift, 76)
+    paths = []
+    for i in range(n_pieces):
+        path = folder / f"{singer}_{seed:02d}_{i:03d}.wav"
+        truth_path = folder / ".truth" / f"{path.stem}.json"
+        score = random_score(1000 * seed + i, piece_s, low, high)
+        if not (path.is_file() and truth_path.is_file()):
+            sung = sing(singer, score, sample_rate_hz, seed=1000 * seed + i)
+            if not path.is_file():
+                audio.write(path, sung.audio, sample_rate_hz, {"comment": "synthetic voice (svclib singers)"})
+            atomic_store.write_json(truth_path, truth_json(sung))
+        paths.append(path)
+        if progress:
+            progress((i + 1) / n_pieces, f"{singer} sings {path.name}")
+    return paths
+
+
+def truth_json(sung: Sung, hop_s: float = 0.01) -> dict:
+    """Score, phones and curves of a performance as plain JSON; curves are read every ``hop_s`` seconds."""
+    hop = int(round(hop_s * sung.sample_rate_hz))
+    truth = sung.truth(hop_samples=hop)
+    return {
+        "singer": sung.singer.name,
+        "score": [dataclasses.asdict(n) for n in sung.score.notes],
+        "seed": sung.seed,
+        "octave": sung.octave,
+        "sample_rate_hz": sung.sample_rate_hz,
+        "hop_samples": hop,
+        "phones": [[round(p.start_s, 5), round(p.end_s, 5), p.phone] for p in sung.phones],
+        "f0_hz": [round(float(x), 3) for x in truth.f0_hz],
+        "loudness_db": [round(float(x), 2) for x in truth.loudness_db],
+    }

@@ -1,0 +1,331 @@
+"""One performance of a score by a source-filter voice, as closed functions of time: pitch, harmonics, noise, truth.
+
+Nothing here makes sound: :mod:`svclib.data.synthetic.singers` renders these curves. Because every control is a function of time, what
+was asked for can be read on any frame grid.
+
+Source: acoustic theory of speech production (Fant 1960): spectrum = source x vocal-tract resonances x radiation.
+"""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+from svclib.audio import units
+from svclib.features import extract
+
+VOWELS = ("a", "e", "i", "o", "u")
+VOICED_CONSONANTS = ("m", "n", "l")
+NOISES = ("s", "sh", "f", "h", "t", "k")
+PAUSE = "pau"
+MASTER = -17.0
+"""Level in dB (mean square re full scale) of a steady vowel at a note level of 0 dB."""
+
+_LEAD_S, _TAIL_S = 0.15, 0.25
+_LENGTHS_S = {"s": 0.11, "sh": 0.11, "f": 0.09, "h": 0.07, "t": 0.08, "k": 0.08, "m": 0.08, "n": 0.07, "l": 0.07}
+_POWER_LIMIT_HZ = 8000.0
+_CONSONANT_SHARE = 0.4
+_CLOSURE_SHARE = 0.6  # of t and k: the silence before the burst
+_EDGE_S, _SOFT_EDGE_S, _FORMANT_S = 0.024, 0.07, 0.07
+_VIBRATO_DELAY_S, _VIBRATO_GROWTH_S = 0.3, 0.3
+_BANDWIDTHS_HZ = np.array([80.0, 90.0, 120.0, 150.0, 200.0])
+_NOISE_SHAPES = {"s": (6200.0, 0.45), "sh": (3100.0, 0.5), "f": (6500.0, 1.5), "t": (4200.0, 0.7), "k": (1900.0, 0.4)}
+_NOISE_LEVELS_DB = {"s": -12.0, "sh": -10.0, "f": -20.0, "h": -20.0, "t": -10.0, "k": -10.0}
+
+
+class ScoreError(ValueError):
+    """A score that cannot be sung; the message names the note."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """One note: written pitch, length and a syllable in the singers' phones.
+
+    Attributes:
+        midi: Written pitch (a singer may transpose it by octaves); of no meaning for a rest.
+        duration_s: Seconds, more than 0.
+        lyric: Phones run together (``"sha"``, ``"tin"``), ``"-"`` to hold the last vowel, ``""`` for a rest.
+        level_db: Louder or softer than the singer's usual level.
+    """
+
+    midi: float | int
+    duration_s: float | int
+    lyric: str = "a"
+    level_db: float | int = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A melody with syllables."""
+
+    notes: tuple[Note, ...]
+    name: str = "score"
+
+
+@dataclasses.dataclass(frozen=True)
+class Phone:
+    """A sounding phone, or ``PAUSE``, from ``start_s`` to ``end_s``."""
+
+    phone: str
+    start_s: float
+    end_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Singer:
+    """What makes a voice: see :data:`SINGERS`.
+
+    Attributes:
+        octave: Octaves added to the written pitch, so that the singer is at home in it.
+        low_midi, high_midi: Sounding range.
+        formants_hz: Five resonances per vowel and voiced consonant; F1 follows F0 where F0 rises above it, as trained
+            voices do.
+        rolloff_db: Fall of the source spectrum per octave, radiation included.
+        vibrato_hz, vibrato_cents: Rate and peak deviation.
+        glide_s: Time from one pitch to the next.
+        breath_db: Level of the breath noise against the harmonics.
+        consonant_ratio: Factor on the frequencies of the noise consonants.
+    """
+
+    name: str
+    octave: int
+    low_midi: float | int
+    high_midi: float | int
+    formants_hz: dict[str, tuple[float | int, ...]]
+    rolloff_db: float
+    vibrato_hz: float
+    vibrato_cents: float
+    glide_s: float
+    breath_db: float
+    consonant_ratio: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What was asked for on a frame grid, read at the frame centres.
+
+    Attributes:
+        f0_hz: float32 ``[frames]``, 0 where unvoiced.
+        voiced: bool ``[frames]``: the centre lies in a vowel or a voiced consonant.
+        loudness_db: float32 ``[frames]``, comparable with ``features.loudness_db``.
+        formants_hz: float32 ``[frames, 5]``.
+        phones: the phone at every frame centre.
+    """
+
+    sample_rate_hz: int
+    hop_samples: int
+    f0_hz: np.ndarray
+    voiced: np.ndarray
+    loudness_db: np.ndarray
+    formants_hz: np.ndarray
+    phones: list[str]
+
+
+def phones_of(lyric: str) -> tuple[str, ...]:
+    """Split a syllable into phones: ``"sha"`` -> ``("sh", "a")``; ScoreError for other sounds, or without a vowel."""
+    known = sorted((*VOWELS, *VOICED_CONSONANTS, *NOISES), key=len, reverse=True)
+    found = re.findall("|".join(known), lyric)
+    if "".join(found) != lyric:
+        raise ScoreError(f"The syllable '{lyric}' is not made of the phones {' '.join(sorted(known))}.")
+    if not any(p in VOWELS for p in found):
+        raise ScoreError(f"The syllable '{lyric}' has no vowel to sing on.")
+    return tuple(found)
+
+
+def _smooth(x: np.ndarray) -> np.ndarray:
+    """0 below -1/2, 1 above 1/2, and half a cosine between."""
+    return 0.5 + 0.5 * np.sin(np.pi * np.clip(x, -0.5, 0.5))
+
+
+def _steps(t: np.ndarray, times_s, values, widths_s) -> np.ndarray:
+    """``values[0]``, then from each of ``times_s`` on the next value, moved to within ``widths_s`` around it."""
+    values = np.asarray(values, dtype=float)
+    result = np.broadcast_to(values[0], (len(t), *values.shape[1:])).copy()
+    widths_s, changes = np.broadcast_to(widths_s, len(times_s)), np.diff(values, axis=0)
+    for time, width, change in zip(times_s, widths_s, changes, strict=True):
+        if not np.any(change):
+            continue
+        first, last = np.searchsorted(t, (time - width / 2, time + width / 2))
+        rise = _smooth((t[first:last] - time) / width)
+        result[first:last] += rise.reshape(-1, *[1] * change.ndim) * change
+        result[last:] += change
+    return result
+
+
+class Performance:
+    """The closed functions of time behind one performance."""
+
+    def __init__(self, singer: Singer, score: Score, octave: int, seed: int):
+        self.singer = singer
+        self.vibrato_phase = float(np.random.default_rng(seed).uniform(0, 2 * np.pi))
+        self._read_score(score, octave)
+        self.duration_s = self.phones[-1].end_s
+        self._plan()
+
+    def _read_score(self, score: Score, octave: int) -> None:
+        """Turn notes into phones with times, pitch targets, note levels and vibrato spans."""
+        if not any(n.lyric for n in score.notes):
+            raise ScoreError(f"The score '{score.name}' has no note to sing.")
+        time, phones, vowel = _LEAD_S, [Phone(PAUSE, 0.0, _LEAD_S)], None
+        self.notes = []  # (start_s, end_s, sounding midi, level_db)
+        for i, note in enumerate(score.notes):
+            where = f"Note {i + 1} of '{score.name}'"
+            if not 0.05 <= note.duration_s < 60:
+                raise ScoreError(f"{where} lasts {note.duration_s} s; a note lasts 0.05 to 60 s.")
+            end = time + note.duration_s
+            if not note.lyric:
+                phones.append(Phone(PAUSE, time, end))
+                time, vowel = end, None
+                continue
+            midi = note.midi + 12 * octave
+            if not self.singer.low_midi <= midi <= self.singer.high_midi:
+                raise ScoreError(
+                    f"{where} is MIDI {midi:g} for {self.singer.name}, who sings {self.singer.low_midi:g} to "
+                    f"{self.singer.high_midi:g}; transpose it or change the octave."
+                )
+            if note.lyric == "-" and vowel is None:
+                raise ScoreError(f"{where} holds a vowel, but no note was sung before it.")
+            names = (vowel,) if note.lyric == "-" else phones_of(note.lyric)
+            vowel = next(p for p in reversed(names) if p in VOWELS)
+            wanted = sum(_LENGTHS_S.get(p, 0.0) for p in names)
+            squeeze = min(1.0, _CONSONANT_SHARE * note.duration_s / wanted) if wanted else 1.0
+            vowel_s = (note.duration_s - squeeze * wanted) / sum(p in VOWELS for p in names)
+            self.notes.append((time, end, midi, note.level_db))
+            for p in names:
+                length = vowel_s if p in VOWELS else squeeze * _LENGTHS_S[p]
+                phones.append(Phone(p, time, time + length))
+                time += length
+            time = end
+        phones.append(Phone(PAUSE, time, time + _TAIL_S))
+        self.phones = tuple(phones)
+
+    def _plan(self) -> None:
+        """Boundaries and the value of every control between them."""
+        pieces = []  # (start_s, what sounds): t and k are a silence and a burst
+        for p in self.phones:
+            if p.phone in ("t", "k"):
+                pieces += [(p.start_s, "closure"), (p.start_s + _CLOSURE_SHARE * (p.end_s - p.start_s), p.phone)]
+            else:
+                pieces.append((p.start_s, p.phone))
+        self.times_s = [start for start, _ in pieces[1:]]
+        names = [name for _, name in pieces]
+        voiced = np.array([n in self.singer.formants_hz for n in names])
+        self.widths_s = [_SOFT_EDGE_S if PAUSE in pair else _EDGE_S for pair in zip(names[:-1], names[1:], strict=True)]
+        # a phone without formants of its own is spoken with the mouth already shaped for the next one
+        shaped = [n if n in self.singer.formants_hz else None for n in names]
+        for i in reversed(range(len(shaped) - 1)):
+            shaped[i] = shaped[i] or shaped[i + 1]
+        last = next(n for n in reversed(shaped) if n)
+        self.formant_values = np.log([self.singer.formants_hz[n or last] for n in shaped])
+        self.harmonic_gains = np.array([v * (1.0 if n in VOWELS else 0.35) for n, v in zip(names, voiced, strict=True)])
+        self.noise_gains = {
+            kind: np.array([units.db_to_amplitude(level) * (n == kind) for n in names])
+            for kind, level in _NOISE_LEVELS_DB.items()
+        }
+        self.phone_starts_s = [p.start_s for p in self.phones[1:]]
+
+    def f0_hz(self, t: np.ndarray) -> np.ndarray:
+        """Sounding pitch at times ``t``; held over rests and consonants."""
+        starts = [n[0] for n in self.notes[1:]]
+        midi = _steps(t, starts, [n[2] for n in self.notes], self.singer.glide_s)
+        times, widths = [], []
+        for start, end, *_ in self.notes:
+            grown = start + _VIBRATO_DELAY_S + _VIBRATO_GROWTH_S / 2
+            if end - 0.05 > grown:
+                times += [grown, end - 0.05]
+                widths += [_VIBRATO_GROWTH_S, 0.1]
+        depth = _steps(t, times, [i % 2 for i in range(len(times) + 1)], widths) * self.singer.vibrato_cents / 100
+        return units.midi_to_hz(midi + depth * np.sin(2 * np.pi * self.singer.vibrato_hz * t + self.vibrato_phase))
+
+    def formants_hz(self, t: np.ndarray, f0_hz: np.ndarray) -> np.ndarray:
+        """Resonances ``[times, 5]``; the first is never below F0."""
+        formants = np.exp(_steps(t, self.times_s, self.formant_values, _FORMANT_S))
+        formants[:, 0] = np.maximum(formants[:, 0], f0_hz)
+        return formants
+
+    def level(self, t: np.ndarray) -> np.ndarray:
+        """Amplitude factor of the notes' dynamics."""
+        gains = units.db_to_amplitude(np.array([MASTER + n[3] for n in self.notes]))
+        return _steps(t, [n[0] for n in self.notes[1:]], gains, 0.1)
+
+    def harmonics(self, t: np.ndarray, f0_hz: np.ndarray, limit_hz: float) -> np.ndarray:
+        """Peak amplitude of every harmonic ``[times, harmonics]``, 0 from ``limit_hz`` on."""
+        numbers = np.arange(1, 1 + int(max(limit_hz, _POWER_LIMIT_HZ) / f0_hz.min()))
+        f_hz = f0_hz[:, None] * numbers
+        response = np.sqrt(_tract_power(f_hz, self.formants_hz(t, f0_hz), _BANDWIDTHS_HZ))
+        partials = numbers ** (-self.singer.rolloff_db / (20 * math.log10(2))) * response
+        # the same mean square for every vowel and pitch, whatever the rate
+        power = 0.5 * np.sum(partials**2 * (f_hz < _POWER_LIMIT_HZ), axis=1)
+        gate = _steps(t, self.times_s, self.harmonic_gains, self.widths_s)
+        return partials * (f_hz < limit_hz) * (gate * self.level(t) / np.sqrt(power))[:, None]
+
+    def noise_power(self, t: np.ndarray, f_hz: np.ndarray, limit_hz: float) -> np.ndarray:
+        """One-sided power density of breath and consonants ``[times, frequencies]``, per Hz, 0 above ``limit_hz``."""
+        grid = np.linspace(0, 16000.0, 513)  # shapes are scaled to power 1 below 16 kHz
+        level = self.level(t)
+        density = np.zeros((len(t), len(f_hz)))
+        for kind, (center_hz, octaves) in _NOISE_SHAPES.items():
+            gain = _steps(t, self.times_s, self.noise_gains[kind], _EDGE_S if kind not in "tk" else 0.012) * level
+            shape = [_bump(x, center_hz * self.singer.consonant_ratio, octaves) ** 2 for x in (f_hz, grid)]
+            density += gain[:, None] ** 2 * shape[0] / (shape[1].mean() * grid[-1])
+        breath = _steps(t, self.times_s, self.harmonic_gains, self.widths_s)
+        breath = breath * units.db_to_amplitude(self.singer.breath_db)
+        breath = (breath + _steps(t, self.times_s, self.noise_gains["h"], self.widths_s)) * level
+        formants = self.formants_hz(t, self.f0_hz(t))
+        coarse = grid[::16]
+        widths = _BANDWIDTHS_HZ + 250
+        shape = [_bump(x, 4000.0, 1.3) ** 2 * _tract_power(x[None], formants, widths) for x in (f_hz, coarse)]
+        density += breath[:, None] ** 2 * shape[0] / (shape[1].mean(axis=1, keepdims=True) * grid[-1])
+        return density * (f_hz <= limit_hz)
+
+    def truth(self, sample_rate_hz: int, hop: int, n_samples: int, n_fft: int, limit_hz: float) -> Truth:
+        """Everything on a frame grid; loudness is weighted power, averaged over the analysis window by its square."""
+        n_frames = units.frame_count(n_samples, hop)
+        centers = units.frame_centers_s(n_frames, hop, sample_rate_hz)
+        f0_hz = self.f0_hz(centers)
+        index = np.searchsorted(self.phone_starts_s, centers, side="right")
+        phones = [self.phones[i].phone for i in index]
+        voiced = np.array([p in self.singer.formants_hz for p in phones], dtype=bool)
+
+        fine_s = 0.002
+        t = np.arange(0, self.duration_s + fine_s, fine_s)
+        fine_f0 = self.f0_hz(t)
+        partials = self.harmonics(t, fine_f0, limit_hz)
+        weights = _a_weight(fine_f0[:, None] * np.arange(1, partials.shape[1] + 1))
+        power = 0.5 * np.sum(partials**2 * weights, axis=1)
+        bands_hz = np.linspace(0, limit_hz, 129)
+        power += np.trapezoid(self.noise_power(t, bands_hz, limit_hz) * _a_weight(bands_hz), bands_hz, axis=1)
+        window_s = n_fft / sample_rate_hz
+        half = int(window_s / 2 / fine_s)
+        window = np.cos(np.pi * fine_s * np.arange(-half, half + 1) / window_s) ** 4
+        smoothed = np.convolve(np.pad(power, half), window / window.sum(), mode="valid")
+        # a Hann window of N points turns mean square p into the mean over N/2+1 bins of p * 3 N^2 / 16
+        scale = 3 * n_fft**2 / 16 / (n_fft // 2 + 1)
+        loudness = 10 * np.log10(np.maximum(np.interp(centers, t, smoothed) * scale, 1e-8))
+        formants = self.formants_hz(centers, f0_hz).astype(np.float32)
+        masked = np.where(voiced, f0_hz, 0).astype(np.float32)
+        return Truth(sample_rate_hz, hop, masked, voiced, loudness.astype(np.float32), formants, phones)
+
+
+def _tract_power(f_hz: np.ndarray, formants_hz: np.ndarray, bandwidths_hz: np.ndarray) -> np.ndarray:
+    """Power gain of a cascade of resonances ``[times, frequencies]``, each 1 at 0 Hz (Fant 1960)."""
+    squared_hz = np.square(f_hz)
+    loss = np.ones((len(formants_hz), f_hz.shape[1]))
+    for i, bandwidth in enumerate(bandwidths_hz):
+        inverse = 1.0 / np.square(formants_hz[:, i, None])
+        x = squared_hz * inverse
+        loss *= (x + (bandwidth**2 * inverse - 2.0)) * x + 1.0  # (1 - x)^2 + (bandwidth f / center^2)^2
+    # resonances above the fifth, which the cascade leaves out, raise the top end
+    top = x * (1.0 / 1.69) + 1.0
+    return np.square(np.square(np.square(top))) / loss
+
+
+def _bump(f_hz: np.ndarray, center_hz: float, octaves: float) -> np.ndarray:
+    """A bell over log-frequency, ``octaves`` wide (standard deviation)."""
+    return np.exp(-0.5 * (np.log2(np.maximum(f_hz, 1.0) / center_hz) / octaves) ** 2)
+
+
+def _a_weight(f_hz: np.ndarray) -> np.ndarray:
+    """A-weighting as a power ratio."""
+    return 10 ** (np.asarray(extract.a_weighting_db(np.maximum(f_hz, 1.0)), dtype=float) / 10)

@@ -1,0 +1,300 @@
+"""Content units: what is sung, as ContentVec or HuBERT hears it, on the project's frame grid.
+
+ContentVec (Qian et al. 2022, https://arxiv.org/abs/2204.09224) is HuBERT (Hsu et al. 2021) trained to leave the speaker
+out. Its weights are read through ``transformers`` from the hub, a local folder or a link; they are never part of a
+dataset or an instrument, which only say where they come from and carry a fingerprint of them. Units are measured once,
+when a dataset is prepared or a song is loaded, and kept in half precision.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from svclib.audio import io as audio
+from svclib.audio import units
+from svclib.features.f0 import FeatureError, as_float
+from svclib.utils import download
+
+SAMPLE_RATE_HZ = 16000
+PIECE_S, HALO_S = 20, 2  # whole seconds: pieces begin on the grid of the units
+WHERE = "SVCLIB_CONTENTVEC"  # environment variable: a folder with the weights, wherever they came from
+KNOWN = (  # on the hub; what an instrument or dataset of others may have fetched without being asked about
+    "lengyue233/content-vec-best",
+    "facebook/hubert-base-ls960",
+    "facebook/hubert-large-ll60k",
+    "facebook/hubert-xlarge-ll60k",
+)
+_allowed: set[str] = set()  # what this person's own preset named
+_UNUSED = ("masked_spec_embed",)  # of training alone; missing in some files
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitSettings:
+    """Which encoder measures the units.
+
+    Attributes:
+        source: Name on the Hugging Face hub, local folder, or link to a zip with ``config.json`` and weights.
+        layer: Which transformer layer's output, counted from 1.
+        dims: Numbers per unit; has to be what the encoder has.
+        fingerprint: Of the weights; empty until a dataset is prepared with them, then other weights are refused.
+    """
+
+    source: str = "lengyue233/content-vec-best"
+    layer: int = 12
+    dims: int = 768
+    fingerprint: str = ""
+
+    def __post_init__(self):
+        for name, high in (("layer", 48), ("dims", 4096)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
+                raise FeatureError(f"UnitSettings.{name} is {value!r}; it must be a whole number from 1 to {high}.")
+        for name in ("source", "fingerprint"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or len(value) > 200 or (name == "source" and not value):
+                raise FeatureError(f"UnitSettings.{name} is {value!r}; it must be a text of at most 200 characters.")
+
+    @classmethod
+    def from_json(cls, record: Any) -> "UnitSettings":
+        """The settings of a dict with exactly these fields; FeatureError if any is missing, unknown or out of range."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(record, dict) or set(record) != names:
+            raise FeatureError(f"UnitSettings has the fields {', '.join(sorted(names))}; {record!r} arrived.")
+        return cls(**record)
+
+    def same_but_for_fingerprint(self, other: "UnitSettings | None") -> bool:
+        """True if ``other`` asks for the same encoder, whatever is known of its weights."""
+        return other is not None and dataclasses.replace(other, fingerprint=self.fingerprint) == self
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """A loaded encoder: unit ``j`` hears the samples ``[j * hop, j * hop + reach)`` through its convolutions.
+
+    Attributes:
+        model: ``transformers.HubertModel`` in eval mode, float32.
+        fingerprint: 16 hexadecimal digits of the SHA-256 of its weights, whatever file format they came in.
+        hop_samples, reach_samples: At 16 kHz: 320 and 400 for HuBERT.
+    """
+
+    model: Any
+    fingerprint: str
+    hop_samples: int
+    reach_samples: int
+
+    def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "units dims"]:
+        """Units of a piece at 16 kHz, full scale 1; a piece shorter than one unit is followed by silence."""
+        if len(samples) < self.reach_samples:
+            samples = np.pad(samples, (0, self.reach_samples - len(samples)))
+        place = next(self.model.parameters()).device
+        with torch.inference_mode():
+            heard = torch.from_numpy(np.ascontiguousarray(samples, np.float32))[None].to(place)
+            return self.model(heard, output_hidden_states=True).hidden_states[layer][0].float().cpu().numpy()
+
+
+def extract(
+    samples: np.ndarray,
+    sample_rate_hz: int,
+    hop_samples: int,
+    settings: UnitSettings,
+    progress: Callable[[float, str], None] | None = None,
+    piece_s: int = PIECE_S,
+) -> Float[np.ndarray, "frames dims"]:
+    """Units of a recording, read between their centres at the frame centres of the grid.
+
+    Long recordings are heard in pieces with 2 s of context on both sides. Attention reaches further than that and the
+    first layer is normalised over all it is given, so pieces do not equal the whole: a small HuBERT with random weights
+    gave a mean difference of 0.06 of the units' standard deviation on a minute of singing (0.13 in pieces of 3 s).
+    Where the character of the sound changes slowly over minutes it is more.
+
+    Args:
+        samples: ``[n]`` float with full scale 1, or int16.
+        sample_rate_hz: Of ``samples`` and of the frame grid.
+        hop_samples: Samples per frame of the grid, at that rate.
+        settings: Which encoder, and which of its layers.
+        progress: Called with a fraction and a text.
+        piece_s: Whole seconds per piece.
+
+    Returns:
+        float16 ``[n // hop, dims]``; before the first and after the last centre the end units are held.
+
+    Raises:
+        FeatureError: if the encoder cannot be had, or is not the one the settings mean.
+    """
+    n_frames = units.frame_count(len(samples), hop_samples)
+    if n_frames == 0:
+        return np.zeros((0, settings.dims), np.float16)
+    encoder = load(settings)
+    seconds = len(samples) / sample_rate_hz
+    n_pieces = max(1, math.ceil((seconds - HALO_S) / piece_s))  # a rest shorter than the context joins the last
+    per_s, found = SAMPLE_RATE_HZ // encoder.hop_samples, []
+    for i in range(n_pieces):
+        low = max(0, i * piece_s - HALO_S)
+        last = i == n_pieces - 1
+        high = len(samples) if last else min(len(samples), ((i + 1) * piece_s + HALO_S) * sample_rate_hz)
+        heard = audio.resample(as_float(samples[low * sample_rate_hz : high]), sample_rate_hz, SAMPLE_RATE_HZ)
+        made = encoder(heard, settings.layer)
+        first = (i * piece_s - low) * per_s
+        found.append(made[first : None if last else first + piece_s * per_s])
+        if progress is not None:
+            progress((i + 1) / n_pieces, "listening to what is sung")
+    return _on_grid(np.concatenate(found), encoder, n_frames, hop_samples, sample_rate_hz).astype(np.float16)
+
+
+def _on_grid(found: np.ndarray, encoder: Encoder, n_frames: int, hop_samples: int, sample_rate_hz: int) -> np.ndarray:
+    """Units on straight lines between their centres, read at the frame centres."""
+    centres_s = units.frame_centers_s(n_frames, hop_samples, sample_rate_hz)
+    position = (centres_s * SAMPLE_RATE_HZ - encoder.reach_samples / 2) / encoder.hop_samples
+    position = np.clip(position, 0, len(found) - 1)
+    left = np.minimum(position.astype(int), max(0, len(found) - 2))
+    right = np.minimum(left + 1, len(found) - 1)
+    share = (position - left).astype(np.float32)[:, None]
+    return found[left] * (1 - share) + found[right] * share
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def allow(settings: UnitSettings) -> None:
+    """Say that these settings are the person's own: what they name may be fetched, whatever it is."""
+    _allowed.add(settings.source)
+
+
+def pinned(settings: UnitSettings) -> UnitSettings:
+    """The settings of a person's own preset, with the fingerprint of the weights that their source gives now."""
+    allow(settings)
+    return dataclasses.replace(settings, fingerprint=load(settings).fingerprint)
+
+
+def load(settings: UnitSettings) -> Encoder:
+    """The encoder of these settings, on the GPU where there is one; the last one is kept for the next call.
+
+    What is not there yet is fetched only if it is one of :data:`KNOWN`, or named by the environment variable
+    ``SVCLIB_CONTENTVEC`` or by a preset (:func:`allow`): an instrument of others has nothing fetched by itself.
+
+    Args:
+        settings: Which encoder; the environment variable goes before their ``source``. Without a ``fingerprint`` any
+            weights will do.
+
+    Returns:
+        The encoder, with the fingerprint of the weights it has.
+
+    Raises:
+        FeatureError: saying what is missing or different, and what to do.
+    """
+    encoder = _loaded(os.environ.get(WHERE) or settings.source)
+    config = encoder.model.config
+    if config.hidden_size != settings.dims or settings.layer > config.num_hidden_layers:
+        raise FeatureError(
+            f"The content encoder '{settings.source}' has {config.num_hidden_layers} layers of {config.hidden_size} "
+            f"numbers; layer {settings.layer} of {settings.dims} was asked for. Set layer and dims to what it has."
+        )
+    if settings.fingerprint and encoder.fingerprint != settings.fingerprint:
+        raise FeatureError(
+            f"The weights of the content encoder '{settings.source}' have the fingerprint {encoder.fingerprint}, but "
+            f"{settings.fingerprint} was trained with. Name a folder with those in the environment variable {WHERE}."
+        )
+    return encoder
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(source: str) -> Encoder:
+    try:
+        from transformers import HubertConfig, HubertModel
+        from transformers.utils import logging
+    except ImportError:
+        raise FeatureError(
+            "The content encoder 'contentvec' needs the package transformers: install it (pip install transformers) "
+            "and start again."
+        ) from None
+    may_fetch = source in {*KNOWN, *_allowed, os.environ.get(WHERE)}
+    where = _unpacked(source, may_fetch) if download.is_link(source) else source
+    local, level, bars, tried = Path(where).is_dir(), logging.get_verbosity(), logging.is_progress_bar_enabled(), None
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        # what was fetched before needs no network
+        for offline in (True, False) if may_fetch and not local else (True,):
+            try:
+                config = HubertConfig.from_pretrained(where, local_files_only=offline)
+                if config.model_type != "hubert":
+                    break
+                loaded: Any = HubertModel.from_pretrained(
+                    where, config=config, local_files_only=offline, output_loading_info=True, dtype=torch.float32
+                )
+                return _checked(source, loaded[0], loaded[1])
+            except FeatureError:
+                raise
+            except Exception as error:  # hub, network and damaged files raise what they like
+                tried = error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    if tried is not None and not may_fetch and not local:
+        raise _unasked(source)
+    why = f"{type(tried).__name__}: {(str(tried).splitlines() or [''])[0][:120]}" if tried else "no HuBERT"
+    raise FeatureError(
+        f"The content encoder '{source}' could not be loaded ({why}). Connect to the network, or name a folder with "
+        f"its config.json and weights in the environment variable {WHERE}."
+    )
+
+
+def _unasked(source: str) -> FeatureError:
+    return FeatureError(
+        f"The content encoder '{source}' is none that svclib knows, so it is not fetched unasked. If you trust it, set "
+        f"the environment variable {WHERE} to that name, or to a folder with its files."
+    )
+
+
+def _unpacked(link: str, may_fetch: bool) -> str:
+    """The folder with a config.json in what a link gives."""
+    into = download.cache_folder() / "contentvec"
+    if not may_fetch and not download.fetched(link, into):
+        raise _unasked(link)
+    folder = download.fetch(link, into)
+    homes = sorted(path.parent for path in folder.rglob("config.json"))
+    if len(homes) != 1:
+        raise FeatureError(f"{link} holds {len(homes)} files config.json; give a zip of one encoder, as published.")
+    return str(homes[0])
+
+
+def _checked(source: str, model: Any, info: dict) -> Encoder:
+    missing = sorted(name for name in info["missing_keys"] if name not in _UNUSED)
+    if missing or info["mismatched_keys"]:
+        odd = missing[0] if missing else str(sorted(map(str, info["mismatched_keys"]))[0])
+        raise FeatureError(
+            f"The weights of the content encoder '{source}' do not fit its config.json: {odd[:100]} is missing or of "
+            "another shape. Fetch it again."
+        )
+    reach, hop = 1, 1
+    for kernel, stride in zip(model.config.conv_kernel, model.config.conv_stride, strict=True):
+        reach, hop = reach + (kernel - 1) * hop, hop * stride
+    if SAMPLE_RATE_HZ % hop:
+        raise FeatureError(f"The content encoder '{source}' has a hop of {hop} samples; it has to divide 16000.")
+    model = model.eval().requires_grad_(False)
+    fingerprint = _fingerprint(model)
+    return Encoder(model.to("cuda" if torch.cuda.is_available() else "cpu"), fingerprint, hop, reach)
+
+
+def _fingerprint(model: torch.nn.Module) -> str:
+    """Hash of names and values of the weights, in the same spelling whichever version of torch named them."""
+    tensors = {}
+    for name, value in model.state_dict().items():
+        if name not in _UNUSED:
+            stem, _, which = name.partition("parametrizations.weight.original")
+            tensors[stem + {"0": "weight_g", "1": "weight_v"}[which] if which else name] = value
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].float().contiguous().cpu().numpy()
+        digest.update(f"{name} {value.shape} ".encode() + value.astype("<f4").tobytes())
+    return digest.hexdigest()[:16]

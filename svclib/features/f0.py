@@ -1,0 +1,202 @@
+"""F0 trackers behind one form: a track with its own times, made piece by piece, then read on the project's frame grid.
+
+Every tracker works at 16 kHz and gives, for its own evenly spaced times, a frequency and a confidence that is 0.5 where
+the tracker itself would draw the line between voiced and unvoiced. Long recordings are tracked in pieces with a halo,
+so that memory is bounded; piece borders lie on whole multiples of 2 s, where the sample grids of all rates and the
+trackers' own frames (16 ms and 10 ms) coincide.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from svclib.audio import io as audio
+from svclib.audio import units
+
+SAMPLE_RATE_HZ = 16000
+STEP_SAMPLES = 160  # 10 ms: CREPE's and pyin's step at 16 kHz
+PIECE_S, HALO_S = 60, 2
+SILENCE_PEAK = 1e-3  # swift's own gate, used for all: below -60 dB of full scale there is no note
+QUIET_PEAK = 0.1  # recordings below -20 dB are brought up to it: the trackers lose voicing in what is quieter
+_JUMP = np.log(2.0) * 3 / 12  # 3 semitones within one step is a leap from one estimate to another, not a glide
+
+
+class FeatureError(ValueError):
+    """Measurements that cannot be made, or that do not fit together; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """A tracker's estimates: ``times_s`` increasing, ``f0_hz`` (0 where there is none), ``confidence`` 0..1."""
+
+    times_s: np.ndarray
+    f0_hz: np.ndarray
+    confidence: np.ndarray
+
+
+Tracker = Callable[[np.ndarray, float, float], Track]
+
+
+@dataclasses.dataclass(frozen=True)
+class F0Method:
+    """A tracker, called with samples at 16 kHz and the search range in Hz, and the package that it needs."""
+
+    track: Tracker
+    package: str
+
+
+def swift(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
+    """SwiftF0, a small spectral network (Nieradzik 2025, arXiv:2508.18440); steps of 16 ms."""
+    found = _swift_model().detect(samples, SAMPLE_RATE_HZ, f0_min_hz, f0_max_hz)
+    return Track(found.timestamps, found.pitch_hz, found.confidence)
+
+
+@functools.lru_cache(maxsize=1)
+def _swift_model():
+    try:
+        import swift_f0
+    except ImportError:
+        raise FeatureError(
+            "F0 method 'swift' needs the package swift-f0: run `pip install swift-f0`, or choose the method 'pyin'."
+        ) from None
+    return swift_f0.SwiftF0(threads=1, spin=False)  # more threads gain nothing on a model this small
+
+
+def pyin(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
+    """Probabilistic YIN (Mauch and Dixon 2014) as in librosa; steps of 10 ms.
+
+    Its voicing is decided by a Viterbi path, so the confidence is above 0.5 exactly where that path is voiced.
+    """
+    import librosa
+
+    frame_length = 1024 if f0_min_hz >= 40 else 2048  # the longest period must fit twice
+    f0_hz, voiced, probability = librosa.pyin(
+        samples,
+        fmin=f0_min_hz,
+        fmax=f0_max_hz,
+        sr=SAMPLE_RATE_HZ,
+        frame_length=frame_length,
+        hop_length=STEP_SAMPLES,
+        fill_na=None,
+    )
+    confidence = np.where(voiced, 0.5 + 0.5 * probability, 0.49 * probability)
+    return Track(step_times_s(len(f0_hz)), f0_hz, gate_silence(samples, confidence))
+
+
+F0_METHODS = {"swift": F0Method(swift, "swift-f0"), "pyin": F0Method(pyin, "librosa")}  # crepe adds its own
+
+
+def step_times_s(n: int) -> np.ndarray:
+    """Times of ``n`` estimates every 10 ms, the first at 0."""
+    return np.arange(n) * (STEP_SAMPLES / SAMPLE_RATE_HZ)
+
+
+def gate_silence(samples: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Confidence 0 where the 30 ms around an estimate (one every 10 ms) stay below -60 dB of full scale."""
+    hops = np.zeros((len(confidence) + 1) * STEP_SAMPLES, np.float32)
+    n = min(len(samples), len(confidence) * STEP_SAMPLES + STEP_SAMPLES // 2)
+    hops[STEP_SAMPLES // 2 : STEP_SAMPLES // 2 + n] = np.abs(samples[:n])
+    peaks = np.pad(hops.reshape(-1, STEP_SAMPLES).max(axis=1), 1)
+    around = np.maximum(np.maximum(peaks[:-2], peaks[1:-1]), peaks[2:])[: len(confidence)]
+    return np.where(around < SILENCE_PEAK, 0.0, confidence)
+
+
+def in_pieces(
+    tracker: Tracker,
+    samples: np.ndarray,
+    sample_rate_hz: int,
+    f0_min_hz: float,
+    f0_max_hz: float,
+    piece_s: int = PIECE_S,
+    progress: Callable[[float, str], None] | None = None,
+) -> Track:
+    """Track a whole recording in pieces with a halo of 2 s; memory bounded by one piece.
+
+    A quiet recording, with a peak of -60 to -20 dB of full scale, is tracked as if its peak were -20 dB.
+
+    Args:
+        tracker: :func:`swift`, :func:`pyin`, or CREPE.
+        samples: ``[n]`` float32, or int16 with full scale 32768.
+        sample_rate_hz: Any whole rate.
+        f0_min_hz: Lowest pitch to look for.
+        f0_max_hz: Highest pitch to look for.
+        piece_s: Length of a piece in seconds, without halo; even: the grids of all rates meet every 2 s.
+        progress: Called with a fraction and a text.
+
+    Returns:
+        The tracker's estimates of the whole, times from the start of the recording; empty arrays without samples.
+    """
+    n, piece, halo = len(samples), piece_s * sample_rate_hz, HALO_S * sample_rate_hz
+    gain, found = _level_gain(samples), []
+    for start in range(0, n, piece):
+        low, high = max(0, start - halo), min(n, start + piece + halo)
+        at_16k = audio.resample(gain * as_float(samples[low:high]), sample_rate_hz, SAMPLE_RATE_HZ)
+        if len(at_16k):
+            track = tracker(at_16k, f0_min_hz, f0_max_hz)
+            times_s = track.times_s + low / sample_rate_hz
+            keep = times_s > start / sample_rate_hz - 1e-6
+            if start + piece < n:
+                keep &= times_s < (start + piece) / sample_rate_hz - 1e-6
+            found.append(Track(times_s[keep], track.f0_hz[keep], track.confidence[keep]))
+        if progress:
+            progress(min(1.0, (start + piece) / n), "finding the pitch")
+    if not found:
+        return Track(np.zeros(0), np.zeros(0), np.zeros(0))
+    return Track(*(np.concatenate([getattr(t, f.name) for t in found]) for f in dataclasses.fields(Track)))
+
+
+def _level_gain(samples: np.ndarray) -> np.float32:
+    block = 1 << 20
+    peak = max(
+        (float(np.abs(as_float(samples[i : i + block])).max()) for i in range(0, len(samples), block)), default=0
+    )
+    return np.float32(QUIET_PEAK / peak if SILENCE_PEAK <= peak < QUIET_PEAK else 1.0)
+
+
+def as_float(samples: np.ndarray) -> np.ndarray:
+    """Float32 of samples that may be int16 with full scale 32768."""
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(32768)
+    return np.ascontiguousarray(samples, np.float32)
+
+
+def to_grid(
+    track: Track, n_frames: int, hop_samples: int, sample_rate_hz: int, voicing_threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A track read at the frame centres: ``(f0_hz, confidence)``, float32 ``[n_frames]``.
+
+    Confidence is interpolated linearly, F0 in log-frequency. A mean of two estimates makes sense only between two of
+    the same kind: at a border between voiced and unvoiced the voiced estimate is held, and over a leap (an octave
+    error) the nearer estimate is taken, so that no frequency appears that the tracker never gave.
+    """
+    if not len(track.times_s) or not n_frames:
+        return np.zeros(n_frames, np.float32), np.zeros(n_frames, np.float32)
+    centers_s = units.frame_centers_s(n_frames, hop_samples, sample_rate_hz)
+    right = np.clip(np.searchsorted(track.times_s, centers_s), 1, max(1, len(track.times_s) - 1))
+    left = right - 1
+    right = np.minimum(right, len(track.times_s) - 1)
+    step_s = np.maximum(track.times_s[right] - track.times_s[left], 1e-9)
+    share = np.clip((centers_s - track.times_s[left]) / step_s, 0.0, 1.0)
+    confidence = (1 - share) * track.confidence[left] + share * track.confidence[right]
+    log_f0 = np.log(np.maximum(track.f0_hz, 1e-3))
+    voiced = (track.confidence >= voicing_threshold) & (track.f0_hz > 0)
+    same = (voiced[left] == voiced[right]) & (np.abs(log_f0[left] - log_f0[right]) < _JUMP)
+    nearer = np.where(share < 0.5, left, right)
+    held = np.where(voiced[left] == voiced[right], nearer, np.where(voiced[left], left, right))
+    f0_hz = np.exp(np.where(same, (1 - share) * log_f0[left] + share * log_f0[right], log_f0[held]))
+    f0_hz[(confidence <= 0) | (track.f0_hz[held] <= 0)] = 0.0
+    return f0_hz.astype(np.float32), confidence.astype(np.float32)
+
+
+def fill_unvoiced(f0_hz: np.ndarray, voiced: np.ndarray) -> np.ndarray:
+    """F0 with every unvoiced frame filled: interpolated in log-frequency over gaps, held at the ends; all zeros if
+    nothing is voiced. For networks that need a number everywhere, never for a synthesiser to sound.
+    """
+    f0_hz, known = np.asarray(f0_hz), np.asarray(voiced, bool) & (np.asarray(f0_hz) > 0)
+    if not known.any():
+        return np.zeros_like(f0_hz)
+    frames = np.arange(len(f0_hz))
+    filled = np.exp(np.interp(frames, frames[known], np.log(f0_hz[known].astype(np.float64)))).astype(f0_hz.dtype)
+    return np.where(known, f0_hz, filled)

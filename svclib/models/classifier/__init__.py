@@ -1,0 +1,1 @@
+"""Classifier of short clips, for benchmarks."""

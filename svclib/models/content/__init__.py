@@ -1,0 +1,1 @@
+"""Content encoders: speaker- and pitch-independent features."""

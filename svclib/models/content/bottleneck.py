@@ -1,0 +1,278 @@
+"""What is sung, without who sings it or how high: a pitch-free spectral envelope, and a narrow code of it.
+
+``contentvec`` comes trained by others: its units are features like pitch and loudness (``contentvec.py``). The encoder
+``bottleneck`` is trained together with the model that reads it. Three things keep the singer out of its code: the
+envelope is normalised over the recording, in training it is *perturbed* (a stretched frequency axis is
+another vocal tract, a drifting equaliser another microphone), and the code is narrow and noisy, so that only what
+cannot be had elsewhere passes. Pitch stays out because the envelope is read through the harmonics.
+
+Everything here works on log-mel frames alone, frame by frame or with a short finite reach, so pieces equal the whole.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from svclib.features.content_features import UnitSettings
+from svclib.features.extract import FeatureError, FeatureSettings, MelContract
+from svclib.models.layers import ConvStack, in_pieces
+from svclib.utils import rng
+
+ENCODERS = ("bottleneck", "contentvec")
+UNPITCHED_SMOOTHING_HZ = 200.0
+
+
+def mel_centers_hz(contract: MelContract) -> np.ndarray:
+    """Centre frequencies of the mel filters in Hz, float64 ``[n_mels]``."""
+    import librosa
+
+    edges = librosa.mel_frequencies(
+        contract.n_mels + 2, fmin=contract.fmin_hz, fmax=contract.fmax_hz, htk=contract.scale == "htk"
+    )
+    return edges[1:-1]
+
+
+def spectral_envelope(
+    log_mel: Float[Tensor, "batch frames mels"],
+    f0_hz: Float[Tensor, "batch frames"],
+    centers_hz: Float[Tensor, " mels"],
+) -> Float[Tensor, "batch frames mels"]:
+    """The spectrum as the vocal tract shapes it, without the comb of the harmonics.
+
+    The magnitude is averaged over one F0 around every harmonic (a window of exactly one F0 holds one harmonic
+    wherever it lies, as in CheapTrick, Morise 2015) and the logarithms are joined by straight lines over frequency.
+    Below the first harmonic its own value stands.
+
+    Args:
+        log_mel: Natural logarithm of mel magnitudes.
+        f0_hz: Filled over unvoiced frames; where it is 0, the smoothing is 200 Hz wide.
+        centers_hz: :func:`mel_centers_hz`.
+
+    Returns:
+        Natural logarithm of the envelope at the mel centres.
+    """
+    f0 = torch.where(f0_hz > 0, f0_hz, torch.full_like(f0_hz, UNPITCHED_SMOOTHING_HZ)).double()[..., None]
+    centers = centers_hz.double()
+    # Area under the magnitude up to each mel centre; beyond the first and the last centre the magnitude goes on level.
+    magnitude = log_mel.double().exp()
+    steps = (magnitude[..., 1:] + magnitude[..., :-1]) / 2 * centers.diff()
+    area = torch.cat([torch.zeros_like(magnitude[..., :1]), steps.cumsum(-1)], dim=-1)
+
+    def area_up_to(f_hz: Tensor) -> Tensor:
+        right = torch.searchsorted(centers, f_hz.contiguous()).clamp(1, len(centers) - 1)
+        left = right - 1
+        slope = steps.gather(-1, left) / centers.diff()[left]
+        inside = area.gather(-1, left) + slope * (f_hz - centers[left])
+        below = magnitude[..., :1] * (f_hz - centers[0])
+        above = area[..., -1:] + magnitude[..., -1:] * (f_hz - centers[-1])
+        return torch.where(f_hz < centers[0], below, torch.where(f_hz > centers[-1], above, inside))
+
+    number = (centers / f0).clamp_min(1.0)  # harmonic number of every mel centre
+    low = number.floor()
+    edges = [area_up_to((low + offset) * f0) for offset in (-0.5, 0.5, 1.5)]
+    at_low = ((edges[1] - edges[0]) / f0).clamp_min(1e-12).log()
+    at_high = ((edges[2] - edges[1]) / f0).clamp_min(1e-12).log()
+    return (at_low + (number - low) * (at_high - at_low)).to(log_mel.dtype)
+
+
+def cepstrum_basis(n_mels: int, n_cepstra: int) -> Float[Tensor, "mels cepstra"]:
+    """Orthonormal DCT-II of orders 1 .. ``n_cepstra``; order 0, the level, is left out."""
+    m = np.arange(n_mels)[:, None] + 0.5
+    k = np.arange(1, n_cepstra + 1)
+    return torch.tensor((math.sqrt(2.0 / n_mels) * np.cos(math.pi * m * k / n_mels)).astype(np.float32))
+
+
+def warp(
+    envelope: Float[Tensor, "batch frames mels"], factor: Float[Tensor, " batch"], centers_hz: Float[Tensor, " mels"]
+) -> Float[Tensor, "batch frames mels"]:
+    """Stretch the frequency axis: what was at ``f`` comes to ``f * factor``, as from a shorter vocal tract."""
+    wanted = centers_hz / factor[:, None]
+    right = torch.searchsorted(centers_hz, wanted).clamp(1, len(centers_hz) - 1)
+    left = right - 1
+    share = ((wanted - centers_hz[left]) / (centers_hz[right] - centers_hz[left])).clamp(0, 1)[:, None]
+    shape = envelope.shape
+    a = envelope.gather(-1, left[:, None].expand(shape))
+    b = envelope.gather(-1, right[:, None].expand(shape))
+    return a + share * (b - a)
+
+
+def drifting_equaliser(
+    batch: int, n_frames: int, n_mels: int, strength_db: float, generator: torch.Generator, bends: int = 6
+) -> Float[Tensor, "batch frames mels"]:
+    """Smooth random equalisers that change into another over the piece, in nepers, RMS ``strength_db`` over frequency.
+
+    A constant one would vanish in the normalisation over time; one that drifts does not.
+    """
+    ends = rng.normal((2, batch, bends), generator, dim=1)
+    # Each basis curve has mean square 1 / n_mels over the mels.
+    curves = ends @ cepstrum_basis(n_mels, bends).T.to(ends.device) * math.sqrt(n_mels / bends)
+    blend = torch.linspace(0, 1, n_frames, device=ends.device)[:, None]
+    drift = curves[0][:, None] * (1 - blend) + curves[1][:, None] * blend
+    return drift * (strength_db * math.log(10) / 20)
+
+
+class Bottleneck(nn.Module):
+    """Pitch-free envelope -> cepstra, normalised over the recording -> small convolutions -> a narrow code in -1 .. 1.
+
+    Args:
+        contract: Definition of the log-mels it will read.
+        code_dims: Numbers per frame.
+        n_cepstra: Mel-cepstra of the envelope it sees.
+        channels: Width of the convolutions.
+        n_layers: Convolutions of 5 frames each: a code sees ``2 * n_layers`` frames on either side.
+        warp_range: In training the frequency axis is stretched by up to this share, down or up.
+        equaliser_db: Strength of the drifting equaliser of the training.
+        code_noise: Standard deviation of the noise on the code in training.
+    """
+
+    def __init__(
+        self,
+        contract: MelContract,
+        code_dims: int = 16,
+        n_cepstra: int = 20,
+        channels: int = 192,
+        n_layers: int = 3,
+        warp_range: float = 0.2,
+        equaliser_db: float = 6.0,
+        code_noise: float = 0.25,
+    ):
+        super().__init__()
+        self.dims = code_dims
+        self.warp_range, self.equaliser_db, self.code_noise = warp_range, equaliser_db, code_noise
+        self.to_nepers = math.log(10.0) if contract.log_base == "10" else 1.0
+        self.floor = math.log(contract.floor)
+        self.register_buffer("centers_hz", torch.from_numpy(mel_centers_hz(contract)).float(), persistent=False)
+        self.register_buffer("basis", cepstrum_basis(contract.n_mels, n_cepstra), persistent=False)
+        self.convs = ConvStack(n_cepstra, channels, code_dims, n_layers)
+
+    def forward(
+        self,
+        log_mel: Float[Tensor, "batch frames mels"],
+        f0_hz: Float[Tensor, "batch frames"],
+        generator: torch.Generator | None = None,
+        units: Tensor | None = None,
+    ) -> Float[Tensor, "batch frames code"]:
+        """The code of a whole recording, or with a ``generator`` that of a perturbed training piece.
+
+        Args:
+            log_mel: In the contract's log base.
+            f0_hz: The recording's own pitch (before any key shift), filled over unvoiced frames.
+            generator: Source of the perturbation; without it the result is deterministic.
+            units: Of no use here; see :class:`Units`.
+
+        Returns:
+            Values within -1 .. 1; with a ``generator`` the noise comes on top.
+        """
+        cepstra = self.normalised(*self.measured(log_mel, f0_hz, generator))
+        code = torch.tanh(self.convs(cepstra.transpose(1, 2)).transpose(1, 2))
+        if generator is not None and self.code_noise:
+            noise = rng.normal(tuple(code.shape), generator)
+            code = code + self.code_noise * noise.to(code)
+        return code
+
+    @torch.no_grad()
+    def measured(
+        self, log_mel: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"], generator=None
+    ) -> tuple[Float[Tensor, "batch frames cepstra"], Float[Tensor, "batch frames 1"]]:
+        """Cepstra of the envelope and mean log-mel in nepers, frame by frame: no frame sees another."""
+        with torch.autocast(log_mel.device.type, enabled=False):  # full precision whatever the training runs in
+            nepers = log_mel.float() * self.to_nepers
+            envelope = spectral_envelope(nepers, f0_hz.float(), self.centers_hz)
+            if generator is not None:
+                envelope = self._perturbed(envelope, generator)
+            return envelope @ self.basis, nepers.mean(-1, keepdim=True)
+
+    @torch.no_grad()
+    def song(
+        self, log_mel: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"], piece_frames: int,
+        units: Tensor | None = None,
+    ) -> Float[Tensor, "batch frames code"]:
+        """The code of a song of any length: :meth:`forward` with the memory of one piece.
+
+        The cepstra are measured in pieces first (20 numbers a frame are kept), normalised over the whole song, and
+        coded in pieces: the normalisation is the song's, not the piece's.
+        """
+        n = log_mel.shape[1]
+
+        def measure(low, high):
+            return tuple(x.transpose(1, 2) for x in self.measured(log_mel[:, low:high], f0_hz[:, low:high]))
+
+        cepstra, height = (x.transpose(1, 2) for x in in_pieces(measure, n, piece_frames, 0))
+        seen = self.normalised(cepstra, height).transpose(1, 2)
+        (code,) = in_pieces(lambda low, high: (self.convs(seen[..., low:high]),), n, piece_frames, self.convs.halo)
+        return torch.tanh(code.transpose(1, 2))
+
+    @torch.no_grad()
+    def normalised(
+        self, cepstra: Float[Tensor, "batch frames cepstra"], height: Float[Tensor, "batch frames 1"]
+    ) -> Float[Tensor, "batch frames cepstra"]:
+        """Mean 0 and variance 1 of every order over time, each recording by itself; loud frames count more.
+
+        Orders that hardly move are lifted less than to 1: at high pitch they are mostly residue of the harmonics.
+        The weight of a frame is the square of its mean height above the contract's floor, so silence has none.
+        """
+        weight = (height - self.floor).clamp_min(0).square()
+        weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-8)
+        centred = cepstra - (weight * cepstra).sum(1, keepdim=True)
+        spread = (weight * centred.square()).sum(1, keepdim=True)
+        return centred / (spread + 0.2).sqrt()
+
+    def _perturbed(self, envelope: Tensor, generator: torch.Generator) -> Tensor:
+        if self.warp_range:
+            reach = math.log1p(self.warp_range)
+            draw = rng.uniform((envelope.shape[0],), generator)
+            envelope = warp(envelope, ((2 * draw - 1) * reach).exp().to(envelope), self.centers_hz)
+        if self.equaliser_db:
+            n, bands, frames = envelope.shape
+            envelope = envelope + drifting_equaliser(n, bands, frames, self.equaliser_db, generator).to(envelope)
+        return envelope
+
+
+class Units(nn.Module):
+    """Measured content units as they are, in place of a code; reads nothing else and has no weights.
+
+    Args:
+        settings: Of the units.
+    """
+
+    def __init__(self, settings: UnitSettings):
+        super().__init__()
+        self.dims = settings.dims
+
+    def forward(
+        self,
+        log_mel: Float[Tensor, "batch frames mels"],
+        f0_hz: Float[Tensor, "batch frames"],
+        generator: torch.Generator | None = None,
+        units: Tensor | None = None,
+    ) -> Float[Tensor, "batch frames code"]:
+        """The units in the precision of the mel; raises FeatureError if there are none, or not one for each frame."""
+        wanted = (*log_mel.shape[:2], self.dims)
+        if units is None or tuple(units.shape) != wanted:
+            got = "none" if units is None else f"units of shape {tuple(units.shape)}"
+            raise FeatureError(f"Content units {wanted} are needed for 'contentvec'; {got} arrived. Measure them.")
+        return units.to(log_mel)
+
+    def song(self, log_mel: Tensor, f0_hz: Tensor, piece_frames: int, units: Tensor | None = None) -> Tensor:
+        """The same: every frame stands for itself."""
+        return self(log_mel, f0_hz, units=units)
+
+
+def build(settings: Any, features: FeatureSettings) -> Bottleneck | Units:
+    """The content encoder that the settings of a diffusion model name, with fresh weights where it has any.
+
+    Raises FeatureError if it needs units that the features do not have.
+    """
+    s = settings
+    if s.content == "contentvec":
+        if features.units is None:
+            raise FeatureError("The content encoder 'contentvec' reads units; bind FeatureSettings.units as well.")
+        return Units(features.units)
+    return Bottleneck(
+        features.mel, s.code_dims, channels=s.content_channels, n_layers=s.content_layers, warp_range=s.warp_range,
+        equaliser_db=s.equaliser_db, code_noise=s.code_noise,
+    )

@@ -1,0 +1,3 @@
+"""DDSP autoencoder."""
+
+from svclib.models.ddsp.model import DdspSettings as DdspSettings

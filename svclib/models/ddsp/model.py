@@ -1,0 +1,361 @@
+"""The singing network: pitch and loudness in, harmonics and noise out, trained through the synthesiser.
+
+After Engel et al., *DDSP: Differentiable Digital Signal Processing* (ICLR 2020), and the voices of Alonso & Erkut,
+*Latent Space Explorations of Singing Voice Synthesis using DDSP* (2021, https://arxiv.org/abs/2103.07197). The decoder
+sees only pitch and loudness; with ``z_dims`` it also hears what is sung, through a summary of the recording's MFCCs.
+
+Every model kind of the project offers what :class:`DdspModel` offers to training: ``settings``, ``features``, ``loss``,
+``validation_loss``, ``reconstruct`` and ``loss_name``.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from svclib.audio import spectral_loss, synthesis, units
+from svclib.audio.synthesis import SynthesisError
+from svclib.features import extract as features_module
+from svclib.models.ddsp import networks as decoder
+from svclib.utils import validation
+from svclib.utils.progress import stop_if
+
+NOISE_BIAS = -5.0  # an untrained network starts nearly without noise
+AMPLITUDE_BIAS = -1.5  # and sings softly, at an amplitude of about 0.04
+
+
+_RANGES = {
+    "n_harmonics": (1, 1000),
+    "n_noise_bands": (2, 1025),
+    "rnn_channels": (1, 4096),
+    "mlp_channels": (1, 4096),
+    "layers_per_stack": (0, 10),
+    "z_dims": (0, 512),
+    "z_rnn_channels": (1, 4096),
+    "reverb_samples": (0, 480_000),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DdspSettings:
+    """What is built and what it is trained on. ``dataclasses.asdict`` gives JSON that builds the same settings again.
+
+    Attributes:
+        kind: Name of this model kind, always ``ddsp``.
+        n_harmonics: Sines at multiples of the pitch; those at or above half the sample rate are silent.
+        n_noise_bands: Noise magnitudes from 0 Hz to half the sample rate.
+        rnn_channels: Width of the GRU.
+        mlp_channels: Width of the dense stacks around it.
+        layers_per_stack: Dense layers per stack; 0 leaves the stacks out.
+        z_dims: Width of the summary of what is sung; 0 for none.
+        z_hop_samples: Samples per z frame: 512 is 125 frames in 4 s at 16 kHz.
+        z_rnn_channels: Width of the z encoder's GRU.
+        reverb_samples: Length of a trained room response; 0 for none.
+        fft_sizes: Scales of the spectral loss; add 4096 in front for the seven-scale variant.
+        log_rule: ``v1`` or ``v2``, see :func:`losses.spectral_loss`. Losses compare only if both are equal.
+    """
+
+    kind: str = "ddsp"
+    n_harmonics: int = 100
+    n_noise_bands: int = 65
+    rnn_channels: int = 512
+    mlp_channels: int = 512
+    layers_per_stack: int = 3
+    z_dims: int = 0
+    z_hop_samples: int = 512
+    z_rnn_channels: int = 512
+    reverb_samples: int = 0
+    fft_sizes: tuple[int, ...] | list[int] = spectral_loss.FFT_SIZES
+    log_rule: str = "v1"
+
+    def __post_init__(self):
+        object.__setattr__(self, "fft_sizes", tuple(self.fft_sizes))
+        if self.kind != "ddsp":
+            raise SynthesisError(f"kind is '{self.kind}'; these are settings of the kind 'ddsp'.")
+        validation.check(self, _RANGES, SynthesisError)
+        if self.z_hop_samples not in decoder.Z_WINDOWS:
+            raise SynthesisError(
+                f"z_hop_samples is {self.z_hop_samples!r}; expected one of {sorted(decoder.Z_WINDOWS)}."
+            )
+        spectral_loss.check_definition(self.fft_sizes, self.log_rule, SynthesisError)
+
+    def build(
+        self, features: "features_module.FeatureSettings", statistics: dict | None = None, seed: int = 0
+    ) -> "DdspModel":
+        """An untrained model; equal seeds give equal weights, torch's own generator stays as it was.
+
+        Args:
+            features: How the recordings are measured.
+            statistics: Of the dataset; not needed by this kind.
+            seed: Of the weights.
+
+        Returns:
+            The model, on the CPU.
+
+        Raises:
+            SynthesisError: if the sample rate is too low for ``z_dims``.
+        """
+        if self.z_dims and features.sample_rate_hz < 2 * decoder.Z_FMAX_HZ:
+            raise SynthesisError(
+                f"The z encoder listens up to {decoder.Z_FMAX_HZ:.0f} Hz; sample_rate_hz is {features.sample_rate_hz}: "
+                f"use at least {2 * decoder.Z_FMAX_HZ:.0f}, or z_dims=0."
+            )
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # torch's own initialisation, replaced below, draws from it
+            model = DdspModel(self, features)
+        for module in model.modules():
+            decoder.initialize(module, generator)
+        if model.room is not None:
+            nn.init.normal_(model.room, std=1e-6, generator=generator)
+        with torch.no_grad():
+            model.decoder.out.bias[: 1 + self.n_harmonics] = self._voice_like_bias()
+        return model
+
+    def _voice_like_bias(self) -> Float[Tensor, " amplitude_and_harmonics"]:
+        """Bias with which an untrained network sings a soft tone whose k-th harmonic has the share 1 / k.
+
+        From zero biases all harmonics start equally loud, far too loud at the top; training silences them, the noise
+        imitates the spectrum alone, and the way back to a tone takes thousands of steps. Starting near a voice,
+        harmonics carry the tone from the first step.
+        """
+        half_share = 0.5 / np.arange(1, self.n_harmonics + 1)
+        sigmoid = half_share ** (1.0 / math.log(10.0))  # exp_sigmoid(x) is 2 sigmoid(x) ^ ln 10
+        bias = np.append(AMPLITUDE_BIAS, np.log(sigmoid / (1.0 - sigmoid)))
+        return torch.from_numpy(bias.astype(np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """What the network asks of the synthesiser, per frame.
+
+    Attributes:
+        amplitude: Linear amplitude of all harmonics together.
+        distribution: Share of each harmonic; sums to 1, or to 0 where none fits below half the sample rate.
+        noise_magnitudes: Linear magnitudes of the noise filter.
+        f0_hz: Pitch; where not voiced it is not heard.
+        voiced: Frames with harmonics.
+        z: Summary of what is sung, or None.
+    """
+
+    amplitude: Float[Tensor, "batch frames"]
+    distribution: Float[Tensor, "batch frames harmonics"]
+    noise_magnitudes: Float[Tensor, "batch frames bands"]
+    f0_hz: Float[Tensor, "batch frames"]
+    voiced: Bool[Tensor, "batch frames"]
+    z: Float[Tensor, "batch frames z"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthesis:
+    """Sound and its two parts; ``audio`` is their sum, plus the room where there is one. Peaks may exceed 1."""
+
+    audio: Tensor | np.ndarray
+    harmonic: Tensor | np.ndarray
+    noise: Tensor | np.ndarray
+
+
+class DdspModel(nn.Module):
+    """The decoder with its synthesiser; see :class:`DdspSettings`. Make one with ``settings.build(features)``."""
+
+    def __init__(self, settings: DdspSettings, features: "features_module.FeatureSettings"):
+        super().__init__()
+        self.settings, self.features = settings, features
+        inputs = {"loudness": 1, "f0": 1} | ({"z": settings.z_dims} if settings.z_dims else {})
+        sizes = (settings.rnn_channels, settings.mlp_channels, settings.layers_per_stack)
+        self.decoder = decoder.Decoder(inputs, *sizes, 1 + settings.n_harmonics + settings.n_noise_bands)
+        z = (features.sample_rate_hz, settings.z_hop_samples, settings.z_rnn_channels, settings.z_dims)
+        self.z_encoder = decoder.ZEncoder(*z) if settings.z_dims else None
+        self.room = nn.Parameter(torch.zeros(settings.reverb_samples)) if settings.reverb_samples else None
+
+    @property
+    def loss_name(self) -> str:
+        """The loss in words: curves are comparable only where this is equal."""
+        sizes = ", ".join(map(str, self.settings.fft_sizes))
+        return f"spectral loss over {len(self.settings.fft_sizes)} scales ({sizes}), log rule {self.settings.log_rule}"
+
+    def controls(
+        self,
+        f0_hz: Float[Tensor, "batch frames"],
+        voiced: Bool[Tensor, "batch frames"],
+        loudness_db: Float[Tensor, "batch frames"],
+        audio: Float[Tensor, "batch samples"] | None = None,
+        z: Float[Tensor, "batch frames z"] | None = None,
+    ) -> Controls:
+        """What to play for this pitch (filled over unvoiced frames) and loudness.
+
+        With ``z_dims`` the network also needs ``audio`` (the whole clip, whose words are taken) or its ``z`` per frame.
+        """
+        if self.z_encoder is not None and z is None:
+            if audio is None:
+                raise SynthesisError("This instrument follows what is sung (z): give the source audio too.")
+            z = self.z_encoder.at_frames(self.z_encoder(audio), 0, f0_hz.shape[1], self.features.hop_samples)
+        return self._controls(f0_hz, voiced, loudness_db, z, None)[0]
+
+    def _controls(self, f0_hz, voiced, loudness_db, z, state) -> tuple[Controls, Tensor]:
+        inputs = {"loudness": (loudness_db / 80.0 + 1.0)[..., None], "f0": (units.hz_to_midi(f0_hz) / 127.0)[..., None]}
+        if self.z_encoder is not None:
+            inputs["z"] = z
+        out, state = self.decoder(inputs, state)
+        with torch.autocast(out.device.type, enabled=False):
+            amplitude, distribution, noise = out.to(f0_hz.dtype).split(
+                [1, self.settings.n_harmonics, self.settings.n_noise_bands], dim=-1
+            )
+            distribution = synthesis.exp_sigmoid(distribution)
+            distribution = synthesis.normalize_harmonics(distribution, f0_hz, self.features.sample_rate_hz)
+            noise = synthesis.exp_sigmoid(noise + NOISE_BIAS)
+            amplitude = synthesis.exp_sigmoid(amplitude)[..., 0]
+        return Controls(amplitude, distribution, noise, f0_hz, voiced, z), state
+
+    def synthesize(self, controls: Controls, generator: torch.Generator) -> Synthesis:
+        """Sound of ``frames * hop`` samples; each part ``[batch, samples]``."""
+        c, rate, hop = controls, self.features.sample_rate_hz, self.features.hop_samples
+        with torch.autocast(c.amplitude.device.type, enabled=False):
+            harmonic, _ = synthesis.harmonic_synthesis(c.f0_hz, c.amplitude, c.distribution, rate, hop, c.voiced)
+            noise = synthesis.filtered_noise(c.noise_magnitudes, hop, generator)
+            audio = harmonic + noise
+            if self.room is not None:
+                audio = audio + synthesis.reverb(audio, self.room)
+        return Synthesis(audio, harmonic, noise)
+
+    def _resynthesize(self, batch: dict, generator: torch.Generator) -> Synthesis:
+        audio = batch["audio"] if self.z_encoder is not None else None
+        return self.synthesize(self.controls(batch["f0_hz"], batch["voiced"], batch["loudness_db"], audio), generator)
+
+    def loss(self, batch: dict, generator: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Spectral loss of the batch sung again from its pitch and loudness.
+
+        Args:
+            batch: ``audio`` ``[batch, frames * hop]``; ``f0_hz``, ``voiced``, ``loudness_db`` ``[batch, frames]``.
+            generator: Draws the noise; its device may differ from the batch's.
+
+        Returns:
+            The loss, and its parts without gradient: ``linear`` and ``log``, which add up to it.
+        """
+        made = self._resynthesize(batch, generator).audio
+        with torch.autocast(made.device.type, enabled=False):
+            linear, log = spectral_loss.spectral_loss(
+                made, batch["audio"].to(made), self.settings.fft_sizes, self.settings.log_rule
+            )
+        return linear + log, {"linear": linear.detach(), "log": log.detach()}
+
+    @torch.no_grad()
+    def validation_loss(self, batch: dict) -> Float[Tensor, ""]:
+        """The same loss with the same noise every time."""
+        return self.loss(batch, torch.Generator().manual_seed(0))[0]
+
+    @torch.no_grad()
+    def reconstruct(self, batch: dict, seed: int = 0) -> Float[Tensor, "batch samples"]:
+        """The batch's recordings sung again from their pitch and loudness."""
+        return torch.as_tensor(self._resynthesize(batch, torch.Generator().manual_seed(seed)).audio)
+
+    @torch.no_grad()
+    def encode_z(
+        self, audio: np.ndarray, cancelled: Callable[[], bool] | None = None, block_frames: int = 2000
+    ) -> Float[Tensor, "1 z_frames z"]:
+        """z of a whole recording ``[samples]`` of any length: measured in pieces, normalised over the whole."""
+        place = self.decoder.out.weight
+        samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))[None]
+        n_frames = -(-samples.shape[1] // self.z_encoder.hop_samples)
+        pieces = []
+        for first in range(0, n_frames, block_frames):
+            stop_if(cancelled)
+            count = min(block_frames, n_frames - first)
+            reach, hop = self.z_encoder.n_fft, self.z_encoder.hop_samples
+            skip = max(0, first - -(-reach // hop))  # the piece begins a window earlier
+            piece = samples[:, skip * hop : (first + count) * hop + reach].to(place.device)
+            pieces.append(self.z_encoder.mfcc(piece, first - skip, count))
+        return self.z_encoder.encode(torch.cat(pieces, dim=1))
+
+    @torch.no_grad()
+    def render(
+        self,
+        f0_hz: np.ndarray,
+        voiced: np.ndarray,
+        loudness_db: np.ndarray,
+        audio: np.ndarray | None = None,
+        seed: int = 0,
+        chunk_frames: int = 1000,
+        progress: Callable[[float, str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Synthesis:
+        """Sing a song of any length, in pieces that equal the whole: phase, GRU state, noise and room go on.
+
+        Args:
+            f0_hz: Pitch ``[frames]``, Hz; unvoiced gaps are filled for the network and stay silent.
+            voiced: ``[frames]``.
+            loudness_db: ``[frames]``.
+            audio: Source samples, needed with ``z_dims``; z follows its words.
+            seed: Of the noise.
+            chunk_frames: Frames per piece; memory grows with it, the sound does not change.
+            progress: Called with a fraction and a text.
+            cancelled: Asked before every piece; True raises ``progress.Cancelled``.
+
+        Returns:
+            float32 arrays of ``frames * hop`` samples.
+        """
+        n_frames, hop, rate = len(f0_hz), self.features.hop_samples, self.features.sample_rate_hz
+        if not len(voiced) == len(loudness_db) == n_frames or n_frames == 0 or chunk_frames < 1:
+            raise SynthesisError(
+                f"Pitch, voicing and loudness have {n_frames}, {len(voiced)} and {len(loudness_db)} frames; "
+                "they must have the same number, at least one."
+            )
+        z = None
+        if self.z_encoder is not None:
+            if audio is None:
+                raise SynthesisError("This instrument follows what is sung (z): give the source audio too.")
+            z = self.encode_z(audio, cancelled)
+        place = self.decoder.out.weight
+        voiced = np.asarray(voiced, dtype=bool) & (np.asarray(f0_hz) > 0)
+        f0_filled = features_module.fill_unvoiced(np.asarray(f0_hz), voiced)
+        phases, _ = synthesis.frame_phase(torch.as_tensor(f0_filled, dtype=torch.float32)[None], rate, hop)
+        generator, state, before = torch.Generator().manual_seed(seed), None, None
+        ring = 2 * (self.settings.n_noise_bands - 1) - 1
+        harmonic = np.zeros(n_frames * hop, np.float32)
+        noise = np.zeros(n_frames * hop + ring, np.float32)
+        for first in range(0, n_frames, chunk_frames):
+            stop_if(cancelled)
+            last = min(n_frames, first + chunk_frames)
+
+            def piece(x, dtype, first=first, last=last):
+                return torch.as_tensor(np.ascontiguousarray(x[first:last]), dtype=dtype, device=place.device)[None]
+
+            z_piece = None if z is None else self.z_encoder.at_frames(z, first, last - first, hop)
+            pitch, level = piece(f0_filled, place.dtype), piece(loudness_db, place.dtype)
+            now, state = self._controls(pitch, piece(voiced, torch.bool), level, z_piece, state)
+            filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, generator, full=True)
+            noise[first * hop : last * hop + ring] += filtered[0].cpu().numpy()
+            # the stretch from the last centre of the piece before: its last frame comes along
+            known = now if before is None else _join(before, now)
+            at = last - known.f0_hz.shape[1]
+            begin = phases[:, at].to(place.device) - known.f0_hz[:, 0].double() * (hop // 2 / rate)
+            sound, _ = synthesis.harmonic_synthesis(
+                known.f0_hz, known.amplitude, known.distribution, rate, hop, known.voiced, begin
+            )
+            start = 0 if before is None else hop // 2
+            harmonic[at * hop + start : last * hop] = sound[0, start:].cpu().numpy()
+            before = Controls(*(getattr(now, f.name)[:, -1:] for f in dataclasses.fields(now) if f.name != "z"))
+            if progress is not None:
+                progress(last / n_frames, f"sung {units.duration_text(last * hop / rate)}")
+        noise = noise[self.settings.n_noise_bands - 1 :][: n_frames * hop]
+        return Synthesis(self._in_room(harmonic + noise, chunk_frames * hop), harmonic, noise)
+
+    def _in_room(self, dry: np.ndarray, block: int) -> np.ndarray:
+        """The dry sound with the trained room added, block by block."""
+        if self.room is None:
+            return dry
+        taps = torch.cat([torch.zeros_like(self.room[:1]), self.room[1:]])[None, None]
+        wet = np.concatenate([dry, np.zeros(self.room.shape[0] - 1, np.float32)])
+        for start in range(0, len(dry), block):
+            piece = torch.from_numpy(dry[start : start + block])[None].to(taps.device)
+            added = synthesis.fft_convolve(piece, taps, full=True)[0].cpu().numpy()
+            wet[start : start + len(added)] += added
+        return wet[: len(dry)]
+
+
+def _join(before: Controls, now: Controls) -> Controls:
+    names = [f.name for f in dataclasses.fields(now) if f.name != "z"]
+    return Controls(*(torch.cat([getattr(before, name), getattr(now, name)], dim=1) for name in names))

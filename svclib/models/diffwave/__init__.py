@@ -1,0 +1,3 @@
+"""Waveform diffusion (DiffWave)."""
+
+from svclib.models.diffwave.model import DiffWaveSettings as DiffWaveSettings

@@ -1,0 +1,368 @@
+"""DiffWave: noise becomes sound, sample by sample of the waveform. Settings, model, training.
+
+After Kong et al., *DiffWave* (ICLR 2021, https://arxiv.org/abs/2009.09761). Steered by a mel spectrogram it is a
+vocoder, by a label a speaker of digits, by nothing a source of sound; ``diffwave_uses`` holds what one does with it.
+The network learns to name the noise in ``sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` (Eq. 7).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from svclib.audio import synthesis
+from svclib.features.extract import FeatureSettings, MelContract
+from svclib.models.diffusion.schedule import Schedule
+from svclib.models.diffwave import sampler as diffwave_process
+from svclib.models.diffwave.cached_inference import Prepared
+from svclib.models.diffwave.harmonic_source import HarmonicSource
+from svclib.models.diffwave.network import (
+    CONDITIONERS,
+    STEP_RULES,
+    DiffWaveError,
+    DiffWaveNet,
+    parameter_count,
+    strides,
+)
+from svclib.models.vocoders.harmonic import mel_corners_hz
+from svclib.utils import rng, validation
+
+CONDITIONS = ("mel", "label", "none")
+PRIORS = ("standard", "energy", "level")
+SOURCES = ("none", "harmonic")
+LEAST_SPREAD, LEAST_PEAK = 0.1, 1e-3
+LEAST_LEVEL, LEVEL = 1e-3, 0.4  # of ``level``: the quietest sound it follows, and RMS over spread
+LOSSES = ("l2", "l1")
+MAX_PARAMETERS = 200_000_000
+
+_RANGES = {
+    "channels": (1, 1024),
+    "n_layers": (1, 128),
+    "dilation_cycle": (1, 14),
+    "condition_dims": (1, 1024),
+    "squeeze": (1, 64),
+    "peak": (0.0, 1.0),
+    "sound_s": (0.01, 60.0),
+    "n_steps": (2, 1000),
+    "beta_first": (1e-8, 0.5),
+    "beta_last": (1e-8, 0.99),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffWaveSettings:
+    """Everything that defines a DiffWave apart from its features and its training data.
+
+    Attributes:
+        kind: Always ``diffwave``.
+        condition: What steers it: ``mel`` (a vocoder), ``label`` (a class) or ``none``.
+        channels, n_layers, dilation_cycle: The network: BASE 64, 30, 10; LARGE 128, 30, 10; unconditional 256, 36, 12;
+            deep and thin 128, 48, 12.
+        conditioner: How the mel steers it: ``frames`` (made for speed) or ``samples`` (the paper's).
+        condition_dims: Channels of the condition at frame rate, for ``frames``.
+        labels: Names of the labels in sorted order, as a dataset has them; empty unless ``condition`` is ``label``.
+        n_steps, beta_first, beta_last: The noise schedule.
+        fast_etas: Fast schedule for previews and everyday use; empty for every trained step.
+        loss: ``l2``, the paper's, or ``l1``.
+        step_rule: ``exact``; ``table`` for converted weights, see ``diffwave_net.table_embedding``.
+        squeeze: Neighbouring samples that make one position of the network; 1 is the paper's.
+        peak: Level every training sound is brought to, so that quiet speakers do not drown in the noise of the first
+            steps; 0 leaves levels as they are. Not for ``mel``, which tells the level.
+        sound_s: How long a generated sound is where nobody says otherwise, in seconds.
+        prior: ``standard``, or the noise follows the mel, in training and in the walk: ``energy`` as in PriorGrad (Lee
+            et al. 2022); ``level`` down to silence, and the network sees every moment at one level.
+        source: ``none``, the paper's, or ``harmonic``: besides the mel it hears the pitch; see ``diffwave_source``.
+    """
+
+    kind: str = "diffwave"
+    condition: str = "mel"
+    channels: int = 64
+    n_layers: int = 30
+    dilation_cycle: int = 10
+    conditioner: str = "frames"
+    condition_dims: int = 128
+    labels: tuple[str, ...] | list[str] = ()
+    n_steps: int = 50
+    beta_first: float = 1e-4
+    beta_last: float = 0.05
+    fast_etas: tuple[float, ...] | list[float] = diffwave_process.FAST["base"]
+    loss: str = "l2"
+    step_rule: str = "exact"
+    squeeze: int = 1
+    peak: float = 0.0
+    sound_s: float = 1.0
+    prior: str = "standard"
+    source: str = "none"
+
+    def __post_init__(self):
+        for name in ("labels", "fast_etas"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.kind != "diffwave":
+            raise DiffWaveError(f"kind is '{self.kind}'; these are settings of the kind 'diffwave'.")
+        validation.check(self, _RANGES, DiffWaveError)
+        choices = {
+            "condition": CONDITIONS, "conditioner": CONDITIONERS, "loss": LOSSES, "step_rule": STEP_RULES,
+            "prior": PRIORS, "source": SOURCES,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise DiffWaveError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
+        if bool(self.labels) != (self.condition == "label"):
+            raise DiffWaveError("labels names what a 'label' model can be asked for, and is empty for any other.")
+        known = sorted({label for label in self.labels if isinstance(label, str) and label})
+        if list(self.labels) != known or len(known) > 64:
+            raise DiffWaveError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
+        if self.prior != "standard" and self.condition != "mel":
+            raise DiffWaveError(f"prior '{self.prior}' follows a mel; with another condition leave it 'standard'.")
+        if self.source != "none" and self.condition != "mel":
+            raise DiffWaveError("source 'harmonic' is for a vocoder; with another condition leave it 'none'.")
+        if self.peak and self.condition == "mel":
+            raise DiffWaveError("peak is for models without a mel: a mel tells the level. Leave it 0.")
+        if len(self.fast_etas) > 64:
+            raise DiffWaveError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
+        if self.fast_etas:
+            diffwave_process.align(self.schedule, self.fast_etas)
+        mels = {"n_mels": 128, "conditioner": "frames"} if self.condition == "mel" else {}
+        size = parameter_count(
+            self.channels, self.n_layers, **mels, condition_dims=self.condition_dims, squeeze=self.squeeze,
+            sourced=self.source != "none",
+        )
+        if size > MAX_PARAMETERS:
+            raise DiffWaveError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+        return Schedule(self.n_steps, self.beta_first, self.beta_last)
+
+    @property
+    def prediction(self) -> str:
+        """What the loss is about: losses compare only where this is equal."""
+        told = f"noise, {self.loss}, {self.n_steps} steps from beta {self.beta_first:g} to {self.beta_last:g}"
+        told += f", sounds of peak {self.peak:g}" if self.peak else ""
+        told += f", prior by {self.prior}" if self.prior != "standard" else ""
+        return told + (f", {self.source} source" if self.source != "none" else "")
+
+    def build(
+        self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0
+    ) -> "DiffWaveModel":
+        """A model with these settings; raises DiffWaveError if the features do not suit.
+
+        Args:
+            features: How the recordings are measured; a ``mel`` model needs a mel contract.
+            statistics: The dataset's: ``log_mel`` (``min`` and ``max``) sets the scale of the mel; from the contract's
+                floor to e^2 if None.
+            seed: Of the weights; torch's own generator stays as it was.
+
+        Returns:
+            With fresh weights; equal seeds give equal ones.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return DiffWaveModel(self, features, statistics)
+
+
+def power_shares(mel: MelContract) -> np.ndarray:
+    """Weights of squared mels whose sum is the mean square of white noise of any level: float32 ``[n_mels]``.
+
+    White noise of standard deviation s has a mean STFT magnitude of ``s sqrt(pi)/2 sqrt(3/8 window)`` (Rayleigh, Hann
+    window); a filter adds up its weights, and stands for half of its width in Hz.
+    """
+    corners = mel_corners_hz(mel)
+    widths = (corners[2:] - corners[:-2]) / 2
+    sums = (np.ones_like(widths) if mel.norm == "slaney" else widths) * mel.n_fft / mel.sample_rate_hz
+    heard = math.sqrt(math.pi) / 2 * math.sqrt(3 / 8 * mel.window_samples) * sums
+    return (widths / widths.sum() / heard**2).astype(np.float32)
+
+
+class DiffWaveModel(nn.Module):
+    """A network with its schedule, its mel contract and its loss."""
+
+    def __init__(self, settings: DiffWaveSettings, features: FeatureSettings, statistics: Mapping | None = None):
+        super().__init__()
+        s, mel = settings, features.mel
+        if s.condition == "mel" and mel is None:
+            raise DiffWaveError("A vocoder is steered by a mel, but these features have no mel contract.")
+        self.settings, self.features, self.schedule = s, features, s.schedule
+        self.contract = mel if s.condition == "mel" else None
+        if self.contract is not None and s.conditioner == "samples":
+            strides(features.hop_samples)
+        if features.hop_samples % s.squeeze:
+            raise DiffWaveError(f"squeeze is {s.squeeze}; it has to divide the hop of {features.hop_samples} samples.")
+        self.net = DiffWaveNet(
+            s.channels, s.n_layers, s.dilation_cycle, 0 if self.contract is None else mel.n_mels, features.hop_samples,
+            s.conditioner, s.condition_dims, len(s.labels), s.step_rule, s.n_steps, s.squeeze, s.source != "none",
+        )
+        self.source = HarmonicSource(features) if s.source == "harmonic" else None
+        if self.contract is not None:
+            base = math.log(10.0) if mel.log_base == "10" else 1.0
+            known = (statistics or {}).get("log_mel") or {"min": math.log(mel.floor) / base, "max": 2.0 / base}
+            # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
+            low, high = (np.full(mel.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
+            self.register_buffer("power_share", torch.tensor(power_shares(mel)), persistent=False)
+            self.register_buffer("mel_low", torch.tensor(low))
+            self.register_buffer("mel_high", torch.tensor(np.maximum(high, low + np.float32(1.0 / base))))
+
+    @property
+    def loss_name(self) -> str:
+        """What the loss measures, for curves and tables."""
+        return f"mean {'square' if self.settings.loss == 'l2' else 'absolute'} error of the {self.settings.prediction}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.net.input.weight.device
+
+    def scale(self, log_mel: Float[Tensor, "batch frames mels"]) -> Float[Tensor, "batch mels frames"]:
+        """Log-mel -> about -1 .. 1, channels first."""
+        return (2 * (log_mel - self.mel_low) / (self.mel_high - self.mel_low) - 1).transpose(1, 2)
+
+    def spread(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"] | None:
+        """Standard deviation of the noise at every sample: 1 (None), or of a prior that follows the mel's energy.
+
+        PriorGrad (Lee et al. 2022, https://arxiv.org/abs/2106.06406, section 4.1): the root of a frame's summed mel
+        amplitudes over the largest that training knew, not below 0.1, held for the samples of the frame. ``level`` is
+        2.5 times the RMS that the mel tells, on straight lines between frames; -60 dB at least.
+        """
+        if self.settings.prior == "standard":
+            return None
+        base = 10.0 if self.contract.log_base == "10" else math.e
+        log_mel = (mel.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
+        if self.settings.prior == "level":
+            level = (self.power_share * (base**log_mel).square()).sum(dim=2).sqrt()
+            level = synthesis.upsample_linear(level, self.contract.hop_samples)
+            return (level / LEVEL).clamp_min(LEAST_LEVEL / LEVEL)
+        energy = (base**log_mel).sum(dim=2) / (base**self.mel_high).sum()
+        return energy.sqrt().clamp(LEAST_SPREAD, 1.0).repeat_interleave(self.contract.hop_samples, dim=1)
+
+    def gain(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 1"]:
+        """What brings signals to the level the model was trained at; at most 60 dB, so silence stays silent."""
+        if not self.settings.peak:
+            return torch.ones_like(x[:, :1])
+        return self.settings.peak / x.abs().amax(dim=1, keepdim=True).clamp_min(LEAST_PEAK)
+
+    def label_numbers(self, labels: str | Sequence[str]) -> Int[Tensor, " batch"]:
+        """Names of labels as the network's numbers; raises DiffWaveError for a name it was not trained with."""
+        names = [labels] if isinstance(labels, str) else list(labels)
+        for name in names:
+            if name not in self.settings.labels:
+                known = ", ".join(self.settings.labels) or "no labels"
+                raise DiffWaveError(f"This model was not trained with the label '{name}'; it knows {known}.")
+        return torch.tensor([self.settings.labels.index(name) for name in names], device=self.device)
+
+    def song_conditions(
+        self, log_mel: np.ndarray, f0_hz: np.ndarray | None = None, voiced: np.ndarray | None = None
+    ) -> dict[str, Tensor]:
+        """What of a song steers a vocoder: its mel ``[frames, mels]``, and its pitch ``[frames]`` where it hears one.
+
+        Raises DiffWaveError if it hears the pitch and none is given.
+        """
+        told = {"mel": self.scale(torch.from_numpy(log_mel)[None].to(self.device))}
+        if self.source is not None:
+            if f0_hz is None or voiced is None:
+                raise DiffWaveError("This vocoder hears the pitch besides the mel; give f0_hz and voiced too.")
+            told["source"] = torch.from_numpy(self.source.song(log_mel, f0_hz, voiced))[None].to(self.device)
+        return told
+
+    def conditions(self, batch: Mapping[str, Tensor], locked: bool = False) -> dict[str, Tensor]:
+        """What of a dataset's batch steers the network.
+
+        Args:
+            batch: ``log_mel`` (with ``audio``, ``f0_hz`` and ``voiced`` where the pitch is heard) or ``label``.
+            locked: With the phase of the batch's own sound, as training needs it; else by the pitch alone.
+
+        Returns:
+            By the network's names: ``mel``, scaled, and ``source`` where the pitch is heard; ``label``; or nothing.
+
+        Raises:
+            DiffWaveError: if the batch has recordings without a label the model knows.
+        """
+        if self.settings.condition == "mel":
+            told = {"mel": self.scale(batch["log_mel"])}
+            if self.source is not None and locked:
+                names = ("audio", "log_mel", "f0_hz", "voiced")
+                told["source"] = self.source.locked(*(batch[name] for name in names))
+            elif self.source is not None:
+                rows = zip(*(batch[name].cpu().numpy() for name in ("log_mel", "f0_hz", "voiced")), strict=True)
+                told["source"] = torch.from_numpy(np.stack([self.source.song(*row) for row in rows])).to(self.device)
+            return told
+        if self.settings.condition == "none":
+            return {}
+        low, high = int(batch["label"].min()), int(batch["label"].max())
+        if low < 0 or high >= len(self.settings.labels):
+            which = "a recording without label" if low < 0 else f"label number {high}"
+            raise DiffWaveError(
+                f"The dataset has {which}; this model knows {len(self.settings.labels)} labels "
+                f"({', '.join(self.settings.labels)}). Prepare the recordings with a pattern for their labels."
+            )
+        return {"label": batch["label"]}
+
+    def loss(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Mean error of the named noise at random diffusion times, and its halves of less and of more noise."""
+        x0, steps = batch["audio"] * self.gain(batch["audio"]), self.schedule.n_steps
+        t = (rng.spread(len(x0), generator) * steps).long().clamp_max(steps - 1).to(x0.device)
+        noise = rng.normal(tuple(x0.shape), generator).to(x0)
+        conditions = self.conditions(batch, locked=True)
+        spread = self.spread(conditions["mel"]) if "mel" in conditions else None
+        if self.settings.prior == "level":  # the network sees all in units of the spread
+            if "source" in conditions:
+                conditions["source"] = conditions["source"] / spread
+            x0, spread = x0 / spread, None
+        wide = noise if spread is None else noise * spread
+        named = self.net(self.schedule.diffuse(x0, t, wide), t.float(), **conditions).float()
+        if spread is not None:  # PriorGrad's loss: the error measured in standard deviations
+            named = named / spread
+        error = (named - noise).square() if self.settings.loss == "l2" else (named - noise).abs()
+        each, late = error.mean(dim=1), (t >= steps // 2).float()
+        halves = {"little_noise": 1 - late, "much_noise": late}
+        parts = {k: ((each * w).sum() / w.sum().clamp_min(1)).detach() for k, w in halves.items()}
+        return each.mean(), parts
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, ""]:
+        """The same loss on noise and times that depend on ``seed`` alone."""
+        return self.loss(batch, torch.Generator().manual_seed(seed))[0]
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, "batch samples"]:
+        """What the model makes of the batch's mels or labels, of nothing where it takes none; by the fast schedule."""
+        batch = {k: v.to(self.device) for k, v in batch.items()}
+        shape = tuple(batch["audio"].shape)
+        prepared = self.prepare(**self.conditions(batch), n_samples=shape[1], batch=shape[0])
+        return self.sample(prepared, shape, seed)
+
+    def prepare(self, precision: str = "fp32", **conditions) -> Prepared:
+        """The network bound to what steers it; see ``diffwave_fast.Prepared``."""
+        spread = self.spread(conditions["mel"]) if "mel" in conditions else None
+        within = self.settings.prior == "level"
+        prepared = Prepared(self.net, precision=precision, unit=spread if within else None, **conditions)
+        prepared.spread = spread
+        return prepared
+
+    def sample(self, prepared: Any, shape: tuple[int, int], seed: int = 0, fast: bool = True, **options: Any) -> Tensor:
+        """Walk from noise to sound.
+
+        Args:
+            prepared: From :meth:`prepare`, or any denoiser.
+            shape: Number of signals and samples.
+            seed: Of the first noise and of the walk; equal seeds give equal noise on every device.
+            fast: By ``settings.fast_etas``, where there are any.
+            **options: ``callback``, ``cancelled``, ``clamp``; see ``diffwave_process.sample``.
+
+        Returns:
+            Sound of ``shape``; without ``clamp`` it may exceed -1 .. 1.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(shape, generator=generator).to(self.device)
+        spread = getattr(prepared, "spread", None)
+        if spread is not None:
+            noise, options = noise * spread, {**options, "spread": spread}
+        etas = self.settings.fast_etas if fast and self.settings.fast_etas else None
+        return diffwave_process.sample(prepared, self.schedule, noise, etas, generator=generator, **options)

@@ -1,0 +1,350 @@
+"""The shareable instrument file: save, open, refuse.
+
+An instrument is one zip with exactly ``instrument.json`` (what it is: settings, statistics, licence, consent, checksums
+of the other members), ``weights.safetensors`` (float32, no optimiser) and ``config.gin`` (a record for people, never
+parsed). Opening one runs nothing that is in it: it is never extracted, unpickled or handed to gin; every name, size,
+type, range, shape and value is compared with what the architecture says, and whatever does not fit is refused with a
+sentence. The zip's comment holds the SHA-256 of everything before it, so that any changed bit is noticed; a zip packed
+anew by a file manager has no comment and is judged by its members' checksums.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from svclib import __version__
+from svclib.features.extract import F0_METHODS, FeatureSettings
+from svclib.models import instrument_archive, layers
+from svclib.models.ddsp.model import DdspSettings
+from svclib.models.diffusion.model import DiffusionSettings
+from svclib.models.diffwave.model import DiffWaveSettings
+from svclib.models.vocoders.harmonic import HarmonicSettings
+from svclib.utils import atomic_store, serialization
+from svclib.utils.serialization import InstrumentError, from_dict, strict_json, to_dict
+
+# Settings class of every model kind; its build() makes the model.
+KINDS = {
+    "ddsp": DdspSettings,
+    "diffusion": DiffusionSettings,
+    "diffwave": DiffWaveSettings,
+    "harmonic": HarmonicSettings,
+}
+VOCODERS = ("harmonic", "diffwave")  # kinds that make sound of mels and know no voice
+
+FORMAT, FORMAT_VERSION = "svclib instrument", 1
+LICENCE = "No licence was stated: ask the maker before you publish anything made with this instrument."
+CONSENT = (
+    "Made for singing with the consent of the person whose voice it is. What it sings is a synthetic voice: say so "
+    "wherever you publish it, and never use it to pass for that person."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instrument:
+    """An opened instrument.
+
+    Attributes:
+        name: For people.
+        kind: A key of ``KINDS``.
+        model: In eval mode, on the CPU.
+        features: How songs have to be measured for it.
+        statistics: Of the recordings it was trained on (``Dataset.statistics``).
+        info: Trained steps, validation loss, loss definition, F0 package, singers, licence, consent, created, versions.
+        sha256: Of the whole file: two instruments of one name are told apart by it.
+        path: Where it was read from.
+    """
+
+    name: str
+    kind: str
+    model: nn.Module
+    features: FeatureSettings
+    statistics: dict
+    info: dict
+    sha256: str
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """A file of a folder of instruments: its name, kind and settings, or the sentence why it cannot be used."""
+
+    path: Path
+    name: str
+    kind: str | None
+    info: dict
+    problem: str | None
+    settings: Any = None
+
+    @property
+    def sings(self) -> bool:
+        """True for what turns songs into another voice; vocoders and sources of waves are listed but do not."""
+        return self.kind is not None and self.kind not in VOCODERS
+
+    @property
+    def vocodes(self) -> bool:
+        """True for what makes sound of a mel; a DiffWave without mel makes sounds of its own."""
+        return self.kind in VOCODERS and getattr(self.settings, "condition", "mel") == "mel"
+
+
+def build_model(settings: Any, features: FeatureSettings, statistics: dict | None, seed: int = 0) -> nn.Module:
+    """A model of any kind with its first weights, drawn from ``seed``; torch's global generator stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return settings.build(features, statistics, seed)
+
+
+def loss_definition(settings: Any) -> dict:
+    """What a model's loss values mean: losses compare only where this is equal (FFT sizes and log rule for DDSP)."""
+    names = ("fft_sizes", "log_rule", "prediction", "coarse_weight", "vocoder", "vocoder_weight")
+    return {"kind": settings.kind, **{n: to_dict(getattr(settings, n)) for n in names if hasattr(settings, n)}}
+
+
+def f0_definition(features: FeatureSettings) -> dict:
+    """The F0 method with the package and version that computes it here."""
+    import importlib.metadata
+
+    package = F0_METHODS[features.f0_method].package
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"
+    return {"method": features.f0_method, "package": package, "version": version}
+
+
+# Saving ---------------------------------------------------------------------------------------------------------------
+
+
+def save(
+    path: str | Path,
+    model: nn.Module,
+    features: FeatureSettings,
+    statistics: dict,
+    *,
+    created: str,
+    name: str | None = None,
+    trained_steps: int = 0,
+    validation_loss: float | None = None,
+    singers: list[str] | tuple[str, ...] = (),
+    licence: str = LICENCE,
+    consent: str = CONSENT,
+    config_text: str = "",
+    f0: dict | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write an instrument: weights only, in one atomic step.
+
+    Args:
+        path: ``.../NAME.zip``. A name that is taken becomes ``NAME 2.zip`` unless ``overwrite``.
+        model: Of a kind in ``KINDS``, with the weights to ship (a training's EMA); has ``settings``.
+        features: How its recordings were measured.
+        statistics: Of its dataset.
+        created: Date for people, ``2026-11-21``.
+        name: Shown in menus; the file's name where not given.
+        trained_steps: How many steps the weights were trained for.
+        validation_loss: Their held-out loss; None where it was not measured.
+        singers: Names of those whose voice it is, as the dataset has them.
+        licence: What others may do with it, a text for people.
+        consent: What the person whose voice it is agreed to, a text for people.
+        config_text: The gin text it was trained with, as a record.
+        f0: :func:`f0_definition` of the preparation; of this machine where not given.
+        overwrite: Replace what is at ``path``, in one step too.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        InstrumentError: if the model is of no known kind, has a weight that is not a finite number, or if name,
+            statistics or texts are such that the file would be refused.
+    """
+    path = Path(path)
+    if path.suffix != ".zip":
+        raise InstrumentError(f"'{path.name}' cannot be an instrument's name; it has to end in .zip.")
+    if not statistics:
+        raise InstrumentError("The dataset has no statistics; prepare it again, then export.")
+    settings = model.settings
+    if KINDS.get(settings.kind) is not type(settings):
+        raise InstrumentError(f"'{settings.kind}' is no kind of instrument; known: {', '.join(KINDS)}.")
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    bad = [k for k, v in tensors.items() if not bool(torch.isfinite(v).all())]
+    if bad:
+        raise InstrumentError(f"The weights '{bad[0]}' are not finite numbers; choose an earlier checkpoint.")
+    others = {
+        "weights.safetensors": safetensors.torch.save(tensors),
+        "config.gin": config_text.encode(),
+    }
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": path.stem if name is None else name,
+        "kind": settings.kind,
+        "features": to_dict(features),
+        "model": to_dict(settings),
+        "statistics": statistics,
+        "info": {
+            "trained_steps": trained_steps,
+            "validation_loss": validation_loss,
+            "loss": loss_definition(settings),
+            "f0": f0 or f0_definition(features),
+            "singers": list(singers),
+            "licence": licence,
+            "consent": consent,
+            "created": created,
+            "versions": {"svclib": __version__, "torch": torch.__version__},
+        },
+        "members": {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in others.items()},
+    }
+    text = json.dumps(description, ensure_ascii=False, allow_nan=False, indent=1)
+    _description(strict_json(text.encode(), "instrument.json"))  # what is written has to open again
+    data = instrument_archive.pack({"instrument.json": text.encode(), **others})
+    if overwrite:
+        return atomic_store.commit_bytes(path, data)
+    return atomic_store.commit_new(path, lambda part: atomic_store.commit_bytes(part, data))
+
+
+# Opening --------------------------------------------------------------------------------------------------------------
+
+
+def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads well)
+    """Open an instrument made by anybody.
+
+    Args:
+        path: The zip; it is read, never extracted.
+
+    Returns:
+        The instrument, its model in eval mode on the CPU with weights that take no gradient.
+
+    Raises:
+        InstrumentError: naming the file, what is wrong with it, and what to do.
+    """
+    path = Path(path)
+    with instrument_archive.guard(path), instrument_archive.Archive(path) as archive:
+        name, settings, features, raw = _description(strict_json(archive.read("instrument.json"), "instrument.json"))
+        members = raw["members"]
+        expected = _architecture(settings, features, raw["statistics"])
+        instrument_archive.check_size(expected, archive.size("weights.safetensors"))
+        archive.check_seal()
+        for member in instrument_archive.MEMBERS[1:]:
+            data = archive.read(member)
+            said = members[member]
+            if len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
+                raise InstrumentError(f"{member} is damaged (its checksum differs); download the file again.")
+            if member == "weights.safetensors":
+                tensors = instrument_archive.weights(data, expected)
+        model = build_model(settings, features, raw["statistics"])
+        model.load_state_dict(tensors, strict=True)
+        sha256 = archive.sha256
+    return Instrument(
+        name, settings.kind, model.eval().requires_grad_(False), features, raw["statistics"], raw["info"], sha256, path
+    )
+
+
+def list_folder(folder: str | Path) -> list[Listing]:
+    """The ``.zip`` files of a folder by name, each with what its description says or why it cannot be used.
+
+    Reads only the descriptions: weights are checked when one is opened.
+    """
+    found = []
+    for path in sorted(Path(folder).glob("*.zip"), key=lambda p: p.name.lower()):
+        if path.name.startswith("."):
+            continue
+        try:
+            with instrument_archive.guard(path), instrument_archive.Archive(path) as archive:
+                name, settings, _, raw = _description(strict_json(archive.read("instrument.json"), "instrument.json"))
+            found.append(Listing(path, name, settings.kind, raw["info"], None, settings))
+        except InstrumentError as error:
+            found.append(Listing(path, path.stem, None, {}, str(error)))
+    return found
+
+
+def describe(instrument: Instrument) -> str:
+    """What an instrument is, for people, in a few lines of plain text."""
+    info, pitch = instrument.info, instrument.statistics.get("f0_midi") or {}
+    loss = "" if info["validation_loss"] is None else f", held-out loss {info['validation_loss']:.3f}"
+    scales = f" ({len(info['loss']['fft_sizes'])} FFT sizes)" if loss and "fft_sizes" in info["loss"] else ""
+    lines = [
+        f"{instrument.name}: a {instrument.kind} instrument, file {instrument.sha256[:8]}, made {info['created']}",
+        f"voice of {', '.join(info['singers']) or 'nobody named'}; trained {info['trained_steps']} steps{loss}{scales}",
+        f"{instrument.features.sample_rate_hz} Hz, F0 by {info['f0']['method']} {info['f0']['version']}, "
+        f"{sum(p.numel() for p in instrument.model.parameters()) / 1e6:.2f} million weights",
+        info["licence"],
+        info["consent"],
+    ]
+    if isinstance(pitch.get("mean_note"), float):
+        lines.insert(2, f"its notes lie around MIDI {pitch['mean_note']:.1f}")
+    return "\n".join(lines)
+
+
+# Inside ---------------------------------------------------------------------------------------------------------------
+
+_INFO = {
+    "trained_steps": int,
+    "validation_loss": (float, int, type(None)),
+    "loss": dict,
+    "f0": dict,
+    "singers": list,
+    "licence": str,
+    "consent": str,
+    "created": str,
+    "versions": dict,
+}
+_FIELDS = {
+    "format": str,
+    "format_version": int,
+    "name": str,
+    "kind": str,
+    "features": dict,
+    "model": dict,
+    "statistics": dict,
+    "info": dict,
+    "members": dict,
+}
+
+
+def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
+    """``instrument.json`` checked: (name, model settings, feature settings, the whole)."""
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise InstrumentError("its instrument.json is not one of svclib's.")
+    version = raw.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise InstrumentError(f"it has format {version}, made by a newer svclib; update svclib to open it.")
+    serialization.check_fields(raw, _FIELDS, "instrument.json")
+    if version != FORMAT_VERSION:
+        raise InstrumentError(f"format {version} was never made by svclib.")
+    if raw["kind"] not in KINDS:
+        raise InstrumentError(
+            f"its kind '{raw['kind'][:40]}' is unknown here; known: {', '.join(KINDS)}. Update svclib."
+        )
+    name = raw["name"]
+    if not 0 < len(name) <= 120 or not name.isprintable():
+        raise InstrumentError("its name is empty, longer than 120 characters or not printable.")
+    serialization.check_fields(raw["info"], _INFO, "info")
+    serialization.check_plain(raw["info"], "info", items=4000)
+    if raw["info"]["trained_steps"] < 0 or not all(isinstance(s, str) for s in raw["info"]["singers"]):
+        raise InstrumentError("info: trained_steps or singers are out of range.")
+    serialization.check_fields(raw["info"]["f0"], {"method": str, "package": str, "version": str}, "info.f0")
+    if not isinstance(raw["info"]["loss"].get("fft_sizes", []), list):
+        raise InstrumentError("info.loss: fft_sizes is not a list.")
+    serialization.check_statistics(raw["statistics"])
+    serialization.check_fields(raw["members"], {m: dict for m in instrument_archive.MEMBERS[1:]}, "members")
+    for member, said in raw["members"].items():
+        serialization.check_fields(said, {"bytes": int, "sha256": str}, f"members.{member}")
+    features = from_dict(FeatureSettings, raw["features"], "features")
+    settings = from_dict(KINDS[raw["kind"]], raw["model"], "model")
+    if settings.kind != raw["kind"]:
+        raise InstrumentError(f"model: kind is '{settings.kind}' but the instrument says '{raw['kind']}'.")
+    return name, settings, features, raw
+
+
+def _architecture(settings: Any, features: FeatureSettings, statistics: dict) -> dict[str, torch.Tensor]:
+    """Names, shapes and types of the weights, on torch's meta device: nothing is allocated."""
+    try:
+        with torch.device("meta"), layers.NoDraws():
+            return build_model(settings, features, statistics).state_dict()
+    except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError, KeyError) as error:
+        raise InstrumentError(f"model: these settings build no model ({str(error).splitlines()[0][:200]}).") from None

@@ -1,0 +1,3 @@
+"""Vocoders: log-mel and F0 to audio."""
+
+from svclib.models.vocoders.harmonic import HarmonicSettings as HarmonicSettings

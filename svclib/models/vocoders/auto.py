@@ -1,0 +1,292 @@
+"""Any vocoder behind one door: opened by name, file, folder or link, sung with alone or by a diffusion instrument.
+
+Three kinds are known: ``harmonic`` (an instrument file of its own, or the vocoder inside a diffusion instrument),
+``diffwave`` (an instrument file trained on mels) and ``nsf_hifigan`` (a checkpoint that a person brings along).
+"""
+
+import dataclasses
+import urllib.parse
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from svclib.conversion import song as songs
+from svclib.features.extract import Features, FeatureSettings, MelContract
+from svclib.models import instrument
+from svclib.models.ddsp.model import Synthesis
+from svclib.models.diffwave import inference as diffwave_uses
+from svclib.models.vocoders import nsf_checkpoint
+from svclib.models.vocoders.harmonic import VocoderError, check_shapes
+from svclib.utils import atomic_store, download, unzip
+
+CHECKPOINTS = (".ckpt", ".pt", ".pth")
+_ARRAYS = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "units")
+Progress = Callable[[float, str], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnyVocoder:
+    """An opened vocoder of any kind, by the ``vocoders.Vocoder`` protocol.
+
+    Attributes:
+        name: For people and messages.
+        kind: A key of :data:`KINDS`.
+        features: How sound has to be measured for it; carries the mel contract.
+        sha256: Of the file it came from.
+        path: That file.
+        model: What makes the sound.
+        fast: Of a diffwave: walk by its fast schedule rather than by every trained step.
+    """
+
+    name: str
+    kind: str
+    features: FeatureSettings
+    sha256: str
+    path: Path
+    model: Any
+    fast: bool = True
+
+    @property
+    def contract(self) -> MelContract:
+        """The only mel it understands."""
+        return self.features.mel
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of its sound."""
+        return self.features.sample_rate_hz
+
+    def record(self) -> dict[str, str]:
+        """Name, kind and SHA-256, as conversions keep them; whether a diffwave walked every step."""
+        every = {"steps": "all"} if self.kind == "diffwave" and not self.fast else {}
+        return {"name": self.name, "kind": self.kind, "sha256": self.sha256, **every}
+
+    def render(
+        self,
+        log_mel: np.ndarray,
+        f0_hz: np.ndarray,
+        voiced: np.ndarray,
+        seed: int = 0,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Synthesis:
+        """Sing a log-mel of this vocoder's contract, of any length.
+
+        Args:
+            log_mel: ``[frames, mels]``.
+            f0_hz: ``[frames]``; a diffwave without ``source`` hears the pitch from the mel alone.
+            voiced: ``[frames]``, whether there is a pitch.
+            seed: Of all noise.
+            progress: Called with a fraction and a text.
+            cancelled: Asked now and then; True raises ``Cancelled``.
+
+        Returns:
+            float32 arrays of ``frames * hop`` samples: the sound and its two parts. Only ``harmonic`` has parts; of
+            the others ``harmonic`` is the whole sound and ``noise`` is silent.
+
+        Raises:
+            VocoderError: if the shapes do not belong together.
+        """
+        log_mel, f0_hz = (np.ascontiguousarray(x, dtype=np.float32) for x in (log_mel, f0_hz))
+        voiced = np.ascontiguousarray(voiced, dtype=bool)
+        mel, pitch, on = (torch.from_numpy(x)[None] for x in (log_mel, f0_hz, voiced))
+        check_shapes(mel, pitch, on, self.contract)
+        sound = KINDS[self.kind](self, log_mel, f0_hz, voiced, seed, progress=progress, cancelled=cancelled)
+        if isinstance(sound, Synthesis):
+            return sound
+        return Synthesis(sound, sound, np.zeros_like(sound))
+
+    def __call__(
+        self,
+        log_mel: Float[Tensor, "batch frames mels"],
+        f0_hz: Float[Tensor, "batch frames"],
+        voiced: Bool[Tensor, "batch frames"],
+        seed: int = 0,
+    ) -> Float[Tensor, "batch samples"]:
+        """The vocoder protocol."""
+        check_shapes(log_mel, f0_hz, voiced, self.contract)
+        each = zip(log_mel.cpu().numpy(), f0_hz.cpu().numpy(), voiced.cpu().numpy(), strict=True)
+        rows = [self.render(mel, pitch, on, seed).audio for mel, pitch, on in each]
+        return torch.from_numpy(np.stack(rows)).to(log_mel)
+
+    def resynthesize(
+        self, measured: Features, seed: int = 0, progress: Progress | None = None, cancelled: Callable | None = None
+    ) -> Synthesis:
+        """Analysis and resynthesis: measured sound sung again (copy synthesis) by :meth:`render`.
+
+        Raises FeatureError if it was measured by another mel contract, VocoderError if without one.
+        """
+        if measured.log_mel is None:
+            raise VocoderError(f"These features have no log-mel; measure them as the vocoder '{self.name}' says.")
+        self.contract.require(measured.settings.mel, f"the vocoder '{self.name}'", "these features")
+        return self.render(measured.log_mel, measured.f0_hz, measured.voiced, seed, progress, cancelled)
+
+
+def _harmonic(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> Synthesis:
+    return vocoder.model.render(log_mel, f0_hz, voiced, seed, **watch)
+
+
+def _diffwave(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
+    pitch = {"f0_hz": f0_hz, "voiced": voiced}
+    return diffwave_uses.vocode(vocoder.model, log_mel, vocoder.contract, seed, vocoder.fast, **pitch, **watch)
+
+
+def _nsf_hifigan(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
+    place = vocoder.model.conv_pre.weight.device
+    pieces = (torch.from_numpy(x)[None].to(place) for x in (log_mel, f0_hz, voiced))
+    return vocoder.model(*pieces, seed, **watch)[0].cpu().numpy()
+
+
+# How each kind sings: ``(vocoder, log_mel [frames, mels], f0_hz [frames], voiced [frames], seed, progress=,
+# cancelled=)`` gives float32 ``[frames * hop]``, or Synthesis where it knows parts.
+KINDS: dict[str, Callable] = {"harmonic": _harmonic, "diffwave": _diffwave, "nsf_hifigan": _nsf_hifigan}
+# Vocoders that need no file, by the name that :func:`open` and ``--vocoder`` take.
+NAMED: dict[str, Callable[[], AnyVocoder]] = {}
+
+
+# Opening --------------------------------------------------------------------------------------------------------------
+
+
+def open(  # noqa: A001  (vocoding.open reads well)
+    where: str | Path, near: str | Path | None = None, fast: bool = True, progress: Progress | None = None
+) -> AnyVocoder:
+    """Open a vocoder wherever it is.
+
+    Args:
+        where: An instrument file of kind ``harmonic``, ``diffwave`` (trained on mels) or ``diffusion`` (for the
+            vocoder inside); an NSF-HiFiGAN checkpoint, its folder or its zip; a link to any of these files; or the
+            bare name of an instrument file in the folder ``near``; or a name in :data:`NAMED`.
+        near: Where bare names are looked for.
+        fast: Of a diffwave, see :class:`AnyVocoder`.
+        progress: Called with a fraction and a text while something is fetched.
+
+    Returns:
+        Named as the instrument is, or as the checkpoint's file without suffix.
+
+    Raises:
+        VocoderError, InstrumentError, AudioError: naming the file, what is wrong with it and what to do.
+    """
+    if str(where) in NAMED:
+        return NAMED[str(where)]()
+    into = download.cache_folder() / "vocoders"
+    if download.is_link(where):
+        path = download.fetch_file(str(where), into, progress)
+        if path.suffix.lower() in CHECKPOINTS:
+            beside = download.fetch_file(urllib.parse.urljoin(str(where), "config.json"), into, progress)
+            atomic_store.copy_file(beside, path.with_name("config.json"))
+    else:
+        path = Path(where)
+        if not path.exists() and near is not None and (Path(near) / f"{where}.zip").is_file():
+            path = Path(near) / f"{where}.zip"
+    if not path.exists():
+        named = f", or one of these names: {', '.join(NAMED)}" if NAMED else ""
+        raise VocoderError(
+            f"There is no vocoder '{where}'. Give an instrument file (.zip) of a vocoder, or an NSF-HiFiGAN "
+            f"checkpoint with its config.json beside it{named}."
+        )
+    if path.is_file() and _holds_instrument(path):
+        return dataclasses.replace(_of_instrument(instrument.open(path)), fast=fast)
+    try:
+        given = path
+        if path.is_file() and path.suffix.lower() == ".zip":
+            folder = f"{atomic_store.safe_name(path.stem)} {atomic_store.sha256_file(path)[:8]}"  # one folder for each zip's contents
+            path = _checkpoint_in(unzip.unpack(path, into / folder, progress))
+        elif path.is_dir():
+            path = _checkpoint_in(path)
+        model = nsf_checkpoint.open(path)
+    except VocoderError as error:
+        raise VocoderError(f"In {given.name}: {error}" if given.suffix.lower() == ".zip" else str(error)) from None
+    contract = model.contract
+    measured = FeatureSettings(
+        contract.sample_rate_hz, contract.hop_samples, loudness_n_fft=contract.n_fft, mel=contract
+    )
+    return AnyVocoder(model.name, "nsf_hifigan", measured, atomic_store.sha256_file(path), path, model)
+
+
+def _holds_instrument(path: Path) -> bool:
+    """True for an instrument file, and for a broken .zip: opening that says what is wrong with it."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = file.namelist()
+    except Exception:  # zipfile lets through more than BadZipFile
+        return path.suffix.lower() == ".zip"
+    if "instrument.json" in names:
+        return True
+    return path.suffix.lower() == ".zip" and not any(Path(n).name == "config.json" for n in names)
+
+
+def _of_instrument(opened: instrument.Instrument) -> AnyVocoder:
+    kind, model = opened.kind, opened.model
+    if kind == "diffusion":
+        kind, model = "harmonic", opened.model.vocoder
+    if kind not in ("harmonic", "diffwave") or model is None or getattr(model, "contract", None) is None:
+        why = "trained without a vocoder" if opened.kind == "diffusion" else f"of kind '{opened.kind}'"
+        why = "trained without mels" if opened.kind == "diffwave" else why
+        raise VocoderError(
+            f"'{opened.name}' is {why}, so it cannot make sound of a mel. Choose a harmonic or diffwave vocoder, or a "
+            "diffusion instrument."
+        )
+    measured = dataclasses.replace(opened.features, units=None)
+    return AnyVocoder(opened.name, kind, measured, opened.sha256, opened.path, model)
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    """The one checkpoint in a folder or below it that has its config.json beside it."""
+    homes = sorted(p.parent for p in folder.rglob("config.json") if not p.name.startswith("."))
+    found = [p for home in homes for p in sorted(home.iterdir()) if p.is_file() and _may_be_checkpoint(p)]
+    if len(found) != 1:
+        raise VocoderError(
+            f"'{folder}' holds {len(found)} checkpoints ({', '.join(CHECKPOINTS)}) with a config.json beside them; "
+            "name one."
+        )
+    return found[0]
+
+
+def _may_be_checkpoint(path: Path) -> bool:
+    return not path.name.startswith(".") and (path.suffix.lower() in CHECKPOINTS or path.name == "model")
+
+
+# Analysis and resynthesis ---------------------------------------------------------------------------------------------
+
+
+def vocode(
+    vocoder: AnyVocoder,
+    song: songs.Song,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> np.ndarray:
+    """Sing a measured song again.
+
+    Args:
+        vocoder: What makes the sound.
+        song: From ``songs.load_song`` with ``vocoder.features``.
+        seed: Of all noise.
+        progress: Called with a fraction and a text.
+        cancelled: Asked now and then; True raises ``Cancelled``.
+
+    Returns:
+        float32 ``[samples]``, as long as ``song.audio``, full scale 1, not limited.
+
+    Raises:
+        FeatureError: if the song was measured by another mel contract.
+        VocoderError: if it was measured without one.
+    """
+    measured, hop = song.features, vocoder.contract.hop_samples
+    n_frames = -(-len(song.audio) // hop)
+
+    def held(x: np.ndarray) -> np.ndarray:  # a last incomplete frame is sung with the values of the one before it
+        return np.pad(x, ((0, n_frames - len(x)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
+
+    whole = dataclasses.replace(
+        measured,
+        n_samples=n_frames * hop,
+        **{name: held(getattr(measured, name)) for name in _ARRAYS if getattr(measured, name) is not None},
+    )
+    return songs.fit_length(vocoder.resynthesize(whole, seed, progress, cancelled).audio, len(song.audio))

@@ -1,0 +1,1 @@
+"""Panels of the notebooks; the only importers of ipywidgets."""

@@ -1,0 +1,3 @@
+"""Training runs that resume exactly: checkpoints, locks, logs."""
+
+from svclib.training.api import TrainingSettings as TrainingSettings

@@ -1,0 +1,1 @@
+"""Files, presets, progress, random numbers: nothing about sound."""

@@ -1,0 +1,331 @@
+"""A person's folder, local or on Google Drive: atomic commits, checksums, retention. The only writer under it.
+
+A file is committed by writing it beside its place, forcing it to the disk and renaming it. A *marked* file (checkpoint,
+dataset shard) also has a new unique name and, last of all, gets a marker ``<stem>.ok.json`` with its size and SHA-256.
+Where a mounted Drive may lose, cut or delay any file, a payload whose marker is absent or does not fit was simply never
+committed, and the one before it is used. Every primitive file operation goes through ``disk.active``.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fnmatch
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from svclib.utils import filesystem
+from svclib.utils.files import (
+    CHUNK_BYTES,
+    exists,
+    names,
+    read_bytes,
+    read_json,
+    read_lines,
+    safe_name,
+    sha256_file,
+    size_of,
+)
+from svclib.utils.filesystem import PART_PREFIX, StoreError, again, free_space_check, host_name, told
+from svclib.utils.workspace import Base, base_folder, on_colab
+
+__all__ = ["Base", "StoreError", "base_folder", "free_space_check", "on_colab"]
+__all__ += ["exists", "names", "read_bytes", "read_json", "read_lines", "safe_name", "sha256_file", "size_of"]
+
+MARKER_SUFFIX = ".ok.json"
+
+
+# Committing -----------------------------------------------------------------------------------------------------------
+
+
+def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """Commit what ``write`` puts into the path it is given; the old file stays whole until the new one is.
+
+    Args:
+        path: The file to make or replace. Its folder is made if needed.
+        write: Receives a path in the same folder with the same suffix and writes the whole file there.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        StoreError: if it cannot be written; what was at ``path`` is untouched.
+    """
+    path = Path(path)
+    again(path, lambda: _commit(path, write, lambda part: filesystem.active.replace(part, path)))
+    return path
+
+
+def commit_bytes(path: str | Path, *data: bytes | memoryview) -> Path:
+    """Commit bytes, in one or more pieces; see :func:`commit_file`."""
+    return commit_file(path, lambda part: _put_bytes(part, data))
+
+
+def commit_new(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """Commit under a name that is not taken: ``name.wav``, else ``name 2.wav``, ``name 3.wav``, ... Never overwrites.
+
+    Args:
+        path: The name wanted. Its folder is made if needed.
+        write: As for :func:`commit_file`.
+
+    Returns:
+        The path that was used.
+    """
+    path = Path(path)
+    used = []
+
+    def place(part: Path) -> None:
+        used[:] = [_place_new(part, path)]
+
+    again(path, lambda: _commit(path, write, place))
+    return used[0]
+
+
+def copy_file(source: str | Path, target: str | Path) -> Path:
+    """Commit a copy of a file; see :func:`commit_file`."""
+    return commit_file(target, lambda part: shutil.copyfile(source, part))
+
+
+def copy_tree(source: str | Path, target: str | Path) -> list[Path]:
+    """Copy the files of a folder that are missing or differ in size in ``target``; returns the copies made."""
+    source, target = Path(source), Path(target)
+    copied = []
+    for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith(PART_PREFIX)):
+        twin = target / path.relative_to(source)
+        if not twin.is_file() or twin.stat().st_size != path.stat().st_size:
+            copied.append(copy_file(path, twin))
+    return copied
+
+
+def append_lines(path: str | Path, records: Iterable[dict]) -> None:
+    """Add JSON objects as lines to a log; a torn last line of an earlier crash is closed first."""
+    path = Path(path)
+    text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
+    with told(path):
+        filesystem.make_folder(path.parent)
+        with filesystem.active.open(path, "ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                text = text if filesystem.active.read(file, 1) == b"\n" else b"\n" + text
+            filesystem.active.write(file, text)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Commit a value as readable JSON with sorted keys; NaN and infinities are refused (ValueError)."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1, sort_keys=True)
+    if any("\ud800" <= c <= "\udfff" for c in text):  # a file name that is not UTF-8
+        text = json.dumps(value, allow_nan=False, indent=1, sort_keys=True)
+    return commit_bytes(path, (text + "\n").encode())
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file, emptying it first: on Drive a deleted file lies in the trash and counts against the quota."""
+    path = Path(path)
+    with told(path, "delete"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:  # a second name keeps the contents
+            filesystem.active.open(path, "wb").close()
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.active.remove(path)
+
+
+def remove_if_empty(folder: str | Path) -> None:
+    """Delete a folder that holds nothing; any other stays."""
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+
+
+def remove_parts(folder: str | Path) -> int:
+    """Delete unfinished files of dead processes of this machine, and any older than a day; returns how many."""
+    count = 0
+    for name in names(folder):
+        if not name.startswith(PART_PREFIX):
+            continue
+        part = Path(folder) / name
+        host, _, rest = part.name[len(PART_PREFIX) :].partition("~")
+        pid = rest.partition("~")[0]
+        dead = host == host_name() and pid.isdigit() and not filesystem.process_alive(int(pid))
+        with contextlib.suppress(OSError):
+            if dead or time.time() - part.stat().st_mtime > 86400:
+                remove(part)
+                count += 1
+    return count
+
+
+# Marked files ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Marked:
+    """A payload with its commit marker.
+
+    Attributes:
+        path: The payload.
+        info: What the marker says: ``bytes``, ``sha256`` and whatever was given to :func:`put_marked`; {} without one.
+        problem: None if marker and size fit, else why the file does not count, as a sentence without full stop.
+    """
+
+    path: Path
+    info: dict
+    problem: str | None = None
+
+
+def marker_path(path: str | Path) -> Path:
+    """``<stem>.ok.json`` beside a payload."""
+    return Path(path).with_suffix(MARKER_SUFFIX)
+
+
+def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None = None) -> Marked:
+    """Commit a payload under a new unique name, read it back, then commit its marker. Until then it does not count.
+
+    Args:
+        path: The payload's name, never used before.
+        write: As for :func:`commit_file`.
+        info: Plain values that the marker says besides ``bytes`` and ``sha256``.
+
+    Returns:
+        The payload with all that its marker says.
+
+    Raises:
+        StoreError: if the name is already committed, or the payload cannot be written or reads back differently.
+    """
+    path = Path(path)
+    if exists(marker_path(path)):
+        raise StoreError(f"'{path.name}' is already committed in '{path.parent}'; choose a new name.", errno.EEXIST)
+    written: list[str] = []
+
+    def write_and_hash(part: Path) -> None:
+        write(part)
+        written[:] = [sha256_file(part)]
+
+    commit_file(path, write_and_hash)
+    if sha256_file(path) != written[0]:
+        raise StoreError(f"'{path}' reads back differently from what was written; the disk or the mount is not well.")
+    marker = {**(info or {}), "bytes": size_of(path), "sha256": written[0]}
+    write_json(marker_path(path), marker)
+    return Marked(path, marker)
+
+
+def find_marked(folder: str | Path, pattern: str) -> list[Marked]:
+    """Payloads in a folder matching a glob pattern, ordered by name with numbers as numbers: the newest comes last.
+
+    Sizes are checked, contents are not (:func:`verify` does). Files without a fitting marker are listed with their
+    ``problem``, never hidden: "nothing there" and "nothing usable" are different states.
+    """
+    folder, suffix = Path(folder), Path(pattern).suffix
+    listed = [name for name in names(folder) if not name.startswith(".")]
+    payloads = {n for n in listed if fnmatch.fnmatchcase(n, pattern) and not n.endswith(MARKER_SUFFIX)}
+    if suffix and "*" not in suffix:  # markers whose payload is gone
+        markers = fnmatch.filter(listed, pattern[: -len(suffix)] + MARKER_SUFFIX)
+        payloads |= {name[: -len(MARKER_SUFFIX)] + suffix for name in markers}
+    return [_look(folder / name) for name in sorted(payloads, key=_natural)]
+
+
+def verify(marked: Marked) -> str | None:
+    """None if a payload's whole contents fit its marker, else the reason why not."""
+    if marked.problem:
+        return marked.problem
+    try:
+        return None if sha256_file(marked.path) == marked.info["sha256"] else "its contents do not fit their checksum"
+    except OSError as error:
+        return f"it cannot be read ({error})"
+
+
+def remove_marked(marked: Marked) -> None:
+    """Delete marker, then payload: a crash in between leaves a payload that does not count."""
+    remove(marker_path(marked.path))
+    remove(marked.path)
+
+
+# Inside ---------------------------------------------------------------------------------------------------------------
+
+
+def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], None]) -> None:
+    with told(path):
+        filesystem.make_folder(path.parent)
+        unique = f"{PART_PREFIX}{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
+        part = path.parent / f"{unique}{path.suffix if len(path.suffix) < 32 else ''}"
+        try:
+            write(part)
+            with filesystem.active.open(part, "rb+") as file:
+                filesystem.active.fsync(file)
+            place(part)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove(part)
+            raise
+        filesystem.active.fsync_folder(path.parent)
+
+
+def _put_bytes(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+    small, n_small = [], 0  # written together
+    with filesystem.active.open(path, "wb") as file:
+        for piece in pieces:
+            if small and n_small + len(piece) > CHUNK_BYTES:
+                filesystem.active.write(file, b"".join(small))
+                small, n_small = [], 0
+            if len(piece) > CHUNK_BYTES:
+                with memoryview(piece) as view:
+                    for start in range(0, len(view), CHUNK_BYTES):
+                        filesystem.active.write(file, view[start : start + CHUNK_BYTES])
+            else:
+                small.append(piece)
+                n_small += len(piece)
+        if small:
+            filesystem.active.write(file, b"".join(small))
+
+
+def _place_new(part: Path, path: Path) -> Path:
+    """Give the part the first free name; atomic where hard links exist, else by reserving an empty file."""
+    for number in range(1, 100000):
+        stem = path.stem
+        if number > 1:
+            room = 240 - len(path.suffix.encode()) - len(str(number))
+            stem = f"{stem.encode()[:room].decode('utf-8', 'ignore')} {number}"
+        target = path.with_name(stem + path.suffix)
+        if target.exists():
+            continue
+        try:
+            try:
+                filesystem.active.link(part, target)
+            except FileExistsError:
+                raise
+            except OSError:  # no hard links here (Drive, FAT)
+                filesystem.active.open(target, "xb").close()
+                try:
+                    filesystem.active.replace(part, target)
+                except BaseException:
+                    filesystem.active.remove(target)
+                    raise
+            else:
+                with contextlib.suppress(OSError):  # the file is in place; a second name left over does no harm
+                    filesystem.active.remove(part)
+            return target
+        except FileExistsError:
+            continue
+    raise StoreError(f"There are too many files called '{path.name}' in '{path.parent}'; move some away.")
+
+
+def _look(path: Path) -> Marked:
+    marker = marker_path(path)
+    try:
+        if not exists(marker):
+            return Marked(path, {}, "it has no marker: its writing was not finished, or it was copied here alone")
+        info, size = read_json(marker), size_of(path)
+    except StoreError as error:
+        return Marked(path, {}, "its marker is damaged" if error.errno is None else f"its marker: {error}")
+    if not isinstance(info, dict) or not isinstance(info.get("bytes"), int) or not isinstance(info.get("sha256"), str):
+        return Marked(path, {}, "its marker is damaged")
+    if size is None:
+        return Marked(path, info, "the file itself is missing")
+    problem = None if size == info["bytes"] else f"it has {size} bytes instead of {info['bytes']}"
+    return Marked(path, info, problem)
+
+
+def _natural(name: str) -> list:
+    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name)]

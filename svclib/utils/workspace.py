@@ -1,0 +1,94 @@
+"""Where a person's recordings, songs, runs and instruments lie: Google Drive on Colab, a folder elsewhere."""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+from svclib.utils import filesystem
+
+DRIVE = filesystem.DRIVE_MOUNT / "MyDrive"
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """Where a person's things lie; every attribute is an existing folder.
+
+    Attributes:
+        root: All of it.
+        audio: Recordings, one sub-folder per voice; svclib never writes there except what is fetched into it.
+        examples: Songs to convert.
+        output: Conversions, never overwritten.
+        runs: Training runs, one sub-folder each.
+        datasets: Prepared datasets, one sub-folder each.
+        instruments: Instruments, ready to share.
+        on_drive: True if it is on a mounted Google Drive.
+    """
+
+    root: Path
+    audio: Path
+    examples: Path
+    output: Path
+    runs: Path
+    datasets: Path
+    instruments: Path
+    on_drive: bool = False
+
+
+def on_colab() -> bool:
+    """True inside Google Colab."""
+    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
+
+
+def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
+    """Make the person's folder, where there is none, and try whether it can be written.
+
+    Args:
+        name: Folder name on Drive (Colab only).
+        base: An explicit folder. Without one: on Colab ``MyDrive/<name>`` (Drive is mounted if it is not yet),
+            elsewhere the environment variable ``SVCLIB_HOME``, else ``svclib_home`` in the working folder.
+
+    Returns:
+        Absolute paths of the folder and of all its parts.
+
+    Raises:
+        disk.StoreError: if Drive is not mounted or the folder cannot be written. Nothing is made under an absent mount.
+    """
+    if base is not None:
+        root = Path(base).expanduser()
+    elif on_colab():
+        _mount_drive()
+        root = DRIVE / name
+    else:
+        root = Path(os.environ.get("SVCLIB_HOME") or "svclib_home").expanduser()
+    root = Path(os.path.abspath(root))
+    on_drive = root.is_relative_to(filesystem.DRIVE_MOUNT)
+    if on_drive and not DRIVE.is_dir():
+        raise filesystem.StoreError(
+            f"Google Drive is not mounted, so '{root}' cannot be used. Mount it (the folder symbol at the left, then "
+            "'Mount Drive') and run this cell again, or choose a local folder such as /content/svclib."
+        )
+    parts = ("audio", "examples", "output", "runs", "datasets", "instruments")
+    with filesystem.told(root):
+        for part in parts:
+            (root / part).mkdir(parents=True, exist_ok=True)
+        probe = root / f"{filesystem.PART_PREFIX}{filesystem.host_name()}~{os.getpid()}~probe"
+        filesystem.active.open(probe, "wb").close()
+        filesystem.active.remove(probe)
+    return Base(root, on_drive=on_drive, **{part: root / part for part in parts})
+
+
+def _mount_drive() -> None:
+    if DRIVE.is_dir():  # mount() would ask for permission again
+        return
+    try:
+        from google.colab import drive
+
+        drive.mount(str(filesystem.DRIVE_MOUNT))
+    except Exception as error:  # the person declined, or the service failed: both end in one sentence
+        raise filesystem.StoreError(
+            f"Google Drive could not be mounted ({error}). Run the cell again and allow access, or use a local folder "
+            "(its files vanish with the Colab machine)."
+        ) from error
+    if not DRIVE.is_dir():
+        raise filesystem.StoreError("Google Drive was not mounted. Run the cell again, or use a local folder.")

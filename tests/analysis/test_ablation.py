@@ -1,0 +1,377 @@
+"""Truths about studies: influence, decision times and the distance of two runs in closed form on a denoiser that is
+linear; a factor scaled by 0 is one switched off, by 1 or swapped with itself nothing at all; asking the network once
+more changes no bit; equal checkpoints are at distance 0; tables hold the arrays."""
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_diffusion import CONTRACT, FEATURES, STATISTICS, tiny, tune
+
+from svclib.analysis import ablation, compare, projection, step_metrics, trace
+from svclib.analysis import recorder as capture
+from svclib.analysis.interventions import Change, Stretch, StudyError, caution, condition_of, stretch
+from svclib.conversion.pipeline import Controls
+from svclib.conversion.song import Song
+from svclib.features.extract import Features
+from svclib.models.diffusion import samplers
+from svclib.models.diffusion.schedule import Schedule
+from svclib.utils import progress
+
+SCHEDULE = Schedule()
+SPREAD = 0.3
+MEAN, OTHER = torch.linspace(-0.6, 0.4, 40)[:, None], torch.linspace(0.3, -0.2, 40)[:, None]
+LOW, HIGH = np.full(40, -11.5), np.full(40, 1.5)
+UNIT_DB = 13.0 / 2 * 20 / math.log(10)  # what 1 in a state scaled to -1 .. 1 is in dB
+
+
+def linear(mean):
+    """The best denoiser for frames drawn from N(mean, SPREAD^2)."""
+
+    def eps(x_t, t):
+        alpha, sigma = SCHEDULE.alpha_sigma(t)
+        return sigma * (x_t - alpha * mean) / (alpha**2 * SPREAD**2 + sigma**2)
+
+    return eps
+
+
+def walk(mean, callback=None, steps=15, frames=12, seed=3):
+    recorder = capture.Recorder()
+    noise = torch.randn((1, 40, frames), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    def watch(step):
+        recorder(step)
+        if callback:
+            callback(step)
+
+    result = samplers.sample(linear(mean), SCHEDULE, noise, "ddim", steps, callback=watch)
+    return recorder.trace(result, low=LOW, high=HIGH, mel=CONTRACT.to_json(), seed=seed)
+
+
+def of_levels(levels_db, **features):
+    """A trace whose guesses are given in dB; the last of them is the result."""
+    states = (np.asarray(levels_db) / (20 / math.log(10)) - LOW[:, None]) / (HIGH - LOW)[:, None] * 2 - 1
+    n = len(states)
+    alpha = np.linspace(0.1, 0.9, n)
+    return trace.Trace(
+        "mel", states.astype(np.float16), states.astype(np.float16), states[-1].astype(np.float16),
+        np.linspace(900, 0, n), alpha, np.sqrt(1 - alpha**2), np.arange(n), n,
+        {k: np.asarray(v, np.float32) for k, v in features.items()}, {}, LOW, HIGH, {"mel": CONTRACT.to_json()},
+    )
+
+
+# Influence ------------------------------------------------------------------------------------------------------------
+
+
+def test_local_influence_in_closed_form():
+    sizes = []
+    probe = ablation.Probe({"other": linear(OTHER), "same": linear(MEAN)}, clip=None)
+
+    def watch(step):
+        sizes.append(float(step.eps_hat.norm()))
+        probe(step)
+
+    made = walk(MEAN, watch)
+    found = ablation.influence(probe, made)
+    total = made.alpha**2 * SPREAD**2 + made.sigma**2
+    moved = made.sigma * made.alpha / total * math.sqrt(12) * float((MEAN - OTHER).norm())  # of eps, over 12 frames
+    np.testing.assert_allclose(found.share["other"], moved / np.array(sizes), rtol=1e-5)
+    guess = made.sigma**2 / total  # of x0_hat, in units of the means
+    want = guess * UNIT_DB * float((MEAN - OTHER).abs().mean())
+    np.testing.assert_allclose(found.mean_db("other"), want, rtol=2e-3)
+    want = (guess[:, None] * ((OTHER - MEAN)[:, 0].numpy() * UNIT_DB))[:, :, None] + np.zeros(12)
+    np.testing.assert_allclose(found.bins_db["other"], want, rtol=3e-3, atol=0.02)  # with its sign
+    assert (found.share["same"] == 0).all() and (found.bins_db["same"] == 0).all()
+    assert found.index.tolist() == list(range(15))
+
+
+def test_global_influence_in_closed_form():
+    a, b = walk(MEAN), walk(OTHER)
+    difference, want = 0.0, []  # of the two x_t, in units of OTHER - MEAN: both walks are linear
+    for i in range(15):
+        want.append(difference)
+        total = a.alpha[i] ** 2 * SPREAD**2 + a.sigma[i] ** 2
+        eps = a.sigma[i] * (difference - a.alpha[i]) / total
+        x0 = (difference - a.sigma[i] * eps) / a.alpha[i]
+        alpha, sigma = (a.alpha[i + 1], a.sigma[i + 1]) if i < 14 else (1.0, 0.0)
+        difference = alpha * x0 + sigma * eps
+    size = np.sqrt(np.square(a.x_t.astype(float)).sum(axis=(1, 2)))
+    found = compare.apart(a, b)
+    length = math.sqrt(12) * float((OTHER - MEAN).norm())
+    np.testing.assert_allclose(found.state_share, np.array(want) * length / size, atol=1e-3)
+    assert found.state_share[0] == 0  # the same noise
+    want_db = difference * (OTHER - MEAN).numpy() * UNIT_DB
+    np.testing.assert_allclose(found.result_db, want_db + np.zeros(12), atol=0.06)
+    same = compare.apart(a, a)
+    assert same.bins_db.max() == same.spectrum_db.max() == same.state_share.max() == 0
+    np.testing.assert_array_equal(compare.apart(b, a).result_db, -found.result_db)
+
+
+def test_probing_costs_what_is_said_and_changes_no_bit():
+    calls = []
+    probe = ablation.Probe({n: lambda x, t: calls.append(t) or 0 * x for n in "abc"}, keep=24)
+    plain, made = walk(MEAN, steps=100), walk(MEAN, probe, steps=100)
+    np.testing.assert_array_equal(made.result, plain.result)
+    assert len(calls) == ablation.probe_calls(100, 3) == 72 and len(probe.rows) == 24
+    assert probe.rows[0]["index"] == 0 and probe.rows[-1]["index"] == 99
+    assert ablation.probe_calls(20, 3) == 60
+    assert probe.rows[5]["share"]["a"] == pytest.approx(1)  # it names no noise at all
+
+
+# Runs of a model ------------------------------------------------------------------------------------------------------
+
+
+def asked_of(n_frames=90, seed=5, name="tune"):
+    log_mel, f0_hz = tune(n_frames, seed)
+    voiced = np.ones(n_frames, bool)
+    return Stretch(name, 0.0, log_mel, f0_hz, voiced, f0_hz, voiced, np.full(n_frames, -20, np.float32), np.zeros(9))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny()
+
+
+OPTIONS = {"method": "ddim", "steps": 4, "seed": 7, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def plain(model):
+    return ablation.sing(model, asked_of(), **OPTIONS)
+
+
+@pytest.mark.parametrize("factor", ["content", "melody", "timbre", "loudness"])
+def test_scaled_by_0_is_off_and_by_1_is_as_asked(model, plain, factor):
+    off = ablation.sing(model, asked_of(), [Change(factor)], **OPTIONS)
+    none = ablation.sing(model, asked_of(), [Change(factor, "scale", 0)], **OPTIONS)
+    full = ablation.sing(model, asked_of(), [Change(factor, "scale", 1)], **OPTIONS)
+    np.testing.assert_array_equal(none.trace.result, off.trace.result)
+    np.testing.assert_array_equal(full.trace.result, plain.trace.result)
+    assert np.abs(off.trace.result - plain.trace.result).max() > 0.01
+    np.testing.assert_array_equal(off.trace.x_t[0], plain.trace.x_t[0])  # the same noise
+    twice = ablation.sing(model, asked_of(), [Change(factor, "scale", 2)], **OPTIONS).trace
+    prepared = [model.prepare(condition_of(model, asked_of(), c), "fp32") for c in ([], [Change(factor)])]
+    x, t = torch.randn(1, 40, 90, generator=torch.Generator().manual_seed(0)), 400.0
+    on, null = (p(x, t) for p in prepared)
+    torch.testing.assert_close(ablation.Scaled(*prepared, 2)(x, t), null + 2 * (on - null))
+    assert np.abs(twice.result - plain.trace.result).max() > 0.01
+
+
+def test_swapped_with_itself_nothing_changes_and_with_another_only_that(model, plain):
+    own, other = asked_of(), asked_of(100, 6, "other")
+    base = condition_of(model, own)
+    for factor in ("content", "melody", "loudness"):
+        assert torch.equal(condition_of(model, own, [Change(factor, "swap", other=own)]), base)
+    assert torch.equal(condition_of(model, own, [Change("timbre", "swap", singer="ann")]), base)
+    assert torch.equal(condition_of(model, own, [Change("melody", "swap", 0)]), base)
+    mixed = dataclasses.replace(own, f0_hz=other.f0_hz[:90])
+    swapped = condition_of(model, own, [Change("melody", "swap", other=other)])
+    assert torch.equal(swapped, condition_of(model, mixed)) and not torch.equal(swapped, base)
+    mixed = dataclasses.replace(own, log_mel=other.log_mel[:90], source_f0_hz=other.source_f0_hz[:90])
+    assert torch.equal(condition_of(model, own, [Change("content", "swap", other=other)]), condition_of(model, mixed))
+    higher = condition_of(model, own, [Change("melody", "swap", 12)])
+    torch.testing.assert_close(higher, condition_of(model, dataclasses.replace(own, f0_hz=2 * own.f0_hz)))
+    sung = ablation.sing(model, own, [Change("melody", "swap", 12)], **OPTIONS)
+    np.testing.assert_allclose(sung.trace.conditions["f0_hz"], 2 * own.f0_hz)  # what is drawn is what was asked
+    np.testing.assert_array_equal(sung.trace.x_t[0], plain.trace.x_t[0])
+    with pytest.raises(StudyError, match="at least as long"):
+        condition_of(model, other, [Change("content", "swap", other=own)])
+
+
+def test_a_probe_in_a_real_run_changes_no_bit_and_no_feature(model, plain):
+    probes = [Change("content"), Change("timbre", "swap", singer="bea"), Change("timbre", "swap", singer="ann")]
+    seen = []
+    made = ablation.sing(model, asked_of(), probe=probes, progress=lambda f, text: seen.append(f), **OPTIONS)
+    np.testing.assert_array_equal(made.trace.result, plain.trace.result)
+    for tap, rows in plain.trace.features.items():
+        np.testing.assert_array_equal(made.trace.features[tap], rows)
+    assert (made.influence.share["timbre of ann"] == 0).all() and made.notice == ""
+    assert (made.influence.share["timbre of bea"] > 0).all() and (made.influence.share["content off"] > 0).all()
+    assert seen == sorted(seen) and seen[-1] == 1 and made.influence.bins_db["content off"].shape == (4, 40, 90)
+    layers = {f"{kind} {i}" for kind in ("noise", "condition") for i in (1, 2, 3, 4)}
+    assert set(made.trace.features) == {"step", *layers}
+
+
+def test_a_run_can_be_stopped_and_bad_wishes_are_sentences(model):
+    seen = []
+    with pytest.raises(progress.Cancelled):
+        ablation.sing(model, asked_of(), cancelled=lambda: len(seen) > 2, progress=lambda *a: seen.append(a), **OPTIONS)
+    assert len(seen) == 3  # nothing after it
+    for words, bad in (
+        ("no factor", lambda: Change("vibrato")),
+        ("cannot be changed", lambda: Change("content", "melt")),
+        ("another singer", lambda: Change("timbre", "swap")),
+        ("another stretch", lambda: Change("content", "swap")),
+        ("number from", lambda: Change("content", "scale", math.nan)),
+        ("One factor can be scaled", lambda: ablation.sing(
+            model, asked_of(), [Change("content", "scale", 2), Change("melody", "scale", 2)])),
+        ("no singer 'cid'", lambda: ablation.sing(model, asked_of(), [Change("timbre", "swap", singer="cid")])),
+    ):
+        with pytest.raises(ValueError, match=words):
+            bad()
+
+
+def test_what_the_model_never_saw_is_said(model):
+    settings = model.settings
+    assert caution(settings, [Change("content")]) == "" == caution(settings, [Change("melody", "swap", 2)])
+    assert "0.81%" in caution(settings, [Change("content"), Change("melody", "scale", 2)])  # 0.1^2 0.9^2
+    never = dataclasses.replace(settings, condition_dropout=0.0)
+    assert "Out of distribution" in caution(never, [Change("timbre")]) and caution(never, []) == ""
+
+
+def test_equal_checkpoints_are_at_distance_0(model, monkeypatch):
+    record = {"statistics": STATISTICS}
+    other = tiny(seed=1)
+    models = {1: model, 5: model, 50: other}
+    monkeypatch.setattr(ablation.training, "load_model", lambda run, step: (models[step], record))
+    asked = []
+    runs = ablation.sing_checkpoints("run", [1, 5, 50], lambda m, s: asked.append((m, s)) or asked_of(), **OPTIONS)
+    assert [m for m, _ in asked] == [model, model, other] and runs[2].label == "training step 50"
+    matrix = compare.run_matrix([run.trace for run in runs])
+    assert matrix[0, 1] == 0 and matrix[0, 2] == matrix[2, 0] == matrix[1, 2] > 0 and (np.diag(matrix) == 0).all()
+    two = [compare.level_of(runs[i].trace, None).astype(float) for i in (0, 2)]
+    assert matrix[0, 2] == pytest.approx(np.abs(two[0] - two[1]).mean(), rel=1e-6)
+    assert compare.apart(runs[0].trace, runs[1].trace).bins_db.max() == 0
+
+
+# Stretches ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stretch_is_a_cut_of_the_song():
+    n = 400
+    log_mel, f0_hz = tune(n)
+    loudness = np.linspace(-30, -10, n).astype(np.float32)
+    measured = Features(
+        FEATURES, n * 256, f0_hz, np.ones(n, bool), np.full(n, 0.9, np.float32), loudness, log_mel
+    )
+
+    song = Song(Path("s.wav"), "s", 16000, n * 256, np.arange(n * 256, dtype=np.float32), measured)
+    made = stretch(song, None, 1.6, 2.0, Controls(use_loudness_statistics=False, semitone_shift=12.0))
+    assert made.start_s == pytest.approx(1.6) and len(made) == 125 and made.audio[0] == 100 * 256
+    np.testing.assert_array_equal(made.log_mel, log_mel[100:225])
+    np.testing.assert_allclose(made.f0_hz, 2 * f0_hz[100:225], rtol=1e-4)
+    np.testing.assert_array_equal(made.source_f0_hz, f0_hz[100:225])
+    assert len(stretch(song, None, 6.0, 2.0, Controls(use_loudness_statistics=False))) == 25
+    with pytest.raises(StudyError, match="holds nothing"):
+        stretch(song, None, 7.0, 2.0, Controls())
+
+
+# Steps compared -------------------------------------------------------------------------------------------------------
+
+
+def test_the_step_matrix_in_closed_form():
+    levels = np.zeros((4, 40, 6)) - 40
+    levels[1] += 6.0
+    levels[2, :20] -= 3.0
+    made = compare.step_matrix(of_levels(levels))
+    want = [[0, 6, 1.5, 0], [6, 0, 7.5, 6], [1.5, 7.5, 0, 1.5], [0, 6, 1.5, 0]]
+    np.testing.assert_allclose(made, want, atol=0.03)
+    np.testing.assert_array_equal(made, made.T)
+    assert (np.diag(made) == 0).all()
+    with pytest.raises(StudyError, match="x0_hat or x_t"):
+        compare.step_matrix(of_levels(levels), "eps")
+
+
+def test_differences_have_a_sign():
+    a, b = np.zeros((2, 3)), np.full((2, 3), 2.5)
+    np.testing.assert_array_equal(compare.difference_db(a, b), np.full((2, 3), 2.5))
+    np.testing.assert_array_equal(compare.difference_db(b, a), -compare.difference_db(a, b))
+    with pytest.raises(StudyError, match="bin by bin"):
+        compare.difference_db(a, b[:, :2])
+
+
+def test_decision_times_in_closed_form():
+    rate = np.array([1.0, 2.0, 4.0])[:, None]  # the error is 24 dB * 2^(-rate i): below 3 dB after 3 / rate steps
+    error = 24.0 * 2.0 ** (-np.arange(8)[:, None, None] * rate)
+    error[-1] = 0
+    levels = np.full((8, 40, 5), -40.0)
+    hz = compare.mel_centers_hz(of_levels(levels))
+    rows = [np.flatnonzero(x) for x in (hz < 500, (hz >= 500) & (hz < 3000), hz >= 3000)]
+    for k, band in enumerate(rows):
+        levels[:, band] += error[:, k : k + 1]
+    found = compare.decision(of_levels(levels), 3.1)
+    for band, first in zip(rows, (3, 2, 1), strict=True):
+        assert (found.step[band] == first).all()
+    settled = list(found.settled.values())
+    assert [s.tolist().index(1.0) for s in settled] == [3, 2, 1] and all((np.diff(s) >= 0).all() for s in settled)
+    np.testing.assert_array_equal(found.step, projection.decision_times(of_levels(levels), 3.1))
+    levels[5, 0, 0] += 9.0  # it moved away again
+    assert compare.decision(of_levels(levels), 3.1).step[0, 0] == 6
+    with pytest.raises(StudyError, match="above 0"):
+        compare.decision(of_levels(levels), 0)
+
+
+def test_layer_maps_in_closed_form():
+    tap = np.zeros((3, 8))
+    tap[0, :4], tap[1, :4], tap[2, :4] = 3.0, 3.0, -3.0  # means of four channels; their spread over time is 0
+    taps = {"noise 2": tap, "noise 10": 2 * tap, "condition 2": tap, "step": tap}
+    made = of_levels(np.zeros((3, 40, 4)) - 40, **taps)
+    names, level = compare.layer_map(made, "noise", "level")
+    assert names == ["noise 2", "noise 10"]
+    np.testing.assert_allclose(level, [[3, 3, 3], [6, 6, 6]])
+    np.testing.assert_allclose(compare.layer_map(made, "condition")[1], [[0, 0, 2]])
+    with pytest.raises(StudyError, match="no features"):
+        compare.layer_map(of_levels(np.zeros((3, 40, 4))))
+
+
+# Metrics and files ----------------------------------------------------------------------------------------------------
+
+
+def test_pitch_metrics_of_a_transposed_step():
+    """Steps that sound as asked, 100 cents too high, and not at all."""
+    n, hop, rate = 120, 256, 16000
+    f0_hz = np.full(n, 220.0, np.float32) * 2 ** (np.sin(np.arange(n) / 9) / 12)
+    made = of_levels(np.zeros((3, 40, n)) - 40)
+    made.conditions.update(
+        f0_hz=f0_hz.astype(np.float32), voiced=np.ones(n, bool),
+        loudness_db=np.linspace(-30, -10, n).astype(np.float32),
+    )
+
+    def sung(cents):
+        held = np.repeat(f0_hz, hop) * 2 ** (cents / 1200)
+        phase = 2 * np.pi * np.cumsum(held) / rate
+        gain = 10 ** (np.repeat(np.linspace(-30, -10, n), hop) / 20)
+        return (gain * sum(np.sin(k * phase) / k for k in range(1, 12))).astype(np.float32)
+
+    sounds = {0: np.zeros(n * hop, np.float32), 1: sung(100), 2: sung(0)}
+    found = {m.name: m for m in step_metrics.heard_metrics(made, sounds, FEATURES)}
+    error, centred = found["F0 error"], found["F0 error, offset removed"]
+    assert np.isnan(error.values[0]) and error.frames[0] == 0
+    assert error.values[1] == pytest.approx(100, abs=6) and error.values[2] < 12
+    assert centred.values[1] < 12 and error.frames[1] > 90 and error.unit == "cents"
+    assert found["F0 correlation"].values[1] > 0.98 and found["loudness correlation"].values[2] > 0.98
+    assert found["voicing F1"].values[0] == 0 and found["voicing F1"].values[2] > 0.9
+    assert "speaker similarity" not in found
+    assert all(m.unit and m.meaning and m.reference and len(m.values) == len(m.frames) for m in found.values())
+
+
+def test_mel_metrics_and_their_table(tmp_path):
+    made = walk(MEAN, steps=6)
+    found = step_metrics.mel_metrics(made, made.level_db(made.result) + 6.0)
+    by_name = {m.name: m for m in found}
+    assert by_name["distance to the source"].values[-1] == pytest.approx(6, abs=0.05)
+    assert by_name["warped timbre distance to the result"].values[-1] == pytest.approx(0, abs=1e-2)
+    assert (by_name["warped timbre distance to the result"].values
+            <= by_name["timbre distance to the result"].values + 1e-9).all()
+    assert all((m.frames == 12).all() for m in found)
+    head, rows = step_metrics.metric_table(made, found)
+    path = compare.save_csv(tmp_path, '=a/../b "c"', head, rows)
+    again = compare.save_csv(tmp_path, '=a/../b "c"', head, rows)
+    assert path.parent == again.parent == tmp_path and path != again and path.suffix == ".csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        read = list(csv.reader(file))
+    assert read[0] == head and len(read) == 7
+    for column, metric in zip(range(3, len(head), 2), found, strict=True):
+        np.testing.assert_array_equal([float(row[column]) for row in read[1:]], metric.values)
+    np.testing.assert_array_equal([float(row[1]) for row in read[1:]], made.t)
+    matrix = compare.step_matrix(made)
+    path = compare.save_csv(tmp_path, "matrix", *compare.matrix_table(list("abcdef"), matrix))
+    with path.open(newline="") as file:
+        np.testing.assert_array_equal([list(map(float, row[1:])) for row in list(csv.reader(file))[1:]], matrix)
+    kept = [compare.save_trace(tmp_path, "run", made) for _ in range(2)]
+    assert [p.name for p in kept] == ["run.npz", "run 2.npz"]
+    np.testing.assert_array_equal(trace.load(kept[1]).x0_hat, made.x0_hat)

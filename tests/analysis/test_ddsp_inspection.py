@@ -1,0 +1,38 @@
+"""Truths about looking at a trained model: every kind of preset can be heard again on what it never saw, as notebook 02
+does it, with the loss that its validation gives."""
+
+import numpy as np
+import pytest
+from test_panels import make_song
+
+from svclib.analysis import ddsp_inspection
+from svclib.data import dataset
+from svclib.models import instrument
+from svclib.notebooks import first_run
+
+PRESETS = ("diffusion_small", "diffwave_small")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inspected")
+    (folder / "ann").mkdir()
+    for i in range(4):
+        make_song(folder / "ann" / f"{i}.wav", 200.0 + 20 * i, 1.5)
+    chosen = first_run.preset(f"{PRESETS[0]}+tiny")
+    return dataset.prepare(dataset.recordings([folder / "ann"]), folder / "data", chosen.features)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_kind_of_model_is_heard_again_in_notebook_02(data, name):
+    chosen = first_run.preset(f"{name}+tiny")
+    model = instrument.build_model(chosen.model, data.settings, data.statistics, 0)
+    made = ddsp_inspection.reconstruct(model, data, seconds=0.6)
+    index = data.indices("validation")[0]
+    assert made.name == data.recordings[index]["name"] and made.start_s == 0.0
+    np.testing.assert_array_equal(made.original, data.audio(index, 0, len(made.original)))
+    assert len(made.made) == len(made.original) and np.isfinite(made.made).all()
+    n_frames = len(made.original) // data.hop_samples
+    window = data.validation_batches(1, n_frames)[0]
+    assert made.loss == pytest.approx(float(model.validation_loss(window).detach()), rel=1e-5)
+    assert ddsp_inspection.z_paths(model, data) == {}

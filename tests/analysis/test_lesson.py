@@ -1,0 +1,387 @@
+"""Truths about the lesson: eight pages that can all be done, from the same noise, with the sound that was said; the
+comparison runs are short; it is one file below 10 MB that asks for nothing; text stays text; what cannot be is a
+sentence. DiffWave's page shows what its walk saw."""
+
+import base64
+import io
+import json
+import re
+import types
+
+import browsing
+import numpy as np
+import pytest
+import soundfile
+import toy
+from browsing import wait_until
+from test_player import NAME, data_of
+
+from svclib.__main__ import main
+from svclib.analysis import player, waveform_images
+from svclib.analysis.lesson import build as lesson
+from svclib.analysis.lesson import diffwave as lesson_wave
+from svclib.analysis.lesson import text as lesson_pages
+from svclib.audio import io as audio
+from svclib.audio import mel as mel_
+from svclib.conversion import pipeline
+from svclib.data.synthetic import singers
+from svclib.features.extract import FeatureSettings, MelContract
+from svclib.models import instrument
+from svclib.models.diffusion.model import DiffusionSettings
+from svclib.models.diffwave import inference as diffwave_uses
+from svclib.models.diffwave import model as diffwave
+from svclib.models.vocoders.harmonic import HarmonicSettings
+from svclib.training import api as training
+from svclib.utils.progress import Cancelled
+
+CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 7600.0)
+FEATURES = FeatureSettings(sample_rate_hz=16000, hop_samples=256, mel=CONTRACT)
+VOCODER = HarmonicSettings(n_harmonics=40, n_noise_bands=17, channels=16, n_layers=1, fft_sizes=(512, 128))
+SETTINGS = DiffusionSettings(
+    channels=16, n_layers=2, condition_dims=16, coarse_channels=16, coarse_layers=1, content_channels=16,
+    content_layers=1, code_dims=8, sampler_steps=4, vocoder=VOCODER,
+)
+WAVE_FEATURES = FeatureSettings(sample_rate_hz=8000, hop_samples=64)
+
+
+@pytest.fixture(scope="module")
+def song_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("song") / "one & two.wav"
+    return audio.write(path, singers.sing("bruno", singers.demo_song(), 16000).audio, 16000, {}).path
+
+
+@pytest.fixture(scope="module")
+def voice():
+    statistics = {**toy.STATISTICS, "log_mel": {"min": -11.6, "max": 2.0}, "singers": {"aria": {}, "bruno": {}}}
+    model = SETTINGS.build(FEATURES, statistics).eval()
+    return types.SimpleNamespace(kind="diffusion", name=NAME, model=model, features=FEATURES, statistics=statistics)
+
+
+@pytest.fixture(scope="module")
+def wave_model():
+    settings = diffwave.DiffWaveSettings(condition="none", channels=8, n_layers=3)
+    return settings.build(WAVE_FEATURES)
+
+
+@pytest.fixture(scope="module")
+def made(voice, song_path, wave_model):
+    group = player.group(lesson_wave.six_steps(wave_model, 4096, every_step=False))
+    facts = {"wave_steps": 6, "wave_text": f"a small model {NAME}"}
+    song = pipeline.load_song(song_path, FEATURES)
+    return lesson.make(voice, song, 0.1, 1.5, 16, wave=group, wave_facts=facts)
+
+
+@pytest.fixture(scope="module")
+def text(made):
+    return lesson.document(made)
+
+
+def pages_of(text):
+    return json.loads(re.search(r'id="pages">(.*?)</script>', text, re.S)[1])
+
+
+def test_the_main_run_holds_every_step_and_the_others_at_most_eight(made):
+    run, without, fewer, guessed = made.groups
+    assert len(run) == 1 and len(run[0].trace) == 16 and sorted(run[0].sounds.audio) == list(range(16))
+    for other in (*without, *fewer):
+        assert other.brief and len(other.trace) <= 8 and sorted(other.sounds.audio) == list(range(len(other.trace)))
+    assert [r.label for r in without] == ["all three", "content off", "melody off", "timbre off", "timbre of bruno"]
+    assert [len(r.trace) for r in fewer] == [8, 4, 8] and fewer[2].trace.n_calls == 10
+
+
+def test_all_runs_begin_with_the_same_noise_and_differ_at_the_end(made):
+    run, without, fewer, _ = made.groups
+    for other in (*without, *fewer):
+        np.testing.assert_array_equal(other.trace.x_t[0], run[0].trace.x_t[0])
+    np.testing.assert_array_equal(without[0].trace.result, run[0].trace.result)
+    for other in without[1:]:
+        assert np.abs(other.trace.result.astype(float) - run[0].trace.result).max() > 1e-3
+
+
+def test_sound_without_the_melody_does_not_depend_on_it(made, voice):
+    """With a vocoder it would: it is told F0. So a run without melody, and the guessing page, sound without one."""
+    _, without, _, guessed = made.groups
+    assert "picture alone" in without[2].sounds.kind and "picture alone" in guessed[0].sounds.kind
+    trace = guessed[0].trace
+    other = {**trace.conditions, "f0_hz": trace.conditions["f0_hz"] * 2}
+    import dataclasses
+
+    again = lesson.plain_sounds(dataclasses.replace(trace, conditions=other), CONTRACT, [3])
+    np.testing.assert_array_equal(again.audio[3], guessed[0].sounds.audio[3])
+
+
+def test_sound_in_the_page_is_the_stretch_that_was_sung(text, song_path):
+    mime, data = pages_of(text)["sounds"]["source"]
+    heard, rate_hz = soundfile.read(io.BytesIO(base64.b64decode(data)))
+    wanted = audio.read(song_path).samples[int(0.1 * 16000) // 256 * 256 :][: len(heard)]
+    assert rate_hz == 16000 and mime == "audio/mpeg"
+    assert np.corrcoef(heard[: len(wanted)], wanted)[0, 1] > 0.99
+
+
+def test_one_file_below_10_mb_whose_size_was_said_before(made, text):
+    assert len(text.encode()) < 10e6
+    assert made.predicted_bytes == pytest.approx(len(text.encode()), rel=0.2)
+    assert set(re.findall(r"https?://[^\s\"'\\]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert text.count("<script") == text.count("</script>") == 4 and "<img" not in text
+    assert f"a small model {NAME}" in pages_of(text)["pages"][7]["text"][1]
+
+
+def test_a_full_lesson_stays_below_10_mb_by_the_rough_measure():
+    small = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
+    assert "will have about" in lesson.check_size(lesson.rough_bytes(5.0, 50, small))
+    large = MelContract()  # 128 mels at 44.1 kHz
+    with pytest.raises(lesson.LessonError, match="shorter stretch"):
+        lesson.check_size(lesson.rough_bytes(20.0, 50, large))
+    assert lesson.longest_s(50, small) > 5 > lesson.longest_s(50, large) > 3
+    for contract in (small, large):
+        fits_s = lesson.longest_s(50, contract)
+        lesson.check_size(lesson.rough_bytes(fits_s, 50, contract))
+        with pytest.raises(lesson.LessonError, match=rf"up to {fits_s:g} s fit here\) or fewer"):
+            lesson.check_size(lesson.rough_bytes(fits_s + 0.11, 50, contract), fits_s)
+
+
+def test_every_word_is_explained_and_every_task_has_an_event():
+    facts = {"song": "s", "voice": "v", "steps": 9, "seed": 0, "target": "t", "without": ["a"], "fewer": ["b"]}
+    facts |= {"caution": "", "wave_steps": 6, "wave_text": ""}
+    found = lesson_pages.pages(facts)
+    assert len(found) == 8 and all(p["todo"] and all(t["when"] for t in p["todo"]) for p in found)
+    words = set(re.findall(r"\[\[(.*?)\]\]", json.dumps(found)))
+    assert {w.lower() for w in words} <= set(lesson_pages.WORDS)
+
+
+def test_refusals(voice, song_path):
+    song = pipeline.load_song(song_path, FEATURES)
+    with pytest.raises(lesson.LessonError, match="does not sing step by step"):
+        lesson.of_file(types.SimpleNamespace(kind="ddsp", name="x"), song_path)
+    with pytest.raises(lesson.LessonError, match="from 8 to 1000"):
+        lesson.make(voice, song, steps=4)
+    with pytest.raises(ValueError, match="holds nothing"):
+        lesson.make(voice, song, 100.0)
+    with pytest.raises(Cancelled):
+        lesson.make(voice, song, cancelled=lambda: True)
+    with pytest.raises(lesson.LessonError, match="MB"):
+        lesson.of_file(voice, song_path, seconds=60.0)
+
+
+# DiffWave ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_waveform_is_shown_and_heard_as_the_walk_saw_it(wave_model):
+    run = lesson_wave.six_steps(wave_model, 4096, seed=3, every_step=False)[0]
+    steps = []
+    made = diffwave_uses.generate(wave_model, 4096, seed=3, fast=True, callback=steps.append)
+    np.testing.assert_allclose(run.trace.result.astype(float), made[0], atol=2e-3)
+    assert len(run.trace) == len(steps) == 6
+    contract = waveform_images.contract(run.trace)
+    wanted = mel_.log_mel(steps[2].x_t.half().float(), contract)[0].T.numpy() * 20 / np.log(10)
+    np.testing.assert_allclose(waveform_images.levels_db(run.trace, run.trace.x_t)[2], wanted, atol=0.05)
+    shown = data_of(player.document([run]))
+    assert (shown["kind"], shown["mels"], shown["frames"]) == ("wave", 64, 4096 // contract.hop_samples)
+    states = run.trace.x_t[5].astype(float), run.trace.x0_hat[5].astype(float)
+    heard = [np.abs(h.audio[5]).max() / np.abs(x).max() for h, x in zip((run.noisy, run.sounds), states, strict=True)]
+    told = [10 ** (-h.quieter_db.get(5, 0.0) / 20) for h in (run.noisy, run.sounds)]
+    assert heard[0] / heard[1] == pytest.approx(told[0] / told[1], rel=0.02)  # one gain, but for what is said
+
+
+def test_outline_holds_every_peak():
+    x = np.zeros((1, 6000), np.float16)
+    x[0, 3333], x[0, 17] = 2.0, -4.0
+    found = waveform_images.outline(x, 4.0)
+    assert found.shape == (1, 2, 600) and found[0, 1, 333] == 64 and found[0, 0, 1] == -127
+    assert np.count_nonzero(found) == 2
+
+
+def test_pitch_of_each_step_is_measured_on_its_sound(voice, song_path):
+    """A tone of known pitch in place of every sound: its distance to what was asked is known."""
+    song = pipeline.load_song(song_path, FEATURES)
+    asked = lesson.stretches.stretch(song, voice.statistics, 0.1, 1.5)
+    trace = lesson.study.sing(voice.model, asked, steps=4, features=False).trace
+    n = waveform_images.n_frames(trace) * 256
+    tone = np.sin(2 * np.pi * 220 * np.arange(n) / 16000).astype(np.float32)
+    heard = player.Sounds({1: 0.3 * tone}, 16000)
+    sung = player.sung_pitch(trace, heard)
+    f0_hz, voiced = sung[1]
+    assert list(sung) == [1] and np.median(f0_hz[voiced]) == pytest.approx(220, rel=0.003)
+    curve = next(
+        r for r in [data_of(player.document([player.Run(trace, "a", heard, sung)]))["runs"][0]["values"]]
+    )["pitch off what was asked"]
+    on = voiced & trace.conditions["voiced"]
+    wanted = np.sqrt(np.mean((1200 * np.log2(f0_hz[on] / trace.conditions["f0_hz"][on])) ** 2))
+    assert curve[0] is None and curve[1] == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def wave_file(tmp_path_factory, wave_model):
+    path = tmp_path_factory.mktemp("models") / "sea.zip"
+    return instrument.save(path, wave_model, WAVE_FEATURES, toy.STATISTICS, created="2026-11-21")
+
+
+def test_trace_command_shows_diffwave(tmp_path, capsys, song_path, wave_file):
+    arguments = ["trace", "--instrument", str(wave_file), "--input", str(song_path), "--seconds", "0.25"]
+    assert main([*arguments, "--out", str(tmp_path / "wave.html")]) == 0
+    assert "will have about" in (said := capsys.readouterr().out) and "a page of DiffWave's steps, 0.25 s" in said
+    text = (tmp_path / "wave.html").read_text("utf-8")
+    shown = data_of(text)
+    assert (shown["kind"], [run["label"] for run in shown["runs"]]) == ("wave", ["6 steps", "50 steps"])
+    assert shown["frames"] * shown["frame_s"] == pytest.approx(0.25, abs=shown["frame_s"])
+    assert text == lesson_wave.document(instrument.open(wave_file), None, 0.0, 0.25)
+
+
+def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
+    settings = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition_dims=6, n_steps=4, fast_etas=())
+    features = FeatureSettings(
+        sample_rate_hz=8000, hop_samples=64, mel=MelContract(8000, 256, 256, 64, 12, 0.0, 4000.0)
+    )
+    vocoder = types.SimpleNamespace(kind="diffwave", name="v", model=settings.build(features), features=features)
+    song = pipeline.load_song(song_path, features)
+    text = lesson_wave.document(vocoder, song, 0.4, 0.25)
+    assert "v: sings one &amp; two again, out of noise" in text
+    asked = lesson_wave.stretches.stretch(song, None, 0.4, 0.25, pipeline.Controls())
+    assert [len(run["t"]) for run in data_of(text)["runs"]] == [4]
+    run = lesson_wave.six_steps(vocoder.model, 0, asked=asked)[0]
+    made = diffwave_uses.vocode(vocoder.model, asked.log_mel, features.mel, fast=False)
+    np.testing.assert_allclose(run.trace.result.astype(float), np.ravel(made), atol=2e-3)
+    with pytest.raises(lesson_wave.stretches.StudyError, match="follows a mel"):
+        lesson_wave.at_work(vocoder)
+    with pytest.raises(lesson_wave.stretches.StudyError, match="up to 5 s"):
+        lesson_wave.document(vocoder, song, 0.0, 6.0)
+    with pytest.raises(lesson_wave.stretches.StudyError, match="'v' is a vocoder.*Give one"):
+        lesson_wave.document(vocoder)
+
+
+def test_an_instrument_of_waves_at_work(wave_file):
+    shown = data_of(lesson_wave.at_work(instrument.open(wave_file), 0.2))
+    labels = [run["label"] for run in shown["runs"]]
+    assert labels[0] == "6 steps" and labels[1].startswith("noise taken out, from step 6")
+    assert [label.split(",")[0] for label in labels[2:]] == ["0 % of the second sound", "50 % of the second sound"]
+    assert shown["title"] == "sea at work" and shown["frames"] == 1600 // 64 * 64 // 64
+
+
+# the bundled one --------------------------------------------------------------------------------------------------
+
+
+def test_the_example_comes_with_the_package_and_is_small():
+    assert lesson.EXAMPLE.stat().st_size < 4.5e6
+    text = lesson.example()
+    assert len(text) < 10e6 and len(pages_of(text)["pages"]) == 8
+    assert data_of(lesson.example_wave())["kind"] == "wave"
+
+
+def test_the_bundled_lesson_can_be_handed_out_as_it_is(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "lesson.html")]
+    assert main(["trace", "--example", *out]) == 0 and "comes with svclib" in capsys.readouterr().out
+    assert (tmp_path / "lesson.html").read_text("utf-8") == lesson.example()
+    assert main(["trace", "--instrument", "voice.zip", *out]) == 2
+    assert "--input is missing" in capsys.readouterr().err
+
+
+def test_trace_command_makes_the_same_page(tmp_path, capsys, song_path, monkeypatch):
+    preset = toy.preset(SETTINGS, FEATURES, steps=1, segment_s=0.5, validate_every_steps=1)
+    from test_diffusion_training import MelDataset
+
+    training.train(MelDataset(), tmp_path / "run", preset)
+    path = training.export(tmp_path / "run", tmp_path / "voice.zip", "last")
+    arguments = ["trace", "--instrument", str(path), "--input", str(song_path), "--start", "0.1", "--seconds", "0.6"]
+    arguments += ["--steps", "8", "--out", str(tmp_path / "lesson.html")]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "will have about" in said and "lesson of eight pages" in said
+    made, _ = lesson.of_file(instrument.open(path), song_path, 0.1, 0.6, 8)
+    assert (tmp_path / "lesson.html").read_text("utf-8") == made
+    assert main([*arguments[:-1], str(tmp_path / "lesson.txt")]) == 2 and ".html" in capsys.readouterr().err
+
+
+# in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_every_page_can_be_done_in_a_browser(tmp_path, text):
+    browsing.require_chromium()
+    path = player.export(text, tmp_path / "lesson.html")
+    with browsing.browser(1280, 1000) as tab:
+        seen = browsing.open_player(tab, path)
+
+        def finished(k):
+            return tab.evaluate(f"window.lesson.finished[{k}]")
+
+        def until_done(k):
+            wait_until(tab, f"window.lesson.finished[{k}]", 20)
+
+        def listen():
+            tab.locator("#listen").click()
+            wait_until(tab, "window.player.playing")
+
+        assert tab.evaluate("window.lesson.finished.length") == 8 and not any(finished(k) for k in range(8))
+        for k in range(2):  # what we hear
+            tab.locator("#acts button").nth(k).click()
+            wait_until(tab, f"document.querySelectorAll('#todo li.done').length > {k}", 20)
+        until_done(0)
+        tab.keyboard.press("n")
+        assert tab.evaluate("window.lesson.page") == 1 and not finished(1)
+        tab.locator("#step").focus()
+        tab.keyboard.press("Home")
+        assert not finished(1)
+        for _ in range(4):
+            tab.keyboard.press("ArrowRight")
+        tab.keyboard.press("End")
+        until_done(1)
+
+        tab.locator("#forward").click()
+        shown = tab.locator("#live").inner_text()
+        data, step = data_of(text)["runs"][0], tab.evaluate("window.player.state.step")
+        for number in (data["alpha"][step], data["sigma"][step], data["alpha"][step + 1], data["sigma"][step + 1]):
+            assert f"{number:.3f}" in shown
+        tab.evaluate("window.player.set({step: 3}); window.player.set({step: 4}); window.player.set({step: 5})")
+        assert not finished(2)
+        listen()
+        until_done(2)
+
+        tab.locator("#dots button").nth(3).click()
+        assert not tab.evaluate("window.player.playing")
+        listen()
+        tab.evaluate("for (let i = 0; i < 9; i++) window.player.set({step: i})")
+        for k in range(2):
+            tab.locator("#acts button").nth(k).click()
+        until_done(3)
+
+        tab.locator("#dots button").nth(4).click()  # guessing: nothing is shown before
+        assert not tab.locator("#guesscard").is_visible()
+        tab.locator("#reveal").click()
+        assert "three guesses" in tab.locator("#message").inner_text() and not finished(4)
+        listen()
+        for k in range(3):
+            tab.evaluate(f"window.player.set({{step: {2 + 2 * k}}})")
+            tab.locator("[data-guess]").nth(k).click()
+        assert not finished(4) and not tab.locator("#guesscard").is_visible()
+        tab.locator("#reveal").click()
+        until_done(4)
+        assert tab.locator("#guesscard").is_visible() and tab.locator("#live td").count() == 15
+
+        for k, n in ((5, 5), (6, 3)):
+            tab.locator("#dots button").nth(k).click()
+            for i in range(n):
+                assert not finished(k)
+                tab.locator(f"#acts [data-run='{i}']").click()
+                wait_until(tab, f"window.player.playing && window.player.state.run === {i}")
+            until_done(k)
+
+        tab.locator("#dots button").nth(7).click()  # another grid: the waveform
+        assert tab.locator("#wavecard").is_visible() and tab.evaluate("window.player.state.ear") == "noisy"
+        listen()
+        for step in range(6):
+            tab.evaluate(f"window.player.set({{step: {step}}})")
+        assert not finished(7)
+        tab.locator("#acts button").nth(1).click()
+        until_done(7)
+        assert tab.locator("#pagecount").inner_text() == "page 8 of 8 · 8 done"
+        tab.keyboard.press("b")
+        assert tab.evaluate("[window.lesson.page, window.player.state.group]") == [6, 2]
+
+        tab.emulate_media(color_scheme="dark")
+        tab.set_viewport_size({"width": 390, "height": 844})
+        for k in range(8):
+            tab.evaluate(f"window.lesson.show({k})")
+            tab.wait_for_timeout(60)
+            wide = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > 391).length"
+            assert tab.evaluate(wide) == 0, f"page {k + 1} is wider than a phone"
+        assert seen == {"errors": [], "outside": []}

@@ -1,0 +1,80 @@
+"""Truths about pictures of a walk while it goes on: they show what the walk holds, in one colour scale, in time."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colormaps, image
+from test_ablation_panel import make_instrument
+
+from svclib.analysis import live_preview
+from svclib.analysis.plots import base as plots
+from svclib.models import instrument
+from svclib.models.diffusion import samplers
+
+
+@pytest.fixture
+def model(tmp_path):
+    return instrument.open(make_instrument(tmp_path, temperature=0.8)).model
+
+
+def pictures(markup):
+    found = re.findall(r"data:image/png;base64,([^\"]+)", markup)
+    return [image.imread(io.BytesIO(base64.b64decode(text)))[::-1] for text in found]  # low bands first
+
+
+def walk(model, watch=None, steps=12, seed=3, n_frames=50):
+    condition = torch.randn(1, model.settings.condition_dims, n_frames, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def callback(step):
+        seen.append(step.x_t.clone())
+        if watch is not None:
+            watch(model, step)
+
+    return model.sample(condition, "dpmpp", steps, seed=seed, callback=callback), seen
+
+
+def test_the_first_picture_is_the_noise_that_the_walk_begins_with(model):
+    _, seen = walk(model)
+    torch.testing.assert_close(model.noise(50, 3), seen[0], rtol=0, atol=0)
+    shown = []
+    live_preview.Live(shown.append).begin(model, 50 * 256 / 16000, 3)
+    (drawn,) = pictures(shown[0])
+    low, high = live_preview.range_db(model)
+    share = np.clip((live_preview.level_db(model, seen[0]) - low) / (high - low), 0, 1)
+    assert drawn.shape == (40, 50, 4)
+    np.testing.assert_allclose(drawn, colormaps["viridis"](share), atol=1.5 / 255)
+
+
+def test_levels_are_those_of_the_mel_and_one_level_has_one_colour_at_every_step(model):
+    log_mel = torch.linspace(-11, 1, 40 * 50).reshape(1, 50, 40)
+    wanted = 20 * np.log10(np.exp(log_mel[0].T.numpy()))
+    np.testing.assert_allclose(live_preview.level_db(model, model.scale(log_mel)), wanted, atol=1e-3)
+    low, high = live_preview.range_db(model)
+    assert high % 10 == 0 and high - 10 < 20 * np.log10(np.exp(1.5)) <= high and high - low == 80
+    one, other = (plots.plain_levels(np.array([[level, -40.0]]), low, high) for level in (0.0, -70.0))
+    assert np.array_equal(*(image.imread(io.BytesIO(png))[0, 1] for png in (one, other)))
+
+
+@pytest.mark.parametrize(("step_s", "wanted"), [(0.1, [0, 3, 6, 9, 11]), (0.5, list(range(12))), (0.0, [0, 11])])
+def test_pictures_come_in_time_and_change_no_bit(model, step_s, wanted):
+    now, shown = [0.0], []
+    watch = live_preview.Live(shown.append, 0.3, lambda: now[0])
+    numbers = []
+
+    def watched(model, step):
+        before = len(shown)
+        watch(model, step)
+        numbers.extend([step.index] * (len(shown) - before))
+        now[0] += step_s + 1e-9
+
+    plain, _ = walk(model)
+    result, _ = walk(model, watched)
+    assert torch.equal(plain, result)
+    assert numbers == wanted
+    assert f"step 1 of {samplers.METHODS['dpmpp'].n_calls(12)}" in shown[0] and "noise 1.00" in shown[0]
+    assert all(len(pictures(markup)) == 2 for markup in shown)

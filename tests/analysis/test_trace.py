@@ -1,0 +1,249 @@
+"""Truths about traces: capturing changes no bit; what is kept is what the sampler saw; pooled features are those of the
+network written out by hand, in pieces as in one; thinning follows the selection rule; files round-trip and strangers'
+files are refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_diffusion import CONTRACT, batch_of, condition_of, tiny, tune
+
+from svclib.analysis import recorder as capture
+from svclib.analysis import trace
+from svclib.analysis.step_selection import select_steps
+from svclib.analysis.trace import TraceError
+from svclib.models.diffusion import samplers
+from svclib.models.diffusion.denoiser import Prepared
+from svclib.models.diffusion.schedule import Schedule
+
+SCHEDULE = Schedule()
+MEAN, SPREAD = torch.linspace(-0.8, 0.4, 40)[:, None], 0.2
+
+
+def gaussian(x_t, t):
+    """The best denoiser for frames drawn from N(MEAN, SPREAD^2)."""
+    alpha, sigma = SCHEDULE.alpha_sigma(t)
+    return sigma * (x_t - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2)
+
+
+def walked(keep=None, steps=20, method="ddim", frames=12, **options):
+    recorder, seen = capture.Recorder(keep, **options), []
+    noise = torch.randn((1, 40, frames), generator=torch.Generator().manual_seed(3))
+
+    def watch(step):
+        recorder(step)
+        seen.append((step.t, step.x_t.clone(), step.x0_hat.clone(), step.eps_hat.clone()))
+
+    result = samplers.sample(
+        gaussian, SCHEDULE, noise, method, steps, generator=torch.Generator().manual_seed(4), callback=watch
+    )
+    low, high = np.full(40, -11.5), np.full(40, 1.5)
+    made = recorder.trace(result, low=low, high=high, mel=CONTRACT.to_json(), label="gauß", seed=3)
+    return made, seen, result
+
+
+@pytest.fixture(scope="module")
+def song():
+    model = tiny()
+    batch = batch_of([tune(150)])
+    return model, batch, condition_of(model, batch)
+
+
+@pytest.mark.parametrize("method", samplers.METHODS)
+def test_what_is_kept_is_what_the_sampler_saw(method):
+    made, seen, result = walked(method=method)
+    assert len(made) == made.n_calls == len(seen) == 20 + (method == "plms")
+    for i, (t, x_t, x0, eps) in enumerate(seen):
+        alpha, sigma = SCHEDULE.alpha_sigma(t)
+        assert (made.t[i], made.alpha[i], made.sigma[i], made.index[i]) == (t, alpha, sigma, i)
+        np.testing.assert_allclose(made.x_t[i], x_t[0], rtol=5e-4, atol=1e-6)
+        np.testing.assert_allclose(made.x0_hat[i], x0[0], rtol=5e-4, atol=1e-6)
+        named = made.eps_hat(i)
+        np.testing.assert_allclose(alpha * made.x0_hat[i].astype(np.float32) + sigma * named, made.x_t[i], atol=1e-4)
+        np.testing.assert_allclose(named, eps[0], atol=2.2e-3 / sigma)
+    np.testing.assert_allclose(made.result, result[0], rtol=5e-4, atol=1e-6)
+    np.testing.assert_allclose(made.log_snr[0], np.log(SCHEDULE.alpha_bar[-1] / (1 - SCHEDULE.alpha_bar[-1])))
+
+
+@pytest.mark.parametrize("method", samplers.METHODS)
+def test_capturing_changes_no_bit(song, method):
+    model, _, condition = song
+    plain = model.sample(condition, method, 6, seed=5)
+    made = capture.capture(model, condition, method, 6, seed=5)
+    assert torch.equal(model.sample(condition, method, 6, seed=5), plain)
+    np.testing.assert_allclose(made.log_mel(made.result).T, plain[0], atol=6e-3)
+    heard = []
+    prepared = model.prepare(condition)
+    recorder = capture.Recorder(prepared=prepared)
+    with recorder.listening():
+        watched = model.sample(condition, method, 6, seed=5, callback=recorder, prepared=prepared)
+    assert torch.equal(watched, plain)
+    model.sample(condition, method, 6, seed=5, prepared=prepared, callback=heard.append)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()), "a hook stayed"
+
+
+def test_features_are_the_networks_own(song):
+    model, _, condition = song
+    made = capture.capture(model, condition, "ddim", 4, seed=5, precision="fp32")
+    net = model.denoiser
+    with torch.no_grad():
+        guess, spread = model.guess(condition)
+        t = torch.tensor([made.t[2]])
+        states = []
+        model.sample(condition, "ddim", 4, seed=5, precision="fp32", callback=lambda s: states.append(s.x_t.clone()))
+        alpha, sigma = SCHEDULE.factors(t, states[2])
+        total = ((alpha * spread) ** 2 + sigma**2).sqrt()
+        x = torch.relu(net.first((states[2] - alpha * guess) / total))
+        step, projected = net.step(t), net.stack.project(condition)
+        for i, block in enumerate(net.stack.blocks):
+            noisy = x + block.step(step)[:, :, None]
+            gates = block.dilated(noisy) + projected[i]
+            if i in (0, 2, 3):
+                for tap, hidden in (("noise", noisy[0]), ("condition", gates[0])):
+                    row = torch.cat([hidden.mean(1), hidden.std(1, correction=0)])
+                    np.testing.assert_allclose(made.features[f"{tap} {i + 1}"][2], row, atol=2e-4)
+            gate, signal = gates.chunk(2, dim=1)
+            residual, _ = block.out(torch.sigmoid(gate) * torch.tanh(signal)).chunk(2, dim=1)
+            x = (x + residual) / 2**0.5
+    np.testing.assert_allclose(made.features["step"][2], step[0].detach(), atol=1e-6)
+    assert set(made.features) == {"step", *(f"{tap} {i}" for tap in ("noise", "condition") for i in (1, 3, 4))}
+
+
+def test_features_in_pieces_are_those_of_the_whole(song):
+    model, _, condition = song
+    with torch.no_grad():
+        guess, spread = model.guess(condition)
+    pieces = Prepared(model.denoiser, condition, guess, spread, "fp32", piece_frames=37)
+    whole = capture.capture(model, condition, "ddim", 3, seed=5, precision="fp32")
+    parts = capture.capture(model, condition, "ddim", 3, seed=5, prepared=pieces)
+    for tap, rows in whole.features.items():
+        np.testing.assert_allclose(parts.features[tap], rows, atol=1e-4, err_msg=tap)
+
+
+@pytest.mark.parametrize(("steps", "keep"), [(100, 10), (97, 13), (50, 49), (20, 2)])
+def test_thinning_follows_the_selection_rule(steps, keep):
+    whole, _, _ = walked(steps=steps)
+    few, _, _ = walked(steps=steps, keep=keep)
+    rows = whole.x0_hat.astype(np.float32).mean(axis=2)
+    chosen = select_steps(rows, keep)
+    assert few.index.tolist() == chosen.tolist() and few.n_calls == steps and few.info["notice"] == ""
+    np.testing.assert_array_equal(few.x_t, whole.steps(chosen).x_t)
+
+
+def test_memory_is_bounded_with_a_notice():
+    one = 4 * 40 * 12  # bytes of one kept step
+    recorder = capture.Recorder(max_bytes=30 * one)
+    most = 0
+
+    def watch(step):
+        nonlocal most
+        recorder(step)
+        most = max(most, len(recorder.rows) + len(recorder.waiting))
+
+    samplers.sample(gaussian, SCHEDULE, torch.randn(1, 40, 12), "ddim", 100, callback=watch)
+    made = recorder.trace(torch.zeros(1, 40, 12), low=[-1] * 40, high=[1] * 40, mel=CONTRACT.to_json())
+    assert most <= 30 and 20 <= len(made) < 30 and made.index[0] == 0 and made.index[-1] == 99
+    assert made.info["notice"].startswith(f"{len(made)} of 100 steps were kept")
+    with pytest.raises(TraceError, match="shorter stretch"):
+        walked(max_bytes=3 * one)
+    with pytest.raises(TraceError, match="at least 2"):
+        capture.Recorder(keep=1)
+    with pytest.raises(TraceError, match="batch of one"):
+        samplers.sample(gaussian, SCHEDULE, torch.randn(2, 40, 12), "ddim", 3, callback=capture.Recorder())
+
+
+def test_five_seconds_of_128_mels_stay_within_the_target():
+    states = capture.Recorder()
+    frames = 10 * 44100 // 512
+    assert 2 * 100 * 128 * frames * 2 <= 45e6 and states.max_bytes == 256 << 20
+
+
+def test_levels_are_the_models_own(song):
+    model, batch, condition = song
+    conditions = {"f0_hz": batch["f0_hz"][0], "voiced": batch["voiced"][0]}
+    made = capture.capture(model, condition, "ddim", 3, conditions=conditions, label="x", features=False)
+    x0 = torch.from_numpy(made.x0_hat[1].astype(np.float32))[None]
+    np.testing.assert_allclose(made.log_mel(made.x0_hat[1]).T, model.unscale(x0)[0], atol=1e-5)
+    level = made.level_db(made.x0_hat)[1]
+    np.testing.assert_allclose(10 ** (level / 20), np.exp(made.log_mel(made.x0_hat[1])), rtol=1e-4)
+    assert made.features == {} and made.conditions["voiced"].dtype == bool and made.sample_rate_hz == 16000
+
+
+def test_a_waveform_trace(tmp_path):
+    recorder = capture.Recorder(keep=5)
+    result = samplers.sample(
+        lambda x, t: 0.9 * x, SCHEDULE, torch.randn(1, 4000), "dpmpp", 12, clip=1.0, callback=recorder
+    )
+    made = recorder.trace(result, kind="wave", sample_rate_hz=22050)
+    assert made.x_t.shape == (5, 4000) and made.sample_rate_hz == 22050
+    again = trace.load(made.save(tmp_path / "wave"))
+    np.testing.assert_array_equal(again.x0_hat, made.x0_hat)
+    with pytest.raises(TraceError, match="waveforms"):
+        made.log_mel(made.x_t)
+
+
+def test_files_round_trip_and_hold_no_pickle(tmp_path, song):
+    model, batch, condition = song
+    made = capture.capture(model, condition, "dpmpp", 5, conditions={"f0_hz": batch["f0_hz"][0]}, label='<b>"ä"</b>')
+    path = made.save(tmp_path / "a.npz")
+    again = trace.load(path)
+    for field in dataclasses.fields(trace.Trace):
+        a, b = getattr(made, field.name), getattr(again, field.name)
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        elif field.name in ("features", "conditions"):
+            assert list(a) == list(b) and all((a[k] == b[k]).all() and a[k].dtype == b[k].dtype for k in a)
+        else:
+            assert a == b
+
+
+def changed(tmp_path, path, name="b.npz", **arrays):
+    with np.load(path) as found:
+        content = {key: found[key] for key in found.files} | arrays
+    np.savez(tmp_path / name, **{k: v for k, v in content.items() if v is not None})
+    return tmp_path / name
+
+
+def head(**fields):
+    start = {"schema": 1, "kind": "mel", "n_calls": 20, "info": {"mel": CONTRACT.to_json()}}
+    return np.frombuffer(json.dumps({**start, **fields}).encode(), np.uint8)
+
+
+def test_strangers_files_are_refused(tmp_path):
+    made, _, _ = walked()
+    path = made.save(tmp_path / "a.npz")
+    assert len(trace.load(changed(tmp_path, path, head=head()))) == 20
+    spoiled = made.x_t.copy()
+    spoiled[3, 2, 1] = np.nan
+    cases = {
+        "version 2": {"head": head(schema=2)},
+        "not finite": {"x_t": spoiled},
+        "float32": {"x_t": made.x_t.astype(np.float32)},
+        "missing": {"x0_hat": None},
+        "no trace has": {"other": np.zeros(3)},
+        "does not fit": {"x_t": made.x_t[:5]},
+        "in order": {"index": made.index[::-1].copy()},
+        "is not 1": {"alpha": made.alpha * 1.1},
+        "upside down": {"low": made.high, "high": made.low},
+        "goes beyond": {"high": np.full_like(made.high, 1e30)},
+        "mel contract": {"head": head(info={"mel": {"n_mels": 40}})},
+        "JSON": {"head": np.frombuffer(b"{", np.uint8)},
+        "without a head": {"head": None},
+        "damaged": {"x_t": np.array([{"a": 1}], dtype=object)},  # numpy refuses to unpickle it
+        "frames": {"condition f0_hz": np.zeros(3)},
+        "row for each": {"feature step": np.zeros((3, 4), np.float32)},
+        "has kind|its kind": {"head": head(kind="film")},
+    }
+    for sentence, arrays in cases.items():
+        with pytest.raises(TraceError, match=f"b.npz.*({sentence})"):
+            trace.load(changed(tmp_path, path, **arrays))
+    (tmp_path / "c.npz").write_bytes(path.read_bytes()[:5000])
+    (tmp_path / "d.npz").write_bytes(b"hello")
+    for name in ("c.npz", "d.npz", "."):
+        with pytest.raises(TraceError):
+            trace.load(tmp_path / name)
+    with pytest.raises(TraceError, match="There is no trace"):
+        trace.load(tmp_path / "none.npz")

@@ -1,0 +1,362 @@
+"""Processes and a dask cluster make the dataset that this process makes, byte for byte, whatever becomes of workers.
+
+Truths: the bytes of a preparation in this process; a worker process killed by the system half-way; a port where nobody
+listens, or somebody else does. Most tests of the cluster use workers in threads with the cheap measure of
+``test_dataset``.
+"""
+
+import contextlib
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import distributed
+import pytest
+from test_dataset import SETTINGS, cheap_extract, contents, make_files, measured  # noqa: F401  (measured: a fixture)
+
+from svclib import __main__
+from svclib.data import dataset, executors, manifest, segments, shards
+from svclib.features import extract as features
+from svclib.utils.progress import Cancelled
+
+
+@contextlib.contextmanager
+def running(n_workers: int, processes: bool = False):
+    """A local cluster, and its address as ``--executor`` takes it."""
+    options = {"threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1", "protocol": "tcp"}
+    with distributed.LocalCluster(n_workers=n_workers, processes=processes, silence_logs=50, **options) as made:
+        yield made, made.scheduler_address.replace("tcp://", "dask://")
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Many segments and several shards from a few seconds."""
+    monkeypatch.setattr(segments, "SEGMENT_S", 0.7)
+    monkeypatch.setattr(segments, "CONTEXT_S", 0.1)
+    monkeypatch.setattr(shards, "CAP_BYTES", 100_000)
+
+
+def test_two_workers_make_the_same_bytes(tmp_path, measured, short, monkeypatch):  # noqa: F811
+    sources = make_files(tmp_path / "a", 4, 2.0)
+    dataset.prepare(sources, tmp_path / "here", SETTINGS)
+    done, told = set(), []
+
+    def watched(samples, cut, settings, measure=segments.measure):
+        done.add(distributed.get_worker().name)
+        time.sleep(0.02)
+        return measure(samples, cut, settings)
+
+    monkeypatch.setattr(segments, "measure", watched)
+    with running(2) as (_, address):
+
+        def progress(fraction, text):
+            told.append(fraction)
+
+        data = dataset.prepare(sources, tmp_path / "there", SETTINGS, progress=progress, executor=address)
+    assert done == {0, 1}, "both workers must have measured"
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    assert len(data.recordings) == 4 and told == sorted(told) and told[-1] == 1.0
+
+
+def test_a_bad_recording_is_skipped_with_the_same_words(tmp_path, short, monkeypatch):
+    def picky(samples, settings, progress=None):
+        if len(samples) > 3 * 16000 // 4:
+            raise features.FeatureError("nobody can measure this")
+        return cheap_extract(samples, settings)
+
+    monkeypatch.setattr(features, "extract", picky)
+    monkeypatch.setattr(segments, "SEGMENT_S", 100.0)
+    sources = make_files(tmp_path / "a", 3, 0.5) + make_files(tmp_path / "b", 1, 1.0, first=7)
+    here = dataset.prepare(sources, tmp_path / "here", SETTINGS)
+    with running(1) as (_, address):
+        there = dataset.prepare(sources, tmp_path / "there", SETTINGS, executor=address)
+    assert there.skipped == here.skipped and "nobody can measure this" in there.skipped[0]["reason"]
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_a_worker_that_leaves_half_way_loses_nothing(tmp_path, measured, short):  # noqa: F811
+    sources, gone = make_files(tmp_path / "a", 4, 2.0), []
+    dataset.prepare(sources, tmp_path / "here", SETTINGS)
+    with running(2) as (local, address):
+
+        def progress(fraction, text):
+            if "measured" in text and not gone:
+                gone.append(local.workers[0])
+                local.sync(local.workers[0].close)
+
+        dataset.prepare(sources, tmp_path / "there", SETTINGS, progress=progress, executor=address)
+    assert gone and contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_a_worker_process_killed_half_way_loses_nothing(tmp_path, monkeypatch):
+    """The real measure in real processes; the busy one is killed by the system, its segments go to the other."""
+    monkeypatch.setattr(shards, "CAP_BYTES", 100_000)
+    sources = make_files(tmp_path / "a", 6, 2.0)
+    dataset.prepare(sources, tmp_path / "here", SETTINGS)
+    killed = []
+    with running(2, processes=True) as (local, address):
+
+        def progress(fraction, text):
+            if "measured" in text and not killed:
+                busy = next(w for w in local.scheduler.workers.values() if w.processing)
+                local.scheduler.allowed_failures = 3
+                killed.append(next(n.pid for n in local.workers.values() if n.worker_address == busy.address))
+                os.kill(killed[0], signal.SIGKILL)
+
+        dataset.prepare(sources, tmp_path / "there", SETTINGS, progress=progress, executor=address)
+    assert killed
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_cancel_and_interrupt_leave_a_state_that_goes_on_here(tmp_path, measured, short):  # noqa: F811
+    sources = make_files(tmp_path / "a", 4, 2.0)
+    dataset.prepare(sources, tmp_path / "here", SETTINGS)
+
+    def interrupt(fraction, text):
+        if "take 02" in text and "measured" in text:
+            raise KeyboardInterrupt
+
+    with running(2) as (local, address):
+        with pytest.raises(KeyboardInterrupt):
+            dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=interrupt, executor=address)
+        calls = iter([False] * 6 + [True] * 100)
+        with pytest.raises(Cancelled, match="goes on"):
+            dataset.prepare(sources, tmp_path / "out2", SETTINGS, cancelled=lambda: next(calls), executor=address)
+        waited = time.monotonic()
+        while local.scheduler.tasks and time.monotonic() - waited < 5:
+            time.sleep(0.05)
+        assert not local.scheduler.tasks, "work that nobody waits for stays on the cluster"
+    for out in ("out", "out2"):
+        dataset.prepare(sources, tmp_path / out, SETTINGS)
+        assert contents(tmp_path / out) == contents(tmp_path / "here")
+
+
+def test_no_worker_and_a_lost_scheduler_are_told(tmp_path, measured, short, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(executors, "PATIENCE_S", 1.5)
+    sources, told = make_files(tmp_path / "a", 1, 2.0), []
+    with running(0) as (_, address), pytest.raises(executors.ClusterError, match="no worker.*dask worker 127.0.0.1"):
+        dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=lambda f, t: told.append(t), executor=address)
+    assert any("no worker now" in t for t in told)
+    with contextlib.ExitStack() as stack:
+        _, address = stack.enter_context(running(1))
+
+        def progress(fraction, text):
+            if "measured" in text:
+                stack.close()
+
+        with pytest.raises(executors.ClusterError, match="was lost.*goes on"):
+            dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=progress, executor=address)
+    dataset.prepare(sources, tmp_path / "out", SETTINGS)
+    dataset.prepare(sources, tmp_path / "here", SETTINGS)
+    assert contents(tmp_path / "out") == contents(tmp_path / "here")
+
+
+def test_workers_with_other_versions_are_refused(tmp_path, measured, short, monkeypatch):  # noqa: F811
+    sources, real = make_files(tmp_path / "a", 1), manifest.versions()
+    on_worker = lambda: {**real, "torch": "1.0"} if _on_a_worker() else real  # noqa: E731
+    monkeypatch.setattr(manifest, "versions", on_worker)
+    with running(1) as (_, address), pytest.raises(executors.ClusterError, match="torch 1.0 instead of"):
+        dataset.prepare(sources, tmp_path / "out", SETTINGS, executor=address)
+
+
+def _on_a_worker() -> bool:
+    try:
+        return bool(distributed.get_worker())
+    except ValueError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------- processes of this machine
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """Work that lasts: processes are started for the first segment and waited for; the list gets every pool."""
+    pools, start, workers = [], executors._pool, executors._Here.workers
+
+    def started(n):
+        pools.append(start(2))
+        return pools[-1]
+
+    def waited(self):
+        workers(self)
+        if self.ready is not None:
+            self.ready.result(60)
+        return workers(self)
+
+    monkeypatch.setattr(executors, "BEGIN_S", 0.0)
+    monkeypatch.setattr(executors, "_pool", started)
+    monkeypatch.setattr(executors._Here, "workers", waited)
+    return pools
+
+
+def pids(pool) -> list[int]:
+    return list(pool._processes)
+
+
+def test_processes_make_the_same_bytes_and_are_gone_afterwards(tmp_path, short, pool, monkeypatch):
+    """The real measure, in this process and in two others."""
+    sources, seen = make_files(tmp_path / "a", 3, 2.0), set()
+    with monkeypatch.context() as here:
+        here.setattr(executors, "BEGIN_S", 1e9)
+        dataset.prepare(sources, tmp_path / "here", SETTINGS)
+    assert not pool
+
+    this = os.getpid()
+
+    def elsewhere(samples, cut, settings):
+        import os
+
+        from svclib.data import segments
+
+        assert os.getpid() != this, "measured in this process"
+        return segments.measure(samples, cut, settings)
+
+    monkeypatch.setattr(segments, "measure", elsewhere)
+    look = lambda fraction, text: seen.update(*map(pids, pool))  # noqa: E731
+    data = dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=look)
+    assert contents(tmp_path / "out") == contents(tmp_path / "here") and len(data.recordings) == 3
+    assert len(pool) == 1 and len(seen) == 2 and not any(_lives(pid) for pid in seen)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+def test_a_worker_that_the_system_kills_loses_nothing(tmp_path, short, pool, monkeypatch, pause_s):
+    """As where memory is short; what remains is measured here, one at a time."""
+    sources, killed = make_files(tmp_path / "a", 4, 2.0), []
+    with monkeypatch.context() as here:
+        here.setattr(executors, "BEGIN_S", 1e9)
+        dataset.prepare(sources, tmp_path / "here", SETTINGS)
+
+    def progress(fraction, text):
+        if "measured" in text and not killed:
+            killed.append(pids(pool[0])[0])
+            os.kill(killed[0], signal.SIGKILL)
+            time.sleep(pause_s)  # it is noticed with the next result, or when the next segment is handed over
+
+    dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=progress)
+    assert killed and len(pool) == 1
+    assert contents(tmp_path / "out") == contents(tmp_path / "here")
+
+
+def test_cancel_interrupt_and_a_bad_recording_with_processes(tmp_path, short, pool, monkeypatch):
+    def picky(samples, settings, progress=None, extract=features.extract):
+        if len(samples) > 40_000:
+            raise features.FeatureError("nobody can measure this")
+        return extract(samples, settings)
+
+    def picky_there(samples, cut, settings):
+        from svclib.data import segments
+        from svclib.features import extract as features
+
+        if len(samples) > 40_000:
+            raise features.FeatureError("nobody can measure this")
+        return segments.measure(samples, cut, settings)
+
+    monkeypatch.setattr(segments, "SEGMENT_S", 100.0)
+    sources = make_files(tmp_path / "a", 3, 1.0) + make_files(tmp_path / "b", 1, 4.0, first=7)
+    with monkeypatch.context() as here:
+        here.setattr(executors, "BEGIN_S", 1e9)
+        here.setattr(features, "extract", picky)
+        expected = dataset.prepare(sources, tmp_path / "here", SETTINGS)
+    monkeypatch.setattr(segments, "measure", picky_there)
+    assert "nobody can measure this" in expected.skipped[0]["reason"]
+
+    def interrupt(fraction, text):
+        if "measured" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=interrupt)
+    calls = iter([False] * 7 + [True] * 100)
+    with pytest.raises(Cancelled, match="goes on"):
+        dataset.prepare(sources, tmp_path / "out", SETTINGS, cancelled=lambda: next(calls))
+    assert len(pool) == 2 and not any(_lives(pid) for one in pool for pid in pids(one))
+    assert dataset.prepare(sources, tmp_path / "out", SETTINGS).skipped == expected.skipped
+    assert contents(tmp_path / "out") == contents(tmp_path / "here")
+
+
+@pytest.mark.parametrize("cores, after, started", [(2, 0.3, 1), (2, 60.0, 0), (1, 0.0, 0)])
+def test_processes_begin_when_the_work_lasts_and_there_are_cores(
+    tmp_path, short, measured, monkeypatch, cores, after, started  # noqa: F811
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setattr(executors, "BEGIN_S", after)
+    pools, real, measure = [], executors._pool, segments.measure
+    monkeypatch.setattr(executors, "_pool", lambda n: pools.append(n) or real(n))
+
+    def slow(samples, cut, settings):
+        time.sleep(0.1)
+        return measure(samples, cut, settings)
+
+    monkeypatch.setattr(segments, "measure", slow)
+    dataset.prepare(make_files(tmp_path / "a", 4, 2.0), tmp_path / "out", SETTINGS)
+    assert len(pools) == started
+
+
+@pytest.mark.slow
+def test_workers_leave_when_the_process_that_asked_is_killed(tmp_path):
+    code = (
+        "import sys; from svclib import cluster, dataset; cluster.IDLE_S = 1.0; here = cluster._Here(); "
+        "here.processes = cluster._pool(2); here.processes.submit(abs, 1).result(); "
+        "print(*here.processes._processes, flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    workers = [int(pid) for pid in child.stdout.readline().split()]
+    assert workers and all(map(_lives, workers))
+    child.kill()
+    child.wait()
+    until = time.monotonic() + 60
+    while any(map(_lives, workers)) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert not any(map(_lives, workers))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------- addresses, packages
+
+
+@pytest.mark.parametrize(
+    "executor", ["dask", "dask://", "dask://here", "dask://here:x", "tcp://1.2.3.4:5", "dask://a:1/b"]
+)
+def test_what_is_no_address_is_told_before_anything_is_read(tmp_path, executor, capsys, short, measured):  # noqa: F811
+    make_files(tmp_path / "a", 1)
+    arguments = ["prepare", "--audio", tmp_path / "a", "--out", tmp_path / "out", "--config", "ddsp_small"]
+    assert __main__.main([*map(str, arguments), "--executor", executor]) == 2
+    said = capsys.readouterr().err
+    assert executor in said and "dask://HOST:PORT" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_port_without_a_scheduler_is_told(tmp_path, monkeypatch, short, measured):  # noqa: F811
+    monkeypatch.setattr(executors, "CONNECT_S", 1.0)
+    sources = make_files(tmp_path / "a", 1)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for where in (f"127.0.0.1:{port}", f"127.0.0.1:{server.server_port}", "no-such-host.invalid:8786"):
+            with pytest.raises(executors.ClusterError, match=f"No dask scheduler answers at dask://{where}"):
+                dataset.prepare(sources, tmp_path / "out", SETTINGS, executor=f"dask://{where}")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_missing_package_is_named(tmp_path, monkeypatch, short, measured):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(executors.ClusterError, match="pip install distributed"):
+        dataset.prepare(make_files(tmp_path / "a", 1), tmp_path / "out", SETTINGS, executor="dask://127.0.0.1:8786")

@@ -1,0 +1,290 @@
+"""Truths held here: units are transformers' own output read between its centres; pieces stay near the whole; other
+weights, no network and no package are told in a sentence; from recordings to a conversion with the weights outside."""
+
+import dataclasses
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from svclib.analysis import ablation, interventions
+from svclib.audio import io as audio
+from svclib.conversion import pipeline
+from svclib.conversion import song as songs
+from svclib.data import dataset
+from svclib.data.synthetic import singers
+from svclib.features import content_features, extract
+from svclib.features.content_features import UnitSettings
+from svclib.features.extract import FeatureError, FeatureSettings, MelContract
+from svclib.models import instrument
+from svclib.models.content import bottleneck
+from svclib.models.diffusion.model import DiffusionSettings
+from svclib.training import api as training
+from svclib.training import resume
+from svclib.utils import config
+
+DIMS, LAYER = 24, 2
+
+
+def hubert(seed=0, **changes):
+    """A small HuBERT with random weights and the published convolutions: 320 samples hop, 400 reach."""
+    torch.manual_seed(seed)
+    small = transformers.HubertConfig(
+        hidden_size=DIMS, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, **changes,
+    )
+    return transformers.HubertModel(small).eval()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hubert")
+    for seed in (0, 1):
+        hubert(seed).save_pretrained(folder / str(seed))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    monkeypatch.delenv(content_features.WHERE, raising=False)
+    monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "cache"))
+    content_features._loaded.cache_clear()
+    yield
+    content_features._loaded.cache_clear()
+
+
+def settings(home, seed=0, **changes):
+    return UnitSettings(str(home / str(seed)), LAYER, DIMS, **changes)
+
+
+def sweep(seconds, rate):
+    t = np.arange(int(seconds * rate)) / rate
+    return (0.3 * np.sin(2 * np.pi * (120 * t + 40 * t**2)) * (1 + np.sin(2 * np.pi * 3 * t))).astype(np.float32)
+
+
+# Units ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate, hop", [(16000, 256), (44100, 512), (22050, 256)])
+def test_units_are_transformers_own_between_their_centres(home, rate, hop):
+    samples = sweep(2.03, rate)
+    got = content_features.extract(samples, rate, hop, settings(home))
+    heard = torch.from_numpy(audio.resample(samples, rate, 16000))[None]
+    model = transformers.HubertModel.from_pretrained(home / "0").eval()
+    with torch.no_grad():
+        hidden = model(heard, output_hidden_states=True).hidden_states[LAYER][0].numpy()
+    # A unit hears samples 320 j .. 320 j + 399, so its centre lies 200 samples after its beginning.
+    at = (320 * np.arange(len(hidden)) + 200) / 16000
+    frames = (np.arange(len(samples) // hop) + 0.5) * hop / rate
+    want = np.stack([np.interp(frames, at, column) for column in hidden.T], axis=1)
+    assert got.dtype == np.float16 and got.shape == want.shape
+    np.testing.assert_allclose(got.astype(np.float32), want, atol=2e-3)
+    assert want.std(axis=0).min() > 0.02  # so that a shift of a frame would show
+    assert np.abs(got[1:] - want[:-1]).max() > 0.05
+
+
+def test_pieces_stay_near_the_whole(home):
+    samples = np.tile(sweep(1.37, 16000), 20)
+    whole, pieces = (content_features.extract(samples, 16000, 256, settings(home), piece_s=s) for s in (60, 5))
+    assert whole.shape == pieces.shape
+    whole, pieces = whole.astype(float), pieces.astype(float)
+    error, shifted = (np.abs(a - b).mean() / whole.std() for a, b in ((whole, pieces), (whole[1:], pieces[:-1])))
+    assert 0 < error < 0.1 and shifted > 3 * error
+    assert content_features.extract(samples[:100], 16000, 256, settings(home)).shape == (0, DIMS)
+    assert np.isfinite(content_features.extract(samples[:300], 16000, 256, settings(home))).all()  # less than one unit
+
+
+def test_units_belong_to_the_features(home):
+    wanted = FeatureSettings(16000, 256, units=settings(home))
+    samples = sweep(1.0, 16000)
+    measured = extract.extract(samples, wanted)
+    assert np.array_equal(measured.units, content_features.extract(samples, 16000, 256, wanted.units))
+    assert FeatureSettings.from_json(wanted.to_json()) == wanted
+    assert "units" not in FeatureSettings().to_json()  # what was stored before units existed keeps its key
+    with pytest.raises(FeatureError, match="UnitSettings has the fields"):
+        FeatureSettings.from_json({**FeatureSettings().to_json(), "units": {"source": "somewhere"}})
+    with pytest.raises(FeatureError, match="layer is 0"):
+        UnitSettings(layer=0)
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_is_of_the_weights_and_others_are_refused(home, tmp_path, monkeypatch):
+    known = content_features.pinned(settings(home))
+    assert len(known.fingerprint) == 16
+    torch.save(hubert(0).state_dict(), tmp_path / "pytorch_model.bin")  # the same in the older format
+    (tmp_path / "config.json").write_text((home / "0" / "config.json").read_text())
+    monkeypatch.setenv(content_features.WHERE, str(tmp_path))
+    assert content_features.load(known).fingerprint == known.fingerprint
+    monkeypatch.setenv(content_features.WHERE, str(home / "1"))
+    with pytest.raises(FeatureError, match=f"{known.fingerprint} was trained with.*{content_features.WHERE}"):
+        content_features.extract(sweep(0.5, 16000), 16000, 256, known)
+
+
+def test_a_zip_by_link_is_an_encoder(home, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "encoder.zip", "w") as file:
+        for path in (home / "0").iterdir():
+            file.write(path, f"published/{path.name}")
+
+    def from_web(address, parts, at, tell):
+        return content_features.sources.store.copy_file(tmp_path / "encoder.zip", at / "encoder.zip")
+
+    monkeypatch.setattr(content_features.sources, "_from_web", from_web)
+    linked = UnitSettings("https://example.org/encoder.zip", LAYER, DIMS)
+    monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "cache"))
+    content_features.allow(linked)
+    assert content_features.load(linked).fingerprint == content_features.load(settings(home)).fingerprint
+
+
+@pytest.mark.parametrize("source", ["somebody/hubert-of-theirs", "https://example.org/theirs.zip"])
+def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeypatch):
+    """An instrument of a stranger names an encoder: it takes a word of the person before the network is touched."""
+    import transformers
+
+    reached = []
+
+    def from_hub(cls, where, local_files_only=False, **more):
+        if not local_files_only:
+            reached.append(where)
+        raise OSError("not here")
+
+    monkeypatch.setattr(transformers.HubertConfig, "from_pretrained", classmethod(from_hub))
+    monkeypatch.setattr(content_features.sources, "_from_web", lambda address, *_: reached.append(address) or home / "absent")
+    monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(content_features, "_allowed", set())
+    theirs = FeatureSettings(16000, 256, units=UnitSettings(source, fingerprint="0" * 16))
+    with pytest.raises(FeatureError, match=f"'{source}' is none that svclib knows.*set the environment.*CONTENTVEC"):
+        extract.extract(sweep(0.5, 16000), theirs)
+    assert reached == [] and list(tmp_path.iterdir()) == []
+    content_features.allow(theirs.units)  # as preparing does with a preset of one's own
+    with pytest.raises((FeatureError, OSError)):
+        content_features.load(theirs.units)
+    assert reached == [source]
+    reached.clear()
+    content_features._allowed.clear()
+    monkeypatch.setenv(content_features.WHERE, source)
+    with pytest.raises((FeatureError, OSError)):
+        content_features.load(theirs.units)
+    assert reached == [source]
+
+
+def test_what_cannot_be_loaded_is_told_with_what_to_do(home, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FeatureError, match="'nobody/no-such' could not be loaded .* name a folder .*SVCLIB_CONTENTVEC"):
+        content_features.pinned(UnitSettings("nobody/no-such"))
+    with pytest.raises(FeatureError, match="has 3 layers of 24 numbers; layer 12 of 768 was asked for"):
+        content_features.load(UnitSettings(str(home / "0")))
+    tensors = hubert(0).state_dict()
+    tensors.pop("encoder.layers.1.attention.k_proj.weight")
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text((home / "0" / "config.json").read_text())
+    with pytest.raises(FeatureError, match="encoder.layers.1.attention.k_proj.weight is missing"):
+        content_features.load(UnitSettings(str(tmp_path), LAYER, DIMS))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    content_features._loaded.cache_clear()
+    with pytest.raises(FeatureError, match="needs the package transformers: install it"):
+        content_features.load(settings(home))
+
+
+# From recordings to a song ----------------------------------------------------------------------------------------
+
+
+def test_the_preset_asks_for_it():
+    preset = config.load(["diffusion_contentvec"])
+    assert preset.model.content == "contentvec" in bottleneck.ENCODERS and preset.features.units == UnitSettings()
+    with pytest.raises(FeatureError, match="bind FeatureSettings.units"):
+        preset.model.build(dataclasses.replace(preset.features, units=None))
+
+
+def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
+    """The weights stay outside: the files made carry their fingerprint, and refuse others."""
+    voice = tmp_path / "voice"
+    voice.mkdir()
+    for i in range(2):
+        notes = (singers.Note(60 + i, 1.0, "la"), singers.Note(64, 1.0, "si"))
+        sung = singers.sing(next(iter(singers.SINGERS)), singers.Score(notes), 22050, seed=i)
+        audio.write(voice / f"{i}.wav", sung.audio, 22050)
+    base = config.load(["diffusion_small", "tiny"])
+    preset = dataclasses.replace(
+        base, features=dataclasses.replace(base.features, units=settings(home)),
+        model=dataclasses.replace(base.model, content="contentvec"),
+        training=dataclasses.replace(base.training, steps=4),
+    )
+    data = dataset.prepare(dataset.recordings([voice]), tmp_path / "data", preset.features)
+    known = content_features.pinned(settings(home))
+    assert data.settings.units == known
+    batch = data.batch(0, 1, 2, 30)
+    assert batch["units"].shape == (2, 30, DIMS) and batch["units"].dtype == torch.float32
+    whole = content_features.extract(data.audio(0), 22050, 256, known)
+    np.testing.assert_allclose(data.features(0).units, whole, atol=2e-2)  # measured from the same 16-bit audio
+    # Without the weights, an unchanged dataset opens and stays, and training goes on.
+    monkeypatch.setattr(content_features, "_loaded", lambda _: pytest.fail("the encoder was loaded"))
+    again = dataset.prepare(dataset.recordings([voice]), tmp_path / "data", preset.features)
+    assert again.fingerprint == data.fingerprint and resume.fits(again.settings, preset) is None
+    training.train(again, tmp_path / "run", preset)
+    training.train(tmp_path / "data", tmp_path / "run", preset, steps=6)
+    path = training.export(tmp_path / "run", tmp_path / "voice.zip", "last")
+    opened = instrument.open(path)
+    monkeypatch.undo()
+    assert opened.features.units == known and not any("hubert" in n for n in opened.model.state_dict())
+    # A song is measured with the same encoder, and its words reach the result.
+    plain = pipeline.Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
+    song = songs.load_song(voice / "0.wav", opened.features)
+    made = pipeline.convert(opened, song, plain, seed=1)
+    assert len(made.audio) == len(song.audio) and np.abs(made.audio).max() > 0
+    other = dataclasses.replace(song.features, units=song.features.units[::-1].copy())
+    changed = pipeline.convert(opened, dataclasses.replace(song, features=other), plain, seed=1)
+    assert not np.allclose(changed.audio, made.audio)
+    wordless = dataclasses.replace(song.features, units=None, settings=dataclasses.replace(opened.features, units=None))
+    with pytest.raises(pipeline.ConversionError, match="without 'voice's content units. Load it again"):
+        pipeline.convert(opened, dataclasses.replace(song, features=wordless), plain)
+    with pytest.raises(FeatureError, match=r"Content units \(1, 5, 24\) are needed for 'contentvec'; none arrived"):
+        opened.model.content(torch.zeros(1, 5, 80), torch.zeros(1, 5))
+    monkeypatch.setenv(content_features.WHERE, str(home / "1"))
+    content_features._loaded.cache_clear()
+    with pytest.raises(FeatureError, match="was trained with"):
+        songs.load_song(voice / "0.wav", opened.features)
+
+
+def test_a_study_hears_the_units_of_its_stretch(home):
+    """What the denoiser is told of a stretch is what a conversion would tell it; swapping content swaps the units."""
+    measured = FeatureSettings(
+        sample_rate_hz=16000, hop_samples=256, mel=MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0),
+        units=content_features.pinned(settings(home)),
+    )
+    tiny = DiffusionSettings(
+        content="contentvec", channels=16, n_layers=2, condition_dims=16, coarse_channels=16, coarse_layers=1
+    )
+    model = tiny.build(measured, {"log_mel": {"min": -11.6, "max": 1.5}, "singers": {"ann": {}}}).eval()
+    songs_ = []
+    for name, samples in (("a", sweep(1.5, 16000)), ("b", sweep(1.5, 16000)[::-1].copy())):
+        found = extract.extract(samples, measured)
+        songs_.append(pipeline.Song(Path(f"{name}.wav"), name, 16000, len(samples), samples, found))
+    plain = pipeline.Controls(use_loudness_statistics=False, attenuation_db=0.0)
+    asked, other = (interventions.stretch(song, None, 0.4, 0.8, plain) for song in songs_)
+    first, n = 25, len(asked)  # frame 25 is centred at 0.408 s
+    np.testing.assert_array_equal(asked.units, songs_[0].features.units[first : first + n])
+    f0_hz = extract.fill_unvoiced(asked.f0_hz, asked.voiced)
+    told = [torch.from_numpy(x)[None] for x in (asked.log_mel, f0_hz, f0_hz, asked.voiced, asked.loudness_db)]
+    base = interventions.condition_of(model, asked)
+    assert torch.equal(base, model.condition(*told, units=torch.from_numpy(asked.units)[None]))
+    swap = interventions.Change("content", "swap", other=other)
+    swapped = interventions.condition_of(model, asked, [swap])
+    assert torch.equal(swapped, model.condition(*told, units=torch.from_numpy(other.units)[None]))
+    assert not torch.equal(swapped, base)
+    off = interventions.condition_of(model, asked, [interventions.Change("content")])
+    assert torch.equal(off, interventions.condition_of(model, dataclasses.replace(asked, units=other.units), [
+        interventions.Change("content")
+    ]))
+    made = ablation.sing(model, asked, steps=3, features=False)
+    assert np.isfinite(made.trace.result).all()
+    deaf = interventions.Change("content", "swap", other=dataclasses.replace(other, units=None))
+    with pytest.raises(interventions.StudyError, match="'b' was measured without this instrument's content units"):
+        interventions.condition_of(model, asked, [deaf])

@@ -1,0 +1,270 @@
+"""A throw-away Jupyter server and a headless Chromium for the browser tests. Nothing leaves 127.0.0.1."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",  # as root in a container
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-ui-for-media-stream",  # the microphone is allowed and hums a tone
+    "--use-fake-device-for-media-stream",
+]
+LAB_SETTINGS = {
+    # windowing takes cells that are off screen out of the page; then they cannot be found
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+}
+
+
+def require_chromium() -> None:
+    """Skip aloud where there is no Chromium; fail where CI says that there must be one."""
+    if CHROMIUM is None:
+        message = "no Chromium found (Debian: apt-get install chromium); the notebooks were not seen in a browser"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+def copy_notebook(name: str, folder: Path, **parameters) -> None:
+    """Copy a notebook into a folder with other parameters, appended to its cell of that tag so that they win."""
+    book = json.loads((ROOT / name).read_text(encoding="utf-8"))
+    cell = next(c for c in book["cells"] if "parameters" in c["metadata"].get("tags", []))
+    cell["source"] = [*cell["source"], *(f"\n{key} = {value!r}" for key, value in parameters.items())]
+    (folder / name).write_text(json.dumps(book), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def server(folder: Path, classic_python: str | None = None):
+    """JupyterLab showing a folder, or classic Notebook run by another Python; yields its address."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+        names += ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+        environment = os.environ | {name: str(Path(scratch, name.lower())) for name in names} | {"OMP_NUM_THREADS": "1"}
+        for name, settings in LAB_SETTINGS.items():
+            path = Path(environment["JUPYTERLAB_SETTINGS_DIR"], "@jupyterlab", f"{name}.jupyterlab-settings")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(settings))
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        common = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+        if classic_python:
+            command = [classic_python, "-m", "notebook", *common, f"--notebook-dir={folder}"]
+            command += ["--NotebookApp.token=", "--NotebookApp.password="]
+        else:
+            command = [sys.executable, "-m", "jupyterlab", *common, f"--ServerApp.root_dir={folder}"]
+            command += ["--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.extension_manager=readonly"]
+        with open(Path(scratch, "log"), "w+") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            try:
+                _wait_until_it_answers(f"http://127.0.0.1:{port}/api/status", process, log)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def _wait_until_it_answers(url, process, log):
+    deadline = time.monotonic() + 180
+    while True:
+        try:
+            return urllib.request.urlopen(url, timeout=1)
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                log.seek(0)
+                raise RuntimeError(log.read()[-2000:]) from None
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def browser(width=1200, height=1600):
+    """A page of a headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, headless=True, args=FLAGS, viewport={"width": width, "height": height}
+        )
+        try:
+            yield context.pages[0]
+        finally:
+            context.close()
+
+
+def watch(page, url) -> dict:
+    """Collects what must stay empty: errors of the page, requests to any other host."""
+    seen = {"errors": [], "outside": []}
+    own = (url, url.replace("http", "ws"), "data:", "blob:", "about:")
+    page.on("pageerror", lambda error: seen["errors"].append(str(error)[:200]))
+    own += ("https://colab.research.google.com/assets/colab-badge.svg",)  # the badge on top of every notebook
+    page.on("request", lambda r: None if r.url.startswith(own) else seen["outside"].append(r.url))
+    return seen
+
+
+def wait_until(tab, condition, timeout_s=60) -> None:
+    """As wait_for_function, which the player's own security policy forbids (it evaluates text inside the page)."""
+    deadline = time.monotonic() + timeout_s
+    while not tab.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        tab.wait_for_timeout(50)
+
+
+def open_player(tab, path: Path) -> dict:
+    """Open a player's or lesson's file and wait until it can be used; gives what must stay empty, as :func:`watch`."""
+    seen = watch(tab, path.as_uri())
+    tab.on("console", lambda m: seen["errors"].append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("dialog", lambda d: seen["errors"].append(d.message))
+    tab.goto(path.as_uri())
+    wait_until(tab, "Boolean(window.player && window.player.ready > 0)")
+    return seen
+
+
+def open_in_lab(page, url, name) -> None:
+    """Open one notebook and wait for a kernel that is really there (the sign says idle once before there is one)."""
+    page.goto(f"{url}/doc/tree/{name}")
+    page.wait_for_function(
+        """() => !/No Kernel|^$/.test(document.querySelector('.jp-Toolbar-kernelName')?.innerText || '')
+        && document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'""",
+        timeout=180000,
+    )
+
+
+def run_all_in_lab(page, timeout_s=180) -> None:
+    """Run > Run All Cells, and wait until every cell has its number."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.wait_for_function(
+        """() => {
+        const p = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.innerText.trim());
+        return document.querySelector('[data-mime-type="application/vnd.jupyter.error"]')
+          || (p.length && p.every(t => /^\\[\\d+\\]:?$/.test(t))); }""",
+        timeout=timeout_s * 1000,
+    )
+
+
+def saved_with_outputs(path: Path, timeout_s=20) -> None:
+    """Wait until a notebook on disk holds the outputs of its last code cell."""
+    deadline = time.monotonic() + timeout_s
+    while not [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"][-1]["outputs"]:
+        assert time.monotonic() < deadline, f"{path.name} was not saved"
+        time.sleep(0.1)
+
+
+def end_kernels(page) -> None:
+    """End every kernel of the server that a page shows; what is in its folder stays."""
+    page.evaluate("""async () => {
+        const token = document.cookie.match(/_xsrf=([^;]*)/)[1];
+        for (const s of await (await fetch('/api/sessions')).json())
+            await fetch('/api/sessions/' + s.id, { method: 'DELETE', headers: { 'X-XSRFToken': token } });
+    }""")
+
+
+def errors_in_lab(page) -> list[str]:
+    """What cells wrote to stderr or raised."""
+    kinds = ("stderr", "error")
+    found = page.locator(", ".join(f'[data-mime-type="application/vnd.jupyter.{kind}"]' for kind in kinds))
+    return found.all_inner_texts()
+
+
+def durations_s(page, selector="audio") -> list[float]:
+    """Lengths of the players, as the browser decoded them."""
+    page.wait_for_function(
+        f"""() => {{ const a = [...document.querySelectorAll('{selector}')]; return a.length
+        && a.every(x => x.readyState >= 1); }}""",
+        timeout=30000,
+    )
+    return page.evaluate(f"[...document.querySelectorAll('{selector}')].map(a => a.duration)")
+
+
+def whole_screenshot(page, path: Path) -> None:
+    """A picture of the whole notebook, not only of what fits the window."""
+    outer = ".jp-WindowedPanel-outer, #site"
+    page.evaluate(f"document.querySelectorAll('{outer}').forEach(e => e.scrollTo(0, 0))")
+    height = page.evaluate(
+        """Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-inner, #notebook-container')]
+        .map(e => e.getBoundingClientRect().height))"""
+    )
+    size = page.viewport_size
+    page.set_viewport_size({"width": size["width"], "height": min(int(height) + 150, 12000)})
+    page.wait_for_timeout(300)
+    page.evaluate(f"document.querySelectorAll('{outer}').forEach(e => e.scrollTo(0, 0))")
+    page.screenshot(path=str(path))
+    page.set_viewport_size(size)
+
+
+# Times in ms since a button of the study panel was pressed: pictures, texts of the progress bar, begin and end of work.
+STUDY = """() => {
+    const seen = window.seen = { pictures: [], progress: [], busy: null, idle: null };
+    const of = (selector, list) => new MutationObserver(() => list.push(performance.now() - window.pressed))
+        .observe(document.querySelector(selector), { childList: true, subtree: true, characterData: true });
+    of('.t-study-live', seen.pictures); of('.svclib-study .svclib-progress', seen.progress);
+    const button = document.querySelector('button.t-study-cancel');
+    new MutationObserver(() => { if (button.disabled) seen.idle = performance.now() - window.pressed;
+        else seen.busy = performance.now() - window.pressed; }).observe(button, { attributes: true });
+}"""
+
+
+def study_notebook(folder: Path, home: Path) -> None:
+    """A notebook that shows the study panel for a folder."""
+    lines = ["from svclib import folders, widgets_study\n", f"base = folders.base_folder(base={str(home)!r})\n"]
+    lines += ["widgets_study.study_panel(base)"]
+    cell = {"cell_type": "code", "metadata": {}, "source": lines, "outputs": [], "execution_count": None, "id": "a"}
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    book = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    (folder / "study.ipynb").write_text(json.dumps(book))
+
+
+def press(page, button: str) -> None:
+    """Press a button and note when."""
+    page.evaluate(f"() => {{ window.pressed = performance.now(); document.querySelector('button.{button}').click(); }}")
+
+
+def set_number(page, name: str, value) -> None:
+    """Fill a number box of the panel."""
+    box = page.locator(f".{name} input")
+    box.fill(str(value))
+    box.press("Enter")
+
+
+def run_study(page, timeout_s: float = 300) -> dict:
+    """Press Run, wait for the end; what was seen when, in ms."""
+    page.evaluate(STUDY)
+    press(page, "t-study-run")
+    page.wait_for_function("window.seen.busy !== null && window.seen.idle !== null", timeout=timeout_s * 1000)
+    return page.evaluate("window.seen")
+
+
+def cancel_study(page, after_s: float) -> dict:
+    """Press Run and Cancel somewhat later: ms from Cancel to the word that it stops, and to a panel that is free."""
+    page.evaluate(STUDY)
+    press(page, "t-study-run")
+    page.wait_for_timeout(1000 * after_s)
+    press(page, "t-study-cancel")
+    page.wait_for_function("document.querySelector('.svclib-study').innerText.match(/Stopping|Cancelled/)", polling=10)
+    said = page.evaluate("performance.now() - window.pressed")
+    page.wait_for_function("document.querySelector('button.t-study-cancel').disabled", polling=10)
+    free = page.evaluate("performance.now() - window.pressed")
+    text = page.locator(".svclib-study .svclib-message").inner_text()
+    return {"said": said, "free": free, "text": text}

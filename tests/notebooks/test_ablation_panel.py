@@ -1,0 +1,274 @@
+"""Truths about the study panel, without a browser: it runs, cancels, compares, hears and keeps; it overwrites nothing,
+says what is missing, and shows names as text."""
+
+import csv
+import functools
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_diffusion import TINY
+from test_panels import NASTY, STATISTICS
+
+from svclib.analysis import ablation, ablation_views, live_preview, trace
+from svclib.conversion import song
+from svclib.features.extract import FeatureSettings, MelContract
+from svclib.models import instrument
+from svclib.models.diffusion import samplers
+from svclib.models.vocoders.harmonic import HarmonicSettings
+from svclib.notebooks import ablation as widgets_study
+from svclib.utils import workspace
+
+FEATURES = FeatureSettings(
+    sample_rate_hz=16000, hop_samples=256, f0_method="swift", mel=MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
+)
+VOCODER = HarmonicSettings(n_harmonics=12, n_noise_bands=9, channels=8, n_layers=1, fft_sizes=(256, 64))
+
+
+def make_instrument(folder, name="dif", seed=0, **changes):
+    import dataclasses
+
+    settings = dataclasses.replace(TINY, channels=16, vocoder=VOCODER, sampler_steps=4, **changes)
+    common = {**STATISTICS, "log_mel": {"min": [-11.6] * 40, "max": [1.5] * 40}}
+    one = {name: value for name, value in common.items() if name != "singers"}
+    statistics = {**common, "singers": {"ann": one, "bea": one}}
+    model = instrument.build_model(settings, FEATURES, statistics, seed)
+    torch.nn.init.normal_(model.denoiser.last.weight, std=0.1, generator=torch.Generator().manual_seed(seed))
+    return instrument.save(
+        folder / f"{name}.zip", model, FEATURES, statistics, created="2026-11-21", name=name, singers=["ann", "bea"]
+    )
+
+
+def make_song(path, f0_hz=220.0, seconds=1.5):
+    t = np.arange(int(16000 * seconds)) / 16000
+    phase = 2 * np.pi * (f0_hz * t + 0.5 * np.sin(4 * t))
+    soundfile.write(path, 0.2 * sum(np.sin(k * phase) / k for k in range(1, 9)), 16000)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    song.forget_songs()
+    return workspace.base_folder(base=tmp_path / "home")
+
+
+@pytest.fixture
+def base(empty):
+    make_instrument(empty.instruments)
+    make_song(empty.examples / "a.wav")
+    make_song(empty.examples / "b.wav", 330.0)
+    return empty
+
+
+def said(panel):
+    return panel.message.widget.value
+
+
+def panel_of(base, **choices):
+    panel = widgets_study.study_panel(base)
+    panel.seconds.value, panel.steps.value = 0.8, 4
+    for name, value in choices.items():
+        getattr(panel, name).value = value
+    return panel
+
+
+def run(panel, **choices):
+    for name, value in choices.items():
+        getattr(panel, name).value = value
+    panel.run_button.click()
+    panel.job.wait(120)
+    assert "svclib-error" not in said(panel), said(panel)
+
+
+def test_nothing_is_computed_before_run_and_what_is_missing_is_said(empty, monkeypatch):
+    monkeypatch.setattr(instrument, "open", lambda *a: pytest.fail("an instrument was opened"))
+    panel = panel_of(empty)
+    assert panel.run_button.disabled and "no diffusion instrument" in said(panel) and "diffusion_small" in said(panel)
+    panel.run_button.click()
+    make_instrument(empty.instruments)
+    panel.refresh_button.click()
+    assert "There is no song" in said(panel)
+    make_song(empty.examples / "a.wav")
+    panel.refresh_button.click()
+    assert not panel.run_button.disabled and said(panel) == "" and panel.looking.cards == {}
+    assert [v for _, v in panel.singer.options] == ["ann", "bea"] and panel.other_singer.value == "bea"
+
+
+def test_runs_views_sounds_and_files(base):
+    panel = panel_of(base, probe=True)
+    assert "+12 calls" in panel.probe.description
+    run(panel)
+    assert "svclib-done" in said(panel)  # one condition at a time is off, which the model knows
+    assert list(panel.looking.cards) == ["1: as asked, a"] and "Run 1" in said(panel)
+    assert "<img" in panel.looking.shown.value
+    run(panel, change="melody transposed", semitones=7.0, probe=False)
+    run(panel, change="the whole other song", other_song=base.examples / "b.wav")
+    first, second, third = (card.sung for card in panel.looking.cards.values())
+    assert (third.asked.name, second.label) == ("b", "melody +7 semitones")
+    np.testing.assert_array_equal(first.trace.x_t[0], second.trace.x_t[0])
+    ratio = second.trace.conditions["f0_hz"] / first.trace.conditions["f0_hz"]
+    np.testing.assert_allclose(ratio, 2 ** (7 / 12), rtol=1e-5)
+    panel.looking.a.value, panel.looking.b.value = list(panel.looking.cards)[:2]
+    pictures = set()
+    for name in ablation_views.VIEWS:
+        panel.looking.look.value = name
+        assert "<img" in panel.looking.shown.value, (name, panel.looking.shown.value)
+        pictures.add(panel.looking.shown.value)
+    assert len(pictures) == len(ablation_views.VIEWS)
+    panel.looking.a.value = list(panel.looking.cards)[2]
+    panel.looking.look.value = "influence at one step"
+    assert "No influence was measured" in panel.looking.shown.value and panel.looking.view is None
+    panel.looking.a.value, panel.looking.look.value = list(panel.looking.cards)[0], "step matrix"
+    for button in (*panel.looking.keep_buttons, panel.looking.keep_buttons[0]):
+        button.click()
+        assert "svclib-done" in said(panel)
+    kept = sorted(p.name for p in base.output.iterdir())
+    assert len(kept) == 5 and {p.rsplit(".", 1)[1] for p in kept} == {"csv", "png", "svg", "npz"}
+    table = next(p for p in base.output.iterdir() if p.suffix == ".csv")
+    with table.open(newline="") as file:
+        rows = list(csv.reader(file))
+    np.testing.assert_array_equal([[float(x) for x in row[1:]] for row in rows[1:]],
+                                  [row[1:] for row in panel.looking.view.rows])
+    again = trace.load(next(p for p in base.output.iterdir() if p.suffix == ".npz"))
+    np.testing.assert_array_equal(again.x0_hat, first.trace.x0_hat)
+    panel.hear_button.click()
+    panel.job.wait(120)
+    assert "5 sounds" in said(panel) and panel.looking.players.value.count("<audio") == 3
+    assert panel.looking.look.value == "metrics per step" and "F0 correlation" in panel.looking.shown.value
+    panel.remove_button.click()
+    assert len(panel.looking.cards) == 2 and panel.looking.players.value == ""
+
+
+def test_pins_and_steps(base):
+    panel = panel_of(base)
+    run(panel)
+    assert panel.looking.step.max == 5
+    for step in (5, 2, 2):
+        panel.looking.step.value = step
+        panel.looking.pin_button.click()
+    assert panel.looking.pinned == [1, 4] and len(panel.looking.view.rows) == 2
+    assert panel.looking.view.rows[1][0] == "result" and float(panel.looking.view.rows[0][1]) == 0
+    panel.looking.unpin_button.click()
+    assert panel.looking.pinned == [] and len(panel.looking.view.rows) == 3
+
+
+@pytest.fixture
+def slow(held):
+    return held(samplers, "sample")
+
+
+def test_cancel_keeps_what_was_there(base, slow):
+    began, go = slow
+    panel = panel_of(base)
+    panel.run_button.click()
+    assert began.wait(30) and panel.run_button.disabled and not panel.cancel_button.disabled
+    assert panel.progress.widget.layout.display == "" and panel.progress.label.value  # at once
+    panel.run_button.click()
+    assert "Still working" in said(panel)
+    panel.cancel_button.click()
+    go.set()
+    panel.job.wait(60)
+    assert panel.looking.cards == {} and "Cancelled" in said(panel) and not panel.run_button.disabled
+    run(panel)
+    assert len(panel.looking.cards) == 1
+
+
+def test_what_cannot_be_is_a_sentence(base, monkeypatch):
+    panel = panel_of(base, start_s=50.0)
+    panel.run_button.click()
+    panel.job.wait(60)
+    assert "holds nothing of it" in said(panel) and panel.looking.cards == {}
+    monkeypatch.setattr(widgets_study, "MAX_RUNS", 0)
+    panel.run_button.click()
+    assert "Remove run" in said(panel)
+    panel.change.value = "checkpoints of a training"
+    panel.run_button.click()
+    assert "Choose a training" in said(panel) or "Remove run" in said(panel)
+    monkeypatch.setattr(widgets_study, "MAX_RUNS", 8)
+    monkeypatch.setattr(ablation, "sing", lambda *a, **k: 1 / 0)
+    panel.start_s.value, panel.change.value = 0.0, "nothing"
+    panel.run_button.click()
+    panel.job.wait(60)
+    assert "ZeroDivisionError" in said(panel) and not panel.run_button.disabled
+
+
+def test_a_model_that_never_saw_its_nulls_says_so(empty):
+    make_instrument(empty.instruments, condition_dropout=0.0)
+    make_song(empty.examples / "a.wav")
+    panel = panel_of(empty)
+    run(panel, change="timbre off")
+    assert "Out of distribution" in said(panel) and len(panel.looking.cards) == 1
+
+
+def test_names_stay_text(empty):
+    make_instrument(empty.instruments, name="x")
+    make_song(empty.examples / "&lt;b&gt;b' onerror=alert(1).wav")
+    panel = panel_of(empty)
+    panel.looking.look.value = "step matrix"
+    run(panel)
+    panel.hear_button.click()
+    panel.job.wait(60)
+    everything = panel.looking.shown.value + panel.looking.listing.value + said(panel) + panel.looking.players.value
+    assert "&amp;lt;b&amp;gt;" in everything and "' onerror" not in everything and NASTY not in everything
+
+
+def test_checkpoints_of_a_training(base, monkeypatch):
+    from svclib.notebooks import first_run
+
+    folder = base.runs / "mine" / "checkpoints"
+    folder.mkdir(parents=True)
+    loaded = [instrument.open(make_instrument(base.instruments, f"c{i}", i)) for i in (1, 1, 2)]
+    by_step = dict(zip((10, 20, 30), loaded, strict=True))
+    entries = [first_run.CheckpointEntry(step, None, step == 30, []) for step in by_step]
+    monkeypatch.setattr(first_run, "checkpoint_steps", lambda run: entries)
+
+    def load_model(run, step):
+        return by_step[step].model, {"statistics": by_step[step].statistics}
+
+    monkeypatch.setattr(widgets_study.training, "load_model", load_model)
+    panel = panel_of(base)
+    panel.change.value = "checkpoints of a training"
+    assert panel.checkpoints.value == (10, 30) and panel.strength.layout.display == "none"
+    assert panel.run.layout.display == ""
+    run(panel, checkpoints=(10, 20, 30))
+    panel.looking.look.value = "all runs"
+    values = [[float(x) for x in row[1:]] for row in panel.looking.view.rows]
+    assert values[0][1] == 0 and values[0][2] == values[2][0] > 0.1
+    assert list(panel.looking.cards)[2] == "3: training step 30, a"
+
+
+def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_picture(base, monkeypatch):
+    panel = panel_of(base)
+    for button in (panel.hear_button, panel.remove_button, *panel.looking.keep_buttons):
+        button.click()
+        assert "press Run first" in said(panel)
+        panel.message.say("")
+    run(panel)
+    assert panel.looking.view is not None
+    monkeypatch.setattr(ablation_views, "look", lambda *a: 1 / 0)
+    panel.looking.look.value = "step matrix"
+    assert "ZeroDivisionError" in said(panel) and panel.looking.shown.value == "" and panel.looking.view is None
+    go = threading.Event()
+    panel.job.start(lambda: go.wait(30))
+    panel.remove_button.click()  # as by a second click before the button was seen to be off
+    assert len(panel.looking.cards) == 1 and "Still working" in said(panel)
+    go.set()
+    panel.job.wait(30)
+
+
+def test_pictures_while_it_sings(base, monkeypatch):
+    panel = panel_of(base, probe=True)
+    monkeypatch.setattr(live_preview.Live, "__init__", functools.partialmethod(live_preview.Live.__init__, every_s=0.0))
+    seen = []
+    panel.live.observe(lambda change: seen.append(change["new"]), "value")
+    run(panel)
+    assert "begins with" in seen[0] and seen[0].count("<img") == 1 and "being read" in seen[0]
+    assert [markup.count("<img") for markup in seen] == [1, 2, 2, 2, 2, 0] and "step 4 of 4" in seen[-2]
+    assert seen[-1] == "" == panel.live.value
+    seen.clear()
+    step = panel.job.cancel
+    monkeypatch.setattr(live_preview, "_pictures", lambda *a: step() or "<i>late</i>")
+    panel.run_button.click()
+    panel.job.wait(60)
+    assert seen == [] and panel.live.value == "" and "Cancelled" in said(panel) and len(panel.looking.cards) == 1

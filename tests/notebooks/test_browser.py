@@ -1,0 +1,224 @@
+"""Truths about the notebooks as a person meets them: in JupyterLab in a real browser, and in classic Notebook with the
+ipywidgets that Colab ships. Pictures of every page are left in pytest's temporary folder (``pytest --basetemp``).
+"""
+
+import re
+from pathlib import Path
+
+import browsing
+import pytest
+
+SMALL = {"PRESET": "ddsp_small+tiny", "SINGER_MINUTES": 0.5}
+CLASSIC = Path(__file__).resolve().parents[2] / ".venv-classic" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def folder(notebook_home):
+    browsing.require_chromium()
+    return notebook_home[0]
+
+
+@pytest.fixture(scope="module")
+def lab(folder):
+    with browsing.server(folder) as url:
+        yield url
+
+
+@pytest.fixture
+def page(lab):
+    with browsing.browser() as page:
+        seen = browsing.watch(page, lab)
+        yield page
+        assert seen == {"errors": [], "outside": []}
+
+
+def run_in_lab(page, lab, folder, name, **parameters):
+    browsing.copy_notebook(name, folder, BASE=str(folder / "home"), **SMALL, **parameters)
+    browsing.open_in_lab(page, lab, name)
+    browsing.run_all_in_lab(page)
+    page.wait_for_timeout(500)
+    assert browsing.errors_in_lab(page) == []
+
+
+@pytest.mark.browser
+def test_preparing_in_jupyterlab(page, lab, folder):
+    run_in_lab(page, lab, folder, "01_prepare.ipynb")
+    page.wait_for_selector(".t-chunk audio", state="attached")
+    assert browsing.durations_s(page, ".t-chunk audio") == [pytest.approx(5.0, abs=0.1)]
+    before = page.locator(".t-chunk img").get_attribute("src")
+    page.locator(".t-seconds .noUi-handle").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("d => document.querySelector('.t-chunk audio')?.duration > 5.3")
+    assert page.locator(".t-seconds .widget-readout").inner_text() == "5.50"
+    assert page.locator(".t-chunk img").get_attribute("src") != before
+    browsing.whole_screenshot(page, folder / "01_prepare.png")
+    asleep = page.locator("[id^=svclib-asleep]")
+    assert asleep.count() == 1 and not asleep.is_visible()
+    page.keyboard.press("Control+s")
+    browsing.saved_with_outputs(folder / "01_prepare.ipynb")
+    browsing.end_kernels(page)
+    browsing.open_in_lab(page, lab, "01_prepare.ipynb")  # a new kernel, which knows of no panel
+    asleep.wait_for(state="visible")
+    assert "run the notebook from its first cell" in asleep.inner_text()
+
+
+@pytest.mark.browser
+def test_training_in_jupyterlab(page, lab, folder):
+    run_in_lab(page, lab, folder, "02_train.ipynb", MINUTES=2.0, STEPS=20, NAME="seen")
+    assert "20 of 20" in page.locator(".t-status").inner_text()
+    page.wait_for_selector(".t-previews audio", state="attached")
+    assert all(0.4 < s < 20 for s in browsing.durations_s(page))
+    first = page.locator(".t-checkpoint select option").first.text_content().strip()
+    page.locator(".t-checkpoint select").select_option(index=0)
+    step = re.search(r"step\s+(\d+)", first)[1]
+    page.wait_for_function(f"document.querySelector('.t-previews').innerText.includes('Step {step}')")
+    assert (folder / "home" / "instruments" / "seen.zip").is_file()
+    browsing.whole_screenshot(page, folder / "02_train.png")
+
+
+def compare_one(page):
+    """Press Compare as the panel stands: the song itself and one way to sing it, 6 s each, every measure a number."""
+    page.locator(".t-compare").click()
+    page.wait_for_selector(".svclib-compare .svclib-message .svclib-done", timeout=60000)
+    song, sung = page.locator(".t-ab-table tbody tr").all_inner_texts()
+    assert browsing.durations_s(page, ".t-ab-table audio") == [pytest.approx(6.0, abs=0.1)] * 2
+    assert song.count("\N{EN DASH}") == 6 and re.fullmatch(r"\S+\s+([\d.]+\s+){2}\d+ cents\s+([\d.]+\s+){3}dB", sung)
+
+
+@pytest.mark.browser
+def test_converting_in_jupyterlab(page, lab, folder):
+    run_in_lab(page, lab, folder, "03_convert.ipynb", MINUTES=2.0)
+    browsing.whole_screenshot(page, folder / "03_before.png")
+    page.locator(".t-octave-shift .noUi-handle").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.t-octave-shift .widget-readout').innerText === '1'")
+    page.locator(".t-transfer").dblclick()
+    page.wait_for_selector(".t-result audio", state="attached", timeout=60000)
+    page.wait_for_selector(".svclib-message .svclib-done", timeout=60000)
+    lengths = browsing.durations_s(page, ".t-result audio")
+    assert len(lengths) == 4 and all(s > 5 and s == pytest.approx(lengths[0], abs=0.15) for s in lengths)
+    assert "octave +1" in page.locator(".t-result").inner_text()
+    page.evaluate("document.querySelectorAll('.t-result audio')[1].play()")
+    page.wait_for_function("document.querySelectorAll('.t-result audio')[1].currentTime > 0.2")
+    page.locator(".t-suggest").click()
+    page.wait_for_selector(".t-suggestion .svclib-info", timeout=60000)
+    compare_one(page)
+    browsing.whole_screenshot(page, folder / "03_convert.png")
+
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_timeout(500)
+    wide = page.evaluate(
+        "[...document.querySelectorAll('.svclib-convert *')].filter(e => e.getBoundingClientRect().right > 421).length"
+    )
+    browsing.whole_screenshot(page, folder / "03_phone.png")
+    assert wide == 0
+
+
+@pytest.mark.browser
+def test_the_lesson_in_jupyterlab(page, lab, folder):
+    run_in_lab(page, lab, folder, "04_visualize.ipynb", MINUTES=2.0)
+    page.wait_for_selector("iframe", state="attached", timeout=60000)
+    lesson = page.frame_locator("iframe").first
+    lesson.locator("button:visible").first.wait_for(timeout=30000)
+    assert "What we hear" in lesson.locator("body").inner_text()
+    browsing.whole_screenshot(page, folder / "04_visualize.png")
+
+    def heights():
+        frame = page.locator("iframe").first.evaluate("e => e.getBoundingClientRect().height")
+        return frame, lesson.locator("main").evaluate("e => e.getBoundingClientRect().height")
+
+    frame, content = heights()  # no empty space below the page
+    assert content <= frame < content + 2
+    lesson.locator("#dots button").nth(3).click()
+    page.wait_for_timeout(500)
+    taller, content = heights()
+    assert taller > frame + 100 and content <= taller < content + 2
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_timeout(1000)
+    on_phone, content = heights()  # as high as the screen: the bar with the steps stays in sight
+    assert on_phone == pytest.approx(0.9 * page.evaluate("screen.height"), abs=1) and content > on_phone
+    browsing.whole_screenshot(page, folder / "04_phone.png")
+
+
+@pytest.mark.browser
+def test_recording_with_the_microphone(page, lab, folder):
+    run_in_lab(page, lab, folder, "03_convert.ipynb", MINUTES=2.0)
+    page.locator(".svclib-record-button").click()
+    page.wait_for_function("document.querySelector('.svclib-record-state').innerText.includes('recording, 1 s')")
+    page.locator(".svclib-record-button").click()
+    page.wait_for_selector(".svclib-message .svclib-done", timeout=20000)
+    assert re.match(r"recording(?: \d+)?\.wav is stored", page.locator(".svclib-message").first.inner_text())
+    import soundfile
+
+    info = soundfile.info(folder / "home" / "examples" / "recording.wav")
+    assert info.samplerate == 24000 and 0.3 < info.duration < 30
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
+    if not CLASSIC.exists():
+        pytest.fail("there is no .venv-classic; run `make venv-classic`")
+    with browsing.server(folder, str(CLASSIC)) as url, browsing.browser() as page:
+        seen = browsing.watch(page, url)
+        for name, ready in (
+            ("01_prepare.ipynb", ".t-chunk audio"),
+            ("02_train.ipynb", ".t-previews audio"),
+            ("03_convert.ipynb", ".t-transfer"),
+            ("04_visualize.ipynb", ".t-moment-view img"),
+        ):
+            more = {} if name.startswith("01") else {"MINUTES": 2.0}
+            browsing.copy_notebook(name, folder, BASE=str(folder / "home"), **SMALL, **more)
+            page.goto(f"{url}/notebooks/{name}")
+            page.wait_for_function(
+                "window.Jupyter?.notebook?.kernel?.is_connected()",
+                timeout=60000,
+            )
+            page.wait_for_timeout(1500)
+            page.evaluate("Jupyter.notebook.execute_all_cells()")
+            page.wait_for_function(
+                "Jupyter.notebook.get_cells().filter(c => c.cell_type === 'code').every(c => c.input_prompt_number > 0)"
+                " || document.querySelector('.output_error')",
+                timeout=300000,
+            )
+            assert page.locator(".output_error, .output_stderr").all_inner_texts() == []
+            page.wait_for_selector(ready, state="attached", timeout=60000)
+            if name.startswith("03"):
+                handle = page.locator(".t-octave-shift .ui-slider-handle")
+                handle.click()
+                handle.focus()
+                page.keyboard.press("ArrowRight")
+                page.wait_for_function("document.querySelector('.t-octave-shift .widget-readout').innerText === '1'")
+                page.locator(".t-transfer").click()
+                page.wait_for_selector(".t-result audio", state="attached", timeout=60000)
+                assert all(s > 5 for s in browsing.durations_s(page, ".t-result audio"))
+                compare_one(page)
+            browsing.whole_screenshot(page, folder / f"classic_{name[:2]}.png")
+        assert seen["outside"] == []
+
+
+@pytest.mark.browser
+def test_pictures_while_the_study_panel_sings(page, lab, folder):
+    from test_ablation_panel import make_instrument, make_song
+
+    home = folder / "study"
+    browsing.study_notebook(folder, home)
+    for name in ("instruments", "examples"):
+        (home / name).mkdir(parents=True)
+    make_instrument(home / "instruments")
+    make_song(home / "examples" / "a.wav")
+    browsing.open_in_lab(page, lab, "study.ipynb")
+    browsing.run_all_in_lab(page)
+    page.wait_for_selector("button.t-study-run:not([disabled])")
+    browsing.set_number(page, "t-study-seconds", 1.0)
+    browsing.set_number(page, "t-study-steps", 300)
+    for _ in range(2):  # with and without the song to be measured first
+        seen = browsing.run_study(page)
+        pictures = seen["pictures"][:-1]  # the last change takes them away
+        assert seen["busy"] < pictures[0] < 3000 and len(pictures) >= 3, seen  # aim on an idle machine: 1000
+        assert max(b - a for a, b in zip(pictures, pictures[1:], strict=False)) < 3000, seen  # 500
+    browsing.set_number(page, "t-study-steps", 1000)
+    found = browsing.cancel_study(page, 0.7)
+    assert found["said"] < 2000 and found["free"] < 3000 and "Cancelled" in found["text"], found
+    assert page.locator(".t-study-live img").count() == 0
+    assert page.locator(".t-study-runs tbody tr").count() == 2

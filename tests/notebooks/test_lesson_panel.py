@@ -1,0 +1,150 @@
+"""Truths about the lesson's panel: only what has steps is offered, nothing runs before Run, progress is there within a
+second, Cancel stops within a step, a mistake is a sentence, Export overwrites nothing."""
+
+import os
+import threading
+import time
+
+import pytest
+import test_panels
+from test_panels import said
+from test_ablation_panel import make_instrument, make_song
+
+from svclib.analysis.lesson import build as lesson
+from svclib.features.extract import FeatureSettings, MelContract
+from svclib.models import instrument
+from svclib.models.diffwave import model as diffwave
+from svclib.notebooks import lesson as widgets_lesson
+from svclib.utils import workspace
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    home = workspace.base_folder(base=tmp_path_factory.mktemp("lesson") / "home")
+    make_instrument(home.instruments, "voice")
+    test_panels.make_instrument(home.instruments, "ddsp one")
+    make_song(home.examples / "a song.wav")
+    return home
+
+
+def panel_of(base):
+    panel = widgets_lesson.lesson_panel(base, 0.0, 0.5)
+    panel.steps.value = 8
+    return panel
+
+
+def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base, tmp_path):
+    panel = widgets_lesson.lesson_panel(base)
+    assert [label for label, _ in panel.instrument.options] == ["voice"] and not panel.job.busy
+    assert (panel.instrument.value, panel.song.value) == (
+        base.instruments / "voice.zip", base.examples / "a song.wav"
+    )
+    make_song(base.examples / "later.wav", 330.0)
+    panel.song.value = base.examples / "a song.wav"
+    panel.refresh_button.click()
+    assert len(panel.song.options) == 2 and panel.song.value == base.examples / "a song.wav"
+    empty = widgets_lesson.lesson_panel(workspace.base_folder(base=tmp_path / "home"))
+    assert "Train one in notebook 02" in said(empty)
+    empty.run()
+    assert "Choose an instrument" in said(empty)
+    empty.export()
+    assert "Run first" in said(empty)
+
+
+def test_the_example_says_nothing_on_stderr(recwarn):
+    assert widgets_lesson.example().data.count("<iframe") == 1
+    assert [str(w.message) for w in recwarn if "IFrame" in str(w.message)] == []
+
+
+def test_the_example_is_written_as_a_file_by_a_button(tmp_path):
+    home = workspace.base_folder(base=tmp_path / "home")
+    box = widgets_lesson.example_file(home)
+    assert list(home.output.iterdir()) == []
+    box.children[0].children[0].click()
+    assert (home.output / "lesson.html").read_text("utf-8") == lesson.example()
+    assert "lesson.html" in box.children[1].value
+
+
+def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):
+    home = workspace.base_folder(base=tmp_path / "home")
+    alone = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition="none", n_steps=4, fast_etas=())
+    vocoder = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition_dims=6, n_steps=4, fast_etas=())
+    mel = FeatureSettings(8000, 64, mel=MelContract(8000, 256, 256, 64, 12, 0.0, 4000.0))
+    save_wave(home.instruments / "a vocoder.zip", vocoder, mel)
+    shown = widgets_lesson.waves(home).data
+    assert "a vocoder is a vocoder and needs a song" in shown and "<iframe" in shown
+    save_wave(home.instruments / "sea.zip", alone, FeatureSettings(8000, 64))
+    assert "Your instrument sea." in widgets_lesson.waves(home).data
+    listed = {entry.name: entry.vocodes for entry in instrument.list_folder(home.instruments)}
+    assert listed == {"a vocoder": True, "sea": False}
+    assert widgets_lesson.lesson_panel(home).instrument.value.name == "sea.zip"  # the newest
+    os.utime(make_instrument(home.instruments, "voice"), (1e9, 1e9))
+    assert widgets_lesson.lesson_panel(home).instrument.value.name == "voice.zip"  # a diffusion instrument comes first
+
+
+def save_wave(path, settings, features):
+    model = instrument.build_model(settings, features, None, 0)
+    instrument.save(path, model, features, test_panels.STATISTICS, created="2026-11-21")
+
+
+def test_run_shows_progress_within_a_second_and_ends_in_a_lesson_that_export_writes(base):
+    panel = panel_of(base)
+    seen, began = [], time.monotonic()
+    panel.progress.label.observe(lambda change: seen.append((change["new"], time.monotonic() - began)), "value")
+    panel.run_button.click()
+    panel.job.wait(120)
+    assert "lesson of eight pages" in said(panel), said(panel)
+    assert seen[0][1] < 1.0 and "opening" in seen[0][0] and len(seen) > 2
+    assert panel.progress.widget.layout.display == "none" and not panel.run_button.disabled
+    assert panel.view.value.startswith("<iframe") and 'sandbox="allow-scripts"' in panel.view.value
+    panel.export_button.click()
+    panel.export_button.click()
+    written = sorted(base.output.glob("*.html"))
+    assert len(written) == 2 and written[0].read_text("utf-8") == panel.text == written[1].read_text("utf-8")
+
+
+def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatch):
+    panel = panel_of(base)
+    begun, real = threading.Event(), lesson.study.sing
+
+    def sing(*arguments, **options):
+        begun.set()
+        panel.job._cancel.wait(20)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(lesson.study, "sing", sing)
+    panel.run_button.click()
+    assert begun.wait(60), said(panel)
+    panel.cancel_button.click()
+    panel.job.wait(60)
+    assert "cancelled" in said(panel), said(panel)
+    assert panel.view.value == "" and not panel.run_button.disabled
+    panel.start.value = 500.0
+    panel.run_button.click()
+    panel.job.wait(60)
+    assert "holds nothing" in said(panel)
+
+
+def test_a_lesson_is_named_after_what_it_shows_although_the_choice_changed(base, monkeypatch):
+    began, go = threading.Event(), threading.Event()
+
+    def of_file(opened, path, *numbers):
+        began.set()
+        go.wait(30)
+        return "<p>page</p>", f"a lesson of {path.stem}"
+
+    monkeypatch.setattr(lesson, "of_file", of_file)
+    make_song(base.examples / "zz other.wav")
+    panel = widgets_lesson.lesson_panel(base)
+    panel.song.value = base.examples / "zz other.wav"
+    panel.refresh_button.click()
+    assert panel.song.value == base.examples / "zz other.wav"  # reading the folders keeps the choice
+    panel.run_button.click()
+    assert began.wait(30) and not panel.cancel_button.disabled
+    panel.song.value = base.examples / "a song.wav"
+    panel.cancel_button.click()
+    assert "Stopping" in said(panel)
+    go.set()
+    panel.job.wait(30)
+    assert panel.title == "zz other - voice" and "a lesson of zz other" in said(panel)
+    assert panel.progress.widget.layout.display == "none"

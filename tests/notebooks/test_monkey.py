@@ -1,0 +1,442 @@
+"""A monkey at the panels: thousands of clicks and changes in an order from a seed, while work runs, is cancelled or
+fails, and while files vanish, turn to rubbish and folders are renamed. After every burst the panel must be at rest,
+every exception must have become words in the panel, and with whole files the main button must do its work again.
+
+Long work is replaced by stand-ins that wait, fail or succeed as the monkey wills; panels, menus, jobs, listings and
+file names are the real ones. 10,000 actions on each panel are slow tests, 300 are not.
+"""
+
+import base64
+import html
+import logging
+import random
+import shutil
+import threading
+import types
+
+import ipywidgets as W
+import numpy as np
+import pytest
+from test_panels import make_instrument, make_song, said, upload
+from traitlets import TraitError
+
+from svclib.analysis import ablation, ablation_views, ddsp_inspection, interventions, live_preview, step_metrics
+from svclib.analysis import compare as comparison
+from svclib.analysis.lesson import build as lesson
+from svclib.analysis.plots import base as plots
+from svclib.analysis.plots import ddsp
+from svclib.conversion import ab_compare, batch, pipeline
+from svclib.conversion import song as songs
+from svclib.conversion.controls import Controls
+from svclib.data import dataset
+from svclib.models import instrument
+from svclib.notebooks import ab_table, ddsp_views, first_run, prepare, train
+from svclib.notebooks import ablation as widgets_study
+from svclib.notebooks import convert as widgets_convert
+from svclib.notebooks import lesson as widgets_lesson
+from svclib.training import api as training
+from svclib.utils import workspace
+from svclib.utils.progress import Cancelled, stop_if
+
+N_QUICK, N_SLOW, BURST = 300, 10000, 20
+MOODS = ("fine",) * 4 + ("hold",) * 3 + ("mistake", "bug", "interrupt")
+
+
+class World:
+    """What surrounds a panel: its files, the mood of whatever works, what was raised and what was said."""
+
+    def __init__(self, base, seed):
+        self.base, self.rng = base, random.Random(seed)
+        self.mood, self.go, self.raised, self.told = "fine", threading.Event(), [], []
+        self.whole = {p: p.read_bytes() for p in sorted(base.root.rglob("*")) if p.is_file()}
+        self.folders = [base.instruments, base.examples, base.output, base.runs]
+
+    def work(self, cancelled=None, path=None):
+        """What every stand-in does: fail, wait or return as the mood is."""
+        if path is not None:
+            path.stat()  # an OSError if it is gone
+        mood, name = self.mood, f"monkey-{len(self.raised)}."
+        if mood == "hold" and cancelled is not None:
+            while not self.go.wait(0.0005):
+                stop_if(cancelled)
+        elif mood in ("mistake", "bug", "interrupt"):
+            error = {"mistake": ValueError, "bug": ZeroDivisionError, "interrupt": KeyboardInterrupt}[mood](name)
+            self.raised.append(("Interrupted", error) if mood == "interrupt" else (name, error))
+            raise error
+        stop_if(cancelled)
+
+    def damage(self):
+        """One thing happens to the files."""
+        path = self.rng.choice(sorted(self.whole))
+        folder = self.rng.choice(self.folders)
+        away = folder.with_name(folder.name + " away")
+        what = self.rng.choice(("vanish", "rubbish", "empty", "folder", "back", "rename"))
+        if what == "rename" and folder.is_dir() and not away.exists():
+            folder.rename(away)
+        elif what == "back":
+            self.mend()
+        elif path.parent.is_dir():
+            if what == "vanish" and path.is_file():
+                path.unlink()
+            elif what in ("rubbish", "empty"):
+                self.clear(path)
+                path.write_bytes(self.rng.randbytes(300) if what == "rubbish" else b"")
+            elif what == "folder":
+                self.clear(path)
+                path.mkdir()
+
+    @staticmethod
+    def clear(path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+
+    def mend(self):
+        """All files as in the beginning."""
+        for folder in self.folders:
+            away = folder.with_name(folder.name + " away")
+            if away.exists():
+                if folder.exists():
+                    shutil.rmtree(folder)
+                away.rename(folder)
+        for path in self.whole.keys() | {p for f in self.folders for p in f.rglob("*") if p.is_file()}:
+            if path in self.whole:
+                if path.is_dir() or not path.is_file() or path.read_bytes() != self.whole[path]:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self.clear(path)
+                    path.write_bytes(self.whole[path])
+            else:
+                path.unlink()
+
+
+def inside(widget):
+    """Every widget of a panel."""
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from inside(child)
+
+
+def act(world, panel):
+    """One thing a person, a browser or a disk may do."""
+    rng = world.rng
+    world.mood = rng.choice(MOODS)
+    if rng.random() < 0.12:
+        return world.damage()
+    if rng.random() < 0.1:
+        world.go.set()
+        world.go = threading.Event()
+        return None
+    alive = [w for w in inside(panel) if isinstance(w, W.Button | W.FileUpload | W.Textarea | W.ValueWidget)]
+    widget = rng.choice([w for w in alive if not isinstance(w, W.HTML | W.FloatProgress)])
+    try:
+        if isinstance(widget, W.Button):  # disabled ones too: a second click is on its way before the first is seen
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                widget.click()
+        elif isinstance(widget, W.FileUpload):
+            upload(widget, rng.choice(("a.wav", "../b.wav", "c.txt", "\N{MUSICAL NOTE}.wav", "")), rng.randbytes(60))
+        elif isinstance(widget, W.Textarea):
+            wav = base64.b64encode(b"RIFF" + rng.randbytes(60)).decode()
+            widget.value = rng.choice((f"1,{wav}", "error:1:no: microphone", "rubbish", ""))
+        elif isinstance(widget, W.SelectMultiple):
+            widget.index = sorted(rng.sample(range(len(widget.options)), rng.randint(0, len(widget.options))))
+        elif isinstance(widget, W.Dropdown):
+            widget.index = rng.randrange(len(widget.options)) if widget.options else None
+        elif isinstance(widget, W.Checkbox):
+            widget.value = not widget.value
+        else:
+            widget.value = rng.choice((widget.value, -3, 0, 1, 7, 500, 10**9))
+    except TraitError:
+        pass  # the browser cannot send such a value
+    return None
+
+
+def play(world, panel, n_actions, check, works, caplog, monkeypatch):
+    """Bursts of actions; after each the panel is at rest, everything was said, and it works."""
+    lost = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: lost.append(args.exc_value))
+    for widget in inside(panel):
+        if isinstance(widget, W.HTML):
+            widget.observe(lambda change: world.told.append(change["new"]), "value")
+    caplog.set_level(logging.WARNING)
+    for n in range(0, n_actions, BURST):
+        for _ in range(BURST):
+            act(world, panel)
+        world.mood = "fine"
+        world.go.set()
+        if hasattr(panel, "job"):
+            panel.job.wait(30)
+            assert not panel.job.busy, n
+            assert panel.progress.widget.layout.display == "none", n
+            assert panel.cancel_button.disabled, n
+        check(panel)
+        told = "\n".join(world.told)
+        assert "Stopping" not in said(panel), n
+        for name, error in world.raised:
+            assert name in told, (n, error)
+        for text in world.told:
+            assert "<details" not in text or "monkey-" in text, (n, text)
+            assert "[Errno" not in text, (n, text)
+        assert not lost and not [r for r in caplog.records if r.name != "svclib"], n
+        world.raised.clear()
+        world.told.clear()
+        caplog.clear()
+        world.mend()
+        world.go = threading.Event()
+        world.go.set()
+        works(panel)
+        world.told.clear()
+        world.go = threading.Event()
+
+
+@pytest.fixture(params=[N_QUICK, pytest.param(N_SLOW, marks=pytest.mark.slow)])
+def n_actions(request):
+    return request.param
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    from test_diffusion_training import VOCODER
+    from test_sampling_controls import make
+    from test_ablation_panel import make_instrument as make_diffusion
+
+    songs.forget_songs()
+    home = workspace.base_folder(base=tmp_path / "home")
+    make_instrument(home.instruments)
+    make_diffusion(home.instruments)
+    make(home.instruments, "loud", VOCODER)
+    make_song(home.examples / "a.wav")
+    make_song(home.examples / "b & <b>.wav")
+    for run in ("one", "two"):
+        (home.runs / run / "checkpoints").mkdir(parents=True)
+        (home.runs / run / "checkpoints" / "x").write_bytes(b"x")
+    monkeypatch.setattr(plots, "png", lambda figure: b"png")
+    monkeypatch.setattr(plots, "svg", lambda figure: b"svg")
+    return home
+
+
+@pytest.fixture
+def world(base, monkeypatch):
+    made = World(base, 6)
+
+    def opened(path):
+        made.work(path=path)
+        return types.SimpleNamespace(
+            name=path.stem, kind="diffusion", features=None, statistics=None, model=types.SimpleNamespace(features=None)
+        )
+
+    def cached_song(path, features, progress=None, cancelled=None):
+        made.work(cancelled, path)
+        return types.SimpleNamespace(features=None)
+
+    monkeypatch.setattr(instrument, "open", opened)
+    monkeypatch.setattr(live_preview.Live, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>"))
+    monkeypatch.setattr(pipeline, "cached_song", cached_song)
+    yield made
+    made.go.set()
+
+
+def press(button, wanted="svclib-done"):
+    """The main button does its work when everything is whole."""
+
+    def works(panel):
+        panel.refresh_button.click()
+        getattr(panel, button).click()
+        panel.job.wait(30)
+        assert wanted in said(panel), said(panel)
+
+    return works
+
+
+def test_convert(world, n_actions, monkeypatch, caplog):
+    def convert(loaded, song, controls, progress=None, cancelled=None, **options):
+        assert np.isfinite([v for v in vars(controls).values() if isinstance(v, float)]).all()
+        progress(0.5, "singing")
+        world.work(cancelled)
+
+    def convert_songs(loaded, paths, folder, chosen, form, progress, cancelled, **options):
+        for path in paths:
+            try:
+                chosen(pipeline.cached_song(path, None, progress, cancelled))
+                yield batch.Outcome(path, folder / "x.wav", None, None)
+            except Cancelled:
+                raise
+            except (ValueError, OSError) as error:
+                yield batch.Outcome(path, error=error)
+
+    def suggest(*args):
+        world.work()
+        return pipeline.Suggestion(1, world.rng.choice((0, 2)), 12, "so")
+
+    monkeypatch.setattr(pipeline, "convert", convert)
+    monkeypatch.setattr(pipeline, "save", lambda result, folder, suffix: world.work() or folder / f"x.{suffix}")
+    monkeypatch.setattr(pipeline, "suggest_shift", suggest)
+    monkeypatch.setattr(batch, "convert_songs", convert_songs)
+    monkeypatch.setattr(widgets_convert, "result_html", lambda *a: world.work() or "made")
+
+    def check(panel):
+        able = panel.instrument.value is not None and panel.song.value is not None
+        assert panel.transfer_button.disabled == panel.all_button.disabled == (not able)
+        assert not panel.suggest_button.disabled and isinstance(panel.controls(), Controls)
+        panel.results.children = ()
+
+    panel = widgets_convert.convert_panel(world.base)
+    play(world, panel, n_actions, check, press("transfer_button"), caplog, monkeypatch)
+
+
+def test_compare(world, n_actions, monkeypatch, caplog):
+    def compare(asked, song, controls, start_s, seconds, opened, progress, cancelled, options):
+        for way in asked[:3]:
+            opened(way.instrument)
+            progress(0.5, "singing")
+            pipeline.cached_song(song, None, progress, cancelled)
+            yield ab_compare.Row(way.label, problem="<i>no</i>")
+
+    monkeypatch.setattr(ab_compare, "compare", compare)
+
+    def check(panel):
+        able = bool(panel.instruments.options) and panel.song.value is not None
+        assert panel.compare_button.disabled == (not able) and "<i>" not in panel.table.value
+
+    def works(panel):
+        panel.refresh_button.click()
+        for menu in (panel.instruments, panel.samplers, panel.steps, panel.starts, panel.vocoders):
+            menu.index = (0,)
+        press("compare_button")(panel)
+
+    convert = widgets_convert.convert_panel(world.base)
+    play(world, ab_table.compare_panel(world.base, convert), n_actions, check, works, caplog, monkeypatch)
+
+
+def test_lesson(world, n_actions, monkeypatch, caplog):
+    def of_file(opened, path, start_s, seconds, steps, seed, progress, cancelled, note, watch):
+        progress(0.1, "singing")
+        world.work(cancelled, path)
+        return "<p>page</p>", f"a lesson of {path.stem} by {opened.name}"
+
+    monkeypatch.setattr(lesson, "of_file", of_file)
+
+    def check(panel):
+        assert not panel.run_button.disabled and not panel.export_button.disabled
+
+    def works(panel):
+        press("run_button")(panel)
+        song, name = panel.title.rsplit(" - ", 1)
+        assert f"a lesson of {song} by {name}:" in html.unescape(said(panel))
+        panel.export_button.click()
+        assert "Written" in said(panel)
+
+    play(world, widgets_lesson.lesson_panel(world.base), n_actions, check, works, caplog, monkeypatch)
+
+
+def test_study(world, n_actions, monkeypatch, caplog):
+    class Trace(list):
+        info, n_calls, n_bytes = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000
+
+    def sung(asked, changes=(), progress=None, cancelled=None, **options):
+        progress(0.1, "singing")
+        world.work(cancelled)
+        trace = Trace(range(world.rng.randint(2, 9)))
+        made = object.__new__(ablation.Sung)  # its fields are arrays of a walk, which nobody looks at here
+        asked = types.SimpleNamespace(name="a", start_s=0.0, audio=None)
+        for name, value in {"trace": trace, "asked": asked, "label": "as asked", "notice": ""}.items():
+            object.__setattr__(made, name, value)
+        return made
+
+    def sing_checkpoints(run, training_steps, song_of, **common):
+        return [sung(None, **common) for _ in training_steps]
+
+    def hear(model, card, positions, progress, cancelled):
+        progress(0.1, "hearing")
+        world.work(cancelled)
+        return types.SimpleNamespace(audio={len(card.trace): np.zeros(800)}, sample_rate_hz=8000, quieter_db={})
+
+    def look(name, wish):
+        assert wish.a in wish.runs, "the run in question is gone"
+        assert 0 <= wish.step <= len(wish.runs[wish.a].trace)
+        world.work()
+        return ablation_views.View(None, ["a"], [[1.0]], "about")
+
+    def steps_of(run):
+        world.work(path=run)
+        return [first_run.CheckpointEntry(step, None, False, []) for step in (1, 2, 3)]
+
+    monkeypatch.setattr(ablation, "sing", lambda model, asked, changes, **common: sung(asked, changes, **common))
+    monkeypatch.setattr(ablation, "sing_checkpoints", sing_checkpoints)
+    monkeypatch.setattr(ablation, "hear", hear)
+    monkeypatch.setattr(ablation, "probed_steps", lambda n, *more: [n])
+    monkeypatch.setattr(step_metrics, "heard_metrics", lambda *a: world.work(a[-1]) or [])
+    monkeypatch.setattr(ablation_views, "look", look)
+    monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
+    monkeypatch.setattr(interventions, "stretch", lambda *a: world.work())
+    monkeypatch.setattr(interventions, "chosen", lambda *a: [])
+    monkeypatch.setattr(first_run, "checkpoint_steps", steps_of)
+    monkeypatch.setattr(training, "load_model", lambda run, step: (world.work(path=run), {}))
+
+    def check(panel):
+        able = panel.instrument.value is not None and panel.song.value is not None
+        assert panel.run_button.disabled == (not able)
+        for button in (panel.hear_button, panel.remove_button, *panel.looking.keep_buttons):
+            assert button.disabled == (not panel.looking.cards)
+        assert set(panel.looking.heard) <= set(panel.looking.cards) and not panel.looking.updating
+        if panel.looking.cards:
+            assert [v for _, v in panel.looking.a.options] == list(panel.looking.cards)
+
+    def works(panel):
+        while panel.looking.cards:
+            panel.remove_button.click()
+        panel.change.value = "nothing"
+        press("run_button")(panel)
+        assert len(panel.looking.cards) == 1
+
+    play(world, widgets_study.study_panel(world.base), n_actions, check, works, caplog, monkeypatch)
+
+
+def test_chunk(world, n_actions, monkeypatch, caplog):
+    data = object.__new__(dataset.Dataset)
+    data.random_chunk = lambda seed, seconds: (seed, 0, 1)
+    monkeypatch.setattr(prepare, "chunk_html", lambda *a: world.work() or f"<p>{a[1:]}</p>")
+
+    def works(panel):
+        before = panel.seed
+        panel.another()
+        assert panel.seed == before + 1 and said(panel) == ""
+
+    play(world, prepare.chunk_panel(data), n_actions, lambda panel: None, works, caplog, monkeypatch)
+
+
+def test_checkpoint(world, n_actions, monkeypatch, caplog):
+    song = world.base.examples / "a.wav"
+
+    def read(path):
+        world.work(path=path)
+        return np.zeros(800), 8000
+
+    previews = [types.SimpleNamespace(original=song, path=song, number=1, score=1.0)]
+    entries = [first_run.CheckpointEntry(s, 1.0, s == 2, previews if s else []) for s in range(3)]
+    monkeypatch.setattr(first_run, "checkpoint_steps", lambda run: entries)
+    monkeypatch.setattr(first_run, "read_preview", read)
+
+    def check(panel):
+        if "svclib-error" in said(panel):
+            assert panel.view.value == ""  # never the sound of another step
+
+    def works(panel):
+        for step in (0, 2):
+            panel.menu.value = step
+        assert "Step 2" in panel.view.value and said(panel) == "" and panel.value == 2
+
+    play(world, train.choose_checkpoint(world.base.runs), n_actions, check, works, caplog, monkeypatch)
+
+
+def test_moment(world, n_actions, monkeypatch, caplog):
+    played = ddsp_inspection.Played(
+        0.01, np.full(50, 200.0), np.arange(50) % 2 == 0, np.ones(50), np.ones((50, 3)), np.ones((50, 4)), None
+    )
+    monkeypatch.setattr(ddsp, "spectrum_at", lambda *a: world.work())
+
+    def works(panel):
+        for frame in (3, 5):
+            panel.frame.value = frame
+        assert said(panel) == ""
+
+    play(world, ddsp_views.moment_panel(played, 8000), n_actions, lambda panel: None, works, caplog, monkeypatch)

@@ -1,0 +1,547 @@
+"""Truths about the panels, without a browser: what every click does, that no mistake and no exception vanishes, that
+nothing is computed twice or lost, and that names of files are shown and never interpreted.
+"""
+
+import base64
+import datetime
+import threading
+
+import ipywidgets as W
+import numpy as np
+import pytest
+import soundfile
+import toy
+
+from svclib.conversion import pipeline
+from svclib.conversion import song as songs
+from svclib.conversion.controls import Controls
+from svclib.features.extract import FeatureSettings
+from svclib.models import instrument
+from svclib.models.ddsp import model as ddsp
+from svclib.notebooks import base as widgets
+from svclib.notebooks import control_sliders, convert, first_run, microphone, train
+from svclib.training import api as training
+from svclib.utils import atomic_store, workspace
+from svclib.utils.progress import Cancelled
+
+NASTY = "<img src=x onerror=alert(1)> & 'so\N{MUSICAL NOTE}ng'"
+MODEL = ddsp.DdspSettings(
+    n_harmonics=6, n_noise_bands=5, rnn_channels=8, mlp_channels=8, layers_per_stack=1, fft_sizes=(256, 64)
+)
+STATISTICS = {
+    "n_recordings": 2,
+    "duration_s": 20.0,
+    "f0_midi": {"mean_note": 60.0, "std_note": 2.0, "min_note": 55.0, "max_note": 65.0,
+                "histogram": {"edges_midi": [54.5, 60.5, 66.5], "seconds": [5.0, 5.0]}},
+    "loudness_db": {"mean_note": -20.0, "std_note": 3.0, "min": -80.0, "max": -10.0, "mean": -25.0},
+    "loudness_quantiles_db": [-30.0, -20.0, -10.0],
+    "singers": {},
+    "log_mel": None,
+}
+
+
+def make_instrument(folder, name="small", seed=0):
+    features = FeatureSettings()
+    model = instrument.build_model(MODEL, features, None, seed)
+    return instrument.save(folder / f"{name}.zip", model, features, STATISTICS, created="2026-11-21", name=name)
+
+
+def make_song(path, f0_hz=220.0, seconds=1.2):
+    t = np.arange(int(16000 * seconds)) / 16000
+    soundfile.write(path, 0.3 * sum(np.sin(2 * np.pi * k * f0_hz * t) / k for k in range(1, 9)), 16000)
+    return path
+
+
+@pytest.fixture
+def empty(tmp_path):
+    songs.forget_songs()
+    return workspace.base_folder(base=tmp_path / "home")
+
+
+@pytest.fixture
+def base(empty):
+    make_instrument(empty.instruments)
+    make_song(empty.examples / "a song.wav")
+    return empty
+
+
+def said(panel) -> str:
+    return panel.message.widget.value
+
+
+def outputs(base) -> list[str]:
+    return sorted(p.name for p in base.output.iterdir() if p.suffix != ".json")
+
+
+# ------------------------------------------------------------------------------------------------------- conversion
+
+
+def test_ranges_are_those_of_the_controls(base):
+    panel = convert.convert_panel(base)
+    ranges = {name: (s.min, s.max) for name, s in panel.numbers.items()}
+    assert ranges["mask_threshold"] == (0, 2) and ranges["attenuation_db"] == (0, 50) and ranges["autotune"] == (0, 1)
+    assert ranges["octave_shift"] == (-3, 3) and ranges["loudness_shift_db"] == (-30, 30)
+    assert panel.controls() == Controls() and panel.use_statistics.value and panel.full_output.value
+
+
+def test_nothing_is_computed_before_a_button_is_pressed(base, monkeypatch):
+    monkeypatch.setattr(pipeline, "cached_song", lambda *a, **k: pytest.fail("a song was measured"))
+    monkeypatch.setattr(instrument, "open", lambda *a: pytest.fail("an instrument was opened"))
+    panel = convert.convert_panel(base)
+    panel.song.value = panel.song.options[0][1]
+    assert not panel.job.busy
+
+
+def test_transfer_appends_results_with_their_settings_and_never_overwrites(base):
+    panel = convert.convert_panel(base)
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    panel.numbers["octave_shift"].value = 1
+    panel.full_output.value = False
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    first, second = (r.value for r in panel.results.children)
+    assert first.count("<audio") == 4 and first.count("<img") == 2 and "octave +0" in first
+    assert second.count("<audio") == 1 and second.count("<img") == 0 and "octave +1" in second
+    assert outputs(base) == ["a song - small 2.wav", "a song - small.wav"]
+    assert soundfile.info(base.output / outputs(base)[0]).frames == 19200
+    assert "svclib-done" in said(panel) and not panel.transfer_button.disabled and panel.cancel_button.disabled
+    assert "download=" in second and "Harmonic part" in first and "Noise part" in first
+
+
+def test_changing_one_choice_does_not_recompute_the_other(base, monkeypatch):
+    make_instrument(base.instruments, "other", 1)
+    opened, measured = [], []
+    open_, load = instrument.open, songs.load_song
+    monkeypatch.setattr(instrument, "open", lambda path: opened.append(path.name) or open_(path))
+    monkeypatch.setattr(songs, "load_song", lambda path, *a, **k: measured.append(path.name) or load(path, *a, **k))
+    panel = convert.convert_panel(base)
+    panel.full_output.value = False
+    for choice in (0, 1, 0):
+        panel.instrument.value = panel.instrument.options[choice][1]
+        panel.transfer_button.click()
+        panel.job.wait(60)
+    assert opened == ["other.zip", "small.zip"] and measured == ["a song.wav"]
+    assert len(panel.results.children) == 3
+
+
+def test_empty_folders_and_transfer_before_a_choice_say_what_to_do(empty):
+    panel = convert.convert_panel(empty)
+    assert panel.transfer_button.disabled
+    for press in (panel.transfer_button, panel.suggest_button):
+        press.click()
+        assert "There is no instrument" in said(panel) and "There is no song" in said(panel)
+    assert str(empty.examples) in said(panel) and not panel.job.busy
+    make_instrument(empty.instruments)
+    make_song(empty.examples / "new.wav")
+    panel.refresh_button.click()
+    assert said(panel) == "" and not panel.transfer_button.disabled
+
+
+def test_a_broken_instrument_is_named_and_loads_once_it_is_mended(base):
+    path = base.instruments / "small.zip"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2000] + bytes(2000))
+    panel = convert.convert_panel(base)
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    assert "svclib-error" in said(panel) and "small" in said(panel) and outputs(base) == []
+    path.write_bytes(whole)
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    assert outputs(base) == ["a song - small.wav"]
+
+
+def test_a_song_that_vanished_is_named(base):
+    panel = convert.convert_panel(base)
+    (base.examples / "a song.wav").unlink()
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    assert "svclib-error" in said(panel) and "a song.wav" in said(panel)
+
+
+@pytest.fixture
+def slow(held):
+    return held(pipeline, "convert")
+
+
+def test_many_clicks_are_one_conversion(base, slow):
+    began, go = slow
+    panel = convert.convert_panel(base)
+    panel.full_output.value = False
+    panel.transfer_button.click()
+    assert began.wait(30) and panel.transfer_button.disabled and not panel.cancel_button.disabled
+    for _ in range(20):
+        panel.transfer_button.click()
+    assert "Still working" in said(panel)
+    go.set()
+    panel.job.wait(60)
+    assert len(panel.results.children) == 1 and len(outputs(base)) == 1
+
+
+def test_cancel_stops_and_leaves_no_file(base, slow):
+    began, go = slow
+    panel = convert.convert_panel(base)
+    panel.transfer_button.click()
+    assert began.wait(30)
+    panel.cancel_button.click()
+    go.set()
+    panel.job.wait(60)
+    assert list(base.output.iterdir()) == [] and "cancelled" in said(panel) and panel.results.children == ()
+    assert not panel.transfer_button.disabled
+
+
+def test_a_result_is_labelled_with_what_it_used_although_the_choice_changed(base, slow):
+    began, go = slow
+    make_instrument(base.instruments, "other", 1)
+    panel = convert.convert_panel(base)
+    panel.instrument.value = base.instruments / "small.zip"
+    panel.transfer_button.click()
+    assert began.wait(30)
+    panel.instrument.value = base.instruments / "other.zip"
+    panel.numbers["octave_shift"].value = 3
+    go.set()
+    panel.job.wait(60)
+    result = panel.results.children[0].value
+    assert "sung by small" in result and "octave +0" in result and outputs(base) == ["a song - small.wav"]
+
+
+def test_presets_and_reset_move_every_control(base):
+    panel = convert.convert_panel(base)
+    for name, wanted in pipeline.PRESETS.items():
+        panel.preset.value = name
+        assert panel.controls() == wanted
+    panel.reset_button.click()
+    assert panel.controls() == Controls() and panel.preset.value is None
+
+
+def test_suggestion_says_why_and_is_taken_by_a_button(base):
+    make_song(base.examples / "low.wav", 65.4)  # C2, two octaves below the instrument's mean
+    panel = convert.convert_panel(base)
+    panel.song.value = base.examples / "low.wav"
+    panel.suggest_button.click()
+    panel.job.wait(60)
+    assert panel.numbers["octave_shift"].value == 0 and "octave" in panel.suggestion.value
+    octave = panel.take_buttons.children[0]
+    assert octave.description == "Take octave +2" and octave.button_style == "success"
+    octave.click()
+    assert panel.numbers["octave_shift"].value == 2 and panel.numbers["semitone_shift"].value == 0
+    panel.song.value = base.examples / "a song.wav"
+    assert panel.take_buttons.children == () and panel.suggestion.value == ""
+
+
+def test_a_transfer_far_from_the_suggested_shift_says_so(base):
+    make_song(base.examples / "low.wav", 65.4)  # C2, two octaves below the instrument's mean
+    panel = convert.convert_panel(base)
+    assert panel.song.value == base.examples / "low.wav"  # the newest
+    panel.full_output.value = False
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    assert "Result 1 is below" in said(panel) and "sings the song best at octave +2: press Suggest key" in said(panel)
+    panel.numbers["octave_shift"].value = 2
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    assert "Result 2 is below" in said(panel) and "Suggest key" not in said(panel)
+
+
+def test_every_control_out_of_range_is_held_inside(base):
+    panel = convert.convert_panel(base)
+    for slider in panel.numbers.values():
+        slider.value = 1000
+        assert slider.value == slider.max
+    panel.controls()  # still valid
+
+
+def test_nan_in_a_slider_reaches_no_model(base, monkeypatch):
+    monkeypatch.setattr(pipeline, "convert", lambda *a, **k: pytest.fail("NaN came through"))
+    panel = convert.convert_panel(base)
+    panel.numbers["autotune"].value = float("nan")
+    panel.transfer_button.click()
+    panel.job.wait(30)
+    assert "from 0 to 1" in said(panel) and "svclib-error" in said(panel) and outputs(base) == []
+
+
+BUTTONS = ("transfer_button", "all_button", "suggest_button", "refresh_button", "reset_button", "cancel_button")
+
+
+@pytest.mark.parametrize("press", BUTTONS)
+def test_an_exception_in_any_handler_is_shown_in_the_panel(base, monkeypatch, press):
+    panel = convert.convert_panel(base)
+
+    def bad(*args, **kwargs):
+        raise ZeroDivisionError("a <b>bug</b>")
+
+    monkeypatch.setattr(type(panel.job), "busy", property(bad))
+    knobs = [(control_sliders, "Controls"), (control_sliders, "defaults")]
+    for owner, name in ((instrument, "open"), (instrument, "list_folder"), *knobs):
+        monkeypatch.setattr(owner, name, bad)
+    getattr(panel, press).click()
+    panel.job.wait(30)
+    assert "ZeroDivisionError" in said(panel) and "&lt;b&gt;bug" in said(panel) and "<b>bug" not in said(panel)
+
+
+def test_a_copy_saved_with_its_outputs_says_what_the_panel_needs(base, monkeypatch):
+    """GitHub, mail and a notebook without a kernel show the line; the living panel carries the style that hides it."""
+    shown = []
+    monkeypatch.setattr(widgets, "display", lambda *things, **options: shown.extend(things))
+    monkeypatch.setattr("ipywidgets.widgets.widget.display", widgets.display, raising=False)
+    panel = convert.convert_panel(base)
+    for _ in range(2):
+        panel._ipython_display_()
+    line, bundle = shown[0].data, shown[1]
+    assert "run the notebook from its first cell" in line and "first cell" in bundle["text/plain"]
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.model_id
+    styles = [c.value for c in panel.children if isinstance(c, W.HTML) and "<style>" in c.value]
+    assert styles == [f"<style>#svclib-asleep-{panel.model_id} {{ display: none }}</style>"]
+    assert f'id="svclib-asleep-{panel.model_id}"' in line
+
+
+def test_running_the_cell_twice_leaves_one_living_panel(base):
+    older = convert.convert_panel(base)
+    newer = convert.convert_panel(base)
+    assert older.comm is None and newer.comm is not None
+    assert all(child.comm is None for child in older.children)
+
+
+def test_uploads_are_stored_under_a_free_name_chosen_and_shown_escaped(base):
+    panel = convert.convert_panel(base)
+    data = make_song(base.root / "x.wav").read_bytes()
+    for _ in range(2):
+        upload(panel.upload, f"../{NASTY}.wav", data)
+    stored = sorted(p.name for p in base.examples.iterdir())
+    assert len(stored) == 3 and panel.song.value.parent == base.examples and panel.song.value.name in stored
+    assert not (base.root / "x.wav").samefile(panel.song.value)
+    assert "<img" not in said(panel)
+    panel.full_output.value = True
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    result = panel.results.children[0].value
+    assert "onerror=alert(1)>" not in result and "<img src=x" not in result
+
+
+def upload(widget, name, data):
+    """What the browser does when a file is uploaded."""
+    if widgets.V8:
+        now = datetime.datetime.now(datetime.UTC)
+        item = {"name": name, "type": "audio/wav", "size": len(data), "content": memoryview(data), "last_modified": now}
+        widget.set_trait("value", (item,))
+    else:
+        meta = {"name": name, "type": "audio/wav", "size": len(data), "lastModified": 0}
+        widget.set_trait("value", {name: {"metadata": meta, "content": data}})
+
+
+def test_an_upload_that_is_no_sound_says_so(base):
+    panel = convert.convert_panel(base)
+    upload(panel.upload, "notes.txt", b"no sound")
+    assert "cannot be used" in said(panel)
+
+
+def test_a_recording_becomes_a_song_and_a_failure_a_sentence(base):
+    panel = convert.convert_panel(base)
+    area = panel.record.children[1]
+    wav = make_song(base.root / "r.wav").read_bytes()
+    area.value = "123," + base64.b64encode(wav).decode()
+    assert panel.song.value == base.examples / "recording.wav"
+    assert panel.song.value.read_bytes() == wav and area.value == ""
+    area.value = "error:5:Permission denied"
+    assert "Permission denied" in said(panel) and "Upload" in said(panel)
+    area.value = "7,not base64!"
+    assert "svclib-error" in said(panel)
+
+
+def test_the_record_button_cannot_end_its_own_attribute():
+    face = microphone.recorder(widgets.Message(), lambda data: None).children[0].value
+    handler = face.split('onclick="')[1].split('"')[0]
+    assert handler.rstrip().endswith(")(this)") and "@MAX@" not in handler
+
+
+# ------------------------------------------------------------------------------------------------- what panels share
+
+
+def test_a_users_mistake_is_its_sentence_and_a_bug_keeps_its_details():
+    message = widgets.Message()
+    widgets.guarded(message)(lambda: int("x"))()
+    assert "invalid literal" in message.widget.value and "<details" not in message.widget.value
+    widgets.guarded(message)(lambda: {}["k"])()
+    assert "KeyError" in message.widget.value and "<details" in message.widget.value
+
+
+def test_an_interrupt_in_a_handler_is_said():
+    message = widgets.Message()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert widgets.guarded(message)(interrupted)() is None
+    assert "Interrupted" in message.widget.value
+
+
+def test_progress_shows_fraction_text_and_hides():
+    bar = widgets.Progress()
+    assert bar.widget.layout.display == "none"
+    bar(0.0, "<i>reading</i>")
+    assert bar.widget.layout.display == "" and "&lt;i&gt;reading" in bar.label.value
+    bar(1.0, "done")
+    assert bar.bar.value == 1.0 and "done" in bar.label.value
+
+
+def test_a_job_that_fails_frees_the_panel():
+    message, states = widgets.Message(), []
+    job = widgets.Job(message, states.append)
+
+    def bad():
+        raise ValueError("no good")
+
+    assert job.start(bad)
+    job.wait(10)
+    assert states == [True, False] and not job.busy and "no good" in message.widget.value
+    assert job.start(lambda: None)
+    job.wait(10)
+
+
+def test_work_that_cannot_begin_leaves_the_panel_usable(monkeypatch):
+    states = []
+    job = widgets.Job(widgets.Message(), states.append)
+
+    def no_thread(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as m:
+        m.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            job.start(lambda: None)
+    assert states == [True, False] and not job.busy
+    assert job.start(lambda: None)
+    job.wait(10)
+    assert states[2:] == [True, False]
+
+
+def test_buttons_are_told_what_is_true_at_that_moment():
+    message, told = widgets.Message(), []
+    job = widgets.Job(message, lambda busy: told.append((busy, job.busy)))
+    job.start(job.show)  # folders are read again while it works
+    job.wait(10)
+    job.show()
+    assert told == [(True, True), (True, True), (False, False), (False, False)]
+
+
+def test_a_cancel_that_comes_too_late_does_not_hide_the_last_word():
+    message = widgets.Message()
+    job = widgets.Job(message, lambda busy: None)
+
+    def task():
+        message.say("Result 1 is below.", "done")
+        job.start(lambda: None)
+        job.cancel("Stopping.")
+        assert "Stopping." in message.widget.value
+
+    job.start(task)
+    job.wait(10)
+    assert "Result 1 is below." in message.widget.value
+    job.cancel("Stopping.")
+    assert "Stopping" not in message.widget.value  # nothing runs
+
+
+def test_what_a_person_stopped_is_no_error_and_the_system_speaks_in_sentences(tmp_path):
+    message = widgets.Message()
+    message.fail(Cancelled())
+    assert "svclib-warning" in message.widget.value
+    widgets.guarded(message)((tmp_path / "gone.wav").read_bytes)()
+    assert "gone.wav" in message.widget.value and "no such file" in message.widget.value
+    assert "[Errno" not in message.widget.value and "put it back" in message.widget.value
+
+
+def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
+    panel = convert.convert_panel(base)
+
+    def full(*args):
+        raise atomic_store.StoreError("The disk is full.")
+
+    with monkeypatch.context() as m:
+        m.setattr(atomic_store, "commit_new", full)
+        upload(panel.upload, "b.wav", b"x")
+    assert "The disk is full" in said(panel) and widgets.uploads(panel.upload) == []
+
+
+def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
+    view = train.TrainingView(tmp_path)
+
+    def bad(*args):
+        raise ZeroDivisionError("no picture")
+
+    with monkeypatch.context() as m:
+        m.setattr(training, "curves", bad)
+        view.draw()
+    assert "no picture" in view.message.widget.value
+
+
+def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_path):
+    """The widgets' channels close in the middle of a training; a new view draws the same picture from the log alone."""
+    view = train.TrainingView(tmp_path, curve_every_s=0)
+
+    def watched(status):
+        if status.step >= 10:
+            for widget in (view.bar, view.numbers, view.told, view.curve, view.message.widget):
+                widget.close()
+        view(status)
+
+    result = training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=20, on_progress=watched)
+    assert (result.step, view.bar.value) == (20, 1.0)
+    view.draw()
+    again = train.TrainingView(tmp_path)
+    again.draw()
+    assert list(training.curves(tmp_path)["step"])[-1] == 20
+    assert "data:image/png" in again.curve.value and again.curve.value == view.curve.value
+
+
+def test_a_training_with_a_limit_shows_how_far_it_is_towards_that(monkeypatch):
+    import types
+
+    status = types.SimpleNamespace(step=50, steps=1000, remaining_s=950.0)
+    assert first_run.how_far(status, None, 50.0) == (0.05, 950.0)
+    assert first_run.how_far(status, 1.0, 45.0) == (0.75, 15.0)
+    assert first_run.how_far(status, 1.0, 70.0) == (1.0, 0.0)
+    assert first_run.how_far(status, 60.0, 50.0) == (0.05, 950.0)  # the last step comes first
+    assert first_run.how_far(types.SimpleNamespace(step=0, steps=10, remaining_s=None), 2.0, 30.0) == (0.25, 90.0)
+    clock = iter((100.0, 100.0, 130.0))
+    monkeypatch.setattr(first_run, "elapsed_s", lambda: next(clock))
+    view = train.TrainingView(None, minutes=1.0)
+    for step in (1, 31):
+        told = {"loss": 9.0, "validation_loss": None, "steps_per_s": 1.0, "last_saved_step": None, "message": ""}
+        view(types.SimpleNamespace(step=step, steps=8000, remaining_s=8000.0 - step, last_saved_age_s=None, **told))
+    assert view.bar.value == 0.5 and "time left</div><b>30 s" in view.numbers.value
+
+
+def test_a_run_too_short_for_previews_says_so(tmp_path):
+    calls = iter([False] * 3 + [True] * 99)
+    preset = toy.preset(validate_every_steps=50)
+    training.train(toy.ToyDataset(), tmp_path / "run", preset, cancelled=lambda: next(calls))
+    panel = train.choose_checkpoint(tmp_path / "run")
+    assert "No previews yet" in said(panel) and "choose another" not in said(panel)
+
+
+def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):
+    import types
+
+    fit = types.SimpleNamespace(settings=None)
+    monkeypatch.setattr(training, "fits", lambda settings, preset: None)
+    panel = train.choose_preset(fit, "no_such_preset")
+    assert "no_such_preset" in said(panel)
+    panel.menu.value = "ddsp"
+    assert said(panel) == "" and "100 harmonics" in panel.about.value
+
+
+def test_both_versions_of_uploads_are_read(monkeypatch):
+    class Upload:
+        value = {"a.wav": {"metadata": {"name": "a.wav"}, "content": b"abc"}}
+
+    monkeypatch.setattr(widgets, "V8", False)
+    assert widgets.uploads(Upload) == [("a.wav", b"abc")]
+    monkeypatch.setattr(widgets, "V8", True)
+    Upload.value = ({"name": "a.wav", "content": memoryview(b"abc")},)
+    assert widgets.uploads(Upload) == [("a.wav", b"abc")]
+
+
+def test_hints_reach_sliders_in_both_versions():
+    slider = widgets.tip(W.IntSlider(), "text")
+    assert "text" in (getattr(slider, "tooltip", None), getattr(slider, "description_tooltip", None))

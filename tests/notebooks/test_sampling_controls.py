@@ -1,0 +1,285 @@
+"""Truths about what notebook 03 offers for diffusion instruments, without a browser: controls that appear only where
+they mean something and reach the conversion, many songs in one go, and the table that compares ways to sing."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+from test_diffusion_training import FEATURES, RATE, SETTINGS, STATISTICS, VOCODER
+
+from svclib.analysis import html as page
+from svclib.conversion import ab_compare, batch, pipeline
+from svclib.conversion import song as songs
+from svclib.conversion.controls import PRESETS, Controls, defaults
+from svclib.features import extract
+from svclib.features.extract import FeatureSettings
+from svclib.models import instrument
+from svclib.notebooks import convert as widgets_convert
+from svclib.utils import workspace
+from svclib.utils.progress import Cancelled
+
+
+def make(folder, name, settings, grid=FEATURES, singers=(), seed=0):
+    model = instrument.build_model(settings, grid, STATISTICS, seed)
+    return instrument.save(folder / f"{name}.zip", model, grid, STATISTICS, created="x", name=name, singers=singers)
+
+
+def make_song(path, f0_hz=220.0, seconds=1.3):
+    t = np.arange(int(RATE * seconds)) / RATE
+    soundfile.write(path, 0.3 * sum(np.sin(2 * np.pi * k * f0_hz * t) / k for k in range(1, 9)), RATE)
+    return path
+
+
+@pytest.fixture
+def base(tmp_path):
+    from test_panels import make_instrument
+
+    songs.forget_songs()
+    made = workspace.base_folder(base=tmp_path / "home")
+    make(made.instruments, "duo", SETTINGS, singers=("ann", "bea"))
+    make(made.instruments, "loud", VOCODER)
+    make_instrument(made.instruments, "plain")
+    make_song(made.examples / "a song.wav")
+    return made
+
+
+def pick(panel, base, name):
+    panel.instrument.value = base.instruments / f"{name}.zip"
+    return panel
+
+
+def said(panel):
+    return panel.message.widget.value
+
+
+def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base):
+    panel = widgets_convert.convert_panel(base)
+    assert [label for label, _ in panel.instrument.options] == ["duo.zip", "plain.zip"]
+    pick(panel, base, "plain")
+    assert panel.diffusion.layout.display == "none" and panel.diffusion.options() == {}
+    assert panel.controls() == defaults("ddsp")
+    pick(panel, base, "duo")
+    assert panel.diffusion.layout.display == "" and panel.controls() == defaults("diffusion")
+    assert list(panel.diffusion.singers) == ["ann", "bea"]
+    assert all(m.label == "the instrument's own" for m in (panel.diffusion.sampler, panel.diffusion.vocoder))
+    assert [label for label, _ in panel.diffusion.vocoder.options] == ["the instrument's own", "loud"]
+    panel.preset.value = "Everyday"
+    assert panel.controls() == defaults("diffusion")
+    panel.preset.value = "Quiet pauses"
+    assert panel.controls() == PRESETS["Quiet pauses"]
+    pick(panel, base, "plain")
+    assert panel.controls() == PRESETS["Quiet pauses"]  # moved by the person: it stays
+    panel.reset_button.click()
+    assert panel.controls() == Controls()
+
+
+def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):
+    panel = pick(widgets_convert.convert_panel(base), base, "duo")
+    asked, convert = [], pipeline.convert
+
+    def watch(*args, **options):
+        asked.append(options)
+        return convert(*args, **options)
+
+    monkeypatch.setattr(pipeline, "convert", watch)
+    d = panel.diffusion
+    d.sampler.value, d.steps.value, d.rough.value, d.shallow.value, d.seed.value = "ddim", 5, True, 150, 7
+    d.singers["bea"].value, d.precision.value, d.temperature.value = 0.5, "fp32", 0.7
+    d.vocoder.value = base.instruments / "loud.zip"
+    panel.full_output.value = False
+    panel.transfer_button.click()
+    panel.job.wait(60)
+    assert "svclib-done" in said(panel)
+    chosen = {"sampler": "ddim", "steps": 5, "shallow": 150, "seed": 7, "precision": "fp32", "temperature": 0.7}
+    assert asked[0].items() >= {**chosen, "singer": {"ann": 1.0, "bea": 0.5}}.items()
+    assert asked[0]["vocoder"].name == "loud.zip"
+    shown = panel.results.children[0].value
+    assert "sampler ddim, steps 5, temperature 0.7, shallow 150, precision fp32, singer ann 1 + bea 0.5" in shown
+    panel.reset_button.click()
+    assert not any(d.options()[k] for k in chosen) and d.options()["singer"] == "ann"
+    shown = [menu.label for menu in (d.sampler, d.steps, d.temperature, d.vocoder)]
+    assert shown == ["the instrument's own"] * 4
+
+
+def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
+    make_song(base.examples / "b song.wav", 110.0)
+    soundfile.write(base.examples / "c short.wav", np.zeros(20), RATE)
+    make_song(base.examples / "d song.wav")
+    panel = pick(widgets_convert.convert_panel(base), base, "plain")
+    panel.all_button.click()
+    panel.job.wait(120)
+    made = sorted(p.name for p in base.output.glob("*.wav"))
+    assert made == ["a song - plain.wav", "b song - plain.wav", "d song - plain.wav"]
+    assert "3 of 4 songs were sung" in said(panel) and "c short.wav: " in said(panel) and "warning" in said(panel)
+    octaves = [r.value.split("octave ")[1][:2] for r in panel.results.children]
+    assert octaves == ["+0", "+1", "+0"]  # each in its suggested key
+    assert all(r.value.count("<audio") == 1 for r in panel.results.children)
+
+
+def test_cancelling_many_songs_keeps_what_was_sung(base):
+    opened = instrument.open(base.instruments / "plain.zip")
+    paths = [base.examples / "a song.wav", make_song(base.examples / "b.wav")]
+    sung, told = [], []
+    with pytest.raises(Cancelled):
+        for outcome in batch.convert_songs(
+            opened, paths, base.output, cancelled=lambda: bool(sung), progress=lambda f, text: told.append((f, text))
+        ):
+            sung.append(outcome)
+    assert len(sung) == 1 and sung[0].saved.is_file() and len(list(base.output.glob("*.wav"))) == 1
+    assert [f for f, _ in told] == sorted(f for f, _ in told) and told[-1][0] <= 0.5
+    assert "a song.wav: " in told[0][1]
+
+
+def test_the_table_shows_each_way_with_time_and_metrics(base):
+    panel = widgets_convert.compare_panel(base)
+    entries = {entry.path.stem: entry for _, entry in panel.instruments.options}
+    assert list(entries) == ["duo", "plain"]
+    panel.instruments.value = tuple(entries.values())
+    panel.samplers.value, panel.steps.value = ("ddim", "dpmpp"), (5,)
+    panel.vocoders.value = ("", base.instruments / "loud.zip")
+    panel.seconds.value = 1.0
+    panel.compare_button.click()
+    panel.job.wait(120)
+    assert "5 ways were sung" in said(panel)
+    table = panel.table.value
+    assert table.count("<audio") == 6 and table.count("<tr") == 7
+    labels = ("The song itself", "duo, ddim, 5 steps", "duo, ddim, 5 steps, vocoder loud", "plain")
+    assert all(f">{label}</td>" in table for label in labels)
+    assert "cents" in table and list(base.output.iterdir()) == []
+
+
+def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
+    convert = pick(widgets_convert.convert_panel(base), base, "duo")
+    convert.numbers["octave_shift"].value, convert.numbers["semitone_shift"].value = 1, -2
+    convert.numbers["loudness_shift_db"].value, convert.use_statistics.value = -6.0, False
+    own = convert.diffusion
+    own.sampler.value, own.steps.value, own.rough.value, own.shallow.value, own.seed.value = "ddim", 5, True, 400, 7
+    own.singers["ann"].value, own.singers["bea"].value = 0.25, 0.75
+    panel = widgets_convert.compare_panel(base, convert)
+    assert panel.as_set.value and panel.as_set.layout.display == "" and panel.song.value == convert.song.value
+    panel.instruments.value = tuple(entry for _, entry in panel.instruments.options)
+    panel.starts.value, panel.seconds.value, panel.start.value = ("", ab_compare.PURE_NOISE, 100), 0.5, 0.3
+    panel.compare_button.click()
+    panel.job.wait(120)
+    rows = {row.label: row for row in panel.rows}
+    assert [row.problem for row in panel.rows] == [""] * 5
+    assert list(rows)[1:] == ["duo", "duo, from pure noise", "duo, from a rough guess at 100", "plain"]
+    controls, sampling = convert.controls(), {"sampler": "ddim", "steps": 5, "singer": {"ann": 0.25, "bea": 0.75}}
+    assert (controls.octave_shift, controls.semitone_shift) == (1, -2)
+    loaded = {name: instrument.open(base.instruments / f"{name}.zip") for name in ("duo", "plain")}
+    for label, name, more in (
+        ("duo", "duo", {**sampling, "shallow": 400}), ("duo, from pure noise", "duo", sampling),
+        ("duo, from a rough guess at 100", "duo", {**sampling, "shallow": 100}), ("plain", "plain", {}),
+    ):
+        song = songs.load_song(base.examples / "a song.wav", loaded[name].features)
+        seed = 7 if name == "duo" else 0
+        wanted = pipeline.convert(loaded[name], songs.excerpt(song, 0.3, 0.5), controls, seed, **more)
+        np.testing.assert_array_equal(rows[label].audio, wanted.audio, label)
+    assert "octave shift 1" in panel.table.value and "seed 7" in panel.table.value
+    panel.as_set.value, panel.starts.value, panel.instruments.index = False, ("",), (0,)
+    panel.compare_button.click()
+    panel.job.wait(120)
+    song = songs.load_song(base.examples / "a song.wav", loaded["duo"].features)
+    plain = pipeline.convert(loaded["duo"], songs.excerpt(song, 0.3, 0.5))
+    np.testing.assert_array_equal(panel.rows[1].audio, plain.audio)
+    assert "octave shift" not in panel.table.value
+
+
+def test_singers_of_one_instrument_are_not_asked_of_another(base):
+    make(base.instruments, "solo", SETTINGS, singers=("ann", "bea"), seed=1)
+    convert = pick(widgets_convert.convert_panel(base), base, "duo")
+    convert.diffusion.singers["ann"].value, convert.diffusion.singers["bea"].value = 0.5, 0.5
+    found = convert.options_of([base.instruments / f"{name}.zip" for name in ("duo", "solo", "plain")])
+    duo, solo, plain = found.values()
+    assert duo["singer"] == {"ann": 0.5, "bea": 0.5} and "singer" not in solo and plain == {}
+    assert {**duo, "singer": None} == {**solo, "singer": None}
+
+
+def test_a_clip_is_cut_and_timed(base):
+    listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
+    controls = Controls(use_loudness_statistics=False, attenuation_db=0.0, semitone_shift=3.0)
+    song, row = ab_compare.compare(
+        ab_compare.ways([listing], ("ddim",), (3,)), base.examples / "a song.wav", controls, 0.2, 1.0
+    )
+    assert len(song.audio) == len(row.audio) == round(RATE / FEATURES.hop_samples) * FEATURES.hop_samples
+    assert row.label == "duo, ddim, 3 steps" and row.problem == ""
+    assert row.seconds > 0 and row.seconds_per_second == pytest.approx(row.seconds * RATE / len(row.audio))
+    assert ab_compare.cells(song) == ["\N{EN DASH}"] * 6
+
+
+def test_numbers_of_a_row_against_a_sound_that_is_known(base):
+    """A tone 20 cents above the pitch that was asked and 6 dB below the loudness, silent in the last quarter."""
+    opened = instrument.open(base.instruments / "duo.zip")
+    clip = songs.excerpt(songs.load_song(base.examples / "a song.wav", FEATURES), 0.1, 1.024)
+    made = pipeline.convert(opened, clip, Controls(use_loudness_statistics=False, attenuation_db=0.0))
+    asked = dataclasses.replace(made.adjusted, f0_hz=np.full(64, 261.63, np.float32), voiced=np.ones(64, bool))
+    t = np.arange(64 * 256) / RATE
+    phase = 2 * np.pi * 261.63 * 2 ** (20 / 1200) * t
+    tone = (0.2 * sum(np.sin(k * phase) / k for k in range(1, 9)) * (t < 0.768)).astype(np.float32)
+    loudness = extract.extract(2 * tone, FEATURES).loudness_db
+    row = ab_compare.measured("x", dataclasses.replace(
+        made, audio=tone, adjusted=dataclasses.replace(asked, loudness_db=loudness), seconds=0.5, gain_db=0.0
+    ))
+    assert row.f0_rmse_cents == pytest.approx(20, abs=4)
+    assert row.voicing_f1 == pytest.approx(2 * 48 / (48 + 64), abs=0.03)
+    assert row.loudness_l1_db == pytest.approx(6.02, abs=0.05)
+    assert row.seconds_per_second == pytest.approx(0.5 / 1.024)
+    assert ab_compare.cells(row)[0] == "0.50" and ab_compare.cells(row)[2].endswith(" cents")
+
+
+def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
+    other = FeatureSettings(RATE, 256, mel=dataclasses.replace(FEATURES.mel, fmax_hz=7000.0))
+    wrong = make(base.instruments, "wrong", VOCODER, other)
+    listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
+    asked = ab_compare.ways([listing], (None,), (3,), vocoders=(wrong, None))
+    _, bad, good = ab_compare.compare(asked, base.examples / "a song.wav", seconds=1.0)
+    assert "fmax_hz 7000.0 against 7600.0" in bad.problem and bad.audio is None
+    assert good.problem == "" and good.audio is not None
+    panel = widgets_convert.compare_panel(base)
+    for row in (bad, good):
+        panel.rows.append(row)
+        panel._append(row)
+    assert "fmax_hz 7000.0" in panel.table.value and panel.table.value.count("<audio") == 1
+
+
+def test_a_song_that_vanished_is_listed_with_a_sentence(tmp_path):
+    error = FileNotFoundError(2, "No such file or directory", str(tmp_path / "a.wav"))
+    text = batch.describe([batch.Outcome(tmp_path / "a.wav", error=error)])
+    assert "0 of 1 songs" in text and "a.wav' could not be used" in text and "[Errno" not in text
+
+
+def test_a_folder_that_is_gone_leaves_menus_and_buttons_of_one_mind(base):
+    panel = widgets_convert.compare_panel(base)
+    for path in (*base.instruments.glob("*.zip"), *base.examples.iterdir()):
+        path.unlink()
+    base.examples.rmdir()
+    panel.refresh_button.click()
+    assert "svclib-error" in said(panel)
+    assert panel.compare_button.disabled == (not panel.instruments.options or panel.song.value is None)
+
+
+def test_comparing_can_be_cancelled_and_the_rows_stay(base, monkeypatch):
+    panel = widgets_convert.compare_panel(base)
+    panel.instruments.value = tuple(entry for _, entry in panel.instruments.options)
+    began, go, measured = threading.Event(), threading.Event(), ab_compare.measured
+
+    def slow(*args):
+        began.set()
+        go.wait(30)
+        return measured(*args)
+
+    monkeypatch.setattr(ab_compare, "measured", slow)
+    panel.seconds.value = 0.5
+    panel.compare_button.click()
+    assert began.wait(60) and panel.compare_button.disabled
+    panel.cancel_button.click()
+    go.set()
+    panel.job.wait(60)
+    assert len(panel.rows) == 2 and "cancelled" in said(panel) and not panel.compare_button.disabled
+
+
+def test_a_table_escapes_everything_but_its_players():
+    table = page.table(["a", "b"], [["<b>x</b>", page.small_player(np.zeros(800), 8000, "<i>")]])
+    assert "&lt;b&gt;x" in table and "<b>" not in table and table.count("<audio") == 1 and "<i>" not in table

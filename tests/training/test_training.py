@@ -1,0 +1,391 @@
+"""Training itself: the published schedule, and what a run leaves behind.
+
+Truths: a plain torch loop written out here ends with the same weights; the learning rate and the running mean follow
+their formulas; the held-out loss is the mean of its pieces; TensorBoard's own reader finds the numbers; the sounds read
+back with scipy are the model's; a spoiled batch stops the run at its step; what was asked to stop, stops.
+"""
+
+import copy
+import dataclasses
+import io
+import math
+import time
+
+import numpy as np
+import pytest
+import scipy.io.wavfile
+import torch
+import toy
+
+from svclib.data import dataset
+from svclib.features import extract
+from svclib.models import instrument
+from svclib.models.ddsp import model as ddsp
+from svclib.training import api as training
+from svclib.training import checkpoints, device, run_log, trainer
+from svclib.training.api import TrainingSettings
+from svclib.training.checkpoint_format import TrainingError
+from svclib.utils import atomic_store, config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of 30 steps, with everything its progress callback saw."""
+    folder, seen = tmp_path_factory.mktemp("run"), []
+    result = training.train(toy.ToyDataset(), folder, toy.preset(), steps=30, on_progress=seen.append)
+    return folder, result, seen
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number from 1 to 4096"),
+        ({"learning_rate": 1e9}, "learning_rate is 1000000000.0; expected a number from 1e-08 to 0.1"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"keep_checkpoints": 1}, "keep_checkpoints is 1; expected a whole number from 2"),
+        ({"precision": "fp8"}, "precision is 'fp8'; it has to be one of auto"),
+    ],
+)
+def test_settings_out_of_range(change, said):
+    with pytest.raises(TrainingError) as caught:
+        TrainingSettings(**change)
+    assert said in str(caught.value)
+
+
+def test_published_defaults():
+    s = TrainingSettings()
+    assert (s.learning_rate, s.learning_rate_decay, s.decay_steps, s.clip_norm, s.adam_eps) == (
+        3e-4,
+        0.98,
+        10000,
+        3,
+        1e-7,
+    )
+
+
+# The step -------------------------------------------------------------------------------------------------------------
+
+
+def test_equals_a_plain_loop(tmp_path):
+    """Adam with continuous exponential decay, clipping and running mean, written out once more."""
+    preset, data = toy.preset(learning_rate_decay=0.5, decay_steps=4, clip_norm=0.5, ema_decay=0.5), toy.ToyDataset()
+    training.train(data, tmp_path, preset, steps=6)
+    model = preset.model.build(toy.FEATURES, toy.STATISTICS, seed=0)
+    mean = copy.deepcopy(model.state_dict())
+    adam = torch.optim.Adam(model.parameters(), lr=1.0, eps=1e-7)
+    for step in range(1, 7):
+        entropy = np.random.SeedSequence([0, step, 0]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        adam.param_groups[0]["lr"] = 1e-2 * 0.5 ** ((step - 1) / 4)
+        adam.zero_grad()
+        loss, _ = model.loss(data.batch(0, step, 2, 32), torch.Generator().manual_seed(int(entropy)))
+        loss.backward()
+        norm = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        for p in model.parameters():
+            p.grad *= min(1.0, 0.5 / (float(norm) + 1e-6))
+        adam.step()
+        decay = min(0.5, (1 + step) / (10 + step))
+        mean = {k: decay * mean[k] + (1 - decay) * v for k, v in model.state_dict().items()}
+    found = toy.tensors(tmp_path)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(found[f"model.{name}"], value, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(found[f"ema.{name}"], mean[name], atol=2e-5, rtol=1e-4)
+
+
+def test_seeds_and_sessions_are_independent_of_global_state(tmp_path):
+    torch.manual_seed(1)
+    training.train(toy.ToyDataset(), tmp_path / "a", toy.preset(), steps=3)
+    torch.manual_seed(2)
+    expected = torch.rand(2)
+    torch.manual_seed(2)
+    training.train(toy.ToyDataset(), tmp_path / "b", toy.preset(), steps=3)
+    assert torch.equal(torch.rand(2), expected)
+    training.train(toy.ToyDataset(), tmp_path / "c", toy.preset(), steps=3, seed=1)
+    a, b, c = (toy.losses(tmp_path / n) for n in "abc")
+    assert a == b and a != c
+
+
+def test_loss_falls(run):
+    curves = training.curves(run[0])
+    assert curves["loss"][-5:].mean() < 0.7 * curves["loss"][:5].mean()
+    assert curves["validation_loss"][-1] < curves["validation_loss"][0]
+
+
+def test_a_batch_in_pieces_has_the_same_gradient():
+    model = toy.MODEL.build(toy.FEATURES, None)
+    batch = toy.ToyDataset().batch(0, 1, 5, 32)
+    accelerator = device.accelerator("cpu", "auto")
+    grads = []
+    for size in (5, 2):
+        model.zero_grad()
+        pieces = list(device.pieces(batch, accelerator, size))
+        assert [len(p["audio"]) for p, _, _ in pieces] == ([5] if size == 5 else [2, 2, 1])
+        for piece, _, share in pieces:
+            (_silent_noise(model, piece) * share).backward()
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+def _silent_noise(model, batch):
+    """The amplitude the model asks for, averaged: a loss without random numbers."""
+    return model.controls(batch["f0_hz"], batch["voiced"], batch["loudness_db"]).amplitude.mean()
+
+
+def test_a_gpu_that_is_too_small_gets_smaller_pieces(tmp_path, monkeypatch):
+    whole = ddsp.DdspModel.loss
+
+    def small_memory(self, batch, generator):
+        if len(batch["audio"]) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return whole(self, batch, generator)
+
+    monkeypatch.setattr(ddsp.DdspModel, "loss", small_memory)
+    result = training.train(toy.ToyDataset(), tmp_path, toy.preset(batch_size=5), steps=2)
+    assert (
+        result.step == 2
+        and any("3 at a time" in t for t in result.told)
+        and any("2 at a time" in t for t in result.told)
+    )
+
+
+# Stopping -------------------------------------------------------------------------------------------------------------
+
+
+def test_nan_stops_at_its_step_and_is_never_saved(tmp_path):
+    data = toy.ToyDataset()
+    data.spoiled_step = 8
+    with pytest.raises(TrainingError, match="loss of step 8 is not a finite number.*step 5 is sound.*learning_rate"):
+        training.train(data, tmp_path, toy.preset())
+    kept = training.checkpoints(tmp_path)
+    assert [c.step for c in kept] == [5] and not any(torch.isnan(t).any() for t in toy.tensors(tmp_path).values())
+    assert max(toy.losses(tmp_path)) == 7
+    data.spoiled_step = None
+    assert training.train(data, tmp_path, toy.preset(), steps=9).step == 9
+
+
+def test_minutes(tmp_path):
+    data = toy.ToyDataset()
+    data.pause_s = 0.02
+    result = training.train(data, tmp_path, toy.preset(), steps=10**6, minutes=0.5 / 60)
+    assert result.reason == "minutes" and 1 <= result.step < 200 and "go on" in result.message
+    assert training.checkpoints(tmp_path)[-1].step == result.step
+
+
+def test_cancel(tmp_path):
+    seen = []
+    result = training.train(
+        toy.ToyDataset(), tmp_path, toy.preset(), on_progress=seen.append, cancelled=lambda: len(seen) > 0
+    )
+    assert result.reason == "cancelled" and result.step < 40
+    assert training.checkpoints(tmp_path)[-1].step == result.step
+
+
+def test_checkpoints_by_time(tmp_path):
+    data = toy.ToyDataset()
+    data.pause_s = 0.1
+    preset = toy.preset(save_every_steps=1000, save_every_minutes=0.01, validate_every_steps=1000)
+    training.train(data, tmp_path, preset, steps=12)
+    assert len(training.checkpoints(tmp_path)) >= 2
+
+
+# What it leaves -------------------------------------------------------------------------------------------------------
+
+
+def test_status(run):
+    _, result, seen = run
+    last = seen[-1]
+    assert (last.step, last.steps, last.loss, last.validation_loss) == (30, 30, result.loss, result.validation_loss)
+    assert last.last_saved_step == 30 and 0 <= last.last_saved_age_s < 600 and last.steps_per_s > 0.1
+    assert last.remaining_s == 0.0 and "Finished" in last.message and result.reason == "finished"
+    assert [s.step for s in seen] == sorted(s.step for s in seen)
+
+
+def test_curves(run):
+    curves = training.curves(run[0])
+    assert list(curves["step"]) == list(range(1, 31)) and list(curves["validation_step"]) == [10, 20, 30]
+    assert curves["last"] == curves["loss"][-1] == run[1].loss
+    assert curves["loss_definition"] == {"kind": "ddsp", "fft_sizes": [256, 64], "log_rule": "v1"}
+    np.testing.assert_allclose(curves["parts"]["linear"] + curves["parts"]["log"], curves["loss"], rtol=1e-6)
+    with pytest.raises(ValueError, match="no metrics.jsonl"):
+        training.curves(run[0] / "previews")
+
+
+def test_held_out_loss_and_best(run):
+    model, record = training.load_model(run[0], "last")
+    losses = [float(model.validation_loss(b)) for b in toy.ToyDataset().validation_batches(8, 32)]
+    assert record["metrics"]["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    best, record = training.load_model(run[0], "best")
+    curves = training.curves(run[0])
+    at = curves["validation_loss"].argmin()
+    assert record["step"] == curves["validation_step"][at]
+    assert record["metrics"]["best"] == [record["step"], curves["validation_loss"][at]]
+    assert not best.training and not any(p.requires_grad for p in best.parameters())
+    assert training.load_model(run[0], 25)[1]["step"] == 25
+    with pytest.raises(TrainingError, match="there is none. There are steps 20, 25, 30"):
+        training.load_model(run[0], 7)
+    with pytest.raises(TrainingError, match="say best, last or a step"):
+        training.load_model(run[0], "newest")
+    with pytest.raises(TrainingError, match="no checkpoints; train it first"):
+        training.load_model(run[0] / "previews")
+
+
+def test_previews(run):
+    found = training.previews(run[0])
+    assert [(p.step, p.number) for p in found] == [(s, n) for s in (10, 20, 30) for n in (1, 2, 3)]
+    last = found[-3]
+    rate, samples = scipy.io.wavfile.read(last.path)
+    assert (rate, samples.dtype) == (8000, np.int16)
+    model, _ = training.load_model(run[0], "last")
+    piece = {k: v[:1] for k, v in toy.ToyDataset().validation_batches(8, 32)[0].items()}
+    np.testing.assert_allclose(samples / 32767.0, np.clip(model.reconstruct(piece, 0)[0], -1, 1), atol=1e-4)
+    original = scipy.io.wavfile.read(last.original)[1] / 32767.0
+    np.testing.assert_allclose(original, piece["audio"][0], atol=1e-4)
+    assert last.score == pytest.approx(float(model.validation_loss(piece)), rel=1e-4)
+    assert found[-1].score < found[0].score + 1.0
+
+
+def test_loud_previews_are_limited_not_wrapped():
+    _, samples = scipy.io.wavfile.read(io.BytesIO(run_log.wav_bytes(np.array([1.5, -1.5, 0.5]), 8000)))
+    assert list(samples) == [32767, -32767, 16384]
+
+
+def test_spectrogram_image_shows_a_tone_where_it_is():
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+    image = run_log.spectrogram_image(tone)
+    assert image.dtype == np.uint8 and image.shape[0] == 513
+    assert 512 - image[:, 20].argmax() == pytest.approx(1000 / 16000 * 1024, abs=1)
+    assert not run_log.spectrogram_image(np.zeros(2000)).any()
+
+
+def test_tensorboard_reads_it(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run[0] / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["scalars"]) == {"loss/total", "loss/validation", "steps_per_s"}
+    curves = training.curves(run[0])
+    assert [s.step for s in events.Scalars("loss/total")] == [10, 20, 30]
+    np.testing.assert_allclose(
+        [s.value for s in events.Scalars("loss/validation")], curves["validation_loss"], rtol=1e-6
+    )
+    assert {f"{kind}/{n}" for kind in ("original", "reconstruction") for n in (1, 2, 3)} == set(tags["audio"])
+    assert len(tags["images"]) == 3
+
+
+def test_no_held_out_recordings(tmp_path):
+    data = toy.ToyDataset()
+    data.validation_batches = lambda *_: []
+    result = training.train(data, tmp_path, toy.preset(), steps=12)
+    assert result.validation_loss is None and "No recording is held out" in " ".join(result.told)
+    assert training.load_model(tmp_path, "best")[1]["step"] == 12
+
+
+# Beginnings -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_that_does_not_fit(tmp_path):
+    preset = toy.preset(features=dataclasses.replace(toy.FEATURES, f0_method="pyin"))
+    with pytest.raises(TrainingError, match="f0_method swift there, pyin here. Prepare it"):
+        training.train(toy.ToyDataset(), tmp_path, preset)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_one_bad_number_anywhere_is_seen(value, dtype):
+    """As ``isfinite`` of every element; whole numbers and nothing at all are fine."""
+    for shape, place in (((1,), 0), ((7, 5, 3), 52), ((7, 5, 3), 104), ((70_001,), 69_999)):
+        tensor = torch.full(shape, torch.finfo(dtype).max, dtype=dtype)
+        assert device.is_finite(tensor)
+        tensor.view(-1)[place] = value
+        assert not device.is_finite(tensor) and not bool(torch.isfinite(tensor).all())
+    assert device.is_finite(torch.zeros(0)) and device.is_finite(torch.tensor([2**62]))
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "No GPU" in training.device_sentence() and "Colab" in training.device_sentence()
+    assert device.precision_for("cpu") == "fp32"
+    with pytest.raises(TrainingError, match="cuda was asked for"):
+        device.accelerator("cuda", "auto")
+    with pytest.raises(TrainingError, match="device is 'tpu'"):
+        device.accelerator("tpu", "auto")
+    with pytest.raises(TrainingError, match="fp16 needs a GPU"):
+        device.accelerator("cpu", "fp16")
+    for capability, precision in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
+        assert device.precision_for("cuda") == precision
+
+
+def test_export_and_a_new_run_from_it(run, tmp_path):
+    path = training.export(run[0], tmp_path / "Mia.zip", which=20, created="2026-11-21", licence="CC0")
+    opened = instrument.open(path)
+    assert (opened.name, opened.info["trained_steps"], opened.info["licence"]) == ("Mia", 20, "CC0")
+    expected, _ = training.load_model(run[0], 20)
+    assert all(torch.equal(v, expected.state_dict()[k]) for k, v in opened.model.state_dict().items())
+    folder = training.export(run[0], tmp_path / "folder", name="a/Grün")
+    assert folder.name == "a Grün.zip" and instrument.open(folder).name == "a/Grün"
+    result = training.train(toy.ToyDataset(), tmp_path / "tuned", toy.preset(), steps=1, init=path)
+    untuned = training.train(toy.ToyDataset(), tmp_path / "new", toy.preset(), steps=1)
+    assert result.loss < 0.8 * untuned.loss
+    wider = toy.preset(model=dataclasses.replace(toy.MODEL, n_noise_bands=9))
+    with pytest.raises(TrainingError, match="n_noise_bands 5 there, 9 here"):
+        training.train(toy.ToyDataset(), tmp_path / "wider", wider, steps=1, init=path)
+
+
+def test_history_steps():
+    due = [s for s in range(0, 6000, 10) if checkpoints.history_due(s - 10, s)]
+    assert due == [100, 200, 500, 1000, 2000, 5000]
+
+
+def test_log_forgets_what_was_done_again(tmp_path):
+    log = run_log.Log(tmp_path)
+    for record in [{"event": "start", "step": 0}, *({"step": s, "loss": 1.0} for s in range(1, 9)),
+                   {"event": "resume", "step": 5}, {"step": 6, "loss": 2.0}, {"step": 7, "loss": 2.0}]:
+        log.write(record)
+    log.flush()
+    curves = run_log.curves(tmp_path)
+    assert list(curves["step"]) == [1, 2, 3, 4, 5, 6, 7] and list(curves["loss"]) == [1.0] * 5 + [2.0] * 2
+
+
+def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "RETRY_S", 0.0)
+    real, failures = checkpoints.save, []
+
+    def save(folder, checkpoint, kind, writer):
+        if checkpoint.record["step"] in (5, 6) and kind == "last":
+            failures.append(checkpoint.record["step"])  # at home, then beside it on this machine
+            raise atomic_store.StoreError("No space left while writing 'x' (0 MB are free).")
+        return real(folder, checkpoint, kind, writer)
+
+    monkeypatch.setattr(checkpoints, "save", save)
+    result = training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=8)
+    assert sorted(set(failures)) == [5, 6] and result.step == 8
+    assert result.told == ["No space left while writing 'x' (0 MB are free). Training goes on and tries again; "
+                           "saved so far: nothing yet."] * 2
+    assert [c.step for c in training.checkpoints(tmp_path) if c.kind == "last"] == [7, 8]
+
+
+# With everything real -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ddsp_small", "ddsp_z"])
+def test_presets_train_on_a_real_recording(data_dir, tmp_path, name):
+    """Prepared, trained two steps with the test overlay, exported, opened, sung."""
+    preset = config.load([name, "tiny"])
+    found = dataset.recordings([data_dir / "voices" / "kathleen_sung"])[:3]
+    data = dataset.prepare(found, tmp_path / "data", preset.features)
+    started = time.monotonic()
+    result = training.train(tmp_path / "data", tmp_path / "run", preset, steps=2)
+    assert result.step == 2 and math.isfinite(result.loss) and time.monotonic() - started < 120
+    opened = instrument.open(training.export(tmp_path / "run", tmp_path))
+    assert opened.statistics == data.statistics and opened.info["singers"] == data.singers
+    piece = data.features(0, 0, 200)
+    filled = extract.fill_unvoiced(piece.f0_hz, piece.voiced)
+    sung = opened.model.render(filled, piece.voiced, piece.loudness_db, audio=data.audio(0)[: 200 * 64])
+    assert sung.audio.shape == (200 * preset.features.hop_samples,) and np.isfinite(sung.audio).all()

@@ -1,0 +1,326 @@
+"""Truths about fetching recordings: hostile zips write nothing outside, downloads are checked, a repeat does nothing.
+
+Downloads come from a small web server on this machine; Google Drive is played by a stand-in for gdown.
+"""
+
+import functools
+import hashlib
+import http.server
+import io
+import os
+import stat
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from svclib.audio import io as audio
+from svclib.audio.io import AudioError
+from svclib.notebooks import first_run
+from svclib.utils import download as sources
+from svclib.utils import unzip, workspace
+
+
+def wav_bytes(seed=0):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.random.default_rng(seed).normal(0, 0.1, 8000), 16000, format="WAV")
+    return buffer.getvalue()
+
+
+def make_zip(path, entries, **kwargs):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, **kwargs) as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    return path
+
+
+def everything_under(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A web server on this machine: its folder, its address, and how often it was asked."""
+    folder, asked = tmp_path / "www", []
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+# Folders and zips -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_and_a_file_are_used_where_they_are(tmp_path):
+    song = tmp_path / "song.wav"
+    song.write_bytes(wav_bytes())
+    assert sources.fetch(tmp_path, tmp_path / "into") == tmp_path
+    assert sources.fetch(song, tmp_path / "into") == song
+    assert not (tmp_path / "into").exists()
+    with pytest.raises(AudioError, match="no file or folder"):
+        sources.fetch(tmp_path / "absent", tmp_path / "into")
+
+
+def test_a_zip_is_unpacked_once(tmp_path):
+    names = {"Ana/a b.wav": wav_bytes(), "Ana/ü 🎤.wav": wav_bytes(1), "__MACOSX/._a.wav": b"x", ".DS_Store": b"x"}
+    archive, told = make_zip(tmp_path / "my voice.zip", names), []
+    folder = sources.fetch(archive, tmp_path / "into", lambda fraction, text: told.append(fraction))
+    assert folder == tmp_path / "into" / "my voice" and told[-1] == 1.0
+    assert [p.name for p in audio.find(folder)[0]] == ["a b.wav", "ü 🎤.wav"] and not audio.find(folder)[1]
+    assert (folder / "Ana" / "a b.wav").read_bytes() == wav_bytes()
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    assert sources.fetch(archive, tmp_path / "into") == folder
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_another_zip_of_the_same_name_is_unpacked_beside(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one = make_zip(tmp_path / "a" / "voice.zip", {"x.wav": wav_bytes(), "y.wav": wav_bytes(1)})
+    other = make_zip(tmp_path / "b" / "voice.zip", {"x.wav": wav_bytes(2)})
+    first = sources.fetch(one, tmp_path / "into")
+    (first / "x.wav").write_bytes(b"trimmed by hand")
+    second = sources.fetch(other, tmp_path / "into")
+    assert first.name == "voice" and second.name == f"voice {hashlib.sha256(other.read_bytes()).hexdigest()[:8]}"
+    assert (first / "x.wav").read_bytes() == b"trimmed by hand" and (first / "y.wav").read_bytes() == wav_bytes(1)
+    assert (second / "x.wav").read_bytes() == wav_bytes(2) and [p.name for p in audio.find(second)[0]] == ["x.wav"]
+    assert sources.fetch(one, tmp_path / "into") == first and sources.fetch(other, tmp_path / "into") == second
+    (tmp_path / "own" / "voice").mkdir(parents=True)  # a folder of the person's own
+    (tmp_path / "own" / "voice" / "x.wav").write_bytes(b"mine")
+    assert sources.fetch(one, tmp_path / "own").name != "voice"
+    assert (tmp_path / "own" / "voice" / "x.wav").read_bytes() == b"mine"
+    with pytest.raises(AudioError, match=r"voice.zip is not unpacked over what lies in .*voice: that is not from it"):
+        unzip.unpack(one, tmp_path / "own" / "voice")
+
+
+def test_choices_of_the_notebook_that_contradict_each_other(tmp_path):
+    """A voice that has recordings, and a source to fetch others from; several voices, and one source."""
+    base = workspace.base_folder(base=tmp_path / "home")
+    one = make_zip(tmp_path / "one.zip", {"a.wav": wav_bytes()})
+    other = make_zip(tmp_path / "other.zip", {"a.wav": wav_bytes(1)})
+    name, found, said = first_run.recordings(base, "ana", str(one))
+    assert name == "ana" and len(found) == 1 and "Fetched" in said
+    assert len(first_run.recordings(base, "ana", str(one))[1]) == 1  # run again: nothing more
+    before = everything_under(base.root)
+    with pytest.raises(ValueError, match="'.*ana' has recordings already.*Leave SOURCE empty.*another name into VOICE"):
+        first_run.recordings(base, "ana", str(other))
+    with pytest.raises(ValueError, match="SOURCE is fetched into one voice, but VOICE is 'ana, eva'"):
+        first_run.recordings(base, "ana, eva", str(other))
+    assert everything_under(base.root) == before
+    one.unlink()  # an uploaded file that this session no longer has
+    assert len(first_run.recordings(base, "ana", str(one))[1]) == 1
+
+
+def test_a_voice_of_ones_own_comes_before_the_synthetic_singers_and_others_are_named(tmp_path):
+    """Who played with the demo first and then brought recordings means these."""
+    base = workspace.base_folder(base=tmp_path / "home")
+    for name in ("aria", "bruno", "zoe"):
+        (base.audio / name).mkdir()
+        (base.audio / name / "a.wav").write_bytes(wav_bytes())
+    name, _, said = first_run.recordings(base)
+    assert name == "zoe" and said == "Voice: zoe, 1 files. Write another name into VOICE for aria or bruno."
+    name, _, said = first_run.recordings(base, "bruno")
+    assert name == "bruno" and said == "Voice: bruno, 1 files."
+
+
+def test_the_newest_song_is_the_one_to_begin_with(tmp_path):
+    base = workspace.base_folder(base=tmp_path / "home")
+    for age_s, name in ((0, "new.wav"), (50, "a.wav"), (100, "b.wav")):
+        (base.examples / name).write_bytes(wav_bytes())
+        os.utime(base.examples / name, (1e9 - age_s, 1e9 - age_s))
+    assert [path.name for path in first_run.songs(base)[0]] == ["new.wav", "a.wav", "b.wav"]
+    assert first_run.newest_first([base.examples / "gone.wav", base.examples / "b.wav"])[0].name == "b.wav"
+
+
+@pytest.mark.parametrize("n, finished", [(1, False), (1, True), (2, False), (2, True), (4, True)])
+def test_an_interrupted_unpacking_goes_on(tmp_path, monkeypatch, n, finished):
+    """Ended before or after the n-th file stands in the folder."""
+    archive = make_zip(tmp_path / "v.zip", {f"{i}.wav": wav_bytes(i) for i in range(5)})
+    commit, calls = sources.store.commit_file, []
+
+    def failing(path, write):
+        calls.append(path)
+        made = commit(path, write) if finished else None
+        if len(calls) == n:
+            raise KeyboardInterrupt
+        return made or commit(path, write)
+
+    monkeypatch.setattr(sources.store, "commit_file", failing)
+    with pytest.raises(KeyboardInterrupt):
+        sources.fetch(archive, tmp_path / "into")
+    monkeypatch.setattr(sources.store, "commit_file", commit)
+    folder = sources.fetch(archive, tmp_path / "into")
+    assert folder == tmp_path / "into" / "v" and len(audio.find(folder)[0]) == 5
+
+
+OUTSIDE = [
+    "../evil.wav",
+    "a/../../evil.wav",
+    "/tmp/evil.wav",
+    "..\\evil.wav",
+    "C:\\evil.wav",
+    "C:evil.wav",
+    "\\\\host\\evil",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_an_entry_that_points_outside_refuses_the_whole_zip(tmp_path, name):
+    archive = make_zip(tmp_path / "v.zip", {"good.wav": wav_bytes(), name: b"evil"})
+    with pytest.raises(AudioError, match="v.zip is refused"):
+        sources.fetch(archive, tmp_path / "into")
+    assert everything_under(tmp_path) == ["v.zip"]
+
+
+def test_links_and_devices_are_refused(tmp_path):
+    entry = zipfile.ZipInfo("link.wav")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "v.zip", "w") as file:
+        file.writestr(entry, "/etc/passwd")
+    with pytest.raises(AudioError, match="link or a device"):
+        sources.fetch(tmp_path / "v.zip", tmp_path / "into")
+    assert everything_under(tmp_path) == ["v.zip"]
+
+
+def test_a_size_that_lies_is_refused(tmp_path):
+    archive = make_zip(tmp_path / "v.zip", {"bomb.wav": bytes(3_000_000)})
+    data = archive.read_bytes()
+    small = (1000).to_bytes(4, "little")
+    archive.write_bytes(data.replace((3_000_000).to_bytes(4, "little"), small))
+    with pytest.raises(AudioError):
+        sources.fetch(archive, tmp_path / "into")
+    assert everything_under(tmp_path) == ["v.zip"]
+
+
+def test_damaged_empty_and_no_zip(tmp_path):
+    archive = make_zip(tmp_path / "v.zip", {"a.wav": wav_bytes()})
+    data = bytearray(archive.read_bytes())
+    data[60] ^= 0xFF
+    archive.write_bytes(data)
+    with pytest.raises(AudioError, match="cannot be unpacked"):
+        sources.fetch(archive, tmp_path / "into")
+    archive.write_bytes(data[: len(data) // 2])
+    with pytest.raises(AudioError, match="not a readable zip"):
+        sources.fetch(archive, tmp_path / "into")
+    with pytest.raises(AudioError, match="holds no files"):
+        sources.fetch(make_zip(tmp_path / "e.zip", {}), tmp_path / "into")
+    assert everything_under(tmp_path) == ["e.zip", "v.zip"]
+
+
+def test_names_that_collide_are_kept_apart(tmp_path):
+    entries = {"A.wav": wav_bytes(0), "a.wav": wav_bytes(1), "a?.wav": wav_bytes(2), "x" * 300 + ".wav": wav_bytes(3)}
+    folder = sources.fetch(make_zip(tmp_path / "v.zip", entries), tmp_path / "into")
+    found = audio.find(folder)[0]
+    assert {p.read_bytes() for p in found} == set(entries.values())
+    assert len({p.name.lower() for p in found}) == 4
+
+
+def test_checksum_of_a_zip(tmp_path):
+    archive = make_zip(tmp_path / "v.zip", {"a.wav": wav_bytes()})
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert sources.fetch(archive, tmp_path / "into", sha256=digest.upper()).is_dir()
+    with pytest.raises(AudioError, match="checksum"):
+        sources.fetch(archive, tmp_path / "other", sha256="0" * 64)
+
+
+# The web --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_zip_and_a_file_from_the_web_once(tmp_path, web):
+    folder, address, asked = web
+    make_zip(folder / "my voice.zip", {"a.wav": wav_bytes(), "b.wav": wav_bytes(1)})
+    (folder / "one.wav").write_bytes(wav_bytes(2))
+    told = []
+    got = sources.fetch(f"{address}/my%20voice.zip", tmp_path / "into", lambda fraction, text: told.append(fraction))
+    assert [p.name for p in audio.find(got)[0]] == ["a.wav", "b.wav"] and told and max(told) <= 1.0
+    one = sources.fetch(f"{address}/one.wav", tmp_path / "into")
+    assert [p.name for p in audio.find(one)[0]] == ["one.wav"] and one != got
+    n = len(asked)
+    assert sources.fetch(f"{address}/my%20voice.zip", tmp_path / "into") == got and len(asked) == n
+
+
+def test_checksum_of_a_download(tmp_path, web):
+    folder, address, asked = web
+    (folder / "one.wav").write_bytes(wav_bytes())
+    digest = hashlib.sha256(wav_bytes()).hexdigest()
+    with pytest.raises(AudioError, match="checksum"):
+        sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256="1" * 64)
+    assert not (tmp_path / "into").exists()
+    before = sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256=digest)
+    (folder / "one.wav").write_bytes(wav_bytes(1))  # the address gives another file now
+    digest = hashlib.sha256(wav_bytes(1)).hexdigest()
+    after = sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256=digest)
+    assert (before / "one.wav").read_bytes() == wav_bytes() and (after / "one.wav").read_bytes() == wav_bytes(1)
+    asked.clear()
+    assert sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256=digest) == after and not asked
+    assert sources.fetched(f"{address}/one.wav", tmp_path / "into")
+    assert not sources.fetched(f"{address}/two.wav", tmp_path / "into")
+
+
+def test_pages_failures_and_strange_addresses(tmp_path, web):
+    folder, address, _ = web
+    (folder / "page.zip").write_text("<!DOCTYPE html><html>Too many users have viewed this file</html>")
+    for where, words in [
+        (f"{address}/page.zip", "web page"),
+        (f"{address}/absent.zip", "could not be fetched.*404"),
+        ("http://127.0.0.1:9/x.zip", "could not be fetched"),
+        ("file:///etc/passwd", "not a web address"),
+        ("ftp://127.0.0.1/x.zip", "not a web address"),
+        ("https://", "not a web address"),
+        ("https://drive.google.com/drive/my-drive", "not a share link"),
+    ]:
+        with pytest.raises(AudioError, match=words) as error:
+            sources.fetch(where, tmp_path / "into")
+        assert len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "into").exists()
+
+
+def test_google_drive_links(tmp_path, monkeypatch):
+    import gdown
+
+    calls = []
+
+    def download(id=None, output=None, quiet=False):
+        calls.append(id)
+        make_zip(Path(output) / "voice.zip", {"a.wav": wav_bytes()})
+        return os.fspath(Path(output) / "voice.zip")
+
+    def download_folder(url=None, output=None, quiet=False):
+        calls.append(url)
+        for i in range(2):
+            (Path(output) / "sub").mkdir(exist_ok=True)
+            (Path(output) / "sub" / f"{i}.wav").write_bytes(wav_bytes(i))
+
+    monkeypatch.setattr(gdown, "download", download)
+    monkeypatch.setattr(gdown, "download_folder", download_folder)
+    identity = "1AbCdEfGhIjKlMnOp-_x"
+    got = sources.fetch(f"https://drive.google.com/file/d/{identity}/view?usp=sharing", tmp_path / "into")
+    assert calls == [identity] and [p.name for p in audio.find(got)[0]] == ["a.wav"]
+    sources.fetch(f"https://drive.google.com/open?id={identity}", tmp_path / "into")
+    assert calls == [identity] * 2
+    got = sources.fetch(f"https://drive.google.com/drive/folders/{identity}?usp=sharing", tmp_path / "into")
+    assert [p.name for p in audio.find(got)[0]] == ["0.wav", "1.wav"]
+
+    def refuse(**kwargs):
+        raise RuntimeError("Cannot retrieve the public link of the file.\nmany\nlines")
+
+    monkeypatch.setattr(gdown, "download", refuse)
+    with pytest.raises(AudioError, match="Share it with everybody"):
+        sources.fetch(f"https://drive.google.com/file/d/{identity}x/view", tmp_path / "into")
+
+
+def test_the_real_gdown_takes_what_we_give_it():
+    import inspect
+
+    import gdown
+
+    assert {"id", "output", "quiet"} <= set(inspect.signature(gdown.download).parameters)
+    assert {"url", "output", "quiet"} <= set(inspect.signature(gdown.download_folder).parameters)
