@@ -45,6 +45,7 @@ lab: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 	$(BIN)/pydoclint -q svclib
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --extra-keys "metadata.widgets metadata.language_info metadata.colab" *.ipynb

@@ -125,10 +125,12 @@ def main() -> int:
             for name, model in models.items():
                 made = pipeline.convert(model, song, None, arguments.seed, **walk)
                 heard[name] = (made.audio, made.sample_rate_hz)
-            rows.append({
-                name: metrics.mel_cepstral_distance_db(reference, log_mel(*sound), 24, warped=True)
-                for name, sound in heard.items()
-            })
+            rows.append(
+                {
+                    name: metrics.mel_cepstral_distance_db(reference, log_mel(*sound), 24, warped=True)
+                    for name, sound in heard.items()
+                }
+            )
             print(reader, path.stem, {k: round(v, 2) for k, v in rows[-1].items()}, flush=True)
         table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         draws = np.random.default_rng(0).integers(0, len(rows), (2000, len(rows)))

@@ -84,8 +84,9 @@ class Quantised(bottleneck.Bottleneck):
             for group, (i, x) in enumerate(zip(index, wanted.detach(), strict=True)):
                 n = torch.bincount(i, minlength=VECTORS).float()
                 self.count[group].mul_(FOLLOW).add_(n, alpha=1 - FOLLOW)
-                self.total[group].mul_(FOLLOW).add_(torch.zeros_like(self.total[group]).index_add_(0, i, x),
-                                                    alpha=1 - FOLLOW)
+                self.total[group].mul_(FOLLOW).add_(
+                    torch.zeros_like(self.total[group]).index_add_(0, i, x), alpha=1 - FOLLOW
+                )
                 unused = self.count[group] < 0.03 * len(i) / VECTORS  # begins anew at a code that came by
                 if unused.any():
                     places = torch.linspace(0, len(i) - 1, int(unused.sum())).long()
@@ -105,7 +106,10 @@ class Adversarial(bottleneck.Bottleneck):
     def __init__(self, contract, code_dims=16, **settings):
         super().__init__(contract, code_dims, **settings)
         self.judge = nn.Sequential(
-            nn.Conv1d(code_dims, 128, 5, padding=2), nn.GELU(), nn.Conv1d(128, 128, 5, padding=2), nn.GELU(),
+            nn.Conv1d(code_dims, 128, 5, padding=2),
+            nn.GELU(),
+            nn.Conv1d(128, 128, 5, padding=2),
+            nn.GELU(),
             nn.Conv1d(128, self.n_singers, 1),
         )
 

@@ -156,8 +156,12 @@ def main() -> int:
     asked = {k: getattr(arguments, k) for k in ("sampler", "steps", "shallow", "temperature")}
     sampling = {k: v for k, v in asked.items() if v is not None}
     report = {
-        "instrument": voice.name, "sha256": voice.sha256, "trained_steps": voice.info["trained_steps"],
-        "sampling": sampling, "held_out": held_out, "songs": {},
+        "instrument": voice.name,
+        "sha256": voice.sha256,
+        "trained_steps": voice.info["trained_steps"],
+        "sampling": sampling,
+        "held_out": held_out,
+        "songs": {},
     }
     vocoder = Overheard(vocoding.open(arguments.vocoder or voice.path, fast=not arguments.every_step))
     report["vocoder"] = vocoder.record()
@@ -173,7 +177,9 @@ def main() -> int:
         error = metrics.f0_error_cents(asked.f0_hz, asked.voiced, sung.f0_hz, sung.voiced)
         accuracy = metrics.f0_accuracy(asked.f0_hz, asked.voiced, sung.f0_hz, sung.voiced)
         plain = at_16k(song.audio, voice.features.sample_rate_hz)
-        shifted = librosa.effects.pitch_shift(plain, sr=speaker_similarity.SAMPLE_RATE_HZ, n_steps=shift) if shift else plain
+        shifted = (
+            librosa.effects.pitch_shift(plain, sr=speaker_similarity.SAMPLE_RATE_HZ, n_steps=shift) if shift else plain
+        )
         sounds = {"result": at_16k(made.audio, made.sample_rate_hz), "source": plain, "shifted": shifted}
         sounds["control"] = equalised(shifted, wanted)
         near = {name: speaker_similarity.similarity(x, target)["speaker_similarity"] for name, x in sounds.items()}
@@ -182,13 +188,19 @@ def main() -> int:
             for name, key in (("way", "result"), ("way_of_control", "control"))
         }
         report["songs"][Path(folder).name] = {
-            "shift_semitones": shift, "log_mel_l1": vocoder.log_mel_l1,
+            "shift_semitones": shift,
+            "log_mel_l1": vocoder.log_mel_l1,
             "against_hand": against_hand(arguments.data / folder, sung, shift),
-            "f0_rmse_cents": error["rmse"], "f0_median_cents": error["median_absolute"],
+            "f0_rmse_cents": error["rmse"],
+            "f0_median_cents": error["median_absolute"],
             "f0_correlation": error["correlation"],
-            "raw_pitch_accuracy": accuracy["raw_pitch_accuracy"], "octave_error_rate": accuracy["octave_error_rate"],
-            "voicing_f1": accuracy["voicing_f1"], "speaker_similarity": near, **ways,
-            "seconds": made.seconds, "seconds_of_song": len(song.audio) / voice.features.sample_rate_hz,
+            "raw_pitch_accuracy": accuracy["raw_pitch_accuracy"],
+            "octave_error_rate": accuracy["octave_error_rate"],
+            "voicing_f1": accuracy["voicing_f1"],
+            "speaker_similarity": near,
+            **ways,
+            "seconds": made.seconds,
+            "seconds_of_song": len(song.audio) / voice.features.sample_rate_hz,
         }
         print(json.dumps({folder: report["songs"][Path(folder).name]}, indent=1), flush=True)
     atomic_store.write_json(arguments.out / "converting.json", report)

@@ -45,8 +45,10 @@ def main() -> int:
         spent = time.process_time() - spent
         figures = copysynthesis.summary(rows)
         report[str(where)] = {"vocoder": vocoder.record(), "mean": figures, "recordings": rows}
-        print(f"{vocoder.name} ({vocoder.kind}, {vocoder.sample_rate_hz} Hz), {len(rows)} recordings, "
-              f"{units.duration_text(seconds)}; {spent:.0f} CPU seconds with all measuring")
+        print(
+            f"{vocoder.name} ({vocoder.kind}, {vocoder.sample_rate_hz} Hz), {len(rows)} recordings, "
+            f"{units.duration_text(seconds)}; {spent:.0f} CPU seconds with all measuring"
+        )
         print(copysynthesis.table(figures) + "\n")
     if a.json:
         a.json.write_text(json.dumps(report, indent=1).replace("NaN", "null"), encoding="utf-8")

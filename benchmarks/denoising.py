@@ -48,10 +48,18 @@ def gains(opened, clips: list[dict], count: int, t: int = 25, seed: int = 0, say
                     cleaned = diffwave_uses.denoise(opened.model, x, t, reading, label, seed + i)
                     after.append(noises.si_sdr_db(clip["audio"], cleaned))
                 gain = np.subtract(after, before)
-                rows.append({
-                    "step": t, "kind": kind, "share": share, "reading": reading, "clips": len(picked),
-                    "before_db": float(np.mean(before)), "gain_db": float(gain.mean()), "spread_db": float(gain.std()),
-                })
+                rows.append(
+                    {
+                        "step": t,
+                        "kind": kind,
+                        "share": share,
+                        "reading": reading,
+                        "clips": len(picked),
+                        "before_db": float(np.mean(before)),
+                        "gain_db": float(gain.mean()),
+                        "spread_db": float(gain.std()),
+                    }
+                )
                 row = (f"{t}", kind, f"{share:.0%}", reading, f"{np.mean(before):.1f}", f"{gain.mean():+.1f}")
                 say(f"| {' | '.join(row)} | {gain.std():.1f} |")
     return rows

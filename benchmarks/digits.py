@@ -73,7 +73,11 @@ def made_clips(voice: Instrument, labels: list[str], out: Path, options: argpars
         if not all(p.exists() for p in paths):
             asked = None if labels[i] == UNASKED else labels[i]
             sounds = diffwave_uses.generate(
-                voice.model, n_samples, options.batch, asked, seed=options.seed * 10**6 + i * 10**4 + start,
+                voice.model,
+                n_samples,
+                options.batch,
+                asked,
+                seed=options.seed * 10**6 + i * 10**4 + start,
                 fast=options.fast,
                 progress=lambda f, text, done=done: report((done + min(f, 0.999)) / len(batches), text),
             )
@@ -147,8 +151,11 @@ def main(arguments: list[str] | None = None) -> int:
     if voice.kind != "diffwave" or settings.condition == "mel":
         parser.error(f"{options.model.name} cannot generate: give a DiffWave with labels, or without a condition")
     judge, told = listener(folder, options.out, options.epochs)
-    print(f"listener: {100 * told['test_accuracy']:.1f} % of {told['test_clips']} test clips, "
-          f"{100 * told['train_accuracy']:.1f} % of {told['train_clips']} training clips", flush=True)
+    print(
+        f"listener: {100 * told['test_accuracy']:.1f} % of {told['test_clips']} test clips, "
+        f"{100 * told['train_accuracy']:.1f} % of {told['train_clips']} training clips",
+        flush=True,
+    )
     conditional = settings.condition == "label"
     unknown = sorted(set(settings.labels) - set(judge.settings.labels))
     if unknown or voice.features.sample_rate_hz != judge.settings.sample_rate_hz:
@@ -183,8 +190,14 @@ def main(arguments: list[str] | None = None) -> int:
         print("\nheard as asked: " + ", ".join(f"{k} {v['heard_as_asked']}/{v['clips']}" for k, v in per_label.items()))
     atomic_store.commit_bytes(options.out / "digits.png", picture(made, known["test"]))
     report = {
-        "model": voice.name, "sha256": voice.sha256, "trained_steps": voice.info["trained_steps"], "fast": options.fast,
-        "seed": options.seed, "listener": told, "per_label": per_label, "significance": 0.05,
+        "model": voice.name,
+        "sha256": voice.sha256,
+        "trained_steps": voice.info["trained_steps"],
+        "fast": options.fast,
+        "seed": options.seed,
+        "listener": told,
+        "per_label": per_label,
+        "significance": 0.05,
         "tables": {str(n): {name: _plain(row) for name, row in rows.items()} for n, rows in found.items()},
     }
     atomic_store.write_json(options.out / "digits.json", report)

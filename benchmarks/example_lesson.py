@@ -28,19 +28,27 @@ from svclib.training import api as training
 from svclib.utils import atomic_store, config
 
 SMALL = (
-    "diffusion.DiffusionSettings.channels = 96", "diffusion.DiffusionSettings.n_layers = 6",
+    "diffusion.DiffusionSettings.channels = 96",
+    "diffusion.DiffusionSettings.n_layers = 6",
     "diffusion.DiffusionSettings.condition_dims = 96",
-    "diffusion.DiffusionSettings.content_channels = 64", "diffusion.DiffusionSettings.content_layers = 2",
-    "diffusion.DiffusionSettings.coarse_channels = 96", "diffusion.DiffusionSettings.vocoder_rows = 1",
-    "vocoders.HarmonicSettings.channels = 64", "training.TrainingSettings.batch_size = 8",
+    "diffusion.DiffusionSettings.content_channels = 64",
+    "diffusion.DiffusionSettings.content_layers = 2",
+    "diffusion.DiffusionSettings.coarse_channels = 96",
+    "diffusion.DiffusionSettings.vocoder_rows = 1",
+    "vocoders.HarmonicSettings.channels = 64",
+    "training.TrainingSettings.batch_size = 8",
 )
 SMALL_WAVE = (
-    "diffwave.DiffWaveSettings.labels = ('a', 'e', 'i', 'o', 'u')", "diffwave.DiffWaveSettings.channels = 48",
-    "diffwave.DiffWaveSettings.n_layers = 10", "diffwave.DiffWaveSettings.dilation_cycle = 10",
+    "diffwave.DiffWaveSettings.labels = ('a', 'e', 'i', 'o', 'u')",
+    "diffwave.DiffWaveSettings.channels = 48",
+    "diffwave.DiffWaveSettings.n_layers = 10",
+    "diffwave.DiffWaveSettings.dilation_cycle = 10",
     "diffwave.DiffWaveSettings.squeeze = 4",
     "training.TrainingSettings.segment_s = 0.256",
-    "training.TrainingSettings.learning_rate = 2e-3", "training.TrainingSettings.batch_size = 8",
-    "training.TrainingSettings.learning_rate_decay = 0.3", "training.TrainingSettings.decay_steps = 1000",
+    "training.TrainingSettings.learning_rate = 2e-3",
+    "training.TrainingSettings.batch_size = 8",
+    "training.TrainingSettings.learning_rate_decay = 0.3",
+    "training.TrainingSettings.decay_steps = 1000",
 )
 PITCHES = (62,)
 
@@ -104,8 +112,11 @@ def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
     fast = lesson_wave.six_steps(model, 8192, "a", every_step=False)[0]
     runs = lesson_wave.four(model, a, o, "a")
     facts = {"wave_steps": len(fast.trace), "wave_text": text}
-    return player.group([fast]), facts, {"title": "DiffWave: a sound, a sound without noise, sounds between sounds",
-                                         "group": player.group(runs)}
+    return (
+        player.group([fast]),
+        facts,
+        {"title": "DiffWave: a sound, a sound without noise, sounds between sounds", "group": player.group(runs)},
+    )
 
 
 def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) -> None:
@@ -121,8 +132,16 @@ def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) 
     group, facts, diffwave = wave_pages(instrument.open(wave_zip).model, wave_text)
     song = pipeline.load_song(path, voice.features)
     made = lesson.make(
-        voice, song, 0.1, 4.2, 36, singer="aria", target=("aria sings something else", target.audio, 22050), wave=group,
-        wave_facts=facts, progress=lambda fraction, text: say(f"{fraction:.0%} {text}"),
+        voice,
+        song,
+        0.1,
+        4.2,
+        36,
+        singer="aria",
+        target=("aria sings something else", target.audio, 22050),
+        wave=group,
+        wave_facts=facts,
+        progress=lambda fraction, text: say(f"{fraction:.0%} {text}"),
     )
     stored = {**lesson.data(made), "diffwave": diffwave}
     text = json.dumps(stored, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()

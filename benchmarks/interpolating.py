@@ -87,12 +87,23 @@ def main() -> None:
         for k, share in enumerate(SHARES):
             heard = classifier.listen(ear, [x[k] for x in made], rate)
             places = [between(*x) for x in zip(*(h.features for h in (*heard_ends, heard)), strict=True)]
-            level = [20 * np.log10(rms(x[k]) / np.mean([rms(c["audio"]) for c in p]))
-                     for x, p in zip(made, found, strict=True)]
+            level = [
+                20 * np.log10(rms(x[k]) / np.mean([rms(c["audio"]) for c in p]))
+                for x, p in zip(made, found, strict=True)
+            ]
             along, off = np.mean(places, axis=0)
             right = classifier.accuracy(heard, labels)
-            rows.append({"way": name, "share": share, "clips": len(found), "level_db": float(np.mean(level)),
-                         "heard": right, "second": along, "off": off})
+            rows.append(
+                {
+                    "way": name,
+                    "share": share,
+                    "clips": len(found),
+                    "level_db": float(np.mean(level)),
+                    "heard": right,
+                    "second": along,
+                    "off": off,
+                }
+            )
             print(f"| {name} | {share:g} | {right:.0%} | {np.mean(level):+.1f} | {along:.2f} | {off:.2f} |", flush=True)
     if chosen.json:
         told = {"model": opened.name, "sha256": opened.sha256, "seed": chosen.seed, "step": chosen.step, "rows": rows}

@@ -86,7 +86,8 @@ def main() -> int:
                 found = browsing.cancel_study(page, after_s)
                 print(
                     f"Cancel {after_s:g} s after Run: said after {found['said']:.0f} ms, free after "
-                    f"{found['free']:.0f} ms ({found['text']})", flush=True,
+                    f"{found['free']:.0f} ms ({found['text']})",
+                    flush=True,
                 )
             if arguments.picture:
                 browsing.press(page, "t-study-run")

@@ -60,8 +60,11 @@ def trained(data: Path, out: Path, steps: int) -> None:
             first.append(time.perf_counter() - began)
 
     result = training.train(prepared, out / "run", preset, steps=steps, on_progress=seen)
-    print(f"{minutes:.0f} min of sound ready after {ready:.1f} s, first step after {first[0]:.1f} s, "
-          f"step {result.step} saved", flush=True)
+    print(
+        f"{minutes:.0f} min of sound ready after {ready:.1f} s, first step after {first[0]:.1f} s, "
+        f"step {result.step} saved",
+        flush=True,
+    )
 
 
 def main() -> None:

@@ -72,9 +72,14 @@ def main() -> int:
     voice = instrument.open(path)
     best = next(c for c in training.checkpoints(ended.run) if c.step == voice.info["trained_steps"])
     report = {
-        "preset": arguments.preset, "minutes": arguments.minutes, "threads": torch.get_num_threads(),
-        "steps": ended.step, "best_step": best.step, "held_out_loss_of_windows": best.validation_loss,
-        "held_out_loss_of_phrases": phrase_loss(voice, data), "songs": {},
+        "preset": arguments.preset,
+        "minutes": arguments.minutes,
+        "threads": torch.get_num_threads(),
+        "steps": ended.step,
+        "best_step": best.step,
+        "held_out_loss_of_windows": best.validation_loss,
+        "held_out_loss_of_phrases": phrase_loss(voice, data),
+        "songs": {},
     }
     for folder in SONGS:
         found, _ = audio.find(arguments.data / folder)

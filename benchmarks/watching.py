@@ -39,8 +39,13 @@ def small_model(n_layers: int = 10, channels: int = 128):
     measured = FeatureSettings(sample_rate_hz=22050, hop_samples=256, loudness_n_fft=1024, mel=CONTRACT)
     vocoder = HarmonicSettings(n_harmonics=160, n_noise_bands=65, channels=128)
     settings = DiffusionSettings(
-        channels=channels, n_layers=n_layers, condition_dims=128, coarse_channels=128, coarse_layers=3,
-        content_channels=128, vocoder=vocoder,
+        channels=channels,
+        n_layers=n_layers,
+        condition_dims=128,
+        coarse_channels=128,
+        coarse_layers=3,
+        content_channels=128,
+        vocoder=vocoder,
     )
     return settings.build(measured).eval()
 

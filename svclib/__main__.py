@@ -136,8 +136,12 @@ def parser() -> argparse.ArgumentParser:
     _wave(p, "FILE|DIR", "a file, or a folder for several")
     p.add_argument("--input", metavar="FILE|DIR", action="append", required=True, help="repeat for more")
     p.add_argument("--step", type=_count, metavar="T", default=25, help="where the walk starts (default: %(default)s)")
-    p.add_argument("--reading", choices=("as_is", "scaled"), default="as_is",
-                   help="start from the recording as it is, or scaled and with that step's noise added")
+    p.add_argument(
+        "--reading",
+        choices=("as_is", "scaled"),
+        default="as_is",
+        help="start from the recording as it is, or scaled and with that step's noise added",
+    )
     p.add_argument("--label", metavar="L", help="what is said, for a model with labels")
 
     p = command("interpolate", "sounds between two recordings, by a DiffWave")
@@ -257,8 +261,11 @@ def main(argv: list[str] | None = None) -> int:
             print(sentence, file=sys.stderr)
             return 2
         first = (str(error).strip().splitlines() or [""])[0]
-        print(f"svclib failed ({type(error).__name__}: {first}). This is a fault of the program, not yours; "
-              "please report it with what the same command prints with --debug.", file=sys.stderr)
+        print(
+            f"svclib failed ({type(error).__name__}: {first}). This is a fault of the program, not yours; "
+            "please report it with what the same command prints with --debug.",
+            file=sys.stderr,
+        )
         return 1
 
 

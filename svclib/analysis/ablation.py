@@ -57,7 +57,10 @@ class Probe:
     """
 
     def __init__(
-        self, others: Mapping[str, Callable], keep: int = PROBE_STEPS, clip: float | int | None = 1.0,
+        self,
+        others: Mapping[str, Callable],
+        keep: int = PROBE_STEPS,
+        clip: float | int | None = 1.0,
         keep_bins: bool = True,
     ):
         self.others, self.keep, self.clip, self.keep_bins = dict(others), keep, clip, keep_bins
@@ -147,11 +150,24 @@ class Sung:
 
 
 def sing(
-    model: Any, asked: Stretch, changes: Sequence[Change] = (), method: str | None = None, steps: int | None = None,
-    shallow: int | None = None, seed: int = 0, singer: Mapping[str, int | float] | str | None = None,
-    probe: Sequence[Change] = (), probe_steps: int = PROBE_STEPS, features: bool = True, keep: int | None = None,
-    max_bytes: int = recorder.MAX_BYTES, precision: str = "auto", label: str = "", progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None, watch: Callable[[object, SamplerStep], None] | None = None,
+    model: Any,
+    asked: Stretch,
+    changes: Sequence[Change] = (),
+    method: str | None = None,
+    steps: int | None = None,
+    shallow: int | None = None,
+    seed: int = 0,
+    singer: Mapping[str, int | float] | str | None = None,
+    probe: Sequence[Change] = (),
+    probe_steps: int = PROBE_STEPS,
+    features: bool = True,
+    keep: int | None = None,
+    max_bytes: int = recorder.MAX_BYTES,
+    precision: str = "auto",
+    label: str = "",
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    watch: Callable[[object, SamplerStep], None] | None = None,
 ) -> Sung:
     """Let a diffusion model sing a stretch and keep what happened.
 
@@ -214,16 +230,33 @@ def sing(
     label = label or ", ".join(change.text for change in changes) or "as asked"
     sounding = asked_pitch(asked, changes)
     trace = recorder.capture(
-        model, condition, method, steps, shallow, seed, precision, keep, features and not scaled, max_bytes,
-        {"f0_hz": sounding[0], "voiced": sounding[1], "loudness_db": asked.loudness_db}, label, prepared, step_done,
-        cancelled, blocks=range(model.settings.n_layers),
+        model,
+        condition,
+        method,
+        steps,
+        shallow,
+        seed,
+        precision,
+        keep,
+        features and not scaled,
+        max_bytes,
+        {"f0_hz": sounding[0], "voiced": sounding[1], "loudness_db": asked.loudness_db},
+        label,
+        prepared,
+        step_done,
+        cancelled,
+        blocks=range(model.settings.n_layers),
     )
     return Sung(label, trace, asked, tuple(changes), influence(asking, trace) if others else None, notice)
 
 
 def sing_checkpoints(
-    run: str | Path, training_steps: Sequence[int], song_of: Callable[[object, dict], Stretch],
-    progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, **options,
+    run: str | Path,
+    training_steps: Sequence[int],
+    song_of: Callable[[object, dict], Stretch],
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    **options,
 ) -> list[Sung]:
     """The same stretch from the same noise by several checkpoints of one's own training.
 
@@ -259,8 +292,12 @@ def sing_checkpoints(
 
 
 def hear(
-    model: Any, sung: Sung, positions: Sequence[int] | np.ndarray | None = None, seed: int = 0,
-    progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
+    model: Any,
+    sung: Sung,
+    positions: Sequence[int] | np.ndarray | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> player.Sounds:
     """What the guesses of steps sound like through the model's vocoder, or phase reconstruction where it has none.
 

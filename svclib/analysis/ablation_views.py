@@ -121,8 +121,11 @@ def _decision(wish: Wish) -> View:
 def _influence(wish: Wish) -> View:
     sung, own = wish.run, wish.run.trace
     runs = {
-        label: run.trace for label, run in wish.runs.items()
-        if label != wish.a and np.array_equal(run.trace.t, own.t) and run.trace.result.shape == own.result.shape
+        label: run.trace
+        for label, run in wish.runs.items()
+        if label != wish.a
+        and np.array_equal(run.trace.t, own.t)
+        and run.trace.result.shape == own.result.shape
         and np.array_equal(run.trace.x_t[0], own.x_t[0])
     }
     curves = {f"global: {label} (mean dB)": compare.apart(own, trace).bins_db for label, trace in runs.items()}
@@ -145,8 +148,10 @@ def _influence_bins(wish: Wish) -> View:
     if local is None:
         raise StudyError("No influence was measured in this run; tick it before you press Run.")
     place = int(np.argmin(np.abs(local.index - wish.run.trace.index[min(wish.step, len(wish.run.trace) - 1)])))
-    rows = [[name, int(local.index[place]), float(local.share[name][place]), float(local.mean_db(name)[place])]
-            for name in local.bins_db]
+    rows = [
+        [name, int(local.index[place]), float(local.share[name][place]), float(local.mean_db(name)[place])]
+        for name in local.bins_db
+    ]
     about = "Where the guess moves when a factor is replaced at this very step: brown louder, violet quieter."
     head = ["factor", "call", "share of the noise", "guess moves by (mean dB)"]
     return View(ablation.influence_bins(wish.run.trace, local, place), head, rows, about)
@@ -170,7 +175,8 @@ def _map(wish: Wish) -> View:
     made = projection.joint_map([projection.map_features(trace) for trace in mels.values()])
     rows = [
         [label, int(trace.index[i]), float(trace.t[i]), *map(float, path[i])]
-        for (label, trace), path in zip(mels.items(), made.paths, strict=True) for i in range(len(trace))
+        for (label, trace), path in zip(mels.items(), made.paths, strict=True)
+        for i in range(len(trace))
     ]
     about = "Every dot is one step's guess, averaged over time; the directions are those in which all runs move most."
     return View(ablation.trajectories(mels), ["run", "call", "diffusion time", "first", "second"], rows, about)

@@ -18,8 +18,11 @@ from svclib.analysis.trace import Trace
 from svclib.utils import atomic_store
 
 STATES = {"x0_hat": "the guess", "x_t": "the noisy mel"}
-BANDS_HZ = {"low (below 500 Hz)": (0.0, 500.0), "middle (500 to 3000 Hz)": (500.0, 3000.0),
-            "high (above 3000 Hz)": (3000.0, np.inf)}
+BANDS_HZ = {
+    "low (below 500 Hz)": (0.0, 500.0),
+    "middle (500 to 3000 Hz)": (500.0, 3000.0),
+    "high (above 3000 Hz)": (3000.0, np.inf),
+}
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------

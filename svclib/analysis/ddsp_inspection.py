@@ -115,8 +115,12 @@ def played(instrument, result: pipeline.Conversion, start_s=0.0, seconds=10.0) -
     made = model.controls(row(adjusted.f0_hz), row(adjusted.voiced), row(adjusted.loudness_db), z=z)
     cut = slice(first, last)
     return Played(
-        hop / rate_hz, adjusted.f0_hz[cut], adjusted.voiced[cut], made.amplitude[0, cut].numpy(),
-        made.distribution[0, cut].numpy(), made.noise_magnitudes[0, cut].numpy(),
+        hop / rate_hz,
+        adjusted.f0_hz[cut],
+        adjusted.voiced[cut],
+        made.amplitude[0, cut].numpy(),
+        made.distribution[0, cut].numpy(),
+        made.noise_magnitudes[0, cut].numpy(),
         None if made.z is None else made.z[0, cut].numpy(),
     )
 

@@ -52,7 +52,10 @@ class Stretch:
 
 
 def stretch(
-    song: pipeline.Song, statistics: dict | None, start_s: float | int = 0.0, seconds: float | int = 5.0,
+    song: pipeline.Song,
+    statistics: dict | None,
+    start_s: float | int = 0.0,
+    seconds: float | int = 5.0,
     controls: pipeline.Controls | None = None,
 ) -> Stretch:
     """Cut a stretch out of a measured song, adjusted for an instrument as a conversion would be.
@@ -83,15 +86,21 @@ def stretch(
     if controls is None:
         shift = pipeline.suggest_shift(measured, statistics, "diffusion")
         controls = dataclasses.replace(
-            pipeline.defaults("diffusion"), octave_shift=shift.octaves,
+            pipeline.defaults("diffusion"),
+            octave_shift=shift.octaves,
             semitone_shift=float(shift.shift_semitones - 12 * shift.octaves),
         )
     asked, cut = pipeline.adjust(measured, statistics, controls), slice(first, last)
     return Stretch(
-        song.name, first * hop / rate_hz, np.array(measured.log_mel[cut], np.float32),
-        np.array(measured.f0_hz[cut], np.float32), np.array(measured.voiced[cut], bool),
-        np.array(asked.f0_hz[cut], np.float32), np.array(asked.voiced[cut], bool),
-        np.array(asked.loudness_db[cut], np.float32), song.audio[first * hop : last * hop],
+        song.name,
+        first * hop / rate_hz,
+        np.array(measured.log_mel[cut], np.float32),
+        np.array(measured.f0_hz[cut], np.float32),
+        np.array(measured.voiced[cut], bool),
+        np.array(asked.f0_hz[cut], np.float32),
+        np.array(asked.voiced[cut], bool),
+        np.array(asked.loudness_db[cut], np.float32),
+        song.audio[first * hop : last * hop],
         None if measured.units is None else np.array(measured.units[cut]),
     )
 
@@ -162,7 +171,10 @@ CHOICES = {
 
 
 def chosen(
-    choice: str, other: Stretch | None = None, semitones: float | int = 0, strength: float | int = 1,
+    choice: str,
+    other: Stretch | None = None,
+    semitones: float | int = 0,
+    strength: float | int = 1,
     singer: Mapping[str, int | float] | str | None = None,
 ) -> list[Change]:
     """The change that a choice of ``CHOICES`` stands for, taking what it needs of the rest."""

@@ -119,9 +119,15 @@ def group(runs: Sequence[Run]) -> dict:
     names = list(dict.fromkeys(name for found in curves for name in found if name != "distance to the result"))
     meanings = {name: about for found in curves for name, about in found.items()}
     return {
-        "mels": ends[0].shape[0], "frames": ends[0].shape[1], "kind": first.kind,
-        "frame_s": contract.hop_samples / contract.sample_rate_hz, "range_db": [low, high], "change_db": CHANGE_DB,
-        "mel_hz": np.round(hz, 1).tolist(), "ticks": _ticks(hz), "pitch": _pitch_range(runs),
+        "mels": ends[0].shape[0],
+        "frames": ends[0].shape[1],
+        "kind": first.kind,
+        "frame_s": contract.hop_samples / contract.sample_rate_hz,
+        "range_db": [low, high],
+        "change_db": CHANGE_DB,
+        "mel_hz": np.round(hz, 1).tolist(),
+        "ticks": _ticks(hz),
+        "pitch": _pitch_range(runs),
         "curves": [
             {"name": n, "unit": meanings[n]["unit"], "meaning": meanings[n]["meaning"], "zero": n != "signal to noise"}
             for n in names
@@ -169,9 +175,12 @@ def predicted_bytes(runs: Sequence[Run]) -> int:
         k = min(n, 3 + n // 8)
         probed = [int((j + 0.5) * n / k) for j in range(k)]
         seen = 0 if run.brief else np.mean([len(_packed(_seen(trace, i, low, high))) for i in probed])
-        guesses = [_bytes_of(waveform_images.levels_db(trace, trace.x0_hat[[max(i - 1, 0), i]]), low, high) for i in probed]
-        changes = np.mean([len(_packed(g[1] - g[0])) if i else len(_packed(g[1]))
-                           for i, g in zip(probed, guesses, strict=True)])
+        guesses = [
+            _bytes_of(waveform_images.levels_db(trace, trace.x0_hat[[max(i - 1, 0), i]]), low, high) for i in probed
+        ]
+        changes = np.mean(
+            [len(_packed(g[1] - g[0])) if i else len(_packed(g[1])) for i, g in zip(probed, guesses, strict=True)]
+        )
         total += n * (seen + changes) + n * waveform_images.n_frames(trace) * 2 * bool(run.sung)
         for heard in (run.sounds, run.noisy):
             if heard and heard.audio:
@@ -209,9 +218,10 @@ def _curves(run: Run) -> dict[str, dict]:
             if counts[-1] >= 10:
                 values[i] = metrics.f0_error_cents(asked, on, f0_hz, voiced)["rmse"]
         found["pitch off what was asked"] = {
-            "unit": "cents", "values": values,
+            "unit": "cents",
+            "values": values,
             "meaning": f"root mean square over frames voiced in both, {min(counts)} to {max(counts)} of "
-                       f"{len(asked)} by step; not shown below 10",
+            f"{len(asked)} by step; not shown below 10",
         }
     return found
 
@@ -225,7 +235,10 @@ def _require_same(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.trace.kind != first.kind:
             raise PlayerError(f"'{run.label}' is a trace of another kind than the first; show mels or waveforms.")
-        if waveform_images.contract(run.trace) != waveform_images.contract(first) or run.trace.result.shape != first.result.shape:
+        if (
+            waveform_images.contract(run.trace) != waveform_images.contract(first)
+            or run.trace.result.shape != first.result.shape
+        ):
             raise PlayerError(
                 f"'{run.label or run.trace.info.get('label', '')}' has {run.trace.result.shape} values of "
                 f"another grid than the first run's {first.result.shape}; show runs of the same stretch together."
@@ -272,18 +285,28 @@ def _run_data(run: Run, number: int, low, high, path, values) -> dict:
         peak = max(float(np.abs(trace.result.astype(np.float32)).max()), 1e-3)
         shown = np.concatenate([trace.x0_hat, trace.result[None]])
         wave = {"columns": min(waveform_images.N_COLUMNS, trace.result.shape[-1]), "peak": round(1.25 * peak, 3)}
-        wave |= {"seen": _packed(waveform_images.outline(trace.x_t, 4.0)), "guess": _packed(waveform_images.outline(shown, 1.25 * peak))}
+        wave |= {
+            "seen": _packed(waveform_images.outline(trace.x_t, 4.0)),
+            "guess": _packed(waveform_images.outline(shown, 1.25 * peak)),
+        }
     return {
         "label": run.label or str(info.get("label") or f"run {number + 1}"),
-        "about": ", ".join(filter(None, about)), "notice": str(info.get("notice") or ""),
-        "t": trace.t.tolist(), "alpha": trace.alpha.tolist(), "sigma": trace.sigma.tolist(),
+        "about": ", ".join(filter(None, about)),
+        "notice": str(info.get("notice") or ""),
+        "t": trace.t.tolist(),
+        "alpha": trace.alpha.tolist(),
+        "sigma": trace.sigma.tolist(),
         "snr": np.clip(10 / math.log(10) * trace.log_snr, -100, 100).tolist(),
-        "xt": "" if seen is None else _packed(seen), "wave": wave, "x0": _packed(guesses),
+        "xt": "" if seen is None else _packed(seen),
+        "wave": wave,
+        "x0": _packed(guesses),
         "path": np.round(path, 5).tolist(),
         "values": {name: _finite(v) for name, v in values.items()},
         "ref": None if run.reference_db is None else _packed(_bytes_of(run.reference_db, low, high)),
-        "asked": asked, "sung": [_track(*run.sung[i]) if i in run.sung else None for i in range(len(trace))],
-        "audio": _audio(run.sounds), "sound": "" if run.sounds is None else run.sounds.kind,
+        "asked": asked,
+        "sung": [_track(*run.sung[i]) if i in run.sung else None for i in range(len(trace))],
+        "audio": _audio(run.sounds),
+        "sound": "" if run.sounds is None else run.sounds.kind,
         "quieter": {} if run.sounds is None else {str(i): v for i, v in run.sounds.quieter_db.items()},
         "noisy": _audio(run.noisy),
         "noisy_quieter": {} if run.noisy is None else {str(i): v for i, v in run.noisy.quieter_db.items()},
@@ -307,11 +330,15 @@ def _track(f0_hz, voiced) -> list:
 
 def _pitch_range(runs: Sequence[Run]) -> list | None:
     """Notes that the melody panel shows: what is asked for, with half an octave around it."""
-    tracks = [(r.trace.conditions["f0_hz"], r.trace.conditions.get("voiced", True)) for r in runs
-              if "f0_hz" in r.trace.conditions]
+    tracks = [
+        (r.trace.conditions["f0_hz"], r.trace.conditions.get("voiced", True))
+        for r in runs
+        if "f0_hz" in r.trace.conditions
+    ]
     tracks = tracks or [track for run in runs for track in run.sung.values()]
-    f0_hz = np.concatenate([np.asarray(f)[np.broadcast_to(v, np.shape(f)) & (np.asarray(f) > 0)] for f, v in tracks] or
-                           [np.zeros(0)])
+    f0_hz = np.concatenate(
+        [np.asarray(f)[np.broadcast_to(v, np.shape(f)) & (np.asarray(f) > 0)] for f, v in tracks] or [np.zeros(0)]
+    )
     if not len(f0_hz):
         return None
     notes = 69 + 12 * np.log2(f0_hz / 440)
@@ -342,6 +369,9 @@ def _tap_text(tap: str) -> str:
     if tap == "guess":
         return "each point is one step's guess, averaged over time"
     kind, _, number = tap.partition(" ")
-    meaning = {"step": "the embedding of the diffusion time", "noise": f"the input of layer {number} with the step",
-               "condition": f"the gates of layer {number} with step and condition"}
+    meaning = {
+        "step": "the embedding of the diffusion time",
+        "noise": f"the input of layer {number} with the step",
+        "condition": f"the gates of layer {number} with step and condition",
+    }
     return f"each point is one step: {meaning.get(kind, tap)}, mean and spread over time"

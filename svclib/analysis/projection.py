@@ -125,15 +125,18 @@ def curves(
 
     found = {
         "distance to the result": {
-            "unit": "dB", "values": np.abs(guesses - end).mean(axis=(1, 2)),
+            "unit": "dB",
+            "values": np.abs(guesses - end).mean(axis=(1, 2)),
             "meaning": f"mean absolute difference of log-mels, {frames}, all mels",
         },
         "timbre distance to the result": {
-            "unit": "dB", "values": np.array(cepstral(end)),
+            "unit": "dB",
+            "values": np.array(cepstral(end)),
             "meaning": f"mel-cepstral distance without level, 13 cepstra, no time warping, {frames}",
         },
         "signal to noise": {
-            "unit": "dB", "values": 10 / np.log(10) * np.clip(trace.log_snr, -60, 60),
+            "unit": "dB",
+            "values": 10 / np.log(10) * np.clip(trace.log_snr, -60, 60),
             "meaning": "alpha squared over sigma squared, from the schedule",
         },
     }
@@ -141,7 +144,8 @@ def curves(
         if reference_db.shape != end.shape:
             raise TraceError(f"The reference has shape {reference_db.shape}; the result has {end.shape}.")
         found["distance to the reference"] = {
-            "unit": "dB", "values": np.abs(guesses - reference_db).mean(axis=(1, 2)),
+            "unit": "dB",
+            "values": np.abs(guesses - reference_db).mean(axis=(1, 2)),
             "meaning": f"mean absolute difference of log-mels, {frames}, all mels",
         }
     return found

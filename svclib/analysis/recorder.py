@@ -63,8 +63,12 @@ class Recorder:
         if self.edges is None:
             self._plan(step)
         row = {
-            "index": step.index, "t": step.t, "alpha": step.signal_level, "sigma": step.noise_level,
-            "x_t": _half(step.x_t), "x0_hat": _half(step.x0_hat),
+            "index": step.index,
+            "t": step.t,
+            "alpha": step.signal_level,
+            "sigma": step.noise_level,
+            "x_t": _half(step.x_t),
+            "x0_hat": _half(step.x0_hat),
             "features": {} if self.taps is None else self.taps.take(),
         }
         if len(self.edges) - 1 == self.n_calls:
@@ -97,8 +101,15 @@ class Recorder:
         self.rows.append(self.waiting[chosen])
         self.waiting = []
 
-    def trace(self, result: Tensor, kind: str = "mel", low: Any = None, high: Any = None,
-              conditions: Mapping | None = None, **info) -> Trace:
+    def trace(
+        self,
+        result: Tensor,
+        kind: str = "mel",
+        low: Any = None,
+        high: Any = None,
+        conditions: Mapping | None = None,
+        **info,
+    ) -> Trace:
         """What was kept, with the result of the walk.
 
         Args:
@@ -124,21 +135,38 @@ class Recorder:
         numbers = {name: np.array([row[name] for row in self.rows], float) for name in ("t", "alpha", "sigma")}
         empty = np.zeros(0, np.float32)
         return Trace(
-            kind, **stacked, **numbers, result=_half(result), n_calls=self.n_calls,
+            kind,
+            **stacked,
+            **numbers,
+            result=_half(result),
+            n_calls=self.n_calls,
             index=np.array([row["index"] for row in self.rows], np.int64),
             features=_features([row["features"] for row in self.rows]),
             conditions={name: _numbers(value) for name, value in (conditions or {}).items()},
-            low=empty if low is None else _numbers(low), high=empty if high is None else _numbers(high),
+            low=empty if low is None else _numbers(low),
+            high=empty if high is None else _numbers(high),
             info={**info, "notice": self.notice},
         )
 
 
 def capture(
-    model: Any, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,
-    seed: int = 0, precision: str = "auto", keep: int | None = None, features: bool = True,
-    max_bytes: int = MAX_BYTES, conditions: Mapping | None = None, label: str = "", prepared: Any = None,
-    callback: Callable[[SamplerStep], None] | None = None, cancelled: Callable[[], bool] | None = None,
-    blocks: Sequence[int] | None = None, temperature: int | float | None = None,
+    model: Any,
+    condition: Tensor,
+    method: str | None = None,
+    steps: int | None = None,
+    shallow: int | None = None,
+    seed: int = 0,
+    precision: str = "auto",
+    keep: int | None = None,
+    features: bool = True,
+    max_bytes: int = MAX_BYTES,
+    conditions: Mapping | None = None,
+    label: str = "",
+    prepared: Any = None,
+    callback: Callable[[SamplerStep], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    blocks: Sequence[int] | None = None,
+    temperature: int | float | None = None,
 ) -> Trace:
     """Let a diffusion model sing one song and keep what happened; the song is the same as without.
 
@@ -178,13 +206,29 @@ def capture(
 
     with recorder.listening():
         log_mel = model.sample(
-            condition, method, steps, shallow, seed, precision, callback=watch, cancelled=cancelled, prepared=prepared,
+            condition,
+            method,
+            steps,
+            shallow,
+            seed,
+            precision,
+            callback=watch,
+            cancelled=cancelled,
+            prepared=prepared,
             temperature=temperature,
         )
     return recorder.trace(
-        model.scale(log_mel), low=model.mel_low, high=model.mel_high, conditions=conditions, label=label,
-        method=method or model.settings.sampler, seed=seed, shallow=shallow, mel=model.contract.to_json(),
-        precision=prepared.precision, prediction=model.settings.prediction,
+        model.scale(log_mel),
+        low=model.mel_low,
+        high=model.mel_high,
+        conditions=conditions,
+        label=label,
+        method=method or model.settings.sampler,
+        seed=seed,
+        shallow=shallow,
+        mel=model.contract.to_json(),
+        precision=prepared.precision,
+        prediction=model.settings.prediction,
         condition_dropout=float(model.settings.condition_dropout),
     )
 
@@ -209,14 +253,18 @@ class _Taps:
         for i in self.blocks:
             block, seen = self.denoiser.stack.blocks[i], {}
             add(block.register_forward_pre_hook(lambda _, args, seen=seen: seen.update(x=args[0])))
-            add(block.step.register_forward_hook(
-                lambda _, args, out, i=i, seen=seen: self._pool(f"noise {i + 1}", seen.pop("x"), out[0])
-            ))
+            add(
+                block.step.register_forward_hook(
+                    lambda _, args, out, i=i, seen=seen: self._pool(f"noise {i + 1}", seen.pop("x"), out[0])
+                )
+            )
             add(block.dilated.register_forward_hook(lambda _, args, out, seen=seen: seen.update(y=out)))
             # The block adds the condition to what the convolution put out, in place; here it has just done so.
-            add(block.out.register_forward_pre_hook(
-                lambda _, args, i=i, seen=seen: self._pool(f"condition {i + 1}", seen.pop("y"))
-            ))
+            add(
+                block.out.register_forward_pre_hook(
+                    lambda _, args, i=i, seen=seen: self._pool(f"condition {i + 1}", seen.pop("y"))
+                )
+            )
         return self
 
     def __exit__(self, *_):

@@ -33,7 +33,9 @@ class Sounds:
 
 
 def sounds(
-    trace: Trace, vocode: Callable[[np.ndarray], np.ndarray], steps: Sequence[int] | np.ndarray | None = None,
+    trace: Trace,
+    vocode: Callable[[np.ndarray], np.ndarray],
+    steps: Sequence[int] | np.ndarray | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> Sounds:
     """Make the guesses of steps audible with one gain for all.

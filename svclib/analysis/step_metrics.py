@@ -62,14 +62,20 @@ def mel_metrics(trace: Trace, reference_db: np.ndarray | None = None) -> list[Me
         metrics.mel_cepstral_distance_db(end, guess.T * _NEPER, warped=True) for guess in trace.level_db(trace.x0_hat)
     ]
     meaning = f"mel-cepstral distance without level, 13 cepstra, along the path of time warping, {frames} frames"
-    found.append(Metric("warped timbre distance to the result", "dB", meaning, "this run's result", places,
-                        np.array(warped), count))
+    found.append(
+        Metric(
+            "warped timbre distance to the result", "dB", meaning, "this run's result", places, np.array(warped), count
+        )
+    )
     return found
 
 
 def heard_metrics(
-    trace: Trace, sounds: Mapping[int, np.ndarray], settings: extract.FeatureSettings,
-    source: np.ndarray | None = None, progress: Progress | None = None,
+    trace: Trace,
+    sounds: Mapping[int, np.ndarray],
+    settings: extract.FeatureSettings,
+    source: np.ndarray | None = None,
+    progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Metric]:
     """Metrics of what steps sound like, against what was asked: pitch, voicing, loudness; likeness to the source.
@@ -119,12 +125,18 @@ def heard_metrics(
 HEARD = {
     "F0 error": ("cents", "root mean square over frames voiced in both", "the F0 asked for"),
     "F0 error, offset removed": (
-        "cents", "root mean square about its own median, over frames voiced in both", "the F0 asked for"),
+        "cents",
+        "root mean square about its own median, over frames voiced in both",
+        "the F0 asked for",
+    ),
     "F0 correlation": ("-1 to 1", "Pearson, of log F0, over frames voiced in both", "the F0 asked for"),
     "voicing F1": ("0 to 1", "harmonic mean of precision and recall, all frames", "the voicing asked for"),
     "loudness correlation": ("-1 to 1", "Pearson, of dB, over frames asked above -60 dB", "the loudness asked for"),
     "speaker similarity": (
-        "0 to 1", "cosine of GE2E speaker encodings, 5 s windows of sound without pauses", "the source singer"),
+        "0 to 1",
+        "cosine of GE2E speaker encodings, 5 s windows of sound without pauses",
+        "the source singer",
+    ),
 }
 
 
@@ -136,8 +148,11 @@ def _against(asked_hz, asked, asked_db, heard) -> dict[str, tuple[float, int]]:
         pitch = metrics.f0_error_cents(asked_hz, asked, heard.f0_hz, heard.voiced)
         moved_hz = (heard.f0_hz * 2.0 ** (-pitch["median"] / 1200)).astype(heard.f0_hz.dtype)
         centred = metrics.f0_error_cents(asked_hz, asked, moved_hz, heard.voiced)
-        found |= {"F0 error": (pitch["rmse"], n), "F0 error, offset removed": (centred["rmse"], n),
-                  "F0 correlation": (pitch["correlation"], n)}
+        found |= {
+            "F0 error": (pitch["rmse"], n),
+            "F0 error, offset removed": (centred["rmse"], n),
+            "F0 correlation": (pitch["correlation"], n),
+        }
     accuracy = metrics.f0_accuracy(asked_hz, asked, heard.f0_hz, heard.voiced)
     found["voicing F1"] = (accuracy["voicing_f1"], len(asked))
     loud = asked_db > -60.0
@@ -168,7 +183,9 @@ def _likeness(print_of, samples, settings) -> dict:
 
 
 def _at_speaker_rate(samples, rate_hz: int) -> np.ndarray:
-    return audio.resample(np.asarray(samples, np.float32), rate_hz, speaker_similarity.SAMPLE_RATE_HZ).astype(np.float32)
+    return audio.resample(np.asarray(samples, np.float32), rate_hz, speaker_similarity.SAMPLE_RATE_HZ).astype(
+        np.float32
+    )
 
 
 def metric_table(trace: Trace, found: Sequence[Metric]) -> tuple[list[str], list[list]]:

@@ -195,8 +195,12 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Trace:
             raise TraceError(f"it holds {name[:60]!r}, which no trace has.")
         groups[group][rest] = value
     return Trace(
-        head["kind"], n_calls=head["n_calls"], info=head["info"], features=groups["feature"],
-        conditions=groups["condition"], **fixed,
+        head["kind"],
+        n_calls=head["n_calls"],
+        info=head["info"],
+        features=groups["feature"],
+        conditions=groups["condition"],
+        **fixed,
     )
 
 

@@ -26,8 +26,13 @@ def magnitudes(
     import librosa
 
     filters = librosa.filters.mel(
-        sr=contract.sample_rate_hz, n_fft=contract.n_fft, n_mels=contract.n_mels, fmin=contract.fmin_hz,
-        fmax=contract.fmax_hz, htk=contract.scale == "htk", norm=contract.norm,
+        sr=contract.sample_rate_hz,
+        n_fft=contract.n_fft,
+        n_mels=contract.n_mels,
+        fmin=contract.fmin_hz,
+        fmax=contract.fmax_hz,
+        htk=contract.scale == "htk",
+        norm=contract.norm,
     ).astype(np.float32)
     basis = torch.from_numpy(filters).to(log_mel)
     base = math.log(10.0) if contract.log_base == "10" else 1.0

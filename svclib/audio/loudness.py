@@ -52,9 +52,12 @@ def a_weighting_db(f_hz):
     with np.errstate(divide="ignore"):
         log = math.log10
         weight = 2.0 + 20.0 * (
-            2.0 * log(12194.217) + 2.0 * np.log10(squared)
-            - np.log10(squared + 12194.217**2) - np.log10(squared + 20.598997**2)
-            - 0.5 * np.log10(squared + 107.65265**2) - 0.5 * np.log10(squared + 737.86223**2)
+            2.0 * log(12194.217)
+            + 2.0 * np.log10(squared)
+            - np.log10(squared + 12194.217**2)
+            - np.log10(squared + 20.598997**2)
+            - 0.5 * np.log10(squared + 107.65265**2)
+            - 0.5 * np.log10(squared + 737.86223**2)
         )
     return np.maximum(weight, -80.0)
 

@@ -243,7 +243,15 @@ def sweep(a) -> int:
     shown = TrainingProgress(a.minutes)
     try:
         cells = sweeping.run(
-            a.dataset, a.runs, a.config, grid, a.set, a.steps, a.minutes, a.seed, a.device,
+            a.dataset,
+            a.runs,
+            a.config,
+            grid,
+            a.set,
+            a.steps,
+            a.minutes,
+            a.seed,
+            a.device,
             on_progress=lambda name, status: shown(status, f"{name}: "),
         )
     finally:
@@ -295,8 +303,14 @@ def _about_instrument(path: Path) -> tuple[str, dict]:
 
     made = instrument.open(path)
     value = {
-        "what": "instrument", "name": made.name, "kind": made.kind, "sha256": made.sha256, "info": made.info,
-        "features": to_dict(made.features), "model": to_dict(made.model.settings), "statistics": made.statistics,
+        "what": "instrument",
+        "name": made.name,
+        "kind": made.kind,
+        "sha256": made.sha256,
+        "info": made.info,
+        "features": to_dict(made.features),
+        "model": to_dict(made.model.settings),
+        "statistics": made.statistics,
     }
     return instrument.describe(made), value
 
@@ -325,8 +339,14 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 
     made = dataset.Dataset.open(path)
     value = {
-        "what": "dataset", "features": made.settings.to_json(), "recordings": made.recordings, "singers": made.singers,
-        "labels": made.labels, "statistics": made.statistics, "fingerprint": made.fingerprint, "skipped": made.skipped,
+        "what": "dataset",
+        "features": made.settings.to_json(),
+        "recordings": made.recordings,
+        "singers": made.singers,
+        "labels": made.labels,
+        "statistics": made.statistics,
+        "fingerprint": made.fingerprint,
+        "skipped": made.skipped,
         "duplicates": made.duplicates,
     }
     return f"{path}: a dataset\n{dataset.describe(made)}", value

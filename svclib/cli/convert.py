@@ -12,9 +12,7 @@ def convert(a) -> int:
     from svclib.models import instrument
     from svclib.models.vocoders import auto as vocoding
 
-    songs = [
-        found for given in a.input for found in (pipeline.find_songs(given) if Path(given).is_dir() else [given])
-    ]
+    songs = [found for given in a.input for found in (pipeline.find_songs(given) if Path(given).is_dir() else [given])]
     out = Path(a.out)
     as_file = out.suffix.lower().lstrip(".") in pipeline.FORMATS and not out.is_dir()
     if as_file and len(songs) > 1:
@@ -29,10 +27,23 @@ def convert(a) -> int:
     outcomes = []
     with Progress(Path(songs[0]).name if len(songs) == 1 else f"{len(songs)} songs") as progress:
         for outcome in batch.convert_songs(
-            opened, songs, folder, lambda song: _controls(a, song, opened), form=form, name=name, f0_method=a.f0,
-            progress=progress, seed=a.seed, keep_rate=a.keep_rate, sampler=a.sampler, steps=a.steps, shallow=a.shallow,
+            opened,
+            songs,
+            folder,
+            lambda song: _controls(a, song, opened),
+            form=form,
+            name=name,
+            f0_method=a.f0,
+            progress=progress,
+            seed=a.seed,
+            keep_rate=a.keep_rate,
+            sampler=a.sampler,
+            steps=a.steps,
+            shallow=a.shallow,
             temperature=a.temperature,
-            singer=mix, precision=a.precision, vocoder=vocoder,
+            singer=mix,
+            precision=a.precision,
+            vocoder=vocoder,
         ):
             if outcome.error is not None and len(songs) == 1:
                 raise outcome.error

@@ -212,7 +212,11 @@ def _export(journey, stage, run_folder, voice, synthetic) -> Path:
 
 
 def _convert(journey, stage, data, run_folder, instrument_path, song_path, seed) -> tuple[Path, Path]:
-    key = {"instrument": atomic_store.sha256_file(instrument_path), "song": atomic_store.sha256_file(song_path), "seed": seed}
+    key = {
+        "instrument": atomic_store.sha256_file(instrument_path),
+        "song": atomic_store.sha256_file(song_path),
+        "seed": seed,
+    }
     noted = journey.done("conversion", {**key, "page": PAGE_VERSION})
     if noted:
         stage.reused, stage.text = True, noted["text"]
@@ -225,7 +229,9 @@ def _convert(journey, stage, data, run_folder, instrument_path, song_path, seed)
     shift = pipeline.suggest_shift(song.features, opened.statistics)
     made = pipeline.convert(opened, song, pipeline.Controls(octave_shift=shift.octaves), seed)
     converted = pipeline.save(made, journey.base.output)
-    html = demo_report.build(opened, made, run_folder, shift.text, journey.seconds, _truth(song_path, shift.octaves, seed))
+    html = demo_report.build(
+        opened, made, run_folder, shift.text, journey.seconds, _truth(song_path, shift.octaves, seed)
+    )
     page = atomic_store.commit_bytes(journey.base.root / "index.html", html.encode())
     stage.text = f"{converted.name} and {page.name}"
     journey.note("conversion", {**key, "page": PAGE_VERSION}, [page, converted], text=stage.text)
@@ -243,7 +249,10 @@ def _truth(song_path: Path, octaves: int, seed: int) -> singers.Sung | None:
 def _result(journey, page, data, run_folder, instrument_path, converted) -> Result:
     total = sum(journey.seconds.values())
     rows = [
-        ("dataset", data), ("training", run_folder), ("instrument", instrument_path), ("converted song", converted),
+        ("dataset", data),
+        ("training", run_folder),
+        ("instrument", instrument_path),
+        ("converted song", converted),
         ("listen and look", page),
     ]
     lines = [

@@ -93,13 +93,20 @@ def build(
     parts = [
         f"<h1>{page.text(song.name)}, sung by {name}</h1>",
         page.notice(f"{instrument.info['consent']} The result is a synthetic voice: say so where you play it."),
-        "<h2>Listen</h2>", page.flow(*players),
+        "<h2>Listen</h2>",
+        page.flow(*players),
         f"<p>{page.text(shift_text)}</p>",
-        "<h2>Look</h2>", page.picture(comparison, "spectrograms with the fundamental frequency of the original"),
-        "<h2>How close it is to what was asked</h2>", _numbers(numbers),
+        "<h2>Look</h2>",
+        page.picture(comparison, "spectrograms with the fundamental frequency of the original"),
+        "<h2>How close it is to what was asked</h2>",
+        _numbers(numbers),
         page.picture(asked, "loudness, pitch, confidence and note-on ratio of the song and what was asked"),
-        "<h2>How it learned</h2>", page.picture(loss, "loss over training steps"), _learning(curves), _previews(run),
-        "<h2>What took how long</h2>", page.table(["stage", ">seconds"], [[k, f"{v:.1f}"] for k, v in seconds.items()]),
+        "<h2>How it learned</h2>",
+        page.picture(loss, "loss over training steps"),
+        _learning(curves),
+        _previews(run),
+        "<h2>What took how long</h2>",
+        page.table(["stage", ">seconds"], [[k, f"{v:.1f}"] for k, v in seconds.items()]),
         *(page.notice(w, "warning") for w in made.warnings),
         f"<p style='opacity:.7'>{page.text(made.settings_text)}<br>svclib {__version__}</p>",
     ]
@@ -117,20 +124,24 @@ def _numbers(numbers: dict) -> str:
 
     rows = [
         [
-            "Right notes", shown("raw_pitch_accuracy", lambda x: f"{100 * x:.1f} %"),
+            "Right notes",
+            shown("raw_pitch_accuracy", lambda x: f"{100 * x:.1f} %"),
             "share of sung moments whose pitch, measured in the result, is within a quarter tone of what was asked; "
             "100 % is perfect, 95 % is good",
         ],
         [
-            "Pitch error", shown("f0_error_cents", lambda x: f"{x:.1f} cents"),
+            "Pitch error",
+            shown("f0_error_cents", lambda x: f"{x:.1f} cents"),
             "typical distance; 100 cents are a semitone, below about 5 nobody hears it",
         ],
         [
-            "Sung and unsung", shown("voicing_f1", lambda x: f"{100 * x:.1f} %"),
+            "Sung and unsung",
+            shown("voicing_f1", lambda x: f"{100 * x:.1f} %"),
             "agreement on where there is a pitch at all",
         ],
         [
-            "Loudness error", shown("loudness_l1_db", lambda x: f"{x:.1f} dB"),
+            "Loudness error",
+            shown("loudness_l1_db", lambda x: f"{x:.1f} dB"),
             "mean distance between the loudness that was asked for and the one that came out; below 3 dB is good",
         ],
     ]

@@ -26,8 +26,10 @@ def vocode(a) -> int:
     comment = f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"
     written = audio.write(out, sound, vocoder.sample_rate_hz, {"comment": comment}, new_name=True)
     warn_renamed(out, written.path)
-    print(f"{written.path}\n{song.name} sung again by the {vocoder.kind} vocoder '{vocoder.name}' "
-          f"({vocoder.sample_rate_hz} Hz, seed {a.seed})")
+    print(
+        f"{written.path}\n{song.name} sung again by the {vocoder.kind} vocoder '{vocoder.name}' "
+        f"({vocoder.sample_rate_hz} Hz, seed {a.seed})"
+    )
     return 0
 
 
@@ -59,7 +61,9 @@ def denoise(a) -> int:
     opened = diffwave_files.open_model(a.model)
     folder, name = (out.parent, out.name) if as_file else (out, None)
     with Progress("denoising") as progress:
-        made = diffwave_files.denoise(opened, inputs, folder, a.step, a.reading, a.label, a.seed, name, progress=progress)
+        made = diffwave_files.denoise(
+            opened, inputs, folder, a.step, a.reading, a.label, a.seed, name, progress=progress
+        )
     if as_file:
         warn_renamed(out, made[0])
     return _told(made)

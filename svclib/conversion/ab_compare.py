@@ -152,7 +152,11 @@ def compare(
             if way.shallow == PURE_NOISE:
                 own["shallow"] = None
             made = pipeline.convert(
-                singer, clip, controls, progress=lambda f, t: report(0.3 + 0.6 * f, t), cancelled=cancelled,
+                singer,
+                clip,
+                controls,
+                progress=lambda f, t: report(0.3 + 0.6 * f, t),
+                cancelled=cancelled,
                 **{"seed": seed, **(options or {}).get(way.instrument, {}), **own},
             )
             report(0.9, "measuring")
@@ -203,7 +207,11 @@ def _plain(value) -> str:
 def cells(row: Row) -> list[str]:
     """The numbers of a row as text, in the order of ``HEADINGS`` from the third on; a dash where there is none."""
     numbers = (
-        (row.seconds, "{:.2f}"), (row.seconds_per_second, "{:.3f}"), (row.f0_rmse_cents, "{:.0f} cents"),
-        (row.f0_correlation, "{:.3f}"), (row.voicing_f1, "{:.3f}"), (row.loudness_l1_db, "{:.1f} dB"),
+        (row.seconds, "{:.2f}"),
+        (row.seconds_per_second, "{:.3f}"),
+        (row.f0_rmse_cents, "{:.0f} cents"),
+        (row.f0_correlation, "{:.3f}"),
+        (row.voicing_f1, "{:.3f}"),
+        (row.loudness_l1_db, "{:.1f} dB"),
     )
     return ["\N{EN DASH}" if math.isnan(value) else form.format(value) for value, form in numbers]

@@ -47,8 +47,14 @@ def open_model(path: str | Path) -> Instrument:
 
 
 def generate(
-    opened: Instrument, folder: str | Path, count: int = 1, labels: Sequence[str | None] = (None,), seed: int = 0,
-    seconds: float | None = None, fast: bool = False, progress: Progress | None = None,
+    opened: Instrument,
+    folder: str | Path,
+    count: int = 1,
+    labels: Sequence[str | None] = (None,),
+    seed: int = 0,
+    seconds: float | None = None,
+    fast: bool = False,
+    progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
     """``count`` sounds of every label as ``7_003_seed12.wav``: label, number, and the seed that makes it again alone.
@@ -95,8 +101,15 @@ def generate(
 
 
 def denoise(
-    opened: Instrument, inputs: Sequence[str | Path], folder: str | Path, t: int = 25, reading: str = "as_is",
-    label: str | None = None, seed: int = 0, name: str | None = None, progress: Progress | None = None,
+    opened: Instrument,
+    inputs: Sequence[str | Path],
+    folder: str | Path,
+    t: int = 25,
+    reading: str = "as_is",
+    label: str | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
     """Recordings, denoised, as ``<recording> denoised.wav``; ``name`` (with an ending) names the only one otherwise.
@@ -128,16 +141,22 @@ def denoise(
 
     def made(path: Path, report) -> np.ndarray:
         recording = audio.read(path, opened.features.sample_rate_hz).samples
-        return diffwave_uses.denoise(
-            model, recording, t, reading, label, seed, progress=report, cancelled=cancelled
-        )
+        return diffwave_uses.denoise(model, recording, t, reading, label, seed, progress=report, cancelled=cancelled)
 
     return _write_all(opened, folder, jobs, made, progress, cancelled)
 
 
 def interpolate(
-    opened: Instrument, first: str | Path, second: str | Path, folder: str | Path, count: int = 5, t: int = 50,
-    shared_noise: bool = True, label: str | None = None, seed: int = 0, progress: Progress | None = None,
+    opened: Instrument,
+    first: str | Path,
+    second: str | Path,
+    folder: str | Path,
+    count: int = 5,
+    t: int = 50,
+    shared_noise: bool = True,
+    label: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
     """``count`` sounds from ``first`` to ``second`` in equal shares, as ``A to B 2 of 5.wav``.
@@ -196,7 +215,10 @@ def _write_all(opened: Instrument, folder, jobs, make, progress, cancelled) -> l
     for i, (name, said, job) in enumerate(jobs):
         stop_if(cancelled)
         settings = {
-            "tag": audio.SYNTHETIC_TAG, "svclib": __version__, **said, "sample_rate_hz": opened.features.sample_rate_hz,
+            "tag": audio.SYNTHETIC_TAG,
+            "svclib": __version__,
+            **said,
+            "sample_rate_hz": opened.features.sample_rate_hz,
             "instrument": {"name": opened.name, "kind": opened.kind, "sha256": opened.sha256},
         }
         target = Path(folder) / atomic_store.safe_name(name if Path(name).suffix in audio.WRITABLE else f"{name}.wav")

@@ -99,7 +99,9 @@ def voice_print(folder: str | Path) -> np.ndarray:
     found = audio.find(folder)[0]
     if not found:
         raise EvaluationError(f"There is no recording in '{folder}'; give the folder of the wanted voice.")
-    return speaker_similarity.voice_print([audio.read(p, sample_rate_hz=speaker_similarity.SAMPLE_RATE_HZ).samples for p in found])
+    return speaker_similarity.voice_print(
+        [audio.read(p, sample_rate_hz=speaker_similarity.SAMPLE_RATE_HZ).samples for p in found]
+    )
 
 
 def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | None]:

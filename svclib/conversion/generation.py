@@ -21,8 +21,14 @@ from svclib.models.classifier.model import Heard, accuracy
 N_BINS, SIGNIFICANT_Z = 50, 1.959964  # two-sided 0.05
 LEAST_OF_CLASS = 200
 COLUMNS = {
-    "clips": "clips", "accuracy": "accuracy", "fid": "FID", "fid_class": "FID of classes", "is": "IS", "mis": "mIS",
-    "am": "AM", "ndb_share": "NDB/K",
+    "clips": "clips",
+    "accuracy": "accuracy",
+    "fid": "FID",
+    "fid_class": "FID of classes",
+    "is": "IS",
+    "mis": "mIS",
+    "am": "AM",
+    "ndb_share": "NDB/K",
 }
 Probabilities = Float[np.ndarray, "_ labels"]
 
@@ -94,8 +100,10 @@ def different_bins(
 
     real, made = np.asarray(real, np.float64), np.asarray(made, np.float64)
     if not 2 <= n_bins <= len(real) or not len(made):
-        raise GenerationError(f"{len(real)} real and {len(made)} made clips cannot be counted in {n_bins} bins; take "
-                              "more clips or fewer bins, at least 2.")
+        raise GenerationError(
+            f"{len(real)} real and {len(made)} made clips cannot be counted in {n_bins} bins; take "
+            "more clips or fewer bins, at least 2."
+        )
     start = real[np.random.default_rng(seed).choice(len(real), n_bins, replace=False)]
     centres, _ = kmeans2(real, start, iter=100, minit="matrix")
     counts = [np.bincount(vq(x, centres)[0], minlength=n_bins) for x in (real, made)]
@@ -129,8 +137,9 @@ def fid_of_classes(
     Raises:
         GenerationError: for a label of fewer than 200 clips on either side, or of unequal numbers of them.
     """
-    real_of, made_of = ({k: [i for i, x in enumerate(labels) if x == k] for k in set(labels)}
-                        for labels in (real_labels, made_labels))
+    real_of, made_of = (
+        {k: [i for i, x in enumerate(labels) if x == k] for k in set(labels)} for labels in (real_labels, made_labels)
+    )
     found = {}
     for label in sorted(made_of):
         a, b = real_of.get(label, []), made_of[label]
@@ -219,8 +228,10 @@ def balanced(labels: Sequence[str], per_label: int, parts: int = 1, seed: int = 
     for label in sorted(set(labels)):
         of_label = generator.permutation([i for i, x in enumerate(labels) if x == label])
         if per_label < 1 or len(of_label) < per_label * parts:
-            raise GenerationError(f"The label '{label}' has {len(of_label)} clips; {parts} x {per_label} of it were "
-                                  "asked for. Ask for at least one, and no more than there are.")
+            raise GenerationError(
+                f"The label '{label}' has {len(of_label)} clips; {parts} x {per_label} of it were "
+                "asked for. Ask for at least one, and no more than there are."
+            )
         for part in range(parts):
             found[part] += of_label[part * per_label : (part + 1) * per_label].tolist()
     return [np.array(sorted(part)) for part in found]
@@ -254,6 +265,8 @@ def _entropy(p: np.ndarray) -> np.ndarray | np.floating:
 def _checked(p: np.ndarray) -> np.ndarray:
     p = np.asarray(p, np.float64)
     if not len(p) or not (p >= 0).all() or not np.allclose(p.sum(axis=1), 1.0, atol=1e-6):
-        raise GenerationError(f"Probabilities of shape {p.shape} were given; expected at least one row, each of "
-                              "numbers from 0 that sum to 1.")
+        raise GenerationError(
+            f"Probabilities of shape {p.shape} were given; expected at least one row, each of "
+            "numbers from 0 that sum to 1."
+        )
     return p

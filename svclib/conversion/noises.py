@@ -29,7 +29,11 @@ def rms(x: Signal) -> float:
 
 
 def make(
-    kind: str, n_samples: int, sample_rate_hz: int, seed: int = 0, voices: Sequence[Signal] = (),
+    kind: str,
+    n_samples: int,
+    sample_rate_hz: int,
+    seed: int = 0,
+    voices: Sequence[Signal] = (),
     mains_hz: int | float | None = None,
 ) -> Signal:
     """Noise of one kind; equal seeds give equal noise.

@@ -201,7 +201,11 @@ def convert(
     controls = controls or defaults(instrument.kind)
     render = renderers.renderer(instrument)
     asked = {
-        "sampler": sampler, "steps": steps, "shallow": shallow, "singer": singer, "precision": precision,
+        "sampler": sampler,
+        "steps": steps,
+        "shallow": shallow,
+        "singer": singer,
+        "precision": precision,
         "temperature": temperature,
     }
     sampling = {name: value for name, value in asked.items() if value is not None}

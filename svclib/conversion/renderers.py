@@ -87,8 +87,12 @@ def _diffusion(
         sung = instrument.model.render(
             *(held(x) for x in (features.log_mel, features.f0_hz, features.voiced)),
             *(held(x) for x in (adjusted.f0_hz, adjusted.voiced, adjusted.loudness_db)),
-            seed=seed, progress=progress, cancelled=cancelled, method=sampler,
-            units=None if own.units is None else held(features.units), **sampling,
+            seed=seed,
+            progress=progress,
+            cancelled=cancelled,
+            method=sampler,
+            units=None if own.units is None else held(features.units),
+            **sampling,
         )
     except (DiffusionError, SamplerError) as error:
         raise ConversionError(f"'{instrument.name}': {error}") from None

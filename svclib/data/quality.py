@@ -22,9 +22,9 @@ __all__ = ["FileReport", "Finding", "Report", "examine"]
 FRAME_S = 0.05
 COMPARED_S = 60.0
 WHOLE_S, STRETCHES, STRETCH_S = 120.0, 12, 10.0
-def examine(
-    paths: Sequence[str | Path] | str | Path, progress: Callable[[float, str], None] | None = None
-) -> Report:
+
+
+def examine(paths: Sequence[str | Path] | str | Path, progress: Callable[[float, str], None] | None = None) -> Report:
     """Look at recordings: files, or folders of them.
 
     Args:

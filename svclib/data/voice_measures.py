@@ -86,9 +86,7 @@ def count_octave_jumps(f0_hz: np.ndarray, voiced: np.ndarray) -> int:
     return int(((np.diff(known) <= 3) & (np.abs(semitones - 12) < 1)).sum())
 
 
-def foreign_shares(
-    samples: np.ndarray, f0_hz: np.ndarray, voiced: np.ndarray, confidence: np.ndarray
-) -> np.ndarray:
+def foreign_shares(samples: np.ndarray, f0_hz: np.ndarray, voiced: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """Beside each steady sung note: the share of the energy in tones that are no harmonics of it.
 
     In windows of 128 ms with a pitch that moves by less than 0.6 semitones, spectral peaks that lie more than 0.22 F0

@@ -37,6 +37,7 @@ __all__ = [
     "track_f0",
 ]
 
+
 @dataclasses.dataclass(frozen=True)
 class _Settings:
     """What MelContract and FeatureSettings share: a JSON form that is checked when it is read."""

@@ -52,7 +52,12 @@ class StepEmbedding(nn.Module):
     """
 
     def __init__(
-        self, sinusoids: int, hidden: int, out: int, last: float = 1e-4, activation: type[nn.Module] = nn.Mish,
+        self,
+        sinusoids: int,
+        hidden: int,
+        out: int,
+        last: float = 1e-4,
+        activation: type[nn.Module] = nn.Mish,
         activate_last: bool = False,
     ):
         super().__init__()
@@ -114,9 +119,7 @@ class GatedStack(nn.Module):
 
     def __init__(self, channels: int, n_layers: int, dilation_cycle: int, step_dims: int, condition_dims: int = 0):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            GatedBlock(channels, step_dims, 2 ** (i % dilation_cycle)) for i in range(n_layers)
-        )
+        self.blocks = nn.ModuleList(GatedBlock(channels, step_dims, 2 ** (i % dilation_cycle)) for i in range(n_layers))
         self.halo = sum(block.halo for block in self.blocks)
         # One 1x1 convolution for all layers: a single large product instead of n_layers small ones.
         self.conditions = nn.Conv1d(condition_dims, n_layers * 2 * channels, 1) if condition_dims else None

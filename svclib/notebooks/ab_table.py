@@ -12,7 +12,11 @@ from svclib.models import instrument
 from svclib.notebooks import base as widgets
 from svclib.notebooks.sampling_controls import OWN, STEPS, sampler_options, vocoder_options
 
-ROUGH = [OWN, ("pure noise", ab_compare.PURE_NOISE), *((f"a rough guess at {n}", n) for n in (50, 100, 200, 300, 500, 700))]
+ROUGH = [
+    OWN,
+    ("pure noise", ab_compare.PURE_NOISE),
+    *((f"a rough guess at {n}", n) for n in (50, 100, 200, 300, 500, 700)),
+]
 _AS_SET = "As set in the panel above"
 
 _WHAT_THEY_MEAN = (
@@ -62,9 +66,13 @@ class ComparePanel(widgets.Panel):
             W.BoundedFloatText, "Length (s)", "t-ab-seconds", "of the clip", min=0.5, max=60.0, value=6.0
         )
         self.as_set = widgets.control(
-            W.Checkbox, _AS_SET, "t-ab-as-set",
+            W.Checkbox,
+            _AS_SET,
+            "t-ab-as-set",
             "key, loudness, singers, seed and whatever is not chosen here as the panel has it; otherwise every "
-            "instrument's own", value=convert is not None, indent=False,
+            "instrument's own",
+            value=convert is not None,
+            indent=False,
         )
         self.as_set.layout.display = "none" if convert is None else ""
         self.compare_button = widgets.button(
@@ -137,8 +145,15 @@ class ComparePanel(widgets.Panel):
             self.message.say("")
             self.rows, self._shown, self._set = [], [], ab_compare.described(controls, options)
             for row in ab_compare.compare(
-                asked, song, controls, start_s, seconds, opened=self._open, progress=self.progress,
-                cancelled=self.job.cancelled, options=options,
+                asked,
+                song,
+                controls,
+                start_s,
+                seconds,
+                opened=self._open,
+                progress=self.progress,
+                cancelled=self.job.cancelled,
+                options=options,
             ):
                 self.rows.append(row)
                 self._append(row)

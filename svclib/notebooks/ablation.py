@@ -40,15 +40,28 @@ class StudyPanel(widgets.Panel):
         groups = widgets.row(
             widgets.column("Sing", self.instrument, self.song, self.start_s, self.seconds, self.singer),
             widgets.column("How", self.sampler, self.steps, self.seed, self.probe),
-            widgets.column("Change one thing", self.change, self.other_song, self.other_singer, self.semitones,
-                           self.strength, self.run, self.checkpoints),
+            widgets.column(
+                "Change one thing",
+                self.change,
+                self.other_song,
+                self.other_singer,
+                self.semitones,
+                self.strength,
+                self.run,
+                self.checkpoints,
+            ),
         )
         groups.layout.align_items = "flex-start"
-        super().__init__([
-            groups, widgets.row(self.run_button, self.cancel_button, self.refresh_button, self.progress.widget),
-            self.message.widget, self.live, *self.looking.rows,
-            widgets.row(self.hear_button, self.remove_button, *self.looking.keep_buttons),
-        ])
+        super().__init__(
+            [
+                groups,
+                widgets.row(self.run_button, self.cancel_button, self.refresh_button, self.progress.widget),
+                self.message.widget,
+                self.live,
+                *self.looking.rows,
+                widgets.row(self.hear_button, self.remove_button, *self.looking.keep_buttons),
+            ]
+        )
         self.add_class("svclib-study")
         self.refresh()
 
@@ -66,8 +79,12 @@ class StudyPanel(widgets.Panel):
         self.cancel_button = button("Cancel", self._guard(self._cancel), "t-study-cancel", hint="stop the running work")
         self.refresh_button = button("Look again", self._guard(self.refresh), "t-study-refresh")
         self.cancel_button.disabled = True
-        self.hear_button = button("Hear and measure", self._guard(self.hear), "t-study-hear",
-                                  hint="makes steps audible; adds pitch, voicing, loudness to the metrics")
+        self.hear_button = button(
+            "Hear and measure",
+            self._guard(self.hear),
+            "t-study-hear",
+            hint="makes steps audible; adds pitch, voicing, loudness to the metrics",
+        )
         self.remove_button = button("Remove run", self._guard(self.remove), "t-study-remove", hint="frees its memory")
 
     # -------------------------------------------------------------------------------------------------------- choices
@@ -101,8 +118,12 @@ class StudyPanel(widgets.Panel):
     def _show_what_counts(self):
         choice = self.change.value
         for widget, words in (
-            (self.other_song, "other song"), (self.other_singer, "other singer"), (self.semitones, "transposed"),
-            (self.strength, "strength"), (self.run, "checkpoints"), (self.checkpoints, "checkpoints"),
+            (self.other_song, "other song"),
+            (self.other_singer, "other singer"),
+            (self.semitones, "transposed"),
+            (self.strength, "strength"),
+            (self.run, "checkpoints"),
+            (self.checkpoints, "checkpoints"),
         ):
             widget.layout.display = "" if words in choice else "none"
         calls = samplers.METHODS[self.sampler.value].n_calls(self.steps.value)
@@ -156,14 +177,24 @@ class StudyPanel(widgets.Panel):
             self.message.say(missing, "warning")
             return
         wish = {
-            "change": self.change.value, "path": self.instrument.value, "song": self.song.value,
-            "other": self.other_song.value, "start_s": self.start_s.value, "seconds": self.seconds.value,
-            "semitones": self.semitones.value, "strength": self.strength.value,
-            "other_singer": self.other_singer.value, "run": self.run.value, "checkpoints": checkpoints,
+            "change": self.change.value,
+            "path": self.instrument.value,
+            "song": self.song.value,
+            "other": self.other_song.value,
+            "start_s": self.start_s.value,
+            "seconds": self.seconds.value,
+            "semitones": self.semitones.value,
+            "strength": self.strength.value,
+            "other_singer": self.other_singer.value,
+            "run": self.run.value,
+            "checkpoints": checkpoints,
         }
         options = {
-            "method": self.sampler.value, "steps": self.steps.value, "seed": self.seed.value,
-            "probe": PROBES if self.probe.value else (), "singer": self.singer.value,
+            "method": self.sampler.value,
+            "steps": self.steps.value,
+            "seed": self.seed.value,
+            "probe": PROBES if self.probe.value else (),
+            "singer": self.singer.value,
         }
         self.message.say("")
         self._start(lambda: self._sing(wish, options))
@@ -194,7 +225,9 @@ class StudyPanel(widgets.Panel):
             other = None
             if "other song" in wish["change"]:
                 other = self._stretch(wish["other"], wish, loaded.features, loaded.statistics)
-            changes = interventions.chosen(wish["change"], other, wish["semitones"], wish["strength"], wish["other_singer"])
+            changes = interventions.chosen(
+                wish["change"], other, wish["semitones"], wish["strength"], wish["other_singer"]
+            )
         self._add(ablation.sing(loaded.model, asked, changes, **common), loaded.model, loaded.name)
 
     def _show_live(self, markup: str) -> None:
@@ -226,11 +259,20 @@ class StudyPanel(widgets.Panel):
         def task():
             card = self.looking.cards[label]
             positions = ablation.probed_steps(len(card.sung.trace))
-            sounds = ablation.hear(card.model, card.sung, positions, progress=lambda f, text: self.progress(0.6 * f, text),
-                                cancelled=self.job.cancelled)
+            sounds = ablation.hear(
+                card.model,
+                card.sung,
+                positions,
+                progress=lambda f, text: self.progress(0.6 * f, text),
+                cancelled=self.job.cancelled,
+            )
             found = step_metrics.heard_metrics(
-                card.sung.trace, sounds.audio, card.model.features, card.sung.asked.audio,
-                lambda f, text: self.progress(0.6 + 0.4 * f, text), self.job.cancelled,
+                card.sung.trace,
+                sounds.audio,
+                card.model.features,
+                card.sung.asked.audio,
+                lambda f, text: self.progress(0.6 + 0.4 * f, text),
+                self.job.cancelled,
             )
             self.looking.listen(label, sounds, found, steps)
             self.message.say(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")

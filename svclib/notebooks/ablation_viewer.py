@@ -53,8 +53,13 @@ class Looking:
         self.unpin_button = button("Unpin all", guard(self.unpin), "t-study-unpin")
         kinds = {"CSV": "the numbers", "PNG": "the picture", "SVG": "the picture, scalable", "npz": "the whole run"}
         self.keep_buttons = [
-            button(f"Save {kind}", guard(lambda kind=kind: self.keep(kind)), f"t-study-{kind.lower()}",
-                   hint=f"{text}, into {folder}") for kind, text in kinds.items()
+            button(
+                f"Save {kind}",
+                guard(lambda kind=kind: self.keep(kind)),
+                f"t-study-{kind.lower()}",
+                hint=f"{text}, into {folder}",
+            )
+            for kind, text in kinds.items()
         ]
         self.listing, self.shown = widgets.html(css_class="t-study-runs"), widgets.html(css_class="t-study-view")
         self.players = widgets.html(css_class="t-study-players")
@@ -74,12 +79,24 @@ class Looking:
         self.b = control(W.Dropdown, "against", "t-study-b", "the run it is compared with", options=[("", None)])
         self.state = control(W.Dropdown, "Show", "t-study-state", "of every step", options=states)
         self.step = control(
-            W.IntSlider, "Step", "t-study-step", "arrow keys move it by one", min=1, max=2, value=1,
+            W.IntSlider,
+            "Step",
+            "t-study-step",
+            "arrow keys move it by one",
+            min=1,
+            max=2,
+            value=1,
             continuous_update=False,
         )
         self.tolerance = control(
-            W.BoundedFloatText, "Within (dB)", "t-study-tolerance", "when a bin counts as settled", min=0.1, max=40.0,
-            value=3.0, step=0.5,
+            W.BoundedFloatText,
+            "Within (dB)",
+            "t-study-tolerance",
+            "when a bin counts as settled",
+            min=0.1,
+            max=40.0,
+            value=3.0,
+            step=0.5,
         )
         for widget in (self.look, self.a, self.b, self.state, self.step, self.tolerance):
             widget.layout.width, widget.style.description_width = "min(290px, 98%)", "84px"
@@ -154,8 +171,13 @@ class Looking:
                 self.shown.value, self.view = "", None
             return
         wish = ablation_views.Wish(
-            {label: card.sung for label, card in self.cards.items()}, self.a.value, self.b.value, self.step.value - 1,
-            self.pinned, self.state.value, self.tolerance.value,
+            {label: card.sung for label, card in self.cards.items()},
+            self.a.value,
+            self.b.value,
+            self.step.value - 1,
+            self.pinned,
+            self.state.value,
+            self.tolerance.value,
             {label: found for label, (_, found) in self.heard.items()},
         )
         try:

@@ -42,26 +42,46 @@ class Knobs:
             kind = W.FloatSlider if isinstance(step, float) and step != int(step) else W.IntSlider
             number = float if kind is W.FloatSlider else int
             self.numbers[name] = widgets.control(
-                kind, label, f"t-{name.replace('_', '-')}", hint,
-                min=number(low), max=number(high), step=number(step), value=number(getattr(standard, name)),
-                continuous_update=False, readout_format=".1f" if kind is W.FloatSlider else "d",
+                kind,
+                label,
+                f"t-{name.replace('_', '-')}",
+                hint,
+                min=number(low),
+                max=number(high),
+                step=number(step),
+                value=number(getattr(standard, name)),
+                continuous_update=False,
+                readout_format=".1f" if kind is W.FloatSlider else "d",
             )
         self.key = widgets.control(
-            W.Dropdown, "Autotune key", "t-key", "the notes autotune may move to; auto finds the key of the song",
-            options=autotune.KEYS, value=standard.autotune_key,
+            W.Dropdown,
+            "Autotune key",
+            "t-key",
+            "the notes autotune may move to; auto finds the key of the song",
+            options=autotune.KEYS,
+            value=standard.autotune_key,
         )
         self.use_statistics = widgets.control(
-            W.Checkbox, "Loudness statistics", "t-use-statistics",
+            W.Checkbox,
+            "Loudness statistics",
+            "t-use-statistics",
             "give the song's notes the loudness distribution of the instrument's recordings",
-            value=standard.use_loudness_statistics, indent=False,
+            value=standard.use_loudness_statistics,
+            indent=False,
         )
         self.repair_octaves = widgets.control(
-            W.Checkbox, "Repair octave jumps", "t-repair-octaves",
+            W.Checkbox,
+            "Repair octave jumps",
+            "t-repair-octaves",
             "mend the places where the pitch tracker jumped an octave and the sound did not; a result says where",
-            value=standard.repair_octaves, indent=False,
+            value=standard.repair_octaves,
+            indent=False,
         )
         self.preset = widgets.control(
-            W.Dropdown, "Preset", "t-preset", "starting points; the controls stay free",
+            W.Dropdown,
+            "Preset",
+            "t-preset",
+            "starting points; the controls stay free",
             options=[("", None), *((name, name) for name in PRESETS)],
         )
         self.preset.layout.width, self.preset.style.description_width = "230px", "60px"
@@ -78,8 +98,10 @@ class Knobs:
         """The controls as they stand."""
         numbers = {name: slider.value for name, slider in self.numbers.items()}
         return Controls(
-            use_loudness_statistics=self.use_statistics.value, autotune_key=self.key.value,
-            repair_octaves=self.repair_octaves.value, **numbers,
+            use_loudness_statistics=self.use_statistics.value,
+            autotune_key=self.key.value,
+            repair_octaves=self.repair_octaves.value,
+            **numbers,
         )
 
     def set(self, controls: Controls) -> None:

@@ -23,7 +23,9 @@ __all__ = ["ConvertPanel", "compare_panel", "convert_panel", "first_things", "op
 
 
 def first_things(
-    base: workspace.Base, preset: str = "ddsp_small", minutes: float | int = 1.0,
+    base: workspace.Base,
+    preset: str = "ddsp_small",
+    minutes: float | int = 1.0,
     singer_minutes: float | int = first_run.MINUTES,
 ) -> tuple[list[Path], list[Path]]:
     """Instruments and songs to begin with; where there are none, a quick instrument and a synthetic song are made."""
@@ -68,14 +70,25 @@ class ConvertPanel(widgets.Panel):
             widgets.column("Output", self.full_output, self.keep_rate, self.format, self.own_keys),
         )
         groups.layout.align_items = "flex-start"
-        super().__init__([
-            widgets.row(self.instrument, self.song),
-            widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
-            self.suggestion, self.take_buttons, groups,
-            widgets.row(self.transfer_button, self.all_button, self.cancel_button, self.reset_button, self.preset,
-                        self.progress.widget),
-            self.message.widget, self.results,
-        ])
+        super().__init__(
+            [
+                widgets.row(self.instrument, self.song),
+                widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
+                self.suggestion,
+                self.take_buttons,
+                groups,
+                widgets.row(
+                    self.transfer_button,
+                    self.all_button,
+                    self.cancel_button,
+                    self.reset_button,
+                    self.preset,
+                    self.progress.widget,
+                ),
+                self.message.widget,
+                self.results,
+            ]
+        )
         self.add_class("svclib-convert")
         self.refresh()
 
@@ -103,23 +116,36 @@ class ConvertPanel(widgets.Panel):
             "Look again", self._guard(self.refresh), "t-refresh", hint="read the folders of instruments and songs again"
         )
         self.suggest_button = widgets.button(
-            "Suggest key", self._guard(self.suggest), "t-suggest",
+            "Suggest key",
+            self._guard(self.suggest),
+            "t-suggest",
             hint="compares where the song and the instrument sing, and says which shift fits",
         )
 
     def _make_output(self):
         self.own_keys = widgets.control(
-            W.Checkbox, "All songs: each in its suggested key", "t-own-keys",
-            "for Transfer all songs: octave and semitones are suggested for every song by itself", value=True,
+            W.Checkbox,
+            "All songs: each in its suggested key",
+            "t-own-keys",
+            "for Transfer all songs: octave and semitones are suggested for every song by itself",
+            value=True,
             indent=False,
         )
         self.full_output = widgets.control(
-            W.Checkbox, "Full output", "t-full-output",
-            "also original, harmonic and noise part, spectrograms and the four plots", value=True, indent=False,
+            W.Checkbox,
+            "Full output",
+            "t-full-output",
+            "also original, harmonic and noise part, spectrograms and the four plots",
+            value=True,
+            indent=False,
         )
         self.keep_rate = widgets.control(
-            W.Checkbox, "Keep the song's sample rate", "t-keep-rate",
-            "otherwise the file has the instrument's rate", value=False, indent=False,
+            W.Checkbox,
+            "Keep the song's sample rate",
+            "t-keep-rate",
+            "otherwise the file has the instrument's rate",
+            value=False,
+            indent=False,
         )
         self.format = widgets.control(
             W.Dropdown, "File", "t-format", "format of the saved file", options=["wav", "flac", "mp3"]
@@ -130,7 +156,9 @@ class ConvertPanel(widgets.Panel):
             "Transfer", self._guard(self.transfer), "t-transfer", "primary", "sing the song with the instrument"
         )
         self.all_button = widgets.button(
-            "Transfer all songs", self._guard(self.transfer_all), "t-transfer-all",
+            "Transfer all songs",
+            self._guard(self.transfer_all),
+            "t-transfer-all",
             hint="sing every song of the menu; one that fails does not stop the others",
         )
         self.cancel_button = widgets.button(
@@ -296,8 +324,14 @@ class ConvertPanel(widgets.Panel):
                 return found.applied(controls) if own_keys else controls
 
             for outcome in batch.convert_songs(
-                loaded, songs, self.base.output, chosen, form=suffix, progress=self.progress,
-                cancelled=self.job.cancelled, **options,
+                loaded,
+                songs,
+                self.base.output,
+                chosen,
+                form=suffix,
+                progress=self.progress,
+                cancelled=self.job.cancelled,
+                **options,
             ):
                 if outcome.saved is not None:
                     self._append(outcome.conversion, outcome.saved, False)

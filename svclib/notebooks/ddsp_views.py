@@ -62,8 +62,14 @@ class MomentPanel(widgets.Panel):
         self.played, self.rate_hz = played, sample_rate_hz
         self.message, self.view = widgets.Message(), widgets.html(css_class="t-moment-view")
         self.frame = widgets.control(
-            W.IntSlider, "Frame", "t-moment", "which moment; arrow keys move it by one frame",
-            min=0, max=len(played.f0_hz) - 1, value=len(played.f0_hz) // 2, continuous_update=False,
+            W.IntSlider,
+            "Frame",
+            "t-moment",
+            "which moment; arrow keys move it by one frame",
+            min=0,
+            max=len(played.f0_hz) - 1,
+            value=len(played.f0_hz) // 2,
+            continuous_update=False,
         )
         self.frame.layout.width = "min(640px, 98%)"
         guard = widgets.guarded(self.message)
@@ -76,7 +82,11 @@ class MomentPanel(widgets.Panel):
         p, i = self.played, self.frame.value
         sung = f"F0 {p.f0_hz[i]:.0f} Hz" if p.voiced[i] else "unvoiced: harmonics are silent"
         drawing = ddsp.spectrum_at(
-            p.amplitude[i], p.distribution[i], p.noise_magnitudes[i], p.f0_hz[i] if p.voiced[i] else 0.0, self.rate_hz,
+            p.amplitude[i],
+            p.distribution[i],
+            p.noise_magnitudes[i],
+            p.f0_hz[i] if p.voiced[i] else 0.0,
+            self.rate_hz,
             f"{i * p.frame_s:.3f} s, {sung}",
         )
         self.view.value = page.picture(plots.png(drawing), "harmonics and noise filter of one frame")

@@ -38,7 +38,10 @@ def voices(base: workspace.Base) -> list[str]:
 
 
 def recordings(
-    base: workspace.Base, voice: str = "", source: str = "", minutes: float | int = MINUTES,
+    base: workspace.Base,
+    voice: str = "",
+    source: str = "",
+    minutes: float | int = MINUTES,
     progress: Progress | None = None,
 ) -> tuple[str, list[dataset.Recording], str]:
     """The recordings to work with.
@@ -96,7 +99,10 @@ def recordings(
 
 
 def prepared(
-    base: workspace.Base, voice: str, chosen: config.Preset, minutes: float | int = MINUTES,
+    base: workspace.Base,
+    voice: str,
+    chosen: config.Preset,
+    minutes: float | int = MINUTES,
     progress: Progress | None = None,
 ) -> tuple[dataset.Dataset, str]:
     """The dataset of a voice as notebook 01 left it; prepared now if it is not there or lacks what a preset needs.
@@ -219,8 +225,13 @@ def run_folder(base: workspace.Base, data: dataset.Dataset, preset_name: str) ->
 
 
 def train(
-    data: Any, run: Path, preset_name: str, minutes: float | int | None = None, steps: int | None = None,
-    on_cpu: bool = False, on_progress: Callable[[Any], None] | None = None,
+    data: Any,
+    run: Path,
+    preset_name: str,
+    minutes: float | int | None = None,
+    steps: int | None = None,
+    on_cpu: bool = False,
+    on_progress: Callable[[Any], None] | None = None,
 ) -> training.RunResult:
     """``training.train``; without a GPU and without a limit in minutes, hours of it need a clear yes.
 
@@ -239,7 +250,12 @@ def train(
 
     asked = not (on_cpu or minutes or torch.cuda.is_available())
     result = training.train(
-        data, run, preset(preset_name), steps=steps, minutes=minutes, on_progress=watch,
+        data,
+        run,
+        preset(preset_name),
+        steps=steps,
+        minutes=minutes,
+        on_progress=watch,
         cancelled=(lambda: state["long"] is not None) if asked else None,
     )
     if asked and state["long"] is not None and result.reason == "cancelled":

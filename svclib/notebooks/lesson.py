@@ -80,7 +80,12 @@ class LessonPanel(widgets.Panel):
             W.BoundedFloatText, "Length (s)", "t-lesson-seconds", "how much of it", min=0.5, max=30.0, value=seconds
         )
         self.steps = widgets.control(
-            W.BoundedIntText, "Steps", "t-lesson-steps", "of the main run; all are kept", min=8, max=1000,
+            W.BoundedIntText,
+            "Steps",
+            "t-lesson-steps",
+            "of the main run; all are kept",
+            min=8,
+            max=1000,
             value=lesson.STEPS,
         )
         self.seed = widgets.control(W.IntText, "Seed", "t-lesson-seed", "of the noise all runs begin with", value=0)
@@ -93,12 +98,16 @@ class LessonPanel(widgets.Panel):
         )
         self.refresh_button = widgets.button("Look again", guard(self.refresh), "t-lesson-refresh")
         self.view, self.live = widgets.html(css_class="t-lesson-view"), widgets.html(css_class="t-lesson-live")
-        super().__init__([
-            widgets.row(self.instrument, self.song, self.refresh_button),
-            widgets.row(self.start, self.seconds, self.steps, self.seed),
-            widgets.row(self.run_button, self.cancel_button, self.export_button, self.progress.widget),
-            self.message.widget, self.live, self.view,
-        ])
+        super().__init__(
+            [
+                widgets.row(self.instrument, self.song, self.refresh_button),
+                widgets.row(self.start, self.seconds, self.steps, self.seed),
+                widgets.row(self.run_button, self.cancel_button, self.export_button, self.progress.widget),
+                self.message.widget,
+                self.live,
+                self.view,
+            ]
+        )
         self._busy(False)
         guard(self.refresh)()
 

@@ -87,8 +87,13 @@ def file_row(file: quality_report.FileReport) -> list[str]:
 
     pitch = "–" if file.f0_low_hz is None else f"{file.f0_low_hz:.0f} to {file.f0_high_hz:.0f}"
     return [
-        file.name, text(file.duration_s, "{:.1f}"), pitch, text(file.level_db, "{:.0f}"),
-        text(file.noise_floor_db, "{:.0f}"), text(file.silence_share, "{:.0%}"), text(file.clipped_share, "{:.2%}"),
+        file.name,
+        text(file.duration_s, "{:.1f}"),
+        pitch,
+        text(file.level_db, "{:.0f}"),
+        text(file.noise_floor_db, "{:.0f}"),
+        text(file.silence_share, "{:.0%}"),
+        text(file.clipped_share, "{:.2%}"),
     ]
 
 
@@ -127,8 +132,15 @@ class ChunkPanel(widgets.Panel):
         self.message, self.view = widgets.Message(), widgets.html(css_class="t-chunk")
         guard = widgets.guarded(self.message)
         self.seconds = widgets.control(
-            W.FloatSlider, "Length (s)", "t-seconds", "length of the stretch",
-            value=seconds, min=1.0, max=20.0, step=0.5, continuous_update=False,
+            W.FloatSlider,
+            "Length (s)",
+            "t-seconds",
+            "length of the stretch",
+            value=seconds,
+            min=1.0,
+            max=20.0,
+            step=0.5,
+            continuous_update=False,
         )
         self.seconds.layout.width = "min(360px, 98%)"
         another = widgets.button("Another one", guard(self.another), "t-another", "primary", icon="random")

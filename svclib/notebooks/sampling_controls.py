@@ -35,40 +35,74 @@ class DiffusionControls(W.VBox):
             W.Dropdown, "Sampler", "t-sampler", "the way from noise to singing", options=sampler_options()
         )
         self.steps = widgets.control(
-            W.Dropdown, "Steps", "t-steps", "more steps take longer and come nearer to what the model means",
+            W.Dropdown,
+            "Steps",
+            "t-steps",
+            "more steps take longer and come nearer to what the model means",
             options=STEPS,
         )
         self.rough = widgets.control(
-            W.Checkbox, "Start from a rough guess", "t-rough",
-            "the walk begins at the model's first guess of the song instead of pure noise", value=False, indent=False,
+            W.Checkbox,
+            "Start from a rough guess",
+            "t-rough",
+            "the walk begins at the model's first guess of the song instead of pure noise",
+            value=False,
+            indent=False,
         )
         self.shallow = widgets.control(
-            W.IntSlider, "Noise on it", "t-shallow",
+            W.IntSlider,
+            "Noise on it",
+            "t-shallow",
             "how much of the walk is left: 1 is nearly the guess itself, 1000 nearly pure noise",
-            min=1, max=1000, step=1, value=200, continuous_update=False,
+            min=1,
+            max=1000,
+            step=1,
+            value=200,
+            continuous_update=False,
         )
         self.temperature = widgets.control(
-            W.Dropdown, "Temperature", "t-temperature",
+            W.Dropdown,
+            "Temperature",
+            "t-temperature",
             "how much chance there is in the walk: less is smoother and nearer to the voice, more is livelier",
             options=TEMPERATURES,
         )
         self.vocoder = widgets.control(
-            W.Dropdown, "Vocoder", "t-vocoder", "what makes sound of the picture that the walk paints",
+            W.Dropdown,
+            "Vocoder",
+            "t-vocoder",
+            "what makes sound of the picture that the walk paints",
             options=[OWN],
         )
         self.seed = widgets.control(
-            W.BoundedIntText, "Seed", "t-seed", "another number, another take; the same number, the same sound",
-            min=0, max=2**31 - 1, value=0,
+            W.BoundedIntText,
+            "Seed",
+            "t-seed",
+            "another number, another take; the same number, the same sound",
+            min=0,
+            max=2**31 - 1,
+            value=0,
         )
         self.precision = widgets.control(
-            W.Dropdown, "Precision", "t-precision",
-            "auto is the fastest that this machine computes well; fp32 is exact", options=PRECISIONS,
+            W.Dropdown,
+            "Precision",
+            "t-precision",
+            "auto is the fastest that this machine computes well; fp32 is exact",
+            options=PRECISIONS,
         )
         self.singers, self._mix = {}, W.VBox([])
         self.rough.observe(lambda _: self._show_noise(), "value")
         group = widgets.column(
-            "Diffusion", self.sampler, self.steps, self.rough, self.shallow, self.temperature, self._mix,
-            self.vocoder, self.seed, self.precision,
+            "Diffusion",
+            self.sampler,
+            self.steps,
+            self.rough,
+            self.shallow,
+            self.temperature,
+            self._mix,
+            self.vocoder,
+            self.seed,
+            self.precision,
         )
         super().__init__(group.children, layout=group.layout)
         self.add_class("t-diffusion")
@@ -86,8 +120,16 @@ class DiffusionControls(W.VBox):
         if names != tuple(self.singers):
             self.singers = {
                 name: widgets.control(
-                    W.FloatSlider, name, "t-singer", "how much of this singer's voice", min=0.0, max=1.0, step=0.05,
-                    value=1.0 if i == 0 else 0.0, readout_format=".2f", continuous_update=False,
+                    W.FloatSlider,
+                    name,
+                    "t-singer",
+                    "how much of this singer's voice",
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    value=1.0 if i == 0 else 0.0,
+                    readout_format=".2f",
+                    continuous_update=False,
                 )
                 for i, name in enumerate(sorted(names))
             }

@@ -18,8 +18,20 @@ from svclib.training import api as training
 from svclib.utils import config
 
 __all__ = [
-    "CheckpointPanel", "PresetPanel", "TrainingView", "choose_checkpoint", "choose_preset", "compare_runs", "device",
-    "export", "open_dataset", "open_folder", "reconstruction", "tensorboard", "train", "z_map",
+    "CheckpointPanel",
+    "PresetPanel",
+    "TrainingView",
+    "choose_checkpoint",
+    "choose_preset",
+    "compare_runs",
+    "device",
+    "export",
+    "open_dataset",
+    "open_folder",
+    "reconstruction",
+    "tensorboard",
+    "train",
+    "z_map",
 ]
 
 
@@ -190,7 +202,11 @@ def _saved(status) -> str:
 
 
 def train(
-    data: Any, base: Any, preset: str, minutes: float | int | None = None, steps: int | None = None,
+    data: Any,
+    base: Any,
+    preset: str,
+    minutes: float | int | None = None,
+    steps: int | None = None,
     on_cpu: bool = False,
 ) -> Path:
     """Train, or go on where the run stopped, with a live view; interrupting the cell saves.
@@ -250,8 +266,12 @@ class CheckpointPanel(widgets.Panel):
         options = [(f"step {e.step}{_score(e)}{', the best' if e.best else ''}", e.step) for e in self.entries]
         best = next((e.step for e in self.entries if e.best), None)
         self.menu = widgets.control(
-            W.Dropdown, "Checkpoint", "t-checkpoint", "which one to export",
-            options=options, value=best if best is not None else (options[-1][1] if options else None),
+            W.Dropdown,
+            "Checkpoint",
+            "t-checkpoint",
+            "which one to export",
+            options=options,
+            value=best if best is not None else (options[-1][1] if options else None),
         )
         self.menu.layout.width, self.menu.style.description_width = "min(430px, 98%)", "90px"
         self.view = widgets.html(css_class="t-previews")
@@ -273,8 +293,9 @@ class CheckpointPanel(widgets.Panel):
         if not entry.previews:
             some = any(e.previews for e in self.entries)
             self.message.say(
-                "No previews were made at this step; choose another one to listen." if some else
-                "No previews yet: the training stopped before its first look at the held-out pieces. Train longer; "
+                "No previews were made at this step; choose another one to listen."
+                if some
+                else "No previews yet: the training stopped before its first look at the held-out pieces. Train longer; "
                 "until then the reconstruction above is what there is to hear."
             )
             return

@@ -27,8 +27,17 @@ from svclib.training.trainer import Trainer
 from svclib.utils import atomic_store, config, validation
 
 __all__ = [
-    "Status", "TrainingError", "TrainingSettings", "checkpoints", "curves", "device_sentence", "export", "fits",
-    "load_model", "previews", "train",
+    "Status",
+    "TrainingError",
+    "TrainingSettings",
+    "checkpoints",
+    "curves",
+    "device_sentence",
+    "export",
+    "fits",
+    "load_model",
+    "previews",
+    "train",
 ]
 
 _RANGES = {
@@ -253,7 +262,9 @@ def export(
     model, record = load_model(run, which)
     if vocoder is not None:
         _embed(model, vocoder)
-    out = Path(out) if Path(out).suffix == ".zip" else Path(out) / f"{atomic_store.safe_name(name or Path(run).name)}.zip"
+    out = (
+        Path(out) if Path(out).suffix == ".zip" else Path(out) / f"{atomic_store.safe_name(name or Path(run).name)}.zip"
+    )
     return instrument.save(
         out,
         model,

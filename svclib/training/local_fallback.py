@@ -60,7 +60,9 @@ def come_home(run: str | Path, run_id: str) -> list[str]:
         if not atomic_store.exists(atomic_store.marker_path(target)):
             said = {k: v for k, v in info.marked.info.items() if k not in ("bytes", "sha256")}
             data = atomic_store.read_bytes(info.path)
-            placed = atomic_store.put_marked(target, lambda part, data=data: atomic_store.commit_bytes(part, data), said)
+            placed = atomic_store.put_marked(
+                target, lambda part, data=data: atomic_store.commit_bytes(part, data), said
+            )
             if placed.info["sha256"] != info.marked.info["sha256"]:
                 raise StoreError(f"'{target}' reads back differently from '{info.path}'.")
         atomic_store.remove_marked(info.marked)

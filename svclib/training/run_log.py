@@ -141,7 +141,9 @@ def save_previews(
         if not (folder / f"original-{number}.wav").is_file():
             atomic_store.commit_bytes(folder / f"original-{number}.wav", wav_bytes(original, rate_hz))
         atomic_store.commit_bytes(folder / f"step-{step:06d}-{number}.wav", wav_bytes(audio, rate_hz))
-    atomic_store.write_json(folder / f"step-{step:06d}.json", {"step": step, "scores": [round(float(s), 6) for s in scores]})
+    atomic_store.write_json(
+        folder / f"step-{step:06d}.json", {"step": step, "scores": [round(float(s), 6) for s in scores]}
+    )
 
 
 def previews(run: str | Path) -> list[Preview]:

@@ -226,7 +226,14 @@ class Trainer:
         rate = self.steps_per_s()
         left = None if not rate else max(0, self.settings.steps - self.step) / rate
         return Status(
-            self.step, self.settings.steps, self.loss, self.validation_loss, rate, left, self.saved_step, self.saved_at,
+            self.step,
+            self.settings.steps,
+            self.loss,
+            self.validation_loss,
+            rate,
+            left,
+            self.saved_step,
+            self.saved_at,
             self.message,
         )
 

@@ -174,8 +174,12 @@ def _expand(path: Path) -> list[tuple[str, str]]:
     for statement in check_text(text, str(path)):
         if isinstance(statement, config_parser.ImportStatement) and statement.module in _FORMER:
             number = statement.location.line_num
-            lines[number - 1] = new = _import_line(_FORMER[statement.module], statement.alias or statement.module.split(".")[-1])
-            warnings.warn(f"{path}, line {number}: '{statement.module}' has moved; write: {new}", FutureWarning, stacklevel=3)
+            lines[number - 1] = new = _import_line(
+                _FORMER[statement.module], statement.alias or statement.module.split(".")[-1]
+            )
+            warnings.warn(
+                f"{path}, line {number}: '{statement.module}' has moved; write: {new}", FutureWarning, stacklevel=3
+            )
         if isinstance(statement, config_parser.IncludeStatement):
             before += _expand(preset_folder() / statement.filename)
             lines[statement.location.line_num - 1] = ""
@@ -248,7 +252,9 @@ def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str,
         lines = [_override_line(o, built) for o in overrides]
         if lines:
             modules = sorted({line.split(".")[0] for line in lines if "." in line.split("=")[0]})
-            override_text = "\n".join([_HEADER, *(_import_line(f"{_HOMES[m]}.{m}", m) for m in modules if m in _HOMES), *lines])
+            override_text = "\n".join(
+                [_HEADER, *(_import_line(f"{_HOMES[m]}.{m}", m) for m in modules if m in _HOMES), *lines]
+            )
             check_text(override_text, "override")
             _guarded(lambda: gin.parse_config(override_text), "override")
             built = _guarded(preset, "override")

@@ -130,7 +130,9 @@ def fetch_file(address: str, into: str | Path, progress: Progress | None = None)
     """
     parts, tell = _link(address), progress or (lambda fraction, what: None)
     key = hashlib.sha256(f"file {address}".encode()).hexdigest()
-    folder = Path(into) / f"{atomic_store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem)[:60]} {key[:8]}"
+    folder = (
+        Path(into) / f"{atomic_store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem)[:60]} {key[:8]}"
+    )
     noted = unzip.record(folder)
     if noted.get("sha256") == key:
         return folder / noted["name"]

@@ -168,7 +168,8 @@ def safe_path(parts: tuple[str, ...]) -> Path:
     """A relative path whose names every system takes."""
     last = Path(parts[-1])
     return Path(
-        *(atomic_store.safe_name(p) for p in parts[:-1]), atomic_store.safe_name(last.stem) + re.sub(r"[^.\w]", "", last.suffix[:12])
+        *(atomic_store.safe_name(p) for p in parts[:-1]),
+        atomic_store.safe_name(last.stem) + re.sub(r"[^.\w]", "", last.suffix[:12]),
     )
 
 

@@ -58,9 +58,20 @@ def of_levels(levels_db, **features):
     n = len(states)
     alpha = np.linspace(0.1, 0.9, n)
     return trace.Trace(
-        "mel", states.astype(np.float16), states.astype(np.float16), states[-1].astype(np.float16),
-        np.linspace(900, 0, n), alpha, np.sqrt(1 - alpha**2), np.arange(n), n,
-        {k: np.asarray(v, np.float32) for k, v in features.items()}, {}, LOW, HIGH, {"mel": CONTRACT.to_json()},
+        "mel",
+        states.astype(np.float16),
+        states.astype(np.float16),
+        states[-1].astype(np.float16),
+        np.linspace(900, 0, n),
+        alpha,
+        np.sqrt(1 - alpha**2),
+        np.arange(n),
+        n,
+        {k: np.asarray(v, np.float32) for k, v in features.items()},
+        {},
+        LOW,
+        HIGH,
+        {"mel": CONTRACT.to_json()},
     )
 
 
@@ -207,8 +218,10 @@ def test_a_run_can_be_stopped_and_bad_wishes_are_sentences(model):
         ("another singer", lambda: Change("timbre", "swap")),
         ("another stretch", lambda: Change("content", "swap")),
         ("number from", lambda: Change("content", "scale", math.nan)),
-        ("One factor can be scaled", lambda: ablation.sing(
-            model, asked_of(), [Change("content", "scale", 2), Change("melody", "scale", 2)])),
+        (
+            "One factor can be scaled",
+            lambda: ablation.sing(model, asked_of(), [Change("content", "scale", 2), Change("melody", "scale", 2)]),
+        ),
         ("no singer 'cid'", lambda: ablation.sing(model, asked_of(), [Change("timbre", "swap", singer="cid")])),
     ):
         with pytest.raises(ValueError, match=words):
@@ -245,9 +258,7 @@ def test_a_stretch_is_a_cut_of_the_song():
     n = 400
     log_mel, f0_hz = tune(n)
     loudness = np.linspace(-30, -10, n).astype(np.float32)
-    measured = Features(
-        FEATURES, n * 256, f0_hz, np.ones(n, bool), np.full(n, 0.9, np.float32), loudness, log_mel
-    )
+    measured = Features(FEATURES, n * 256, f0_hz, np.ones(n, bool), np.full(n, 0.9, np.float32), loudness, log_mel)
 
     song = Song(Path("s.wav"), "s", 16000, n * 256, np.arange(n * 256, dtype=np.float32), measured)
     made = stretch(song, None, 1.6, 2.0, Controls(use_loudness_statistics=False, semitone_shift=12.0))
@@ -327,7 +338,8 @@ def test_pitch_metrics_of_a_transposed_step():
     f0_hz = np.full(n, 220.0, np.float32) * 2 ** (np.sin(np.arange(n) / 9) / 12)
     made = of_levels(np.zeros((3, 40, n)) - 40)
     made.conditions.update(
-        f0_hz=f0_hz.astype(np.float32), voiced=np.ones(n, bool),
+        f0_hz=f0_hz.astype(np.float32),
+        voiced=np.ones(n, bool),
         loudness_db=np.linspace(-30, -10, n).astype(np.float32),
     )
 
@@ -355,8 +367,9 @@ def test_mel_metrics_and_their_table(tmp_path):
     by_name = {m.name: m for m in found}
     assert by_name["distance to the source"].values[-1] == pytest.approx(6, abs=0.05)
     assert by_name["warped timbre distance to the result"].values[-1] == pytest.approx(0, abs=1e-2)
-    assert (by_name["warped timbre distance to the result"].values
-            <= by_name["timbre distance to the result"].values + 1e-9).all()
+    assert (
+        by_name["warped timbre distance to the result"].values <= by_name["timbre distance to the result"].values + 1e-9
+    ).all()
     assert all((m.frames == 12).all() for m in found)
     head, rows = step_metrics.metric_table(made, found)
     path = compare.save_csv(tmp_path, '=a/../b "c"', head, rows)

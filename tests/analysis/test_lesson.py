@@ -38,8 +38,16 @@ CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 7600.0)
 FEATURES = FeatureSettings(sample_rate_hz=16000, hop_samples=256, mel=CONTRACT)
 VOCODER = HarmonicSettings(n_harmonics=40, n_noise_bands=17, channels=16, n_layers=1, fft_sizes=(512, 128))
 SETTINGS = DiffusionSettings(
-    channels=16, n_layers=2, condition_dims=16, coarse_channels=16, coarse_layers=1, content_channels=16,
-    content_layers=1, code_dims=8, sampler_steps=4, vocoder=VOCODER,
+    channels=16,
+    n_layers=2,
+    condition_dims=16,
+    coarse_channels=16,
+    coarse_layers=1,
+    content_channels=16,
+    content_layers=1,
+    code_dims=8,
+    sampler_steps=4,
+    vocoder=VOCODER,
 )
 WAVE_FEATURES = FeatureSettings(sample_rate_hz=8000, hop_samples=64)
 
@@ -202,9 +210,9 @@ def test_pitch_of_each_step_is_measured_on_its_sound(voice, song_path):
     sung = player.sung_pitch(trace, heard)
     f0_hz, voiced = sung[1]
     assert list(sung) == [1] and np.median(f0_hz[voiced]) == pytest.approx(220, rel=0.003)
-    curve = next(
-        r for r in [data_of(player.document([player.Run(trace, "a", heard, sung)]))["runs"][0]["values"]]
-    )["pitch off what was asked"]
+    curve = next(r for r in [data_of(player.document([player.Run(trace, "a", heard, sung)]))["runs"][0]["values"]])[
+        "pitch off what was asked"
+    ]
     on = voiced & trace.conditions["voiced"]
     wanted = np.sqrt(np.mean((1200 * np.log2(f0_hz[on] / trace.conditions["f0_hz"][on])) ** 2))
     assert curve[0] is None and curve[1] == pytest.approx(wanted, rel=1e-3)

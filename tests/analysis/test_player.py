@@ -170,7 +170,8 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
         tab.keyboard.press("2")
         other = data_of(document)["runs"][1]["snr"]
         assert tab.evaluate("[window.player.state.run, window.player.state.step]") == [
-            1, int(np.argmin(np.abs(np.array(other) - snr))),
+            1,
+            int(np.argmin(np.abs(np.array(other) - snr))),
         ]
         tab.keyboard.press("1")
         tab.keyboard.press("d")

@@ -28,8 +28,12 @@ def _features(n_frames=500, f0_hz=440.0):
     settings = FeatureSettings()
     voiced = np.arange(n_frames) % 100 < 70
     return Features(
-        settings, n_frames * settings.hop_samples, np.full(n_frames, f0_hz, np.float32), voiced,
-        np.where(voiced, 0.9, 0.1).astype(np.float32), np.where(voiced, -20.0, -80.0).astype(np.float32),
+        settings,
+        n_frames * settings.hop_samples,
+        np.full(n_frames, f0_hz, np.float32),
+        voiced,
+        np.where(voiced, 0.9, 0.1).astype(np.float32),
+        np.where(voiced, -20.0, -80.0).astype(np.float32),
     )
 
 
@@ -99,8 +103,17 @@ def test_time_axes_come_from_the_rate_of_the_features():
 def _adjusted(measured, voiced=None):
     n = len(measured.f0_hz)
     return Adjusted(
-        measured.f0_hz * 2, measured.voiced if voiced is None else voiced, measured.loudness_db, measured.voiced,
-        np.ones(n, np.float32), np.full(n, 69.0), 0.0, "chromatic", None if voiced is not None else 69.0, 70.0, (),
+        measured.f0_hz * 2,
+        measured.voiced if voiced is None else voiced,
+        measured.loudness_db,
+        measured.voiced,
+        np.ones(n, np.float32),
+        np.full(n, 69.0),
+        0.0,
+        "chromatic",
+        None if voiced is not None else 69.0,
+        70.0,
+        (),
     )
 
 
@@ -161,9 +174,12 @@ def test_no_figure_stays_open_and_no_backend_is_chosen():
 
 def test_text_from_outside_never_becomes_markup():
     pieces = [
-        page.heading(NASTY, NASTY), page.notice(NASTY, "error"), page.paragraph(NASTY),
+        page.heading(NASTY, NASTY),
+        page.notice(NASTY, "error"),
+        page.paragraph(NASTY),
         page.table([NASTY, ">n"], [[NASTY, 1]]),
-        page.picture(b"x", NASTY), page.player(np.zeros(800, np.float32), RATE_HZ, NASTY, NASTY),
+        page.picture(b"x", NASTY),
+        page.player(np.zeros(800, np.float32), RATE_HZ, NASTY, NASTY),
     ]
     for piece in pieces:
         assert "<script" not in piece and "&lt;script&gt;" in piece

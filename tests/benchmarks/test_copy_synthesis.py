@@ -120,7 +120,8 @@ def test_recordings_summary_and_table(tmp_path, harmonic):
 def entries(**counts):
     return [
         {"name": f"{singer}{i}", "sha256": f"{singer}{i}", "n_samples": 100, "singer": singer}
-        for singer, n in counts.items() for i in range(n)
+        for singer, n in counts.items()
+        for i in range(n)
     ]
 
 

@@ -234,17 +234,40 @@ def test_convert_writes_what_was_asked_and_never_overwrites(journey, short_songs
     status, out, err = run(capsys, *arguments)
     assert status == 0 and "sung 2.flac" in out and "never overwritten" in err
     status, out, _ = run(
-        capsys, "convert", "--instrument", journey / "made.zip", "--input", short_songs, "--out", tmp_path / "all",
-        "--key", "-2.5", "--no-loudness-statistics", "--mask-threshold", 0.5, "--attenuation", 30, "--autotune", 1,
-        "--autotune-key", "C major",
+        capsys,
+        "convert",
+        "--instrument",
+        journey / "made.zip",
+        "--input",
+        short_songs,
+        "--out",
+        tmp_path / "all",
+        "--key",
+        "-2.5",
+        "--no-loudness-statistics",
+        "--mask-threshold",
+        0.5,
+        "--attenuation",
+        30,
+        "--autotune",
+        1,
+        "--autotune-key",
+        "C major",
     )
     assert status == 0
     assert sorted(p.name for p in (tmp_path / "all").glob("*.wav")) == ["aria - made.wav", "bruno - made.wav"]
     controls = json.loads((tmp_path / "all" / "aria - made.wav.json").read_text())["controls"]
     assert controls == {
-        "use_loudness_statistics": False, "mask_threshold": 0.5, "attenuation_db": 30.0, "autotune": 1.0,
-        "autotune_key": "C major", "octave_shift": 0, "semitone_shift": -2.5, "loudness_shift_db": 0.0,
-        "loudness_follow": 1.0, "repair_octaves": False,
+        "use_loudness_statistics": False,
+        "mask_threshold": 0.5,
+        "attenuation_db": 30.0,
+        "autotune": 1.0,
+        "autotune_key": "C major",
+        "octave_shift": 0,
+        "semitone_shift": -2.5,
+        "loudness_shift_db": 0.0,
+        "loudness_follow": 1.0,
+        "repair_octaves": False,
     }
     status, _, err = run(capsys, *arguments, "--octave", 5)
     assert status == 2 and "octave" in err

@@ -23,8 +23,16 @@ RATE = 8000
 PLAIN = FeatureSettings(sample_rate_hz=RATE, hop_samples=64)
 MEL = MelContract(RATE, 256, 256, 64, 12, 0.0, 4000.0)
 TINY = DiffWaveSettings(
-    condition="label", labels=("3", "7"), channels=8, n_layers=3, dilation_cycle=3, squeeze=8, peak=0.9, sound_s=0.051,
-    n_steps=4, fast_etas=(1e-4, 1e-2),
+    condition="label",
+    labels=("3", "7"),
+    channels=8,
+    n_layers=3,
+    dilation_cycle=3,
+    squeeze=8,
+    peak=0.9,
+    sound_s=0.051,
+    n_steps=4,
+    fast_etas=(1e-4, 1e-2),
 )
 
 

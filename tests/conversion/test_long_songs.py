@@ -20,8 +20,15 @@ from svclib.utils import config, progress
 CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
 FEATURES = FeatureSettings(sample_rate_hz=16000, hop_samples=256, mel=CONTRACT)
 SETTINGS = DiffusionSettings(
-    channels=32, n_layers=4, dilation_cycle=4, condition_dims=24, coarse_channels=24, coarse_layers=2,
-    content_channels=24, content_layers=2, code_dims=8,
+    channels=32,
+    n_layers=4,
+    dilation_cycle=4,
+    condition_dims=24,
+    coarse_channels=24,
+    coarse_layers=2,
+    content_channels=24,
+    content_layers=2,
+    code_dims=8,
     vocoder=HarmonicSettings(n_harmonics=30, n_noise_bands=17, channels=16, n_layers=2, fft_sizes=(512,)),
 )
 STATISTICS = {"log_mel": {"min": -11.6, "max": 1.5}, "singers": {"ann": {}, "bea": {}}}

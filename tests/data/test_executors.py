@@ -284,7 +284,13 @@ def test_cancel_interrupt_and_a_bad_recording_with_processes(tmp_path, short, po
 
 @pytest.mark.parametrize("cores, after, started", [(2, 0.3, 1), (2, 60.0, 0), (1, 0.0, 0)])
 def test_processes_begin_when_the_work_lasts_and_there_are_cores(
-    tmp_path, short, measured, monkeypatch, cores, after, started  # noqa: F811
+    tmp_path,
+    short,
+    measured,
+    monkeypatch,
+    cores,
+    after,
+    started,  # noqa: F811
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
     monkeypatch.setattr(executors, "BEGIN_S", after)

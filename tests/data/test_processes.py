@@ -87,10 +87,23 @@ def losses(run):
 def test_two_processes_learn_as_one(dataset):
     """Every process computes its rows of the same batch with the same noise; the gradients are meaned."""
     common = [
-        "train", "--dataset", dataset / "data", "--config", "diffusion_small", "--config", "tiny", "--steps", STEPS,
-        "--device", "cpu", "--set", "training.TrainingSettings.batch_size=4",
-        "--set", "training.TrainingSettings.validate_every_steps=1000",
-        "--set", "training.TrainingSettings.learning_rate=2e-4",
+        "train",
+        "--dataset",
+        dataset / "data",
+        "--config",
+        "diffusion_small",
+        "--config",
+        "tiny",
+        "--steps",
+        STEPS,
+        "--device",
+        "cpu",
+        "--set",
+        "training.TrainingSettings.batch_size=4",
+        "--set",
+        "training.TrainingSettings.validate_every_steps=1000",
+        "--set",
+        "training.TrainingSettings.learning_rate=2e-4",
     ]
     alone = [sys.executable, "-m", "svclib", *common, "--run", dataset / "one"]
     together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29611]

@@ -469,7 +469,11 @@ def test_two_real_processes_and_one_run(tmp_path, monkeypatch):
         slow = toy.ToyDataset()
         slow.pause_s = 0.05
         second = training.train(
-            slow, run, toy.preset(), steps=10**6, take_over=True,
+            slow,
+            run,
+            toy.preset(),
+            steps=10**6,
+            take_over=True,
             cancelled=lambda: first.poll() is not None or time.monotonic() > end,
         )
         said = first.stdout.read().splitlines()[-1]

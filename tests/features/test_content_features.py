@@ -34,8 +34,14 @@ def hubert(seed=0, **changes):
     """A small HuBERT with random weights and the published convolutions: 320 samples hop, 400 reach."""
     torch.manual_seed(seed)
     small = transformers.HubertConfig(
-        hidden_size=DIMS, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48, conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, **changes,
+        hidden_size=DIMS,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=48,
+        conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        **changes,
     )
     return transformers.HubertModel(small).eval()
 
@@ -154,7 +160,9 @@ def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeyp
         raise OSError("not here")
 
     monkeypatch.setattr(transformers.HubertConfig, "from_pretrained", classmethod(from_hub))
-    monkeypatch.setattr(content_features.sources, "_from_web", lambda address, *_: reached.append(address) or home / "absent")
+    monkeypatch.setattr(
+        content_features.sources, "_from_web", lambda address, *_: reached.append(address) or home / "absent"
+    )
     monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path))
     monkeypatch.setattr(content_features, "_allowed", set())
     theirs = FeatureSettings(16000, 256, units=UnitSettings(source, fingerprint="0" * 16))
@@ -213,7 +221,8 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
         audio.write(voice / f"{i}.wav", sung.audio, 22050)
     base = config.load(["diffusion_small", "tiny"])
     preset = dataclasses.replace(
-        base, features=dataclasses.replace(base.features, units=settings(home)),
+        base,
+        features=dataclasses.replace(base.features, units=settings(home)),
         model=dataclasses.replace(base.model, content="contentvec"),
         training=dataclasses.replace(base.training, steps=4),
     )
@@ -256,7 +265,9 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
 def test_a_study_hears_the_units_of_its_stretch(home):
     """What the denoiser is told of a stretch is what a conversion would tell it; swapping content swaps the units."""
     measured = FeatureSettings(
-        sample_rate_hz=16000, hop_samples=256, mel=MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0),
+        sample_rate_hz=16000,
+        hop_samples=256,
+        mel=MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0),
         units=content_features.pinned(settings(home)),
     )
     tiny = DiffusionSettings(
@@ -280,9 +291,12 @@ def test_a_study_hears_the_units_of_its_stretch(home):
     assert torch.equal(swapped, model.condition(*told, units=torch.from_numpy(other.units)[None]))
     assert not torch.equal(swapped, base)
     off = interventions.condition_of(model, asked, [interventions.Change("content")])
-    assert torch.equal(off, interventions.condition_of(model, dataclasses.replace(asked, units=other.units), [
-        interventions.Change("content")
-    ]))
+    assert torch.equal(
+        off,
+        interventions.condition_of(
+            model, dataclasses.replace(asked, units=other.units), [interventions.Change("content")]
+        ),
+    )
     made = ablation.sing(model, asked, steps=3, features=False)
     assert np.isfinite(made.trace.result).all()
     deaf = interventions.Change("content", "swap", other=dataclasses.replace(other, units=None))

@@ -12,17 +12,37 @@ import soundfile
 RATES_HZ = (8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000)
 CODINGS = {
     "wav": ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM"),
-    "aiff": ("PCM_S8", "PCM_16", "PCM_24", "FLOAT"), "flac": ("PCM_S8", "PCM_16", "PCM_24"), "ogg": ("VORBIS", "OPUS"),
-    "mp3": ("MPEG_LAYER_III",), "au": ("PCM_16", "FLOAT"), "caf": ("PCM_16", "ALAC_16"), "w64": ("PCM_16", "DOUBLE"),
+    "aiff": ("PCM_S8", "PCM_16", "PCM_24", "FLOAT"),
+    "flac": ("PCM_S8", "PCM_16", "PCM_24"),
+    "ogg": ("VORBIS", "OPUS"),
+    "mp3": ("MPEG_LAYER_III",),
+    "au": ("PCM_16", "FLOAT"),
+    "caf": ("PCM_16", "ALAC_16"),
+    "w64": ("PCM_16", "DOUBLE"),
     "rf64": ("PCM_16",),
 }
 SUFFIXES = ("wav", "mp3", "flac", "ogg", "m4a", "aiff", "opus", "bin", "WAV")
 NOT_SOUND = (
-    b"", b"R", b"RIFF", b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS", b"ID3\x03\0\0\x7f\x7f\x7f\x7f", b"\xff\xfb\x90\x64",
+    b"",
+    b"R",
+    b"RIFF",
+    b"RIFF\0\0\0\0WAVE",
+    b"fLaC",
+    b"OggS",
+    b"ID3\x03\0\0\x7f\x7f\x7f\x7f",
+    b"\xff\xfb\x90\x64",
     b"FORM",
-    b"<!DOCTYPE html><title>Quota exceeded</title>", b"not a sound\n" * 50, bytes(5000), b"\xff" * 5000,
-    b"\0\0\0\x18ftypM4A \0\0\0\0", b"\x1aE\xdf\xa3" + bytes(100), b"0&\xb2u" + bytes(100), b"\xff\xf1" + b"\x50" * 400,
-    b"#EXTM3U\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n", b"PK\3\4" + bytes(100),
+    b"<!DOCTYPE html><title>Quota exceeded</title>",
+    b"not a sound\n" * 50,
+    bytes(5000),
+    b"\xff" * 5000,
+    b"\0\0\0\x18ftypM4A \0\0\0\0",
+    b"\x1aE\xdf\xa3" + bytes(100),
+    b"0&\xb2u" + bytes(100),
+    b"\xff\xf1" + b"\x50" * 400,
+    b"#EXTM3U\nfile:///etc/passwd\n",
+    b"ffconcat version 1.0\nfile /etc/passwd\n",
+    b"PK\3\4" + bytes(100),
 )
 
 
@@ -48,8 +68,19 @@ def content(kind: str, n: int, channels: int, rng: np.random.Generator) -> np.nd
     return x
 
 
-CONTENTS = ("tone", "tone", "noise", "silence", "constant", "one silent channel", "opposite phase", "huge", "tiny",
-            "NaN", "infinity")
+CONTENTS = (
+    "tone",
+    "tone",
+    "noise",
+    "silence",
+    "constant",
+    "one silent channel",
+    "opposite phase",
+    "huge",
+    "tiny",
+    "NaN",
+    "infinity",
+)
 
 
 @functools.lru_cache(maxsize=400)
@@ -123,8 +154,12 @@ def write(folder: Path, number: int) -> Path:
         data = rng.choice(NOT_SOUND)
     while data is None:
         data = whole(
-            suffix, rng.choice(CODINGS[suffix]), rng.choice(RATES_HZ), rng.choice([1, 1, 2, 2, 6, 12]),
-            rng.choice(CONTENTS), rng.choice([0, 1, 2, 100, 4000, 9000]),
+            suffix,
+            rng.choice(CODINGS[suffix]),
+            rng.choice(RATES_HZ),
+            rng.choice([1, 1, 2, 2, 6, 12]),
+            rng.choice(CONTENTS),
+            rng.choice([0, 1, 2, 100, 4000, 9000]),
         )
     kind = rng.random()
     if data and kind < 0.45:

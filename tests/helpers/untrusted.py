@@ -32,9 +32,36 @@ HOSTILE_NAMES = [
     "..",
 ]
 HOSTILE_VALUES = [
-    None, True, -1, 0, 1, 2, 7, 10**6, 10**9, 2**31 - 1, 10**17, 1e12, -1e12, 1e-300, 0.5, "", "x", "x" * 300,
-    "<img src=x onerror=alert(1)>", "a\x1b[31m", "__import__('os')", "../../x", [], {}, [[]], [[[[[[[[[]]]]]]]]],
-    [1, 2, 3], [0] * 70, {"a": {}}, {"__class__": "os"},
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    7,
+    10**6,
+    10**9,
+    2**31 - 1,
+    10**17,
+    1e12,
+    -1e12,
+    1e-300,
+    0.5,
+    "",
+    "x",
+    "x" * 300,
+    "<img src=x onerror=alert(1)>",
+    "a\x1b[31m",
+    "__import__('os')",
+    "../../x",
+    [],
+    {},
+    [[]],
+    [[[[[[[[[]]]]]]]]],
+    [1, 2, 3],
+    [0] * 70,
+    {"a": {}},
+    {"__class__": "os"},
 ]
 
 
@@ -226,11 +253,21 @@ def other_arrays(data: bytes, rng: random.Random) -> bytes:
     else:
         name = rng.choice(list(arrays))
         value = arrays[name]
-        arrays[name] = rng.choice([
-            value[:1], value[None], value.astype(np.float64), value.astype("S3"), np.zeros(0, value.dtype),
-            np.zeros((3, 3), value.dtype), value.astype(np.complex64), np.full(value.shape, np.nan), np.zeros((), "f2"),
-            value.astype(bool), -value if value.dtype.kind == "f" else value[::-1],
-        ])
+        arrays[name] = rng.choice(
+            [
+                value[:1],
+                value[None],
+                value.astype(np.float64),
+                value.astype("S3"),
+                np.zeros(0, value.dtype),
+                np.zeros((3, 3), value.dtype),
+                value.astype(np.complex64),
+                np.full(value.shape, np.nan),
+                np.zeros((), "f2"),
+                value.astype(bool),
+                -value if value.dtype.kind == "f" else value[::-1],
+            ]
+        )
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
@@ -260,12 +297,30 @@ def other_recordings(data: bytes, rng: random.Random) -> bytes:
 
 
 _LINES = [
-    "import evil", "from os import path", "include 'base.gin'", "include '/etc/passwd'", "include 'evil.gin'",
-    "os.system.command = 'true'", "X = @os.getpid()", "evil/ddsp.DdspSettings.n_harmonics = 3", "gin.macro.value = 1",
-    "ddsp.DdspSettings.n_harmonics = %X", "X = %X", "ddsp.DdspSettings.kind = @config.preset()", "'''", "(", "\\",
-    "ddsp.DdspSettings.fft_sizes = [" + "(" * 200, "ddsp.DdspSettings.n_harmonics = " + "9" * 6000, "a = {[]: 1}",
-    "ddsp.DdspSettings.n_harmonics = '<img src=x onerror=alert(1)>'", "ddsp.DdspSettings:\n  n_harmonics = 4",
-    "from __gin__ import dynamic_registration", "import svclib.ddsp as os", "x = 1e999", "ddsp.DdspSettings()",
+    "import evil",
+    "from os import path",
+    "include 'base.gin'",
+    "include '/etc/passwd'",
+    "include 'evil.gin'",
+    "os.system.command = 'true'",
+    "X = @os.getpid()",
+    "evil/ddsp.DdspSettings.n_harmonics = 3",
+    "gin.macro.value = 1",
+    "ddsp.DdspSettings.n_harmonics = %X",
+    "X = %X",
+    "ddsp.DdspSettings.kind = @config.preset()",
+    "'''",
+    "(",
+    "\\",
+    "ddsp.DdspSettings.fft_sizes = [" + "(" * 200,
+    "ddsp.DdspSettings.n_harmonics = " + "9" * 6000,
+    "a = {[]: 1}",
+    "ddsp.DdspSettings.n_harmonics = '<img src=x onerror=alert(1)>'",
+    "ddsp.DdspSettings:\n  n_harmonics = 4",
+    "from __gin__ import dynamic_registration",
+    "import svclib.ddsp as os",
+    "x = 1e999",
+    "ddsp.DdspSettings()",
 ]
 
 
@@ -310,9 +365,20 @@ def recordings() -> bytes:
 
 
 NSF = {
-    "sampling_rate": 8000, "hop_size": 64, "num_mels": 8, "n_fft": 256, "win_size": 256, "fmin": 40, "fmax": 4000,
-    "upsample_rates": [8, 8], "upsample_kernel_sizes": [16, 16], "upsample_initial_channel": 8,
-    "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "mini_nsf": True, "noise_sigma": 0.0,
+    "sampling_rate": 8000,
+    "hop_size": 64,
+    "num_mels": 8,
+    "n_fft": 256,
+    "win_size": 256,
+    "fmin": 40,
+    "fmax": 4000,
+    "upsample_rates": [8, 8],
+    "upsample_kernel_sizes": [16, 16],
+    "upsample_initial_channel": 8,
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1, 3]],
+    "mini_nsf": True,
+    "noise_sigma": 0.0,
 }
 
 
@@ -329,8 +395,9 @@ def vocoder_zip(tensors=None, config=None) -> bytes:
     torch.manual_seed(0)
     made = nsf_hifigan.NsfHifigan(nsf_hifigan.NsfSettings.from_json(NSF), "x").state_dict()
     text = json.dumps(NSF if config is None else config).encode()
-    return zip_of({"model.ckpt": checkpoint({"generator": dict(made)} if tensors is None else tensors),
-                   "config.json": text})
+    return zip_of(
+        {"model.ckpt": checkpoint({"generator": dict(made)} if tensors is None else tensors), "config.json": text}
+    )
 
 
 def trace_file(**changes) -> bytes:
@@ -340,15 +407,26 @@ def trace_file(**changes) -> bytes:
     rng, n = np.random.default_rng(0), 4
     contract = MelContract(8000, 256, 256, 64, 8, 40.0, 4000.0)
     alpha = np.linspace(0.1, 0.95, n)
-    head = {"schema": 1, "kind": "mel", "n_calls": n, "info": {
-        "label": "a walk", "method": "ddim", "seed": 3, "notice": "", "mel": contract.to_json()}}
+    head = {
+        "schema": 1,
+        "kind": "mel",
+        "n_calls": n,
+        "info": {"label": "a walk", "method": "ddim", "seed": 3, "notice": "", "mel": contract.to_json()},
+    }
     arrays = {
         "head": head,
-        "x_t": rng.normal(size=(n, 8, 20)).astype("f2"), "x0_hat": rng.normal(size=(n, 8, 20)).astype("f2"),
-        "result": rng.normal(size=(8, 20)).astype("f2"), "t": np.linspace(900, 10, n), "alpha": alpha,
-        "sigma": np.sqrt(1 - alpha**2), "index": np.arange(n), "low": np.full(8, -11.0, "f4"),
-        "high": np.full(8, 1.0, "f4"), "feature step": rng.normal(size=(n, 6)).astype("f4"),
-        "condition f0_hz": np.full(20, 220.0, "f4"), **changes,
+        "x_t": rng.normal(size=(n, 8, 20)).astype("f2"),
+        "x0_hat": rng.normal(size=(n, 8, 20)).astype("f2"),
+        "result": rng.normal(size=(8, 20)).astype("f2"),
+        "t": np.linspace(900, 10, n),
+        "alpha": alpha,
+        "sigma": np.sqrt(1 - alpha**2),
+        "index": np.arange(n),
+        "low": np.full(8, -11.0, "f4"),
+        "high": np.full(8, 1.0, "f4"),
+        "feature step": rng.normal(size=(n, 6)).astype("f4"),
+        "condition f0_hz": np.full(20, 220.0, "f4"),
+        **changes,
     }
     if isinstance(arrays["head"], dict):
         arrays["head"] = np.frombuffer(json.dumps(arrays["head"]).encode(), np.uint8)
@@ -372,13 +450,22 @@ def instruments(folder: Path) -> dict[str, bytes]:
     mel = FeatureSettings(8000, 64, mel=MelContract(8000, 256, 256, 64, 8, 40.0, 4000.0))
     small = ddsp.DdspSettings(n_harmonics=5, n_noise_bands=3, rnn_channels=4, mlp_channels=4, layers_per_stack=1)
     walk = diffusion.DiffusionSettings(
-        code_dims=3, content_channels=4, content_layers=1, channels=4, n_layers=2, condition_dims=4, coarse_channels=4,
-        coarse_layers=1, sampler_steps=4, vocoder=voice,
+        code_dims=3,
+        content_channels=4,
+        content_layers=1,
+        channels=4,
+        n_layers=2,
+        condition_dims=4,
+        coarse_channels=4,
+        coarse_layers=1,
+        sampler_steps=4,
+        vocoder=voice,
     )
     one = {k: v for k, v in toy.STATISTICS.items() if k != "singers"}
     sung = {**toy.STATISTICS, "log_mel": {"min": [-11.0] * 8, "max": [1.0] * 8}, "singers": {"ann": one, "bea": one}}
     kinds = {
-        "ddsp": (small, toy.FEATURES, toy.STATISTICS), "diffusion": (walk, mel, sung),
+        "ddsp": (small, toy.FEATURES, toy.STATISTICS),
+        "diffusion": (walk, mel, sung),
         "diffwave": (diffwave.DiffWaveSettings(condition="mel", channels=4, n_layers=2, condition_dims=4), mel, sung),
         "harmonic": (voice, mel, sung),
     }

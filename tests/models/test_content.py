@@ -16,8 +16,11 @@ from svclib.models.content import bottleneck
 MEL = MelContract()
 SMALL = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
 VOWELS = {
-    "a": (700, 1200, 2600, 3500, 4500), "i": (300, 2300, 3000, 3700, 4600), "u": (340, 800, 2500, 3500, 4500),
-    "e": (450, 2000, 2700, 3600, 4500), "o": (480, 850, 2600, 3500, 4500),
+    "a": (700, 1200, 2600, 3500, 4500),
+    "i": (300, 2300, 3000, 3700, 4600),
+    "u": (340, 800, 2500, 3500, 4500),
+    "e": (450, 2000, 2700, 3600, 4500),
+    "o": (480, 850, 2600, 3500, 4500),
 }
 VOWEL_S = 0.35
 
@@ -90,7 +93,10 @@ def test_envelope_follows_the_level_exactly():
 def test_mel_centers_are_the_filters():
     for contract in (MEL, SMALL):
         filters = librosa.filters.mel(
-            sr=contract.sample_rate_hz, n_fft=65536, n_mels=contract.n_mels, fmin=contract.fmin_hz,
+            sr=contract.sample_rate_hz,
+            n_fft=65536,
+            n_mels=contract.n_mels,
+            fmin=contract.fmin_hz,
             fmax=contract.fmax_hz,
         )
         peaks = filters.argmax(1) * contract.sample_rate_hz / 65536

@@ -22,8 +22,15 @@ FULL = FeatureSettings(sample_rate_hz=44100, hop_samples=512, mel=MelContract())
 CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
 FEATURES = FeatureSettings(sample_rate_hz=16000, hop_samples=256, mel=CONTRACT)
 TINY = DiffusionSettings(
-    channels=96, n_layers=4, dilation_cycle=4, condition_dims=48, coarse_channels=32, coarse_layers=2,
-    content_channels=32, content_layers=2, code_dims=8,
+    channels=96,
+    n_layers=4,
+    dilation_cycle=4,
+    condition_dims=48,
+    coarse_channels=32,
+    coarse_layers=2,
+    content_channels=32,
+    content_layers=2,
+    code_dims=8,
 )
 STATISTICS = {"log_mel": {"min": -11.6, "max": 1.5}, "singers": {"ann": {}, "bea": {}}}
 
@@ -54,8 +61,11 @@ def tune(n_frames, seed=0):
 def batch_of(pieces, singer=0):
     log_mel, f0 = (torch.from_numpy(np.stack(x)) for x in zip(*pieces, strict=True))
     return {
-        "log_mel": log_mel, "f0_hz": f0, "voiced": torch.ones_like(f0, dtype=torch.bool),
-        "loudness_db": torch.full_like(f0, -20.0), "singer": torch.full((len(f0),), singer),
+        "log_mel": log_mel,
+        "f0_hz": f0,
+        "voiced": torch.ones_like(f0, dtype=torch.bool),
+        "loudness_db": torch.full_like(f0, -20.0),
+        "singer": torch.full((len(f0),), singer),
     }
 
 
@@ -234,10 +244,18 @@ def test_a_condition_switched_off_has_no_say(name, song):
         other["f0_hz"] = song["f0_hz"] * 1.5
     elif name == "loudness":
         other["loudness_db"] = song["loudness_db"] - 15
-    args = lambda b, s: (song["log_mel"] if name != "content" else b["log_mel"], song["f0_hz"], b["f0_hz"],  # noqa: E731
-                         b["voiced"], b["loudness_db"], model.singer_weights(s))
-    pair = lambda **o: (model.condition(*args(song, "ann"), **o),  # noqa: E731
-                        model.condition(*args(other, "bea" if name == "singer" else "ann"), **o))
+    args = lambda b, s: (
+        song["log_mel"] if name != "content" else b["log_mel"],
+        song["f0_hz"],
+        b["f0_hz"],  # noqa: E731
+        b["voiced"],
+        b["loudness_db"],
+        model.singer_weights(s),
+    )
+    pair = lambda **o: (
+        model.condition(*args(song, "ann"), **o),  # noqa: E731
+        model.condition(*args(other, "bea" if name == "singer" else "ann"), **o),
+    )
     with_it, without = pair(), pair(without=[name])
     assert not torch.equal(*with_it)
     assert torch.equal(*without)
@@ -331,8 +349,13 @@ def test_it_learns_to_sing_what_it_has_not_heard(trained):
     condition = condition_of(model, unheard)
     errors = {
         (method, n, k): float((model.sample(condition, method, n, k, precision="fp32") - truth).abs().mean())
-        for method, n, k in (("dpmpp", 20, None), ("dpmpp", 20, 100), ("ddim", 50, None), ("plms", 20, None),
-                             ("ddpm", 100, None))
+        for method, n, k in (
+            ("dpmpp", 20, None),
+            ("dpmpp", 20, 100),
+            ("ddim", 50, None),
+            ("plms", 20, None),
+            ("ddpm", 100, None),
+        )
     }
     coarse = float((model.coarse_mel(condition) - truth).abs().mean())
     print(f"spread {spread:.3f} coarse {coarse:.3f}", {k: round(v, 3) for k, v in errors.items()})

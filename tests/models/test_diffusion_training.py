@@ -32,8 +32,16 @@ CONTRACT = MelContract(RATE, 1024, 1024, HOP, 40, 0.0, 7600.0)
 FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, mel=CONTRACT)
 VOCODER = HarmonicSettings(n_harmonics=40, n_noise_bands=17, channels=16, n_layers=1, fft_sizes=(512, 128))
 SETTINGS = DiffusionSettings(
-    channels=16, n_layers=2, condition_dims=16, coarse_channels=16, coarse_layers=1, content_channels=16,
-    content_layers=1, code_dims=8, sampler_steps=4, vocoder=VOCODER,
+    channels=16,
+    n_layers=2,
+    condition_dims=16,
+    coarse_channels=16,
+    coarse_layers=1,
+    content_channels=16,
+    content_layers=1,
+    code_dims=8,
+    sampler_steps=4,
+    vocoder=VOCODER,
 )
 PARTS = ("content", "conditions", "denoiser", "coarse", "vocoder")
 PLAIN = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
@@ -71,8 +79,13 @@ def song(n_samples=16100, voiced=True, settings=FEATURES):
     voiced = np.broadcast_to(voiced, frames).astype(bool)
     log_mel = mel.log_mel(torch.from_numpy(audio)[None], CONTRACT)[0].numpy() if settings.mel else None
     measured = Features(
-        settings, n_samples, np.where(voiced, 220.0, 0.0).astype(np.float32), voiced, voiced.astype(np.float32),
-        np.full(frames, -20.0, np.float32), log_mel,
+        settings,
+        n_samples,
+        np.where(voiced, 220.0, 0.0).astype(np.float32),
+        voiced,
+        voiced.astype(np.float32),
+        np.full(frames, -20.0, np.float32),
+        log_mel,
     )
     return songs.Song(songs.Path("a song.wav"), "a song", RATE, n_samples, audio, measured)
 
@@ -200,8 +213,17 @@ def test_the_command_line_reaches_all_of_it(exported, tmp_path, capsys):
     assert main([str(x) for x in arguments]) == 0
     soundfile.write(tmp_path / "a song.wav", song().audio, RATE)
     choice = ["--sampler", "ddim", "--steps", "3", "--shallow", "100", "--singer", "toy"]
-    assert main([*(str(x) for x in ("convert", "--instrument", voice, "--input", tmp_path / "a song.wav")),
-                 "--out", str(sung), *choice]) == 0
+    assert (
+        main(
+            [
+                *(str(x) for x in ("convert", "--instrument", voice, "--input", tmp_path / "a song.wav")),
+                "--out",
+                str(sung),
+                *choice,
+            ]
+        )
+        == 0
+    )
     said = json.loads((tmp_path / "sung.wav.json").read_text())
     assert said["sampling"].items() >= {"sampler": "ddim", "steps": 3, "shallow": 100, "singer": "toy"}.items()
     assert soundfile.info(sung).frames == 16100
@@ -309,15 +331,23 @@ def test_a_model_of_several_singers_is_a_start_for_one(exported, tmp_path):
         torch.testing.assert_close(mine.conditions.singer[0], expected)
         theirs = {k: v for k, v in three.state_dict().items() if k != "conditions.singer"}
         assert all(torch.equal(v, mine.state_dict()[k]) for k, v in theirs.items())
-    path = instrument.save(tmp_path / "three.zip", three, FEATURES, {**MelDataset.statistics, "singers": {
-        "ann": alone, "toy": alone, "zoe": alone}}, created="2026-11-21", name="three")
+    path = instrument.save(
+        tmp_path / "three.zip",
+        three,
+        FEATURES,
+        {**MelDataset.statistics, "singers": {"ann": alone, "toy": alone, "zoe": alone}},
+        created="2026-11-21",
+        name="three",
+    )
     preset = toy.preset(SETTINGS, FEATURES, steps=1, segment_s=0.5)
     assert training.train(MelDataset(), tmp_path / "run", preset, init=path).step == 1
 
 
 def test_singers_are_mixed_on_the_command_line(tmp_path):
     for given, wanted in (
-        (None, None), (["ann"], "ann"), (["ann=0.3", "bea=0.7"], {"ann": 0.3, "bea": 0.7}),
+        (None, None),
+        (["ann"], "ann"),
+        (["ann=0.3", "bea=0.7"], {"ann": 0.3, "bea": 0.7}),
         (["ann", "a=b=2"], {"ann": 1.0, "a=b": 2.0}),
     ):
         assert singer_mix(given) == wanted

@@ -78,13 +78,21 @@ def public_weights(n_mels=5, channels=6, n_layers=4, seed=0):
     """Random weights under the names and in the shapes of the public package."""
     rng, c = np.random.default_rng(seed), channels
     shapes = {
-        "input_projection": (c, 1, 1), "diffusion_embedding.projection1": (512, 128),
-        "diffusion_embedding.projection2": (512, 512), "skip_projection": (c, c, 1), "output_projection": (1, c, 1),
-        "spectrogram_upsampler.conv1": (1, 1, 3, 32), "spectrogram_upsampler.conv2": (1, 1, 3, 32),
+        "input_projection": (c, 1, 1),
+        "diffusion_embedding.projection1": (512, 128),
+        "diffusion_embedding.projection2": (512, 512),
+        "skip_projection": (c, c, 1),
+        "output_projection": (1, c, 1),
+        "spectrogram_upsampler.conv1": (1, 1, 3, 32),
+        "spectrogram_upsampler.conv2": (1, 1, 3, 32),
     }
     for i in range(n_layers):
-        layer = {"dilated_conv": (2 * c, c, 3), "diffusion_projection": (c, 512),
-                 "conditioner_projection": (2 * c, n_mels, 1), "output_projection": (2 * c, c, 1)}
+        layer = {
+            "dilated_conv": (2 * c, c, 3),
+            "diffusion_projection": (c, 512),
+            "conditioner_projection": (2 * c, n_mels, 1),
+            "output_projection": (2 * c, c, 1),
+        }
         shapes.update({f"residual_layers.{i}.{k}": v for k, v in layer.items()})
     made = {}
     for name, shape in shapes.items():

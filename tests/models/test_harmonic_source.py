@@ -128,9 +128,7 @@ def test_behind_the_one_door_the_pitch_arrives(tmp_path):
     path = instrument.save(tmp_path / "v.zip", model, FEATURES, STATISTICS, created="2026-11-21")
     opened = vocoding.open(path)
     sung = [opened.render(mel[0].numpy(), f, on[0].numpy(), seed=1).audio for f in (f0_hz, 1.5 * f0_hz)]
-    direct = diffwave_uses.vocode(
-        model, mel[0].numpy(), MEL, 1, f0_hz=f0_hz.astype(np.float32), voiced=on[0].numpy()
-    )
+    direct = diffwave_uses.vocode(model, mel[0].numpy(), MEL, 1, f0_hz=f0_hz.astype(np.float32), voiced=on[0].numpy())
     with pytest.raises(DiffWaveError, match="give f0_hz and voiced"):
         diffwave_uses.vocode(model, mel[0].numpy(), MEL)
     np.testing.assert_allclose(sung[0], direct, atol=1e-6)

@@ -37,8 +37,15 @@ def tiny(tmp_path_factory):
     model = instrument.build_model(TINY, toy.FEATURES, toy.STATISTICS, seed=3).eval()
     path = tmp_path_factory.mktemp("instruments") / "tiny.zip"
     instrument.save(
-        path, model, toy.FEATURES, toy.STATISTICS, created="2026-11-21", trained_steps=7, validation_loss=4.5,
-        singers=["Anna Grün"], config_text="import os  # never run\n",
+        path,
+        model,
+        toy.FEATURES,
+        toy.STATISTICS,
+        created="2026-11-21",
+        trained_steps=7,
+        validation_loss=4.5,
+        singers=["Anna Grün"],
+        config_text="import os  # never run\n",
     )
     return path, model
 
@@ -90,7 +97,10 @@ def test_what_goes_in_comes_out(tiny):
     opened = instrument.open(path)
     assert opened.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (opened.name, opened.kind, opened.features, opened.statistics) == (
-        "tiny", "ddsp", toy.FEATURES, toy.STATISTICS,
+        "tiny",
+        "ddsp",
+        toy.FEATURES,
+        toy.STATISTICS,
     )
     assert opened.model.settings == TINY and not opened.model.training
     assert opened.info["singers"] == ["Anna Grün"] and opened.info["trained_steps"] == 7
@@ -111,8 +121,15 @@ def test_exactly_three_members_and_the_same_bytes_again(tiny, tmp_path):
         assert archive.read("config.gin") == b"import os  # never run\n" and archive.testzip() is None
     opened = instrument.open(path)
     again = instrument.save(
-        tmp_path / "tiny.zip", opened.model, opened.features, opened.statistics, created="2026-11-21", trained_steps=7,
-        validation_loss=4.5, singers=["Anna Grün"], config_text="import os  # never run\n",
+        tmp_path / "tiny.zip",
+        opened.model,
+        opened.features,
+        opened.statistics,
+        created="2026-11-21",
+        trained_steps=7,
+        validation_loss=4.5,
+        singers=["Anna Grün"],
+        config_text="import os  # never run\n",
     )
     assert again.read_bytes() == path.read_bytes()
 
@@ -271,8 +288,20 @@ class Payload:
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "/etc/x", "C:\\x", "..\\x", "evil.py", "x.gin", "a.pkl", "weights.safetensors\0.py", "wеights.safetensors",
-     "config.gin/x", "n" * 300, "instrument.json/"],
+    [
+        "../x",
+        "/etc/x",
+        "C:\\x",
+        "..\\x",
+        "evil.py",
+        "x.gin",
+        "a.pkl",
+        "weights.safetensors\0.py",
+        "wеights.safetensors",
+        "config.gin/x",
+        "n" * 300,
+        "instrument.json/",
+    ],
 )
 def test_other_entries_are_refused(tiny, tmp_path, name):
     refused(

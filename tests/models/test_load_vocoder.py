@@ -36,14 +36,33 @@ FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, mel=CONTRACT)
 HARMONIC = HarmonicSettings(n_harmonics=40, n_noise_bands=17, channels=16, n_layers=1, fft_sizes=(512, 128))
 DIFFWAVE = DiffWaveSettings(channels=8, n_layers=3, condition_dims=8)
 DIFFUSION = DiffusionSettings(
-    channels=16, n_layers=2, condition_dims=16, coarse_channels=16, coarse_layers=1, content_channels=16,
-    content_layers=1, code_dims=8, sampler_steps=2, vocoder=HARMONIC,
+    channels=16,
+    n_layers=2,
+    condition_dims=16,
+    coarse_channels=16,
+    coarse_layers=1,
+    content_channels=16,
+    content_layers=1,
+    code_dims=8,
+    sampler_steps=2,
+    vocoder=HARMONIC,
 )
 NSF = {
-    "resblock": "1", "sampling_rate": RATE, "hop_size": HOP, "num_mels": 40, "n_fft": 1024, "win_size": 1024,
-    "fmin": 0, "fmax": 7600, "upsample_rates": [8, 8, 4], "upsample_kernel_sizes": [16, 16, 8],
-    "upsample_initial_channel": 32, "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]],
-    "mini_nsf": True, "noise_sigma": 0.0,
+    "resblock": "1",
+    "sampling_rate": RATE,
+    "hop_size": HOP,
+    "num_mels": 40,
+    "n_fft": 1024,
+    "win_size": 1024,
+    "fmin": 0,
+    "fmax": 7600,
+    "upsample_rates": [8, 8, 4],
+    "upsample_kernel_sizes": [16, 16, 8],
+    "upsample_initial_channel": 32,
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1, 3, 5]],
+    "mini_nsf": True,
+    "noise_sigma": 0.0,
 }
 PLAIN = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
 STATISTICS = {**toy.STATISTICS, "log_mel": {"min": -11.6, "max": 2.0}}
@@ -87,8 +106,12 @@ def song(n_samples=12100, contract=CONTRACT, f0_hz=220.0):
     frames = n_samples // HOP
     voiced = np.arange(frames) < 2 * frames // 3
     measured = Features(
-        dataclasses.replace(FEATURES, mel=contract), n_samples, np.where(voiced, f0_hz, 0.0).astype(np.float32), voiced,
-        voiced.astype(np.float32), np.full(frames, -20.0, np.float32),
+        dataclasses.replace(FEATURES, mel=contract),
+        n_samples,
+        np.where(voiced, f0_hz, 0.0).astype(np.float32),
+        voiced,
+        voiced.astype(np.float32),
+        np.full(frames, -20.0, np.float32),
         mel.log_mel(torch.from_numpy(audio)[None], contract)[0].numpy(),
     )
     return songs.Song(songs.Path("a song.wav"), "a song", RATE, n_samples, audio, measured)
@@ -226,7 +249,9 @@ def test_a_vocoder_of_another_mel_is_refused_naming_both(home, tmp_path):
 def test_one_menu_holds_them_all_and_what_cannot_sing_says_so(home):
     listed = {entry.name: entry for entry in instrument.list_folder(home)}
     assert {n: (e.kind, e.sings) for n, e in listed.items() if e.problem is None} == {
-        "harmonic": ("harmonic", False), "wave": ("diffwave", False), "voice": ("diffusion", True),
+        "harmonic": ("harmonic", False),
+        "wave": ("diffwave", False),
+        "voice": ("diffusion", True),
     }
     assert listed["release"].problem  # a checkpoint's zip is no instrument, and the menu says so
     for name in ("harmonic", "wave"):

@@ -17,11 +17,23 @@ from svclib.utils.progress import Cancelled
 
 TABLE = Path(__file__).parents[1] / "fixtures" / "nsf_hifigan_tensors.txt"
 CONFIG = {
-    "resblock": "1", "sampling_rate": 44100, "hop_size": 512, "num_mels": 8, "n_fft": 2048, "win_size": 2048,
-    "fmin": 40, "fmax": 16000, "upsample_rates": [8, 8, 2, 2, 2], "upsample_kernel_sizes": [16, 16, 4, 4, 4],
-    "upsample_initial_channel": 64, "resblock_kernel_sizes": [3, 7, 11],
-    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]], "discriminator_periods": [3, 5, 7, 11, 17, 23, 37],
-    "mini_nsf": False, "noise_sigma": 0.0, "pc_aug": False,
+    "resblock": "1",
+    "sampling_rate": 44100,
+    "hop_size": 512,
+    "num_mels": 8,
+    "n_fft": 2048,
+    "win_size": 2048,
+    "fmin": 40,
+    "fmax": 16000,
+    "upsample_rates": [8, 8, 2, 2, 2],
+    "upsample_kernel_sizes": [16, 16, 4, 4, 4],
+    "upsample_initial_channel": 64,
+    "resblock_kernel_sizes": [3, 7, 11],
+    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
+    "discriminator_periods": [3, 5, 7, 11, 17, 23, 37],
+    "mini_nsf": False,
+    "noise_sigma": 0.0,
+    "pc_aug": False,
 }
 KINDS = pytest.mark.parametrize("mini_nsf", [False, True])
 

@@ -256,7 +256,11 @@ def test_dpmpp_is_diffusers(diffusers, steps, monkeypatch):
     """At their whole-number times; ours, unrounded, end nearer to the exact flow."""
     x = normal(2000)
     scheduler = diffusers.DPMSolverMultistepScheduler(
-        beta_start=1e-4, beta_end=0.02, algorithm_type="dpmsolver++", solver_order=2, use_lu_lambdas=True,
+        beta_start=1e-4,
+        beta_end=0.02,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        use_lu_lambdas=True,
         final_sigmas_type="zero",
     )
     theirs = walk(scheduler, steps, x)

@@ -22,8 +22,13 @@ CONTRACT = MelContract(RATE, 1024, 1024, HOP, 64, 0.0, 7600.0)
 FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, mel=CONTRACT)
 SMALL = HarmonicSettings(n_harmonics=60, channels=48, n_layers=2, fft_sizes=(1024, 256, 64))
 STATISTICS = {
-    "n_recordings": 1, "duration_s": 9.0, "f0_midi": {}, "loudness_db": {}, "loudness_quantiles_db": [-30.0, -20.0],
-    "singers": {}, "log_mel": None,
+    "n_recordings": 1,
+    "duration_s": 9.0,
+    "f0_midi": {},
+    "loudness_db": {},
+    "loudness_quantiles_db": [-30.0, -20.0],
+    "singers": {},
+    "log_mel": None,
 }
 
 

@@ -128,8 +128,9 @@ def test_runs_views_sounds_and_files(base):
     table = next(p for p in base.output.iterdir() if p.suffix == ".csv")
     with table.open(newline="") as file:
         rows = list(csv.reader(file))
-    np.testing.assert_array_equal([[float(x) for x in row[1:]] for row in rows[1:]],
-                                  [row[1:] for row in panel.looking.view.rows])
+    np.testing.assert_array_equal(
+        [[float(x) for x in row[1:]] for row in rows[1:]], [row[1:] for row in panel.looking.view.rows]
+    )
     again = trace.load(next(p for p in base.output.iterdir() if p.suffix == ".npz"))
     np.testing.assert_array_equal(again.x0_hat, first.trace.x0_hat)
     panel.hear_button.click()

@@ -36,9 +36,7 @@ def panel_of(base):
 def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base, tmp_path):
     panel = widgets_lesson.lesson_panel(base)
     assert [label for label, _ in panel.instrument.options] == ["voice"] and not panel.job.busy
-    assert (panel.instrument.value, panel.song.value) == (
-        base.instruments / "voice.zip", base.examples / "a song.wav"
-    )
+    assert (panel.instrument.value, panel.song.value) == (base.instruments / "voice.zip", base.examples / "a song.wav")
     make_song(base.examples / "later.wav", 330.0)
     panel.song.value = base.examples / "a song.wav"
     panel.refresh_button.click()

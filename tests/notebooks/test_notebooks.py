@@ -102,8 +102,24 @@ def test_install_cell_adds_only_what_is_missing(monkeypatch):
 def test_the_install_cell_knows_every_package_that_colab_lacks():
     project = colab.tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = {re.match(r"[\w.-]+", line)[0] for line in project["dependencies"]}
-    on_colab = {"torch", "numpy", "scipy", "librosa", "soundfile", "soxr", "gin-config", "safetensors", "accelerate",
-                "matplotlib", "ipywidgets", "tensorboard", "tqdm", "gdown", "pooch", "joblib"}
+    on_colab = {
+        "torch",
+        "numpy",
+        "scipy",
+        "librosa",
+        "soundfile",
+        "soxr",
+        "gin-config",
+        "safetensors",
+        "accelerate",
+        "matplotlib",
+        "ipywidgets",
+        "tensorboard",
+        "tqdm",
+        "gdown",
+        "pooch",
+        "joblib",
+    }
     named = {spec.split("==")[0] for spec in colab.MISSING_ON_COLAB.values()}
     assert wanted - on_colab <= named and named - wanted == {"wadler-lindig"}  # which jaxtyping asks for
 

@@ -31,8 +31,13 @@ MODEL = ddsp.DdspSettings(
 STATISTICS = {
     "n_recordings": 2,
     "duration_s": 20.0,
-    "f0_midi": {"mean_note": 60.0, "std_note": 2.0, "min_note": 55.0, "max_note": 65.0,
-                "histogram": {"edges_midi": [54.5, 60.5, 66.5], "seconds": [5.0, 5.0]}},
+    "f0_midi": {
+        "mean_note": 60.0,
+        "std_note": 2.0,
+        "min_note": 55.0,
+        "max_note": 65.0,
+        "histogram": {"edges_midi": [54.5, 60.5, 66.5], "seconds": [5.0, 5.0]},
+    },
     "loudness_db": {"mean_note": -20.0, "std_note": 3.0, "min": -80.0, "max": -10.0, "mean": -25.0},
     "loudness_quantiles_db": [-30.0, -20.0, -10.0],
     "singers": {},

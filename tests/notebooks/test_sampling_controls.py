@@ -170,8 +170,10 @@ def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
     assert (controls.octave_shift, controls.semitone_shift) == (1, -2)
     loaded = {name: instrument.open(base.instruments / f"{name}.zip") for name in ("duo", "plain")}
     for label, name, more in (
-        ("duo", "duo", {**sampling, "shallow": 400}), ("duo, from pure noise", "duo", sampling),
-        ("duo, from a rough guess at 100", "duo", {**sampling, "shallow": 100}), ("plain", "plain", {}),
+        ("duo", "duo", {**sampling, "shallow": 400}),
+        ("duo, from pure noise", "duo", sampling),
+        ("duo, from a rough guess at 100", "duo", {**sampling, "shallow": 100}),
+        ("plain", "plain", {}),
     ):
         song = songs.load_song(base.examples / "a song.wav", loaded[name].features)
         seed = 7 if name == "duo" else 0
@@ -219,9 +221,12 @@ def test_numbers_of_a_row_against_a_sound_that_is_known(base):
     phase = 2 * np.pi * 261.63 * 2 ** (20 / 1200) * t
     tone = (0.2 * sum(np.sin(k * phase) / k for k in range(1, 9)) * (t < 0.768)).astype(np.float32)
     loudness = extract.extract(2 * tone, FEATURES).loudness_db
-    row = ab_compare.measured("x", dataclasses.replace(
-        made, audio=tone, adjusted=dataclasses.replace(asked, loudness_db=loudness), seconds=0.5, gain_db=0.0
-    ))
+    row = ab_compare.measured(
+        "x",
+        dataclasses.replace(
+            made, audio=tone, adjusted=dataclasses.replace(asked, loudness_db=loudness), seconds=0.5, gain_db=0.0
+        ),
+    )
     assert row.f0_rmse_cents == pytest.approx(20, abs=4)
     assert row.voicing_f1 == pytest.approx(2 * 48 / (48 + 64), abs=0.03)
     assert row.loudness_l1_db == pytest.approx(6.02, abs=0.05)

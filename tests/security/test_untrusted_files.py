@@ -106,10 +106,14 @@ def opened_or_said(kind: str, path: Path, here: Path) -> str | None:
 
 
 FUZZED = {
-    "ddsp": (untrusted.other_instrument, 2500, 0.6), "diffusion": (untrusted.other_instrument, 1500, 0.6),
-    "diffwave": (untrusted.other_instrument, 1000, 0.6), "harmonic": (untrusted.other_instrument, 500, 0.6),
-    "vocoder": (untrusted.other_vocoder, 1000, 0.6), "trace": (untrusted.other_arrays, 1500, 0.6),
-    "recordings": (untrusted.other_recordings, 1000, 0.7), "preset": (untrusted.other_preset, 1000, 0.7),
+    "ddsp": (untrusted.other_instrument, 2500, 0.6),
+    "diffusion": (untrusted.other_instrument, 1500, 0.6),
+    "diffwave": (untrusted.other_instrument, 1000, 0.6),
+    "harmonic": (untrusted.other_instrument, 500, 0.6),
+    "vocoder": (untrusted.other_vocoder, 1000, 0.6),
+    "trace": (untrusted.other_arrays, 1500, 0.6),
+    "recordings": (untrusted.other_recordings, 1000, 0.7),
+    "preset": (untrusted.other_preset, 1000, 0.7),
 }
 
 
@@ -208,8 +212,14 @@ def with_array(name: str, body: bytes) -> bytes:
 
 def expanded() -> bytes:
     """A checkpoint whose tensor of 10^12 numbers is one stored number shown many times."""
-    return vocoder_zip({"generator": {"conv_pre.weight_v": torch.zeros(1).expand(10**6, 10**6),
-                                      "conv_pre.weight_g": torch.zeros(1).expand(10**6, 1)}})
+    return vocoder_zip(
+        {
+            "generator": {
+                "conv_pre.weight_v": torch.zeros(1).expand(10**6, 10**6),
+                "conv_pre.weight_g": torch.zeros(1).expand(10**6, 1),
+            }
+        }
+    )
 
 
 def packed_checkpoint() -> bytes:
@@ -262,8 +272,16 @@ CRAFTED = {
     "zip slip": (TINY, lambda f: with_entry(f[TINY], "../../evil.py"), "evil.py.*refused"),
     "absolute path": (TINY, lambda f: with_entry(f[TINY], "/etc/cron.d/x"), "refused"),
     "backslashes": (TINY, lambda f: with_entry(f[TINY], "..\\evil.py"), "refused"),
-    "symlink": (TINY, lambda f: with_entry(zip_of({k: v for k, v in members_of(f[TINY]).items() if k != "config.gin"}),
-        "config.gin", b"/etc/passwd", external_attr=(stat.S_IFLNK | 0o777) << 16), "link"),
+    "symlink": (
+        TINY,
+        lambda f: with_entry(
+            zip_of({k: v for k, v in members_of(f[TINY]).items() if k != "config.gin"}),
+            "config.gin",
+            b"/etc/passwd",
+            external_attr=(stat.S_IFLNK | 0o777) << 16,
+        ),
+        "link",
+    ),
     "duplicate members": (TINY, lambda f: with_entry(f[TINY], "config.gin"), "two files of one name"),
     "names that differ in case": (TINY, lambda f: with_entry(f[TINY], "CONFIG.GIN"), "refused"),
     "NUL in a name": (TINY, lambda f: renamed(f[TINY], b"config.gin", b"config\0.py"), "refused|damaged|no instrument"),
@@ -273,60 +291,137 @@ CRAFTED = {
     "100,000 entries": (TINY, lambda f: many(100_000), "holds"),
     "deep JSON": (TINY, lambda f: zip_of({**members_of(f[TINY]), "instrument.json": b'{"a":' * 10_000}), "JSON"),
     "huge number": (TINY, lambda f: zip_of({**members_of(f[TINY]), "instrument.json": b"9" * 4_000_000}), "finite"),
-    "a million keys": (TINY, lambda f: zip_of({**members_of(f[TINY]), "instrument.json":
-        b"{" + b",".join(b'"%x":0' % i for i in range(200_000)) + b"}"}), "more values"),
+    "a million keys": (
+        TINY,
+        lambda f: zip_of(
+            {**members_of(f[TINY]), "instrument.json": b"{" + b",".join(b'"%x":0' % i for i in range(200_000)) + b"}"}
+        ),
+        "more values",
+    ),
     "NaN weights": (TINY, lambda f: nan_weights(f[TINY]), "not all finite"),
-    "layers without end": ("diffusion", lambda f: with_raw(f["diffusion"], put("model", "n_layers", 2**31 - 1)),
-        "n_layers is 2147483647"),
-    "content layers without end": ("diffusion", lambda f: with_raw(f["diffusion"],
-        put("model", "content_layers", 10**8)), "content_layers"),
-    "steps without end": ("diffusion", lambda f: with_raw(f["diffusion"], put("model", "n_steps", 2**31 - 1)),
-        "n_steps"),
-    "a network too large": ("diffusion", lambda f: with_raw(f["diffusion"], lambda r: r["model"].update(
-        channels=4096, n_layers=128, content_channels=4096, content_layers=64)), "too large a network"),
-    "the largest diffwave": ("diffwave", lambda f: with_raw(f["diffwave"], lambda r: r["model"].update(
-        channels=1024, n_layers=128, dilation_cycle=14)), "at most 200000000"),
-    "markup as a kind": (TINY, lambda f: with_raw(f[TINY], put("kind", "<img src=x onerror=alert(1)>")),
-        "unknown here"),
+    "layers without end": (
+        "diffusion",
+        lambda f: with_raw(f["diffusion"], put("model", "n_layers", 2**31 - 1)),
+        "n_layers is 2147483647",
+    ),
+    "content layers without end": (
+        "diffusion",
+        lambda f: with_raw(f["diffusion"], put("model", "content_layers", 10**8)),
+        "content_layers",
+    ),
+    "steps without end": (
+        "diffusion",
+        lambda f: with_raw(f["diffusion"], put("model", "n_steps", 2**31 - 1)),
+        "n_steps",
+    ),
+    "a network too large": (
+        "diffusion",
+        lambda f: with_raw(
+            f["diffusion"],
+            lambda r: r["model"].update(channels=4096, n_layers=128, content_channels=4096, content_layers=64),
+        ),
+        "too large a network",
+    ),
+    "the largest diffwave": (
+        "diffwave",
+        lambda f: with_raw(f["diffwave"], lambda r: r["model"].update(channels=1024, n_layers=128, dilation_cycle=14)),
+        "at most 200000000",
+    ),
+    "markup as a kind": (
+        TINY,
+        lambda f: with_raw(f[TINY], put("kind", "<img src=x onerror=alert(1)>")),
+        "unknown here",
+    ),
     "pickle as a checkpoint": ("vocoder", lambda f: vocoder_zip({"generator": Payload()}), "more than tensors"),
-    "pickle without torch": ("vocoder", lambda f: zip_of({"model.ckpt": pickle.dumps(Payload()),
-        "config.json": json.dumps(untrusted.NSF).encode()}), "more than tensors"),
+    "pickle without torch": (
+        "vocoder",
+        lambda f: zip_of({"model.ckpt": pickle.dumps(Payload()), "config.json": json.dumps(untrusted.NSF).encode()}),
+        "more than tensors",
+    ),
     "one number shown as 10^12": ("vocoder", lambda f: expanded(), "numbers of their own"),
     "checkpoint that unpacks to 256 MB": ("vocoder", lambda f: packed_checkpoint(), "more bytes"),
-    "tar in place of a checkpoint": ("vocoder", lambda f: zip_of({**members_of(f["vocoder"]),
-        "model.ckpt": bytes(10240)}), "tar archive"),
-    "byte order without end": ("vocoder", lambda f: zip_of({**members_of(f["vocoder"]), "model.ckpt": zip_of({
-        k: b"[" * 9999 if k.endswith("byteorder") else v
-        for k, v in members_of(members_of(f["vocoder"])["model.ckpt"]).items()})}), "endian"),
-    "channels without end": ("vocoder", lambda f: vocoder_zip(config={**untrusted.NSF,
-        "upsample_initial_channel": 4096, "resblock_kernel_sizes": [99999], "resblock_dilation_sizes": [[1] * 8]}),
-        "shape|missing"),
-    "deep config.json": ("vocoder", lambda f: zip_of({**members_of(f["vocoder"]),
-        "config.json": b"[" * 10**6}), "Recursion"),
+    "tar in place of a checkpoint": (
+        "vocoder",
+        lambda f: zip_of({**members_of(f["vocoder"]), "model.ckpt": bytes(10240)}),
+        "tar archive",
+    ),
+    "byte order without end": (
+        "vocoder",
+        lambda f: zip_of(
+            {
+                **members_of(f["vocoder"]),
+                "model.ckpt": zip_of(
+                    {
+                        k: b"[" * 9999 if k.endswith("byteorder") else v
+                        for k, v in members_of(members_of(f["vocoder"])["model.ckpt"]).items()
+                    }
+                ),
+            }
+        ),
+        "endian",
+    ),
+    "channels without end": (
+        "vocoder",
+        lambda f: vocoder_zip(
+            config={
+                **untrusted.NSF,
+                "upsample_initial_channel": 4096,
+                "resblock_kernel_sizes": [99999],
+                "resblock_dilation_sizes": [[1] * 8],
+            }
+        ),
+        "shape|missing",
+    ),
+    "deep config.json": (
+        "vocoder",
+        lambda f: zip_of({**members_of(f["vocoder"]), "config.json": b"[" * 10**6}),
+        "Recursion",
+    ),
     "vocoder with a damaged directory": ("vocoder", lambda f: f["vocoder"].replace(b"PK\1\2", b"PK\1\3"), "bad.zip"),
-    "pickled array": ("trace", lambda f: with_array("x_t", header_of("(1,)", "'|O'") + pickle.dumps(Payload())),
-        "damaged"),
+    "pickled array": (
+        "trace",
+        lambda f: with_array("x_t", header_of("(1,)", "'|O'") + pickle.dumps(Payload())),
+        "damaged",
+    ),
     "array of 10^12": ("trace", lambda f: with_array("x_t", header_of("(1000000, 1000000)")), "damaged"),
     "array header of megabytes": ("trace", lambda f: with_array("x_t", header_of("(" + "1," * 30000 + ")")), "damaged"),
-    "trace that unpacks to 400 MB": ("trace", lambda f: bomb(f["trace"], "low.npy", header_of(f"({200 << 20},)"),
-        400 << 20), "as no trace does"),
+    "trace that unpacks to 400 MB": (
+        "trace",
+        lambda f: bomb(f["trace"], "low.npy", header_of(f"({200 << 20},)"), 400 << 20),
+        "as no trace does",
+    ),
     "trace of overlapping members": ("trace", lambda f: overlapping(f["trace"]), "as no trace does|damaged"),
     "recordings outside": ("recordings", lambda f: with_entry(f["recordings"], "../../evil.wav"), "points outside"),
-    "recording with a NUL": ("recordings", lambda f: renamed(f["recordings"], b"one.wav", b"on\0.wav"),
-        "points outside"),
-    "link among recordings": ("recordings", lambda f: with_entry(f["recordings"], "l.wav", b"/etc/passwd",
-        external_attr=(stat.S_IFLNK | 0o777) << 16), "link or a device"),
-    "recordings that unpack to 400 MB": ("recordings", lambda f: bomb(f["recordings"], "song.wav", b"", 400 << 20),
-        "no recording does"),
+    "recording with a NUL": (
+        "recordings",
+        lambda f: renamed(f["recordings"], b"one.wav", b"on\0.wav"),
+        "points outside",
+    ),
+    "link among recordings": (
+        "recordings",
+        lambda f: with_entry(f["recordings"], "l.wav", b"/etc/passwd", external_attr=(stat.S_IFLNK | 0o777) << 16),
+        "link or a device",
+    ),
+    "recordings that unpack to 400 MB": (
+        "recordings",
+        lambda f: bomb(f["recordings"], "song.wav", b"", 400 << 20),
+        "no recording does",
+    ),
     "100,000 recordings": ("recordings", lambda f: many(100_000), "more than 50000"),
     "a file where a folder is": ("recordings", lambda f: zip_of({"a": b"x", "a/b.wav": b"y"}), "File exists|folder"),
-    "escape codes in a name": ("recordings", lambda f: with_entry(f["recordings"], "../\x1b[31m\n" + "x" * 500),
-        "points outside"),
+    "escape codes in a name": (
+        "recordings",
+        lambda f: with_entry(f["recordings"], "../\x1b[31m\n" + "x" * 500),
+        "points outside",
+    ),
     "gin import": ("preset", lambda f: gin_text("import evil"), "may import only"),
     "gin import behind a line end": ("preset", lambda f: gin_text("# read me\u2028import evil"), "control character"),
     "gin include of a neighbour": ("preset", lambda f: gin_text("include 'evil.gin'"), "may include only"),
-    "gin include moved by a form feed": ("preset", lambda f: gin_text("# \x0c\ninclude 'base.gin'"),
-        "control character"),
+    "gin include moved by a form feed": (
+        "preset",
+        lambda f: gin_text("# \x0c\ninclude 'base.gin'"),
+        "control character",
+    ),
     "gin macro that calls": ("preset", lambda f: gin_text("X = @os.system()"), "not a settings class"),
     "gin macro of itself": ("preset", lambda f: gin_text("SIZE = %SIZE"), "defined by itself"),
     "gin nested without end": ("preset", lambda f: gin_text("X = " + "[" * 50_000), "not gin syntax"),
@@ -356,16 +451,32 @@ MARKUP = "</script><img src=x onerror=alert(1)>\"'><b>"
 
 def test_names_from_files_stay_text_on_every_piece_of_a_page(tmp_path):
     tone = np.zeros(800, np.float32)
-    head = {"schema": 1, "kind": "mel", "n_calls": 4, "info": {
-        "label": MARKUP, "method": MARKUP, "seed": MARKUP, "notice": MARKUP,
-        "mel": json.loads(np.load(io.BytesIO(trace_file()))["head"].tobytes())["info"]["mel"]}}
+    head = {
+        "schema": 1,
+        "kind": "mel",
+        "n_calls": 4,
+        "info": {
+            "label": MARKUP,
+            "method": MARKUP,
+            "seed": MARKUP,
+            "notice": MARKUP,
+            "mel": json.loads(np.load(io.BytesIO(trace_file()))["head"].tobytes())["info"]["mel"],
+        },
+    }
     (tmp_path / "a.npz").write_bytes(trace_file(head=head))
     (tmp_path / "<img src=x onerror=1>.wav").write_bytes(b"x")
     shown = player.document([player.Run(trace.load(tmp_path / "a.npz"))], title=MARKUP)
     pieces = [
-        shown, player.frame(shown), page.player(tone, 8000, MARKUP, MARKUP), page.small_player(tone, 8000, MARKUP),
-        page.notice(MARKUP), page.heading(MARKUP, MARKUP), page.paragraph(MARKUP), page.picture(b"x", MARKUP),
-        page.table([MARKUP], [[MARKUP]]), page.download_link(tmp_path / "<img src=x onerror=1>.wav", MARKUP),
+        shown,
+        player.frame(shown),
+        page.player(tone, 8000, MARKUP, MARKUP),
+        page.small_player(tone, 8000, MARKUP),
+        page.notice(MARKUP),
+        page.heading(MARKUP, MARKUP),
+        page.paragraph(MARKUP),
+        page.picture(b"x", MARKUP),
+        page.table([MARKUP], [[MARKUP]]),
+        page.download_link(tmp_path / "<img src=x onerror=1>.wav", MARKUP),
     ]
     for piece in pieces:
         assert "<img src=x" not in piece and "<b>" not in piece and "</script><" not in piece

@@ -50,11 +50,17 @@ def swept(tmp_path_factory, gin_file):
 def test_every_combination_once_and_sorted(swept):
     runs, cells, seen = swept
     assert {(c.values["n_harmonics"], c.values["n_noise_bands"]) for c in cells} == {
-        ("4", "3"), ("4", "5"), ("8", "3"), ("8", "5"),
+        ("4", "3"),
+        ("4", "5"),
+        ("8", "3"),
+        ("8", "5"),
     }
     assert sorted(p.name for p in runs.iterdir()) == [
-        "n_harmonics-4_n_noise_bands-3", "n_harmonics-4_n_noise_bands-5",
-        "n_harmonics-8_n_noise_bands-3", "n_harmonics-8_n_noise_bands-5", "sweep.json",
+        "n_harmonics-4_n_noise_bands-3",
+        "n_harmonics-4_n_noise_bands-5",
+        "n_harmonics-8_n_noise_bands-3",
+        "n_harmonics-8_n_noise_bands-5",
+        "sweep.json",
     ]
     assert [c.validation_loss for c in cells] == sorted(c.validation_loss for c in cells)
     assert {name for name, _ in seen} == {c.name for c in cells}
@@ -113,7 +119,10 @@ def test_table(swept):
     assert lines[1].split() == ["n_harmonics", "n_noise_bands", "step", "loss", "held-out", "loss"]
     best = swept[1][0]
     assert lines[2].split() == [
-        best.values["n_harmonics"], best.values["n_noise_bands"], "6/6", f"{best.loss:.4f}",
+        best.values["n_harmonics"],
+        best.values["n_noise_bands"],
+        "6/6",
+        f"{best.loss:.4f}",
         f"{best.validation_loss:.4f}",
     ]
 

@@ -345,8 +345,13 @@ def test_history_steps():
 
 def test_log_forgets_what_was_done_again(tmp_path):
     log = run_log.Log(tmp_path)
-    for record in [{"event": "start", "step": 0}, *({"step": s, "loss": 1.0} for s in range(1, 9)),
-                   {"event": "resume", "step": 5}, {"step": 6, "loss": 2.0}, {"step": 7, "loss": 2.0}]:
+    for record in [
+        {"event": "start", "step": 0},
+        *({"step": s, "loss": 1.0} for s in range(1, 9)),
+        {"event": "resume", "step": 5},
+        {"step": 6, "loss": 2.0},
+        {"step": 7, "loss": 2.0},
+    ]:
         log.write(record)
     log.flush()
     curves = run_log.curves(tmp_path)
@@ -366,8 +371,14 @@ def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "save", save)
     result = training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=8)
     assert sorted(set(failures)) == [5, 6] and result.step == 8
-    assert result.told == ["No space left while writing 'x' (0 MB are free). Training goes on and tries again; "
-                           "saved so far: nothing yet."] * 2
+    assert (
+        result.told
+        == [
+            "No space left while writing 'x' (0 MB are free). Training goes on and tries again; "
+            "saved so far: nothing yet."
+        ]
+        * 2
+    )
     assert [c.step for c in training.checkpoints(tmp_path) if c.kind == "last"] == [7, 8]
 
 

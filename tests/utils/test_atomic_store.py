@@ -130,8 +130,13 @@ def test_the_writer_sees_the_suffix_and_its_own_errors_pass(tmp_path):
 @pytest.mark.parametrize("links", [True, False])
 def test_commit_new_never_overwrites(tmp_path, links, monkeypatch):
     if not links:
-        monkeypatch.setattr(filesystem.active, "link", lambda a, b: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "no links")))
-    names = [atomic_store.commit_new(tmp_path / "My song.wav", lambda p, i=i: p.write_bytes(b"%d" % i)).name for i in range(3)]
+        monkeypatch.setattr(
+            filesystem.active, "link", lambda a, b: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "no links"))
+        )
+    names = [
+        atomic_store.commit_new(tmp_path / "My song.wav", lambda p, i=i: p.write_bytes(b"%d" % i)).name
+        for i in range(3)
+    ]
     assert names == ["My song.wav", "My song 2.wav", "My song 3.wav"]
     assert [(tmp_path / n).read_bytes() for n in names] == [b"0", b"1", b"2"]
     long = "ä" * 120 + ".wav"  # 244 bytes
@@ -184,7 +189,10 @@ def test_remove_truncates_first_but_never_a_file_with_a_second_name(tmp_path, mo
 def test_sha256_against_hashlib(tmp_path):
     for size in (0, 1, atomic_store.CHUNK_BYTES, BIG):
         data = payload(3, size)
-        assert atomic_store.sha256_file(atomic_store.commit_bytes(tmp_path / "f", data)) == hashlib.sha256(data).hexdigest()
+        assert (
+            atomic_store.sha256_file(atomic_store.commit_bytes(tmp_path / "f", data))
+            == hashlib.sha256(data).hexdigest()
+        )
 
 
 def test_marked_files_tell_what_is_wrong(tmp_path):
@@ -371,12 +379,17 @@ def test_passing_errors_are_tried_again_on_drive_only(tmp_path, monkeypatch):
     with faults.failing(2, errno.ENOTCONN):
         atomic_store.commit_bytes(tmp_path / "a", b"1")
     assert (tmp_path / "a").read_bytes() == b"1"
-    with faults.failing(2, errno.ENOTCONN, stays=True), pytest.raises(atomic_store.StoreError, match="Drive connection"):
+    with (
+        faults.failing(2, errno.ENOTCONN, stays=True),
+        pytest.raises(atomic_store.StoreError, match="Drive connection"),
+    ):
         atomic_store.commit_bytes(tmp_path / "a", b"2")
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
-OWNER = "import sys, svclib.utils.filesystem as d; s = d.Scratch('svclib-t-'); print(s.path, flush=True); sys.stdin.read()"
+OWNER = (
+    "import sys, svclib.utils.filesystem as d; s = d.Scratch('svclib-t-'); print(s.path, flush=True); sys.stdin.read()"
+)
 
 
 def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path, monkeypatch):

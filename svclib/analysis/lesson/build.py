@@ -66,10 +66,20 @@ class Lesson:
 
 
 def make(
-    instrument: Any, song: Any, start_s: float | int = 0.0, seconds: float | int = 5.0, steps: int = STEPS,
-    seed: int = 0, method: str | None = None, singer: str | None = None,
-    target: tuple[str, np.ndarray, int] | None = None, wave: dict | None = None, wave_facts: dict | None = None,
-    progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, watch: Callable | None = None,
+    instrument: Any,
+    song: Any,
+    start_s: float | int = 0.0,
+    seconds: float | int = 5.0,
+    steps: int = STEPS,
+    seed: int = 0,
+    method: str | None = None,
+    singer: str | None = None,
+    target: tuple[str, np.ndarray, int] | None = None,
+    wave: dict | None = None,
+    wave_facts: dict | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    watch: Callable | None = None,
 ) -> Lesson:
     """Let a diffusion instrument sing a stretch as often as the lesson needs, always from the same noise.
 
@@ -105,7 +115,9 @@ def make(
     others = [name for name in model.singers if name != (singer or model.singers[0])]
     changed: list[tuple[str, tuple[interventions.Change, ...]]] = [("all three", ())]
     changed += [(f"{name} off", (interventions.Change(name),)) for name in ("content", "melody", "timbre")]
-    changed += [(f"timbre of {others[0]}", (interventions.Change("timbre", "swap", singer=others[0]),))] if others else []
+    changed += (
+        [(f"timbre of {others[0]}", (interventions.Change("timbre", "swap", singer=others[0]),))] if others else []
+    )
     fewer = [n for n in FEWER if n < steps]
     calls = [(changes, steps, label) for label, changes in changed[1:]]
     calls += [((), n, f"{n} steps") for n in fewer]
@@ -119,8 +131,18 @@ def make(
 
     def sing(changes, n, label):
         return ablation.sing(
-            model, asked, changes, method, n, seed=seed, singer=singer, features=False, label=label,
-            progress=part(n, label), cancelled=cancelled, watch=watch,
+            model,
+            asked,
+            changes,
+            method,
+            n,
+            seed=seed,
+            singer=singer,
+            features=False,
+            label=label,
+            progress=part(n, label),
+            cancelled=cancelled,
+            watch=watch,
         )
 
     def heard(sung, label, brief):
@@ -143,9 +165,11 @@ def make(
     run, result = heard(main, name, brief=False)
     positions = _few(len(main.trace))
     brief = Run(
-        main.trace.steps(positions), name,
+        main.trace.steps(positions),
+        name,
         Sounds({k: run.sounds.audio[int(i)] for k, i in enumerate(positions)}, run.sounds.sample_rate_hz),
-        {k: run.sung[int(i)] for k, i in enumerate(positions) if int(i) in run.sung}, brief=True,
+        {k: run.sung[int(i)] for k, i in enumerate(positions) if int(i) in run.sung},
+        brief=True,
     )
     unaided = main.trace.steps(_few(len(main.trace), GUESSED_STEPS))
     progress = part(4 * GUESSED_STEPS, "sound from pictures alone")
@@ -158,11 +182,16 @@ def make(
         wave, wave_facts = stored["groups"][3], stored["facts"]
     voice = singer or (model.singers[0] if len(model.singers) > 1 else instrument.name)
     facts = {
-        "song": asked.name, "voice": voice, "steps": len(main.trace), "seed": seed,
+        "song": asked.name,
+        "voice": voice,
+        "steps": len(main.trace),
+        "seed": seed,
         "target": target[0] if target else "",
-        "without": [label for label, _ in changed], "fewer": [name, *(f"{n} steps" for n in fewer)],
+        "without": [label for label, _ in changed],
+        "fewer": [name, *(f"{n} steps" for n in fewer)],
         "caution": interventions.caution(model.settings, [interventions.Change("content")]),
-        "method": main.trace.info["method"], **{k: wave_facts[k] for k in ("wave_steps", "wave_text")},
+        "method": main.trace.info["method"],
+        **{k: wave_facts[k] for k in ("wave_steps", "wave_text")},
     }
     rate_hz = song.features.settings.sample_rate_hz
     sounds = {"source": (asked.audio, rate_hz), "result": (result, run.sounds.sample_rate_hz)}
@@ -175,9 +204,16 @@ def make(
 
 
 def of_file(
-    instrument: Any, path: str | Path, start_s: float | int = 0.0, seconds: float | int = 5.0, steps: int = STEPS,
-    seed: int = 0, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
-    note: Callable[[str], None] | None = None, watch: Callable | None = None,
+    instrument: Any,
+    path: str | Path,
+    start_s: float | int = 0.0,
+    seconds: float | int = 5.0,
+    steps: int = STEPS,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    note: Callable[[str], None] | None = None,
+    watch: Callable | None = None,
 ) -> tuple[str, str]:
     """The page of an instrument and a song's file: a lesson for ``diffusion``, the steps of a sound for ``diffwave``.
 
@@ -213,7 +249,14 @@ def of_file(
     tell(check_size(rough_bytes(seconds, steps, contract), longest_s(steps, contract)))
     song = load_song(path, instrument.features, None, lambda f, text="": report(0.1 * f, text))
     made = make(
-        instrument, song, start_s, seconds, steps, seed, cancelled=cancelled, watch=watch,
+        instrument,
+        song,
+        start_s,
+        seconds,
+        steps,
+        seed,
+        cancelled=cancelled,
+        watch=watch,
         progress=lambda f, text="": report(0.1 + 0.85 * f, text),
     )
     tell(check_size(made.predicted_bytes))
@@ -306,10 +349,14 @@ def _fill(stored: dict) -> str:
     group = stored["groups"][0]
     method = stored["facts"]["method"]
     pages = {
-        "pages": lines, "words": lesson_pages.WORDS, "sounds": stored["sounds"],
+        "pages": lines,
+        "words": lesson_pages.WORDS,
+        "sounds": stored["sounds"],
         "bin": [group["mels"] // 5, group["frames"] // 2],
         "method_note": f"The sampler here is {method}: it also looks back at the step before, or adds fresh noise, as "
-        "its rule says; the two lines above are what all of them share." if method != "ddim" else "",
+        "its rule says; the two lines above are what all of them share."
+        if method != "ddim"
+        else "",
     }
     text = {"title": stored["title"], **group, "more": stored["groups"][1:]}
     return player.fill(player.dumps(text), stored["title"], player.dumps(pages))

@@ -34,7 +34,11 @@ def watch(model: Any, walk: Callable, label: str, keep: int = KEEP, seed: int = 
     recorder = capture.Recorder(keep)
     made = np.asarray(walk(recorder), np.float32).reshape(1, -1)
     trace = recorder.trace(
-        torch.from_numpy(made), "wave", sample_rate_hz=model.features.sample_rate_hz, label=label, method="DiffWave",
+        torch.from_numpy(made),
+        "wave",
+        sample_rate_hz=model.features.sample_rate_hz,
+        label=label,
+        method="DiffWave",
         seed=seed,
     )
     guess, noisy = player.wave_sounds(trace)
@@ -43,8 +47,14 @@ def watch(model: Any, walk: Callable, label: str, keep: int = KEEP, seed: int = 
 
 
 def six_steps(
-    model: Any, n_samples: int, label: str | None = None, asked: Any = None, seed: int = 0, every_step: bool = True,
-    progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
+    model: Any,
+    n_samples: int,
+    label: str | None = None,
+    asked: Any = None,
+    seed: int = 0,
+    every_step: bool = True,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> list[Run]:
     """One sound by the model's fast schedule (six steps in the paper), where it has one, and by all its steps too.
 
@@ -72,8 +82,13 @@ def six_steps(
         def walk(callback, common=common):
             if model.settings.condition == "mel":
                 return diffwave_uses.vocode(
-                    model, asked.log_mel, model.contract, callback=callback, f0_hz=asked.source_f0_hz,
-                    voiced=asked.source_voiced, **common,
+                    model,
+                    asked.log_mel,
+                    model.contract,
+                    callback=callback,
+                    f0_hz=asked.source_f0_hz,
+                    voiced=asked.source_voiced,
+                    **common,
                 )
             return diffwave_uses.generate(model, n_samples, 1, label, callback=callback, **common)
 
@@ -103,9 +118,7 @@ def between(
     """A sound between two recordings, mixed where both are noise up to step ``t``."""
 
     def walk(callback):
-        return diffwave_uses.interpolate(
-            model, first, second, [share], t, label=label, seed=seed, callback=callback
-        )
+        return diffwave_uses.interpolate(model, first, second, [share], t, label=label, seed=seed, callback=callback)
 
     return watch(model, walk, f"{share:.0%} of the second sound, from step {t}".replace("%", " %"), seed=seed)
 
@@ -117,7 +130,9 @@ def at_work(instrument, seconds: float | int = 1.0, seed: int = 0) -> str:
     """
     model = instrument.model
     if model.settings.condition == "mel":
-        raise interventions.StudyError(f"'{instrument.name}' is a vocoder: it follows a mel. Show it with a song instead.")
+        raise interventions.StudyError(
+            f"'{instrument.name}' is a vocoder: it follows a mel. Show it with a song instead."
+        )
     labels = model.settings.labels or (None, None)
     n = int(seconds * instrument.features.sample_rate_hz) // 64 * 64
     first, second = (
@@ -141,8 +156,13 @@ def four(model, first: np.ndarray, second: np.ndarray, label: str | None, seed: 
 
 
 def document(
-    instrument: Any, song: Any = None, start_s: float | int = 0.0, seconds: float | int = 2.0, seed: int = 0,
-    progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
+    instrument: Any,
+    song: Any = None,
+    start_s: float | int = 0.0,
+    seconds: float | int = 2.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> str:
     """The page of a DiffWave instrument: a vocoder sings the stretch of a song again, others make a sound of their own.
 
@@ -164,7 +184,9 @@ def document(
     """
     model = instrument.model
     if not 0 < seconds <= MAX_S:
-        raise interventions.StudyError(f"{seconds:g} s are asked for; a page of DiffWave's steps holds up to {MAX_S:g} s.")
+        raise interventions.StudyError(
+            f"{seconds:g} s are asked for; a page of DiffWave's steps holds up to {MAX_S:g} s."
+        )
     asked = None
     if model.settings.condition == "mel":
         if song is None:

@@ -28,8 +28,9 @@ def _mel(axis, trace: Trace, picture, **options):
     """A mel picture on a time axis in seconds and a frequency axis in mel bands, labelled in Hz."""
     n_mels, n_frames = picture.shape
     seconds = n_frames * trace.contract.hop_samples / trace.contract.sample_rate_hz
-    drawn = axis.imshow(picture, origin="lower", aspect="auto", extent=(0, seconds, 0, n_mels),
-                        interpolation="nearest", **options)
+    drawn = axis.imshow(
+        picture, origin="lower", aspect="auto", extent=(0, seconds, 0, n_mels), interpolation="nearest", **options
+    )
     hz = compare.mel_centers_hz(trace)
     wanted = [f for f in (250, 500, 1000, 2000, 4000, 8000) if hz[0] < f < hz[-1]]
     places, kept = np.interp(wanted, hz, np.arange(n_mels)) + 0.5, []
@@ -108,8 +109,9 @@ def matrix(values: np.ndarray, names: Sequence[str], title: str = "", label: str
         if n <= 12:
             for i, j in np.ndindex(n, n):
                 text = "" if np.isnan(values[i, j]) else f"{values[i, j]:.1f}"
-                axis.text(j, i, text, ha="center", va="center", fontsize=7,
-                          color="white" if values[i, j] < 0.5 * top else INK)
+                axis.text(
+                    j, i, text, ha="center", va="center", fontsize=7, color="white" if values[i, j] < 0.5 * top else INK
+                )
         axis.grid(False)
         axis.set_title(title)
         figure.colorbar(drawn, ax=axis, label=label, pad=0.01)
@@ -145,8 +147,9 @@ def metric_curves(traces: Mapping[str, Trace], found: Mapping[str, Sequence], ma
             counts, about = [], None
             for k, (label, run) in enumerate(found.items()):
                 for metric in (m for m in run if m.name == name):
-                    axis.plot(metric.positions, metric.values, "o-", color=CYCLE[k % len(CYCLE)], markersize=3,
-                              label=label)
+                    axis.plot(
+                        metric.positions, metric.values, "o-", color=CYCLE[k % len(CYCLE)], markersize=3, label=label
+                    )
                     counts += metric.frames[np.isfinite(metric.values)].tolist()
                     about = metric
             if mark is not None:
@@ -261,8 +264,12 @@ def influence_bins(trace: Trace, local, place: int) -> Figure:
 def layers(trace: Trace, title: str = "") -> Figure:
     """Layers by steps: how strong their signals are, and how much of them is new at each step."""
     cells = [(kind, value) for kind in ("noise", "condition") for value in ("level", "change")]
-    words = {"noise": "input + step", "condition": "gates with the condition",
-             "level": "level (RMS)", "change": "new since the step before"}
+    words = {
+        "noise": "input + step",
+        "condition": "gates with the condition",
+        "level": "level (RMS)",
+        "change": "new since the step before",
+    }
     with styled_figure(2, 2, size=(9.4, 4.8)) as (figure, axes):
         for axis, (kind, value) in zip(axes.flat, cells, strict=True):
             names, values = compare.layer_map(trace, kind, value)
@@ -286,11 +293,23 @@ def trajectories(runs: Mapping[str, Trace], tap: str = "guess") -> Figure:
             axis.plot(*path.T, color=colour, linewidth=1, label=label)
             for p, q in zip(path[:-1:2], path[1::2], strict=False):
                 axis.annotate("", q, p, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1})
-            dots = axis.scatter(*path.T, c=np.arange(1, len(path) + 1), cmap=TIMES, vmin=1, vmax=most, s=18,
-                                edgecolors=colour, linewidths=1, zorder=3)
+            dots = axis.scatter(
+                *path.T,
+                c=np.arange(1, len(path) + 1),
+                cmap=TIMES,
+                vmin=1,
+                vmax=most,
+                s=18,
+                edgecolors=colour,
+                linewidths=1,
+                zorder=3,
+            )
         share = [f"{100 * e:.0f} % of the movement" for e in made.explained]
-        axis.set(xlabel=f"first direction ({share[0]})", ylabel=f"second direction ({share[1]})",
-                 title="the mean guess, step by step" if tap == "guess" else tap)
+        axis.set(
+            xlabel=f"first direction ({share[0]})",
+            ylabel=f"second direction ({share[1]})",
+            title="the mean guess, step by step" if tap == "guess" else tap,
+        )
         axis.legend(loc="best", fontsize=7)
         figure.colorbar(dots, ax=axis, label="step", pad=0.01)
         return figure

@@ -86,8 +86,14 @@ def _draw_spectrogram(axis, samples, sample_rate_hz, f0_hz=None, voiced=None, fr
     bottom, top = np.log2(frequency_hz[0]), np.log2(frequency_hz[-1])
     half_s = (time_s[1] - time_s[0]) / 2
     axis.imshow(
-        level_db, origin="lower", aspect="auto", cmap="magma", vmin=plot_data.FLOOR_DB, vmax=max(-20.0, level_db.max()),
-        extent=(start_s - half_s, start_s + time_s[-1] + half_s, bottom, top), interpolation="bilinear",
+        level_db,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=plot_data.FLOOR_DB,
+        vmax=max(-20.0, level_db.max()),
+        extent=(start_s - half_s, start_s + time_s[-1] + half_s, bottom, top),
+        interpolation="bilinear",
     )
     ticks = [f for f in (125, 250, 500, 1000, 2000, 4000, 8000, 16000) if f <= frequency_hz[-1]]
     axis.set_yticks(np.log2(ticks), [f"{f // 1000} k" if f >= 1000 else str(f) for f in ticks])

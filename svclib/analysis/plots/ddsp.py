@@ -42,8 +42,14 @@ def _over_time(level_db, frame_s, title, ylabel, bottom, top) -> Figure:
         axis = axes[0, 0]
         peak = float(level_db.max()) if level_db.size else 0.0
         drawn = axis.imshow(
-            level_db.T, origin="lower", aspect="auto", cmap="magma", vmin=peak - 70, vmax=peak,
-            extent=(0, len(level_db) * frame_s, bottom, top), interpolation="nearest",
+            level_db.T,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=peak - 70,
+            vmax=peak,
+            extent=(0, len(level_db) * frame_s, bottom, top),
+            interpolation="nearest",
         )
         axis.grid(False)
         axis.set(title=title, xlabel="time (s)", ylabel=ylabel)
@@ -92,8 +98,16 @@ def z_over_time(z, frame_s, title="z") -> Figure:
     z = np.asarray(z, float)
     with styled_figure(size=(9, 2.4)) as (figure, axes):
         axis, limit = axes[0, 0], max(float(np.abs(z).max(initial=0)), 1e-6)
-        axis.imshow(z.T, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest",
-                    extent=(0, len(z) * frame_s, 0.5, z.shape[1] + 0.5))
+        axis.imshow(
+            z.T,
+            origin="lower",
+            aspect="auto",
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            interpolation="nearest",
+            extent=(0, len(z) * frame_s, 0.5, z.shape[1] + 0.5),
+        )
         axis.grid(False)
         axis.set(title=title, xlabel="time (s)", ylabel="dimension")
         return figure

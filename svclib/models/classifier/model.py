@@ -158,8 +158,10 @@ def listen(
     """
     s = model.settings
     if sample_rate_hz != s.sample_rate_hz:
-        raise ClassifierError(f"These sounds are at {sample_rate_hz} Hz, but the listener was trained at "
-                              f"{s.sample_rate_hz} Hz; resample them first.")
+        raise ClassifierError(
+            f"These sounds are at {sample_rate_hz} Hz, but the listener was trained at "
+            f"{s.sample_rate_hz} Hz; resample them first."
+        )
     if not len(sounds) or not all(np.ndim(x) == 1 and np.isfinite(x).all() for x in sounds):
         raise ClassifierError(f"{len(sounds)} sounds were given; expected at least one, one channel of finite samples.")
     model.eval()
@@ -273,7 +275,11 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ClassifierError(f"'{path.name}' cannot be a listener's name; it has to end in .safetensors.")
-    head = {"format": checkpoint_format.FORMAT, "format_version": checkpoint_format.FORMAT_VERSION, "kind": "classifier"}
+    head = {
+        "format": checkpoint_format.FORMAT,
+        "format_version": checkpoint_format.FORMAT_VERSION,
+        "kind": "classifier",
+    }
     record = {**head, "settings": to_dict(model.settings), "info": info or {}}
     pieces = checkpoint_format.pack(Checkpoint(record, dict(model.state_dict())))
     return atomic_store.commit_new(path, lambda part: atomic_store.commit_bytes(part, *pieces))

@@ -42,8 +42,10 @@ class ClassifierSettings:
         if not 2 <= len(self.labels) <= 1000 or list(self.labels) != sorted(set(self.labels)):
             raise ClassifierError(f"{len(self.labels)} labels were given; expected 2 to 1000 different ones, sorted.")
         if not 4000 <= self.sample_rate_hz <= 96000 or not 0.1 <= self.duration_s <= 20:
-            raise ClassifierError(f"Clips of {self.duration_s} s at {self.sample_rate_hz} Hz cannot be heard; expected "
-                                  "0.1 to 20 s at 4000 to 96000 Hz.")
+            raise ClassifierError(
+                f"Clips of {self.duration_s} s at {self.sample_rate_hz} Hz cannot be heard; expected "
+                "0.1 to 20 s at 4000 to 96000 Hz."
+            )
         if self.groups < 1 or 32 % self.groups:
             raise ClassifierError(f"groups is {self.groups}; expected a divisor of 32.")
 
@@ -74,8 +76,10 @@ class Block(nn.Module):
     def __init__(self, inward: int, outward: int, stride: int, groups: int):
         super().__init__()
         self.way = nn.Sequential(
-            *_convolution(inward, outward), nn.ReLU(),
-            *_convolution(outward, outward, 3, stride, groups), nn.ReLU(),
+            *_convolution(inward, outward),
+            nn.ReLU(),
+            *_convolution(outward, outward, 3, stride, groups),
+            nn.ReLU(),
             *_convolution(outward, outward),
         )
         same = inward == outward and stride == 1
@@ -94,9 +98,12 @@ class Classifier(nn.Module):
         self.settings, groups = settings, settings.groups
         self.level = nn.BatchNorm1d(settings.mel.n_mels, affine=False)
         self.blocks = nn.Sequential(
-            *_convolution(1, 32, 3, 2), nn.ReLU(),
-            Block(32, 64, 2, groups), Block(64, 64, 1, groups),
-            Block(64, 64, 2, groups), Block(64, N_FEATURES, 1, groups),
+            *_convolution(1, 32, 3, 2),
+            nn.ReLU(),
+            Block(32, 64, 2, groups),
+            Block(64, 64, 1, groups),
+            Block(64, 64, 2, groups),
+            Block(64, N_FEATURES, 1, groups),
         )
         self.last = nn.Linear(N_FEATURES, len(settings.labels))
 

@@ -188,7 +188,10 @@ class Bottleneck(nn.Module):
 
     @torch.no_grad()
     def song(
-        self, log_mel: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"], piece_frames: int,
+        self,
+        log_mel: Float[Tensor, "batch frames mels"],
+        f0_hz: Float[Tensor, "batch frames"],
+        piece_frames: int,
         units: Tensor | None = None,
     ) -> Float[Tensor, "batch frames code"]:
         """The code of a song of any length: :meth:`forward` with the memory of one piece.
@@ -273,6 +276,11 @@ def build(settings: Any, features: FeatureSettings) -> Bottleneck | Units:
             raise FeatureError("The content encoder 'contentvec' reads units; bind FeatureSettings.units as well.")
         return Units(features.units)
     return Bottleneck(
-        features.mel, s.code_dims, channels=s.content_channels, n_layers=s.content_layers, warp_range=s.warp_range,
-        equaliser_db=s.equaliser_db, code_noise=s.code_noise,
+        features.mel,
+        s.code_dims,
+        channels=s.content_channels,
+        n_layers=s.content_layers,
+        warp_range=s.warp_range,
+        equaliser_db=s.equaliser_db,
+        code_noise=s.code_noise,
     )

@@ -54,8 +54,14 @@ class Denoiser(nn.Module):
     """
 
     def __init__(
-        self, n_mels: int, channels: int, n_layers: int, dilation_cycle: int, condition_dims: int,
-        schedule: Schedule, prediction: str = "residual",
+        self,
+        n_mels: int,
+        channels: int,
+        n_layers: int,
+        dilation_cycle: int,
+        condition_dims: int,
+        schedule: Schedule,
+        prediction: str = "residual",
     ):
         super().__init__()
         self.schedule, self.prediction = schedule, prediction
@@ -206,9 +212,15 @@ class Prepared:
     """
 
     def __init__(
-        self, denoiser: Denoiser, condition: Float[Tensor, "batch dims frames"],
-        guess: Float[Tensor, "batch mels frames"], spread: Float[Tensor, "batch mels frames"], precision: str = "auto",
-        piece_frames: int = PIECE_FRAMES, cache_bytes: int = CACHE_BYTES, cancelled: Callable[[], bool] | None = None,
+        self,
+        denoiser: Denoiser,
+        condition: Float[Tensor, "batch dims frames"],
+        guess: Float[Tensor, "batch mels frames"],
+        spread: Float[Tensor, "batch mels frames"],
+        precision: str = "auto",
+        piece_frames: int = PIECE_FRAMES,
+        cache_bytes: int = CACHE_BYTES,
+        cancelled: Callable[[], bool] | None = None,
     ):
         if precision not in PRECISIONS:
             raise DiffusionError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")

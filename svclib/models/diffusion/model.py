@@ -77,8 +77,13 @@ class DiffusionModel(nn.Module):
         self.content = bottleneck.build(s, features)
         self.conditions = Conditions(contract, self.content.dims, len(self.singers), s.condition_dims)
         self.denoiser = Denoiser(
-            contract.n_mels, s.channels, s.n_layers, s.dilation_cycle, s.condition_dims,
-            self.schedule, s.prediction,
+            contract.n_mels,
+            s.channels,
+            s.n_layers,
+            s.dilation_cycle,
+            s.condition_dims,
+            self.schedule,
+            s.prediction,
         )
         self.coarse = layers.ConvStack(s.condition_dims, s.coarse_channels, contract.n_mels, s.coarse_layers)
         self.doubt = nn.Conv1d(s.condition_dims, contract.n_mels, 1)
@@ -184,8 +189,15 @@ class DiffusionModel(nn.Module):
 
     @torch.no_grad()
     def condition(
-        self, log_mel: Tensor, source_f0_hz: Tensor, f0_hz: Tensor, voiced: Tensor, loudness_db: Tensor,
-        singer: Tensor | None = None, without: Sequence[str] = (), piece_frames: int = PIECE_FRAMES,
+        self,
+        log_mel: Tensor,
+        source_f0_hz: Tensor,
+        f0_hz: Tensor,
+        voiced: Tensor,
+        loudness_db: Tensor,
+        singer: Tensor | None = None,
+        without: Sequence[str] = (),
+        piece_frames: int = PIECE_FRAMES,
         units: Tensor | None = None,
     ) -> Float[Tensor, "batch dims frames"]:
         """Everything the denoiser is told about a song, computed once, in pieces that equal the whole.
@@ -270,10 +282,18 @@ class DiffusionModel(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, condition: Tensor, method: str | None = None, steps: int | None = None, shallow: int | None = None,
-        seed: int = 0, precision: str = "auto", callback: Callable | None = None, cancelled: Callable | None = None,
+        self,
+        condition: Tensor,
+        method: str | None = None,
+        steps: int | None = None,
+        shallow: int | None = None,
+        seed: int = 0,
+        precision: str = "auto",
+        callback: Callable | None = None,
+        cancelled: Callable | None = None,
         prepared: "Prepared | Callable[[Tensor, float], Tensor] | None" = None,
-        temperature: int | float | None = None, **options,
+        temperature: int | float | None = None,
+        **options,
     ) -> Float[Tensor, "batch frames mels"]:
         """Sing: walk from noise, or from the coarse mel noised to step ``shallow``, to a log-mel.
 
@@ -311,9 +331,17 @@ class DiffusionModel(nn.Module):
             t = torch.full((len(condition),), start_t, device=condition.device)
             x_t = self.schedule.diffuse(guess.clamp(-1, 1), t, x_t)
         x0 = samplers.sample(
-            prepared, self.schedule, x_t, method or self.settings.sampler,
-            steps or self.settings.sampler_steps, start_t, clip=1.0, generator=generator,
-            temperature=temperature, callback=callback, cancelled=cancelled,
+            prepared,
+            self.schedule,
+            x_t,
+            method or self.settings.sampler,
+            steps or self.settings.sampler_steps,
+            start_t,
+            clip=1.0,
+            generator=generator,
+            temperature=temperature,
+            callback=callback,
+            cancelled=cancelled,
         )
         return self.unscale(x0)
 
@@ -336,10 +364,20 @@ class DiffusionModel(nn.Module):
 
     @torch.no_grad()
     def render(
-        self, log_mel: np.ndarray, source_f0_hz: np.ndarray, source_voiced: np.ndarray, f0_hz: np.ndarray,
-        voiced: np.ndarray, loudness_db: np.ndarray, singer: Mapping[str, int | float] | str | None = None,
-        seed: int = 0, progress: Callable[[float, str], None] | None = None, cancelled: Callable | None = None,
-        vocoder: Any = None, units: np.ndarray | None = None, **sampling,
+        self,
+        log_mel: np.ndarray,
+        source_f0_hz: np.ndarray,
+        source_voiced: np.ndarray,
+        f0_hz: np.ndarray,
+        voiced: np.ndarray,
+        loudness_db: np.ndarray,
+        singer: Mapping[str, int | float] | str | None = None,
+        seed: int = 0,
+        progress: Callable[[float, str], None] | None = None,
+        cancelled: Callable | None = None,
+        vocoder: Any = None,
+        units: np.ndarray | None = None,
+        **sampling,
     ) -> Synthesis:
         """Sing a song: conditions, one walk over the whole of it, vocoder.
 
@@ -386,12 +424,19 @@ class DiffusionModel(nn.Module):
             mel, source, wanted, sounding, loudness, weights, piece_frames=piece_frames, units=units
         )
         sung = self.sample(
-            condition, seed=seed, cancelled=cancelled, **sampling,
+            condition,
+            seed=seed,
+            cancelled=cancelled,
+            **sampling,
             callback=lambda step: report(0.8 * (step.index + 1) / step.n_calls, f"step {step.index + 1}"),
         )
         floor = math.log10(self.contract.floor) if self.contract.log_base == "10" else math.log(self.contract.floor)
         sung = (sung + self.beyond(loudness)[..., None]).clamp_min(floor)
         return vocoder.render(
-            sung[0].cpu().numpy(), f0_hz, voiced, seed, cancelled=cancelled,
+            sung[0].cpu().numpy(),
+            f0_hz,
+            voiced,
+            seed,
+            cancelled=cancelled,
             progress=lambda fraction, text: report(0.8 + 0.2 * fraction, text),
         )

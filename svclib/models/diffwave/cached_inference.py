@@ -127,10 +127,18 @@ class Prepared:
     """
 
     def __init__(
-        self, net: DiffWaveNet, mel: Float[Tensor, "batch mels frames"] | None = None,
-        label: Int[Tensor, " batch"] | None = None, n_samples: int | None = None, batch: int = 1,
-        source: Float[Tensor, "batch samples"] | None = None, unit: Float[Tensor, "batch samples"] | None = None,
-        precision: str = "fp32", piece_samples: int = 1 << 17, cache_bytes: int = 10**9, tiled: bool | None = None,
+        self,
+        net: DiffWaveNet,
+        mel: Float[Tensor, "batch mels frames"] | None = None,
+        label: Int[Tensor, " batch"] | None = None,
+        n_samples: int | None = None,
+        batch: int = 1,
+        source: Float[Tensor, "batch samples"] | None = None,
+        unit: Float[Tensor, "batch samples"] | None = None,
+        precision: str = "fp32",
+        piece_samples: int = 1 << 17,
+        cache_bytes: int = 10**9,
+        tiled: bool | None = None,
     ):
         if precision not in PRECISIONS:
             raise DiffWaveError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")

@@ -34,8 +34,19 @@ class GatedLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, total: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, frames: Tensor | None,
-        out_weight: Tensor, out_bias: Tensor, dilation: int, ramp: Tensor | None, tile: int, idle: list[Tensor],
+        ctx: Any,
+        x: Tensor,
+        total: Tensor,
+        shift: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        frames: Tensor | None,
+        out_weight: Tensor,
+        out_bias: Tensor,
+        dilation: int,
+        ramp: Tensor | None,
+        tile: int,
+        idle: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Run the layer.
 

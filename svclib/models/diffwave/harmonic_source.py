@@ -35,7 +35,9 @@ class HarmonicSource:
         self.vocoder = HarmonicVocoder(HarmonicSettings(channels=1, n_layers=1), features).requires_grad_(False)
 
     def song(
-        self, log_mel: Float[np.ndarray, "frames mels"], f0_hz: Float[np.ndarray, " frames"],
+        self,
+        log_mel: Float[np.ndarray, "frames mels"],
+        f0_hz: Float[np.ndarray, " frames"],
         voiced: Bool[np.ndarray, " frames"],
     ) -> Float[np.ndarray, " samples"]:
         """The signal of a song of any length, by its pitch alone: float32 ``[frames * hop]``."""
@@ -43,8 +45,11 @@ class HarmonicSource:
 
     @torch.no_grad()
     def locked(
-        self, audio: Float[Tensor, "batch samples"], log_mel: Float[Tensor, "batch frames mels"],
-        f0_hz: Float[Tensor, "batch frames"], voiced: Bool[Tensor, "batch frames"],
+        self,
+        audio: Float[Tensor, "batch samples"],
+        log_mel: Float[Tensor, "batch frames mels"],
+        f0_hz: Float[Tensor, "batch frames"],
+        voiced: Bool[Tensor, "batch frames"],
     ) -> Float[Tensor, "batch samples"]:
         """The signal of training pieces, its fundamental in phase with the recording's.
 
@@ -66,8 +71,9 @@ class HarmonicSource:
         still = (audio.double() * turn.conj())[:, None]
         size = 2 * round(LOCK_S * rate / 2)
         window = torch.hann_window(size, dtype=torch.double, device=audio.device)[None, None]
-        padded = torch.nn.functional.pad(torch.view_as_real(still).movedim(-1, 1).flatten(1, 2),
-                                         (size // 2 - hop // 2, size // 2))
+        padded = torch.nn.functional.pad(
+            torch.view_as_real(still).movedim(-1, 1).flatten(1, 2), (size // 2 - hop // 2, size // 2)
+        )
         centres = torch.nn.functional.conv1d(padded, window.expand(2, -1, -1), stride=hop, groups=2)
         found = torch.complex(*centres[..., : f0_hz.shape[1]].unbind(1))
         found = found / found.abs().clamp_min(1e-12)

@@ -34,8 +34,9 @@ def _watch(progress, callback):
 
 def _start(model: DiffWaveModel, t: int) -> int:
     if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= model.schedule.n_steps:
-        raise DiffWaveError(f"The step is {t!r}; this model's steps are whole numbers from 1 to "
-                            f"{model.schedule.n_steps}.")
+        raise DiffWaveError(
+            f"The step is {t!r}; this model's steps are whole numbers from 1 to {model.schedule.n_steps}."
+        )
     return t - 1
 
 
@@ -224,8 +225,13 @@ def denoise(
     if reading == "scaled":
         x = model.schedule.diffuse(x, torch.tensor([start]), torch.randn(x.shape, generator=generator))
     made = diffwave_process.sample(
-        prepared, model.schedule, x.to(model.device), start_t=start, generator=generator,
-        callback=_watch(progress, callback), cancelled=cancelled,
+        prepared,
+        model.schedule,
+        x.to(model.device),
+        start_t=start,
+        generator=generator,
+        callback=_watch(progress, callback),
+        cancelled=cancelled,
     )
     return (made[0, :n].cpu() / gain[0]).numpy()
 
@@ -283,8 +289,14 @@ def interpolate(
     mixed = (1 - shares) * noisy[:1] + shares * noisy[1:]
     prepared = model.prepare(precision, n_samples=n, **condition(model, label, len(mixed)))
     made = diffwave_process.sample(
-        prepared, model.schedule, mixed.to(model.device), start_t=start, generator=generator, shared=True,
-        callback=_watch(progress, callback), cancelled=cancelled,
+        prepared,
+        model.schedule,
+        mixed.to(model.device),
+        start_t=start,
+        generator=generator,
+        shared=True,
+        callback=_watch(progress, callback),
+        cancelled=cancelled,
     )
     level = (1 - shares) / gain[0] + shares / gain[1]
     return (made.cpu() * level)[:, :longest].numpy()

@@ -106,8 +106,12 @@ class DiffWaveSettings:
             raise DiffWaveError(f"kind is '{self.kind}'; these are settings of the kind 'diffwave'.")
         validation.check(self, _RANGES, DiffWaveError)
         choices = {
-            "condition": CONDITIONS, "conditioner": CONDITIONERS, "loss": LOSSES, "step_rule": STEP_RULES,
-            "prior": PRIORS, "source": SOURCES,
+            "condition": CONDITIONS,
+            "conditioner": CONDITIONERS,
+            "loss": LOSSES,
+            "step_rule": STEP_RULES,
+            "prior": PRIORS,
+            "source": SOURCES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -129,7 +133,11 @@ class DiffWaveSettings:
             diffwave_process.align(self.schedule, self.fast_etas)
         mels = {"n_mels": 128, "conditioner": "frames"} if self.condition == "mel" else {}
         size = parameter_count(
-            self.channels, self.n_layers, **mels, condition_dims=self.condition_dims, squeeze=self.squeeze,
+            self.channels,
+            self.n_layers,
+            **mels,
+            condition_dims=self.condition_dims,
+            squeeze=self.squeeze,
             sourced=self.source != "none",
         )
         if size > MAX_PARAMETERS:
@@ -148,9 +156,7 @@ class DiffWaveSettings:
         told += f", prior by {self.prior}" if self.prior != "standard" else ""
         return told + (f", {self.source} source" if self.source != "none" else "")
 
-    def build(
-        self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0
-    ) -> "DiffWaveModel":
+    def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffWaveModel":
         """A model with these settings; raises DiffWaveError if the features do not suit.
 
         Args:
@@ -195,8 +201,18 @@ class DiffWaveModel(nn.Module):
         if features.hop_samples % s.squeeze:
             raise DiffWaveError(f"squeeze is {s.squeeze}; it has to divide the hop of {features.hop_samples} samples.")
         self.net = DiffWaveNet(
-            s.channels, s.n_layers, s.dilation_cycle, 0 if self.contract is None else mel.n_mels, features.hop_samples,
-            s.conditioner, s.condition_dims, len(s.labels), s.step_rule, s.n_steps, s.squeeze, s.source != "none",
+            s.channels,
+            s.n_layers,
+            s.dilation_cycle,
+            0 if self.contract is None else mel.n_mels,
+            features.hop_samples,
+            s.conditioner,
+            s.condition_dims,
+            len(s.labels),
+            s.step_rule,
+            s.n_steps,
+            s.squeeze,
+            s.source != "none",
         )
         self.source = HarmonicSource(features) if s.source == "harmonic" else None
         if self.contract is not None:

@@ -54,8 +54,15 @@ def table_embedding(t: Float[Tensor, " batch"], n_steps: int) -> Float[Tensor, "
 
 
 def parameter_count(
-    channels: int, n_layers: int, n_mels: int = 0, conditioner: str = "samples", hop_samples: int = 256,
-    condition_dims: int = 128, n_labels: int = 0, squeeze: int = 1, sourced: bool = False,
+    channels: int,
+    n_layers: int,
+    n_mels: int = 0,
+    conditioner: str = "samples",
+    hop_samples: int = 256,
+    condition_dims: int = 128,
+    n_labels: int = 0,
+    squeeze: int = 1,
+    sourced: bool = False,
 ) -> int:
     """Number of weights from the layer sizes alone: 2,619,971 for BASE, 6,885,315 for LARGE."""
     c, p = channels, squeeze
@@ -97,9 +104,19 @@ class DiffWaveNet(nn.Module):
     """
 
     def __init__(
-        self, channels: int, n_layers: int, dilation_cycle: int, n_mels: int = 0, hop_samples: int = 256,
-        conditioner: str = "frames", condition_dims: int = 128, n_labels: int = 0, step_rule: str = "exact",
-        n_steps: int = 50, squeeze: int = 1, sourced: bool = False,
+        self,
+        channels: int,
+        n_layers: int,
+        dilation_cycle: int,
+        n_mels: int = 0,
+        hop_samples: int = 256,
+        conditioner: str = "frames",
+        condition_dims: int = 128,
+        n_labels: int = 0,
+        step_rule: str = "exact",
+        n_steps: int = 50,
+        squeeze: int = 1,
+        sourced: bool = False,
     ):
         super().__init__()
         if conditioner not in CONDITIONERS or step_rule not in STEP_RULES:
@@ -200,15 +217,14 @@ class DiffWaveNet(nn.Module):
             raise DiffWaveError(f"There is no label number {wrong}; this network knows 0 to {self.n_labels - 1}.")
         return self.label_conditions(self.labels(label))
 
-    def check(
-        self, mel: Tensor | None, label: Tensor | None, n_samples: int, source: Tensor | None = None
-    ) -> None:
+    def check(self, mel: Tensor | None, label: Tensor | None, n_samples: int, source: Tensor | None = None) -> None:
         """Refuse conditions that are missing, not taken or of the wrong length: DiffWaveError says which."""
         needs = (("mel", mel, self.n_mels), ("label", label, self.n_labels), ("source", source, self.sourced))
         for name, value, wanted in needs:
             if (value is None) == bool(wanted):
-                raise DiffWaveError(f"This network takes {'a' if wanted else 'no'} {name}; leave {name} "
-                                    f"{'not ' if wanted else ''}out.")
+                raise DiffWaveError(
+                    f"This network takes {'a' if wanted else 'no'} {name}; leave {name} {'not ' if wanted else ''}out."
+                )
         if n_samples % self.squeeze:
             raise DiffWaveError(f"The signal has {n_samples} samples; this network takes {self.squeeze} at a time.")
         if mel is not None and mel.shape[-1] * self.hop_samples != n_samples:
@@ -265,7 +281,9 @@ class DiffWaveNet(nn.Module):
     def _in_tiles(self, h: Tensor) -> bool:
         """Whether this is training on a CPU in fp32, where the layers run in tiles."""
         return (
-            torch.is_grad_enabled() and h.device.type == "cpu" and h.dtype == self.input.weight.dtype == torch.float32
+            torch.is_grad_enabled()
+            and h.device.type == "cpu"
+            and h.dtype == self.input.weight.dtype == torch.float32
             and self.conditioner != "samples"
         )
 
@@ -280,7 +298,17 @@ class DiffWaveNet(nn.Module):
         for i, block in enumerate(self.stack.blocks):
             bias = block.dilated.bias.expand(len(h), -1)
             h, total = cpu_autograd.GatedLayer.apply(
-                h, total, block.step(step), block.dilated.weight, bias if fixed is None else bias + fixed[i], frames[i],
-                block.out.weight, block.out.bias[: self.channels], block.dilated.dilation[0], ramp, tile, self.idle,
+                h,
+                total,
+                block.step(step),
+                block.dilated.weight,
+                bias if fixed is None else bias + fixed[i],
+                frames[i],
+                block.out.weight,
+                block.out.bias[: self.channels],
+                block.dilated.dilation[0],
+                ramp,
+                tile,
+                self.idle,
             )
         return total

@@ -79,7 +79,13 @@ def convert(
             raise DiffWaveError("The conditioner of one layer is missing or has another shape than the rest.") from None
     with torch.random.fork_rng(devices=[]):  # the first weights are replaced below
         net = DiffWaveNet(
-            made["input.weight"].shape[0], n_layers, dilation_cycle, n_mels, 256, "samples", step_rule=step_rule,
+            made["input.weight"].shape[0],
+            n_layers,
+            dilation_cycle,
+            n_mels,
+            256,
+            "samples",
+            step_rule=step_rule,
             n_steps=n_steps,
         )
     wanted = net.state_dict()

@@ -351,7 +351,12 @@ class HarmonicVocoder(nn.Module):
             first, last = max(0, start - 1), min(n_frames, stop + 1)
             near = slice(first - low, last - low)
             sound, _ = synthesis.harmonic_synthesis(
-                line[:, near], torch.ones_like(line[:, near]), amplitudes[:, near, :bound], rate, hop, on[:, near],
+                line[:, near],
+                torch.ones_like(line[:, near]),
+                amplitudes[:, near, :bound],
+                rate,
+                hop,
+                on[:, near],
                 begins[:, first].to(place.device),
             )
             kept = sound[0, (start - first) * hop : (stop - first) * hop]

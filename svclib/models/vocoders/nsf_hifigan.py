@@ -73,7 +73,12 @@ class NsfSettings:
     def contract(self) -> MelContract:
         """The mel it was trained on."""
         return MelContract(
-            self.sampling_rate, self.n_fft, self.win_size, self.hop_size, self.num_mels, float(self.fmin),
+            self.sampling_rate,
+            self.n_fft,
+            self.win_size,
+            self.hop_size,
+            self.num_mels,
+            float(self.fmin),
             float(self.fmax),
         )
 
