@@ -15,11 +15,11 @@ import contextlib
 import math
 from pathlib import Path
 
-import content as experiment
 import librosa
 import numpy as np
 import torch
 
+import content as experiment
 from svclib.audio import io as audio
 from svclib.conversion import metrics, pipeline
 from svclib.features import extract

@@ -13,9 +13,9 @@ import json
 import time
 from pathlib import Path
 
+from lib import copysynthesis
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.conversion import copysynthesis
 from svclib.models.vocoders import auto as vocoding
 from svclib.utils import atomic_store
 

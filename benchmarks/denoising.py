@@ -4,7 +4,7 @@
 
 DATA is a folder of ``{label}_{singer}_{take}.wav``; takes 0 to 4, which training held out, are denoised, a fixed choice
 spread over all of them. Babble is made of other held-out recordings of other speakers. A share is of the clean
-recording's root mean square: 10 % is 20 dB, 30 % is 10.5 dB before (see ``svclib.conversion.noises``). A step whose noise is far
+recording's root mean square: 10 % is 20 dB, 30 % is 10.5 dB before (see ``lib/noises.py``). A step whose noise is far
 above that of the recording makes the model invent; ``--step`` may be given several times to see it.
 """
 
@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lib import noises
 from svclib.audio import io as audio
-from svclib.conversion import diffwave_files, noises
+from svclib.conversion import diffwave_files
 from svclib.models.diffwave import inference as diffwave_uses
 
 HELD_OUT = re.compile(r"(?P<label>[^_]+)_(?P<singer>[^_]+)_[0-4]\.wav")

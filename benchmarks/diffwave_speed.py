@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from svclib.models.diffwave import weights
+from lib import diffwave_weights
 from svclib.models.diffwave.cached_inference import Prepared
 from svclib.models.diffwave.network import DiffWaveNet
 
@@ -55,7 +55,7 @@ def table(title: str, best: dict[str, float], seconds: float) -> None:
 def steps(public, frames: int, repeats: int) -> None:
     """One step of a walk, and what has to be prepared for it."""
     x, mel, t = torch.randn(1, frames * HOP), torch.rand(1, MELS, frames), torch.tensor([T])
-    converted, own = weights.convert(public.state_dict()), DiffWaveNet(64, 30, 10, MELS).eval()
+    converted, own = diffwave_weights.convert(public.state_dict()), DiffWaveNet(64, 30, 10, MELS).eval()
     torch.nn.init.normal_(own.output.weight, std=0.1)
     ready = {
         "converted weights": Prepared(converted, mel),

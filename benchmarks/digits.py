@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lib import classifier, generation
 from svclib.analysis.plots import base as plots
 from svclib.audio import io as audio
-from svclib.conversion import generation
 from svclib.models import instrument
-from svclib.models.classifier import model as classifier
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.instrument import Instrument
 from svclib.utils import atomic_store

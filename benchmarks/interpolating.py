@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from denoising import held_out
 
+from denoising import held_out
+from lib import classifier
 from svclib.conversion import diffwave_files
-from svclib.models.classifier import model as classifier
 from svclib.models.diffwave import inference as diffwave_uses
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

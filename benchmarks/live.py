@@ -43,6 +43,7 @@ def prepared(home: Path, arguments) -> None:
         shutil.copy(arguments.instrument, base.instruments)
     else:
         from test_widgets_study import STATISTICS
+
         from watching import small_model
 
         model = small_model(7, 192)

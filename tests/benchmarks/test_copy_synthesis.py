@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import toy
 
+from lib import copysynthesis
 from svclib.audio import io as audio
-from svclib.conversion import copysynthesis
 from svclib.data import recordings
 from svclib.data.synthetic import singers
 from svclib.features.extract import FeatureSettings, MelContract

@@ -1,8 +1,6 @@
 """Truths about measures of generated sets: closed forms, scipy; and about the listener under them."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +10,12 @@ import soundfile
 import torch
 import toy
 
-from svclib.conversion import generation, metrics
-from svclib.conversion.generation import GenerationError
+from lib import classifier, generation
+from lib.classifier import ClassifierError, Clips, Heard
+from lib.generation import GenerationError
+from svclib.conversion import metrics
 from svclib.features.extract import FeatureError
 from svclib.models import instrument
-from svclib.models.classifier import model as classifier
-from svclib.models.classifier.model import ClassifierError, Clips, Heard
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.utils import atomic_store
@@ -352,7 +350,6 @@ def test_the_digits_listener_hears_the_held_out_takes(data_dir):
 
 
 def test_the_benchmark_goes_on_where_it_was_and_tells_the_same(tmp_path, capsys):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
     import digits
 
     for label, kind in (("3", 0), ("7", 1)):

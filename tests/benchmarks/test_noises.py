@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from svclib.conversion import noises
-from svclib.conversion.noises import NoiseError
+from lib import noises
+from lib.noises import NoiseError
 
 RATE = 8000
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib.diffwave_weights import convert, load
 from svclib.features.extract import FeatureError, FeatureSettings, MelContract
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplerError
@@ -19,7 +20,6 @@ from svclib.models.diffwave.cached_inference import Prepared
 from svclib.models.diffwave.model import DiffWaveError, DiffWaveSettings
 from svclib.models.diffwave.network import DiffWaveNet, parameter_count, strides, table_embedding
 from svclib.models.diffwave.sampler import FAST, align, paper_schedule
-from svclib.models.diffwave.weights import convert, load
 from svclib.models.layers import step_embedding
 from svclib.utils.progress import Cancelled
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lib.classifier_net import Classifier, ClassifierError, ClassifierSettings
 from svclib.audio import io as audio
 from svclib.data import recordings
 from svclib.data.dataset import Dataset
-from svclib.models.classifier.network import Classifier, ClassifierError, ClassifierSettings
 from svclib.training import checkpoint_format
 from svclib.training.checkpoint_format import Checkpoint, TrainingError
 from svclib.utils import atomic_store

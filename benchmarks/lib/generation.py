@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from lib.classifier import Heard, accuracy
 from svclib.conversion import metrics
-from svclib.models.classifier.model import Heard, accuracy
 
 N_BINS, SIGNIFICANT_Z = 50, 1.959964  # two-sided 0.05
 LEAST_OF_CLASS = 200

@@ -1,1 +1,0 @@
-"""Classifier of short clips, for benchmarks."""
