@@ -20,7 +20,7 @@ import torch
 from svclib.utils.serialization import InstrumentError, strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
-MAX_BYTES = {"instrument.json": 4 << 20, "weights.safetensors": 1 << 30, "config.gin": 1 << 18}
+MAX_BYTES = {"instrument.json": 32 << 20, "weights.safetensors": 1 << 30, "config.gin": 1 << 18}
 MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES, MAX_RATIO = 1 << 30, 40, 1 << 16, 200
 MAX_HEADER_BYTES = 1 << 20  # of weights.safetensors
 SEAL = "svclib instrument sha256 "

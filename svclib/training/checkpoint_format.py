@@ -19,9 +19,10 @@ import torch
 from svclib import __version__
 from svclib.models import instrument
 from svclib.utils import atomic_store
-from svclib.utils.serialization import InstrumentError, strict_json, to_dict
+from svclib.utils.serialization import to_dict
 
 FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
+MAX_HEADER_BYTES = 100_000_000  # what the safetensors library reads
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -66,6 +67,11 @@ def pack(checkpoint: Checkpoint) -> list[bytes | memoryview]:
         at = end
     head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
+    if len(head) > MAX_HEADER_BYTES:
+        raise TrainingError(
+            f"The checkpoint's record takes {len(head) / 1e6:.0f} MB; a safetensors header holds at most 100 MB. Train "
+            "on fewer recordings or singers."
+        )
     return [len(head).to_bytes(8, "little"), head, *(memoryview(_bytes_of(tensors[name])) for name in ordered)]
 
 
@@ -77,11 +83,11 @@ def unpack(path: Path) -> Checkpoint:
     """
     try:
         data = atomic_store.read_bytes(path)
-        header = strict_json(data[8 : 8 + int.from_bytes(data[:8], "little")], "its header")
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         metadata = header["__metadata__"]
         tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
-        record = strict_json(metadata["record"].encode(), "its record")
-    except (OSError, InstrumentError, safetensors.SafetensorError) as error:
+        record = json.loads(metadata["record"])
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise TrainingError(f"it cannot be read ({str(error)[:160]})") from None
     except (KeyError, TypeError, AttributeError):
         raise TrainingError("it was not written by svclib's training") from None

@@ -22,6 +22,7 @@ import torch
 import toy
 from faults import FaultyDisk
 
+from svclib.models import instrument
 from svclib.training import api as training
 from svclib.training import checkpoint_format, checkpoints, run_lock
 from svclib.training.checkpoint_format import TrainingError
@@ -416,3 +417,27 @@ def test_the_file_is_what_safetensors_reads(tmp_path):
     assert len(pieces[1]) % 8 == 0 and all(at % tensors[name].element_size() == 0 for name, at in places.items())
     back = checkpoint_format.unpack(path)
     assert back.record == record and all(torch.equal(back.tensors[name], wanted) for name, wanted in tensors.items())
+
+
+# Large datasets -------------------------------------------------------------------------------------------------------
+
+
+class LargeDataset(toy.ToyDataset):
+    """The toy with the names of 25,000 recordings and the statistics of 420 singers."""
+
+    recordings = [{"name": f"digits/{i:05d}.wav", "sha256": f"{i:064x}"} for i in range(25_000)]
+    singers = [f"singer {i:03d}" for i in range(420)]
+    one_singer = {k: v for k, v in toy.STATISTICS.items() if k not in ("singers", "log_mel")}
+    one_singer = {**one_singer, "loudness_quantiles_db": [round(-80 + 0.0789 * i, 4) for i in range(1000)]}
+    statistics = {**toy.STATISTICS, "singers": dict.fromkeys(singers, one_singer)}
+
+
+def test_checkpoints_of_large_datasets_can_be_read(tmp_path):
+    """More keys and values than an untrusted file may have: the run resumes and exports."""
+    training.train(LargeDataset(), tmp_path, toy.preset(), steps=5)
+    assert training.train(LargeDataset(), tmp_path, toy.preset(), steps=6).step == 6
+    model, record = checkpoints.load_model(tmp_path, "last")
+    assert len(record["dataset"]["recordings"]) == 25_000 and record["statistics"] == LargeDataset.statistics
+    made = instrument.open(training.export(tmp_path, tmp_path / "large.zip", which="last"))
+    assert made.statistics == LargeDataset.statistics
+    assert all(torch.equal(v, made.model.state_dict()[k]) for k, v in model.state_dict().items())
