@@ -110,7 +110,7 @@ def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
     sounds = {v: singers.sing("aria", Score((Note(PITCHES[0], 1.0, v, -1.0),), v), 8000, seed=77).audio for v in place}
     a, o = (sounds[v][1200:9600] for v in "ao")
     fast = lesson_wave.six_steps(model, 8192, "a", every_step=False)[0]
-    runs = lesson_wave.four(model, a, o, "a")
+    runs = lesson_wave.four_examples(model, a, o, "a")
     facts = {"wave_steps": len(fast.trace), "wave_text": text}
     return (
         player.group([fast]),

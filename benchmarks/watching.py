@@ -87,7 +87,7 @@ def overhead(repeats: int = 12, steps: int = 6) -> None:
         if recorder is None:
             model.sample(condition, "ddim", steps, prepared=prepared)
         else:
-            with recorder.listening():
+            with recorder.hooked():
                 model.sample(condition, "ddim", steps, prepared=prepared, callback=watch)
         whole = time.thread_time() - begun
         return 100 * inside[0] / (whole - inside[0]) if clock else whole
@@ -126,28 +126,28 @@ def a_study() -> None:
 
     measured = extract.extract(sound, model.features)
     song = pipeline.Song(Path("song.wav"), "song", rate, n, sound, measured)
-    asked = interventions.stretch(song, None, 0, 5, pipeline.Controls(use_loudness_statistics=False))
+    asked = interventions.cut_excerpt(song, None, 0, 5, pipeline.Controls(use_loudness_statistics=False))
     mark("measuring 5 s")
-    factors = [interventions.Change(name) for name in ("content", "melody", "timbre")]
-    plain = ablation.sing(model, asked, steps=20)
+    factors = [interventions.Intervention(name) for name in ("content", "melody", "timbre")]
+    plain = ablation.run(model, asked, steps=20)
     mark("20 steps with all layers kept")
-    ablation.sing(model, asked, steps=20, probe=factors, features=False)
+    ablation.run(model, asked, steps=20, probe=factors, features=False)
     mark(f"the same with +{ablation.probe_calls(20, 3)} calls for the influence of three factors")
-    runs = {"as asked": plain} | {c.text: ablation.sing(model, asked, [c], steps=20) for c in factors}
+    runs = {"as asked": plain} | {c.text: ablation.run(model, asked, [c], steps=20) for c in factors}
     mark("three ablations")
-    sounds = ablation.hear(model, plain, range(19))
+    sounds = ablation.render_audio(model, plain, range(19))
     mark("20 sounds of 5 s through the harmonic vocoder")
-    found = step_metrics.heard_metrics(plain.trace, sounds.audio, model.features, sound)
+    found = step_metrics.audio_metrics(plain.trace, sounds.audio, model.features, sound)
     mark("pitch, voicing, loudness and speaker of 20 sounds")
-    wish = ablation_views.Wish(runs, "as asked", "content off", heard={"as asked": found})
+    request = ablation_views.ViewRequest(runs, "as asked", "content off", heard={"as asked": found})
     for name in ablation_views.VIEWS:
         if name != "influence at one step":
-            plots.png(ablation_views.look(name, wish).figure)
+            plots.png(ablation_views.draw_view(name, request).figure)
     mark("all views drawn")
     print(f"the whole study: {marks[-1][1] - marks[0][1]:.0f} s CPU (target: 180 s on two cores)")
-    many = ablation.sing(model, asked, method="ddim", steps=48, features=False)
+    many = ablation.run(model, asked, method="ddim", steps=48, features=False)
     begun = time.process_time()
-    ablation.hear(model, many, range(48))
+    ablation.render_audio(model, many, range(48))
     print(f"48 steps x 5 s made audible: {time.process_time() - begun:.1f} s CPU (target: 30 s on two cores)")
     print(f"24 probed steps, 3 factors: +{ablation.probe_calls(48, 3)} calls of the network")
 
@@ -172,7 +172,7 @@ def arithmetic() -> None:
 def lessons(browser: bool) -> None:
     """The bundled lesson and DiffWave's page: size, time to open, scrubbing, sound of a step not yet decoded."""
     print(f"bundled lesson: {lesson.EXAMPLE.stat().st_size / 1e6:.2f} MB in the package")
-    for name, text in (("lesson", lesson.example()), ("DiffWave's page", lesson.example_wave())):
+    for name, text in (("lesson", lesson.example()), ("DiffWave's page", lesson.example_diffwave())):
         print(f"{name}: {len(text.encode()) / 1e6:.2f} MB as a page")
         if browser:
             measured(text, name)
@@ -182,7 +182,9 @@ def page(browser: bool) -> None:
     """A page of 5 s x 50 steps, every step with its sound."""
     trace = sharpening(50, seconds=5.0)
     rng = np.random.default_rng(0)
-    heard = player.sounds(trace, lambda mel: 0.1 * rng.standard_normal(len(mel) * 256).cumsum().astype(np.float32) % 1)
+    heard = player.render_steps(
+        trace, lambda mel: 0.1 * rng.standard_normal(len(mel) * 256).cumsum().astype(np.float32) % 1
+    )
     run = player.Run(trace, "50 steps", heard)
     predicted, text = player.predicted_bytes([run]), player.document([run])
     print(f"page of 5 s x 50 steps, 80 mels, 50 sounds: {len(text) / 1e6:.1f} MB, predicted {predicted / 1e6:.1f} MB")

@@ -1,7 +1,7 @@
 """A study of one's own model: a stretch of a song sung as asked, or with one thing changed, always from the same noise.
 
 A ``stretches.Change`` replaces one factor of what is asked: by its learned null, by another recording's, or by another
-strength (classifier-free guidance, Ho and Salimans 2022, Eq. 6, for one factor). :func:`sing` runs the sampler and
+strength (classifier-free guidance, Ho and Salimans 2022, Eq. 6, for one factor). :func:`run` runs the sampler and
 keeps everything. Two questions are answered apart. *Global*: how does the song end if the whole walk goes without a
 factor? That is a second run. *Local*: what would the network say otherwise, here, at the same noisy mel? That is a
 :class:`Probe`, asked while the walk goes on.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from svclib.analysis import player, recorder
-from svclib.analysis.interventions import Change, Stretch, StudyError, asked_pitch, caution, condition_of
+from svclib.analysis.interventions import Excerpt, Intervention, StudyError, build_condition, dropout_warning, target_f0
 from svclib.analysis.step_selection import select_steps
 from svclib.analysis.trace import Trace
 from svclib.audio import griffin_lim
@@ -129,7 +129,7 @@ def influence(probe: Probe, trace: Trace) -> Influence:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sung:
+class RunResult:
     """One run of a study.
 
     Attributes:
@@ -143,22 +143,22 @@ class Sung:
 
     label: str
     trace: Trace
-    asked: Stretch
-    changes: tuple[Change, ...] = ()
+    asked: Excerpt
+    changes: tuple[Intervention, ...] = ()
     influence: Influence | None = None
     notice: str = ""
 
 
-def sing(
+def run(
     model: Any,
-    asked: Stretch,
-    changes: Sequence[Change] = (),
+    asked: Excerpt,
+    changes: Sequence[Intervention] = (),
     method: str | None = None,
     steps: int | None = None,
     shallow: int | None = None,
     seed: int = 0,
     singer: Mapping[str, int | float] | str | None = None,
-    probe: Sequence[Change] = (),
+    probe: Sequence[Intervention] = (),
     probe_steps: int = PROBE_STEPS,
     features: bool = True,
     keep: int | None = None,
@@ -168,7 +168,7 @@ def sing(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
     watch: Callable[[object, SamplerStep], None] | None = None,
-) -> Sung:
+) -> RunResult:
     """Let a diffusion model sing a stretch and keep what happened.
 
     Runs with equal ``seed``, length, ``method`` and ``steps`` begin with the same noise, whatever is changed.
@@ -207,16 +207,16 @@ def sing(
     if len(scaled) > 1 or any(change.how == "scale" for change in probe):
         raise StudyError("One factor can be scaled in a run, and none in a probe; leave the others as they are.")
     stop_if(cancelled)
-    condition = condition_of(model, asked, changes, singer)
+    condition = build_condition(model, asked, changes, singer)
 
     def prepare(condition: Tensor):
         return model.prepare(condition, precision, cancelled=cancelled)
 
     prepared = prepare(condition)
     if scaled:
-        off = [*changes, Change(scaled[0].factor)]
-        prepared = Scaled(prepared, prepare(condition_of(model, asked, off, singer)), scaled[0].amount)
-    others = {c.text: prepare(condition_of(model, asked, [*changes, c], singer)) for c in probe}
+        off = [*changes, Intervention(scaled[0].factor)]
+        prepared = Scaled(prepared, prepare(build_condition(model, asked, off, singer)), scaled[0].amount)
+    others = {c.text: prepare(build_condition(model, asked, [*changes, c], singer)) for c in probe}
     asking = Probe(others, probe_steps)
 
     def step_done(step: SamplerStep) -> None:
@@ -225,10 +225,10 @@ def sing(
             watch(model, step)
         report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
-    said = (caution(model.settings, [*changes, *more]) for more in ([], *([c] for c in probe)))
+    said = (dropout_warning(model.settings, [*changes, *more]) for more in ([], *([c] for c in probe)))
     notice = " ".join(dict.fromkeys(filter(None, said)))
     label = label or ", ".join(change.text for change in changes) or "as asked"
-    sounding = asked_pitch(asked, changes)
+    sounding = target_f0(asked, changes)
     trace = recorder.capture(
         model,
         condition,
@@ -247,26 +247,26 @@ def sing(
         cancelled,
         blocks=range(model.settings.n_layers),
     )
-    return Sung(label, trace, asked, tuple(changes), influence(asking, trace) if others else None, notice)
+    return RunResult(label, trace, asked, tuple(changes), influence(asking, trace) if others else None, notice)
 
 
-def sing_checkpoints(
-    run: str | Path,
+def run_checkpoints(
+    folder: str | Path,
     training_steps: Sequence[int],
-    song_of: Callable[[object, dict], Stretch],
+    song_of: Callable[[object, dict], Excerpt],
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
     **options,
-) -> list[Sung]:
+) -> list[RunResult]:
     """The same stretch from the same noise by several checkpoints of one's own training.
 
     Args:
-        run: A run's folder.
+        folder: A run's folder.
         training_steps: Which checkpoints, from ``training.checkpoints``.
-        song_of: ``(model, statistics) -> Stretch``, what each is asked for.
+        song_of: ``(model, statistics) -> Excerpt``, what each is asked for.
         progress: Called with a fraction, of all of them together, and a text.
-        cancelled: As :func:`sing`.
-        **options: Further arguments of :func:`sing`, the same for each; not ``label``.
+        cancelled: As :func:`run`.
+        **options: Further arguments of :func:`run`, the same for each; not ``label``.
 
     Returns:
         One run for each checkpoint, in the order given, named by its training step.
@@ -278,27 +278,27 @@ def sing_checkpoints(
     report, sung = progress or (lambda fraction, text: None), []
     for i, step in enumerate(training_steps):
         report(i / len(training_steps), f"opening training step {step}")
-        model, record = training.load_model(run, step)
+        model, record = training.load_model(folder, step)
         if model.settings.kind != "diffusion":
-            raise StudyError(f"'{Path(run).name}' trains a '{model.settings.kind}' model; only diffusion has steps.")
+            raise StudyError(f"'{Path(folder).name}' trains a '{model.settings.kind}' model; only diffusion has steps.")
         asked = song_of(model, record["statistics"])
 
         def share(fraction: float, text: str, i=i, step=step) -> None:
             report((i + fraction) / len(training_steps), f"training step {step}: {text}")
 
         name = f"training step {step}"
-        sung.append(sing(model, asked, label=name, progress=share, cancelled=cancelled, **options))
+        sung.append(run(model, asked, label=name, progress=share, cancelled=cancelled, **options))
     return sung
 
 
-def hear(
+def render_audio(
     model: Any,
-    sung: Sung,
+    sung: RunResult,
     positions: Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> player.Sounds:
+) -> player.StepAudio:
     """What the guesses of steps sound like through the model's vocoder, or phase reconstruction where it has none.
 
     Args:
@@ -331,4 +331,4 @@ def hear(
         if progress:
             progress((n + 1) / len(wanted), f"sound {n + 1} of {len(wanted)}")
     audio, quieter = player.common_gain(made, made[len(trace)])
-    return player.Sounds(audio, trace.sample_rate_hz, quieter_db=quieter)
+    return player.StepAudio(audio, trace.sample_rate_hz, quieter_db=quieter)

@@ -136,7 +136,7 @@ def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple
 
 
 @dataclasses.dataclass(frozen=True)
-class Apart:
+class RunDistance:
     """How two runs move apart.
 
     Attributes:
@@ -152,7 +152,7 @@ class Apart:
     result_db: np.ndarray | None
 
 
-def apart(a: Trace, b: Trace) -> Apart:
+def run_distance(a: Trace, b: Trace) -> RunDistance:
     """Compare two runs step by step: the *global* influence of whatever differs between them.
 
     Args:
@@ -173,11 +173,11 @@ def apart(a: Trace, b: Trace) -> Apart:
     one, two = a.level_db(a.x0_hat), b.level_db(b.x0_hat)
     spectrum = np.abs(one.mean(axis=2) - two.mean(axis=2)).mean(axis=1, dtype=np.float64)
     if a.result.shape != b.result.shape:
-        return Apart(spectrum, None, None, None)
+        return RunDistance(spectrum, None, None, None)
     bins = np.abs(one - two).mean(axis=(1, 2), dtype=np.float64)
     x, y = a.x_t.astype(np.float64), b.x_t.astype(np.float64)
     share = np.sqrt(np.square(y - x).sum(axis=(1, 2)) / np.maximum(np.square(x).sum(axis=(1, 2)), 1e-30))
-    return Apart(spectrum, bins, share, difference_db(level_of(a, None), level_of(b, None)))
+    return RunDistance(spectrum, bins, share, difference_db(level_of(a, None), level_of(b, None)))
 
 
 def run_matrix(traces: Sequence[Trace]) -> np.ndarray:

@@ -74,7 +74,7 @@ def reconstruct(
 
 
 @dataclasses.dataclass(frozen=True)
-class Played:
+class SynthControls:
     """What a DDSP instrument asks its synthesiser to play, as arrays over frames.
 
     Attributes:
@@ -95,7 +95,7 @@ class Played:
 
 
 @torch.no_grad()
-def played(instrument, result: pipeline.Conversion, start_s=0.0, seconds=10.0) -> Played:
+def synth_controls(instrument, result: pipeline.Conversion, start_s=0.0, seconds=10.0) -> SynthControls:
     """The controls behind a stretch of a conversion, computed again with the same instrument.
 
     The network hears the song from its beginning up to the end of the stretch, as it did in the conversion.
@@ -114,7 +114,7 @@ def played(instrument, result: pipeline.Conversion, start_s=0.0, seconds=10.0) -
         z = model.z_encoder.at_frames(model.encode_z(result.song.audio), 0, last, hop)
     made = model.controls(row(adjusted.f0_hz), row(adjusted.voiced), row(adjusted.loudness_db), z=z)
     cut = slice(first, last)
-    return Played(
+    return SynthControls(
         hop / rate_hz,
         adjusted.f0_hz[cut],
         adjusted.voiced[cut],

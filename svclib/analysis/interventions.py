@@ -23,7 +23,7 @@ class StudyError(TraceError):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Stretch:
+class Excerpt:
     """What a model is asked to sing.
 
     Attributes:
@@ -51,13 +51,13 @@ class Stretch:
         return len(self.f0_hz)
 
 
-def stretch(
+def cut_excerpt(
     song: pipeline.Song,
     statistics: dict | None,
     start_s: float | int = 0.0,
     seconds: float | int = 5.0,
     controls: pipeline.Controls | None = None,
-) -> Stretch:
+) -> Excerpt:
     """Cut a stretch out of a measured song, adjusted for an instrument as a conversion would be.
 
     Args:
@@ -91,7 +91,7 @@ def stretch(
             semitone_shift=float(shift.shift_semitones - 12 * shift.octaves),
         )
     asked, cut = pipeline.adjust(measured, statistics, controls), slice(first, last)
-    return Stretch(
+    return Excerpt(
         song.name,
         first * hop / rate_hz,
         np.array(measured.log_mel[cut], np.float32),
@@ -106,7 +106,7 @@ def stretch(
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
+class Intervention:
     """One factor asked for differently, everything else as it was.
 
     Attributes:
@@ -122,7 +122,7 @@ class Change:
     factor: str
     how: str = "null"
     amount: float | int = 0.0
-    other: Stretch | None = dataclasses.field(default=None, compare=False)
+    other: Excerpt | None = dataclasses.field(default=None, compare=False)
     singer: Mapping[str, int | float] | str | None = None
 
     def __post_init__(self):
@@ -170,13 +170,13 @@ CHOICES = {
 }
 
 
-def chosen(
+def from_choice(
     choice: str,
-    other: Stretch | None = None,
+    other: Excerpt | None = None,
     semitones: float | int = 0,
     strength: float | int = 1,
     singer: Mapping[str, int | float] | str | None = None,
-) -> list[Change]:
+) -> list[Intervention]:
     """The change that a choice of ``CHOICES`` stands for, taking what it needs of the rest."""
     if choice not in CHOICES:
         raise StudyError(f"There is no choice '{choice}'; there are {', '.join(CHOICES)}.")
@@ -184,13 +184,15 @@ def chosen(
         return []
     factor, how = CHOICES[choice]
     if how == "scale":
-        return [Change(factor, how, strength)]
+        return [Intervention(factor, how, strength)]
     if choice == "melody transposed":
-        return [Change(factor, how, semitones)]
-    return [Change(factor, how, other=other if "song" in choice else None, singer=singer if how == "swap" else None)]
+        return [Intervention(factor, how, semitones)]
+    return [
+        Intervention(factor, how, other=other if "song" in choice else None, singer=singer if how == "swap" else None)
+    ]
 
 
-def caution(settings: Any, changes: Sequence[Change]) -> str:
+def dropout_warning(settings: Any, changes: Sequence[Intervention]) -> str:
     """What a picture with conditions switched off is worth.
 
     Args:
@@ -210,8 +212,11 @@ def caution(settings: Any, changes: Sequence[Change]) -> str:
     return ""
 
 
-def condition_of(
-    model: Any, asked: Stretch, changes: Sequence[Change] = (), singer: Mapping[str, int | float] | str | None = None
+def build_condition(
+    model: Any,
+    asked: Excerpt,
+    changes: Sequence[Intervention] = (),
+    singer: Mapping[str, int | float] | str | None = None,
 ) -> Tensor:
     """The condition of a stretch with its changes.
 
@@ -259,7 +264,7 @@ def condition_of(
     return model.condition(mel, source, wanted, sounding, loudness, model.singer_weights(singer), off, units=units_)
 
 
-def _require_fits(asked: Stretch, other: Stretch) -> None:
+def _require_fits(asked: Excerpt, other: Excerpt) -> None:
     if len(other) < len(asked) or other.log_mel.shape[1] != asked.log_mel.shape[1]:
         raise StudyError(
             f"The stretch of '{other.name}' has {len(other)} frames of {other.log_mel.shape[1]} mels, that of "
@@ -267,7 +272,7 @@ def _require_fits(asked: Stretch, other: Stretch) -> None:
         )
 
 
-def asked_pitch(asked: Stretch, changes: Sequence[Change]) -> tuple[np.ndarray, np.ndarray]:
+def target_f0(asked: Excerpt, changes: Sequence[Intervention]) -> tuple[np.ndarray, np.ndarray]:
     """The pitch and voicing ``[frames]`` that a stretch with its changes asks for."""
     f0_hz, voiced = asked.f0_hz, asked.voiced
     for change in changes:

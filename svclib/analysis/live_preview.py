@@ -17,10 +17,10 @@ RANGE_DB = 80.0
 HEIGHT_PX = 130
 
 
-class Live:
+class LivePreview:
     """Shows what a walk begins with, then what the network sees and what it takes the singing to be.
 
-    An instance is the ``watch`` of ``study.sing``. The first and the last step are always shown, the others at most
+    An instance is the ``watch`` of ``ablation.run``. The first and the last step are always shown, the others at most
     every ``every_s`` seconds.
 
     Args:

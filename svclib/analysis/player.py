@@ -17,13 +17,13 @@ import numpy as np
 
 from svclib.analysis import html as page
 from svclib.analysis import projection, waveform_images
-from svclib.analysis.step_audio import Sounds, common_gain, sounds, sung_pitch, wave_sounds
+from svclib.analysis.step_audio import StepAudio, common_gain, measure_f0, render_steps, waveform_audio
 from svclib.analysis.trace import Trace
 from svclib.conversion import metrics
 from svclib.utils import atomic_store
 
-__all__ = ["PlayerError", "Run", "Sounds", "common_gain", "document", "export", "frame", "predicted_bytes"]
-__all__ += ["size_sentence", "sounds", "sung_pitch", "wave_sounds"]
+__all__ = ["PlayerError", "Run", "StepAudio", "common_gain", "document", "export", "frame", "predicted_bytes"]
+__all__ += ["size_sentence", "render_steps", "measure_f0", "waveform_audio"]
 
 CHANGE_DB = 30.0  # range of the difference colours
 LARGE_BYTES = 10_000_000
@@ -49,7 +49,7 @@ class Run:
     Attributes:
         trace: What happened; a page shows mels or waveforms, not both.
         label: Its name; the trace's own label otherwise.
-        sounds: Of the guesses, from :func:`sounds` or :func:`wave_sounds`, or None.
+        sounds: Of the guesses, from :func:`sounds` or :func:`waveform_audio`, or None.
         sung: ``(f0_hz, voiced)`` measured on the sound of a step, by position, on the trace's frames.
         reference_db: ``[mels, frames]`` to compare with, such as the singer's own reading.
         tap: Whose features make the map: a tap's name or ``guess``; the same for all runs of a page.
@@ -59,11 +59,11 @@ class Run:
 
     trace: Trace
     label: str = ""
-    sounds: Sounds | None = None
+    sounds: StepAudio | None = None
     sung: Mapping[int, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
     reference_db: np.ndarray | None = None
     tap: str = "guess"
-    noisy: Sounds | None = None
+    noisy: StepAudio | None = None
     brief: bool = False
 
 
@@ -313,7 +313,7 @@ def _run_data(run: Run, number: int, low, high, path, values) -> dict:
     }
 
 
-def _audio(heard: Sounds | None) -> dict[str, str]:
+def _audio(heard: StepAudio | None) -> dict[str, str]:
     if heard is None:
         return {}
     rate_hz = heard.sample_rate_hz

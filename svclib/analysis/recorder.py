@@ -27,7 +27,7 @@ class Recorder:
     Args:
         keep: Most steps to keep; all by default.
         max_bytes: Most memory for states, whatever ``keep`` says.
-        prepared: A ``denoiser.Prepared`` to listen to; needs ``with recorder.listening():`` around the walk.
+        prepared: A ``denoiser.Prepared`` to listen to; needs ``with recorder.hooked():`` around the walk.
         blocks: Which residual blocks to listen to, from 0; the first, the middle and the last by default.
     """
 
@@ -47,11 +47,11 @@ class Recorder:
         self.edges: np.ndarray | None = None
         self.n_calls = 0
 
-    def listening(self):
+    def hooked(self):
         """Context in which hidden features are collected; does nothing without a prepared denoiser."""
         return contextlib.nullcontext() if self.taps is None else self.taps
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Drop what the layers said since the last step: somebody else asked the network in between."""
         if self.taps is not None:
             self.taps.sums, self.taps.piece = {}, -1
@@ -202,9 +202,9 @@ def capture(
         recorder(step)
         if callback is not None:
             callback(step)
-            recorder.forget()
+            recorder.discard()
 
-    with recorder.listening():
+    with recorder.hooked():
         log_mel = model.sample(
             condition,
             method,

@@ -16,7 +16,7 @@ _PEAK = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
-class Sounds:
+class StepAudio:
     """What steps sound like.
 
     Attributes:
@@ -32,12 +32,12 @@ class Sounds:
     quieter_db: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
-def sounds(
+def render_steps(
     trace: Trace,
     vocode: Callable[[np.ndarray], np.ndarray],
     steps: Sequence[int] | np.ndarray | None = None,
     progress: Callable[[float, str], None] | None = None,
-) -> Sounds:
+) -> StepAudio:
     """Make the guesses of steps audible with one gain for all.
 
     The gain is the one that brings the result's peak to 0.7. A step louder than the result is turned down to 12 dB
@@ -60,21 +60,21 @@ def sounds(
             progress((n + 1) / (len(wanted) + 1), f"step {i + 1} made audible")
     end = np.asarray(vocode(trace.log_mel(trace.result).T), np.float32)
     made, quieter = common_gain(made, end)
-    return Sounds(made, trace.sample_rate_hz, quieter_db=quieter)
+    return StepAudio(made, trace.sample_rate_hz, quieter_db=quieter)
 
 
-def wave_sounds(trace: Trace) -> tuple[Sounds, Sounds]:
+def waveform_audio(trace: Trace) -> tuple[StepAudio, StepAudio]:
     """Guesses and noisy signals of a ``wave`` trace, with one gain for all, as in :func:`sounds`."""
     end = trace.result.astype(np.float32)
     found = []
     for states, kind in ((trace.x0_hat, "the guess"), (trace.x_t, "the noisy signal")):
         made, quieter = common_gain({i: states[i].astype(np.float32) for i in range(len(trace))}, end)
-        found.append(Sounds(made, trace.sample_rate_hz, kind, quieter))
+        found.append(StepAudio(made, trace.sample_rate_hz, kind, quieter))
     return found[0], found[1]
 
 
-def sung_pitch(
-    trace: Trace, heard: Sounds, method: str = "swift", progress: Callable[[float, str], None] | None = None
+def measure_f0(
+    trace: Trace, heard: StepAudio, method: str = "swift", progress: Callable[[float, str], None] | None = None
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """The pitch that is heard in each step's sound, on the frames of the pictures.
 

@@ -70,7 +70,7 @@ def mel_metrics(trace: Trace, reference_db: np.ndarray | None = None) -> list[Me
     return found
 
 
-def heard_metrics(
+def audio_metrics(
     trace: Trace,
     sounds: Mapping[int, np.ndarray],
     settings: extract.FeatureSettings,
@@ -91,7 +91,7 @@ def heard_metrics(
         cancelled: Asked before every sound; True raises ``progress.Cancelled``.
 
     Returns:
-        One curve for each entry of ``HEARD``, at every position of ``sounds``; that of the speaker similarity only if
+        One curve for each entry of ``AUDIO_METRICS``, at every position of ``sounds``; that of the speaker similarity only if
         it has a value.
 
     Raises:
@@ -114,7 +114,7 @@ def heard_metrics(
         rows[position] = _against(asked_hz, asked, asked_db, heard) | _likeness(print_of, sounds[position], settings)
     places = np.array(sorted(rows))
     found = []
-    for name, (unit, meaning, reference) in HEARD.items():
+    for name, (unit, meaning, reference) in AUDIO_METRICS.items():
         pairs = [rows[p].get(name, (np.nan, 0)) for p in places]
         if any(np.isfinite(value) for value, _ in pairs) or name != "speaker similarity":
             values, frames = (np.array(x) for x in zip(*pairs, strict=True))
@@ -122,7 +122,7 @@ def heard_metrics(
     return found
 
 
-HEARD = {
+AUDIO_METRICS = {
     "F0 error": ("cents", "root mean square over frames voiced in both", "the F0 asked for"),
     "F0 error, offset removed": (
         "cents",

@@ -24,7 +24,7 @@ def trace(a) -> int:
     else:
         opened = instrument.open(a.instrument)
         with Progress(f"{opened.name}: lesson") as progress:
-            text, said = lesson.of_file(
+            text, said = lesson.from_file(
                 opened, a.input, a.start, a.seconds, a.steps or lesson.STEPS, a.seed, progress, note=progress.note
             )
     path = player.export(text, out.with_suffix(".html"))

@@ -17,7 +17,11 @@ from svclib.training import api as training
 from svclib.utils.progress import Cancelled
 
 MAX_RUNS = 8
-PROBES = (interventions.Change("content"), interventions.Change("melody"), interventions.Change("timbre"))
+PROBES = (
+    interventions.Intervention("content"),
+    interventions.Intervention("melody"),
+    interventions.Intervention("timbre"),
+)
 
 
 def study_panel(base) -> "StudyPanel":
@@ -201,10 +205,10 @@ class StudyPanel(widgets.Panel):
 
     def _stretch(self, path, wish, features, statistics):
         song = pipeline.cached_song(path, features, progress=self.progress, cancelled=self.job.cancelled)
-        return interventions.stretch(song, statistics, wish["start_s"], wish["seconds"])
+        return interventions.cut_excerpt(song, statistics, wish["start_s"], wish["seconds"])
 
     def _sing(self, wish, options):
-        watch = live_preview.Live(self._show_live)
+        watch = live_preview.LivePreview(self._show_live)
         common = {"progress": self.progress, "cancelled": self.job.cancelled, "watch": watch, **options}
         if wish["change"] == parts.CHECKPOINTS:
 
@@ -213,7 +217,7 @@ class StudyPanel(widgets.Panel):
                 return self._stretch(wish["song"], wish, model.features, statistics)
 
             common["singer"] = None  # a training may know other singers
-            runs = ablation.sing_checkpoints(wish["run"], wish["checkpoints"], song_of, **common)
+            runs = ablation.run_checkpoints(wish["run"], wish["checkpoints"], song_of, **common)
             for step, sung in zip(wish["checkpoints"], runs, strict=True):
                 self._add(sung, training.load_model(wish["run"], step)[0], wish["run"].name)
             return
@@ -225,10 +229,10 @@ class StudyPanel(widgets.Panel):
             other = None
             if "other song" in wish["change"]:
                 other = self._stretch(wish["other"], wish, loaded.features, loaded.statistics)
-            changes = interventions.chosen(
+            changes = interventions.from_choice(
                 wish["change"], other, wish["semitones"], wish["strength"], wish["other_singer"]
             )
-        self._add(ablation.sing(loaded.model, asked, changes, **common), loaded.model, loaded.name)
+        self._add(ablation.run(loaded.model, asked, changes, **common), loaded.model, loaded.name)
 
     def _show_live(self, markup: str) -> None:
         if not self.job.cancelled():
@@ -259,14 +263,14 @@ class StudyPanel(widgets.Panel):
         def task():
             card = self.looking.cards[label]
             positions = ablation.probed_steps(len(card.sung.trace))
-            sounds = ablation.hear(
+            sounds = ablation.render_audio(
                 card.model,
                 card.sung,
                 positions,
                 progress=lambda f, text: self.progress(0.6 * f, text),
                 cancelled=self.job.cancelled,
             )
-            found = step_metrics.heard_metrics(
+            found = step_metrics.audio_metrics(
                 card.sung.trace,
                 sounds.audio,
                 card.model.features,

@@ -17,7 +17,7 @@ from svclib.utils import atomic_store
 class Card:
     """A run with what it was made with."""
 
-    sung: ablation.Sung
+    sung: ablation.RunResult
     model: Any
     text: str
 
@@ -114,7 +114,7 @@ class Looking:
         self._runs_changed()
 
     def listen(self, label: str, sounds, metrics: list, steps: list[int] | None) -> None:
-        """Show players for steps of a run that was made audible (``player.Sounds``), and its metrics."""
+        """Show players for steps of a run that was made audible (``player.StepAudio``), and its metrics."""
         self.heard = {**self.heard, label: (sounds, metrics)}
         self._show_players(label, steps)
         if self.look.value == "metrics per step":
@@ -170,7 +170,7 @@ class Looking:
             if not self.cards:
                 self.shown.value, self.view = "", None
             return
-        wish = ablation_views.Wish(
+        request = ablation_views.ViewRequest(
             {label: card.sung for label, card in self.cards.items()},
             self.a.value,
             self.b.value,
@@ -181,7 +181,7 @@ class Looking:
             {label: found for label, (_, found) in self.heard.items()},
         )
         try:
-            self.view = ablation_views.look(self.look.value, wish)
+            self.view = ablation_views.draw_view(self.look.value, request)
         except ValueError as error:
             self.view, self.shown.value = None, page.notice(str(error), "warning")
             return

@@ -34,19 +34,19 @@ def players(result) -> HTML:
     return HTML(title + page.flow(*(page.player(samples, rate_hz, label) for label, samples in parts)))
 
 
-def harmonics(played: ddsp_inspection.Played) -> HTML:
+def harmonics(played: ddsp_inspection.SynthControls) -> HTML:
     """The level of every harmonic over time."""
     drawing = plots.png(ddsp.harmonics_over_time(played.amplitude, played.distribution, played.frame_s))
     return HTML(page.picture(drawing, "level of each harmonic over time"))
 
 
-def noise(played: ddsp_inspection.Played, sample_rate_hz: int) -> HTML:
+def noise(played: ddsp_inspection.SynthControls, sample_rate_hz: int) -> HTML:
     """The noise filter over time."""
     drawing = plots.png(ddsp.noise_over_time(played.noise_magnitudes, played.frame_s, sample_rate_hz))
     return HTML(page.picture(drawing, "gain of each noise band over time"))
 
 
-def z(played: ddsp_inspection.Played) -> HTML:
+def z(played: ddsp_inspection.SynthControls) -> HTML:
     """The z path of the song, or the sentence that there is none."""
     if played.z is None:
         return HTML(page.notice("This instrument has no z: it follows pitch and loudness only."))
@@ -58,7 +58,7 @@ def z(played: ddsp_inspection.Played) -> HTML:
 class MomentPanel(widgets.Panel):
     """One frame: its harmonics as stems, its noise filter as a curve; a slider walks through time."""
 
-    def __init__(self, played: ddsp_inspection.Played, sample_rate_hz: int):
+    def __init__(self, played: ddsp_inspection.SynthControls, sample_rate_hz: int):
         self.played, self.rate_hz = played, sample_rate_hz
         self.message, self.view = widgets.Message(), widgets.html(css_class="t-moment-view")
         self.frame = widgets.control(
@@ -93,7 +93,7 @@ class MomentPanel(widgets.Panel):
         self.message.say("")
 
 
-def moment_panel(played: ddsp_inspection.Played, sample_rate_hz: int) -> MomentPanel:
+def moment_panel(played: ddsp_inspection.SynthControls, sample_rate_hz: int) -> MomentPanel:
     """The panel for one moment of what was played."""
     panel = MomentPanel(played, sample_rate_hz)
     widgets.only_one("moment", panel)

@@ -47,9 +47,9 @@ def waves(base: workspace.Base, seed: int = 0) -> HTML:
         said = "No DiffWave instrument in your folder sounds by itself, so this is the example that comes with svclib."
         if listed:
             said += f" {listed[0].name} is a vocoder and needs a song: choose it in part 2."
-        return HTML(page.notice(said) + player.frame(lesson.example_wave()))
+        return HTML(page.notice(said) + player.frame(lesson.example_diffwave()))
     opened = instrument.open(first_run.newest_first(entry.path for entry in found)[0])
-    made = diffwave.at_work(opened, seed=seed)
+    made = diffwave.demonstrate(opened, seed=seed)
     return HTML(page.notice(f"Your instrument {opened.name}.") + player.frame(made))
 
 
@@ -138,11 +138,11 @@ class LessonPanel(widgets.Panel):
     def _make(self, path: Path, song: Path, numbers: tuple) -> None:
         start_s, seconds, steps, seed = numbers
         self.progress(0.0, "opening the instrument")
-        opened, watch = instrument.open(path), live_preview.Live(self._show_live)
+        opened, watch = instrument.open(path), live_preview.LivePreview(self._show_live)
         if opened.kind == "diffusion":
             watch.begin(opened.model, seconds, seed)
         try:
-            text, said = lesson.of_file(
+            text, said = lesson.from_file(
                 opened, song, start_s, seconds, steps, seed, self.progress, self.job.cancelled, self.message.say, watch
             )
         finally:

@@ -14,7 +14,14 @@ from test_diffusion import CONTRACT, FEATURES, STATISTICS, tiny, tune
 
 from svclib.analysis import ablation, compare, projection, step_metrics, trace
 from svclib.analysis import recorder as capture
-from svclib.analysis.interventions import Change, Stretch, StudyError, caution, condition_of, stretch
+from svclib.analysis.interventions import (
+    Excerpt,
+    Intervention,
+    StudyError,
+    build_condition,
+    cut_excerpt,
+    dropout_warning,
+)
 from svclib.conversion.pipeline import Controls
 from svclib.conversion.song import Song
 from svclib.features.extract import Features
@@ -111,15 +118,15 @@ def test_global_influence_in_closed_form():
         alpha, sigma = (a.alpha[i + 1], a.sigma[i + 1]) if i < 14 else (1.0, 0.0)
         difference = alpha * x0 + sigma * eps
     size = np.sqrt(np.square(a.x_t.astype(float)).sum(axis=(1, 2)))
-    found = compare.apart(a, b)
+    found = compare.run_distance(a, b)
     length = math.sqrt(12) * float((OTHER - MEAN).norm())
     np.testing.assert_allclose(found.state_share, np.array(want) * length / size, atol=1e-3)
     assert found.state_share[0] == 0  # the same noise
     want_db = difference * (OTHER - MEAN).numpy() * UNIT_DB
     np.testing.assert_allclose(found.result_db, want_db + np.zeros(12), atol=0.06)
-    same = compare.apart(a, a)
+    same = compare.run_distance(a, a)
     assert same.bins_db.max() == same.spectrum_db.max() == same.state_share.max() == 0
-    np.testing.assert_array_equal(compare.apart(b, a).result_db, -found.result_db)
+    np.testing.assert_array_equal(compare.run_distance(b, a).result_db, -found.result_db)
 
 
 def test_probing_costs_what_is_said_and_changes_no_bit():
@@ -139,7 +146,7 @@ def test_probing_costs_what_is_said_and_changes_no_bit():
 def asked_of(n_frames=90, seed=5, name="tune"):
     log_mel, f0_hz = tune(n_frames, seed)
     voiced = np.ones(n_frames, bool)
-    return Stretch(name, 0.0, log_mel, f0_hz, voiced, f0_hz, voiced, np.full(n_frames, -20, np.float32), np.zeros(9))
+    return Excerpt(name, 0.0, log_mel, f0_hz, voiced, f0_hz, voiced, np.full(n_frames, -20, np.float32), np.zeros(9))
 
 
 @pytest.fixture(scope="module")
@@ -152,20 +159,20 @@ OPTIONS = {"method": "ddim", "steps": 4, "seed": 7, "precision": "fp32"}
 
 @pytest.fixture(scope="module")
 def plain(model):
-    return ablation.sing(model, asked_of(), **OPTIONS)
+    return ablation.run(model, asked_of(), **OPTIONS)
 
 
 @pytest.mark.parametrize("factor", ["content", "melody", "timbre", "loudness"])
 def test_scaled_by_0_is_off_and_by_1_is_as_asked(model, plain, factor):
-    off = ablation.sing(model, asked_of(), [Change(factor)], **OPTIONS)
-    none = ablation.sing(model, asked_of(), [Change(factor, "scale", 0)], **OPTIONS)
-    full = ablation.sing(model, asked_of(), [Change(factor, "scale", 1)], **OPTIONS)
+    off = ablation.run(model, asked_of(), [Intervention(factor)], **OPTIONS)
+    none = ablation.run(model, asked_of(), [Intervention(factor, "scale", 0)], **OPTIONS)
+    full = ablation.run(model, asked_of(), [Intervention(factor, "scale", 1)], **OPTIONS)
     np.testing.assert_array_equal(none.trace.result, off.trace.result)
     np.testing.assert_array_equal(full.trace.result, plain.trace.result)
     assert np.abs(off.trace.result - plain.trace.result).max() > 0.01
     np.testing.assert_array_equal(off.trace.x_t[0], plain.trace.x_t[0])  # the same noise
-    twice = ablation.sing(model, asked_of(), [Change(factor, "scale", 2)], **OPTIONS).trace
-    prepared = [model.prepare(condition_of(model, asked_of(), c), "fp32") for c in ([], [Change(factor)])]
+    twice = ablation.run(model, asked_of(), [Intervention(factor, "scale", 2)], **OPTIONS).trace
+    prepared = [model.prepare(build_condition(model, asked_of(), c), "fp32") for c in ([], [Intervention(factor)])]
     x, t = torch.randn(1, 40, 90, generator=torch.Generator().manual_seed(0)), 400.0
     on, null = (p(x, t) for p in prepared)
     torch.testing.assert_close(ablation.Scaled(*prepared, 2)(x, t), null + 2 * (on - null))
@@ -174,29 +181,35 @@ def test_scaled_by_0_is_off_and_by_1_is_as_asked(model, plain, factor):
 
 def test_swapped_with_itself_nothing_changes_and_with_another_only_that(model, plain):
     own, other = asked_of(), asked_of(100, 6, "other")
-    base = condition_of(model, own)
+    base = build_condition(model, own)
     for factor in ("content", "melody", "loudness"):
-        assert torch.equal(condition_of(model, own, [Change(factor, "swap", other=own)]), base)
-    assert torch.equal(condition_of(model, own, [Change("timbre", "swap", singer="ann")]), base)
-    assert torch.equal(condition_of(model, own, [Change("melody", "swap", 0)]), base)
+        assert torch.equal(build_condition(model, own, [Intervention(factor, "swap", other=own)]), base)
+    assert torch.equal(build_condition(model, own, [Intervention("timbre", "swap", singer="ann")]), base)
+    assert torch.equal(build_condition(model, own, [Intervention("melody", "swap", 0)]), base)
     mixed = dataclasses.replace(own, f0_hz=other.f0_hz[:90])
-    swapped = condition_of(model, own, [Change("melody", "swap", other=other)])
-    assert torch.equal(swapped, condition_of(model, mixed)) and not torch.equal(swapped, base)
+    swapped = build_condition(model, own, [Intervention("melody", "swap", other=other)])
+    assert torch.equal(swapped, build_condition(model, mixed)) and not torch.equal(swapped, base)
     mixed = dataclasses.replace(own, log_mel=other.log_mel[:90], source_f0_hz=other.source_f0_hz[:90])
-    assert torch.equal(condition_of(model, own, [Change("content", "swap", other=other)]), condition_of(model, mixed))
-    higher = condition_of(model, own, [Change("melody", "swap", 12)])
-    torch.testing.assert_close(higher, condition_of(model, dataclasses.replace(own, f0_hz=2 * own.f0_hz)))
-    sung = ablation.sing(model, own, [Change("melody", "swap", 12)], **OPTIONS)
+    assert torch.equal(
+        build_condition(model, own, [Intervention("content", "swap", other=other)]), build_condition(model, mixed)
+    )
+    higher = build_condition(model, own, [Intervention("melody", "swap", 12)])
+    torch.testing.assert_close(higher, build_condition(model, dataclasses.replace(own, f0_hz=2 * own.f0_hz)))
+    sung = ablation.run(model, own, [Intervention("melody", "swap", 12)], **OPTIONS)
     np.testing.assert_allclose(sung.trace.conditions["f0_hz"], 2 * own.f0_hz)  # what is drawn is what was asked
     np.testing.assert_array_equal(sung.trace.x_t[0], plain.trace.x_t[0])
     with pytest.raises(StudyError, match="at least as long"):
-        condition_of(model, other, [Change("content", "swap", other=own)])
+        build_condition(model, other, [Intervention("content", "swap", other=own)])
 
 
 def test_a_probe_in_a_real_run_changes_no_bit_and_no_feature(model, plain):
-    probes = [Change("content"), Change("timbre", "swap", singer="bea"), Change("timbre", "swap", singer="ann")]
+    probes = [
+        Intervention("content"),
+        Intervention("timbre", "swap", singer="bea"),
+        Intervention("timbre", "swap", singer="ann"),
+    ]
     seen = []
-    made = ablation.sing(model, asked_of(), probe=probes, progress=lambda f, text: seen.append(f), **OPTIONS)
+    made = ablation.run(model, asked_of(), probe=probes, progress=lambda f, text: seen.append(f), **OPTIONS)
     np.testing.assert_array_equal(made.trace.result, plain.trace.result)
     for tap, rows in plain.trace.features.items():
         np.testing.assert_array_equal(made.trace.features[tap], rows)
@@ -210,19 +223,21 @@ def test_a_probe_in_a_real_run_changes_no_bit_and_no_feature(model, plain):
 def test_a_run_can_be_stopped_and_bad_wishes_are_sentences(model):
     seen = []
     with pytest.raises(progress.Cancelled):
-        ablation.sing(model, asked_of(), cancelled=lambda: len(seen) > 2, progress=lambda *a: seen.append(a), **OPTIONS)
+        ablation.run(model, asked_of(), cancelled=lambda: len(seen) > 2, progress=lambda *a: seen.append(a), **OPTIONS)
     assert len(seen) == 3  # nothing after it
     for words, bad in (
-        ("no factor", lambda: Change("vibrato")),
-        ("cannot be changed", lambda: Change("content", "melt")),
-        ("another singer", lambda: Change("timbre", "swap")),
-        ("another stretch", lambda: Change("content", "swap")),
-        ("number from", lambda: Change("content", "scale", math.nan)),
+        ("no factor", lambda: Intervention("vibrato")),
+        ("cannot be changed", lambda: Intervention("content", "melt")),
+        ("another singer", lambda: Intervention("timbre", "swap")),
+        ("another stretch", lambda: Intervention("content", "swap")),
+        ("number from", lambda: Intervention("content", "scale", math.nan)),
         (
             "One factor can be scaled",
-            lambda: ablation.sing(model, asked_of(), [Change("content", "scale", 2), Change("melody", "scale", 2)]),
+            lambda: ablation.run(
+                model, asked_of(), [Intervention("content", "scale", 2), Intervention("melody", "scale", 2)]
+            ),
         ),
-        ("no singer 'cid'", lambda: ablation.sing(model, asked_of(), [Change("timbre", "swap", singer="cid")])),
+        ("no singer 'cid'", lambda: ablation.run(model, asked_of(), [Intervention("timbre", "swap", singer="cid")])),
     ):
         with pytest.raises(ValueError, match=words):
             bad()
@@ -230,10 +245,18 @@ def test_a_run_can_be_stopped_and_bad_wishes_are_sentences(model):
 
 def test_what_the_model_never_saw_is_said(model):
     settings = model.settings
-    assert caution(settings, [Change("content")]) == "" == caution(settings, [Change("melody", "swap", 2)])
-    assert "0.81%" in caution(settings, [Change("content"), Change("melody", "scale", 2)])  # 0.1^2 0.9^2
+    assert (
+        dropout_warning(settings, [Intervention("content")])
+        == ""
+        == dropout_warning(settings, [Intervention("melody", "swap", 2)])
+    )
+    assert "0.81%" in dropout_warning(
+        settings, [Intervention("content"), Intervention("melody", "scale", 2)]
+    )  # 0.1^2 0.9^2
     never = dataclasses.replace(settings, condition_dropout=0.0)
-    assert "Out of distribution" in caution(never, [Change("timbre")]) and caution(never, []) == ""
+    assert (
+        "Out of distribution" in dropout_warning(never, [Intervention("timbre")]) and dropout_warning(never, []) == ""
+    )
 
 
 def test_equal_checkpoints_are_at_distance_0(model, monkeypatch):
@@ -242,13 +265,13 @@ def test_equal_checkpoints_are_at_distance_0(model, monkeypatch):
     models = {1: model, 5: model, 50: other}
     monkeypatch.setattr(ablation.training, "load_model", lambda run, step: (models[step], record))
     asked = []
-    runs = ablation.sing_checkpoints("run", [1, 5, 50], lambda m, s: asked.append((m, s)) or asked_of(), **OPTIONS)
+    runs = ablation.run_checkpoints("run", [1, 5, 50], lambda m, s: asked.append((m, s)) or asked_of(), **OPTIONS)
     assert [m for m, _ in asked] == [model, model, other] and runs[2].label == "training step 50"
     matrix = compare.run_matrix([run.trace for run in runs])
     assert matrix[0, 1] == 0 and matrix[0, 2] == matrix[2, 0] == matrix[1, 2] > 0 and (np.diag(matrix) == 0).all()
     two = [compare.level_of(runs[i].trace, None).astype(float) for i in (0, 2)]
     assert matrix[0, 2] == pytest.approx(np.abs(two[0] - two[1]).mean(), rel=1e-6)
-    assert compare.apart(runs[0].trace, runs[1].trace).bins_db.max() == 0
+    assert compare.run_distance(runs[0].trace, runs[1].trace).bins_db.max() == 0
 
 
 # Stretches ------------------------------------------------------------------------------------------------------------
@@ -261,14 +284,14 @@ def test_a_stretch_is_a_cut_of_the_song():
     measured = Features(FEATURES, n * 256, f0_hz, np.ones(n, bool), np.full(n, 0.9, np.float32), loudness, log_mel)
 
     song = Song(Path("s.wav"), "s", 16000, n * 256, np.arange(n * 256, dtype=np.float32), measured)
-    made = stretch(song, None, 1.6, 2.0, Controls(use_loudness_statistics=False, semitone_shift=12.0))
+    made = cut_excerpt(song, None, 1.6, 2.0, Controls(use_loudness_statistics=False, semitone_shift=12.0))
     assert made.start_s == pytest.approx(1.6) and len(made) == 125 and made.audio[0] == 100 * 256
     np.testing.assert_array_equal(made.log_mel, log_mel[100:225])
     np.testing.assert_allclose(made.f0_hz, 2 * f0_hz[100:225], rtol=1e-4)
     np.testing.assert_array_equal(made.source_f0_hz, f0_hz[100:225])
-    assert len(stretch(song, None, 6.0, 2.0, Controls(use_loudness_statistics=False))) == 25
+    assert len(cut_excerpt(song, None, 6.0, 2.0, Controls(use_loudness_statistics=False))) == 25
     with pytest.raises(StudyError, match="holds nothing"):
-        stretch(song, None, 7.0, 2.0, Controls())
+        cut_excerpt(song, None, 7.0, 2.0, Controls())
 
 
 # Steps compared -------------------------------------------------------------------------------------------------------
@@ -350,7 +373,7 @@ def test_pitch_metrics_of_a_transposed_step():
         return (gain * sum(np.sin(k * phase) / k for k in range(1, 12))).astype(np.float32)
 
     sounds = {0: np.zeros(n * hop, np.float32), 1: sung(100), 2: sung(0)}
-    found = {m.name: m for m in step_metrics.heard_metrics(made, sounds, FEATURES)}
+    found = {m.name: m for m in step_metrics.audio_metrics(made, sounds, FEATURES)}
     error, centred = found["F0 error"], found["F0 error, offset removed"]
     assert np.isnan(error.values[0]) and error.frames[0] == 0
     assert error.values[1] == pytest.approx(100, abs=6) and error.values[2] < 12

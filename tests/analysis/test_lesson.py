@@ -114,7 +114,7 @@ def test_sound_without_the_melody_does_not_depend_on_it(made, voice):
     other = {**trace.conditions, "f0_hz": trace.conditions["f0_hz"] * 2}
     import dataclasses
 
-    again = lesson.plain_sounds(dataclasses.replace(trace, conditions=other), CONTRACT, [3])
+    again = lesson.render_from_mel(dataclasses.replace(trace, conditions=other), CONTRACT, [3])
     np.testing.assert_array_equal(again.audio[3], guessed[0].sounds.audio[3])
 
 
@@ -136,16 +136,16 @@ def test_one_file_below_10_mb_whose_size_was_said_before(made, text):
 
 def test_a_full_lesson_stays_below_10_mb_by_the_rough_measure():
     small = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
-    assert "will have about" in lesson.check_size(lesson.rough_bytes(5.0, 50, small))
+    assert "will have about" in lesson.check_size(lesson.estimate_bytes(5.0, 50, small))
     large = MelContract()  # 128 mels at 44.1 kHz
     with pytest.raises(lesson.LessonError, match="shorter stretch"):
-        lesson.check_size(lesson.rough_bytes(20.0, 50, large))
-    assert lesson.longest_s(50, small) > 5 > lesson.longest_s(50, large) > 3
+        lesson.check_size(lesson.estimate_bytes(20.0, 50, large))
+    assert lesson.max_seconds(50, small) > 5 > lesson.max_seconds(50, large) > 3
     for contract in (small, large):
-        fits_s = lesson.longest_s(50, contract)
-        lesson.check_size(lesson.rough_bytes(fits_s, 50, contract))
+        fits_s = lesson.max_seconds(50, contract)
+        lesson.check_size(lesson.estimate_bytes(fits_s, 50, contract))
         with pytest.raises(lesson.LessonError, match=rf"up to {fits_s:g} s fit here\) or fewer"):
-            lesson.check_size(lesson.rough_bytes(fits_s + 0.11, 50, contract), fits_s)
+            lesson.check_size(lesson.estimate_bytes(fits_s + 0.11, 50, contract), fits_s)
 
 
 def test_every_word_is_explained_and_every_task_has_an_event():
@@ -160,7 +160,7 @@ def test_every_word_is_explained_and_every_task_has_an_event():
 def test_refusals(voice, song_path):
     song = pipeline.load_song(song_path, FEATURES)
     with pytest.raises(lesson.LessonError, match="does not sing step by step"):
-        lesson.of_file(types.SimpleNamespace(kind="ddsp", name="x"), song_path)
+        lesson.from_file(types.SimpleNamespace(kind="ddsp", name="x"), song_path)
     with pytest.raises(lesson.LessonError, match="from 8 to 1000"):
         lesson.make(voice, song, steps=4)
     with pytest.raises(ValueError, match="holds nothing"):
@@ -168,7 +168,7 @@ def test_refusals(voice, song_path):
     with pytest.raises(Cancelled):
         lesson.make(voice, song, cancelled=lambda: True)
     with pytest.raises(lesson.LessonError, match="MB"):
-        lesson.of_file(voice, song_path, seconds=60.0)
+        lesson.from_file(voice, song_path, seconds=60.0)
 
 
 # DiffWave ---------------------------------------------------------------------------------------------------------
@@ -202,12 +202,12 @@ def test_outline_holds_every_peak():
 def test_pitch_of_each_step_is_measured_on_its_sound(voice, song_path):
     """A tone of known pitch in place of every sound: its distance to what was asked is known."""
     song = pipeline.load_song(song_path, FEATURES)
-    asked = lesson.stretches.stretch(song, voice.statistics, 0.1, 1.5)
-    trace = lesson.study.sing(voice.model, asked, steps=4, features=False).trace
+    asked = lesson.interventions.cut_excerpt(song, voice.statistics, 0.1, 1.5)
+    trace = lesson.ablation.run(voice.model, asked, steps=4, features=False).trace
     n = waveform_images.n_frames(trace) * 256
     tone = np.sin(2 * np.pi * 220 * np.arange(n) / 16000).astype(np.float32)
-    heard = player.Sounds({1: 0.3 * tone}, 16000)
-    sung = player.sung_pitch(trace, heard)
+    heard = player.StepAudio({1: 0.3 * tone}, 16000)
+    sung = player.measure_f0(trace, heard)
     f0_hz, voiced = sung[1]
     assert list(sung) == [1] and np.median(f0_hz[voiced]) == pytest.approx(220, rel=0.003)
     curve = next(r for r in [data_of(player.document([player.Run(trace, "a", heard, sung)]))["runs"][0]["values"]])[
@@ -244,21 +244,21 @@ def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
     song = pipeline.load_song(song_path, features)
     text = lesson_wave.document(vocoder, song, 0.4, 0.25)
     assert "v: sings one &amp; two again, out of noise" in text
-    asked = lesson_wave.stretches.stretch(song, None, 0.4, 0.25, pipeline.Controls())
+    asked = lesson_wave.interventions.cut_excerpt(song, None, 0.4, 0.25, pipeline.Controls())
     assert [len(run["t"]) for run in data_of(text)["runs"]] == [4]
     run = lesson_wave.six_steps(vocoder.model, 0, asked=asked)[0]
     made = diffwave_uses.vocode(vocoder.model, asked.log_mel, features.mel, fast=False)
     np.testing.assert_allclose(run.trace.result.astype(float), np.ravel(made), atol=2e-3)
-    with pytest.raises(lesson_wave.stretches.StudyError, match="follows a mel"):
-        lesson_wave.at_work(vocoder)
-    with pytest.raises(lesson_wave.stretches.StudyError, match="up to 5 s"):
+    with pytest.raises(lesson_wave.interventions.StudyError, match="follows a mel"):
+        lesson_wave.demonstrate(vocoder)
+    with pytest.raises(lesson_wave.interventions.StudyError, match="up to 5 s"):
         lesson_wave.document(vocoder, song, 0.0, 6.0)
-    with pytest.raises(lesson_wave.stretches.StudyError, match="'v' is a vocoder.*Give one"):
+    with pytest.raises(lesson_wave.interventions.StudyError, match="'v' is a vocoder.*Give one"):
         lesson_wave.document(vocoder)
 
 
 def test_an_instrument_of_waves_at_work(wave_file):
-    shown = data_of(lesson_wave.at_work(instrument.open(wave_file), 0.2))
+    shown = data_of(lesson_wave.demonstrate(instrument.open(wave_file), 0.2))
     labels = [run["label"] for run in shown["runs"]]
     assert labels[0] == "6 steps" and labels[1].startswith("noise taken out, from step 6")
     assert [label.split(",")[0] for label in labels[2:]] == ["0 % of the second sound", "50 % of the second sound"]
@@ -272,7 +272,7 @@ def test_the_example_comes_with_the_package_and_is_small():
     assert lesson.EXAMPLE.stat().st_size < 4.5e6
     text = lesson.example()
     assert len(text) < 10e6 and len(pages_of(text)["pages"]) == 8
-    assert data_of(lesson.example_wave())["kind"] == "wave"
+    assert data_of(lesson.example_diffwave())["kind"] == "wave"
 
 
 def test_the_bundled_lesson_can_be_handed_out_as_it_is(tmp_path, capsys):
@@ -294,7 +294,7 @@ def test_trace_command_makes_the_same_page(tmp_path, capsys, song_path, monkeypa
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert "will have about" in said and "lesson of eight pages" in said
-    made, _ = lesson.of_file(instrument.open(path), song_path, 0.1, 0.6, 8)
+    made, _ = lesson.from_file(instrument.open(path), song_path, 0.1, 0.6, 8)
     assert (tmp_path / "lesson.html").read_text("utf-8") == made
     assert main([*arguments[:-1], str(tmp_path / "lesson.txt")]) == 2 and ".html" in capsys.readouterr().err
 

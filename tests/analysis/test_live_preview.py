@@ -42,7 +42,7 @@ def test_the_first_picture_is_the_noise_that_the_walk_begins_with(model):
     _, seen = walk(model)
     torch.testing.assert_close(model.noise(50, 3), seen[0], rtol=0, atol=0)
     shown = []
-    live_preview.Live(shown.append).begin(model, 50 * 256 / 16000, 3)
+    live_preview.LivePreview(shown.append).begin(model, 50 * 256 / 16000, 3)
     (drawn,) = pictures(shown[0])
     low, high = live_preview.range_db(model)
     share = np.clip((live_preview.level_db(model, seen[0]) - low) / (high - low), 0, 1)
@@ -63,7 +63,7 @@ def test_levels_are_those_of_the_mel_and_one_level_has_one_colour_at_every_step(
 @pytest.mark.parametrize(("step_s", "wanted"), [(0.1, [0, 3, 6, 9, 11]), (0.5, list(range(12))), (0.0, [0, 11])])
 def test_pictures_come_in_time_and_change_no_bit(model, step_s, wanted):
     now, shown = [0.0], []
-    watch = live_preview.Live(shown.append, 0.3, lambda: now[0])
+    watch = live_preview.LivePreview(shown.append, 0.3, lambda: now[0])
     numbers = []
 
     def watched(model, step):

@@ -59,7 +59,7 @@ def sharpening(steps=24, seconds=3.0, method="dpmpp", seed=1, transpose=1.0):
 def shown(trace, label="", n_sounds=6, cents=True):
     tone = np.sin(2 * np.pi * 330 * np.arange(trace.result.shape[1] * 256) / 22050).astype(np.float32)
     wanted = np.unique(np.linspace(0, len(trace) - 1, n_sounds).round().astype(int))
-    heard = player.sounds(trace, lambda mel: tone * (0.1 + 0.001 * mel.std()), wanted)
+    heard = player.render_steps(trace, lambda mel: tone * (0.1 + 0.001 * mel.std()), wanted)
     rng, sung = np.random.default_rng(0), {}
     for i in range(len(trace)):
         wrong = 400 * trace.sigma[i] ** 2 * rng.standard_normal(trace.result.shape[1])

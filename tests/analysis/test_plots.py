@@ -168,7 +168,7 @@ def test_no_figure_stays_open_and_no_backend_is_chosen():
     import subprocess
     import sys
 
-    code = "import sys\nfrom svclib import plots\nassert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys\nfrom svclib.analysis.plots import base\nassert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

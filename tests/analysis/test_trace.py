@@ -77,7 +77,7 @@ def test_capturing_changes_no_bit(song, method):
     heard = []
     prepared = model.prepare(condition)
     recorder = capture.Recorder(prepared=prepared)
-    with recorder.listening():
+    with recorder.hooked():
         watched = model.sample(condition, method, 6, seed=5, callback=recorder, prepared=prepared)
     assert torch.equal(watched, plain)
     model.sample(condition, method, 6, seed=5, prepared=prepared, callback=heard.append)

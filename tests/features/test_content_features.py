@@ -279,26 +279,26 @@ def test_a_study_hears_the_units_of_its_stretch(home):
         found = extract.extract(samples, measured)
         songs_.append(pipeline.Song(Path(f"{name}.wav"), name, 16000, len(samples), samples, found))
     plain = pipeline.Controls(use_loudness_statistics=False, attenuation_db=0.0)
-    asked, other = (interventions.stretch(song, None, 0.4, 0.8, plain) for song in songs_)
+    asked, other = (interventions.cut_excerpt(song, None, 0.4, 0.8, plain) for song in songs_)
     first, n = 25, len(asked)  # frame 25 is centred at 0.408 s
     np.testing.assert_array_equal(asked.units, songs_[0].features.units[first : first + n])
     f0_hz = extract.fill_unvoiced(asked.f0_hz, asked.voiced)
     told = [torch.from_numpy(x)[None] for x in (asked.log_mel, f0_hz, f0_hz, asked.voiced, asked.loudness_db)]
-    base = interventions.condition_of(model, asked)
+    base = interventions.build_condition(model, asked)
     assert torch.equal(base, model.condition(*told, units=torch.from_numpy(asked.units)[None]))
-    swap = interventions.Change("content", "swap", other=other)
-    swapped = interventions.condition_of(model, asked, [swap])
+    swap = interventions.Intervention("content", "swap", other=other)
+    swapped = interventions.build_condition(model, asked, [swap])
     assert torch.equal(swapped, model.condition(*told, units=torch.from_numpy(other.units)[None]))
     assert not torch.equal(swapped, base)
-    off = interventions.condition_of(model, asked, [interventions.Change("content")])
+    off = interventions.build_condition(model, asked, [interventions.Intervention("content")])
     assert torch.equal(
         off,
-        interventions.condition_of(
-            model, dataclasses.replace(asked, units=other.units), [interventions.Change("content")]
+        interventions.build_condition(
+            model, dataclasses.replace(asked, units=other.units), [interventions.Intervention("content")]
         ),
     )
-    made = ablation.sing(model, asked, steps=3, features=False)
+    made = ablation.run(model, asked, steps=3, features=False)
     assert np.isfinite(made.trace.result).all()
-    deaf = interventions.Change("content", "swap", other=dataclasses.replace(other, units=None))
+    deaf = interventions.Intervention("content", "swap", other=dataclasses.replace(other, units=None))
     with pytest.raises(interventions.StudyError, match="'b' was measured without this instrument's content units"):
-        interventions.condition_of(model, asked, [deaf])
+        interventions.build_condition(model, asked, [deaf])

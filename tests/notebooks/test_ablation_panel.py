@@ -187,7 +187,7 @@ def test_what_cannot_be_is_a_sentence(base, monkeypatch):
     panel.run_button.click()
     assert "Choose a training" in said(panel) or "Remove run" in said(panel)
     monkeypatch.setattr(widgets_study, "MAX_RUNS", 8)
-    monkeypatch.setattr(ablation, "sing", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(ablation, "run", lambda *a, **k: 1 / 0)
     panel.start_s.value, panel.change.value = 0.0, "nothing"
     panel.run_button.click()
     panel.job.wait(60)
@@ -247,7 +247,7 @@ def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_pictu
         panel.message.say("")
     run(panel)
     assert panel.looking.view is not None
-    monkeypatch.setattr(ablation_views, "look", lambda *a: 1 / 0)
+    monkeypatch.setattr(ablation_views, "draw_view", lambda *a: 1 / 0)
     panel.looking.look.value = "step matrix"
     assert "ZeroDivisionError" in said(panel) and panel.looking.shown.value == "" and panel.looking.view is None
     go = threading.Event()
@@ -260,7 +260,9 @@ def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_pictu
 
 def test_pictures_while_it_sings(base, monkeypatch):
     panel = panel_of(base, probe=True)
-    monkeypatch.setattr(live_preview.Live, "__init__", functools.partialmethod(live_preview.Live.__init__, every_s=0.0))
+    monkeypatch.setattr(
+        live_preview.LivePreview, "__init__", functools.partialmethod(live_preview.LivePreview.__init__, every_s=0.0)
+    )
     seen = []
     panel.live.observe(lambda change: seen.append(change["new"]), "value")
     run(panel)

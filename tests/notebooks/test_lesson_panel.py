@@ -7,8 +7,8 @@ import time
 
 import pytest
 import test_panels
-from test_panels import said
 from test_ablation_panel import make_instrument, make_song
+from test_panels import said
 
 from svclib.analysis.lesson import build as lesson
 from svclib.features.extract import FeatureSettings, MelContract
@@ -103,14 +103,14 @@ def test_run_shows_progress_within_a_second_and_ends_in_a_lesson_that_export_wri
 
 def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatch):
     panel = panel_of(base)
-    begun, real = threading.Event(), lesson.study.sing
+    begun, real = threading.Event(), lesson.ablation.run
 
     def sing(*arguments, **options):
         begun.set()
         panel.job._cancel.wait(20)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(lesson.study, "sing", sing)
+    monkeypatch.setattr(lesson.ablation, "run", sing)
     panel.run_button.click()
     assert begun.wait(60), said(panel)
     panel.cancel_button.click()
@@ -131,7 +131,7 @@ def test_a_lesson_is_named_after_what_it_shows_although_the_choice_changed(base,
         go.wait(30)
         return "<p>page</p>", f"a lesson of {path.stem}"
 
-    monkeypatch.setattr(lesson, "of_file", of_file)
+    monkeypatch.setattr(lesson, "from_file", of_file)
     make_song(base.examples / "zz other.wav")
     panel = widgets_lesson.lesson_panel(base)
     panel.song.value = base.examples / "zz other.wav"

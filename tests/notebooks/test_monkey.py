@@ -229,7 +229,9 @@ def world(base, monkeypatch):
         return types.SimpleNamespace(features=None)
 
     monkeypatch.setattr(instrument, "open", opened)
-    monkeypatch.setattr(live_preview.Live, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>"))
+    monkeypatch.setattr(
+        live_preview.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>")
+    )
     monkeypatch.setattr(pipeline, "cached_song", cached_song)
     yield made
     made.go.set()
@@ -313,7 +315,7 @@ def test_lesson(world, n_actions, monkeypatch, caplog):
         world.work(cancelled, path)
         return "<p>page</p>", f"a lesson of {path.stem} by {opened.name}"
 
-    monkeypatch.setattr(lesson, "of_file", of_file)
+    monkeypatch.setattr(lesson, "from_file", of_file)
 
     def check(panel):
         assert not panel.run_button.disabled and not panel.export_button.disabled
@@ -336,7 +338,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
         progress(0.1, "singing")
         world.work(cancelled)
         trace = Trace(range(world.rng.randint(2, 9)))
-        made = object.__new__(ablation.Sung)  # its fields are arrays of a walk, which nobody looks at here
+        made = object.__new__(ablation.RunResult)  # its fields are arrays of a walk, which nobody looks at here
         asked = types.SimpleNamespace(name="a", start_s=0.0, audio=None)
         for name, value in {"trace": trace, "asked": asked, "label": "as asked", "notice": ""}.items():
             object.__setattr__(made, name, value)
@@ -360,15 +362,15 @@ def test_study(world, n_actions, monkeypatch, caplog):
         world.work(path=run)
         return [first_run.CheckpointEntry(step, None, False, []) for step in (1, 2, 3)]
 
-    monkeypatch.setattr(ablation, "sing", lambda model, asked, changes, **common: sung(asked, changes, **common))
-    monkeypatch.setattr(ablation, "sing_checkpoints", sing_checkpoints)
-    monkeypatch.setattr(ablation, "hear", hear)
+    monkeypatch.setattr(ablation, "run", lambda model, asked, changes, **common: sung(asked, changes, **common))
+    monkeypatch.setattr(ablation, "run_checkpoints", sing_checkpoints)
+    monkeypatch.setattr(ablation, "render_audio", hear)
     monkeypatch.setattr(ablation, "probed_steps", lambda n, *more: [n])
-    monkeypatch.setattr(step_metrics, "heard_metrics", lambda *a: world.work(a[-1]) or [])
-    monkeypatch.setattr(ablation_views, "look", look)
+    monkeypatch.setattr(step_metrics, "audio_metrics", lambda *a: world.work(a[-1]) or [])
+    monkeypatch.setattr(ablation_views, "draw_view", look)
     monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
-    monkeypatch.setattr(interventions, "stretch", lambda *a: world.work())
-    monkeypatch.setattr(interventions, "chosen", lambda *a: [])
+    monkeypatch.setattr(interventions, "cut_excerpt", lambda *a: world.work())
+    monkeypatch.setattr(interventions, "from_choice", lambda *a: [])
     monkeypatch.setattr(first_run, "checkpoint_steps", steps_of)
     monkeypatch.setattr(training, "load_model", lambda run, step: (world.work(path=run), {}))
 
@@ -429,7 +431,7 @@ def test_checkpoint(world, n_actions, monkeypatch, caplog):
 
 
 def test_moment(world, n_actions, monkeypatch, caplog):
-    played = ddsp_inspection.Played(
+    played = ddsp_inspection.SynthControls(
         0.01, np.full(50, 200.0), np.arange(50) % 2 == 0, np.ones(50), np.ones((50, 3)), np.ones((50, 4)), None
     )
     monkeypatch.setattr(ddsp, "spectrum_at", lambda *a: world.work())

@@ -21,7 +21,7 @@ from svclib.analysis import ablation, interventions, player
 from svclib.analysis import html as page
 from svclib.analysis.lesson import diffwave
 from svclib.analysis.lesson import text as lesson_pages
-from svclib.analysis.player import Run, Sounds
+from svclib.analysis.player import Run, StepAudio
 from svclib.audio import griffin_lim
 from svclib.conversion.song import load_song
 from svclib.utils.progress import Progress, reporter, stop_if
@@ -97,7 +97,7 @@ def make(
         wave_facts: Its ``wave_steps`` and ``wave_text``; needed with ``wave``, not read without.
         progress: Called with a fraction and a text, at every step.
         cancelled: Asked at every step.
-        watch: See ``study.sing``.
+        watch: See ``ablation.run``.
 
     Returns:
         What :func:`document` makes the page of.
@@ -107,16 +107,18 @@ def make(
         stretches.StudyError, trace.TraceError: if nothing of the song is left, or it is too long.
         Cancelled: if ``cancelled`` says so.
     """
-    refuse(instrument)
+    require_diffusion(instrument)
     if not COMPARED_STEPS <= steps <= 1000:
         raise LessonError(f"The lesson is to have {steps} steps; take from {COMPARED_STEPS} to 1000, such as {STEPS}.")
     model = instrument.model
-    asked = interventions.stretch(song, instrument.statistics, start_s, seconds)
+    asked = interventions.cut_excerpt(song, instrument.statistics, start_s, seconds)
     others = [name for name in model.singers if name != (singer or model.singers[0])]
-    changed: list[tuple[str, tuple[interventions.Change, ...]]] = [("all three", ())]
-    changed += [(f"{name} off", (interventions.Change(name),)) for name in ("content", "melody", "timbre")]
+    changed: list[tuple[str, tuple[interventions.Intervention, ...]]] = [("all three", ())]
+    changed += [(f"{name} off", (interventions.Intervention(name),)) for name in ("content", "melody", "timbre")]
     changed += (
-        [(f"timbre of {others[0]}", (interventions.Change("timbre", "swap", singer=others[0]),))] if others else []
+        [(f"timbre of {others[0]}", (interventions.Intervention("timbre", "swap", singer=others[0]),))]
+        if others
+        else []
     )
     fewer = [n for n in FEWER if n < steps]
     calls = [(changes, steps, label) for label, changes in changed[1:]]
@@ -130,7 +132,7 @@ def make(
         return lambda fraction, more="": report(begin + fraction * weight * share, f"{text}: {more}" if more else text)
 
     def sing(changes, n, label):
-        return ablation.sing(
+        return ablation.run(
             model,
             asked,
             changes,
@@ -150,14 +152,14 @@ def make(
         positions = _few(len(trace)) if brief else np.arange(len(trace))
         progress = part(2 * len(positions), f"{label}: sound")
         if any(change.factor == "melody" for change in sung.changes):  # a vocoder would be told the melody all the same
-            sounds = plain_sounds(trace, model.contract, positions, seed, progress, cancelled)
+            sounds = render_from_mel(trace, model.contract, positions, seed, progress, cancelled)
         else:
-            sounds = ablation.hear(model, sung, positions, seed, progress, cancelled)
+            sounds = ablation.render_audio(model, sung, positions, seed, progress, cancelled)
         kept = {k: sounds.audio[int(i)] for k, i in enumerate(positions)}
         quieter = {k: sounds.quieter_db[int(i)] for k, i in enumerate(positions) if int(i) in sounds.quieter_db}
-        of_steps = Sounds(kept, sounds.sample_rate_hz, sounds.kind, quieter)
+        of_steps = StepAudio(kept, sounds.sample_rate_hz, sounds.kind, quieter)
         trace = trace.steps(positions)
-        pitch = player.sung_pitch(trace, of_steps, instrument.features.f0_method)
+        pitch = player.measure_f0(trace, of_steps, instrument.features.f0_method)
         return Run(trace, label, of_steps, pitch, brief=brief), sounds.audio.get(len(sung.trace))
 
     name = f"{steps} steps"
@@ -167,14 +169,14 @@ def make(
     brief = Run(
         main.trace.steps(positions),
         name,
-        Sounds({k: run.sounds.audio[int(i)] for k, i in enumerate(positions)}, run.sounds.sample_rate_hz),
+        StepAudio({k: run.sounds.audio[int(i)] for k, i in enumerate(positions)}, run.sounds.sample_rate_hz),
         {k: run.sung[int(i)] for k, i in enumerate(positions) if int(i) in run.sung},
         brief=True,
     )
     unaided = main.trace.steps(_few(len(main.trace), GUESSED_STEPS))
     progress = part(4 * GUESSED_STEPS, "sound from pictures alone")
-    plain = plain_sounds(unaided, model.contract, range(len(unaided)), seed, progress, cancelled)
-    pitch = player.sung_pitch(unaided, plain, instrument.features.f0_method)
+    plain = render_from_mel(unaided, model.contract, range(len(unaided)), seed, progress, cancelled)
+    pitch = player.measure_f0(unaided, plain, instrument.features.f0_method)
     guessed = Run(unaided, name, plain, pitch, brief=True)
     compared = [heard(sing(*call), call[2], brief=True)[0] for call in calls]
     if wave is None:
@@ -189,7 +191,7 @@ def make(
         "target": target[0] if target else "",
         "without": [label for label, _ in changed],
         "fewer": [name, *(f"{n} steps" for n in fewer)],
-        "caution": interventions.caution(model.settings, [interventions.Change("content")]),
+        "caution": interventions.dropout_warning(model.settings, [interventions.Intervention("content")]),
         "method": main.trace.info["method"],
         **{k: wave_facts[k] for k in ("wave_steps", "wave_text")},
     }
@@ -203,7 +205,7 @@ def make(
     return Lesson(f"How {voice} sings {asked.name}", facts, groups, sounds, wave)
 
 
-def of_file(
+def from_file(
     instrument: Any,
     path: str | Path,
     start_s: float | int = 0.0,
@@ -228,7 +230,7 @@ def of_file(
         cancelled: Asked at every step; True raises ``Cancelled``.
         note: Told the predicted size before anything is sung, and again before the page is made; of a DiffWave's page
             the size it has, once it is made.
-        watch: See ``study.sing``; of no use to a DiffWave.
+        watch: See ``ablation.run``; of no use to a DiffWave.
 
     Returns:
         ``(page, what it is in words)``.
@@ -244,9 +246,9 @@ def of_file(
         text = diffwave.document(instrument, song, start_s, seconds, seed, report, cancelled)
         tell(check_size(len(text.encode())))
         return text, f"a page of DiffWave's steps, {seconds:g} s"
-    refuse(instrument)
+    require_diffusion(instrument)
     contract = instrument.model.contract
-    tell(check_size(rough_bytes(seconds, steps, contract), longest_s(steps, contract)))
+    tell(check_size(estimate_bytes(seconds, steps, contract), max_seconds(steps, contract)))
     song = load_song(path, instrument.features, None, lambda f, text="": report(0.1 * f, text))
     made = make(
         instrument,
@@ -263,18 +265,18 @@ def of_file(
     return document(made), f"a lesson of eight pages, {made.title}"
 
 
-def plain_sounds(trace, contract, positions, seed=0, progress=None, cancelled=None) -> Sounds:
+def render_from_mel(trace, contract, positions, seed=0, progress=None, cancelled=None) -> StepAudio:
     """Guesses of steps made audible from their mels alone (phase reconstruction): nothing is told about the pitch."""
 
     def sound(log_mel):
         stop_if(cancelled)
         return griffin_lim.listen(torch.from_numpy(np.ascontiguousarray(log_mel))[None], contract, seed=seed)[0].numpy()
 
-    made = player.sounds(trace, sound, positions, progress)
+    made = player.render_steps(trace, sound, positions, progress)
     return dataclasses.replace(made, kind="the guess, from its picture alone,")
 
 
-def refuse(instrument) -> None:
+def require_diffusion(instrument) -> None:
     """Raise the sentence for an instrument that no lesson can be made with."""
     if instrument.kind != "diffusion":
         raise LessonError(
@@ -302,7 +304,7 @@ def example() -> str:
     return _fill(_stored())
 
 
-def example_wave() -> str:
+def example_diffwave() -> str:
     """DiffWave at work, from the package: sounds out of noise, noise taken out, a sound between two sounds."""
     stored = _stored()["diffwave"]
     return player.fill(player.dumps({"title": stored["title"], **stored["group"], "more": []}), stored["title"])
@@ -330,18 +332,18 @@ def check_size(n_bytes: int, fits_s: float | int | None = None) -> str:
     return f"The lesson will have about {n_bytes / 1e6:.1f} MB."
 
 
-def rough_bytes(seconds: float | int, steps: int, contract, n_compared: int = 6) -> int:
+def estimate_bytes(seconds: float | int, steps: int, contract, n_compared: int = 6) -> int:
     """About how large a lesson will be, before anything is sung: 0.6 to 0.7 bytes a bin, 4 kB a second of sound."""
     bins = seconds * contract.sample_rate_hz / contract.hop_samples * contract.n_mels
     kept = steps + COMPARED_STEPS * (n_compared + 2) + GUESSED_STEPS
     return int(4 / 3 * (0.7 * bins * kept + 0.6 * bins * steps + 4000 * seconds * (kept + 3)) + 5e5)
 
 
-def longest_s(steps: int, contract) -> float:
-    """The longest stretch of which a lesson stays below 10 MB by :func:`rough_bytes`, in seconds, rounded down; a model
+def max_seconds(steps: int, contract) -> float:
+    """The longest stretch of which a lesson stays below 10 MB by :func:`estimate_bytes`, in seconds, rounded down; a model
     of 128 mels at 44.1 kHz has less room than one of 80 mels at 22.05 kHz."""
-    empty = rough_bytes(0, steps, contract)
-    return math.floor(10 * (MAX_BYTES - empty) / (rough_bytes(1, steps, contract) - empty)) / 10
+    empty = estimate_bytes(0, steps, contract)
+    return math.floor(10 * (MAX_BYTES - empty) / (estimate_bytes(1, steps, contract) - empty)) / 10
 
 
 def _fill(stored: dict) -> str:

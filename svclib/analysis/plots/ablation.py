@@ -169,7 +169,7 @@ def pair(a: Trace, b: Trace, names: tuple[str, str], step: int | None = None) ->
     """Two runs: their guesses at one step (the result with None), the signed difference where there is one, and how
     they move apart over the steps."""
     low, high = range_db([a, b])
-    found = compare.apart(a, b)
+    found = compare.run_distance(a, b)
     chosen = None if step is None or step >= len(a) else step
     one, two = compare.level_of(a, chosen), compare.level_of(b, chosen)
     with styled_figure(2, 2, size=(9.4, 5.4)) as (figure, axes):
@@ -234,7 +234,7 @@ def influence(trace: Trace, local: Any, runs: Mapping[str, Trace] | None = None)
             left.plot(places, 100 * share, "o-", color=CYCLE[k % len(CYCLE)], markersize=3, label=name)
             middle.plot(places, local.mean_db(name), "o-", color=CYCLE[k % len(CYCLE)], markersize=3, label=name)
         for k, (name, run) in enumerate(runs.items()):
-            moved = compare.apart(trace, run).bins_db
+            moved = compare.run_distance(trace, run).bins_db
             right.plot(moved, "s-", color=CYCLE[k % len(CYCLE)], markersize=3, label=name)
         left.set(title="local: change of the noise named", ylabel="% of its size", ylim=(0, None))
         middle.set(title="local: change of the guess", ylabel="mean |dB|", ylim=(0, None))
