@@ -358,9 +358,11 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 def evaluate(a) -> int:
     """``svclib evaluate``."""
     from svclib.conversion import evaluate as evaluation
+    from svclib.conversion import recognition
 
+    recognizer = None if a.words is None else recognition.WhisperRecognizer(a.words or None, a.download)
     with Progress("comparing") as progress:
-        report = evaluation.compare(a.reference, a.converted, progress, a.target_voice)
+        report = evaluation.compare(a.reference, a.converted, progress, a.target_voice, recognizer, a.language)
     if a.json != "-":
         print(evaluation.table(report))
     _report(report, a.json)

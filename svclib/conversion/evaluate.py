@@ -1,5 +1,6 @@
 """Comparing sound files: converted songs against their references, pair by pair."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from svclib.audio import io as audio
 from svclib.conversion import metrics, speaker_similarity
+from svclib.conversion.recognition import SpeechRecognizer, intelligibility
 from svclib.features import extract
 
 SETTINGS = extract.FeatureSettings()
@@ -61,6 +63,8 @@ def compare(
     converted: str | Path,
     progress: Callable[[float, str], None] | None = None,
     target_voice: str | Path | None = None,
+    recognizer: SpeechRecognizer | None = None,
+    language: str | None = None,
 ) -> dict:
     """Measure converted songs against their references.
 
@@ -72,6 +76,9 @@ def compare(
         progress: Called with a fraction and the name of the converted file.
         target_voice: Folder with recordings of the voice that should be heard: adds ``speaker_similarity`` of the
             converted file and ``speaker_similarity_of_reference``, both to that voice.
+        recognizer: Adds ``cer``, the character error rate against the reference's own transcript, and ``words``: both
+            transcripts, their language and the number of characters.
+        language: Of the words (ISO 639-1); detected in each reference if None.
 
     Returns:
         ``pairs``: a list of dicts with ``reference``, ``converted``, ``difference_s`` (of the lengths) and the figures
@@ -89,7 +96,11 @@ def compare(
         if target is not None:
             rows[-1]["speaker_similarity"] = speaker_similarity.similarity(b, target)["speaker_similarity"]
             rows[-1]["speaker_similarity_of_reference"] = speaker_similarity.similarity(a, target)["speaker_similarity"]
-    names = [k for k in rows[0] if k not in ("reference", "converted", "difference_s")]
+        if recognizer is not None:
+            words = dataclasses.asdict(intelligibility(recognizer, b, a, language))
+            cer = words.pop("cer")
+            rows[-1] |= {"cer": cer if np.isfinite(cer) else None, "words": words}
+    names = [k for k in rows[0] if k not in ("reference", "converted", "difference_s", "words")]
     mean = {k: [r[k] for r in rows if r[k] is not None] for k in names}
     return {"pairs": rows, "mean": {k: float(np.mean(v)) if v else None for k, v in mean.items()}}
 
@@ -132,4 +143,10 @@ def table(report: dict) -> str:
         if abs(row["difference_s"]) > 0.05:
             name = Path(row["converted"]).name
             lines.append(f"{name} is {row['difference_s']:+.2f} s longer than its reference: the common part counts.")
+    for row in (row for row in report["pairs"] if "words" in row):
+        words, cer = row["words"], "none" if row["cer"] is None else f"{row['cer']:.2f}"
+        lines.append(
+            f"{Path(row['converted']).name}: CER {cer} of {words['n_characters']} characters ({words['language']})"
+        )
+        lines += [f"  {name:<9}  {words[name]}" for name in ("reference", "converted")]
     return "\n".join(lines)

