@@ -22,6 +22,7 @@ from svclib.models import instrument
 from svclib.models.diffusion import samplers, schedule
 from svclib.models.vocoders import auto as vocoding
 from svclib.notebooks import sampling_controls
+from svclib.utils.errors import ModelError
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -60,7 +61,7 @@ def test_a_sampler_of_ones_own(mine):
         error[method] = float((made - exact).abs().max())
     assert error["heun"] < 0.25 * error["ddim"]
     assert len(seen) == seen[-1].n_calls == 79
-    with pytest.raises(samplers.SamplerError, match="heun"):
+    with pytest.raises(ModelError, match="heun"):
         samplers.sample(denoiser, chain, x, "huen", 4)
 
 

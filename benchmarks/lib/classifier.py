@@ -14,15 +14,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lib.classifier_net import Classifier, ClassifierError, ClassifierSettings
+from lib.classifier_net import Classifier, ClassifierSettings
 from svclib.audio import io as audio
 from svclib.data import recordings
 from svclib.data.dataset import Dataset
 from svclib.training import checkpoint_format
-from svclib.training.checkpoint_format import Checkpoint, TrainingError
+from svclib.training.checkpoint_format import Checkpoint
 from svclib.utils import atomic_store
+from svclib.utils.errors import ModelError, TrainingError
 from svclib.utils.progress import stop_if
-from svclib.utils.serialization import InstrumentError, from_dict, to_dict
+from svclib.utils.serialization import from_dict, to_dict
 
 DIGITS = ("{label}_{singer}_{take}", "*_[0-4].wav")  # how digits are named, and which are held out
 SHIFT_S, NOISE_DB = (-0.03, 0.10), (-60.0, -15.0)
@@ -72,11 +73,11 @@ def clips(
         The clips in the order of the recordings, float32 of full scale 1.
 
     Raises:
-        ClassifierError: if there is no such split, nothing in it, or a recording without label.
+        ModelError: if there is no such split, nothing in it, or a recording without label.
         DatasetError, AudioError: if a folder or file cannot be used.
     """
     if split not in (None, "train", "validation"):
-        raise ClassifierError(f"There is no split '{split}'; choose train or validation, or None for all.")
+        raise ModelError(f"There is no split '{split}'; choose train or validation, or None for all.")
     if isinstance(source, Dataset):
         rate = source.settings.sample_rate_hz
         entries = source.recordings
@@ -96,7 +97,7 @@ def clips(
     nameless = [entries[i]["name"] for i in chosen if entries[i]["label"] is None]
     if not chosen or nameless:
         what = f"'{nameless[0]}' has no label" if nameless else f"there are no recordings for {split or 'it'}"
-        raise ClassifierError(f"A listener needs labelled recordings, but {what}. Prepare them with a naming pattern.")
+        raise ModelError(f"A listener needs labelled recordings, but {what}. Prepare them with a naming pattern.")
     n = round(duration_s * sample_rate_hz)
     sounds = np.stack([fit(read(i), n) for i in chosen])
     labels, names = (tuple(entries[i][key] for i in chosen) for key in ("label", "name"))
@@ -154,16 +155,16 @@ def listen(
         Features, probabilities of the labels and their names, in the order of the sounds.
 
     Raises:
-        ClassifierError: for another sample rate, no sounds, or samples that are not finite.
+        ModelError: for another sample rate, no sounds, or samples that are not finite.
     """
     s = model.settings
     if sample_rate_hz != s.sample_rate_hz:
-        raise ClassifierError(
+        raise ModelError(
             f"These sounds are at {sample_rate_hz} Hz, but the listener was trained at "
             f"{s.sample_rate_hz} Hz; resample them first."
         )
     if not len(sounds) or not all(np.ndim(x) == 1 and np.isfinite(x).all() for x in sounds):
-        raise ClassifierError(f"{len(sounds)} sounds were given; expected at least one, one channel of finite samples.")
+        raise ModelError(f"{len(sounds)} sounds were given; expected at least one, one channel of finite samples.")
     model.eval()
     features, probabilities = [], []
     for start in range(0, len(sounds), batch_size):
@@ -179,7 +180,7 @@ def listen(
 def accuracy(heard: Heard, labels: Sequence[str]) -> float:
     """Share of the clips that were heard as what they are."""
     if len(heard) != len(labels):
-        raise ClassifierError(f"{len(labels)} labels were given for {len(heard)} clips; give one for each.")
+        raise ModelError(f"{len(labels)} labels were given for {len(heard)} clips; give one for each.")
     return float(np.mean([a == b for a, b in zip(heard.labels, labels, strict=True)]))
 
 
@@ -225,7 +226,7 @@ def train(
         The listener in eval mode on the CPU, its weights without gradient; its clips are as long as those given.
 
     Raises:
-        ClassifierError: if there are fewer than two labels or clips; or as :func:`clips`.
+        ModelError: if there are fewer than two labels or clips; or as :func:`clips`.
         Cancelled: when ``cancelled()`` returns True.
     """
     known = source if isinstance(source, Clips) else clips(source, "train")
@@ -265,7 +266,7 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
     """Write a listener as one safetensors file; nothing is overwritten.
 
     Args:
-        path: ``.../NAME.safetensors``; any other suffix is refused (ClassifierError).
+        path: ``.../NAME.safetensors``; any other suffix is refused (ModelError).
         model: To be written.
         info: Plain values to keep beside it, such as its accuracy.
 
@@ -274,7 +275,7 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ClassifierError(f"'{path.name}' cannot be a listener's name; it has to end in .safetensors.")
+        raise ModelError(f"'{path.name}' cannot be a listener's name; it has to end in .safetensors.")
     head = {
         "format": checkpoint_format.FORMAT,
         "format_version": checkpoint_format.FORMAT_VERSION,
@@ -295,18 +296,18 @@ def load(path: str | Path) -> tuple[Classifier, dict]:
         The listener in eval mode on the CPU, its weights without gradient, and its ``info``, {} where it has none.
 
     Raises:
-        ClassifierError: if the file is no listener's, damaged, or of another version.
+        ModelError: if the file is no listener's, damaged, or of another version.
     """
     path = Path(path)
     try:
         read = checkpoint_format.unpack(path)
         if read.record.get("kind") != "classifier":
-            raise ClassifierError("it holds no listener")
+            raise ModelError("it holds no listener")
         model = Classifier(from_dict(ClassifierSettings, read.record.get("settings"), "settings"))
         model.load_state_dict(read.tensors)
-    except (TrainingError, InstrumentError, ClassifierError) as error:
-        raise ClassifierError(f"'{path.name}' cannot be used: {str(error).rstrip('.')}. Train a new one.") from None
+    except (TrainingError, ModelError) as error:
+        raise ModelError(f"'{path.name}' cannot be used: {str(error).rstrip('.')}. Train a new one.") from None
     except RuntimeError:
-        raise ClassifierError(f"'{path.name}' was written for another network. Train a new one.") from None
+        raise ModelError(f"'{path.name}' was written for another network. Train a new one.") from None
     info = read.record.get("info")
     return model.eval().requires_grad_(False), info if isinstance(info, dict) else {}

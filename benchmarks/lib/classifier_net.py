@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from svclib.audio.mel import log_mel
 from svclib.features.extract import MelContract
+from svclib.utils.errors import ModelError
 
 N_FEATURES = 64
 QUIETEST = 5e-4  # RMS of a clip; what is fainter is not made louder
-
-
-class ClassifierError(ValueError):
-    """A listener that cannot be trained, opened or asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +37,14 @@ class ClassifierSettings:
     def __post_init__(self):
         object.__setattr__(self, "labels", tuple(self.labels))
         if not 2 <= len(self.labels) <= 1000 or list(self.labels) != sorted(set(self.labels)):
-            raise ClassifierError(f"{len(self.labels)} labels were given; expected 2 to 1000 different ones, sorted.")
+            raise ModelError(f"{len(self.labels)} labels were given; expected 2 to 1000 different ones, sorted.")
         if not 4000 <= self.sample_rate_hz <= 96000 or not 0.1 <= self.duration_s <= 20:
-            raise ClassifierError(
+            raise ModelError(
                 f"Clips of {self.duration_s} s at {self.sample_rate_hz} Hz cannot be heard; expected "
                 "0.1 to 20 s at 4000 to 96000 Hz."
             )
         if self.groups < 1 or 32 % self.groups:
-            raise ClassifierError(f"groups is {self.groups}; expected a divisor of 32.")
+            raise ModelError(f"groups is {self.groups}; expected a divisor of 32.")
 
     @property
     def n_samples(self) -> int:

@@ -76,7 +76,7 @@ def measure(vocoder: AnyVocoder, samples: np.ndarray, seed: int = 0, cancelled: 
         vocoder: Of any kind; ``harmonic_unvoiced_db`` is known only where it has parts.
         samples: ``[n]`` float at the vocoder's rate, full scale 1; a last incomplete frame is left out.
         seed: Of the vocoder's noise.
-        cancelled: Asked by the vocoder while it sings; True raises ``progress.Cancelled``.
+        cancelled: Asked by the vocoder while it sings; True raises ``Cancelled``.
 
     Returns:
         The figures, ``frames`` and ``frames_unvoiced`` that they stand on, and the sound itself as ``audio``.

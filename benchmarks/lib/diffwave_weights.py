@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from svclib.models.diffwave.network import DiffWaveError, DiffWaveNet
+from svclib.models.diffwave.network import DiffWaveNet
+from svclib.utils.errors import ModelError
 
 _NAMES = {
     "input_projection": "input",
@@ -27,13 +28,13 @@ _LAYER = {"dilated_conv": "dilated", "diffusion_projection": "step", "output_pro
 
 
 def load(path: str | Path, dilation_cycle: int = 10, step_rule: str = "table", n_steps: int = 50) -> DiffWaveNet:
-    """:func:`convert` of a safetensors file; raises DiffWaveError too if the file cannot be read."""
+    """:func:`convert` of a safetensors file; raises ModelError too if the file cannot be read."""
     import safetensors.torch
 
     try:
         weights = safetensors.torch.load(Path(path).read_bytes())
     except Exception as error:  # SafetensorError is a bare Exception
-        raise DiffWaveError(f"'{path}' is no safetensors file of weights ({str(error)[:120]}).") from None
+        raise ModelError(f"'{path}' is no safetensors file of weights ({str(error)[:120]}).") from None
     return convert(weights, dilation_cycle, step_rule, n_steps)
 
 
@@ -52,7 +53,7 @@ def convert(
         The network in float32 and eval mode.
 
     Raises:
-        DiffWaveError: naming the tensor that is missing, too much or of another shape.
+        ModelError: naming the tensor that is missing, too much or of another shape.
     """
     made, gates = {}, {}
     for name, tensor in weights.items():
@@ -65,10 +66,10 @@ def convert(
         elif layer and layer[2] in _LAYER:
             made[f"stack.blocks.{int(layer[1])}.{_LAYER[layer[2]]}.{kind}"] = tensor
         elif name != "diffusion_embedding.embedding":  # a table, made again from the number of steps
-            raise DiffWaveError(f"'{name[:80]}' is no weight of the public diffwave package 0.1.7.")
+            raise ModelError(f"'{name[:80]}' is no weight of the public diffwave package 0.1.7.")
     n_layers = len({int(m[1]) for n in made if (m := re.match(r"stack\.blocks\.(\d+)\.", n))})
     if "input.weight" not in made or not n_layers or made["input.weight"].ndim != 3:
-        raise DiffWaveError("These weights have no input or no layers; give a whole model of the diffwave package.")
+        raise ModelError("These weights have no input or no layers; give a whole model of the diffwave package.")
     n_mels = 0
     if gates:
         try:
@@ -76,7 +77,7 @@ def convert(
                 made[f"stack.conditions.{kind}"] = torch.cat([gates[i, kind] for i in range(n_layers)])
             n_mels = made["stack.conditions.weight"].shape[1]
         except (KeyError, RuntimeError, IndexError):
-            raise DiffWaveError("The conditioner of one layer is missing or has another shape than the rest.") from None
+            raise ModelError("The conditioner of one layer is missing or has another shape than the rest.") from None
     with torch.random.fork_rng(devices=[]):  # the first weights are replaced below
         net = DiffWaveNet(
             made["input.weight"].shape[0],
@@ -91,9 +92,9 @@ def convert(
     wanted = net.state_dict()
     for name in sorted(set(wanted) | set(made)):
         if name not in made or name not in wanted:
-            raise DiffWaveError(f"The tensor for '{name}' is {'missing' if name in wanted else 'too much'}.")
+            raise ModelError(f"The tensor for '{name}' is {'missing' if name in wanted else 'too much'}.")
         if made[name].shape != wanted[name].shape:
-            raise DiffWaveError(
+            raise ModelError(
                 f"The tensor for '{name}' has shape {tuple(made[name].shape)}, expected {tuple(wanted[name].shape)}."
             )
     net.load_state_dict({k: v.detach().float() for k, v in made.items()})

@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from lib.classifier import Heard, accuracy
 from svclib.conversion import metrics
+from svclib.utils.errors import ConversionError
 
 N_BINS, SIGNIFICANT_Z = 50, 1.959964  # two-sided 0.05
 LEAST_OF_CLASS = 200
@@ -31,10 +32,6 @@ COLUMNS = {
     "ndb_share": "NDB/K",
 }
 Probabilities = Float[np.ndarray, "_ labels"]
-
-
-class GenerationError(ValueError):
-    """Sets that cannot be compared; the message says what is needed."""
 
 
 # Measures of what was heard -------------------------------------------------------------------------------------------
@@ -94,13 +91,13 @@ def different_bins(
         A number from 0 to ``n_bins``.
 
     Raises:
-        GenerationError: for fewer real clips than bins, fewer than 2 bins, or no made clip.
+        ConversionError: for fewer real clips than bins, fewer than 2 bins, or no made clip.
     """
     from scipy.cluster.vq import kmeans2, vq
 
     real, made = np.asarray(real, np.float64), np.asarray(made, np.float64)
     if not 2 <= n_bins <= len(real) or not len(made):
-        raise GenerationError(
+        raise ConversionError(
             f"{len(real)} real and {len(made)} made clips cannot be counted in {n_bins} bins; take "
             "more clips or fewer bins, at least 2."
         )
@@ -135,7 +132,7 @@ def fid_of_classes(
         The distances by label, sorted; labels that no made clip was asked for are left out.
 
     Raises:
-        GenerationError: for a label of fewer than 200 clips on either side, or of unequal numbers of them.
+        ConversionError: for a label of fewer than 200 clips on either side, or of unequal numbers of them.
     """
     real_of, made_of = (
         {k: [i for i, x in enumerate(labels) if x == k] for k in set(labels)} for labels in (real_labels, made_labels)
@@ -144,7 +141,7 @@ def fid_of_classes(
     for label in sorted(made_of):
         a, b = real_of.get(label, []), made_of[label]
         if len(a) != len(b) or len(a) < LEAST_OF_CLASS:
-            raise GenerationError(
+            raise ConversionError(
                 f"The label '{label}' has {len(a)} real and {len(b)} made clips; the FID of a class needs equally "
                 f"many, at least {LEAST_OF_CLASS}, since with fewer it measures their number."
             )
@@ -179,10 +176,10 @@ def measure(
         few clips of a label.
 
     Raises:
-        GenerationError: if the sets differ in size or in the listener's labels.
+        ConversionError: if the sets differ in size or in the listener's labels.
     """
     if len(real) != len(made) or real.names != made.names:
-        raise GenerationError(
+        raise ConversionError(
             f"{len(real)} real and {len(made)} made clips, heard by listeners of {len(real.names)} and "
             f"{len(made.names)} labels, do not compare; take equally many (generation.balanced), heard by one listener."
         )
@@ -221,14 +218,14 @@ def balanced(labels: Sequence[str], per_label: int, parts: int = 1, seed: int = 
         Rising positions in ``labels``, one array for each part.
 
     Raises:
-        GenerationError: if a label has too few clips, or none are asked for.
+        ConversionError: if a label has too few clips, or none are asked for.
     """
     generator = np.random.default_rng(seed)
     found: list[list[int]] = [[] for _ in range(parts)]
     for label in sorted(set(labels)):
         of_label = generator.permutation([i for i, x in enumerate(labels) if x == label])
         if per_label < 1 or len(of_label) < per_label * parts:
-            raise GenerationError(
+            raise ConversionError(
                 f"The label '{label}' has {len(of_label)} clips; {parts} x {per_label} of it were "
                 "asked for. Ask for at least one, and no more than there are."
             )
@@ -265,7 +262,7 @@ def _entropy(p: np.ndarray) -> np.ndarray | np.floating:
 def _checked(p: np.ndarray) -> np.ndarray:
     p = np.asarray(p, np.float64)
     if not len(p) or not (p >= 0).all() or not np.allclose(p.sum(axis=1), 1.0, atol=1e-6):
-        raise GenerationError(
+        raise ConversionError(
             f"Probabilities of shape {p.shape} were given; expected at least one row, each of "
             "numbers from 0 that sum to 1."
         )

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from svclib.utils.errors import ConversionError
+
 KINDS = ("white", "pink", "brown", "hum", "babble")
 SHARES = (0.1, 0.3)
 LOWEST_HZ = 20.0
@@ -17,10 +19,6 @@ MAINS_HZ = (50.0, 60.0)
 N_VOICES = 6
 
 Signal = Float[np.ndarray, " _"]  # lengths are checked in sentences
-
-
-class NoiseError(ValueError):
-    """A noise that cannot be made or mixed as asked; the message says what it needs."""
 
 
 def rms(x: Signal) -> float:
@@ -55,12 +53,14 @@ def make(
         float32 ``[n_samples]`` with root mean square 1.
 
     Raises:
-        NoiseError: for another kind, too few samples or too low a rate, other mains, or babble without voices.
+        ConversionError: for another kind, too few samples or too low a rate, other mains, or babble without voices.
     """
     if kind not in KINDS:
-        raise NoiseError(f"There is no noise '{kind}'; choose one of {', '.join(KINDS)}.")
+        raise ConversionError(f"There is no noise '{kind}'; choose one of {', '.join(KINDS)}.")
     if n_samples < 2 or sample_rate_hz <= 2 * max(MAINS_HZ):
-        raise NoiseError(f"{n_samples} samples at {sample_rate_hz} Hz were asked for; give at least 2, above 120 Hz.")
+        raise ConversionError(
+            f"{n_samples} samples at {sample_rate_hz} Hz were asked for; give at least 2, above 120 Hz."
+        )
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     if kind == "hum":
         made = _hum(n_samples, sample_rate_hz, rng, mains_hz)
@@ -84,7 +84,7 @@ def _coloured(n: int, rate: int, rng: np.random.Generator, exponent: float) -> S
 
 def _hum(n: int, rate: int, rng: np.random.Generator, mains_hz: int | float | None) -> Signal:
     if mains_hz is not None and mains_hz not in MAINS_HZ:
-        raise NoiseError(f"mains_hz is {mains_hz!r}; it is 50 or 60.")
+        raise ConversionError(f"mains_hz is {mains_hz!r}; it is 50 or 60.")
     drawn = float(rng.choice(MAINS_HZ))
     base = drawn if mains_hz is None else float(mains_hz)
     k = np.arange(1, int(np.ceil(rate / 2 / base)))
@@ -96,7 +96,7 @@ def _hum(n: int, rate: int, rng: np.random.Generator, mains_hz: int | float | No
 def _babble(n: int, rng: np.random.Generator, voices: Sequence[Signal]) -> Signal:
     heard = [v for v in voices if rms(v) > 0]
     if not heard:
-        raise NoiseError("Babble is made of other recordings; give some that are not silent.")
+        raise ConversionError("Babble is made of other recordings; give some that are not silent.")
     picked = rng.choice(len(heard), min(N_VOICES, len(heard)), replace=False)
     total = np.zeros(n)
     for i in picked:
@@ -109,15 +109,15 @@ def _babble(n: int, rng: np.random.Generator, voices: Sequence[Signal]) -> Signa
 def mix(signal: Signal, noise: Signal, share: int | float) -> Signal:
     """``signal + share * rms(signal) / rms(noise) * noise``; the signal itself stays as it is.
 
-    Raises NoiseError for another length, a share below 0, or silence on either side.
+    Raises ConversionError for another length, a share below 0, or silence on either side.
     """
     if len(signal) != len(noise) or not 0 <= share < float("inf"):
-        raise NoiseError(
+        raise ConversionError(
             f"A signal of {len(signal)} samples, a noise of {len(noise)} and a share of {share:g} arrived; lengths "
             "have to be equal and the share 0 or more."
         )
     if not rms(signal) or not rms(noise):
-        raise NoiseError("The signal or the noise is silent, so that a share of its level means nothing.")
+        raise ConversionError("The signal or the noise is silent, so that a share of its level means nothing.")
     return (signal + share * rms(signal) / rms(noise) * noise).astype(np.float32)
 
 
@@ -125,11 +125,11 @@ def si_sdr_db(reference: Signal, estimate: Signal) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019, https://arxiv.org/abs/1811.02508, Eq. 3).
 
     ``10 log10(|a s|^2 / |a s - e|^2)`` with ``a = <e, s> / <s, s>``: a gain of the estimate is forgiven, nothing else.
-    Raises NoiseError for other lengths, or a silent reference.
+    Raises ConversionError for other lengths, or a silent reference.
     """
     s, e = np.asarray(reference, np.float64), np.asarray(estimate, np.float64)
     if s.shape != e.shape or not rms(s):
-        raise NoiseError(
+        raise ConversionError(
             f"{len(s)} samples of the reference and {len(e)} others arrived; lengths have to be equal, and sound to be "
             "in the reference."
         )

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from svclib.analysis import player, recorder
-from svclib.analysis.interventions import Excerpt, Intervention, StudyError, build_condition, dropout_warning, target_f0
+from svclib.analysis.interventions import Excerpt, Intervention, build_condition, dropout_warning, target_f0
 from svclib.analysis.step_selection import select_steps
 from svclib.analysis.trace import Trace
 from svclib.audio import griffin_lim
 from svclib.models.diffusion.samplers import SamplerStep
 from svclib.models.diffusion.schedule import x0_from_eps
 from svclib.training import api as training
+from svclib.utils.errors import ConversionError
 from svclib.utils.progress import Progress, stop_if
 
 PROBE_STEPS = 24
@@ -198,14 +199,14 @@ def run(
         The run, with its influence where something was probed.
 
     Raises:
-        StudyError, TraceError, samplers.SamplerError: for what cannot be done.
-        progress.Cancelled: if ``cancelled`` says so.
+        ConversionError, ConversionError, ModelError: for what cannot be done.
+        Cancelled: if ``cancelled`` says so.
     """
     report = progress or (lambda fraction, text: None)
     report(0.0, "conditions")
     scaled = [change for change in changes if change.how == "scale"]
     if len(scaled) > 1 or any(change.how == "scale" for change in probe):
-        raise StudyError("One factor can be scaled in a run, and none in a probe; leave the others as they are.")
+        raise ConversionError("One factor can be scaled in a run, and none in a probe; leave the others as they are.")
     stop_if(cancelled)
     condition = build_condition(model, asked, changes, singer)
 
@@ -272,15 +273,17 @@ def run_checkpoints(
         One run for each checkpoint, in the order given, named by its training step.
 
     Raises:
-        training.TrainingError: if there is no such checkpoint.
-        StudyError: if the run trains no diffusion model.
+        TrainingError: if there is no such checkpoint.
+        ConversionError: if the run trains no diffusion model.
     """
     report, sung = progress or (lambda fraction, text: None), []
     for i, step in enumerate(training_steps):
         report(i / len(training_steps), f"opening training step {step}")
         model, record = training.load_model(folder, step)
         if model.settings.kind != "diffusion":
-            raise StudyError(f"'{Path(folder).name}' trains a '{model.settings.kind}' model; only diffusion has steps.")
+            raise ConversionError(
+                f"'{Path(folder).name}' trains a '{model.settings.kind}' model; only diffusion has steps."
+            )
         asked = song_of(model, record["statistics"])
 
         def share(fraction: float, text: str, i=i, step=step) -> None:
@@ -314,7 +317,7 @@ def render_audio(
         the result, at ``len(trace)``.
 
     Raises:
-        progress.Cancelled: if ``cancelled`` says so.
+        Cancelled: if ``cancelled`` says so.
     """
     trace = sung.trace
     f0_hz, voiced = (np.asarray(trace.conditions[name]) for name in ("f0_hz", "voiced"))

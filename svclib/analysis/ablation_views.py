@@ -13,8 +13,8 @@ import numpy as np
 
 from svclib.analysis import compare, projection, step_metrics
 from svclib.analysis.ablation import RunResult
-from svclib.analysis.interventions import StudyError
 from svclib.analysis.plots import ablation
+from svclib.utils.errors import ConversionError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class ViewRequest:
     def other(self) -> RunResult:
         """The run it is compared with."""
         if self.b is None or self.b == self.a or self.b not in self.runs:
-            raise StudyError("This view compares two runs; sing a second one, and choose it as B.")
+            raise ConversionError("This view compares two runs; sing a second one, and choose it as B.")
         return self.runs[self.b]
 
 
@@ -146,7 +146,7 @@ def _influence(request: ViewRequest) -> View:
 def _influence_bins(request: ViewRequest) -> View:
     local = request.run.influence
     if local is None:
-        raise StudyError("No influence was measured in this run; tick it before you press Run.")
+        raise ConversionError("No influence was measured in this run; tick it before you press Run.")
     place = int(np.argmin(np.abs(local.index - request.run.trace.index[min(request.step, len(request.run.trace) - 1)])))
     rows = [
         [name, int(local.index[place]), float(local.share[name][place]), float(local.mean_db(name)[place])]
@@ -205,9 +205,9 @@ VIEWS = {
 
 
 def draw_view(name: str, request: ViewRequest) -> View:
-    """Draw one of ``VIEWS``; StudyError if there is no such view or run, or it needs what the run did not keep."""
+    """Draw one of ``VIEWS``; ConversionError if there is no such view or run, or it needs what the run did not keep."""
     if name not in VIEWS:
-        raise StudyError(f"There is no view '{name}'; there are {', '.join(VIEWS)}.")
+        raise ConversionError(f"There is no view '{name}'; there are {', '.join(VIEWS)}.")
     if request.a not in request.runs:
-        raise StudyError("There is no run yet; press Run.")
+        raise ConversionError("There is no run yet; press Run.")
     return VIEWS[name](request)

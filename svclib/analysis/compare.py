@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from svclib.analysis import projection
-from svclib.analysis.interventions import StudyError
 from svclib.analysis.trace import Trace
 from svclib.utils import atomic_store
+from svclib.utils.errors import ConversionError
 
 STATES = {"x0_hat": "the guess", "x_t": "the noisy mel"}
 BANDS_HZ = {
@@ -47,7 +47,7 @@ def step_matrix(trace: Trace, state: str = "x0_hat") -> np.ndarray:
 
 def _known(state: str) -> str:
     if state not in STATES:
-        raise StudyError(f"There is no state '{state}'; choose {' or '.join(STATES)}.")
+        raise ConversionError(f"There is no state '{state}'; choose {' or '.join(STATES)}.")
     return state
 
 
@@ -59,10 +59,10 @@ def level_of(trace: Trace, step: int | None, state: str = "x0_hat") -> np.ndarra
 def difference_db(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``b - a`` of two log-mels in dB, float32, with its sign: positive where ``b`` is louder.
 
-    Raises :class:`StudyError` if their shapes differ.
+    Raises :class:`ConversionError` if their shapes differ.
     """
     if a.shape != b.shape:
-        raise StudyError(
+        raise ConversionError(
             f"Mels and frames {a.shape} and {b.shape} have no difference bin by bin; compare stretches of one length."
         )
     return np.asarray(b, np.float32) - np.asarray(a, np.float32)
@@ -87,7 +87,7 @@ class Decision:
 def decision(trace: Trace, tolerance_db: float | int = 3.0) -> Decision:
     """The decision-time map of a run, and how much of each band has settled by each step."""
     if not tolerance_db > 0:
-        raise StudyError(f"The tolerance is {tolerance_db} dB; it must be above 0.")
+        raise ConversionError(f"The tolerance is {tolerance_db} dB; it must be above 0.")
     step, hz = projection.decision_times(trace, tolerance_db), mel_centers_hz(trace)
     settled = {}
     for name, (low, high) in BANDS_HZ.items():
@@ -118,11 +118,11 @@ def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple
         ``(names of the taps, float64 [layers, S])``, the layers in their order in the network.
 
     Raises:
-        StudyError: if the run kept no such features, or there is no such value.
+        ConversionError: if the run kept no such features, or there is no such value.
     """
     taps = sorted((t for t in trace.features if t.startswith(f"{kind} ")), key=lambda t: int(t.split()[-1]))
     if not taps or value not in ("level", "change"):
-        raise StudyError(f"This run kept no features of kind '{kind}' and value '{value}'; sing it with features.")
+        raise ConversionError(f"This run kept no features of kind '{kind}' and value '{value}'; sing it with features.")
     rows = []
     for tap in taps:
         f = trace.features[tap].astype(np.float64)
@@ -163,10 +163,10 @@ def run_distance(a: Trace, b: Trace) -> RunDistance:
         The distances of the ``S`` steps; bin by bin only where the songs have one length.
 
     Raises:
-        StudyError: if their steps are not at the same diffusion times, or their mels differ.
+        ConversionError: if their steps are not at the same diffusion times, or their mels differ.
     """
     if len(a) != len(b) or not np.array_equal(a.t, b.t) or a.contract != b.contract:
-        raise StudyError(
+        raise ConversionError(
             "The two runs walk through other diffusion times or have other mels; sing both with the same sampler, "
             "number of steps and kind of instrument."
         )
@@ -222,7 +222,7 @@ def save_csv(folder: str | Path, name: str, head: Sequence[str], rows: Sequence[
         The path used: ``<name> 2.csv`` where the name was taken.
 
     Raises:
-        store.StoreError: if it cannot be written.
+        StorageError: if it cannot be written.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *rows])

@@ -14,6 +14,7 @@ from svclib.conversion import pipeline
 from svclib.data import dataset
 from svclib.features.extract import Features
 from svclib.training import api as training
+from svclib.utils.errors import DatasetError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ def reconstruct(
         The stretch, what the model makes of it, and its validation loss there.
 
     Raises:
-        dataset.DatasetError: if nothing is held out.
+        DatasetError: if nothing is held out.
     """
     hop, rate_hz = data.hop_samples, data.settings.sample_rate_hz
     wanted = max(1, units.frame_count(round(seconds * rate_hz), hop))
@@ -62,7 +63,7 @@ def reconstruct(
         for start in range(0, data.recordings[index]["n_frames"], wanted)
     ]
     if not places:
-        raise dataset.DatasetError("No recording is held out; prepare the dataset with at least two recordings.")
+        raise DatasetError("No recording is held out; prepare the dataset with at least two recordings.")
     index, start = places[number % len(places)]
     n_frames = min(wanted, data.recordings[index]["n_frames"] - start)
     measured = data.features(index, start, n_frames)

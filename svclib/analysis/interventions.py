@@ -8,18 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.analysis.trace import TraceError
 from svclib.audio import units
 from svclib.conversion import pipeline
 from svclib.features import extract
+from svclib.utils.errors import ConversionError
 
 FACTORS = {"content": "content", "melody": "f0", "timbre": "singer", "loudness": "loudness"}  # -> its condition
 HOWS = ("null", "swap", "scale")
 CONTENT = ("log_mel", "source_f0_hz", "source_voiced", "units")  # what of a stretch tells what is sung
-
-
-class StudyError(TraceError):
-    """A study that cannot be made as asked; the message says what is missing."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,16 +67,18 @@ def cut_excerpt(
         The stretch, on whole frames.
 
     Raises:
-        StudyError: if nothing of the song is left, or it has no log-mel.
+        ConversionError: if nothing of the song is left, or it has no log-mel.
     """
     measured = song.features
     if measured.log_mel is None:
-        raise StudyError(f"'{song.name}' was measured without a log-mel; only a diffusion instrument can be studied.")
+        raise ConversionError(
+            f"'{song.name}' was measured without a log-mel; only a diffusion instrument can be studied."
+        )
     hop, rate_hz = measured.settings.hop_samples, measured.settings.sample_rate_hz
     first = units.frame_of_time(float(max(start_s, 0)), hop, rate_hz)
     last = min(len(measured.f0_hz), first + max(2, units.frame_of_time(float(seconds), hop, rate_hz)))
     if start_s < 0 or last - first < 2:
-        raise StudyError(
+        raise ConversionError(
             f"'{song.name}' has {song.duration_s:.1f} s; a stretch that begins at {start_s:g} s holds nothing of it."
         )
     if controls is None:
@@ -127,16 +125,16 @@ class Intervention:
 
     def __post_init__(self):
         if self.factor not in FACTORS:
-            raise StudyError(f"There is no factor '{self.factor}'; there are {', '.join(FACTORS)}.")
+            raise ConversionError(f"There is no factor '{self.factor}'; there are {', '.join(FACTORS)}.")
         if self.how not in HOWS:
-            raise StudyError(f"A factor cannot be changed by '{self.how}'; choose {', '.join(HOWS)}.")
+            raise ConversionError(f"A factor cannot be changed by '{self.how}'; choose {', '.join(HOWS)}.")
         if not np.isfinite(self.amount) or abs(self.amount) > 100:
-            raise StudyError(f"The amount is {self.amount}; it must be a number from -100 to 100.")
+            raise ConversionError(f"The amount is {self.amount}; it must be a number from -100 to 100.")
         if self.how == "swap":
             if self.factor == "timbre" and self.singer is None:
-                raise StudyError("Swapping the timbre needs another singer of the instrument.")
+                raise ConversionError("Swapping the timbre needs another singer of the instrument.")
             if self.factor in ("content", "loudness") and self.other is None:
-                raise StudyError(f"Swapping {self.factor} needs another stretch to take it from.")
+                raise ConversionError(f"Swapping {self.factor} needs another stretch to take it from.")
 
     @property
     def text(self) -> str:
@@ -179,7 +177,7 @@ def from_choice(
 ) -> list[Intervention]:
     """The change that a choice of ``CHOICES`` stands for, taking what it needs of the rest."""
     if choice not in CHOICES:
-        raise StudyError(f"There is no choice '{choice}'; there are {', '.join(CHOICES)}.")
+        raise ConversionError(f"There is no choice '{choice}'; there are {', '.join(CHOICES)}.")
     if CHOICES[choice] is None:
         return []
     factor, how = CHOICES[choice]
@@ -230,7 +228,7 @@ def build_condition(
         ``[1, dims, frames]`` on the model's device.
 
     Raises:
-        StudyError: if what is taken from elsewhere is shorter, or of other mels; if the model hears content units and
+        ConversionError: if what is taken from elsewhere is shorter, or of other mels; if the model hears content units and
             the stretch was measured without them.
     """
     n, parts = len(asked), {f.name: getattr(asked, f.name) for f in dataclasses.fields(asked)}
@@ -259,14 +257,14 @@ def build_condition(
     if model.features.units is not None:
         if parts["units"] is None:
             names = [asked.name, *(c.other.name for c in changes if c.factor == "content" and c.other is not None)]
-            raise StudyError(f"'{names[-1]}' was measured without this instrument's content units. Load it again.")
+            raise ConversionError(f"'{names[-1]}' was measured without this instrument's content units. Load it again.")
         units_ = torch.as_tensor(np.asarray(parts["units"]), device=place)[None]
     return model.condition(mel, source, wanted, sounding, loudness, model.singer_weights(singer), off, units=units_)
 
 
 def _require_fits(asked: Excerpt, other: Excerpt) -> None:
     if len(other) < len(asked) or other.log_mel.shape[1] != asked.log_mel.shape[1]:
-        raise StudyError(
+        raise ConversionError(
             f"The stretch of '{other.name}' has {len(other)} frames of {other.log_mel.shape[1]} mels, that of "
             f"'{asked.name}' {len(asked)} of {asked.log_mel.shape[1]}; choose a stretch that is at least as long."
         )

@@ -21,8 +21,9 @@ from svclib.analysis.step_audio import StepAudio, common_gain, measure_f0, rende
 from svclib.analysis.trace import Trace
 from svclib.conversion import metrics
 from svclib.utils import atomic_store
+from svclib.utils.errors import ConversionError
 
-__all__ = ["PlayerError", "Run", "StepAudio", "common_gain", "document", "export", "frame", "predicted_bytes"]
+__all__ = ["Run", "StepAudio", "common_gain", "document", "export", "frame", "predicted_bytes"]
 __all__ += ["size_sentence", "render_steps", "measure_f0", "waveform_audio"]
 
 CHANGE_DB = 30.0  # range of the difference colours
@@ -36,10 +37,6 @@ _FIT = (  # asks the page in the frame for its height, now and whenever it chang
     "if(e.source!==f.contentWindow||!(e.data.height>0))return;const phone=f.clientWidth<600;"
     "f.style.height=Math.min(Math.ceil(e.data.height),phone?Math.max(480,.9*window.screen.height):3000)+'px'});ask()"
 )
-
-
-class PlayerError(ValueError):
-    """Traces that cannot be shown together; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +79,7 @@ def document(
         HTML that needs nothing beside it.
 
     Raises:
-        PlayerError: for no runs, too many, or runs of different kinds, mels, lengths or taps.
+        ConversionError: for no runs, too many, or runs of different kinds, mels, lengths or taps.
     """
     return fill(dumps({"title": title, **group(runs), "more": [group(part) for part in more]}), title, lesson)
 
@@ -159,7 +156,7 @@ def frame(document_text: str, height_px: int = 1100) -> str:
 def export(document_text: str, path: str | Path) -> Path:
     """Write the page as an HTML file of its own under a free name; nothing is overwritten. Returns the path used.
 
-    Raises ``store.StoreError`` if it cannot be written.
+    Raises ``StorageError`` if it cannot be written.
     """
     data = document_text.encode("utf-8")
     return atomic_store.commit_new(Path(path).with_suffix(".html"), lambda part: part.write_bytes(data))
@@ -228,23 +225,25 @@ def _curves(run: Run) -> dict[str, dict]:
 
 def _require_same(runs: Sequence[Run]) -> None:
     if not runs:
-        raise PlayerError("There is no run to show.")
+        raise ConversionError("There is no run to show.")
     if len(runs) > MOST_RUNS and not all(run.brief for run in runs[1:]):
-        raise PlayerError(f"{len(runs)} runs are too many for one page; it shows up to {MOST_RUNS}.")
+        raise ConversionError(f"{len(runs)} runs are too many for one page; it shows up to {MOST_RUNS}.")
     first = runs[0].trace
     for run in runs:
         if run.trace.kind != first.kind:
-            raise PlayerError(f"'{run.label}' is a trace of another kind than the first; show mels or waveforms.")
+            raise ConversionError(f"'{run.label}' is a trace of another kind than the first; show mels or waveforms.")
         if (
             waveform_images.contract(run.trace) != waveform_images.contract(first)
             or run.trace.result.shape != first.result.shape
         ):
-            raise PlayerError(
+            raise ConversionError(
                 f"'{run.label or run.trace.info.get('label', '')}' has {run.trace.result.shape} values of "
                 f"another grid than the first run's {first.result.shape}; show runs of the same stretch together."
             )
         if run.tap != runs[0].tap:
-            raise PlayerError(f"The runs are to be mapped by '{runs[0].tap}' and '{run.tap}'; take one tap for all.")
+            raise ConversionError(
+                f"The runs are to be mapped by '{runs[0].tap}' and '{run.tap}'; take one tap for all."
+            )
 
 
 def _range_db(runs: Sequence[Run]) -> tuple[float, float]:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.linalg
 
-from svclib.analysis.trace import Trace, TraceError
+from svclib.analysis.trace import Trace
 from svclib.conversion import metrics
+from svclib.utils.errors import ConversionError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +45,17 @@ def joint_map(runs: Sequence[np.ndarray], n: int = 2) -> Map:
         The axes, the most telling first, and the paths of the runs in their order.
 
     Raises:
-        TraceError: for runs of different dimensions, no rows or values that are not finite.
+        ConversionError: for runs of different dimensions, no rows or values that are not finite.
     """
     arrays = [np.asarray(run, dtype=np.float64) for run in runs]
     if not arrays or any(a.ndim != 2 or not len(a) for a in arrays) or len({a.shape[1] for a in arrays}) > 1:
         shapes = ", ".join(str(a.shape) for a in arrays) or "none"
-        raise TraceError(f"Features of shapes {shapes} have no common map; they need [steps, dims] of the same tap.")
+        raise ConversionError(
+            f"Features of shapes {shapes} have no common map; they need [steps, dims] of the same tap."
+        )
     rows = np.concatenate(arrays)
     if not np.isfinite(rows).all():
-        raise TraceError("The features hold values that are not finite; they have no map.")
+        raise ConversionError("The features hold values that are not finite; they have no map.")
     center = rows.mean(axis=0)
     centred = rows - center
     if centred.shape[1] > len(centred):  # the smaller of the two symmetric matrices has the same spectrum
@@ -91,13 +94,13 @@ def map_features(trace: Trace, tap: str = "guess") -> np.ndarray:
         float64 ``[S, dims]``, a row for each kept step.
 
     Raises:
-        TraceError: if the trace has no such tap.
+        ConversionError: if the trace has no such tap.
     """
     if tap == "guess" and trace.kind == "mel":
         return trace.x0_hat.astype(np.float64).mean(axis=2)
     if tap not in trace.features:
         known = ", ".join(trace.features) or "none"
-        raise TraceError(f"This trace has no features of '{tap}'; it has {known}.")
+        raise ConversionError(f"This trace has no features of '{tap}'; it has {known}.")
     return trace.features[tap].astype(np.float64)
 
 
@@ -142,7 +145,7 @@ def curves(
     }
     if reference_db is not None:
         if reference_db.shape != end.shape:
-            raise TraceError(f"The reference has shape {reference_db.shape}; the result has {end.shape}.")
+            raise ConversionError(f"The reference has shape {reference_db.shape}; the result has {end.shape}.")
         found["distance to the reference"] = {
             "unit": "dB",
             "values": np.abs(guesses - reference_db).mean(axis=(1, 2)),

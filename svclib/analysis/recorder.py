@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from svclib.analysis.step_selection import select_steps
-from svclib.analysis.trace import Trace, TraceError
+from svclib.analysis.trace import Trace
 from svclib.models.diffusion.samplers import SamplerStep
+from svclib.utils.errors import ConversionError
 
 TAPS = ("step", "noise", "condition")  # what is heard at a block: its input + step, and the same with the condition
 MAX_BYTES = 256 << 20
@@ -39,7 +40,7 @@ class Recorder:
         blocks: Sequence[int] | None = None,
     ):
         if keep is not None and keep < 2:
-            raise TraceError(f"{keep} steps are to be kept; a trace needs at least 2, the first and the last.")
+            raise ConversionError(f"{keep} steps are to be kept; a trace needs at least 2, the first and the last.")
         self.keep, self.max_bytes, self.notice = keep, max_bytes, ""
         self.taps = None if prepared is None else _Taps(prepared, blocks)
         self.rows: list[dict] = []
@@ -59,7 +60,7 @@ class Recorder:
     def __call__(self, step: SamplerStep) -> None:
         """Keep one step."""
         if step.x_t.ndim < 2 or step.x_t.shape[0] != 1:
-            raise TraceError(f"The signal has shape {tuple(step.x_t.shape)}; a trace follows a batch of one.")
+            raise ConversionError(f"The signal has shape {tuple(step.x_t.shape)}; a trace follows a batch of one.")
         if self.edges is None:
             self._plan(step)
         row = {
@@ -86,7 +87,7 @@ class Recorder:
         fitting = [k for k in range(2, min(wanted, n - 1) + 1) if k + -(-n // k) <= room]  # kept, and one interval
         k = n if wanted == n <= room else max(fitting, default=0)
         if not k:
-            raise TraceError(
+            raise ConversionError(
                 f"One step of this signal takes {state_bytes / 1e6:.1f} MB and a trace at most "
                 f"{self.max_bytes / 1e6:.1f} MB; take a shorter stretch or fewer steps."
             )
@@ -127,10 +128,10 @@ class Recorder:
             out.
 
         Raises:
-            TraceError: if no step arrived, values were not finite, or scale, conditions and states do not fit together.
+            ConversionError: if no step arrived, values were not finite, or scale, conditions and states do not fit together.
         """
         if not self.rows:
-            raise TraceError("No step was seen: the walk did not call the recorder.")
+            raise ConversionError("No step was seen: the walk did not call the recorder.")
         stacked = {name: np.stack([row[name] for row in self.rows]) for name in ("x_t", "x0_hat")}
         numbers = {name: np.array([row[name] for row in self.rows], float) for name in ("t", "alpha", "sigma")}
         empty = np.zeros(0, np.float32)
@@ -185,7 +186,7 @@ def capture(
         label: A name for the run.
         prepared: A ``denoiser.Prepared`` of this condition to use again; None prepares one.
         callback: Sees every step after it was kept. It may ask the same network itself; that is not listened to.
-        cancelled: Asked before every call of the denoiser and each of its pieces; True raises ``progress.Cancelled``.
+        cancelled: Asked before every call of the denoiser and each of its pieces; True raises ``Cancelled``.
         blocks: Which residual blocks to listen to, from 0; the first, the middle and the last if None.
         temperature: Factor 0 .. 2 of all noise of the walk; the model's own if None.
 
@@ -193,7 +194,7 @@ def capture(
         A ``mel`` trace with the settings of the walk in its ``info``.
 
     Raises:
-        TraceError, samplers.SamplerError, progress.Cancelled: as those say.
+        ConversionError, ModelError, Cancelled: as those say.
     """
     prepared = prepared or model.prepare(condition, precision, cancelled=cancelled)
     recorder = Recorder(keep, max_bytes, prepared if features else None, blocks)
@@ -244,7 +245,7 @@ class _Taps:
         n = len(self.denoiser.stack.blocks)
         self.blocks = sorted({0, n // 2, n - 1} if blocks is None else set(blocks))
         if self.blocks and not 0 <= self.blocks[0] <= self.blocks[-1] < n:
-            raise TraceError(f"Blocks {self.blocks} are to be heard; this network has blocks 0 to {n - 1}.")
+            raise ConversionError(f"Blocks {self.blocks} are to be heard; this network has blocks 0 to {n - 1}.")
         self.piece, self.sums, self.handles = -1, {}, []
 
     def __enter__(self):

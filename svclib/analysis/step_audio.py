@@ -88,7 +88,7 @@ def measure_f0(
         F0 in Hz and voicing, each ``[frames]``, by position; sounds that are too short for the pictures are left out.
 
     Raises:
-        features.FeatureError: if the method is not installed.
+        ModelError: if the method is not installed.
     """
     hop = waveform_images.contract(trace).hop_samples
     settings = FeatureSettings(sample_rate_hz=heard.sample_rate_hz, hop_samples=hop, f0_method=method)

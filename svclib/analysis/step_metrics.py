@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from svclib.analysis import projection
-from svclib.analysis.interventions import StudyError
 from svclib.analysis.trace import Trace
 from svclib.audio import io as audio
 from svclib.conversion import metrics, speaker_similarity
 from svclib.features import extract
+from svclib.utils.errors import ConversionError
 from svclib.utils.progress import Progress, stop_if
 
 LEAST_FRAMES = 10
@@ -88,18 +88,20 @@ def audio_metrics(
         settings: How the instrument measures songs.
         source: The source's own sound, for the speaker similarity; left out where that has no weights or no voice.
         progress: Called with a fraction and a text.
-        cancelled: Asked before every sound; True raises ``progress.Cancelled``.
+        cancelled: Asked before every sound; True raises ``Cancelled``.
 
     Returns:
         One curve for each entry of ``AUDIO_METRICS``, at every position of ``sounds``; that of the speaker similarity only if
         it has a value.
 
     Raises:
-        StudyError: if there is no sound, a condition is missing, or a sound has another number of frames.
+        ConversionError: if there is no sound, a condition is missing, or a sound has another number of frames.
     """
     missing = {"f0_hz", "voiced", "loudness_db"} - set(trace.conditions)
     if missing or not sounds:
-        raise StudyError(f"There is no sound, or the run did not keep what was asked ({', '.join(sorted(missing))}).")
+        raise ConversionError(
+            f"There is no sound, or the run did not keep what was asked ({', '.join(sorted(missing))})."
+        )
     asked_hz, asked = trace.conditions["f0_hz"], np.asarray(trace.conditions["voiced"], bool)
     asked_db, n = trace.conditions["loudness_db"], trace.result.shape[1]
     plain, rows = dataclasses.replace(settings, mel=None), {}
@@ -110,7 +112,7 @@ def audio_metrics(
             progress(k / len(sounds), f"measuring sound {k + 1} of {len(sounds)}")
         heard = extract.extract(np.asarray(sounds[position], np.float32), plain)
         if len(heard.f0_hz) != n:
-            raise StudyError(f"The sound of step {position} has {len(heard.f0_hz)} frames, the run {n}.")
+            raise ConversionError(f"The sound of step {position} has {len(heard.f0_hz)} frames, the run {n}.")
         rows[position] = _against(asked_hz, asked, asked_db, heard) | _likeness(print_of, sounds[position], settings)
     places = np.array(sorted(rows))
     found = []
@@ -168,7 +170,7 @@ def _voice_print(source, rate_hz: int):
         return None
     try:
         return speaker_similarity.voice_print([_at_speaker_rate(source, rate_hz)])
-    except speaker_similarity.SpeakerError:
+    except ConversionError:
         return None
 
 
@@ -177,7 +179,7 @@ def _likeness(print_of, samples, settings) -> dict:
         return {}
     try:
         found = speaker_similarity.similarity(_at_speaker_rate(samples, settings.sample_rate_hz), print_of)
-    except speaker_similarity.SpeakerError:
+    except ConversionError:
         return {}
     return {"speaker similarity": (found["speaker_similarity"], len(samples) // settings.hop_samples)}
 

@@ -8,11 +8,9 @@ there unless one asks otherwise, and the intervals may also be equal in log-SNR 
 
 import numpy as np
 
+from svclib.utils.errors import ConversionError
+
 SPACINGS = ("index", "logsnr", "change")
-
-
-class SelectionError(ValueError):
-    """Steps that cannot be selected as asked; the message says what arrived and what is expected."""
 
 
 def intervals(features: np.ndarray, k: int, spacing: str = "index", log_snr: np.ndarray | None = None) -> np.ndarray:
@@ -62,13 +60,13 @@ def select_steps(
         Rising unique indices: ``k`` of them with ``index``, else ``k`` or fewer. Ties go to the lower index.
 
     Raises:
-        SelectionError: for ``k`` outside ``1 .. N``, ``ends`` with one step of several, values that are not finite, or
+        ConversionError: for ``k`` outside ``1 .. N``, ``ends`` with one step of several, values that are not finite, or
             features of another shape.
     """
     features = _checked(features, k, spacing)
     n = len(features)
     if ends and k == 1 and n > 1:
-        raise SelectionError("One step cannot be both the first and the last; take ends=False, or at least 2 steps.")
+        raise ConversionError("One step cannot be both the first and the last; take ends=False, or at least 2 steps.")
     edges = intervals(features, k, spacing, log_snr)
     if ends and len(edges) == 2 and n > 1:
         return np.array([0, n - 1])
@@ -89,26 +87,26 @@ def select_steps(
 def _checked(features, k, spacing) -> np.ndarray:
     features = np.asarray(features)
     if features.ndim != 2 or not len(features):
-        raise SelectionError(
+        raise ConversionError(
             f"Features of shape {features.shape} arrived; one row per step is expected, [N, dims]: pool them first."
         )
     if spacing not in SPACINGS:
-        raise SelectionError(f"There is no spacing '{spacing}'; choose one of {', '.join(SPACINGS)}.")
+        raise ConversionError(f"There is no spacing '{spacing}'; choose one of {', '.join(SPACINGS)}.")
     if not 1 <= k <= len(features):
-        raise SelectionError(f"{k} of {len(features)} steps were asked for; it must be 1 to {len(features)}.")
+        raise ConversionError(f"{k} of {len(features)} steps were asked for; it must be 1 to {len(features)}.")
     features = features.astype(np.float64)
     if not np.isfinite(features).all():
-        raise SelectionError("The features hold values that are not finite (NaN or infinity); nothing can be chosen.")
+        raise ConversionError("The features hold values that are not finite (NaN or infinity); nothing can be chosen.")
     return features
 
 
 def _monotone(log_snr, n: int) -> np.ndarray:
     if log_snr is None:
-        raise SelectionError("Spacing by log-SNR needs log_snr, one value per step.")
+        raise ConversionError("Spacing by log-SNR needs log_snr, one value per step.")
     place = np.asarray(log_snr, dtype=np.float64)
     if place.shape != (n,):
-        raise SelectionError(f"log_snr has shape {place.shape}; one value for each of the {n} steps is expected.")
+        raise ConversionError(f"log_snr has shape {place.shape}; one value for each of the {n} steps is expected.")
     moves = np.diff(place)
     if not ((moves > 0).all() or (moves < 0).all()):
-        raise SelectionError("log_snr must rise, or fall, at every step.")
+        raise ConversionError("log_snr must rise, or fall, at every step.")
     return place if moves[0] > 0 else -place

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib.features.extract import FeatureError, MelContract
+from svclib.features.extract import MelContract
 from svclib.utils import atomic_store, serialization
+from svclib.utils.errors import ConversionError, ModelError
 
 SCHEMA = 1
 KINDS = ("mel", "wave")
@@ -23,10 +24,6 @@ MAX_FILE_BYTES, MAX_MEMBERS, MAX_LOG_MEL = 1 << 30, 500, 1000.0
 _STATES = ("x_t", "x0_hat", "result")
 _SCALARS = ("t", "alpha", "sigma", "index")
 _DECIBELS_PER_NEPER = 20 / math.log(10)
-
-
-class TraceError(ValueError):
-    """A trace that cannot be made or read; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +100,10 @@ class Trace:
     def log_mel(self, states: np.ndarray) -> np.ndarray:
         """States ``[..., mels, frames]`` in units of the contract's logarithm, float32; noise is mapped the same way.
 
-        A waveform has none: TraceError.
+        A waveform has none: ConversionError.
         """
         if self.kind != "mel":
-            raise TraceError("This trace holds waveforms; it has no log-mels.")
+            raise ConversionError("This trace holds waveforms; it has no log-mels.")
         low, high = self.low[:, None], self.high[:, None]
         return ((np.asarray(states, np.float32) + 1) / 2 * (high - low) + low).astype(np.float32)
 
@@ -130,7 +127,7 @@ class Trace:
             The file that was written.
 
         Raises:
-            store.StoreError: if it cannot be written.
+            StorageError: if it cannot be written.
         """
         head = {"schema": SCHEMA, "kind": self.kind, "n_calls": self.n_calls, "info": self.info}
         text = json.dumps(head, ensure_ascii=False, allow_nan=False).encode()
@@ -148,7 +145,7 @@ class Trace:
 def load(path: str | Path) -> Trace:
     """Read a trace that :meth:`Trace.save` wrote. Nothing in the file is run.
 
-    TraceError if there is none, it is damaged, of another version, or not what it says.
+    ConversionError if there is none, it is damaged, of another version, or not what it says.
     """
     path = Path(path)
     try:
@@ -158,41 +155,43 @@ def load(path: str | Path) -> Trace:
                 entries = archive.infolist()
                 total = sum(entry.file_size for entry in entries)
             if len(entries) > MAX_MEMBERS or total > 4 * size:
-                raise TraceError(f"it holds {len(entries)} arrays that unpack to {total} bytes, as no trace does.")
+                raise ConversionError(f"it holds {len(entries)} arrays that unpack to {total} bytes, as no trace does.")
             if total > MAX_FILE_BYTES:
-                raise TraceError(f"it would take {total / 1e6:.0f} MB; at most {MAX_FILE_BYTES / 1e6:.0f} MB are read.")
+                raise ConversionError(
+                    f"it would take {total / 1e6:.0f} MB; at most {MAX_FILE_BYTES / 1e6:.0f} MB are read."
+                )
             file.seek(0)
             with np.load(file, allow_pickle=False) as found:
                 arrays = {name: found[name] for name in found.files}
         return _from_arrays(arrays)
-    except TraceError as error:
-        raise TraceError(f"'{path.name}' cannot be read as a trace: {error}") from None
+    except ConversionError as error:
+        raise ConversionError(f"'{path.name}' cannot be read as a trace: {error}") from None
     except FileNotFoundError:
-        raise TraceError(f"There is no trace '{path}'.") from None
+        raise ConversionError(f"There is no trace '{path}'.") from None
     except Exception as error:  # zipfile and numpy let through what a broken file provokes
         why = "".join(c if c.isprintable() else " " for c in str(error)[:150]) or type(error).__name__
-        raise TraceError(f"'{path.name}' is no trace, or it is damaged ({why}).") from None
+        raise ConversionError(f"'{path.name}' is no trace, or it is damaged ({why}).") from None
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Trace:
     if "head" not in arrays:
-        raise TraceError("it is an archive of arrays without a head.")
+        raise ConversionError("it is an archive of arrays without a head.")
     head = serialization.strict_json(arrays.pop("head").tobytes(), "its head")
     serialization.check_plain(head, "its head", items=10_000)
     if not isinstance(head, dict) or head.get("schema") != SCHEMA:
         version = head.get("schema") if isinstance(head, dict) else None
-        raise TraceError(f"it has version {str(version)[:20]}, this program reads {SCHEMA}; make the trace again.")
+        raise ConversionError(f"it has version {str(version)[:20]}, this program reads {SCHEMA}; make the trace again.")
     serialization.check_fields(head, {"schema": int, "kind": str, "n_calls": int, "info": dict}, "its head")
     fixed = {}
     for name in (*_STATES, *_SCALARS, "low", "high"):
         if name not in arrays:
-            raise TraceError(f"'{name}' is missing.")
+            raise ConversionError(f"'{name}' is missing.")
         fixed[name] = arrays.pop(name)
     groups: dict[str, dict] = {"feature": {}, "condition": {}}
     for name, value in arrays.items():
         group, _, rest = name.partition(" ")
         if group not in groups or not rest.isprintable() or not 0 < len(rest) <= 100:
-            raise TraceError(f"it holds {name[:60]!r}, which no trace has.")
+            raise ConversionError(f"it holds {name[:60]!r}, which no trace has.")
         groups[group][rest] = value
     return Trace(
         head["kind"],
@@ -206,48 +205,48 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Trace:
 
 def _check(trace: Trace) -> None:
     if trace.kind not in KINDS:
-        raise TraceError(f"its kind is '{str(trace.kind)[:20]}'; there are {' and '.join(KINDS)}.")
+        raise ConversionError(f"its kind is '{str(trace.kind)[:20]}'; there are {' and '.join(KINDS)}.")
     for name in (*_STATES, *_SCALARS, "low", "high"):
         wanted = np.float16 if name in _STATES else np.int64 if name == "index" else None
         value = getattr(trace, name)
         if wanted is not None and value.dtype != wanted or value.dtype.kind not in "fi":
-            raise TraceError(f"{name} is an array of {value.dtype}.")
+            raise ConversionError(f"{name} is an array of {value.dtype}.")
         if not np.isfinite(value).all():
-            raise TraceError(f"{name} holds values that are not finite.")
+            raise ConversionError(f"{name} holds values that are not finite.")
     n_steps, dims = len(trace.t), trace.result.ndim
     if n_steps < 1 or dims != (2 if trace.kind == "mel" else 1) or 0 in trace.result.shape:
-        raise TraceError(f"{n_steps} steps with a result of shape {trace.result.shape} are no {trace.kind} trace.")
+        raise ConversionError(f"{n_steps} steps with a result of shape {trace.result.shape} are no {trace.kind} trace.")
     for name in ("x_t", "x0_hat"):
         if getattr(trace, name).shape != (n_steps, *trace.result.shape):
-            raise TraceError(f"{name} has shape {getattr(trace, name).shape}, which does not fit {n_steps} steps.")
+            raise ConversionError(f"{name} has shape {getattr(trace, name).shape}, which does not fit {n_steps} steps.")
     for name in _SCALARS:
         if getattr(trace, name).shape != (n_steps,):
-            raise TraceError(f"{name} has shape {getattr(trace, name).shape}; there are {n_steps} steps.")
+            raise ConversionError(f"{name} has shape {getattr(trace, name).shape}; there are {n_steps} steps.")
     if not (np.diff(trace.index) > 0).all() or trace.index[0] < 0 or trace.index[-1] >= trace.n_calls:
-        raise TraceError("its steps are not in order.")
+        raise ConversionError("its steps are not in order.")
     if np.abs(trace.alpha**2 + trace.sigma**2 - 1).max() > 1e-6 or min(trace.alpha.min(), trace.sigma.min()) < 0:
-        raise TraceError("alpha^2 + sigma^2 is not 1.")
+        raise ConversionError("alpha^2 + sigma^2 is not 1.")
     for name, value in trace.features.items():
         if value.dtype != np.float32 or value.ndim != 2 or len(value) != n_steps or not np.isfinite(value).all():
-            raise TraceError(f"feature '{name}' is not one finite float32 row for each of the {n_steps} steps.")
+            raise ConversionError(f"feature '{name}' is not one finite float32 row for each of the {n_steps} steps.")
     if trace.kind == "mel":
         _check_mel(trace)
     elif type(trace.info.get("sample_rate_hz")) is not int or not 1000 <= trace.info["sample_rate_hz"] <= 400_000:
-        raise TraceError("its sample rate is missing.")
+        raise ConversionError("its sample rate is missing.")
 
 
 def _check_mel(trace: Trace) -> None:
     try:
         contract = trace.contract
-    except (KeyError, TypeError, AttributeError, FeatureError) as error:
-        raise TraceError(f"its mel contract is missing or wrong ({error}).") from None
+    except (KeyError, TypeError, AttributeError, ModelError) as error:
+        raise ConversionError(f"its mel contract is missing or wrong ({error}).") from None
     n_mels, n_frames = trace.result.shape
     if contract.n_mels != n_mels or trace.low.shape != (n_mels,) or trace.high.shape != (n_mels,):
-        raise TraceError(f"its mel contract has {contract.n_mels} mels, its states {n_mels}, its scale others.")
+        raise ConversionError(f"its mel contract has {contract.n_mels} mels, its states {n_mels}, its scale others.")
     if not (trace.high > trace.low).all():
-        raise TraceError("its scale is upside down.")
+        raise ConversionError("its scale is upside down.")
     if trace.low.min() < -MAX_LOG_MEL or trace.high.max() > MAX_LOG_MEL:
-        raise TraceError(f"its scale goes beyond +-{MAX_LOG_MEL:.0f}, which no log-mel reaches.")
+        raise ConversionError(f"its scale goes beyond +-{MAX_LOG_MEL:.0f}, which no log-mel reaches.")
     for name, value in trace.conditions.items():
         if value.shape != (n_frames,) or value.dtype.kind not in "fb" or not np.isfinite(value).all():
-            raise TraceError(f"condition '{name}' is not one finite number for each of the {n_frames} frames.")
+            raise ConversionError(f"condition '{name}' is not one finite number for each of the {n_frames} frames.")

@@ -8,15 +8,13 @@ import os
 import struct
 from pathlib import Path
 
+from svclib.utils.errors import AudioError
+
 SUFFIXES = (
     *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".caf", ".au"),
     *(".m4a", ".aac", ".mp4", ".webm", ".wma"),
 )
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")
-
-
-class AudioError(ValueError):
-    """A sound file that cannot be read or written; the message names the file and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib.audio.containers import AudioError, AudioInfo, clock, cut_warning, id3_bytes, is_protected, kind_of, why_not
+from svclib.audio.containers import AudioInfo, clock, cut_warning, id3_bytes, is_protected, kind_of, why_not
+from svclib.utils.errors import AudioError
 
 BLOCK_SAMPLES = 65536
 MAX_CHANNELS = 32

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from svclib.audio.containers import AudioError, AudioInfo
+from svclib.audio.containers import AudioInfo
 from svclib.audio.decode import BLOCK_SAMPLES
+from svclib.utils.errors import AudioError
 
 _WRONG_SCALE = 4.0  # a float file with higher peaks was not written with full scale 1
 _SILENT_RATIO = 1e-6  # energy below the loudest channel's, -60 dB

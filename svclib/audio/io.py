@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from svclib.audio import units
-from svclib.audio.containers import SUFFIXES, AudioError, AudioInfo
+from svclib.audio.containers import SUFFIXES, AudioInfo
 from svclib.audio.decode import BLOCK_SAMPLES, Decoder, blocks, find, probe
 from svclib.audio.downmix import Counter, Survey
 from svclib.utils import atomic_store
+from svclib.utils.errors import AudioError
 
 __all__ = [
     "SUFFIXES",
     "SYNTHETIC_TAG",
     "Audio",
-    "AudioError",
     "AudioInfo",
     "Survey",
     "Written",

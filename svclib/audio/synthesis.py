@@ -17,13 +17,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from svclib.utils import rng
+from svclib.utils.errors import AudioError
 
 BLOCK_ELEMENTS = {"cpu": 2**19, "other": 2**25}  # sines computed at once: what a cache holds, what a GPU likes
 KEPT_ELEMENTS = 2**28  # sines kept for the gradient; above this they are computed again (1 GiB in float32)
-
-
-class SynthesisError(ValueError):
-    """Numbers a synthesiser or its settings cannot work with; the message says what was expected."""
 
 
 def exp_sigmoid(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -46,7 +43,7 @@ def _crop(stretches: Tensor, hop_samples: int) -> Tensor:
 
 def _upsample(x: Tensor, hop_samples: int, weight: Tensor) -> Tensor:
     if hop_samples < 1 or x.shape[1] < 1:
-        raise SynthesisError(f"Upsampling needs at least one frame and a hop of 1; got {x.shape[1]} and {hop_samples}.")
+        raise AudioError(f"Upsampling needs at least one frame and a hop of 1; got {x.shape[1]} and {hop_samples}.")
     start, end = _segments(x)
     weight = weight.view(1, 1, hop_samples, *[1] * (x.ndim - 2))
     return _crop(torch.lerp(start.unsqueeze(2), end.unsqueeze(2), weight), hop_samples)
@@ -266,13 +263,13 @@ def fft_convolve(
         As many samples as the audio has; ``samples + taps - 1`` if ``full``.
 
     Raises:
-        SynthesisError: if the audio does not divide into the frames, or the batches differ.
+        AudioError: if the audio does not divide into the frames, or the batches differ.
     """
     (batch, n), (impulse_batch, frames, taps) = audio.shape, impulse.shape
     if batch != impulse_batch:
-        raise SynthesisError(f"{batch} signals cannot be filtered with {impulse_batch} sets of responses.")
+        raise AudioError(f"{batch} signals cannot be filtered with {impulse_batch} sets of responses.")
     if frames < 1 or n % frames or n == 0:
-        raise SynthesisError(f"{n} samples do not divide into {frames} frames of equal length.")
+        raise AudioError(f"{n} samples do not divide into {frames} frames of equal length.")
     hop = n // frames
     size = 1 << (hop + taps - 2).bit_length()
     spectrum = torch.fft.rfft(audio.view(batch, frames, hop), n=size) * torch.fft.rfft(impulse, n=size)
@@ -314,7 +311,7 @@ def filtered_noise(
     batch, frames, bands = magnitudes.shape
     if noise is None:
         if generator is None:
-            raise SynthesisError("Filtered noise needs a torch.Generator, or the noise itself.")
+            raise AudioError("Filtered noise needs a torch.Generator, or the noise itself.")
         noise = uniform_noise((batch, frames * hop_samples), generator, magnitudes)
     return fft_convolve(noise, noise_impulse(magnitudes), delay=bands - 1, full=full)
 

@@ -10,11 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+from svclib.utils.errors import ConfigError
+
 _LINE_EVERY_S = 10.0
-
-
-class UsageError(ValueError):
-    """A combination of arguments that makes no sense; the message says what to give instead."""
 
 
 def mistake(error: Exception) -> str | None:
@@ -155,7 +153,7 @@ def demo(a) -> int:
     from svclib.cli import demo as journey
 
     if bool(a.audio) != bool(a.song):
-        raise UsageError("Give both --audio and --song for a demo on your own recordings, or neither.")
+        raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
     with Progress("demo") as progress:
         result = journey.run(a.out, a.audio, a.song, a.minutes, a.seed, progress=progress, say=progress.note)
     print(result.text)
@@ -270,7 +268,7 @@ def export(a) -> int:
 
     out = Path(a.out)
     if out.suffix.lower() != ".zip":
-        raise UsageError(f"--out is '{a.out}'; an instrument's name ends in .zip.")
+        raise ConfigError(f"--out is '{a.out}'; an instrument's name ends in .zip.")
     said = {k: v for k, v in (("licence", a.licence), ("consent", a.consent), ("vocoder", a.vocoder)) if v}
     path = training.export(a.run, out, a.checkpoint, **said)
     warn_renamed(out, path)
@@ -288,7 +286,7 @@ def info(a) -> int:
     """``svclib info``."""
     path = Path(a.path)
     if not path.exists():
-        raise UsageError(f"There is nothing at '{path}'; give an instrument (.zip), a run's or a dataset's folder.")
+        raise ConfigError(f"There is nothing at '{path}'; give an instrument (.zip), a run's or a dataset's folder.")
     about = _about_instrument if path.is_file() else _about_run if (path / "run.json").exists() else _about_dataset
     text, value = about(path)
     if a.json != "-":

@@ -3,7 +3,8 @@
 import math
 from pathlib import Path
 
-from svclib.cli.commands import HANDLERS, Progress, UsageError, say, warn_renamed
+from svclib.cli.commands import HANDLERS, Progress, say, warn_renamed
+from svclib.utils.errors import ConfigError
 
 
 def convert(a) -> int:
@@ -16,9 +17,9 @@ def convert(a) -> int:
     out = Path(a.out)
     as_file = out.suffix.lower().lstrip(".") in pipeline.FORMATS and not out.is_dir()
     if as_file and len(songs) > 1:
-        raise UsageError(f"--out is the file '{out}', but there are {len(songs)} songs; give a folder.")
+        raise ConfigError(f"--out is the file '{out}', but there are {len(songs)} songs; give a folder.")
     if out.suffix and not as_file and not out.is_dir():
-        raise UsageError(f"--out is '{out}'; results are written as {', '.join(pipeline.FORMATS)}, or into a folder.")
+        raise ConfigError(f"--out is '{out}'; results are written as {', '.join(pipeline.FORMATS)}, or into a folder.")
     mix = singer_mix(a.singer)
     opened, vocoder = instrument.open(a.instrument), None
     if a.vocoder:
@@ -57,7 +58,7 @@ def convert(a) -> int:
                     say(f"{outcome.path.stem}: {warning}")
                 print(f"{outcome.saved}\n{outcome.conversion.settings_text}")
     if any(o.error is not None for o in outcomes):
-        raise UsageError(batch.describe(outcomes))
+        raise ConfigError(batch.describe(outcomes))
     return 0
 
 
@@ -71,7 +72,7 @@ def singer_mix(given: list[str] | None) -> dict[str, float] | str | None:
         None for the instrument's own choice, one name, or weights by name.
 
     Raises:
-        UsageError: if a weight is no number of 0 or more, or a name comes twice.
+        ConfigError: if a weight is no number of 0 or more, or a name comes twice.
     """
     if not given:
         return None
@@ -85,9 +86,9 @@ def singer_mix(given: list[str] | None) -> dict[str, float] | str | None:
         except ValueError:
             value = math.nan
         if not name or not 0 <= value < math.inf:
-            raise UsageError(f"--singer is '{text}'; give NAME, or NAME=WEIGHT with a weight of 0 or more.")
+            raise ConfigError(f"--singer is '{text}'; give NAME, or NAME=WEIGHT with a weight of 0 or more.")
         if name in mix:
-            raise UsageError(f"--singer names '{name}' twice; give each singer once.")
+            raise ConfigError(f"--singer names '{name}' twice; give each singer once.")
         mix[name] = value
     return mix
 

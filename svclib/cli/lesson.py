@@ -5,7 +5,8 @@ Importing this module registers them in ``commands.HANDLERS``.
 
 from pathlib import Path
 
-from svclib.cli.commands import HANDLERS, Progress, UsageError, warn_renamed
+from svclib.cli.commands import HANDLERS, Progress, warn_renamed
+from svclib.utils.errors import ConfigError
 
 
 def trace(a) -> int:
@@ -16,11 +17,11 @@ def trace(a) -> int:
 
     out = Path(a.out)
     if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out is '{out}'; a lesson is a page, so give a name that ends in .html.")
+        raise ConfigError(f"--out is '{out}'; a lesson is a page, so give a name that ends in .html.")
     if a.example:
         text, said = lesson.example(), "The lesson that comes with svclib"
     elif a.input is None:
-        raise UsageError("--input is missing: the song that the instrument sings in the lesson.")
+        raise ConfigError("--input is missing: the song that the instrument sings in the lesson.")
     else:
         opened = instrument.open(a.instrument)
         with Progress(f"{opened.name}: lesson") as progress:

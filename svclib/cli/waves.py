@@ -6,7 +6,8 @@ Importing this module registers them in ``commands.HANDLERS``.
 
 from pathlib import Path
 
-from svclib.cli.commands import HANDLERS, Progress, UsageError, warn_renamed
+from svclib.cli.commands import HANDLERS, Progress, warn_renamed
+from svclib.utils.errors import ConfigError
 
 
 def vocode(a) -> int:
@@ -18,7 +19,7 @@ def vocode(a) -> int:
 
     out = Path(a.out)
     if out.suffix.lower().lstrip(".") not in FORMATS:
-        raise UsageError(f"--out is '{out}'; results are written as {', '.join(FORMATS)}.")
+        raise ConfigError(f"--out is '{out}'; results are written as {', '.join(FORMATS)}.")
     with Progress(Path(a.input).name) as progress:
         vocoder = vocoding.open(a.vocoder, fast=not a.every_step, progress=progress)
         song = load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
@@ -55,9 +56,9 @@ def denoise(a) -> int:
     out = Path(a.out)
     as_file = out.suffix.lower() in audio.WRITABLE and not out.is_dir()
     if as_file and len(inputs) > 1:
-        raise UsageError(f"--out is the file '{out}', but there are {len(inputs)} recordings; give a folder.")
+        raise ConfigError(f"--out is the file '{out}', but there are {len(inputs)} recordings; give a folder.")
     if out.suffix and not as_file and not out.is_dir():
-        raise UsageError(f"--out is '{out}'; sound is written as {', '.join(audio.WRITABLE)}, or into a folder.")
+        raise ConfigError(f"--out is '{out}'; sound is written as {', '.join(audio.WRITABLE)}, or into a folder.")
     opened = diffwave_files.open_model(a.model)
     folder, name = (out.parent, out.name) if as_file else (out, None)
     with Progress("denoising") as progress:
@@ -74,7 +75,7 @@ def interpolate(a) -> int:
     from svclib.conversion import diffwave_files
 
     if len(a.input) != 2:
-        raise UsageError(f"--input was given {len(a.input)} times; give it twice: from which recording to which.")
+        raise ConfigError(f"--input was given {len(a.input)} times; give it twice: from which recording to which.")
     first, second = a.input
     opened = diffwave_files.open_model(a.model)
     with Progress("interpolating") as progress:

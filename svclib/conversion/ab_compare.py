@@ -18,7 +18,8 @@ from svclib.conversion.pipeline import Conversion
 from svclib.conversion.song import cached_song, excerpt
 from svclib.features import extract as features_
 from svclib.models import instrument
-from svclib.utils.progress import Cancelled, Progress
+from svclib.utils.errors import Cancelled
+from svclib.utils.progress import Progress
 
 PURE_NOISE = -1  # as ``shallow``: no rough start, whatever else is set
 _CHOICES = ("sampler", "steps", "shallow", "vocoder")

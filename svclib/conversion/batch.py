@@ -10,7 +10,8 @@ from svclib.conversion.controls import Controls
 from svclib.conversion.pipeline import Conversion
 from svclib.conversion.song import Song, load_song
 from svclib.utils import filesystem
-from svclib.utils.progress import Cancelled, Progress
+from svclib.utils.errors import Cancelled
+from svclib.utils.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from svclib.audio import units
 from svclib.conversion import autotune as tuning
 from svclib.features import extract as features_
 from svclib.features.extract import Features
+from svclib.utils.errors import ConversionError
 
 LOUDNESS_FLOOR_DB = -80.0
 F0_LIMITS_HZ = (20.0, float(units.midi_to_hz(110.0)))  # a shifted pitch is held inside; 110 is 4698.6 Hz
@@ -30,10 +31,6 @@ RANGES = {
     "loudness_shift_db": (-30.0, 30.0, 1.0),
     "loudness_follow": (0.0, 1.0, 0.1),
 }
-
-
-class ConversionError(ValueError):
-    """A song, a setting or an instrument that cannot be used together; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,9 @@ from svclib.audio import io as audio
 from svclib.conversion.pipeline import PEAK_LIMIT
 from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
-from svclib.models.diffwave.network import DiffWaveError
 from svclib.models.instrument import Instrument
 from svclib.utils import atomic_store
+from svclib.utils.errors import ModelError
 from svclib.utils.progress import Progress, stop_if
 
 
@@ -32,17 +32,17 @@ def open_model(path: str | Path) -> Instrument:
         The instrument, as what the functions below take.
 
     Raises:
-        DiffWaveError: for any other kind of instrument, or a DiffWave that follows a mel.
-        InstrumentError: as ``instrument.open``.
+        ModelError: for any other kind of instrument, or a DiffWave that follows a mel.
+        ModelError: as ``instrument.open``.
     """
     opened = instrument.open(path)
     if opened.kind != "diffwave":
-        raise DiffWaveError(
+        raise ModelError(
             f"'{opened.name}' is an instrument of kind '{opened.kind}'; this needs a 'diffwave' trained without a mel, "
             "such as one of diffwave_digits."
         )
     if opened.model.contract is not None:
-        raise DiffWaveError(f"'{opened.name}' is a vocoder: it follows a mel. svclib vocode plays songs through it.")
+        raise ModelError(f"'{opened.name}' is a vocoder: it follows a mel. svclib vocode plays songs through it.")
     return opened
 
 
@@ -74,14 +74,14 @@ def generate(
         Their files, label by label; those that lay there already are among them.
 
     Raises:
-        DiffWaveError: before anything is made, where a label or a number cannot be.
+        ModelError: before anything is made, where a label or a number cannot be.
         Cancelled: the finished ones stay.
     """
     model, rate = opened.model, opened.features.sample_rate_hz
     seconds = model.settings.sound_s if seconds is None else seconds
     n = round(seconds * rate)
     if count < 1 or n < 1 or seed < 0:
-        raise DiffWaveError(
+        raise ModelError(
             f"{count} sounds of {seconds:g} s from seed {seed} were asked for; ask for at least one, of some length, "
             "from a seed of 0 or more."
         )
@@ -130,8 +130,8 @@ def denoise(
         A file for each recording, in their order; those that lay there already are among them.
 
     Raises:
-        DiffWaveError: as ``diffwave_uses.denoise``, before anything is read.
-        StoreError, AudioError: for a file that is missing, or cannot be read as sound.
+        ModelError: as ``diffwave_uses.denoise``, before anything is read.
+        StorageError, AudioError: for a file that is missing, or cannot be read as sound.
         Cancelled: the finished ones stay.
     """
     model = opened.model
@@ -178,14 +178,14 @@ def interpolate(
         Their files, from ``first`` to ``second``; those that lay there already are among them.
 
     Raises:
-        DiffWaveError: as ``diffwave_uses.interpolate``.
+        ModelError: as ``diffwave_uses.interpolate``.
         AudioError: for a file that cannot be read.
         Cancelled: the finished ones stay.
     """
     model, rate = opened.model, opened.features.sample_rate_hz
     diffwave_uses.denoise_checked(model, t, "as_is", label)
     if count < 2:
-        raise DiffWaveError(f"{count} sounds between two were asked for; ask for at least 2, the ends among them.")
+        raise ModelError(f"{count} sounds between two were asked for; ask for at least 2, the ends among them.")
     a, b = (audio.read(p, rate).samples for p in (first, second))
     said = {"use": "interpolate", "step": t, "shared_noise": shared_noise, "label": label, "seed": seed}
     said |= {"first": _known(first), "second": _known(second)}
@@ -249,7 +249,7 @@ def _lies_there(target: Path, settings: dict) -> bool:
 
 def _save(target: Path, sound: np.ndarray, settings: dict) -> Path:
     if not np.isfinite(sound).all():
-        raise DiffWaveError("The model made values that are no numbers: export it again from an earlier checkpoint.")
+        raise ModelError("The model made values that are no numbers: export it again from an earlier checkpoint.")
     peak = float(np.abs(sound).max())
     sound = sound * np.float32(min(1.0, PEAK_LIMIT / max(peak, 1e-9)))
     tags = {"comment": f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"}

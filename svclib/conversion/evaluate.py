@@ -11,15 +11,12 @@ from svclib.audio import io as audio
 from svclib.conversion import metrics, speaker_similarity
 from svclib.conversion.recognition import SpeechRecognizer, intelligibility
 from svclib.features import extract
+from svclib.utils.errors import ConversionError
 
 SETTINGS = extract.FeatureSettings()
 MEL = extract.MelContract(
     sample_rate_hz=16000, n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmin_hz=40.0, fmax_hz=8000.0
 )
-
-
-class EvaluationError(ValueError):
-    """Files that cannot be compared; the message names them and what to do."""
 
 
 def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path]]:
@@ -36,12 +33,12 @@ def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path
         (reference, converted) for every converted file that belongs to a reference; the others are left out.
 
     Raises:
-        EvaluationError: if nothing fits together.
+        ConversionError: if nothing fits together.
     """
     reference, converted = Path(reference), Path(converted)
     for path in (reference, converted):
         if not path.exists():
-            raise EvaluationError(f"There is nothing at '{path}'.")
+            raise ConversionError(f"There is nothing at '{path}'.")
     if reference.is_file() and converted.is_file():
         return [(reference, converted)]
     ours = [reference] if reference.is_file() else audio.find(reference)[0]
@@ -52,7 +49,7 @@ def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path
         if fits:
             found.append((max(fits, key=lambda r: len(r.stem)), path))
     if not found:
-        raise EvaluationError(
+        raise ConversionError(
             f"No file in '{converted}' is named like one in '{reference}'; name them alike, or give two files."
         )
     return found
@@ -109,7 +106,7 @@ def voice_print(folder: str | Path) -> np.ndarray:
     """``speaker.voice_print`` of all recordings in a folder."""
     found = audio.find(folder)[0]
     if not found:
-        raise EvaluationError(f"There is no recording in '{folder}'; give the folder of the wanted voice.")
+        raise ConversionError(f"There is no recording in '{folder}'; give the folder of the wanted voice.")
     return speaker_similarity.voice_print(
         [audio.read(p, sample_rate_hz=speaker_similarity.SAMPLE_RATE_HZ).samples for p in found]
     )
@@ -119,7 +116,7 @@ def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | N
     """Figures of one pair at ``SETTINGS.sample_rate_hz``; see ``metrics`` for their definitions and units."""
     n = min(len(reference), len(converted))
     if n < SETTINGS.sample_rate_hz // 10:
-        raise EvaluationError(f"{n} samples are in common; a comparison needs at least a tenth of a second.")
+        raise ConversionError(f"{n} samples are in common; a comparison needs at least a tenth of a second.")
     a, b = (extract.extract(np.ascontiguousarray(x[:n]), SETTINGS) for x in (reference, converted))
     found = dict(metrics.f0_accuracy(a.f0_hz, a.voiced, b.f0_hz, b.voiced))
     error = metrics.f0_error_cents(a.f0_hz, a.voiced, b.f0_hz, b.voiced)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from svclib.audio import units
 from svclib.features import extract
-from svclib.features.extract import FeatureError
+from svclib.utils.errors import ModelError
 
 STFT_SIZES = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # FFT, hop, window; Yamamoto et al. 2020
 Track = Float[np.ndarray, " _"]  # lengths are checked by _same_length, in a sentence
@@ -95,7 +95,7 @@ def spectral_distance(
     _same_length(reference, result)
     sizes = [tuple(2 * round(n * sample_rate_hz / 48000) for n in size) for size in STFT_SIZES]
     if len(reference) < sizes[-1][0]:
-        raise FeatureError(f"{len(reference)} samples are too few to compare spectra; {sizes[-1][0]} are needed.")
+        raise ModelError(f"{len(reference)} samples are too few to compare spectra; {sizes[-1][0]} are needed.")
     convergence, logs = [], []
     for n_fft, hop, window in sizes:
         a, b = (_magnitude(x, n_fft, hop, window) for x in (reference, result))
@@ -177,11 +177,11 @@ def frechet_distance(a: Float[np.ndarray, "_ _"], b: Float[np.ndarray, "_ _"]) -
         The distance, 0 or more.
 
     Raises:
-        FeatureError: if the sets have other numbers of features, too few examples, or values that are not finite.
+        ModelError: if the sets have other numbers of features, too few examples, or values that are not finite.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise FeatureError(
+        raise ModelError(
             f"sets of shape {a.shape} and {b.shape} have no Frechet distance; give at least two examples each of "
             "equally many finite numbers."
         )
@@ -199,4 +199,4 @@ def _ratio(part, whole) -> float:
 def _same_length(*arrays: np.ndarray) -> None:
     lengths = [len(a) for a in arrays]
     if len(set(lengths)) > 1:
-        raise FeatureError(f"arrays of different lengths {lengths} cannot be compared; measure all on the same grid.")
+        raise ModelError(f"arrays of different lengths {lengths} cannot be compared; measure all on the same grid.")

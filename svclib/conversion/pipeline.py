@@ -23,7 +23,6 @@ from svclib.conversion.controls import (
     RANGES,
     Adjusted,
     Controls,
-    ConversionError,
     adjust,
     defaults,
     loudness_quantiles,
@@ -43,7 +42,8 @@ from svclib.features.extract import Features
 from svclib.models.vocoders import auto as vocoding
 from svclib.models.vocoders.auto import AnyVocoder
 from svclib.utils import atomic_store
-from svclib.utils.progress import Cancelled, Progress, reporter
+from svclib.utils.errors import ConversionError
+from svclib.utils.progress import Progress, reporter
 
 FORMATS = ("wav", "flac", "mp3")
 _REMEDY = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
@@ -51,9 +51,9 @@ PEAK_LIMIT = 0.99  # 0.09 dB below full scale
 
 # Everything about a conversion can be had from this module.
 __all__ = ["FORMATS", "PEAK_LIMIT", "Conversion", "convert", "save"]
-__all__ += ["PRESETS", "RANGES", "Adjusted", "Controls", "ConversionError", "Suggestion", "adjust", "suggest_shift"]
+__all__ += ["PRESETS", "RANGES", "Adjusted", "Controls", "Suggestion", "adjust", "suggest_shift"]
 __all__ += ["defaults"]
-__all__ += ["Cancelled", "Song", "cached_song", "find_songs", "forget_songs", "load_song"]
+__all__ += ["Song", "cached_song", "find_songs", "forget_songs", "load_song"]
 __all__ += ["KEYS", "autotune", "loudness_quantiles", "quantile_transform", "suggest_key", "tuning_offset"]
 
 
@@ -194,7 +194,7 @@ def convert(
 
     Raises:
         ConversionError: if song and instrument do not fit, or the instrument sings no numbers.
-        FeatureError: if instrument and vocoder have different mels; names both sides.
+        ModelError: if instrument and vocoder have different mels; names both sides.
         Cancelled: if ``cancelled`` says so.
     """
     began = time.perf_counter()
@@ -302,7 +302,7 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
 
     Raises:
         ConversionError: for an unknown format.
-        store.StoreError, audio.AudioError: if it cannot be written; nothing half-written stays.
+        StorageError, AudioError: if it cannot be written; nothing half-written stays.
     """
     suffix = format.lower().lstrip(".")
     if suffix not in FORMATS:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from svclib.conversion.controls import Adjusted, ConversionError, silence_gain
+from svclib.conversion.controls import Adjusted, silence_gain
 from svclib.conversion.song import Song, fit_length
-from svclib.models.diffusion.denoiser import DiffusionError
-from svclib.models.diffusion.samplers import SamplerError
+from svclib.utils.errors import ConversionError, ModelError
 
 _NO_VOICE = {
     "harmonic": "'{name}' is a vocoder: it makes sound of mels and knows no voice. Choose a diffusion instrument of "
@@ -94,7 +93,7 @@ def _diffusion(
             units=None if own.units is None else held(features.units),
             **sampling,
         )
-    except (DiffusionError, SamplerError) as error:
+    except ModelError as error:
         raise ConversionError(f"'{instrument.name}': {error}") from None
     parts = [np.asarray(part, dtype=np.float32) for part in (sung.audio, sung.harmonic, sung.noise)]
     gain = silence_gain(features.loudness_db, len(parts[0]), own.hop_samples)

@@ -10,9 +10,9 @@ import numpy as np
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.conversion.controls import ConversionError
 from svclib.features import extract as features_
 from svclib.features.extract import Features, FeatureSettings
+from svclib.utils.errors import ConversionError
 from svclib.utils.progress import Progress, reporter
 
 CACHED_SONGS = 4
@@ -85,7 +85,7 @@ def load_song(
 
     Raises:
         ConversionError: if the song is shorter than one frame.
-        audio.AudioError: if it cannot be read.
+        AudioError: if it cannot be read.
         Cancelled: if ``cancelled`` says so.
     """
     path = Path(path)

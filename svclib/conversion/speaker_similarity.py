@@ -16,16 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from svclib.utils.errors import ConversionError
+
 SAMPLE_RATE_HZ = 16000
 HOP_SAMPLES, N_FFT, N_MELS = 160, 400, 40
 SLICE_FRAMES, SLICE_HOP_FRAMES = 160, 80  # what the network hears at once: 1.6 s, every 0.8 s
 WINDOW_S, WINDOW_HOP_S = 5.0, 2.5
 LEVEL_DBFS = -30.0  # quieter sound is lifted to this
 SILENCE_DB, PAUSE_S = -40.0, 0.2  # this far below the loudest is silence; of longer silences a pause is left
-
-
-class SpeakerError(ValueError):
-    """A speaker cannot be measured; the message says why and what to do."""
 
 
 class SpeakerEncoder(nn.Module):
@@ -45,12 +43,12 @@ class SpeakerEncoder(nn.Module):
 def weights_path() -> Path:
     """Where the installed resemblyzer package keeps its weights, found without importing it.
 
-    Raises SpeakerError if the package is not installed.
+    Raises ConversionError if the package is not installed.
     """
     spec = importlib.util.find_spec("resemblyzer")
     path = Path(spec.submodule_search_locations[0]) / "pretrained.pt" if spec else None
     if path is None or not path.is_file():
-        raise SpeakerError(
+        raise ConversionError(
             "Speaker similarity needs the weights of resemblyzer: run `pip install --no-deps resemblyzer`."
         )
     return path
@@ -105,14 +103,14 @@ def windows(samples: Float[np.ndarray, " _"]) -> list[np.ndarray]:
     samples = without_pauses(samples)
     size, hop = round(WINDOW_S * SAMPLE_RATE_HZ), round(WINDOW_HOP_S * SAMPLE_RATE_HZ)
     if len(samples) < SLICE_FRAMES * HOP_SAMPLES // 2:
-        raise SpeakerError(f"There are {len(samples) / SAMPLE_RATE_HZ:.1f} s of sound in it; a speaker needs 0.8 s.")
+        raise ConversionError(f"There are {len(samples) / SAMPLE_RATE_HZ:.1f} s of sound in it; a speaker needs 0.8 s.")
     return [samples[s : s + size] for s in range(0, max(1, len(samples) - size + 1), hop)]
 
 
 def voice_print(phrases: Sequence[np.ndarray]) -> Float[np.ndarray, "256"]:
     """The normalised mean of the directions of a voice's phrases, each at 16 kHz."""
     if not phrases:
-        raise SpeakerError("There is no phrase of the target voice; give at least one recording.")
+        raise ConversionError("There is no phrase of the target voice; give at least one recording.")
     mean = np.mean([embed(without_pauses(phrase)) for phrase in phrases], axis=0)
     return mean / np.linalg.norm(mean)
 

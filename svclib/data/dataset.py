@@ -15,13 +15,13 @@ import torch
 from svclib.audio import units
 from svclib.data import manifest, preprocess, shards
 from svclib.data import remeasure as remeasuring
-from svclib.data.recordings import DatasetError, Recording, recordings
+from svclib.data.recordings import Recording, recordings
 from svclib.features import extract
 from svclib.utils import atomic_store, filesystem
+from svclib.utils.errors import DatasetError, StorageError
 
 __all__ = [
     "Dataset",
-    "DatasetError",
     "Recording",
     "ValidationBatches",
     "describe",
@@ -56,7 +56,7 @@ def prepare(
         validation: File name pattern of what is held out, e.g. ``*_[0-4].wav``; None holds out about 7.5 % of the
             recordings by their contents, at least one of two (and the end of a lone one).
         progress: Called with a fraction and a text with the remaining time.
-        cancelled: Asked between segments; preparation stops with ``progress.Cancelled`` and can be continued.
+        cancelled: Asked between segments; preparation stops with ``Cancelled`` and can be continued.
         executor: ``dask://HOST:PORT`` measures on a dask.distributed cluster; None in processes of this machine. Same
             bytes; recordings are read here in both cases.
 
@@ -65,8 +65,8 @@ def prepare(
 
     Raises:
         DatasetError: if nothing can be used, or ``out`` or ``validation`` do not fit.
-        ClusterError: if the cluster cannot be used or is lost; what was committed stays.
-        StoreError: if the disk fails; what was committed stays.
+        StorageError: if the cluster cannot be used or is lost; what was committed stays.
+        StorageError: if the disk fails; what was committed stays.
     """
     settings = manifest.pinned(Path(out), settings)
     return Dataset.open(out, preprocess.run(sources, out, settings, validation, progress, cancelled, executor))
@@ -100,7 +100,7 @@ def nearby(data: Any, tell: Callable[[str], None]) -> Any:
             atomic_store.copy_file(data.path / name, here / name)
         copy = Dataset.open(here)
         if problems := copy.verify():
-            raise atomic_store.StoreError(problems[0])
+            raise StorageError(problems[0])
     except (OSError, DatasetError) as error:
         tell(f"The dataset is read from Drive directly: {error}")
         return data

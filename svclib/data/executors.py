@@ -20,6 +20,7 @@ import numpy as np
 
 from svclib.data import manifest, segments
 from svclib.features.extract import FeatureSettings
+from svclib.utils.errors import StorageError
 
 CONNECT_S = 10.0
 PATIENCE_S = 60.0  # how long a cluster may be without workers
@@ -29,10 +30,6 @@ IDLE_S = 60.0  # a worker that nobody asks for anything leaves, also where this 
 MOST_AHEAD = 64  # segments under way; one of 160 s at 44.1 kHz is 14 MB in the scheduler's memory
 Cut = tuple[int, int, int, int]
 _KEPT = "What is finished is kept: start it again and it goes on."
-
-
-class ClusterError(OSError, ValueError):
-    """A cluster that cannot be used or is lost, or too little memory here; the message says what to do."""
 
 
 @contextlib.contextmanager
@@ -51,7 +48,7 @@ def opened(executor: str | None, tell: Callable[[str], None]) -> Iterator[Any]:
         ``submit(samples, cut, settings)`` begins ``segments.measure`` and returns a call that waits for its arrays.
 
     Raises:
-        ClusterError: for another executor, a missing package, or a scheduler that does not answer.
+        StorageError: for another executor, a missing package, or a scheduler that does not answer.
     """
     if executor is not None:
         with _client(executor) as client:
@@ -103,7 +100,7 @@ class _Here:
         try:
             return segments.measure(samples, cut, settings)
         except MemoryError:
-            raise ClusterError(
+            raise StorageError(
                 f"There is too little memory to measure a segment of {(cut[3] - cut[2]) / settings.sample_rate_hz:.0f} "
                 f"seconds. Close other programs, or take a machine with more. {_KEPT}"
             ) from None
@@ -165,12 +162,12 @@ class _Dask:
                 elif time.monotonic() - since < PATIENCE_S:
                     self.tell("the cluster has no worker now; waiting for one")
                 else:
-                    raise ClusterError(
+                    raise StorageError(
                         f"The cluster at {self.where} has had no worker for {PATIENCE_S:.0f} seconds. Start workers "
                         f"with `dask worker {self.where.removeprefix('dask://')}`. {_KEPT}"
                     ) from None
             except KilledWorker as error:
-                raise ClusterError(
+                raise StorageError(
                     f"Several workers of {self.where} were lost one after the other on the same segment. Give each "
                     f"more memory, or fewer threads. {_KEPT}"
                 ) from error
@@ -192,7 +189,7 @@ def _measure_there(expected: dict[str, str], samples: np.ndarray, cut: Cut, sett
     if here != expected:
         names = sorted(n for n in {*here, *expected} if here.get(n) != expected.get(n))
         which = ", ".join(f"{n} {here.get(n, 'missing')} instead of {expected.get(n, 'none')}" for n in names)
-        raise ClusterError(f"A worker of the cluster has {which}. Install the same versions there as here.")
+        raise StorageError(f"A worker of the cluster has {which}. Install the same versions there as here.")
     return segments.measure(samples, cut, settings)
 
 
@@ -203,7 +200,7 @@ def _client(executor: str):
         import dask
         import distributed
     except ImportError:
-        raise ClusterError(
+        raise StorageError(
             f"The executor {executor} needs the package distributed: run `pip install distributed`, or leave "
             "--executor out to measure on this machine."
         ) from None
@@ -216,7 +213,7 @@ def _client(executor: str):
             try:
                 client = _connected(distributed.Client, scheduler)
             except Exception as error:
-                raise ClusterError(
+                raise StorageError(
                     f"No dask scheduler answers at {executor}. Start one with `dask scheduler`, give the address that "
                     "it prints, and see that no firewall stands between."
                 ) from error
@@ -248,19 +245,19 @@ def _address(executor: str) -> str:
     except ValueError:  # a port that is no number
         good = False
     if not good or parts.username or parts.query:
-        raise ClusterError(
+        raise StorageError(
             f"'{executor}' is no executor. Give dask://HOST:PORT with the address that the cluster's scheduler prints, "
             "such as dask://10.0.0.5:8786."
         )
     return f"tcp://{parts.netloc}"
 
 
-def _lost(where: str, error: BaseException) -> ClusterError:
-    return ClusterError(f"The cluster at {where} was lost ({type(error).__name__}). {_KEPT}")
+def _lost(where: str, error: BaseException) -> StorageError:
+    return StorageError(f"The cluster at {where} was lost ({type(error).__name__}). {_KEPT}")
 
 
-def _foreign(where: str, error: BaseException) -> ClusterError:
-    return ClusterError(
+def _foreign(where: str, error: BaseException) -> StorageError:
+    return StorageError(
         f"Scheduler or workers of {where} cannot load svclib ({type(error).__name__}). Install the same svclib there "
         "as here, with the same versions of its libraries."
     )

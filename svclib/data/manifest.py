@@ -15,9 +15,10 @@ import numpy as np
 from svclib import __version__
 from svclib.audio import units
 from svclib.data import shards, statistics
-from svclib.data.recordings import DatasetError, Recording, hold_out, only_held_out
+from svclib.data.recordings import Recording, hold_out, only_held_out
 from svclib.features import content_features, extract
 from svclib.utils import atomic_store
+from svclib.utils.errors import DatasetError
 
 NAME = "manifest.json"
 KIND = "svclib dataset"
@@ -188,7 +189,7 @@ def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
 def pinned(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
     """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found now.
 
-    It raises FeatureError if the encoder has to be loaded and cannot be had.
+    It raises ModelError if the encoder has to be loaded and cannot be had.
     """
     wanted = settings.units
     if wanted is None or wanted.fingerprint:

@@ -23,10 +23,10 @@ import numpy as np
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.data import executors, manifest, segments, shards
-from svclib.data.recordings import DatasetError, Recording
+from svclib.data.recordings import Recording
 from svclib.data.segments import Sound
 from svclib.utils import atomic_store
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, DatasetError
 
 MIN_DURATION_S = 0.1
 SILENT_PEAK = 1e-4  # -80 dB

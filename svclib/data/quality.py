@@ -16,6 +16,7 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.data import voice_measures
 from svclib.data.quality_report import NOTE, PROBLEM, WARNING, FileReport, Finding, Report, about, about_all, totals_of
+from svclib.utils.errors import AudioError
 
 __all__ = ["FileReport", "Finding", "Report", "examine"]
 
@@ -46,7 +47,7 @@ def examine(paths: Sequence[str | Path] | str | Path, progress: Callable[[float,
         elif path.exists():
             found.append((path, path.name, None))
         else:
-            raise audio.AudioError(f"There is no file or folder '{path}'.")
+            raise AudioError(f"There is no file or folder '{path}'.")
     files, prints = [], []
     for n, (path, name, problem) in enumerate(found):
         if progress:
@@ -157,7 +158,7 @@ class _Scan:
 def _look(path: Path, name: str, problem: str | None) -> tuple[FileReport, _Print | None]:
     try:
         if problem:
-            raise audio.AudioError(problem)
+            raise AudioError(problem)
         found = audio.survey(path)
         scan = _Scan(found)
         for block in audio.blocks(path):

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svclib.audio import io as audio
+from svclib.utils.errors import DatasetError
 
 VALIDATION_SHARE = 0.075
 LARGEST_VALIDATION_SHARE = 0.25
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be made or read; the message names what and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ import numpy as np
 from svclib.audio import units
 from svclib.data import shards
 from svclib.data.preprocess import Job, Progress, carry_out
-from svclib.data.recordings import DatasetError, Recording
+from svclib.data.recordings import Recording
 from svclib.data.segments import Sound
+from svclib.utils.errors import DatasetError
 
 
 class _StoredJob(Job):

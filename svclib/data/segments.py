@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from svclib.data import shards
-from svclib.data.recordings import DatasetError
 from svclib.features import extract
+from svclib.utils.errors import DatasetError
 
 SEGMENT_S = 160.0
 CONTEXT_S = 2.0

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from svclib.utils import atomic_store
-from svclib.utils.filesystem import StoreError
+from svclib.utils.errors import StorageError
 
 PATTERN = "shard-*.safetensors"
 KIND = "svclib shard"
@@ -168,7 +168,7 @@ class Reader:
         path: The ``.safetensors`` file; stays open until :meth:`close`.
 
     Raises:
-        StoreError: if the file is missing or not a shard; while reading, if it fails or has become shorter.
+        StorageError: if the file is missing or not a shard; while reading, if it fails or has become shorter.
     """
 
     def __init__(self, path: Path):
@@ -186,11 +186,11 @@ class Reader:
                 for name, t in header.items()
             }
         except FileNotFoundError:
-            raise StoreError(f"'{self.path}' is missing; prepare the dataset again.") from None
+            raise StorageError(f"'{self.path}' is missing; prepare the dataset again.") from None
         except (OSError, ValueError, KeyError, TypeError, struct.error, AttributeError) as error:
             if hasattr(self, "_file"):
                 self._file.close()
-            raise StoreError(f"'{self.path}' is no whole shard ({error}); prepare the dataset again.") from error
+            raise StorageError(f"'{self.path}' is no whole shard ({error}); prepare the dataset again.") from error
 
     @property
     def names(self) -> set[str]:
@@ -216,12 +216,12 @@ class Reader:
                 while done < len(view):
                     n = self._file.readinto(view[done:])
                     if not n:
-                        raise StoreError(f"'{self.path}' has become shorter; prepare the dataset again.")
+                        raise StorageError(f"'{self.path}' has become shorter; prepare the dataset again.")
                     done += n
-        except StoreError:
+        except StorageError:
             raise
         except OSError as error:
-            raise StoreError(f"'{self.path}' could not be read ({error}); is the Drive still connected?") from error
+            raise StorageError(f"'{self.path}' could not be read ({error}); is the Drive still connected?") from error
         return out
 
     def close(self) -> None:

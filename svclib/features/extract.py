@@ -18,12 +18,12 @@ from svclib.audio import units
 from svclib.audio.loudness import a_weighting_db, loudness_db, loudness_of_padded, note_mask, note_on_ratio
 from svclib.audio.mel import log_mel, log_mel_of_padded, reflected
 from svclib.features import content_features, crepe, f0  # noqa: F401  (crepe registers its trackers)
-from svclib.features.f0 import F0_METHODS, FeatureError, fill_unvoiced
+from svclib.features.f0 import F0_METHODS, fill_unvoiced
 from svclib.utils import validation
+from svclib.utils.errors import ModelError
 
 __all__ = [
     "F0_METHODS",
-    "FeatureError",
     "FeatureSettings",
     "Features",
     "MelContract",
@@ -49,13 +49,13 @@ class _Settings:
 
     @classmethod
     def from_json(cls, record: Any):
-        """The settings of a dict made by :meth:`to_json`; FeatureError for missing, unknown or wrong fields."""
+        """The settings of a dict made by :meth:`to_json`; ModelError for missing, unknown or wrong fields."""
         names = {f.name for f in dataclasses.fields(cls)}
         if isinstance(record, dict) and "units" in names:
             record = {"units": None, **record}
         if not isinstance(record, dict) or set(record) != names:
             got = sorted(map(str, record)) if isinstance(record, dict) else type(record).__name__
-            raise FeatureError(f"{cls.__name__} has the fields {', '.join(sorted(names))}; these arrived: {got}.")
+            raise ModelError(f"{cls.__name__} has the fields {', '.join(sorted(names))}; these arrived: {got}.")
         values = {}
         for field in dataclasses.fields(cls):
             value = record[field.name]
@@ -67,16 +67,16 @@ class _Settings:
                 continue
             allowed = (int, float) if field.type is float else field.type
             if not isinstance(value, allowed) or isinstance(value, bool):
-                raise FeatureError(f"{cls.__name__}.{field.name} is {value!r}; it must be {field.type.__name__}.")
+                raise ModelError(f"{cls.__name__}.{field.name} is {value!r}; it must be {field.type.__name__}.")
             values[field.name] = field.type(value)
         return cls(**values)
 
     def _check(self, numbers: dict[str, tuple], choices: dict[str, tuple | dict]) -> None:
         name = type(self).__name__
-        validation.check(self, numbers, FeatureError, f"{name}.")
+        validation.check(self, numbers, ModelError, f"{name}.")
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
-                raise FeatureError(f"{name}.{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}.")
+                raise ModelError(f"{name}.{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +124,12 @@ class MelContract(_Settings):
             {"scale": ("slaney", "htk"), "norm": ("slaney", "none"), "log_base": ("e", "10")},
         )
         if self.hop_samples % 2 or self.n_fft % 2 or not self.hop_samples <= self.window_samples <= self.n_fft:
-            raise FeatureError(
+            raise ModelError(
                 f"a mel contract needs even hop and FFT with hop <= window <= FFT; these are {self.hop_samples}, "
                 f"{self.window_samples} and {self.n_fft} samples."
             )
         if not self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
-            raise FeatureError(
+            raise ModelError(
                 f"mel filters from {self.fmin_hz:g} to {self.fmax_hz:g} Hz do not fit below "
                 f"{self.sample_rate_hz / 2:g} Hz, half the sample rate."
             )
@@ -143,13 +143,13 @@ class MelContract(_Settings):
             theirs: The same of the other.
 
         Raises:
-            FeatureError: naming both sides and every field that differs.
+            ModelError: naming both sides and every field that differs.
         """
         if self == other:
             return
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
         fields = ", ".join(f"{n} {getattr(self, n)} against {getattr(other, n)}" for n in names)
-        raise FeatureError(
+        raise ModelError(
             f"The mel of {mine} and of {theirs} differ: {fields}. They cannot be used together; prepare or train one "
             "of them with the other's settings."
         )
@@ -193,20 +193,20 @@ class FeatureSettings(_Settings):
             {"f0_method": F0_METHODS},
         )
         if self.hop_samples % 2 or self.loudness_n_fft % 2:
-            raise FeatureError(
+            raise ModelError(
                 f"hop_samples and loudness_n_fft must be even, so that windows have a middle; they are "
                 f"{self.hop_samples} and {self.loudness_n_fft}."
             )
         if self.f0_max_hz < 1.5 * self.f0_min_hz:
-            raise FeatureError(f"no pitch fits between f0_min_hz {self.f0_min_hz:g} and f0_max_hz {self.f0_max_hz:g}.")
+            raise ModelError(f"no pitch fits between f0_min_hz {self.f0_min_hz:g} and f0_max_hz {self.f0_max_hz:g}.")
         if not isinstance(self.units, content_features.UnitSettings | None):
-            raise FeatureError(f"FeatureSettings.units is {self.units!r}; it must be UnitSettings or None.")
+            raise ModelError(f"FeatureSettings.units is {self.units!r}; it must be UnitSettings or None.")
         if self.mel is None:
             return
         if not isinstance(self.mel, MelContract):
-            raise FeatureError(f"FeatureSettings.mel is {self.mel!r}; it must be a MelContract or None.")
+            raise ModelError(f"FeatureSettings.mel is {self.mel!r}; it must be a MelContract or None.")
         if (self.mel.sample_rate_hz, self.mel.hop_samples) != (self.sample_rate_hz, self.hop_samples):
-            raise FeatureError(
+            raise ModelError(
                 f"The mel is made for {self.mel.sample_rate_hz} Hz and a hop of {self.mel.hop_samples}, the frame "
                 f"grid for {self.sample_rate_hz} Hz and {self.hop_samples}. Give both the same."
             )
@@ -242,7 +242,7 @@ class Features:
         for name in ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "units"):
             values = getattr(self, name)
             if values is not None and len(values) != n_frames:
-                raise FeatureError(
+                raise ModelError(
                     f"{name} has {len(values)} frames where {self.n_samples} samples at a hop of "
                     f"{self.settings.hop_samples} make {n_frames}; measure all with features.extract."
                 )
@@ -274,15 +274,13 @@ def extract(
         Everything, on ``n // hop_samples`` frames; ``log_mel`` and ``units`` only where the settings ask for them.
 
     Raises:
-        FeatureError: if the samples are not one finite channel, or the F0 method is not installed.
+        ModelError: if the samples are not one finite channel, or the F0 method is not installed.
     """
     samples = np.asarray(samples)
     if samples.ndim != 1 or not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
-        raise FeatureError(
-            f"samples are {samples.dtype} of shape {samples.shape}; expected one channel, float or int16."
-        )
+        raise ModelError(f"samples are {samples.dtype} of shape {samples.shape}; expected one channel, float or int16.")
     if samples.dtype != np.int16 and not _all_finite(samples):
-        raise FeatureError(
+        raise ModelError(
             "the samples hold NaN or infinity; read the recording again with audio.read, which says where."
         )
     tell = progress or (lambda fraction, text: None)
@@ -347,10 +345,10 @@ def track_f0(
         F0 in Hz (0 where the tracker gives none), whether it is voiced, and the confidence (0..1) of each frame.
 
     Raises:
-        FeatureError: if the rates differ, or the method's package is not installed.
+        ModelError: if the rates differ, or the method's package is not installed.
     """
     if sample_rate_hz != settings.sample_rate_hz:
-        raise FeatureError(
+        raise ModelError(
             f"the samples have {sample_rate_hz} Hz, the settings say {settings.sample_rate_hz} Hz; resample them first."
         )
     method, low_hz, high_hz = F0_METHODS[settings.f0_method], settings.f0_min_hz, settings.f0_max_hz

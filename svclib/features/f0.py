@@ -14,6 +14,7 @@ import numpy as np
 
 from svclib.audio import io as audio
 from svclib.audio import units
+from svclib.utils.errors import ModelError
 
 SAMPLE_RATE_HZ = 16000
 STEP_SAMPLES = 160  # 10 ms: CREPE's and pyin's step at 16 kHz
@@ -21,10 +22,6 @@ PIECE_S, HALO_S = 60, 2
 SILENCE_PEAK = 1e-3  # swift's own gate, used for all: below -60 dB of full scale there is no note
 QUIET_PEAK = 0.1  # recordings below -20 dB are brought up to it: the trackers lose voicing in what is quieter
 _JUMP = np.log(2.0) * 3 / 12  # 3 semitones within one step is a leap from one estimate to another, not a glide
-
-
-class FeatureError(ValueError):
-    """Measurements that cannot be made, or that do not fit together; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +55,7 @@ def _swift_model():
     try:
         import swift_f0
     except ImportError:
-        raise FeatureError(
+        raise ModelError(
             "F0 method 'swift' needs the package swift-f0: run `pip install swift-f0`, or choose the method 'pyin'."
         ) from None
     return swift_f0.SwiftF0(threads=1, spin=False)  # more threads gain nothing on a model this small

@@ -26,7 +26,8 @@ from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils import atomic_store, serialization
-from svclib.utils.serialization import InstrumentError, from_dict, strict_json, to_dict
+from svclib.utils.errors import ModelError
+from svclib.utils.serialization import from_dict, strict_json, to_dict
 
 # Settings class of every model kind; its build() makes the model.
 KINDS = {
@@ -159,21 +160,21 @@ def save(
         The path that was written.
 
     Raises:
-        InstrumentError: if the model is of no known kind, has a weight that is not a finite number, or if name,
+        ModelError: if the model is of no known kind, has a weight that is not a finite number, or if name,
             statistics or texts are such that the file would be refused.
     """
     path = Path(path)
     if path.suffix != ".zip":
-        raise InstrumentError(f"'{path.name}' cannot be an instrument's name; it has to end in .zip.")
+        raise ModelError(f"'{path.name}' cannot be an instrument's name; it has to end in .zip.")
     if not statistics:
-        raise InstrumentError("The dataset has no statistics; prepare it again, then export.")
+        raise ModelError("The dataset has no statistics; prepare it again, then export.")
     settings = model.settings
     if KINDS.get(settings.kind) is not type(settings):
-        raise InstrumentError(f"'{settings.kind}' is no kind of instrument; known: {', '.join(KINDS)}.")
+        raise ModelError(f"'{settings.kind}' is no kind of instrument; known: {', '.join(KINDS)}.")
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     bad = [k for k, v in tensors.items() if not bool(torch.isfinite(v).all())]
     if bad:
-        raise InstrumentError(f"The weights '{bad[0]}' are not finite numbers; choose an earlier checkpoint.")
+        raise ModelError(f"The weights '{bad[0]}' are not finite numbers; choose an earlier checkpoint.")
     others = {
         "weights.safetensors": safetensors.torch.save(tensors),
         "config.gin": config_text.encode(),
@@ -220,7 +221,7 @@ def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads 
         The instrument, its model in eval mode on the CPU with weights that take no gradient.
 
     Raises:
-        InstrumentError: naming the file, what is wrong with it, and what to do.
+        ModelError: naming the file, what is wrong with it, and what to do.
     """
     path = Path(path)
     with instrument_archive.guard(path), instrument_archive.Archive(path) as archive:
@@ -233,7 +234,7 @@ def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads 
             data = archive.read(member)
             said = members[member]
             if len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
-                raise InstrumentError(f"{member} is damaged (its checksum differs); download the file again.")
+                raise ModelError(f"{member} is damaged (its checksum differs); download the file again.")
             if member == "weights.safetensors":
                 tensors = instrument_archive.weights(data, expected)
         model = build_model(settings, features, raw["statistics"])
@@ -257,7 +258,7 @@ def list_folder(folder: str | Path) -> list[Listing]:
             with instrument_archive.guard(path), instrument_archive.Archive(path) as archive:
                 name, settings, _, raw = _description(strict_json(archive.read("instrument.json"), "instrument.json"))
             found.append(Listing(path, name, settings.kind, raw["info"], None, settings))
-        except InstrumentError as error:
+        except ModelError as error:
             found.append(Listing(path, path.stem, None, {}, str(error)))
     return found
 
@@ -309,27 +310,25 @@ _FIELDS = {
 def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
     """``instrument.json`` checked: (name, model settings, feature settings, the whole)."""
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        raise InstrumentError("its instrument.json is not one of svclib's.")
+        raise ModelError("its instrument.json is not one of svclib's.")
     version = raw.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
-        raise InstrumentError(f"it has format {version}, made by a newer svclib; update svclib to open it.")
+        raise ModelError(f"it has format {version}, made by a newer svclib; update svclib to open it.")
     serialization.check_fields(raw, _FIELDS, "instrument.json")
     if version != FORMAT_VERSION:
-        raise InstrumentError(f"format {version} was never made by svclib.")
+        raise ModelError(f"format {version} was never made by svclib.")
     if raw["kind"] not in KINDS:
-        raise InstrumentError(
-            f"its kind '{raw['kind'][:40]}' is unknown here; known: {', '.join(KINDS)}. Update svclib."
-        )
+        raise ModelError(f"its kind '{raw['kind'][:40]}' is unknown here; known: {', '.join(KINDS)}. Update svclib.")
     name = raw["name"]
     if not 0 < len(name) <= 120 or not name.isprintable():
-        raise InstrumentError("its name is empty, longer than 120 characters or not printable.")
+        raise ModelError("its name is empty, longer than 120 characters or not printable.")
     serialization.check_fields(raw["info"], _INFO, "info")
     serialization.check_plain(raw["info"], "info", items=4000)
     if raw["info"]["trained_steps"] < 0 or not all(isinstance(s, str) for s in raw["info"]["singers"]):
-        raise InstrumentError("info: trained_steps or singers are out of range.")
+        raise ModelError("info: trained_steps or singers are out of range.")
     serialization.check_fields(raw["info"]["f0"], {"method": str, "package": str, "version": str}, "info.f0")
     if not isinstance(raw["info"]["loss"].get("fft_sizes", []), list):
-        raise InstrumentError("info.loss: fft_sizes is not a list.")
+        raise ModelError("info.loss: fft_sizes is not a list.")
     serialization.check_statistics(raw["statistics"])
     serialization.check_fields(raw["members"], {m: dict for m in instrument_archive.MEMBERS[1:]}, "members")
     for member, said in raw["members"].items():
@@ -337,7 +336,7 @@ def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
     features = from_dict(FeatureSettings, raw["features"], "features")
     settings = from_dict(KINDS[raw["kind"]], raw["model"], "model")
     if settings.kind != raw["kind"]:
-        raise InstrumentError(f"model: kind is '{settings.kind}' but the instrument says '{raw['kind']}'.")
+        raise ModelError(f"model: kind is '{settings.kind}' but the instrument says '{raw['kind']}'.")
     return name, settings, features, raw
 
 
@@ -347,4 +346,4 @@ def _architecture(settings: Any, features: FeatureSettings, statistics: dict) ->
         with torch.device("meta"), layers.NoDraws():
             return build_model(settings, features, statistics).state_dict()
     except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError, KeyError) as error:
-        raise InstrumentError(f"model: these settings build no model ({str(error).splitlines()[0][:200]}).") from None
+        raise ModelError(f"model: these settings build no model ({str(error).splitlines()[0][:200]}).") from None

@@ -17,7 +17,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from svclib.utils.serialization import InstrumentError, strict_json
+from svclib.utils.errors import ModelError
+from svclib.utils.serialization import strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
 MAX_BYTES = {"instrument.json": 32 << 20, "weights.safetensors": 1 << 30, "config.gin": 1 << 18}
@@ -37,19 +38,19 @@ _PEERS = (
 
 @contextlib.contextmanager
 def guard(path: Path):
-    """Turn whatever reading a broken file raises into one :class:`InstrumentError` that names it."""
+    """Turn whatever reading a broken file raises into one :class:`ModelError` that names it."""
     try:
         yield
-    except InstrumentError as error:
+    except ModelError as error:
         text = "".join(c if c.isprintable() else "?" for c in str(error))
-        raise InstrumentError(f"'{path.name}' cannot be opened: {text}") from None
+        raise ModelError(f"'{path.name}' cannot be opened: {text}") from None
     except FileNotFoundError:
-        raise InstrumentError(f"There is no instrument '{path}'.") from None
+        raise ModelError(f"There is no instrument '{path}'.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
-        raise InstrumentError(f"'{path.name}' is damaged ({str(error)[:100].strip()}); download it again.") from None
+        raise ModelError(f"'{path.name}' is damaged ({str(error)[:100].strip()}); download it again.") from None
     except Exception as error:  # whatever else a stranger's file provokes
         why = "".join(c if c.isprintable() else "?" for c in str(error)[:200]) or type(error).__name__
-        raise InstrumentError(f"'{path.name}' cannot be read ({why}); download it again.") from None
+        raise ModelError(f"'{path.name}' cannot be read ({why}); download it again.") from None
 
 
 def pack(members: dict[str, bytes]) -> bytes:
@@ -77,7 +78,7 @@ class Archive:
 
     def __init__(self, path: Path):
         if path.is_dir():
-            raise InstrumentError("it is a folder; an instrument is one .zip file.")
+            raise ModelError("it is a folder; an instrument is one .zip file.")
         self.file = path.open("rb")
         self.sha256 = ""
         try:
@@ -105,7 +106,7 @@ class Archive:
             while block := member.read(1 << 16):
                 total += len(block)
                 if total > entry.file_size:
-                    raise InstrumentError(f"{name} is longer than it says.")
+                    raise ModelError(f"{name} is longer than it says.")
                 blocks.append(block)
         return b"".join(blocks)
 
@@ -113,21 +114,21 @@ class Archive:
         """Compare the seal with the bytes; also computes ``sha256``. A zip packed anew has no comment and no seal.
 
         Raises:
-            InstrumentError: if any byte differs, or the file is larger than its members explain.
+            ModelError: if any byte differs, or the file is larger than its members explain.
         """
         explained = sum(e.compress_size for e in self.entries.values()) + 4 * MAX_DIRECTORY_BYTES
         if self.n_bytes > explained:
-            raise InstrumentError(f"it has {self.n_bytes} bytes, more than its contents explain; download it again.")
+            raise ModelError(f"it has {self.n_bytes} bytes, more than its contents explain; download it again.")
         digest, left = hashlib.sha256(), self.n_bytes - len(self.comment)
         self.file.seek(0)
         while left > 0:
             block = self.file.read(min(left, 1 << 20))
             if not block:
-                raise InstrumentError("it is cut off; download it again.")
+                raise ModelError("it is cut off; download it again.")
             digest.update(block)
             left -= len(block)
         if self.comment and self.comment != (SEAL + digest.hexdigest()).encode():
-            raise InstrumentError("it is damaged (its seal differs from its contents); download it again.")
+            raise ModelError("it is damaged (its seal differs from its contents); download it again.")
         digest.update(self.comment)
         self.sha256 = digest.hexdigest()
 
@@ -136,31 +137,31 @@ def _check_end(file) -> tuple[int, bytes]:
     """Look at a zip's end record before zipfile reads a directory of any size: (file size, comment)."""
     size = file.seek(0, 2)
     if size == 0:
-        raise InstrumentError("it is empty (0 bytes); download it again, or wait until the Drive has loaded it.")
+        raise ModelError("it is empty (0 bytes); download it again, or wait until the Drive has loaded it.")
     if size > MAX_FILE_BYTES:
-        raise InstrumentError(f"it has {size / 1e6:.0f} MB; an instrument has at most {MAX_FILE_BYTES / 1e6:.0f} MB.")
+        raise ModelError(f"it has {size / 1e6:.0f} MB; an instrument has at most {MAX_FILE_BYTES / 1e6:.0f} MB.")
     file.seek(max(0, size - 65557))
     tail = file.read()
     file.seek(0)
     if file.read(4) != b"PK\x03\x04":
-        raise InstrumentError("it is not a zip file, so not an instrument; was something else saved under this name?")
+        raise ModelError("it is not a zip file, so not an instrument; was something else saved under this name?")
     at = len(tail) - 22 if tail[-22:-18] == b"PK\x05\x06" and tail[-2:] == b"\0\0" else tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < 22:
-        raise InstrumentError("it is cut off; download it again.")
+        raise ModelError("it is cut off; download it again.")
     disk, first, here, entries, n_directory, _, n_comment = struct.unpack("<4H2IH", tail[at + 4 : at + 22])
     if at + 22 + n_comment != len(tail):
-        raise InstrumentError("it has bytes after its end; download it again.")
+        raise ModelError("it has bytes after its end; download it again.")
     if disk or first or here != entries or tail[max(0, at - 20) : at][:4] == b"PK\x06\x07":
-        raise InstrumentError("it is a zip of a kind no instrument has (several parts, or zip64).")
+        raise ModelError("it is a zip of a kind no instrument has (several parts, or zip64).")
     if entries > MAX_ENTRIES or n_directory > MAX_DIRECTORY_BYTES:
-        raise InstrumentError(f"it holds {entries} files; an instrument holds {len(MEMBERS)}.")
+        raise ModelError(f"it holds {entries} files; an instrument holds {len(MEMBERS)}.")
     return size, tail[at + 22 :]
 
 
 def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
     names = [e.orig_filename for e in entries]
     if len(set(names)) != len(names):
-        raise InstrumentError("it holds two files of one name; download it again.")
+        raise ModelError("it holds two files of one name; download it again.")
     kept = [e for e in entries if not _IGNORED.search(e.orig_filename) and not e.orig_filename.endswith("/")]
     folders = {e.orig_filename.rpartition("/")[0] for e in kept}
     level = folders.pop() + "/" if len(folders) == 1 and "" not in folders else ""
@@ -169,22 +170,20 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
     for name in [n for n in found if n not in MEMBERS]:
         for peer, pattern in _PEERS:
             if any(re.search(pattern, n) for n in names):
-                raise InstrumentError(f"this is {peer}; it cannot be used here. Train an instrument of your own.")
-        raise InstrumentError(f"it holds {name[:60]!r}, which no instrument has; it was refused unread.")
+                raise ModelError(f"this is {peer}; it cannot be used here. Train an instrument of your own.")
+        raise ModelError(f"it holds {name[:60]!r}, which no instrument has; it was refused unread.")
     missing = [m for m in MEMBERS if m not in found]
     if missing:
-        raise InstrumentError(f"it holds no {missing[0]}, so it is not an instrument.")
+        raise ModelError(f"it holds no {missing[0]}, so it is not an instrument.")
     for name, entry in found.items():
         if entry.flag_bits & 0x1:
-            raise InstrumentError(f"{name} is encrypted; ask its maker for a plain one.")
+            raise ModelError(f"{name} is encrypted; ask its maker for a plain one.")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InstrumentError(
-                f"{name} is packed by method {entry.compress_type}; only stored and deflated are read."
-            )
+            raise ModelError(f"{name} is packed by method {entry.compress_type}; only stored and deflated are read.")
         if (entry.external_attr >> 16) & 0o170000 not in (0, 0o100000):
-            raise InstrumentError(f"{name} is a link or a device, not a file; it was refused unread.")
+            raise ModelError(f"{name} is a link or a device, not a file; it was refused unread.")
         if entry.file_size > MAX_BYTES[name] or entry.file_size > MAX_RATIO * max(entry.compress_size, 100):
-            raise InstrumentError(f"{name} would unpack to {entry.file_size} bytes, more than an instrument needs.")
+            raise ModelError(f"{name} would unpack to {entry.file_size} bytes, more than an instrument needs.")
     return found
 
 
@@ -194,11 +193,11 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
 def check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
     """Refuse a weights file smaller than the expected tensors, or larger by more than ``MAX_HEADER_BYTES``.
 
-    An InstrumentError names both sizes.
+    An ModelError names both sizes.
     """
     wanted = sum(t.numel() * t.element_size() for t in expected.values())
     if not wanted <= n_bytes <= wanted + MAX_HEADER_BYTES:
-        raise InstrumentError(
+        raise ModelError(
             f"weights.safetensors has {n_bytes} bytes where its settings need {wanted}: made for another model version."
         )
 
@@ -214,30 +213,30 @@ def weights(data: bytes, expected: dict[str, torch.Tensor]) -> dict[str, torch.T
         The file's tensors by name, all finite, on the CPU.
 
     Raises:
-        InstrumentError: if a name, type, shape or value is not as expected.
+        ModelError: if a name, type, shape or value is not as expected.
     """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
-        raise InstrumentError("weights.safetensors has no valid header.")
+        raise ModelError("weights.safetensors has no valid header.")
     header = strict_json(data[8 : 8 + length], "weights.safetensors")
     if not isinstance(header, dict) or set(header) != set(expected):
         odd = sorted(set(header) ^ set(expected))[0] if isinstance(header, dict) else "?"
-        raise InstrumentError(f"the weights '{odd[:80]}' are missing or too many: made for another model version.")
+        raise ModelError(f"the weights '{odd[:80]}' are missing or too many: made for another model version.")
     names = {torch.float32: "F32", torch.int64: "I64"}
     for name, entry in header.items():
         tensor = expected[name]
         if not isinstance(entry, dict) or entry.get("dtype") != names.get(tensor.dtype):
-            raise InstrumentError(f"the weights '{name[:80]}' are not float32.")
+            raise ModelError(f"the weights '{name[:80]}' are not float32.")
         if entry.get("shape") != list(tensor.shape):
-            raise InstrumentError(
+            raise ModelError(
                 f"the weights '{name[:80]}' have shape {str(entry.get('shape'))[:60]}, expected {list(tensor.shape)}: "
                 "made for another model version."
             )
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # SafetensorError is a bare Exception
-        raise InstrumentError(f"weights.safetensors cannot be read ({str(error)[:120]}).") from None
+        raise ModelError(f"weights.safetensors cannot be read ({str(error)[:120]}).") from None
     for name, tensor in tensors.items():
         if not math.isfinite(tensor.double().sum().item()) and not bool(torch.isfinite(tensor).all()):
-            raise InstrumentError(f"the weights '{name[:80]}' are not all finite numbers.")
+            raise ModelError(f"the weights '{name[:80]}' are not all finite numbers.")
     return tensors

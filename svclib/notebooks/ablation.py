@@ -14,7 +14,7 @@ from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run
 from svclib.notebooks.ablation_viewer import Card, Looking
 from svclib.training import api as training
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled
 
 MAX_RUNS = 8
 PROBES = (

@@ -10,7 +10,7 @@ from svclib.analysis import ablation, ablation_views, compare
 from svclib.analysis import html as page
 from svclib.analysis.plots import base as plots
 from svclib.notebooks import base as widgets
-from svclib.utils import atomic_store
+from svclib.utils.errors import StorageError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,9 +122,9 @@ class Looking:
         self.look.value = "metrics per step"  # which draws it
 
     def chosen(self) -> str:
-        """Label of the chosen run; StoreError if there is none yet."""
+        """Label of the chosen run; StorageError if there is none yet."""
         if self.a.value not in self.cards:
-            raise atomic_store.StoreError("There is no run yet; press Run first.")
+            raise StorageError("There is no run yet; press Run first.")
         return self.a.value
 
     def _runs_changed(self, wanted=None):
@@ -210,7 +210,7 @@ class Looking:
         if kind == "npz":
             path = compare.save_trace(folder, f"study {self.a.value}", card.sung.trace)
         elif self.view is None:
-            raise atomic_store.StoreError("Nothing is shown that could be saved; choose another view.")
+            raise StorageError("Nothing is shown that could be saved; choose another view.")
         elif kind == "CSV":
             path = compare.save_csv(folder, name, self.view.head, self.view.rows)
         else:

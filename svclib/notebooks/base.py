@@ -20,7 +20,7 @@ from IPython.display import HTML, display
 from svclib.analysis import html as page
 from svclib.audio import units
 from svclib.utils import filesystem
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled
 
 V8 = int(W.__version__.split(".")[0]) >= 8
 log = logging.getLogger("svclib")

@@ -16,6 +16,7 @@ from svclib.data.synthetic import singers
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.utils import atomic_store, config, download, workspace
+from svclib.utils.errors import DatasetError, TrainingError
 from svclib.utils.progress import Progress
 
 SINGER, MINUTES = "aria", 2.0
@@ -58,13 +59,13 @@ def recordings(
         ``(name of the dataset, recordings, a sentence that says what was used)``.
 
     Raises:
-        dataset.DatasetError: if a voice is not there (names those that are), or ``voice`` and ``source`` contradict
+        DatasetError: if a voice is not there (names those that are), or ``voice`` and ``source`` contradict
             each other, before anything is fetched.
     """
     said = ""
     if source:
         if len(names(voice)) > 1:
-            raise dataset.DatasetError(
+            raise DatasetError(
                 f"SOURCE is fetched into one voice, but VOICE is '{voice}'. Write one name, or leave SOURCE empty."
             )
         target = base.audio / atomic_store.safe_name(voice or "fetched")
@@ -72,7 +73,7 @@ def recordings(
         if not there or download.is_link(source) or Path(source).exists():
             own = download.place(source, target)
             if any(not path.is_relative_to(own) for path in there):
-                raise dataset.DatasetError(
+                raise DatasetError(
                     f"'{target}' has recordings already, and they are not those of SOURCE. Leave SOURCE empty to use "
                     "them, or write another name into VOICE for what is fetched."
                 )
@@ -89,7 +90,7 @@ def recordings(
     wanted = names(voice) or voices(base)[:1]
     missing = [name for name in wanted if name not in voices(base)]
     if missing:
-        raise dataset.DatasetError(
+        raise DatasetError(
             f"There are no recordings in '{base.audio / missing[0]}'. Voices there are: {', '.join(voices(base))}. "
             "Put recordings there, or write another name into VOICE."
         )
@@ -259,7 +260,7 @@ def train(
         cancelled=(lambda: state["long"] is not None) if asked else None,
     )
     if asked and state["long"] is not None and result.reason == "cancelled":
-        raise training.TrainingError(
+        raise TrainingError(
             f"There is no GPU here, and '{preset_name}' would need about {units.duration_text(state['long'])} on this "
             "CPU. Choose a GPU runtime or the preset ddsp_small, give MINUTES, or write ON_CPU = True to go on anyway."
         )

@@ -16,6 +16,7 @@ from svclib.notebooks import first_run
 from svclib.notebooks.prepare import open_folder, shown_progress, summary_html
 from svclib.training import api as training
 from svclib.utils import config
+from svclib.utils.errors import ConfigError
 
 __all__ = [
     "CheckpointPanel",
@@ -58,7 +59,7 @@ class PresetPanel(widgets.Panel):
         for name in dict.fromkeys([*config.preset_names(), wanted]):
             try:
                 problem = training.fits(data.settings, first_run.preset(name))
-            except config.ConfigError as error:
+            except ConfigError as error:
                 problem = str(error)
             if problem is None:
                 fitting.append(name)

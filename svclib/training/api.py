@@ -17,7 +17,7 @@ from svclib.data.dataset import Dataset, nearby
 from svclib.data.recordings import only_held_out
 from svclib.models import instrument
 from svclib.training import device as machine
-from svclib.training.checkpoint_format import TrainingError, now
+from svclib.training.checkpoint_format import now
 from svclib.training.checkpoints import CheckpointInfo, listing, load_model
 from svclib.training.device import PRECISIONS, Status, StopRequest, device_sentence
 from svclib.training.resume import fits, pinned
@@ -25,10 +25,10 @@ from svclib.training.run_lock import Lease
 from svclib.training.run_log import curves, previews
 from svclib.training.trainer import Trainer
 from svclib.utils import atomic_store, config, validation
+from svclib.utils.errors import TrainingError
 
 __all__ = [
     "Status",
-    "TrainingError",
     "TrainingSettings",
     "checkpoints",
     "curves",
@@ -257,7 +257,7 @@ def export(
         The file; ``NAME 2.zip`` where the name was taken and ``overwrite`` is False.
 
     Raises:
-        TrainingError, InstrumentError: if there is no such checkpoint or it cannot be an instrument.
+        TrainingError, ModelError: if there is no such checkpoint or it cannot be an instrument.
     """
     model, record = load_model(run, which)
     if vocoder is not None:

@@ -19,6 +19,7 @@ import torch
 from svclib import __version__
 from svclib.models import instrument
 from svclib.utils import atomic_store
+from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import to_dict
 
 FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
@@ -33,10 +34,6 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-
-
-class TrainingError(ValueError):
-    """A training that cannot start or go on; the message says what is kept and what to do."""
 
 
 @dataclasses.dataclass

@@ -21,8 +21,9 @@ from torch import nn
 
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
-from svclib.training.checkpoint_format import Checkpoint, TrainingError, now, pack, unpack
+from svclib.training.checkpoint_format import Checkpoint, now, pack, unpack
 from svclib.utils import atomic_store, filesystem
+from svclib.utils.errors import StorageError, TrainingError
 from svclib.utils.serialization import from_dict
 
 PREFIXES = {"last": "ck", "best": "best", "history": "history"}
@@ -74,7 +75,7 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
         The committed file, as :func:`listing` gives it.
 
     Raises:
-        store.StoreError: if it cannot be kept; every earlier file is untouched.
+        StorageError: if it cannot be kept; every earlier file is untouched.
     """
     if kind != "last":
         record = {k: v for k, v in checkpoint.record.items() if k not in ("optimizer", "scaler")}
@@ -220,7 +221,7 @@ def run_identity(run: str | Path) -> dict:
     path = Path(run) / "run.json"
     try:
         found = atomic_store.read_json(path) if atomic_store.exists(path) else {}
-    except atomic_store.StoreError as error:
+    except StorageError as error:
         if error.errno is not None:  # the disk failed, the file may be well
             raise
         found = None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from svclib.training.checkpoint_format import TrainingError
+from svclib.utils.errors import TrainingError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 

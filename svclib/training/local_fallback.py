@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from svclib.training import checkpoints
-from svclib.training.checkpoint_format import Checkpoint, TrainingError
+from svclib.training.checkpoint_format import Checkpoint
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.filesystem import StoreError
+from svclib.utils.errors import StorageError, TrainingError
 
 
 def folder_of(run: str | Path) -> Path:
@@ -48,7 +48,7 @@ def come_home(run: str | Path, run_id: str) -> list[str]:
         File names of the checkpoints that were brought, oldest first.
 
     Raises:
-        store.StoreError: if the run's folder cannot be written; everything is where it was, then.
+        StorageError: if the run's folder cannot be written; everything is where it was, then.
     """
     if not filesystem.is_ours(folder_of(run)):
         return []
@@ -64,7 +64,7 @@ def come_home(run: str | Path, run_id: str) -> list[str]:
                 target, lambda part, data=data: atomic_store.commit_bytes(part, data), said
             )
             if placed.info["sha256"] != info.marked.info["sha256"]:
-                raise StoreError(f"'{target}' reads back differently from '{info.path}'.")
+                raise StorageError(f"'{target}' reads back differently from '{info.path}'.")
         atomic_store.remove_marked(info.marked)
         brought.append(info.path.name)
     return brought
@@ -111,7 +111,7 @@ class Keeper:
     def keep(self, checkpoint: Checkpoint) -> None:
         """Commit a checkpoint to go on from, wherever that is possible.
 
-        If it is possible nowhere, a StoreError says why the run's folder cannot be written.
+        If it is possible nowhere, a StorageError says why the run's folder cannot be written.
         """
         try:
             self.come_home()
@@ -153,5 +153,5 @@ def _made(shelter: Path) -> Path:
     """The folder, made for this user alone."""
     shelter.parent.mkdir(mode=0o700, exist_ok=True)
     if not filesystem.is_ours(shelter.parent):
-        raise StoreError(f"'{shelter.parent}' belongs to somebody else; delete it or set TMPDIR to another folder.")
+        raise StorageError(f"'{shelter.parent}' belongs to somebody else; delete it or set TMPDIR to another folder.")
     return shelter

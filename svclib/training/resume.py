@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from svclib.training import local_fallback, run_log
-from svclib.training.checkpoint_format import Checkpoint, TrainingError, describe_preset, new_record, restore_optimizer
+from svclib.training.checkpoint_format import Checkpoint, describe_preset, new_record, restore_optimizer
 from svclib.training.checkpoints import listing, newest, run_identity
 from svclib.utils import config, filesystem
+from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import from_dict, to_dict
 
 LOOK_AGAIN_S = 2.0

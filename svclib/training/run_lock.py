@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from svclib.training.checkpoint_format import TrainingError, now
+from svclib.training.checkpoint_format import now
 from svclib.utils import atomic_store, filesystem
+from svclib.utils.errors import TrainingError
 
 HEARTBEAT_S = 20.0
 WATCH_S = 28.0

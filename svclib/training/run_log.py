@@ -43,7 +43,7 @@ class Log:
         """Append what waits.
 
         Raises:
-            store.StoreError: if it cannot be written; the lines keep waiting.
+            StorageError: if it cannot be written; the lines keep waiting.
         """
         self._flushed = time.monotonic()
         if self.spare is not None and (parked := atomic_store.read_lines(self.spare)):
@@ -209,7 +209,7 @@ class Board:
         """Bring the run's copy up to date.
 
         Raises:
-            store.StoreError: if it cannot be written.
+            StorageError: if it cannot be written.
         """
         if self.local:
             self.writer.flush()

@@ -15,9 +15,9 @@ from svclib.data.dataset import Dataset
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.training import run_log
-from svclib.training.checkpoint_format import TrainingError
 from svclib.training.checkpoints import listing, newest, run_identity
 from svclib.utils import atomic_store, config
+from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import to_dict
 
 

@@ -16,10 +16,11 @@ from svclib.models.instrument import loss_definition
 from svclib.training import device as machine
 from svclib.training import local_fallback, resume, run_log
 from svclib.training import validate as validation
-from svclib.training.checkpoint_format import Checkpoint, TrainingError, new_record, now, optimizer_tensors
+from svclib.training.checkpoint_format import Checkpoint, new_record, now, optimizer_tensors
 from svclib.training.checkpoints import history_due, save
 from svclib.training.device import Status
 from svclib.utils import rng
+from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import to_dict
 
 RETRY_S = 30.0

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from svclib.utils import filesystem
+from svclib.utils.errors import StorageError
 from svclib.utils.files import (
     CHUNK_BYTES,
     exists,
@@ -32,10 +33,10 @@ from svclib.utils.files import (
     sha256_file,
     size_of,
 )
-from svclib.utils.filesystem import PART_PREFIX, StoreError, again, free_space_check, host_name, told
+from svclib.utils.filesystem import PART_PREFIX, again, free_space_check, host_name, told
 from svclib.utils.workspace import Base, base_folder, on_colab
 
-__all__ = ["Base", "StoreError", "base_folder", "free_space_check", "on_colab"]
+__all__ = ["Base", "base_folder", "free_space_check", "on_colab"]
 __all__ += ["exists", "names", "read_bytes", "read_json", "read_lines", "safe_name", "sha256_file", "size_of"]
 
 MARKER_SUFFIX = ".ok.json"
@@ -55,7 +56,7 @@ def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
         ``path``.
 
     Raises:
-        StoreError: if it cannot be written; what was at ``path`` is untouched.
+        StorageError: if it cannot be written; what was at ``path`` is untouched.
     """
     path = Path(path)
     again(path, lambda: _commit(path, write, lambda part: filesystem.active.replace(part, path)))
@@ -192,11 +193,11 @@ def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None
         The payload with all that its marker says.
 
     Raises:
-        StoreError: if the name is already committed, or the payload cannot be written or reads back differently.
+        StorageError: if the name is already committed, or the payload cannot be written or reads back differently.
     """
     path = Path(path)
     if exists(marker_path(path)):
-        raise StoreError(f"'{path.name}' is already committed in '{path.parent}'; choose a new name.", errno.EEXIST)
+        raise StorageError(f"'{path.name}' is already committed in '{path.parent}'; choose a new name.", errno.EEXIST)
     written: list[str] = []
 
     def write_and_hash(part: Path) -> None:
@@ -205,7 +206,7 @@ def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None
 
     commit_file(path, write_and_hash)
     if sha256_file(path) != written[0]:
-        raise StoreError(f"'{path}' reads back differently from what was written; the disk or the mount is not well.")
+        raise StorageError(f"'{path}' reads back differently from what was written; the disk or the mount is not well.")
     marker = {**(info or {}), "bytes": size_of(path), "sha256": written[0]}
     write_json(marker_path(path), marker)
     return Marked(path, marker)
@@ -308,7 +309,7 @@ def _place_new(part: Path, path: Path) -> Path:
             return target
         except FileExistsError:
             continue
-    raise StoreError(f"There are too many files called '{path.name}' in '{path.parent}'; move some away.")
+    raise StorageError(f"There are too many files called '{path.name}' in '{path.parent}'; move some away.")
 
 
 def _look(path: Path) -> Marked:
@@ -317,7 +318,7 @@ def _look(path: Path) -> Marked:
         if not exists(marker):
             return Marked(path, {}, "it has no marker: its writing was not finished, or it was copied here alone")
         info, size = read_json(marker), size_of(path)
-    except StoreError as error:
+    except StorageError as error:
         return Marked(path, {}, "its marker is damaged" if error.errno is None else f"its marker: {error}")
     if not isinstance(info, dict) or not isinstance(info.get("bytes"), int) or not isinstance(info.get("sha256"), str):
         return Marked(path, {}, "its marker is damaged")

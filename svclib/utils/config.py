@@ -18,6 +18,7 @@ from typing import Any
 
 import gin
 from gin import config_parser
+from svclib.utils.errors import ConfigError
 
 MAX_CHARACTERS = 200_000
 _HEADER = "from __gin__ import dynamic_registration"
@@ -36,13 +37,6 @@ _HOMES = {
 # Spellings of earlier versions, read with a warning.
 _FORMER = {f"svclib.{name}": f"{home}.{name}" for name, home in _HOMES.items() if home != "svclib"}
 _FORMER["svclib.contentvec"] = "svclib.features.content_features"
-
-
-class ConfigError(ValueError):
-    """A preset that cannot be used; the message names the file, the line and the remedy."""
-
-    def __init__(self, text: str):
-        super().__init__("".join(c if c.isprintable() else "?" for c in text))
 
 
 @gin.configurable

@@ -13,8 +13,8 @@ import urllib.parse
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from svclib.audio.containers import AudioError
 from svclib.utils import atomic_store, unzip
+from svclib.utils.errors import AudioError
 from svclib.utils.unzip import RECORD_NAME, Progress
 
 _CHUNK_BYTES = 1 << 20

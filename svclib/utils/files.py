@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from svclib.utils import filesystem
-from svclib.utils.filesystem import StoreError, again, told
+from svclib.utils.errors import StorageError
+from svclib.utils.filesystem import again, told
 
 CHUNK_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
@@ -28,7 +29,7 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def size_of(path: str | Path) -> int | None:
-    """Size of a file in bytes, None where there is none; StoreError if the disk or the Drive does not answer."""
+    """Size of a file in bytes, None where there is none; StorageError if the disk or the Drive does not answer."""
     path = Path(path)
     with told(path, "read"):
         try:
@@ -53,21 +54,21 @@ def names(folder: str | Path) -> list[str]:
 
 
 def read_json(path: str | Path) -> Any:
-    """The value in a JSON file; StoreError if it is missing, larger than 64 MB or not JSON (NaN is not)."""
+    """The value in a JSON file; StorageError if it is missing, larger than 64 MB or not JSON (NaN is not)."""
     path = Path(path)
     if (size_of(path) or 0) > MAX_JSON_BYTES:
-        raise StoreError(f"'{path}' is larger than 64 MB: this is no JSON file of svclib's.")
+        raise StorageError(f"'{path}' is larger than 64 MB: this is no JSON file of svclib's.")
     data = read_bytes(path)
     try:
         return json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"'{path}' is not whole JSON ({error}); it was damaged or not written by svclib.") from None
+        raise StorageError(f"'{path}' is not whole JSON ({error}); it was damaged or not written by svclib.") from None
 
 
 def read_lines(path: str | Path) -> list[dict]:
     """The objects of a log made by ``store.append_lines``; torn lines are left out, a missing file is an empty log.
 
-    Raises :class:`StoreError` if there is a log and it cannot be read.
+    Raises :class:`StorageError` if there is a log and it cannot be read.
     """
     path = Path(path)
     if not exists(path):

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from svclib.utils.errors import StorageError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -26,14 +28,6 @@ PART_PREFIX = ".part-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TRANSIENT = (errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR, errno.ENOSYS, errno.EBADF, errno.EPERM)
-
-
-class StoreError(OSError, ValueError):
-    """A file that could not be kept or read; the message names it and says what to do. ``errno`` is the system's."""
-
-    def __init__(self, message: str, number: int | None = None):
-        super().__init__(message)
-        self.errno = number
 
 
 class Disk:
@@ -100,11 +94,11 @@ active = Disk()
 def free_space_check(folder: str | Path, needed_bytes: int) -> None:
     """Make sure a folder's disk has room (advisory on Drive, where the number is the machine's).
 
-    The folder need not exist yet. Without room a :class:`StoreError` tells the megabytes needed and free.
+    The folder need not exist yet. Without room a :class:`StorageError` tells the megabytes needed and free.
     """
     free = shutil.disk_usage(_existing(Path(folder))).free
     if free < needed_bytes:
-        raise StoreError(
+        raise StorageError(
             f"Not enough space in '{folder}': {needed_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free. "
             f"{_space_advice(Path(folder))}",
             errno.ENOSPC,
@@ -144,7 +138,7 @@ def told(path: Path, verb: str = "write"):
     """Turn the system's errors into a sentence that names the file and the remedy."""
     try:
         yield
-    except StoreError:
+    except StorageError:
         raise
     except OSError as error:
         if isinstance(error.filename, str) and not Path(error.filename).name.startswith(PART_PREFIX):
@@ -163,7 +157,7 @@ def told(path: Path, verb: str = "write"):
             )
         else:
             text = f"Could not {verb} '{path}': {error.strerror or error}."
-        raise StoreError(text, error.errno) from error
+        raise StorageError(text, error.errno) from error
 
 
 def sentence(error: Exception) -> str:

@@ -5,14 +5,9 @@ Everywhere ``progress(fraction, text)`` takes 0..1 and words for a person, and `
 
 from collections.abc import Callable
 
+from svclib.utils.errors import Cancelled
+
 Progress = Callable[[float, str], None]
-
-
-class Cancelled(ValueError):
-    """The caller's ``cancelled()`` said so; nothing unfinished was returned or written."""
-
-    def __init__(self, message: str = "It was cancelled; nothing was written."):
-        super().__init__(message)
 
 
 def stop_if(cancelled: Callable[[], bool] | None) -> bool:

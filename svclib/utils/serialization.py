@@ -11,20 +11,18 @@ import types
 import typing
 from typing import Any
 
+from svclib.utils.errors import ModelError
+
 MAX_KEYS, MAX_ITEMS = 100_000, 2_000_000  # of untrusted JSON, counted before it is parsed
-
-
-class InstrumentError(ValueError):
-    """An instrument that cannot be used or made; the message names the file, what is wrong and what to do."""
 
 
 def strict_json(data: bytes, where: str) -> Any:
     """Parse JSON in UTF-8 and refuse too many values, duplicate keys, NaN and infinities, huge numbers, deep nesting.
 
-    An InstrumentError names ``where``.
+    An ModelError names ``where``.
     """
     if data.count(b":") > MAX_KEYS or data.count(b",") > MAX_ITEMS:
-        raise InstrumentError(f"{where} holds more values than anything of svclib's.")
+        raise ModelError(f"{where} holds more values than anything of svclib's.")
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -35,7 +33,7 @@ def strict_json(data: bytes, where: str) -> Any:
         )
     except (ValueError, RecursionError) as error:
         text = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
-        raise InstrumentError(f"{where} is not plain JSON ({text}).") from None
+        raise ModelError(f"{where} is not plain JSON ({text}).") from None
 
 
 def _unique_keys(pairs: list) -> dict:
@@ -67,17 +65,17 @@ def check_fields(value: Any, fields: dict[str, Any], where: str) -> None:
         where: What it is part of, for the message.
 
     Raises:
-        InstrumentError: naming the key.
+        ModelError: naming the key.
     """
     if not isinstance(value, dict):
-        raise InstrumentError(f"{where} is not a table of values.")
+        raise ModelError(f"{where} is not a table of values.")
     for key in value.keys() - fields.keys():
-        raise InstrumentError(f"{where}: unknown key '{key[:60]}'.")
+        raise ModelError(f"{where}: unknown key '{key[:60]}'.")
     for key, kinds in fields.items():
         if key not in value:
-            raise InstrumentError(f"{where}: '{key}' is missing.")
+            raise ModelError(f"{where}: '{key}' is missing.")
         if not isinstance(value[key], kinds) or isinstance(value[key], bool):
-            raise InstrumentError(f"{where}: '{key}' is a {type(value[key]).__name__}, which does not belong there.")
+            raise ModelError(f"{where}: '{key}' is a {type(value[key]).__name__}, which does not belong there.")
 
 
 def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
@@ -93,22 +91,22 @@ def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
         How many values there are.
 
     Raises:
-        InstrumentError: naming ``where``.
+        ModelError: naming ``where``.
     """
     count = 1
     if depth == 0:
-        raise InstrumentError(f"{where} is nested too deeply.")
+        raise ModelError(f"{where} is nested too deeply.")
     if isinstance(value, str) and len(value) > 20000:
-        raise InstrumentError(f"{where} holds a text of {len(value)} characters.")
+        raise ModelError(f"{where} holds a text of {len(value)} characters.")
     if isinstance(value, dict):
         if any(len(k) > 200 or not k.isprintable() for k in value):
-            raise InstrumentError(f"{where} has a key that is not a name.")
+            raise ModelError(f"{where} has a key that is not a name.")
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
             count += check_plain(item, where, items, depth - 1)
             if count > items:
-                raise InstrumentError(f"{where} holds more than {items} values.")
+                raise ModelError(f"{where} holds more than {items} values.")
     return count
 
 
@@ -121,38 +119,38 @@ def check_statistics(value: Any, where: str = "statistics", singers: bool = True
         singers: Whether ``singers`` has to hold such statistics of every voice.
 
     Raises:
-        InstrumentError: naming the key.
+        ModelError: naming the key.
     """
     check_plain(value, where, items=MAX_ITEMS, depth=7)
     if not isinstance(value, dict):
-        raise InstrumentError(f"{where} is not a table of values.")
+        raise ModelError(f"{where} is not a table of values.")
     for table in ("f0_midi", "loudness_db"):
         _check_numbers(value.get(table), f"{where}.{table}")
     quantiles = value.get("loudness_quantiles_db")
     if not isinstance(quantiles, list) or not all(type(q) in (int, float) for q in quantiles):
-        raise InstrumentError(f"{where}.loudness_quantiles_db is not a list of numbers.")
+        raise ModelError(f"{where}.loudness_quantiles_db is not a list of numbers.")
     if quantiles != sorted(quantiles):
-        raise InstrumentError(f"{where}.loudness_quantiles_db does not rise.")
+        raise ModelError(f"{where}.loudness_quantiles_db does not rise.")
     if singers:
         if not isinstance(value.get("singers"), dict):
-            raise InstrumentError(f"{where}.singers is missing.")
+            raise ModelError(f"{where}.singers is missing.")
         for name, one in value["singers"].items():
             check_statistics(one, f"{where}.singers.{name[:40]}", singers=False)
 
 
 def _check_numbers(table: Any, where: str) -> None:
     if not isinstance(table, dict):
-        raise InstrumentError(f"{where} is missing.")
+        raise ModelError(f"{where} is missing.")
     for key, value in table.items():
         if key == "histogram":
             edges, seconds = (value.get("edges_midi"), value.get("seconds")) if isinstance(value, dict) else (0, 0)
             lists = isinstance(edges, list) and isinstance(seconds, list)
             if not lists or not all(type(x) in (int, float) for x in edges + seconds):
-                raise InstrumentError(f"{where}.histogram is not two lists of numbers.")
+                raise ModelError(f"{where}.histogram is not two lists of numbers.")
             if len(edges) != len(seconds) + 1 and edges + seconds:
-                raise InstrumentError(f"{where}.histogram: {len(edges)} edges do not fit {len(seconds)} values.")
+                raise ModelError(f"{where}.histogram: {len(edges)} edges do not fit {len(seconds)} values.")
         elif value is not None and type(value) not in (int, float):
-            raise InstrumentError(f"{where}.{key} is no number.")
+            raise ModelError(f"{where}.{key} is no number.")
 
 
 def to_dict(value: Any) -> Any:
@@ -176,22 +174,22 @@ def from_dict(cls: type, data: Any, where: str) -> Any:
         An instance of ``cls``.
 
     Raises:
-        InstrumentError: naming the key, what it is and what it has to be, or with the class's own sentence on ranges.
+        ModelError: naming the key, what it is and what it has to be, or with the class's own sentence on ranges.
     """
     if not isinstance(data, dict):
-        raise InstrumentError(f"{where} is not a table of settings.")
+        raise ModelError(f"{where} is not a table of settings.")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls) if f.init]
     for key in data:
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise InstrumentError(f"{where}: unknown setting '{key[:60]}'.{hint}")
+            raise ModelError(f"{where}: unknown setting '{key[:60]}'.{hint}")
     values = {key: _typed(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     try:
         return cls(**values)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
-        raise InstrumentError(f"{where}: {error}") from None
+        raise ModelError(f"{where}: {error}") from None
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
@@ -212,4 +210,4 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is str and type(value) is str and len(value) <= 200 and value.isprintable():
         return value
-    raise InstrumentError(f"{where} is {str(value)[:40]!r}, which is no {getattr(hint, '__name__', hint)} in range.")
+    raise ModelError(f"{where} is {str(value)[:40]!r}, which is no {getattr(hint, '__name__', hint)} in range.")

@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from svclib.audio.containers import AudioError
 from svclib.utils import atomic_store
+from svclib.utils.errors import AudioError, StorageError
 
 Progress = Callable[[float, str], None]
 
@@ -44,7 +44,7 @@ def unpack(archive: str | Path, into: str | Path, progress: Progress | None = No
     Raises:
         AudioError: if an entry points outside the folder, is a link, is encrypted or damaged, if the checksum is
             another one, or if the folder holds anything that did not come from this zip.
-        store.StoreError: if there is no room, or a file cannot be written.
+        StorageError: if there is no room, or a file cannot be written.
     """
     archive, into = Path(archive), Path(into)
     tell = progress or (lambda fraction, what: None)
@@ -71,7 +71,7 @@ def unpack(archive: str | Path, into: str | Path, progress: Progress | None = No
     except (AudioError, *_DAMAGED, OSError) as error:
         if into.is_dir() and [path.name for path in into.iterdir()] == [RECORD_NAME]:  # of it there is nothing
             atomic_store.remove(into / RECORD_NAME)
-        if isinstance(error, (AudioError, atomic_store.StoreError)):
+        if isinstance(error, (AudioError, StorageError)):
             raise
         why = _shown(str(error)) or type(error).__name__
         raise AudioError(f"{archive.name} cannot be unpacked ({why}). Make it again, without a password.") from None

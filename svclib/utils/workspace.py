@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from svclib.utils import filesystem
+from svclib.utils.errors import StorageError
 
 DRIVE = filesystem.DRIVE_MOUNT / "MyDrive"
 
@@ -52,7 +53,7 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
         Absolute paths of the folder and of all its parts.
 
     Raises:
-        disk.StoreError: if Drive is not mounted or the folder cannot be written. Nothing is made under an absent mount.
+        StorageError: if Drive is not mounted or the folder cannot be written. Nothing is made under an absent mount.
     """
     if base is not None:
         root = Path(base).expanduser()
@@ -64,7 +65,7 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
     root = Path(os.path.abspath(root))
     on_drive = root.is_relative_to(filesystem.DRIVE_MOUNT)
     if on_drive and not DRIVE.is_dir():
-        raise filesystem.StoreError(
+        raise StorageError(
             f"Google Drive is not mounted, so '{root}' cannot be used. Mount it (the folder symbol at the left, then "
             "'Mount Drive') and run this cell again, or choose a local folder such as /content/svclib."
         )
@@ -86,9 +87,9 @@ def _mount_drive() -> None:
 
         drive.mount(str(filesystem.DRIVE_MOUNT))
     except Exception as error:  # the person declined, or the service failed: both end in one sentence
-        raise filesystem.StoreError(
+        raise StorageError(
             f"Google Drive could not be mounted ({error}). Run the cell again and allow access, or use a local folder "
             "(its files vanish with the Colab machine)."
         ) from error
     if not DRIVE.is_dir():
-        raise filesystem.StoreError("Google Drive was not mounted. Run the cell again, or use a local folder.")
+        raise StorageError("Google Drive was not mounted. Run the cell again, or use a local folder.")

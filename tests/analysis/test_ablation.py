@@ -14,20 +14,13 @@ from test_diffusion import CONTRACT, FEATURES, STATISTICS, tiny, tune
 
 from svclib.analysis import ablation, compare, projection, step_metrics, trace
 from svclib.analysis import recorder as capture
-from svclib.analysis.interventions import (
-    Excerpt,
-    Intervention,
-    StudyError,
-    build_condition,
-    cut_excerpt,
-    dropout_warning,
-)
+from svclib.analysis.interventions import Excerpt, Intervention, build_condition, cut_excerpt, dropout_warning
 from svclib.conversion.pipeline import Controls
 from svclib.conversion.song import Song
 from svclib.features.extract import Features
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.schedule import Schedule
-from svclib.utils import progress
+from svclib.utils.errors import Cancelled, ConversionError
 
 SCHEDULE = Schedule()
 SPREAD = 0.3
@@ -198,7 +191,7 @@ def test_swapped_with_itself_nothing_changes_and_with_another_only_that(model, p
     sung = ablation.run(model, own, [Intervention("melody", "swap", 12)], **OPTIONS)
     np.testing.assert_allclose(sung.trace.conditions["f0_hz"], 2 * own.f0_hz)  # what is drawn is what was asked
     np.testing.assert_array_equal(sung.trace.x_t[0], plain.trace.x_t[0])
-    with pytest.raises(StudyError, match="at least as long"):
+    with pytest.raises(ConversionError, match="at least as long"):
         build_condition(model, other, [Intervention("content", "swap", other=own)])
 
 
@@ -222,7 +215,7 @@ def test_a_probe_in_a_real_run_changes_no_bit_and_no_feature(model, plain):
 
 def test_a_run_can_be_stopped_and_bad_wishes_are_sentences(model):
     seen = []
-    with pytest.raises(progress.Cancelled):
+    with pytest.raises(Cancelled):
         ablation.run(model, asked_of(), cancelled=lambda: len(seen) > 2, progress=lambda *a: seen.append(a), **OPTIONS)
     assert len(seen) == 3  # nothing after it
     for words, bad in (
@@ -290,7 +283,7 @@ def test_a_stretch_is_a_cut_of_the_song():
     np.testing.assert_allclose(made.f0_hz, 2 * f0_hz[100:225], rtol=1e-4)
     np.testing.assert_array_equal(made.source_f0_hz, f0_hz[100:225])
     assert len(cut_excerpt(song, None, 6.0, 2.0, Controls(use_loudness_statistics=False))) == 25
-    with pytest.raises(StudyError, match="holds nothing"):
+    with pytest.raises(ConversionError, match="holds nothing"):
         cut_excerpt(song, None, 7.0, 2.0, Controls())
 
 
@@ -306,7 +299,7 @@ def test_the_step_matrix_in_closed_form():
     np.testing.assert_allclose(made, want, atol=0.03)
     np.testing.assert_array_equal(made, made.T)
     assert (np.diag(made) == 0).all()
-    with pytest.raises(StudyError, match="x0_hat or x_t"):
+    with pytest.raises(ConversionError, match="x0_hat or x_t"):
         compare.step_matrix(of_levels(levels), "eps")
 
 
@@ -314,7 +307,7 @@ def test_differences_have_a_sign():
     a, b = np.zeros((2, 3)), np.full((2, 3), 2.5)
     np.testing.assert_array_equal(compare.difference_db(a, b), np.full((2, 3), 2.5))
     np.testing.assert_array_equal(compare.difference_db(b, a), -compare.difference_db(a, b))
-    with pytest.raises(StudyError, match="bin by bin"):
+    with pytest.raises(ConversionError, match="bin by bin"):
         compare.difference_db(a, b[:, :2])
 
 
@@ -335,7 +328,7 @@ def test_decision_times_in_closed_form():
     np.testing.assert_array_equal(found.step, projection.decision_times(of_levels(levels), 3.1))
     levels[5, 0, 0] += 9.0  # it moved away again
     assert compare.decision(of_levels(levels), 3.1).step[0, 0] == 6
-    with pytest.raises(StudyError, match="above 0"):
+    with pytest.raises(ConversionError, match="above 0"):
         compare.decision(of_levels(levels), 0)
 
 
@@ -348,7 +341,7 @@ def test_layer_maps_in_closed_form():
     assert names == ["noise 2", "noise 10"]
     np.testing.assert_allclose(level, [[3, 3, 3], [6, 6, 6]])
     np.testing.assert_allclose(compare.layer_map(made, "condition")[1], [[0, 0, 2]])
-    with pytest.raises(StudyError, match="no features"):
+    with pytest.raises(ConversionError, match="no features"):
         compare.layer_map(of_levels(np.zeros((3, 40, 4))))
 
 

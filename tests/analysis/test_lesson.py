@@ -32,7 +32,7 @@ from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave import model as diffwave
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.training import api as training
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, ConversionError
 
 CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 7600.0)
 FEATURES = FeatureSettings(sample_rate_hz=16000, hop_samples=256, mel=CONTRACT)
@@ -138,13 +138,13 @@ def test_a_full_lesson_stays_below_10_mb_by_the_rough_measure():
     small = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
     assert "will have about" in lesson.check_size(lesson.estimate_bytes(5.0, 50, small))
     large = MelContract()  # 128 mels at 44.1 kHz
-    with pytest.raises(lesson.LessonError, match="shorter stretch"):
+    with pytest.raises(ConversionError, match="shorter stretch"):
         lesson.check_size(lesson.estimate_bytes(20.0, 50, large))
     assert lesson.max_seconds(50, small) > 5 > lesson.max_seconds(50, large) > 3
     for contract in (small, large):
         fits_s = lesson.max_seconds(50, contract)
         lesson.check_size(lesson.estimate_bytes(fits_s, 50, contract))
-        with pytest.raises(lesson.LessonError, match=rf"up to {fits_s:g} s fit here\) or fewer"):
+        with pytest.raises(ConversionError, match=rf"up to {fits_s:g} s fit here\) or fewer"):
             lesson.check_size(lesson.estimate_bytes(fits_s + 0.11, 50, contract), fits_s)
 
 
@@ -159,15 +159,15 @@ def test_every_word_is_explained_and_every_task_has_an_event():
 
 def test_refusals(voice, song_path):
     song = pipeline.load_song(song_path, FEATURES)
-    with pytest.raises(lesson.LessonError, match="does not sing step by step"):
+    with pytest.raises(ConversionError, match="does not sing step by step"):
         lesson.from_file(types.SimpleNamespace(kind="ddsp", name="x"), song_path)
-    with pytest.raises(lesson.LessonError, match="from 8 to 1000"):
+    with pytest.raises(ConversionError, match="from 8 to 1000"):
         lesson.make(voice, song, steps=4)
     with pytest.raises(ValueError, match="holds nothing"):
         lesson.make(voice, song, 100.0)
     with pytest.raises(Cancelled):
         lesson.make(voice, song, cancelled=lambda: True)
-    with pytest.raises(lesson.LessonError, match="MB"):
+    with pytest.raises(ConversionError, match="MB"):
         lesson.from_file(voice, song_path, seconds=60.0)
 
 
@@ -249,11 +249,11 @@ def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
     run = lesson_wave.six_steps(vocoder.model, 0, asked=asked)[0]
     made = diffwave_uses.vocode(vocoder.model, asked.log_mel, features.mel, fast=False)
     np.testing.assert_allclose(run.trace.result.astype(float), np.ravel(made), atol=2e-3)
-    with pytest.raises(lesson_wave.interventions.StudyError, match="follows a mel"):
+    with pytest.raises(ConversionError, match="follows a mel"):
         lesson_wave.demonstrate(vocoder)
-    with pytest.raises(lesson_wave.interventions.StudyError, match="up to 5 s"):
+    with pytest.raises(ConversionError, match="up to 5 s"):
         lesson_wave.document(vocoder, song, 0.0, 6.0)
-    with pytest.raises(lesson_wave.interventions.StudyError, match="'v' is a vocoder.*Give one"):
+    with pytest.raises(ConversionError, match="'v' is a vocoder.*Give one"):
         lesson_wave.document(vocoder)
 
 

@@ -13,13 +13,13 @@ from scipy.ndimage import gaussian_filter
 
 from svclib.analysis import player, projection
 from svclib.analysis import recorder as capture
-from svclib.analysis.player import PlayerError
 from svclib.audio import units
 from svclib.data.synthetic import singers
 from svclib.features import extract
 from svclib.features.extract import MelContract
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.schedule import Schedule
+from svclib.utils.errors import ConversionError
 
 CONTRACT = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
 SCHEDULE = Schedule()
@@ -115,13 +115,13 @@ def test_sounds_share_one_gain_and_noise_is_turned_down():
 
 
 def test_what_does_not_belong_together_is_refused(runs):
-    with pytest.raises(PlayerError, match="no run"):
+    with pytest.raises(ConversionError, match="no run"):
         player.document([])
-    with pytest.raises(PlayerError, match="same stretch"):
+    with pytest.raises(ConversionError, match="same stretch"):
         player.document([runs[0], player.Run(sharpening(3, seconds=1.0))])
-    with pytest.raises(PlayerError, match="one tap"):
+    with pytest.raises(ConversionError, match="one tap"):
         player.document([runs[0], player.Run(runs[1].trace, tap="step")])
-    with pytest.raises(PlayerError, match="too many"):
+    with pytest.raises(ConversionError, match="too many"):
         player.document(runs * 3)
 
 

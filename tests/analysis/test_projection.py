@@ -8,7 +8,7 @@ import pytest
 from test_trace import walked
 
 from svclib.analysis.projection import curves, decision_times, joint_map, map_features
-from svclib.analysis.trace import TraceError
+from svclib.utils.errors import ConversionError
 
 
 def runs(n=3, steps=20, dims=7, seed=0):
@@ -46,7 +46,7 @@ def test_flat_and_still_features_have_a_map_too():
     assert (line.paths[0][:, 1] == 0).all() and line.explained.tolist() == pytest.approx([1, 0])
     assert (joint_map([np.ones((4, 3))]).paths[0] == 0).all()
     for bad in ([], [np.ones((2, 3)), np.ones((2, 4))], [np.full((2, 2), np.nan)], [np.ones(3)]):
-        with pytest.raises(TraceError):
+        with pytest.raises(ConversionError):
             joint_map(bad)
 
 
@@ -71,7 +71,7 @@ def test_curves_in_closed_form():
     assert found["timbre distance to the result"]["values"][-1] == pytest.approx(0, abs=0.05)
     snr = found["signal to noise"]["values"]
     np.testing.assert_allclose(snr, 20 * np.log10(made.alpha / made.sigma))
-    with pytest.raises(TraceError, match="reference"):
+    with pytest.raises(ConversionError, match="reference"):
         curves(made, reference[:3])
 
 
@@ -83,5 +83,5 @@ def test_decision_times_are_the_first_step_that_stays():
         stays = [i for i in range(11) if near[i:, mel, frame].all()]
         assert times[mel, frame] == stays[0]
     assert times.max() <= 10 and map_features(made).shape == (10, 40)
-    with pytest.raises(TraceError, match="no features"):
+    with pytest.raises(ConversionError, match="no features"):
         map_features(made, "step")

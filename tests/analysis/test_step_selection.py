@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
-from svclib.analysis.step_selection import SelectionError, intervals, select_steps
+from svclib.analysis.step_selection import intervals, select_steps
 from svclib.models.diffusion.schedule import Schedule
+from svclib.utils.errors import ConversionError
 
 
 def walk(n, dims=6, seed=0):
@@ -86,22 +87,22 @@ def test_of_two_rows_the_lower():
 
 def test_what_cannot_be_chosen_is_said():
     rows = walk(10)
-    with pytest.raises(SelectionError, match="0 of 10"):
+    with pytest.raises(ConversionError, match="0 of 10"):
         select_steps(rows, 0)
-    with pytest.raises(SelectionError, match="11 of 10"):
+    with pytest.raises(ConversionError, match="11 of 10"):
         select_steps(rows, 11)
-    with pytest.raises(SelectionError, match="ends=False"):
+    with pytest.raises(ConversionError, match="ends=False"):
         select_steps(rows, 1)
-    with pytest.raises(SelectionError, match="pool"):
+    with pytest.raises(ConversionError, match="pool"):
         select_steps(rows.reshape(5, 2, 6), 2)
-    with pytest.raises(SelectionError, match="spacing"):
+    with pytest.raises(ConversionError, match="spacing"):
         select_steps(rows, 3, spacing="time")
-    with pytest.raises(SelectionError, match="needs log_snr"):
+    with pytest.raises(ConversionError, match="needs log_snr"):
         select_steps(rows, 3, spacing="logsnr")
-    with pytest.raises(SelectionError, match="rise"):
+    with pytest.raises(ConversionError, match="rise"):
         select_steps(rows, 3, spacing="logsnr", log_snr=np.zeros(10))
     rows[3, 2] = np.nan
-    with pytest.raises(SelectionError, match="finite"):
+    with pytest.raises(ConversionError, match="finite"):
         select_steps(rows, 3)
 
 

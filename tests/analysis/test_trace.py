@@ -13,10 +13,10 @@ from test_diffusion import CONTRACT, batch_of, condition_of, tiny, tune
 from svclib.analysis import recorder as capture
 from svclib.analysis import trace
 from svclib.analysis.step_selection import select_steps
-from svclib.analysis.trace import TraceError
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.denoiser import Prepared
 from svclib.models.diffusion.schedule import Schedule
+from svclib.utils.errors import ConversionError
 
 SCHEDULE = Schedule()
 MEAN, SPREAD = torch.linspace(-0.8, 0.4, 40)[:, None], 0.2
@@ -146,11 +146,11 @@ def test_memory_is_bounded_with_a_notice():
     made = recorder.trace(torch.zeros(1, 40, 12), low=[-1] * 40, high=[1] * 40, mel=CONTRACT.to_json())
     assert most <= 30 and 20 <= len(made) < 30 and made.index[0] == 0 and made.index[-1] == 99
     assert made.info["notice"].startswith(f"{len(made)} of 100 steps were kept")
-    with pytest.raises(TraceError, match="shorter stretch"):
+    with pytest.raises(ConversionError, match="shorter stretch"):
         walked(max_bytes=3 * one)
-    with pytest.raises(TraceError, match="at least 2"):
+    with pytest.raises(ConversionError, match="at least 2"):
         capture.Recorder(keep=1)
-    with pytest.raises(TraceError, match="batch of one"):
+    with pytest.raises(ConversionError, match="batch of one"):
         samplers.sample(gaussian, SCHEDULE, torch.randn(2, 40, 12), "ddim", 3, callback=capture.Recorder())
 
 
@@ -180,7 +180,7 @@ def test_a_waveform_trace(tmp_path):
     assert made.x_t.shape == (5, 4000) and made.sample_rate_hz == 22050
     again = trace.load(made.save(tmp_path / "wave"))
     np.testing.assert_array_equal(again.x0_hat, made.x0_hat)
-    with pytest.raises(TraceError, match="waveforms"):
+    with pytest.raises(ConversionError, match="waveforms"):
         made.log_mel(made.x_t)
 
 
@@ -238,12 +238,12 @@ def test_strangers_files_are_refused(tmp_path):
         "has kind|its kind": {"head": head(kind="film")},
     }
     for sentence, arrays in cases.items():
-        with pytest.raises(TraceError, match=f"b.npz.*({sentence})"):
+        with pytest.raises(ConversionError, match=f"b.npz.*({sentence})"):
             trace.load(changed(tmp_path, path, **arrays))
     (tmp_path / "c.npz").write_bytes(path.read_bytes()[:5000])
     (tmp_path / "d.npz").write_bytes(b"hello")
     for name in ("c.npz", "d.npz", "."):
-        with pytest.raises(TraceError):
+        with pytest.raises(ConversionError):
             trace.load(tmp_path / name)
-    with pytest.raises(TraceError, match="There is no trace"):
+    with pytest.raises(ConversionError, match="There is no trace"):
         trace.load(tmp_path / "none.npz")

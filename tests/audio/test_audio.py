@@ -15,7 +15,7 @@ import soundfile
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.audio.io import AudioError
+from svclib.utils.errors import AudioError
 
 RATE = 44100
 
@@ -441,7 +441,7 @@ def test_progress_and_a_file_that_changes(tmp_path):
 
 LONG = """
 import resource, sys, numpy as np
-from svclib import audio
+from svclib.audio import io as audio
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 x = audio.read_resampled(sys.argv[1], 16000)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

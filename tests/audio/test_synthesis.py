@@ -14,7 +14,6 @@ import torch
 
 from svclib.audio import synthesis
 from svclib.audio.synthesis import (
-    SynthesisError,
     exp_sigmoid,
     fft_convolve,
     filtered_noise,
@@ -26,6 +25,7 @@ from svclib.audio.synthesis import (
     upsample_hann,
     upsample_linear,
 )
+from svclib.utils.errors import AudioError
 
 RATE, HOP = 16000, 64
 
@@ -113,7 +113,7 @@ def test_upsampling_of_a_ramp_is_exact_and_multidimensional():
 
 
 def test_upsampling_refuses_no_frames():
-    with pytest.raises(SynthesisError, match="at least one frame"):
+    with pytest.raises(AudioError, match="at least one frame"):
         upsample_linear(torch.zeros(1, 0), 4)
 
 
@@ -348,7 +348,7 @@ def test_a_switch_of_the_noise_filter_does_not_click():
 
 
 def test_noise_needs_a_source():
-    with pytest.raises(SynthesisError, match="torch.Generator"):
+    with pytest.raises(AudioError, match="torch.Generator"):
         filtered_noise(torch.ones(1, 3, 5), 4)
 
 
@@ -371,9 +371,9 @@ def test_convolution_against_scipy(n, taps, frames):
 
 
 def test_convolution_says_what_does_not_fit():
-    with pytest.raises(SynthesisError, match="do not divide into 3 frames"):
+    with pytest.raises(AudioError, match="do not divide into 3 frames"):
         fft_convolve(torch.zeros(1, 10), torch.zeros(1, 3, 4))
-    with pytest.raises(SynthesisError, match="2 signals cannot be filtered with 1"):
+    with pytest.raises(AudioError, match="2 signals cannot be filtered with 1"):
         fft_convolve(torch.zeros(2, 9), torch.zeros(1, 3, 4))
 
 

@@ -17,6 +17,7 @@ from svclib.models import instrument
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.vocoders import auto as vocoding
 from svclib.models.vocoders.harmonic import HarmonicSettings
+from svclib.utils.errors import TrainingError
 
 RATE, HOP = 22050, 256
 CONTRACT = MelContract(RATE, 1024, 1024, HOP, 80, 0.0, 8000.0)
@@ -148,5 +149,5 @@ def test_a_singer_who_is_only_held_out_is_told(tmp_path):
     found = dataset.recordings([tmp_path / "ann", tmp_path / "bea"])
     data = dataset.prepare(found, tmp_path / "data", preset.features, "ann_*")
     assert any("All recordings of ann are held out" in m and "no model can learn" in m for m in data.messages)
-    with pytest.raises(training.TrainingError, match="All recordings of ann in the dataset are held out"):
+    with pytest.raises(TrainingError, match="All recordings of ann in the dataset are held out"):
         training.train(data, tmp_path / "run", preset)

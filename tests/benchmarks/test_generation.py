@@ -11,15 +11,13 @@ import torch
 import toy
 
 from lib import classifier, generation
-from lib.classifier import ClassifierError, Clips, Heard
-from lib.generation import GenerationError
+from lib.classifier import Clips, Heard
 from svclib.conversion import metrics
-from svclib.features.extract import FeatureError
 from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.utils import atomic_store
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, ConversionError, ModelError
 
 RATE_HZ = 8000
 
@@ -73,7 +71,7 @@ def test_frechet_distance_of_fewer_examples_than_features():
         np.sum(flat.mean(0) ** 2) + flat.var(axis=0, ddof=1).sum(), rel=1e-12
     )
     for bad in (flat[:1], flat[:, :9], np.full((8, 30), np.nan)):
-        with pytest.raises(FeatureError, match="no Frechet distance; give at least two"):
+        with pytest.raises(ModelError, match="no Frechet distance; give at least two"):
             metrics.frechet_distance(flat, bad)
 
 
@@ -119,7 +117,7 @@ def test_scores_are_the_definitions_pair_by_pair():
     expected = kl(real.mean(0), made.mean(0)) + np.mean([kl(p) for p in made])
     assert generation.am_score(real, made) == pytest.approx(expected, rel=1e-12)
     for bad in (2 * made, -made, made[:0]):
-        with pytest.raises(GenerationError, match="sum to 1"):
+        with pytest.raises(ConversionError, match="sum to 1"):
             generation.inception_score(bad)
 
 
@@ -157,7 +155,7 @@ def test_bins_that_differ_are_counted():
     assert generation.different_bins(many, islands([50, 50, 50, 50], 1), 4, start) == 0
     assert generation.different_bins(many, islands([70, 30, 50, 50], 1), 4, start) == 2
     assert generation.different_bins(many, islands([200, 0, 0, 0], 1), 4, start) == 4
-    with pytest.raises(GenerationError, match="3 real .* 4 bins"):
+    with pytest.raises(ConversionError, match="3 real .* 4 bins"):
         generation.different_bins(few[:3], few, 4)
 
 
@@ -196,9 +194,9 @@ def test_measure_puts_the_single_measures_together():
     assert found["am"] == generation.am_score(real.probabilities, made.probabilities)
     assert found["fid_class"] is None  # 30 clips of each
     assert generation.measure(real, real, n_bins=5)["ndb"] == 0 and generation.measure(real, real)["accuracy"] is None
-    with pytest.raises(GenerationError, match="60 real and 59 made"):
+    with pytest.raises(ConversionError, match="60 real and 59 made"):
         generation.measure(real, made[:59])
-    with pytest.raises(GenerationError, match="3 labels"):
+    with pytest.raises(ConversionError, match="3 labels"):
         generation.measure(real, dataclasses.replace(made, names=("a", "b", "c")))
     lines = generation.table({"model": found}).splitlines()
     assert lines[2].startswith("| model | 60 | 86.7 % | ") and "| - |" in lines[2] and "(K = 5)" in lines[2]
@@ -216,7 +214,7 @@ def test_fid_of_a_class_needs_two_hundred_clips():
     assert whole["fid_class"] == pytest.approx((found["yes"] + found["no"]) / 2)
     assert whole["fid_class_std"] == pytest.approx(abs(found["yes"] - found["no"]) / 2)
     assert f"{whole['fid_class']:.3g} ±" in generation.table({"model": whole})
-    with pytest.raises(GenerationError, match="'no' has 199 real and 199 made clips.*at least 200"):
+    with pytest.raises(ConversionError, match="'no' has 199 real and 199 made clips.*at least 200"):
         generation.fid_of_classes(real[:399][1:], names[1:399], made[1:399], names[1:399])
 
 
@@ -228,7 +226,7 @@ def test_balanced_draws_are_disjoint_and_balanced():
         assert sorted(labels[i] for i in part) == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
     assert np.array_equal(first, generation.balanced(labels, 3, parts=2, seed=4)[0])
     assert not np.array_equal(first, generation.balanced(labels, 3, parts=2, seed=5)[0])
-    with pytest.raises(GenerationError, match="'a' has 7 clips; 2 x 4"):
+    with pytest.raises(ConversionError, match="'a' has 7 clips; 2 x 4"):
         generation.balanced(labels, 4, parts=2)
 
 
@@ -306,23 +304,23 @@ def test_a_listener_travels_and_a_damaged_file_is_refused(listener, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(data)
     (tmp_path / "text.safetensors").write_text("no weights")
     for name in ("bad", "text", "absent"):
-        with pytest.raises(ClassifierError, match=f"'{name}.safetensors' cannot be used: .*Train a new one"):
+        with pytest.raises(ModelError, match=f"'{name}.safetensors' cannot be used: .*Train a new one"):
             classifier.load(tmp_path / f"{name}.safetensors")
     other = classifier.Classifier(classifier.ClassifierSettings(("a", "b"), RATE_HZ, 0.2))
     other.settings = listener.settings
-    with pytest.raises(ClassifierError, match="another network"):
+    with pytest.raises(ModelError, match="another network"):
         classifier.load(classifier.save(tmp_path / "other.safetensors", other))
 
 
 def test_what_cannot_be_heard_is_refused_in_a_sentence(listener):
-    with pytest.raises(ClassifierError, match="at 16000 Hz, .* trained at 8000 Hz"):
+    with pytest.raises(ModelError, match="at 16000 Hz, .* trained at 8000 Hz"):
         classifier.listen(listener, np.zeros((1, 9)), 16000)
     for sounds in (np.zeros((0, 9)), np.zeros((2, 9, 2)), np.full((1, 9), np.nan)):
-        with pytest.raises(ClassifierError, match="one channel of finite samples"):
+        with pytest.raises(ModelError, match="one channel of finite samples"):
             classifier.listen(listener, sounds, RATE_HZ)
-    with pytest.raises(ClassifierError, match="2 labels were given for 1 clips"):
+    with pytest.raises(ModelError, match="2 labels were given for 1 clips"):
         classifier.accuracy(classifier.listen(listener, np.zeros((1, 9)), RATE_HZ), ["low", "low"])
-    with pytest.raises(ClassifierError, match="2 to 1000 different"):
+    with pytest.raises(ModelError, match="2 to 1000 different"):
         classifier.train(Clips(np.zeros((2, 4000), np.float32), ("a", "a"), ("x", "y"), RATE_HZ))
     with pytest.raises(Cancelled):
         classifier.train(tones(12), cancelled=lambda: True)
@@ -333,7 +331,7 @@ def test_digits_come_with_labels_and_their_own_split(data_dir):
     assert len(held) == 300 and held.audio.shape == (300, 8000)
     assert {name.split("_")[-1] for name in held.names} == {f"{take}.wav" for take in range(5)}
     assert all(name.startswith(label) for name, label in zip(held.names, held.labels, strict=True))
-    with pytest.raises(ClassifierError, match="no split 'test'"):
+    with pytest.raises(ModelError, match="no split 'test'"):
         classifier.clips(data_dir / "digits", "test")
     every = classifier.clips(data_dir / "digits", validation="")  # nothing is held out where all are wanted
     assert set(held.names) < set(every.names)

@@ -5,7 +5,7 @@ import pytest
 import scipy.signal
 
 from lib import noises
-from lib.noises import NoiseError
+from svclib.utils.errors import ConversionError
 
 RATE = 8000
 
@@ -43,7 +43,7 @@ def test_babble_is_other_recordings_at_one_level():
     heard = amplitude[600::600][:9]  # three seconds: bin k is k / 3 Hz
     assert (heard > 0.1).sum() == 6
     np.testing.assert_allclose(heard[heard > 0.1], np.sqrt(2 / 6), rtol=1e-3)  # loud or soft before: alike now
-    with pytest.raises(NoiseError, match="other recordings"):
+    with pytest.raises(ConversionError, match="other recordings"):
         noises.make("babble", 100, RATE, voices=[np.zeros(50)])
 
 
@@ -89,5 +89,5 @@ def test_what_cannot_be_is_told():
         (lambda: noises.mix(one, np.zeros(5), 0.1), "silent"),
         (lambda: noises.si_sdr_db(np.zeros(5), one), "sound to be in the reference"),
     ]:
-        with pytest.raises(NoiseError, match=match):
+        with pytest.raises(ConversionError, match=match):
             action()

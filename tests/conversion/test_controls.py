@@ -8,8 +8,9 @@ import pytest
 
 from svclib.audio import units
 from svclib.conversion import autotune, controls, key_suggestion
-from svclib.conversion.controls import Controls, ConversionError, adjust
+from svclib.conversion.controls import Controls, adjust
 from svclib.features.extract import Features, FeatureSettings
+from svclib.utils.errors import ConversionError
 
 SETTINGS = FeatureSettings()
 

@@ -17,7 +17,7 @@ from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled
 
 RATE = 8000
 PLAIN = FeatureSettings(sample_rate_hz=RATE, hop_samples=64)

@@ -15,7 +15,8 @@ from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models import layers
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.vocoders.harmonic import HarmonicSettings
-from svclib.utils import config, progress
+from svclib.utils import config
+from svclib.utils.errors import Cancelled
 
 CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
 FEATURES = FeatureSettings(sample_rate_hz=16000, hop_samples=256, mel=CONTRACT)
@@ -110,7 +111,7 @@ def test_cancelling_is_asked_between_the_pieces_of_one_step(model):
         asked.append(True)
         return len(asked) == 5
 
-    with pytest.raises(progress.Cancelled):
+    with pytest.raises(Cancelled):
         model.sample(condition, steps=2, precision="fp32", piece_frames=50, cancelled=cancelled)
     assert len(asked) == 5  # once before the step, then before each piece: the fifth lies inside the first step
 

@@ -19,13 +19,14 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
-from svclib.conversion.pipeline import Cancelled, Controls, ConversionError, convert
+from svclib.conversion.pipeline import Controls, convert
 from svclib.data import statistics
 from svclib.features import extract
 from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument as files
 from svclib.models.ddsp.model import DdspSettings
 from svclib.utils import atomic_store
+from svclib.utils.errors import AudioError, Cancelled, ConversionError, ModelError, StorageError
 
 SETTINGS = FeatureSettings()
 PLAIN = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
@@ -241,7 +242,7 @@ def test_instruments_opened_one_after_the_other_sound_like_fresh_ones(tmp_path):
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert fresh.stdout.strip() == hashlib.sha256(heard["b"].tobytes()).hexdigest(), fresh.stderr
     (tmp_path / "b.zip").write_bytes(b"broken")  # a failed opening leaves nothing of the one before
-    with pytest.raises(files.InstrumentError):
+    with pytest.raises(ModelError):
         files.open(tmp_path / "b.zip")
     assert np.array_equal(convert(files.open(tmp_path / "a.zip"), song(), seed=5).audio, heard["a"])
 
@@ -396,7 +397,7 @@ def test_a_song_is_measured_once_and_again_only_when_something_changed(tmp_path,
     n = len(calls)
     songs.cached_song(path, SETTINGS)
     assert len(calls) == n + 1  # only the last few are kept
-    with pytest.raises(audio.AudioError):
+    with pytest.raises(AudioError):
         songs.cached_song(tmp_path / "gone.wav", SETTINGS)
     songs.forget_songs()
 
@@ -455,6 +456,6 @@ def test_a_failed_save_leaves_nothing(tmp_path, result, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writer, "_write_file", fails)
-    with pytest.raises((atomic_store.StoreError, OSError)):
+    with pytest.raises((StorageError, OSError)):
         pipeline.save(result, tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.stat().st_size]

@@ -25,7 +25,7 @@ from svclib.audio import units
 from svclib.data import dataset, preprocess, recordings, segments, shards, statistics
 from svclib.features import extract
 from svclib.utils import atomic_store
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, DatasetError, StorageError
 
 SETTINGS = extract.FeatureSettings()
 RATE, HOP = SETTINGS.sample_rate_hz, SETTINGS.hop_samples
@@ -235,7 +235,7 @@ def test_killed_anywhere_then_continued_gives_the_same_bytes(tmp_path, measured,
         out = tmp_path / f"out{n}"
         assert prepare_in_child(sources, out, n)[0] == faults.EXIT_STATUS
         if not (out / "manifest.json").exists():
-            with pytest.raises(dataset.DatasetError, match="unfinished|no dataset"):
+            with pytest.raises(DatasetError, match="unfinished|no dataset"):
                 dataset.Dataset.open(out)
         assert prepare_in_child(sources, out, None)[0] == 0
         assert contents(out) == expected, n
@@ -292,7 +292,7 @@ def test_an_interrupted_run_goes_on_without_measuring_finished_shards(tmp_path, 
 
     with pytest.raises(KeyboardInterrupt):
         dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=stop)
-    with pytest.raises(dataset.DatasetError, match="unfinished dataset"):
+    with pytest.raises(DatasetError, match="unfinished dataset"):
         dataset.Dataset.open(tmp_path / "out")
     measured.clear()
     dataset.prepare(sources, tmp_path / "out", SETTINGS)
@@ -324,7 +324,7 @@ def test_every_failing_file_operation_keeps_the_old_dataset(tmp_path, measured, 
         with faults.failing(n, number, **fault):
             try:
                 done = dataset.prepare(sources, out, SETTINGS)
-            except atomic_store.StoreError as error:
+            except StorageError as error:
                 assert number == error.errno
             else:
                 assert done.fingerprint == new.fingerprint, "a passing read error is tried again"
@@ -343,10 +343,10 @@ def test_damage_is_seen_told_and_mended(tmp_path, measured, monkeypatch):
     paths = sorted((tmp_path / "out").glob("*.safetensors"))
     whole = paths[0].read_bytes()
     paths[0].write_bytes(whole[:-1])
-    with pytest.raises(dataset.DatasetError, match="bytes instead of"):
+    with pytest.raises(DatasetError, match="bytes instead of"):
         dataset.Dataset.open(tmp_path / "out")
     paths[0].unlink()
-    with pytest.raises(dataset.DatasetError, match="is missing"):
+    with pytest.raises(DatasetError, match="is missing"):
         dataset.Dataset.open(tmp_path / "out")
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 16
@@ -356,7 +356,7 @@ def test_damage_is_seen_told_and_mended(tmp_path, measured, monkeypatch):
     data = dataset.prepare(sources, tmp_path / "out", SETTINGS)
     assert len(measured) == 1 and data.verify() == [] and contents(tmp_path / "out") == before
     (tmp_path / "out" / "manifest.json").write_text("{")
-    with pytest.raises(dataset.DatasetError, match="Delete it and prepare again"):
+    with pytest.raises(DatasetError, match="Delete it and prepare again"):
         dataset.Dataset.open(tmp_path / "out")
     (tmp_path / "out" / "manifest.json").unlink()
     dataset.prepare(sources, tmp_path / "out", SETTINGS)
@@ -366,7 +366,7 @@ def test_damage_is_seen_told_and_mended(tmp_path, measured, monkeypatch):
 def test_a_shard_cut_short_while_open_raises_instead_of_crashing(tmp_path, measured):
     data = dataset.prepare(make_files(tmp_path / "a", 2), tmp_path / "out", SETTINGS)
     next((tmp_path / "out").glob("*.safetensors")).write_bytes(b"")
-    with pytest.raises(atomic_store.StoreError, match="shorter"):
+    with pytest.raises(StorageError, match="shorter"):
         data.audio(0)
 
 
@@ -424,15 +424,15 @@ def test_what_holds_for_many_recordings_is_told_once(tmp_path, measured):
 def test_nothing_usable_names_the_accepted_types(tmp_path, measured):
     (tmp_path / "a").mkdir()
     for sources in ([], dataset.recordings(tmp_path / "a")):
-        with pytest.raises(dataset.DatasetError, match="no usable recording.*flac.*wav"):
+        with pytest.raises(DatasetError, match="no usable recording.*flac.*wav"):
             dataset.prepare(sources, tmp_path / "out", SETTINGS)
     soundfile.write(tmp_path / "a" / "silent.wav", np.zeros(RATE), RATE)
-    with pytest.raises(dataset.DatasetError, match="'silent.wav': it is silent.*wav"):
+    with pytest.raises(DatasetError, match="'silent.wav': it is silent.*wav"):
         dataset.prepare(dataset.recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
     make_files(tmp_path / "b", 1)
-    with pytest.raises(dataset.DatasetError, match="choose another"):
+    with pytest.raises(DatasetError, match="choose another"):
         dataset.prepare(dataset.recordings(tmp_path / "b"), tmp_path / "b", SETTINGS)
-    with pytest.raises(dataset.DatasetError, match="There are: a, b"):
+    with pytest.raises(DatasetError, match="There are: a, b"):
         dataset.recordings(tmp_path / "c")
 
 
@@ -486,7 +486,7 @@ def test_a_stream_is_the_whole_resampled(rates):
         assert len(piece) == stop - start and np.abs(piece - whole[start:stop]).max() < 1.5
     assert sound.digest == segments.Sound(n, rate_in, rate_out, blocks, []).hash()
     short = segments.Sound(n + rate_out, rate_in, rate_out, blocks, [])
-    with pytest.raises(dataset.DatasetError, match="changed while it was read"):
+    with pytest.raises(DatasetError, match="changed while it was read"):
         short.take(0, n + rate_out)
 
 
@@ -505,7 +505,7 @@ def test_singers_and_labels_from_folders_and_names(tmp_path):
     assert [(r.singer, r.name) for r in found] == [("alice", "1.wav"), ("bob", "3.flac"), ("bob", "deep/2.WAV")]
     found = dataset.recordings([tmp_path / "voices" / "bob"], singers=["Robert"])
     assert {r.singer for r in found} == {"Robert"}
-    with pytest.raises(dataset.DatasetError, match="2 singers were named for 1"):
+    with pytest.raises(DatasetError, match="2 singers were named for 1"):
         dataset.recordings([tmp_path], singers=["a", "b"])
 
     (tmp_path / "d").mkdir()
@@ -514,10 +514,10 @@ def test_singers_and_labels_from_folders_and_names(tmp_path):
     found = dataset.recordings(tmp_path / "d", labels="{label}_{singer}_{take}")
     assert {(r.label, r.singer) for r in found} == {("7", "jackson"), ("0", "theo"), ("long label", "x")}
     (tmp_path / "d" / "odd.wav").write_bytes((tmp_path / "d" / "0_theo_3.wav").read_bytes())
-    with pytest.raises(dataset.DatasetError, match="'odd.wav' does not follow"):
+    with pytest.raises(DatasetError, match="'odd.wav' does not follow"):
         dataset.recordings(tmp_path / "d", labels="{label}_{singer}_{take}")
     for bad in ("{take}", "{label}_{label}", "plain"):
-        with pytest.raises(dataset.DatasetError, match="write for example"):
+        with pytest.raises(DatasetError, match="write for example"):
             dataset.recordings(tmp_path / "d", labels=bad)
 
 
@@ -542,7 +542,7 @@ def test_the_validation_split_hangs_on_contents_only():
     assert recordings.hold_out(entries(2, [500, 400])) == ["train", "validation"]
     assert recordings.hold_out(entries(4), "[01].wav") == ["validation"] * 2 + ["train"] * 2
     for pattern in ("*", "nothing*"):
-        with pytest.raises(dataset.DatasetError, match="validation pattern"):
+        with pytest.raises(DatasetError, match="validation pattern"):
             recordings.hold_out(entries(4), pattern)
 
 
@@ -563,7 +563,7 @@ def test_a_lone_recording_gives_its_end_to_validation(tmp_path, measured, monkey
     assert measured == []
     short = dataset.prepare(make_files(tmp_path / "b", 1, 3.0), tmp_path / "out2", SETTINGS)
     assert len(short.recordings) == 1 and len(short.validation_batches(2, 50)) == 0
-    with pytest.raises(dataset.DatasetError, match="no recordings for validation"):
+    with pytest.raises(DatasetError, match="no recordings for validation"):
         short.batch(0, 0, 2, 50, split="validation")
 
 
@@ -747,9 +747,9 @@ def test_remeasure_from_the_stored_audio(tmp_path, measured, n):
     expected = audio.resample(data.audio(0), RATE, 8000)
     assert half.recordings[0]["n_samples"] == len(expected)
     np.testing.assert_allclose(half.audio(0), expected, atol=2e-4)
-    with pytest.raises(dataset.DatasetError, match="above 8 kHz is not in it"):
+    with pytest.raises(DatasetError, match="above 8 kHz is not in it"):
         dataset.remeasure(data, tmp_path / "x", extract.FeatureSettings(sample_rate_hz=44100, hop_samples=512))
-    with pytest.raises(dataset.DatasetError, match="the dataset itself"):
+    with pytest.raises(DatasetError, match="the dataset itself"):
         dataset.remeasure(data, tmp_path / "out", SETTINGS)
 
 
@@ -768,10 +768,10 @@ def test_a_newer_or_foreign_manifest_is_refused(tmp_path, measured):
     path = tmp_path / "out" / "manifest.json"
     contents = atomic_store.read_json(path)
     atomic_store.write_json(path, {**contents, "format": 99})
-    with pytest.raises(dataset.DatasetError, match="newer svclib"):
+    with pytest.raises(DatasetError, match="newer svclib"):
         dataset.Dataset.open(tmp_path / "out")
     atomic_store.write_json(path, {"kind": "other"})
-    with pytest.raises(dataset.DatasetError, match="no manifest of a dataset"):
+    with pytest.raises(DatasetError, match="no manifest of a dataset"):
         dataset.Dataset.open(tmp_path / "out")
-    with pytest.raises(dataset.DatasetError, match="no dataset"):
+    with pytest.raises(DatasetError, match="no dataset"):
         dataset.Dataset.open(tmp_path / "nowhere")

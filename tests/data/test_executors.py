@@ -23,7 +23,7 @@ from test_dataset import SETTINGS, cheap_extract, contents, make_files, measured
 from svclib import __main__
 from svclib.data import dataset, executors, manifest, segments, shards
 from svclib.features import extract as features
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, ModelError, StorageError
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def test_two_workers_make_the_same_bytes(tmp_path, measured, short, monkeypatch)
 def test_a_bad_recording_is_skipped_with_the_same_words(tmp_path, short, monkeypatch):
     def picky(samples, settings, progress=None):
         if len(samples) > 3 * 16000 // 4:
-            raise features.FeatureError("nobody can measure this")
+            raise ModelError("nobody can measure this")
         return cheap_extract(samples, settings)
 
     monkeypatch.setattr(features, "extract", picky)
@@ -141,7 +141,7 @@ def test_cancel_and_interrupt_leave_a_state_that_goes_on_here(tmp_path, measured
 def test_no_worker_and_a_lost_scheduler_are_told(tmp_path, measured, short, monkeypatch):  # noqa: F811
     monkeypatch.setattr(executors, "PATIENCE_S", 1.5)
     sources, told = make_files(tmp_path / "a", 1, 2.0), []
-    with running(0) as (_, address), pytest.raises(executors.ClusterError, match="no worker.*dask worker 127.0.0.1"):
+    with running(0) as (_, address), pytest.raises(StorageError, match="no worker.*dask worker 127.0.0.1"):
         dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=lambda f, t: told.append(t), executor=address)
     assert any("no worker now" in t for t in told)
     with contextlib.ExitStack() as stack:
@@ -151,7 +151,7 @@ def test_no_worker_and_a_lost_scheduler_are_told(tmp_path, measured, short, monk
             if "measured" in text:
                 stack.close()
 
-        with pytest.raises(executors.ClusterError, match="was lost.*goes on"):
+        with pytest.raises(StorageError, match="was lost.*goes on"):
             dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=progress, executor=address)
     dataset.prepare(sources, tmp_path / "out", SETTINGS)
     dataset.prepare(sources, tmp_path / "here", SETTINGS)
@@ -162,7 +162,7 @@ def test_workers_with_other_versions_are_refused(tmp_path, measured, short, monk
     sources, real = make_files(tmp_path / "a", 1), manifest.versions()
     on_worker = lambda: {**real, "torch": "1.0"} if _on_a_worker() else real  # noqa: E731
     monkeypatch.setattr(manifest, "versions", on_worker)
-    with running(1) as (_, address), pytest.raises(executors.ClusterError, match="torch 1.0 instead of"):
+    with running(1) as (_, address), pytest.raises(StorageError, match="torch 1.0 instead of"):
         dataset.prepare(sources, tmp_path / "out", SETTINGS, executor=address)
 
 
@@ -248,15 +248,14 @@ def test_a_worker_that_the_system_kills_loses_nothing(tmp_path, short, pool, mon
 def test_cancel_interrupt_and_a_bad_recording_with_processes(tmp_path, short, pool, monkeypatch):
     def picky(samples, settings, progress=None, extract=features.extract):
         if len(samples) > 40_000:
-            raise features.FeatureError("nobody can measure this")
+            raise ModelError("nobody can measure this")
         return extract(samples, settings)
 
     def picky_there(samples, cut, settings):
         from svclib.data import segments
-        from svclib.features import extract as features
 
         if len(samples) > 40_000:
-            raise features.FeatureError("nobody can measure this")
+            raise ModelError("nobody can measure this")
         return segments.measure(samples, cut, settings)
 
     monkeypatch.setattr(segments, "SEGMENT_S", 100.0)
@@ -309,7 +308,7 @@ def test_processes_begin_when_the_work_lasts_and_there_are_cores(
 @pytest.mark.slow
 def test_workers_leave_when_the_process_that_asked_is_killed(tmp_path):
     code = (
-        "import sys; from svclib import cluster, dataset; cluster.IDLE_S = 1.0; here = cluster._Here(); "
+        "import sys; from svclib.data import dataset, executors as cluster; cluster.IDLE_S = 1.0; here = cluster._Here(); "
         "here.processes = cluster._pool(2); here.processes.submit(abs, 1).result(); "
         "print(*here.processes._processes, flush=True); sys.stdin.read()"
     )
@@ -355,7 +354,7 @@ def test_a_port_without_a_scheduler_is_told(tmp_path, monkeypatch, short, measur
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         for where in (f"127.0.0.1:{port}", f"127.0.0.1:{server.server_port}", "no-such-host.invalid:8786"):
-            with pytest.raises(executors.ClusterError, match=f"No dask scheduler answers at dask://{where}"):
+            with pytest.raises(StorageError, match=f"No dask scheduler answers at dask://{where}"):
                 dataset.prepare(sources, tmp_path / "out", SETTINGS, executor=f"dask://{where}")
     finally:
         server.shutdown()
@@ -364,5 +363,5 @@ def test_a_port_without_a_scheduler_is_told(tmp_path, monkeypatch, short, measur
 
 def test_the_missing_package_is_named(tmp_path, monkeypatch, short, measured):  # noqa: F811
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(executors.ClusterError, match="pip install distributed"):
+    with pytest.raises(StorageError, match="pip install distributed"):
         dataset.prepare(make_files(tmp_path / "a", 1), tmp_path / "out", SETTINGS, executor="dask://127.0.0.1:8786")

@@ -15,6 +15,7 @@ from svclib.__main__ import main
 from svclib.training import api as training
 from svclib.training import device as machine
 from svclib.utils import rng as draws
+from svclib.utils.errors import TrainingError
 
 STEPS = 50
 
@@ -125,5 +126,5 @@ def test_more_processes_than_rows_are_refused(monkeypatch, tmp_path):
         num_processes, process_index, is_main_process = 3, 0, True
 
     monkeypatch.setattr(machine, "accelerator", lambda device, precision: Crowd())
-    with pytest.raises(training.TrainingError, match="3 processes for a batch of 2"):
+    with pytest.raises(TrainingError, match="3 processes for a batch of 2"):
         training.train(toy.ToyDataset(), tmp_path, toy.preset(steps=1, batch_size=2))

@@ -17,6 +17,7 @@ import soundfile
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.data import quality, voice_measures
+from svclib.utils.errors import AudioError
 
 RATE = 16000
 
@@ -233,7 +234,7 @@ def test_totals(tmp_path):
     assert "b.wav is the softest" in about_all["level"].text and about_all["short"].severity == quality.WARNING
     os.mkdir(tmp_path / "none")
     assert "Accepted types" in quality.examine(tmp_path / "none").findings[0].text
-    with pytest.raises(audio.AudioError, match="There is no file"):
+    with pytest.raises(AudioError, match="There is no file"):
         quality.examine(tmp_path / "absent")
 
 

@@ -18,6 +18,7 @@ from svclib.audio import units
 from svclib.data.synthetic import singers
 from svclib.data.synthetic import voice as performance
 from svclib.data.synthetic.singers import Note, Score
+from svclib.utils.errors import DatasetError
 
 RATE_HZ, HOP = 16000, 64
 LONG_VOWELS = Score(tuple(Note(55, 1.2, v) for v in "aeiou"), "vowels")
@@ -196,7 +197,7 @@ def test_random_scores_are_pentatonic_and_in_range():
     ],
 )
 def test_impossible_scores_are_refused_with_a_reason(note, words):
-    with pytest.raises(singers.ScoreError, match=words):
+    with pytest.raises(DatasetError, match=words):
         singers.sing("aria", Score((note,)))
 
 

@@ -22,8 +22,8 @@ from svclib.analysis import trace
 from svclib.data import dataset, shards
 from svclib.training import api as training
 from svclib.training import run_lock
-from svclib.training.checkpoint_format import TrainingError
 from svclib.utils import atomic_store, filesystem
+from svclib.utils.errors import ConversionError, DatasetError, StorageError, TrainingError
 
 PACKAGE = Path(svclib.__file__).parent
 WRITERS = {str(PACKAGE / name) for name in ("store.py", "disk.py")}
@@ -151,7 +151,7 @@ def test_every_operation_of_an_export_fails_once(tmp_path, whole, how):
         with failing(n, how):
             try:
                 training.export(whole, folder / "a.zip")
-            except (atomic_store.StoreError, TrainingError) as error:
+            except (StorageError, TrainingError) as error:
                 assert str(tmp_path) in str(error) or str(whole) in str(error), n
             except KeyboardInterrupt:
                 pass
@@ -190,7 +190,7 @@ def test_every_flipped_bit_of_a_dataset_is_noticed(prepared, count):
     for bit in flips(prepared / "manifest.json", count):
         try:
             opened = dataset.Dataset.open(prepared)
-        except (dataset.DatasetError, atomic_store.StoreError):
+        except (DatasetError, StorageError):
             continue
         pytest.fail(f"bit {bit} of the manifest changed to {opened.fingerprint}")
     shard = next(prepared.glob(shards.PATTERN))
@@ -217,7 +217,7 @@ def test_no_flipped_bit_changes_a_trace(tmp_path, count):
     for bit in flips(path, count):
         try:
             found = trace.load(path)
-        except trace.TraceError:
+        except ConversionError:
             continue
         assert found.info == good.info and found.n_calls == good.n_calls, bit
         for name in ("x_t", "x0_hat", "result", "t", "alpha", "sigma", "index", "low", "high"):

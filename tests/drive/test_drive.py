@@ -24,8 +24,8 @@ from fakedrive import FakeDrive, random_loss
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.training import checkpoints, local_fallback, resume, run_lock
-from svclib.training.checkpoint_format import TrainingError
 from svclib.utils import atomic_store, filesystem, workspace
+from svclib.utils.errors import StorageError, TrainingError
 
 INTERVAL = 5
 
@@ -196,7 +196,7 @@ def test_away_to_the_end_and_home_with_the_next_session(drive, whole):
 
     result = training.train(Happening({12: away}), run_of(drive), toy.preset(), steps=25)
     assert result.step == 25 and "on this machine only" in result.message and "Run the same again" in result.message
-    with pytest.raises((TrainingError, atomic_store.StoreError), match="Drive connection"):
+    with pytest.raises((TrainingError, StorageError), match="Drive connection"):
         train(drive)
     drive.dropped = False
     result = train(drive)
@@ -248,7 +248,7 @@ def test_an_unmounted_drive_is_not_written_into(drive, whole):
 
     result = training.train(Happening({12: unmount}), run_of(drive), toy.preset(), steps=20)
     assert "machine only" in result.message and not drive.mount.parent.exists()
-    with pytest.raises((TrainingError, atomic_store.StoreError), match="Drive"):
+    with pytest.raises((TrainingError, StorageError), match="Drive"):
         train(drive)
     assert not drive.mount.parent.exists()
     drive.mount.parent.mkdir()
@@ -355,7 +355,7 @@ def test_export_on_a_drive_that_fails(drive, whole, monkeypatch):
         drive.at = {drive.count + n: drop}
         try:
             training.export(run_of(drive), out)
-        except (TrainingError, atomic_store.StoreError) as error:
+        except (TrainingError, StorageError) as error:
             assert "Drive connection" in str(error) or "cannot be read" in str(error)
         drive.dropped, drive.at = False, {}
         for found in out.parent.glob("*.zip") if out.parent.is_dir() else ():
@@ -363,7 +363,7 @@ def test_export_on_a_drive_that_fails(drive, whole, monkeypatch):
                 instrument.open(found)
             found.unlink()
     drive.quota = drive.used_bytes() + 1000
-    with pytest.raises(atomic_store.StoreError, match="MB are free.*trash"):
+    with pytest.raises(StorageError, match="MB are free.*trash"):
         training.export(run_of(drive), out)
     assert not list(out.parent.glob("*.zip"))
     drive.quota = None
@@ -441,8 +441,9 @@ def test_who_is_taken_over_saves_and_stops(tmp_path, monkeypatch, whole):
 
 FIRST = """
 import sys, toy
-from svclib import lease, training
-lease.HEARTBEAT_S = 0.2
+from svclib.training import api as training
+from svclib.training import run_lock
+run_lock.HEARTBEAT_S = 0.2
 slow = toy.ToyDataset()
 slow.pause_s = 0.05
 told = training.train(slow, sys.argv[1], toy.preset(), steps=10**6, on_progress=lambda s: print(s.step, flush=True))

@@ -20,8 +20,8 @@ from test_drive import INTERVAL, assert_same_state, drive, other_machine, resume
 
 from svclib.training import api as training
 from svclib.training import checkpoints, local_fallback, run_lock
-from svclib.training.checkpoint_format import TrainingError
 from svclib.utils import atomic_store
+from svclib.utils.errors import StorageError, TrainingError
 
 STEPS, SESSIONS = 30, 5
 OPERATIONS = ("open", "write", "read", "replace", "names", "stat", "make_folder", "remove", "fsync")
@@ -109,7 +109,7 @@ class Sequence:
             self.fault()
         try:
             result = training.train(toy.ToyDataset(), self.run, toy.preset(), steps=steps)
-        except (TrainingError, atomic_store.StoreError) as error:
+        except (TrainingError, StorageError) as error:
             said = str(error)
             assert 20 < len(said) < 1500 and said.rstrip().endswith((".", "?")), (said, self.log)
             self.log.append(f"to {steps} from {before}: {said[:150]}")

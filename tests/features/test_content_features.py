@@ -19,13 +19,14 @@ from svclib.data import dataset
 from svclib.data.synthetic import singers
 from svclib.features import content_features, extract
 from svclib.features.content_features import UnitSettings
-from svclib.features.extract import FeatureError, FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models import instrument
 from svclib.models.content import bottleneck
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.training import api as training
 from svclib.training import resume
 from svclib.utils import config
+from svclib.utils.errors import ConversionError, ModelError
 
 DIMS, LAYER = 24, 2
 
@@ -111,9 +112,9 @@ def test_units_belong_to_the_features(home):
     assert np.array_equal(measured.units, content_features.extract(samples, 16000, 256, wanted.units))
     assert FeatureSettings.from_json(wanted.to_json()) == wanted
     assert "units" not in FeatureSettings().to_json()  # what was stored before units existed keeps its key
-    with pytest.raises(FeatureError, match="UnitSettings has the fields"):
+    with pytest.raises(ModelError, match="UnitSettings has the fields"):
         FeatureSettings.from_json({**FeatureSettings().to_json(), "units": {"source": "somewhere"}})
-    with pytest.raises(FeatureError, match="layer is 0"):
+    with pytest.raises(ModelError, match="layer is 0"):
         UnitSettings(layer=0)
 
 
@@ -128,7 +129,7 @@ def test_fingerprint_is_of_the_weights_and_others_are_refused(home, tmp_path, mo
     monkeypatch.setenv(content_features.WHERE, str(tmp_path))
     assert content_features.load(known).fingerprint == known.fingerprint
     monkeypatch.setenv(content_features.WHERE, str(home / "1"))
-    with pytest.raises(FeatureError, match=f"{known.fingerprint} was trained with.*{content_features.WHERE}"):
+    with pytest.raises(ModelError, match=f"{known.fingerprint} was trained with.*{content_features.WHERE}"):
         content_features.extract(sweep(0.5, 16000), 16000, 256, known)
 
 
@@ -166,17 +167,17 @@ def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeyp
     monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path))
     monkeypatch.setattr(content_features, "_allowed", set())
     theirs = FeatureSettings(16000, 256, units=UnitSettings(source, fingerprint="0" * 16))
-    with pytest.raises(FeatureError, match=f"'{source}' is none that svclib knows.*set the environment.*CONTENTVEC"):
+    with pytest.raises(ModelError, match=f"'{source}' is none that svclib knows.*set the environment.*CONTENTVEC"):
         extract.extract(sweep(0.5, 16000), theirs)
     assert reached == [] and list(tmp_path.iterdir()) == []
     content_features.allow(theirs.units)  # as preparing does with a preset of one's own
-    with pytest.raises((FeatureError, OSError)):
+    with pytest.raises((ModelError, OSError)):
         content_features.load(theirs.units)
     assert reached == [source]
     reached.clear()
     content_features._allowed.clear()
     monkeypatch.setenv(content_features.WHERE, source)
-    with pytest.raises((FeatureError, OSError)):
+    with pytest.raises((ModelError, OSError)):
         content_features.load(theirs.units)
     assert reached == [source]
 
@@ -185,19 +186,19 @@ def test_what_cannot_be_loaded_is_told_with_what_to_do(home, tmp_path, monkeypat
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FeatureError, match="'nobody/no-such' could not be loaded .* name a folder .*SVCLIB_CONTENTVEC"):
+    with pytest.raises(ModelError, match="'nobody/no-such' could not be loaded .* name a folder .*SVCLIB_CONTENTVEC"):
         content_features.pinned(UnitSettings("nobody/no-such"))
-    with pytest.raises(FeatureError, match="has 3 layers of 24 numbers; layer 12 of 768 was asked for"):
+    with pytest.raises(ModelError, match="has 3 layers of 24 numbers; layer 12 of 768 was asked for"):
         content_features.load(UnitSettings(str(home / "0")))
     tensors = hubert(0).state_dict()
     tensors.pop("encoder.layers.1.attention.k_proj.weight")
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text((home / "0" / "config.json").read_text())
-    with pytest.raises(FeatureError, match="encoder.layers.1.attention.k_proj.weight is missing"):
+    with pytest.raises(ModelError, match="encoder.layers.1.attention.k_proj.weight is missing"):
         content_features.load(UnitSettings(str(tmp_path), LAYER, DIMS))
     monkeypatch.setitem(sys.modules, "transformers", None)
     content_features._loaded.cache_clear()
-    with pytest.raises(FeatureError, match="needs the package transformers: install it"):
+    with pytest.raises(ModelError, match="needs the package transformers: install it"):
         content_features.load(settings(home))
 
 
@@ -207,7 +208,7 @@ def test_what_cannot_be_loaded_is_told_with_what_to_do(home, tmp_path, monkeypat
 def test_the_preset_asks_for_it():
     preset = config.load(["diffusion_contentvec"])
     assert preset.model.content == "contentvec" in bottleneck.ENCODERS and preset.features.units == UnitSettings()
-    with pytest.raises(FeatureError, match="bind FeatureSettings.units"):
+    with pytest.raises(ModelError, match="bind FeatureSettings.units"):
         preset.model.build(dataclasses.replace(preset.features, units=None))
 
 
@@ -252,13 +253,13 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     changed = pipeline.convert(opened, dataclasses.replace(song, features=other), plain, seed=1)
     assert not np.allclose(changed.audio, made.audio)
     wordless = dataclasses.replace(song.features, units=None, settings=dataclasses.replace(opened.features, units=None))
-    with pytest.raises(pipeline.ConversionError, match="without 'voice's content units. Load it again"):
+    with pytest.raises(ConversionError, match="without 'voice's content units. Load it again"):
         pipeline.convert(opened, dataclasses.replace(song, features=wordless), plain)
-    with pytest.raises(FeatureError, match=r"Content units \(1, 5, 24\) are needed for 'contentvec'; none arrived"):
+    with pytest.raises(ModelError, match=r"Content units \(1, 5, 24\) are needed for 'contentvec'; none arrived"):
         opened.model.content(torch.zeros(1, 5, 80), torch.zeros(1, 5))
     monkeypatch.setenv(content_features.WHERE, str(home / "1"))
     content_features._loaded.cache_clear()
-    with pytest.raises(FeatureError, match="was trained with"):
+    with pytest.raises(ModelError, match="was trained with"):
         songs.load_song(voice / "0.wav", opened.features)
 
 
@@ -300,5 +301,5 @@ def test_a_study_hears_the_units_of_its_stretch(home):
     made = ablation.run(model, asked, steps=3, features=False)
     assert np.isfinite(made.trace.result).all()
     deaf = interventions.Intervention("content", "swap", other=dataclasses.replace(other, units=None))
-    with pytest.raises(interventions.StudyError, match="'b' was measured without this instrument's content units"):
+    with pytest.raises(ConversionError, match="'b' was measured without this instrument's content units"):
         interventions.build_condition(model, asked, [deaf])

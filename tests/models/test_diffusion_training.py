@@ -14,18 +14,18 @@ import toy
 
 from svclib.__main__ import main
 from svclib.audio import mel
-from svclib.cli.commands import UsageError
 from svclib.cli.convert import singer_mix
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
-from svclib.conversion.pipeline import Cancelled, Controls, ConversionError, convert
-from svclib.features.extract import FeatureError, Features, FeatureSettings, MelContract, extract
+from svclib.conversion.pipeline import Controls, convert
+from svclib.features.extract import Features, FeatureSettings, MelContract, extract
 from svclib.models import instrument
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.training import api as training
 from svclib.training import resume
 from svclib.utils import config
+from svclib.utils.errors import Cancelled, ConfigError, ConversionError, ModelError, TrainingError
 
 RATE, HOP = 16000, 256
 CONTRACT = MelContract(RATE, 1024, 1024, HOP, 40, 0.0, 7600.0)
@@ -176,7 +176,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(exported):
     with pytest.raises(ConversionError, match="without a log-mel"):
         convert(opened, song(settings=dataclasses.replace(FEATURES, mel=None)), PLAIN)
     other = dataclasses.replace(FEATURES, mel=dataclasses.replace(CONTRACT, log_base="10"))
-    with pytest.raises(FeatureError, match="'voice' and of 'a song' differ: log_base e against 10"):
+    with pytest.raises(ModelError, match="'voice' and of 'a song' differ: log_base e against 10"):
         convert(opened, song(settings=other), PLAIN)
     ddsp = types.SimpleNamespace(name="plain", kind="ddsp", features=FEATURES)
     with pytest.raises(ConversionError, match="steps can be chosen for diffusion instruments only; 'plain'"):
@@ -199,9 +199,9 @@ def test_another_vocoder_can_be_embedded_if_its_mel_is_the_same(exported, tmp_pa
     assert all(torch.equal(v, before[k]) for k, v in mine.items() if not k.startswith("vocoder."))
     other = dataclasses.replace(FEATURES, mel=dataclasses.replace(CONTRACT, fmax_hz=8000.0))
     path = instrument.save(tmp_path / "w.zip", VOCODER.build(other), other, toy.STATISTICS, created="2026-11-21")
-    with pytest.raises(FeatureError, match="the vocoder 'w' and of this run differ: fmax_hz 8000.0 against 7600.0"):
+    with pytest.raises(ModelError, match="the vocoder 'w' and of this run differ: fmax_hz 8000.0 against 7600.0"):
         training.export(run, tmp_path / "out.zip", "last", vocoder=path)
-    with pytest.raises(training.TrainingError, match="'out' is of kind 'diffusion'"):
+    with pytest.raises(TrainingError, match="'out' is of kind 'diffusion'"):
         training.export(run, tmp_path / "no.zip", "last", vocoder=tmp_path / "out.zip")
 
 
@@ -352,7 +352,7 @@ def test_singers_are_mixed_on_the_command_line(tmp_path):
     ):
         assert singer_mix(given) == wanted
     for bad, words in ((["ann=x"], "'ann=x'"), (["ann=-1"], "0 or more"), (["ann", "ann=1"], "twice")):
-        with pytest.raises(UsageError, match=words):
+        with pytest.raises(ConfigError, match=words):
             singer_mix(bad)
     model = SETTINGS.build(FEATURES, {**STATISTICS, "singers": {"ann": {}, "bea": {}}})
     assert model.singer_weights({"ann": 1, "bea": 3})[0].tolist() == [0.25, 0.75]

@@ -9,19 +9,18 @@ import pytest
 import torch
 
 from lib.diffwave_weights import convert, load
-from svclib.features.extract import FeatureError, FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models.diffusion import samplers
-from svclib.models.diffusion.samplers import SamplerError
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.diffwave import cached_inference, cpu_autograd
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave import sampler as diffwave_process
 from svclib.models.diffwave.cached_inference import Prepared
-from svclib.models.diffwave.model import DiffWaveError, DiffWaveSettings
+from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.diffwave.network import DiffWaveNet, parameter_count, strides, table_embedding
 from svclib.models.diffwave.sampler import FAST, align, paper_schedule
 from svclib.models.layers import step_embedding
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, ModelError
 
 MEL = MelContract(
     sample_rate_hz=8000, n_fft=256, window_samples=256, hop_samples=64, n_mels=12, fmin_hz=0.0, fmax_hz=4000.0
@@ -70,7 +69,7 @@ def test_parameter_counts(sizes, count):
 
 def test_factors_of_the_hop():
     assert [strides(h) for h in (256, 512, 320, 300, 882, 2)] == [(16, 16), (16, 32), (16, 20), (10, 30), (882,), (2,)]
-    with pytest.raises(DiffWaveError, match="even"):
+    with pytest.raises(ModelError, match="even"):
         strides(255)
 
 
@@ -177,10 +176,10 @@ def test_weights_that_are_none_are_refused_by_name(tmp_path):
         ({"input_projection.weight": None}, "no input"),
     ]:
         given = {k: v for k, v in {**weights, **changed}.items() if v is not None}
-        with pytest.raises(DiffWaveError, match=match):
+        with pytest.raises(ModelError, match=match):
             convert(given)
     (tmp_path / "no.safetensors").write_bytes(b"no weights")
-    with pytest.raises(DiffWaveError, match="no safetensors"):
+    with pytest.raises(ModelError, match="no safetensors"):
         load(tmp_path / "no.safetensors")
 
 
@@ -256,7 +255,7 @@ def test_squeezing_is_a_network_on_blocks_of_samples():
         (lambda: DiffWaveNet(8, 2, 2, 5, hop_samples=12, squeeze=4, conditioner="samples"), "'samples'"),
         (lambda: dataclasses.replace(DIGITS, squeeze=5).build(PLAIN), "divide the hop of 64"),
     ]:
-        with pytest.raises(DiffWaveError, match=match):
+        with pytest.raises(ModelError, match=match):
             action()
 
 
@@ -295,7 +294,7 @@ def test_what_does_not_fit_is_told():
         (lambda: Prepared(label, None, torch.tensor([4]), 48), "label number 4"),
         (lambda: Prepared(random_net()), "how many samples"),
     ]:
-        with pytest.raises(DiffWaveError, match=match):
+        with pytest.raises(ModelError, match=match):
             action()
 
 
@@ -324,7 +323,7 @@ def test_golden_aligned_steps():
     ],
 )
 def test_a_schedule_that_cannot_be_aligned_names_its_eta(etas, match):
-    with pytest.raises(SamplerError, match=match):
+    with pytest.raises(ModelError, match=match):
         align(paper_schedule(50), etas)
 
 
@@ -410,9 +409,9 @@ def test_a_perfect_guess_comes_back_through_the_fast_walk():
 def test_walks_that_cannot_start_or_are_cancelled():
     schedule, x = paper_schedule(20), torch.zeros(1, 4)
     for options, match in [({"start_t": 20}, "0 to 19"), ({"start_t": 3, "etas": (1e-4,)}, "leave the etas out")]:
-        with pytest.raises(SamplerError, match=match):
+        with pytest.raises(ModelError, match=match):
             diffwave_process.sample(gaussian(schedule, 1.0), schedule, x, **options)
-    with pytest.raises(SamplerError, match="100"):
+    with pytest.raises(ModelError, match="100"):
         paper_schedule(100)
     with pytest.raises(Cancelled):
         diffwave_process.sample(gaussian(schedule, 1.0), schedule, x, cancelled=lambda: True)
@@ -498,9 +497,9 @@ def test_the_loss_is_that_of_the_paper():
 def test_recordings_without_a_known_label_are_told():
     model, batch = DIGITS.build(PLAIN), batch_of()
     for label, match in [([-1, 0, 0, 0], "without label"), ([0, 2, 0, 0], "label number 2")]:
-        with pytest.raises(DiffWaveError, match=match):
+        with pytest.raises(ModelError, match=match):
             model.loss({**batch, "label": torch.tensor(label)}, torch.Generator().manual_seed(0))
-    with pytest.raises(DiffWaveError, match="mel contract"):
+    with pytest.raises(ModelError, match="mel contract"):
         SMALL.build(PLAIN)
 
 
@@ -519,7 +518,7 @@ def test_a_model_of_one_level_hears_quiet_and_loud_alike():
     ends = [diffwave_uses.interpolate(model, audio, 0.1 * audio, (0, 1), t=3, label="one")]
     np.testing.assert_allclose(0.1 * ends[0][0], ends[0][1], atol=1e-5)
     for changes, match in [({"condition": "mel", "labels": ()}, "tells the level"), ({"peak": 1.5}, "0 to 1")]:
-        with pytest.raises(DiffWaveError, match=match):
+        with pytest.raises(ModelError, match=match):
             dataclasses.replace(DIGITS, **{"peak": 0.9, **changes})
 
 
@@ -557,7 +556,7 @@ def test_a_prior_that_follows_the_energy():
     loss, _ = model.loss(batch, generator)
     assert float(loss) == pytest.approx(float(model.schedule.alpha_bar.mean()), rel=0.01)
     assert SMALL.build(VOICE).spread(mels) is None and "prior" in settings.prediction
-    with pytest.raises(DiffWaveError, match="follows a mel"):
+    with pytest.raises(ModelError, match="follows a mel"):
         dataclasses.replace(DIGITS, prior="energy")
 
 
@@ -582,11 +581,11 @@ def test_vocode():
         assert made.std() == pytest.approx(np.hypot(*walked(model.schedule, 0.3, etas)), rel=0.02)
     assert np.array_equal(made, diffwave_uses.vocode(model, mel, MEL, seed=1, fast=False))
     for bad in (np.zeros((5, 11)), np.full((5, 12), np.nan), np.zeros((0, 12))):
-        with pytest.raises(DiffWaveError, match="finite numbers, frames by 12 bands"):
+        with pytest.raises(ModelError, match="finite numbers, frames by 12 bands"):
             diffwave_uses.vocode(model, bad, MEL)
-    with pytest.raises(FeatureError, match="fmax_hz"):
+    with pytest.raises(ModelError, match="fmax_hz"):
         diffwave_uses.vocode(model, mel, dataclasses.replace(MEL, fmax_hz=3000.0))
-    with pytest.raises(DiffWaveError, match="no mel"):
+    with pytest.raises(ModelError, match="no mel"):
         diffwave_uses.vocode(perfect("none", 0.3), mel, MEL)
 
 
@@ -605,7 +604,7 @@ def test_generate():
         (lambda: diffwave_uses.generate(perfect("mel", 1.0), 10), "vocoder"),
         (lambda: diffwave_uses.generate(model, 0, label="one"), "at least one"),
     ]:
-        with pytest.raises(DiffWaveError, match=match):
+        with pytest.raises(ModelError, match=match):
             action()
 
 
@@ -629,10 +628,10 @@ def test_denoise():
         ({"t": True}, "whole"),
         ({"reading": "both"}, "as_is, scaled"),
     ]:
-        with pytest.raises(DiffWaveError, match=match):
+        with pytest.raises(ModelError, match=match):
             diffwave_uses.denoise(model, audio, **options)
     for bad in (np.zeros((2, 5)), np.zeros(0), np.full(5, np.nan)):
-        with pytest.raises(DiffWaveError, match="The recording"):
+        with pytest.raises(ModelError, match="The recording"):
             diffwave_uses.denoise(model, bad)
 
 
@@ -652,7 +651,7 @@ def test_interpolate(shared, noise):
     rest = float((made[2] - a * first - b * second).std())
     assert rest == pytest.approx(np.hypot(spread, slope * noise), rel=0.02)
     for options, match in [({"lambdas": (0.5, 1.5)}, "0 to 1"), ({"lambdas": ()}, "at least one"), ({"t": 0}, "1 to")]:
-        with pytest.raises(DiffWaveError, match=match):
+        with pytest.raises(ModelError, match=match):
             diffwave_uses.interpolate(model, first, second, **options)
 
 

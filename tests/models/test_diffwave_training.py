@@ -9,10 +9,10 @@ import torch
 from svclib.data import dataset
 from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
-from svclib.models.diffwave.network import DiffWaveError, DiffWaveNet, parameter_count
-from svclib.models.instrument import InstrumentError
+from svclib.models.diffwave.network import DiffWaveNet, parameter_count
 from svclib.training import api as training
 from svclib.utils import config
+from svclib.utils.errors import ModelError
 
 FEW = ["steps=3", "save_every_steps=2", "validate_every_steps=3", "segment_s=0.2"]
 
@@ -78,7 +78,7 @@ def test_a_vocoder_trains_resumes_and_travels(voice, tmp_path):
     other = instrument.save(
         tmp_path / "other.zip", opened.model, opened.features, opened.statistics, created="2026-11-21"
     )
-    with pytest.raises(InstrumentError, match="made for another model version"):
+    with pytest.raises(ModelError, match="made for another model version"):
         instrument.open(other)
 
 
@@ -91,5 +91,5 @@ def test_digits_train_with_their_labels(digits, tmp_path):
     assert opened.model.settings.labels == ("3", "7")
     made = [diffwave_uses.generate(opened.model, 800, 1, label, fast=True) for label in ("3", "7")]
     assert not np.array_equal(*made) and np.isfinite(made).all()
-    with pytest.raises(DiffWaveError, match="'8'; it knows 3, 7"):
+    with pytest.raises(ModelError, match="'8'; it knows 3, 7"):
         diffwave_uses.generate(opened.model, 800, 1, "8")

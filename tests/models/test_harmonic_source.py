@@ -14,8 +14,9 @@ from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave import model as diffwave
 from svclib.models.diffwave.harmonic_source import HarmonicSource
-from svclib.models.diffwave.model import DiffWaveError, DiffWaveSettings
+from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders import auto as vocoding
+from svclib.utils.errors import ModelError
 
 RATE, HOP, FRAMES = 8000, 64, 60
 MEL = MelContract(
@@ -129,19 +130,19 @@ def test_behind_the_one_door_the_pitch_arrives(tmp_path):
     opened = vocoding.open(path)
     sung = [opened.render(mel[0].numpy(), f, on[0].numpy(), seed=1).audio for f in (f0_hz, 1.5 * f0_hz)]
     direct = diffwave_uses.vocode(model, mel[0].numpy(), MEL, 1, f0_hz=f0_hz.astype(np.float32), voiced=on[0].numpy())
-    with pytest.raises(DiffWaveError, match="give f0_hz and voiced"):
+    with pytest.raises(ModelError, match="give f0_hz and voiced"):
         diffwave_uses.vocode(model, mel[0].numpy(), MEL)
     np.testing.assert_allclose(sung[0], direct, atol=1e-6)
     assert not np.allclose(*sung)
 
 
 def test_what_does_not_fit_is_told():
-    with pytest.raises(DiffWaveError, match="source 'harmonic' is for a vocoder"):
+    with pytest.raises(ModelError, match="source 'harmonic' is for a vocoder"):
         DiffWaveSettings(condition="none", source="harmonic")
-    with pytest.raises(DiffWaveError, match="source"):
+    with pytest.raises(ModelError, match="source"):
         DiffWaveSettings(source="sine")
     model = SINGS.build(FEATURES)
-    with pytest.raises(DiffWaveError, match="takes a source"):
+    with pytest.raises(ModelError, match="takes a source"):
         model.net(torch.zeros(1, 640), torch.zeros(1), torch.zeros(1, 24, 10))
-    with pytest.raises(DiffWaveError, match="source has 64 samples"):
+    with pytest.raises(ModelError, match="source has 64 samples"):
         model.net.check(torch.zeros(1, 24, 10), None, 640, torch.zeros(1, 64))

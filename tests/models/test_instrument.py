@@ -25,8 +25,8 @@ import toy
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.ddsp import model as ddsp
-from svclib.models.instrument import InstrumentError
 from svclib.utils import serialization
+from svclib.utils.errors import ModelError
 
 TINY = ddsp.DdspSettings(n_harmonics=5, n_noise_bands=3, rnn_channels=4, mlp_channels=4, layers_per_stack=1)
 
@@ -83,7 +83,7 @@ def refused(tmp_path, data, match):
     path = tmp_path / "bad one.zip"
     path.write_bytes(data)
     before = set(tmp_path.iterdir())
-    with pytest.raises(InstrumentError, match=match) as caught:
+    with pytest.raises(ModelError, match=match) as caught:
         instrument.open(path)
     assert "bad one.zip" in str(caught.value) and len(str(caught.value)) < 500 and "\n" not in str(caught.value)
     assert set(tmp_path.iterdir()) == before
@@ -171,9 +171,9 @@ def test_bad_weights_are_not_saved(tmp_path):
     model = instrument.build_model(TINY, toy.FEATURES, None)
     with torch.no_grad():
         model.decoder.out.bias[0] = float("nan")
-    with pytest.raises(InstrumentError, match="decoder.out.bias.*not finite"):
+    with pytest.raises(ModelError, match="decoder.out.bias.*not finite"):
         instrument.save(tmp_path / "a.zip", model, toy.FEATURES, toy.STATISTICS, created="1")
-    with pytest.raises(InstrumentError, match="no statistics"):
+    with pytest.raises(ModelError, match="no statistics"):
         instrument.save(tmp_path / "a.zip", model, toy.FEATURES, {}, created="1")
     assert not list(tmp_path.iterdir())
 
@@ -221,7 +221,7 @@ def test_every_flipped_bit_is_noticed(tiny, tmp_path, count):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << (bit % 8)
         path.write_bytes(flipped)
-        with pytest.raises(InstrumentError):
+        with pytest.raises(ModelError):
             instrument.open(path)
 
 
@@ -229,7 +229,7 @@ def test_every_cut_is_noticed(tiny, tmp_path):
     data = tiny[0].read_bytes()
     for n in [*range(0, 40), *range(40, len(data), 211), len(data) - 1]:
         (tmp_path / "cut.zip").write_bytes(data[:n])
-        with pytest.raises(InstrumentError):
+        with pytest.raises(ModelError):
             instrument.open(tmp_path / "cut.zip")
 
 
@@ -245,10 +245,10 @@ def test_a_zip_packed_anew_is_accepted(tiny, tmp_path):
 
 
 def test_things_that_are_no_instruments(tiny, tmp_path):
-    with pytest.raises(InstrumentError, match="There is no instrument"):
+    with pytest.raises(ModelError, match="There is no instrument"):
         instrument.open(tmp_path / "absent.zip")
     (tmp_path / "folder.zip").mkdir()
-    with pytest.raises(InstrumentError, match="folder"):
+    with pytest.raises(ModelError, match="folder"):
         instrument.open(tmp_path / "folder.zip")
     (tmp_path / "folder.zip").rmdir()
     refused(tmp_path, b"", "empty")
@@ -351,7 +351,7 @@ def test_bombs_are_refused_quickly(tiny, tmp_path):
     for bomb in bombs:
         (tmp_path / "bomb.zip").write_bytes(bomb)
         started = time.perf_counter()
-        with pytest.raises(InstrumentError):
+        with pytest.raises(ModelError):
             instrument.open(tmp_path / "bomb.zip")
         assert time.perf_counter() - started < 1.0
 
@@ -535,7 +535,7 @@ def test_mutations(tiny, tmp_path, count):
         started = time.process_time()
         try:
             opened = instrument.open(path)
-        except InstrumentError as error:
+        except ModelError as error:
             assert len(str(error)) < 500
             return time.process_time() - started, False
         assert all(bool(torch.isfinite(p).all()) for p in opened.model.parameters())
@@ -562,7 +562,7 @@ def test_memory_of_hostile_files(tiny, tmp_path):
     (tmp_path / "b.zip").write_bytes(repacked(tiny, lambda m: {**m, "weights.safetensors": bytes(300 << 20)}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in ("a.zip", "b.zip"):
-        with pytest.raises(InstrumentError):
+        with pytest.raises(ModelError):
             instrument.open(tmp_path / name)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
 

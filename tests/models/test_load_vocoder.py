@@ -19,16 +19,16 @@ from svclib.__main__ import main
 from svclib.audio import mel
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
-from svclib.conversion.pipeline import ConversionError, convert, save
-from svclib.features.extract import FeatureError, Features, FeatureSettings, MelContract
+from svclib.conversion.pipeline import convert, save
+from svclib.features.extract import Features, FeatureSettings, MelContract
 from svclib.models import instrument
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders import auto as vocoding
 from svclib.models.vocoders import nsf_checkpoint, nsf_hifigan
-from svclib.models.vocoders.harmonic import HarmonicSettings, Vocoder, VocoderError
-from svclib.utils.serialization import InstrumentError
+from svclib.models.vocoders.harmonic import HarmonicSettings, Vocoder
+from svclib.utils.errors import ConversionError, ModelError
 
 RATE, HOP = 16000, 256
 CONTRACT = MelContract(RATE, 1024, 1024, HOP, 40, 0.0, 7600.0)
@@ -183,7 +183,7 @@ def test_diffwave_by_its_fast_schedule_or_every_step(home):
 
 
 def test_what_is_no_vocoder_is_refused_in_a_sentence(home, tmp_path):
-    with pytest.raises(VocoderError, match="There is no vocoder 'nobody'. Give an instrument file"):
+    with pytest.raises(ModelError, match="There is no vocoder 'nobody'. Give an instrument file"):
         vocoding.open("nobody", near=home)
     from svclib.models.ddsp.model import DdspSettings
 
@@ -198,18 +198,18 @@ def test_what_is_no_vocoder_is_refused_in_a_sentence(home, tmp_path):
     ):
         path = tmp_path / f"{name}.zip"
         instrument.save(path, settings.build(features, STATISTICS, 0), features, STATISTICS, created="x")
-        with pytest.raises(VocoderError, match=words):
+        with pytest.raises(ModelError, match=words):
             vocoding.open(path)
     broken = tmp_path / "broken.zip"
     broken.write_bytes((home / "wave.zip").read_bytes()[:-2000])
-    with pytest.raises(InstrumentError, match="broken"):
+    with pytest.raises(ModelError, match="broken"):
         vocoding.open(broken)
     (tmp_path / "two").mkdir()
     for name in ("a.ckpt", "b.ckpt", "config.json"):
         (tmp_path / "two" / name).write_text("{}")
-    with pytest.raises(VocoderError, match="holds 2 checkpoints"):
+    with pytest.raises(ModelError, match="holds 2 checkpoints"):
         vocoding.open(tmp_path / "two")
-    with pytest.raises(FeatureError, match=r"'wave' and of these features differ: n_mels 40 against 41"):
+    with pytest.raises(ModelError, match=r"'wave' and of these features differ: n_mels 40 against 41"):
         other = song(contract=dataclasses.replace(CONTRACT, n_mels=41)).features
         vocoding.open(home / "wave.zip").resynthesize(other)
 
@@ -239,9 +239,9 @@ def test_a_vocoder_of_another_mel_is_refused_naming_both(home, tmp_path):
     other = dataclasses.replace(FEATURES, mel=dataclasses.replace(CONTRACT, log_base="10"))
     path = instrument.save(tmp_path / "old.zip", HARMONIC.build(other), other, STATISTICS, created="x")
     voice = instrument.open(home / "voice.zip")
-    with pytest.raises(FeatureError, match="the vocoder 'old' and of 'voice' differ: log_base 10 against e"):
+    with pytest.raises(ModelError, match="the vocoder 'old' and of 'voice' differ: log_base 10 against e"):
         convert(voice, song(), PLAIN, vocoder=path)
-    with pytest.raises(FeatureError, match="the vocoder 'old' and of this instrument differ"):
+    with pytest.raises(ModelError, match="the vocoder 'old' and of this instrument differ"):
         f = song().features
         voice.model.render(f.log_mel, f.f0_hz, f.voiced, f.f0_hz, f.voiced, f.loudness_db, vocoder=vocoding.open(path))
 
@@ -272,7 +272,7 @@ def test_resynthesis_keeps_length_and_pitch(tmp_path):
     peak = np.fft.rfftfreq(1 << 16, 1 / RATE)[np.argmax(spectrum)]
     assert abs(1200 * np.log2(peak / 220)) < 5
     other = song(contract=dataclasses.replace(CONTRACT, fmax_hz=8000.0))
-    with pytest.raises(FeatureError, match="fmax_hz 7600.0 against 8000.0"):
+    with pytest.raises(ModelError, match="fmax_hz 7600.0 against 8000.0"):
         vocoding.vocode(vocoder, other)
 
 

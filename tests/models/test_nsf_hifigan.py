@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from svclib.features.extract import FeatureError, MelContract
+from svclib.features.extract import MelContract
 from svclib.models.vocoders import harmonic, nsf_checkpoint
-from svclib.models.vocoders.harmonic import VocoderError
 from svclib.models.vocoders.nsf_hifigan import Block, NsfHifigan, NsfSettings
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, ModelError
 
 TABLE = Path(__file__).parents[1] / "fixtures" / "nsf_hifigan_tensors.txt"
 CONFIG = {
@@ -196,7 +195,7 @@ def test_log10_mels_are_refused_by_contract():
     same = harmonic.listen(model, log_mel, model.contract, f0, voiced)
     assert same.shape == (1, 20 * 512)
     old = dataclasses.replace(model.contract, log_base="10")
-    with pytest.raises(FeatureError, match="'nsf_hifigan' and of an old dataset differ: log_base e against 10"):
+    with pytest.raises(ModelError, match="'nsf_hifigan' and of an old dataset differ: log_base e against 10"):
         harmonic.listen(model, log_mel, old, f0, voiced, whose="an old dataset")
 
 
@@ -242,7 +241,7 @@ def test_files_that_are_no_such_vocoder_are_refused_in_a_sentence(tmp_path):
     tensors = dict(small(False).state_dict())
 
     def refused(words, contents, config=CONFIG):
-        with pytest.raises(VocoderError, match=words):
+        with pytest.raises(ModelError, match=words):
             nsf_checkpoint.open(put(tmp_path / "x", contents, config))
 
     refused("more than tensors", {"generator": Payload(tmp_path / "ran")})
@@ -263,10 +262,10 @@ def test_files_that_are_no_such_vocoder_are_refused_in_a_sentence(tmp_path):
     refused("no JSON object", good, [])
     path = put(tmp_path / "y", good)
     (tmp_path / "y" / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(VocoderError, match="config.json or weights cannot be read"):
+    with pytest.raises(ModelError, match="config.json or weights cannot be read"):
         nsf_checkpoint.open(path)
     (tmp_path / "y" / "config.json").unlink()
-    with pytest.raises(VocoderError, match="config.json beside it"):
+    with pytest.raises(ModelError, match="config.json beside it"):
         nsf_checkpoint.open(path)
-    with pytest.raises(VocoderError, match="holds 0 checkpoints"):
+    with pytest.raises(ModelError, match="holds 0 checkpoints"):
         nsf_checkpoint.open(tmp_path)

@@ -10,8 +10,7 @@ import torch
 from scipy.stats import norm
 
 from svclib.models.diffusion import samplers, schedule
-from svclib.models.diffusion.samplers import SamplerError
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, ModelError
 
 MEL = schedule.Schedule()
 DETERMINISTIC = ("ddim", "plms", "dpmpp")
@@ -339,7 +338,7 @@ def test_refusals_say_what_is_possible():
         ({"method": "ddim", "steps": 200, "start_t": 99}, "at most 100"),
         ({"method": "plms", "eta": 0.5}, "eta"),
     ):
-        with pytest.raises(SamplerError, match=words):
+        with pytest.raises(ModelError, match=words):
             samplers.sample(mixture_eps, MEL, x, **kwargs)
     with pytest.raises(Cancelled):
         samplers.sample(mixture_eps, MEL, x, cancelled=lambda: True)

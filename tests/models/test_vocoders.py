@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from svclib.audio import mel
-from svclib.features.extract import FeatureError, FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models import instrument
 from svclib.models.vocoders import harmonic
-from svclib.models.vocoders.harmonic import HarmonicSettings, VocoderError
+from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils import config
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, ModelError
 
 RATE, HOP = 16000, 256
 CONTRACT = MelContract(RATE, 1024, 1024, HOP, 64, 0.0, 7600.0)
@@ -228,11 +228,11 @@ def test_another_mel_is_refused_naming_both_sides():
     same = harmonic.listen(model, batch["log_mel"], CONTRACT, *arguments, seed=2)
     assert torch.equal(same, model(batch["log_mel"], *arguments, 2))
     other = dataclasses.replace(CONTRACT, log_base="10", fmax_hz=8000.0)
-    with pytest.raises(FeatureError, match="'harmonic' and of my song differ: fmax_hz 7600.0 against 8000.0, log_base"):
+    with pytest.raises(ModelError, match="'harmonic' and of my song differ: fmax_hz 7600.0 against 8000.0, log_base"):
         harmonic.listen(model, batch["log_mel"], other, *arguments, whose="my song")
-    with pytest.raises(VocoderError, match=r"expected \[batch, frames, 64\]"):
+    with pytest.raises(ModelError, match=r"expected \[batch, frames, 64\]"):
         model(batch["log_mel"][..., :40], *arguments)
-    with pytest.raises(VocoderError, match="do not fit"):
+    with pytest.raises(ModelError, match="do not fit"):
         harmonic.check_shapes(batch["log_mel"], batch["f0_hz"][:, :20], batch["voiced"][:, :20], CONTRACT)
 
 
@@ -247,7 +247,7 @@ def test_another_mel_is_refused_naming_both_sides():
     ],
 )
 def test_impossible_settings_are_refused(change, words):
-    with pytest.raises(VocoderError, match=words):
+    with pytest.raises(ModelError, match=words):
         dataclasses.replace(SMALL, **change)
-    with pytest.raises(VocoderError, match="mel contract"):
+    with pytest.raises(ModelError, match="mel contract"):
         SMALL.build(FeatureSettings())

@@ -36,7 +36,8 @@ from svclib.notebooks import convert as widgets_convert
 from svclib.notebooks import lesson as widgets_lesson
 from svclib.training import api as training
 from svclib.utils import workspace
-from svclib.utils.progress import Cancelled, stop_if
+from svclib.utils.errors import Cancelled
+from svclib.utils.progress import stop_if
 
 N_QUICK, N_SLOW, BURST = 300, 10000, 20
 MOODS = ("fine",) * 4 + ("hold",) * 3 + ("mistake", "bug", "interrupt")
@@ -195,9 +196,9 @@ def n_actions(request):
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
+    from test_ablation_panel import make_instrument as make_diffusion
     from test_diffusion_training import VOCODER
     from test_sampling_controls import make
-    from test_ablation_panel import make_instrument as make_diffusion
 
     songs.forget_songs()
     home = workspace.base_folder(base=tmp_path / "home")

@@ -22,7 +22,7 @@ from svclib.notebooks import base as widgets
 from svclib.notebooks import control_sliders, convert, first_run, microphone, train
 from svclib.training import api as training
 from svclib.utils import atomic_store, workspace
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled, StorageError
 
 NASTY = "<img src=x onerror=alert(1)> & 'so\N{MUSICAL NOTE}ng'"
 MODEL = ddsp.DdspSettings(
@@ -460,7 +460,7 @@ def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
     panel = convert.convert_panel(base)
 
     def full(*args):
-        raise atomic_store.StoreError("The disk is full.")
+        raise StorageError("The disk is full.")
 
     with monkeypatch.context() as m:
         m.setattr(atomic_store, "commit_new", full)

@@ -18,7 +18,7 @@ from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.notebooks import convert as widgets_convert
 from svclib.utils import workspace
-from svclib.utils.progress import Cancelled
+from svclib.utils.errors import Cancelled
 
 
 def make(folder, name, settings, grid=FEATURES, singers=(), seed=0):

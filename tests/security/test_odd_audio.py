@@ -14,9 +14,9 @@ from untrusted import measured, require_sentence
 
 from svclib.audio import io as audio
 from svclib.conversion import pipeline
-from svclib.conversion.controls import ConversionError
 from svclib.data import quality
-from svclib.features.extract import FeatureError, FeatureSettings
+from svclib.features.extract import FeatureSettings
+from svclib.utils.errors import AudioError, ConversionError, ModelError
 
 SECONDS, MEGABYTES = 5.0, 512.0
 GRID = FeatureSettings()
@@ -29,7 +29,7 @@ def used(path) -> str:
         require_sentence(reason, path.name)
     try:
         found = audio.read(path)
-    except audio.AudioError as error:
+    except AudioError as error:
         require_sentence(str(error), path.name)
         outcome = "said"
     else:
@@ -47,7 +47,7 @@ def used(path) -> str:
             assert finding.text.startswith(("It is silent", "It lasts only")), finding
     try:
         song = pipeline.load_song(path, GRID)
-    except (audio.AudioError, ConversionError, FeatureError) as error:
+    except (AudioError, ConversionError, ModelError) as error:
         require_sentence(str(error), path.name)
         assert outcome == "said" or isinstance(error, ConversionError)
     else:

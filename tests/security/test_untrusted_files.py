@@ -25,25 +25,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
-import untrusted
 import torch
+import untrusted
 from untrusted import WATCH, checkpoint, measured, members_of, require_sentence, trace_file, vocoder_zip, zip_of
 
 from svclib.analysis import html as page
 from svclib.analysis import player, trace
-from svclib.analysis.trace import TraceError
-from svclib.audio import io as audio
 from svclib.models import instrument
-from svclib.models.instrument import InstrumentError
 from svclib.models.vocoders import auto as vocoding
-from svclib.models.vocoders.harmonic import VocoderError
 from svclib.notebooks import base as widgets
 from svclib.utils import config, download
-from svclib.utils.atomic_store import StoreError
-from svclib.utils.config import ConfigError
+from svclib.utils.errors import AudioError, ConfigError, ConversionError, ModelError, StorageError
 
 SECONDS, MEGABYTES = 0.25, 300.0
-SENTENCES = (InstrumentError, VocoderError, TraceError, audio.AudioError, ConfigError, StoreError)
+SENTENCES = (ModelError, ModelError, ConversionError, AudioError, ConfigError, StorageError)
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from faults import FaultyDisk
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.training import checkpoint_format, checkpoints, run_lock
-from svclib.training.checkpoint_format import TrainingError
 from svclib.utils import atomic_store, filesystem
+from svclib.utils.errors import TrainingError
 
 SCRIPT = str(Path(__file__).parents[1] / "helpers" / "toy.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

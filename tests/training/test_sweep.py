@@ -7,7 +7,7 @@ import toy
 
 from svclib.training import api as training
 from svclib.training import sweep
-from svclib.training.checkpoint_format import TrainingError
+from svclib.utils.errors import TrainingError
 
 GIN = """\
 from __gin__ import dynamic_registration

@@ -24,8 +24,8 @@ from svclib.models.ddsp import model as ddsp
 from svclib.training import api as training
 from svclib.training import checkpoints, device, run_log, trainer
 from svclib.training.api import TrainingSettings
-from svclib.training.checkpoint_format import TrainingError
-from svclib.utils import atomic_store, config
+from svclib.utils import config
+from svclib.utils.errors import StorageError, TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +365,7 @@ def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):
     def save(folder, checkpoint, kind, writer):
         if checkpoint.record["step"] in (5, 6) and kind == "last":
             failures.append(checkpoint.record["step"])  # at home, then beside it on this machine
-            raise atomic_store.StoreError("No space left while writing 'x' (0 MB are free).")
+            raise StorageError("No space left while writing 'x' (0 MB are free).")
         return real(folder, checkpoint, kind, writer)
 
     monkeypatch.setattr(checkpoints, "save", save)

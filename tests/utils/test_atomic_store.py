@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from svclib.utils import atomic_store, filesystem, workspace
+from svclib.utils.errors import StorageError
 
 BIG = 3 * atomic_store.CHUNK_BYTES + 17
 
@@ -43,7 +44,7 @@ def test_every_failing_operation_leaves_old_or_new_bytes(tmp_path, number, stays
     assert counter.count >= 8  # open, 4 writes, reopen, fsync, replace, folder
     for n in range(1, counter.count + 1):
         atomic_store.commit_bytes(path, old)
-        with faults.failing(n, number, stays=stays), pytest.raises(atomic_store.StoreError) as caught:
+        with faults.failing(n, number, stays=stays), pytest.raises(StorageError) as caught:
             atomic_store.commit_bytes(path, new)
         assert caught.value.errno == number
         assert "file.bin" in str(caught.value) or str(tmp_path) in str(caught.value)
@@ -59,11 +60,11 @@ def test_killed_at_every_operation(tmp_path):
     """A process that dies before or after each operation of put_marked: earlier marked files still load."""
     child = (
         f"import sys; sys.path[:0] = {[str(Path(faults.__file__).parent), str(Path(__file__).parents[2])]!r}\n"
-        "import faults; from svclib import store; from pathlib import Path\n"
+        "import faults; from svclib.utils import atomic_store as store, filesystem; from pathlib import Path\n"
         "n, after, folder = int(sys.argv[1]), sys.argv[2] == '1', Path(sys.argv[3])\n"
         "faults.install(n or None, 'exit', after=after)\n"
         "store.put_marked(folder / 'ck-2.bin', lambda p: store._put_bytes(p, [b'new' * 700000]), {'step': 2})\n"
-        "print(store.disk.active.count)\n"
+        "print(filesystem.active.count)\n"
     )
 
     def run(n, after, folder):
@@ -122,7 +123,7 @@ def test_the_writer_sees_the_suffix_and_its_own_errors_pass(tmp_path):
     assert seen[0].suffix == ".flac" and seen[0].parent == tmp_path
     with pytest.raises(ZeroDivisionError):
         atomic_store.commit_file(tmp_path / "y.flac", lambda p: 1 / 0)
-    with pytest.raises(atomic_store.StoreError, match="absent.bin"):
+    with pytest.raises(StorageError, match="absent.bin"):
         atomic_store.copy_file(tmp_path / "absent.bin", tmp_path / "z.bin")
     assert os.listdir(tmp_path) == ["x.flac"]
 
@@ -159,7 +160,7 @@ def test_commit_new_in_a_race_and_with_every_operation_failing(tmp_path):
         with faults.failing(n, errno.EIO) as faulty:
             try:
                 atomic_store.commit_new(tmp_path / "a.wav", lambda p: p.write_bytes(b"whole"))
-            except atomic_store.StoreError:
+            except StorageError:
                 pass
         if faulty.count < n:
             break
@@ -203,7 +204,7 @@ def test_marked_files_tell_what_is_wrong(tmp_path):
     found = atomic_store.find_marked(tmp_path, "ck-*.safetensors")
     assert [m.info["step"] for m in found] == [9, 10, 100] and not any(m.problem for m in found)
     assert all(atomic_store.verify(m) is None for m in found)
-    with pytest.raises(atomic_store.StoreError, match="already committed"):
+    with pytest.raises(StorageError, match="already committed"):
         atomic_store.put_marked(tmp_path / "ck-10.safetensors", lambda p: p.write_bytes(b"x"))
     assert (tmp_path / "ck-10.safetensors").read_bytes() == b"10" * 50
 
@@ -258,7 +259,7 @@ def test_a_payload_that_reads_back_differently_gets_no_marker(tmp_path, monkeypa
             b.write_bytes(b"")
 
     monkeypatch.setattr(filesystem.active, "replace", lossy)
-    with pytest.raises(atomic_store.StoreError, match="reads back differently"):
+    with pytest.raises(StorageError, match="reads back differently"):
         atomic_store.put_marked(tmp_path / "a.bin", lambda p: p.write_bytes(b"abc"))
     assert "no marker" in atomic_store.find_marked(tmp_path, "*.bin")[0].problem
 
@@ -275,9 +276,9 @@ def test_json(tmp_path):
     assert path.read_bytes() == first
     for text in ("", "{", '{"a": NaN}', "[" * 100000, "\xff"):
         (tmp_path / "bad.json").write_bytes(text.encode("latin-1"))
-        with pytest.raises(atomic_store.StoreError, match="bad.json"):
+        with pytest.raises(StorageError, match="bad.json"):
             atomic_store.read_json(tmp_path / "bad.json")
-    with pytest.raises(atomic_store.StoreError, match="There is no file"):
+    with pytest.raises(StorageError, match="There is no file"):
         atomic_store.read_json(tmp_path / "none.json")
 
 
@@ -303,7 +304,7 @@ def test_copy_tree_copies_what_changed(tmp_path):
 
 def test_free_space_check_names_the_megabytes(tmp_path):
     atomic_store.free_space_check(tmp_path / "not" / "yet", 1)
-    with pytest.raises(atomic_store.StoreError, match=r"1000000000 MB are needed, \d+ MB are free"):
+    with pytest.raises(StorageError, match=r"1000000000 MB are needed, \d+ MB are free"):
         atomic_store.free_space_check(tmp_path, 10**15)
 
 
@@ -347,9 +348,9 @@ def test_base_folder_on_colab(tmp_path, monkeypatch):
     module = types.ModuleType("google.colab")
     module.drive = types.SimpleNamespace(mount=lambda where: calls.append(where))
     monkeypatch.setitem(sys.modules, "google.colab", module)
-    with pytest.raises(atomic_store.StoreError, match="not mounted"):
+    with pytest.raises(StorageError, match="not mounted"):
         atomic_store.base_folder()
-    with pytest.raises(atomic_store.StoreError, match="not mounted"):
+    with pytest.raises(StorageError, match="not mounted"):
         atomic_store.base_folder(base=mount / "MyDrive" / "mine")
     assert not mount.exists() and calls == [str(mount)]
 
@@ -357,7 +358,7 @@ def test_base_folder_on_colab(tmp_path, monkeypatch):
         raise ValueError("mount failed")
 
     module.drive.mount = declined
-    with pytest.raises(atomic_store.StoreError, match="mount failed"):
+    with pytest.raises(StorageError, match="mount failed"):
         atomic_store.base_folder()
     assert not mount.exists()
     module.drive.mount = lambda where: (mount / "MyDrive").mkdir(parents=True)
@@ -367,12 +368,12 @@ def test_base_folder_on_colab(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_may_not_be_written_is_told_at_once(tmp_path):
-    with faults.failing(1, errno.EROFS), pytest.raises(atomic_store.StoreError, match="may not be used"):
+    with faults.failing(1, errno.EROFS), pytest.raises(StorageError, match="may not be used"):
         atomic_store.base_folder(base=tmp_path / "x")
 
 
 def test_passing_errors_are_tried_again_on_drive_only(tmp_path, monkeypatch):
-    with faults.failing(2, errno.EIO), pytest.raises(atomic_store.StoreError):
+    with faults.failing(2, errno.EIO), pytest.raises(StorageError):
         atomic_store.commit_bytes(tmp_path / "a", b"1")
     monkeypatch.setattr(filesystem, "DRIVE_MOUNT", tmp_path)
     monkeypatch.setattr(filesystem, "DRIVE_PAUSES_S", (0.0, 0.0))
@@ -381,7 +382,7 @@ def test_passing_errors_are_tried_again_on_drive_only(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"1"
     with (
         faults.failing(2, errno.ENOTCONN, stays=True),
-        pytest.raises(atomic_store.StoreError, match="Drive connection"),
+        pytest.raises(StorageError, match="Drive connection"),
     ):
         atomic_store.commit_bytes(tmp_path / "a", b"2")
     assert (tmp_path / "a").read_bytes() == b"1"

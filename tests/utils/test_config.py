@@ -14,7 +14,7 @@ import torch
 
 import gin
 from svclib.utils import config
-from svclib.utils.config import ConfigError
+from svclib.utils.errors import ConfigError
 
 HEAD = "from __gin__ import dynamic_registration\nfrom svclib import config\nfrom svclib import ddsp\n"
 DDSP_PRESETS = [name for name in config.preset_names() if name.startswith("ddsp")]

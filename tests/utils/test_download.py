@@ -18,10 +18,10 @@ import pytest
 import soundfile
 
 from svclib.audio import io as audio
-from svclib.audio.io import AudioError
 from svclib.notebooks import first_run
 from svclib.utils import download as sources
 from svclib.utils import unzip, workspace
+from svclib.utils.errors import AudioError
 
 
 def wav_bytes(seed=0):

@@ -24,6 +24,7 @@ from svclib.analysis.lesson import text as lesson_pages
 from svclib.analysis.player import Run, StepAudio
 from svclib.audio import griffin_lim
 from svclib.conversion.song import load_song
+from svclib.utils.errors import ConversionError
 from svclib.utils.progress import Progress, reporter, stop_if
 
 EXAMPLE = Path(__file__).with_name("lesson_example.json.gz")
@@ -32,10 +33,6 @@ GUESSED_STEPS = 12
 MAX_BYTES = player.LARGE_BYTES
 FEWER = (4, 10)
 STEPS = 50
-
-
-class LessonError(ValueError):
-    """A lesson that cannot be made as asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,13 +100,15 @@ def make(
         What :func:`document` makes the page of.
 
     Raises:
-        LessonError: for an instrument of another kind, or too few or too many steps.
-        stretches.StudyError, trace.TraceError: if nothing of the song is left, or it is too long.
+        ConversionError: for an instrument of another kind, or too few or too many steps.
+        ConversionError: if nothing of the song is left, or it is too long.
         Cancelled: if ``cancelled`` says so.
     """
     require_diffusion(instrument)
     if not COMPARED_STEPS <= steps <= 1000:
-        raise LessonError(f"The lesson is to have {steps} steps; take from {COMPARED_STEPS} to 1000, such as {STEPS}.")
+        raise ConversionError(
+            f"The lesson is to have {steps} steps; take from {COMPARED_STEPS} to 1000, such as {STEPS}."
+        )
     model = instrument.model
     asked = interventions.cut_excerpt(song, instrument.statistics, start_s, seconds)
     others = [name for name in model.singers if name != (singer or model.singers[0])]
@@ -236,7 +235,7 @@ def from_file(
         ``(page, what it is in words)``.
 
     Raises:
-        LessonError: for another kind of instrument, or a page above 10 MB; says what to do.
+        ConversionError: for another kind of instrument, or a page above 10 MB; says what to do.
     """
     report, tell = reporter(progress, cancelled), note or (lambda text: None)
     if instrument.kind == "diffwave":
@@ -279,7 +278,7 @@ def render_from_mel(trace, contract, positions, seed=0, progress=None, cancelled
 def require_diffusion(instrument) -> None:
     """Raise the sentence for an instrument that no lesson can be made with."""
     if instrument.kind != "diffusion":
-        raise LessonError(
+        raise ConversionError(
             f"'{instrument.name}' is of kind '{instrument.kind}'; it does not sing step by step out of noise, so there "
             "are no steps to show. Take a diffusion or a DiffWave instrument."
         )
@@ -321,11 +320,11 @@ def check_size(n_bytes: int, fits_s: float | int | None = None) -> str:
         The size in MB, as a sentence.
 
     Raises:
-        LessonError: if a lesson of that size would be refused.
+        ConversionError: if a lesson of that size would be refused.
     """
     if n_bytes > MAX_BYTES:
         advice = f"; up to {fits_s:g} s fit here" if fits_s else ""
-        raise LessonError(
+        raise ConversionError(
             f"The lesson would have about {n_bytes / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB open everywhere. "
             f"Take a shorter stretch (--seconds, or the length in the panel{advice}) or fewer steps."
         )

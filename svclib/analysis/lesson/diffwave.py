@@ -12,6 +12,7 @@ from svclib.analysis import recorder as capture
 from svclib.analysis.player import Run
 from svclib.conversion.controls import Controls
 from svclib.models.diffwave import inference as diffwave_uses
+from svclib.utils.errors import ConversionError
 from svclib.utils.progress import Progress, stop_if
 
 KEEP = 12
@@ -67,7 +68,7 @@ def six_steps(
         seed: Of the noise.
         every_step: Whether the run of all trained steps is wanted too.
         progress: Called with a fraction and a text.
-        cancelled: Asked before each step; True raises ``progress.Cancelled``.
+        cancelled: Asked before each step; True raises ``Cancelled``.
 
     Returns:
         The fast run, then that of all steps where it is wanted or the only one; each keeps at most ``KEEP`` steps.
@@ -131,9 +132,7 @@ def demonstrate(instrument, seconds: float | int = 1.0, seed: int = 0) -> str:
     """
     model = instrument.model
     if model.settings.condition == "mel":
-        raise interventions.StudyError(
-            f"'{instrument.name}' is a vocoder: it follows a mel. Show it with a song instead."
-        )
+        raise ConversionError(f"'{instrument.name}' is a vocoder: it follows a mel. Show it with a song instead.")
     labels = model.settings.labels or (None, None)
     n = int(seconds * instrument.features.sample_rate_hz) // 64 * 64
     first, second = (
@@ -180,18 +179,16 @@ def document(
         HTML of one self-contained page.
 
     Raises:
-        stretches.StudyError: if nothing of the song is left, or for other lengths than these.
+        ConversionError: if nothing of the song is left, or for other lengths than these.
         Cancelled: if ``cancelled`` says so.
     """
     model = instrument.model
     if not 0 < seconds <= MAX_S:
-        raise interventions.StudyError(
-            f"{seconds:g} s are asked for; a page of DiffWave's steps holds up to {MAX_S:g} s."
-        )
+        raise ConversionError(f"{seconds:g} s are asked for; a page of DiffWave's steps holds up to {MAX_S:g} s.")
     asked = None
     if model.settings.condition == "mel":
         if song is None:
-            raise interventions.StudyError(f"'{instrument.name}' is a vocoder: it sings a song again. Give one.")
+            raise ConversionError(f"'{instrument.name}' is a vocoder: it sings a song again. Give one.")
         asked = interventions.cut_excerpt(song, None, start_s, seconds, Controls())
     label = model.settings.labels[0] if model.settings.condition == "label" else None
     n_samples = int(seconds * instrument.features.sample_rate_hz)

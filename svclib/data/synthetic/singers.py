@@ -16,11 +16,12 @@ import numpy as np
 
 from svclib.audio import io as audio
 from svclib.audio import synthesis, units
-from svclib.data.synthetic.voice import PAUSE, VOWELS, Note, Performance, Phone, Score, ScoreError, Singer, Truth
+from svclib.data.synthetic.voice import PAUSE, VOWELS, Note, Performance, Phone, Score, Singer, Truth
 from svclib.utils import atomic_store
+from svclib.utils.errors import DatasetError
 from svclib.utils.progress import Progress
 
-__all__ = ["PAUSE", "SINGERS", "Note", "Phone", "Score", "ScoreError", "Singer", "Sung", "Truth", "VOWELS"]
+__all__ = ["PAUSE", "SINGERS", "Note", "Phone", "Score", "Singer", "Sung", "Truth", "VOWELS"]
 
 _CONTROL_HZ = 344.53125  # control points per second; 128 samples at 44.1 kHz
 _N_BANDS = 129
@@ -112,13 +113,13 @@ def sing(
         The sound with what it was made from, so that its truth can be read.
 
     Raises:
-        ScoreError: for a note out of the singer's range, an unknown phone or an impossible duration.
+        DatasetError: for a note out of the singer's range, an unknown phone or an impossible duration.
     """
     import torch
 
     if isinstance(singer, str):
         if singer not in SINGERS:
-            raise ScoreError(f"There is no singer '{singer}'; the singers are {' and '.join(SINGERS)}.")
+            raise DatasetError(f"There is no singer '{singer}'; the singers are {' and '.join(SINGERS)}.")
         singer = SINGERS[singer]
     octave = singer.octave if octave is None else octave
     performance = Performance(singer, score, octave, seed)

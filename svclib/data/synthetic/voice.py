@@ -14,6 +14,7 @@ import numpy as np
 
 from svclib.audio import units
 from svclib.features import extract
+from svclib.utils.errors import DatasetError
 
 VOWELS = ("a", "e", "i", "o", "u")
 VOICED_CONSONANTS = ("m", "n", "l")
@@ -32,10 +33,6 @@ _VIBRATO_DELAY_S, _VIBRATO_GROWTH_S = 0.3, 0.3
 _BANDWIDTHS_HZ = np.array([80.0, 90.0, 120.0, 150.0, 200.0])
 _NOISE_SHAPES = {"s": (6200.0, 0.45), "sh": (3100.0, 0.5), "f": (6500.0, 1.5), "t": (4200.0, 0.7), "k": (1900.0, 0.4)}
 _NOISE_LEVELS_DB = {"s": -12.0, "sh": -10.0, "f": -20.0, "h": -20.0, "t": -10.0, "k": -10.0}
-
-
-class ScoreError(ValueError):
-    """A score that cannot be sung; the message names the note."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +120,13 @@ class Truth:
 
 
 def phones_of(lyric: str) -> tuple[str, ...]:
-    """Split a syllable into phones: ``"sha"`` -> ``("sh", "a")``; ScoreError for other sounds, or without a vowel."""
+    """Split a syllable into phones: ``"sha"`` -> ``("sh", "a")``; DatasetError for other sounds, or without a vowel."""
     known = sorted((*VOWELS, *VOICED_CONSONANTS, *NOISES), key=len, reverse=True)
     found = re.findall("|".join(known), lyric)
     if "".join(found) != lyric:
-        raise ScoreError(f"The syllable '{lyric}' is not made of the phones {' '.join(sorted(known))}.")
+        raise DatasetError(f"The syllable '{lyric}' is not made of the phones {' '.join(sorted(known))}.")
     if not any(p in VOWELS for p in found):
-        raise ScoreError(f"The syllable '{lyric}' has no vowel to sing on.")
+        raise DatasetError(f"The syllable '{lyric}' has no vowel to sing on.")
     return tuple(found)
 
 
@@ -166,13 +163,13 @@ class Performance:
     def _read_score(self, score: Score, octave: int) -> None:
         """Turn notes into phones with times, pitch targets, note levels and vibrato spans."""
         if not any(n.lyric for n in score.notes):
-            raise ScoreError(f"The score '{score.name}' has no note to sing.")
+            raise DatasetError(f"The score '{score.name}' has no note to sing.")
         time, phones, vowel = _LEAD_S, [Phone(PAUSE, 0.0, _LEAD_S)], None
         self.notes = []  # (start_s, end_s, sounding midi, level_db)
         for i, note in enumerate(score.notes):
             where = f"Note {i + 1} of '{score.name}'"
             if not 0.05 <= note.duration_s < 60:
-                raise ScoreError(f"{where} lasts {note.duration_s} s; a note lasts 0.05 to 60 s.")
+                raise DatasetError(f"{where} lasts {note.duration_s} s; a note lasts 0.05 to 60 s.")
             end = time + note.duration_s
             if not note.lyric:
                 phones.append(Phone(PAUSE, time, end))
@@ -180,12 +177,12 @@ class Performance:
                 continue
             midi = note.midi + 12 * octave
             if not self.singer.low_midi <= midi <= self.singer.high_midi:
-                raise ScoreError(
+                raise DatasetError(
                     f"{where} is MIDI {midi:g} for {self.singer.name}, who sings {self.singer.low_midi:g} to "
                     f"{self.singer.high_midi:g}; transpose it or change the octave."
                 )
             if note.lyric == "-" and vowel is None:
-                raise ScoreError(f"{where} holds a vowel, but no note was sung before it.")
+                raise DatasetError(f"{where} holds a vowel, but no note was sung before it.")
             names = (vowel,) if note.lyric == "-" else phones_of(note.lyric)
             vowel = next(p for p in reversed(names) if p in VOWELS)
             wanted = sum(_LENGTHS_S.get(p, 0.0) for p in names)

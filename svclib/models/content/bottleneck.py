@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.features.content_features import UnitSettings
-from svclib.features.extract import FeatureError, FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models.layers import ConvStack, in_pieces
 from svclib.utils import rng
+from svclib.utils.errors import ModelError
 
 ENCODERS = ("bottleneck", "contentvec")
 UNPITCHED_SMOOTHING_HZ = 200.0
@@ -253,11 +254,11 @@ class Units(nn.Module):
         generator: torch.Generator | None = None,
         units: Tensor | None = None,
     ) -> Float[Tensor, "batch frames code"]:
-        """The units in the precision of the mel; raises FeatureError if there are none, or not one for each frame."""
+        """The units in the precision of the mel; raises ModelError if there are none, or not one for each frame."""
         wanted = (*log_mel.shape[:2], self.dims)
         if units is None or tuple(units.shape) != wanted:
             got = "none" if units is None else f"units of shape {tuple(units.shape)}"
-            raise FeatureError(f"Content units {wanted} are needed for 'contentvec'; {got} arrived. Measure them.")
+            raise ModelError(f"Content units {wanted} are needed for 'contentvec'; {got} arrived. Measure them.")
         return units.to(log_mel)
 
     def song(self, log_mel: Tensor, f0_hz: Tensor, piece_frames: int, units: Tensor | None = None) -> Tensor:
@@ -268,12 +269,12 @@ class Units(nn.Module):
 def build(settings: Any, features: FeatureSettings) -> Bottleneck | Units:
     """The content encoder that the settings of a diffusion model name, with fresh weights where it has any.
 
-    Raises FeatureError if it needs units that the features do not have.
+    Raises ModelError if it needs units that the features do not have.
     """
     s = settings
     if s.content == "contentvec":
         if features.units is None:
-            raise FeatureError("The content encoder 'contentvec' reads units; bind FeatureSettings.units as well.")
+            raise ModelError("The content encoder 'contentvec' reads units; bind FeatureSettings.units as well.")
         return Units(features.units)
     return Bottleneck(
         features.mel,

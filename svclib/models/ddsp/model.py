@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from svclib.audio import spectral_loss, synthesis, units
-from svclib.audio.synthesis import SynthesisError
 from svclib.features import extract as features_module
 from svclib.models.ddsp import networks as decoder
 from svclib.utils import validation
+from svclib.utils.errors import AudioError
 from svclib.utils.progress import stop_if
 
 NOISE_BIAS = -5.0  # an untrained network starts nearly without noise
@@ -75,13 +75,11 @@ class DdspSettings:
     def __post_init__(self):
         object.__setattr__(self, "fft_sizes", tuple(self.fft_sizes))
         if self.kind != "ddsp":
-            raise SynthesisError(f"kind is '{self.kind}'; these are settings of the kind 'ddsp'.")
-        validation.check(self, _RANGES, SynthesisError)
+            raise AudioError(f"kind is '{self.kind}'; these are settings of the kind 'ddsp'.")
+        validation.check(self, _RANGES, AudioError)
         if self.z_hop_samples not in decoder.Z_WINDOWS:
-            raise SynthesisError(
-                f"z_hop_samples is {self.z_hop_samples!r}; expected one of {sorted(decoder.Z_WINDOWS)}."
-            )
-        spectral_loss.check_definition(self.fft_sizes, self.log_rule, SynthesisError)
+            raise AudioError(f"z_hop_samples is {self.z_hop_samples!r}; expected one of {sorted(decoder.Z_WINDOWS)}.")
+        spectral_loss.check_definition(self.fft_sizes, self.log_rule, AudioError)
 
     def build(
         self, features: "features_module.FeatureSettings", statistics: dict | None = None, seed: int = 0
@@ -97,10 +95,10 @@ class DdspSettings:
             The model, on the CPU.
 
         Raises:
-            SynthesisError: if the sample rate is too low for ``z_dims``.
+            AudioError: if the sample rate is too low for ``z_dims``.
         """
         if self.z_dims and features.sample_rate_hz < 2 * decoder.Z_FMAX_HZ:
-            raise SynthesisError(
+            raise AudioError(
                 f"The z encoder listens up to {decoder.Z_FMAX_HZ:.0f} Hz; sample_rate_hz is {features.sample_rate_hz}: "
                 f"use at least {2 * decoder.Z_FMAX_HZ:.0f}, or z_dims=0."
             )
@@ -191,7 +189,7 @@ class DdspModel(nn.Module):
         """
         if self.z_encoder is not None and z is None:
             if audio is None:
-                raise SynthesisError("This instrument follows what is sung (z): give the source audio too.")
+                raise AudioError("This instrument follows what is sung (z): give the source audio too.")
             z = self.z_encoder.at_frames(self.z_encoder(audio), 0, f0_hz.shape[1], self.features.hop_samples)
         return self._controls(f0_hz, voiced, loudness_db, z, None)[0]
 
@@ -292,21 +290,21 @@ class DdspModel(nn.Module):
             seed: Of the noise.
             chunk_frames: Frames per piece; memory grows with it, the sound does not change.
             progress: Called with a fraction and a text.
-            cancelled: Asked before every piece; True raises ``progress.Cancelled``.
+            cancelled: Asked before every piece; True raises ``Cancelled``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples.
         """
         n_frames, hop, rate = len(f0_hz), self.features.hop_samples, self.features.sample_rate_hz
         if not len(voiced) == len(loudness_db) == n_frames or n_frames == 0 or chunk_frames < 1:
-            raise SynthesisError(
+            raise AudioError(
                 f"Pitch, voicing and loudness have {n_frames}, {len(voiced)} and {len(loudness_db)} frames; "
                 "they must have the same number, at least one."
             )
         z = None
         if self.z_encoder is not None:
             if audio is None:
-                raise SynthesisError("This instrument follows what is sung (z): give the source audio too.")
+                raise AudioError("This instrument follows what is sung (z): give the source audio too.")
             z = self.encode_z(audio, cancelled)
         place = self.decoder.out.weight
         voiced = np.asarray(voiced, dtype=bool) & (np.asarray(f0_hz) > 0)

@@ -4,10 +4,11 @@ import dataclasses
 
 from svclib.models.content import bottleneck
 from svclib.models.diffusion import samplers
-from svclib.models.diffusion.denoiser import PREDICTIONS, DiffusionError
+from svclib.models.diffusion.denoiser import PREDICTIONS
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils import validation
+from svclib.utils.errors import ModelError
 
 _RANGES = {
     "code_dims": (1, 4096),
@@ -88,18 +89,18 @@ class DiffusionChoices:
 
     def __post_init__(self):
         if self.kind != "diffusion":
-            raise DiffusionError(f"These are settings of a '{self.kind}' model; DiffusionSettings are for 'diffusion'.")
+            raise ModelError(f"These are settings of a '{self.kind}' model; DiffusionSettings are for 'diffusion'.")
         if self.content not in bottleneck.ENCODERS:
             known = ", ".join(bottleneck.ENCODERS)
-            raise DiffusionError(f"There is no content encoder '{self.content}'; choose one of: {known}.")
-        validation.check(self, _RANGES, DiffusionError)
+            raise ModelError(f"There is no content encoder '{self.content}'; choose one of: {known}.")
+        validation.check(self, _RANGES, ModelError)
         size = self.n_layers * self.channels**2 + self.content_layers * self.content_channels**2
         if size > MAX_SQUARES:
-            raise DiffusionError(
+            raise ModelError(
                 f"{self.n_layers} layers of {self.channels} channels are too large a network: layers times channels "
                 f"squared are at most {MAX_SQUARES:,} with the content encoder's; the full model has 3 million."
             )
         if self.prediction not in PREDICTIONS:
-            raise DiffusionError(f"prediction is '{self.prediction}'; choose one of {', '.join(PREDICTIONS)}.")
+            raise ModelError(f"prediction is '{self.prediction}'; choose one of {', '.join(PREDICTIONS)}.")
         Schedule(self.n_steps, self.beta_first, self.beta_last)
         samplers.times(Schedule(self.n_steps), self.sampler, self.sampler_steps)

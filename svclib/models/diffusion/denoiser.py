@@ -19,16 +19,13 @@ from svclib.models import layers
 from svclib.models.content import bottleneck
 from svclib.models.diffusion.schedule import Schedule
 from svclib.utils import progress
+from svclib.utils.errors import ModelError
 
 CONDITIONS = ("content", "f0", "loudness", "singer")
 PREDICTIONS = ("residual", "eps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 PIECE_FRAMES = 2048  # of a long song, computed at once
 CACHE_BYTES = 10**9  # of what is computed ahead of a walk
-
-
-class DiffusionError(ValueError):
-    """A diffusion model that cannot be built or used as asked; the message says what it needs."""
 
 
 class Denoiser(nn.Module):
@@ -223,7 +220,7 @@ class Prepared:
         cancelled: Callable[[], bool] | None = None,
     ):
         if precision not in PRECISIONS:
-            raise DiffusionError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
+            raise ModelError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
         self.precision = best_precision(condition.device) if precision == "auto" else precision
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self.denoiser = denoiser if self.dtype == torch.float32 else copy.deepcopy(denoiser).to(self.dtype)

@@ -25,18 +25,11 @@ from svclib.models.content import bottleneck
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.config import DiffusionChoices
-from svclib.models.diffusion.denoiser import (
-    CONDITIONS,
-    PIECE_FRAMES,
-    Conditions,
-    Denoiser,
-    DiffusionError,
-    Prepared,
-    best_precision,
-)
+from svclib.models.diffusion.denoiser import CONDITIONS, PIECE_FRAMES, Conditions, Denoiser, Prepared, best_precision
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.vocoders.harmonic import HarmonicVocoder
 from svclib.utils import rng
+from svclib.utils.errors import ModelError
 
 SPREADS = (0.02, 1.0)  # least and greatest error the coarse head may admit to, in units of the scaled mel
 SPREAD_WEIGHT = 0.1
@@ -64,7 +57,7 @@ class DiffusionModel(nn.Module):
         super().__init__()
         contract = features.mel
         if contract is None:
-            raise DiffusionError("A diffusion model works on log-mels, but these features have no mel contract.")
+            raise ModelError("A diffusion model works on log-mels, but these features have no mel contract.")
         self.settings, self.features, self.contract = settings, features, contract
         self.schedule = Schedule(settings.n_steps, settings.beta_first, settings.beta_last)
         self.singers = tuple(sorted((statistics or {}).get("singers") or ("voice",)))  # the order of a dataset
@@ -127,10 +120,10 @@ class DiffusionModel(nn.Module):
         wanted = {weights: 1.0} if isinstance(weights, str) else dict(weights or {self.singers[0]: 1.0})
         unknown = sorted(set(wanted) - set(self.singers))
         if unknown:
-            raise DiffusionError(f"This model has no singer '{unknown[0]}'; it knows {', '.join(self.singers)}.")
+            raise ModelError(f"This model has no singer '{unknown[0]}'; it knows {', '.join(self.singers)}.")
         total = sum(wanted.values())
         if min(wanted.values()) < 0 or not 0 < total < math.inf:
-            raise DiffusionError("Singer weights must be 0 or more, and not all 0.")
+            raise ModelError("Singer weights must be 0 or more, and not all 0.")
         row = torch.tensor([[wanted.get(name, 0.0) / total for name in self.singers]])
         return row.to(self.mel_low)
 
@@ -218,7 +211,7 @@ class DiffusionModel(nn.Module):
         """
         unknown = sorted(set(without) - set(CONDITIONS))
         if unknown:
-            raise DiffusionError(f"There is no condition '{unknown[0]}'; there are {', '.join(CONDITIONS)}.")
+            raise ModelError(f"There is no condition '{unknown[0]}'; there are {', '.join(CONDITIONS)}.")
         code = self.content.song(log_mel, source_f0_hz, piece_frames, units)
         singer = (self.singer_weights() if singer is None else singer).expand(len(code), -1)
         dropped = torch.tensor([[name in without for name in CONDITIONS]], device=code.device).expand(len(code), -1)
@@ -317,16 +310,16 @@ class DiffusionModel(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         temperature = self.settings.temperature if temperature is None else temperature
         if not 0 <= temperature <= 2:
-            raise DiffusionError(f"The temperature is {temperature}; it runs from 0 to 2, where 1 is as in training.")
+            raise ModelError(f"The temperature is {temperature}; it runs from 0 to 2, where 1 is as in training.")
         x_t = self.noise(condition.shape[-1], generator, temperature, len(condition)).to(condition)
         start_t = None
         prepared = prepared or self.prepare(condition, precision, cancelled=cancelled, **options)
         if shallow is not None:
             if not 1 <= shallow <= self.schedule.n_steps:
-                raise DiffusionError(f"The shallow start is {shallow}; it runs from 1 to {self.schedule.n_steps}.")
+                raise ModelError(f"The shallow start is {shallow}; it runs from 1 to {self.schedule.n_steps}.")
             guess = getattr(prepared, "guess", None)
             if guess is None:
-                raise DiffusionError("A shallow start needs a prepared song, which knows the coarse mel.")
+                raise ModelError("A shallow start needs a prepared song, which knows the coarse mel.")
             start_t = shallow - 1
             t = torch.full((len(condition),), start_t, device=condition.device)
             x_t = self.schedule.diffuse(guess.clamp(-1, 1), t, x_t)
@@ -400,14 +393,14 @@ class DiffusionModel(nn.Module):
             float32 ``[frames * hop]`` each; a vocoder that knows no parts gives all of it as ``harmonic``.
 
         Raises:
-            DiffusionError: if there is no vocoder, or for impossible sampling.
-            FeatureError: if the vocoder understands another mel only.
+            ModelError: if there is no vocoder, or for impossible sampling.
+            ModelError: if the vocoder understands another mel only.
         """
         if vocoder is not None:
             vocoder.contract.require(self.contract, f"the vocoder '{vocoder.name}'", "this instrument")
         vocoder = vocoder or self.vocoder
         if vocoder is None:
-            raise DiffusionError("This model was trained without a vocoder; choose one, or train again with one.")
+            raise ModelError("This model was trained without a vocoder; choose one, or train again with one.")
         report = progress or (lambda fraction, text: None)
         place = self.mel_low.device
         pitches = fill_unvoiced(source_f0_hz, source_voiced), fill_unvoiced(f0_hz, voiced)

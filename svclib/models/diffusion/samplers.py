@@ -16,13 +16,10 @@ import torch
 from torch import Tensor
 
 from svclib.models.diffusion.schedule import Schedule, eps_from_x0, x0_from_eps
+from svclib.utils.errors import ModelError
 from svclib.utils.progress import stop_if
 
 Denoiser = Callable[[Tensor, float], Tensor]
-
-
-class SamplerError(ValueError):
-    """A sampler that cannot run as asked; the message says what it can do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +84,15 @@ def times(schedule: Schedule, method: str, steps: int, start_t: int | float | No
         ``steps`` times; ``dpmpp`` has one from ``start_t`` 0.
 
     Raises:
-        SamplerError: for an unknown method, no steps, a start outside the schedule, or more steps than whole times.
+        ModelError: for an unknown method, no steps, a start outside the schedule, or more steps than whole times.
     """
     start = schedule.n_steps - 1 if start_t is None else start_t
     if method not in METHODS:
-        raise SamplerError(f"There is no sampler '{method}'; choose one of {', '.join(METHODS)}.")
+        raise ModelError(f"There is no sampler '{method}'; choose one of {', '.join(METHODS)}.")
     if not 0 <= start <= schedule.n_steps - 1:
-        raise SamplerError(f"The start step is {start}; this model's times run from 0 to {schedule.n_steps - 1}.")
+        raise ModelError(f"The start step is {start}; this model's times run from 0 to {schedule.n_steps - 1}.")
     if steps < 1:
-        raise SamplerError(f"{steps} steps were asked for; a sampler needs at least 1.")
+        raise ModelError(f"{steps} steps were asked for; a sampler needs at least 1.")
     if METHODS[method].log_snr:
         first, last = schedule.log_snr_at(start), schedule.log_snr_at(0)
         if steps == 1 or first >= last:
@@ -104,7 +101,7 @@ def times(schedule: Schedule, method: str, steps: int, start_t: int | float | No
         return [float(start), *inner, 0.0]
     whole = int(start) + 1
     if steps > whole:
-        raise SamplerError(
+        raise ModelError(
             f"{steps} steps of {method} from diffusion time {int(start)} are more than its {whole} whole times; "
             f"take at most {whole}, or dpmpp."
         )
@@ -145,13 +142,13 @@ def sample(
         The clean signal, shape and device of ``x_t``.
 
     Raises:
-        SamplerError: as :func:`times`, or for an ``eta`` the method has no use for.
+        ModelError: as :func:`times`, or for an ``eta`` the method has no use for.
         Cancelled: when ``cancelled()`` returns True.
     """
     ts = times(schedule, method, steps, start_t)
     chosen = METHODS[method]
     if eta is not None and chosen.eta is None:
-        raise SamplerError(f"{method} draws no fresh noise, so eta has no meaning for it; leave it out or take ddim.")
+        raise ModelError(f"{method} draws no fresh noise, so eta has no meaning for it; leave it out or take ddim.")
     walk = _Walk(denoiser, schedule, clip, callback, cancelled, chosen.n_calls(len(ts)), temperature)
     with torch.no_grad():
         return chosen.walk(walk, x_t, ts, chosen.eta if eta is None else eta, generator)

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from svclib.models import layers
-from svclib.models.diffwave.network import DiffWaveError, DiffWaveNet
+from svclib.models.diffwave.network import DiffWaveNet
+from svclib.utils.errors import ModelError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TILE_ELEMENTS = 1 << 16  # channels times samples of a tile: with its stacked inputs it fills a core's second cache
@@ -141,10 +142,10 @@ class Prepared:
         tiled: bool | None = None,
     ):
         if precision not in PRECISIONS:
-            raise DiffWaveError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
+            raise ModelError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
         if n_samples is None:
             if mel is None:
-                raise DiffWaveError("Without a mel, say how many samples there are to be.")
+                raise ModelError("Without a mel, say how many samples there are to be.")
             n_samples = mel.shape[-1] * net.hop_samples
         net.check(mel, label, n_samples, source)
         self.net, self.dtype, self.n_samples = net, PRECISIONS[precision], n_samples
@@ -190,10 +191,10 @@ class Prepared:
             The noise, in the unit, type and place of ``x_t``.
 
         Raises:
-            DiffWaveError: for signals of another size than was prepared for.
+            ModelError: for signals of another size than was prepared for.
         """
         if tuple(x_t.shape) != (self.batch, self.n_samples):
-            raise DiffWaveError(
+            raise ModelError(
                 f"{tuple(x_t.shape)} samples arrived; this was prepared for {(self.batch, self.n_samples)}."
             )
         eps = torch.empty_like(x_t)  # outside: an ordinary tensor, whatever is done with it later

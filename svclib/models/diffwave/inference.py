@@ -14,7 +14,7 @@ from svclib.features.extract import MelContract
 from svclib.models.diffusion.samplers import SamplerStep
 from svclib.models.diffwave import sampler as diffwave_process
 from svclib.models.diffwave.model import DiffWaveModel
-from svclib.models.diffwave.network import DiffWaveError
+from svclib.utils.errors import ModelError
 
 READINGS = ("as_is", "scaled")
 
@@ -34,16 +34,14 @@ def _watch(progress, callback):
 
 def _start(model: DiffWaveModel, t: int) -> int:
     if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= model.schedule.n_steps:
-        raise DiffWaveError(
-            f"The step is {t!r}; this model's steps are whole numbers from 1 to {model.schedule.n_steps}."
-        )
+        raise ModelError(f"The step is {t!r}; this model's steps are whole numbers from 1 to {model.schedule.n_steps}.")
     return t - 1
 
 
 def _signal(audio: np.ndarray, what: str) -> Tensor:
     samples = np.asarray(audio, dtype=np.float32)
     if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
-        raise DiffWaveError(f"{what} has shape {samples.shape}; expected one channel of finite samples, at least one.")
+        raise ModelError(f"{what} has shape {samples.shape}; expected one channel of finite samples, at least one.")
     return torch.from_numpy(samples)
 
 
@@ -64,16 +62,16 @@ def condition(model: DiffWaveModel, label: str | None, batch: int) -> dict:
         What ``DiffWaveModel.prepare`` takes: ``batch`` without labels, else ``label``, their numbers ``[batch]``.
 
     Raises:
-        DiffWaveError: for a vocoder, a label the model does not know, one too many or none where it needs one.
+        ModelError: for a vocoder, a label the model does not know, one too many or none where it needs one.
     """
     if model.settings.condition == "mel":
-        raise DiffWaveError("This is a vocoder: it follows a mel. Use a model trained without one, or with labels.")
+        raise ModelError("This is a vocoder: it follows a mel. Use a model trained without one, or with labels.")
     if model.settings.condition == "none":
         if label is not None:
-            raise DiffWaveError(f"This model takes no label, but '{label}' was given; leave it out.")
+            raise ModelError(f"This model takes no label, but '{label}' was given; leave it out.")
         return {"batch": batch}
     if label is None:
-        raise DiffWaveError(f"This model needs a label: one of {', '.join(model.settings.labels)}.")
+        raise ModelError(f"This model needs a label: one of {', '.join(model.settings.labels)}.")
     return {"label": model.label_numbers([label] * batch)}
 
 
@@ -109,15 +107,15 @@ def vocode(
         float32 ``[frames * hop]``, full scale 1, not limited.
 
     Raises:
-        DiffWaveError, FeatureError: if model and mel do not belong together.
+        ModelError: if model and mel do not belong together.
         Cancelled: when ``cancelled()`` returns True.
     """
     if model.contract is None:
-        raise DiffWaveError("This model takes no mel, so it cannot vocode; train one with condition = 'mel'.")
+        raise ModelError("This model takes no mel, so it cannot vocode; train one with condition = 'mel'.")
     model.contract.require(contract, "the vocoder", "the spectrogram")
     values = np.asarray(log_mel, dtype=np.float32)
     if values.ndim != 2 or not len(values) or values.shape[1] != contract.n_mels or not np.isfinite(values).all():
-        raise DiffWaveError(
+        raise ModelError(
             f"The spectrogram has shape {values.shape}; expected finite numbers, frames by {contract.n_mels} bands."
         )
     with torch.no_grad():
@@ -157,11 +155,11 @@ def generate(
         float32 ``[count, n_samples]``, not limited.
 
     Raises:
-        DiffWaveError: for a vocoder, a label the model does not know, or no samples.
+        ModelError: for a vocoder, a label the model does not know, or no samples.
         Cancelled: when ``cancelled()`` returns True.
     """
     if count < 1 or n_samples < 1:
-        raise DiffWaveError(f"{count} sounds of {n_samples} samples were asked for; ask for at least one of each.")
+        raise ModelError(f"{count} sounds of {n_samples} samples were asked for; ask for at least one of each.")
     length = _whole(model, n_samples)
     prepared = model.prepare(precision, n_samples=length, **condition(model, label, count))
     watch = _watch(progress, callback)
@@ -172,7 +170,7 @@ def generate(
 def denoise_checked(model: DiffWaveModel, t: int, reading: str, label: str | None) -> int:
     """The diffusion time a walk from step ``t`` starts at, counted from 0; refuses what :func:`denoise` would."""
     if reading not in READINGS:
-        raise DiffWaveError(f"There is no reading '{reading}'; choose one of {', '.join(READINGS)}.")
+        raise ModelError(f"There is no reading '{reading}'; choose one of {', '.join(READINGS)}.")
     condition(model, label, 1)
     return _start(model, t)
 
@@ -214,7 +212,7 @@ def denoise(
         float32 ``[samples]``, not limited.
 
     Raises:
-        DiffWaveError: for a vocoder, another reading, a step out of range, or audio that is none.
+        ModelError: for a vocoder, another reading, a step out of range, or audio that is none.
         Cancelled: when ``cancelled()`` returns True.
     """
     start, x = denoise_checked(model, t, reading, label), _signal(audio, "The recording")[None]
@@ -271,12 +269,12 @@ def interpolate(
         float32 ``[lambdas, samples]``, as long as the longer recording, not limited.
 
     Raises:
-        DiffWaveError: for a vocoder, a step or share out of range, or audio that is none.
+        ModelError: for a vocoder, a step or share out of range, or audio that is none.
         Cancelled: when ``cancelled()`` returns True.
     """
     shares = torch.tensor(list(lambdas), dtype=torch.float32)[:, None]
     if not len(shares) or not bool(((shares >= 0) & (shares <= 1)).all()):
-        raise DiffWaveError(f"The shares are {list(lambdas)}; expected numbers from 0 to 1, at least one.")
+        raise ModelError(f"The shares are {list(lambdas)}; expected numbers from 0 to 1, at least one.")
     start, ends = _start(model, t), [_signal(first, "The first sound"), _signal(second, "The second sound")]
     longest = max(map(len, ends))
     n = _whole(model, longest)

@@ -21,16 +21,10 @@ from svclib.models.diffusion.schedule import Schedule
 from svclib.models.diffwave import sampler as diffwave_process
 from svclib.models.diffwave.cached_inference import Prepared
 from svclib.models.diffwave.harmonic_source import HarmonicSource
-from svclib.models.diffwave.network import (
-    CONDITIONERS,
-    STEP_RULES,
-    DiffWaveError,
-    DiffWaveNet,
-    parameter_count,
-    strides,
-)
+from svclib.models.diffwave.network import CONDITIONERS, STEP_RULES, DiffWaveNet, parameter_count, strides
 from svclib.models.vocoders.harmonic import mel_corners_hz
 from svclib.utils import rng, validation
+from svclib.utils.errors import ModelError
 
 CONDITIONS = ("mel", "label", "none")
 PRIORS = ("standard", "energy", "level")
@@ -103,8 +97,8 @@ class DiffWaveSettings:
         for name in ("labels", "fast_etas"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.kind != "diffwave":
-            raise DiffWaveError(f"kind is '{self.kind}'; these are settings of the kind 'diffwave'.")
-        validation.check(self, _RANGES, DiffWaveError)
+            raise ModelError(f"kind is '{self.kind}'; these are settings of the kind 'diffwave'.")
+        validation.check(self, _RANGES, ModelError)
         choices = {
             "condition": CONDITIONS,
             "conditioner": CONDITIONERS,
@@ -115,20 +109,20 @@ class DiffWaveSettings:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise DiffWaveError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
+                raise ModelError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
         if bool(self.labels) != (self.condition == "label"):
-            raise DiffWaveError("labels names what a 'label' model can be asked for, and is empty for any other.")
+            raise ModelError("labels names what a 'label' model can be asked for, and is empty for any other.")
         known = sorted({label for label in self.labels if isinstance(label, str) and label})
         if list(self.labels) != known or len(known) > 64:
-            raise DiffWaveError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
+            raise ModelError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
         if self.prior != "standard" and self.condition != "mel":
-            raise DiffWaveError(f"prior '{self.prior}' follows a mel; with another condition leave it 'standard'.")
+            raise ModelError(f"prior '{self.prior}' follows a mel; with another condition leave it 'standard'.")
         if self.source != "none" and self.condition != "mel":
-            raise DiffWaveError("source 'harmonic' is for a vocoder; with another condition leave it 'none'.")
+            raise ModelError("source 'harmonic' is for a vocoder; with another condition leave it 'none'.")
         if self.peak and self.condition == "mel":
-            raise DiffWaveError("peak is for models without a mel: a mel tells the level. Leave it 0.")
+            raise ModelError("peak is for models without a mel: a mel tells the level. Leave it 0.")
         if len(self.fast_etas) > 64:
-            raise DiffWaveError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
+            raise ModelError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
         if self.fast_etas:
             diffwave_process.align(self.schedule, self.fast_etas)
         mels = {"n_mels": 128, "conditioner": "frames"} if self.condition == "mel" else {}
@@ -141,7 +135,7 @@ class DiffWaveSettings:
             sourced=self.source != "none",
         )
         if size > MAX_PARAMETERS:
-            raise DiffWaveError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
+            raise ModelError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
 
     @property
     def schedule(self) -> Schedule:
@@ -157,7 +151,7 @@ class DiffWaveSettings:
         return told + (f", {self.source} source" if self.source != "none" else "")
 
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffWaveModel":
-        """A model with these settings; raises DiffWaveError if the features do not suit.
+        """A model with these settings; raises ModelError if the features do not suit.
 
         Args:
             features: How the recordings are measured; a ``mel`` model needs a mel contract.
@@ -193,13 +187,13 @@ class DiffWaveModel(nn.Module):
         super().__init__()
         s, mel = settings, features.mel
         if s.condition == "mel" and mel is None:
-            raise DiffWaveError("A vocoder is steered by a mel, but these features have no mel contract.")
+            raise ModelError("A vocoder is steered by a mel, but these features have no mel contract.")
         self.settings, self.features, self.schedule = s, features, s.schedule
         self.contract = mel if s.condition == "mel" else None
         if self.contract is not None and s.conditioner == "samples":
             strides(features.hop_samples)
         if features.hop_samples % s.squeeze:
-            raise DiffWaveError(f"squeeze is {s.squeeze}; it has to divide the hop of {features.hop_samples} samples.")
+            raise ModelError(f"squeeze is {s.squeeze}; it has to divide the hop of {features.hop_samples} samples.")
         self.net = DiffWaveNet(
             s.channels,
             s.n_layers,
@@ -263,12 +257,12 @@ class DiffWaveModel(nn.Module):
         return self.settings.peak / x.abs().amax(dim=1, keepdim=True).clamp_min(LEAST_PEAK)
 
     def label_numbers(self, labels: str | Sequence[str]) -> Int[Tensor, " batch"]:
-        """Names of labels as the network's numbers; raises DiffWaveError for a name it was not trained with."""
+        """Names of labels as the network's numbers; raises ModelError for a name it was not trained with."""
         names = [labels] if isinstance(labels, str) else list(labels)
         for name in names:
             if name not in self.settings.labels:
                 known = ", ".join(self.settings.labels) or "no labels"
-                raise DiffWaveError(f"This model was not trained with the label '{name}'; it knows {known}.")
+                raise ModelError(f"This model was not trained with the label '{name}'; it knows {known}.")
         return torch.tensor([self.settings.labels.index(name) for name in names], device=self.device)
 
     def song_conditions(
@@ -276,12 +270,12 @@ class DiffWaveModel(nn.Module):
     ) -> dict[str, Tensor]:
         """What of a song steers a vocoder: its mel ``[frames, mels]``, and its pitch ``[frames]`` where it hears one.
 
-        Raises DiffWaveError if it hears the pitch and none is given.
+        Raises ModelError if it hears the pitch and none is given.
         """
         told = {"mel": self.scale(torch.from_numpy(log_mel)[None].to(self.device))}
         if self.source is not None:
             if f0_hz is None or voiced is None:
-                raise DiffWaveError("This vocoder hears the pitch besides the mel; give f0_hz and voiced too.")
+                raise ModelError("This vocoder hears the pitch besides the mel; give f0_hz and voiced too.")
             told["source"] = torch.from_numpy(self.source.song(log_mel, f0_hz, voiced))[None].to(self.device)
         return told
 
@@ -296,7 +290,7 @@ class DiffWaveModel(nn.Module):
             By the network's names: ``mel``, scaled, and ``source`` where the pitch is heard; ``label``; or nothing.
 
         Raises:
-            DiffWaveError: if the batch has recordings without a label the model knows.
+            ModelError: if the batch has recordings without a label the model knows.
         """
         if self.settings.condition == "mel":
             told = {"mel": self.scale(batch["log_mel"])}
@@ -312,7 +306,7 @@ class DiffWaveModel(nn.Module):
         low, high = int(batch["label"].min()), int(batch["label"].max())
         if low < 0 or high >= len(self.settings.labels):
             which = "a recording without label" if low < 0 else f"label number {high}"
-            raise DiffWaveError(
+            raise ModelError(
                 f"The dataset has {which}; this model knows {len(self.settings.labels)} labels "
                 f"({', '.join(self.settings.labels)}). Prepare the recordings with a pattern for their labels."
             )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from svclib.models import layers
 from svclib.models.diffwave import cpu_autograd
+from svclib.utils.errors import ModelError
 
 SINUSOIDS, STEP_DIMS, LABEL_DIMS = 128, 512, 128  # the paper's
 CONDITIONERS = ("frames", "samples")
@@ -23,17 +24,13 @@ STEP_RULES = ("exact", "table")
 CONTEXT = 5  # mel frames one condition frame sees, where the condition is made at frame rate
 
 
-class DiffWaveError(ValueError):
-    """A DiffWave that cannot be built or used as asked; the message says what it needs."""
-
-
 def strides(hop_samples: int) -> tuple[int, ...]:
     """Even factors of the hop, two of nearly equal size where there are such: 256 is (16, 16), 882 is (882,).
 
-    For an odd hop it raises DiffWaveError.
+    For an odd hop it raises ModelError.
     """
     if hop_samples < 2 or hop_samples % 2:
-        raise DiffWaveError(f"The hop is {hop_samples} samples; the upsampler needs an even number.")
+        raise ModelError(f"The hop is {hop_samples} samples; the upsampler needs an even number.")
     pairs = [(f, hop_samples // f) for f in range(2, math.isqrt(hop_samples) + 1, 2) if hop_samples % f == 0]
     pairs = [p for p in pairs if p[1] % 2 == 0]
     return pairs[-1] if pairs else (hop_samples,)
@@ -120,7 +117,7 @@ class DiffWaveNet(nn.Module):
     ):
         super().__init__()
         if conditioner not in CONDITIONERS or step_rule not in STEP_RULES:
-            raise DiffWaveError(
+            raise ModelError(
                 f"conditioner is '{conditioner}' and step_rule '{step_rule}'; choose from {', '.join(CONDITIONERS)} "
                 f"and from {', '.join(STEP_RULES)}."
             )
@@ -128,7 +125,7 @@ class DiffWaveNet(nn.Module):
         self.conditioner, self.hop_samples = conditioner if n_mels else "none", hop_samples
         self.step_rule, self.n_steps = step_rule, n_steps
         if squeeze < 1 or (n_mels and hop_samples % squeeze) or (squeeze > 1 and self.conditioner == "samples"):
-            raise DiffWaveError(
+            raise ModelError(
                 f"squeeze is {squeeze}; it has to divide the hop of {hop_samples} samples, and to be 1 for the "
                 "conditioner 'samples'."
             )
@@ -178,10 +175,10 @@ class DiffWaveNet(nn.Module):
             ``[batch, condition_dims, frames]`` for ``frames``, ``[batch, mels, samples]`` for ``samples``.
 
         Raises:
-            DiffWaveError: for a mel of another number of bands, or where the network takes none.
+            ModelError: for a mel of another number of bands, or where the network takes none.
         """
         if self.conditioner == "none" or mel.shape[1] != self.n_mels:
-            raise DiffWaveError(f"The mel has {mel.shape[1]} bands; this network takes {self.n_mels or 'no mel'}.")
+            raise ModelError(f"The mel has {mel.shape[1]} bands; this network takes {self.n_mels or 'no mel'}.")
         if self.conditioner == "samples":
             return self.upsampler(mel)
         return F.leaky_relu(self.context(mel), 0.4)
@@ -207,33 +204,33 @@ class DiffWaveNet(nn.Module):
             ``[batch, n_layers * 2 * channels]``, layer by layer.
 
         Raises:
-            DiffWaveError: for a label out of range, or where the network takes none.
+            ModelError: for a label out of range, or where the network takes none.
         """
         if self.labels is None:
-            raise DiffWaveError("This network takes no label.")
+            raise ModelError("This network takes no label.")
         low, high = int(label.min()), int(label.max())
         if low < 0 or high >= self.n_labels:
             wrong = low if low < 0 else high
-            raise DiffWaveError(f"There is no label number {wrong}; this network knows 0 to {self.n_labels - 1}.")
+            raise ModelError(f"There is no label number {wrong}; this network knows 0 to {self.n_labels - 1}.")
         return self.label_conditions(self.labels(label))
 
     def check(self, mel: Tensor | None, label: Tensor | None, n_samples: int, source: Tensor | None = None) -> None:
-        """Refuse conditions that are missing, not taken or of the wrong length: DiffWaveError says which."""
+        """Refuse conditions that are missing, not taken or of the wrong length: ModelError says which."""
         needs = (("mel", mel, self.n_mels), ("label", label, self.n_labels), ("source", source, self.sourced))
         for name, value, wanted in needs:
             if (value is None) == bool(wanted):
-                raise DiffWaveError(
+                raise ModelError(
                     f"This network takes {'a' if wanted else 'no'} {name}; leave {name} {'not ' if wanted else ''}out."
                 )
         if n_samples % self.squeeze:
-            raise DiffWaveError(f"The signal has {n_samples} samples; this network takes {self.squeeze} at a time.")
+            raise ModelError(f"The signal has {n_samples} samples; this network takes {self.squeeze} at a time.")
         if mel is not None and mel.shape[-1] * self.hop_samples != n_samples:
-            raise DiffWaveError(
+            raise ModelError(
                 f"{mel.shape[-1]} mel frames of {self.hop_samples} samples make "
                 f"{mel.shape[-1] * self.hop_samples} samples, but the signal has {n_samples}."
             )
         if source is not None and source.shape[-1] != n_samples:
-            raise DiffWaveError(f"The source has {source.shape[-1]} samples, but the signal has {n_samples}.")
+            raise ModelError(f"The source has {source.shape[-1]} samples, but the signal has {n_samples}.")
 
     def forward(
         self,
@@ -256,7 +253,7 @@ class DiffWaveNet(nn.Module):
             The noise named in every sample.
 
         Raises:
-            DiffWaveError: if conditions are missing, too many or of the wrong size.
+            ModelError: if conditions are missing, too many or of the wrong size.
         """
         self.check(mel, label, x.shape[1], source)
         step = self.step(t)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.models.diffusion.samplers import Denoiser, SamplerError, SamplerStep
+from svclib.models.diffusion.samplers import Denoiser, SamplerStep
 from svclib.models.diffusion.schedule import Schedule, x0_from_eps
+from svclib.utils.errors import ModelError
 from svclib.utils.progress import stop_if
 
 FAST = {
@@ -26,11 +27,11 @@ FAST = {
 def paper_schedule(n_steps: int = 50) -> Schedule:
     """The schedule the paper trains ``n_steps`` with: up to beta 0.05 for 20, 40 or 50 steps, 0.02 for 200.
 
-    For a number of steps the paper does not use it raises SamplerError.
+    For a number of steps the paper does not use it raises ModelError.
     """
     last = {20: 0.05, 40: 0.05, 50: 0.05, 200: 0.02}.get(n_steps)
     if last is None:
-        raise SamplerError(f"The paper trains 20, 40, 50 or 200 steps, not {n_steps}; write a Schedule of your own.")
+        raise ModelError(f"The paper trains 20, 40, 50 or 200 steps, not {n_steps}; write a Schedule of your own.")
     return Schedule(n_steps, 1e-4, last)
 
 
@@ -48,25 +49,25 @@ def align(schedule: Schedule, etas: Sequence[int | float]) -> list[float]:
         A real time from 0 to ``n_steps - 1`` for each eta.
 
     Raises:
-        SamplerError: if there is no eta, or one is no share of 0 to 1, is below the one before, or leads to a noise
+        ModelError: if there is no eta, or one is no share of 0 to 1, is below the one before, or leads to a noise
             level no trained step has; names the eta.
     """
     trained, level, times = np.sqrt(schedule.alpha_bar), 1.0, []
     if not len(etas):
-        raise SamplerError("The list of etas is empty; a schedule needs at least one step.")
+        raise ModelError("The list of etas is empty; a schedule needs at least one step.")
     for i, eta in enumerate(etas):
         where = f"eta {i + 1} of {len(etas)} ({eta:g})"
         if not 0 < eta < 1:
-            raise SamplerError(f"{where} has to lie between 0 and 1.")
+            raise ModelError(f"{where} has to lie between 0 and 1.")
         if i and eta < etas[i - 1]:
-            raise SamplerError(f"{where} is below the one before it ({etas[i - 1]:g}); give the least noise first.")
+            raise ModelError(f"{where} is below the one before it ({etas[i - 1]:g}); give the least noise first.")
         level *= 1.0 - eta
         root = math.sqrt(level)
         slack = 1e-12
         if root > trained[0] + slack or root < trained[-1] - slack:
             side = "less" if root > trained[0] else "more"
             low, high = schedule.alpha_bar[-1], schedule.alpha_bar[0]
-            raise SamplerError(
+            raise ModelError(
                 f"{where} leads to {side} noise than any trained step has: signal power {level:.4f}, where this model "
                 f"knows {low:.4f} to {high:.4f}. Choose a {'larger' if side == 'less' else 'smaller'} value there."
             )
@@ -109,14 +110,14 @@ def sample(
         The sound, shape and device of ``x_t``.
 
     Raises:
-        SamplerError: as :func:`align`; for a start outside the schedule, or one together with ``etas``.
+        ModelError: as :func:`align`; for a start outside the schedule, or one together with ``etas``.
         Cancelled: when ``cancelled()`` returns True.
     """
     if etas is not None and start_t is not None:
-        raise SamplerError("A start in the middle takes every trained step from there; leave the etas out.")
+        raise ModelError("A start in the middle takes every trained step from there; leave the etas out.")
     first = schedule.n_steps - 1 if start_t is None else start_t
     if not 0 <= first < schedule.n_steps:
-        raise SamplerError(f"The start step is {first}; this model's times run from 0 to {schedule.n_steps - 1}.")
+        raise ModelError(f"The start step is {first}; this model's times run from 0 to {schedule.n_steps - 1}.")
     betas = schedule.betas[: first + 1] if etas is None else np.asarray(etas, dtype=np.float64)
     times = [float(t) for t in range(first + 1)] if etas is None else align(schedule, etas)
     power = np.cumprod(1.0 - betas)

@@ -22,8 +22,9 @@ from svclib.models import instrument
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.vocoders import nsf_checkpoint
-from svclib.models.vocoders.harmonic import VocoderError, check_shapes
+from svclib.models.vocoders.harmonic import check_shapes
 from svclib.utils import atomic_store, download, unzip
+from svclib.utils.errors import ModelError
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
 _ARRAYS = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "units")
@@ -91,7 +92,7 @@ class AnyVocoder:
             the others ``harmonic`` is the whole sound and ``noise`` is silent.
 
         Raises:
-            VocoderError: if the shapes do not belong together.
+            ModelError: if the shapes do not belong together.
         """
         log_mel, f0_hz = (np.ascontiguousarray(x, dtype=np.float32) for x in (log_mel, f0_hz))
         voiced = np.ascontiguousarray(voiced, dtype=bool)
@@ -120,10 +121,10 @@ class AnyVocoder:
     ) -> Synthesis:
         """Analysis and resynthesis: measured sound sung again (copy synthesis) by :meth:`render`.
 
-        Raises FeatureError if it was measured by another mel contract, VocoderError if without one.
+        Raises ModelError if it was measured by another mel contract, ModelError if without one.
         """
         if measured.log_mel is None:
-            raise VocoderError(f"These features have no log-mel; measure them as the vocoder '{self.name}' says.")
+            raise ModelError(f"These features have no log-mel; measure them as the vocoder '{self.name}' says.")
         self.contract.require(measured.settings.mel, f"the vocoder '{self.name}'", "these features")
         return self.render(measured.log_mel, measured.f0_hz, measured.voiced, seed, progress, cancelled)
 
@@ -170,7 +171,7 @@ def open(  # noqa: A001  (vocoding.open reads well)
         Named as the instrument is, or as the checkpoint's file without suffix.
 
     Raises:
-        VocoderError, InstrumentError, AudioError: naming the file, what is wrong with it and what to do.
+        ModelError, ModelError, AudioError: naming the file, what is wrong with it and what to do.
     """
     if str(where) in NAMED:
         return NAMED[str(where)]()
@@ -186,7 +187,7 @@ def open(  # noqa: A001  (vocoding.open reads well)
             path = Path(near) / f"{where}.zip"
     if not path.exists():
         named = f", or one of these names: {', '.join(NAMED)}" if NAMED else ""
-        raise VocoderError(
+        raise ModelError(
             f"There is no vocoder '{where}'. Give an instrument file (.zip) of a vocoder, or an NSF-HiFiGAN "
             f"checkpoint with its config.json beside it{named}."
         )
@@ -200,8 +201,8 @@ def open(  # noqa: A001  (vocoding.open reads well)
         elif path.is_dir():
             path = _checkpoint_in(path)
         model = nsf_checkpoint.open(path)
-    except VocoderError as error:
-        raise VocoderError(f"In {given.name}: {error}" if given.suffix.lower() == ".zip" else str(error)) from None
+    except ModelError as error:
+        raise ModelError(f"In {given.name}: {error}" if given.suffix.lower() == ".zip" else str(error)) from None
     contract = model.contract
     measured = FeatureSettings(
         contract.sample_rate_hz, contract.hop_samples, loudness_n_fft=contract.n_fft, mel=contract
@@ -228,7 +229,7 @@ def _of_instrument(opened: instrument.Instrument) -> AnyVocoder:
     if kind not in ("harmonic", "diffwave") or model is None or getattr(model, "contract", None) is None:
         why = "trained without a vocoder" if opened.kind == "diffusion" else f"of kind '{opened.kind}'"
         why = "trained without mels" if opened.kind == "diffwave" else why
-        raise VocoderError(
+        raise ModelError(
             f"'{opened.name}' is {why}, so it cannot make sound of a mel. Choose a harmonic or diffwave vocoder, or a "
             "diffusion instrument."
         )
@@ -241,7 +242,7 @@ def _checkpoint_in(folder: Path) -> Path:
     homes = sorted(p.parent for p in folder.rglob("config.json") if not p.name.startswith("."))
     found = [p for home in homes for p in sorted(home.iterdir()) if p.is_file() and _may_be_checkpoint(p)]
     if len(found) != 1:
-        raise VocoderError(
+        raise ModelError(
             f"'{folder}' holds {len(found)} checkpoints ({', '.join(CHECKPOINTS)}) with a config.json beside them; "
             "name one."
         )
@@ -275,8 +276,8 @@ def vocode(
         float32 ``[samples]``, as long as ``song.audio``, full scale 1, not limited.
 
     Raises:
-        FeatureError: if the song was measured by another mel contract.
-        VocoderError: if it was measured without one.
+        ModelError: if the song was measured by another mel contract.
+        ModelError: if it was measured without one.
     """
     measured, hop = song.features, vocoder.contract.hop_samples
     n_frames = -(-len(song.audio) // hop)

@@ -21,15 +21,12 @@ from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models import layers
 from svclib.models.ddsp.model import Synthesis
 from svclib.utils import validation
+from svclib.utils.errors import ModelError
 from svclib.utils.progress import stop_if
 
 N_ABOVE = 8  # bands above the mel's highest frequency, of which only the network knows anything
 VOICED_NOISE = -3.0  # how much quieter the noise of a voiced frame starts, nepers
 REACH = 8.0  # greatest correction of an amplitude, nepers
-
-
-class VocoderError(ValueError):
-    """A vocoder that cannot be built, read or used as asked; the message says what it needs."""
 
 
 @runtime_checkable
@@ -81,19 +78,19 @@ def listen(
         ``frames * hop_samples`` samples per row at the contract's rate.
 
     Raises:
-        FeatureError: if the vocoder was trained on another mel; names both sides and every difference.
-        VocoderError: if the shapes do not belong together.
+        ModelError: if the vocoder was trained on another mel; names both sides and every difference.
+        ModelError: if the shapes do not belong together.
     """
     vocoder.contract.require(contract, f"the vocoder '{vocoder.name}'", whose)
     return vocoder(log_mel, f0_hz, voiced, seed)
 
 
 def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelContract) -> None:
-    """Refuse frames that do not belong together, with a :class:`VocoderError` that names the shapes."""
+    """Refuse frames that do not belong together, with a :class:`ModelError` that names the shapes."""
     shape = tuple(log_mel.shape)
     good = shape[-1] == contract.n_mels and shape[:-1] == tuple(f0_hz.shape) == tuple(voiced.shape) and 0 not in shape
     if not good:
-        raise VocoderError(
+        raise ModelError(
             f"log_mel {shape}, f0_hz {tuple(f0_hz.shape)} and voiced {tuple(voiced.shape)} do not fit; expected "
             f"[batch, frames, {contract.n_mels}] and [batch, frames] twice, with at least one frame."
         )
@@ -125,17 +122,17 @@ class HarmonicSettings:
     def __post_init__(self):
         object.__setattr__(self, "fft_sizes", tuple(self.fft_sizes))
         if self.kind != "harmonic":
-            raise VocoderError(f"kind is '{self.kind}'; these are settings of the kind 'harmonic'.")
-        validation.check(self, _RANGES, VocoderError)
-        spectral_loss.check_definition(self.fft_sizes, self.log_rule, VocoderError)
+            raise ModelError(f"kind is '{self.kind}'; these are settings of the kind 'harmonic'.")
+        validation.check(self, _RANGES, ModelError)
+        spectral_loss.check_definition(self.fft_sizes, self.log_rule, ModelError)
 
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "HarmonicVocoder":
         """A vocoder for mels of ``features.mel``; equal seeds give equal weights, statistics are not needed.
 
-        Raises :class:`VocoderError` if the features have no mel contract.
+        Raises :class:`ModelError` if the features have no mel contract.
         """
         if features.mel is None:
-            raise VocoderError("A vocoder sings log-mels, but these features have no mel contract.")
+            raise ModelError("A vocoder sings log-mels, but these features have no mel contract.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return HarmonicVocoder(self, features)
@@ -325,7 +322,7 @@ class HarmonicVocoder(nn.Module):
             seed: Of the noise.
             chunk_frames: Frames per piece; memory grows with it, the sound does not change.
             progress: Called with a fraction and a text.
-            cancelled: Asked before every piece; True raises ``progress.Cancelled``.
+            cancelled: Asked before every piece; True raises ``Cancelled``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples: the sound and its two parts.

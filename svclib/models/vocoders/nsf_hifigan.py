@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from svclib.features.extract import MelContract, fill_unvoiced
 from svclib.models import layers
-from svclib.models.vocoders.harmonic import VocoderError, check_shapes
+from svclib.models.vocoders.harmonic import check_shapes
+from svclib.utils.errors import ModelError
 from svclib.utils.progress import stop_if
 
 SLOPE = 0.1  # of the leaky ReLUs, but 0.01 before the last layer
@@ -58,16 +59,16 @@ class NsfSettings:
     def __post_init__(self):
         rates, kernels, first = self.upsample_rates, self.upsample_kernel_sizes, self.upsample_initial_channel
         if math.prod(rates) != self.hop_size or len(rates) < 2 or min(rates) < 1:
-            raise VocoderError(f"upsample_rates {rates} do not multiply to hop_size {self.hop_size}.")
+            raise ModelError(f"upsample_rates {rates} do not multiply to hop_size {self.hop_size}.")
         if len(kernels) != len(rates) or any(k < r or (k - r) % 2 for k, r in zip(kernels, rates, strict=False)):
-            raise VocoderError(f"upsample_kernel_sizes {kernels} do not fit upsample_rates {rates}.")
+            raise ModelError(f"upsample_kernel_sizes {kernels} do not fit upsample_rates {rates}.")
         if not 1 <= first <= 4096 or first % 2 ** len(rates):
-            raise VocoderError(f"upsample_initial_channel is {first}; it has to halve {len(rates)} times.")
+            raise ModelError(f"upsample_initial_channel is {first}; it has to halve {len(rates)} times.")
         sizes = self.resblock_kernel_sizes
         if not sizes or len(sizes) != len(self.resblock_dilation_sizes) or any(k < 1 or k % 2 == 0 for k in sizes):
-            raise VocoderError(f"resblock_kernel_sizes {sizes} must be odd, with dilations for each.")
+            raise ModelError(f"resblock_kernel_sizes {sizes} must be odd, with dilations for each.")
         if not 0 <= self.noise_sigma <= 1:
-            raise VocoderError(f"noise_sigma is {self.noise_sigma}; expected 0 to 1.")
+            raise ModelError(f"noise_sigma is {self.noise_sigma}; expected 0 to 1.")
 
     @property
     def contract(self) -> MelContract:
@@ -86,18 +87,18 @@ class NsfSettings:
     def from_json(cls, record: Any) -> "NsfSettings":
         """The settings of a ``config.json``; what it says beyond the fields here is about training.
 
-        Raises VocoderError, naming the field that is missing or does not fit.
+        Raises ModelError, naming the field that is missing or does not fit.
         """
         if not isinstance(record, dict):
-            raise VocoderError("its config.json is no JSON object.")
+            raise ModelError("its config.json is no JSON object.")
         if str(record.get("resblock", "1")) != "1":
-            raise VocoderError(f"its blocks are of type {str(record['resblock'])[:20]!r}; only type '1' is known.")
+            raise ModelError(f"its blocks are of type {str(record['resblock'])[:20]!r}; only type '1' is known.")
         values = {}
         for field in dataclasses.fields(cls):
             if field.name not in record:
                 if field.name in ("mini_nsf", "noise_sigma"):  # older than these
                     continue
-                raise VocoderError(f"its config.json has no '{field.name}'.")
+                raise ModelError(f"its config.json has no '{field.name}'.")
             values[field.name] = _checked(field.name, record[field.name], field.default)
         return cls(**values)
 
@@ -113,7 +114,7 @@ def _checked(name: str, value, like):
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6:
         if isinstance(like, float) or value == int(value):
             return type(like)(value)
-    raise VocoderError(f"its config.json says {name} = {repr(value)[:60]}; expected something like {like}.")
+    raise ModelError(f"its config.json says {name} = {repr(value)[:60]}; expected something like {like}.")
 
 
 class Block(nn.Module):
@@ -277,7 +278,7 @@ class NsfHifigan(nn.Module):
             seed: Of all noise and of where the harmonics of the source begin.
             chunk_frames: Frames per piece; 2 s at 44.1 kHz are also the fastest on a CPU.
             progress: Called after every piece with the share that is done and a text.
-            cancelled: Asked before every piece; True raises ``progress.Cancelled``.
+            cancelled: Asked before every piece; True raises ``Cancelled``.
 
         Returns:
             ``frames * hop`` samples within -1 .. 1.
