@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from svclib.models.content import bottleneck
+from svclib.models.content.base import CONTENT_ENCODERS
 from svclib.models.diffusion import model as diffusion
 
 GROUPS, VECTORS, FOLLOW, COMMIT = 2, 64, 0.99, 0.25
@@ -58,19 +59,19 @@ class Quantised(bottleneck.Bottleneck):
         self.register_buffer("count", torch.ones(GROUPS, VECTORS))
         self.register_buffer("total", self.book.clone())
 
-    def forward(self, log_mel, f0_hz, generator=None, units=None):
+    def forward(self, inputs, generator=None):
         """As ``content.Bottleneck``, quantised."""
         noise, self.code_noise = self.code_noise, 0.0  # noise comes after the quantiser
-        code = super().forward(log_mel, f0_hz, generator, units)
+        code = super().forward(inputs, generator)
         self.code_noise = noise
         code = self.quantised(code, learning=self.training and torch.is_grad_enabled())
         if generator is not None and noise:
             code = code + noise * torch.randn(code.shape, generator=generator).to(code)
         return code
 
-    def song(self, log_mel, f0_hz, piece_frames, units=None):
+    def encode(self, inputs, chunk_frames):
         """As ``content.Bottleneck``, quantised."""
-        return self.quantised(super().song(log_mel, f0_hz, piece_frames, units), learning=False)
+        return self.quantised(super().encode(inputs, chunk_frames), learning=False)
 
     def quantised(self, code, learning):
         """The nearest vector of each group in place of the code."""
@@ -113,9 +114,9 @@ class Adversarial(bottleneck.Bottleneck):
             nn.Conv1d(128, self.n_singers, 1),
         )
 
-    def forward(self, log_mel, f0_hz, generator=None, units=None):
+    def forward(self, inputs, generator=None):
         """As ``content.Bottleneck``; in training the classifier learns, and is learnt against, beside it."""
-        code = super().forward(log_mel, f0_hz, generator, units)
+        code = super().forward(inputs, generator)
         if not (self.training and torch.is_grad_enabled()):
             return code
         said = self.judge(Reversal.apply(code).transpose(1, 2))
@@ -138,8 +139,8 @@ def used(design: str | None):
         Adversarial.singer = batch["singer"].long()
         return loss(self, batch, *arguments)
 
-    bottleneck.Bottleneck, diffusion.DiffusionModel._loss = DESIGNS[design], told
+    CONTENT_ENCODERS["bottleneck"], diffusion.DiffusionModel._loss = DESIGNS[design], told
     try:
         yield
     finally:
-        bottleneck.Bottleneck, diffusion.DiffusionModel._loss = plain, loss
+        CONTENT_ENCODERS["bottleneck"], diffusion.DiffusionModel._loss = plain, loss

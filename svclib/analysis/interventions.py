@@ -15,7 +15,7 @@ from svclib.utils.errors import ConversionError
 
 FACTORS = {"content": "content", "melody": "f0", "timbre": "singer", "loudness": "loudness"}  # -> its condition
 HOWS = ("null", "swap", "scale")
-CONTENT = ("log_mel", "source_f0_hz", "source_voiced", "units")  # what of a stretch tells what is sung
+CONTENT = ("log_mel", "source_f0_hz", "source_voiced", "content")  # what of a stretch tells what is sung
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Excerpt:
         source_f0_hz, source_voiced: ``[frames]`` of the source.
         f0_hz, voiced, loudness_db: ``[frames]``, what is to be sung.
         audio: float32 ``[samples]`` of the source, to listen to.
-        units: ``[frames, dims]`` of the source where the instrument hears content units, otherwise None.
+        content: ``[frames, dims]``, cached content features where the instrument reads them, else None.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Excerpt:
     voiced: np.ndarray
     loudness_db: np.ndarray
     audio: np.ndarray
-    units: np.ndarray | None = None
+    content: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.f0_hz)
@@ -99,7 +99,7 @@ def cut_excerpt(
         np.array(asked.voiced[cut], bool),
         np.array(asked.loudness_db[cut], np.float32),
         song.audio[first * hop : last * hop],
-        None if measured.units is None else np.array(measured.units[cut]),
+        None if measured.content is None else np.array(measured.content[cut]),
     )
 
 
@@ -228,8 +228,8 @@ def build_condition(
         ``[1, dims, frames]`` on the model's device.
 
     Raises:
-        ConversionError: if what is taken from elsewhere is shorter, or of other mels; if the model hears content units and
-            the stretch was measured without them.
+        ConversionError: if what is taken from elsewhere is shorter or of other mels; if the model reads content
+            features and the excerpt was measured without them.
     """
     n, parts = len(asked), {f.name: getattr(asked, f.name) for f in dataclasses.fields(asked)}
     for change in changes:
@@ -253,13 +253,15 @@ def build_condition(
         for x in (parts["log_mel"], source, wanted, parts["loudness_db"])
     )
     sounding = torch.as_tensor(np.asarray(parts["voiced"], bool), device=place)[None]
-    off, units_ = [FACTORS[change.factor] for change in changes if change.how == "null"], None
+    off, content = [FACTORS[change.factor] for change in changes if change.how == "null"], None
     if model.features.units is not None:
-        if parts["units"] is None:
+        if parts["content"] is None:
             names = [asked.name, *(c.other.name for c in changes if c.factor == "content" and c.other is not None)]
-            raise ConversionError(f"'{names[-1]}' was measured without this instrument's content units. Load it again.")
-        units_ = torch.as_tensor(np.asarray(parts["units"]), device=place)[None]
-    return model.condition(mel, source, wanted, sounding, loudness, model.singer_weights(singer), off, units=units_)
+            raise ConversionError(
+                f"'{names[-1]}' has no content features for this instrument. Load it again."
+            )
+        content = torch.as_tensor(np.asarray(parts["content"]), device=place)[None]
+    return model.condition(mel, source, wanted, sounding, loudness, model.singer_weights(singer), off, content=content)
 
 
 def _require_fits(asked: Excerpt, other: Excerpt) -> None:

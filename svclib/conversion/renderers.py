@@ -76,7 +76,7 @@ def _diffusion(
         raise ConversionError(f"'{song.name}' was measured without a log-mel. Load it for '{instrument.name}' again.")
     own.mel.require(features.settings.mel, f"'{instrument.name}'", f"'{song.name}'")
     if own.units is not None and own.units != features.settings.units:
-        raise ConversionError(f"'{song.name}' was measured without '{instrument.name}'s content units. Load it again.")
+        raise ConversionError(f"'{song.name}' has no content features for '{instrument.name}'. Load it again.")
     n_frames = -(-len(song.audio) // own.hop_samples)
 
     def held(x):
@@ -90,7 +90,7 @@ def _diffusion(
             progress=progress,
             cancelled=cancelled,
             method=sampler,
-            units=None if own.units is None else held(features.units),
+            content=None if own.units is None else held(features.content),
             **sampling,
         )
     except ModelError as error:

@@ -237,7 +237,7 @@ class Dataset:
         Returns:
             ``audio`` ``[batch, n_frames * hop]``; ``f0_hz`` (unvoiced gaps filled from their neighbours in the whole
             recording, 0 where it has no pitch at all), ``confidence``, ``loudness_db`` ``[batch, n_frames]`` float32;
-            ``voiced`` bool; ``log_mel`` ``[batch, n_frames, mels]`` and ``units`` ``[batch, n_frames, dims]`` if the
+            ``voiced`` bool; ``log_mel`` ``[batch, n_frames, mels]`` and ``content`` ``[batch, n_frames, dims]`` if the
             settings have them; ``singer``, ``label``
             ``[batch]`` int64, positions in ``singers`` and ``labels`` (-1 without label). A recording that is too short
             is followed by silence: loudness -80 dB, unvoiced.

@@ -182,8 +182,8 @@ def compute_statistics(folder: Path, manifest: dict, settings: extract.FeatureSe
 
 def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
     """Names of the features with many numbers per frame that these settings measure, and how many."""
-    mel, units_ = settings.mel, settings.units
-    return {**({"log_mel": mel.n_mels} if mel else {}), **({"units": units_.dims} if units_ else {})}
+    mel, content = settings.mel, settings.units
+    return {**({"log_mel": mel.n_mels} if mel else {}), **({"content": content.dims} if content else {})}
 
 
 def pinned(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
@@ -199,8 +199,8 @@ def pinned(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSe
         known = extract.FeatureSettings.from_json(read(folder)["settings"]).units
     except ValueError:
         known = None
-    units_ = known if wanted.same_but_for_fingerprint(known) else content_features.pinned(wanted)
-    return dataclasses.replace(settings, units=units_)
+    content = known if wanted.same_but_for_fingerprint(known) else content_features.pinned(wanted)
+    return dataclasses.replace(settings, units=content)
 
 
 def read_features(
@@ -208,15 +208,16 @@ def read_features(
 ) -> extract.Features:
     """Features of a recording or of a stretch of it, put together from its segments.
 
-    ``large``: also those with many numbers per frame, ``log_mel`` and ``units``.
+    ``large``: also those with many numbers per frame, ``log_mel`` and ``content``.
     """
     to_frame = entry["n_frames"] if to_frame is None else to_frame
     part = part_of(entry, from_frame, to_frame, settings.hop_samples)
     arrays = {}
     widths = large_features(settings) if large else {}
     for name in ("f0_hz", "voiced", "confidence", "loudness_db", *widths):
-        pieces = [readers[s[0]].read(name, s[3], s[3] + s[4]) for s in part["segments"]]
-        empty = np.zeros((0, widths[name]) if name in widths else 0, shards.DTYPES[name])
+        stored = "units" if name == "content" else name  # the stored name of content features
+        pieces = [readers[s[0]].read(stored, s[3], s[3] + s[4]) for s in part["segments"]]
+        empty = np.zeros((0, widths[name]) if name in widths else 0, shards.DTYPES[stored])
         arrays[name] = np.concatenate(pieces) if pieces else empty
     arrays["voiced"] = arrays["voiced"].astype(bool)
     return extract.Features(settings, part["n_samples"], **arrays)

@@ -46,8 +46,8 @@ def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: e
     }
     if found.log_mel is not None:
         arrays["log_mel"] = found.log_mel[frames]
-    if found.units is not None:
-        arrays["units"] = found.units[frames]
+    if found.content is not None:
+        arrays["units"] = found.content[frames]  # the stored name of content features
     return arrays
 
 

@@ -1,9 +1,10 @@
-"""Content units: what is sung, as ContentVec or HuBERT hears it, on the project's frame grid.
+"""Content features: per-frame vectors of a pretrained network, measured once per recording and cached.
 
-ContentVec (Qian et al. 2022, https://arxiv.org/abs/2204.09224) is HuBERT (Hsu et al. 2021) trained to leave the speaker
-out. Its weights are read through ``transformers`` from the hub, a local folder or a link; they are never part of a
-dataset or an instrument, which only say where they come from and carry a fingerprint of them. Units are measured once,
-when a dataset is prepared or a song is loaded, and kept in half precision.
+What measures them is an :class:`Extractor`, registered by kind. ``contentvec`` (Qian et al. 2022,
+https://arxiv.org/abs/2204.09224) is HuBERT (Hsu et al. 2021) trained to be independent of the speaker. Its weights are
+read through ``transformers`` from the hub, a local folder or a link; they are never part of a dataset or an
+instrument, which only name their source and carry a fingerprint of them. Content features are measured when a dataset
+is prepared or a song is loaded, and kept in half precision.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,11 +39,47 @@ _allowed: set[str] = set()  # what this person's own preset named
 _UNUSED = ("masked_spec_embed",)  # of training alone; missing in some files
 
 
-@dataclasses.dataclass(frozen=True)
-class UnitSettings:
-    """Which encoder measures the units.
+@runtime_checkable
+class Extractor(Protocol):
+    """A loaded network whose frame ``j`` sees the samples ``[j * hop, j * hop + reach)`` at 16 kHz.
 
     Attributes:
+        fingerprint: 16 hexadecimal digits of a hash of its weights.
+        hop_samples, reach_samples: At 16 kHz; the hop divides 16000.
+        dims, n_layers: Size of a vector, and how many layers there are to choose from.
+    """
+
+    fingerprint: str
+    hop_samples: int
+    reach_samples: int
+    dims: int
+    n_layers: int
+
+    def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "frames dims"]:
+        """The vectors of a chunk at 16 kHz, full scale 1."""
+        ...
+
+
+# Loaders of extractors by kind; ``loader(source)`` raises ModelError, saying what is missing and what to do.
+EXTRACTORS: dict[str, Callable[[str], Extractor]] = {}
+
+
+def register(kind: str) -> Callable:
+    """Decorator: offer a loader of extractors under a name, the value of ``UnitSettings.kind``."""
+
+    def add(loader: Callable[[str], Extractor]) -> Callable[[str], Extractor]:
+        EXTRACTORS[kind] = loader
+        return loader
+
+    return add
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitSettings:
+    """Which network measures the content features.
+
+    Attributes:
+        kind: A key of :data:`EXTRACTORS`.
         source: Name on the Hugging Face hub, local folder, or link to a zip with ``config.json`` and weights.
         layer: Which transformer layer's output, counted from 1.
         dims: Numbers per unit; has to be what the encoder has.
@@ -53,8 +90,11 @@ class UnitSettings:
     layer: int = 12
     dims: int = 768
     fingerprint: str = ""
+    kind: str = "contentvec"
 
     def __post_init__(self):
+        if self.kind not in EXTRACTORS:
+            raise ModelError(f"UnitSettings.kind is {self.kind!r}; choose one of {', '.join(EXTRACTORS)}.")
         for name, high in (("layer", 48), ("dims", 4096)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
@@ -68,9 +108,14 @@ class UnitSettings:
     def from_json(cls, record: Any) -> "UnitSettings":
         """The settings of a dict with exactly these fields; ModelError if any is missing, unknown or out of range."""
         names = {f.name for f in dataclasses.fields(cls)}
+        record = {"kind": "contentvec", **record} if isinstance(record, dict) else record
         if not isinstance(record, dict) or set(record) != names:
             raise ModelError(f"UnitSettings has the fields {', '.join(sorted(names))}; {record!r} arrived.")
         return cls(**record)
+
+    def to_json(self) -> dict:
+        """The fields as a dict; without ``kind`` where it is the first one, which older datasets do not name."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if (k, v) != ("kind", "contentvec")}
 
     def same_but_for_fingerprint(self, other: "UnitSettings | None") -> bool:
         """True if ``other`` asks for the same encoder, whatever is known of its weights."""
@@ -91,6 +136,16 @@ class Encoder:
     fingerprint: str
     hop_samples: int
     reach_samples: int
+
+    @property
+    def dims(self) -> int:
+        """Size of a vector."""
+        return self.model.config.hidden_size
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer layers."""
+        return self.model.config.num_hidden_layers
 
     def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "units dims"]:
         """Units of a piece at 16 kHz, full scale 1; a piece shorter than one unit is followed by silence."""
@@ -151,7 +206,7 @@ def extract(
     return _on_grid(np.concatenate(found), encoder, n_frames, hop_samples, sample_rate_hz).astype(np.float16)
 
 
-def _on_grid(found: np.ndarray, encoder: Encoder, n_frames: int, hop_samples: int, sample_rate_hz: int) -> np.ndarray:
+def _on_grid(found: np.ndarray, encoder: Extractor, n_frames: int, hop_samples: int, sample_rate_hz: int) -> np.ndarray:
     """Units on straight lines between their centres, read at the frame centres."""
     centres_s = units.frame_centers_s(n_frames, hop_samples, sample_rate_hz)
     position = (centres_s * SAMPLE_RATE_HZ - encoder.reach_samples / 2) / encoder.hop_samples
@@ -176,7 +231,7 @@ def pinned(settings: UnitSettings) -> UnitSettings:
     return dataclasses.replace(settings, fingerprint=load(settings).fingerprint)
 
 
-def load(settings: UnitSettings) -> Encoder:
+def load(settings: UnitSettings) -> Extractor:
     """The encoder of these settings, on the GPU where there is one; the last one is kept for the next call.
 
     What is not there yet is fetched only if it is one of :data:`KNOWN`, or named by the environment variable
@@ -192,11 +247,10 @@ def load(settings: UnitSettings) -> Encoder:
     Raises:
         ModelError: saying what is missing or different, and what to do.
     """
-    encoder = _loaded(os.environ.get(WHERE) or settings.source)
-    config = encoder.model.config
-    if config.hidden_size != settings.dims or settings.layer > config.num_hidden_layers:
+    encoder = EXTRACTORS[settings.kind](settings.source)
+    if encoder.dims != settings.dims or settings.layer > encoder.n_layers:
         raise ModelError(
-            f"The content encoder '{settings.source}' has {config.num_hidden_layers} layers of {config.hidden_size} "
+            f"The content encoder '{settings.source}' has {encoder.n_layers} layers of {encoder.dims} "
             f"numbers; layer {settings.layer} of {settings.dims} was asked for. Set layer and dims to what it has."
         )
     if settings.fingerprint and encoder.fingerprint != settings.fingerprint:
@@ -205,6 +259,11 @@ def load(settings: UnitSettings) -> Encoder:
             f"{settings.fingerprint} was trained with. Name a folder with those in the environment variable {WHERE}."
         )
     return encoder
+
+
+@register("contentvec")
+def _contentvec(source: str) -> Encoder:
+    return _loaded(os.environ.get(WHERE) or source)
 
 
 @functools.lru_cache(maxsize=1)

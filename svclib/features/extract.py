@@ -45,6 +45,8 @@ class _Settings:
     def to_json(self) -> dict:
         """The fields as a dict of plain JSON values; ``units`` only where there are any."""
         record = dataclasses.asdict(self)
+        if record.get("units"):
+            record["units"] = self.units.to_json()
         return {name: value for name, value in record.items() if name != "units" or value is not None}
 
     @classmethod
@@ -225,7 +227,7 @@ class Features:
         confidence: float32 ``[frames]``, 0..1; 0 where there is no estimate.
         loudness_db: float32 ``[frames]``, A-weighted, floor -80.
         log_mel: float32 ``[frames, mels]`` or None.
-        units: Content units, float16 ``[frames, dims]`` or None.
+        content: Content features of a pretrained network, float16 ``[frames, dims]`` or None.
     """
 
     settings: FeatureSettings
@@ -235,11 +237,11 @@ class Features:
     confidence: np.ndarray
     loudness_db: np.ndarray
     log_mel: np.ndarray | None = None
-    units: np.ndarray | None = None
+    content: np.ndarray | None = None
 
     def __post_init__(self):
         n_frames = units.frame_count(self.n_samples, self.settings.hop_samples)
-        for name in ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "units"):
+        for name in ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "content"):
             values = getattr(self, name)
             if values is not None and len(values) != n_frames:
                 raise ModelError(
@@ -271,7 +273,7 @@ def extract(
         chunk_s: Length of a chunk, an even number of seconds.
 
     Returns:
-        Everything, on ``n // hop_samples`` frames; ``log_mel`` and ``units`` only where the settings ask for them.
+        Everything, on ``n // hop_samples`` frames; ``log_mel`` and ``content`` only where the settings ask for them.
 
     Raises:
         ModelError: if the samples are not one finite channel, or the F0 method is not installed.

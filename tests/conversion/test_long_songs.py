@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models import layers
 from svclib.models.diffusion.model import DiffusionSettings
@@ -96,11 +97,12 @@ def test_without_halos_or_the_songs_statistics_the_seams_would_be_heard(model, m
     monkeypatch.undo()
     assert np.abs(seams - whole).max() > 1e-2
     log_mel, f0, *_ = (torch.from_numpy(x)[None] for x in song())
+    given = ConditionInputs(log_mel, f0, f0 > 0, torch.zeros_like(f0))
     half = N_FRAMES // 2
-    alone = model.content.song(log_mel[:, :half], f0[:, :half], 37)
-    within = model.content.song(log_mel, f0, 37)[:, :half]
+    alone = model.content.encode(given.frames(0, half), 37)
+    within = model.content.encode(given, 37)[:, :half]
     assert (alone - within).abs().max() > 0.05
-    assert torch.allclose(within, model.content(log_mel, f0)[:, :half], atol=1e-5)
+    assert torch.allclose(within, model.content(given)[:, :half], atol=1e-5)
 
 
 def test_cancelling_is_asked_between_the_pieces_of_one_step(model):

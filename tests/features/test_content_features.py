@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from svclib.features.condition_inputs import ConditionInputs
+from svclib.models.content.base import CONTENT_ENCODERS
 
 from svclib.analysis import ablation, interventions
 from svclib.audio import io as audio
@@ -21,11 +23,10 @@ from svclib.features import content_features, extract
 from svclib.features.content_features import UnitSettings
 from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models import instrument
-from svclib.models.content import bottleneck
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.training import api as training
 from svclib.training import resume
-from svclib.utils import config
+from svclib.utils import atomic_store, config, download
 from svclib.utils.errors import ConversionError, ModelError
 
 DIMS, LAYER = 24, 2
@@ -109,7 +110,7 @@ def test_units_belong_to_the_features(home):
     wanted = FeatureSettings(16000, 256, units=settings(home))
     samples = sweep(1.0, 16000)
     measured = extract.extract(samples, wanted)
-    assert np.array_equal(measured.units, content_features.extract(samples, 16000, 256, wanted.units))
+    assert np.array_equal(measured.content, content_features.extract(samples, 16000, 256, wanted.units))
     assert FeatureSettings.from_json(wanted.to_json()) == wanted
     assert "units" not in FeatureSettings().to_json()  # what was stored before units existed keeps its key
     with pytest.raises(ModelError, match="UnitSettings has the fields"):
@@ -139,9 +140,9 @@ def test_a_zip_by_link_is_an_encoder(home, tmp_path, monkeypatch):
             file.write(path, f"published/{path.name}")
 
     def from_web(address, parts, at, tell):
-        return content_features.sources.store.copy_file(tmp_path / "encoder.zip", at / "encoder.zip")
+        return atomic_store.copy_file(tmp_path / "encoder.zip", at / "encoder.zip")
 
-    monkeypatch.setattr(content_features.sources, "_from_web", from_web)
+    monkeypatch.setattr(download, "_from_web", from_web)
     linked = UnitSettings("https://example.org/encoder.zip", LAYER, DIMS)
     monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "cache"))
     content_features.allow(linked)
@@ -161,9 +162,7 @@ def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeyp
         raise OSError("not here")
 
     monkeypatch.setattr(transformers.HubertConfig, "from_pretrained", classmethod(from_hub))
-    monkeypatch.setattr(
-        content_features.sources, "_from_web", lambda address, *_: reached.append(address) or home / "absent"
-    )
+    monkeypatch.setattr(download, "_from_web", lambda address, *_: reached.append(address) or home / "absent")
     monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path))
     monkeypatch.setattr(content_features, "_allowed", set())
     theirs = FeatureSettings(16000, 256, units=UnitSettings(source, fingerprint="0" * 16))
@@ -207,7 +206,7 @@ def test_what_cannot_be_loaded_is_told_with_what_to_do(home, tmp_path, monkeypat
 
 def test_the_preset_asks_for_it():
     preset = config.load(["diffusion_contentvec"])
-    assert preset.model.content == "contentvec" in bottleneck.ENCODERS and preset.features.units == UnitSettings()
+    assert preset.model.content == "contentvec" in CONTENT_ENCODERS and preset.features.units == UnitSettings()
     with pytest.raises(ModelError, match="bind FeatureSettings.units"):
         preset.model.build(dataclasses.replace(preset.features, units=None))
 
@@ -231,9 +230,9 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     known = content_features.pinned(settings(home))
     assert data.settings.units == known
     batch = data.batch(0, 1, 2, 30)
-    assert batch["units"].shape == (2, 30, DIMS) and batch["units"].dtype == torch.float32
+    assert batch["content"].shape == (2, 30, DIMS) and batch["content"].dtype == torch.float32
     whole = content_features.extract(data.audio(0), 22050, 256, known)
-    np.testing.assert_allclose(data.features(0).units, whole, atol=2e-2)  # measured from the same 16-bit audio
+    np.testing.assert_allclose(data.features(0).content, whole, atol=2e-2)  # measured from the same 16-bit audio
     # Without the weights, an unchanged dataset opens and stays, and training goes on.
     monkeypatch.setattr(content_features, "_loaded", lambda _: pytest.fail("the encoder was loaded"))
     again = dataset.prepare(dataset.recordings([voice]), tmp_path / "data", preset.features)
@@ -249,14 +248,17 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     song = songs.load_song(voice / "0.wav", opened.features)
     made = pipeline.convert(opened, song, plain, seed=1)
     assert len(made.audio) == len(song.audio) and np.abs(made.audio).max() > 0
-    other = dataclasses.replace(song.features, units=song.features.units[::-1].copy())
+    other = dataclasses.replace(song.features, content=song.features.content[::-1].copy())
     changed = pipeline.convert(opened, dataclasses.replace(song, features=other), plain, seed=1)
     assert not np.allclose(changed.audio, made.audio)
-    wordless = dataclasses.replace(song.features, units=None, settings=dataclasses.replace(opened.features, units=None))
-    with pytest.raises(ConversionError, match="without 'voice's content units. Load it again"):
+    wordless = dataclasses.replace(
+        song.features, content=None, settings=dataclasses.replace(opened.features, units=None)
+    )
+    with pytest.raises(ConversionError, match="has no content features for 'voice'. Load it again"):
         pipeline.convert(opened, dataclasses.replace(song, features=wordless), plain)
-    with pytest.raises(ModelError, match=r"Content units \(1, 5, 24\) are needed for 'contentvec'; none arrived"):
-        opened.model.content(torch.zeros(1, 5, 80), torch.zeros(1, 5))
+    with pytest.raises(ModelError, match=r"Content features of shape \(1, 5, 24\) are needed; none arrived"):
+        silent = torch.zeros(1, 5)
+        opened.model.content(ConditionInputs(torch.zeros(1, 5, 80), silent, silent > 0, silent))
     monkeypatch.setenv(content_features.WHERE, str(home / "1"))
     content_features._loaded.cache_clear()
     with pytest.raises(ModelError, match="was trained with"):
@@ -282,24 +284,24 @@ def test_a_study_hears_the_units_of_its_stretch(home):
     plain = pipeline.Controls(use_loudness_statistics=False, attenuation_db=0.0)
     asked, other = (interventions.cut_excerpt(song, None, 0.4, 0.8, plain) for song in songs_)
     first, n = 25, len(asked)  # frame 25 is centred at 0.408 s
-    np.testing.assert_array_equal(asked.units, songs_[0].features.units[first : first + n])
+    np.testing.assert_array_equal(asked.content, songs_[0].features.content[first : first + n])
     f0_hz = extract.fill_unvoiced(asked.f0_hz, asked.voiced)
     told = [torch.from_numpy(x)[None] for x in (asked.log_mel, f0_hz, f0_hz, asked.voiced, asked.loudness_db)]
     base = interventions.build_condition(model, asked)
-    assert torch.equal(base, model.condition(*told, units=torch.from_numpy(asked.units)[None]))
+    assert torch.equal(base, model.condition(*told, content=torch.from_numpy(asked.content)[None]))
     swap = interventions.Intervention("content", "swap", other=other)
     swapped = interventions.build_condition(model, asked, [swap])
-    assert torch.equal(swapped, model.condition(*told, units=torch.from_numpy(other.units)[None]))
+    assert torch.equal(swapped, model.condition(*told, content=torch.from_numpy(other.content)[None]))
     assert not torch.equal(swapped, base)
     off = interventions.build_condition(model, asked, [interventions.Intervention("content")])
     assert torch.equal(
         off,
         interventions.build_condition(
-            model, dataclasses.replace(asked, units=other.units), [interventions.Intervention("content")]
+            model, dataclasses.replace(asked, content=other.content), [interventions.Intervention("content")]
         ),
     )
     made = ablation.run(model, asked, steps=3, features=False)
     assert np.isfinite(made.trace.result).all()
-    deaf = interventions.Intervention("content", "swap", other=dataclasses.replace(other, units=None))
-    with pytest.raises(ConversionError, match="'b' was measured without this instrument's content units"):
+    deaf = interventions.Intervention("content", "swap", other=dataclasses.replace(other, content=None))
+    with pytest.raises(ConversionError, match="'b' has no content features for this instrument"):
         interventions.build_condition(model, asked, [deaf])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+from svclib.features.condition_inputs import ConditionInputs
 
 from svclib.data.synthetic import singers
 from svclib.features import extract
@@ -127,6 +128,10 @@ def test_equaliser_has_the_asked_strength_and_drifts():
     assert float(curve.diff(dim=-1).abs().max()) < 3  # smooth over frequency
 
 
+def inputs(log_mel, f0_hz):
+    return ConditionInputs(log_mel, f0_hz, f0_hz > 0, torch.zeros_like(f0_hz))
+
+
 def encoder(seed=0, contract=MEL):
     torch.manual_seed(seed)
     return bottleneck.Bottleneck(contract)
@@ -136,7 +141,7 @@ def test_a_microphone_and_a_level_leave_no_trace():
     log_mel, pitch = sing("aiueo", 300.0)
     tilt = torch.linspace(-1, 2, 128)
     with torch.no_grad():
-        plain, through = (encoder()(x, pitch) for x in (log_mel, log_mel + tilt + 0.7))
+        plain, through = (encoder()(inputs(x, pitch)) for x in (log_mel, log_mel + tilt + 0.7))
     # The weights of the normalisation see the level a little.
     assert float((plain - through).abs().mean()) < 0.05 * float(plain.std())
 
@@ -147,7 +152,7 @@ def test_pitch_moves_the_code_less_than_a_vowel_does(record_property):
     ratios = []
     for seed in range(5):
         with torch.no_grad():
-            codes = {k: encoder(seed)(*song)[0].numpy() for k, song in songs.items()}
+            codes = {k: encoder(seed)(inputs(*song))[0].numpy() for k, song in songs.items()}
         held = {k: np.stack([c[m].mean(0) for m in middles(MEL, 5)]) for k, c in codes.items()}
         moved = np.mean([np.linalg.norm(held[s] - held[0], axis=1) for s in (-7, 7)])
         between = [np.linalg.norm(held[0][i] - held[0][j]) for i in range(5) for j in range(i)]
@@ -172,7 +177,7 @@ def test_pitch_moves_a_singers_code_less_than_a_vowel_does(name):
         f0 = torch.from_numpy(np.asarray(extract.fill_unvoiced(truth.f0_hz, truth.voiced), np.float32))[None]
         log_mel = extract.log_mel(torch.from_numpy(sung.audio)[None], MEL)
         with torch.no_grad():
-            code = encoder()(log_mel, f0[:, : log_mel.shape[1]])[0].numpy()
+            code = encoder()(inputs(log_mel, f0[:, : log_mel.shape[1]]))[0].numpy()
         phones = np.asarray(truth.phones)[: len(code)]
         codes[shift] = np.stack([code[phones == v].mean(0) for v in vowels])
     moved = np.mean([np.linalg.norm(codes[s] - codes[0], axis=1) for s in (-7, 7)])
@@ -185,8 +190,8 @@ def test_perturbation_is_drawn_from_the_generator_alone():
     log_mel, pitch = sing("ai", 300.0)
     net = encoder()
     with torch.no_grad():
-        runs = [net(log_mel, pitch, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
-        quiet = [net(log_mel, pitch) for _ in range(2)]
+        runs = [net(inputs(log_mel, pitch), torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+        quiet = [net(inputs(log_mel, pitch)) for _ in range(2)]
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
     assert torch.equal(quiet[0], quiet[1])
     assert float(quiet[0].abs().max()) <= 1
@@ -197,12 +202,12 @@ def test_log_base_of_the_contract_does_not_matter():
 
     log_mel, pitch = sing("ai", 300.0)
     with torch.no_grad():
-        natural = encoder()(log_mel, pitch)
-        ten = encoder(contract=dataclasses.replace(MEL, log_base="10"))(log_mel / np.log(10), pitch)
+        natural = encoder()(inputs(log_mel, pitch))
+        ten = encoder(contract=dataclasses.replace(MEL, log_base="10"))(inputs(log_mel / np.log(10), pitch))
     torch.testing.assert_close(natural, ten, atol=1e-4, rtol=0)
 
 
 def test_silence_and_no_pitch_are_survived():
     silent = torch.full((1, 20, 128), float(np.log(1e-5)))
     with torch.no_grad():
-        assert bool(encoder()(silent, torch.zeros(1, 20)).isfinite().all())
+        assert bool(encoder()(inputs(silent, torch.zeros(1, 20))).isfinite().all())

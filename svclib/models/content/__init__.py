@@ -1,1 +1,4 @@
-"""Content encoders: speaker- and pitch-independent features."""
+"""Content encoders: what is sung, independent of singer and pitch. A new one is a file here and a line below."""
+
+from svclib.models.content import bottleneck as bottleneck
+from svclib.models.content import cached as cached

@@ -1,12 +1,10 @@
-"""What is sung, without who sings it or how high: a pitch-free spectral envelope, and a narrow code of it.
+"""Content encoder ``bottleneck``: pitch-free mel envelope through a narrow, noisy code, trained with the model.
 
-``contentvec`` comes trained by others: its units are features like pitch and loudness (``contentvec.py``). The encoder
-``bottleneck`` is trained together with the model that reads it. Three things keep the singer out of its code: the
-envelope is normalised over the recording, in training it is *perturbed* (a stretched frequency axis is
-another vocal tract, a drifting equaliser another microphone), and the code is narrow and noisy, so that only what
-cannot be had elsewhere passes. Pitch stays out because the envelope is read through the harmonics.
+Three things keep speaker identity out of the code: the envelope's cepstra are normalised over the recording, the
+envelope is perturbed in training (warped frequency axis: another vocal tract; drifting equaliser: another microphone),
+and the code is narrow and noisy. Pitch stays out because the envelope is smoothed over one F0.
 
-Everything here works on log-mel frames alone, frame by frame or with a short finite reach, so pieces equal the whole.
+Everything depends on log-mel frames with a short receptive field, so chunked encoding equals encoding the whole.
 """
 
 import math
@@ -15,15 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from svclib.features.content_features import UnitSettings
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings, MelContract
+from svclib.models.content.base import ContentEncoder, register
 from svclib.models.layers import ConvStack, in_pieces
 from svclib.utils import rng
-from svclib.utils.errors import ModelError
 
-ENCODERS = ("bottleneck", "contentvec")
 UNPITCHED_SMOOTHING_HZ = 200.0
 
 
@@ -116,7 +113,8 @@ def drifting_equaliser(
     return drift * (strength_db * math.log(10) / 20)
 
 
-class Bottleneck(nn.Module):
+@register("bottleneck")
+class Bottleneck(ContentEncoder):
     """Pitch-free envelope -> cepstra, normalised over the recording -> small convolutions -> a narrow code in -1 .. 1.
 
     Args:
@@ -129,6 +127,8 @@ class Bottleneck(nn.Module):
         equaliser_db: Strength of the drifting equaliser of the training.
         code_noise: Standard deviation of the noise on the code in training.
     """
+
+    fields = ("log_mel", "f0_hz")
 
     def __init__(
         self,
@@ -150,25 +150,25 @@ class Bottleneck(nn.Module):
         self.register_buffer("basis", cepstrum_basis(contract.n_mels, n_cepstra), persistent=False)
         self.convs = ConvStack(n_cepstra, channels, code_dims, n_layers)
 
+    @classmethod
+    def from_settings(cls, settings: Any, features: FeatureSettings) -> "Bottleneck":
+        """The encoder that ``DiffusionSettings`` describe."""
+        s = settings
+        return cls(
+            features.mel,
+            s.code_dims,
+            channels=s.content_channels,
+            n_layers=s.content_layers,
+            warp_range=s.warp_range,
+            equaliser_db=s.equaliser_db,
+            code_noise=s.code_noise,
+        )
+
     def forward(
-        self,
-        log_mel: Float[Tensor, "batch frames mels"],
-        f0_hz: Float[Tensor, "batch frames"],
-        generator: torch.Generator | None = None,
-        units: Tensor | None = None,
+        self, inputs: ConditionInputs, generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch frames code"]:
-        """The code of a whole recording, or with a ``generator`` that of a perturbed training piece.
-
-        Args:
-            log_mel: In the contract's log base.
-            f0_hz: The recording's own pitch (before any key shift), filled over unvoiced frames.
-            generator: Source of the perturbation; without it the result is deterministic.
-            units: Of no use here; see :class:`Units`.
-
-        Returns:
-            Values within -1 .. 1; with a ``generator`` the noise comes on top.
-        """
-        cepstra = self.normalised(*self.measured(log_mel, f0_hz, generator))
+        """Content vectors within -1 .. 1; with a ``generator`` of the perturbed envelope, plus noise."""
+        cepstra = self.normalised(*self.measured(inputs.log_mel, inputs.f0_hz, generator))
         code = torch.tanh(self.convs(cepstra.transpose(1, 2)).transpose(1, 2))
         if generator is not None and self.code_noise:
             noise = rng.normal(tuple(code.shape), generator)
@@ -188,26 +188,20 @@ class Bottleneck(nn.Module):
             return envelope @ self.basis, nepers.mean(-1, keepdim=True)
 
     @torch.no_grad()
-    def song(
-        self,
-        log_mel: Float[Tensor, "batch frames mels"],
-        f0_hz: Float[Tensor, "batch frames"],
-        piece_frames: int,
-        units: Tensor | None = None,
-    ) -> Float[Tensor, "batch frames code"]:
-        """The code of a song of any length: :meth:`forward` with the memory of one piece.
+    def encode(self, inputs: ConditionInputs, chunk_frames: int) -> Float[Tensor, "batch frames code"]:
+        """:meth:`forward` of a recording of any length with the memory of one chunk.
 
-        The cepstra are measured in pieces first (20 numbers a frame are kept), normalised over the whole song, and
-        coded in pieces: the normalisation is the song's, not the piece's.
+        The cepstra are measured in chunks first (20 numbers a frame are kept), normalised over the whole recording,
+        then encoded in chunks.
         """
-        n = log_mel.shape[1]
+        n, f0_hz, log_mel = len(inputs), inputs.f0_hz, inputs.log_mel
 
         def measure(low, high):
             return tuple(x.transpose(1, 2) for x in self.measured(log_mel[:, low:high], f0_hz[:, low:high]))
 
-        cepstra, height = (x.transpose(1, 2) for x in in_pieces(measure, n, piece_frames, 0))
+        cepstra, height = (x.transpose(1, 2) for x in in_pieces(measure, n, chunk_frames, 0))
         seen = self.normalised(cepstra, height).transpose(1, 2)
-        (code,) = in_pieces(lambda low, high: (self.convs(seen[..., low:high]),), n, piece_frames, self.convs.halo)
+        (code,) = in_pieces(lambda low, high: (self.convs(seen[..., low:high]),), n, chunk_frames, self.convs.halo)
         return torch.tanh(code.transpose(1, 2))
 
     @torch.no_grad()
@@ -231,57 +225,7 @@ class Bottleneck(nn.Module):
             draw = rng.uniform((envelope.shape[0],), generator)
             envelope = warp(envelope, ((2 * draw - 1) * reach).exp().to(envelope), self.centers_hz)
         if self.equaliser_db:
-            n, bands, frames = envelope.shape
-            envelope = envelope + drifting_equaliser(n, bands, frames, self.equaliser_db, generator).to(envelope)
+            batch, n_frames, n_mels = envelope.shape
+            drift = drifting_equaliser(batch, n_frames, n_mels, self.equaliser_db, generator)
+            envelope = envelope + drift.to(envelope)
         return envelope
-
-
-class Units(nn.Module):
-    """Measured content units as they are, in place of a code; reads nothing else and has no weights.
-
-    Args:
-        settings: Of the units.
-    """
-
-    def __init__(self, settings: UnitSettings):
-        super().__init__()
-        self.dims = settings.dims
-
-    def forward(
-        self,
-        log_mel: Float[Tensor, "batch frames mels"],
-        f0_hz: Float[Tensor, "batch frames"],
-        generator: torch.Generator | None = None,
-        units: Tensor | None = None,
-    ) -> Float[Tensor, "batch frames code"]:
-        """The units in the precision of the mel; raises ModelError if there are none, or not one for each frame."""
-        wanted = (*log_mel.shape[:2], self.dims)
-        if units is None or tuple(units.shape) != wanted:
-            got = "none" if units is None else f"units of shape {tuple(units.shape)}"
-            raise ModelError(f"Content units {wanted} are needed for 'contentvec'; {got} arrived. Measure them.")
-        return units.to(log_mel)
-
-    def song(self, log_mel: Tensor, f0_hz: Tensor, piece_frames: int, units: Tensor | None = None) -> Tensor:
-        """The same: every frame stands for itself."""
-        return self(log_mel, f0_hz, units=units)
-
-
-def build(settings: Any, features: FeatureSettings) -> Bottleneck | Units:
-    """The content encoder that the settings of a diffusion model name, with fresh weights where it has any.
-
-    Raises ModelError if it needs units that the features do not have.
-    """
-    s = settings
-    if s.content == "contentvec":
-        if features.units is None:
-            raise ModelError("The content encoder 'contentvec' reads units; bind FeatureSettings.units as well.")
-        return Units(features.units)
-    return Bottleneck(
-        features.mel,
-        s.code_dims,
-        channels=s.content_channels,
-        n_layers=s.content_layers,
-        warp_range=s.warp_range,
-        equaliser_db=s.equaliser_db,
-        code_noise=s.code_noise,
-    )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from svclib.models.content import bottleneck
+from svclib.models.content.base import CONTENT_ENCODERS
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.denoiser import PREDICTIONS
 from svclib.models.diffusion.schedule import Schedule
@@ -41,8 +41,8 @@ class DiffusionChoices:
 
     Attributes:
         kind: Always ``diffusion``.
-        content: One of ``content.ENCODERS``; part of the model, never exchanged afterwards. ``contentvec`` needs
-            features with ``units``.
+        content: A key of ``content.base.CONTENT_ENCODERS``; part of the model. Encoders that read cached content
+            features need ``FeatureSettings.units``.
         code_dims, code_noise, warp_range, equaliser_db: The bottleneck and its perturbation, see
         ``content.Bottleneck``.
         content_channels, content_layers: Size of the content encoder.
@@ -90,8 +90,8 @@ class DiffusionChoices:
     def __post_init__(self):
         if self.kind != "diffusion":
             raise ModelError(f"These are settings of a '{self.kind}' model; DiffusionSettings are for 'diffusion'.")
-        if self.content not in bottleneck.ENCODERS:
-            known = ", ".join(bottleneck.ENCODERS)
+        if self.content not in CONTENT_ENCODERS:
+            known = ", ".join(CONTENT_ENCODERS)
             raise ModelError(f"There is no content encoder '{self.content}'; choose one of: {known}.")
         validation.check(self, _RANGES, ModelError)
         size = self.n_layers * self.channels**2 + self.content_layers * self.content_channels**2

@@ -19,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.audio import griffin_lim
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings, fill_unvoiced
 from svclib.models import layers
-from svclib.models.content import bottleneck
+from svclib.models.content import base as content_base
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.config import DiffusionChoices
@@ -67,7 +68,7 @@ class DiffusionModel(nn.Module):
         known = (statistics or {}).get("loudness_db") or {}
         self.loudness_range_db = (known.get("min"), known.get("max"))
         s = settings
-        self.content = bottleneck.build(s, features)
+        self.content = content_base.build(s, features)
         self.conditions = Conditions(contract, self.content.dims, len(self.singers), s.condition_dims)
         self.denoiser = Denoiser(
             contract.n_mels,
@@ -133,7 +134,7 @@ class DiffusionModel(nn.Module):
         """Noise error plus coarse error on a batch of the dataset, both on mels scaled to -1 .. 1.
 
         Args:
-            batch: As of ``dataset.Dataset.batch``; ``audio`` only for a vocoder, ``units`` only for ``contentvec``.
+            batch: As of ``dataset.Dataset.batch``; ``audio`` only for a vocoder, ``content`` only where it is read.
             generator: Of times, noise, perturbation and of what is left out.
 
         Returns:
@@ -154,7 +155,7 @@ class DiffusionModel(nn.Module):
 
     def _loss(self, batch, generator, perturbation, dropped):
         log_mel = batch["log_mel"]
-        code = self.content(log_mel, batch["f0_hz"], perturbation, batch.get("units"))
+        code = self.content(ConditionInputs.from_batch(batch), perturbation)
         singer = F.one_hot(batch["singer"].long(), len(self.singers)).to(log_mel)
         condition = self.conditions(code, batch["f0_hz"], batch["voiced"], batch["loudness_db"], singer, dropped)
         x0 = self.scale(log_mel)
@@ -191,7 +192,7 @@ class DiffusionModel(nn.Module):
         singer: Tensor | None = None,
         without: Sequence[str] = (),
         piece_frames: int = PIECE_FRAMES,
-        units: Tensor | None = None,
+        content: Tensor | None = None,
     ) -> Float[Tensor, "batch dims frames"]:
         """Everything the denoiser is told about a song, computed once, in pieces that equal the whole.
 
@@ -204,7 +205,7 @@ class DiffusionModel(nn.Module):
             singer: From :meth:`singer_weights`; the first singer if None.
             without: Names of ``CONDITIONS`` to switch off: their learned null takes their place.
             piece_frames: Frames computed at once.
-            units: ``[batch, frames, dims]`` of the source, for ``contentvec``.
+            content: ``[batch, frames, dims]``, cached content features of the source, where its encoder reads them.
 
         Returns:
             The condition. Only it and the content's cepstra and code are kept whole (1 kB a frame in the full model).
@@ -212,7 +213,8 @@ class DiffusionModel(nn.Module):
         unknown = sorted(set(without) - set(CONDITIONS))
         if unknown:
             raise ModelError(f"There is no condition '{unknown[0]}'; there are {', '.join(CONDITIONS)}.")
-        code = self.content.song(log_mel, source_f0_hz, piece_frames, units)
+        source = ConditionInputs(log_mel, source_f0_hz, voiced, loudness_db, content)
+        code = self.content.encode(source, piece_frames)
         singer = (self.singer_weights() if singer is None else singer).expand(len(code), -1)
         dropped = torch.tensor([[name in without for name in CONDITIONS]], device=code.device).expand(len(code), -1)
 
@@ -345,7 +347,7 @@ class DiffusionModel(nn.Module):
         singer = F.one_hot(batch["singer"].long(), len(self.singers)).to(self.mel_low)
         f0_hz = batch["f0_hz"]
         told = f0_hz, batch["voiced"], batch["loudness_db"], singer
-        condition = self.condition(batch["log_mel"], f0_hz, *told, units=batch.get("units"))
+        condition = self.condition(batch["log_mel"], f0_hz, *told, content=batch.get("content"))
         return self.sample(condition, seed=seed, **options)
 
     def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0, **options) -> Float[Tensor, "batch samples"]:
@@ -369,7 +371,7 @@ class DiffusionModel(nn.Module):
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable | None = None,
         vocoder: Any = None,
-        units: np.ndarray | None = None,
+        content: np.ndarray | None = None,
         **sampling,
     ) -> Synthesis:
         """Sing a song: conditions, one walk over the whole of it, vocoder.
@@ -386,7 +388,7 @@ class DiffusionModel(nn.Module):
             progress: Called with a fraction and a text.
             cancelled: Asked at every sampler step and every piece of sound.
             vocoder: Another one than its own: what has ``contract`` and ``render`` (``vocoding.AnyVocoder``).
-            units: ``[frames, dims]`` of the source, for ``contentvec``.
+            content: ``[frames, dims]``, cached content features of the source, where its encoder reads them.
             **sampling: As of :meth:`sample`, all but ``callback``; ``piece_frames`` holds for the conditions too.
 
         Returns:
@@ -412,9 +414,9 @@ class DiffusionModel(nn.Module):
         report(0.0, "conditions")
         piece_frames = sampling.get("piece_frames", PIECE_FRAMES)
         weights = self.singer_weights(singer)
-        units = None if units is None else torch.as_tensor(np.asarray(units), device=place)[None]
+        content = None if content is None else torch.as_tensor(np.asarray(content), device=place)[None]
         condition = self.condition(
-            mel, source, wanted, sounding, loudness, weights, piece_frames=piece_frames, units=units
+            mel, source, wanted, sounding, loudness, weights, piece_frames=piece_frames, content=content
         )
         sung = self.sample(
             condition,

@@ -27,7 +27,7 @@ from svclib.utils import atomic_store, download, unzip
 from svclib.utils.errors import ModelError
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
-_ARRAYS = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "units")
+_ARRAYS = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "content")
 Progress = Callable[[float, str], None]
 
 
