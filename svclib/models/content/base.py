@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureError, FeatureSettings
+from svclib.features.extract import FeatureSettings
+from svclib.utils.errors import ModelError
 
 
 class ContentEncoder(nn.Module):
@@ -70,11 +71,11 @@ def register(name: str) -> Callable[[type[ContentEncoder]], type[ContentEncoder]
 def build(settings: Any, features: FeatureSettings) -> ContentEncoder:
     """The content encoder named by ``settings.content``.
 
-    Raises FeatureError if it reads content features that ``features`` do not measure.
+    Raises ModelError if it reads content features that ``features`` do not measure.
     """
     encoder = CONTENT_ENCODERS[settings.content]
     if "content" in encoder.fields and features.units is None:
-        raise FeatureError(
+        raise ModelError(
             f"The content encoder '{settings.content}' reads cached content features; bind FeatureSettings.units too."
         )
     return encoder.from_settings(settings, features)

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureError, FeatureSettings
+from svclib.features.extract import FeatureSettings
 from svclib.models.content.base import ContentEncoder, register
+from svclib.utils.errors import ModelError
 
 
 @register("contentvec")
@@ -37,9 +38,9 @@ class CachedContent(ContentEncoder):
     def forward(
         self, inputs: ConditionInputs, generator: torch.Generator | None = None
     ) -> Float[Tensor, "batch frames dims"]:
-        """The cached vectors in the precision of the mel; FeatureError if there is not one for every frame."""
+        """The cached vectors in the precision of the mel; ModelError if there is not one for every frame."""
         expected = (*inputs.log_mel.shape[:2], self.dims)
         if inputs.content is None or tuple(inputs.content.shape) != expected:
             got = "none" if inputs.content is None else f"shape {tuple(inputs.content.shape)}"
-            raise FeatureError(f"Content features of shape {expected} are needed; {got} arrived. Measure them.")
+            raise ModelError(f"Content features of shape {expected} are needed; {got} arrived. Measure them.")
         return inputs.content.to(inputs.log_mel)
