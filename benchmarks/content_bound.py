@@ -111,7 +111,7 @@ def main() -> None:
         for reader in experiment.READERS:
             kept = [arguments.out / "readings" / f"{reader}_{p.stem}.wav" for p in paths]
             songs = dict(enumerate(pipeline.load_song(p, opened.features) for p in kept))
-            told = {k: pipeline.convert(opened, song, None, 0, shallow=1).adjusted for k, song in songs.items()}
+            told = {k: pipeline.convert(opened, song, None, 0, shallow=1).tracks for k, song in songs.items()}
             readings = [pipeline.load_song(p, opened.features) for p in paths]
             row = {f"{walk}, plain": distances(songs, asked) for walk, asked in WALKS.items()}
             for half in (0, 1):

@@ -150,7 +150,7 @@ def main() -> int:
 
     voice, data = trained(arguments)
     training_phrases = phrases(data, "train")
-    target = speaker_similarity.voice_print(training_phrases)
+    target = speaker_similarity.speaker_embedding(training_phrases)
     wanted = long_term_magnitude(np.concatenate(training_phrases))
     held_out = speaker_similarity.similarity(np.concatenate(phrases(data, "validation")), target)
     asked = {k: getattr(arguments, k) for k in ("sampler", "steps", "shallow", "temperature")}
@@ -173,7 +173,7 @@ def main() -> int:
         made = pipeline.convert(voice, song, controls, arguments.seed, vocoder=vocoder, **sampling)
         pipeline.save(made, arguments.out / "output")
         sung = extract.extract(made.audio, voice.features)
-        asked = made.adjusted
+        asked = made.tracks
         error = metrics.f0_error_cents(asked.f0_hz, asked.voiced, sung.f0_hz, sung.voiced)
         accuracy = metrics.f0_accuracy(asked.f0_hz, asked.voiced, sung.f0_hz, sung.voiced)
         plain = at_16k(song.audio, voice.features.sample_rate_hz)

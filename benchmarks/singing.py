@@ -32,7 +32,7 @@ SONGS = ("singing/vocadito_1", "singing/nitech_f001_004")
 def obtained(voice: instrument.Instrument, result: pipeline.Conversion) -> dict[str, float]:
     """Asked against obtained, measured with the instrument's own analysis. ``gain_db`` of the limiter is undone."""
     sung = extract.extract(result.audio, voice.features)
-    asked = result.adjusted
+    asked = result.tracks
     pitch = metrics.f0_accuracy(asked.f0_hz, asked.voiced, sung.f0_hz, sung.voiced)
     loudness = metrics.loudness_l1_db(asked.loudness_db, sung.loudness_db - result.gain_db)
     return {"loudness_l1_db": loudness, **{name: pitch[name] for name in ("raw_pitch_accuracy", "voicing_f1")}}

@@ -96,12 +96,12 @@ def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
 
 
 def test_they_are_in_the_menus_of_panels_made_afterwards(mine):
-    controls = sampling_controls.DiffusionControls()
+    controls = sampling_controls.SamplingControls()
     controls.show(instrument.Listing(Path("voice.zip"), "voice", "diffusion", {}, None))
     assert ("heun: two looks at each step", "heun") in controls.sampler.options
     controls.sampler.value, controls.vocoder.value = "heun", "flute"
     assert controls.options()["sampler"] == "heun" and controls.options()["vocoder"] == "flute"
-    assert ab_compare.Way(Path("voice.zip"), "heun", vocoder="flute").label == "voice, heun, vocoder flute"
+    assert ab_compare.Variant(Path("voice.zip"), "heun", vocoder="flute").label == "voice, heun, vocoder flute"
 
 
 @pytest.mark.parametrize(("flag", "name"), [("--f0", "autocorelation"), ("--sampler", "huen"), ("--vocoder", "flut")])

@@ -22,7 +22,7 @@ from svclib.training import checkpoint_format
 from svclib.training.checkpoint_format import Checkpoint
 from svclib.utils import atomic_store
 from svclib.utils.errors import ModelError, TrainingError
-from svclib.utils.progress import stop_if
+from svclib.utils.progress import raise_if_cancelled
 from svclib.utils.serialization import from_dict, to_dict
 
 DIGITS = ("{label}_{singer}_{take}", "*_[0-4].wav")  # how digits are named, and which are held out
@@ -245,7 +245,7 @@ def train(
     for epoch in range(epochs):
         order, total = torch.randperm(len(sounds), generator=generator), 0.0
         for i, chosen in enumerate(order.chunk(n_batches)):
-            stop_if(cancelled)
+            raise_if_cancelled(cancelled)
             heard = model(varied(sounds[chosen], settings.sample_rate_hz, generator))
             loss = F.cross_entropy(heard, wanted[chosen])
             optimizer.zero_grad(set_to_none=True)

@@ -25,7 +25,7 @@ from svclib.models.diffusion.samplers import SamplerStep
 from svclib.models.diffusion.schedule import x0_from_eps
 from svclib.training import api as training
 from svclib.utils.errors import ConversionError
-from svclib.utils.progress import Progress, stop_if
+from svclib.utils.progress import ProgressCallback, raise_if_cancelled
 
 PROBE_STEPS = 24
 
@@ -166,7 +166,7 @@ def run(
     max_bytes: int = recorder.MAX_BYTES,
     precision: str = "auto",
     label: str = "",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
     watch: Callable[[object, SamplerStep], None] | None = None,
 ) -> RunResult:
@@ -207,7 +207,7 @@ def run(
     scaled = [change for change in changes if change.how == "scale"]
     if len(scaled) > 1 or any(change.how == "scale" for change in probe):
         raise ConversionError("One factor can be scaled in a run, and none in a probe; leave the others as they are.")
-    stop_if(cancelled)
+    raise_if_cancelled(cancelled)
     condition = build_condition(model, asked, changes, singer)
 
     def prepare(condition: Tensor):
@@ -255,7 +255,7 @@ def run_checkpoints(
     folder: str | Path,
     training_steps: Sequence[int],
     song_of: Callable[[object, dict], Excerpt],
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
     **options,
 ) -> list[RunResult]:
@@ -299,7 +299,7 @@ def render_audio(
     sung: RunResult,
     positions: Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> player.StepAudio:
     """What the guesses of steps sound like through the model's vocoder, or phase reconstruction where it has none.
@@ -324,7 +324,7 @@ def render_audio(
     wanted = sorted({int(i) for i in (range(len(trace)) if positions is None else positions)} | {len(trace)})
     made = {}
     for n, i in enumerate(wanted):
-        stop_if(cancelled)
+        raise_if_cancelled(cancelled)
         mel = trace.log_mel(trace.result if i == len(trace) else trace.x0_hat[i]).T
         if model.vocoder is not None:
             made[i] = model.vocoder.render(mel, f0_hz, voiced, seed).audio

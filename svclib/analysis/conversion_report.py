@@ -29,14 +29,14 @@ def result_html(result: Conversion, path: Path, number: int, full: bool = True) 
     parts.append(page.flow(*players))
     if full:
         measured = song.features
-        asked = dataclasses.replace(measured, f0_hz=result.adjusted.f0_hz, voiced=result.adjusted.voiced)
+        asked = dataclasses.replace(measured, f0_hz=result.tracks.f0_hz, voiced=result.tracks.voiced)
         items = [
             ("Original", song.audio, measured.settings.sample_rate_hz, measured),
             ("Result, with the F0 it was asked for", result.audio, rate_hz, asked),
         ]
         drawing = plots.png(plots.compare_spectrograms(items))
         parts.append(page.picture(drawing, "spectrograms of the original and the result with their F0"))
-        drawing = plots.png(plots.conversion_plots(measured, result.adjusted, result.controls))
+        drawing = plots.png(plots.conversion_plots(measured, result.tracks, result.controls))
         parts.append(page.picture(drawing, "loudness, pitch, confidence and note-on ratio before and after"))
     parts += [page.paragraph(f"Saved as {path}"), page.download_link(path)]
     return "".join(parts)

@@ -101,7 +101,7 @@ def synth_controls(instrument, result: pipeline.Conversion, start_s=0.0, seconds
 
     The network hears the song from its beginning up to the end of the stretch, as it did in the conversion.
     """
-    settings, adjusted = instrument.features, result.adjusted
+    settings, adjusted = instrument.features, result.tracks
     hop, rate_hz = settings.hop_samples, settings.sample_rate_hz
     first = min(units.frame_of_time(float(start_s), hop, rate_hz), max(0, len(adjusted.f0_hz) - 1))
     last = min(len(adjusted.f0_hz), first + max(1, units.frame_of_time(float(seconds), hop, rate_hz)))

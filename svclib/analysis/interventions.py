@@ -257,9 +257,7 @@ def build_condition(
     if model.features.units is not None:
         if parts["content"] is None:
             names = [asked.name, *(c.other.name for c in changes if c.factor == "content" and c.other is not None)]
-            raise ConversionError(
-                f"'{names[-1]}' has no content features for this instrument. Load it again."
-            )
+            raise ConversionError(f"'{names[-1]}' has no content features for this instrument. Load it again.")
         content = torch.as_tensor(np.asarray(parts["content"]), device=place)[None]
     return model.condition(mel, source, wanted, sounding, loudness, model.singer_weights(singer), off, content=content)
 

@@ -14,7 +14,7 @@ from svclib.audio import io as audio
 from svclib.conversion import metrics, speaker_similarity
 from svclib.features import extract
 from svclib.utils.errors import ConversionError
-from svclib.utils.progress import Progress, stop_if
+from svclib.utils.progress import ProgressCallback, raise_if_cancelled
 
 LEAST_FRAMES = 10
 _NEPER = np.log(10) / 20
@@ -75,7 +75,7 @@ def audio_metrics(
     sounds: Mapping[int, np.ndarray],
     settings: extract.FeatureSettings,
     source: np.ndarray | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Metric]:
     """Metrics of what steps sound like, against what was asked: pitch, voicing, loudness; likeness to the source.
@@ -107,7 +107,7 @@ def audio_metrics(
     plain, rows = dataclasses.replace(settings, mel=None), {}
     print_of = _voice_print(source, settings.sample_rate_hz)
     for k, position in enumerate(sorted(sounds)):
-        stop_if(cancelled)
+        raise_if_cancelled(cancelled)
         if progress:
             progress(k / len(sounds), f"measuring sound {k + 1} of {len(sounds)}")
         heard = extract.extract(np.asarray(sounds[position], np.float32), plain)
@@ -169,7 +169,7 @@ def _voice_print(source, rate_hz: int):
     if source is None:
         return None
     try:
-        return speaker_similarity.voice_print([_at_speaker_rate(source, rate_hz)])
+        return speaker_similarity.speaker_embedding([_at_speaker_rate(source, rate_hz)])
     except ConversionError:
         return None
 

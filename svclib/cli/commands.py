@@ -28,7 +28,7 @@ def mistake(error: Exception) -> str | None:
     return None
 
 
-class Progress:
+class ProgressPrinter:
     """Progress on stderr: a bar with the remaining time on a terminal, else a line about every ten seconds."""
 
     def __init__(self, title: str):
@@ -154,7 +154,7 @@ def demo(a) -> int:
 
     if bool(a.audio) != bool(a.song):
         raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
-    with Progress("demo") as progress:
+    with ProgressPrinter("demo") as progress:
         result = journey.run(a.out, a.audio, a.song, a.minutes, a.seed, progress=progress, say=progress.note)
     print(result.text)
     return 0
@@ -164,7 +164,7 @@ def doctor(a) -> int:
     """``svclib doctor``."""
     from svclib.data import quality as examiner
 
-    with Progress("examining") as progress:
+    with ProgressPrinter("examining") as progress:
         report = examiner.examine([Path(p) for p in a.audio], progress=progress)
     if a.json != "-":
         print(report.table())
@@ -177,7 +177,7 @@ def prepare(a) -> int:
     from svclib.data import dataset
 
     preset = _preset(a)
-    with Progress("preparing") as progress:
+    with ProgressPrinter("preparing") as progress:
         folders = [_fetched(where, Path(a.out), progress) for where in a.audio]
         names = a.singer
         if names is None and any(Path(w) != f for w, f in zip(a.audio, folders, strict=True)):
@@ -359,7 +359,7 @@ def evaluate(a) -> int:
     from svclib.conversion import recognition
 
     recognizer = None if a.words is None else recognition.WhisperRecognizer(a.words or None, a.download)
-    with Progress("comparing") as progress:
+    with ProgressPrinter("comparing") as progress:
         report = evaluation.compare(a.reference, a.converted, progress, a.target_voice, recognizer, a.language)
     if a.json != "-":
         print(evaluation.table(report))

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from svclib.cli.commands import HANDLERS, Progress, say, warn_renamed
+from svclib.cli.commands import HANDLERS, ProgressPrinter, say, warn_renamed
 from svclib.utils.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def convert(a) -> int:
         vocoder = vocoding.open(a.vocoder, near=Path(a.instrument).parent)
     folder, form, name = (out.parent, out.suffix[1:], out.stem) if as_file else (out, "wav", None)
     outcomes = []
-    with Progress(Path(songs[0]).name if len(songs) == 1 else f"{len(songs)} songs") as progress:
+    with ProgressPrinter(Path(songs[0]).name if len(songs) == 1 else f"{len(songs)} songs") as progress:
         for outcome in batch.convert_songs(
             opened,
             songs,

@@ -87,7 +87,7 @@ def run(
         raise ValueError(f"The recordings in '{audio_folder}' need a song to convert. Give one.")
     minutes = float(TRAIN_MINUTES if minutes is None else minutes)
     chosen = config.load(list(preset))
-    journey = _Journey(Path(out), progress or (lambda fraction, text="": None), say or (lambda line: None))
+    journey = DemoRun(Path(out), progress or (lambda fraction, text="": None), say or (lambda line: None))
     with journey.stage("recordings") as stage:
         found, song_path = _recordings(journey, stage, audio_folder, song, corpus_minutes, seed)
     with journey.stage("dataset") as stage:
@@ -112,7 +112,7 @@ class _Stage:
         self.reused, self.text = False, ""
 
 
-class _Journey:
+class DemoRun:
     """The folder, what earlier runs left in it, and the clock."""
 
     def __init__(self, out: Path, progress, say):

@@ -36,8 +36,8 @@ def measure(made: pipeline.Conversion, instrument: Any) -> dict[str, float | Non
     rate = instrument.features.sample_rate_hz
     samples = audio.resample(made.audio / units.db_to_amplitude(made.gain_db), made.sample_rate_hz, rate)
     heard = extract.extract(samples, instrument.features)
-    n = min(len(heard.f0_hz), len(made.adjusted.f0_hz))
-    asked = made.adjusted
+    n = min(len(heard.f0_hz), len(made.tracks.f0_hz))
+    asked = made.tracks
     pitch = metrics.f0_accuracy(asked.f0_hz[:n], asked.voiced[:n], heard.f0_hz[:n], heard.voiced[:n])
     cents = metrics.f0_error_cents(asked.f0_hz[:n], asked.voiced[:n], heard.f0_hz[:n], heard.voiced[:n])
     loudness = metrics.loudness_l1_db(asked.loudness_db[:n], heard.loudness_db[:n])
@@ -88,7 +88,7 @@ def build(
         )
         pictures.append(("what it should sound like", own, rate, None))
     comparison = plots.png(plots.compare_spectrograms(pictures, columns=1))
-    asked = plots.png(plots.conversion_plots(song.features, made.adjusted, made.controls))
+    asked = plots.png(plots.conversion_plots(song.features, made.tracks, made.controls))
     loss = plots.png(plots.loss_curves(curves))
     parts = [
         f"<h1>{page.text(song.name)}, sung by {name}</h1>",

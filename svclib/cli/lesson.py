@@ -5,7 +5,7 @@ Importing this module registers them in ``commands.HANDLERS``.
 
 from pathlib import Path
 
-from svclib.cli.commands import HANDLERS, Progress, warn_renamed
+from svclib.cli.commands import HANDLERS, ProgressPrinter, warn_renamed
 from svclib.utils.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ def trace(a) -> int:
         raise ConfigError("--input is missing: the song that the instrument sings in the lesson.")
     else:
         opened = instrument.open(a.instrument)
-        with Progress(f"{opened.name}: lesson") as progress:
+        with ProgressPrinter(f"{opened.name}: lesson") as progress:
             text, said = lesson.from_file(
                 opened, a.input, a.start, a.seconds, a.steps or lesson.STEPS, a.seed, progress, note=progress.note
             )

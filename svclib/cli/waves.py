@@ -6,7 +6,7 @@ Importing this module registers them in ``commands.HANDLERS``.
 
 from pathlib import Path
 
-from svclib.cli.commands import HANDLERS, Progress, warn_renamed
+from svclib.cli.commands import HANDLERS, ProgressPrinter, warn_renamed
 from svclib.utils.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ def vocode(a) -> int:
     out = Path(a.out)
     if out.suffix.lower().lstrip(".") not in FORMATS:
         raise ConfigError(f"--out is '{out}'; results are written as {', '.join(FORMATS)}.")
-    with Progress(Path(a.input).name) as progress:
+    with ProgressPrinter(Path(a.input).name) as progress:
         vocoder = vocoding.open(a.vocoder, fast=not a.every_step, progress=progress)
         song = load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
         sound = vocoding.vocode(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
@@ -39,7 +39,7 @@ def generate(a) -> int:
     from svclib.conversion import diffwave_files
 
     opened = diffwave_files.open_model(a.model)
-    with Progress("generating") as progress:
+    with ProgressPrinter("generating") as progress:
         made = diffwave_files.generate(
             opened, a.out, a.count, tuple(a.label or (None,)), a.seed, a.seconds, a.fast, progress=progress
         )
@@ -61,7 +61,7 @@ def denoise(a) -> int:
         raise ConfigError(f"--out is '{out}'; sound is written as {', '.join(audio.WRITABLE)}, or into a folder.")
     opened = diffwave_files.open_model(a.model)
     folder, name = (out.parent, out.name) if as_file else (out, None)
-    with Progress("denoising") as progress:
+    with ProgressPrinter("denoising") as progress:
         made = diffwave_files.denoise(
             opened, inputs, folder, a.step, a.reading, a.label, a.seed, name, progress=progress
         )
@@ -78,7 +78,7 @@ def interpolate(a) -> int:
         raise ConfigError(f"--input was given {len(a.input)} times; give it twice: from which recording to which.")
     first, second = a.input
     opened = diffwave_files.open_model(a.model)
-    with Progress("interpolating") as progress:
+    with ProgressPrinter("interpolating") as progress:
         made = diffwave_files.interpolate(
             opened, first, second, a.out, a.count, a.step, not a.independent_noise, a.label, a.seed, progress=progress
         )

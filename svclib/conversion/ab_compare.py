@@ -19,14 +19,14 @@ from svclib.conversion.song import cached_song, excerpt
 from svclib.features import extract as features_
 from svclib.models import instrument
 from svclib.utils.errors import Cancelled
-from svclib.utils.progress import Progress
+from svclib.utils.progress import ProgressCallback
 
 PURE_NOISE = -1  # as ``shallow``: no rough start, whatever else is set
 _CHOICES = ("sampler", "steps", "shallow", "vocoder")
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class Variant:
     """One way to sing; None stands for the instrument's own choice, or what ``options`` of :func:`compare` say.
 
     Attributes:
@@ -84,13 +84,13 @@ class Row:
 HEADINGS = ("sung by", "listen", ">seconds", ">s per s", ">F0 RMSE", ">F0 corr.", ">voicing F1", ">loudness")
 
 
-def ways(
+def variants(
     listings: Sequence[instrument.Listing],
     samplers: Sequence[str | None] = (None,),
     steps: Sequence[int | str | None] = (None,),
     shallow: Sequence[int | str | None] = (None,),
     vocoders: Sequence[Path | str | None] = (None,),
-) -> list[Way]:
+) -> list[Variant]:
     """Every combination for every diffusion instrument; a ``ddsp`` instrument has one way only.
 
     None or an empty choice stands for the instrument's own.
@@ -99,19 +99,19 @@ def ways(
     for listing in listings:
         diffusion = listing.kind == "diffusion"
         choices = itertools.product(samplers, steps, shallow, vocoders) if diffusion else [(None,) * 4]
-        found += [Way(listing.path, *(value or None for value in choice)) for choice in choices]
+        found += [Variant(listing.path, *(value or None for value in choice)) for choice in choices]
     return list(dict.fromkeys(found))
 
 
 def compare(
-    asked: Sequence[Way],
+    asked: Sequence[Variant],
     song: str | Path,
     controls: Controls | None = None,
     start_s: float | int = 0.0,
     seconds: float | int = 10.0,
     seed: int = 0,
     opened: Callable[[Path], instrument.Instrument] = instrument.open,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
     options: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> Iterator[Row]:
@@ -120,7 +120,7 @@ def compare(
     A way that fails gives a row that says why; the others go on. ``Cancelled`` ends the rest.
 
     Args:
-        asked: From :func:`ways`.
+        asked: From :func:`variants`.
         song: The song's file.
         controls: The same for all; each instrument's own defaults if None.
         start_s: Where the clip begins in the song, in seconds.
@@ -161,7 +161,7 @@ def compare(
                 **{"seed": seed, **(options or {}).get(way.instrument, {}), **own},
             )
             report(0.9, "measuring")
-            row = measured(way.label, made)
+            row = measure(way.label, made)
         except Cancelled:
             raise
         except (ValueError, OSError) as error:
@@ -169,10 +169,10 @@ def compare(
         yield row
 
 
-def measured(label: str, made: Conversion) -> Row:
+def measure(label: str, made: Conversion) -> Row:
     """A conversion at the instrument's rate, against what was asked of it."""
     heard = features_.extract(made.audio, made.features.settings)
-    asked = made.adjusted
+    asked = made.tracks
     pitch = metrics.f0_error_cents(asked.f0_hz, asked.voiced, heard.f0_hz, heard.voiced)
     return Row(
         label,
@@ -187,7 +187,7 @@ def measured(label: str, made: Conversion) -> Row:
     )
 
 
-def described(controls: Controls | None, options: Mapping[Path, Mapping[str, Any]]) -> str:
+def describe_settings(controls: Controls | None, options: Mapping[Path, Mapping[str, Any]]) -> str:
     """What :func:`compare` was given besides the ways, as a sentence; empty if everything is the instruments' own."""
     if controls is None:
         return ""

@@ -11,7 +11,7 @@ from svclib.conversion.pipeline import Conversion
 from svclib.conversion.song import Song, load_song
 from svclib.utils import filesystem
 from svclib.utils.errors import Cancelled
-from svclib.utils.progress import Progress
+from svclib.utils.progress import ProgressCallback
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ def convert_songs(
     form: str = "wav",
     name: str | None = None,
     f0_method: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
     **options: Any,
 ) -> Iterator[Outcome]:

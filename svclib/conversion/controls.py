@@ -48,7 +48,7 @@ class Controls:
         semitone_shift: Semitones up or down, on top of the octaves; fractions are allowed.
         loudness_shift_db: Added to the loudness that the instrument is asked for.
         loudness_follow: 1 keeps the song's dynamics; 0 asks for the mean level of the instrument's notes in every note;
-            between, each note's distance in dB from that level is multiplied by it (:func:`even_out`).
+            between, each note's distance in dB from that level is multiplied by it (:func:`compress_dynamics`).
         repair_octaves: Mend the octave errors of the pitch tracker (``octaves``); otherwise they are only told.
     """
 
@@ -119,7 +119,7 @@ def preset(name: str, kind: str = "ddsp") -> Controls:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Adjusted:
+class ConditioningTracks:
     """What the instrument is asked to sing; every array has the song's frames.
 
     Attributes:
@@ -203,7 +203,7 @@ def attenuation_db(note_on_ratio: np.ndarray, threshold: float, amount_db: float
     return amount_db * np.clip(1.0 - ratio / threshold, 0.0, 1.0)
 
 
-def even_out(
+def compress_dynamics(
     loudness_db: np.ndarray, note_on_ratio: np.ndarray, level_db: float | int, follow: float | int
 ) -> np.ndarray:
     """Notes moved towards one level: the distance from ``level_db`` is multiplied by ``follow`` where a note sounds.
@@ -243,7 +243,7 @@ def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> n
 # Together -------------------------------------------------------------------------------------------------------------
 
 
-def adjust(features: Features, statistics: dict | None, controls: Controls) -> Adjusted:
+def adjust(features: Features, statistics: dict | None, controls: Controls) -> ConditioningTracks:
     """Turn a song's measurements into what the instrument is asked to sing.
 
     Args:
@@ -252,7 +252,7 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> A
         controls: The knobs.
 
     Returns:
-        Adjusted. A song without voiced frames or without notes gives a defined result and a warning, never an error.
+        ConditioningTracks; a song without voiced frames or notes gives a defined result and a warning, never an error.
     """
     warnings = []
     voiced = np.asarray(features.voiced, dtype=bool) & (features.f0_hz > 0)
@@ -282,7 +282,7 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> A
         )
     if voiced.any():
         f0_hz = np.clip(f0_hz, low, high)
-    return Adjusted(
+    return ConditioningTracks(
         f0_hz=f0_hz.astype(np.float32),
         voiced=voiced,
         loudness_db=loudness.astype(np.float32),
@@ -320,7 +320,7 @@ def _adjust_loudness(features, statistics, controls, ratio, mask, warnings) -> n
     if controls.loudness_follow < 1 and fitted.any():
         level = statistic(statistics, "loudness_db", "mean_note") if target else None
         level = float(loudness[fitted].mean()) if level is None else level
-        loudness = even_out(loudness, ratio, level, controls.loudness_follow)
+        loudness = compress_dynamics(loudness, ratio, level, controls.loudness_follow)
     loudness = loudness - attenuation_db(ratio, controls.mask_threshold, controls.attenuation_db)
     loudness = np.maximum(loudness + controls.loudness_shift_db, LOUDNESS_FLOOR_DB)
     loudest = statistic(statistics, "loudness_db", "max")

@@ -19,7 +19,7 @@ from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.instrument import Instrument
 from svclib.utils import atomic_store
 from svclib.utils.errors import ModelError
-from svclib.utils.progress import Progress, stop_if
+from svclib.utils.progress import ProgressCallback, raise_if_cancelled
 
 
 def open_model(path: str | Path) -> Instrument:
@@ -54,7 +54,7 @@ def generate(
     seed: int = 0,
     seconds: float | None = None,
     fast: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
     """``count`` sounds of every label as ``7_003_seed12.wav``: label, number, and the seed that makes it again alone.
@@ -109,7 +109,7 @@ def denoise(
     label: str | None = None,
     seed: int = 0,
     name: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
     """Recordings, denoised, as ``<recording> denoised.wav``; ``name`` (with an ending) names the only one otherwise.
@@ -156,7 +156,7 @@ def interpolate(
     shared_noise: bool = True,
     label: str | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
     """``count`` sounds from ``first`` to ``second`` in equal shares, as ``A to B 2 of 5.wav``.
@@ -213,7 +213,7 @@ def _known(path: str | Path) -> dict:
 def _write_all(opened: Instrument, folder, jobs, make, progress, cancelled) -> list[Path]:
     written = []
     for i, (name, said, job) in enumerate(jobs):
-        stop_if(cancelled)
+        raise_if_cancelled(cancelled)
         settings = {
             "tag": audio.SYNTHETIC_TAG,
             "svclib": __version__,

@@ -82,7 +82,7 @@ def compare(
         of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
     """
     wanted, rows = pairs(reference, converted), []
-    target = None if target_voice is None else voice_print(target_voice)
+    target = None if target_voice is None else speaker_embedding(target_voice)
     for i, (one, two) in enumerate(wanted):
         if progress:
             progress(i / len(wanted), two.name)
@@ -102,12 +102,12 @@ def compare(
     return {"pairs": rows, "mean": {k: float(np.mean(v)) if v else None for k, v in mean.items()}}
 
 
-def voice_print(folder: str | Path) -> np.ndarray:
-    """``speaker.voice_print`` of all recordings in a folder."""
+def speaker_embedding(folder: str | Path) -> np.ndarray:
+    """``speaker.speaker_embedding`` of all recordings in a folder."""
     found = audio.find(folder)[0]
     if not found:
         raise ConversionError(f"There is no recording in '{folder}'; give the folder of the wanted voice.")
-    return speaker_similarity.voice_print(
+    return speaker_similarity.speaker_embedding(
         [audio.read(p, sample_rate_hz=speaker_similarity.SAMPLE_RATE_HZ).samples for p in found]
     )
 

@@ -21,7 +21,7 @@ from svclib.conversion.autotune import KEYS, autotune, suggest_key, tuning_offse
 from svclib.conversion.controls import (
     PRESETS,
     RANGES,
-    Adjusted,
+    ConditioningTracks,
     Controls,
     adjust,
     defaults,
@@ -32,9 +32,9 @@ from svclib.conversion.key_suggestion import Suggestion, suggest_shift
 from svclib.conversion.song import (
     Song,
     cached_song,
+    clear_song_cache,
     find_songs,
     fit_length,
-    forget_songs,
     load_song,
 )
 from svclib.features import octave_errors as octaves
@@ -43,7 +43,7 @@ from svclib.models.vocoders import auto as vocoding
 from svclib.models.vocoders.auto import AnyVocoder
 from svclib.utils import atomic_store
 from svclib.utils.errors import ConversionError
-from svclib.utils.progress import Progress, reporter
+from svclib.utils.progress import ProgressCallback, reporter
 
 FORMATS = ("wav", "flac", "mp3")
 _REMEDY = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
@@ -51,9 +51,9 @@ PEAK_LIMIT = 0.99  # 0.09 dB below full scale
 
 # Everything about a conversion can be had from this module.
 __all__ = ["FORMATS", "PEAK_LIMIT", "Conversion", "convert", "save"]
-__all__ += ["PRESETS", "RANGES", "Adjusted", "Controls", "Suggestion", "adjust", "suggest_shift"]
+__all__ += ["PRESETS", "RANGES", "ConditioningTracks", "Controls", "Suggestion", "adjust", "suggest_shift"]
 __all__ += ["defaults"]
-__all__ += ["Song", "cached_song", "find_songs", "forget_songs", "load_song"]
+__all__ += ["Song", "cached_song", "find_songs", "clear_song_cache", "load_song"]
 __all__ += ["KEYS", "autotune", "loudness_quantiles", "quantile_transform", "suggest_key", "tuning_offset"]
 
 
@@ -67,7 +67,7 @@ class Conversion:
             A vocoder that knows no parts gives all of it as ``harmonic``.
         sample_rate_hz: The instrument's rate, or the song's.
         song: What was sung.
-        adjusted: What the instrument was asked for.
+        tracks: What the instrument was asked for.
         controls: The knobs.
         instrument_name, instrument_sha256, kind: Who sang.
         seed: Of the noise.
@@ -85,7 +85,7 @@ class Conversion:
     noise: np.ndarray
     sample_rate_hz: int
     song: Song
-    adjusted: Adjusted
+    tracks: ConditioningTracks
     controls: Controls
     instrument_name: str
     instrument_sha256: str
@@ -115,8 +115,8 @@ class Conversion:
             },
             "instrument": {"name": self.instrument_name, "kind": self.kind, "sha256": self.instrument_sha256},
             "controls": dataclasses.asdict(self.controls),
-            "key": self.adjusted.key,
-            "tuning_semitones": self.adjusted.tuning_semitones,
+            "key": self.tracks.key,
+            "tuning_semitones": self.tracks.tuning_semitones,
             "f0_method": self.features.settings.f0_method,
             "octave_errors": [[round(e.start_s, 3), round(e.stop_s, 3), e.octaves] for e in self.octave_errors],
             "seed": self.seed,
@@ -132,7 +132,7 @@ class Conversion:
         """The settings in two lines for people."""
         c = self.controls
         level = "instrument's loudness" if c.use_loudness_statistics else "song's own loudness"
-        tuned = f"autotune {c.autotune:g} ({self.adjusted.key})" if c.autotune else "no autotune"
+        tuned = f"autotune {c.autotune:g} ({self.tracks.key})" if c.autotune else "no autotune"
         return (
             f"{self.song.name} sung by {self.instrument_name} ({self.sample_rate_hz} Hz, seed {self.seed})\n"
             f"{level} {c.loudness_shift_db:+g} dB, mask threshold {c.mask_threshold:g}, "
@@ -158,7 +158,7 @@ def convert(
     controls: Controls | None = None,
     seed: int = 0,
     keep_rate: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
     sampler: str | None = None,
     steps: int | None = None,
@@ -270,7 +270,7 @@ def convert(
         noise=parts[2],
         sample_rate_hz=rate_hz,
         song=song,
-        adjusted=adjusted,
+        tracks=adjusted,
         controls=controls,
         instrument_name=instrument.name,
         instrument_sha256=instrument.sha256,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from svclib.conversion.controls import Adjusted, silence_gain
+from svclib.conversion.controls import ConditioningTracks, silence_gain
 from svclib.conversion.song import Song, fit_length
 from svclib.utils.errors import ConversionError, ModelError
 
@@ -46,7 +46,7 @@ def require_same_grid(instrument: Any, song: Song) -> None:
             )
 
 
-def _ddsp(instrument, song: Song, adjusted: Adjusted, seed: int, progress, cancelled) -> list[np.ndarray]:
+def _ddsp(instrument, song: Song, adjusted: ConditioningTracks, seed: int, progress, cancelled) -> list[np.ndarray]:
     """Audio, harmonic and noise part. A last incomplete frame is sung too, with the values of the frame before it."""
     hop = instrument.features.hop_samples
     n_frames = -(-len(song.audio) // hop)
@@ -68,7 +68,7 @@ def _ddsp(instrument, song: Song, adjusted: Adjusted, seed: int, progress, cance
 
 
 def _diffusion(
-    instrument, song: Song, adjusted: Adjusted, seed: int, progress, cancelled, sampler=None, **sampling
+    instrument, song: Song, adjusted: ConditioningTracks, seed: int, progress, cancelled, sampler=None, **sampling
 ) -> list[np.ndarray]:
     """As :func:`_ddsp`, through mels: the words come from the song's own."""
     features, own = song.features, instrument.features

@@ -13,7 +13,7 @@ from svclib.audio import units
 from svclib.features import extract as features_
 from svclib.features.extract import Features, FeatureSettings
 from svclib.utils.errors import ConversionError
-from svclib.utils.progress import Progress, reporter
+from svclib.utils.progress import ProgressCallback, reporter
 
 CACHED_SONGS = 4
 
@@ -68,7 +68,7 @@ def load_song(
     path: str | Path,
     settings: FeatureSettings,
     f0_method: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Song:
     """Read a song and measure it on an instrument's grid.
@@ -116,7 +116,7 @@ def cached_song(
     path: str | Path,
     settings: FeatureSettings,
     f0_method: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Song:
     """``load_song``, remembering the last few songs: another instrument with the same settings costs nothing.
@@ -142,7 +142,7 @@ def cached_song(
     return song
 
 
-def forget_songs() -> None:
+def clear_song_cache() -> None:
     """Free the memory of :func:`cached_song`."""
     with _songs_lock:
         _songs.clear()

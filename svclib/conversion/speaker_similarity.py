@@ -73,7 +73,7 @@ def mel_power(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, "frames 40"
     return found.T.astype(np.float32)
 
 
-def without_pauses(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, " _"]:
+def trim_pauses(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, " _"]:
     """The same sound with silences shortened to ``PAUSE_S``; silence is 40 dB below the loudest 10 ms."""
     n = len(samples) // HOP_SAMPLES
     frames = np.square(samples[: n * HOP_SAMPLES].astype(np.float64)).reshape(n, HOP_SAMPLES).mean(axis=1)
@@ -100,18 +100,18 @@ def embed(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, "256"]:
 
 def windows(samples: Float[np.ndarray, " _"]) -> list[np.ndarray]:
     """Pieces of 5 s every 2.5 s of a sound at 16 kHz whose pauses are cut out; a shorter sound is one piece."""
-    samples = without_pauses(samples)
+    samples = trim_pauses(samples)
     size, hop = round(WINDOW_S * SAMPLE_RATE_HZ), round(WINDOW_HOP_S * SAMPLE_RATE_HZ)
     if len(samples) < SLICE_FRAMES * HOP_SAMPLES // 2:
         raise ConversionError(f"There are {len(samples) / SAMPLE_RATE_HZ:.1f} s of sound in it; a speaker needs 0.8 s.")
     return [samples[s : s + size] for s in range(0, max(1, len(samples) - size + 1), hop)]
 
 
-def voice_print(phrases: Sequence[np.ndarray]) -> Float[np.ndarray, "256"]:
+def speaker_embedding(phrases: Sequence[np.ndarray]) -> Float[np.ndarray, "256"]:
     """The normalised mean of the directions of a voice's phrases, each at 16 kHz."""
     if not phrases:
         raise ConversionError("There is no phrase of the target voice; give at least one recording.")
-    mean = np.mean([embed(without_pauses(phrase)) for phrase in phrases], axis=0)
+    mean = np.mean([embed(trim_pauses(phrase)) for phrase in phrases], axis=0)
     return mean / np.linalg.norm(mean)
 
 
@@ -120,7 +120,7 @@ def similarity(samples: Float[np.ndarray, " _"], target: Float[np.ndarray, "256"
 
     Args:
         samples: At 16 kHz; without pauses it has to last 0.8 s.
-        target: From :func:`voice_print`.
+        target: From :func:`speaker_embedding`.
 
     Returns:
         ``speaker_similarity``: the mean over :func:`windows` of the cosine to the target, -1 to 1 (the network gives

@@ -31,13 +31,13 @@ from svclib.utils.errors import Cancelled, DatasetError
 MIN_DURATION_S = 0.1
 SILENT_PEAK = 1e-4  # -80 dB
 SMALL_SHARDS = 16
-Progress = Callable[[float, str], None] | None
+ProgressCallback = Callable[[float, str], None] | None
 
 
 class Job:
     """One preparation: what is there already, what is left to do, and how far it is."""
 
-    def __init__(self, sources, out: Path, settings, progress: Progress, cancelled):
+    def __init__(self, sources, out: Path, settings, progress: ProgressCallback, cancelled):
         self.out, self.settings, self.key = out, settings, manifest.settings_key(settings)
         self.progress, self.cancelled = progress, cancelled
         self.skipped = [{"name": r.name, "reason": r.problem} for r in sources if r.problem]
@@ -246,7 +246,13 @@ class Job:
 
 
 def run(
-    sources, out, settings, validation=None, progress: Progress = None, cancelled=None, executor: str | None = None
+    sources,
+    out,
+    settings,
+    validation=None,
+    progress: ProgressCallback = None,
+    cancelled=None,
+    executor: str | None = None,
 ) -> list[str]:
     """Make or bring up to date the dataset in ``out``; returns what is to be told. See ``dataset.prepare``."""
     sources = sorted(sources, key=lambda r: (r.singer, r.name, str(r.path)))

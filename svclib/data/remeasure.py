@@ -7,7 +7,7 @@ import numpy as np
 
 from svclib.audio import units
 from svclib.data import shards
-from svclib.data.preprocess import Job, Progress, carry_out
+from svclib.data.preprocess import Job, ProgressCallback, carry_out
 from svclib.data.recordings import Recording
 from svclib.data.segments import Sound
 from svclib.utils.errors import DatasetError
@@ -16,7 +16,7 @@ from svclib.utils.errors import DatasetError
 class _StoredJob(Job):
     """A preparation whose recordings are those of another dataset; a path is a position in it."""
 
-    def __init__(self, data, out: Path, settings, progress: Progress, cancelled):
+    def __init__(self, data, out: Path, settings, progress: ProgressCallback, cancelled):
         super().__init__([], out, settings, progress, cancelled)
         self.data = data
 
@@ -35,7 +35,7 @@ class _StoredJob(Job):
         return Sound(length, rate, self.settings.sample_rate_hz, blocks, list(self.data.recordings[index]["notes"]))
 
 
-def run(data, out, settings, progress: Progress = None, cancelled=None) -> list[str]:
+def run(data, out, settings, progress: ProgressCallback = None, cancelled=None) -> list[str]:
     """Make a dataset from the audio stored in another; see ``dataset.remeasure``."""
     rate = data.settings.sample_rate_hz
     if settings.sample_rate_hz > rate:

@@ -47,8 +47,8 @@ class ComparePanel(widgets.Panel):
 
     def __init__(self, base, convert=None):
         self.base, self.convert = base, convert
-        self.message, self.progress = widgets.Message(), widgets.Progress()
-        self.job, self.opened = widgets.Job(self.message, self._busy), widgets.Cache()
+        self.message, self.progress = widgets.Message(), widgets.ProgressBar()
+        self.task, self.opened = widgets.BackgroundTask(self.message, self._busy), widgets.Cache()
         self.rows: list[ab_compare.Row] = []
         self._shown: list[list] = []
         self._set = ""
@@ -106,8 +106,8 @@ class ComparePanel(widgets.Panel):
         self._fill(self.vocoders, vocoder_options(listed))
         widgets.fill(self.song, songs, self.song.value or (self.convert and self.convert.song.value))
         missing = not sung or not songs
-        self.job.show()
-        self.message.say(
+        self.task.show()
+        self.message.show(
             "An instrument and a song are needed; the cells above make them." if missing else "", "warning"
         )
 
@@ -125,25 +125,25 @@ class ComparePanel(widgets.Panel):
             self.progress.hide()
 
     def _cancel(self):
-        self.job.cancel("Stopping; the rows so far stay.")
+        self.task.cancel("Stopping; the rows so far stay.")
 
     def compare(self) -> None:
         """Sing the clip in every chosen combination, in the background."""
-        asked = ab_compare.ways(
+        asked = ab_compare.variants(
             self.instruments.value, self.samplers.value, self.steps.value, self.starts.value, self.vocoders.value
         )
         if self.song.value is None:
-            self.message.say("There is no song yet; put one into your folder and press Look again.", "warning")
+            self.message.show("There is no song yet; put one into your folder and press Look again.", "warning")
             return
         if not asked:
-            self.message.say("Choose at least one instrument, sampler, number of steps, start and vocoder.", "warning")
+            self.message.show("Choose at least one instrument, sampler, number of steps, start and vocoder.", "warning")
             return
         song, start_s, seconds = self.song.value, self.start.value, self.seconds.value
         controls, options = self._settings()
 
         def task():
-            self.message.say("")
-            self.rows, self._shown, self._set = [], [], ab_compare.described(controls, options)
+            self.message.show("")
+            self.rows, self._shown, self._set = [], [], ab_compare.describe_settings(controls, options)
             for row in ab_compare.compare(
                 asked,
                 song,
@@ -152,14 +152,14 @@ class ComparePanel(widgets.Panel):
                 seconds,
                 opened=self._open,
                 progress=self.progress,
-                cancelled=self.job.cancelled,
+                cancelled=self.task.cancelled,
                 options=options,
             ):
                 self.rows.append(row)
                 self._append(row)
-            self.message.say("One way was sung." if len(asked) == 1 else f"{len(asked)} ways were sung.", "done")
+            self.message.show("One way was sung." if len(asked) == 1 else f"{len(asked)} ways were sung.", "done")
 
-        self.job.start(task)
+        self.task.start(task)
 
     def _settings(self):
         """Controls and options by instrument, as the panel above has them."""

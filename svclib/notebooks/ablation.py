@@ -12,7 +12,7 @@ from svclib.models.diffusion import samplers
 from svclib.notebooks import ablation_controls as parts
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run
-from svclib.notebooks.ablation_viewer import Card, Looking
+from svclib.notebooks.ablation_viewer import Card, RunViewer
 from svclib.training import api as training
 from svclib.utils.errors import Cancelled
 
@@ -24,21 +24,21 @@ PROBES = (
 )
 
 
-def study_panel(base) -> "StudyPanel":
+def ablation_panel(base) -> "AblationPanel":
     """The study panel for a person's folder; a panel made earlier in this kernel is closed."""
-    panel = StudyPanel(base)
+    panel = AblationPanel(base)
     widgets.only_one("study", panel)
     return panel
 
 
-class StudyPanel(widgets.Panel):
+class AblationPanel(widgets.Panel):
     """Runs of a diffusion instrument side by side. Nothing is computed before a button is pressed."""
 
     def __init__(self, base):
         self.base, self.n_runs = base, 0
-        self.message, self.progress = widgets.Message(), widgets.Progress()
-        self.looking, self.live = Looking(self.message, base.output), widgets.html(css_class="t-study-live")
-        self.job = widgets.Job(self.message, self._busy)
+        self.message, self.progress = widgets.Message(), widgets.ProgressBar()
+        self.viewer, self.live = RunViewer(self.message, base.output), widgets.html(css_class="t-study-live")
+        self.task = widgets.BackgroundTask(self.message, self._busy)
         self.models, self._guard = widgets.Cache(2), widgets.guarded(self.message)
         self._make_choices()
         groups = widgets.row(
@@ -62,8 +62,8 @@ class StudyPanel(widgets.Panel):
                 widgets.row(self.run_button, self.cancel_button, self.refresh_button, self.progress.widget),
                 self.message.widget,
                 self.live,
-                *self.looking.rows,
-                widgets.row(self.hear_button, self.remove_button, *self.looking.keep_buttons),
+                *self.viewer.rows,
+                widgets.row(self.hear_button, self.remove_button, *self.viewer.keep_buttons),
             ]
         )
         self.add_class("svclib-study")
@@ -105,8 +105,8 @@ class StudyPanel(widgets.Panel):
         widgets.fill(self.run, runs)
         self._instrument_chosen()
         self._show_what_counts()
-        self.message.say(self._missing(), "warning")
-        self.job.show()
+        self.message.show(self._missing(), "warning")
+        self.task.show()
 
     def _instrument_chosen(self):
         names = [(name, name) for name in self.singers.get(self.instrument.value, ())]
@@ -149,13 +149,13 @@ class StudyPanel(widgets.Panel):
     def _busy(self, busy: bool) -> None:
         self.cancel_button.disabled = not busy
         self.run_button.disabled = busy or bool(self._missing())
-        for button in (self.hear_button, self.remove_button, *self.looking.keep_buttons):
-            button.disabled = busy or not self.looking.cards
+        for button in (self.hear_button, self.remove_button, *self.viewer.keep_buttons):
+            button.disabled = busy or not self.viewer.cards
         if not busy:
             self.progress.hide()
 
     def _cancel(self):
-        self.job.cancel("Stopping; what was sung before stays.")
+        self.task.cancel("Stopping; what was sung before stays.")
 
     def _start(self, task) -> None:
         def work():
@@ -163,22 +163,22 @@ class StudyPanel(widgets.Panel):
             try:
                 task()
             except Cancelled:
-                self.message.say("Cancelled; nothing unfinished is kept.", "warning")
+                self.message.show("Cancelled; nothing unfinished is kept.", "warning")
             finally:
                 self.live.value = ""
 
-        self.job.start(work)
+        self.task.start(work)
 
     def sing(self) -> None:
         """Sing the stretch with the chosen change in the background and keep the run."""
         missing = self._missing()
         checkpoints = list(self.checkpoints.value) if self.change.value == parts.CHECKPOINTS else [None]
-        if not missing and len(self.looking.cards) + len(checkpoints) > MAX_RUNS:
+        if not missing and len(self.viewer.cards) + len(checkpoints) > MAX_RUNS:
             missing = f"At most {MAX_RUNS} runs are kept; choose one and press Remove run."
         if not missing and (not checkpoints or (checkpoints[0] is not None and self.run.value is None)):
             missing = f"Choose a training from {self.base.runs} and one or more of its steps."
         if missing:
-            self.message.say(missing, "warning")
+            self.message.show(missing, "warning")
             return
         wish = {
             "change": self.change.value,
@@ -200,16 +200,16 @@ class StudyPanel(widgets.Panel):
             "probe": PROBES if self.probe.value else (),
             "singer": self.singer.value,
         }
-        self.message.say("")
+        self.message.show("")
         self._start(lambda: self._sing(wish, options))
 
     def _stretch(self, path, wish, features, statistics):
-        song = pipeline.cached_song(path, features, progress=self.progress, cancelled=self.job.cancelled)
+        song = pipeline.cached_song(path, features, progress=self.progress, cancelled=self.task.cancelled)
         return interventions.cut_excerpt(song, statistics, wish["start_s"], wish["seconds"])
 
     def _sing(self, wish, options):
         watch = live_preview.LivePreview(self._show_live)
-        common = {"progress": self.progress, "cancelled": self.job.cancelled, "watch": watch, **options}
+        common = {"progress": self.progress, "cancelled": self.task.cancelled, "watch": watch, **options}
         if wish["change"] == parts.CHECKPOINTS:
 
             def song_of(model, statistics):
@@ -235,7 +235,7 @@ class StudyPanel(widgets.Panel):
         self._add(ablation.run(loaded.model, asked, changes, **common), loaded.model, loaded.name)
 
     def _show_live(self, markup: str) -> None:
-        if not self.job.cancelled():
+        if not self.task.cancelled():
             self.live.value = markup
 
     def _add(self, sung, model, name):
@@ -244,31 +244,31 @@ class StudyPanel(widgets.Panel):
         label = f"{self.n_runs}: {sung.label}, {sung.asked.name}"
         about, calls = sung.trace.info, sung.trace.n_calls
         text = f"{name}; from {sung.asked.start_s:.1f} s; {about['method']}, {calls} calls, seed {about['seed']}"
-        self.looking.add(label, Card(sung, model, text))
+        self.viewer.add(label, Card(sung, model, text))
         said = " ".join(filter(None, (f"Run {self.n_runs} is below.", sung.notice, about["notice"])))
-        self.message.say(said, "warning" if sung.notice or about["notice"] else "done")
+        self.message.show(said, "warning" if sung.notice or about["notice"] else "done")
 
     def remove(self) -> None:
         """Forget the chosen run."""
-        if self.job.busy:
+        if self.task.busy:
             self._start(lambda: None)  # says that it is busy
             return
-        self.looking.forget(self.looking.chosen())
-        self.job.show()
+        self.viewer.forget(self.viewer.chosen())
+        self.task.show()
 
     def hear(self) -> None:
         """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""
-        label, steps = self.looking.chosen(), self.looking.pinned or None
+        label, steps = self.viewer.chosen(), self.viewer.pinned or None
 
         def task():
-            card = self.looking.cards[label]
+            card = self.viewer.cards[label]
             positions = ablation.probed_steps(len(card.sung.trace))
             sounds = ablation.render_audio(
                 card.model,
                 card.sung,
                 positions,
                 progress=lambda f, text: self.progress(0.6 * f, text),
-                cancelled=self.job.cancelled,
+                cancelled=self.task.cancelled,
             )
             found = step_metrics.audio_metrics(
                 card.sung.trace,
@@ -276,10 +276,10 @@ class StudyPanel(widgets.Panel):
                 card.model.features,
                 card.sung.asked.audio,
                 lambda f, text: self.progress(0.6 + 0.4 * f, text),
-                self.job.cancelled,
+                self.task.cancelled,
             )
-            self.looking.listen(label, sounds, found, steps)
-            self.message.say(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")
+            self.viewer.listen(label, sounds, found, steps)
+            self.message.show(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")
 
-        self.message.say("")
+        self.message.show("")
         self._start(task)

@@ -22,7 +22,7 @@ class Card:
     text: str
 
 
-class Looking:
+class RunViewer:
     """The lower half of the study panel; it does not know how runs are sung.
 
     Args:
@@ -216,4 +216,4 @@ class Looking:
         else:
             draw = plots.png if kind == "PNG" else plots.svg
             path = compare.save_bytes(folder, name, f".{kind.lower()}", draw(self.view.figure))
-        self._message.say(f"Saved as {path}.", "done")
+        self._message.show(f"Saved as {path}.", "done")

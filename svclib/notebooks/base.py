@@ -187,17 +187,17 @@ class Message:
     def __init__(self):
         self.widget = html(css_class="svclib-message")
 
-    def say(self, text: str, kind: str = "info") -> None:
+    def show(self, text: str, kind: str = "info") -> None:
         """Show one message (escaped) in place of the last one; an empty text clears the line."""
         self.widget.value = page.notice(text, kind) if text else ""
 
-    def fail(self, error: BaseException) -> None:
+    def show_error(self, error: BaseException) -> None:
         """Show an exception: a user's mistake as its sentence, anything else with its details folded below it."""
         if isinstance(error, Cancelled):
-            self.say(str(error), "warning")
+            self.show(str(error), "warning")
             return
         if isinstance(error, (ValueError, OSError)) and str(error):
-            self.say(filesystem.sentence(error), "error")
+            self.show(filesystem.sentence(error), "error")
             log.info("told in the panel: %s", error)
             return
         lines = "".join(traceback.format_exception(error))
@@ -218,9 +218,9 @@ def guarded(message: Message):
             try:
                 return handler(*args, **kwargs)
             except KeyboardInterrupt:
-                message.say("Interrupted. What was finished before is kept.", "warning")
+                message.show("Interrupted. What was finished before is kept.", "warning")
             except Exception as error:  # the one place where everything is caught: nothing may vanish in a callback
-                message.fail(error)
+                message.show_error(error)
             return None
 
         return safe
@@ -228,7 +228,7 @@ def guarded(message: Message):
     return decorate
 
 
-class Progress:
+class ProgressBar:
     """A bar with a text and the remaining time; shown from the first call to :meth:`hide`."""
 
     def __init__(self):
@@ -259,7 +259,7 @@ class Progress:
         self.widget.layout.display = "none"
 
 
-class Job:
+class BackgroundTask:
     """One background task at a time for one panel, so that its Cancel button works while it runs.
 
     The task receives nothing and may ask :meth:`cancelled`. ``on_busy(True|False)`` is called when it begins and ends,
@@ -313,7 +313,7 @@ class Job:
     def _say_meanwhile(self, text: str) -> None:
         if self._message.widget.value != self._passing:
             self._before = self._message.widget.value
-        self._message.say(text, "warning")
+        self._message.show(text, "warning")
         self._passing = self._message.widget.value
 
     def _run(self, task) -> None:

@@ -21,7 +21,7 @@ _HINTS = {
 }
 
 
-class Knobs:
+class ControlSliders:
     """``controls.Controls`` as widgets.
 
     Args:

@@ -14,15 +14,23 @@ from svclib.models import instrument
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run, microphone, train
 from svclib.notebooks.ab_table import compare_panel
-from svclib.notebooks.control_sliders import Knobs
+from svclib.notebooks.control_sliders import ControlSliders
 from svclib.notebooks.prepare import open_folder
-from svclib.notebooks.sampling_controls import DiffusionControls
+from svclib.notebooks.sampling_controls import SamplingControls
 from svclib.utils import atomic_store, workspace
 
-__all__ = ["ConvertPanel", "compare_panel", "convert_panel", "first_things", "open_folder", "result_html", "show"]
+__all__ = [
+    "ConvertPanel",
+    "compare_panel",
+    "convert_panel",
+    "ensure_instruments_and_songs",
+    "open_folder",
+    "result_html",
+    "show",
+]
 
 
-def first_things(
+def ensure_instruments_and_songs(
     base: workspace.Base,
     preset: str = "ddsp_small",
     minutes: float | int = 1.0,
@@ -51,22 +59,22 @@ class ConvertPanel(widgets.Panel):
 
     def __init__(self, base):
         self.base = base
-        self.message, self.progress = widgets.Message(), widgets.Progress()
-        self.job = widgets.Job(self.message, self._busy)
+        self.message, self.progress = widgets.Message(), widgets.ProgressBar()
+        self.task = widgets.BackgroundTask(self.message, self._busy)
         self.instruments = widgets.Cache()
         self.n_results, self.listings = 0, {}
         self._guard = widgets.guarded(self.message)
         self._make_choices()
-        self.knobs = Knobs(self._guard)
-        self.numbers, self.preset, self.key = self.knobs.numbers, self.knobs.preset, self.knobs.key
-        self.use_statistics = self.knobs.use_statistics
-        self.suggestion, self.take_buttons = self.knobs.suggestion, self.knobs.take_buttons
+        self.sliders = ControlSliders(self._guard)
+        self.numbers, self.preset, self.key = self.sliders.numbers, self.sliders.preset, self.sliders.key
+        self.use_statistics = self.sliders.use_statistics
+        self.suggestion, self.take_buttons = self.sliders.suggestion, self.sliders.take_buttons
         self._make_output()
         self._make_actions()
-        self.diffusion, self.results = DiffusionControls(), W.VBox([])
+        self.sampling, self.results = SamplingControls(), W.VBox([])
         groups = widgets.row(
-            *self.knobs.columns,
-            self.diffusion,
+            *self.sliders.columns,
+            self.sampling,
             widgets.column("Output", self.full_output, self.keep_rate, self.format, self.own_keys),
         )
         groups.layout.align_items = "flex-start"
@@ -187,9 +195,9 @@ class ConvertPanel(widgets.Panel):
         self._choice_changed()
         missing = self._missing()
         if missing or not skipped:
-            self.message.say(missing, "warning")
+            self.message.show(missing, "warning")
         else:
-            self.message.say("These files cannot be used:\n" + "\n".join(skipped), "warning")
+            self.message.show("These files cannot be used:\n" + "\n".join(skipped), "warning")
 
     def _missing(self) -> str:
         lines = []
@@ -206,12 +214,12 @@ class ConvertPanel(widgets.Panel):
         return "\n".join(lines)
 
     def _choice_changed(self):
-        self.knobs.suggest_nothing()
-        self.job.show()
+        self.sliders.suggest_nothing()
+        self.task.show()
         listing = self.listings.get(self.instrument.value)
-        kind = listing.kind if listing and listing.kind else self.knobs.kind
-        self.knobs.for_kind(kind)
-        self.diffusion.show(listing if kind == "diffusion" else None, list(self.listings.values()))
+        kind = listing.kind if listing and listing.kind else self.sliders.kind
+        self.sliders.for_kind(kind)
+        self.sampling.show(listing if kind == "diffusion" else None, list(self.listings.values()))
 
     def _uploaded(self):
         files = widgets.uploads(self.upload)
@@ -234,20 +242,20 @@ class ConvertPanel(widgets.Panel):
 
     def _say_chosen(self, path):
         if self.song.value != path:
-            self.message.say(f"{path.name} was stored, but it cannot be used as a song.", "error")
+            self.message.show(f"{path.name} was stored, but it cannot be used as a song.", "error")
         elif not self._missing():
-            self.message.say(f"{path.name} is stored in {path.parent} and chosen. Press Transfer.", "done")
+            self.message.show(f"{path.name} is stored in {path.parent} and chosen. Press Transfer.", "done")
 
     # ------------------------------------------------------------------------------------------------------- controls
 
     def controls(self) -> Controls:
         """The controls as they stand."""
-        return self.knobs.controls()
+        return self.sliders.controls()
 
     def reset(self) -> None:
         """All controls back to where they began."""
-        self.knobs.reset()
-        self.diffusion.reset()
+        self.sliders.reset()
+        self.sampling.reset()
 
     # -------------------------------------------------------------------------------------------------------- working
 
@@ -260,14 +268,14 @@ class ConvertPanel(widgets.Panel):
             self.progress.hide()
 
     def _cancel(self):
-        self.job.cancel()
+        self.task.cancel()
 
     def _start(self, task) -> None:
         missing = self._missing()
         if missing:
-            self.message.say(missing, "warning")
+            self.message.show(missing, "warning")
         else:
-            self.job.start(task)
+            self.task.start(task)
 
     def _open(self, path):
         self.progress(0.0, f"opening {path.name}")
@@ -277,7 +285,7 @@ class ConvertPanel(widgets.Panel):
         """The chosen instrument and song, opened or as opened before."""
         path, song_path = self.instrument.value, self.song.value
         loaded = self._open(path)
-        song = pipeline.cached_song(song_path, loaded.features, progress=self.progress, cancelled=self.job.cancelled)
+        song = pipeline.cached_song(song_path, loaded.features, progress=self.progress, cancelled=self.task.cancelled)
         return loaded, song
 
     def suggest(self) -> None:
@@ -287,8 +295,8 @@ class ConvertPanel(widgets.Panel):
     def _suggest(self):
         loaded, song = self._load()
         found = pipeline.suggest_shift(song.features, loaded.statistics, loaded.kind)
-        self.knobs.suggest(found)
-        self.message.say("")
+        self.sliders.suggest(found)
+        self.message.show("")
 
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
@@ -296,16 +304,16 @@ class ConvertPanel(widgets.Panel):
         suffix = self.format.value
 
         def task():
-            self.message.say("")
+            self.message.show("")
             loaded, song = self._load()
             result = pipeline.convert(
-                loaded, song, controls, progress=self.progress, cancelled=self.job.cancelled, **options
+                loaded, song, controls, progress=self.progress, cancelled=self.task.cancelled, **options
             )
             path = pipeline.save(result, self.base.output, suffix)
             self._append(result, path, full)
             found = pipeline.suggest_shift(song.features, loaded.statistics, loaded.kind)
             said = f"Result {self.n_results} is below, and in {path}. {found.reminder(controls)}"
-            self.message.say(said.strip(), "done")
+            self.message.show(said.strip(), "done")
 
         self._start(task)
 
@@ -316,7 +324,7 @@ class ConvertPanel(widgets.Panel):
         suffix = self.format.value
 
         def task():
-            self.message.say("")
+            self.message.show("")
             loaded, outcomes = self._open(path), []
 
             def chosen(song):
@@ -330,26 +338,26 @@ class ConvertPanel(widgets.Panel):
                 chosen,
                 form=suffix,
                 progress=self.progress,
-                cancelled=self.job.cancelled,
+                cancelled=self.task.cancelled,
                 **options,
             ):
                 if outcome.saved is not None:
                     self._append(outcome.conversion, outcome.saved, False)
                 outcomes.append(batch.Outcome(outcome.path, outcome.saved, None, outcome.error))
             failed = any(o.error is not None for o in outcomes)
-            self.message.say(batch.describe(outcomes), "warning" if failed else "done")
+            self.message.show(batch.describe(outcomes), "warning" if failed else "done")
 
         self._start(task)
 
     def _options(self) -> dict:
-        return {"keep_rate": self.keep_rate.value, **self.diffusion.options()}
+        return {"keep_rate": self.keep_rate.value, **self.sampling.options()}
 
     def options_of(self, paths: list[Path]) -> dict[Path, dict]:
         """What is set for diffusion, for other instruments too: each gets what it can be asked, the mix of singers only
         the chosen one."""
         found = {}
         for path in paths:
-            options = dict(self.diffusion.options())
+            options = dict(self.sampling.options())
             if path != self.instrument.value:
                 options.pop("singer", None)
             listing = self.listings.get(path)

@@ -11,13 +11,22 @@ from svclib.analysis.plots import base as plots
 from svclib.analysis.plots import ddsp
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run, train
-from svclib.notebooks.convert import first_things
+from svclib.notebooks.convert import ensure_instruments_and_songs
 from svclib.notebooks.prepare import open_folder
 
-__all__ = ["first_ddsp", "first_things", "harmonics", "moment_panel", "noise", "open_folder", "players", "z"]
+__all__ = [
+    "ensure_ddsp_instrument",
+    "ensure_instruments_and_songs",
+    "harmonics",
+    "moment_panel",
+    "noise",
+    "open_folder",
+    "players",
+    "z",
+]
 
 
-def first_ddsp(base, preset: str, minutes: float | int, singer_minutes: float | int) -> tuple[Path, Path]:
+def ensure_ddsp_instrument(base, preset: str, minutes: float | int, singer_minutes: float | int) -> tuple[Path, Path]:
     """The first DDSP instrument and the first song, paths; made shortly where there is none."""
     songs, said_songs = first_run.songs(base)
     made, said = first_run.instruments(base, preset, minutes, singer_minutes, train.LazyView(minutes), "ddsp")
@@ -90,7 +99,7 @@ class MomentPanel(widgets.Panel):
             f"{i * p.frame_s:.3f} s, {sung}",
         )
         self.view.value = page.picture(plots.png(drawing), "harmonics and noise filter of one frame")
-        self.message.say("")
+        self.message.show("")
 
 
 def moment_panel(played: ddsp_inspection.SynthControls, sample_rate_hz: int) -> MomentPanel:

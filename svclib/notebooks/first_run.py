@@ -17,7 +17,7 @@ from svclib.models import instrument
 from svclib.training import api as training
 from svclib.utils import atomic_store, config, download, workspace
 from svclib.utils.errors import DatasetError, TrainingError
-from svclib.utils.progress import Progress
+from svclib.utils.progress import ProgressCallback
 
 SINGER, MINUTES = "aria", 2.0
 OTHER_SINGER = "bruno"
@@ -43,7 +43,7 @@ def recordings(
     voice: str = "",
     source: str = "",
     minutes: float | int = MINUTES,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[str, list[dataset.Recording], str]:
     """The recordings to work with.
 
@@ -104,7 +104,7 @@ def prepared(
     voice: str,
     chosen: config.Preset,
     minutes: float | int = MINUTES,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[dataset.Dataset, str]:
     """The dataset of a voice as notebook 01 left it; prepared now if it is not there or lacks what a preset needs.
 
@@ -267,7 +267,7 @@ def train(
     return result
 
 
-def how_far(status, minutes: float | int | None, elapsed_s: float) -> tuple[float, float | None]:
+def progress_summary(status, minutes: float | int | None, elapsed_s: float) -> tuple[float, float | None]:
     """Share done (0..1) and seconds left of a session that ends at the last step or after so many minutes."""
     share, left_s = status.step / max(status.steps, 1), status.remaining_s
     if minutes:

@@ -32,7 +32,7 @@ def example_file(base: workspace.Base) -> widgets.Panel:
 
     def write():
         path = player.export(lesson.example(), base.output / "lesson.html")
-        message.say(f"Written: {path}. It opens in any browser, without a network.", "done")
+        message.show(f"Written: {path}. It opens in any browser, without a network.", "done")
 
     hint = f"one HTML file in {base.output}, to hand out"
     save = widgets.button("Save this lesson as a file", widgets.guarded(message)(write), "t-example-file", hint=hint)
@@ -65,8 +65,8 @@ class LessonPanel(widgets.Panel):
 
     def __init__(self, base: workspace.Base, start_s: float | int = 0.0, seconds: float | int = 5.0):
         self.base, self.text, self.title = base, "", ""
-        self.message, self.progress = widgets.Message(), widgets.Progress()
-        self.job, guard = widgets.Job(self.message, self._busy), widgets.guarded(self.message)
+        self.message, self.progress = widgets.Message(), widgets.ProgressBar()
+        self.task, guard = widgets.BackgroundTask(self.message, self._busy), widgets.guarded(self.message)
         self.instrument = widgets.control(
             W.Dropdown, "Instrument", "t-lesson-instrument", f"diffusion and DiffWave files in {base.instruments}"
         )
@@ -92,7 +92,7 @@ class LessonPanel(widgets.Panel):
         for number in (self.start, self.seconds, self.steps, self.seed):
             number.layout.width, number.style.description_width = "190px", "80px"
         self.run_button = widgets.button("Run", guard(self.run), "t-lesson-run", "primary")
-        self.cancel_button = widgets.button("Cancel", guard(self.job.cancel), "t-lesson-cancel")
+        self.cancel_button = widgets.button("Cancel", guard(self.task.cancel), "t-lesson-cancel")
         self.export_button = widgets.button(
             "Export", guard(self.export), "t-lesson-export", hint=f"write the lesson as a file into {base.output}"
         )
@@ -123,17 +123,17 @@ class LessonPanel(widgets.Panel):
             "There is no diffusion or DiffWave instrument in your folder yet. Train one in notebook 02 with the "
             "preset diffusion_small; the example above shows what you will get."
         )
-        self.message.say("" if found else missing)
+        self.message.show("" if found else missing)
 
     def run(self) -> None:
         """Make the lesson; Cancel stops it within a step."""
         if self.instrument.value is None or self.song.value is None:
             what = "instrument" if self.instrument.value is None else "song"
-            self.message.say(f"Choose an {what} first." if what == "instrument" else "Choose a song first.", "warning")
+            self.message.show(f"Choose an {what} first." if what == "instrument" else "Choose a song first.", "warning")
             return
         path, song = self.instrument.value, self.song.value
         numbers = (self.start.value, self.seconds.value, self.steps.value, self.seed.value)
-        self.job.start(lambda: self._make(path, song, numbers))
+        self.task.start(lambda: self._make(path, song, numbers))
 
     def _make(self, path: Path, song: Path, numbers: tuple) -> None:
         start_s, seconds, steps, seed = numbers
@@ -143,25 +143,34 @@ class LessonPanel(widgets.Panel):
             watch.begin(opened.model, seconds, seed)
         try:
             text, said = lesson.from_file(
-                opened, song, start_s, seconds, steps, seed, self.progress, self.job.cancelled, self.message.say, watch
+                opened,
+                song,
+                start_s,
+                seconds,
+                steps,
+                seed,
+                self.progress,
+                self.task.cancelled,
+                self.message.show,
+                watch,
             )
         finally:
             self.live.value = ""
         self.text, self.title = text, f"{song.stem} - {path.stem}"
         self.view.value = player.frame(text)
-        self.message.say(f"Here is {said}: {len(text.encode()) / 1e6:.1f} MB.", "done")
+        self.message.show(f"Here is {said}: {len(text.encode()) / 1e6:.1f} MB.", "done")
 
     def _show_live(self, markup: str) -> None:
-        if not self.job.cancelled():
+        if not self.task.cancelled():
             self.live.value = markup
 
     def export(self) -> None:
         """Write the lesson that is shown as a file."""
         if not self.text:
-            self.message.say("Run first: there is no lesson to write yet.", "warning")
+            self.message.show("Run first: there is no lesson to write yet.", "warning")
             return
         path = player.export(self.text, self.base.output / f"{atomic_store.safe_name(self.title, 'lesson')}.html")
-        self.message.say(f"Written: {path}", "done")
+        self.message.show(f"Written: {path}", "done")
 
     def _busy(self, busy: bool) -> None:
         self.run_button.disabled, self.cancel_button.disabled = busy, not busy

@@ -90,7 +90,7 @@ def recorder(message: widgets.Message, receive) -> W.VBox:
         area.value = ""  # the sound is not kept in the widget
         if text.startswith("error:"):
             reason = text.split(":")[-1].strip()
-            message.say(
+            message.show(
                 f"The microphone gave no recording ({reason}). Allow it in the browser and press Record again, "
                 "or record with another program and use Upload.",
                 "warning",

@@ -33,9 +33,9 @@ def recordings(base: workspace.Base, voice: str = "", source: str = "", minutes:
     return name, found
 
 
-def shown_progress() -> widgets.Progress:
+def shown_progress() -> widgets.ProgressBar:
     """A progress bar, displayed."""
-    bar = widgets.Progress()
+    bar = widgets.ProgressBar()
     display(bar.widget)
     return bar
 
@@ -153,7 +153,7 @@ class ChunkPanel(widgets.Panel):
         place = self.data.random_chunk(self.seed, self.seconds.value)
         self.seed += 1
         self.view.value = chunk_html(self.data, *place)
-        self.message.say("")
+        self.message.show("")
 
 
 def chunk_html(data: dataset.Dataset, index: int, start_frame: int, n_frames: int) -> str:

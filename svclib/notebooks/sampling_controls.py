@@ -27,7 +27,7 @@ def vocoder_options(listed: Sequence[Listing]) -> list[tuple[str, Path | str]]:
     return [OWN, *files, *((name, name) for name in vocoding.NAMED)]
 
 
-class DiffusionControls(W.VBox):
+class SamplingControls(W.VBox):
     """A group of controls, hidden until a diffusion instrument is chosen."""
 
     def __init__(self):

@@ -78,11 +78,11 @@ class PresetPanel(widgets.Panel):
         self.menu.observe(widgets.guarded(self.message)(lambda _: self._changed()), "value")
         super().__init__([self.menu, self.about, self.message.widget])
         if wanted in self.unfit:
-            self.message.say(f"{self.unfit[wanted]} Choose one of the menu.", "warning")
+            self.message.show(f"{self.unfit[wanted]} Choose one of the menu.", "warning")
         self._describe()
 
     def _changed(self):
-        self.message.say("")
+        self.message.show("")
         self._describe()
 
     def _describe(self):
@@ -133,7 +133,7 @@ class TrainingView:
     def __call__(self, status) -> None:
         """Show a ``training.Status``."""
         self._began_s = self._began_s or first_run.elapsed_s()
-        self.bar.value, left_s = first_run.how_far(status, self.minutes, first_run.elapsed_s() - self._began_s)
+        self.bar.value, left_s = first_run.progress_summary(status, self.minutes, first_run.elapsed_s() - self._began_s)
         self.numbers.value = status_html(status, left_s)
         if status.message and status.message not in self._messages[-1:]:
             self._messages.append(status.message)
@@ -152,7 +152,7 @@ class TrainingView:
         try:
             self._draw()
         except Exception as error:  # a picture is not worth a night of training
-            self.message.fail(error)
+            self.message.show_error(error)
 
     def _draw(self):
         try:
@@ -161,7 +161,7 @@ class TrainingView:
             return  # nothing logged yet
         picture = plots.png(plots.loss_curves(curves, self.run.name))
         self.curve.value = page.picture(picture, "training and validation loss over steps")
-        self.message.say("")
+        self.message.show("")
 
 
 class LazyView:
@@ -289,18 +289,18 @@ class CheckpointPanel(widgets.Panel):
         self.view.value = ""  # if something fails, no sound of another step stays
         entry = next((e for e in self.entries if e.step == self.menu.value), None)
         if entry is None:
-            self.message.say("There is no usable checkpoint yet; train first.", "warning")
+            self.message.show("There is no usable checkpoint yet; train first.", "warning")
             return
         if not entry.previews:
             some = any(e.previews for e in self.entries)
-            self.message.say(
+            self.message.show(
                 "No previews were made at this step; choose another one to listen."
                 if some
                 else "No previews yet: the training stopped before its first look at the held-out pieces. Train longer; "
                 "until then the reconstruction above is what there is to hear."
             )
             return
-        self.message.say("")
+        self.message.show("")
         rows = ""
         for preview in entry.previews:
             original, rate_hz = first_run.read_preview(preview.original)

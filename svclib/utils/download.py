@@ -15,13 +15,15 @@ from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store, unzip
 from svclib.utils.errors import AudioError
-from svclib.utils.unzip import RECORD_NAME, Progress
+from svclib.utils.unzip import RECORD_NAME, ProgressCallback
 
 _CHUNK_BYTES = 1 << 20
 _DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
 
 
-def fetch(where: str | Path, into: str | Path, progress: Progress | None = None, sha256: str | None = None) -> Path:
+def fetch(
+    where: str | Path, into: str | Path, progress: ProgressCallback | None = None, sha256: str | None = None
+) -> Path:
     """Make recordings available as a local path.
 
     Args:
@@ -90,7 +92,7 @@ def _folder_of(address: str, into: Path) -> tuple[Path, str, str]:
     return into / (f"drive {key[:8]}" if on_drive else f"{label} {key[:8]}"), key, label
 
 
-def _download(address: str, into: Path, tell: Progress, sha256: str | None) -> Path:
+def _download(address: str, into: Path, tell: ProgressCallback, sha256: str | None) -> Path:
     folder, key, label = _folder_of(address, into)
     parts = _link(address)
     on_drive = parts.hostname.lower() in _DRIVE_HOSTS
@@ -114,7 +116,7 @@ def _download(address: str, into: Path, tell: Progress, sha256: str | None) -> P
     return folder
 
 
-def fetch_file(address: str, into: str | Path, progress: Progress | None = None) -> Path:
+def fetch_file(address: str, into: str | Path, progress: ProgressCallback | None = None) -> Path:
     """One file from a link, kept as it is (a zip stays a zip); a second call does nothing.
 
     Args:
@@ -165,7 +167,7 @@ def _refuse_page(path: Path, address: str) -> None:
         )
 
 
-def _keep(path: Path, at: Path, folder: Path, address: str, tell: Progress) -> None:
+def _keep(path: Path, at: Path, folder: Path, address: str, tell: ProgressCallback) -> None:
     _refuse_page(path, address)
     if zipfile.is_zipfile(path):
         unzip.unpack(path, folder / atomic_store.safe_name(path.stem), tell)
@@ -177,7 +179,7 @@ def _keep(path: Path, at: Path, folder: Path, address: str, tell: Progress) -> N
 class _Meter:
     """What pooch tells its progress to."""
 
-    tell: Progress
+    tell: ProgressCallback
     label: str
     total: int = 0
     done: int = 0
@@ -193,7 +195,7 @@ class _Meter:
         pass
 
 
-def _from_web(address: str, parts, at: Path, tell: Progress) -> Path:
+def _from_web(address: str, parts, at: Path, tell: ProgressCallback) -> Path:
     import pooch
     import requests
 
@@ -206,7 +208,7 @@ def _from_web(address: str, parts, at: Path, tell: Progress) -> Path:
         raise AudioError(f"{address} could not be fetched ({first[:200]}). Check address and connection.") from None
 
 
-def _from_drive(address: str, path: str, at: Path, tell: Progress) -> list[Path]:
+def _from_drive(address: str, path: str, at: Path, tell: ProgressCallback) -> list[Path]:
     import gdown
 
     try:

@@ -7,21 +7,21 @@ from collections.abc import Callable
 
 from svclib.utils.errors import Cancelled
 
-Progress = Callable[[float, str], None]
+ProgressCallback = Callable[[float, str], None]
 
 
-def stop_if(cancelled: Callable[[], bool] | None) -> bool:
+def raise_if_cancelled(cancelled: Callable[[], bool] | None) -> bool:
     """End the work (:class:`Cancelled`) when ``cancelled`` says so; False otherwise."""
     if cancelled is not None and cancelled():
         raise Cancelled
     return False
 
 
-def reporter(progress: Progress | None, cancelled: Callable[[], bool] | None) -> Progress:
+def reporter(progress: ProgressCallback | None, cancelled: Callable[[], bool] | None) -> ProgressCallback:
     """A progress function that also ends the work when ``cancelled`` says so."""
 
     def report(fraction: float, text: str = "") -> None:
-        stop_if(cancelled)
+        raise_if_cancelled(cancelled)
         if progress is not None:
             progress(min(1.0, max(0.0, fraction)), text)
 

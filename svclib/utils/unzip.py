@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from svclib.utils import atomic_store
 from svclib.utils.errors import AudioError, StorageError
 
-Progress = Callable[[float, str], None]
+ProgressCallback = Callable[[float, str], None]
 
 RECORD_NAME = ".source.json"
 MAX_ENTRIES = 50_000
@@ -29,7 +29,9 @@ _BROKEN = (RuntimeError, ValueError, EOFError, LookupError, struct.error)
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, *_BROKEN)
 
 
-def unpack(archive: str | Path, into: str | Path, progress: Progress | None = None, sha256: str | None = None) -> Path:
+def unpack(
+    archive: str | Path, into: str | Path, progress: ProgressCallback | None = None, sha256: str | None = None
+) -> Path:
     """Unpack a zip of recordings into a folder; does nothing if that very zip was unpacked there before.
 
     Args:

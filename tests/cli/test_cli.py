@@ -148,7 +148,7 @@ def test_evaluate_finds_no_difference_and_a_known_difference(short_songs, capsys
 def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys, monkeypatch):
     clock = iter(np.arange(0.0, 100.0, 6.0))
     monkeypatch.setattr(commands.time, "monotonic", lambda: float(next(clock)))
-    with commands.Progress("preparing") as progress:
+    with commands.ProgressPrinter("preparing") as progress:
         for i in range(1, 5):
             progress(i / 10, f"file {i}")
     lines = capsys.readouterr().err.splitlines()

@@ -163,11 +163,11 @@ def test_the_decoder_receives_the_edited_loudness_and_pitch():
     knobs = Controls(loudness_shift_db=-7, octave_shift=1, semitone_shift=2, autotune=1.0)
     result = convert(voice, s, knobs)
     got = voice.model.decoder.all("loudness") * 80 - 80
-    np.testing.assert_allclose(got, result.adjusted.loudness_db, atol=1e-4)
+    np.testing.assert_allclose(got, result.tracks.loudness_db, atol=1e-4)
     assert np.abs(got - (level - 7)).mean() > 1  # the statistics did something too
     midi = voice.model.decoder.all("f0") * 127
-    np.testing.assert_allclose(midi, units.hz_to_midi(result.adjusted.f0_hz), atol=1e-3)
-    tuned = midi - result.adjusted.tuning_semitones
+    np.testing.assert_allclose(midi, units.hz_to_midi(result.tracks.f0_hz), atol=1e-3)
+    tuned = midi - result.tracks.tuning_semitones
     np.testing.assert_allclose(tuned, np.round(tuned), atol=1e-3)
     assert np.abs(midi - 14 - np.linspace(55, 65, 500)).max() <= 0.51
 
@@ -359,7 +359,7 @@ def test_a_silent_song_is_sung_with_warnings(tmp_path):
 
 
 def test_a_song_is_measured_once_and_again_only_when_something_changed(tmp_path, monkeypatch):
-    songs.forget_songs()
+    songs.clear_song_cache()
     calls = []
 
     def counted(samples, settings, progress=None):
@@ -399,7 +399,7 @@ def test_a_song_is_measured_once_and_again_only_when_something_changed(tmp_path,
     assert len(calls) == n + 1  # only the last few are kept
     with pytest.raises(AudioError):
         songs.cached_song(tmp_path / "gone.wav", SETTINGS)
-    songs.forget_songs()
+    songs.clear_song_cache()
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path):

@@ -45,11 +45,11 @@ def test_pauses_are_shortened_and_nothing_else():
     t = np.arange(16000) / 16000
     tone = np.sin(2 * np.pi * 200 * t).astype(np.float32)
     gap = np.zeros(16000, np.float32)
-    kept = speaker_similarity.without_pauses(np.concatenate([gap, tone, gap, tone, gap]))
+    kept = speaker_similarity.trim_pauses(np.concatenate([gap, tone, gap, tone, gap]))
     # Each of four edges keeps half a pause; between the tones lies one whole pause.
     assert len(kept) == pytest.approx(2 * 16000 + 4 * 0.1 * 16000, abs=320)
-    assert speaker_similarity.without_pauses(tone).tolist() == tone.tolist()
-    assert len(speaker_similarity.without_pauses(gap)) == 0
+    assert speaker_similarity.trim_pauses(tone).tolist() == tone.tolist()
+    assert len(speaker_similarity.trim_pauses(gap)) == 0
 
 
 def test_windows_are_five_seconds_every_two_and_a_half():
@@ -73,7 +73,7 @@ def voices(data_dir):
 
 def test_a_voice_is_nearer_to_itself_than_to_another(voices):
     one, two = voices["kathleen_sung"], voices["kerstin_sung"]
-    target = speaker_similarity.voice_print(one[:3])
+    target = speaker_similarity.speaker_embedding(one[:3])
     same = speaker_similarity.similarity(np.concatenate(one[3:5]), target)
     other = speaker_similarity.similarity(np.concatenate(two[:2]), target)
     assert same["speaker_similarity"] > other["speaker_similarity"] + 0.05
@@ -107,4 +107,4 @@ def test_evaluate_reports_the_similarity_to_the_target(data_dir, tmp_path):
     assert row["speaker_similarity"] > 0.9
     with pytest.raises(ConversionError, match="no recording in"):
         (tmp_path / "none").mkdir()
-        evaluate.voice_print(tmp_path / "none")
+        evaluate.speaker_embedding(tmp_path / "none")

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.models.content.base import CONTENT_ENCODERS
 
 from svclib.analysis import ablation, interventions
 from svclib.audio import io as audio
@@ -20,9 +18,11 @@ from svclib.conversion import song as songs
 from svclib.data import dataset
 from svclib.data.synthetic import singers
 from svclib.features import content_features, extract
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.content_features import UnitSettings
 from svclib.features.extract import FeatureSettings, MelContract
 from svclib.models import instrument
+from svclib.models.content.base import CONTENT_ENCODERS
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.training import api as training
 from svclib.training import resume

@@ -228,7 +228,10 @@ STUDY = """() => {
 
 def study_notebook(folder: Path, home: Path) -> None:
     """A notebook that shows the study panel for a folder."""
-    lines = ["from svclib.notebooks import ablation\nfrom svclib.utils import workspace\n", f"base = workspace.base_folder(base={str(home)!r})\n"]
+    lines = [
+        "from svclib.notebooks import ablation\nfrom svclib.utils import workspace\n",
+        f"base = workspace.base_folder(base={str(home)!r})\n",
+    ]
     lines += ["ablation.study_panel(base)"]
     cell = {"cell_type": "code", "metadata": {}, "source": lines, "outputs": [], "execution_count": None, "id": "a"}
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
-from svclib.features.condition_inputs import ConditionInputs
 
 from svclib.data.synthetic import singers
 from svclib.features import extract
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import MelContract
 from svclib.models.content import bottleneck
 

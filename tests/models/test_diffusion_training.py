@@ -281,7 +281,7 @@ def test_breaths_keep_their_energy_and_are_not_voiced(exported, monkeypatch):
 
     assert np.abs(made.harmonic[inside]).max() == 0
     assert abs(level(made.audio[inside]) - made.gain_db - level(audio[inside])) < 3
-    asked, sung = made.adjusted.loudness_db, features_.loudness_db
+    asked, sung = made.tracks.loudness_db, features_.loudness_db
     note = slice(4, RATE // HOP - 4)
     change = (asked - sung)[burst].mean() - (asked - sung)[note].mean()
     assert abs(change) < 12  # the loudness curve bends, but no breath is taken away
@@ -313,10 +313,10 @@ def test_octave_errors_are_told_and_repaired_only_if_asked(exported):
     buzz = sum(np.sin(2 * np.pi * 220 * k / RATE * np.arange(RATE)) / k for k in range(1, 9))
     wrong = dataclasses.replace(wrong, audio=(0.1 * buzz).astype(np.float32))
     told = convert(opened, wrong, PLAIN)
-    assert told.adjusted.f0_hz[25] == pytest.approx(440)
+    assert told.tracks.f0_hz[25] == pytest.approx(440)
     assert "one place: 0:00.3 (an octave too high)" in told.warnings[0]
     mended = convert(opened, wrong, dataclasses.replace(PLAIN, repair_octaves=True))
-    np.testing.assert_allclose(mended.adjusted.f0_hz, 220, rtol=1e-5)
+    np.testing.assert_allclose(mended.tracks.f0_hz, 220, rtol=1e-5)
     assert "This was repaired." in mended.warnings[0]
     assert mended.settings()["octave_errors"] == [[0.32, 0.48, 1]] and mended.settings()["controls"]["repair_octaves"]
 

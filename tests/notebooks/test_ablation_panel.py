@@ -49,7 +49,7 @@ def make_song(path, f0_hz=220.0, seconds=1.5):
 
 @pytest.fixture
 def empty(tmp_path):
-    song.forget_songs()
+    song.clear_song_cache()
     return workspace.base_folder(base=tmp_path / "home")
 
 
@@ -66,7 +66,7 @@ def said(panel):
 
 
 def panel_of(base, **choices):
-    panel = widgets_study.study_panel(base)
+    panel = widgets_study.ablation_panel(base)
     panel.seconds.value, panel.steps.value = 0.8, 4
     for name, value in choices.items():
         getattr(panel, name).value = value
@@ -77,7 +77,7 @@ def run(panel, **choices):
     for name, value in choices.items():
         getattr(panel, name).value = value
     panel.run_button.click()
-    panel.job.wait(120)
+    panel.task.wait(120)
     assert "svclib-error" not in said(panel), said(panel)
 
 
@@ -91,7 +91,7 @@ def test_nothing_is_computed_before_run_and_what_is_missing_is_said(empty, monke
     assert "There is no song" in said(panel)
     make_song(empty.examples / "a.wav")
     panel.refresh_button.click()
-    assert not panel.run_button.disabled and said(panel) == "" and panel.looking.cards == {}
+    assert not panel.run_button.disabled and said(panel) == "" and panel.viewer.cards == {}
     assert [v for _, v in panel.singer.options] == ["ann", "bea"] and panel.other_singer.value == "bea"
 
 
@@ -100,27 +100,27 @@ def test_runs_views_sounds_and_files(base):
     assert "+12 calls" in panel.probe.description
     run(panel)
     assert "svclib-done" in said(panel)  # one condition at a time is off, which the model knows
-    assert list(panel.looking.cards) == ["1: as asked, a"] and "Run 1" in said(panel)
-    assert "<img" in panel.looking.shown.value
+    assert list(panel.viewer.cards) == ["1: as asked, a"] and "Run 1" in said(panel)
+    assert "<img" in panel.viewer.shown.value
     run(panel, change="melody transposed", semitones=7.0, probe=False)
     run(panel, change="the whole other song", other_song=base.examples / "b.wav")
-    first, second, third = (card.sung for card in panel.looking.cards.values())
+    first, second, third = (card.sung for card in panel.viewer.cards.values())
     assert (third.asked.name, second.label) == ("b", "melody +7 semitones")
     np.testing.assert_array_equal(first.trace.x_t[0], second.trace.x_t[0])
     ratio = second.trace.conditions["f0_hz"] / first.trace.conditions["f0_hz"]
     np.testing.assert_allclose(ratio, 2 ** (7 / 12), rtol=1e-5)
-    panel.looking.a.value, panel.looking.b.value = list(panel.looking.cards)[:2]
+    panel.viewer.a.value, panel.viewer.b.value = list(panel.viewer.cards)[:2]
     pictures = set()
     for name in ablation_views.VIEWS:
-        panel.looking.look.value = name
-        assert "<img" in panel.looking.shown.value, (name, panel.looking.shown.value)
-        pictures.add(panel.looking.shown.value)
+        panel.viewer.look.value = name
+        assert "<img" in panel.viewer.shown.value, (name, panel.viewer.shown.value)
+        pictures.add(panel.viewer.shown.value)
     assert len(pictures) == len(ablation_views.VIEWS)
-    panel.looking.a.value = list(panel.looking.cards)[2]
-    panel.looking.look.value = "influence at one step"
-    assert "No influence was measured" in panel.looking.shown.value and panel.looking.view is None
-    panel.looking.a.value, panel.looking.look.value = list(panel.looking.cards)[0], "step matrix"
-    for button in (*panel.looking.keep_buttons, panel.looking.keep_buttons[0]):
+    panel.viewer.a.value = list(panel.viewer.cards)[2]
+    panel.viewer.look.value = "influence at one step"
+    assert "No influence was measured" in panel.viewer.shown.value and panel.viewer.view is None
+    panel.viewer.a.value, panel.viewer.look.value = list(panel.viewer.cards)[0], "step matrix"
+    for button in (*panel.viewer.keep_buttons, panel.viewer.keep_buttons[0]):
         button.click()
         assert "svclib-done" in said(panel)
     kept = sorted(p.name for p in base.output.iterdir())
@@ -129,29 +129,29 @@ def test_runs_views_sounds_and_files(base):
     with table.open(newline="") as file:
         rows = list(csv.reader(file))
     np.testing.assert_array_equal(
-        [[float(x) for x in row[1:]] for row in rows[1:]], [row[1:] for row in panel.looking.view.rows]
+        [[float(x) for x in row[1:]] for row in rows[1:]], [row[1:] for row in panel.viewer.view.rows]
     )
     again = trace.load(next(p for p in base.output.iterdir() if p.suffix == ".npz"))
     np.testing.assert_array_equal(again.x0_hat, first.trace.x0_hat)
     panel.hear_button.click()
-    panel.job.wait(120)
-    assert "5 sounds" in said(panel) and panel.looking.players.value.count("<audio") == 3
-    assert panel.looking.look.value == "metrics per step" and "F0 correlation" in panel.looking.shown.value
+    panel.task.wait(120)
+    assert "5 sounds" in said(panel) and panel.viewer.players.value.count("<audio") == 3
+    assert panel.viewer.look.value == "metrics per step" and "F0 correlation" in panel.viewer.shown.value
     panel.remove_button.click()
-    assert len(panel.looking.cards) == 2 and panel.looking.players.value == ""
+    assert len(panel.viewer.cards) == 2 and panel.viewer.players.value == ""
 
 
 def test_pins_and_steps(base):
     panel = panel_of(base)
     run(panel)
-    assert panel.looking.step.max == 5
+    assert panel.viewer.step.max == 5
     for step in (5, 2, 2):
-        panel.looking.step.value = step
-        panel.looking.pin_button.click()
-    assert panel.looking.pinned == [1, 4] and len(panel.looking.view.rows) == 2
-    assert panel.looking.view.rows[1][0] == "result" and float(panel.looking.view.rows[0][1]) == 0
-    panel.looking.unpin_button.click()
-    assert panel.looking.pinned == [] and len(panel.looking.view.rows) == 3
+        panel.viewer.step.value = step
+        panel.viewer.pin_button.click()
+    assert panel.viewer.pinned == [1, 4] and len(panel.viewer.view.rows) == 2
+    assert panel.viewer.view.rows[1][0] == "result" and float(panel.viewer.view.rows[0][1]) == 0
+    panel.viewer.unpin_button.click()
+    assert panel.viewer.pinned == [] and len(panel.viewer.view.rows) == 3
 
 
 @pytest.fixture
@@ -169,17 +169,17 @@ def test_cancel_keeps_what_was_there(base, slow):
     assert "Still working" in said(panel)
     panel.cancel_button.click()
     go.set()
-    panel.job.wait(60)
-    assert panel.looking.cards == {} and "Cancelled" in said(panel) and not panel.run_button.disabled
+    panel.task.wait(60)
+    assert panel.viewer.cards == {} and "Cancelled" in said(panel) and not panel.run_button.disabled
     run(panel)
-    assert len(panel.looking.cards) == 1
+    assert len(panel.viewer.cards) == 1
 
 
 def test_what_cannot_be_is_a_sentence(base, monkeypatch):
     panel = panel_of(base, start_s=50.0)
     panel.run_button.click()
-    panel.job.wait(60)
-    assert "holds nothing of it" in said(panel) and panel.looking.cards == {}
+    panel.task.wait(60)
+    assert "holds nothing of it" in said(panel) and panel.viewer.cards == {}
     monkeypatch.setattr(widgets_study, "MAX_RUNS", 0)
     panel.run_button.click()
     assert "Remove run" in said(panel)
@@ -190,7 +190,7 @@ def test_what_cannot_be_is_a_sentence(base, monkeypatch):
     monkeypatch.setattr(ablation, "run", lambda *a, **k: 1 / 0)
     panel.start_s.value, panel.change.value = 0.0, "nothing"
     panel.run_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert "ZeroDivisionError" in said(panel) and not panel.run_button.disabled
 
 
@@ -199,18 +199,18 @@ def test_a_model_that_never_saw_its_nulls_says_so(empty):
     make_song(empty.examples / "a.wav")
     panel = panel_of(empty)
     run(panel, change="timbre off")
-    assert "Out of distribution" in said(panel) and len(panel.looking.cards) == 1
+    assert "Out of distribution" in said(panel) and len(panel.viewer.cards) == 1
 
 
 def test_names_stay_text(empty):
     make_instrument(empty.instruments, name="x")
     make_song(empty.examples / "&lt;b&gt;b' onerror=alert(1).wav")
     panel = panel_of(empty)
-    panel.looking.look.value = "step matrix"
+    panel.viewer.look.value = "step matrix"
     run(panel)
     panel.hear_button.click()
-    panel.job.wait(60)
-    everything = panel.looking.shown.value + panel.looking.listing.value + said(panel) + panel.looking.players.value
+    panel.task.wait(60)
+    everything = panel.viewer.shown.value + panel.viewer.listing.value + said(panel) + panel.viewer.players.value
     assert "&amp;lt;b&amp;gt;" in everything and "' onerror" not in everything and NASTY not in everything
 
 
@@ -233,29 +233,29 @@ def test_checkpoints_of_a_training(base, monkeypatch):
     assert panel.checkpoints.value == (10, 30) and panel.strength.layout.display == "none"
     assert panel.run.layout.display == ""
     run(panel, checkpoints=(10, 20, 30))
-    panel.looking.look.value = "all runs"
-    values = [[float(x) for x in row[1:]] for row in panel.looking.view.rows]
+    panel.viewer.look.value = "all runs"
+    values = [[float(x) for x in row[1:]] for row in panel.viewer.view.rows]
     assert values[0][1] == 0 and values[0][2] == values[2][0] > 0.1
-    assert list(panel.looking.cards)[2] == "3: training step 30, a"
+    assert list(panel.viewer.cards)[2] == "3: training step 30, a"
 
 
 def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_picture(base, monkeypatch):
     panel = panel_of(base)
-    for button in (panel.hear_button, panel.remove_button, *panel.looking.keep_buttons):
+    for button in (panel.hear_button, panel.remove_button, *panel.viewer.keep_buttons):
         button.click()
         assert "press Run first" in said(panel)
-        panel.message.say("")
+        panel.message.show("")
     run(panel)
-    assert panel.looking.view is not None
+    assert panel.viewer.view is not None
     monkeypatch.setattr(ablation_views, "draw_view", lambda *a: 1 / 0)
-    panel.looking.look.value = "step matrix"
-    assert "ZeroDivisionError" in said(panel) and panel.looking.shown.value == "" and panel.looking.view is None
+    panel.viewer.look.value = "step matrix"
+    assert "ZeroDivisionError" in said(panel) and panel.viewer.shown.value == "" and panel.viewer.view is None
     go = threading.Event()
-    panel.job.start(lambda: go.wait(30))
+    panel.task.start(lambda: go.wait(30))
     panel.remove_button.click()  # as by a second click before the button was seen to be off
-    assert len(panel.looking.cards) == 1 and "Still working" in said(panel)
+    assert len(panel.viewer.cards) == 1 and "Still working" in said(panel)
     go.set()
-    panel.job.wait(30)
+    panel.task.wait(30)
 
 
 def test_pictures_while_it_sings(base, monkeypatch):
@@ -270,8 +270,8 @@ def test_pictures_while_it_sings(base, monkeypatch):
     assert [markup.count("<img") for markup in seen] == [1, 2, 2, 2, 2, 0] and "step 4 of 4" in seen[-2]
     assert seen[-1] == "" == panel.live.value
     seen.clear()
-    step = panel.job.cancel
+    step = panel.task.cancel
     monkeypatch.setattr(live_preview, "_pictures", lambda *a: step() or "<i>late</i>")
     panel.run_button.click()
-    panel.job.wait(60)
-    assert seen == [] and panel.live.value == "" and "Cancelled" in said(panel) and len(panel.looking.cards) == 1
+    panel.task.wait(60)
+    assert seen == [] and panel.live.value == "" and "Cancelled" in said(panel) and len(panel.viewer.cards) == 1

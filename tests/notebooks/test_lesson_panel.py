@@ -35,7 +35,7 @@ def panel_of(base):
 
 def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base, tmp_path):
     panel = widgets_lesson.lesson_panel(base)
-    assert [label for label, _ in panel.instrument.options] == ["voice"] and not panel.job.busy
+    assert [label for label, _ in panel.instrument.options] == ["voice"] and not panel.task.busy
     assert (panel.instrument.value, panel.song.value) == (base.instruments / "voice.zip", base.examples / "a song.wav")
     make_song(base.examples / "later.wav", 330.0)
     panel.song.value = base.examples / "a song.wav"
@@ -90,7 +90,7 @@ def test_run_shows_progress_within_a_second_and_ends_in_a_lesson_that_export_wri
     seen, began = [], time.monotonic()
     panel.progress.label.observe(lambda change: seen.append((change["new"], time.monotonic() - began)), "value")
     panel.run_button.click()
-    panel.job.wait(120)
+    panel.task.wait(120)
     assert "lesson of eight pages" in said(panel), said(panel)
     assert seen[0][1] < 1.0 and "opening" in seen[0][0] and len(seen) > 2
     assert panel.progress.widget.layout.display == "none" and not panel.run_button.disabled
@@ -107,19 +107,19 @@ def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatc
 
     def sing(*arguments, **options):
         begun.set()
-        panel.job._cancel.wait(20)
+        panel.task._cancel.wait(20)
         return real(*arguments, **options)
 
     monkeypatch.setattr(lesson.ablation, "run", sing)
     panel.run_button.click()
     assert begun.wait(60), said(panel)
     panel.cancel_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert "cancelled" in said(panel), said(panel)
     assert panel.view.value == "" and not panel.run_button.disabled
     panel.start.value = 500.0
     panel.run_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert "holds nothing" in said(panel)
 
 
@@ -143,6 +143,6 @@ def test_a_lesson_is_named_after_what_it_shows_although_the_choice_changed(base,
     panel.cancel_button.click()
     assert "Stopping" in said(panel)
     go.set()
-    panel.job.wait(30)
+    panel.task.wait(30)
     assert panel.title == "zz other - voice" and "a lesson of zz other" in said(panel)
     assert panel.progress.widget.layout.display == "none"

@@ -37,7 +37,7 @@ from svclib.notebooks import lesson as widgets_lesson
 from svclib.training import api as training
 from svclib.utils import workspace
 from svclib.utils.errors import Cancelled
-from svclib.utils.progress import stop_if
+from svclib.utils.progress import raise_if_cancelled
 
 N_QUICK, N_SLOW, BURST = 300, 10000, 20
 MOODS = ("fine",) * 4 + ("hold",) * 3 + ("mistake", "bug", "interrupt")
@@ -59,12 +59,12 @@ class World:
         mood, name = self.mood, f"monkey-{len(self.raised)}."
         if mood == "hold" and cancelled is not None:
             while not self.go.wait(0.0005):
-                stop_if(cancelled)
+                raise_if_cancelled(cancelled)
         elif mood in ("mistake", "bug", "interrupt"):
             error = {"mistake": ValueError, "bug": ZeroDivisionError, "interrupt": KeyboardInterrupt}[mood](name)
             self.raised.append(("Interrupted", error) if mood == "interrupt" else (name, error))
             raise error
-        stop_if(cancelled)
+        raise_if_cancelled(cancelled)
 
     def damage(self):
         """One thing happens to the files."""
@@ -165,8 +165,8 @@ def play(world, panel, n_actions, check, works, caplog, monkeypatch):
         world.mood = "fine"
         world.go.set()
         if hasattr(panel, "job"):
-            panel.job.wait(30)
-            assert not panel.job.busy, n
+            panel.task.wait(30)
+            assert not panel.task.busy, n
             assert panel.progress.widget.layout.display == "none", n
             assert panel.cancel_button.disabled, n
         check(panel)
@@ -200,7 +200,7 @@ def base(tmp_path, monkeypatch):
     from test_diffusion_training import VOCODER
     from test_sampling_controls import make
 
-    songs.forget_songs()
+    songs.clear_song_cache()
     home = workspace.base_folder(base=tmp_path / "home")
     make_instrument(home.instruments)
     make_diffusion(home.instruments)
@@ -244,7 +244,7 @@ def press(button, wanted="svclib-done"):
     def works(panel):
         panel.refresh_button.click()
         getattr(panel, button).click()
-        panel.job.wait(30)
+        panel.task.wait(30)
         assert wanted in said(panel), said(panel)
 
     return works
@@ -378,20 +378,20 @@ def test_study(world, n_actions, monkeypatch, caplog):
     def check(panel):
         able = panel.instrument.value is not None and panel.song.value is not None
         assert panel.run_button.disabled == (not able)
-        for button in (panel.hear_button, panel.remove_button, *panel.looking.keep_buttons):
-            assert button.disabled == (not panel.looking.cards)
-        assert set(panel.looking.heard) <= set(panel.looking.cards) and not panel.looking.updating
-        if panel.looking.cards:
-            assert [v for _, v in panel.looking.a.options] == list(panel.looking.cards)
+        for button in (panel.hear_button, panel.remove_button, *panel.viewer.keep_buttons):
+            assert button.disabled == (not panel.viewer.cards)
+        assert set(panel.viewer.heard) <= set(panel.viewer.cards) and not panel.viewer.updating
+        if panel.viewer.cards:
+            assert [v for _, v in panel.viewer.a.options] == list(panel.viewer.cards)
 
     def works(panel):
-        while panel.looking.cards:
+        while panel.viewer.cards:
             panel.remove_button.click()
         panel.change.value = "nothing"
         press("run_button")(panel)
-        assert len(panel.looking.cards) == 1
+        assert len(panel.viewer.cards) == 1
 
-    play(world, widgets_study.study_panel(world.base), n_actions, check, works, caplog, monkeypatch)
+    play(world, widgets_study.ablation_panel(world.base), n_actions, check, works, caplog, monkeypatch)
 
 
 def test_chunk(world, n_actions, monkeypatch, caplog):

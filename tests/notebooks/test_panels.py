@@ -59,7 +59,7 @@ def make_song(path, f0_hz=220.0, seconds=1.2):
 
 @pytest.fixture
 def empty(tmp_path):
-    songs.forget_songs()
+    songs.clear_song_cache()
     return workspace.base_folder(base=tmp_path / "home")
 
 
@@ -94,17 +94,17 @@ def test_nothing_is_computed_before_a_button_is_pressed(base, monkeypatch):
     monkeypatch.setattr(instrument, "open", lambda *a: pytest.fail("an instrument was opened"))
     panel = convert.convert_panel(base)
     panel.song.value = panel.song.options[0][1]
-    assert not panel.job.busy
+    assert not panel.task.busy
 
 
 def test_transfer_appends_results_with_their_settings_and_never_overwrites(base):
     panel = convert.convert_panel(base)
     panel.transfer_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     panel.numbers["octave_shift"].value = 1
     panel.full_output.value = False
     panel.transfer_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     first, second = (r.value for r in panel.results.children)
     assert first.count("<audio") == 4 and first.count("<img") == 2 and "octave +0" in first
     assert second.count("<audio") == 1 and second.count("<img") == 0 and "octave +1" in second
@@ -125,7 +125,7 @@ def test_changing_one_choice_does_not_recompute_the_other(base, monkeypatch):
     for choice in (0, 1, 0):
         panel.instrument.value = panel.instrument.options[choice][1]
         panel.transfer_button.click()
-        panel.job.wait(60)
+        panel.task.wait(60)
     assert opened == ["other.zip", "small.zip"] and measured == ["a song.wav"]
     assert len(panel.results.children) == 3
 
@@ -136,7 +136,7 @@ def test_empty_folders_and_transfer_before_a_choice_say_what_to_do(empty):
     for press in (panel.transfer_button, panel.suggest_button):
         press.click()
         assert "There is no instrument" in said(panel) and "There is no song" in said(panel)
-    assert str(empty.examples) in said(panel) and not panel.job.busy
+    assert str(empty.examples) in said(panel) and not panel.task.busy
     make_instrument(empty.instruments)
     make_song(empty.examples / "new.wav")
     panel.refresh_button.click()
@@ -149,11 +149,11 @@ def test_a_broken_instrument_is_named_and_loads_once_it_is_mended(base):
     path.write_bytes(whole[:-2000] + bytes(2000))
     panel = convert.convert_panel(base)
     panel.transfer_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert "svclib-error" in said(panel) and "small" in said(panel) and outputs(base) == []
     path.write_bytes(whole)
     panel.transfer_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert outputs(base) == ["a song - small.wav"]
 
 
@@ -161,7 +161,7 @@ def test_a_song_that_vanished_is_named(base):
     panel = convert.convert_panel(base)
     (base.examples / "a song.wav").unlink()
     panel.transfer_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert "svclib-error" in said(panel) and "a song.wav" in said(panel)
 
 
@@ -180,7 +180,7 @@ def test_many_clicks_are_one_conversion(base, slow):
         panel.transfer_button.click()
     assert "Still working" in said(panel)
     go.set()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert len(panel.results.children) == 1 and len(outputs(base)) == 1
 
 
@@ -191,7 +191,7 @@ def test_cancel_stops_and_leaves_no_file(base, slow):
     assert began.wait(30)
     panel.cancel_button.click()
     go.set()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert list(base.output.iterdir()) == [] and "cancelled" in said(panel) and panel.results.children == ()
     assert not panel.transfer_button.disabled
 
@@ -206,7 +206,7 @@ def test_a_result_is_labelled_with_what_it_used_although_the_choice_changed(base
     panel.instrument.value = base.instruments / "other.zip"
     panel.numbers["octave_shift"].value = 3
     go.set()
-    panel.job.wait(60)
+    panel.task.wait(60)
     result = panel.results.children[0].value
     assert "sung by small" in result and "octave +0" in result and outputs(base) == ["a song - small.wav"]
 
@@ -225,7 +225,7 @@ def test_suggestion_says_why_and_is_taken_by_a_button(base):
     panel = convert.convert_panel(base)
     panel.song.value = base.examples / "low.wav"
     panel.suggest_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert panel.numbers["octave_shift"].value == 0 and "octave" in panel.suggestion.value
     octave = panel.take_buttons.children[0]
     assert octave.description == "Take octave +2" and octave.button_style == "success"
@@ -241,11 +241,11 @@ def test_a_transfer_far_from_the_suggested_shift_says_so(base):
     assert panel.song.value == base.examples / "low.wav"  # the newest
     panel.full_output.value = False
     panel.transfer_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert "Result 1 is below" in said(panel) and "sings the song best at octave +2: press Suggest key" in said(panel)
     panel.numbers["octave_shift"].value = 2
     panel.transfer_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert "Result 2 is below" in said(panel) and "Suggest key" not in said(panel)
 
 
@@ -262,7 +262,7 @@ def test_nan_in_a_slider_reaches_no_model(base, monkeypatch):
     panel = convert.convert_panel(base)
     panel.numbers["autotune"].value = float("nan")
     panel.transfer_button.click()
-    panel.job.wait(30)
+    panel.task.wait(30)
     assert "from 0 to 1" in said(panel) and "svclib-error" in said(panel) and outputs(base) == []
 
 
@@ -276,12 +276,12 @@ def test_an_exception_in_any_handler_is_shown_in_the_panel(base, monkeypatch, pr
     def bad(*args, **kwargs):
         raise ZeroDivisionError("a <b>bug</b>")
 
-    monkeypatch.setattr(type(panel.job), "busy", property(bad))
+    monkeypatch.setattr(type(panel.task), "busy", property(bad))
     knobs = [(control_sliders, "Controls"), (control_sliders, "defaults")]
     for owner, name in ((instrument, "open"), (instrument, "list_folder"), *knobs):
         monkeypatch.setattr(owner, name, bad)
     getattr(panel, press).click()
-    panel.job.wait(30)
+    panel.task.wait(30)
     assert "ZeroDivisionError" in said(panel) and "&lt;b&gt;bug" in said(panel) and "<b>bug" not in said(panel)
 
 
@@ -319,7 +319,7 @@ def test_uploads_are_stored_under_a_free_name_chosen_and_shown_escaped(base):
     assert "<img" not in said(panel)
     panel.full_output.value = True
     panel.transfer_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     result = panel.results.children[0].value
     assert "onerror=alert(1)>" not in result and "<img src=x" not in result
 
@@ -382,7 +382,7 @@ def test_an_interrupt_in_a_handler_is_said():
 
 
 def test_progress_shows_fraction_text_and_hides():
-    bar = widgets.Progress()
+    bar = widgets.ProgressBar()
     assert bar.widget.layout.display == "none"
     bar(0.0, "<i>reading</i>")
     assert bar.widget.layout.display == "" and "&lt;i&gt;reading" in bar.label.value
@@ -392,7 +392,7 @@ def test_progress_shows_fraction_text_and_hides():
 
 def test_a_job_that_fails_frees_the_panel():
     message, states = widgets.Message(), []
-    job = widgets.Job(message, states.append)
+    job = widgets.BackgroundTask(message, states.append)
 
     def bad():
         raise ValueError("no good")
@@ -406,7 +406,7 @@ def test_a_job_that_fails_frees_the_panel():
 
 def test_work_that_cannot_begin_leaves_the_panel_usable(monkeypatch):
     states = []
-    job = widgets.Job(widgets.Message(), states.append)
+    job = widgets.BackgroundTask(widgets.Message(), states.append)
 
     def no_thread(self):
         raise RuntimeError("can't start new thread")
@@ -423,7 +423,7 @@ def test_work_that_cannot_begin_leaves_the_panel_usable(monkeypatch):
 
 def test_buttons_are_told_what_is_true_at_that_moment():
     message, told = widgets.Message(), []
-    job = widgets.Job(message, lambda busy: told.append((busy, job.busy)))
+    job = widgets.BackgroundTask(message, lambda busy: told.append((busy, job.busy)))
     job.start(job.show)  # folders are read again while it works
     job.wait(10)
     job.show()
@@ -432,10 +432,10 @@ def test_buttons_are_told_what_is_true_at_that_moment():
 
 def test_a_cancel_that_comes_too_late_does_not_hide_the_last_word():
     message = widgets.Message()
-    job = widgets.Job(message, lambda busy: None)
+    job = widgets.BackgroundTask(message, lambda busy: None)
 
     def task():
-        message.say("Result 1 is below.", "done")
+        message.show("Result 1 is below.", "done")
         job.start(lambda: None)
         job.cancel("Stopping.")
         assert "Stopping." in message.widget.value
@@ -449,7 +449,7 @@ def test_a_cancel_that_comes_too_late_does_not_hide_the_last_word():
 
 def test_what_a_person_stopped_is_no_error_and_the_system_speaks_in_sentences(tmp_path):
     message = widgets.Message()
-    message.fail(Cancelled())
+    message.show_error(Cancelled())
     assert "svclib-warning" in message.widget.value
     widgets.guarded(message)((tmp_path / "gone.wav").read_bytes)()
     assert "gone.wav" in message.widget.value and "no such file" in message.widget.value
@@ -503,11 +503,14 @@ def test_a_training_with_a_limit_shows_how_far_it_is_towards_that(monkeypatch):
     import types
 
     status = types.SimpleNamespace(step=50, steps=1000, remaining_s=950.0)
-    assert first_run.how_far(status, None, 50.0) == (0.05, 950.0)
-    assert first_run.how_far(status, 1.0, 45.0) == (0.75, 15.0)
-    assert first_run.how_far(status, 1.0, 70.0) == (1.0, 0.0)
-    assert first_run.how_far(status, 60.0, 50.0) == (0.05, 950.0)  # the last step comes first
-    assert first_run.how_far(types.SimpleNamespace(step=0, steps=10, remaining_s=None), 2.0, 30.0) == (0.25, 90.0)
+    assert first_run.progress_summary(status, None, 50.0) == (0.05, 950.0)
+    assert first_run.progress_summary(status, 1.0, 45.0) == (0.75, 15.0)
+    assert first_run.progress_summary(status, 1.0, 70.0) == (1.0, 0.0)
+    assert first_run.progress_summary(status, 60.0, 50.0) == (0.05, 950.0)  # the last step comes first
+    assert first_run.progress_summary(types.SimpleNamespace(step=0, steps=10, remaining_s=None), 2.0, 30.0) == (
+        0.25,
+        90.0,
+    )
     clock = iter((100.0, 100.0, 130.0))
     monkeypatch.setattr(first_run, "elapsed_s", lambda: next(clock))
     view = train.TrainingView(None, minutes=1.0)

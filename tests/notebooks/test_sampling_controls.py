@@ -36,7 +36,7 @@ def make_song(path, f0_hz=220.0, seconds=1.3):
 def base(tmp_path):
     from test_panels import make_instrument
 
-    songs.forget_songs()
+    songs.clear_song_cache()
     made = workspace.base_folder(base=tmp_path / "home")
     make(made.instruments, "duo", SETTINGS, singers=("ann", "bea"))
     make(made.instruments, "loud", VOCODER)
@@ -58,13 +58,13 @@ def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base
     panel = widgets_convert.convert_panel(base)
     assert [label for label, _ in panel.instrument.options] == ["duo.zip", "plain.zip"]
     pick(panel, base, "plain")
-    assert panel.diffusion.layout.display == "none" and panel.diffusion.options() == {}
+    assert panel.sampling.layout.display == "none" and panel.sampling.options() == {}
     assert panel.controls() == defaults("ddsp")
     pick(panel, base, "duo")
-    assert panel.diffusion.layout.display == "" and panel.controls() == defaults("diffusion")
-    assert list(panel.diffusion.singers) == ["ann", "bea"]
-    assert all(m.label == "the instrument's own" for m in (panel.diffusion.sampler, panel.diffusion.vocoder))
-    assert [label for label, _ in panel.diffusion.vocoder.options] == ["the instrument's own", "loud"]
+    assert panel.sampling.layout.display == "" and panel.controls() == defaults("diffusion")
+    assert list(panel.sampling.singers) == ["ann", "bea"]
+    assert all(m.label == "the instrument's own" for m in (panel.sampling.sampler, panel.sampling.vocoder))
+    assert [label for label, _ in panel.sampling.vocoder.options] == ["the instrument's own", "loud"]
     panel.preset.value = "Everyday"
     assert panel.controls() == defaults("diffusion")
     panel.preset.value = "Quiet pauses"
@@ -84,13 +84,13 @@ def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):
         return convert(*args, **options)
 
     monkeypatch.setattr(pipeline, "convert", watch)
-    d = panel.diffusion
+    d = panel.sampling
     d.sampler.value, d.steps.value, d.rough.value, d.shallow.value, d.seed.value = "ddim", 5, True, 150, 7
     d.singers["bea"].value, d.precision.value, d.temperature.value = 0.5, "fp32", 0.7
     d.vocoder.value = base.instruments / "loud.zip"
     panel.full_output.value = False
     panel.transfer_button.click()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert "svclib-done" in said(panel)
     chosen = {"sampler": "ddim", "steps": 5, "shallow": 150, "seed": 7, "precision": "fp32", "temperature": 0.7}
     assert asked[0].items() >= {**chosen, "singer": {"ann": 1.0, "bea": 0.5}}.items()
@@ -109,7 +109,7 @@ def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
     make_song(base.examples / "d song.wav")
     panel = pick(widgets_convert.convert_panel(base), base, "plain")
     panel.all_button.click()
-    panel.job.wait(120)
+    panel.task.wait(120)
     made = sorted(p.name for p in base.output.glob("*.wav"))
     assert made == ["a song - plain.wav", "b song - plain.wav", "d song - plain.wav"]
     assert "3 of 4 songs were sung" in said(panel) and "c short.wav: " in said(panel) and "warning" in said(panel)
@@ -141,7 +141,7 @@ def test_the_table_shows_each_way_with_time_and_metrics(base):
     panel.vocoders.value = ("", base.instruments / "loud.zip")
     panel.seconds.value = 1.0
     panel.compare_button.click()
-    panel.job.wait(120)
+    panel.task.wait(120)
     assert "5 ways were sung" in said(panel)
     table = panel.table.value
     assert table.count("<audio") == 6 and table.count("<tr") == 7
@@ -154,7 +154,7 @@ def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
     convert = pick(widgets_convert.convert_panel(base), base, "duo")
     convert.numbers["octave_shift"].value, convert.numbers["semitone_shift"].value = 1, -2
     convert.numbers["loudness_shift_db"].value, convert.use_statistics.value = -6.0, False
-    own = convert.diffusion
+    own = convert.sampling
     own.sampler.value, own.steps.value, own.rough.value, own.shallow.value, own.seed.value = "ddim", 5, True, 400, 7
     own.singers["ann"].value, own.singers["bea"].value = 0.25, 0.75
     panel = widgets_convert.compare_panel(base, convert)
@@ -162,7 +162,7 @@ def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
     panel.instruments.value = tuple(entry for _, entry in panel.instruments.options)
     panel.starts.value, panel.seconds.value, panel.start.value = ("", ab_compare.PURE_NOISE, 100), 0.5, 0.3
     panel.compare_button.click()
-    panel.job.wait(120)
+    panel.task.wait(120)
     rows = {row.label: row for row in panel.rows}
     assert [row.problem for row in panel.rows] == [""] * 5
     assert list(rows)[1:] == ["duo", "duo, from pure noise", "duo, from a rough guess at 100", "plain"]
@@ -182,7 +182,7 @@ def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
     assert "octave shift 1" in panel.table.value and "seed 7" in panel.table.value
     panel.as_set.value, panel.starts.value, panel.instruments.index = False, ("",), (0,)
     panel.compare_button.click()
-    panel.job.wait(120)
+    panel.task.wait(120)
     song = songs.load_song(base.examples / "a song.wav", loaded["duo"].features)
     plain = pipeline.convert(loaded["duo"], songs.excerpt(song, 0.3, 0.5))
     np.testing.assert_array_equal(panel.rows[1].audio, plain.audio)
@@ -192,7 +192,7 @@ def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
 def test_singers_of_one_instrument_are_not_asked_of_another(base):
     make(base.instruments, "solo", SETTINGS, singers=("ann", "bea"), seed=1)
     convert = pick(widgets_convert.convert_panel(base), base, "duo")
-    convert.diffusion.singers["ann"].value, convert.diffusion.singers["bea"].value = 0.5, 0.5
+    convert.sampling.singers["ann"].value, convert.sampling.singers["bea"].value = 0.5, 0.5
     found = convert.options_of([base.instruments / f"{name}.zip" for name in ("duo", "solo", "plain")])
     duo, solo, plain = found.values()
     assert duo["singer"] == {"ann": 0.5, "bea": 0.5} and "singer" not in solo and plain == {}
@@ -203,7 +203,7 @@ def test_a_clip_is_cut_and_timed(base):
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
     controls = Controls(use_loudness_statistics=False, attenuation_db=0.0, semitone_shift=3.0)
     song, row = ab_compare.compare(
-        ab_compare.ways([listing], ("ddim",), (3,)), base.examples / "a song.wav", controls, 0.2, 1.0
+        ab_compare.variants([listing], ("ddim",), (3,)), base.examples / "a song.wav", controls, 0.2, 1.0
     )
     assert len(song.audio) == len(row.audio) == round(RATE / FEATURES.hop_samples) * FEATURES.hop_samples
     assert row.label == "duo, ddim, 3 steps" and row.problem == ""
@@ -216,15 +216,15 @@ def test_numbers_of_a_row_against_a_sound_that_is_known(base):
     opened = instrument.open(base.instruments / "duo.zip")
     clip = songs.excerpt(songs.load_song(base.examples / "a song.wav", FEATURES), 0.1, 1.024)
     made = pipeline.convert(opened, clip, Controls(use_loudness_statistics=False, attenuation_db=0.0))
-    asked = dataclasses.replace(made.adjusted, f0_hz=np.full(64, 261.63, np.float32), voiced=np.ones(64, bool))
+    asked = dataclasses.replace(made.tracks, f0_hz=np.full(64, 261.63, np.float32), voiced=np.ones(64, bool))
     t = np.arange(64 * 256) / RATE
     phase = 2 * np.pi * 261.63 * 2 ** (20 / 1200) * t
     tone = (0.2 * sum(np.sin(k * phase) / k for k in range(1, 9)) * (t < 0.768)).astype(np.float32)
     loudness = extract.extract(2 * tone, FEATURES).loudness_db
-    row = ab_compare.measured(
+    row = ab_compare.measure(
         "x",
         dataclasses.replace(
-            made, audio=tone, adjusted=dataclasses.replace(asked, loudness_db=loudness), seconds=0.5, gain_db=0.0
+            made, audio=tone, tracks=dataclasses.replace(asked, loudness_db=loudness), seconds=0.5, gain_db=0.0
         ),
     )
     assert row.f0_rmse_cents == pytest.approx(20, abs=4)
@@ -238,7 +238,7 @@ def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
     other = FeatureSettings(RATE, 256, mel=dataclasses.replace(FEATURES.mel, fmax_hz=7000.0))
     wrong = make(base.instruments, "wrong", VOCODER, other)
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
-    asked = ab_compare.ways([listing], (None,), (3,), vocoders=(wrong, None))
+    asked = ab_compare.variants([listing], (None,), (3,), vocoders=(wrong, None))
     _, bad, good = ab_compare.compare(asked, base.examples / "a song.wav", seconds=1.0)
     assert "fmax_hz 7000.0 against 7600.0" in bad.problem and bad.audio is None
     assert good.problem == "" and good.audio is not None
@@ -268,20 +268,20 @@ def test_a_folder_that_is_gone_leaves_menus_and_buttons_of_one_mind(base):
 def test_comparing_can_be_cancelled_and_the_rows_stay(base, monkeypatch):
     panel = widgets_convert.compare_panel(base)
     panel.instruments.value = tuple(entry for _, entry in panel.instruments.options)
-    began, go, measured = threading.Event(), threading.Event(), ab_compare.measured
+    began, go, measured = threading.Event(), threading.Event(), ab_compare.measure
 
     def slow(*args):
         began.set()
         go.wait(30)
         return measured(*args)
 
-    monkeypatch.setattr(ab_compare, "measured", slow)
+    monkeypatch.setattr(ab_compare, "measure", slow)
     panel.seconds.value = 0.5
     panel.compare_button.click()
     assert began.wait(60) and panel.compare_button.disabled
     panel.cancel_button.click()
     go.set()
-    panel.job.wait(60)
+    panel.task.wait(60)
     assert len(panel.rows) == 2 and "cancelled" in said(panel) and not panel.compare_button.disabled
 
 

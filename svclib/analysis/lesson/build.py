@@ -25,7 +25,7 @@ from svclib.analysis.player import Run, StepAudio
 from svclib.audio import griffin_lim
 from svclib.conversion.song import load_song
 from svclib.utils.errors import ConversionError
-from svclib.utils.progress import Progress, reporter, stop_if
+from svclib.utils.progress import ProgressCallback, raise_if_cancelled, reporter
 
 EXAMPLE = Path(__file__).with_name("lesson_example.json.gz")
 COMPARED_STEPS = 8
@@ -74,7 +74,7 @@ def make(
     target: tuple[str, np.ndarray, int] | None = None,
     wave: dict | None = None,
     wave_facts: dict | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
     watch: Callable | None = None,
 ) -> Lesson:
@@ -211,7 +211,7 @@ def from_file(
     seconds: float | int = 5.0,
     steps: int = STEPS,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
     note: Callable[[str], None] | None = None,
     watch: Callable | None = None,
@@ -268,7 +268,7 @@ def render_from_mel(trace, contract, positions, seed=0, progress=None, cancelled
     """Guesses of steps made audible from their mels alone (phase reconstruction): nothing is told about the pitch."""
 
     def sound(log_mel):
-        stop_if(cancelled)
+        raise_if_cancelled(cancelled)
         return griffin_lim.listen(torch.from_numpy(np.ascontiguousarray(log_mel))[None], contract, seed=seed)[0].numpy()
 
     made = player.render_steps(trace, sound, positions, progress)

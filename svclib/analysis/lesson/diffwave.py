@@ -13,7 +13,7 @@ from svclib.analysis.player import Run
 from svclib.conversion.controls import Controls
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.utils.errors import ConversionError
-from svclib.utils.progress import Progress, stop_if
+from svclib.utils.progress import ProgressCallback, raise_if_cancelled
 
 KEEP = 12
 MAX_S = 5.0
@@ -55,7 +55,7 @@ def six_steps(
     asked: Any = None,
     seed: int = 0,
     every_step: bool = True,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Run]:
     """One sound by the model's fast schedule (six steps in the paper), where it has one, and by all its steps too.
@@ -78,7 +78,7 @@ def six_steps(
     for k, fast in enumerate(ways):
         n = len(model.settings.fast_etas) if fast else model.settings.n_steps
         report = (lambda f, text, k=k: progress((k + f) / len(ways), text)) if progress else None
-        stop_if(cancelled)
+        raise_if_cancelled(cancelled)
         common = {"seed": seed, "fast": fast, "progress": report, "cancelled": cancelled}
 
         def walk(callback, common=common):
@@ -161,7 +161,7 @@ def document(
     start_s: float | int = 0.0,
     seconds: float | int = 2.0,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> str:
     """The page of a DiffWave instrument: a vocoder sings the stretch of a song again, others make a sound of their own.

@@ -315,7 +315,7 @@ def conversion_plots(song: Any, adjusted: Any, controls: Any) -> Figure:
 
     Args:
         song: ``Features`` of the song.
-        adjusted: ``controls.Adjusted`` on the same frames.
+        adjusted: ``controls.ConditioningTracks`` on the same frames.
         controls: The ``controls.Controls`` that made it.
 
     Returns:

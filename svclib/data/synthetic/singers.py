@@ -19,7 +19,7 @@ from svclib.audio import synthesis, units
 from svclib.data.synthetic.voice import PAUSE, VOWELS, Note, Performance, Phone, Score, Singer, Truth
 from svclib.utils import atomic_store
 from svclib.utils.errors import DatasetError
-from svclib.utils.progress import Progress
+from svclib.utils.progress import ProgressCallback
 
 __all__ = ["PAUSE", "SINGERS", "Note", "Phone", "Score", "Singer", "Sung", "Truth", "VOWELS"]
 
@@ -191,7 +191,7 @@ def make_corpus(
     seed: int = 0,
     sample_rate_hz: int = 44100,
     piece_s: float | int = 15,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Path]:
     """Write recordings of a singer into a folder, and what is true of them into the hidden folder ``.truth`` in it.
 

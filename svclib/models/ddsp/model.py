@@ -22,7 +22,7 @@ from svclib.features import extract as features_module
 from svclib.models.ddsp import networks as decoder
 from svclib.utils import validation
 from svclib.utils.errors import AudioError
-from svclib.utils.progress import stop_if
+from svclib.utils.progress import raise_if_cancelled
 
 NOISE_BIAS = -5.0  # an untrained network starts nearly without noise
 AMPLITUDE_BIAS = -1.5  # and sings softly, at an amplitude of about 0.04
@@ -260,7 +260,7 @@ class DdspModel(nn.Module):
         n_frames = -(-samples.shape[1] // self.z_encoder.hop_samples)
         pieces = []
         for first in range(0, n_frames, block_frames):
-            stop_if(cancelled)
+            raise_if_cancelled(cancelled)
             count = min(block_frames, n_frames - first)
             reach, hop = self.z_encoder.n_fft, self.z_encoder.hop_samples
             skip = max(0, first - -(-reach // hop))  # the piece begins a window earlier
@@ -315,7 +315,7 @@ class DdspModel(nn.Module):
         harmonic = np.zeros(n_frames * hop, np.float32)
         noise = np.zeros(n_frames * hop + ring, np.float32)
         for first in range(0, n_frames, chunk_frames):
-            stop_if(cancelled)
+            raise_if_cancelled(cancelled)
             last = min(n_frames, first + chunk_frames)
 
             def piece(x, dtype, first=first, last=last):

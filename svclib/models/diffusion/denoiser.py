@@ -243,7 +243,7 @@ class Prepared:
         with torch.inference_mode():
             times = torch.full((x_t.shape[0],), float(t), device=x_t.device)
             for i, (start, stop, low, high) in enumerate(self.pieces):
-                progress.stop_if(self.cancelled)
+                progress.raise_if_cancelled(self.cancelled)
                 projected = self.kept[i] if self.kept is not None else self._project(low, high)
                 piece = self.denoiser.eps(
                     x_t[:, :, low:high], times, projected, self.guess[:, :, low:high], self.spread[:, :, low:high]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from svclib.models.diffusion.schedule import Schedule, eps_from_x0, x0_from_eps
 from svclib.utils.errors import ModelError
-from svclib.utils.progress import stop_if
+from svclib.utils.progress import raise_if_cancelled
 
 Denoiser = Callable[[Tensor, float], Tensor]
 
@@ -168,7 +168,7 @@ class _Walk:
 
     def __call__(self, x: Tensor, t: int | float) -> tuple[Tensor, Tensor]:
         """The denoiser's noise and the clean signal it implies."""
-        stop_if(self.cancelled)
+        raise_if_cancelled(self.cancelled)
         alpha, sigma = self.schedule.alpha_sigma(t)
         eps = self.denoiser(x, t)
         x0 = self.limit(x0_from_eps(x, eps, alpha, sigma))

@@ -16,7 +16,7 @@ from torch import Tensor
 from svclib.models.diffusion.samplers import Denoiser, SamplerStep
 from svclib.models.diffusion.schedule import Schedule, x0_from_eps
 from svclib.utils.errors import ModelError
-from svclib.utils.progress import stop_if
+from svclib.utils.progress import raise_if_cancelled
 
 FAST = {
     "base": (1e-4, 1e-3, 1e-2, 5e-2, 0.2, 0.5),
@@ -124,7 +124,7 @@ def sample(
     x = x_t
     with torch.no_grad():
         for index, i in enumerate(reversed(range(len(betas)))):
-            stop_if(cancelled)
+            raise_if_cancelled(cancelled)
             beta, alpha, sigma = float(betas[i]), math.sqrt(power[i]), math.sqrt(1.0 - power[i])
             eps = denoiser(x, times[i])
             if callback is not None:

@@ -28,7 +28,7 @@ from svclib.utils.errors import ModelError
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
 _ARRAYS = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "content")
-Progress = Callable[[float, str], None]
+ProgressCallback = Callable[[float, str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class AnyVocoder:
         f0_hz: np.ndarray,
         voiced: np.ndarray,
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Synthesis:
         """Sing a log-mel of this vocoder's contract, of any length.
@@ -117,7 +117,11 @@ class AnyVocoder:
         return torch.from_numpy(np.stack(rows)).to(log_mel)
 
     def resynthesize(
-        self, measured: Features, seed: int = 0, progress: Progress | None = None, cancelled: Callable | None = None
+        self,
+        measured: Features,
+        seed: int = 0,
+        progress: ProgressCallback | None = None,
+        cancelled: Callable | None = None,
     ) -> Synthesis:
         """Analysis and resynthesis: measured sound sung again (copy synthesis) by :meth:`render`.
 
@@ -155,7 +159,7 @@ NAMED: dict[str, Callable[[], AnyVocoder]] = {}
 
 
 def open(  # noqa: A001  (vocoding.open reads well)
-    where: str | Path, near: str | Path | None = None, fast: bool = True, progress: Progress | None = None
+    where: str | Path, near: str | Path | None = None, fast: bool = True, progress: ProgressCallback | None = None
 ) -> AnyVocoder:
     """Open a vocoder wherever it is.
 
@@ -260,7 +264,7 @@ def vocode(
     vocoder: AnyVocoder,
     song: songs.Song,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
     """Sing a measured song again.

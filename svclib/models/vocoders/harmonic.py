@@ -22,7 +22,7 @@ from svclib.models import layers
 from svclib.models.ddsp.model import Synthesis
 from svclib.utils import validation
 from svclib.utils.errors import ModelError
-from svclib.utils.progress import stop_if
+from svclib.utils.progress import raise_if_cancelled
 
 N_ABOVE = 8  # bands above the mel's highest frequency, of which only the network knows anything
 VOICED_NOISE = -3.0  # how much quieter the noise of a voiced frame starts, nepers
@@ -340,7 +340,7 @@ class HarmonicVocoder(nn.Module):
         generator, bound = torch.Generator().manual_seed(seed), self.n_sounding(f0_hz, voiced)
         # One frame more on either side, because sound is drawn between frame centres.
         for start, stop, low, high in layers.pieces(n_frames, max(1, chunk_frames), self.network.halo + 1):
-            stop_if(cancelled)
+            raise_if_cancelled(cancelled)
             mel, pitch, on, line = (x[:, low:high].to(place.device) for x in (log_mel, f0_hz, voiced, held))
             amplitudes, magnitudes = self.controls(mel, pitch, on)
             filtered = synthesis.filtered_noise(magnitudes[:, start - low : stop - low], hop, generator, full=True)

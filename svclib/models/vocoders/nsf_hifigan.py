@@ -21,7 +21,7 @@ from svclib.features.extract import MelContract, fill_unvoiced
 from svclib.models import layers
 from svclib.models.vocoders.harmonic import check_shapes
 from svclib.utils.errors import ModelError
-from svclib.utils.progress import stop_if
+from svclib.utils.progress import raise_if_cancelled
 
 SLOPE = 0.1  # of the leaky ReLUs, but 0.01 before the last layer
 N_SINES, SINE, VOICED_NOISE, UNVOICED_NOISE = 9, 0.1, 0.003, 0.1 / 3
@@ -295,7 +295,7 @@ class NsfHifigan(nn.Module):
         n_frames, hop, made, pieces = f0_hz.shape[1], self.source_hop, 0, []
         known = log_mel.new_zeros(len(f0_hz), 1, 0)  # the source of the last frames, up to frame `made`
         for start, stop, low, high in layers.pieces(n_frames, max(1, chunk_frames), self.halo):
-            stop_if(cancelled)
+            raise_if_cancelled(cancelled)
             new = slice(made, high)
             if high > made:
                 more = self.source(pitch[:, new], following[:, new], phase[:, new], initial, generator)
