@@ -35,15 +35,15 @@ import torch
 
 import content_designs
 from svclib.audio import io as audio
+from svclib.audio.mel import MelConfig, log_mel
 from svclib.conversion import metrics, pipeline
 from svclib.data import dataset
-from svclib.features import extract
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.utils import atomic_store, config
 
 RATE_HZ = 16000
-MEL = extract.MelContract(
+MEL = MelConfig(
     sample_rate_hz=RATE_HZ, n_fft=1024, window_samples=400, hop_samples=80, n_mels=80, fmin_hz=0.0, fmax_hz=8000.0
 )
 VOICE = "voices_spoken/kathleen"
@@ -54,11 +54,11 @@ READERS = {
 UNPERTURBED = ("warp_range", "equaliser_db", "code_noise")
 
 
-def log_mel(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+def trimmed_log_mel(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """Natural-log mel of 5 ms frames, silence at both ends left out."""
     samples = audio.resample(np.asarray(samples, np.float32), rate_hz, RATE_HZ)
     trimmed, _ = librosa.effects.trim(samples, top_db=40, frame_length=400, hop_length=80)
-    return extract.log_mel(torch.from_numpy(np.ascontiguousarray(trimmed))[None], MEL)[0].numpy()
+    return log_mel(torch.from_numpy(np.ascontiguousarray(trimmed))[None], MEL)[0].numpy()
 
 
 def read_aloud(reader: str, text: str, path: Path) -> Path:
@@ -109,7 +109,7 @@ def main() -> int:
     if arguments.only:
         return 0
     own = {
-        path: log_mel(audio.read(path, sample_rate_hz=RATE_HZ).samples, RATE_HZ)
+        path: trimmed_log_mel(audio.read(path, sample_rate_hz=RATE_HZ).samples, RATE_HZ)
         for path in sorted((arguments.data / "voices" / "kathleen_spoken").glob("*.flac"))[: arguments.sentences]
     }
     walk = {"shallow": arguments.shallow, "temperature": arguments.temperature}
@@ -127,7 +127,7 @@ def main() -> int:
                 heard[name] = (made.audio, made.sample_rate_hz)
             rows.append(
                 {
-                    name: metrics.mel_cepstral_distance_db(reference, log_mel(*sound), 24, warped=True)
+                    name: metrics.mel_cepstral_distance_db(reference, trimmed_log_mel(*sound), 24, warped=True)
                     for name, sound in heard.items()
                 }
             )

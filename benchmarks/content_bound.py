@@ -22,7 +22,7 @@ import torch
 import content as experiment
 from svclib.audio import io as audio
 from svclib.conversion import metrics, pipeline
-from svclib.features import extract
+from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.content import bottleneck
 
@@ -33,12 +33,12 @@ ROUNDS, STEPS, RATE, PULL = 3, 20, 5e-3, 0.02
 def mapped(model, song, adjusted, matrix, offset):
     """The coarse log-mel ``[frames, mels]`` of a song whose cepstra go through the map."""
     own, on = model.content, torch.from_numpy(adjusted.voiced)[None]
-    source_f0 = extract.fill_unvoiced(song.features.f0_hz, song.features.voiced)
+    source_f0 = fill_unvoiced(song.features.f0_hz, song.features.voiced)
     log_mel = torch.from_numpy(song.features.log_mel)[None]
     cepstra, height = own.measured(log_mel, torch.as_tensor(source_f0)[None].float())
     seen = own.normalised(cepstra, height) @ matrix + offset
     code = torch.tanh(own.convs(seen.transpose(1, 2)).transpose(1, 2))
-    f0_hz = torch.as_tensor(extract.fill_unvoiced(adjusted.f0_hz, adjusted.voiced))[None].float()
+    f0_hz = torch.as_tensor(fill_unvoiced(adjusted.f0_hz, adjusted.voiced))[None].float()
     loudness = torch.from_numpy(adjusted.loudness_db)[None].float()
     condition = model.conditions(code, f0_hz, on, model._known(loudness), model.singer_weights())
     mel = model.unscale(model.coarse(condition).clamp(-1, 1)) + model.beyond(loudness)[..., None]

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from svclib.audio import io as audio
+from svclib.audio.mel import log_mel as compute_log_mel
 from svclib.conversion import metrics, pipeline, speaker_similarity
 from svclib.data import dataset
 from svclib.features import extract
@@ -73,7 +74,7 @@ class Overheard:
     def render(self, log_mel: np.ndarray, *arguments, **watch):
         """As the vocoder's own."""
         made = self.vocoder.render(log_mel, *arguments, **watch)
-        heard = extract.log_mel(torch.from_numpy(made.audio)[None], self.contract)[0].numpy()
+        heard = compute_log_mel(torch.from_numpy(made.audio)[None], self.contract)[0].numpy()
         self.log_mel_l1 = float(np.abs(heard - log_mel).mean())
         return made
 

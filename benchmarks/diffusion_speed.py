@@ -21,6 +21,7 @@ import torch
 
 from svclib.data.synthetic import singers
 from svclib.features import extract
+from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.diffusion import model as diffusion
 from svclib.utils import config
@@ -80,7 +81,7 @@ def song(name: str, seconds: float, repeats: int) -> dict:
     rows = []
     for _ in range(repeats):
         measuring, measured = clocked(lambda: extract.extract(np.asarray(audio, np.float32), model.features))
-        pitch = extract.fill_unvoiced(measured.f0_hz, measured.voiced)
+        pitch = fill_unvoiced(measured.f0_hz, measured.voiced)
         tracks = [torch.from_numpy(np.asarray(x, np.float32))[None] for x in (measured.log_mel, pitch, pitch)]
         voiced, loudness = (torch.from_numpy(np.asarray(x))[None] for x in (measured.voiced, measured.loudness_db))
         conditioning, condition = clocked(lambda: model.condition(*tracks, voiced, loudness.float()))  # noqa: B023

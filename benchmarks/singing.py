@@ -22,6 +22,7 @@ from svclib.audio import io as audio
 from svclib.conversion import metrics, pipeline
 from svclib.data import dataset
 from svclib.features import extract
+from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.utils import atomic_store, config
@@ -45,7 +46,7 @@ def phrase_loss(voice: instrument.Instrument, data: dataset.Dataset) -> float:
         measured = data.features(index)
         whole = {
             "audio": data.audio(index)[: measured.n_frames * voice.features.hop_samples],
-            "f0_hz": extract.fill_unvoiced(measured.f0_hz, measured.voiced).astype("float32"),
+            "f0_hz": fill_unvoiced(measured.f0_hz, measured.voiced).astype("float32"),
             "voiced": measured.voiced,
             "loudness_db": measured.loudness_db,
         }

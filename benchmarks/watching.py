@@ -24,13 +24,14 @@ from svclib.analysis import ablation, ablation_views, interventions, player, pro
 from svclib.analysis import recorder as capture
 from svclib.analysis.lesson import build as lesson
 from svclib.analysis.plots import base as plots
+from svclib.audio.mel import MelConfig
 from svclib.conversion import pipeline
 from svclib.features import extract
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.vocoders.harmonic import HarmonicSettings
 
-CONTRACT = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
+CONTRACT = MelConfig(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
 
 
 def small_model(n_layers: int = 10, channels: int = 128):

@@ -116,7 +116,7 @@ def test_a_trace_opens():
             "mel",
             lambda preset: preset.features.mel.fmax_hz == 7900.0,
             "MelConfig",
-            marks=pytest.mark.xfail(reason="until MelContract is called MelConfig", strict=False),
+            marks=pytest.mark.xfail(reason="until MelConfig is called MelConfig", strict=False),
         ),
         ("contentvec", lambda preset: preset.features.units.layer == 9, "from svclib.features import"),
     ],

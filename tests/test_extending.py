@@ -16,6 +16,7 @@ import torch
 from test_load_vocoder import DIFFUSION, STATISTICS, busy
 
 from svclib.__main__ import main
+from svclib.audio.mel import MelConfig
 from svclib.conversion import ab_compare
 from svclib.features import extract, f0
 from svclib.models import instrument
@@ -78,7 +79,7 @@ def test_an_f0_method_of_ones_own(mine):
 
 
 def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
-    contract = extract.MelContract()
+    contract = MelConfig()
     measured = extract.FeatureSettings(44100, 512, loudness_n_fft=2048, mel=contract)
     model = busy(DIFFUSION.build(measured, STATISTICS, 0))
     instrument.save(tmp_path / "voice.zip", model, measured, STATISTICS, created="2026-11-21")

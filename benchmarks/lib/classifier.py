@@ -21,7 +21,7 @@ from svclib.data.dataset import Dataset
 from svclib.training import checkpoint_format
 from svclib.training.checkpoint_format import Checkpoint
 from svclib.utils import atomic_store
-from svclib.utils.errors import ModelError, TrainingError
+from svclib.utils.errors import ConfigError, ModelError, TrainingError
 from svclib.utils.progress import raise_if_cancelled
 from svclib.utils.serialization import from_dict, to_dict
 
@@ -305,7 +305,7 @@ def load(path: str | Path) -> tuple[Classifier, dict]:
             raise ModelError("it holds no listener")
         model = Classifier(from_dict(ClassifierSettings, read.record.get("settings"), "settings"))
         model.load_state_dict(read.tensors)
-    except (TrainingError, ModelError) as error:
+    except (TrainingError, ModelError, ConfigError) as error:
         raise ModelError(f"'{path.name}' cannot be used: {str(error).rstrip('.')}. Train a new one.") from None
     except RuntimeError:
         raise ModelError(f"'{path.name}' was written for another network. Train a new one.") from None

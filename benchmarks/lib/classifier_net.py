@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svclib.audio.mel import log_mel
-from svclib.features.extract import MelContract
+from svclib.audio.mel import MelConfig, log_mel
 from svclib.utils.errors import ModelError
 
 N_FEATURES = 64
@@ -52,10 +51,10 @@ class ClassifierSettings:
         return round(self.duration_s * self.sample_rate_hz)
 
     @property
-    def mel(self) -> MelContract:
+    def mel(self) -> MelConfig:
         """40 bands every 20 ms. The floor is high, so that faint noise in pauses is not heard."""
         hop, n_fft = (2 * round(self.sample_rate_hz * s / 2) for s in (0.020, 0.032))
-        return MelContract(
+        return MelConfig(
             self.sample_rate_hz, n_fft, n_fft, hop, n_mels=40, fmin_hz=40.0, fmax_hz=self.sample_rate_hz / 2, floor=1e-2
         )
 

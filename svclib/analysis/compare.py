@@ -88,21 +88,13 @@ def decision(trace: Trace, tolerance_db: float | int = 3.0) -> Decision:
     """The decision-time map of a run, and how much of each band has settled by each step."""
     if not tolerance_db > 0:
         raise ConversionError(f"The tolerance is {tolerance_db} dB; it must be above 0.")
-    step, hz = projection.decision_times(trace, tolerance_db), mel_centers_hz(trace)
+    step, hz = projection.decision_times(trace, tolerance_db), trace.contract.centers_hz()
     settled = {}
     for name, (low, high) in BANDS_HZ.items():
         rows = step[(hz >= low) & (hz < high)]
         if rows.size:
             settled[name] = np.array([(rows <= i).mean() for i in range(len(trace))])
     return Decision(step, settled, float(tolerance_db))
-
-
-def mel_centers_hz(trace: Trace) -> np.ndarray:
-    """Centres of the mel bands in Hz, ``[mels]``."""
-    import librosa
-
-    c = trace.contract
-    return librosa.mel_frequencies(n_mels=c.n_mels + 2, fmin=c.fmin_hz, fmax=c.fmax_hz, htk=c.scale == "htk")[1:-1]
 
 
 def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple[list[str], np.ndarray]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svclib.audio import units
 from svclib.conversion import pipeline
-from svclib.features import extract
+from svclib.features.f0 import fill_unvoiced
 from svclib.utils.errors import ConversionError
 
 FACTORS = {"content": "content", "melody": "f0", "timbre": "singer", "loudness": "loudness"}  # -> its condition
@@ -246,8 +246,8 @@ def build_condition(
                 value = getattr(change.other, name)
                 parts[name] = None if value is None else value[:n]
     place = model.mel_low.device
-    source = extract.fill_unvoiced(parts["source_f0_hz"], parts["source_voiced"])
-    wanted = extract.fill_unvoiced(parts["f0_hz"], parts["voiced"])
+    source = fill_unvoiced(parts["source_f0_hz"], parts["source_voiced"])
+    wanted = fill_unvoiced(parts["f0_hz"], parts["voiced"])
     mel, source, wanted, loudness = (
         torch.as_tensor(np.asarray(x, np.float32), device=place)[None]
         for x in (parts["log_mel"], source, wanted, parts["loudness_db"])

@@ -57,7 +57,7 @@ def level_db(model, state: Tensor) -> np.ndarray:
     """A state ``[1, mels, frames]`` in the scale of the network as levels in dB, ``[mels, frames]``."""
     with torch.no_grad():
         log_mel = model.unscale(state.detach())[0].T.float().cpu().numpy()
-    return log_mel * (20.0 if model.contract.log_base == "10" else 20.0 / np.log(10.0))
+    return model.contract.to_db(log_mel)
 
 
 def range_db(model) -> tuple[float, float]:

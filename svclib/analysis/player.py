@@ -108,7 +108,7 @@ def group(runs: Sequence[Run]) -> dict:
     first = runs[0].trace
     low, high = _range_db(runs)
     contract = waveform_images.contract(first)
-    hz = _mel_hz(contract)
+    hz = contract.centers_hz()
     ends = [waveform_images.levels_db(run.trace, run.trace.result) for run in runs]
     paths = [_features(run) for run in runs]
     placed = projection.joint_map(paths)
@@ -342,14 +342,6 @@ def _pitch_range(runs: Sequence[Run]) -> list | None:
         return None
     notes = 69 + 12 * np.log2(f0_hz / 440)
     return [math.floor(notes.min()) - 6, math.ceil(notes.max()) + 6]
-
-
-def _mel_hz(contract) -> np.ndarray:
-    import librosa
-
-    return librosa.mel_frequencies(
-        n_mels=contract.n_mels + 2, fmin=contract.fmin_hz, fmax=contract.fmax_hz, htk=contract.scale == "htk"
-    )[1:-1]
 
 
 def _ticks(mel_hz: np.ndarray) -> list:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib.features.extract import MelContract
+from svclib.audio.mel import MelConfig
 from svclib.utils import atomic_store, serialization
-from svclib.utils.errors import ConversionError, ModelError
+from svclib.utils.errors import ConfigError, ConversionError
 
 SCHEMA = 1
 KINDS = ("mel", "wave")
@@ -73,9 +73,9 @@ class Trace:
             return 2 * (np.log(self.alpha) - np.log(self.sigma))
 
     @property
-    def contract(self) -> MelContract:
+    def contract(self) -> MelConfig:
         """The mel contract of a ``mel`` trace."""
-        return MelContract.from_json(self.info["mel"])
+        return MelConfig.from_json(self.info["mel"])
 
     @property
     def sample_rate_hz(self) -> int:
@@ -109,7 +109,7 @@ class Trace:
 
     def level_db(self, states: np.ndarray) -> np.ndarray:
         """:meth:`log_mel` in dB: 20 log10 of the mel magnitude, full scale unwindowed."""
-        return self.log_mel(states) * (20.0 if self.contract.log_base == "10" else _DECIBELS_PER_NEPER)
+        return self.contract.to_db(self.log_mel(states))
 
     def steps(self, chosen) -> "Trace":
         """The trace with some of its steps only, by position."""
@@ -164,7 +164,7 @@ def load(path: str | Path) -> Trace:
             with np.load(file, allow_pickle=False) as found:
                 arrays = {name: found[name] for name in found.files}
         return _from_arrays(arrays)
-    except ConversionError as error:
+    except (ConversionError, ConfigError) as error:
         raise ConversionError(f"'{path.name}' cannot be read as a trace: {error}") from None
     except FileNotFoundError:
         raise ConversionError(f"There is no trace '{path}'.") from None
@@ -238,7 +238,7 @@ def _check(trace: Trace) -> None:
 def _check_mel(trace: Trace) -> None:
     try:
         contract = trace.contract
-    except (KeyError, TypeError, AttributeError, ModelError) as error:
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise ConversionError(f"its mel contract is missing or wrong ({error}).") from None
     n_mels, n_frames = trace.result.shape
     if contract.n_mels != n_mels or trace.low.shape != (n_mels,) or trace.high.shape != (n_mels,):

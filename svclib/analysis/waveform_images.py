@@ -5,13 +5,13 @@ import torch
 
 from svclib.analysis.trace import Trace
 from svclib.audio import mel
-from svclib.features.extract import MelContract
+from svclib.audio.mel import MelConfig
 
 N_COLUMNS = 600
 _N_MELS, _HOP_S = 64, 0.008
 
 
-def contract(trace: Trace) -> MelContract:
+def contract(trace: Trace) -> MelConfig:
     """The mel contract that spectrograms of a trace's states are made by; its own for a ``mel`` trace.
 
     For waveforms: frames of about 8 ms (longer where there would be more than 800), windows of four frames, 64 Slaney
@@ -21,7 +21,7 @@ def contract(trace: Trace) -> MelContract:
         return trace.contract
     rate = trace.sample_rate_hz
     hop = 1 << max(4, round(np.log2(max(rate * _HOP_S, len(trace.result) / 800))))
-    return MelContract(rate, 4 * hop, 4 * hop, hop, _N_MELS, 0.0, rate / 2)
+    return MelConfig(rate, 4 * hop, 4 * hop, hop, _N_MELS, 0.0, rate / 2)
 
 
 def levels_db(trace: Trace, states: np.ndarray) -> np.ndarray:

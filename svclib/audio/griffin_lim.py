@@ -6,37 +6,22 @@ allows, with the contract's own window, hop and padding.
 
 import math
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from svclib.features.extract import MelContract
+from svclib.audio.mel import MelConfig
 
 _STEPS, _MOMENTUM = 32, 0.99
 
 
-def magnitudes(
-    log_mel: Float[Tensor, "batch frames mels"], contract: MelContract
-) -> Float[Tensor, "batch bins frames"]:
+def magnitudes(log_mel: Float[Tensor, "batch frames mels"], contract: MelConfig) -> Float[Tensor, "batch bins frames"]:
     """STFT magnitudes whose mel comes close: the filters' transpose, corrected by ten multiplicative steps.
 
     The steps are those of non-negative matrix factorisation (Lee and Seung 2001, Theorem 1), so nothing turns negative.
     """
-    import librosa
-
-    filters = librosa.filters.mel(
-        sr=contract.sample_rate_hz,
-        n_fft=contract.n_fft,
-        n_mels=contract.n_mels,
-        fmin=contract.fmin_hz,
-        fmax=contract.fmax_hz,
-        htk=contract.scale == "htk",
-        norm=contract.norm,
-    ).astype(np.float32)
-    basis = torch.from_numpy(filters).to(log_mel)
-    base = math.log(10.0) if contract.log_base == "10" else 1.0
-    mel = (log_mel * base).exp().transpose(1, 2)
+    basis = contract.filters(log_mel.dtype, log_mel.device)
+    mel = contract.to_nepers(log_mel).exp().transpose(1, 2)
     spread = basis.T / basis.T.sum(1, keepdim=True).clamp_min(1e-8)  # each bin: the mean of the filters that see it
     bins = (spread @ (mel / basis.sum(1)[:, None].clamp_min(1e-8))).clamp_min(0)
     for _ in range(10):
@@ -46,7 +31,7 @@ def magnitudes(
 
 @torch.no_grad()
 def listen(
-    log_mel: Float[Tensor, "batch frames mels"], contract: MelContract, seed: int = 0, steps: int = _STEPS
+    log_mel: Float[Tensor, "batch frames mels"], contract: MelConfig, seed: int = 0, steps: int = _STEPS
 ) -> Float[Tensor, "batch samples"]:
     """Audio of ``frames * hop_samples`` samples; ``steps`` iterations from random phases."""
     size, hop, window = contract.n_fft, contract.hop_samples, torch.hann_window(contract.window_samples)

@@ -5,19 +5,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from svclib.utils.errors import ConfigError
+
 FFT_SIZES = (2048, 1024, 512, 256, 128, 64)
 LOG_RULES = ("v1", "v2")
 LOG_FLOOR = 1e-5
 TINY = 1e-15  # magnitudes below count as zero and have no slope
 
 
-def check_definition(fft_sizes: tuple, log_rule: str, error: type[ValueError]) -> None:
-    """Refuse scales or a log rule that :func:`spectral_loss` does not know, with an ``error`` that names them."""
-    bad = [s for s in fft_sizes if isinstance(s, bool) or not isinstance(s, int) or s < 16 or s % 4]
-    if bad or not fft_sizes:
-        raise error(f"fft_sizes is {fft_sizes!r}; expected multiples of 4, from 16 up.")
-    if log_rule not in LOG_RULES:
-        raise error(f"log_rule is {log_rule!r}; expected one of {', '.join(LOG_RULES)}.")
+def check_fft_sizes(fft_sizes: tuple[int, ...]) -> None:
+    """Refuse scales that :func:`spectral_loss` cannot use; raises ConfigError."""
+    if not fft_sizes or any(size < 16 or size % 4 for size in fft_sizes):
+        raise ConfigError(f"fft_sizes is {fft_sizes!r}; expected multiples of 4, from 16 up.")
 
 
 def spectrum_frames(audio: Float[Tensor, "batch samples"], fft_size: int) -> Tensor:

@@ -12,9 +12,11 @@ import dataclasses
 import numpy as np
 
 from svclib.audio import units
+from svclib.audio.loudness import note_mask
+from svclib.audio.loudness import note_on_ratio as compute_note_on_ratio
 from svclib.conversion import autotune as tuning
-from svclib.features import extract as features_
 from svclib.features.extract import Features
+from svclib.features.f0 import fill_unvoiced
 from svclib.utils.errors import ConversionError
 
 LOUDNESS_FLOOR_DB = -80.0
@@ -256,8 +258,8 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> C
     """
     warnings = []
     voiced = np.asarray(features.voiced, dtype=bool) & (features.f0_hz > 0)
-    ratio = features_.note_on_ratio(features.loudness_db, features.confidence)
-    mask = features_.note_mask(ratio, controls.mask_threshold)
+    ratio = compute_note_on_ratio(features.loudness_db, features.confidence)
+    mask = note_mask(ratio, controls.mask_threshold)
     if not voiced.any():
         warnings.append("No pitch was found in this song: the result has no harmonic part, only noise.")
 
@@ -271,7 +273,7 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> C
         key = tuning.suggest_key(midi[notes], features.confidence[notes], offset)
     tuned = tuning.autotune(midi, voiced, controls.autotune, offset, key) if controls.autotune > 0 else midi
 
-    held_hz = features_.fill_unvoiced(np.where(voiced, units.midi_to_hz(tuned), 0.0), voiced)
+    held_hz = fill_unvoiced(np.where(voiced, units.midi_to_hz(tuned), 0.0), voiced)
     f0_hz = held_hz * 2.0 ** (controls.pitch_shift_semitones / 12.0)
     low, high = F0_LIMITS_HZ
     beyond = voiced & ((f0_hz < low) | (f0_hz > high))

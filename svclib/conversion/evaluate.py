@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from svclib.audio import io as audio
+from svclib.audio.mel import MelConfig, log_mel
 from svclib.conversion import metrics, speaker_similarity
 from svclib.conversion.recognition import SpeechRecognizer, intelligibility
 from svclib.features import extract
 from svclib.utils.errors import ConversionError
 
 SETTINGS = extract.FeatureSettings()
-MEL = extract.MelContract(
+MEL = MelConfig(
     sample_rate_hz=16000, n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmin_hz=40.0, fmax_hz=8000.0
 )
 
@@ -125,7 +126,7 @@ def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | N
     found["frames_voiced_in_both"] = float((a.voiced & b.voiced).sum())
     found["loudness_l1_db"] = metrics.loudness_l1_db(a.loudness_db, b.loudness_db)
     found |= metrics.spectral_distance(reference[:n], converted[:n], SETTINGS.sample_rate_hz)
-    mels = extract.log_mel(torch.from_numpy(np.stack([reference[:n], converted[:n]]).astype(np.float32)), MEL).numpy()
+    mels = log_mel(torch.from_numpy(np.stack([reference[:n], converted[:n]]).astype(np.float32)), MEL).numpy()
     found["log_mel_l1"] = float(np.abs(mels[0] - mels[1]).mean())
     found["mel_cepstral_distance_db"] = metrics.mel_cepstral_distance_db(mels[0], mels[1])
     return {k: float(v) if np.isfinite(v) else None for k, v in found.items()}

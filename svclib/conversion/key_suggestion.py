@@ -6,9 +6,9 @@ import math
 import numpy as np
 
 from svclib.audio import units
+from svclib.audio.loudness import note_mask, note_on_ratio
 from svclib.conversion import autotune
 from svclib.conversion.controls import Controls, statistic
-from svclib.features import extract as features_
 from svclib.features.extract import Features
 
 OCTAVE_IS_ENOUGH = 0.6  # share of the best overlap from which an octave is preferred to another key
@@ -66,7 +66,7 @@ def suggest_shift(features: Features, statistics: dict | None, kind: str = "ddsp
     Returns:
         Shifts within three octaves, with the reasons; 0 where the song has no notes or the instrument no mean pitch.
     """
-    notes = features_.note_mask(features_.note_on_ratio(features.loudness_db, features.confidence), 1.0)
+    notes = note_mask(note_on_ratio(features.loudness_db, features.confidence), 1.0)
     notes = notes & features.voiced & (features.f0_hz > 0)
     mean = statistic(statistics, "f0_midi", "mean_note")
     if mean is None or not notes.any():

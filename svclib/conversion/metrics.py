@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from svclib.audio import units
-from svclib.features import extract
+from svclib.audio.mel import MelConfig, log_mel
 from svclib.utils.errors import ModelError
 
 STFT_SIZES = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # FFT, hop, window; Yamamoto et al. 2020
@@ -112,13 +112,11 @@ def _magnitude(samples: np.ndarray, n_fft: int, hop: int, window: int) -> torch.
     return (transform.real.square() + transform.imag.square()).clamp_min(1e-8).sqrt()
 
 
-def log_mel_l1(
-    reference: Float[np.ndarray, " _"], result: Float[np.ndarray, " _"], contract: extract.MelContract
-) -> float:
+def log_mel_l1(reference: Float[np.ndarray, " _"], result: Float[np.ndarray, " _"], contract: MelConfig) -> float:
     """Mean absolute difference of two signals' log-mel spectrograms, in units of the contract's logarithm."""
     _same_length(reference, result)
     pair = torch.from_numpy(np.stack([reference, result]).astype(np.float32))
-    a, b = extract.log_mel(pair, contract)
+    a, b = log_mel(pair, contract)
     return float((a - b).abs().mean())
 
 

@@ -17,6 +17,7 @@ from svclib.data import manifest, preprocess, shards
 from svclib.data import remeasure as remeasuring
 from svclib.data.recordings import Recording, recordings
 from svclib.features import extract
+from svclib.features.f0 import fill_unvoiced
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import DatasetError, StorageError
 
@@ -283,7 +284,7 @@ class Dataset:
         }
         large = manifest.large_features(self.settings)
         for name, width in large.items():
-            out[name] = np.full((*shape, width), _mel_floor(mel) if name == "log_mel" else 0.0, np.float32)
+            out[name] = np.full((*shape, width), mel.log_floor if name == "log_mel" else 0.0, np.float32)
         for row, (index, start) in enumerate(windows):
             n = min(n_frames, self.recordings[index]["n_frames"] - start)
             piece = self.features(index, start, n)
@@ -301,7 +302,7 @@ class Dataset:
     def _filled_f0(self, index: int) -> np.ndarray:
         if index not in self._filled:
             whole = manifest.read_features(self._readers, self._entries[index], self.settings, large=False)
-            self._filled[index] = np.asarray(extract.fill_unvoiced(whole.f0_hz, whole.voiced), np.float32)
+            self._filled[index] = np.asarray(fill_unvoiced(whole.f0_hz, whole.voiced), np.float32)
         return self._filled[index]
 
 
@@ -330,11 +331,6 @@ class ValidationBatches(Sequence):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         return (self[i] for i in range(len(self)))
-
-
-def _mel_floor(mel: extract.MelContract) -> float:
-    """Log-mel of silence."""
-    return float(np.log10(mel.floor) if str(mel.log_base) == "10" else np.log(mel.floor))
 
 
 def describe(dataset: Dataset) -> str:

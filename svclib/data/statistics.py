@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from svclib.audio import units
+from svclib.audio.loudness import note_mask, note_on_ratio
 from svclib.features import extract
 
 HISTOGRAM_EDGES_MIDI = [n - 0.5 for n in range(24, 110)]
@@ -30,8 +31,8 @@ class _Collector:
         self.duration_s += item.n_samples / item.settings.sample_rate_hz
         if not len(item.loudness_db):
             return
-        ratio = extract.note_on_ratio(item.loudness_db, item.confidence)
-        note = np.asarray(extract.note_mask(ratio, 1.0))
+        ratio = note_on_ratio(item.loudness_db, item.confidence)
+        note = np.asarray(note_mask(ratio, 1.0))
         midi = units.hz_to_midi(item.f0_hz[note & item.voiced & (item.f0_hz > 0)].astype(np.float64))
         inside = np.clip(midi, HISTOGRAM_EDGES_MIDI[0], HISTOGRAM_EDGES_MIDI[-1])
         self.seconds += np.histogram(inside, HISTOGRAM_EDGES_MIDI)[0] * hop_s

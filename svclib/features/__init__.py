@@ -1,4 +1,4 @@
 """Frame-wise features of a recording: log-mel, loudness, F0, voicing, content."""
 
+from svclib.audio.mel import MelConfig as MelConfig
 from svclib.features.extract import FeatureSettings as FeatureSettings
-from svclib.features.extract import MelContract as MelContract

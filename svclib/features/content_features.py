@@ -24,7 +24,8 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.features.f0 import as_float
 from svclib.utils import download
-from svclib.utils.errors import ModelError
+from svclib.utils.errors import ConfigError, ModelError
+from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000
 PIECE_S, HALO_S = 20, 2  # whole seconds: pieces begin on the grid of the units
@@ -75,7 +76,7 @@ def register(kind: str) -> Callable:
 
 
 @dataclasses.dataclass(frozen=True)
-class UnitSettings:
+class UnitSettings(Settings):
     """Which network measures the content features.
 
     Attributes:
@@ -87,35 +88,15 @@ class UnitSettings:
     """
 
     source: str = "lengyue233/content-vec-best"
-    layer: int = 12
-    dims: int = 768
+    layer: int = setting(12, 1, 48)
+    dims: int = setting(768, 1, 4096)
     fingerprint: str = ""
-    kind: str = "contentvec"
+    kind: str = setting("contentvec", choices=EXTRACTORS, optional=True)
 
     def __post_init__(self):
-        if self.kind not in EXTRACTORS:
-            raise ModelError(f"UnitSettings.kind is {self.kind!r}; choose one of {', '.join(EXTRACTORS)}.")
-        for name, high in (("layer", 48), ("dims", 4096)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
-                raise ModelError(f"UnitSettings.{name} is {value!r}; it must be a whole number from 1 to {high}.")
-        for name in ("source", "fingerprint"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or len(value) > 200 or (name == "source" and not value):
-                raise ModelError(f"UnitSettings.{name} is {value!r}; it must be a text of at most 200 characters.")
-
-    @classmethod
-    def from_json(cls, record: Any) -> "UnitSettings":
-        """The settings of a dict with exactly these fields; ModelError if any is missing, unknown or out of range."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        record = {"kind": "contentvec", **record} if isinstance(record, dict) else record
-        if not isinstance(record, dict) or set(record) != names:
-            raise ModelError(f"UnitSettings has the fields {', '.join(sorted(names))}; {record!r} arrived.")
-        return cls(**record)
-
-    def to_json(self) -> dict:
-        """The fields as a dict; without ``kind`` where it is the first one, which older datasets do not name."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if (k, v) != ("kind", "contentvec")}
+        super().__post_init__()
+        if not self.source:
+            raise ConfigError("UnitSettings.source is empty; name an encoder on the hub, a folder or a link.")
 
     def same_but_for_fingerprint(self, other: "UnitSettings | None") -> bool:
         """True if ``other`` asks for the same encoder, whatever is known of its weights."""

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from svclib import __version__
-from svclib.features.extract import F0_METHODS, FeatureSettings
+from svclib.features.extract import FeatureSettings
+from svclib.features.f0 import F0_METHODS
 from svclib.models import instrument_archive, layers
 from svclib.models.ddsp.model import DdspSettings
 from svclib.models.diffusion.model import DiffusionSettings

@@ -17,7 +17,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from svclib.utils.errors import ModelError
+from svclib.utils.errors import ConfigError, ModelError
 from svclib.utils.serialization import strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
@@ -41,7 +41,7 @@ def guard(path: Path):
     """Turn whatever reading a broken file raises into one :class:`ModelError` that names it."""
     try:
         yield
-    except ModelError as error:
+    except (ModelError, ConfigError) as error:
         text = "".join(c if c.isprintable() else "?" for c in str(error))
         raise ModelError(f"'{path.name}' cannot be opened: {text}") from None
     except FileNotFoundError:

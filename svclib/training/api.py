@@ -24,8 +24,9 @@ from svclib.training.resume import fits, pinned
 from svclib.training.run_lock import Lease
 from svclib.training.run_log import curves, previews
 from svclib.training.trainer import Trainer
-from svclib.utils import atomic_store, config, validation
+from svclib.utils import atomic_store, config
 from svclib.utils.errors import TrainingError
+from svclib.utils.serialization import Settings, setting
 
 __all__ = [
     "Status",
@@ -40,26 +41,9 @@ __all__ = [
     "train",
 ]
 
-_RANGES = {
-    "batch_size": (1, 4096),
-    "segment_s": (0.1, 60.0),
-    "steps": (1, 10_000_000),
-    "learning_rate": (1e-8, 0.1),
-    "learning_rate_decay": (0.01, 1.0),
-    "decay_steps": (1, 10_000_000),
-    "adam_eps": (1e-12, 1e-2),
-    "clip_norm": (1e-3, 1e4),
-    "ema_decay": (0.0, 0.99999),
-    "save_every_steps": (1, 1_000_000),
-    "save_every_minutes": (0.01, 240.0),
-    "validate_every_steps": (1, 1_000_000),
-    "keep_checkpoints": (2, 100),
-    "seed": (0, 2**31 - 1),
-}
-
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """How a model is trained.
 
     Attributes:
@@ -77,26 +61,21 @@ class TrainingSettings:
         seed: Of everything random.
     """
 
-    batch_size: int = 16
-    segment_s: float = 4.0
-    steps: int = 40000
-    learning_rate: float = 3e-4
-    learning_rate_decay: float = 0.98
-    decay_steps: int = 10000
-    adam_eps: float = 1e-7
-    clip_norm: float = 3.0
-    ema_decay: float = 0.999
-    save_every_steps: int = 500
-    save_every_minutes: float = 5.0
-    validate_every_steps: int = 500
-    keep_checkpoints: int = 3
-    precision: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self):
-        validation.check(self, _RANGES, TrainingError)
-        if self.precision not in PRECISIONS:
-            raise TrainingError(f"precision is {self.precision!r}; it has to be one of {', '.join(PRECISIONS)}.")
+    batch_size: int = setting(16, 1, 4096)
+    segment_s: float = setting(4.0, 0.1, 60.0)
+    steps: int = setting(40000, 1, 10_000_000)
+    learning_rate: float = setting(3e-4, 1e-8, 0.1)
+    learning_rate_decay: float = setting(0.98, 0.01, 1.0)
+    decay_steps: int = setting(10000, 1, 10_000_000)
+    adam_eps: float = setting(1e-7, 1e-12, 1e-2)
+    clip_norm: float = setting(3.0, 1e-3, 1e4)
+    ema_decay: float = setting(0.999, 0.0, 0.99999)
+    save_every_steps: int = setting(500, 1, 1_000_000)
+    save_every_minutes: float = setting(5.0, 0.01, 240.0)
+    validate_every_steps: int = setting(500, 1, 1_000_000)
+    keep_checkpoints: int = setting(3, 2, 100)
+    precision: str = setting("auto", choices=PRECISIONS)
+    seed: int = setting(0, 0, 2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)

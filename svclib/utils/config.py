@@ -37,6 +37,7 @@ _HOMES = {
 # Spellings of earlier versions, read with a warning.
 _FORMER = {f"svclib.{name}": f"{home}.{name}" for name, home in _HOMES.items() if home != "svclib"}
 _FORMER["svclib.contentvec"] = "svclib.features.content_features"
+_FORMER_CLASSES = {"MelContract": "MelConfig"}
 
 
 @gin.configurable
@@ -164,6 +165,10 @@ def _expand(path: Path) -> list[tuple[str, str]]:
     if odd:
         line = text[: text.index(odd)].count("\n") + 1
         raise ConfigError(f"{path}, line {line}: holds the control character {odd!a}; write plain text.")
+    for former, new in _FORMER_CLASSES.items():
+        if re.search(rf"\b{former}\b", text):
+            text = re.sub(rf"\b{former}\b", new, text)
+            warnings.warn(f"{path}: '{former}' is now called '{new}'; write that.", FutureWarning, stacklevel=3)
     lines, before = text.split("\n"), []
     for statement in check_text(text, str(path)):
         if isinstance(statement, config_parser.ImportStatement) and statement.module in _FORMER:
@@ -204,7 +209,7 @@ def _check_statement(statement, source: str) -> None:
 
 
 def _check_selector(selector: str, where: str) -> None:
-    if not re.fullmatch(r"config\.preset|[a-z_]+\.[A-Z]\w*(Settings|Contract)", selector):
+    if not re.fullmatch(r"config\.preset|[a-z_]+\.[A-Z]\w*(Settings|Config)", selector):
         raise ConfigError(f"{where}: '{selector}' is not a settings class; write for example ddsp.DdspSettings.")
 
 
@@ -260,6 +265,8 @@ def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str,
 
 
 def _override_line(override: str, built: tuple) -> str:
+    for former, new in _FORMER_CLASSES.items():
+        override = re.sub(rf"\b{former}\b", new, override)
     name, equals, value = override.partition("=")
     name, value = name.strip(), value.strip()
     if not equals or not name or not value:

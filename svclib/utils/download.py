@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store, unzip
-from svclib.utils.errors import AudioError
+from svclib.utils.errors import StorageError
 from svclib.utils.unzip import RECORD_NAME, ProgressCallback
 
 _CHUNK_BYTES = 1 << 20
@@ -37,7 +37,7 @@ def fetch(
         The folder with the recordings (or the sound file itself).
 
     Raises:
-        AudioError: if there is nothing there, the download fails, the checksum differs or the zip is not safe.
+        StorageError: if there is nothing there, the download fails, the checksum differs or the zip is not safe.
     """
     text, into = str(where), Path(into)
     tell = progress or (lambda fraction, what: None)
@@ -45,12 +45,12 @@ def fetch(
         return _download(text, into, tell, sha256)
     path = Path(where)
     if not path.exists():
-        raise AudioError(
+        raise StorageError(
             f"There is no file or folder {path}. Check the name, or give a link that begins with https://."
         )
     if path.is_dir() or not zipfile.is_zipfile(path):
         if path.suffix.lower() == ".zip" and path.is_file():
-            raise AudioError(f"{path.name} is not a readable zip; it may be cut off. Upload it again.")
+            raise StorageError(f"{path.name} is not a readable zip; it may be cut off. Upload it again.")
         if path.is_file():
             unzip.require_sha256(path, sha256, path.name)
         return path
@@ -107,7 +107,7 @@ def _download(address: str, into: Path, tell: ProgressCallback, sha256: str | No
         at = Path(temporary)
         got = _from_drive(address, parts.path, at, tell) if on_drive else [_from_web(address, parts, at, tell)]
         if not got:
-            raise AudioError(f"{address} gave no files. Check that the link is shared with everybody who has it.")
+            raise StorageError(f"{address} gave no files. Check that the link is shared with everybody who has it.")
         digests = [unzip.require_sha256(path, sha256 if len(got) == 1 else None, address) for path in got]
         for path in got:
             _keep(path, at, folder, address, tell)
@@ -128,7 +128,7 @@ def fetch_file(address: str, into: str | Path, progress: ProgressCallback | None
         The file.
 
     Raises:
-        AudioError: if the link gives nothing, a web page, or more than one file.
+        StorageError: if the link gives nothing, a web page, or more than one file.
     """
     parts, tell = _link(address), progress or (lambda fraction, what: None)
     key = hashlib.sha256(f"file {address}".encode()).hexdigest()
@@ -143,7 +143,9 @@ def fetch_file(address: str, into: str | Path, progress: ProgressCallback | None
         on_drive = parts.hostname.lower() in _DRIVE_HOSTS
         got = _from_drive(address, parts.path, at, tell) if on_drive else [_from_web(address, parts, at, tell)]
         if len(got) != 1:
-            raise AudioError(f"{address} gave {len(got)} files where one is wanted. Give the link of the file itself.")
+            raise StorageError(
+                f"{address} gave {len(got)} files where one is wanted. Give the link of the file itself."
+            )
         _refuse_page(got[0], address)
         path = atomic_store.copy_file(got[0], folder / unzip.safe_path((got[0].name,)))
     atomic_store.write_json(folder / RECORD_NAME, {"sha256": key, "from": address, "name": path.name})
@@ -153,7 +155,9 @@ def fetch_file(address: str, into: str | Path, progress: ProgressCallback | None
 def _link(address: str):
     parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AudioError(f"{address} is not a web address that can be fetched; it must begin with https:// or http://.")
+        raise StorageError(
+            f"{address} is not a web address that can be fetched; it must begin with https:// or http://."
+        )
     return parts
 
 
@@ -161,7 +165,7 @@ def _refuse_page(path: Path, address: str) -> None:
     with open(path, "rb") as file:
         head = file.read(256).lstrip().lower()
     if head.startswith((b"<!doctype", b"<html")):
-        raise AudioError(
+        raise StorageError(
             f"{address} gave a web page instead of a file. Share it with everybody who has the link; if many people "
             "have fetched it today, try again tomorrow or upload the file yourself."
         )
@@ -205,7 +209,7 @@ def _from_web(address: str, parts, at: Path, tell: ProgressCallback) -> Path:
         return Path(pooch.retrieve(address, known_hash=None, fname=name, path=at, downloader=downloader))
     except (requests.RequestException, OSError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AudioError(f"{address} could not be fetched ({first[:200]}). Check address and connection.") from None
+        raise StorageError(f"{address} could not be fetched ({first[:200]}). Check address and connection.") from None
 
 
 def _from_drive(address: str, path: str, at: Path, tell: ProgressCallback) -> list[Path]:
@@ -218,7 +222,7 @@ def _from_drive(address: str, path: str, at: Path, tell: ProgressCallback) -> li
             gdown.download(id=_drive_id(address), output=f"{at}/", quiet=True)
     except Exception as error:  # gdown's errors have no common base over its versions
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise AudioError(
+        raise StorageError(
             f"Google Drive did not give {address} ({first[:200]}). Share it with everybody who has the link, or "
             "download it yourself and give the file."
         ) from None
@@ -230,5 +234,5 @@ def _drive_id(address: str) -> str:
     found = re.search(r"/d/([A-Za-z0-9_-]{10,})", parts.path)
     identity = found.group(1) if found else urllib.parse.parse_qs(parts.query).get("id", [""])[0]
     if not re.fullmatch(r"[A-Za-z0-9_-]{10,}", identity):
-        raise AudioError(f"{address} is not a share link of Google Drive. Use Share, Copy link.")
+        raise StorageError(f"{address} is not a share link of Google Drive. Use Share, Copy link.")
     return identity

@@ -1,28 +1,182 @@
-"""JSON of a stranger, read strictly, and settings classes as plain JSON values and back.
+"""Settings classes, their plain JSON form, and strict reading of untrusted JSON.
 
-Nothing is believed: too much of anything, other types, unknown keys and numbers out of range are refused in a sentence.
+A settings class is a frozen dataclass that inherits from :class:`Settings`. Each field states its range or choices with
+:func:`setting`; the same check serves presets, checkpoints, instruments and the command line.
 """
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import types
 import typing
 from typing import Any
 
-from svclib.utils.errors import ModelError
+from svclib.utils.errors import ConfigError
 
 MAX_KEYS, MAX_ITEMS = 100_000, 2_000_000  # of untrusted JSON, counted before it is parsed
+MAX_TEXT = 200  # characters of a setting
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def setting(
+    default: Any,
+    low: float | int | None = None,
+    high: float | int | None = None,
+    choices: Any = None,
+    optional: bool = False,
+) -> Any:
+    """A field of a settings dataclass.
+
+    Args:
+        default: Its value where none is given.
+        low, high: Inclusive range of a number; of a tuple, of each element.
+        choices: Allowed values, such as a tuple or a registry, or a function that lists them.
+        optional: Leave it out of :meth:`Settings.to_json` while it has its default, so that the JSON (and its hash) of
+            versions before the field stays the same.
+    """
+    limits = {"low": low, "high": high, "choices": choices, "optional": optional}
+    return dataclasses.field(default=default, metadata=limits)
+
+
+class Settings:
+    """Base of frozen settings dataclasses: every field is converted to its type and checked when an instance is made.
+
+    40 and 40.0 are the same setting and are kept as the same number, so that they make the same JSON.
+
+    Raises:
+        ConfigError: naming the class, the field, its value and what was expected.
+    """
+
+    def __post_init__(self):
+        check(self)
+
+    def to_json(self) -> dict:
+        """The fields as plain JSON values."""
+        return to_dict(self, omit_defaults=True)
+
+    @classmethod
+    def from_json(cls, record: Any):
+        """The settings of a dict made by :meth:`to_json`; ConfigError for missing, unknown or wrong fields."""
+        return from_dict(cls, record, cls.__name__, complete=True)
+
+
+def check(settings: Any) -> None:
+    """Convert every field of a dataclass instance to its type and check its limits; see :class:`Settings`."""
+    for name, (hint, limits) in _fields(type(settings)).items():
+        value = _convert(hint, getattr(settings, name), f"{type(settings).__name__}.{name}", limits)
+        object.__setattr__(settings, name, value)
+
+
+def to_dict(value: Any, omit_defaults: bool = False) -> Any:
+    """Settings as plain JSON values: dataclasses become dictionaries, tuples lists.
+
+    ``omit_defaults`` leaves out ``optional`` fields that have their default.
+    """
+    if dataclasses.is_dataclass(value):
+        kept = [
+            field.name
+            for field in dataclasses.fields(value)
+            if not (omit_defaults and field.metadata.get("optional") and getattr(value, field.name) == field.default)
+        ]
+        return {name: to_dict(getattr(value, name), omit_defaults) for name in kept}
+    if isinstance(value, (list, tuple)):
+        return [to_dict(v, omit_defaults) for v in value]
+    return value
+
+
+def from_dict(cls: type, data: Any, where: str, complete: bool = False) -> Any:
+    """Build a settings dataclass from parsed JSON.
+
+    Args:
+        cls: The dataclass; its fields may be settings classes, tuples and lists too.
+        data: What was parsed, as :func:`to_dict` made it.
+        where: Name of ``data`` in messages.
+        complete: Refuse absent keys that are not optional; otherwise they keep their defaults.
+
+    Raises:
+        ConfigError: naming the key, its value and what was expected.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} is {_short_repr(data)}; expected a table of settings.")
+    fields = _fields(cls)
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            raise ConfigError(
+                f"{where}: unknown setting '{key[:60]}'.", hint=f"Did you mean '{near[0]}'?" if near else ""
+            )
+    absent = [name for name, (_, limits) in fields.items() if name not in data and not limits.get("optional")]
+    if complete and absent:
+        raise ConfigError(f"{where}: '{absent[0]}' is missing.")
+    values = {k: _convert(fields[k][0], v, f"{where}.{k}", fields[k][1], complete) for k, v in data.items()}
+    try:
+        return cls(**values)
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+@functools.cache
+def _fields(cls: type) -> dict[str, tuple[Any, Any]]:
+    hints = typing.get_type_hints(cls)
+    return {f.name: (hints[f.name], f.metadata) for f in dataclasses.fields(cls) if f.init}
+
+
+def _convert(hint: Any, value: Any, where: str, limits: typing.Mapping, complete: bool = False) -> Any:
+    """``value`` as an instance of ``hint`` within its limits."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        return _convert(next(o for o in options if o is not type(None)), value, where, limits, complete)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, typing.cast(type, hint)) else from_dict(hint, value, where, complete)
+    choices: Any = limits.get("choices")
+    choices = choices() if callable(choices) else choices
+    if origin in (tuple, list):
+        if isinstance(value, (list, tuple)):
+            return origin(_convert(options[0], v, f"{where}[{i}]", limits, complete) for i, v in enumerate(value))
+        expected = "a list"
+    elif hint in (int, float):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        low, high, bound = limits.get("low"), limits.get("high"), 2**31 - 1 if hint is int else 1e12
+        low, high = -bound if low is None else low, bound if high is None else high
+        in_range = number and low <= value <= high and (hint is float or value == int(value))
+        if in_range and (choices is None or value in choices):
+            return hint(value)
+        expected = f"a whole number from {low} to {high}" if hint is int else f"a number from {low:g} to {high:g}"
+    elif hint is bool:
+        if isinstance(value, bool):
+            return value
+        expected = "True or False"
+    else:
+        text = isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
+        if text and (choices is None or value in choices):
+            return value
+        expected = f"a text of at most {MAX_TEXT} characters"
+    if choices is not None:
+        expected = f"one of {', '.join(map(str, choices))}"
+    raise ConfigError(f"{where} is {_short_repr(value)}; expected {expected}.")
+
+
+def _short_repr(value: Any) -> str:
+    return ascii(value)[:60] if isinstance(value, (int, float, str, bytes, type(None))) else type(value).__name__
+
+
+# Untrusted JSON -------------------------------------------------------------------------------------------------------
 
 
 def strict_json(data: bytes, where: str) -> Any:
-    """Parse JSON in UTF-8 and refuse too many values, duplicate keys, NaN and infinities, huge numbers, deep nesting.
+    """Parse JSON in UTF-8; refuses too many values, duplicate keys, NaN and infinities, huge numbers, deep nesting.
 
-    An ModelError names ``where``.
+    Raises:
+        ConfigError: naming ``where``.
     """
     if data.count(b":") > MAX_KEYS or data.count(b",") > MAX_ITEMS:
-        raise ModelError(f"{where} holds more values than anything of svclib's.")
+        raise ConfigError(f"{where} has more than {MAX_KEYS} keys or {MAX_ITEMS} values.")
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -33,13 +187,13 @@ def strict_json(data: bytes, where: str) -> Any:
         )
     except (ValueError, RecursionError) as error:
         text = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
-        raise ModelError(f"{where} is not plain JSON ({text}).") from None
+        raise ConfigError(f"{where} is not plain JSON ({text}).") from None
 
 
 def _unique_keys(pairs: list) -> dict:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return made
 
 
@@ -57,157 +211,74 @@ def _short(text: str) -> int:
 
 
 def check_fields(value: Any, fields: dict[str, Any], where: str) -> None:
-    """Refuse a dictionary that has not exactly these keys with values of these types.
-
-    Args:
-        value: What was parsed.
-        fields: The type, or tuple of types, of every key; a bool is refused whatever they are.
-        where: What it is part of, for the message.
-
-    Raises:
-        ModelError: naming the key.
-    """
+    """Refuse a dictionary that has not exactly these keys with values of these types; a bool has none of them."""
     if not isinstance(value, dict):
-        raise ModelError(f"{where} is not a table of values.")
-    for key in value.keys() - fields.keys():
-        raise ModelError(f"{where}: unknown key '{key[:60]}'.")
+        raise ConfigError(f"{where} is not a table of values.")
+    for key in value.keys() ^ fields.keys():
+        raise ConfigError(f"{where}: unknown key '{key[:60]}'." if key in value else f"{where}: '{key}' is missing.")
     for key, kinds in fields.items():
-        if key not in value:
-            raise ModelError(f"{where}: '{key}' is missing.")
         if not isinstance(value[key], kinds) or isinstance(value[key], bool):
-            raise ModelError(f"{where}: '{key}' is a {type(value[key]).__name__}, which does not belong there.")
+            raise ConfigError(f"{where}: '{key}' has the type {type(value[key]).__name__}, which is not allowed there.")
 
 
 def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
-    """Refuse JSON that holds too much, is nested too deeply, or has very long text or odd keys.
-
-    Args:
-        value: What was parsed.
-        where: What it is, for the message.
-        items: Most values; dictionaries and lists count as one, besides what they hold.
-        depth: Most levels; a bare number has one.
-
-    Returns:
-        How many values there are.
-
-    Raises:
-        ModelError: naming ``where``.
-    """
+    """Refuse JSON with more than ``items`` values or ``depth`` levels, very long text or odd keys; returns the count."""
     count = 1
     if depth == 0:
-        raise ModelError(f"{where} is nested too deeply.")
+        raise ConfigError(f"{where} is nested too deeply.")
     if isinstance(value, str) and len(value) > 20000:
-        raise ModelError(f"{where} holds a text of {len(value)} characters.")
+        raise ConfigError(f"{where} holds a text of {len(value)} characters.")
     if isinstance(value, dict):
-        if any(len(k) > 200 or not k.isprintable() for k in value):
-            raise ModelError(f"{where} has a key that is not a name.")
+        if any(len(k) > MAX_TEXT or not k.isprintable() for k in value):
+            raise ConfigError(f"{where} has a key that is not a name.")
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
             count += check_plain(item, where, items, depth - 1)
             if count > items:
-                raise ModelError(f"{where} holds more than {items} values.")
+                raise ConfigError(f"{where} holds more than {items} values.")
     return count
 
 
 def check_statistics(value: Any, where: str = "statistics", singers: bool = True) -> None:
-    """Refuse statistics of a dataset that conversion could not work with.
+    """Refuse dataset statistics that conversion could not work with.
 
     Args:
         value: What was parsed.
-        where: What it is, for the message.
+        where: Name of ``value`` in messages.
         singers: Whether ``singers`` has to hold such statistics of every voice.
 
     Raises:
-        ModelError: naming the key.
+        ConfigError: naming the key.
     """
     check_plain(value, where, items=MAX_ITEMS, depth=7)
     if not isinstance(value, dict):
-        raise ModelError(f"{where} is not a table of values.")
+        raise ConfigError(f"{where} is not a table of values.")
     for table in ("f0_midi", "loudness_db"):
         _check_numbers(value.get(table), f"{where}.{table}")
     quantiles = value.get("loudness_quantiles_db")
-    if not isinstance(quantiles, list) or not all(type(q) in (int, float) for q in quantiles):
-        raise ModelError(f"{where}.loudness_quantiles_db is not a list of numbers.")
-    if quantiles != sorted(quantiles):
-        raise ModelError(f"{where}.loudness_quantiles_db does not rise.")
+    if not _are_numbers(quantiles) or quantiles != sorted(quantiles):
+        raise ConfigError(f"{where}.loudness_quantiles_db is not a list of rising numbers.")
     if singers:
         if not isinstance(value.get("singers"), dict):
-            raise ModelError(f"{where}.singers is missing.")
+            raise ConfigError(f"{where}.singers is missing.")
         for name, one in value["singers"].items():
             check_statistics(one, f"{where}.singers.{name[:40]}", singers=False)
 
 
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(x) in (int, float) for x in value)
+
+
 def _check_numbers(table: Any, where: str) -> None:
     if not isinstance(table, dict):
-        raise ModelError(f"{where} is missing.")
+        raise ConfigError(f"{where} is missing.")
     for key, value in table.items():
         if key == "histogram":
             edges, seconds = (value.get("edges_midi"), value.get("seconds")) if isinstance(value, dict) else (0, 0)
-            lists = isinstance(edges, list) and isinstance(seconds, list)
-            if not lists or not all(type(x) in (int, float) for x in edges + seconds):
-                raise ModelError(f"{where}.histogram is not two lists of numbers.")
+            if not _are_numbers(edges) or not _are_numbers(seconds):
+                raise ConfigError(f"{where}.histogram is not two lists of numbers.")
             if len(edges) != len(seconds) + 1 and edges + seconds:
-                raise ModelError(f"{where}.histogram: {len(edges)} edges do not fit {len(seconds)} values.")
+                raise ConfigError(f"{where}.histogram: {len(edges)} edges do not fit {len(seconds)} values.")
         elif value is not None and type(value) not in (int, float):
-            raise ModelError(f"{where}.{key} is no number.")
-
-
-def to_dict(value: Any) -> Any:
-    """Settings as plain JSON values: dataclasses become dictionaries, tuples lists."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [to_dict(v) for v in value]
-    return value
-
-
-def from_dict(cls: type, data: Any, where: str) -> Any:
-    """Build a settings dataclass from JSON. Unknown keys and other types are refused; absent keys keep defaults.
-
-    Args:
-        cls: The dataclass; its fields may be settings classes, tuples and lists too.
-        data: What was parsed, as :func:`to_dict` made it.
-        where: What it is, for the message.
-
-    Returns:
-        An instance of ``cls``.
-
-    Raises:
-        ModelError: naming the key, what it is and what it has to be, or with the class's own sentence on ranges.
-    """
-    if not isinstance(data, dict):
-        raise ModelError(f"{where} is not a table of settings.")
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls) if f.init]
-    for key in data:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ModelError(f"{where}: unknown setting '{key[:60]}'.{hint}")
-    values = {key: _typed(hints[key], value, f"{where}.{key}") for key, value in data.items()}
-    try:
-        return cls(**values)
-    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
-        raise ModelError(f"{where}: {error}") from None
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in options:
-            return None
-        return _typed(next(o for o in options if o is not type(None)), value, where)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
-    if origin in (tuple, list) and isinstance(value, list) and len(value) <= 64:
-        return origin(_typed(options[0], v, where) for v in value)
-    if hint is float and type(value) in (int, float) and abs(value) <= 1e12:
-        return float(value)
-    if hint is int and type(value) is int and abs(value) < 2**31:
-        return value
-    if hint is bool and type(value) is bool:
-        return value
-    if hint is str and type(value) is str and len(value) <= 200 and value.isprintable():
-        return value
-    raise ModelError(f"{where} is {str(value)[:40]!r}, which is no {getattr(hint, '__name__', hint)} in range.")
+            raise ConfigError(f"{where}.{key} is not a number.")

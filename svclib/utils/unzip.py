@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store
-from svclib.utils.errors import AudioError, StorageError
+from svclib.utils.errors import StorageError
 
 ProgressCallback = Callable[[float, str], None]
 
@@ -44,9 +44,8 @@ def unpack(
         ``into``.
 
     Raises:
-        AudioError: if an entry points outside the folder, is a link, is encrypted or damaged, if the checksum is
-            another one, or if the folder holds anything that did not come from this zip.
-        StorageError: if there is no room, or a file cannot be written.
+        StorageError: if an entry points outside the folder, is a link, is encrypted or damaged, if the checksum is
+            another one, if the folder holds anything that did not come from this zip, or if it cannot be written.
     """
     archive, into = Path(archive), Path(into)
     tell = progress or (lambda fraction, what: None)
@@ -55,7 +54,7 @@ def unpack(
     if found.get("sha256") == digest and not found.get("unfinished"):
         return into
     if found.get("sha256") != digest and into.is_dir() and any(into.iterdir()):
-        raise AudioError(
+        raise StorageError(
             f"{archive.name} is not unpacked over what lies in {into}: that is not from it. Give the zip another name, "
             "or move that folder away."
         )
@@ -70,13 +69,13 @@ def unpack(
             for entry, relative in entries:
                 done = _unpack_entry(file, entry, into / relative, archive.name, done)
                 tell(min(1.0, done / max(1, total)), f"unpacking {relative.name}")
-    except (AudioError, *_DAMAGED, OSError) as error:
+    except (*_DAMAGED, OSError) as error:
         if into.is_dir() and [path.name for path in into.iterdir()] == [RECORD_NAME]:  # of it there is nothing
             atomic_store.remove(into / RECORD_NAME)
-        if isinstance(error, (AudioError, StorageError)):
+        if isinstance(error, StorageError):
             raise
         why = _shown(str(error)) or type(error).__name__
-        raise AudioError(f"{archive.name} cannot be unpacked ({why}). Make it again, without a password.") from None
+        raise StorageError(f"{archive.name} cannot be unpacked ({why}). Make it again, without a password.") from None
     atomic_store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "n_files": len(entries)})
     return into
 
@@ -101,10 +100,10 @@ def record(folder: Path) -> dict:
 
 
 def require_sha256(path: Path, sha256: str | None, name: str) -> str:
-    """The SHA-256 of a file, hexadecimal; if ``sha256`` is another one, AudioError tells of the file ``name``."""
+    """The SHA-256 of a file, hexadecimal; if ``sha256`` is another one, StorageError tells of the file ``name``."""
     digest = atomic_store.sha256_file(path)
     if sha256 and digest != sha256.strip().lower():
-        raise AudioError(
+        raise StorageError(
             f"{name} has the checksum {digest}, expected {sha256}: damaged, or another file. Fetch it again."
         )
     return digest
@@ -132,7 +131,7 @@ def _require_few_entries(archive: Path) -> None:
             found += (before + block).count(b"PK\1\2")
             before = block[-3:]
     if found > MAX_ENTRIES:
-        raise AudioError(f"{archive.name} holds more than {MAX_ENTRIES} files. Put the recordings into several zips.")
+        raise StorageError(f"{archive.name} holds more than {MAX_ENTRIES} files. Put the recordings into several zips.")
 
 
 def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:
@@ -143,14 +142,14 @@ def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInf
         if entry.is_dir() or not parts:
             continue
         if written.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", written) or "\0" in written:
-            raise AudioError(f"{name} is refused: its entry '{shown}' points outside the folder.")
+            raise StorageError(f"{name} is refused: its entry '{shown}' points outside the folder.")
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
-            raise AudioError(f"{name} is refused: its entry '{shown}' is a link or a device, not a file.")
+            raise StorageError(f"{name} is refused: its entry '{shown}' is a link or a device, not a file.")
         if entry.flag_bits & 1:
-            raise AudioError(f"{name} is protected by a password. Make the zip again without one.")
+            raise StorageError(f"{name} is protected by a password. Make the zip again without one.")
         if entry.file_size > SMALL_BYTES and entry.file_size > MAX_RATIO * entry.compress_size:
-            raise AudioError(
+            raise StorageError(
                 f"{name} is refused: its entry '{shown}' would unpack to {entry.file_size / 1e6:.0f} MB from next to "
                 "nothing, which no recording does."
             )
@@ -162,7 +161,7 @@ def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInf
         taken.add(str(relative).lower())
         found.append((entry, relative))
     if not found:
-        raise AudioError(f"{name} holds no files. Put the recordings into it.")
+        raise StorageError(f"{name} holds no files. Put the recordings into it.")
     return found
 
 
@@ -184,7 +183,9 @@ def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, n
             while chunk := source.read(_CHUNK_BYTES):
                 written += len(chunk)
                 if written > entry.file_size or done + written > MAX_UNPACKED_BYTES:
-                    raise AudioError(f"{name} is refused: its entry '{_shown(entry.filename)}' is larger than it says.")
+                    raise StorageError(
+                        f"{name} is refused: its entry '{_shown(entry.filename)}' is larger than it says."
+                    )
                 sink.write(chunk)
 
     atomic_store.commit_file(target, put)

@@ -316,7 +316,7 @@ def test_decision_times_in_closed_form():
     error = 24.0 * 2.0 ** (-np.arange(8)[:, None, None] * rate)
     error[-1] = 0
     levels = np.full((8, 40, 5), -40.0)
-    hz = compare.mel_centers_hz(of_levels(levels))
+    hz = of_levels(levels).contract.centers_hz()
     rows = [np.flatnonzero(x) for x in (hz < 500, (hz >= 500) & (hz < 3000), hz >= 3000)]
     for k, band in enumerate(rows):
         levels[:, band] += error[:, k : k + 1]

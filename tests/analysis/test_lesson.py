@@ -23,9 +23,10 @@ from svclib.analysis.lesson import diffwave as lesson_wave
 from svclib.analysis.lesson import text as lesson_pages
 from svclib.audio import io as audio
 from svclib.audio import mel as mel_
+from svclib.audio.mel import MelConfig
 from svclib.conversion import pipeline
 from svclib.data.synthetic import singers
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffwave import inference as diffwave_uses
@@ -34,7 +35,7 @@ from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.training import api as training
 from svclib.utils.errors import Cancelled, ConversionError
 
-CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 7600.0)
+CONTRACT = MelConfig(16000, 1024, 1024, 256, 40, 0.0, 7600.0)
 FEATURES = FeatureSettings(sample_rate_hz=16000, hop_samples=256, mel=CONTRACT)
 VOCODER = HarmonicSettings(n_harmonics=40, n_noise_bands=17, channels=16, n_layers=1, fft_sizes=(512, 128))
 SETTINGS = DiffusionSettings(
@@ -135,9 +136,9 @@ def test_one_file_below_10_mb_whose_size_was_said_before(made, text):
 
 
 def test_a_full_lesson_stays_below_10_mb_by_the_rough_measure():
-    small = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
+    small = MelConfig(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
     assert "will have about" in lesson.check_size(lesson.estimate_bytes(5.0, 50, small))
-    large = MelContract()  # 128 mels at 44.1 kHz
+    large = MelConfig()  # 128 mels at 44.1 kHz
     with pytest.raises(ConversionError, match="shorter stretch"):
         lesson.check_size(lesson.estimate_bytes(20.0, 50, large))
     assert lesson.max_seconds(50, small) > 5 > lesson.max_seconds(50, large) > 3
@@ -237,9 +238,7 @@ def test_trace_command_shows_diffwave(tmp_path, capsys, song_path, wave_file):
 
 def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
     settings = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition_dims=6, n_steps=4, fast_etas=())
-    features = FeatureSettings(
-        sample_rate_hz=8000, hop_samples=64, mel=MelContract(8000, 256, 256, 64, 12, 0.0, 4000.0)
-    )
+    features = FeatureSettings(sample_rate_hz=8000, hop_samples=64, mel=MelConfig(8000, 256, 256, 64, 12, 0.0, 4000.0))
     vocoder = types.SimpleNamespace(kind="diffwave", name="v", model=settings.build(features), features=features)
     song = pipeline.load_song(song_path, features)
     text = lesson_wave.document(vocoder, song, 0.4, 0.25)

@@ -14,14 +14,14 @@ from scipy.ndimage import gaussian_filter
 from svclib.analysis import player, projection
 from svclib.analysis import recorder as capture
 from svclib.audio import units
+from svclib.audio.mel import MelConfig
+from svclib.audio.mel import log_mel as compute_log_mel
 from svclib.data.synthetic import singers
-from svclib.features import extract
-from svclib.features.extract import MelContract
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.schedule import Schedule
 from svclib.utils.errors import ConversionError
 
-CONTRACT = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
+CONTRACT = MelConfig(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
 SCHEDULE = Schedule()
 NAME = "<img src=x onerror=alert(1)></script><script>alert(2)</script> & \u2028 'ä'"
 
@@ -35,7 +35,7 @@ def sharpening(steps=24, seconds=3.0, method="dpmpp", seed=1, transpose=1.0):
     frames = n // 256
     first = round(3300 / 256)
     f0_hz, voiced = (np.asarray(x)[first : first + frames] for x in (truth.f0_hz, truth.voiced))
-    log_mel = extract.log_mel(torch.from_numpy(samples)[None], CONTRACT)[0, :frames].T
+    log_mel = compute_log_mel(torch.from_numpy(samples)[None], CONTRACT)[0, :frames].T
     low, high = np.full(80, -11.6), np.full(80, 2.0)
     target = torch.from_numpy(2 * (log_mel.numpy() + 11.6) / 13.6 - 1).float()
     if transpose != 1.0:

@@ -10,9 +10,10 @@ import toy
 
 from lib import copysynthesis
 from svclib.audio import io as audio
+from svclib.audio.mel import MelConfig
 from svclib.data import recordings
 from svclib.data.synthetic import singers
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.vocoders import auto as vocoding
@@ -20,7 +21,7 @@ from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils.errors import TrainingError
 
 RATE, HOP = 22050, 256
-CONTRACT = MelContract(RATE, 1024, 1024, HOP, 80, 0.0, 8000.0)
+CONTRACT = MelConfig(RATE, 1024, 1024, HOP, 80, 0.0, 8000.0)
 FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, loudness_n_fft=1024, mel=CONTRACT)
 
 

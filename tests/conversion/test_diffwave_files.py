@@ -12,8 +12,9 @@ import toy
 
 from svclib.__main__ import main
 from svclib.audio import io as audio
+from svclib.audio.mel import MelConfig
 from svclib.conversion import diffwave_files
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
@@ -21,7 +22,7 @@ from svclib.utils.errors import Cancelled
 
 RATE = 8000
 PLAIN = FeatureSettings(sample_rate_hz=RATE, hop_samples=64)
-MEL = MelContract(RATE, 256, 256, 64, 12, 0.0, 4000.0)
+MEL = MelConfig(RATE, 256, 256, 64, 12, 0.0, 4000.0)
 TINY = DiffWaveSettings(
     condition="label",
     labels=("3", "7"),

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from svclib.audio.mel import MelConfig
 from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings
 from svclib.models import layers
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils import config
 from svclib.utils.errors import Cancelled
 
-CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
+CONTRACT = MelConfig(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
 FEATURES = FeatureSettings(sample_rate_hz=16000, hop_samples=256, mel=CONTRACT)
 SETTINGS = DiffusionSettings(
     channels=32,

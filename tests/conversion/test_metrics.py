@@ -4,8 +4,8 @@ import mir_eval
 import numpy as np
 import pytest
 
+from svclib.audio.mel import MelConfig
 from svclib.conversion import metrics
-from svclib.features import extract
 from svclib.utils.errors import ModelError
 
 
@@ -104,7 +104,7 @@ def test_spectral_distance_agrees_with_plain_numpy():
 
 
 def test_log_mel_and_cepstral_distance_of_a_quieter_copy():
-    contract = extract.MelContract(n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmax_hz=8000.0)
+    contract = MelConfig(n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmax_hz=8000.0)
     x = np.random.default_rng(0).normal(0, 0.3, 44100)
     assert metrics.log_mel_l1(x, 0.5 * x, contract) == pytest.approx(np.log(2), abs=1e-4)
     mel = np.random.default_rng(1).normal(-3, 1, (50, 80))

@@ -22,6 +22,7 @@ import soundfile
 
 from svclib.audio import io as audio
 from svclib.audio import units
+from svclib.audio.mel import MelConfig
 from svclib.data import dataset, preprocess, recordings, segments, shards, statistics
 from svclib.features import extract
 from svclib.utils import atomic_store
@@ -116,7 +117,7 @@ def test_measuring_in_segments_gives_what_measuring_the_whole_gives(data_dir, tm
     source = next((data_dir / "singing" / "vocadito_1").glob("*.wav"))
     samples = audio.read(source, RATE).samples[: 15 * RATE]
     soundfile.write(tmp_path / "clip.wav", samples, RATE, subtype="PCM_16")
-    mel = extract.MelContract(RATE, 1024, 1024, HOP, 80, 40.0, 8000.0)
+    mel = MelConfig(RATE, 1024, 1024, HOP, 80, 40.0, 8000.0)
     settings = extract.FeatureSettings(f0_method=method, mel=mel)
     data = dataset.prepare(dataset.recordings(tmp_path / "clip.wav"), tmp_path / "out", settings, validation=None)
     assert len(data._entries[0]["segments"]) >= 2
@@ -609,7 +610,7 @@ def test_short_recordings_end_in_silence_and_gaps_of_pitch_are_filled(tmp_path, 
     gap[6400:9600] = 0
     soundfile.write(folder / "0_x.wav", gap, RATE)
     soundfile.write(folder / "1_y.wav", tone(2, 0.5), RATE)
-    mel = extract.MelContract(RATE, 1024, 1024, HOP, 20, 40.0, 8000.0)
+    mel = MelConfig(RATE, 1024, 1024, HOP, 20, 40.0, 8000.0)
     settings = extract.FeatureSettings(mel=mel)
     sources = dataset.recordings(folder, labels="{label}_{singer}")
     data = dataset.prepare(sources, tmp_path / "out", settings, validation="1_y.wav")
@@ -733,7 +734,7 @@ def test_statistics_are_of_the_train_split_and_kept_up_to_date(tmp_path, measure
 def test_remeasure_from_the_stored_audio(tmp_path, measured, n):
     """The same audio and split with a mel added, or at a lower rate; never at a higher one."""
     data = dataset.prepare(make_files(tmp_path / "a", n, 25.0 if n == 1 else 2.0), tmp_path / "out", SETTINGS)
-    mel = extract.MelContract(RATE, 1024, 1024, HOP, 20, 40.0, 8000.0)
+    mel = MelConfig(RATE, 1024, 1024, HOP, 20, 40.0, 8000.0)
     other = dataset.remeasure(data, tmp_path / "mel", extract.FeatureSettings(mel=mel))
     assert [r["split"] for r in other.recordings] == [r["split"] for r in data.recordings]
     for i in range(len(data.recordings)):

@@ -13,6 +13,7 @@ import transformers
 
 from svclib.analysis import ablation, interventions
 from svclib.audio import io as audio
+from svclib.audio.mel import MelConfig
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
 from svclib.data import dataset
@@ -20,14 +21,15 @@ from svclib.data.synthetic import singers
 from svclib.features import content_features, extract
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.content_features import UnitSettings
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings
+from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.content.base import CONTENT_ENCODERS
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.training import api as training
 from svclib.training import resume
 from svclib.utils import atomic_store, config, download
-from svclib.utils.errors import ConversionError, ModelError
+from svclib.utils.errors import ConfigError, ConversionError, ModelError
 
 DIMS, LAYER = 24, 2
 
@@ -113,9 +115,9 @@ def test_units_belong_to_the_features(home):
     assert np.array_equal(measured.content, content_features.extract(samples, 16000, 256, wanted.units))
     assert FeatureSettings.from_json(wanted.to_json()) == wanted
     assert "units" not in FeatureSettings().to_json()  # what was stored before units existed keeps its key
-    with pytest.raises(ModelError, match="UnitSettings has the fields"):
+    with pytest.raises(ConfigError, match="FeatureSettings.units: 'layer' is missing"):
         FeatureSettings.from_json({**FeatureSettings().to_json(), "units": {"source": "somewhere"}})
-    with pytest.raises(ModelError, match="layer is 0"):
+    with pytest.raises(ConfigError, match="layer is 0"):
         UnitSettings(layer=0)
 
 
@@ -270,7 +272,7 @@ def test_a_study_hears_the_units_of_its_stretch(home):
     measured = FeatureSettings(
         sample_rate_hz=16000,
         hop_samples=256,
-        mel=MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0),
+        mel=MelConfig(16000, 1024, 1024, 256, 40, 0.0, 8000.0),
         units=content_features.pinned(settings(home)),
     )
     tiny = DiffusionSettings(
@@ -285,7 +287,7 @@ def test_a_study_hears_the_units_of_its_stretch(home):
     asked, other = (interventions.cut_excerpt(song, None, 0.4, 0.8, plain) for song in songs_)
     first, n = 25, len(asked)  # frame 25 is centred at 0.408 s
     np.testing.assert_array_equal(asked.content, songs_[0].features.content[first : first + n])
-    f0_hz = extract.fill_unvoiced(asked.f0_hz, asked.voiced)
+    f0_hz = fill_unvoiced(asked.f0_hz, asked.voiced)
     told = [torch.from_numpy(x)[None] for x in (asked.log_mel, f0_hz, f0_hz, asked.voiced, asked.loudness_db)]
     base = interventions.build_condition(model, asked)
     assert torch.equal(base, model.condition(*told, content=torch.from_numpy(asked.content)[None]))

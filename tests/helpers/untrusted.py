@@ -402,10 +402,10 @@ def vocoder_zip(tensors=None, config=None) -> bytes:
 
 def trace_file(**changes) -> bytes:
     """A small trace of a walk over a mel, as bytes of its ``.npz``."""
-    from svclib.features.extract import MelContract
+    from svclib.audio.mel import MelConfig
 
     rng, n = np.random.default_rng(0), 4
-    contract = MelContract(8000, 256, 256, 64, 8, 40.0, 4000.0)
+    contract = MelConfig(8000, 256, 256, 64, 8, 40.0, 4000.0)
     alpha = np.linspace(0.1, 0.95, n)
     head = {
         "schema": 1,
@@ -439,7 +439,8 @@ def instruments(folder: Path) -> dict[str, bytes]:
     """A tiny instrument of every kind: ddsp, diffusion with its vocoder, diffwave, harmonic."""
     import toy
 
-    from svclib.features.extract import FeatureSettings, MelContract
+    from svclib.audio.mel import MelConfig
+    from svclib.features.extract import FeatureSettings
     from svclib.models import instrument
     from svclib.models.ddsp import model as ddsp
     from svclib.models.diffusion import model as diffusion
@@ -447,7 +448,7 @@ def instruments(folder: Path) -> dict[str, bytes]:
     from svclib.models.vocoders import harmonic
 
     voice = harmonic.HarmonicSettings(n_harmonics=4, n_noise_bands=3, channels=4, n_layers=1, fft_sizes=(64,))
-    mel = FeatureSettings(8000, 64, mel=MelContract(8000, 256, 256, 64, 8, 40.0, 4000.0))
+    mel = FeatureSettings(8000, 64, mel=MelConfig(8000, 256, 256, 64, 8, 40.0, 4000.0))
     small = ddsp.DdspSettings(n_harmonics=5, n_noise_bands=3, rnn_channels=4, mlp_channels=4, layers_per_stack=1)
     walk = diffusion.DiffusionSettings(
         code_dims=3,

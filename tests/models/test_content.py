@@ -8,14 +8,15 @@ import pytest
 import scipy.fft
 import torch
 
+from svclib.audio.mel import MelConfig
+from svclib.audio.mel import log_mel as compute_log_mel
 from svclib.data.synthetic import singers
-from svclib.features import extract
 from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import MelContract
+from svclib.features.f0 import fill_unvoiced
 from svclib.models.content import bottleneck
 
-MEL = MelContract()
-SMALL = MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
+MEL = MelConfig()
+SMALL = MelConfig(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
 VOWELS = {
     "a": (700, 1200, 2600, 3500, 4500),
     "i": (300, 2300, 3000, 3700, 4600),
@@ -67,7 +68,7 @@ def middles(contract, count):
 @pytest.mark.parametrize("f0_hz", [220.0, 330.0, 494.0])
 def test_envelope_is_the_vowels(contract, f0_hz):
     log_mel, pitch = sing("aiueo", f0_hz, contract)
-    centers = bottleneck.mel_centers_hz(contract)
+    centers = contract.centers_hz()
     got = bottleneck.spectral_envelope(log_mel, pitch, torch.from_numpy(centers).float())[0].numpy() * 20 / np.log(10)
     heard = (centers > f0_hz) & (centers < 7500)
     for i, vowel in zip(middles(contract, 5), "aiueo", strict=True):
@@ -78,7 +79,7 @@ def test_envelope_is_the_vowels(contract, f0_hz):
 
 
 def test_envelope_of_a_flat_spectrum_is_flat():
-    centers = torch.from_numpy(bottleneck.mel_centers_hz(MEL)).float()
+    centers = torch.from_numpy(MEL.centers_hz()).float()
     flat = torch.full((1, 3, 128), -2.0)
     got = bottleneck.spectral_envelope(flat, torch.tensor([[0.0, 100.0, 900.0]]), centers)
     torch.testing.assert_close(got, flat, atol=1e-4, rtol=0)
@@ -86,7 +87,7 @@ def test_envelope_of_a_flat_spectrum_is_flat():
 
 def test_envelope_follows_the_level_exactly():
     log_mel, pitch = sing("a", 300.0)
-    centers = torch.from_numpy(bottleneck.mel_centers_hz(MEL)).float()
+    centers = torch.from_numpy(MEL.centers_hz()).float()
     loud, soft = (bottleneck.spectral_envelope(x, pitch, centers) for x in (log_mel, log_mel - 1.5))
     torch.testing.assert_close(loud - soft, torch.full_like(loud, 1.5), atol=1e-4, rtol=0)
 
@@ -101,7 +102,7 @@ def test_mel_centers_are_the_filters():
             fmax=contract.fmax_hz,
         )
         peaks = filters.argmax(1) * contract.sample_rate_hz / 65536
-        np.testing.assert_allclose(bottleneck.mel_centers_hz(contract), peaks, atol=1.0)
+        np.testing.assert_allclose(contract.centers_hz(), peaks, atol=1.0)
 
 
 def test_cepstrum_is_scipys():
@@ -111,7 +112,7 @@ def test_cepstrum_is_scipys():
 
 
 def test_warp_is_another_vocal_tract():
-    centers = torch.from_numpy(bottleneck.mel_centers_hz(MEL)).float()
+    centers = torch.from_numpy(MEL.centers_hz()).float()
     plain = torch.from_numpy(formant_db(centers.numpy(), "e")).float()[None, None]
     for factor in (0.85, 1.2):
         got = bottleneck.warp(plain, torch.tensor([factor]), centers)[0, 0].numpy()
@@ -174,8 +175,8 @@ def test_pitch_moves_a_singers_code_less_than_a_vowel_does(name):
         score = singers.Score(tuple(singers.Note(67 + shift, 0.6, v) for v in vowels))
         sung = singers.sing(name, score)
         truth = sung.truth(hop_samples=512)
-        f0 = torch.from_numpy(np.asarray(extract.fill_unvoiced(truth.f0_hz, truth.voiced), np.float32))[None]
-        log_mel = extract.log_mel(torch.from_numpy(sung.audio)[None], MEL)
+        f0 = torch.from_numpy(np.asarray(fill_unvoiced(truth.f0_hz, truth.voiced), np.float32))[None]
+        log_mel = compute_log_mel(torch.from_numpy(sung.audio)[None], MEL)
         with torch.no_grad():
             code = encoder()(inputs(log_mel, f0[:, : log_mel.shape[1]]))[0].numpy()
         phones = np.asarray(truth.phones)[: len(code)]

@@ -15,10 +15,11 @@ import pytest
 import scipy.fft
 import torch
 
-from svclib.features.extract import FeatureSettings, fill_unvoiced
+from svclib.features.extract import FeatureSettings
+from svclib.features.f0 import fill_unvoiced
 from svclib.models.ddsp import networks as decoder
 from svclib.models.ddsp.model import DdspSettings
-from svclib.utils.errors import AudioError, Cancelled
+from svclib.utils.errors import Cancelled, ConfigError, ModelError
 
 RATE, HOP = 16000, 64
 FEATURES = FeatureSettings()
@@ -78,7 +79,7 @@ def test_settings_survive_json():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"kind": "diffusion"}, "settings of the kind 'ddsp'"),
+        ({"kind": "diffusion"}, "kind is 'diffusion'; expected one of ddsp"),
         ({"n_harmonics": 0}, "n_harmonics is 0; expected a whole number from 1 to 1000"),
         ({"rnn_channels": -5}, "rnn_channels is -5"),
         ({"z_dims": True}, "z_dims is True"),
@@ -89,12 +90,12 @@ def test_settings_survive_json():
     ],
 )
 def test_settings_say_what_is_wrong(changes, sentence):
-    with pytest.raises(AudioError, match=sentence):
+    with pytest.raises(ConfigError, match=sentence):
         DdspSettings(**changes)
 
 
 def test_build_refuses_a_rate_that_does_not_suit():
-    with pytest.raises(AudioError, match="use at least 16000, or z_dims=0"):
+    with pytest.raises(ModelError, match="use at least 16000, or z_dims=0"):
         SMALL_Z.build(FeatureSettings(sample_rate_hz=8000))
 
 
@@ -221,7 +222,7 @@ def test_z_of_a_long_recording_is_measured_in_pieces():
 def test_z_models_ask_for_the_source():
     model = SMALL_Z.build(FEATURES)
     f0, voiced, loudness, audio = song(50)
-    with pytest.raises(AudioError, match="give the source audio"):
+    with pytest.raises(ModelError, match="give the source audio"):
         model.render(f0, voiced, loudness)
     other = np.random.default_rng(1).standard_normal(len(audio)).astype(np.float32)
     a, b = model.render(f0, voiced, loudness, audio), model.render(f0, voiced, loudness, other)
@@ -294,9 +295,9 @@ def test_no_nan(settings, f0_hz, n_frames):
 
 def test_render_refuses_unequal_lengths():
     f0, voiced, loudness, _ = song(10)
-    with pytest.raises(AudioError, match="10, 9 and 10 frames"):
+    with pytest.raises(ModelError, match="10, 9 and 10 frames"):
         SMALL.build(FEATURES).render(f0, voiced[:9], loudness)
-    with pytest.raises(AudioError, match="at least one"):
+    with pytest.raises(ModelError, match="at least one"):
         SMALL.build(FEATURES).render(f0[:0], voiced[:0], loudness[:0])
 
 

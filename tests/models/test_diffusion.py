@@ -11,15 +11,16 @@ import pytest
 import torch
 
 from svclib.audio import griffin_lim
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.audio.mel import MelConfig
+from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion import denoiser
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffusion.schedule import Schedule
 from svclib.utils.errors import Cancelled, ModelError
 
-FULL = FeatureSettings(sample_rate_hz=44100, hop_samples=512, mel=MelContract())
-CONTRACT = MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
+FULL = FeatureSettings(sample_rate_hz=44100, hop_samples=512, mel=MelConfig())
+CONTRACT = MelConfig(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
 FEATURES = FeatureSettings(sample_rate_hz=16000, hop_samples=256, mel=CONTRACT)
 TINY = DiffusionSettings(
     channels=96,

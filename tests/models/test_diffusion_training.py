@@ -14,11 +14,12 @@ import toy
 
 from svclib.__main__ import main
 from svclib.audio import mel
+from svclib.audio.mel import MelConfig
 from svclib.cli.convert import singer_mix
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.pipeline import Controls, convert
-from svclib.features.extract import Features, FeatureSettings, MelContract, extract
+from svclib.features.extract import Features, FeatureSettings, extract
 from svclib.models import instrument
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.vocoders.harmonic import HarmonicSettings
@@ -28,7 +29,7 @@ from svclib.utils import config
 from svclib.utils.errors import Cancelled, ConfigError, ConversionError, ModelError, TrainingError
 
 RATE, HOP = 16000, 256
-CONTRACT = MelContract(RATE, 1024, 1024, HOP, 40, 0.0, 7600.0)
+CONTRACT = MelConfig(RATE, 1024, 1024, HOP, 40, 0.0, 7600.0)
 FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, mel=CONTRACT)
 VOCODER = HarmonicSettings(n_harmonics=40, n_noise_bands=17, channels=16, n_layers=1, fft_sizes=(512, 128))
 SETTINGS = DiffusionSettings(

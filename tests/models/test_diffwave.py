@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lib.diffwave_weights import convert, load
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.audio.mel import MelConfig
+from svclib.features.extract import FeatureSettings
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.diffwave import cached_inference, cpu_autograd
@@ -20,9 +21,9 @@ from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.diffwave.network import DiffWaveNet, parameter_count, strides, table_embedding
 from svclib.models.diffwave.sampler import FAST, align, paper_schedule
 from svclib.models.layers import step_embedding
-from svclib.utils.errors import Cancelled, ModelError
+from svclib.utils.errors import Cancelled, ConfigError, ModelError
 
-MEL = MelContract(
+MEL = MelConfig(
     sample_rate_hz=8000, n_fft=256, window_samples=256, hop_samples=64, n_mels=12, fmin_hz=0.0, fmax_hz=4000.0
 )
 VOICE = FeatureSettings(sample_rate_hz=8000, hop_samples=64, mel=MEL)
@@ -518,7 +519,7 @@ def test_a_model_of_one_level_hears_quiet_and_loud_alike():
     ends = [diffwave_uses.interpolate(model, audio, 0.1 * audio, (0, 1), t=3, label="one")]
     np.testing.assert_allclose(0.1 * ends[0][0], ends[0][1], atol=1e-5)
     for changes, match in [({"condition": "mel", "labels": ()}, "tells the level"), ({"peak": 1.5}, "0 to 1")]:
-        with pytest.raises(ModelError, match=match):
+        with pytest.raises(ConfigError, match=match):
             dataclasses.replace(DIGITS, **{"peak": 0.9, **changes})
 
 
@@ -556,7 +557,7 @@ def test_a_prior_that_follows_the_energy():
     loss, _ = model.loss(batch, generator)
     assert float(loss) == pytest.approx(float(model.schedule.alpha_bar.mean()), rel=0.01)
     assert SMALL.build(VOICE).spread(mels) is None and "prior" in settings.prediction
-    with pytest.raises(ModelError, match="follows a mel"):
+    with pytest.raises(ConfigError, match="follows a mel"):
         dataclasses.replace(DIGITS, prior="energy")
 
 

@@ -9,17 +9,18 @@ import pytest
 import torch
 import toy
 
-from svclib.features.extract import FeatureSettings, MelContract, log_mel
+from svclib.audio.mel import MelConfig, log_mel
+from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave import model as diffwave
 from svclib.models.diffwave.harmonic_source import HarmonicSource
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders import auto as vocoding
-from svclib.utils.errors import ModelError
+from svclib.utils.errors import ConfigError, ModelError
 
 RATE, HOP, FRAMES = 8000, 64, 60
-MEL = MelContract(
+MEL = MelConfig(
     sample_rate_hz=RATE, n_fft=256, window_samples=256, hop_samples=HOP, n_mels=24, fmin_hz=0.0, fmax_hz=4000.0
 )
 FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, mel=MEL)
@@ -137,9 +138,9 @@ def test_behind_the_one_door_the_pitch_arrives(tmp_path):
 
 
 def test_what_does_not_fit_is_told():
-    with pytest.raises(ModelError, match="source 'harmonic' is for a vocoder"):
+    with pytest.raises(ConfigError, match="source 'harmonic' is for a vocoder"):
         DiffWaveSettings(condition="none", source="harmonic")
-    with pytest.raises(ModelError, match="source"):
+    with pytest.raises(ConfigError, match="source"):
         DiffWaveSettings(source="sine")
     model = SINGS.build(FEATURES)
     with pytest.raises(ModelError, match="takes a source"):

@@ -17,10 +17,11 @@ import toy
 
 from svclib.__main__ import main
 from svclib.audio import mel
+from svclib.audio.mel import MelConfig
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.conversion.pipeline import convert, save
-from svclib.features.extract import Features, FeatureSettings, MelContract
+from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffwave import inference as diffwave_uses
@@ -31,7 +32,7 @@ from svclib.models.vocoders.harmonic import HarmonicSettings, Vocoder
 from svclib.utils.errors import ConversionError, ModelError
 
 RATE, HOP = 16000, 256
-CONTRACT = MelContract(RATE, 1024, 1024, HOP, 40, 0.0, 7600.0)
+CONTRACT = MelConfig(RATE, 1024, 1024, HOP, 40, 0.0, 7600.0)
 FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, mel=CONTRACT)
 HARMONIC = HarmonicSettings(n_harmonics=40, n_noise_bands=17, channels=16, n_layers=1, fft_sizes=(512, 128))
 DIFFWAVE = DiffWaveSettings(channels=8, n_layers=3, condition_dims=8)

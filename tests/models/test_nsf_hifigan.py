@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from svclib.features.extract import MelContract
+from svclib.audio.mel import MelConfig
 from svclib.models.vocoders import harmonic, nsf_checkpoint
 from svclib.models.vocoders.nsf_hifigan import Block, NsfHifigan, NsfSettings
 from svclib.utils.errors import Cancelled, ModelError
@@ -76,7 +76,7 @@ def test_tensors_are_the_published_ones(release, mini_nsf, millions, normed):
     assert own == plain
     assert round(sum(s.numel() for s in own.values()) / 1e6, 2) == millions
     assert round(sum(s.numel() for s in published.values()) / 1e6, 2) == normed
-    assert NsfSettings().contract == MelContract()
+    assert NsfSettings().contract == MelConfig()
 
 
 # Against numpy --------------------------------------------------------------------------------------------------------

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from svclib.audio import mel
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.audio.mel import MelConfig
+from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.vocoders import harmonic
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils import config
-from svclib.utils.errors import Cancelled, ModelError
+from svclib.utils.errors import Cancelled, ConfigError, ModelError
 
 RATE, HOP = 16000, 256
-CONTRACT = MelContract(RATE, 1024, 1024, HOP, 64, 0.0, 7600.0)
+CONTRACT = MelConfig(RATE, 1024, 1024, HOP, 64, 0.0, 7600.0)
 FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, mel=CONTRACT)
 SMALL = HarmonicSettings(n_harmonics=60, channels=48, n_layers=2, fft_sizes=(1024, 256, 64))
 STATISTICS = {
@@ -60,13 +61,13 @@ def peak_hz(audio, low, high, size=1 << 17):
 
 
 @pytest.mark.parametrize(
-    "contract", [MelContract(), CONTRACT, MelContract(22050, 1024, 1024, 256, 80, 0.0, 8000.0, scale="htk")]
+    "contract", [MelConfig(), CONTRACT, MelConfig(22050, 1024, 1024, 256, 80, 0.0, 8000.0, scale="htk")]
 )
 def test_mel_corners_are_librosas(contract):
     want = librosa.mel_frequencies(
         contract.n_mels + 2, fmin=contract.fmin_hz, fmax=contract.fmax_hz, htk=contract.scale == "htk"
     )
-    np.testing.assert_allclose(harmonic.mel_corners_hz(contract), want, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(contract.edges_hz(), want, rtol=1e-9, atol=1e-6)
 
 
 # What it sings without any training -----------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ def test_equal_seeds_equal_weights():
 def test_presets_build(overlays, rate_hz):
     preset = config.load(overlays)
     model = preset.model.build(preset.features)
-    assert model.sample_rate_hz == rate_hz and model.contract == MelContract()
+    assert model.sample_rate_hz == rate_hz and model.contract == MelConfig()
     n = sum(p.numel() for p in model.parameters())
     assert n < (1_500_000 if len(overlays) == 1 else 50_000)
 
@@ -247,7 +248,7 @@ def test_another_mel_is_refused_naming_both_sides():
     ],
 )
 def test_impossible_settings_are_refused(change, words):
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ConfigError, match=words):
         dataclasses.replace(SMALL, **change)
     with pytest.raises(ModelError, match="mel contract"):
         SMALL.build(FeatureSettings())

@@ -13,8 +13,9 @@ from test_diffusion import TINY
 from test_panels import NASTY, STATISTICS
 
 from svclib.analysis import ablation, ablation_views, live_preview, trace
+from svclib.audio.mel import MelConfig
 from svclib.conversion import song
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion import samplers
 from svclib.models.vocoders.harmonic import HarmonicSettings
@@ -22,7 +23,7 @@ from svclib.notebooks import ablation as widgets_study
 from svclib.utils import workspace
 
 FEATURES = FeatureSettings(
-    sample_rate_hz=16000, hop_samples=256, f0_method="swift", mel=MelContract(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
+    sample_rate_hz=16000, hop_samples=256, f0_method="swift", mel=MelConfig(16000, 1024, 1024, 256, 40, 0.0, 8000.0)
 )
 VOCODER = HarmonicSettings(n_harmonics=12, n_noise_bands=9, channels=8, n_layers=1, fft_sizes=(256, 64))
 

@@ -11,7 +11,8 @@ from test_ablation_panel import make_instrument, make_song
 from test_panels import said
 
 from svclib.analysis.lesson import build as lesson
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.audio.mel import MelConfig
+from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffwave import model as diffwave
 from svclib.notebooks import lesson as widgets_lesson
@@ -67,7 +68,7 @@ def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):
     home = workspace.base_folder(base=tmp_path / "home")
     alone = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition="none", n_steps=4, fast_etas=())
     vocoder = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition_dims=6, n_steps=4, fast_etas=())
-    mel = FeatureSettings(8000, 64, mel=MelContract(8000, 256, 256, 64, 12, 0.0, 4000.0))
+    mel = FeatureSettings(8000, 64, mel=MelConfig(8000, 256, 256, 64, 12, 0.0, 4000.0))
     save_wave(home.instruments / "a vocoder.zip", vocoder, mel)
     shown = widgets_lesson.waves(home).data
     assert "a vocoder is a vocoder and needs a song" in shown and "<iframe" in shown

@@ -21,7 +21,7 @@ from svclib.audio import io as audio
 from svclib.notebooks import first_run
 from svclib.utils import download as sources
 from svclib.utils import unzip, workspace
-from svclib.utils.errors import AudioError
+from svclib.utils.errors import StorageError
 
 
 def wav_bytes(seed=0):
@@ -66,7 +66,7 @@ def test_a_folder_and_a_file_are_used_where_they_are(tmp_path):
     assert sources.fetch(tmp_path, tmp_path / "into") == tmp_path
     assert sources.fetch(song, tmp_path / "into") == song
     assert not (tmp_path / "into").exists()
-    with pytest.raises(AudioError, match="no file or folder"):
+    with pytest.raises(StorageError, match="no file or folder"):
         sources.fetch(tmp_path / "absent", tmp_path / "into")
 
 
@@ -97,7 +97,7 @@ def test_another_zip_of_the_same_name_is_unpacked_beside(tmp_path):
     (tmp_path / "own" / "voice" / "x.wav").write_bytes(b"mine")
     assert sources.fetch(one, tmp_path / "own").name != "voice"
     assert (tmp_path / "own" / "voice" / "x.wav").read_bytes() == b"mine"
-    with pytest.raises(AudioError, match=r"voice.zip is not unpacked over what lies in .*voice: that is not from it"):
+    with pytest.raises(StorageError, match=r"voice.zip is not unpacked over what lies in .*voice: that is not from it"):
         unzip.unpack(one, tmp_path / "own" / "voice")
 
 
@@ -175,7 +175,7 @@ OUTSIDE = [
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_an_entry_that_points_outside_refuses_the_whole_zip(tmp_path, name):
     archive = make_zip(tmp_path / "v.zip", {"good.wav": wav_bytes(), name: b"evil"})
-    with pytest.raises(AudioError, match="v.zip is refused"):
+    with pytest.raises(StorageError, match="v.zip is refused"):
         sources.fetch(archive, tmp_path / "into")
     assert everything_under(tmp_path) == ["v.zip"]
 
@@ -185,7 +185,7 @@ def test_links_and_devices_are_refused(tmp_path):
     entry.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "v.zip", "w") as file:
         file.writestr(entry, "/etc/passwd")
-    with pytest.raises(AudioError, match="link or a device"):
+    with pytest.raises(StorageError, match="link or a device"):
         sources.fetch(tmp_path / "v.zip", tmp_path / "into")
     assert everything_under(tmp_path) == ["v.zip"]
 
@@ -195,7 +195,7 @@ def test_a_size_that_lies_is_refused(tmp_path):
     data = archive.read_bytes()
     small = (1000).to_bytes(4, "little")
     archive.write_bytes(data.replace((3_000_000).to_bytes(4, "little"), small))
-    with pytest.raises(AudioError):
+    with pytest.raises(StorageError):
         sources.fetch(archive, tmp_path / "into")
     assert everything_under(tmp_path) == ["v.zip"]
 
@@ -205,12 +205,12 @@ def test_damaged_empty_and_no_zip(tmp_path):
     data = bytearray(archive.read_bytes())
     data[60] ^= 0xFF
     archive.write_bytes(data)
-    with pytest.raises(AudioError, match="cannot be unpacked"):
+    with pytest.raises(StorageError, match="cannot be unpacked"):
         sources.fetch(archive, tmp_path / "into")
     archive.write_bytes(data[: len(data) // 2])
-    with pytest.raises(AudioError, match="not a readable zip"):
+    with pytest.raises(StorageError, match="not a readable zip"):
         sources.fetch(archive, tmp_path / "into")
-    with pytest.raises(AudioError, match="holds no files"):
+    with pytest.raises(StorageError, match="holds no files"):
         sources.fetch(make_zip(tmp_path / "e.zip", {}), tmp_path / "into")
     assert everything_under(tmp_path) == ["e.zip", "v.zip"]
 
@@ -227,7 +227,7 @@ def test_checksum_of_a_zip(tmp_path):
     archive = make_zip(tmp_path / "v.zip", {"a.wav": wav_bytes()})
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     assert sources.fetch(archive, tmp_path / "into", sha256=digest.upper()).is_dir()
-    with pytest.raises(AudioError, match="checksum"):
+    with pytest.raises(StorageError, match="checksum"):
         sources.fetch(archive, tmp_path / "other", sha256="0" * 64)
 
 
@@ -251,7 +251,7 @@ def test_checksum_of_a_download(tmp_path, web):
     folder, address, asked = web
     (folder / "one.wav").write_bytes(wav_bytes())
     digest = hashlib.sha256(wav_bytes()).hexdigest()
-    with pytest.raises(AudioError, match="checksum"):
+    with pytest.raises(StorageError, match="checksum"):
         sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256="1" * 64)
     assert not (tmp_path / "into").exists()
     before = sources.fetch(f"{address}/one.wav", tmp_path / "into", sha256=digest)
@@ -277,7 +277,7 @@ def test_pages_failures_and_strange_addresses(tmp_path, web):
         ("https://", "not a web address"),
         ("https://drive.google.com/drive/my-drive", "not a share link"),
     ]:
-        with pytest.raises(AudioError, match=words) as error:
+        with pytest.raises(StorageError, match=words) as error:
             sources.fetch(where, tmp_path / "into")
         assert len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "into").exists()
@@ -313,7 +313,7 @@ def test_google_drive_links(tmp_path, monkeypatch):
         raise RuntimeError("Cannot retrieve the public link of the file.\nmany\nlines")
 
     monkeypatch.setattr(gdown, "download", refuse)
-    with pytest.raises(AudioError, match="Share it with everybody"):
+    with pytest.raises(StorageError, match="Share it with everybody"):
         sources.fetch(f"https://drive.google.com/file/d/{identity}x/view", tmp_path / "into")
 
 

@@ -31,7 +31,7 @@ def _mel(axis, trace: Trace, picture, **options):
     drawn = axis.imshow(
         picture, origin="lower", aspect="auto", extent=(0, seconds, 0, n_mels), interpolation="nearest", **options
     )
-    hz = compare.mel_centers_hz(trace)
+    hz = trace.contract.centers_hz()
     wanted = [f for f in (250, 500, 1000, 2000, 4000, 8000) if hz[0] < f < hz[-1]]
     places, kept = np.interp(wanted, hz, np.arange(n_mels)) + 0.5, []
     for place, f in zip(places, wanted, strict=True):
@@ -46,7 +46,7 @@ def _pitch(axis, trace: Trace) -> None:
     """The F0 asked for, as a line over the mel picture."""
     if "f0_hz" not in trace.conditions:
         return
-    hz = compare.mel_centers_hz(trace)
+    hz = trace.contract.centers_hz()
     f0_hz = np.where(trace.conditions.get("voiced", True), trace.conditions["f0_hz"], np.nan)
     f0_hz = np.where((f0_hz > hz[0]) & (f0_hz < hz[-1]), f0_hz, np.nan)
     frame_s = trace.contract.hop_samples / trace.contract.sample_rate_hz

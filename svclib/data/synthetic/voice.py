@@ -13,7 +13,7 @@ import re
 import numpy as np
 
 from svclib.audio import units
-from svclib.features import extract
+from svclib.audio.loudness import a_weighting_db
 from svclib.utils.errors import DatasetError
 
 VOWELS = ("a", "e", "i", "o", "u")
@@ -325,4 +325,4 @@ def _bump(f_hz: np.ndarray, center_hz: float, octaves: float) -> np.ndarray:
 
 def _a_weight(f_hz: np.ndarray) -> np.ndarray:
     """A-weighting as a power ratio."""
-    return 10 ** (np.asarray(extract.a_weighting_db(np.maximum(f_hz, 1.0)), dtype=float) / 10)
+    return 10 ** (np.asarray(a_weighting_db(np.maximum(f_hz, 1.0)), dtype=float) / 10)

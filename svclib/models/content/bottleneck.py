@@ -15,23 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from svclib.audio.mel import MelConfig
 from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.features.extract import FeatureSettings
 from svclib.models.content.base import ContentEncoder, register
 from svclib.models.layers import ConvStack, in_pieces
 from svclib.utils import rng
 
 UNPITCHED_SMOOTHING_HZ = 200.0
-
-
-def mel_centers_hz(contract: MelContract) -> np.ndarray:
-    """Centre frequencies of the mel filters in Hz, float64 ``[n_mels]``."""
-    import librosa
-
-    edges = librosa.mel_frequencies(
-        contract.n_mels + 2, fmin=contract.fmin_hz, fmax=contract.fmax_hz, htk=contract.scale == "htk"
-    )
-    return edges[1:-1]
 
 
 def spectral_envelope(
@@ -48,7 +39,7 @@ def spectral_envelope(
     Args:
         log_mel: Natural logarithm of mel magnitudes.
         f0_hz: Filled over unvoiced frames; where it is 0, the smoothing is 200 Hz wide.
-        centers_hz: :func:`mel_centers_hz`.
+        centers_hz: ``MelConfig.centers_hz``.
 
     Returns:
         Natural logarithm of the envelope at the mel centres.
@@ -132,7 +123,7 @@ class Bottleneck(ContentEncoder):
 
     def __init__(
         self,
-        contract: MelContract,
+        contract: MelConfig,
         code_dims: int = 16,
         n_cepstra: int = 20,
         channels: int = 192,
@@ -144,9 +135,9 @@ class Bottleneck(ContentEncoder):
         super().__init__()
         self.dims = code_dims
         self.warp_range, self.equaliser_db, self.code_noise = warp_range, equaliser_db, code_noise
-        self.to_nepers = math.log(10.0) if contract.log_base == "10" else 1.0
+        self.to_nepers = contract.nepers_per_unit
         self.floor = math.log(contract.floor)
-        self.register_buffer("centers_hz", torch.from_numpy(mel_centers_hz(contract)).float(), persistent=False)
+        self.register_buffer("centers_hz", torch.from_numpy(contract.centers_hz()).float(), persistent=False)
         self.register_buffer("basis", cepstrum_basis(contract.n_mels, n_cepstra), persistent=False)
         self.convs = ConvStack(n_cepstra, channels, code_dims, n_layers)
 

@@ -19,29 +19,18 @@ from torch import Tensor, nn
 
 from svclib.audio import spectral_loss, synthesis, units
 from svclib.features import extract as features_module
+from svclib.features.f0 import fill_unvoiced
 from svclib.models.ddsp import networks as decoder
-from svclib.utils import validation
-from svclib.utils.errors import AudioError
+from svclib.utils.errors import ModelError
 from svclib.utils.progress import raise_if_cancelled
+from svclib.utils.serialization import Settings, setting
 
 NOISE_BIAS = -5.0  # an untrained network starts nearly without noise
 AMPLITUDE_BIAS = -1.5  # and sings softly, at an amplitude of about 0.04
 
 
-_RANGES = {
-    "n_harmonics": (1, 1000),
-    "n_noise_bands": (2, 1025),
-    "rnn_channels": (1, 4096),
-    "mlp_channels": (1, 4096),
-    "layers_per_stack": (0, 10),
-    "z_dims": (0, 512),
-    "z_rnn_channels": (1, 4096),
-    "reverb_samples": (0, 480_000),
-}
-
-
 @dataclasses.dataclass(frozen=True)
-class DdspSettings:
+class DdspSettings(Settings):
     """What is built and what it is trained on. ``dataclasses.asdict`` gives JSON that builds the same settings again.
 
     Attributes:
@@ -59,27 +48,22 @@ class DdspSettings:
         log_rule: ``v1`` or ``v2``, see :func:`losses.spectral_loss`. Losses compare only if both are equal.
     """
 
-    kind: str = "ddsp"
-    n_harmonics: int = 100
-    n_noise_bands: int = 65
-    rnn_channels: int = 512
-    mlp_channels: int = 512
-    layers_per_stack: int = 3
-    z_dims: int = 0
-    z_hop_samples: int = 512
-    z_rnn_channels: int = 512
-    reverb_samples: int = 0
-    fft_sizes: tuple[int, ...] | list[int] = spectral_loss.FFT_SIZES
-    log_rule: str = "v1"
+    kind: str = setting("ddsp", choices=("ddsp",))
+    n_harmonics: int = setting(100, 1, 1000)
+    n_noise_bands: int = setting(65, 2, 1025)
+    rnn_channels: int = setting(512, 1, 4096)
+    mlp_channels: int = setting(512, 1, 4096)
+    layers_per_stack: int = setting(3, 0, 10)
+    z_dims: int = setting(0, 0, 512)
+    z_hop_samples: int = setting(512, choices=tuple(decoder.Z_WINDOWS))
+    z_rnn_channels: int = setting(512, 1, 4096)
+    reverb_samples: int = setting(0, 0, 480_000)
+    fft_sizes: tuple[int, ...] | list[int] = setting(spectral_loss.FFT_SIZES, 16)
+    log_rule: str = setting("v1", choices=spectral_loss.LOG_RULES)
 
     def __post_init__(self):
-        object.__setattr__(self, "fft_sizes", tuple(self.fft_sizes))
-        if self.kind != "ddsp":
-            raise AudioError(f"kind is '{self.kind}'; these are settings of the kind 'ddsp'.")
-        validation.check(self, _RANGES, AudioError)
-        if self.z_hop_samples not in decoder.Z_WINDOWS:
-            raise AudioError(f"z_hop_samples is {self.z_hop_samples!r}; expected one of {sorted(decoder.Z_WINDOWS)}.")
-        spectral_loss.check_definition(self.fft_sizes, self.log_rule, AudioError)
+        super().__post_init__()
+        spectral_loss.check_fft_sizes(self.fft_sizes)
 
     def build(
         self, features: "features_module.FeatureSettings", statistics: dict | None = None, seed: int = 0
@@ -95,10 +79,10 @@ class DdspSettings:
             The model, on the CPU.
 
         Raises:
-            AudioError: if the sample rate is too low for ``z_dims``.
+            ModelError: if the sample rate is too low for ``z_dims``.
         """
         if self.z_dims and features.sample_rate_hz < 2 * decoder.Z_FMAX_HZ:
-            raise AudioError(
+            raise ModelError(
                 f"The z encoder listens up to {decoder.Z_FMAX_HZ:.0f} Hz; sample_rate_hz is {features.sample_rate_hz}: "
                 f"use at least {2 * decoder.Z_FMAX_HZ:.0f}, or z_dims=0."
             )
@@ -189,7 +173,7 @@ class DdspModel(nn.Module):
         """
         if self.z_encoder is not None and z is None:
             if audio is None:
-                raise AudioError("This instrument follows what is sung (z): give the source audio too.")
+                raise ModelError("This instrument follows what is sung (z): give the source audio too.")
             z = self.z_encoder.at_frames(self.z_encoder(audio), 0, f0_hz.shape[1], self.features.hop_samples)
         return self._controls(f0_hz, voiced, loudness_db, z, None)[0]
 
@@ -297,18 +281,18 @@ class DdspModel(nn.Module):
         """
         n_frames, hop, rate = len(f0_hz), self.features.hop_samples, self.features.sample_rate_hz
         if not len(voiced) == len(loudness_db) == n_frames or n_frames == 0 or chunk_frames < 1:
-            raise AudioError(
+            raise ModelError(
                 f"Pitch, voicing and loudness have {n_frames}, {len(voiced)} and {len(loudness_db)} frames; "
                 "they must have the same number, at least one."
             )
         z = None
         if self.z_encoder is not None:
             if audio is None:
-                raise AudioError("This instrument follows what is sung (z): give the source audio too.")
+                raise ModelError("This instrument follows what is sung (z): give the source audio too.")
             z = self.encode_z(audio, cancelled)
         place = self.decoder.out.weight
         voiced = np.asarray(voiced, dtype=bool) & (np.asarray(f0_hz) > 0)
-        f0_filled = features_module.fill_unvoiced(np.asarray(f0_hz), voiced)
+        f0_filled = fill_unvoiced(np.asarray(f0_hz), voiced)
         phases, _ = synthesis.frame_phase(torch.as_tensor(f0_filled, dtype=torch.float32)[None], rate, hop)
         generator, state, before = torch.Generator().manual_seed(seed), None, None
         ring = 2 * (self.settings.n_noise_bands - 1) - 1

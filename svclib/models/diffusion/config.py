@@ -7,36 +7,14 @@ from svclib.models.diffusion import samplers
 from svclib.models.diffusion.denoiser import PREDICTIONS
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.vocoders.harmonic import HarmonicSettings
-from svclib.utils import validation
-from svclib.utils.errors import ModelError
-
-_RANGES = {
-    "code_dims": (1, 4096),
-    "code_noise": (0.0, 100.0),
-    "warp_range": (0.0, 0.9),
-    "equaliser_db": (0.0, 60.0),
-    "content_channels": (1, 4096),
-    "content_layers": (1, 100),
-    "channels": (1, 4096),
-    "n_layers": (1, 200),
-    "dilation_cycle": (1, 14),
-    "condition_dims": (1, 4096),
-    "coarse_channels": (1, 4096),
-    "coarse_layers": (1, 100),
-    "coarse_weight": (0.0, 1000.0),
-    "condition_dropout": (0.0, 0.99),
-    "vocoder_weight": (0.0, 1000.0),
-    "vocoder_rows": (1, 4096),
-    "n_steps": (2, 100_000),
-    "sampler_steps": (1, 100_000),
-    "temperature": (0.0, 2.0),
-}
+from svclib.utils.errors import ConfigError
+from svclib.utils.serialization import Settings, setting
 
 MAX_SQUARES = 100_000_000  # about a billion weights
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffusionChoices:
+class DiffusionChoices(Settings):
     """Everything that defines a diffusion model apart from its features and its training data.
 
     Attributes:
@@ -60,47 +38,40 @@ class DiffusionChoices:
         vocoder_rows: Pieces of a batch that it is trained on.
     """
 
-    kind: str = "diffusion"
-    content: str = "bottleneck"
-    code_dims: int = 16
-    code_noise: float = 0.25
-    warp_range: float = 0.2
-    equaliser_db: float = 6.0
-    content_channels: int = 192
-    content_layers: int = 3
-    channels: int = 384
-    n_layers: int = 20
-    dilation_cycle: int = 4
-    condition_dims: int = 256
-    prediction: str = "residual"
-    coarse_channels: int = 256
-    coarse_layers: int = 4
-    coarse_weight: float = 0.5
-    n_steps: int = 1000
+    kind: str = setting("diffusion", choices=("diffusion",))
+    content: str = setting("bottleneck", choices=CONTENT_ENCODERS)
+    code_dims: int = setting(16, 1, 4096)
+    code_noise: float = setting(0.25, 0.0, 100.0)
+    warp_range: float = setting(0.2, 0.0, 0.9)
+    equaliser_db: float = setting(6.0, 0.0, 60.0)
+    content_channels: int = setting(192, 1, 4096)
+    content_layers: int = setting(3, 1, 100)
+    channels: int = setting(384, 1, 4096)
+    n_layers: int = setting(20, 1, 200)
+    dilation_cycle: int = setting(4, 1, 14)
+    condition_dims: int = setting(256, 1, 4096)
+    prediction: str = setting("residual", choices=PREDICTIONS)
+    coarse_channels: int = setting(256, 1, 4096)
+    coarse_layers: int = setting(4, 1, 100)
+    coarse_weight: float = setting(0.5, 0.0, 1000.0)
+    n_steps: int = setting(1000, 2, 100_000)
     beta_first: float = 1e-4
     beta_last: float = 0.02
-    condition_dropout: float = 0.1
+    condition_dropout: float = setting(0.1, 0.0, 0.99)
     sampler: str = "dpmpp"
-    sampler_steps: int = 20
-    temperature: float = 1.0
+    sampler_steps: int = setting(20, 1, 100_000)
+    temperature: float = setting(1.0, 0.0, 2.0)
     vocoder: HarmonicSettings | None = None
-    vocoder_weight: float = 0.1
-    vocoder_rows: int = 2
+    vocoder_weight: float = setting(0.1, 0.0, 1000.0)
+    vocoder_rows: int = setting(2, 1, 4096)
 
     def __post_init__(self):
-        if self.kind != "diffusion":
-            raise ModelError(f"These are settings of a '{self.kind}' model; DiffusionSettings are for 'diffusion'.")
-        if self.content not in CONTENT_ENCODERS:
-            known = ", ".join(CONTENT_ENCODERS)
-            raise ModelError(f"There is no content encoder '{self.content}'; choose one of: {known}.")
-        validation.check(self, _RANGES, ModelError)
+        super().__post_init__()
         size = self.n_layers * self.channels**2 + self.content_layers * self.content_channels**2
         if size > MAX_SQUARES:
-            raise ModelError(
+            raise ConfigError(
                 f"{self.n_layers} layers of {self.channels} channels are too large a network: layers times channels "
                 f"squared are at most {MAX_SQUARES:,} with the content encoder's; the full model has 3 million."
             )
-        if self.prediction not in PREDICTIONS:
-            raise ModelError(f"prediction is '{self.prediction}'; choose one of {', '.join(PREDICTIONS)}.")
         Schedule(self.n_steps, self.beta_first, self.beta_last)
         samplers.times(Schedule(self.n_steps), self.sampler, self.sampler_steps)

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from svclib.features.extract import MelContract
+from svclib.audio.mel import MelConfig
 from svclib.models import layers
-from svclib.models.content import bottleneck
 from svclib.models.diffusion.schedule import Schedule
 from svclib.utils import progress
 from svclib.utils.errors import ModelError
@@ -125,9 +124,9 @@ class Denoiser(nn.Module):
 class Conditions(nn.Module):
     """Content, F0 with voicing, loudness, singer -> one condition per frame, each replaceable by a learned null."""
 
-    def __init__(self, contract: MelContract, code_dims: int, n_singers: int, dims: int):
+    def __init__(self, contract: MelConfig, code_dims: int, n_singers: int, dims: int):
         super().__init__()
-        centers_hz = torch.from_numpy(bottleneck.mel_centers_hz(contract)).float()
+        centers_hz = torch.from_numpy(contract.centers_hz()).float()
         self.register_buffer("centers_hz", centers_hz, persistent=False)
         self.register_buffer("spacing_hz", torch.gradient(centers_hz)[0], persistent=False)
         self.content = nn.Linear(code_dims, dims)

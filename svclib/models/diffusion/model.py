@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from svclib.audio import griffin_lim
 from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings, fill_unvoiced
+from svclib.features.extract import FeatureSettings
+from svclib.features.f0 import fill_unvoiced
 from svclib.models import layers
 from svclib.models.content import base as content_base
 from svclib.models.ddsp.model import Synthesis
@@ -87,8 +88,8 @@ class DiffusionModel(nn.Module):
 
     def _range(self, statistics: Mapping | None) -> tuple[Tensor, Tensor]:
         """Lowest and highest log-mel, by mel: the dataset's, or floor .. 2 nepers where nothing is known."""
-        base = math.log(10.0) if self.contract.log_base == "10" else 1.0
-        known = (statistics or {}).get("log_mel") or {"min": math.log(self.contract.floor) / base, "max": 2.0 / base}
+        default = {"min": self.contract.log_floor, "max": 2.0 / self.contract.nepers_per_unit}
+        known = (statistics or {}).get("log_mel") or default
         # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
         low, high = (np.full(self.contract.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
         # A band that never moves still needs a scale.
@@ -231,8 +232,7 @@ class DiffusionModel(nn.Module):
 
         Asked for a level it never heard, a network answers anything: it sings at the nearest, and the rest is gain.
         """
-        base = 1.0 if self.contract.log_base == "10" else math.log(10.0)
-        return (loudness_db - self._known(loudness_db)) / 20.0 * base
+        return (loudness_db - self._known(loudness_db)) / self.contract.to_db(1.0)
 
     def _known(self, loudness_db: Tensor) -> Tensor:
         low, high = self.loudness_range_db
@@ -425,7 +425,7 @@ class DiffusionModel(nn.Module):
             **sampling,
             callback=lambda step: report(0.8 * (step.index + 1) / step.n_calls, f"step {step.index + 1}"),
         )
-        floor = math.log10(self.contract.floor) if self.contract.log_base == "10" else math.log(self.contract.floor)
+        floor = self.contract.log_floor
         sung = (sung + self.beyond(loudness)[..., None]).clamp_min(floor)
         return vocoder.render(
             sung[0].cpu().numpy(),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.features.extract import MelContract
+from svclib.audio.mel import MelConfig
 from svclib.models.diffusion.samplers import SamplerStep
 from svclib.models.diffwave import sampler as diffwave_process
 from svclib.models.diffwave.model import DiffWaveModel
@@ -78,7 +78,7 @@ def condition(model: DiffWaveModel, label: str | None, batch: int) -> dict:
 def vocode(
     model: DiffWaveModel,
     log_mel: np.ndarray,
-    contract: MelContract,
+    contract: MelConfig,
     seed: int = 0,
     fast: bool = True,
     precision: str = "fp32",

@@ -16,15 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from svclib.audio import synthesis
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.audio.mel import MelConfig
+from svclib.features.extract import FeatureSettings
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.diffwave import sampler as diffwave_process
 from svclib.models.diffwave.cached_inference import Prepared
 from svclib.models.diffwave.harmonic_source import HarmonicSource
 from svclib.models.diffwave.network import CONDITIONERS, STEP_RULES, DiffWaveNet, parameter_count, strides
-from svclib.models.vocoders.harmonic import mel_corners_hz
-from svclib.utils import rng, validation
-from svclib.utils.errors import ModelError
+from svclib.utils import rng
+from svclib.utils.errors import ConfigError, ModelError
+from svclib.utils.serialization import Settings, setting
 
 CONDITIONS = ("mel", "label", "none")
 PRIORS = ("standard", "energy", "level")
@@ -34,22 +35,9 @@ LEAST_LEVEL, LEVEL = 1e-3, 0.4  # of ``level``: the quietest sound it follows, a
 LOSSES = ("l2", "l1")
 MAX_PARAMETERS = 200_000_000
 
-_RANGES = {
-    "channels": (1, 1024),
-    "n_layers": (1, 128),
-    "dilation_cycle": (1, 14),
-    "condition_dims": (1, 1024),
-    "squeeze": (1, 64),
-    "peak": (0.0, 1.0),
-    "sound_s": (0.01, 60.0),
-    "n_steps": (2, 1000),
-    "beta_first": (1e-8, 0.5),
-    "beta_last": (1e-8, 0.99),
-}
-
 
 @dataclasses.dataclass(frozen=True)
-class DiffWaveSettings:
+class DiffWaveSettings(Settings):
     """Everything that defines a DiffWave apart from its features and its training data.
 
     Attributes:
@@ -73,56 +61,41 @@ class DiffWaveSettings:
         source: ``none``, the paper's, or ``harmonic``: besides the mel it hears the pitch; see ``diffwave_source``.
     """
 
-    kind: str = "diffwave"
-    condition: str = "mel"
-    channels: int = 64
-    n_layers: int = 30
-    dilation_cycle: int = 10
-    conditioner: str = "frames"
-    condition_dims: int = 128
+    kind: str = setting("diffwave", choices=("diffwave",))
+    condition: str = setting("mel", choices=CONDITIONS)
+    channels: int = setting(64, 1, 1024)
+    n_layers: int = setting(30, 1, 128)
+    dilation_cycle: int = setting(10, 1, 14)
+    conditioner: str = setting("frames", choices=CONDITIONERS)
+    condition_dims: int = setting(128, 1, 1024)
     labels: tuple[str, ...] | list[str] = ()
-    n_steps: int = 50
-    beta_first: float = 1e-4
-    beta_last: float = 0.05
+    n_steps: int = setting(50, 2, 1000)
+    beta_first: float = setting(1e-4, 1e-8, 0.5)
+    beta_last: float = setting(0.05, 1e-8, 0.99)
     fast_etas: tuple[float, ...] | list[float] = diffwave_process.FAST["base"]
-    loss: str = "l2"
-    step_rule: str = "exact"
-    squeeze: int = 1
-    peak: float = 0.0
-    sound_s: float = 1.0
-    prior: str = "standard"
-    source: str = "none"
+    loss: str = setting("l2", choices=LOSSES)
+    step_rule: str = setting("exact", choices=STEP_RULES)
+    squeeze: int = setting(1, 1, 64)
+    peak: float = setting(0.0, 0.0, 1.0)
+    sound_s: float = setting(1.0, 0.01, 60.0)
+    prior: str = setting("standard", choices=PRIORS)
+    source: str = setting("none", choices=SOURCES)
 
     def __post_init__(self):
-        for name in ("labels", "fast_etas"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.kind != "diffwave":
-            raise ModelError(f"kind is '{self.kind}'; these are settings of the kind 'diffwave'.")
-        validation.check(self, _RANGES, ModelError)
-        choices = {
-            "condition": CONDITIONS,
-            "conditioner": CONDITIONERS,
-            "loss": LOSSES,
-            "step_rule": STEP_RULES,
-            "prior": PRIORS,
-            "source": SOURCES,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ModelError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
+        super().__post_init__()
         if bool(self.labels) != (self.condition == "label"):
-            raise ModelError("labels names what a 'label' model can be asked for, and is empty for any other.")
-        known = sorted({label for label in self.labels if isinstance(label, str) and label})
+            raise ConfigError("labels names what a 'label' model can be asked for, and is empty for any other.")
+        known = sorted({label for label in self.labels if label})
         if list(self.labels) != known or len(known) > 64:
-            raise ModelError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
+            raise ConfigError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
         if self.prior != "standard" and self.condition != "mel":
-            raise ModelError(f"prior '{self.prior}' follows a mel; with another condition leave it 'standard'.")
+            raise ConfigError(f"prior '{self.prior}' follows a mel; with another condition leave it 'standard'.")
         if self.source != "none" and self.condition != "mel":
-            raise ModelError("source 'harmonic' is for a vocoder; with another condition leave it 'none'.")
+            raise ConfigError("source 'harmonic' is for a vocoder; with another condition leave it 'none'.")
         if self.peak and self.condition == "mel":
-            raise ModelError("peak is for models without a mel: a mel tells the level. Leave it 0.")
+            raise ConfigError("peak is for models without a mel: a mel tells the level. Leave it 0.")
         if len(self.fast_etas) > 64:
-            raise ModelError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
+            raise ConfigError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
         if self.fast_etas:
             diffwave_process.align(self.schedule, self.fast_etas)
         mels = {"n_mels": 128, "conditioner": "frames"} if self.condition == "mel" else {}
@@ -135,7 +108,7 @@ class DiffWaveSettings:
             sourced=self.source != "none",
         )
         if size > MAX_PARAMETERS:
-            raise ModelError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
+            raise ConfigError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
 
     @property
     def schedule(self) -> Schedule:
@@ -167,13 +140,13 @@ class DiffWaveSettings:
             return DiffWaveModel(self, features, statistics)
 
 
-def power_shares(mel: MelContract) -> np.ndarray:
+def power_shares(mel: MelConfig) -> np.ndarray:
     """Weights of squared mels whose sum is the mean square of white noise of any level: float32 ``[n_mels]``.
 
     White noise of standard deviation s has a mean STFT magnitude of ``s sqrt(pi)/2 sqrt(3/8 window)`` (Rayleigh, Hann
     window); a filter adds up its weights, and stands for half of its width in Hz.
     """
-    corners = mel_corners_hz(mel)
+    corners = mel.edges_hz()
     widths = (corners[2:] - corners[:-2]) / 2
     sums = (np.ones_like(widths) if mel.norm == "slaney" else widths) * mel.n_fft / mel.sample_rate_hz
     heard = math.sqrt(math.pi) / 2 * math.sqrt(3 / 8 * mel.window_samples) * sums
@@ -210,8 +183,8 @@ class DiffWaveModel(nn.Module):
         )
         self.source = HarmonicSource(features) if s.source == "harmonic" else None
         if self.contract is not None:
-            base = math.log(10.0) if mel.log_base == "10" else 1.0
-            known = (statistics or {}).get("log_mel") or {"min": math.log(mel.floor) / base, "max": 2.0 / base}
+            default = {"min": mel.log_floor, "max": 2.0 / mel.nepers_per_unit}
+            known = (statistics or {}).get("log_mel") or default
             # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
             low, high = (np.full(mel.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
             self.register_buffer("power_share", torch.tensor(power_shares(mel)), persistent=False)
@@ -241,7 +214,7 @@ class DiffWaveModel(nn.Module):
         """
         if self.settings.prior == "standard":
             return None
-        base = 10.0 if self.contract.log_base == "10" else math.e
+        base = math.exp(self.contract.nepers_per_unit)
         log_mel = (mel.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
         if self.settings.prior == "level":
             level = (self.power_share * (base**log_mel).square()).sum(dim=2).sqrt()

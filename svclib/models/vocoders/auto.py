@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from svclib.audio.mel import MelConfig
 from svclib.conversion import song as songs
-from svclib.features.extract import Features, FeatureSettings, MelContract
+from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffwave import inference as diffwave_uses
@@ -54,7 +55,7 @@ class AnyVocoder:
     fast: bool = True
 
     @property
-    def contract(self) -> MelContract:
+    def contract(self) -> MelConfig:
         """The only mel it understands."""
         return self.features.mel
 

@@ -17,12 +17,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from svclib.audio import spectral_loss, synthesis, units
-from svclib.features.extract import FeatureSettings, MelContract
+from svclib.audio.mel import MelConfig
+from svclib.features.extract import FeatureSettings
 from svclib.models import layers
 from svclib.models.ddsp.model import Synthesis
-from svclib.utils import validation
 from svclib.utils.errors import ModelError
 from svclib.utils.progress import raise_if_cancelled
+from svclib.utils.serialization import Settings, setting
 
 N_ABOVE = 8  # bands above the mel's highest frequency, of which only the network knows anything
 VOICED_NOISE = -3.0  # how much quieter the noise of a voiced frame starts, nepers
@@ -40,7 +41,7 @@ class Vocoder(Protocol):
     """
 
     name: str
-    contract: MelContract
+    contract: MelConfig
     sample_rate_hz: int
 
     def __call__(
@@ -57,7 +58,7 @@ class Vocoder(Protocol):
 def listen(
     vocoder: Vocoder,
     log_mel: Float[Tensor, "batch frames mels"],
-    contract: MelContract,
+    contract: MelConfig,
     f0_hz: Float[Tensor, "batch frames"],
     voiced: Bool[Tensor, "batch frames"],
     seed: int = 0,
@@ -85,7 +86,7 @@ def listen(
     return vocoder(log_mel, f0_hz, voiced, seed)
 
 
-def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelContract) -> None:
+def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelConfig) -> None:
     """Refuse frames that do not belong together, with a :class:`ModelError` that names the shapes."""
     shape = tuple(log_mel.shape)
     good = shape[-1] == contract.n_mels and shape[:-1] == tuple(f0_hz.shape) == tuple(voiced.shape) and 0 not in shape
@@ -96,11 +97,8 @@ def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelCo
         )
 
 
-_RANGES = {"n_harmonics": (1, 1000), "n_noise_bands": (2, 1025), "channels": (1, 2048), "n_layers": (1, 20)}
-
-
 @dataclasses.dataclass(frozen=True)
-class HarmonicSettings:
+class HarmonicSettings(Settings):
     """Everything that defines a harmonic vocoder apart from its features.
 
     Attributes:
@@ -111,20 +109,17 @@ class HarmonicSettings:
         fft_sizes, log_rule: Of the spectral loss, see ``losses.spectral_loss``.
     """
 
-    kind: str = "harmonic"
-    n_harmonics: int = 160
-    n_noise_bands: int = 65
-    channels: int = 192
-    n_layers: int = 4
-    fft_sizes: tuple[int, ...] | list[int] = spectral_loss.FFT_SIZES
-    log_rule: str = "v1"
+    kind: str = setting("harmonic", choices=("harmonic",))
+    n_harmonics: int = setting(160, 1, 1000)
+    n_noise_bands: int = setting(65, 2, 1025)
+    channels: int = setting(192, 1, 2048)
+    n_layers: int = setting(4, 1, 20)
+    fft_sizes: tuple[int, ...] | list[int] = setting(spectral_loss.FFT_SIZES, 16)
+    log_rule: str = setting("v1", choices=spectral_loss.LOG_RULES)
 
     def __post_init__(self):
-        object.__setattr__(self, "fft_sizes", tuple(self.fft_sizes))
-        if self.kind != "harmonic":
-            raise ModelError(f"kind is '{self.kind}'; these are settings of the kind 'harmonic'.")
-        validation.check(self, _RANGES, ModelError)
-        spectral_loss.check_definition(self.fft_sizes, self.log_rule, ModelError)
+        super().__post_init__()
+        spectral_loss.check_fft_sizes(self.fft_sizes)
 
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "HarmonicVocoder":
         """A vocoder for mels of ``features.mel``; equal seeds give equal weights, statistics are not needed.
@@ -138,21 +133,6 @@ class HarmonicSettings:
             return HarmonicVocoder(self, features)
 
 
-def mel_corners_hz(contract: MelContract) -> np.ndarray:
-    """The ``n_mels + 2`` corner frequencies of the mel filters: filter ``i`` rises, peaks and falls at ``i .. i+2``.
-
-    Slaney's scale is linear (200 / 3 Hz a mel) to 1 kHz and logarithmic above (27 mels to 6.4 kHz); HTK's is
-    ``2595 log10(1 + f / 700)``.
-    """
-    if contract.scale == "htk":
-        ends = [2595 * math.log10(1 + f / 700) for f in (contract.fmin_hz, contract.fmax_hz)]
-        return 700 * (10 ** (np.linspace(ends[0], ends[1], contract.n_mels + 2) / 2595) - 1)
-    step = math.log(6.4) / 27
-    ends = [f / (200 / 3) if f < 1000 else 15 + math.log(f / 1000) / step for f in (contract.fmin_hz, contract.fmax_hz)]
-    mels = np.linspace(ends[0], ends[1], contract.n_mels + 2)
-    return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(np.maximum(mels - 15, 0) * step))
-
-
 class HarmonicVocoder(nn.Module):
     """Log-mel, pitch and voicing -> harmonics and noise -> sound. Make one with ``HarmonicSettings.build``."""
 
@@ -163,7 +143,7 @@ class HarmonicVocoder(nn.Module):
         contract = features.mel
         self.settings, self.features, self.contract = settings, features, contract
         self.sample_rate_hz, nyquist = contract.sample_rate_hz, contract.sample_rate_hz / 2
-        corners = mel_corners_hz(contract)
+        corners = contract.edges_hz()
         above = np.linspace(contract.fmax_hz, nyquist, N_ABOVE + 1)[1:] if contract.fmax_hz < nyquist - 1 else []
         centres, widths = corners[1:-1], np.maximum(corners[2:] - corners[:-2], 1e-3)
         area = np.ones_like(widths) if contract.norm == "slaney" else widths / 2  # of a filter, Hz
@@ -223,7 +203,7 @@ class HarmonicVocoder(nn.Module):
         """
         voiced = voiced & (f0_hz > 0)
         on = voiced.to(log_mel)[..., None]
-        mel = log_mel * (math.log(10.0) if self.contract.log_base == "10" else 1.0)
+        mel = self.contract.to_nepers(log_mel)
         octaves = torch.log2(torch.where(voiced, f0_hz, torch.full_like(f0_hz, 220.0)) / 220.0)[..., None]
         seen = torch.cat([(mel + 5.0) / 4.0, on, octaves.to(mel)], dim=-1)
         change = self.network(seen.transpose(1, 2)).transpose(1, 2)

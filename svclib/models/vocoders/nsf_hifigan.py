@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from svclib.features.extract import MelContract, fill_unvoiced
+from svclib.audio.mel import MelConfig
+from svclib.features.f0 import fill_unvoiced
 from svclib.models import layers
 from svclib.models.vocoders.harmonic import check_shapes
 from svclib.utils.errors import ModelError
@@ -71,9 +72,9 @@ class NsfSettings:
             raise ModelError(f"noise_sigma is {self.noise_sigma}; expected 0 to 1.")
 
     @property
-    def contract(self) -> MelContract:
+    def contract(self) -> MelConfig:
         """The mel it was trained on."""
-        return MelContract(
+        return MelConfig(
             self.sampling_rate,
             self.n_fft,
             self.win_size,
