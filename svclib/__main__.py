@@ -168,9 +168,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--converted", metavar="FILE|DIR", required=True, help="files of a folder are matched by name")
     p.add_argument("--target-voice", metavar="DIR", help="recordings of the wanted voice: adds the similarity")
     p.add_argument(
-        "--words", metavar="MODEL", nargs="?", const="", help="add the character error rate by Whisper: a folder, a name "
+        "--words",
+        metavar="MODEL",
+        nargs="?",
+        const="",
+        help="add the character error rate by Whisper: a folder, a name "
         "such as base, or what is on this machine (extra 'words')",
-    )  # fmt: skip
+    )
     p.add_argument("--download", action="store_true", help="fetch the recognizer from the Hugging Face hub if missing")
     p.add_argument("--language", metavar="CODE", help="of the words, for example en; detected otherwise")
     _json(p)

@@ -79,9 +79,12 @@ class WhisperRecognizer:
     def transcribe(self, samples: Float[np.ndarray, " _"], language: str | None = None) -> Transcript:
         """The transcript of a mono signal at 16 kHz; without a language it is detected."""
         found, about = self._model.transcribe(
-            np.asarray(samples, np.float32), language=language, beam_size=5, temperature=0.0,
+            np.asarray(samples, np.float32),
+            language=language,
+            beam_size=5,
+            temperature=0.0,
             condition_on_previous_text=False,
-        )  # fmt: skip
+        )
         return Transcript("".join(segment.text for segment in found).strip(), about.language)
 
 
@@ -149,9 +152,11 @@ class Intelligibility:
 
 
 def intelligibility(
-    recognizer: SpeechRecognizer, converted: Float[np.ndarray, " _"], reference: np.ndarray | Transcript,
+    recognizer: SpeechRecognizer,
+    converted: Float[np.ndarray, " _"],
+    reference: np.ndarray | Transcript,
     language: str | None = None,
-) -> Intelligibility:  # fmt: skip
+) -> Intelligibility:
     """Transcribe a conversion and compare it with its source.
 
     Args:

@@ -33,9 +33,7 @@ def recursive_distance(a, b):
         return len(a) + len(b)
     if a[0] == b[0]:
         return recursive_distance(a[1:], b[1:])
-    return 1 + min(
-        recursive_distance(a[1:], b), recursive_distance(a, b[1:]), recursive_distance(a[1:], b[1:])
-    )  # fmt: skip
+    return 1 + min(recursive_distance(a[1:], b), recursive_distance(a, b[1:]), recursive_distance(a[1:], b[1:]))
 
 
 def test_edit_distance_is_levenshteins():
