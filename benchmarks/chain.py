@@ -51,7 +51,7 @@ def main() -> int:
     print("|---" * (3 + len(groups)) + "|")
     for path in a.instruments:
         bench = measuring.Bench(a.data, a.out, instrument.open(path), [recognizer])
-        target = bench.target = target or measuring.Target(a.data)
+        target = bench.target = target or bench.target
         rate = bench.voice.features.sample_rate_hz
 
         def row(label, key_label, sound_of, bench=bench, path=path, rate=rate):

@@ -124,7 +124,7 @@ def main() -> int:
     table, target = [], None
     for path in a.instruments:
         bench = measuring.Bench(a.data, a.out, instrument.open(path), heard, sampling)
-        target = bench.target = target or measuring.Target(a.data)
+        target = bench.target = target or bench.target
         rows = []
         for i, clip in enumerate(wanted):
             for condition in a.condition or clips.CONDITIONS:

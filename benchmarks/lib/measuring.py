@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,33 +26,47 @@ def at_16k(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     return io.resample(np.asarray(samples, np.float32), rate_hz, recognition.SAMPLE_RATE_HZ)
 
 
+def remembered(folder: Path, what: str, samples: np.ndarray, compute: Callable[[np.ndarray], Any]) -> Any:
+    """A JSON value computed of a sound, kept in a folder by their hash: a repeated run costs nothing."""
+    samples = np.ascontiguousarray(samples, np.float32)
+    path = folder / f"{hashlib.sha256(what.encode() + samples.tobytes()).hexdigest()[:32]}.json"
+    if not path.exists():
+        value = json.dumps(compute(samples))
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(value, encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 class CachedRecognizer:
-    """A recognizer whose transcripts are kept in a folder by the hash of the sound: a repeated run costs nothing."""
+    """A recognizer whose transcripts are :func:`remembered` in a folder."""
 
     def __init__(self, recognizer: recognition.SpeechRecognizer, folder: Path):
         self.recognizer, self.name, self.folder = recognizer, recognizer.name, folder
 
     def transcribe(self, samples: np.ndarray, language: str | None = None) -> recognition.Transcript:
         """As the recognizer's own."""
-        samples = np.ascontiguousarray(samples, np.float32)
-        key = hashlib.sha256(f"{self.name} {language} ".encode() + samples.tobytes()).hexdigest()[:32]
-        path = self.folder / f"{key}.json"
-        if not path.exists():
-            found = self.recognizer.transcribe(samples, language)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(dataclasses.asdict(found)), encoding="utf-8")
-        return recognition.Transcript(**json.loads(path.read_text(encoding="utf-8")))
+
+        def computed(x: np.ndarray) -> dict:
+            return dataclasses.asdict(self.recognizer.transcribe(x, language))
+
+        return recognition.Transcript(**remembered(self.folder, f"{self.name} {language}", samples, computed))
 
 
 class Target:
-    """The voice that a result should have: its voice print, its own held-out windows, its long-term spectrum."""
+    """The voice that a result should have: its voice print, its own held-out windows, its long-term spectrum.
 
-    def __init__(self, data: Path):
-        held, trained = [], []
+    Args:
+        data: The test recordings.
+        cache: Where embeddings are :func:`remembered`.
+    """
+
+    def __init__(self, data: Path, cache: Path):
+        self.cache, held, trained = cache, [], []
         for path in sorted(Path(p) for p in io.find(data / clips.TARGET)[0]):
             samples = io.read(path, sample_rate_hz=speaker_similarity.SAMPLE_RATE_HZ).samples
             (held if path.stem in clips.TARGET_HELD_OUT else trained).append(samples)
-        self.voice_print = speaker_similarity.voice_print(trained)
+        mean = np.mean([self.embedded(phrase, windows=False)[0] for phrase in trained], axis=0)
+        self.voice_print = mean / np.linalg.norm(mean)  # as speaker_similarity.voice_print
         self.windows = self.embedded(np.concatenate(held))
         self.magnitude = controls.long_term_magnitude(np.concatenate(trained))
         between = self.windows @ self.windows.T
@@ -60,10 +75,14 @@ class Target:
             "pairwise": float(between[~np.eye(len(between), dtype=bool)].mean()),
         }
 
-    @staticmethod
-    def embedded(samples: np.ndarray) -> np.ndarray:
-        """Speaker embeddings of the windows of a sound, ``[windows, 256]``."""
-        return np.stack([speaker_similarity.embed(window) for window in speaker_similarity.windows(samples)])
+    def embedded(self, samples: np.ndarray, windows: bool = True) -> np.ndarray:
+        """Speaker embeddings of the windows of a sound, or of the whole without pauses, ``[windows, 256]``."""
+
+        def computed(x: np.ndarray) -> list:
+            parts = speaker_similarity.windows(x) if windows else [speaker_similarity.without_pauses(x)]
+            return [speaker_similarity.embed(part).tolist() for part in parts]
+
+        return np.array(remembered(self.cache, f"GE2E {windows}", samples, computed))
 
     def likeness(self, samples_16k: np.ndarray) -> dict[str, float]:
         """Mean cosine of the 5 s windows to the voice print, and to the target's held-out windows, pair by pair."""
@@ -92,7 +111,7 @@ class Bench:
     @functools.cached_property
     def target(self) -> Target:
         """The target voice, measured when first needed."""
-        return Target(self.data)
+        return Target(self.data, self.out / "embeddings")
 
     def song(self, clip: clips.Clip, condition: str = "clean", second: clips.Clip | None = None) -> Song:
         """The clip under a condition, measured for the instrument."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from svclib.conversion import recognition
+from svclib.utils.errors import ConversionError
 
 
 class PhonemeRecognizer:
@@ -14,7 +15,7 @@ class PhonemeRecognizer:
         try:
             from hama.asr import ASRModel
         except ImportError as error:
-            raise recognition.RecognitionError("Install the second recognizer: pip install --no-deps hama") from error
+            raise ConversionError("Install the second recognizer: pip install --no-deps hama") from error
         self._model = ASRModel()
 
     def transcribe(self, samples: np.ndarray, language: str | None = None) -> recognition.Transcript:

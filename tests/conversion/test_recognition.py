@@ -9,7 +9,8 @@ import pytest
 
 from svclib.audio import io
 from svclib.conversion import evaluate, recognition
-from svclib.conversion.recognition import RecognitionError, Transcript
+from svclib.conversion.recognition import Transcript
+from svclib.utils.errors import ConversionError
 
 RATE_HZ = recognition.SAMPLE_RATE_HZ
 
@@ -93,13 +94,13 @@ def test_a_missing_model_is_named_and_nothing_is_downloaded(tmp_path, monkeypatc
     pytest.importorskip("faster_whisper")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
-    with pytest.raises(RecognitionError, match="nowhere"):
+    with pytest.raises(ConversionError, match="nowhere"):
         recognition.WhisperRecognizer(tmp_path / "nowhere")
 
 
 def test_without_the_package_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(recognition.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RecognitionError, match="pip install faster-whisper"):
+    with pytest.raises(ConversionError, match="pip install faster-whisper"):
         recognition.WhisperRecognizer()
 
 
