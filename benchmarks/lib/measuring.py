@@ -66,7 +66,7 @@ class Target:
             samples = io.read(path, sample_rate_hz=speaker_similarity.SAMPLE_RATE_HZ).samples
             (held if path.stem in clips.TARGET_HELD_OUT else trained).append(samples)
         mean = np.mean([self.embedded(phrase, windows=False)[0] for phrase in trained], axis=0)
-        self.voice_print = mean / np.linalg.norm(mean)  # as speaker_similarity.voice_print
+        self.voice_print = mean / np.linalg.norm(mean)  # as speaker_similarity.speaker_embedding
         self.windows = self.embedded(np.concatenate(held))
         self.magnitude = controls.long_term_magnitude(np.concatenate(trained))
         between = self.windows @ self.windows.T

@@ -12,6 +12,7 @@ from svclib.analysis import projection
 from svclib.analysis.trace import Trace
 from svclib.audio import io as audio
 from svclib.conversion import metrics, speaker_similarity
+from svclib.conversion.recognition import SAMPLE_RATE_HZ, SpeechRecognizer, intelligibility
 from svclib.features import extract
 from svclib.utils.errors import ConversionError
 from svclib.utils.progress import ProgressCallback, raise_if_cancelled
@@ -77,6 +78,7 @@ def audio_metrics(
     source: np.ndarray | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
+    recognizer: SpeechRecognizer | None = None,
 ) -> list[Metric]:
     """Metrics of what steps sound like, against what was asked: pitch, voicing, loudness; likeness to the source.
 
@@ -89,10 +91,11 @@ def audio_metrics(
         source: The source's own sound, for the speaker similarity; left out where that has no weights or no voice.
         progress: Called with a fraction and a text.
         cancelled: Asked before every sound; True raises ``Cancelled``.
+        recognizer: Adds the character error rate against the source's transcript; takes seconds for every sound.
 
     Returns:
-        One curve for each entry of ``AUDIO_METRICS``, at every position of ``sounds``; that of the speaker similarity only if
-        it has a value.
+        One curve for each entry of ``AUDIO_METRICS``, at every position of ``sounds``; those of the speaker similarity
+        and the character error rate only if they have a value.
 
     Raises:
         ConversionError: if there is no sound, a condition is missing, or a sound has another number of frames.
@@ -106,6 +109,9 @@ def audio_metrics(
     asked_db, n = trace.conditions["loudness_db"], trace.result.shape[1]
     plain, rows = dataclasses.replace(settings, mel=None), {}
     print_of = _voice_print(source, settings.sample_rate_hz)
+    words = None
+    if recognizer is not None and source is not None:
+        words = recognizer.transcribe(_at_16k(source, settings.sample_rate_hz))
     for k, position in enumerate(sorted(sounds)):
         raise_if_cancelled(cancelled)
         if progress:
@@ -114,11 +120,14 @@ def audio_metrics(
         if len(heard.f0_hz) != n:
             raise ConversionError(f"The sound of step {position} has {len(heard.f0_hz)} frames, the run {n}.")
         rows[position] = _against(asked_hz, asked, asked_db, heard) | _likeness(print_of, sounds[position], settings)
+        if words is not None:
+            cer = intelligibility(recognizer, _at_16k(sounds[position], settings.sample_rate_hz), words).cer
+            rows[position]["character error rate"] = (cer, n)
     places = np.array(sorted(rows))
     found = []
     for name, (unit, meaning, reference) in AUDIO_METRICS.items():
         pairs = [rows[p].get(name, (np.nan, 0)) for p in places]
-        if any(np.isfinite(value) for value, _ in pairs) or name != "speaker similarity":
+        if any(np.isfinite(value) for value, _ in pairs) or name not in ("speaker similarity", "character error rate"):
             values, frames = (np.array(x) for x in zip(*pairs, strict=True))
             found.append(Metric(name, unit, meaning, reference, places, values.astype(float), frames.astype(int)))
     return found
@@ -139,6 +148,7 @@ AUDIO_METRICS = {
         "cosine of GE2E speaker encodings, 5 s windows of sound without pauses",
         "the source singer",
     ),
+    "character error rate": ("0 to 1", "edit distance of transcripts over the length of the source's", "the source"),
 }
 
 
@@ -169,7 +179,7 @@ def _voice_print(source, rate_hz: int):
     if source is None:
         return None
     try:
-        return speaker_similarity.speaker_embedding([_at_speaker_rate(source, rate_hz)])
+        return speaker_similarity.speaker_embedding([_at_16k(source, rate_hz)])
     except ConversionError:
         return None
 
@@ -178,16 +188,14 @@ def _likeness(print_of, samples, settings) -> dict:
     if print_of is None:
         return {}
     try:
-        found = speaker_similarity.similarity(_at_speaker_rate(samples, settings.sample_rate_hz), print_of)
+        found = speaker_similarity.similarity(_at_16k(samples, settings.sample_rate_hz), print_of)
     except ConversionError:
         return {}
     return {"speaker similarity": (found["speaker_similarity"], len(samples) // settings.hop_samples)}
 
 
-def _at_speaker_rate(samples, rate_hz: int) -> np.ndarray:
-    return audio.resample(np.asarray(samples, np.float32), rate_hz, speaker_similarity.SAMPLE_RATE_HZ).astype(
-        np.float32
-    )
+def _at_16k(samples, rate_hz: int) -> np.ndarray:
+    return audio.resample(np.asarray(samples, np.float32), rate_hz, SAMPLE_RATE_HZ).astype(np.float32)
 
 
 def metric_table(trace: Trace, found: Sequence[Metric]) -> tuple[list[str], list[list]]:

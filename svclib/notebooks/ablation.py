@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
 
 from svclib.analysis import ablation, interventions, live_preview, step_metrics
 from svclib.audio import io as audio
-from svclib.conversion import pipeline
+from svclib.conversion import pipeline, recognition
 from svclib.models import instrument
 from svclib.models.diffusion import samplers
 from svclib.notebooks import ablation_controls as parts
@@ -63,7 +64,7 @@ class AblationPanel(widgets.Panel):
                 self.message.widget,
                 self.live,
                 *self.viewer.rows,
-                widgets.row(self.hear_button, self.remove_button, *self.viewer.keep_buttons),
+                widgets.row(self.hear_button, self.words, self.remove_button, *self.viewer.keep_buttons),
             ]
         )
         self.add_class("svclib-study")
@@ -88,6 +89,14 @@ class AblationPanel(widgets.Panel):
             self._guard(self.hear),
             "t-study-hear",
             hint="makes steps audible; adds pitch, voicing, loudness to the metrics",
+        )
+        self.words = widgets.control(
+            W.Checkbox,
+            "Words",
+            "t-study-words",
+            "adds the character error rate; needs faster-whisper and a few seconds for every step",
+            value=False,
+            indent=False,
         )
         self.remove_button = button("Remove run", self._guard(self.remove), "t-study-remove", hint="frees its memory")
 
@@ -259,8 +268,10 @@ class AblationPanel(widgets.Panel):
     def hear(self) -> None:
         """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""
         label, steps = self.viewer.chosen(), self.viewer.pinned or None
+        words = self.words.value
 
         def task():
+            recognizer = recognition.WhisperRecognizer() if words else None
             card = self.viewer.cards[label]
             positions = ablation.probed_steps(len(card.sung.trace))
             sounds = ablation.render_audio(
@@ -277,6 +288,7 @@ class AblationPanel(widgets.Panel):
                 card.sung.asked.audio,
                 lambda f, text: self.progress(0.6 + 0.4 * f, text),
                 self.task.cancelled,
+                recognizer,
             )
             self.viewer.listen(label, sounds, found, steps)
             self.message.show(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")

@@ -16,6 +16,7 @@ from svclib.analysis import ablation, compare, projection, step_metrics, trace
 from svclib.analysis import recorder as capture
 from svclib.analysis.interventions import Excerpt, Intervention, build_condition, cut_excerpt, dropout_warning
 from svclib.conversion.pipeline import Controls
+from svclib.conversion.recognition import Transcript
 from svclib.conversion.song import Song
 from svclib.features.extract import Features
 from svclib.models.diffusion import samplers
@@ -375,6 +376,28 @@ def test_pitch_metrics_of_a_transposed_step():
     assert found["voicing F1"].values[0] == 0 and found["voicing F1"].values[2] > 0.9
     assert "speaker similarity" not in found
     assert all(m.unit and m.meaning and m.reference and len(m.values) == len(m.frames) for m in found.values())
+
+
+def test_the_error_rate_of_words_is_a_curve_on_request():
+    class Scripted:
+        name = "scripted"
+        texts = iter(["one two", "one two", "one tow", "---"])
+
+        def transcribe(self, samples, language=None):
+            return Transcript(next(self.texts), "en")
+
+    n, hop = 60, 256
+    made = of_levels(np.zeros((3, 40, n)) - 40)
+    made.conditions.update(
+        f0_hz=np.full(n, 220.0, np.float32), voiced=np.ones(n, bool), loudness_db=np.full(n, -20.0, np.float32)
+    )
+    sound = np.random.default_rng(0).normal(0, 0.1, n * hop).astype(np.float32)
+    sounds = {position: sound for position in (0, 1, 2)}
+    found = {m.name: m for m in step_metrics.audio_metrics(made, sounds, FEATURES, sound, recognizer=Scripted())}
+    curve = found["character error rate"]
+    np.testing.assert_allclose(curve.values, [0, 1 / 3, 1])  # two of six letters; none left
+    assert curve.positions.tolist() == [0, 1, 2]
+    assert "character error rate" not in {m.name for m in step_metrics.audio_metrics(made, sounds, FEATURES)}
 
 
 def test_mel_metrics_and_their_table(tmp_path):

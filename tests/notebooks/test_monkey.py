@@ -25,7 +25,7 @@ from svclib.analysis import compare as comparison
 from svclib.analysis.lesson import build as lesson
 from svclib.analysis.plots import base as plots
 from svclib.analysis.plots import ddsp
-from svclib.conversion import ab_compare, batch, pipeline
+from svclib.conversion import ab_compare, batch, pipeline, recognition
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.data import dataset
@@ -367,7 +367,8 @@ def test_study(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(ablation, "run_checkpoints", sing_checkpoints)
     monkeypatch.setattr(ablation, "render_audio", hear)
     monkeypatch.setattr(ablation, "probed_steps", lambda n, *more: [n])
-    monkeypatch.setattr(step_metrics, "audio_metrics", lambda *a: world.work(a[-1]) or [])
+    monkeypatch.setattr(step_metrics, "audio_metrics", lambda *a: world.work(a[5]) or [])
+    monkeypatch.setattr(recognition, "WhisperRecognizer", lambda: None)
     monkeypatch.setattr(ablation_views, "draw_view", look)
     monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
     monkeypatch.setattr(interventions, "cut_excerpt", lambda *a: world.work())
