@@ -164,7 +164,7 @@ def play(world, panel, n_actions, check, works, caplog, monkeypatch):
             act(world, panel)
         world.mood = "fine"
         world.go.set()
-        if hasattr(panel, "job"):
+        if hasattr(panel, "task"):
             panel.task.wait(30)
             assert not panel.task.busy, n
             assert panel.progress.widget.layout.display == "none", n
