@@ -9,8 +9,8 @@ DATA holds the test recordings. Every instrument has to be of the voice ``voices
   transcript of the clean clip, and for degraded clips that of the source itself;
 - F0 correlation (of logarithms) and RMSE in cents against the clean clip's F0 in the new key;
 - likeness: cosine of speaker embeddings, mean over windows of 5 s to the target's voice print, and pairwise with its
-  held-out windows; ``way`` puts the shifted song at 0 and the target's held-out windows at 1; the control without a
-  model is the shifted song through an equalizer to the target's long-term spectrum;
+  held-out windows; ``relative_similarity`` puts the shifted song at 0 and the target's held-out windows at 1; the
+  control without a model is the shifted song through an equalizer to the target's long-term spectrum;
 - multi-resolution STFT distance where the recording itself is the truth (the target's own phrases in their own key);
 - real-time factor, and megabytes of the file.
 """
@@ -36,7 +36,7 @@ COLUMNS = (
     "others, phonemes",
     "others + second voice",
     "others + reverb",
-    "way to the target: mean (least)",
+    "relative similarity: mean (least)",
     "control",
     "pairwise (target's own)",
     "F0 RMSE, correlation",
@@ -57,12 +57,14 @@ def summary(rows: list[dict], first: str, second: str) -> dict:
         return [float(np.mean(found)), float(np.median(found))] if found else None
 
     clean, others = chosen(None), chosen("others") or chosen(None)
+    relative = [r["relative_similarity"] for r in others]
     parallel = [r["stft_distance"] for r in clean if r["stft_distance"] is not None]
+    groups = ("training", "own", "others")
     return {
-        "cer": {f"{group} {c}": cer(group, c) for group in ("training", "own", "others") for c in clips.CONDITIONS},
-        "phoneme_error_rate": {group: cer(group, name=second) for group in ("training", "own", "others")},
-        "way": [float(np.mean([r["way"] for r in others])), float(min(r["way"] for r in others))],
-        "way_of_control": float(np.mean([r["way_of_control"] for r in others])),
+        "cer": {f"{group} {condition}": cer(group, condition) for group in groups for condition in clips.CONDITIONS},
+        "phoneme_error_rate": {group: cer(group, name=second) for group in groups},
+        "relative_similarity": [float(np.mean(relative)), float(min(relative))],
+        "relative_similarity_of_control": float(np.mean([r["relative_similarity_of_control"] for r in others])),
         "pairwise": float(np.mean([r["likeness"]["result"]["pairwise"] for r in others])),
         "f0_rmse_cents": float(np.nanmedian([r["f0_rmse_cents"] for r in clean])),
         "f0_correlation": float(np.nanmin([r["f0_correlation"] for r in clean])),
@@ -87,8 +89,8 @@ def cells(report: dict) -> list[str]:
         pair(s["phoneme_error_rate"]["others"]),
         pair(cer["others second_voice"]),
         pair(cer["others reverb"]),
-        pair(s["way"]),
-        f"{s['way_of_control']:.2f}",
+        pair(s["relative_similarity"]),
+        f"{s['relative_similarity_of_control']:.2f}",
         f"{s['pairwise']:.2f} ({report['held_out']['pairwise']:.2f})",
         f"{s['f0_rmse_cents']:.0f} cents, {s['f0_correlation']:.3f}",
         f"{s['stft_distance']:.2f}",
@@ -116,24 +118,24 @@ def main() -> int:
 
     asked = {k: getattr(a, k) for k in ("sampler", "steps", "shallow", "temperature")}
     sampling = {k: v for k, v in asked.items() if v is not None}
-    heard = [
+    both = [
         measuring.CachedRecognizer(r, a.out / "transcripts")
         for r in (recognition.WhisperRecognizer(), recognizers.PhonemeRecognizer())
     ]
     wanted = [c for c in clips.SETS[a.set] if a.clip is None or c.name in a.clip]
     table, target = [], None
     for path in a.instruments:
-        bench = measuring.Bench(a.data, a.out, instrument.open(path), heard, sampling)
+        bench = measuring.Bench(a.data, a.out, instrument.open(path), both, sampling)
         target = bench.target = target or bench.target
         rows = []
         for i, clip in enumerate(wanted):
             for condition in a.condition or clips.CONDITIONS:
                 rows.append(bench.measure(clip, condition, wanted[i - 1], a.seed))
-                row, first = rows[-1], heard[0].name
+                row, first = rows[-1], both[0].name
                 print(
                     f"{path.stem} {clip.name} {condition}: CER {row['words'][first]['cer']:.2f} "
-                    f"({row['words'][first]['converted'][:60]}), phonemes {row['words'][heard[1].name]['cer']:.2f}, "
-                    f"way {row['way']:.2f}, key {row['key']:+d}",
+                    f"({row['words'][first]['converted'][:60]}), phonemes {row['words'][both[1].name]['cer']:.2f}, "
+                    f"relative similarity {row['relative_similarity']:.2f}, key {row['key']:+d}",
                     flush=True,
                 )
         report = {
@@ -145,7 +147,7 @@ def main() -> int:
             "seed": a.seed,
             "megabytes": path.stat().st_size / 1e6,
             "held_out": target.held_out,
-            "summary": summary(rows, heard[0].name, heard[1].name),
+            "summary": summary(rows, both[0].name, both[1].name),
             "clips": rows,
         }
         text = json.dumps(report, indent=1, ensure_ascii=False).replace("NaN", "null")

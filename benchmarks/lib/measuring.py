@@ -179,8 +179,8 @@ class Bench:
             "words": {name: dataclasses.asdict(w) for name, w in self.words(clip, result).items()},
             **self.pitch(clip, key, made.audio),
             "likeness": likeness,
-            "way": self.way(likeness, "result"),
-            "way_of_control": self.way(likeness, "control"),
+            "relative_similarity": self.relative_similarity(likeness, "result"),
+            "relative_similarity_of_control": self.relative_similarity(likeness, "control"),
             "real_time_factor": made.seconds / measured.duration_s,
             "stft_distance": None,
         }
@@ -192,7 +192,7 @@ class Bench:
             row["stft_distance"] = found["stft_distance"]
         return row
 
-    def way(self, likeness: Mapping[str, Mapping[str, float]], name: str) -> float:
+    def relative_similarity(self, likeness: Mapping[str, Mapping[str, float]], name: str) -> float:
         """How far a sound came from the shifted song (0) to the target's own held-out windows (1)."""
         start, end = likeness["shifted"]["windows"], self.target.held_out["windows"]
         return (likeness[name]["windows"] - start) / (end - start)
