@@ -38,6 +38,7 @@ from svclib.audio import io as audio
 from svclib.audio.mel import MelConfig, log_mel
 from svclib.conversion import metrics, pipeline
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.utils import atomic_store, config
@@ -75,7 +76,7 @@ def read_aloud(reader: str, text: str, path: Path) -> Path:
 def trained(arguments, name: str, changes: list[str]) -> instrument.Instrument:
     """The instrument of one of the two trainings; made where it is missing."""
     preset = config.load([arguments.preset], [*arguments.set, *changes])
-    recordings = dataset.recordings([arguments.data / voice for voice in arguments.voice or [VOICE]])
+    recordings = find_recordings([arguments.data / voice for voice in arguments.voice or [VOICE]])
     data = dataset.prepare(recordings, arguments.out / "dataset", preset.features)
     start = arguments.pretrained and arguments.pretrained / f"{name}.zip"
     result = training.train(data, arguments.out / name, preset, steps=arguments.steps, init=start)

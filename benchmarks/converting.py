@@ -29,6 +29,7 @@ from svclib.audio import io as audio
 from svclib.audio.mel import log_mel as compute_log_mel
 from svclib.conversion import metrics, pipeline, speaker_similarity
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.features import extract
 from svclib.models import instrument
 from svclib.models.vocoders import auto as vocoding
@@ -115,7 +116,7 @@ def against_hand(folder: Path, sung: extract.Features, shift: int) -> dict | Non
 def trained(arguments) -> tuple[instrument.Instrument, dataset.Dataset]:
     """The instrument and the dataset of its voice; made where they are missing."""
     preset = config.load([arguments.preset], arguments.set)
-    recordings = dataset.recordings([arguments.data / arguments.voice])
+    recordings = find_recordings([arguments.data / arguments.voice])
     data = dataset.prepare(recordings, arguments.out / "dataset", preset.features)
     path = arguments.instrument
     if path is None:

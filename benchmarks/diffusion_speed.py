@@ -76,7 +76,7 @@ def song(name: str, seconds: float, repeats: int) -> dict:
     """CPU seconds of the parts of a conversion."""
     model = model_of(name)
     rate_hz = model.features.sample_rate_hz
-    sung = singers.sing("aria", singers.demo_song(), sample_rate_hz=rate_hz).audio
+    sung = singers.render("aria", singers.demo_song(), sample_rate_hz=rate_hz).audio
     audio = np.resize(sung, round(seconds * rate_hz))
     rows = []
     for _ in range(repeats):

@@ -21,6 +21,7 @@ from svclib.analysis.lesson import diffwave as lesson_wave
 from svclib.audio import io as audio
 from svclib.conversion import pipeline
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
 from svclib.data.synthetic.voice import Note, Score
 from svclib.models import instrument
@@ -78,8 +79,8 @@ def train(recordings, preset, folder: Path, name: str, steps: int) -> Path:
 def diffusion(folder: Path, steps: int) -> Path:
     """The mel model: both singers, 2.5 minutes each."""
     for singer in ("aria", "bruno"):
-        singers.make_corpus(singer, folder / "songs" / singer, minutes=2.5)
-    found = dataset.recordings([folder / "songs" / singer for singer in ("aria", "bruno")])
+        singers.make_recordings(singer, folder / "songs" / singer, minutes=2.5)
+    found = find_recordings([folder / "songs" / singer for singer in ("aria", "bruno")])
     return train(found, config.load(["diffusion_small"], SMALL), folder, "diffusion", steps)
 
 
@@ -91,9 +92,9 @@ def wave(folder: Path, steps: int) -> Path:
             for take, note in enumerate(PITCHES):
                 path = place / f"{vowel}_{singer}_{take}.wav"
                 if not path.exists():
-                    sung = singers.sing(singer, Score((Note(note, 1.0, vowel, -1.0),), vowel), 8000, seed=take)
+                    sung = singers.render(singer, Score((Note(note, 1.0, vowel, -1.0),), vowel), 8000, seed=take)
                     audio.write(path, sung.audio[1200:9600], 8000, {"comment": audio.SYNTHETIC_TAG})
-    found = dataset.recordings([place], labels="{label}_{singer}_{take}")
+    found = find_recordings([place], labels="{label}_{singer}_{take}")
     return train(found, config.load(["diffwave_digits"], SMALL_WAVE), folder, "vowels", steps)
 
 
@@ -107,7 +108,7 @@ WAVE_TEXT = (
 def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
     """Page 8 (six steps of one vowel, and ``text`` about them) and the page about denoising and interpolation."""
     place = {"a": 0, "o": 1}
-    sounds = {v: singers.sing("aria", Score((Note(PITCHES[0], 1.0, v, -1.0),), v), 8000, seed=77).audio for v in place}
+    sounds = {v: singers.render("aria", Score((Note(PITCHES[0], 1.0, v, -1.0),), v), 8000, seed=77).audio for v in place}
     a, o = (sounds[v][1200:9600] for v in "ao")
     fast = lesson_wave.six_steps(model, 8192, "a", every_step=False)[0]
     runs = lesson_wave.four_examples(model, a, o, "a")
@@ -127,8 +128,8 @@ def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) 
     voice = instrument.open(mel_zip)
     path = folder / "twinkle.wav"
     if not path.exists():
-        audio.write(path, singers.sing("bruno", singers.demo_song()).audio, 44100, {"comment": audio.SYNTHETIC_TAG})
-    target = singers.sing("aria", singers.random_score(5, 3.0), 22050, seed=5)
+        audio.write(path, singers.render("bruno", singers.demo_song()).audio, 44100, {"comment": audio.SYNTHETIC_TAG})
+    target = singers.render("aria", singers.random_score(5, 3.0), 22050, seed=5)
     group, facts, diffwave = wave_pages(instrument.open(wave_zip).model, wave_text)
     song = pipeline.load_song(path, voice.features)
     made = lesson.make(

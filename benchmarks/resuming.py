@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.training import api as training
 from svclib.training.trainer import Trainer
 from svclib.utils import atomic_store, config
@@ -32,7 +33,7 @@ AGAIN = "--as-after-a-disconnect"
 def saves(data: Path, out: Path, name: str, n: int) -> tuple[float, float]:
     """Median seconds of a save, and its size in MB."""
     preset = config.load([name])
-    recordings = dataset.recordings(data / "voices" / "kathleen_sung")[:12]
+    recordings = find_recordings(data / "voices" / "kathleen_sung")[:12]
     prepared = dataset.prepare(recordings, out / f"dataset {name}", preset.features)
     took = []
     with Trainer(prepared, out / f"run {name}", preset) as trainer:
@@ -50,7 +51,7 @@ def trained(data: Path, out: Path, steps: int) -> None:
     """Prepare and train; prints when which step was taken."""
     began = time.perf_counter()
     preset = config.load([RESTARTED])
-    recordings = dataset.recordings([data / "voices_spoken" / voice for voice in VOICES])
+    recordings = find_recordings([data / "voices_spoken" / voice for voice in VOICES])
     prepared = dataset.prepare(recordings, out / "dataset", preset.features)
     minutes, ready = prepared.duration_s() / 60, time.perf_counter() - began
     first = []

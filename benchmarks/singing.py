@@ -21,6 +21,7 @@ import torch
 from svclib.audio import io as audio
 from svclib.conversion import metrics, pipeline
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.features import extract
 from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
@@ -66,7 +67,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     preset = config.load(arguments.preset)
-    recordings = dataset.recordings([arguments.data / arguments.voice])
+    recordings = find_recordings([arguments.data / arguments.voice])
     data = dataset.prepare(recordings, arguments.out / "dataset", preset.features)
     ended = training.train(data, arguments.out / "run", preset, minutes=arguments.minutes)
     path = training.export(ended.run, arguments.out, name="benchmark", overwrite=True)

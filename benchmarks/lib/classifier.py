@@ -18,8 +18,9 @@ from lib.classifier_net import Classifier, ClassifierSettings
 from svclib.audio import io as audio
 from svclib.data import recordings
 from svclib.data.dataset import Dataset
-from svclib.training import checkpoint_format
-from svclib.training.checkpoint_format import Checkpoint
+from svclib.data.recordings import find_recordings
+from svclib.training import checkpoints
+from svclib.training.checkpoints import Checkpoint
 from svclib.utils import atomic_store
 from svclib.utils.errors import ConfigError, ModelError, TrainingError
 from svclib.utils.progress import raise_if_cancelled
@@ -86,7 +87,7 @@ def clips(
         def read(i: int) -> np.ndarray:
             return audio.resample(source.audio(i), rate, sample_rate_hz)
     else:
-        found = [r for r in recordings.recordings(source, labels=naming) if r.problem is None]
+        found = [r for r in find_recordings(source, labels=naming) if r.problem is None]
         entries = [{"name": r.name, "label": r.label} for r in found]
         splits = recordings.hold_out(entries, validation) if entries and split else [None] * len(entries)
 
@@ -277,12 +278,12 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
     if path.suffix != ".safetensors":
         raise ModelError(f"'{path.name}' cannot be a listener's name; it has to end in .safetensors.")
     head = {
-        "format": checkpoint_format.FORMAT,
-        "format_version": checkpoint_format.FORMAT_VERSION,
+        "format": checkpoints.FORMAT,
+        "format_version": checkpoints.FORMAT_VERSION,
         "kind": "classifier",
     }
     record = {**head, "settings": to_dict(model.settings), "info": info or {}}
-    pieces = checkpoint_format.pack(Checkpoint(record, dict(model.state_dict())))
+    pieces = checkpoints.pack(Checkpoint(record, dict(model.state_dict())))
     return atomic_store.commit_new(path, lambda part: atomic_store.commit_bytes(part, *pieces))
 
 
@@ -300,7 +301,7 @@ def load(path: str | Path) -> tuple[Classifier, dict]:
     """
     path = Path(path)
     try:
-        read = checkpoint_format.unpack(path)
+        read = checkpoints.unpack(path)
         if read.record.get("kind") != "classifier":
             raise ModelError("it holds no listener")
         model = Classifier(from_dict(ClassifierSettings, read.record.get("settings"), "settings"))

@@ -182,7 +182,7 @@ def prepare(a) -> int:
         names = a.singer
         if names is None and any(Path(w) != f for w, f in zip(a.audio, folders, strict=True)):
             names = [f.name for f in folders] if len(folders) > 1 else None
-        found = dataset.recordings(folders, names, a.labels)
+        found = find_recordings(folders, names, a.labels)
         made = dataset.prepare(found, a.out, preset.features, a.validation, progress, executor=a.executor)
     for message in made.messages:
         say(message)
@@ -206,20 +206,20 @@ def train(a) -> int:
 
     preset = _preset(a)
     if os.environ.get("RANK", "0") == "0":
-        say(training.device_sentence())
+        say(training.device_summary())
     shown = TrainingProgress(a.minutes)
     try:
         result = training.train(
             a.dataset,
             a.run,
             preset,
-            a.steps,
-            a.minutes,
-            a.seed,
-            a.device,
-            a.init,
-            a.from_step,
-            on_progress=shown,
+            shown,
+            steps=a.steps,
+            minutes=a.minutes,
+            seed=a.seed,
+            device=a.device,
+            init=a.init,
+            from_step=a.from_step,
             take_over=a.take_over,
         )
     finally:
@@ -246,11 +246,11 @@ def sweep(a) -> int:
             a.config,
             grid,
             a.set,
-            a.steps,
-            a.minutes,
-            a.seed,
-            a.device,
             on_progress=lambda name, status: shown(status, f"{name}: "),
+            steps=a.steps,
+            minutes=a.minutes,
+            seed=a.seed,
+            device=a.device,
         )
     finally:
         shown.close()

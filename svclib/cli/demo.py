@@ -16,6 +16,7 @@ from svclib import __version__
 from svclib.audio import io as audio
 from svclib.conversion import pipeline
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
 from svclib.models import instrument
 from svclib.training import api as training
@@ -153,20 +154,20 @@ def _digest(key: dict) -> str:
 def _recordings(journey, stage, audio_folder, song, corpus_minutes, seed):
     """The recordings of one voice, and the song."""
     if audio_folder is not None:
-        found = dataset.recordings([audio_folder])
+        found = find_recordings([audio_folder])
         voices = sorted({r.singer for r in found})
         stage.text = f"{len(found)} files of {', '.join(voices)}, and {Path(song).name}"
         return found, Path(song)
     folder = journey.base.audio / VOICE
     before = set(folder.glob("*.wav"))
-    paths = singers.make_corpus(VOICE, folder, corpus_minutes, seed, progress=journey.progress)
+    paths = singers.make_recordings(VOICE, folder, corpus_minutes, seed, progress=journey.progress)
     song_path = journey.base.examples / f"{OTHER_VOICE}_twinkle.wav"
     if not song_path.is_file():
-        sung = singers.sing(OTHER_VOICE, singers.demo_song(), seed=seed)
+        sung = singers.render(OTHER_VOICE, singers.demo_song(), seed=seed)
         audio.write(song_path, sung.audio, sung.sample_rate_hz)
     stage.reused = set(paths) <= before
     stage.text = f"{VOICE} sings {len(paths)} melodies, {OTHER_VOICE} sings a song"
-    return dataset.recordings([folder]), song_path
+    return find_recordings([folder]), song_path
 
 
 def _train(journey, stage, data, chosen, minutes, seed, on_training) -> Path:
@@ -238,12 +239,12 @@ def _convert(journey, stage, data, run_folder, instrument_path, song_path, seed)
     return page, converted
 
 
-def _truth(song_path: Path, octaves: int, seed: int) -> singers.Sung | None:
+def _truth(song_path: Path, octaves: int, seed: int) -> singers.SyntheticRecording | None:
     """How the target singer herself sings the demo song: what the conversion is after."""
     if song_path.name != f"{OTHER_VOICE}_twinkle.wav":
         return None
     octave = singers.SINGERS[OTHER_VOICE].octave + octaves
-    return singers.sing(VOICE, singers.demo_song(), seed=seed, octave=octave)
+    return singers.render(VOICE, singers.demo_song(), seed=seed, octave=octave)
 
 
 def _result(journey, page, data, run_folder, instrument_path, converted) -> Result:

@@ -64,7 +64,7 @@ def build(
         run: The training's folder, for its curves and previews.
         shift_text: Why the octave was chosen.
         seconds: Time of every stage by its name.
-        truth: ``singers.Sung``: how the target voice itself sings this song, if that is known.
+        truth: ``singers.SyntheticRecording``: how the target voice itself sings this song, if that is known.
 
     Returns:
         HTML with all sounds and pictures in it.

@@ -1,11 +1,12 @@
-"""Prepared recordings: audio and features, stored once, read at random places.
+"""Datasets: audio and features of recordings, extracted once, with random access.
 
 :func:`prepare` makes or updates a dataset, :meth:`Dataset.open` reads one. A batch is a pure function of the dataset's
-contents, the seed and the step, so that training can stop and go on anywhere without remembering where it was.
+contents, the seed and the step, so training can resume at any step without the state of a loader.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,14 @@ import torch
 
 from svclib.audio import units
 from svclib.data import manifest, preprocess, shards
-from svclib.data import remeasure as remeasuring
-from svclib.data.recordings import Recording, recordings
+from svclib.data.recordings import Recording
 from svclib.features import extract
 from svclib.features.f0 import fill_unvoiced
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import DatasetError, StorageError
 
-__all__ = [
-    "Dataset",
-    "Recording",
-    "ValidationBatches",
-    "describe",
-    "nearby",
-    "prepare",
-    "recordings",
-    "remeasure",
-]
-
 SILENT_DB = -80.0
+PREFETCHED = 2  # batches
 
 
 def prepare(
@@ -44,22 +34,21 @@ def prepare(
     cancelled: Callable[[], bool] | None = None,
     executor: str | None = None,
 ) -> "Dataset":
-    """Make the dataset of these recordings in ``out``, or bring the one there up to date.
+    """Make the dataset of these recordings in ``out``, or update the one that is there.
 
-    Only what is not stored yet is measured: a second run does nothing, a changed or added file is measured alone, an
-    interrupted run goes on. Files that cannot be used are skipped and told (``skipped``), the same audio twice is used
-    once (``duplicates``); everything to tell stands in ``messages``.
+    Incremental: only new or changed files are processed, and an interrupted run continues. Unusable files are listed in
+    ``skipped``, repeated audio in ``duplicates``, and all messages in ``messages``.
 
     Args:
-        sources: From :func:`recordings`.
+        sources: From :func:`find_recordings`.
         out: Folder of the dataset; only ``shard-*`` and ``manifest.json`` in it are touched.
-        settings: How to measure; another setting measures everything again.
-        validation: File name pattern of what is held out, e.g. ``*_[0-4].wav``; None holds out about 7.5 % of the
-            recordings by their contents, at least one of two (and the end of a lone one).
+        settings: Features to extract; changed settings extract everything again.
+        validation: Pattern of held-out file names, e.g. ``*_[0-4].wav``; None holds out about 7.5 % of the recordings
+            by their contents, at least one of two (and the end of a single one).
         progress: Called with a fraction and a text with the remaining time.
-        cancelled: Asked between segments; preparation stops with ``Cancelled`` and can be continued.
-        executor: ``dask://HOST:PORT`` measures on a dask.distributed cluster; None in processes of this machine. Same
-            bytes; recordings are read here in both cases.
+        cancelled: Called between segments; True stops with ``Cancelled``, and a later run continues.
+        executor: ``dask://HOST:PORT`` of a dask.distributed cluster; None for processes of this machine. The bytes are
+            the same.
 
     Returns:
         The dataset, open.
@@ -69,27 +58,14 @@ def prepare(
         StorageError: if the cluster cannot be used or is lost; what was committed stays.
         StorageError: if the disk fails; what was committed stays.
     """
-    settings = manifest.pinned(Path(out), settings)
+    settings = manifest.pin_content_encoder(Path(out), settings)
     return Dataset.open(out, preprocess.run(sources, out, settings, validation, progress, cancelled, executor))
 
 
-def remeasure(
-    data: "Dataset",
-    out: str | Path,
-    settings: extract.FeatureSettings,
-    progress: Callable[[float, str], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> "Dataset":
-    """Make a dataset with other settings from the audio stored in a dataset, with the same split; else as
-    :func:`prepare`. Raises DatasetError where the settings need a higher sample rate than is stored."""
-    settings = manifest.pinned(Path(out), settings)
-    return Dataset.open(out, remeasuring.run(data, out, settings, progress, cancelled))
+def local_copy(data: Any, log_message: Callable[[str], None]) -> Any:
+    """A copy on the local disk of a dataset on Drive: faster, and independent of the connection.
 
-
-def nearby(data: Any, tell: Callable[[str], None]) -> Any:
-    """A dataset that lies on Drive, copied to this machine's own disk: faster, and Drive may drop while it is read.
-
-    Any other dataset comes back as it is; so does this one, with a sentence to ``tell``, where that is not possible.
+    Any other dataset is returned unchanged; so is this one, with a message, if it cannot be copied.
     """
     if not isinstance(data, Dataset) or not filesystem.on_drive(data.path):
         return data
@@ -103,10 +79,10 @@ def nearby(data: Any, tell: Callable[[str], None]) -> Any:
         if problems := copy.verify():
             raise StorageError(problems[0])
     except (OSError, DatasetError) as error:
-        tell(f"The dataset is read from Drive directly: {error}")
+        log_message(f"The dataset is read from Drive directly: {error}")
         return data
     if missing:
-        tell(f"The dataset was copied to this machine, {sum(missing.values()) / 1e6:.0f} MB.")
+        log_message(f"The dataset was copied to this machine, {sum(missing.values()) / 1e6:.0f} MB.")
     return copy
 
 
@@ -116,19 +92,21 @@ class Dataset:
     Args:
         path: Its folder.
         contents: Of its manifest.
-        messages: What the preparation had to tell.
+        messages: Of the preparation.
 
     Attributes:
         path: Its folder.
-        settings: How everything was measured.
+        settings: Of the feature extraction.
         recordings: One dict each: ``name``, ``singer``, ``label``, ``split`` ("train" or "validation"), ``n_samples``,
             ``n_frames``, ``sha256`` of the source file, ``notes``.
-        singers, labels: Sorted names; batches hold positions in them.
+        singers, labels: Sorted names; batches hold indices into them.
         statistics: See ``statistics.compute``; of the train split.
-        fingerprint: Hash of the contents; the same batches come from the same fingerprint.
-        skipped, duplicates: What was left out: dicts with ``name`` and ``reason``, or ``same_as``.
-        messages: What the preparation had to tell, if it was just made.
+        fingerprint: Hash of the contents; equal fingerprints give equal batches.
+        skipped, duplicates: Files left out: dicts with ``name`` and ``reason``, or ``same_as``.
+        messages: Of the preparation, if it was just made.
     """
+
+    thread_safe = True
 
     def __init__(self, path: Path, contents: dict, messages: Sequence[str] = ()):
         self.path = Path(path)
@@ -143,11 +121,16 @@ class Dataset:
         self._shards = contents["shards"]
         self._readers = {name: shards.Reader(self.path / name) for name in self._shards}
         self._filled: dict[int, np.ndarray] = {}
+        self._n_frames = np.array([r["n_frames"] for r in self.recordings], np.int64)
+        splits = np.array([r["split"] for r in self.recordings])
+        self._splits = {s: _Split(np.flatnonzero(splits == s), self._n_frames) for s in ("train", "validation")}
+        singers, labels = ({n: i for i, n in enumerate(names)} for names in (self.singers, self.labels))
+        self._singer = np.array([singers[r["singer"]] for r in self.recordings], np.int64)
+        self._label = np.array([labels.get(r["label"], -1) for r in self.recordings], np.int64)
 
     @classmethod
     def open(cls, path: str | Path, messages: Sequence[str] = ()) -> "Dataset":
-        """Open a dataset; sizes of all shards are checked, contents by :meth:`verify`. Raises DatasetError if there is
-        none, it is unfinished, or a shard is missing or has another size."""
+        """Open a dataset. Sizes of shards are checked, contents by :meth:`verify`; DatasetError if any is missing."""
         path = Path(path)
         contents = manifest.read(path)
         for name, expected in contents["shards"].items():
@@ -171,22 +154,22 @@ class Dataset:
 
     def indices(self, split: str) -> list[int]:
         """Positions of the recordings of a split."""
-        return [i for i, r in enumerate(self.recordings) if r["split"] == split]
+        return self._splits[split].indices.tolist()
 
     def verify(self) -> list[str]:
-        """Check the whole contents against their SHA-256; returns what is wrong, a sentence for each shard."""
+        """Check the contents against their SHA-256; returns a sentence for each damaged shard."""
         problems = []
         for name, expected in self._shards.items():
             problem = atomic_store.verify(atomic_store.Marked(self.path / name, expected))
             if problem:
-                problems.append(f"'{self.path / name}': {problem}. Prepare the dataset again to mend it.")
+                problems.append(f"'{self.path / name}': {problem}. Prepare the dataset again to repair it.")
         return problems
 
     # Reading -----------------------------------------------------------------------------------------------------
 
     def audio(self, index: int, start_sample: int = 0, n_samples: int | None = None) -> np.ndarray:
-        """Audio of a recording, float32 ``[n_samples]``, full scale 1; to its end by default. Raises IndexError if the
-        stretch is not inside the recording."""
+        """Audio of a recording, float32 ``[n_samples]``, full scale 1; to its end by default. Raises IndexError
+        outside the recording."""
         entry = self._entries[index]
         stop = entry["n_samples"] if n_samples is None else start_sample + n_samples
         if not 0 <= start_sample <= stop <= entry["n_samples"]:
@@ -201,7 +184,7 @@ class Dataset:
         return out
 
     def features(self, index: int, start_frame: int = 0, n_frames: int | None = None) -> extract.Features:
-        """Features of a recording or of a stretch of it; raises IndexError if that is not inside the recording."""
+        """Features of a recording or a range of its frames; raises IndexError outside the recording."""
         entry = self._entries[index]
         stop = entry["n_frames"] if n_frames is None else start_frame + n_frames
         if not 0 <= start_frame <= stop <= entry["n_frames"]:
@@ -209,9 +192,10 @@ class Dataset:
         return manifest.read_features(self._readers, entry, self.settings, start_frame, stop)
 
     def random_chunk(self, seed: int, seconds: float = 5.0) -> tuple[int, int, int]:
-        """A place to look at: index, start_frame, n_frames; uniform over the time of all recordings."""
+        """A random excerpt: index, start_frame, n_frames; uniform over the time of all recordings."""
         n_frames = max(1, round(seconds * self.settings.sample_rate_hz / self.hop_samples))
-        index, start = self._draw(np.random.default_rng([seed, 1]), range(len(self.recordings)), n_frames)
+        everything = _Split(np.arange(len(self.recordings)), self._n_frames)
+        index, start = everything.draw(np.random.default_rng([seed, 1]), n_frames)
         return index, start, min(n_frames, self.recordings[index]["n_frames"] - start)
 
     # Batches -----------------------------------------------------------------------------------------------------
@@ -225,12 +209,12 @@ class Dataset:
         split: str = "train",
         device: str | torch.device = "cpu",
     ) -> dict[str, torch.Tensor]:
-        """Windows at random places, uniform over the time of a split: the same for the same (seed, step) and contents.
+        """Random segments, uniform over the time of a split: a function of (seed, step) and the contents.
 
         Args:
             seed: Of the training.
             step: From 0; every step draws anew.
-            batch_size: Windows.
+            batch_size: Number of segments.
             n_frames: Length of each.
             split: ``train`` or ``validation``.
             device: Where the tensors go.
@@ -246,31 +230,25 @@ class Dataset:
         Raises:
             DatasetError: if the split is empty.
         """
-        indices = self.indices(split)
-        if not indices:
+        chosen = self._splits[split]
+        if not len(chosen.indices):
             raise DatasetError(f"The dataset '{self.path}' has no recordings for {split}. Prepare it with more.")
         rng = np.random.default_rng([seed, step, 0])
-        return self._collect([self._draw(rng, indices, n_frames) for _ in range(batch_size)], n_frames, device)
+        return self._collect([chosen.draw(rng, n_frames) for _ in range(batch_size)], n_frames, device)
 
     def validation_batches(
         self, batch_size: int, n_frames: int, device: str | torch.device = "cpu"
     ) -> "ValidationBatches":
-        """All of the validation split in windows side by side, as a fixed sequence of batches read when asked for.
+        """The validation split in adjacent segments, as a fixed sequence of batches that are read on access.
 
-        The last window of a recording ends where the recording ends, overlapping the one before it; only a recording
-        shorter than a window is followed by silence. So the held-out loss is of singing, not of padding.
+        The last segment of a recording ends with the recording and overlaps the one before it; only recordings shorter
+        than a segment are padded with silence.
         """
         return ValidationBatches(self, batch_size, n_frames, device)
 
     def window(self, index: int, start_frame: int, n_frames: int) -> dict[str, torch.Tensor]:
-        """One stretch of a recording as a batch of one, see :meth:`batch`."""
+        """One segment as a batch of one, see :meth:`batch`."""
         return self._collect([(index, start_frame)], n_frames, "cpu")
-
-    def _draw(self, rng: np.random.Generator, indices: Sequence[int], n_frames: int) -> tuple[int, int]:
-        lengths = np.array([self.recordings[i]["n_frames"] for i in indices])
-        ends = np.cumsum(lengths)
-        position = int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))
-        return indices[position], int(rng.integers(max(0, int(lengths[position]) - n_frames) + 1))
 
     def _collect(self, windows: Sequence[tuple[int, int]], n_frames: int, device) -> dict[str, torch.Tensor]:
         hop, mel = self.hop_samples, self.settings.mel
@@ -294,9 +272,8 @@ class Dataset:
             out["f0_hz"][row, n:] = f0_hz[-1] if n else 0.0
             for name in ("voiced", "confidence", "loudness_db", *large):
                 out[name][row, :n] = getattr(piece, name)
-        rows = [self.recordings[index] for index, _ in windows]
-        out["singer"] = np.array([self.singers.index(r["singer"]) for r in rows], np.int64)
-        out["label"] = np.array([-1 if r["label"] is None else self.labels.index(r["label"]) for r in rows], np.int64)
+        rows = [index for index, _ in windows]
+        out["singer"], out["label"] = self._singer[rows], self._label[rows]
         return {name: torch.from_numpy(value).to(device) for name, value in out.items()}
 
     def _filled_f0(self, index: int) -> np.ndarray:
@@ -306,8 +283,60 @@ class Dataset:
         return self._filled[index]
 
 
+class _Split:
+    """The recordings of a split with the cumulative sum of their lengths, for draws uniform over time."""
+
+    def __init__(self, indices: np.ndarray, n_frames: np.ndarray):
+        self.indices, self.n_frames = indices, n_frames[indices]
+        self.ends = np.cumsum(self.n_frames)
+
+    def draw(self, rng: np.random.Generator, n_frames: int) -> tuple[int, int]:
+        """A random window: index of the recording and first frame."""
+        position = int(np.searchsorted(self.ends, rng.integers(self.ends[-1]), side="right"))
+        start = rng.integers(max(0, int(self.n_frames[position]) - n_frames) + 1)
+        return int(self.indices[position]), int(start)
+
+
+class BatchLoader:
+    """Loads the batches of a training; those of the next steps are prefetched by a thread.
+
+    Args:
+        dataset: A :class:`Dataset`, or an object with its ``batch``; without a true attribute ``thread_safe`` nothing
+            is prefetched.
+        seed, batch_size, n_frames: See :meth:`Dataset.batch`.
+        device: Device of the batches; copies to a GPU are asynchronous, from pinned memory.
+    """
+
+    def __init__(self, dataset: Any, seed: int, batch_size: int, n_frames: int, device: torch.device):
+        self._dataset, self._arguments, self._device = dataset, (seed, batch_size, n_frames), device
+        self._pool = ThreadPoolExecutor(1, "svclib-batches") if getattr(dataset, "thread_safe", False) else None
+        self._waiting: dict[int, Future] = {}
+
+    def batch(self, step: int, last: int) -> dict[str, torch.Tensor]:
+        """The batch of a step; up to ``last``, the next ones are prefetched."""
+        if self._pool is None:
+            return self._move(self._read(step))
+        for ahead in range(step, min(step + PREFETCHED, last) + 1):
+            if ahead not in self._waiting:
+                self._waiting[ahead] = self._pool.submit(self._read, ahead)
+        return self._move(self._waiting.pop(step).result())
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> dict[str, torch.Tensor]:
+        seed, batch_size, n_frames = self._arguments
+        batch = self._dataset.batch(seed, step, batch_size, n_frames)
+        return {k: v.pin_memory() for k, v in batch.items()} if self._device.type == "cuda" else batch
+
+    def _move(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {k: v.to(self._device, non_blocking=True) for k, v in batch.items()}
+
+
 class ValidationBatches(Sequence):
-    """The validation split in windows; each batch is read when it is asked for."""
+    """The validation split in segments; each batch is read on access."""
 
     def __init__(self, dataset: Dataset, batch_size: int, n_frames: int, device="cpu"):
         self._dataset, self._batch_size, self._n_frames, self._device = dataset, batch_size, n_frames, device
@@ -334,7 +363,7 @@ class ValidationBatches(Sequence):
 
 
 def describe(dataset: Dataset) -> str:
-    """What a dataset is, in a few lines for people."""
+    """Summary of a dataset in a few lines of text."""
     s, pitch = dataset.settings, dataset.statistics["f0_midi"]
     held = dataset.duration_s("validation")
     lines = [

@@ -1,7 +1,7 @@
-"""The manifest of a dataset: which recordings it holds, where their segments lie, how they were measured.
+"""Manifest of a dataset: its recordings, the location of their segments, and the settings of the extraction.
 
-``manifest.json`` is committed last and alone decides what a dataset is. A recording is a list of segments, pointers
-into shards, so that a part of a recording can be an entry of its own.
+``manifest.json`` is committed last and alone defines the dataset. A recording is a list of references into shards, so a
+part of a recording can be an entry of its own.
 """
 
 import dataclasses
@@ -23,18 +23,18 @@ from svclib.utils.errors import DatasetError
 NAME = "manifest.json"
 KIND = "svclib dataset"
 FORMAT = 2  # 2: carries a checksum of itself
-EXTRACTION_VERSION = 1  # part of the key of the settings: raise it when the same settings give other numbers
-HOLD_OUT_END_S = (20.0, 60.0)  # a lone recording gives its end to validation: from this length on, at most this much
+EXTRACTION_VERSION = 1  # part of the settings' key: increase it when the same settings give other features
+HOLD_OUT_END_S = (20.0, 60.0)  # of a single recording, its end is held out: from this length on, at most this much
 
 
 def settings_key(settings: extract.FeatureSettings) -> str:
-    """Hash of everything the stored numbers depend on."""
+    """Hash of everything the stored features depend on."""
     text = json.dumps([settings.to_json(), EXTRACTION_VERSION], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read(folder: Path) -> dict:
-    """The manifest of a dataset, checked for being one, without its checksum.
+    """The validated manifest of a dataset, without its checksum.
 
     It raises DatasetError if there is none, or it is damaged or of a newer format; OSError if the disk failed.
     """
@@ -60,17 +60,17 @@ def read(folder: Path) -> dict:
 
 
 def write(folder: Path, manifest: dict) -> None:
-    """Commit a manifest, with a checksum of everything in it."""
+    """Commit a manifest with a checksum of its contents."""
     atomic_store.write_json(Path(folder) / NAME, {**manifest, "checksum": checksum(manifest)})
 
 
 def checksum(manifest: dict) -> str:
-    """SHA-256 of a manifest's contents, whatever its layout."""
+    """SHA-256 of a manifest's contents, independent of its layout."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """Versions of what measured the recordings."""
+    """Versions of the libraries of the feature extraction."""
     found = {"svclib": __version__}
     for name in ("numpy", "scipy", "soxr", "soundfile", "swift-f0", "onnxruntime", "torch"):
         try:
@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
 
 
 def entry_of(recording: Recording, digest: str, segments: list[shards.Segment], notes: list[str]) -> dict:
-    """What the manifest says of one recording; ``split`` is still to come."""
+    """A recording's entry in the manifest, without ``split``."""
     return {
         "name": recording.name,
         "singer": recording.singer,
@@ -95,7 +95,7 @@ def entry_of(recording: Recording, digest: str, segments: list[shards.Segment], 
 
 
 def split_entries(entries: list[dict], validation: str | None, settings, messages: list[str]) -> list[dict]:
-    """Set ``split``; a lone recording that is long enough gives its end to validation."""
+    """Set ``split``; of a single recording that is long enough, the end is held out."""
     rate, hop = settings.sample_rate_hz, settings.hop_samples
     if validation is None and len(entries) == 1:
         seconds = entries[0]["n_samples"] / rate
@@ -119,7 +119,7 @@ def split_entries(entries: list[dict], validation: str | None, settings, message
 
 
 def part_of(entry: dict, from_frame: int, to_frame: int, hop_samples: int) -> dict:
-    """A stretch of a recording's entry, as an entry that points at the same shards."""
+    """A range of frames of a recording, as an entry that refers to the same shards."""
     segments, start = [], 0
     last = to_frame == entry["n_frames"]
     for shard, s0, n_samples, f0, n_frames in entry["segments"]:
@@ -161,7 +161,7 @@ def build(folder: Path, settings, entries: list[dict], skipped: list[dict], dupl
 
 
 def without_versions(manifest: dict) -> dict:
-    """A manifest for comparison: other versions of libraries alone are no reason to write it anew."""
+    """A manifest for comparison: changed versions of libraries alone do not rewrite it."""
     return {k: v for k, v in manifest.items() if k != "versions"}
 
 
@@ -181,12 +181,12 @@ def compute_statistics(folder: Path, manifest: dict, settings: extract.FeatureSe
 
 
 def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
-    """Names of the features with many numbers per frame that these settings measure, and how many."""
+    """Names and widths of the features with many values per frame."""
     mel, content = settings.mel, settings.units
     return {**({"log_mel": mel.n_mels} if mel else {}), **({"content": content.dims} if content else {})}
 
 
-def pinned(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
+def pin_content_encoder(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
     """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found now.
 
     It raises ModelError if the encoder has to be loaded and cannot be had.
@@ -206,9 +206,9 @@ def pinned(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSe
 def read_features(
     readers: dict, entry: dict, settings, from_frame: int = 0, to_frame: int | None = None, large: bool = True
 ) -> extract.Features:
-    """Features of a recording or of a stretch of it, put together from its segments.
+    """Features of a recording or a range of its frames.
 
-    ``large``: also those with many numbers per frame, ``log_mel`` and ``content``.
+    ``large``: also those with many values per frame, ``log_mel`` and ``content``.
     """
     to_frame = entry["n_frames"] if to_frame is None else to_frame
     part = part_of(entry, from_frame, to_frame, settings.hop_samples)

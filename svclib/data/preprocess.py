@@ -1,13 +1,13 @@
-"""From recordings to the shards and the manifest of a dataset. What is finished is never done twice.
+"""Build the shards and the manifest of a dataset from recordings, incrementally.
 
-Recordings are taken in sorted order, decoded once, kept as 16-bit audio, cut into segments of a few minutes (so a long
-file needs no more memory than a short one) and measured with some context on both sides of each cut. Shards are
-committed as they fill; the manifest is committed last and alone decides what the dataset is. Because a recording is
-known by the SHA-256 of its file and a segment by its place in it, a run after an interruption finds the committed
-segments again and goes on, with the same bytes as if it had never stopped, and a changed file is measured alone.
+Recordings are decoded once in sorted order, stored as 16-bit audio, and cut into segments of a few minutes (constant
+memory), whose features are extracted with context on both sides of each cut. Shards are committed as they fill; the
+manifest is committed last and alone defines the dataset. A recording is identified by the SHA-256 of its file, a
+segment by its index: a run after an interruption reuses the committed segments and gives the same bytes as an
+uninterrupted one, and a changed file is processed alone.
 
-What is thrown away: after the manifest is committed, shards it does not point to are deleted. Shards of which less than
-half is still in use are copied together first, and so are small ones when more than 16 have gathered.
+After the manifest is committed, shards it does not refer to are deleted. Shards less than half in use, and small ones
+when there are more than 16, are merged first.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.data import executors, manifest, segments, shards
 from svclib.data.recordings import Recording
-from svclib.data.segments import Sound
+from svclib.data.segments import ResampledStream
 from svclib.utils import atomic_store
 from svclib.utils.errors import Cancelled, DatasetError
 
@@ -34,8 +33,8 @@ SMALL_SHARDS = 16
 ProgressCallback = Callable[[float, str], None] | None
 
 
-class Job:
-    """One preparation: what is there already, what is left to do, and how far it is."""
+class DatasetBuilder:
+    """State of one preparation: stored segments, remaining work, progress."""
 
     def __init__(self, sources, out: Path, settings, progress: ProgressCallback, cancelled):
         self.out, self.settings, self.key = out, settings, manifest.settings_key(settings)
@@ -44,23 +43,23 @@ class Job:
         self.duplicates, self.messages, self.failed = [], [], set()
         self.old = manifest.read(self.out) if atomic_store.exists(self.out / manifest.NAME) else None
         self.done_s = self.total_s = 0.0
-        self.started = None  # when the first recording is decoded: then a rate can be told
+        self.started = None  # when the first recording is decoded
 
-    def tell(self, fraction: float, text: str) -> None:
-        """Report progress, and stop here if that was asked for."""
+    def report(self, fraction: float, text: str) -> None:
+        """Report progress; raises Cancelled on request."""
         if self.cancelled and self.cancelled():
             raise Cancelled("Preparation was stopped. What is finished is kept: start it again and it goes on.")
         if self.progress:
             self.progress(min(1.0, fraction), text)
 
-    # What there is to do ------------------------------------------------------------------------------------------
+    # Planning -----------------------------------------------------------------------------------------------------
 
     def hash_files(self, sources: list[Recording]) -> list[tuple[Recording, str]]:
-        """Every usable file with its SHA-256, the same contents once."""
+        """Every usable file with its SHA-256, without duplicates."""
         hashed, seen = [], {}
         usable = [r for r in sources if not r.problem]
         for n, recording in enumerate(usable):
-            self.tell(0.03 * n / len(usable), f"reading recording {n + 1} of {len(usable)}")
+            self.report(0.03 * n / len(usable), f"reading recording {n + 1} of {len(usable)}")
             try:
                 digest = _twice(lambda path=recording.path: atomic_store.sha256_file(path))
             except OSError as error:
@@ -79,7 +78,7 @@ class Job:
         self.duplicates.append({"name": recording.name, "sha256": digest, "same_as": name, "same_as_sha256": of})
 
     def find_stored(self, wanted: set[str]) -> None:
-        """Index the committed segments; pick out shards that are better copied together."""
+        """Index the committed segments, and the shards to merge."""
         whole, _ = shards.committed(self.out, self.key)
         live = {c.marked.path.name: [i for i in c.items if i.sha256 in wanted] for c in whole}
         self.stored, self.items = {}, {}
@@ -101,10 +100,10 @@ class Job:
         first = self.items.get((digest, 0))
         return first.count if first and all((digest, i) in self.stored for i in range(first.count)) else 0
 
-    # Doing it -----------------------------------------------------------------------------------------------------
+    # Extraction ---------------------------------------------------------------------------------------------------
 
     def segments_to_write(self, hashed, pool) -> Iterator[tuple[Recording, shards.Item, Callable[[], dict], float]]:
-        """What belongs into new shards, in order: its item, a call that gives its arrays, its length in seconds."""
+        """Segments for new shards, in order: item, a function that returns its arrays, length in seconds."""
         sounds = {(i.n_total, i.audio_sha256): i.sha256 for i in self.items.values() if i.audio_sha256}
         names = {digest: r.name for r, digest in hashed}
         for recording, digest in hashed:
@@ -117,53 +116,53 @@ class Job:
                 continue
             estimate = self.estimate_s(recording)
             try:
-                sound = self.open(recording)
-                seconds = sound.n_samples / self.settings.sample_rate_hz
+                stream = self.open(recording)
+                seconds = stream.n_samples / self.settings.sample_rate_hz
                 self.total_s += seconds - estimate
                 self.started = self.started or time.monotonic()
-                if any(n == sound.n_samples for n, _ in sounds):  # then it is worth decoding it once more
-                    same = sounds.get((sound.n_samples, sound.hash()), digest)
+                if any(n == stream.n_samples for n, _ in sounds):  # decode twice only if the length has occurred
+                    same = sounds.get((stream.n_samples, stream.hash()), digest)
                     if same != digest and same in names:
                         self._duplicate(recording, digest, names[same], same)
                         self.done_s += seconds
                         continue
-                yield from self.measured_segments(recording, digest, sound, pool)
-                sounds[sound.n_samples, sound.digest] = digest
+                yield from self.measured_segments(recording, digest, stream, pool)
+                sounds[stream.n_samples, stream.digest] = digest
             except ValueError as error:
-                if isinstance(error, (OSError, Cancelled)):  # no fault of the recording
+                if isinstance(error, (OSError, Cancelled)):
                     raise
                 self.failed.add(digest)
                 self.skip(recording, error, estimate)
 
-    def measured_segments(self, recording: Recording, digest: str, sound: Sound, pool):
-        """The segments of one recording that are not stored yet, decoded as they are asked for."""
+    def measured_segments(self, recording: Recording, digest: str, stream: ResampledStream, pool):
+        """The segments of one recording that are not stored yet, decoded one after the other."""
         rate, hop = self.settings.sample_rate_hz, self.settings.hop_samples
-        pieces = segments.cuts(sound.n_samples, self.settings)
+        pieces = segments.cuts(stream.n_samples, self.settings)
         for i, cut in enumerate(pieces):
-            samples, n = sound.take(cut[2], cut[3]), cut[1] - cut[0]
+            samples, n = stream.take(cut[2], cut[3]), cut[1] - cut[0]
             item = shards.Item(digest, i, len(pieces), n, n // hop)
             if i == 0:
-                item = dataclasses.replace(item, notes=tuple(sound.notes))
+                item = dataclasses.replace(item, notes=tuple(stream.notes))
             if i == len(pieces) - 1:
-                item = dataclasses.replace(item, audio_sha256=sound.digest, n_total=sound.n_samples)
+                item = dataclasses.replace(item, audio_sha256=stream.digest, n_total=stream.n_samples)
             if (digest, i) in self.stored:
                 self.done_s += n / rate
                 continue
             yield recording, item, pool.submit(samples, cut, self.settings), n / rate
 
     def estimate_s(self, recording: Recording) -> float:
-        """Length of a recording as its header claims it; 0 where it claims none."""
+        """Length of a recording by its header; 0 if it has none."""
         try:
             return float(min(audio.probe(recording.path).duration_s, 1e5))
         except (ValueError, OSError):
             return 0.0
 
-    def open(self, recording: Recording) -> Sound:
-        """A recording at the dataset's rate, read as it is asked for; ValueError if there is nothing to use."""
+    def open(self, recording: Recording) -> ResampledStream:
+        """A recording at the dataset's rate as a stream; ValueError if it cannot be used."""
         share = min(0.97, 0.03 + 0.94 * self.done_s / self.total_s) if self.total_s > 0 else 0.03
-        found = audio.survey(recording.path, lambda f, text: self.tell(share, f"{text}, {100 * f:.0f} %"))
+        found = audio.survey(recording.path, lambda f, text: self.report(share, f"{text}, {100 * f:.0f} %"))
         info = found.info
-        lost = info.sample_rate_hz < self.settings.sample_rate_hz  # a low rate is told where it leaves a gap
+        lost = info.sample_rate_hz < self.settings.sample_rate_hz
         notes = [w for w in info.warnings if lost or "holds nothing above" not in w]
         if found.peak > 1.0:
             notes.append(f"{recording.name} peaks {20 * math.log10(found.peak):.1f} dB over full scale; turned down.")
@@ -178,10 +177,10 @@ class Job:
         def blocks() -> Iterator[np.ndarray]:
             return (found.mono(block) * np.float32(scale) for block in audio.blocks(recording.path))
 
-        return Sound(n, info.sample_rate_hz, self.settings.sample_rate_hz, blocks, notes)
+        return ResampledStream(n, info.sample_rate_hz, self.settings.sample_rate_hz, blocks, notes)
 
     def copy(self, segment: shards.Segment) -> dict:
-        """The arrays of a segment that an earlier run stored."""
+        """The stored arrays of a segment."""
         reader = shards.Reader(self.out / segment.shard)
         try:
             s, f = segment.sample_start, segment.frame_start
@@ -191,12 +190,12 @@ class Job:
             reader.close()
 
     def skip(self, recording: Recording, error: Exception, seconds: float) -> None:
-        """Leave a recording out, with the reason."""
+        """Leave out a recording, with the reason."""
         self.total_s -= seconds
         self.skipped.append({"name": recording.name, "reason": str(error)})
 
     def write(self, hashed, pool) -> dict[tuple[str, int], shards.Segment]:
-        """Extract what is missing; returns where every segment of the dataset lies."""
+        """Extract missing segments; returns the location of every segment of the dataset."""
         todo = [r for r, digest in hashed if not self.n_segments(digest)]
         self.total_s = sum(self.estimate_s(r) for r in todo)
         writer = shards.Writer(self.out, self.key, shards.CAP_BYTES)
@@ -208,17 +207,17 @@ class Job:
                 writer.add(item, arrays())
                 items[item.key] = item
             except ValueError as error:
-                if isinstance(error, (OSError, Cancelled)):  # not the recording's fault
+                if isinstance(error, (OSError, Cancelled)):
                     raise
                 if item.sha256 not in self.failed:
                     self.skip(recording, error, 0.0)
                 self.failed.add(item.sha256)
             self.done_s += seconds
-            self.tell_remaining(recording)
+            self.report_remaining(recording)
 
         for entry in self.segments_to_write(hashed, pool):
             waiting.append(entry)
-            while len(waiting) > pool.ahead:
+            while len(waiting) > pool.pending:
                 finish()
         while waiting:
             finish()
@@ -226,23 +225,23 @@ class Job:
         self.items = items
         return {k: s for k, s in {**self.stored, **writer.placed}.items() if k[0] not in self.failed}
 
-    def tell_remaining(self, recording: Recording) -> None:
-        """Report how much is measured and how long the rest will take."""
+    def report_remaining(self, recording: Recording) -> None:
+        """Report the progress and the remaining time."""
         spent = time.monotonic() - (self.started or time.monotonic())
         left = ""
         if self.done_s > 0 and spent > 1:
             left = f", {units.duration_text(spent / self.done_s * max(0.0, self.total_s - self.done_s))} left"
         of = f"{units.duration_text(self.done_s)} of {units.duration_text(self.total_s)} measured{left}"
-        self.tell(self.share, f"{recording.name}: {of}")
+        self.report(self.share, f"{recording.name}: {of}")
 
     @property
     def share(self) -> float:
-        """The part of all work that is done."""
+        """Fraction of the work that is done."""
         return 0.03 + 0.94 * min(1.0, self.done_s / self.total_s) if self.total_s > 0 else 0.97
 
     def pool(self, executor: str | None = None):
-        """What measures the segments; see ``cluster.opened``."""
-        return executors.opened(executor, lambda text: self.tell(self.share if self.started else 0.03, text))
+        """The executor; see ``executors.opened``."""
+        return executors.opened(executor, lambda text: self.report(self.share if self.started else 0.03, text))
 
 
 def run(
@@ -254,70 +253,51 @@ def run(
     cancelled=None,
     executor: str | None = None,
 ) -> list[str]:
-    """Make or bring up to date the dataset in ``out``; returns what is to be told. See ``dataset.prepare``."""
+    """Build or update the dataset in ``out``; returns messages. See ``dataset.prepare``."""
     sources = sorted(sources, key=lambda r: (r.singer, r.name, str(r.path)))
-    job = Job(sources, Path(out), settings, progress, cancelled)
-    if any(Path(r.path).resolve().parent == job.out.resolve() for r in sources):
-        raise DatasetError(f"'{job.out}' is the folder of the recordings; choose another one for the dataset.")
-
-    def split(entries: list[dict]) -> list[dict]:
-        return manifest.split_entries(entries, validation, settings, job.messages)
-
-    with job.pool(executor) as pool:
-        return carry_out(job, job.hash_files(sources), split, pool)
-
-
-def carry_out(job: Job, hashed: list, split: Callable[[list[dict]], list[dict]], pool: Any) -> list[str]:
-    """Measure what is missing, commit shards and manifest.
-
-    Args:
-        job: What is there and what is left to do.
-        hashed: ``(recording, key)`` of everything that the dataset is to hold.
-        split: Entries of the manifest -> the same with their ``split``.
-        pool: From ``job.pool()``.
-
-    Returns:
-        What is to be told, as sentences: what changed, what was skipped, used once, or noticed while reading.
-    """
-    settings = job.settings
-    _require_some(hashed, job)
-    atomic_store.remove_parts(job.out)
-    job.find_stored({digest for _, digest in hashed})
-    placed = job.write(hashed, pool)
+    builder = DatasetBuilder(sources, Path(out), settings, progress, cancelled)
+    if any(Path(r.path).resolve().parent == builder.out.resolve() for r in sources):
+        raise DatasetError(f"'{builder.out}' is the folder of the recordings; choose another one for the dataset.")
+    with builder.pool(executor) as pool:
+        hashed = builder.hash_files(sources)
+        _require_some(hashed, builder)
+        atomic_store.remove_parts(builder.out)
+        builder.find_stored({digest for _, digest in hashed})
+        placed = builder.write(hashed, pool)
     entries = []
     for recording, digest in hashed:
-        first = job.items.get((digest, 0))
+        first = builder.items.get((digest, 0))
         if first and all((digest, i) in placed for i in range(first.count)):  # else skipped or a duplicate
             where = [placed[digest, i] for i in range(first.count)]
             entries.append(manifest.entry_of(recording, digest, where, list(first.notes)))
-    _require_some(entries, job)
-    entries = split(entries)
-    new = manifest.build(job.out, settings, entries, job.skipped, job.duplicates, job.old)
+    _require_some(entries, builder)
+    entries = manifest.split_entries(entries, validation, settings, builder.messages)
+    new = manifest.build(builder.out, settings, entries, builder.skipped, builder.duplicates, builder.old)
     if not new["statistics"]:
-        job.tell(0.97, "statistics")
-        new["statistics"] = manifest.compute_statistics(job.out, new, settings)
-    if job.old is None or manifest.without_versions(job.old) != manifest.without_versions(new):
-        manifest.write(job.out, new)
-    job.messages += _changes(job.old, new)
-    for marked in atomic_store.find_marked(job.out, shards.PATTERN):
+        builder.report(0.97, "statistics")
+        new["statistics"] = manifest.compute_statistics(builder.out, new, settings)
+    if builder.old is None or manifest.without_versions(builder.old) != manifest.without_versions(new):
+        manifest.write(builder.out, new)
+    builder.messages += _changes(builder.old, new)
+    for marked in atomic_store.find_marked(builder.out, shards.PATTERN):
         if marked.path.name not in new["shards"]:
             atomic_store.remove_marked(marked)
-    job.tell(1.0, f"{len(entries)} recordings are ready")
-    return job.messages
+    builder.report(1.0, f"{len(entries)} recordings are ready")
+    return builder.messages
 
 
 def _twice(call: Callable[[], str]) -> str:
-    """A mounted Drive sometimes fails to read a file once."""
+    """Retry once: a mounted Drive sometimes fails to read a file."""
     try:
         return call()
     except OSError:
         return call()
 
 
-def _require_some(found: list, job: Job) -> None:
+def _require_some(found: list, builder: DatasetBuilder) -> None:
     if found:
         return
-    reasons = "; ".join(f"'{s['name']}': {s['reason']}" for s in job.skipped[:3])
+    reasons = "; ".join(f"'{s['name']}': {s['reason']}" for s in builder.skipped[:3])
     raise DatasetError(
         f"There is no usable recording{' (' + reasons + ')' if reasons else ''}. "
         f"Give a folder with recordings of one voice: {', '.join(sorted(s.lstrip('.') for s in audio.SUFFIXES))}."
@@ -325,14 +305,14 @@ def _require_some(found: list, job: Job) -> None:
 
 
 def _changes(old: dict | None, new: dict) -> list[str]:
-    """What is to be told: what differs from before, what was skipped, used once, or noticed while reading."""
+    """Messages: changes since before, skipped files, duplicates, and warnings of the decoder."""
     messages = []
     now = {e["sha256"] for e in new["recordings"]}
     if old is not None:
         before = {e["sha256"] for e in old["recordings"]}
         if old["settings_key"] != new["settings_key"]:
             changed = [k for k, v in new["settings"].items() if old["settings"].get(k) != v]
-            what = ", ".join(changed) or "the way of measuring"
+            what = ", ".join(changed) or "The feature extraction"
             messages.append(f"{what} changed, so every recording was measured again.")
         fresh, gone = len(now - before), len(before - now)
         if fresh or gone:
@@ -343,7 +323,7 @@ def _changes(old: dict | None, new: dict) -> list[str]:
     if others:
         more = " and so on" if len(others) > 5 else ""
         messages.append(f"{len(others)} files are no recordings and were left out: {', '.join(others[:5])}{more}.")
-    messages += [f"Skipped {_told(s)}" for s in new["skipped"] if s["name"] not in others]
+    messages += [f"Skipped {_described(s)}" for s in new["skipped"] if s["name"] not in others]
     messages += [f"'{d['name']}' is the same audio as '{d['same_as']}': used once." for d in new["duplicates"]]
     alike = {}
     for entry in new["recordings"]:
@@ -354,7 +334,7 @@ def _changes(old: dict | None, new: dict) -> list[str]:
     return messages
 
 
-def _told(skipped: dict) -> str:
-    """Name and reason, where the reason may begin with the name already."""
+def _described(skipped: dict) -> str:
+    """Name and reason; the reason may begin with the name already."""
     name, reason = skipped["name"], skipped["reason"]
     return reason if reason.startswith(Path(name).name) else f"'{name}': {reason}."

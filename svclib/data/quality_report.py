@@ -1,13 +1,13 @@
-"""What measurements of recordings mean: findings with what to do, a report as a table and as JSON."""
+"""Findings of the quality check with advice, and the report as a table and as JSON."""
 
 import dataclasses
 from pathlib import Path
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.data import voice_measures
 
 PROBLEM, WARNING, NOTE = "problem", "warning", "note"
+MIXTURE_NOTE, MIXTURE_WARNING = 0.06, 0.25
 ENOUGH_S, GOOD_S = 300.0, 600.0
 KINDS = {
     "unusable": "cannot be used",
@@ -30,13 +30,13 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing to know about a file (or, with an empty ``file``, about all of them).
+    """A finding about one file, or about all of them if ``file`` is empty.
 
     Attributes:
         file: Name of the file.
         kind: A key of ``KINDS``.
-        severity: "problem" (leave it out or record again), "warning" (better mended), "note" (good to know).
-        text: What was found and what to do, in plain language.
+        severity: "problem" (leave it out or record again), "warning" (better fixed), "note".
+        text: The finding and the advice, in plain language.
     """
 
     file: str
@@ -47,22 +47,22 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class FileReport:
-    """Measurements of one file; None where there is nothing to measure.
+    """Measurements of one file; None if there is nothing to measure.
 
     Attributes:
         name, path: The file.
-        duration_s, sample_rate_hz, channels, format: What it is.
+        duration_s, sample_rate_hz, channels, format: Of the file.
         level_db: Level of its loud parts (90th percentile of 50 ms RMS), dB of full scale.
         peak_db: Highest sample.
-        silence_share, longest_silence_s: Part of the time below -60 dB or 45 dB below the loud parts.
-        clipped_share: Part of the samples that lie on a flat top.
-        noise_floor_db: Level of the steady pauses between phrases, if there are any to hear it in.
+        silence_share, longest_silence_s: Fraction of the time below -60 dB or 45 dB below the loud parts.
+        clipped_share: Fraction of the samples on flat peaks.
+        noise_floor_db: Level of the steady pauses between phrases, if there are any.
         level_spread_db: Between loud and soft notes (95th and 10th percentile of 0.4 s levels, pauses left out).
-        f0_low_hz, f0_high_hz: 2nd and 98th percentile of the sung pitch.
-        voiced_share: Part of the time that is not silent in which there is a pitch.
-        octave_jumps_per_min: Sudden leaps of an octave, per minute of pitch.
-        mixture_share: Part of the steady notes beside which another pitch sounds.
-        findings: What is to be told about it.
+        f0_low_hz, f0_high_hz: 2nd and 98th percentile of F0.
+        voiced_share: Voiced fraction of the time that is not silent.
+        octave_jumps_per_min: Jumps by an octave per voiced minute.
+        mixture_share: Fraction of the steady notes with another pitch present.
+        findings: About this file.
     """
 
     name: str
@@ -87,13 +87,13 @@ class FileReport:
 
     @property
     def usable(self) -> bool:
-        """Whether there is anything to learn from in it."""
+        """True if it can be used for training."""
         return not any(f.kind in ("unusable", "other") for f in self.findings)
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the doctor found.
+    """Result of the quality check.
 
     Attributes:
         files: One report per file, in order.
@@ -117,7 +117,7 @@ class Report:
 
 
 def about(r: FileReport) -> list[Finding]:
-    """What the measurements of a file mean."""
+    """Findings about one file."""
     out = []
 
     def add(kind: str, severity: str, text: str) -> None:
@@ -158,9 +158,9 @@ def about(r: FileReport) -> list[Finding]:
     if r.octave_jumps_per_min is not None and r.octave_jumps_per_min > 12:
         text = f"Its pitch leaps by an octave {r.octave_jumps_per_min:.0f} times a minute: a creaky voice, or a pitch "
         add("octaves", NOTE, text + "that is hard to find. Listen to it, and leave out what is not sung.")
-    if r.mixture_share is not None and r.mixture_share >= voice_measures.MIXTURE_NOTE:
+    if r.mixture_share is not None and r.mixture_share >= MIXTURE_NOTE:
         percent = f"{100 * r.mixture_share:.0f} % of its notes"
-        if r.mixture_share >= voice_measures.MIXTURE_WARNING:
+        if r.mixture_share >= MIXTURE_WARNING:
             text = f"Beside {percent} another pitch sounds: accompaniment, harmony or several singers. "
             add("mixture", WARNING, text + "Separate the voice first, or use a solo recording.")
         else:
@@ -173,7 +173,7 @@ def about(r: FileReport) -> list[Finding]:
 
 
 def totals_of(files: list[FileReport]) -> dict:
-    """Figures of all files together; see :class:`Report`."""
+    """Totals over all files; see :class:`Report`."""
     good = [f for f in files if f.usable]
     lows = [f.f0_low_hz for f in good if f.f0_low_hz]
     highs = [f.f0_high_hz for f in good if f.f0_high_hz]
@@ -190,7 +190,7 @@ def totals_of(files: list[FileReport]) -> dict:
 
 
 def about_all(files: list[FileReport], totals: dict) -> list[Finding]:
-    """What is to be told of all files together."""
+    """Findings about all files together."""
     out = []
     others = [f.name for f in files if any(x.kind == "other" for x in f.findings)]
     if others:

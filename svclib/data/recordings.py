@@ -1,4 +1,4 @@
-"""Which recordings a dataset is made of: singers and labels from names, duplicates, a held-out part."""
+"""Recordings for a dataset: search, singers and labels from file names, held-out split."""
 
 import dataclasses
 import fnmatch
@@ -19,10 +19,10 @@ class Recording:
     """One file of a voice.
 
     Attributes:
-        path: The file, exactly as it is named.
-        singer: Whose voice.
+        path: The file.
+        singer: Name of the voice.
         label: A class (a digit, a vowel, ...) or None.
-        name: What is shown: the path inside the folder that was given.
+        name: Display name: the path inside the given folder.
         problem: Why it cannot be used, or None.
     """
 
@@ -37,16 +37,16 @@ class Recording:
         object.__setattr__(self, "name", self.name or self.path.name)
 
 
-def recordings(
+def find_recordings(
     folders: Sequence[str | Path] | str | Path, singers: Sequence[str] | None = None, labels: str | None = None
 ) -> list[Recording]:
-    """The audio files in some folders (or single files); files that are no audio come with their ``problem``.
+    """The audio files in folders (or single files); unusable files carry a ``problem``.
 
     Args:
         folders: Each folder is one voice; a folder that holds only folders is several, one in each.
         singers: One name for each of ``folders``, instead of the folders' own names.
         labels: Pattern of file names without suffix, e.g. ``{label}_{singer}_{take}``: ``label`` and ``singer`` are
-            used, other names only take up their place.
+            used, other names are placeholders.
 
     Returns:
         One recording per file, by singer and then by name.
@@ -84,7 +84,7 @@ def _name_pattern(labels: str) -> re.Pattern:
     names = re.findall(r"\{(\w+)\}", labels)
     if not {"label", "singer"} & set(names) or len(set(names)) != len(names):
         raise DatasetError(
-            f"'{labels}' says neither {{label}} nor {{singer}}, or says a name twice; "
+            f"'{labels}' has neither {{label}} nor {{singer}}, or a name twice; "
             "write for example {label}_{singer}_{take}."
         )
     pieces = re.split(r"\{(\w+)\}", labels)
@@ -107,18 +107,17 @@ def _labelled(recording: Recording, pattern: re.Pattern, labels: str, singers_gi
 
 
 def only_held_out(entries: list[dict]) -> list[str]:
-    """Singers all of whose recordings (with ``singer`` and ``split``) are held out: nothing can learn their voices."""
+    """Singers without any recording in the train split."""
     trained = {e["singer"] for e in entries if e.get("split") == "train"}
     return sorted({e["singer"] for e in entries if e.get("split") == "validation"} - trained)
 
 
 def hold_out(entries: list[dict], pattern: str | None = None) -> list[str]:
-    """Decide which recordings are kept for validation.
+    """Split into train and validation.
 
-    Without a pattern the choice hangs only on each recording's contents (about 7.5 % of them), so adding one moves no
-    other, except that there is always one for validation if there are two or more, always one for training, one of
-    every singer where that leaves any for validation, and no recording of more than a quarter of the whole is taken if
-    there is another.
+    Without a pattern the choice depends only on each recording's contents (about 7.5 % of them), so adding one moves no
+    other. Exceptions: at least one for validation if there are two or more, at least one for training, one of every
+    singer if that leaves any for validation, and none longer than a quarter of the whole if there is another.
 
     Args:
         entries: ``name``, ``sha256``, ``n_samples`` and, where there are several, ``singer`` of each recording.
@@ -150,7 +149,7 @@ def hold_out(entries: list[dict], pattern: str | None = None) -> list[str]:
         chosen = {min(small, key=lambda i: draws[i]) if small else by_size[0]}
     if len(chosen) == len(entries):
         chosen -= {max(chosen, key=lambda i: draws[i])} if chosen else set()
-    for singer in {e.get("singer") for e in entries}:  # a voice has to be trained to be sung with
+    for singer in {e.get("singer") for e in entries}:
         theirs = {i for i, e in enumerate(entries) if e.get("singer") == singer}
         if theirs <= chosen and len(chosen) > 1:
             chosen -= {max(theirs, key=lambda i: draws[i])}

@@ -1,4 +1,4 @@
-"""A recording as a stream of 16-bit audio, cut into segments that are measured with some context on both sides."""
+"""Segments of recordings: streaming decoder, cuts on the frame grid, and feature extraction with context."""
 
 import hashlib
 import math
@@ -17,8 +17,8 @@ CONTEXT_S = 2.0
 def cuts(n_samples: int, settings: extract.FeatureSettings) -> list[tuple[int, int, int, int]]:
     """Segments of a recording as (start, stop, start with context, stop with context), in samples.
 
-    Cuts and contexts lie on the frame grid and, where possible, on multiples of 80 ms, where the steps of all pitch
-    trackers (16 and 10 ms) coincide, so that measuring in segments gives what measuring the whole gives.
+    Cuts and contexts lie on the frame grid and, if possible, on multiples of 80 ms, common to all pitch trackers (steps
+    of 16 and 10 ms), so that features of segments equal those of the whole recording.
     """
     rate, hop = settings.sample_rate_hz, settings.hop_samples
     step = 2 * rate // math.gcd(2 * rate, 25)  # the smallest whole number of samples that is n * 80 ms
@@ -32,7 +32,7 @@ def cuts(n_samples: int, settings: extract.FeatureSettings) -> list[tuple[int, i
 
 
 def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: extract.FeatureSettings) -> dict:
-    """Arrays of one segment: ``audio_int16`` holds it with its context."""
+    """Audio and features of one segment; ``audio_int16`` includes its context."""
     start, stop, from_sample, _ = cut
     hop = settings.hop_samples
     found = extract.extract(audio_int16.astype(np.float32) / shards.FULL_SCALE, settings)
@@ -51,15 +51,15 @@ def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: e
     return arrays
 
 
-class Sound:
-    """A recording as 16-bit audio at the dataset's rate, decoded once from its beginning to its end as it is asked for.
+class ResampledStream:
+    """Streaming decoder: a recording as 16-bit audio at the dataset's rate, read once from start to end.
 
     Args:
         n_samples: Length of the result.
         rate_in_hz: Rate of the blocks.
         rate_out_hz: Rate of the result.
-        blocks: Gives the blocks from the beginning at every call, float32 with full scale 32767.
-        notes: What is to be told about the recording.
+        blocks: Called to read from the start; yields blocks of float32 with full scale 32767.
+        notes: Messages about the recording.
     """
 
     def __init__(self, n_samples: int, rate_in_hz: int, rate_out_hz: int, blocks: Callable, notes: list[str]):
@@ -87,7 +87,7 @@ class Sound:
         yield np.zeros(left, np.int16)  # a resampler may end a sample early
 
     def hash(self) -> str:
-        """SHA-256 of all its samples, by decoding it once more."""
+        """SHA-256 of all its samples, by decoding it again."""
         digest = hashlib.sha256()
         for piece in self._pieces():
             digest.update(piece.tobytes())
@@ -95,11 +95,11 @@ class Sound:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the samples taken so far: of all, once the last were taken."""
+        """SHA-256 of the samples taken so far."""
         return self._sha.hexdigest()
 
     def take(self, start: int, stop: int) -> np.ndarray:
-        """Samples ``start`` to ``stop``, int16; ``start`` may never go back."""
+        """Samples ``start`` to ``stop``, int16; sequential access only: ``start`` must not decrease."""
         have = self._start + sum(map(len, self._held))
         while have < stop:
             piece = next(self._stream)

@@ -1,9 +1,8 @@
-"""Shards: the few large files a dataset consists of, each holding segments of recordings: 16-bit audio and features.
+"""Shards: the few large files of a dataset, each with the 16-bit audio and the features of many segments.
 
-A shard is one safetensors file with one long tensor per quantity; a segment is a stretch of all of them. Its marker
-lists the segments it holds, so every committed shard can be used again on its own, whatever became of the manifest. Its
-name is a hash of what it holds. Reading is by position (seek and read), not through a memory map: where a disk or a
-Drive fails, it raises an error that can be told, and a map would end the process.
+A shard is one safetensors file with one long tensor per feature; a segment is a range of rows of all of them. Its
+marker lists its segments, so a committed shard can be reused without the manifest. Its name is a hash of its contents.
+Files are read with seek and read: a memory map would crash the process when the disk or the Drive fails.
 """
 
 import dataclasses
@@ -30,12 +29,12 @@ FULL_SCALE = 32767.0  # of the stored 16-bit audio, as audio.read_resampled give
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Where a stretch of a recording lies.
+    """Location of a segment of a recording.
 
     Attributes:
         shard: File name.
-        sample_start, n_samples: Stretch of the audio tensor.
-        frame_start, n_frames: Stretch of every feature tensor.
+        sample_start, n_samples: Range of the audio tensor.
+        frame_start, n_frames: Range of every feature tensor.
     """
 
     shard: str
@@ -47,10 +46,10 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """What a marker says of one segment: segment ``index`` of ``count`` of the recording with this SHA-256.
+    """A marker's entry: segment ``index`` of ``count`` of the recording with this SHA-256.
 
-    ``notes`` are things to tell about the recording, kept with its first segment; the hash and the length of all its
-    decoded audio are kept with its last.
+    ``notes`` are messages about the recording, stored with its first segment; hash and length of all its decoded audio
+    are stored with its last.
     """
 
     sha256: str
@@ -69,13 +68,11 @@ class Item:
 
 
 class Writer:
-    """Collects segments and commits a shard whenever the next segment would make it larger than the cap.
-
-    The same segments in the same order give the same files, byte for byte.
+    """Collects segments and commits a shard before it would exceed the cap; deterministic, byte for byte.
 
     Args:
         folder: Where the shards go.
-        settings_key: Hash of the feature settings; only shards with the same key can be used again.
+        settings_key: Hash of the feature settings; only shards with the same key can be reused.
         cap_bytes: Largest size of a shard, unless a single segment is larger.
     """
 
@@ -87,7 +84,7 @@ class Writer:
         self._bytes = 0
 
     def add(self, item: Item, arrays: dict[str, np.ndarray]) -> None:
-        """Take one segment: ``audio`` int16 ``[samples]`` and the feature arrays ``[frames]``, ``[frames, mels]``."""
+        """Add one segment: ``audio`` int16 ``[samples]`` and the feature arrays ``[frames]``, ``[frames, mels]``."""
         arrays = {name: np.ascontiguousarray(value, dtype=DTYPES[name]) for name, value in arrays.items()}
         size = sum(a.nbytes for a in arrays.values())
         if self._items and self._bytes + size > self.cap_bytes:
@@ -97,7 +94,7 @@ class Writer:
         self._bytes += size
 
     def flush(self) -> None:
-        """Commit what was collected, if anything."""
+        """Commit the collected segments, if any."""
         if not self._items:
             return
         from safetensors.numpy import save_file
@@ -108,7 +105,7 @@ class Writer:
         atomic_store.free_space_check(self.folder, 2 * self._bytes)
         tensors = {name: np.concatenate([a[name] for a in self._arrays]) for name in self._arrays[0]}
         info = {"kind": KIND, "settings": self.settings_key, "items": rows}
-        if atomic_store.exists(atomic_store.marker_path(path)):  # found broken, else its segments would have been used
+        if atomic_store.exists(atomic_store.marker_path(path)):  # broken, else its segments would be reused
             atomic_store.remove_marked(atomic_store.Marked(path, {}))
         atomic_store.put_marked(path, lambda part: save_file(tensors, part), info)
         self.placed.update(_segments(path.name, self._items))

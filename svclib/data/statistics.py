@@ -1,6 +1,6 @@
-"""Statistics of a dataset: what an instrument knows about the voice it was made from. Plain JSON, None where empty.
+"""Statistics of a dataset, stored in instruments: pitch, loudness, durations per singer. Plain JSON, None if empty.
 
-Notes are the frames whose note-on ratio reaches 1 (``features.note_mask``); pitch statistics use their voiced frames.
+Notes are frames with a note-on ratio of at least 1 (``loudness.note_mask``); pitch statistics use their voiced frames.
 """
 
 from collections.abc import Iterable
@@ -76,14 +76,14 @@ def compute(recordings: Iterable[tuple[str, extract.Features]]) -> dict:
     """Statistics over recordings.
 
     Args:
-        recordings: Singer and features of each; read once, one after the other.
+        recordings: Singer and features of each; iterated once.
 
     Returns:
         ``n_recordings``; ``duration_s``; ``f0_midi`` {mean_note, std_note, min_note, max_note, histogram {edges_midi,
         seconds}}, in MIDI notes over voiced note frames (notes outside the histogram count at its ends);
         ``loudness_db`` {mean_note, std_note over note frames; min, max, mean over all}; ``loudness_quantiles_db``:
         1000 values from minimum to maximum over note frames, [] without any; ``singers``: the same for each;
-        ``log_mel`` {min, max} or None. Values without frames to stand on are None.
+        ``log_mel`` {min, max} or None. Values without any frames are None.
     """
     everything, singers = _Collector(), {}
     mels = []
@@ -98,7 +98,7 @@ def compute(recordings: Iterable[tuple[str, extract.Features]]) -> dict:
 
 
 def value_range(arrays: Iterable[np.ndarray]) -> dict | None:
-    """{min, max} over arrays, each looked at once; None if they are empty."""
+    """{min, max} over arrays; None if they are empty."""
     found = [(float(a.min()), float(a.max())) for a in arrays if a.size]
     return {"min": min(low for low, _ in found), "max": max(high for _, high in found)} if found else None
 

@@ -12,6 +12,7 @@ from typing import Any
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.data import dataset
+from svclib.data.recordings import Recording, find_recordings
 from svclib.data.synthetic import singers
 from svclib.models import instrument
 from svclib.training import api as training
@@ -44,7 +45,7 @@ def recordings(
     source: str = "",
     minutes: float | int = MINUTES,
     progress: ProgressCallback | None = None,
-) -> tuple[str, list[dataset.Recording], str]:
+) -> tuple[str, list[Recording], str]:
     """The recordings to work with.
 
     Args:
@@ -82,7 +83,7 @@ def recordings(
         voice = target.name
     if not voices(base):
         for singer, share in ((SINGER, 1.0), (OTHER_SINGER, 0.25)):
-            singers.make_corpus(singer, base.audio / singer, share * minutes, progress=progress)
+            singers.make_recordings(singer, base.audio / singer, share * minutes, progress=progress)
         said = (
             f"{base.audio} was empty, so two synthetic singers sang for you: {SINGER} and {OTHER_SINGER}. For your own "
             "voice, put recordings into a folder of its own there, and write its name into VOICE. "
@@ -94,7 +95,7 @@ def recordings(
             f"There are no recordings in '{base.audio / missing[0]}'. Voices there are: {', '.join(voices(base))}. "
             "Put recordings there, or write another name into VOICE."
         )
-    found = dataset.recordings([base.audio / name for name in wanted])
+    found = find_recordings([base.audio / name for name in wanted])
     others = "" if voice or said else _others(base, wanted)
     return "+".join(wanted), found, f"{said}Voice: {', '.join(wanted)}, {len(found)} files.{others}"
 
@@ -166,7 +167,7 @@ def songs(base: workspace.Base) -> tuple[list[Path], str]:
     usable, _ = audio.find(base.examples)
     if usable:
         return newest_first(usable), ""
-    sung = singers.sing(OTHER_SINGER, singers.demo_song())
+    sung = singers.render(OTHER_SINGER, singers.demo_song())
     tags = {"comment": "synthetic voice (svclib singers)"}
     path = base.examples / "twinkle.wav"
     path = atomic_store.commit_new(path, lambda part: audio.write(part, sung.audio, sung.sample_rate_hz, tags))

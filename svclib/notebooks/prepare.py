@@ -7,6 +7,7 @@ from svclib.analysis import html as page
 from svclib.analysis.plots import base as plots
 from svclib.audio import units
 from svclib.data import dataset, quality, quality_report
+from svclib.data.recordings import Recording
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run
 from svclib.utils import workspace
@@ -40,7 +41,7 @@ def shown_progress() -> widgets.ProgressBar:
     return bar
 
 
-def examine(found: list[dataset.Recording]) -> HTML:
+def examine(found: list[Recording]) -> HTML:
     """The doctor's report on recordings: what there is in total, what to do, a table and a picture."""
     bar = shown_progress()
     report = quality.examine([recording.path for recording in found], progress=bar)
@@ -97,7 +98,7 @@ def file_row(file: quality_report.FileReport) -> list[str]:
     ]
 
 
-def prepare(found: list[dataset.Recording], out, settings) -> dataset.Dataset:
+def prepare(found: list[Recording], out, settings) -> dataset.Dataset:
     """Measure the recordings once and store the result; does nothing where it is done already.
 
     Interrupting loses nothing: the next run goes on from the files that are finished.

@@ -111,7 +111,7 @@ def choose_preset(data, wanted: str) -> PresetPanel:
 
 def device() -> HTML:
     """Which GPU there is and what it means for the time, in one sentence."""
-    return HTML(page.notice(training.device_sentence()))
+    return HTML(page.notice(training.device_summary()))
 
 
 # ----------------------------------------------------------------------------------------------------------- training

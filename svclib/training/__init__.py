@@ -1,3 +1,3 @@
 """Training runs that resume exactly: checkpoints, locks, logs."""
 
-from svclib.training.api import TrainingSettings as TrainingSettings
+from svclib.training.session import TrainingSettings as TrainingSettings

@@ -1,47 +1,86 @@
-"""The checkpoints of a run: kept, found, pruned; a broken one means the one before it.
+"""Checkpoints of a run: file format, saving, retention, and loading of the newest usable one.
 
-``RUN/checkpoints`` holds three kinds of files, each committed by a marker with its SHA-256 (``store.put_marked``):
+A checkpoint is one safetensors file. Its tensors are model, EMA and optimiser; its metadata hold the record (run, step,
+settings, versions) as JSON and the SHA-256 of record and tensors. ``RUN/checkpoints`` holds three kinds, each committed
+by a marker with its SHA-256 (``atomic_store.put_marked``):
 
-    ck-STEP-WRITER.safetensors       model, EMA, optimiser, loss scaler, settings, metrics: training goes on from it
+    ck-STEP-WRITER.safetensors       complete training state: training resumes from it
     best-STEP-WRITER.safetensors     EMA weights of the lowest held-out loss
-    history-STEP-WRITER.safetensors  EMA weights of steps 100, 200, 500, 1000, 2000, ...: to hear how a voice came to be
+    history-STEP-WRITER.safetensors  EMA weights of steps 100, 200, 500, 1000, 2000, ...
 
-Names are never used twice, and an older file is deleted only after newer ones are committed. Files of which none is
-usable stop everything: a run never starts over silently.
+Names are never reused, and an older file is deleted only after newer ones are committed. If there are files but none is
+usable, loading fails: a run never restarts silently.
 """
 
 import contextlib
 import dataclasses
+import datetime
+import hashlib
+import json
 import re
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
 from torch import nn
 
+from svclib import __version__
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
-from svclib.training.checkpoint_format import Checkpoint, now, pack, unpack
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import StorageError, TrainingError
-from svclib.utils.serialization import from_dict
+from svclib.utils.serialization import from_dict, to_dict
 
+FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
+MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors library
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 PREFIXES = {"last": "ck", "best": "best", "history": "history"}
 UPLOAD_LAG_S = 1800.0
 _OWN_NAME = re.compile(r"(ck|best|history)-\d{8}-[0-9a-f]{6,12}\.safetensors")
 
 
+@dataclasses.dataclass
+class Checkpoint:
+    """Contents of a file: ``record`` is plain JSON, ``tensors`` are named ``model.*``, ``ema.*``, ``optimizer.*``."""
+
+    record: dict
+    tensors: dict[str, torch.Tensor]
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors under a prefix, without it."""
+        return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Newer checkpoints compare greater."""
+        return self.record["generation"], self.record["step"]
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckpointInfo:
-    """One file of a run.
+    """One checkpoint file of a run.
 
     Attributes:
         step: Optimiser steps done.
         path: The file.
-        kind: ``last`` (training can go on from it), ``best`` or ``history`` (weights only).
+        kind: ``last`` (complete state), ``best`` or ``history`` (weights only).
         validation_loss: Held-out loss at that step, if it was measured.
         problem: None, or why it cannot be used. Contents are verified when it is loaded.
-        run_id, generation: Which run it belongs to, and how often that run was taken up again from an earlier step.
+        run_id, generation: The run it belongs to, and how often that run was resumed from an earlier step.
     """
 
     step: int
@@ -59,44 +98,162 @@ class CheckpointInfo:
         return self.generation, self.step
 
 
-# Writing --------------------------------------------------------------------------------------------------------------
+# The file -------------------------------------------------------------------------------------------------------------
+
+
+def pack(checkpoint: Checkpoint) -> list[bytes | memoryview]:
+    """Serialise a checkpoint as the parts of a safetensors file, with record and checksum in its metadata.
+
+    The tensors are not copied (a checkpoint may be large), so write the parts before the next step changes them.
+    """
+    text = json.dumps(checkpoint.record, ensure_ascii=False, allow_nan=False, sort_keys=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
+    header: dict[str, dict] = {"__metadata__": {"record": text, "sha256": _digest(text, tensors)}}
+    offset = 0
+    ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # keeps every tensor aligned
+    for name in ordered:
+        shape, end = list(tensors[name].shape), offset + tensors[name].nbytes
+        header[name] = {"dtype": DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    if len(head) > MAX_HEADER_BYTES:
+        raise TrainingError(
+            f"The checkpoint's record takes {len(head) / 1e6:.0f} MB; a safetensors header holds at most 100 MB. Train "
+            "on fewer recordings or singers."
+        )
+    return [len(head).to_bytes(8, "little"), head, *(memoryview(_bytes_of(tensors[name])) for name in ordered)]
+
+
+def unpack(path: Path) -> Checkpoint:
+    """Read a checkpoint and verify its own checksum.
+
+    The tensors are copies: a memory map would crash the process when retention truncates the file. Raises TrainingError
+    if it cannot be used, with the reason as a clause.
+    """
+    try:
+        data = atomic_store.read_bytes(path)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
+        record = json.loads(metadata["record"])
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
+        raise TrainingError(f"it cannot be read ({str(error)[:160]})") from None
+    except (KeyError, TypeError, AttributeError):
+        raise TrainingError("it was not written by svclib's training") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise TrainingError("it was not written by svclib's training")
+    if record.get("format_version", 0) > FORMAT_VERSION:
+        raise TrainingError("it was written by a newer svclib; update svclib")
+    if _digest(metadata["record"], tensors) != metadata.get("sha256"):
+        raise TrainingError("its contents do not match their checksum")
+    return Checkpoint(record, tensors)
+
+
+def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+# The record -----------------------------------------------------------------------------------------------------------
+
+
+def new_record(run_id: str, generation: int, preset: Any, dataset: Any) -> dict:
+    """The part of a record that stays constant over a session."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "run_id": run_id,
+        "generation": generation,
+        "preset": describe_preset(preset),
+        "statistics": dataset.statistics,
+        "dataset": {
+            "fingerprint": dataset.fingerprint,
+            "singers": list(dataset.singers),
+            "recordings": recording_hashes(dataset),
+        },
+        "f0": instrument.f0_definition(preset.features),
+        "versions": {"svclib": __version__, "torch": torch.__version__},
+    }
+
+
+def recording_hashes(dataset: Any) -> dict[str, str]:
+    """Start of the SHA-256 of each recording of a dataset, by name."""
+    return {r["name"]: str(r.get("sha256", ""))[:16] for r in dataset.recordings}
+
+
+def describe_preset(preset: Any) -> dict:
+    """A ``config.Preset`` as plain JSON."""
+    settings = {name: to_dict(getattr(preset, name)) for name in ("features", "model", "training")}
+    return {"name": preset.name, "kind": preset.model.kind, **settings, "text": preset.text}
+
+
+def now() -> str:
+    """The current time for people and logs, UTC."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """An optimiser's state as named tensors and plain JSON: ``({"0.exp_avg": ...}, param_groups)``."""
+    state = optimizer.state_dict()
+    tensors = {f"{i}.{k}": torch.as_tensor(v) for i, values in state["state"].items() for k, v in values.items()}
+    return tensors, [{k: to_dict(v) for k, v in group.items()} for group in state["param_groups"]]
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], groups: list[dict]) -> None:
+    """The reverse of :func:`optimizer_tensors`."""
+    state: dict[int, dict] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in groups]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+# Saving ---------------------------------------------------------------------------------------------------------------
 
 
 def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str = "") -> CheckpointInfo:
-    """Commit a checkpoint under a name that was never used.
+    """Commit a checkpoint under a new name.
 
     Args:
-        folder: ``checkpoints`` of the run; made if needed.
-        checkpoint: All of the training's state; it stays as it is.
+        folder: ``checkpoints`` of the run; created if needed.
+        checkpoint: The complete training state.
         kind: A key of ``PREFIXES``: ``last`` keeps everything, ``best`` and ``history`` the EMA weights only.
-        writer: Name of the session, hexadecimal; stands before the six random digits in the file's name.
+        writer: Hexadecimal name of the session; precedes the six random digits of the file name.
 
     Returns:
         The committed file, as :func:`listing` gives it.
 
     Raises:
-        StorageError: if it cannot be kept; every earlier file is untouched.
+        StorageError: if it cannot be written; every earlier file is untouched.
     """
     if kind != "last":
         record = {k: v for k, v in checkpoint.record.items() if k not in ("optimizer", "scaler")}
         tensors = {k: v for k, v in checkpoint.tensors.items() if k.startswith("ema.")}
         checkpoint = Checkpoint(record, tensors)
     record = {**checkpoint.record, "kind": kind, "saved": now()}
-    pieces = pack(Checkpoint(record, checkpoint.tensors))
-    atomic_store.free_space_check(folder, sum(map(len, pieces)) + (16 << 20))
+    parts = pack(Checkpoint(record, checkpoint.tensors))
+    atomic_store.free_space_check(folder, sum(map(len, parts)) + (16 << 20))
     name = f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
-    info = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
-    info["validation_loss"] = record["metrics"]["validation_loss"]
-    marked = atomic_store.put_marked(folder / name, lambda part: atomic_store.commit_bytes(part, *pieces), info)
+    marker = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
+    marker["validation_loss"] = record["metrics"]["validation_loss"]
+    marked = atomic_store.put_marked(folder / name, lambda part: atomic_store.commit_bytes(part, *parts), marker)
     return _info(marked, kind)
 
 
 def prune(folder: Path, run_id: str, keep: int) -> list[str]:
-    """Delete what is no longer needed of this run: all but the ``keep`` newest checkpoints, all but the newest best.
+    """Delete all but the ``keep`` newest checkpoints and the newest best of a run; returns the deleted names.
 
-    Only files older than ``keep`` committed ones go, and only those that svclib named; files of other runs are never
-    touched. On Drive, where what was written is uploaded later, the last half hour stays, up to three times as many.
-    Returns what went.
+    Only files older than ``keep`` committed ones and named by svclib are deleted, never those of other runs. On Drive,
+    which uploads later, those of the last half hour stay, up to three times as many.
     """
     found, on_drive = listing(folder), filesystem.on_drive(folder)
     removed = []
@@ -105,12 +262,12 @@ def prune(folder: Path, run_id: str, keep: int) -> list[str]:
         good = [c for c in own if c.problem is None]
         if len(good) < count:
             continue
-        kept = good[-count:]
-        older = [c for c in own if c.order < kept[0].order if c.run_id]
-        older += [c for c in own if not c.run_id and c.step < kept[0].step and _OWN_NAME.fullmatch(c.path.name)]
-        spared = sorted((c for c in older if on_drive and _age_s(c.path) < UPLOAD_LAG_S), key=lambda c: c.order)
+        oldest = good[-count]
+        older = [c for c in own if c.order < oldest.order if c.run_id]
+        older += [c for c in own if not c.run_id and c.step < oldest.step and _OWN_NAME.fullmatch(c.path.name)]
+        recent = sorted((c for c in older if on_drive and _age_s(c.path) < UPLOAD_LAG_S), key=lambda c: c.order)
         for old in older:
-            if old not in spared[-2 * count :]:
+            if old not in recent[-2 * count :]:
                 atomic_store.remove_marked(old.marked)
                 removed.append(old.path.name)
     atomic_store.remove_parts(folder)
@@ -118,12 +275,19 @@ def prune(folder: Path, run_id: str, keep: int) -> list[str]:
 
 
 def history_due(before: int, step: int) -> bool:
-    """Whether a step of the series 100, 200, 500, 1000, 2000, 5000, ... lies in ``(before, step]``."""
+    """True if a step of the series 100, 200, 500, 1000, 2000, 5000, ... lies in ``(before, step]``."""
     marks = [m * 10**e for e in range(2, 9) for m in (1, 2, 5)]
     return any(before < m <= step for m in marks)
 
 
-# Reading --------------------------------------------------------------------------------------------------------------
+def _age_s(path: Path) -> float:
+    """Seconds since a file was written; 0 if unknown."""
+    with contextlib.suppress(OSError):
+        return time.time() - filesystem.active.stat(path).st_mtime
+    return 0.0
+
+
+# Loading --------------------------------------------------------------------------------------------------------------
 
 
 def listing(folder: str | Path) -> list[CheckpointInfo]:
@@ -135,19 +299,19 @@ def listing(folder: str | Path) -> list[CheckpointInfo]:
 
 
 def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
-    """The newest usable checkpoint of a run, and what had to be passed over and why.
+    """The newest usable checkpoint of a run, and the files that could not be used.
 
-    Committed files come first, newest first. A file that only lost its marker counts when nothing else is left and it
-    fits the checksum inside it.
+    Committed files come first, newest first. A file without its marker is used only if nothing else is left and it
+    matches its own checksum.
 
     Args:
         folder: ``checkpoints`` of the run.
-        run_id: Files of another run are passed over; None takes the run that the files agree on.
-        step: Take the checkpoint of this step instead of the newest; weights-only files count too, then.
+        run_id: Files of other runs are ignored; None takes the only run there is.
+        step: Load the checkpoint of this step instead of the newest; weights-only files count as well then.
 
     Returns:
-        The checkpoint, and ``name: reason`` of each file passed over, or used without its marker; (None, []) only where
-        the folder shows no file of any checkpoint.
+        The checkpoint, and ``name: reason`` of each file that was not used, or used without its marker; (None, []) only
+        if the folder lists no checkpoint.
 
     Raises:
         TrainingError: if there are files and none can be used.
@@ -158,27 +322,26 @@ def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[C
         return None, []
     ids = {c.run_id for c in every if c.run_id}
     if run_id is None and len(ids) > 1:
-        raise TrainingError(f"'{folder}' holds checkpoints of {len(ids)} runs and no run.json says which is meant.")
+        raise TrainingError(f"'{folder}' holds checkpoints of {len(ids)} runs and no run.json names one of them.")
     run_id = run_id or (ids.pop() if ids else None)
     if not found:
-        have = ", ".join(str(s) for s in sorted({c.step for c in every}))
-        raise TrainingError(f"There is no checkpoint of step {step}; there are: {have}.")
+        raise TrainingError(f"There is no checkpoint of step {step}; there are: {_steps(every)}.")
     if step is None and any(c.kind == "last" for c in found):
         found = [c for c in found if c.kind == "last"]
-    passed_over = []
+    unused = []
     for info in sorted(found, key=lambda c: (bool(c.marked.info), c.kind == "last", c.order), reverse=True):
-        checkpoint, problem = _attempt(info, run_id)
+        checkpoint, problem = _load(info, run_id)
         if checkpoint is None:
-            passed_over.append(f"{info.path.name}: {problem}")
+            unused.append(f"{info.path.name}: {problem}")
         elif info.marked.info:
             unmarked = [c for c in found if not c.marked.info and c.step > info.step]
-            return checkpoint, passed_over + [f"{c.path.name}: {c.problem}" for c in unmarked]
+            return checkpoint, unused + [f"{c.path.name}: {c.problem}" for c in unmarked]
         else:
-            return checkpoint, [*passed_over, f"{info.path.name}: {info.problem}; it fits its own checksum and is used"]
-    more = f"; {len(passed_over) - 3} more" if len(passed_over) > 3 else ""
+            return checkpoint, [*unused, f"{info.path.name}: {info.problem}; it matches its own checksum and is used"]
+    more = f"; {len(unused) - 3} more" if len(unused) > 3 else ""
     raise TrainingError(
-        f"'{folder}' holds {len(found)} checkpoint files, but none can be used: {'; '.join(passed_over[:3])}{more}. "
-        "Nothing was changed. Put back a backup of this folder, or start anew by giving the run another folder."
+        f"'{folder}' holds {len(found)} checkpoint files, but none can be used: {'; '.join(unused[:3])}{more}. "
+        "Nothing was changed. Put back a backup of this folder, or train in another folder."
     )
 
 
@@ -187,7 +350,7 @@ def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, d
 
     Args:
         run: The run's folder, with ``checkpoints`` in it.
-        which: ``best`` by held-out loss (the last where none was measured), ``last``, or a step.
+        which: ``best`` by held-out loss (the last if none was measured), ``last``, or a step.
 
     Returns:
         The model, and the checkpoint's record: step, preset (with ``text``), statistics, metrics, dataset, ...
@@ -204,32 +367,31 @@ def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, d
     elif str(which).isdigit():
         choice = [c for c in found if c.step == int(which)]
     else:
-        raise TrainingError(f"'{which}' is no checkpoint; say best, last or a step.")
+        raise TrainingError(f"Unknown checkpoint '{which}'; expected best, last or a step.")
     problems = []
     for info in reversed(choice):
-        checkpoint, problem = _attempt(info, run_identity(run).get("run_id"))
+        checkpoint, problem = _load(info, run_identity(run).get("run_id"))
         if checkpoint is not None:
             return rebuild(checkpoint), checkpoint.record
         problems.append(f"{info.path.name}: {problem}")
-    have = ", ".join(str(s) for s in sorted({c.step for c in found}))
     why = f"none can be used ({'; '.join(problems)})" if problems else "there is none"
-    raise TrainingError(f"Checkpoint '{which}' of '{run}': {why}. There are steps {have}; choose another one.")
+    raise TrainingError(f"Checkpoint '{which}' of '{run}': {why}. There are steps {_steps(found)}; choose another one.")
 
 
 def run_identity(run: str | Path) -> dict:
-    """What ``run.json`` says: ``run_id``, ``preset``, ``loss``, ...; {} where there is none, ``damaged`` if it is."""
+    """Contents of ``run.json``: ``run_id``, ``preset``, ``loss``, ...; {} without one, ``damaged`` if unreadable."""
     path = Path(run) / "run.json"
     try:
         found = atomic_store.read_json(path) if atomic_store.exists(path) else {}
     except StorageError as error:
-        if error.errno is not None:  # the disk failed, the file may be well
+        if error.errno is not None:  # the disk failed; the file may be intact
             raise
         found = None
     return found if isinstance(found, dict) else {"damaged": True}
 
 
 def rebuild(checkpoint: Checkpoint) -> nn.Module:
-    """The model a checkpoint describes, with its EMA weights, in eval mode."""
+    """The model of a checkpoint with its EMA weights, in eval mode."""
     preset = checkpoint.record["preset"]
     features = from_dict(FeatureSettings, preset["features"], "features")
     settings = from_dict(instrument.KINDS[preset["kind"]], preset["model"], "model")
@@ -238,11 +400,8 @@ def rebuild(checkpoint: Checkpoint) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-# Inside ---------------------------------------------------------------------------------------------------------------
-
-
-def _attempt(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | None, str]:
-    """Verify and read one file: (checkpoint, "") or (None, why not)."""
+def _load(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | None, str]:
+    """Verify and read one file: (checkpoint, "") or (None, reason)."""
     foreign = "it belongs to another run"
     if info.run_id and run_id and info.run_id != run_id:
         return None, foreign
@@ -252,32 +411,23 @@ def _attempt(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | Non
         checkpoint = unpack(info.path)
     except TrainingError as error:
         return None, str(error) if info.marked.info else f"{info.problem}, and {error}"
-    if info.marked.info and (info.step, info.generation) != tuple(checkpoint.record[k] for k in ("step", "generation")):
-        return None, "its marker tells of another checkpoint"
+    if info.marked.info and info.order != checkpoint.order:
+        return None, "its marker belongs to another checkpoint"
     return (None, foreign) if run_id and checkpoint.record["run_id"] != run_id else (checkpoint, "")
 
 
-def _age_s(path: Path) -> float:
-    """Seconds since a file was written; 0 where that cannot be said."""
-    with contextlib.suppress(OSError):
-        return time.time() - filesystem.active.stat(path).st_mtime
-    return 0.0
-
-
 def _info(marked: atomic_store.Marked, kind: str) -> CheckpointInfo:
-    said = marked.info
+    marker = marked.info
     digits = marked.path.name.split("-")[1]
-    step = said.get("step", int(digits) if digits.isdigit() else 0)
-    fine = isinstance(step, int) and isinstance(said.get("run_id", ""), str) and "generation" in said
-    problem = marked.problem or (None if fine else "its marker was not written by svclib's training")
-    generation = said.get("generation", 0) if isinstance(said.get("generation", 0), int) else 0
+    step = marker.get("step", int(digits) if digits.isdigit() else 0)
+    valid = isinstance(step, int) and isinstance(marker.get("run_id", ""), str) and "generation" in marker
+    problem = marked.problem or (None if valid else "its marker was not written by svclib's training")
+    generation = marker.get("generation", 0) if isinstance(marker.get("generation", 0), int) else 0
+    loss, run_id = marker.get("validation_loss"), str(marker.get("run_id", ""))
     return CheckpointInfo(
-        step if isinstance(step, int) else 0,
-        marked.path,
-        kind,
-        said.get("validation_loss"),
-        problem,
-        str(said.get("run_id", "")),
-        generation,
-        marked,
+        step if isinstance(step, int) else 0, marked.path, kind, loss, problem, run_id, generation, marked
     )
+
+
+def _steps(found: list[CheckpointInfo]) -> str:
+    return ", ".join(str(s) for s in sorted({c.step for c in found}))

@@ -1,7 +1,7 @@
-"""Where the checkpoints of a session go: the run's folder, or this machine's own disk while that cannot be written.
+"""Writes a session's checkpoints to the run's folder, or to the local disk while that cannot be written.
 
-A mounted Drive drops, or is full, for minutes or hours. Training goes on: its checkpoints and log lines are kept in a
-folder of this machine, and copied as soon as the run's folder can be written again, by this session or the next one.
+A mounted Drive can be disconnected or full for hours. Training continues: checkpoints and log lines go to a local
+folder and are copied to the run's folder as soon as it is writable again, by this session or the next one.
 """
 
 import hashlib
@@ -11,91 +11,85 @@ from collections.abc import Callable
 from pathlib import Path
 
 from svclib.training import checkpoints
-from svclib.training.checkpoint_format import Checkpoint
+from svclib.training.checkpoints import Checkpoint
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import StorageError, TrainingError
 
 
-def folder_of(run: str | Path) -> Path:
-    """The folder of this machine that stands in for a run's folder; for its owner only, made when it is needed."""
+def local_folder(run: str | Path) -> Path:
+    """The local folder that stands in for a run's folder; readable by its owner only."""
     key = hashlib.sha256(os.path.abspath(run).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"svclib-kept-{key}"
 
 
-def log_of(run: str | Path) -> Path:
-    """Where log lines wait meanwhile."""
-    return folder_of(run) / "metrics.jsonl"
+def local_log(run: str | Path) -> Path:
+    """The local file for log lines."""
+    return local_folder(run) / "metrics.jsonl"
 
 
 def newest(run: str | Path, run_id: str, step: int | None = None) -> Checkpoint | None:
-    """The newest usable checkpoint of this run that is kept on this machine, or None."""
-    if not filesystem.is_ours(folder_of(run)):
+    """The newest usable local checkpoint of this run, or None."""
+    if not filesystem.is_ours(local_folder(run)):
         return None
     try:
-        return checkpoints.newest(folder_of(run) / "checkpoints", run_id, step)[0]
+        return checkpoints.newest(local_folder(run) / "checkpoints", run_id, step)[0]
     except TrainingError:
         return None
 
 
-def come_home(run: str | Path, run_id: str) -> list[str]:
-    """Copy what is kept on this machine into the run's folder, verify it there and delete it here.
+def sync_back(run: str | Path, run_id: str) -> list[str]:
+    """Move the local checkpoints of a run into its folder, verifying each copy before the original is deleted.
 
-    Args:
-        run: The run's folder.
-        run_id: Which run it is; checkpoints of any other that once had this folder stay where they are.
-
-    Returns:
-        File names of the checkpoints that were brought, oldest first.
-
-    Raises:
-        StorageError: if the run's folder cannot be written; everything is where it was, then.
+    Checkpoints of any other run stay. Returns the moved file names, oldest first; raises StorageError, with every local
+    file intact, if the run's folder cannot be written.
     """
-    if not filesystem.is_ours(folder_of(run)):
+    if not filesystem.is_ours(local_folder(run)):
         return []
-    brought = []
-    for info in checkpoints.listing(folder_of(run) / "checkpoints"):
+    moved = []
+    for info in checkpoints.listing(local_folder(run) / "checkpoints"):
         if info.run_id != run_id or atomic_store.verify(info.marked):
             continue
         target = Path(run) / "checkpoints" / info.path.name
         if not atomic_store.exists(atomic_store.marker_path(target)):
-            said = {k: v for k, v in info.marked.info.items() if k not in ("bytes", "sha256")}
+            marker = {k: v for k, v in info.marked.info.items() if k not in ("bytes", "sha256")}
             data = atomic_store.read_bytes(info.path)
-            placed = atomic_store.put_marked(
-                target, lambda part, data=data: atomic_store.commit_bytes(part, data), said
+            copy = atomic_store.put_marked(
+                target, lambda part, data=data: atomic_store.commit_bytes(part, data), marker
             )
-            if placed.info["sha256"] != info.marked.info["sha256"]:
-                raise StorageError(f"'{target}' reads back differently from '{info.path}'.")
+            if copy.info["sha256"] != info.marked.info["sha256"]:
+                raise StorageError(f"'{target}' differs from '{info.path}' after copying.")
         atomic_store.remove_marked(info.marked)
-        brought.append(info.path.name)
-    return brought
+        moved.append(info.path.name)
+    return moved
 
 
-def tidy(run: str | Path) -> None:
-    """Remove the folder of this machine if nothing is kept in it."""
-    atomic_store.remove_if_empty(folder_of(run) / "checkpoints")
-    atomic_store.remove_if_empty(folder_of(run))
+def remove_if_empty(run: str | Path) -> None:
+    """Remove the local folder of a run unless it holds something."""
+    atomic_store.remove_if_empty(local_folder(run) / "checkpoints")
+    atomic_store.remove_if_empty(local_folder(run))
 
 
-class Keeper:
-    """Keeps the checkpoints of one session.
+class CheckpointWriter:
+    """Saves the checkpoints of one session.
 
     Args:
         run: The run's folder.
-        run_id: Which run it is.
-        writer: Stands for this session in the names of its checkpoints.
-        keep: How many of the newest checkpoints :meth:`prune` leaves.
-        tell: Called with a sentence when checkpoints go to this machine's disk, and when they were brought back.
+        run_id: Identifies the run.
+        session_id: Part of the checkpoints' file names.
+        n_kept: How many of the newest checkpoints :meth:`prune` leaves.
+        log_message: Receives a message when checkpoints go to the local disk, and when they are copied back.
 
     Attributes:
-        away: Why checkpoints are kept on this machine at the moment; empty while they lie in the run's folder.
+        fallback_reason: Why checkpoints go to the local disk at present; empty while the run's folder is writable.
     """
 
-    def __init__(self, run: Path, run_id: str, writer: str, keep: int, tell: Callable[[str], None]):
-        self.run, self.run_id, self.writer, self.n_kept, self.tell = run, run_id, writer, keep, tell
-        self.home, self.shelter, self.away = run / "checkpoints", folder_of(run) / "checkpoints", ""
+    def __init__(self, run: Path, run_id: str, session_id: str, n_kept: int, log_message: Callable[[str], None]):
+        self.run, self.run_id, self.session_id, self.n_kept = run, run_id, session_id, n_kept
+        self.log_message, self.fallback_reason = log_message, ""
+        self.folder, self.local = run / "checkpoints", local_folder(run) / "checkpoints"
 
     def identify(self, identity: dict) -> None:
-        """Write into ``run.json`` which run this is, if it does not say so already."""
+        """Write the run's identity into ``run.json`` unless it is there."""
         self._identity = checkpoints.run_identity(self.run)
         first_saved = {k: v for k, v in self._identity.items() if k == "first_saved"}
         if self._identity != {**identity, **first_saved}:
@@ -103,55 +97,53 @@ class Keeper:
             atomic_store.write_json(self.run / "run.json", self._identity)
 
     def note_saved(self, step: int) -> None:
-        """``run.json`` remembers that there was a checkpoint: where a Drive shows none later, nothing begins anew."""
+        """Record in ``run.json`` that a checkpoint exists: if Drive lists none later, no new run begins."""
         if "first_saved" not in self._identity:
             atomic_store.write_json(self.run / "run.json", {**self._identity, "first_saved": [step]})
             self._identity["first_saved"] = [step]
 
-    def keep(self, checkpoint: Checkpoint) -> None:
-        """Commit a checkpoint to go on from, wherever that is possible.
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Commit a complete checkpoint to the run's folder, or else to the local disk.
 
-        If it is possible nowhere, a StorageError says why the run's folder cannot be written.
+        If both fail, it raises the StorageError of the run's folder.
         """
         try:
-            self.come_home()
-            checkpoints.save(self.home, checkpoint, "last", self.writer)
+            self.sync_back()
+            checkpoints.save(self.folder, checkpoint, "last", self.session_id)
         except OSError as error:
-            self._stay_here(checkpoint, error)
+            self._save_locally(checkpoint, error)
 
-    def keep_best(self, checkpoint: Checkpoint) -> None:
-        """Commit the best so far; while the run's folder is away, on this machine without trying it again."""
-        if not self.away:
-            checkpoints.save(self.home, checkpoint, "best", self.writer)
-        else:
-            checkpoints.save(_made(self.shelter), checkpoint, "best", self.writer)
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        """Commit the best checkpoint so far, on the local disk while that is in use."""
+        folder = self._made_local() if self.fallback_reason else self.folder
+        checkpoints.save(folder, checkpoint, "best", self.session_id)
 
-    def come_home(self) -> None:
-        """Copy what is kept on this machine to the run's folder, if that can be written again; raises if not."""
-        brought = come_home(self.run, self.run_id)
-        if brought:
-            self.tell(f"'{self.run}' can be written again: {len(brought)} checkpoints were copied there.")
-        self.away = ""
+    def sync_back(self) -> None:
+        """Move local checkpoints to the run's folder; raises StorageError if it cannot be written."""
+        moved = sync_back(self.run, self.run_id)
+        if moved:
+            self.log_message(f"'{self.run}' can be written again: {len(moved)} checkpoints were copied there.")
+        self.fallback_reason = ""
 
     def prune(self) -> None:
-        """Delete what is no longer needed, where checkpoints go at the moment."""
-        checkpoints.prune(self.shelter if self.away else self.home, self.run_id, self.n_kept)
+        """Delete old checkpoints in the folder in use."""
+        checkpoints.prune(self.local if self.fallback_reason else self.folder, self.run_id, self.n_kept)
 
-    def _stay_here(self, checkpoint: Checkpoint, error: OSError) -> None:
+    def _save_locally(self, checkpoint: Checkpoint, error: OSError) -> None:
         try:
-            checkpoints.save(_made(self.shelter), checkpoint, "last", self.writer)
+            checkpoints.save(self._made_local(), checkpoint, "last", self.session_id)
         except OSError:
             raise error from None
-        self.away = str(error)
-        self.tell(
+        self.fallback_reason = str(error)
+        self.log_message(
             f"{error} Training goes on. Step {checkpoint.record['step']} is kept on this machine only, in "
-            f"'{self.shelter.parent}', and copied as soon as '{self.run}' can be written again."
+            f"'{self.local.parent}', and copied as soon as '{self.run}' can be written again."
         )
 
-
-def _made(shelter: Path) -> Path:
-    """The folder, made for this user alone."""
-    shelter.parent.mkdir(mode=0o700, exist_ok=True)
-    if not filesystem.is_ours(shelter.parent):
-        raise StorageError(f"'{shelter.parent}' belongs to somebody else; delete it or set TMPDIR to another folder.")
-    return shelter
+    def _made_local(self) -> Path:
+        self.local.parent.mkdir(mode=0o700, exist_ok=True)
+        if not filesystem.is_ours(self.local.parent):
+            raise StorageError(
+                f"'{self.local.parent}' belongs to another user; delete it or set TMPDIR to another folder."
+            )
+        return self.local

@@ -1,4 +1,4 @@
-"""Taking a run up again: which checkpoint, and what forbids going on from it."""
+"""Resuming a run: selection of the checkpoint, and the differences that forbid it."""
 
 import contextlib
 import dataclasses
@@ -10,101 +10,105 @@ from typing import Any
 import torch
 
 from svclib.training import local_fallback, run_log
-from svclib.training.checkpoint_format import Checkpoint, describe_preset, new_record, restore_optimizer
-from svclib.training.checkpoints import listing, newest, run_identity
+from svclib.training.checkpoints import (
+    Checkpoint,
+    describe_preset,
+    listing,
+    new_record,
+    newest,
+    recording_hashes,
+    restore_optimizer,
+    run_identity,
+)
 from svclib.utils import config, filesystem
 from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import from_dict, to_dict
 
-LOOK_AGAIN_S = 2.0
+RETRY_AFTER_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
-    """Where a session begins: a new run (``checkpoint`` None, step 0) or a checkpoint; ``told`` is worth telling."""
+class ResumePoint:
+    """Start of a session: a checkpoint, or a new run (``checkpoint`` None, step 0); with messages for the user."""
 
     checkpoint: Checkpoint | None
     run_id: str
     generation: int
     step: int
-    told: list[str]
+    messages: list[str]
 
 
-def find(
+def find_checkpoint(
     run: Path, preset: config.Preset, dataset: Any, device: str, from_step: int | None, allow_changed_dataset: bool
-) -> Start:
-    """The newest usable checkpoint of a run, after everything that forbids going on was looked at.
+) -> ResumePoint:
+    """The newest usable checkpoint of a run, if this preset and dataset may resume from it.
 
     Args:
-        run: The run's folder; it may be empty.
-        preset: What it is to be trained with now.
-        dataset: The opened dataset it is to be trained on now.
-        device: Where; another one than last time is told.
-        from_step: Begin at the checkpoint of this step, as a new generation; None: at the newest.
-        allow_changed_dataset: Go on with another dataset than last time, and tell it.
+        run: The run's folder; may be empty.
+        preset: The preset of this session.
+        dataset: The opened dataset of this session.
+        device: Device of this session; a change is reported.
+        from_step: Resume from the checkpoint of this step, as a new generation; None: from the newest.
+        allow_changed_dataset: Resume with another dataset than last time, and report it.
 
     Returns:
-        A checkpoint, or a new run where neither the folder nor the log knows of one.
+        A checkpoint, or a new run if neither the folder nor the log knows of one.
 
     Raises:
-        TrainingError: if there are checkpoints but none can be used, the log tells of checkpoints that are not there,
-            the architecture differs, or the dataset does and that was not allowed.
+        TrainingError: if there are checkpoints but none can be used, the log lists checkpoints that are not there, the
+            architecture differs, or the dataset does and that was not allowed.
     """
-    folder, identity, told = run / "checkpoints", run_identity(run), []
+    folder, identity, messages = run / "checkpoints", run_identity(run), []
     if run_id := identity.get("run_id"):
-        told = _bring_home(run, run_id)
-    kept_here = local_fallback.newest(run, run_id, from_step) if run_id else None
+        messages = _sync_back(run, run_id)
+    local = local_fallback.newest(run, run_id, from_step) if run_id else None
     try:
-        found, passed_over = _look(run, run_id, from_step)
+        found, unused = _newest(run, run_id, from_step)
     except TrainingError as error:
-        if kept_here is None:
+        if local is None:
             raise
-        found, passed_over = None, [str(error)]
-    told += [f"Passed over {reason}." for reason in passed_over]
-    if kept_here is not None and (found is None or _order(kept_here) > _order(found)):
-        found = kept_here
-        told.append(f"Step {found.record['step']} lies on this machine only, in '{local_fallback.folder_of(run)}'.")
+        found, unused = None, [str(error)]
+    messages += [f"Not used: {reason}." for reason in unused]
+    if local is not None and (found is None or local.order > found.order):
+        found = local
+        messages.append(
+            f"Step {found.record['step']} lies on this machine only, in '{local_fallback.local_folder(run)}'."
+        )
     if found is None:
-        saved = [e["step"] for e in run_log.read(run)[1] if e["event"] == "saved"] or identity.get("first_saved", [])
-        if saved or "damaged" in identity or from_step is not None:
-            why = "its run.json is damaged" if "damaged" in identity else f"step {from_step} was asked for"
-            why = f"its log says that step {saved[-1]} was saved" if saved else why
-            raise TrainingError(
-                f"'{folder}' shows no checkpoint, but {why}. On Drive, wait until the folder has loaded and try again; "
-                "or give a new run another folder."
-            )
+        _require_new(run, identity, from_step)
         if filesystem.on_drive(run):
-            told.append(
+            messages.append(
                 f"A new run begins: '{run}' shows no checkpoint. If there should be one, stop now and wait: after a "
                 "disconnect Drive may take a while to show everything."
             )
-        return Start(None, identity.get("run_id") or secrets.token_hex(8), 0, 0, told)
+        return ResumePoint(None, identity.get("run_id") or secrets.token_hex(8), 0, 0, messages)
     record = found.record
-    told += _compare(run, record, preset, dataset, device, allow_changed_dataset)
-    if from_step is None:
-        generation = record["generation"]
-    else:
-        generation = 1 + max([found.record["generation"], *(c.generation for c in listing(folder))])
-    return Start(found, record["run_id"], generation, record["step"], told)
+    messages += _compare(run, record, preset, dataset, device, allow_changed_dataset)
+    generation = record["generation"]
+    if from_step is not None:
+        generation = 1 + max([generation, *(c.generation for c in listing(folder))])
+    return ResumePoint(found, record["run_id"], generation, record["step"], messages)
 
 
-def restore(start: Checkpoint, model: torch.nn.Module, ema: torch.nn.Module, optimizer: Any, scaler: Any) -> list[str]:
-    """Put a checkpoint's state into model, running mean, optimiser and loss scaler; returns what is worth telling."""
-    record, mean = start.record, start.part("ema")
-    model.load_state_dict(start.part("model") or mean, strict=True)
-    ema.load_state_dict(mean, strict=True)
+def restore(
+    checkpoint: Checkpoint, model: torch.nn.Module, ema: torch.nn.Module, optimizer: Any, scaler: Any
+) -> list[str]:
+    """Load a checkpoint into model, EMA, optimiser and loss scaler; returns messages."""
+    record, averaged = checkpoint.record, checkpoint.part("ema")
+    model.load_state_dict(checkpoint.part("model") or averaged, strict=True)
+    ema.load_state_dict(averaged, strict=True)
     if record.get("scaler") and scaler is not None:
         scaler.load_state_dict(record["scaler"])
     if "optimizer" not in record:
         return ["This checkpoint holds weights only: the optimiser starts afresh."]
-    restore_optimizer(optimizer, start.part("optimizer"), record["optimizer"])
+    restore_optimizer(optimizer, checkpoint.part("optimizer"), record["optimizer"])
     return []
 
 
-def take_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
-    """Put another model's weights into one of the same architecture, as a start; singers are matched by name.
+def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Copy the weights of another model of the same architecture; embeddings of singers are matched by name.
 
-    A singer whom the other model does not know begins in the middle of those it knows.
+    A singer unknown to the other model starts from the mean of its singers.
     """
     weights = other.state_dict()
     singers, known = getattr(model, "singers", ()), getattr(other, "singers", ())
@@ -116,7 +120,7 @@ def take_weights(model: torch.nn.Module, other: torch.nn.Module) -> None:
 
 
 def fits(dataset_settings: Any, preset: config.Preset) -> str | None:
-    """None if a dataset has what a preset needs, else a sentence that names both sides."""
+    """None if a dataset has the features a preset needs, else a sentence that names the differences."""
     have, need = to_dict(dataset_settings), to_dict(preset.features)
     for name in ("mel", "units"):
         if need[name] is None:
@@ -128,10 +132,10 @@ def fits(dataset_settings: Any, preset: config.Preset) -> str | None:
     return f"The dataset does not fit preset '{preset.name}': {differ}. Prepare it with this preset."
 
 
-def pinned(preset: config.Preset, dataset_settings: Any) -> config.Preset:
-    """A preset whose content encoder is the one that measured the dataset, known by its fingerprint."""
-    wanted, have = preset.features.units, getattr(dataset_settings, "units", None)
-    if wanted is None or wanted.fingerprint or not wanted.same_but_for_fingerprint(have):
+def pin_content_encoder(preset: config.Preset, dataset_settings: Any) -> config.Preset:
+    """The preset with the fingerprint of the content encoder that extracted the dataset's features."""
+    target, have = preset.features.units, getattr(dataset_settings, "units", None)
+    if target is None or target.fingerprint or not target.same_but_for_fingerprint(have):
         return preset
     return dataclasses.replace(preset, features=dataclasses.replace(preset.features, units=have))
 
@@ -142,57 +146,67 @@ def differences(old: dict, new: dict) -> str:
     return "; ".join(f"{k} {old.get(k)} there, {new.get(k)} here" for k in keys)
 
 
+def _require_new(run: Path, identity: dict, from_step: int | None) -> None:
+    """Refuse to begin a new run where log or run.json know of checkpoints."""
+    events = run_log.LogReader(run).events
+    saved = [e["step"] for e in events if e["event"] == "saved"] or identity.get("first_saved", [])
+    if not saved and "damaged" not in identity and from_step is None:
+        return
+    why = "its run.json is damaged" if "damaged" in identity else f"step {from_step} was asked for"
+    why = f"its log says that step {saved[-1]} was saved" if saved else why
+    raise TrainingError(
+        f"'{run / 'checkpoints'}' shows no checkpoint, but {why}. On Drive, wait until the folder has loaded and try "
+        "again; or give a new run another folder."
+    )
+
+
 def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, device: str, allowed: bool) -> list[str]:
-    """Refuse another architecture or, unasked, another dataset; tell what else differs."""
-    then, today, told = record["preset"], describe_preset(preset), []
+    """Refuse another architecture or, unless allowed, another dataset; returns messages on other differences."""
+    then, today, messages = record["preset"], describe_preset(preset), []
     if then["kind"] != today["kind"]:
         raise TrainingError(f"'{run}' holds a run of kind {then['kind']}; train {today['kind']} in another folder.")
     for part in ("features", "model"):
         old = to_dict(from_dict(type(getattr(preset, part)), then[part], part))
         if differ := differences(old, today[part]):
             raise TrainingError(
-                f"'{run}' was begun with other settings: {differ}. Use those to go on, or another folder for a new run."
+                f"'{run}' was begun with other settings: {differ}. Use those to resume, or another folder."
             )
     if differ := differences({**then["training"], "steps": 0}, {**today["training"], "steps": 0}):
-        told.append(f"Training settings changed since step {record['step']}: {differ}.")
+        messages.append(f"Training settings changed since step {record['step']}: {differ}.")
     if record["dataset"]["fingerprint"] != dataset.fingerprint:
-        said = f"The dataset changed since step {record['step']}: {_changes(record['dataset']['recordings'], dataset)}."
+        changes = _changes(record["dataset"]["recordings"], recording_hashes(dataset))
+        text = f"The dataset changed since step {record['step']}: {changes}."
         if not allowed:
-            raise TrainingError(f"{said} Allow the changed dataset to go on with it, or begin a new run elsewhere.")
-        told.append(f"{said} Going on with it, as asked.")
+            raise TrainingError(f"{text} Allow the changed dataset to resume with it, or begin a new run elsewhere.")
+        messages.append(f"{text} Going on with it, as asked.")
     if record["device"] != device or record["versions"] != new_record("", 0, preset, dataset)["versions"]:
-        told.append("Another device or version than last time: the result is as good, but not bit-identical.")
-    return told
+        messages.append("Another device or version than last time: the result is as good, but not bit-identical.")
+    return messages
 
 
-def _look(run: Path, run_id: str | None, from_step: int | None) -> tuple[Checkpoint | None, list[str]]:
-    """``checkpoints.newest``; where a file on Drive could not be used, a second look: its errors often pass."""
-    found, passed_over = newest(run / "checkpoints", run_id, from_step)
-    if found is not None and passed_over and filesystem.on_drive(run):
-        time.sleep(LOOK_AGAIN_S)
-        with contextlib.suppress(OSError, TrainingError):  # worse than before: what was found stands
-            again, still = newest(run / "checkpoints", run_id, from_step)
-            if again is not None and _order(again) >= _order(found):
-                return again, still
-    return found, passed_over
+def _newest(run: Path, run_id: str | None, from_step: int | None) -> tuple[Checkpoint | None, list[str]]:
+    """``checkpoints.newest``, retried once if a file on Drive could not be used: its errors are often temporary."""
+    found, unused = newest(run / "checkpoints", run_id, from_step)
+    if found is not None and unused and filesystem.on_drive(run):
+        time.sleep(RETRY_AFTER_S)
+        with contextlib.suppress(OSError, TrainingError):
+            again, still_unused = newest(run / "checkpoints", run_id, from_step)
+            if again is not None and again.order >= found.order:
+                return again, still_unused
+    return found, unused
 
 
-def _bring_home(run: Path, run_id: str) -> list[str]:
-    """Copy what an earlier session had to keep on this machine; returns what is to be told."""
+def _sync_back(run: Path, run_id: str) -> list[str]:
+    """Move the local checkpoints of an earlier session into the run's folder; returns messages."""
     try:
-        brought = local_fallback.come_home(run, run_id)
+        moved = local_fallback.sync_back(run, run_id)
     except OSError as error:
-        return [f"{error} What was kept on this machine stays there for now."]
-    return [f"{len(brought)} checkpoints kept on this machine were copied to '{run}'."] if brought else []
+        return [f"{error} Local checkpoints stay on this machine for now."]
+    return [f"{len(moved)} checkpoints kept on this machine were copied to '{run}'."] if moved else []
 
 
-def _order(checkpoint: Checkpoint) -> tuple[int, int]:
-    return checkpoint.record["generation"], checkpoint.record["step"]
-
-
-def _changes(old: dict[str, str], dataset: Any) -> str:
-    new = {r["name"]: str(r.get("sha256", ""))[:16] for r in dataset.recordings}
+def _changes(old: dict[str, str], new: dict[str, str]) -> str:
     changed = sum(old[name] != new[name] for name in old.keys() & new.keys())
     if old == new:
-        return "the recordings are the same, but not which of them are held out, sung by whom, or how they were cut"
+        return "the recordings are the same, but not their split, singers or segments"
     return f"{len(new.keys() - old.keys())} recordings added, {len(old.keys() - new.keys())} removed, {changed} changed"

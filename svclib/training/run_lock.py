@@ -1,9 +1,8 @@
-"""Who is training a run: a heartbeat beside its checkpoints, so that two machines notice each other.
+"""Advisory lock of a run by a heartbeat file; a stale lock expires after 28 s.
 
-``RUN/lease-WRITER.json`` is written anew every 20 s while a session trains. Drive knows no locks and machines disagree
-about the time, so no clock decides: a lease is alive if its count of beats goes up while one watches. One that does not
-is stale and put aside, so nobody is kept out for longer than the watch takes. Every lease carries a number greater than
-those it found; of two that are alive, the greater one stays and the other saves and stops.
+``RUN/lease-SESSION.json`` is rewritten every 20 s while a session trains. Drive has no locks and clocks of machines
+differ, so a lock counts as alive if its beat count increases while it is watched; others are removed. Every lock
+carries a number greater than those it found; of two live ones, the greater stays and the other session saves and stops.
 """
 
 import contextlib
@@ -14,75 +13,84 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from svclib.training.checkpoint_format import now
+from svclib.training.checkpoints import now
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import TrainingError
 
 HEARTBEAT_S = 20.0
 WATCH_S = 28.0
-LOOK_EVERY_S = 1.0
+POLL_S = 1.0
 PREFIX = "lease-"
 _FIELDS = {"machine": str, "boot": str, "pid": int, "since": str, "seen": str, "beat": int, "number": int}
-_held: set[str] = set()  # writers of this process
+_held: set[str] = set()  # sessions of this process
 
 
-class Lease:
-    """Holds a run while the ``with`` block lasts.
+class RunLock:
+    """Holds the lock of a run while the ``with`` block lasts.
 
     Args:
         run: Folder of the run.
-        writer: Name of the session, as in its file names.
-        take_over: Do not ask; the session that holds the run saves and stops when it notices.
-        tell: Called with what is worth telling.
+        session_id: Name of the session, as in its file names.
+        take_over: Acquire the lock even if it is held; the session that holds it saves and stops.
+        log_message: Receives messages.
+
+    Attributes:
+        lost: Empty, or the message that another session has taken over.
 
     Raises:
-        TrainingError: on entering, if another session is seen to be alive; names machine and time.
+        TrainingError: on entering, if another live session holds the lock; names machine and time.
     """
 
-    def __init__(self, run: Path, writer: str, take_over: bool = False, tell: Callable[[str], None] = lambda _: None):
-        self.run, self.writer, self.take_over, self.tell = Path(run), writer, take_over, tell
-        self.lost = ""  # why this session has to stop: another one took over
-        self._sign = {"machine": filesystem.host_name(), "boot": _boot(), "pid": os.getpid(), "since": now(), "beat": 0}
+    def __init__(
+        self,
+        run: Path,
+        session_id: str,
+        take_over: bool = False,
+        log_message: Callable[[str], None] = lambda _: None,
+    ):
+        self.run, self.session_id, self.take_over, self.log_message = Path(run), session_id, take_over, log_message
+        self.lost = ""
+        self._lock = {"machine": filesystem.host_name(), "boot": _boot(), "pid": os.getpid(), "since": now(), "beat": 0}
         self._stop, self._thread = threading.Event(), None
 
     @property
     def path(self) -> Path:
-        """The heartbeat's file."""
-        return self.run / f"{PREFIX}{self.writer}.json"
+        """The heartbeat file."""
+        return self.run / f"{PREFIX}{self.session_id}.json"
 
     def __enter__(self):
-        if os.environ.get("RANK", "0") != "0":  # one process of several speaks for all
+        if os.environ.get("RANK", "0") != "0":  # the first process locks for all
             return self
         self._made = not atomic_store.exists(self.run)
         try:
             files = self._files()
         except OSError as error:
             files = []
-            self.tell(f"{error} Whether another machine trains this run is looked at again in {HEARTBEAT_S:.0f} s.")
+            self.log_message(f"{error} The lock of the run is checked again in {HEARTBEAT_S:.0f} s.")
         others = self._others(files)
-        open_ = {writer: sign for writer, sign in others.items() if not _dead(writer, sign)}
-        if open_ and not self.take_over and (alive := self._watch(open_)):
+        live = {session: lock for session, lock in others.items() if not _dead(session, lock)}
+        if live and not self.take_over and (alive := self._watch(live)):
             raise TrainingError(
-                f"{_told(self.run, alive)} Stop it there, or take over (take_over=True, svclib train --take-over): "
-                "then that one saves and stops."
+                f"{_described(self.run, alive)} Stop it there, or take over (take_over=True, svclib train "
+                "--take-over): then that one saves and stops."
             )
-        self._sign["number"] = 1 + max((sign["number"] for sign in others.values()), default=0)
-        for writer, sign in others.items():
-            if writer in open_ and self.take_over:
-                self.tell(f"{_told(self.run, sign)} It is taken over here.")
+        self._lock["number"] = 1 + max((lock["number"] for lock in others.values()), default=0)
+        for session, lock in others.items():
+            if session in live and self.take_over:
+                self.log_message(f"{_described(self.run, lock)} It is taken over here.")
             else:
                 with contextlib.suppress(OSError):
-                    atomic_store.remove(self.run / f"{PREFIX}{writer}.json")
+                    atomic_store.remove(self.run / f"{PREFIX}{session}.json")
         for path in files:
             with contextlib.suppress(OSError):
-                if atomic_store.size_of(path) == 0:  # an interrupt came while it was deleted
+                if atomic_store.size_of(path) == 0:  # its deletion was interrupted
                     atomic_store.remove(path)
         try:
             self._beat()
         except OSError as error:
-            self.tell(f"{error} Other machines do not see yet that this one trains; that is tried again.")
-        _held.add(self.writer)  # an interrupt before this leaves a lease that counts as dead
-        self._thread = threading.Thread(target=self._go_on, daemon=True, name="svclib-lease")
+            self.log_message(f"{error} Other machines cannot see the lock yet; writing it is tried again.")
+        _held.add(self.session_id)  # a lock interrupted before this counts as dead
+        self._thread = threading.Thread(target=self._heartbeat, daemon=True, name="svclib-run-lock")
         self._thread.start()
         return self
 
@@ -91,41 +99,42 @@ class Lease:
         if self._thread is None:
             return
         self._thread.join(timeout=5.0)
-        _held.discard(self.writer)
-        with contextlib.suppress(OSError):  # a mount that dropped keeps it; it is stale, then
+        _held.discard(self.session_id)
+        with contextlib.suppress(OSError):  # on a disconnected mount it stays and becomes stale
             atomic_store.remove(self.path)
-        if self._made:  # nothing came of it
+        if self._made:  # nothing was written
             atomic_store.remove_if_empty(self.run)
 
-    def _watch(self, signs: dict[str, dict]) -> dict | None:
-        """The first of these leases whose beat goes up while we look, or None."""
-        self.tell(f"{_told(self.run, next(iter(signs.values())))} Looking for {WATCH_S:.0f} s whether it still lives.")
+    def _watch(self, locks: dict[str, dict]) -> dict | None:
+        """The first of these locks whose beat count increases within ``WATCH_S``, or None."""
+        first = _described(self.run, next(iter(locks.values())))
+        self.log_message(f"{first} Checking for {WATCH_S:.0f} s whether it is still alive.")
         end = time.monotonic() + WATCH_S
         while time.monotonic() < end:
-            time.sleep(LOOK_EVERY_S)
-            for writer, sign in self._others().items():
-                if writer in signs and sign["beat"] != signs[writer]["beat"]:
-                    return sign
+            time.sleep(POLL_S)
+            for session, lock in self._others().items():
+                if session in locks and lock["beat"] != locks[session]["beat"]:
+                    return lock
         return None
 
-    def _go_on(self) -> None:
-        seen: dict[str, int] = {}
+    def _heartbeat(self) -> None:
+        beats: dict[str, int] = {}
         while not self._stop.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):  # a Drive that is away is the keeper's matter
+            with contextlib.suppress(OSError):  # a disconnected Drive is handled where checkpoints are saved
                 self._beat()
             others = self._others()
-            for writer, sign in others.items():
-                newer = (sign["number"], writer) > (self._sign["number"], self.writer)
-                if newer and writer in seen and sign["beat"] != seen[writer]:
-                    self.lost = f"{_told(self.run, sign)} It took over, so training stopped here."
-            seen = {writer: sign["beat"] for writer, sign in others.items()}
+            for session, lock in others.items():
+                newer = (lock["number"], session) > (self._lock["number"], self.session_id)
+                if newer and session in beats and lock["beat"] != beats[session]:
+                    self.lost = f"{_described(self.run, lock)} It took over, so training stopped here."
+            beats = {session: lock["beat"] for session, lock in others.items()}
 
     def _beat(self) -> None:
-        self._sign |= {"beat": self._sign["beat"] + 1, "seen": now()}
-        atomic_store.write_json(self.path, self._sign)
+        self._lock |= {"beat": self._lock["beat"] + 1, "seen": now()}
+        atomic_store.write_json(self.path, self._lock)
 
     def _others(self, files: list[Path] | None = None) -> dict[str, dict]:
-        """The other leases of the run, by writer; what is torn or not ours is left out."""
+        """Valid locks of other sessions, by session."""
         found = {}
         if files is None:
             try:
@@ -133,32 +142,32 @@ class Lease:
             except OSError:
                 return {}
         for path in files:
-            writer = path.name[len(PREFIX) : -len(".json")]
+            session = path.name[len(PREFIX) : -len(".json")]
             with contextlib.suppress(OSError):
-                sign = atomic_store.read_json(path)
-                if writer != self.writer and isinstance(sign, dict) and _is_sign(sign):
-                    found[writer] = sign
+                lock = atomic_store.read_json(path)
+                if session != self.session_id and isinstance(lock, dict) and _valid(lock):
+                    found[session] = lock
         return found
 
     def _files(self) -> list[Path]:
         return [self.run / n for n in atomic_store.names(self.run) if n.startswith(PREFIX) and n.endswith(".json")]
 
 
-def _is_sign(sign: dict) -> bool:
-    return all(type(sign.get(name)) is kind for name, kind in _FIELDS.items())
+def _valid(lock: dict) -> bool:
+    return all(type(lock.get(name)) is kind for name, kind in _FIELDS.items())
 
 
-def _dead(writer: str, sign: dict) -> bool:
-    """Certainly over: a process of this machine that is no more, or an earlier session of this process."""
-    if (sign["machine"], sign["boot"]) != (filesystem.host_name(), _boot()):
+def _dead(session: str, lock: dict) -> bool:
+    """True for a lock of a process of this machine that has ended, or of an earlier session of this process."""
+    if (lock["machine"], lock["boot"]) != (filesystem.host_name(), _boot()):
         return False
-    return writer not in _held if sign["pid"] == os.getpid() else not filesystem.process_alive(sign["pid"])
+    return session not in _held if lock["pid"] == os.getpid() else not filesystem.process_alive(lock["pid"])
 
 
-def _told(run: Path, sign: dict) -> str:
+def _described(run: Path, lock: dict) -> str:
     return (
-        f"'{run}' is being trained on {sign['machine'][:60]} (process {sign['pid']}) since {_clock(sign['since'])}, "
-        f"last sign of life {_clock(sign['seen'])} by that machine's clock."
+        f"'{run}' is being trained on {lock['machine'][:60]} (process {lock['pid']}) since {_clock(lock['since'])}, "
+        f"last heartbeat {_clock(lock['seen'])} by that machine's clock."
     )
 
 
@@ -169,7 +178,7 @@ def _clock(text: str) -> str:
 
 
 def _boot() -> str:
-    """Tells machines of the same name apart, and a machine from itself before a restart."""
+    """Distinguishes machines of the same name, and a machine before and after a restart."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""

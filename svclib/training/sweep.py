@@ -14,7 +14,6 @@ from typing import Any
 from svclib.data.dataset import Dataset
 from svclib.models import instrument
 from svclib.training import api as training
-from svclib.training import run_log
 from svclib.training.checkpoints import listing, newest, run_identity
 from svclib.utils import atomic_store, config
 from svclib.utils.errors import TrainingError
@@ -79,12 +78,9 @@ def run(
     files: Sequence[str | Path] | str | Path,
     grid: Mapping[str, Sequence],
     overrides: Sequence[str] = (),
-    steps: int | None = None,
-    minutes: float | None = None,
-    seed: int | None = None,
-    device: str = "auto",
     on_progress: Callable[[str, training.Status], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    **options: Any,
 ) -> list[Cell]:
     """Train every cell that is not finished; all presets are checked before the first one starts.
 
@@ -94,12 +90,9 @@ def run(
         files: Presets, as for ``config.load``.
         grid: Setting -> values, e.g. ``{"n_harmonics": [20, 60, 100], "n_noise_bands": [10, 35, 65]}``.
         overrides: ``NAME=VALUE`` for all cells.
-        steps: Total steps of every cell instead of its preset's.
-        minutes: For this session, all cells together.
-        seed: Instead of the preset's, for all cells.
-        device: ``auto``, ``cpu`` or ``cuda``.
         on_progress: Called with the cell's name and its training status.
-        cancelled: Asked before every step; True stops like an interrupt.
+        cancelled: Called before every step; True stops like an interrupt.
+        options: Fields of ``SessionOptions`` for all cells; ``minutes`` is the time for all cells together.
 
     Returns:
         All cells, best first; also written to ``runs/sweep.json``. A cell whose loss became NaN is listed with its
@@ -109,6 +102,7 @@ def run(
         ConfigError, TrainingError: if a cell's settings cannot be used, or its folder holds a run with others.
     """
     dataset = dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset)
+    steps, minutes = options.pop("steps", None), options.pop("minutes", None)
     deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
     planned = []
     for values in combinations(grid):
@@ -120,15 +114,15 @@ def run(
         problem, stop = None, False
         if not _finished(folder, preset, target):
             left = None if deadline is None else (deadline - time.monotonic()) / 60.0
+            report = None if on_progress is None else (lambda status, name=folder.name: on_progress(name, status))
             try:
                 if left is None or left > 0:
-                    told = None if on_progress is None else (lambda s, name=folder.name: on_progress(name, s))
                     result = training.train(
-                        dataset, folder, preset, target, left, seed, device, on_progress=told, cancelled=cancelled
+                        dataset, folder, preset, report, cancelled, steps=target, minutes=left, **options
                     )
                     stop = result.reason in ("interrupted", "cancelled")
             except TrainingError as error:
-                if "not a finite number" not in str(error):
+                if error.code != "diverged":
                     raise
                 problem = str(error)
         cells.append(_look(values, folder, preset, target, problem))
@@ -168,12 +162,13 @@ def _finished(folder: Path, preset: config.Preset, target: int) -> bool:
 
 
 def _look(values: dict, folder: Path, preset: config.Preset, target: int, problem: str | None) -> Cell:
-    steps, _ = run_log.read(folder)
-    trained = [r for r in steps.values() if "loss" in r]
-    last = trained[-1] if trained else {}
+    log = training.LogReader(folder)
+    loss = log.loss[-1] if log.loss else None
+    validated = bool(log.step) and log.validation_step[-1:] == log.step[-1:]
+    validation_loss = log.validation_loss[-1] if validated else None
     step = max((c.step for c in listing(folder / "checkpoints") if c.kind == "last" and not c.problem), default=0)
     definition = instrument.loss_definition(preset.model)
-    return Cell(values, folder, step, target, last.get("loss"), last.get("validation_loss"), definition, problem)
+    return Cell(values, folder, step, target, loss, validation_loss, definition, problem)
 
 
 def _rank(cell: Cell) -> tuple:

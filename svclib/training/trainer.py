@@ -1,4 +1,4 @@
-"""One session of a training run: a step, a look at what was learnt, and keeping it."""
+"""The training loop: gradient steps, moving average of the weights, validation, checkpoints, log."""
 
 import collections
 import copy
@@ -10,238 +10,283 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from svclib.data.dataset import BatchLoader
 from svclib.models import instrument
-from svclib.models.instrument import loss_definition
-from svclib.training import device as machine
-from svclib.training import local_fallback, resume, run_log
-from svclib.training import validate as validation
-from svclib.training.checkpoint_format import Checkpoint, new_record, now, optimizer_tensors
-from svclib.training.checkpoints import history_due, save
-from svclib.training.device import Status
+from svclib.training import device as devices
+from svclib.training import local_fallback, resume, run_log, validate
+from svclib.training.checkpoints import Checkpoint, history_due, new_record, now, optimizer_tensors, save
+from svclib.training.session import SessionOptions, Status, StopRequest
 from svclib.utils import rng
 from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import to_dict
 
 RETRY_S = 30.0
+SYNC_STEPS = 10  # steps between host synchronisations on a GPU; on the CPU there is nothing to wait for
 
 
 class Trainer:
-    """The state of one session of a run: model, running mean, optimiser, log; and the steps that change it."""
+    """One session of a run.
+
+    Args:
+        dataset: A ``Dataset``, or an object with its ``batch`` and ``validation_batches``.
+        run: The run's folder.
+        preset: Settings of features, model and training.
+        options: Options of this session.
+        on_progress: Called with a ``Status``, at most five times a second, and with every message.
+        session_id: Hexadecimal; part of the file names of this session's checkpoints.
+    """
 
     def __init__(
         self,
         dataset: Any,
         run: Path,
         preset: Any,
-        device: str = "auto",
-        init: str | Path | None = None,
-        from_step: int | None = None,
-        allow_changed_dataset: bool = False,
+        options: SessionOptions | None = None,
         on_progress: Callable[[Status], None] | None = None,
-        writer: str | None = None,
+        session_id: str | None = None,
     ):
         if problem := resume.fits(dataset.settings, preset):
             raise TrainingError(problem)
+        options = options or SessionOptions()
         self.dataset, self.run, self.preset, self.settings = dataset, run, preset, preset.training
-        self.folder, self.log = run / "checkpoints", run_log.Log(run, local_fallback.log_of(run))
-        self.board: run_log.Board | None = None
-        self.writer = writer or secrets.token_hex(3)
-        self.on_progress, self.told, self.message = on_progress, [], ""
-        self.n_frames = round(self.settings.segment_s * preset.features.sample_rate_hz / preset.features.hop_samples)
-        self.accelerator = machine.accelerator(device, self.settings.precision)
-        self.main = self.accelerator.is_main_process
-        if self.accelerator.num_processes > self.settings.batch_size:
+        self.folder, self.log = run / "checkpoints", run_log.MetricsLog(run, local_fallback.local_log(run))
+        self.tensorboard: run_log.TensorBoardWriter | None = None
+        self.session_id = session_id or secrets.token_hex(3)
+        self.on_progress, self.messages, self.message = on_progress, [], ""
+        self.accelerator = devices.make_accelerator(options.device, self.settings.precision)
+        self.main, n_processes = self.accelerator.is_main_process, self.accelerator.num_processes
+        if n_processes > self.settings.batch_size:
             raise TrainingError(
-                f"There are {self.accelerator.num_processes} processes for a batch of {self.settings.batch_size}; "
-                "every process needs a part of it. Start fewer, or raise batch_size."
+                f"There are {n_processes} processes for a batch of {self.settings.batch_size}; every process needs a "
+                "part of it. Start fewer, or raise batch_size."
             )
-        start = resume.find(run, preset, dataset, self.device.type, from_step, allow_changed_dataset)
+        self.sync_steps = SYNC_STEPS if self.device.type == "cuda" else 1
+        start = resume.find_checkpoint(
+            run, preset, dataset, self.device.type, options.from_step, options.allow_changed_dataset
+        )
         self.record = new_record(start.run_id, start.generation, preset, dataset)
-        self.keeper = local_fallback.Keeper(run, start.run_id, self.writer, self.settings.keep_checkpoints, self.tell)
-        self.model = instrument.build_model(preset.model, preset.features, dataset.statistics, self.settings.seed)
-        if init is not None and start.checkpoint is None:
-            self._start_from(init)
-        self.model.to(self.device)
-        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        rate, eps = self.settings.learning_rate, self.settings.adam_eps
-        adam = torch.optim.Adam(self.model.parameters(), lr=rate, eps=eps)
-        self.network, self.optimizer = self.accelerator.prepare(machine.LossOf(self.model), adam)
-        self.adam, self.scaler = adam, self.accelerator.scaler
-        metrics = {"loss": None, "validation_loss": None, "best": None}
-        if start.checkpoint is not None:
-            start.told.extend(resume.restore(start.checkpoint, self.model, self.ema, adam, self.scaler))
-            metrics = start.checkpoint.record["metrics"]
-        self.loss, self.validation_loss, self.best = (metrics[k] for k in ("loss", "validation_loss", "best"))
+        self.writer = local_fallback.CheckpointWriter(
+            run, start.run_id, self.session_id, self.settings.keep_checkpoints, self.log_message
+        )
+        self._build(start, options.init)
+        features = preset.features
+        self.n_frames = round(self.settings.segment_s * features.sample_rate_hz / features.hop_samples)
+        self.micro_batch, self.held_out = self.settings.batch_size, None
+        self.batches = BatchLoader(dataset, self.settings.seed, self.settings.batch_size, self.n_frames, self.device)
+        self.unread: list[tuple[int, list[str], torch.Tensor, torch.Tensor]] = []  # losses still on the device
         self.step = self.first_step = start.step
         self.saved_step = None if start.checkpoint is None else start.step
         self.saved_at, self.saved_clock, self.tried_at = None, time.monotonic(), -math.inf
-        self.validated_step, self.held_out, self.micro_batch = None, None, self.settings.batch_size
-        self.marks, self.reported = collections.deque(maxlen=40), -math.inf
+        self.validated_step, self.reported = None, -math.inf
+        self.marks = collections.deque(maxlen=40)
         if self.main:
             self._begin(start)
+
+    def _build(self, start: resume.ResumePoint, init: str | Path | None) -> None:
+        """Model, EMA and optimiser, from the checkpoint, an instrument, or the seed."""
+        settings = self.settings
+        preset, statistics = self.preset, self.dataset.statistics
+        self.model = instrument.build_model(preset.model, preset.features, statistics, settings.seed)
+        if init is not None and start.checkpoint is None:
+            self._init_from(init)
+        self.model.to(self.device)
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.adam = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
+        self.network, self.optimizer = self.accelerator.prepare(devices.LossModule(self.model), self.adam)
+        self.scaler = self.accelerator.scaler
+        pairs = list(zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True))
+        self.averaged = [p for p in pairs if p[0].is_floating_point()]
+        self.copied = [p for p in pairs if not p[0].is_floating_point()]
+        metrics = {"loss": None, "validation_loss": None, "best": None}
+        if start.checkpoint is not None:
+            start.messages.extend(resume.restore(start.checkpoint, self.model, self.ema, self.adam, self.scaler))
+            metrics = start.checkpoint.record["metrics"]
+        self.loss, self.validation_loss, self.best = (metrics[k] for k in ("loss", "validation_loss", "best"))
+
+    def _init_from(self, path: str | Path) -> None:
+        """Initial weights from an instrument of the same architecture."""
+        other = instrument.open(path)
+        for mine, theirs in ((self.preset.model, other.model.settings), (self.preset.features, other.features)):
+            if differ := resume.differences(to_dict(theirs), to_dict(mine)):
+                raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
+        resume.init_from(self.model, other.model)
+
+    def _begin(self, start: resume.ResumePoint) -> None:
+        """Write the run's identity and the first lines of the log."""
+        loss = instrument.loss_definition(self.preset.model)
+        self.writer.identify({"run_id": start.run_id, "preset": self.preset.name, "loss": loss})
+        self.tensorboard = run_log.TensorBoardWriter(self.run, self.step)
+        event = "start" if start.checkpoint is None else "resume"
+        self.log.write({"event": event, "step": self.step, "time": now()})
+        if self.accelerator.num_processes > 1:
+            self.log_message(f"{self.accelerator.num_processes} processes train together, each on part of every batch.")
+        for message in [*start.messages, self.tensorboard.problem]:
+            if message:
+                self.log_message(message)
+        if start.checkpoint is not None:
+            self.log_message(f"Going on from step {self.step} of {self.settings.steps}.")
+        self._try(self.log.flush)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if self.board:
-            self.board.close()
-        local_fallback.tidy(self.run)
+        self.batches.close()
+        if self.tensorboard:
+            self.tensorboard.close()
+        local_fallback.remove_if_empty(self.run)
 
-    # One step -----------------------------------------------------------------------------------------------------
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.accelerator.device
 
-    def train_step(self) -> None:
-        """Batch, loss, gradient, Adam, running mean.
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    def fit(self, stop: StopRequest) -> None:
+        """Train until the last step or a reason to stop, then save.
 
         Raises:
-            TrainingError: if loss or gradient is not a finite number; the weights are those of the step before.
+            TrainingError: if a loss is not finite, or the last state cannot be saved.
+        """
+        try:
+            while self.step < self.settings.steps and not self._stopped(stop):
+                self.train_step()
+                if self.step % self.settings.validate_every_steps == 0:
+                    self.validate()
+                if self.save_is_due():
+                    self.save()
+                self.report()
+        except OSError as error:
+            self._save_after(error)
+        self.finish(validate_last=not stop.why)
+
+    def _stopped(self, stop: StopRequest) -> bool:
+        if self.accelerator.num_processes > 1 and self.step % self.sync_steps:
+            return False
+        return bool(devices.broadcast_flag(stop.reason(), self.accelerator))
+
+    def train_step(self) -> None:
+        """One optimiser step.
+
+        Raises:
+            TrainingError: if loss or gradient is not finite. On the CPU the weights are those of the step before; on a
+                GPU it is noticed at the next synchronisation, and nothing is saved in between.
         """
         step, settings = self.step + 1, self.settings
-        batch = self.dataset.batch(settings.seed, step, settings.batch_size, self.n_frames, device=self.device)
+        batch = self.batches.batch(step, settings.steps)
         for group in self.optimizer.param_groups:
             group["eps"] = settings.adam_eps
             group["lr"] = settings.learning_rate * settings.learning_rate_decay ** (self.step / settings.decay_steps)
-        loss, parts = self._gradient(batch, step)
+        names, losses = self._backward(batch, step)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-        # With loss scaling an infinite gradient only skips a step and lowers the scale.
-        if not math.isfinite(loss) or (self.scaler is None and not bool(torch.isfinite(norm))):
-            self._stop_at_nan(step, "loss" if not math.isfinite(loss) else "gradient")
+        self.unread.append((step, names, losses, norm))
+        if step % self.sync_steps == 0:
+            self._read_losses()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._update_ema(min(settings.ema_decay, (1 + step) / (10 + step)))
-        self.step, self.loss = step, loss
+        self.step = step
         self.marks.append((time.monotonic(), step))
-        self._record(parts)
 
-    def _gradient(self, batch: dict, step: int) -> tuple[float, dict[str, float]]:
-        """Accumulate the batch's gradient; when the GPU's memory is too small, in smaller pieces from then on."""
+    def _backward(self, batch: dict, step: int) -> tuple[list[str], torch.Tensor]:
+        """Accumulate the gradient of a batch; names and values of the parts of the loss, the total first.
+
+        If the GPU's memory is too small, smaller micro-batches are used from then on.
+        """
         seed = rng.seed_of(self.settings.seed, step)
         while True:
-            total, parts = 0.0, collections.Counter()
+            names, values = [], 0.0
             try:
-                for piece, rows, share in machine.pieces(batch, self.accelerator, self.micro_batch):
+                for piece, rows, share in devices.micro_batches(batch, self.accelerator, self.micro_batch):
                     generator = rng.for_rows(seed, rows, len(batch["audio"]), self.device)
-                    loss, named = self.network(piece, generator)
+                    loss, parts = self.network(piece, generator)
                     self.accelerator.backward(loss * share)
-                    total += float(loss.detach()) * share
-                    parts.update({k: float(v) * share for k, v in named.items()})
-                loss, *values = machine.mean_of([total, *parts.values()], self.accelerator)
-                return loss, dict(zip(parts, values, strict=True))
+                    names = ["loss", *parts]
+                    values = values + share * torch.stack([loss, *parts.values()]).detach().double()
+                return names, values
             except torch.OutOfMemoryError:
                 if self.micro_batch <= 1 or self.accelerator.num_processes > 1:
                     raise
                 self.micro_batch = (self.micro_batch + 1) // 2
                 self.optimizer.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
-                self.tell(f"The GPU's memory is too small for the batch; it is computed {self.micro_batch} at a time.")
+                self.log_message(
+                    f"The GPU's memory is too small for the batch; it is computed {self.micro_batch} at a time."
+                )
 
-    @torch.no_grad()
     def _update_ema(self, decay: float) -> None:
-        for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1.0 - decay)
-            else:
-                mean.copy_(value)
+        """ema = decay * ema + (1 - decay) * weights."""
+        averages, values = zip(*self.averaged, strict=True)
+        get_ema_multi_avg_fn(decay)(averages, values, None)
+        for target, value in self.copied:
+            target.copy_(value)
+
+    def _read_losses(self) -> None:
+        """Copy the losses of the last steps to the host (one synchronisation), check and log them."""
+        if not self.unread:
+            return
+        unread, self.unread = self.unread, []
+        losses = torch.stack([losses for _, _, losses, _ in unread])
+        if self.accelerator.num_processes > 1:
+            losses = self.accelerator.reduce(losses, "mean")
+        norms = torch.stack([norm.to(losses) for *_, norm in unread])
+        rows = torch.cat([losses, norms[:, None]], 1).tolist()
+        for (step, names, *_), (*values, norm) in zip(unread, rows, strict=True):
+            # With loss scaling an infinite gradient only skips a step and lowers the scale.
+            if not math.isfinite(values[0]) or (self.scaler is None and not math.isfinite(norm)):
+                self._stop_at_nan(step, "loss" if not math.isfinite(values[0]) else "gradient")
+            self.loss = values[0]
+            self._log_step(step, dict(zip(names[1:], values[1:], strict=True)))
 
     def _stop_at_nan(self, step: int, what: str) -> None:
         self._try(self.log.flush)
         saved = "nothing was saved yet" if not self.saved_step else f"the checkpoint of step {self.saved_step} is sound"
         raise TrainingError(
-            f"The {what} of step {step} is not a finite number, so training stopped; {saved}. Go on with a smaller "
-            f"learning_rate (now {self.settings.learning_rate:g}), or from an earlier step."
+            f"The {what} of step {step} is not a finite number, so training stopped; {saved}. Resume with a smaller "
+            f"learning_rate (now {self.settings.learning_rate:g}), or from an earlier step.",
+            code="diverged",
         )
 
-    # Looking at it ------------------------------------------------------------------------------------------------
+    # Validation -------------------------------------------------------------------------------------------------------
 
     def validate(self) -> None:
-        """Held-out loss of the running mean, previews to listen to, and the best checkpoint if it is one."""
+        """Held-out loss of the EMA weights, previews, and the best checkpoint if it improved."""
+        self._read_losses()
         self.validated_step = self.step
         if not self.main or not (batches := self._held_out()):
             return
-        mean = validation.loss(self.ema, batches)
-        if not math.isfinite(mean):
-            return self.tell(f"The held-out loss of step {self.step} is not a finite number.")
-        self.validation_loss = mean
-        self._log({"step": self.step, "validation_loss": mean})
-        self.board.scalars(self.step, {"loss/validation": self.validation_loss})
+        loss = validate.held_out_loss(self.ema, batches)
+        if not math.isfinite(loss):
+            return self.log_message(f"The held-out loss of step {self.step} is not a finite number.")
+        self.validation_loss = loss
+        self._log({"step": self.step, "validation_loss": loss})
+        self.tensorboard.scalars(self.step, {"loss/validation": loss})
         self._try(lambda: self._previews(batches))
-        if self.best is None or mean < self.best[1]:
-            self.best = [self.step, mean]
-            self._try(lambda: self.keeper.keep_best(self._checkpoint()))
+        if self.best is None or loss < self.best[1]:
+            self.best = [self.step, loss]
+            self._try(lambda: self.writer.save_best(self._checkpoint()))
 
     def _held_out(self) -> list[dict]:
         if self.held_out is None:
-            self.held_out = validation.held_out(self.dataset, self.n_frames, self.device)
+            self.held_out = validate.held_out_batches(self.dataset, self.n_frames, self.device)
             if not self.held_out:
-                self.tell("No recording is held out, so there is no validation loss and no best checkpoint.")
+                self.log_message("No recording is held out, so there is no validation loss and no best checkpoint.")
         return self.held_out
 
     def _previews(self, batches: list[dict]) -> None:
-        originals, made, scores = validation.previews(self.ema, batches)
+        originals, made, scores = validate.reconstructions(self.ema, batches)
         rate_hz = self.preset.features.sample_rate_hz
-        run_log.save_previews(self.run, self.step, originals, made, scores, rate_hz)
+        validate.save_previews(self.run, self.step, originals, made, scores, rate_hz)
         for number, (original, audio) in enumerate(zip(originals, made, strict=True), start=1):
-            self.board.preview(self.step, number, original, audio, rate_hz)
+            self.tensorboard.preview(self.step, number, original, audio, rate_hz)
 
-    def _record(self, parts: dict[str, float]) -> None:
-        if not self.main:
-            return
-        rate = {"steps_per_s": round(r, 4)} if (r := self.steps_per_s()) else {}
-        self._log({"step": self.step, "loss": self.loss, "parts": parts, "time": now(), **rate})
-        if self.step % 10 == 0:
-            self.board.scalars(self.step, {"loss/total": self.loss, **rate})
-
-    def _log(self, record: dict) -> None:
-        try:
-            self.log.write(record)
-        except OSError as error:  # the lines wait; the next flush tries again
-            self.announce(str(error))
-
-    def steps_per_s(self) -> float | None:
-        """Over the last steps of this session, validations and saves included."""
-        if len(self.marks) < 2:
-            return None
-        (t0, first), (t1, last) = self.marks[0], self.marks[-1]
-        return (last - first) / max(t1 - t0, 1e-9)
-
-    def tell(self, message: str) -> None:
-        """Say something to whoever watches; it is also kept in the result and in the log."""
-        self.told.append(message)
-        self.message = message
-        self._log({"event": "told", "step": self.step, "message": message, "time": now()})
-        self.report(force=True)
-
-    def announce(self, message: str) -> None:
-        """Set the message a screen shows; safe to call from a signal handler."""
-        self.message = message
-
-    def report(self, force: bool = False) -> None:
-        """Call ``on_progress``, at most five times a second unless forced."""
-        if self.on_progress and self.main and (force or time.monotonic() - self.reported > 0.2):
-            self.reported = time.monotonic()
-            self.on_progress(self.status())
-
-    def status(self) -> Status:
-        """Where this training stands."""
-        rate = self.steps_per_s()
-        left = None if not rate else max(0, self.settings.steps - self.step) / rate
-        return Status(
-            self.step,
-            self.settings.steps,
-            self.loss,
-            self.validation_loss,
-            rate,
-            left,
-            self.saved_step,
-            self.saved_at,
-            self.message,
-        )
-
-    # Keeping it ---------------------------------------------------------------------------------------------------
+    # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def save_is_due(self) -> bool:
-        """After so many steps or minutes; a save that failed is tried again after half a minute."""
+        """After so many steps or minutes; a failed save is retried after half a minute."""
         if self.saved_step == self.step:
             return False
         if time.monotonic() - self.tried_at < RETRY_S and self.step % self.settings.save_every_steps:
@@ -251,59 +296,57 @@ class Trainer:
         return self.step // every > before // every or waited_s > 60.0 * self.settings.save_every_minutes
 
     def save(self) -> bool:
-        """Commit a checkpoint, then tidy up. What fails is told, and training goes on. True if it was committed."""
+        """Commit a checkpoint and delete old ones. A failure is logged, and training goes on. True if committed."""
+        self._read_losses()
         if not self.main:
             return True
         self.tried_at, before = time.monotonic(), self.saved_step or self.first_step
         checkpoint = self._checkpoint()
-        if not all(map(machine.is_finite, checkpoint.tensors.values())):
+        if not all(map(devices.all_finite, checkpoint.tensors.values())):
             self._stop_at_nan(self.step, "state")
         self._try(self.log.flush)
-        if not self._try(lambda: self.keeper.keep(checkpoint)):
+        if not self._try(lambda: self.writer.save(checkpoint)):
             return False
         self.saved_step, self.saved_at, self.saved_clock = self.step, time.time(), time.monotonic()
         self._log({"event": "saved", "step": self.step, "time": now()})
-        self._try(self.keeper.prune)
-        if self.keeper.away:
-            self._try(self.log.park)
+        self._try(self.writer.prune)
+        if self.writer.fallback_reason:
+            self._try(self.log.flush_locally)
         else:
             if history_due(before, self.step):
-                self._try(lambda: save(self.folder, checkpoint, "history", self.writer))
-            self._try(lambda: self.keeper.note_saved(self.step))
-            self._try(self.board.copy)
+                self._try(lambda: save(self.folder, checkpoint, "history", self.session_id))
+            self._try(lambda: self.writer.note_saved(self.step))
+            self._try(self.tensorboard.copy)
             self._try(self.log.flush)
         self.report(force=True)
         return True
 
-    def finish(self, validate: bool) -> None:
-        """Save the last state if it is not; with ``validate`` (a step reached as planned) it is validated first.
-
-        Raises TrainingError if saving fails again and again.
-        """
+    def finish(self, validate_last: bool) -> None:
+        """Save the last state unless it is saved, after a validation if asked for; TrainingError if saving fails."""
         if self.step == (self.saved_step or 0):
-            return self._last_try_to_come_home()
-        if validate and self.validated_step != self.step:
+            return self._last_sync_back()
+        if validate_last and self.validated_step != self.step:
             self.validate()
         for pause_s in (0.0, 0.5, 2.0):
             time.sleep(pause_s)
             if self.save():
-                return self._last_try_to_come_home()
+                return self._last_sync_back()
         raise TrainingError(
             f"Step {self.step} was reached but could not be saved ({self.message}). The last checkpoint is of step "
             f"{self.saved_step or self.first_step}; make room, then train again: it goes on from there."
         )
 
-    def _last_try_to_come_home(self) -> None:
-        if self.main and self.keeper.away and self._try(self.keeper.come_home):
+    def _last_sync_back(self) -> None:
+        if self.main and self.writer.fallback_reason and self._try(self.writer.sync_back):
             self._try(self.log.flush)
 
-    def rescue(self, error: OSError) -> None:
-        """The dataset could not be read or the disk failed: save what there is, then say so in a TrainingError."""
+    def _save_after(self, error: OSError) -> None:
+        """Save what is trained after the dataset or the disk failed, and raise a TrainingError."""
         if self.step > (self.saved_step or 0):
             self.save()
         raise TrainingError(
             f"{error} Training stopped after step {self.step}; saved so far: step {self.saved_step or 0}. Run the same "
-            "again to go on from there."
+            "again to resume from there."
         ) from error
 
     def _try(self, action: Callable[[], Any]) -> bool:
@@ -312,7 +355,7 @@ class Trainer:
             return True
         except OSError as error:
             saved = "nothing yet" if self.saved_step is None else f"step {self.saved_step}"
-            self.tell(f"{error} Training goes on and tries again; saved so far: {saved}.")
+            self.log_message(f"{error} Training goes on and tries again; saved so far: {saved}.")
             return False
 
     def _checkpoint(self) -> Checkpoint:
@@ -328,34 +371,57 @@ class Trainer:
         }
         return Checkpoint(record, {f"{part}.{k}": v for part, values in named.items() for k, v in values.items()})
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.accelerator.device
+    # Log and progress -------------------------------------------------------------------------------------------------
 
-    # Beginning ----------------------------------------------------------------------------------------------------
+    def _log_step(self, step: int, parts: dict[str, float]) -> None:
+        if not self.main:
+            return
+        rate = {"steps_per_s": round(r, 4)} if (r := self.steps_per_s()) else {}
+        self._log({"step": step, "loss": self.loss, "parts": parts, "time": now(), **rate})
+        if step % 10 == 0:
+            self.tensorboard.scalars(step, {"loss/total": self.loss, **rate})
 
-    def _start_from(self, init: str | Path) -> None:
-        """Take the first weights from an instrument of the same architecture."""
-        start = instrument.open(init)
-        for mine, theirs in ((self.preset.model, start.model.settings), (self.preset.features, start.features)):
-            if differ := resume.differences(to_dict(theirs), to_dict(mine)):
-                raise TrainingError(f"'{start.name}' cannot be a start for this preset: {differ}.")
-        resume.take_weights(self.model, start.model)
+    def _log(self, record: dict) -> None:
+        try:
+            self.log.write(record)
+        except OSError as error:  # the lines stay in memory until the next flush
+            self.announce(str(error))
 
-    def _begin(self, start: resume.Start) -> None:
-        """Write what a session begins with, and say where it stands."""
-        identity = {"run_id": start.run_id, "preset": self.preset.name, "loss": loss_definition(self.preset.model)}
-        self.keeper.identify(identity)
-        self.board = run_log.Board(self.run, self.step)
-        event = "start" if start.checkpoint is None else "resume"
-        self.log.write({"event": event, "step": self.step, "time": now()})
-        if self.accelerator.num_processes > 1:
-            self.tell(f"{self.accelerator.num_processes} processes train together, each on its part of every batch.")
-        for message in start.told:
-            self.tell(message)
-        if self.board.problem:
-            self.tell(self.board.problem)
-        if start.checkpoint is not None:
-            self.tell(f"Going on from step {self.step} of {self.settings.steps}.")
-        self._try(self.log.flush)
+    def log_message(self, message: str) -> None:
+        """Show a message; it is also kept in the result and in the log."""
+        self.messages.append(message)
+        self.message = message
+        self._log({"event": "told", "step": self.step, "message": message, "time": now()})
+        self.report(force=True)
+
+    def announce(self, message: str) -> None:
+        """Show a message only; safe to call from a signal handler."""
+        self.message = message
+
+    def report(self, force: bool = False) -> None:
+        """Call ``on_progress``, at most five times a second unless forced."""
+        if self.on_progress and self.main and (force or time.monotonic() - self.reported > 0.2):
+            self.reported = time.monotonic()
+            self.on_progress(self.status())
+
+    def status(self) -> Status:
+        """Progress of this session."""
+        rate = self.steps_per_s()
+        return Status(
+            self.step,
+            self.settings.steps,
+            self.loss,
+            self.validation_loss,
+            rate,
+            max(0, self.settings.steps - self.step) / rate if rate else None,
+            self.saved_step,
+            self.saved_at,
+            self.message,
+        )
+
+    def steps_per_s(self) -> float | None:
+        """Over the last steps of this session, validations and saves included."""
+        if len(self.marks) < 2:
+            return None
+        (t0, first), (t1, last) = self.marks[0], self.marks[-1]
+        return (last - first) / max(t1 - t0, 1e-9)

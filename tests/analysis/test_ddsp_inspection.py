@@ -7,6 +7,7 @@ from test_panels import make_song
 
 from svclib.analysis import ddsp_inspection
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.models import instrument
 from svclib.notebooks import first_run
 
@@ -20,7 +21,7 @@ def data(tmp_path_factory):
     for i in range(4):
         make_song(folder / "ann" / f"{i}.wav", 200.0 + 20 * i, 1.5)
     chosen = first_run.preset(f"{PRESETS[0]}+tiny")
-    return dataset.prepare(dataset.recordings([folder / "ann"]), folder / "data", chosen.features)
+    return dataset.prepare(find_recordings([folder / "ann"]), folder / "data", chosen.features)
 
 
 @pytest.mark.parametrize("name", PRESETS)

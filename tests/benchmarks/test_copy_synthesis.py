@@ -12,6 +12,7 @@ from lib import copysynthesis
 from svclib.audio import io as audio
 from svclib.audio.mel import MelConfig
 from svclib.data import recordings
+from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
@@ -28,7 +29,7 @@ FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, loudness_n_fft=
 @functools.cache
 def sung():
     notes = [singers.Note(60 + i, 0.5, lyric) for i, lyric in enumerate(("sa", "shi", "la", "so"))]
-    return singers.sing(next(iter(singers.SINGERS)), singers.Score(tuple(notes)), RATE)
+    return singers.render(next(iter(singers.SINGERS)), singers.Score(tuple(notes)), RATE)
 
 
 class Double(vocoding.AnyVocoder):
@@ -144,10 +145,10 @@ def test_a_singer_who_is_only_held_out_is_told(tmp_path):
 
     for name, low in (("ann", 60), ("bea", 62)):
         for i in range(2):
-            made = singers.sing(next(iter(singers.SINGERS)), singers.Score((singers.Note(low + i, 0.8, "la"),)), RATE)
+            made = singers.render(next(iter(singers.SINGERS)), singers.Score((singers.Note(low + i, 0.8, "la"),)), RATE)
             audio.write(tmp_path / name / f"{name}_{i}.wav", made.audio, RATE)
     preset = config.load(["diffusion_small", "tiny"])
-    found = dataset.recordings([tmp_path / "ann", tmp_path / "bea"])
+    found = find_recordings([tmp_path / "ann", tmp_path / "bea"])
     data = dataset.prepare(found, tmp_path / "data", preset.features, "ann_*")
     assert any("All recordings of ann are held out" in m and "no model can learn" in m for m in data.messages)
     with pytest.raises(TrainingError, match="All recordings of ann in the dataset are held out"):

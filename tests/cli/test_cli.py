@@ -35,7 +35,7 @@ def short_songs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("songs")
     for name in singers.SINGERS:
         score = singers.Score((singers.Note(60, 0.8, "la"), singers.Note(64, 0.8, "sa")))
-        audio.write(folder / f"{name}.wav", singers.sing(name, score, 16000).audio, 16000)
+        audio.write(folder / f"{name}.wav", singers.render(name, score, 16000).audio, 16000)
     return folder
 
 
@@ -163,7 +163,7 @@ TINY = ("--config", "ddsp_small", "--config", "tiny")
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory, short_songs):
     base = tmp_path_factory.mktemp("journey")
-    singers.make_corpus("aria", base / "aria", 0.2, piece_s=4.0)
+    singers.make_recordings("aria", base / "aria", 0.2, piece_s=4.0)
     dataset, run_folder, made = base / "dataset", base / "run", base / "made.zip"
     for arguments in (
         ["prepare", "--audio", base / "aria", "--out", dataset, *TINY, "--validation", "*_002.wav"],

@@ -19,68 +19,16 @@ import faults
 import numpy as np
 import pytest
 import soundfile
+from cheap_features import HOP, RATE, SETTINGS, cheap_extract, contents, make_files, tone
 
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.audio.mel import MelConfig
 from svclib.data import dataset, preprocess, recordings, segments, shards, statistics
+from svclib.data.recordings import find_recordings
 from svclib.features import extract
 from svclib.utils import atomic_store
 from svclib.utils.errors import Cancelled, DatasetError, StorageError
-
-SETTINGS = extract.FeatureSettings()
-RATE, HOP = SETTINGS.sample_rate_hz, SETTINGS.hop_samples
-
-
-def cheap_extract(samples, settings, progress=None):
-    """Level and a pitch that moves with it: local to each frame, so cutting anywhere gives the same."""
-    hop = settings.hop_samples
-    frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
-    level = np.sqrt((frames.astype(np.float64) ** 2).mean(axis=1))
-    voiced = level > 0.01
-    mel = None
-    if settings.mel:
-        mel = np.repeat(np.log(np.maximum(level, 1e-5))[:, None], settings.mel.n_mels, 1).astype(np.float32)
-    return extract.Features(
-        settings,
-        len(samples),
-        np.where(voiced, 200 + 400 * level, 0).astype(np.float32),
-        voiced,
-        np.clip(level * 2, 0, 1).astype(np.float32),
-        np.maximum(20 * np.log10(level + 1e-9), -80).astype(np.float32),
-        mel,
-    )
-
-
-@pytest.fixture
-def measured(monkeypatch):
-    """The cheap measure; the list grows by the seconds of each call."""
-    calls = []
-
-    def counted(samples, settings, progress=None):
-        calls.append(len(samples) / settings.sample_rate_hz)
-        return cheap_extract(samples, settings)
-
-    monkeypatch.setattr(extract, "extract", counted)
-    return calls
-
-
-def tone(seed: int, seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(seconds * rate)) / rate
-    envelope = 0.05 + 0.6 * np.abs(np.sin(2 * np.pi * rng.uniform(0.3, 0.8) * t + rng.uniform(0, 6)))
-    return (envelope * np.sin(2 * np.pi * rng.uniform(150, 400) * t) + 0.001 * rng.standard_normal(len(t))) * 0.9
-
-
-def make_files(folder: Path, n: int, seconds: float = 1.0, first: int = 0) -> list[dataset.Recording]:
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(first, first + n):
-        soundfile.write(folder / f"take {i:02d}.wav", tone(i, seconds + 0.013 * i), RATE, subtype="PCM_16")
-    return dataset.recordings(folder)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
 def test_reads_back_what_was_measured(tmp_path, measured, monkeypatch):
@@ -119,7 +67,7 @@ def test_measuring_in_segments_gives_what_measuring_the_whole_gives(data_dir, tm
     soundfile.write(tmp_path / "clip.wav", samples, RATE, subtype="PCM_16")
     mel = MelConfig(RATE, 1024, 1024, HOP, 80, 40.0, 8000.0)
     settings = extract.FeatureSettings(f0_method=method, mel=mel)
-    data = dataset.prepare(dataset.recordings(tmp_path / "clip.wav"), tmp_path / "out", settings, validation=None)
+    data = dataset.prepare(find_recordings(tmp_path / "clip.wav"), tmp_path / "out", settings, validation=None)
     assert len(data._entries[0]["segments"]) >= 2
     whole = extract.extract(data.audio(0), settings)
     stored = data.features(0)
@@ -181,9 +129,9 @@ def test_one_changed_added_or_removed_file_is_measured_alone(tmp_path, measured)
 
     measured.clear()
     sources[0].path.unlink()
-    data = dataset.prepare(dataset.recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+    data = dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
     assert measured == [] and len(data.recordings) == 5
-    for i, source in enumerate(dataset.recordings(tmp_path / "a")):
+    for i, source in enumerate(find_recordings(tmp_path / "a")):
         np.testing.assert_allclose(data.audio(i), soundfile.read(source.path)[0], atol=1.01 / 32767)
 
 
@@ -192,7 +140,7 @@ def test_a_renamed_file_is_not_measured_again(tmp_path, measured):
     dataset.prepare(sources, tmp_path / "out", SETTINGS)
     sources[1].path.rename(tmp_path / "a" / "another name (live) 🎵.wav")
     measured.clear()
-    data = dataset.prepare(dataset.recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+    data = dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
     assert measured == [] and "another name (live) 🎵.wav" in [r["name"] for r in data.recordings]
 
 
@@ -377,7 +325,7 @@ def test_shards_mostly_dead_or_many_small_ones_are_copied_together(tmp_path, mea
     for source in sources[:4]:
         source.path.unlink()
     measured.clear()
-    data = dataset.prepare(dataset.recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+    data = dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
     assert measured == []
     shard = list((tmp_path / "out").glob("*.safetensors"))
     assert len(shard) == 1 and shard[0].stat().st_size < 2.5 * RATE * 2 * 1.3, "the dead part is gone"
@@ -400,7 +348,7 @@ def test_broken_files_are_skipped_and_told(tmp_path, measured):
     soundfile.write(tmp_path / "a" / "silent.wav", np.zeros(RATE), RATE)
     soundfile.write(tmp_path / "a" / "short.flac", tone(9, 0.05), RATE)
     soundfile.write(tmp_path / "a" / "nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
-    data = dataset.prepare(dataset.recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+    data = dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
     assert [r["name"] for r in data.recordings] == ["take 00.wav", "take 01.wav"]
     reasons = {s["name"]: s["reason"] for s in data.skipped}
     assert {"empty.wav", "page.mp3", "silent.wav", "short.flac", "nan.wav"} <= set(reasons)
@@ -413,7 +361,7 @@ def test_what_holds_for_many_recordings_is_told_once(tmp_path, measured):
     (tmp_path / "a").mkdir()
     for i in range(7):
         soundfile.write(tmp_path / "a" / f"{i}.wav", tone(i, rate=8000), 8000)
-    found = dataset.recordings(tmp_path / "a")
+    found = find_recordings(tmp_path / "a")
     told = dataset.prepare(found, tmp_path / "wide", SETTINGS).messages
     assert [m for m in told if "8000" in m] == [
         "0.wav has only 8000 samples per second: it holds nothing above 4 kHz. The same goes for 6 more recordings."
@@ -424,17 +372,17 @@ def test_what_holds_for_many_recordings_is_told_once(tmp_path, measured):
 
 def test_nothing_usable_names_the_accepted_types(tmp_path, measured):
     (tmp_path / "a").mkdir()
-    for sources in ([], dataset.recordings(tmp_path / "a")):
+    for sources in ([], find_recordings(tmp_path / "a")):
         with pytest.raises(DatasetError, match="no usable recording.*flac.*wav"):
             dataset.prepare(sources, tmp_path / "out", SETTINGS)
     soundfile.write(tmp_path / "a" / "silent.wav", np.zeros(RATE), RATE)
     with pytest.raises(DatasetError, match="'silent.wav': it is silent.*wav"):
-        dataset.prepare(dataset.recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+        dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
     make_files(tmp_path / "b", 1)
     with pytest.raises(DatasetError, match="choose another"):
-        dataset.prepare(dataset.recordings(tmp_path / "b"), tmp_path / "b", SETTINGS)
+        dataset.prepare(find_recordings(tmp_path / "b"), tmp_path / "b", SETTINGS)
     with pytest.raises(DatasetError, match="There are: a, b"):
-        dataset.recordings(tmp_path / "c")
+        find_recordings(tmp_path / "c")
 
 
 def test_the_same_audio_twice_is_used_once_and_told(tmp_path, measured):
@@ -442,7 +390,7 @@ def test_the_same_audio_twice_is_used_once_and_told(tmp_path, measured):
     shutil.copy(tmp_path / "a" / "take 01.wav", tmp_path / "a" / "zz copy.wav")
     samples, _ = soundfile.read(tmp_path / "a" / "take 02.wav", dtype="int16")
     soundfile.write(tmp_path / "a" / "zzz.flac", samples, RATE, subtype="PCM_16")  # same sound in another container
-    sources = dataset.recordings(tmp_path / "a")
+    sources = find_recordings(tmp_path / "a")
     data = dataset.prepare(sources, tmp_path / "out", SETTINGS)
     assert len(data.recordings) == 3
     assert {(d["name"], d["same_as"]) for d in data.duplicates} == {
@@ -455,7 +403,7 @@ def test_the_same_audio_twice_is_used_once_and_told(tmp_path, measured):
     dataset.prepare(sources, tmp_path / "out", SETTINGS)
     assert measured == [] and contents(tmp_path / "out") == before
     (tmp_path / "a" / "take 02.wav").unlink()  # now the other container is needed
-    data = dataset.prepare(dataset.recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+    data = dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
     assert [r["name"] for r in data.recordings] == ["take 00.wav", "take 01.wav", "zzz.flac"]
 
 
@@ -468,7 +416,7 @@ def test_equal_beginnings_and_lengths_are_no_duplicates(tmp_path, measured, monk
     for name in ("a", "b"):
         soundfile.write(tmp_path / "a" / f"{name}.wav", samples, RATE)
         samples[-1] += 50
-    data = dataset.prepare(dataset.recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+    data = dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
     assert len(data.recordings) == 2 and data.duplicates == []
     np.testing.assert_array_equal(data.audio(0)[:-1], data.audio(1)[:-1])
 
@@ -496,30 +444,30 @@ def test_singers_and_labels_from_folders_and_names(tmp_path):
         path = tmp_path / "voices" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, tone(1), RATE, format="FLAC" if name.endswith("flac") else "WAV")
-    found = dataset.recordings(tmp_path / "voices")
+    found = find_recordings(tmp_path / "voices")
     assert [(r.singer, r.name) for r in found] == [
         ("alice", "alice/1.wav"),
         ("bob", "bob/3.flac"),
         ("bob", "bob/deep/2.WAV"),
     ]
-    found = dataset.recordings([tmp_path / "voices" / "bob", tmp_path / "voices" / "alice" / "1.wav"])
+    found = find_recordings([tmp_path / "voices" / "bob", tmp_path / "voices" / "alice" / "1.wav"])
     assert [(r.singer, r.name) for r in found] == [("alice", "1.wav"), ("bob", "3.flac"), ("bob", "deep/2.WAV")]
-    found = dataset.recordings([tmp_path / "voices" / "bob"], singers=["Robert"])
+    found = find_recordings([tmp_path / "voices" / "bob"], singers=["Robert"])
     assert {r.singer for r in found} == {"Robert"}
     with pytest.raises(DatasetError, match="2 singers were named for 1"):
-        dataset.recordings([tmp_path], singers=["a", "b"])
+        find_recordings([tmp_path], singers=["a", "b"])
 
     (tmp_path / "d").mkdir()
     for name in ("7_jackson_12", "0_theo_3", "long label_x_y_1"):
         soundfile.write(tmp_path / "d" / f"{name}.wav", tone(1), RATE)
-    found = dataset.recordings(tmp_path / "d", labels="{label}_{singer}_{take}")
+    found = find_recordings(tmp_path / "d", labels="{label}_{singer}_{take}")
     assert {(r.label, r.singer) for r in found} == {("7", "jackson"), ("0", "theo"), ("long label", "x")}
     (tmp_path / "d" / "odd.wav").write_bytes((tmp_path / "d" / "0_theo_3.wav").read_bytes())
     with pytest.raises(DatasetError, match="'odd.wav' does not follow"):
-        dataset.recordings(tmp_path / "d", labels="{label}_{singer}_{take}")
+        find_recordings(tmp_path / "d", labels="{label}_{singer}_{take}")
     for bad in ("{take}", "{label}_{label}", "plain"):
         with pytest.raises(DatasetError, match="write for example"):
-            dataset.recordings(tmp_path / "d", labels=bad)
+            find_recordings(tmp_path / "d", labels=bad)
 
 
 def entries(n: int, seconds=None) -> list[dict]:
@@ -589,9 +537,9 @@ def test_windows_are_uniform_over_the_time_of_the_train_split(tmp_path, measured
     folder.mkdir()
     for i, seconds in enumerate((1.0, 4.0, 8.0, 2.0)):
         soundfile.write(folder / f"{i}.wav", tone(i, seconds), RATE)
-    data = dataset.prepare(dataset.recordings(folder), tmp_path / "out", SETTINGS, validation="3.wav")
+    data = dataset.prepare(find_recordings(folder), tmp_path / "out", SETTINGS, validation="3.wav")
     rng = np.random.default_rng(0)
-    draws = [data._draw(rng, data.indices("train"), 25) for _ in range(13000)]
+    draws = [data._splits["train"].draw(rng, 25) for _ in range(13000)]
     counts = np.bincount([i for i, _ in draws], minlength=4)
     assert counts[3] == 0
     expected = np.array([1, 4, 8]) * 1000
@@ -612,7 +560,7 @@ def test_short_recordings_end_in_silence_and_gaps_of_pitch_are_filled(tmp_path, 
     soundfile.write(folder / "1_y.wav", tone(2, 0.5), RATE)
     mel = MelConfig(RATE, 1024, 1024, HOP, 20, 40.0, 8000.0)
     settings = extract.FeatureSettings(mel=mel)
-    sources = dataset.recordings(folder, labels="{label}_{singer}")
+    sources = find_recordings(folder, labels="{label}_{singer}")
     data = dataset.prepare(sources, tmp_path / "out", settings, validation="1_y.wav")
     batch = data.batch(0, 0, 2, 400)
     n = data.recordings[0]["n_frames"]
@@ -730,30 +678,6 @@ def test_statistics_are_of_the_train_split_and_kept_up_to_date(tmp_path, measure
     assert "3 recordings" in text and "Hz" in text
 
 
-@pytest.mark.parametrize("n", [1, 4])
-def test_remeasure_from_the_stored_audio(tmp_path, measured, n):
-    """The same audio and split with a mel added, or at a lower rate; never at a higher one."""
-    data = dataset.prepare(make_files(tmp_path / "a", n, 25.0 if n == 1 else 2.0), tmp_path / "out", SETTINGS)
-    mel = MelConfig(RATE, 1024, 1024, HOP, 20, 40.0, 8000.0)
-    other = dataset.remeasure(data, tmp_path / "mel", extract.FeatureSettings(mel=mel))
-    assert [r["split"] for r in other.recordings] == [r["split"] for r in data.recordings]
-    for i in range(len(data.recordings)):
-        np.testing.assert_array_equal(other.audio(i), data.audio(i))
-        np.testing.assert_array_equal(other.features(i).loudness_db, cheap_extract(data.audio(i), SETTINGS).loudness_db)
-        assert other.features(i).log_mel.shape == (data.recordings[i]["n_frames"], 20)
-    measured.clear()
-    again = dataset.remeasure(data, tmp_path / "mel", extract.FeatureSettings(mel=mel))
-    assert measured == [] and again.fingerprint == other.fingerprint
-    half = dataset.remeasure(data, tmp_path / "half", extract.FeatureSettings(sample_rate_hz=8000))
-    expected = audio.resample(data.audio(0), RATE, 8000)
-    assert half.recordings[0]["n_samples"] == len(expected)
-    np.testing.assert_allclose(half.audio(0), expected, atol=2e-4)
-    with pytest.raises(DatasetError, match="above 8 kHz is not in it"):
-        dataset.remeasure(data, tmp_path / "x", extract.FeatureSettings(sample_rate_hz=44100, hop_samples=512))
-    with pytest.raises(DatasetError, match="the dataset itself"):
-        dataset.remeasure(data, tmp_path / "out", SETTINGS)
-
-
 def test_progress_grows_to_one(tmp_path, measured):
     seen = []
     dataset.prepare(
@@ -776,3 +700,18 @@ def test_a_newer_or_foreign_manifest_is_refused(tmp_path, measured):
         dataset.Dataset.open(tmp_path / "out")
     with pytest.raises(DatasetError, match="no dataset"):
         dataset.Dataset.open(tmp_path / "nowhere")
+
+
+def test_a_batch_costs_no_pass_over_all_recordings(tmp_path, measured, monkeypatch):
+    """Draws equal those of the definition (uniform over time), and the lengths are summed once per dataset."""
+    data = dataset.prepare(make_files(tmp_path / "a", 6, 2.0), tmp_path / "out", SETTINGS, validation="take 01.wav")
+    monkeypatch.setattr(np, "cumsum", lambda *_: pytest.fail("summed again"))
+    batch = data.batch(3, 5, 4, 25)
+    monkeypatch.undo()
+    rng, indices = np.random.default_rng([3, 5, 0]), data.indices("train")
+    lengths = [data.recordings[i]["n_frames"] for i in indices]
+    for row in range(4):
+        position = int(np.searchsorted(np.cumsum(lengths), rng.integers(sum(lengths)), side="right"))
+        start = int(rng.integers(max(0, lengths[position] - 25) + 1))
+        expected = data.audio(indices[position], start * HOP, 25 * HOP)
+        np.testing.assert_array_equal(batch["audio"][row].numpy(), expected)

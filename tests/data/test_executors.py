@@ -18,7 +18,7 @@ from pathlib import Path
 
 import distributed
 import pytest
-from test_dataset import SETTINGS, cheap_extract, contents, make_files, measured  # noqa: F401  (measured: a fixture)
+from cheap_features import SETTINGS, cheap_extract, contents, make_files
 
 from svclib import __main__
 from svclib.data import dataset, executors, manifest, segments, shards
@@ -42,7 +42,7 @@ def short(monkeypatch):
     monkeypatch.setattr(shards, "CAP_BYTES", 100_000)
 
 
-def test_two_workers_make_the_same_bytes(tmp_path, measured, short, monkeypatch):  # noqa: F811
+def test_two_workers_make_the_same_bytes(tmp_path, measured, short, monkeypatch):
     sources = make_files(tmp_path / "a", 4, 2.0)
     dataset.prepare(sources, tmp_path / "here", SETTINGS)
     done, told = set(), []
@@ -80,7 +80,7 @@ def test_a_bad_recording_is_skipped_with_the_same_words(tmp_path, short, monkeyp
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
-def test_a_worker_that_leaves_half_way_loses_nothing(tmp_path, measured, short):  # noqa: F811
+def test_a_worker_that_leaves_half_way_loses_nothing(tmp_path, measured, short):
     sources, gone = make_files(tmp_path / "a", 4, 2.0), []
     dataset.prepare(sources, tmp_path / "here", SETTINGS)
     with running(2) as (local, address):
@@ -115,7 +115,7 @@ def test_a_worker_process_killed_half_way_loses_nothing(tmp_path, monkeypatch):
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
-def test_cancel_and_interrupt_leave_a_state_that_goes_on_here(tmp_path, measured, short):  # noqa: F811
+def test_cancel_and_interrupt_leave_a_state_that_goes_on_here(tmp_path, measured, short):
     sources = make_files(tmp_path / "a", 4, 2.0)
     dataset.prepare(sources, tmp_path / "here", SETTINGS)
 
@@ -138,7 +138,7 @@ def test_cancel_and_interrupt_leave_a_state_that_goes_on_here(tmp_path, measured
         assert contents(tmp_path / out) == contents(tmp_path / "here")
 
 
-def test_no_worker_and_a_lost_scheduler_are_told(tmp_path, measured, short, monkeypatch):  # noqa: F811
+def test_no_worker_and_a_lost_scheduler_are_told(tmp_path, measured, short, monkeypatch):
     monkeypatch.setattr(executors, "PATIENCE_S", 1.5)
     sources, told = make_files(tmp_path / "a", 1, 2.0), []
     with running(0) as (_, address), pytest.raises(StorageError, match="no worker.*dask worker 127.0.0.1"):
@@ -158,7 +158,7 @@ def test_no_worker_and_a_lost_scheduler_are_told(tmp_path, measured, short, monk
     assert contents(tmp_path / "out") == contents(tmp_path / "here")
 
 
-def test_workers_with_other_versions_are_refused(tmp_path, measured, short, monkeypatch):  # noqa: F811
+def test_workers_with_other_versions_are_refused(tmp_path, measured, short, monkeypatch):
     sources, real = make_files(tmp_path / "a", 1), manifest.versions()
     on_worker = lambda: {**real, "torch": "1.0"} if _on_a_worker() else real  # noqa: E731
     monkeypatch.setattr(manifest, "versions", on_worker)
@@ -179,7 +179,7 @@ def _on_a_worker() -> bool:
 @pytest.fixture
 def pool(monkeypatch):
     """Work that lasts: processes are started for the first segment and waited for; the list gets every pool."""
-    pools, start, workers = [], executors._pool, executors._Here.workers
+    pools, start, workers = [], executors._pool, executors.LocalExecutor.workers
 
     def started(n):
         pools.append(start(2))
@@ -193,7 +193,7 @@ def pool(monkeypatch):
 
     monkeypatch.setattr(executors, "BEGIN_S", 0.0)
     monkeypatch.setattr(executors, "_pool", started)
-    monkeypatch.setattr(executors._Here, "workers", waited)
+    monkeypatch.setattr(executors.LocalExecutor, "workers", waited)
     return pools
 
 
@@ -289,7 +289,7 @@ def test_processes_begin_when_the_work_lasts_and_there_are_cores(
     monkeypatch,
     cores,
     after,
-    started,  # noqa: F811
+    started,
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
     monkeypatch.setattr(executors, "BEGIN_S", after)
@@ -308,8 +308,8 @@ def test_processes_begin_when_the_work_lasts_and_there_are_cores(
 @pytest.mark.slow
 def test_workers_leave_when_the_process_that_asked_is_killed(tmp_path):
     code = (
-        "import sys; from svclib.data import dataset, executors as cluster; cluster.IDLE_S = 1.0; here = cluster._Here(); "
-        "here.processes = cluster._pool(2); here.processes.submit(abs, 1).result(); "
+        "import sys; from svclib.data import executors; executors.IDLE_S = 1.0; here = executors.LocalExecutor(); "
+        "here.processes = executors._pool(2); here.processes.submit(abs, 1).result(); "
         "print(*here.processes._processes, flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -336,7 +336,7 @@ def _lives(pid: int) -> bool:
 @pytest.mark.parametrize(
     "executor", ["dask", "dask://", "dask://here", "dask://here:x", "tcp://1.2.3.4:5", "dask://a:1/b"]
 )
-def test_what_is_no_address_is_told_before_anything_is_read(tmp_path, executor, capsys, short, measured):  # noqa: F811
+def test_what_is_no_address_is_told_before_anything_is_read(tmp_path, executor, capsys, short, measured):
     make_files(tmp_path / "a", 1)
     arguments = ["prepare", "--audio", tmp_path / "a", "--out", tmp_path / "out", "--config", "ddsp_small"]
     assert __main__.main([*map(str, arguments), "--executor", executor]) == 2
@@ -345,7 +345,7 @@ def test_what_is_no_address_is_told_before_anything_is_read(tmp_path, executor, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_port_without_a_scheduler_is_told(tmp_path, monkeypatch, short, measured):  # noqa: F811
+def test_a_port_without_a_scheduler_is_told(tmp_path, monkeypatch, short, measured):
     monkeypatch.setattr(executors, "CONNECT_S", 1.0)
     sources = make_files(tmp_path / "a", 1)
     with socket.create_server(("127.0.0.1", 0)) as nobody:
@@ -361,7 +361,7 @@ def test_a_port_without_a_scheduler_is_told(tmp_path, monkeypatch, short, measur
         server.server_close()
 
 
-def test_the_missing_package_is_named(tmp_path, monkeypatch, short, measured):  # noqa: F811
+def test_the_missing_package_is_named(tmp_path, monkeypatch, short, measured):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(StorageError, match="pip install distributed"):
         dataset.prepare(make_files(tmp_path / "a", 1), tmp_path / "out", SETTINGS, executor="dask://127.0.0.1:8786")

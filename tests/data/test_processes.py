@@ -58,9 +58,9 @@ def test_a_batch_in_pieces_learns_what_the_whole_batch_teaches(tmp_path, monkeyp
         return [json.loads(line)["loss"] for line in open(tmp_path / name / "metrics.jsonl") if '"loss"' in line]
 
     whole = losses("whole")
-    pieces = machine.pieces
-    monkeypatch.setattr(machine, "pieces", lambda batch, accelerator, size: pieces(batch, accelerator, 3))
-    np.testing.assert_allclose(losses("pieces"), whole, rtol=1e-5)
+    pieces = machine.micro_batches
+    monkeypatch.setattr(machine, "micro_batches", lambda batch, accelerator, size: pieces(batch, accelerator, 3))
+    np.testing.assert_allclose(losses("micro_batches"), whole, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,6 @@ def test_more_processes_than_rows_are_refused(monkeypatch, tmp_path):
     class Crowd:
         num_processes, process_index, is_main_process = 3, 0, True
 
-    monkeypatch.setattr(machine, "accelerator", lambda device, precision: Crowd())
+    monkeypatch.setattr(machine, "make_accelerator", lambda device, precision: Crowd())
     with pytest.raises(TrainingError, match="3 processes for a batch of 2"):
         training.train(toy.ToyDataset(), tmp_path, toy.preset(steps=1, batch_size=2))

@@ -16,7 +16,7 @@ import soundfile
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.data import quality, voice_measures
+from svclib.data import quality, quality_report
 from svclib.utils.errors import AudioError
 
 RATE = 16000
@@ -97,12 +97,12 @@ def test_foreign_tones_are_measured():
     """A harmonic tone, and the same with one foreign partial of a known share of the energy."""
     t = np.arange(2 * RATE) / RATE
     tone = sum(np.sin(2 * np.pi * 200 * k * t) for k in range(1, 9))
-    n = len(t) // voice_measures.HOP
+    n = len(t) // quality.HOP
     grid = (np.full(n, 200.0), np.ones(n, bool), np.ones(n))
-    assert voice_measures.foreign_shares(tone, *grid).max() < 1e-4
+    assert quality.inharmonic_shares(tone, *grid).max() < 1e-4
     for share in (0.02, 0.1):
         amplitude = np.sqrt(8 * share / (1 - share))
-        found = voice_measures.foreign_shares(tone + amplitude * np.sin(2 * np.pi * 500 * t), *grid)
+        found = quality.inharmonic_shares(tone + amplitude * np.sin(2 * np.pi * 500 * t), *grid)
         assert np.median(found) == pytest.approx(share, rel=0.1)
 
 
@@ -154,8 +154,8 @@ def test_octave_leaps_are_counted(tmp_path):
     report, found = look(tmp_path, leaps)
     assert report.octave_jumps_per_min == pytest.approx(19 * 6, rel=0.25) and "octaves" in found
     f0 = np.r_[np.full(5, 200.0), np.full(5, 400.0), np.full(5, 0), np.full(5, 800.0), np.full(5, 600.0)]
-    assert voice_measures.count_octave_jumps(f0, f0 > 0) == 1
-    assert voice_measures.count_octave_jumps(np.zeros(3), np.zeros(3, bool)) == 0
+    assert quality.count_octave_jumps(f0, f0 > 0) == 1
+    assert quality.count_octave_jumps(np.zeros(3), np.zeros(3, bool)) == 0
 
 
 def test_level_spread_quiet_short_and_rate(tmp_path):
@@ -188,6 +188,31 @@ def test_duplicates_also_in_other_formats(tmp_path):
     twins = {f.file: f.text for f in report.findings if f.kind == "duplicate"}
     assert set(twins) == {"3 copy.wav", "4.flac", "5.mp3", "6.wav"}
     assert "0.wav" in twins["3 copy.wav"] and "1.wav" in twins["5.mp3"]
+
+
+def test_finding_duplicates_compares_few_pairs(monkeypatch):
+    """Among 300 recordings of equal length, copies at another gain and with noise are found by a few comparisons."""
+    rng = np.random.default_rng(0)
+
+    def fingerprint(seed, digest):
+        levels = np.cumsum(np.random.default_rng(seed).standard_normal(200)) * 3 - 30
+        wave = np.repeat(10 ** (levels / 20), 50) * np.random.default_rng(seed).standard_normal(10_000)
+        return quality._Fingerprint(digest, levels, wave)
+
+    prints = [fingerprint(i, str(i)) for i in range(300)]
+    for i in range(10):
+        wave = prints[7 * i].wave * 0.5
+        wave = wave + 0.01 * wave.std() * rng.standard_normal(len(wave))
+        prints.append(quality._Fingerprint(f"copy {i}", prints[7 * i].levels_db - 6.02, wave))
+    prints.append(prints[299])
+    files = [quality_report.FileReport(str(i), i) for i in range(len(prints))]
+    compared, same = [], quality._same
+    monkeypatch.setattr(quality, "_same", lambda a, b: compared.append(1) or same(a, b))
+    found = quality._with_duplicates(files, prints)
+    twins = {f.name: f.findings[0].text for f in found if f.findings}
+    assert twins.keys() == {str(i) for i in range(300, 311)}
+    assert all(f"as {7 * i}." in twins[str(300 + i)] for i in range(10)) and "as 299." in twins["310"]
+    assert len(compared) < 0.1 * len(prints) ** 2 / 2
 
 
 def test_one_sample_beyond_all_measure(tmp_path):
@@ -241,13 +266,13 @@ def test_totals(tmp_path):
 def test_a_long_file_is_heard_in_stretches(tmp_path, monkeypatch):
     """Ten minutes: pitch is tracked on two of them at most; clipping anywhere is still seen."""
     seconds = []
-    plain = voice_measures.features.track_f0
+    plain = quality.extract.track_f0
 
     def counted(samples, *rest):
         seconds.append(len(samples) / RATE)
         return plain(samples, *rest)
 
-    monkeypatch.setattr(voice_measures.features, "track_f0", counted)
+    monkeypatch.setattr(quality.extract, "track_f0", counted)
     samples = np.tile(voice(20), 30)
     samples[200 * RATE : 210 * RATE] = np.clip(4 * samples[200 * RATE : 210 * RATE], -0.9, 0.9)
     report, found = look(tmp_path, samples)

@@ -16,7 +16,7 @@ import scipy.signal
 
 from svclib.audio import units
 from svclib.data.synthetic import singers
-from svclib.data.synthetic import voice as performance
+from svclib.data.synthetic import voice as voices
 from svclib.data.synthetic.singers import Note, Score
 from svclib.utils.errors import DatasetError
 
@@ -25,7 +25,7 @@ LONG_VOWELS = Score(tuple(Note(55, 1.2, v) for v in "aeiou"), "vowels")
 
 
 def both(score, **arguments):
-    return [singers.sing(name, score, **arguments) for name in singers.SINGERS]
+    return [singers.render(name, score, **arguments) for name in singers.SINGERS]
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +93,13 @@ def test_a_vowel_has_the_level_that_was_asked_for():
     for level_db in (0.0, -6.0):
         for sung in both(Score((Note(60, 1.0, "o", level_db),))):
             middle = sung.audio[int(0.4 * 44100) : int(0.9 * 44100)]
-            assert 10 * np.log10(np.mean(middle**2)) == pytest.approx(performance.MASTER + level_db, abs=0.3)
+            assert 10 * np.log10(np.mean(middle**2)) == pytest.approx(voices.MASTER + level_db, abs=0.3)
 
 
 def test_harmonics_have_the_amplitudes_of_the_formant_model():
     for singer in singers.SINGERS.values():
-        sung = singers.sing(dataclasses.replace(singer, breath_db=-150.0), Score((Note(60, 0.3, "a"),)))
-        model = performance.Performance(sung.singer, sung.score, sung.octave, sung.seed)
+        sung = singers.render(dataclasses.replace(singer, breath_db=-150.0), Score((Note(60, 0.3, "a"),)))
+        model = voices.VoiceCurves(sung.singer, sung.score, sung.octave, sung.seed)
         rate = sung.sample_rate_hz
         start, n = int(0.25 * rate), 2048  # before the vibrato sets in
         f0_hz = model.f0_hz(np.array([(start + n / 2) / rate]))
@@ -118,7 +118,7 @@ def test_harmonics_have_the_amplitudes_of_the_formant_model():
 
 def test_formant_peaks_are_where_the_vowel_has_them():
     """Autocorrelation linear prediction of bruno's vowels at about 98 Hz, where harmonics are dense."""
-    sung = singers.sing("bruno", LONG_VOWELS)
+    sung = singers.render("bruno", LONG_VOWELS)
     samples = librosa.resample(sung.audio, orig_sr=44100, target_sr=8000)
     for phone in (p for p in sung.phones if p.phone != singers.PAUSE):
         piece = samples[int((phone.start_s + 0.1) * 8000) : int((phone.end_s - 0.1) * 8000)]
@@ -133,11 +133,11 @@ def test_formant_peaks_are_where_the_vowel_has_them():
 
 def test_same_seed_same_samples_and_another_seed_other_ones():
     score = singers.random_score(3, 3.0)
-    first, again, other = (singers.sing("aria", score, seed=s).audio for s in (1, 1, 2))
+    first, again, other = (singers.render("aria", score, seed=s).audio for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
     hiss = slice(int(0.17 * 44100), int(0.2 * 44100))  # no vibrato there: only the noise can differ
-    one, two = (singers.sing("aria", Score((Note(60, 0.3, "sa"),)), seed=s).audio[hiss] for s in (1, 2))
+    one, two = (singers.render("aria", Score((Note(60, 0.3, "sa"),)), seed=s).audio[hiss] for s in (1, 2))
     assert abs(np.corrcoef(one, two)[0, 1]) < 0.2
     assert singers.random_score(3) == singers.random_score(3) != singers.random_score(4)
 
@@ -151,7 +151,7 @@ def test_both_singers_sing_the_same_phones_at_the_same_times(songs):
     interval = units.cents(one.f0_hz[one.voiced], two.f0_hz[two.voiced])
     assert abs(np.median(interval) - 1200) < 10  # an octave apart, but for vibrato and glides
     assert np.abs(one.formants_hz - two.formants_hz).mean() > 100  # and with another vocal tract
-    shifted = singers.sing("aria", Score((Note(60, 0.5, "a"),)), octave=1).truth(RATE_HZ, HOP)
+    shifted = singers.render("aria", Score((Note(60, 0.5, "a"),)), octave=1).truth(RATE_HZ, HOP)
     assert np.median(shifted.f0_hz[shifted.voiced]) == pytest.approx(523.25, rel=0.01)
 
 
@@ -160,7 +160,7 @@ def clicks(samples, sung):
     high = scipy.signal.sosfilt(scipy.signal.butter(8, 15000, "high", fs=44100, output="sos"), samples)
     level = np.sqrt(np.convolve(high**2, np.ones(44) / 44, "same"))[22::44]
     truth = sung.truth(44100, 44)
-    near = np.convolve(np.isin(truth.phones, performance.NOISES), np.ones(61), "same") > 0
+    near = np.convolve(np.isin(truth.phones, voices.NOISES), np.ones(61), "same") > 0
     n = min(len(level), len(near))
     return level[:n][~near[:n]].max()
 
@@ -193,22 +193,22 @@ def test_random_scores_are_pentatonic_and_in_range():
         (Note(100, 0.5, "a"), "MIDI 100"),
         (Note(60, 0.0, "a"), "lasts 0"),
         (Note(60, 0.5, "-"), "holds a vowel"),
-        (Note(60, 0.5, ""), "no note to sing"),
+        (Note(60, 0.5, ""), "no note"),
     ],
 )
 def test_impossible_scores_are_refused_with_a_reason(note, words):
     with pytest.raises(DatasetError, match=words):
-        singers.sing("aria", Score((note,)))
+        singers.render("aria", Score((note,)))
 
 
 def test_a_corpus_is_written_once_with_its_truth(tmp_path):
-    paths = singers.make_corpus("bruno", tmp_path, minutes=0.1, piece_s=3.0, seed=5)
+    paths = singers.make_recordings("bruno", tmp_path, minutes=0.1, piece_s=3.0, seed=5)
     assert [p.name for p in paths] == ["bruno_05_000.wav", "bruno_05_001.wav"]
     written = [*paths, *sorted((tmp_path / ".truth").iterdir())]
     before = [p.stat().st_mtime_ns for p in written]
-    assert singers.make_corpus("bruno", tmp_path, minutes=0.1, piece_s=3.0, seed=5) == paths
+    assert singers.make_recordings("bruno", tmp_path, minutes=0.1, piece_s=3.0, seed=5) == paths
     assert [p.stat().st_mtime_ns for p in written] == before
     truth = json.loads((tmp_path / ".truth" / "bruno_05_000.json").read_text())
-    sung = singers.sing("bruno", singers.random_score(5000, 3.0, 53, 76), seed=5000)
+    sung = singers.render("bruno", singers.random_score(5000, 3.0, 53, 76), seed=5000)
     assert [p[2] for p in truth["phones"]] == [p.phone for p in sung.phones]
     assert len(truth["f0_hz"]) == len(truth["loudness_db"]) == len(sung.audio) // truth["hop_samples"]

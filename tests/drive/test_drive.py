@@ -6,81 +6,34 @@ what is the matter and has changed nothing. A run never begins anew where there 
 """
 
 import errno
-import json
 import os
 import random
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-import torch
 import toy
-from fakedrive import FakeDrive, random_loss
+from drive_runs import (
+    INTERVAL,
+    assert_same,
+    assert_same_state,
+    committed,
+    other_machine,
+    resumed_at,
+    run_of,
+    saves_of,
+    train,
+)
+from fakedrive import random_loss
 
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.training import checkpoints, local_fallback, resume, run_lock
-from svclib.utils import atomic_store, filesystem, workspace
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import StorageError, TrainingError
-
-INTERVAL = 5
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run of 30 steps on a disk that is well."""
-    run = tmp_path_factory.mktemp("whole")
-    training.train(toy.ToyDataset(), run, toy.preset(), steps=30)
-    return run
-
-
-@pytest.fixture
-def drive(tmp_path, monkeypatch):
-    """A mounted Drive; the machine's own temporary files lie elsewhere."""
-    mount = tmp_path / "drive"
-    (tmp_path / "local").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
-    monkeypatch.setattr(filesystem, "DRIVE_MOUNT", mount)
-    monkeypatch.setattr(workspace, "DRIVE", mount / "MyDrive")
-    monkeypatch.setattr(filesystem, "DRIVE_PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr("svclib.training.trainer.RETRY_S", 0.0)
-    monkeypatch.setattr(run_lock, "HEARTBEAT_S", 1e6)  # so that operations can be counted
-    made = FakeDrive(mount / "MyDrive")
-    monkeypatch.setattr(filesystem, "active", made)
-    return made
-
-
-def run_of(drive):
-    return drive.mount / "svclib" / "runs" / "voice"
-
-
-def train(drive, steps=30, **options):
-    return training.train(toy.ToyDataset(), run_of(drive), toy.preset(), steps=steps, **options)
-
-
-def assert_same(run, whole):
-    assert toy.losses(run) == toy.losses(whole)
-    assert_same_state(run, whole)
-
-
-def assert_same_state(run, whole):
-    """Weights, running mean and optimiser; the log may lack lines that never reached the server."""
-    assert toy.losses(run).items() <= toy.losses(whole).items()
-    mine, theirs = toy.tensors(run), toy.tensors(whole)
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
-
-
-def resumed_at(result):
-    said = [t for t in result.told if t.startswith("Going on from step")]
-    return int(said[0].split()[4]) if said else 0
-
-
-def committed(run):
-    return sorted(c.step for c in training.checkpoints(run) if c.kind == "last" and c.problem is None)
 
 
 class Happening(toy.ToyDataset):
@@ -97,11 +50,6 @@ class Happening(toy.ToyDataset):
 # Uploads that never arrive --------------------------------------------------------------------------------------------
 
 
-def saves_of(drive):
-    """Positions in the upload queue after which a checkpoint is committed."""
-    return [i for i, (path, data) in enumerate(drive.queue) if "/ck-" in path and path.endswith(".ok.json") and data]
-
-
 @pytest.mark.parametrize("n_saves, half", [(0, True), (1, False), (1, True)])
 def test_the_last_uploads_never_arrive(drive, whole, n_saves, half):
     """A disconnect while the newest checkpoints were on their way: whole, cut in half, or not there at all."""
@@ -109,7 +57,7 @@ def test_the_last_uploads_never_arrive(drive, whole, n_saves, half):
     lost = len(drive.queue) - (saves_of(drive)[-1 - n_saves] + 1 if n_saves else len(drive.queue))
     drive.new_machine(lost, half)
     result = train(drive)
-    assert resumed_at(result) >= 20 - 2 * INTERVAL, result.told
+    assert resumed_at(result) >= 20 - 2 * INTERVAL, result.messages
     assert_same(run_of(drive), whole)
 
 
@@ -124,7 +72,7 @@ def test_every_number_of_lost_uploads(drive, whole, tmp_path):
             drive.new_machine(len(queue) - arrived, half)
             result = train(drive)
             reached = INTERVAL * sum(s < arrived for s in saves)
-            assert resumed_at(result) >= reached - 2 * INTERVAL, (arrived, half, result.told)
+            assert resumed_at(result) >= reached - 2 * INTERVAL, (arrived, half, result.messages)
             assert_same_state(run_of(drive), whole)
 
 
@@ -161,7 +109,7 @@ def test_a_listing_that_comes_late_never_begins_anew(drive, whole):
 
 
 def test_a_new_run_on_drive_says_so(drive):
-    assert "A new run begins" in " ".join(train(drive, 1).told)
+    assert "A new run begins" in " ".join(train(drive, 1).messages)
 
 
 # A mount that drops ---------------------------------------------------------------------------------------------------
@@ -179,13 +127,13 @@ def test_away_for_a_while(drive, whole, error):
         drive.dropped, drive.quota = False, None
 
     result = training.train(Happening({12: away, 23: back}), run_of(drive), toy.preset(), steps=30)
-    said = " ".join(result.told)
+    said = " ".join(result.messages)
     assert "Training goes on. Step 15 is kept on this machine only" in said and "can be written again" in said
     assert ("MB are free" in said and "trash" in said) == (error == errno.EDQUOT)
     assert result.reason == "finished" and "machine only" not in result.message
     assert_same(run_of(drive), whole)
     assert committed(run_of(drive))[-1] == 30
-    assert not local_fallback.folder_of(run_of(drive)).exists()
+    assert not local_fallback.local_folder(run_of(drive)).exists()
     curves = training.curves(run_of(drive))
     assert list(curves["step"]) == list(range(1, 31))
 
@@ -200,7 +148,7 @@ def test_away_to_the_end_and_home_with_the_next_session(drive, whole):
         train(drive)
     drive.dropped = False
     result = train(drive)
-    assert resumed_at(result) == 25 and "were copied to" in " ".join(result.told)
+    assert resumed_at(result) == 25 and "were copied to" in " ".join(result.messages)
     assert_same(run_of(drive), whole)
     assert len(toy.losses(run_of(drive))) == 30
 
@@ -214,7 +162,7 @@ def test_kept_here_counts_although_home_is_still_full(drive, whole):
     training.train(Happening({12: full}), run_of(drive), toy.preset(), steps=20)
     drive.quota = drive.used_bytes() + 4000  # room for a lease, not for a checkpoint
     result = train(drive, 25)
-    assert resumed_at(result) == 20 and "lies on this machine only" in " ".join(result.told)
+    assert resumed_at(result) == 20 and "lies on this machine only" in " ".join(result.messages)
     drive.quota = None
     train(drive)
     assert_same_state(run_of(drive), whole)
@@ -232,7 +180,7 @@ def test_an_earlier_step_that_lies_on_this_machine_only(drive, whole):
         atomic_store.marker_path(found.path).unlink()
     drive.quota = drive.used_bytes() + 4000
     result = training.train(toy.ToyDataset(), run_of(drive), toy.preset(), steps=25, from_step=20)
-    assert resumed_at(result) == 20 and "lies on this machine only" in " ".join(result.told)
+    assert resumed_at(result) == 20 and "lies on this machine only" in " ".join(result.messages)
     drive.quota = None
     train(drive)
     assert_same_state(run_of(drive), whole)
@@ -280,7 +228,7 @@ def test_errors_that_outlast_every_retry_do_not_send_a_run_back(drive, whole, mo
     monkeypatch.setattr("svclib.training.resume.newest", newest)
     monkeypatch.setattr("svclib.training.resume.time.sleep", waited.append)
     result = train(drive)
-    assert resumed_at(result) == 20 and resume.LOOK_AGAIN_S in waited, result.told
+    assert resumed_at(result) == 20 and resume.RETRY_AFTER_S in waited, result.messages
     assert_same(run_of(drive), whole)
 
 
@@ -373,23 +321,9 @@ def test_export_on_a_drive_that_fails(drive, whole, monkeypatch):
 # Two machines ---------------------------------------------------------------------------------------------------------
 
 
-def other_machine(run, beat=1, **changes):
-    """A lease as another machine writes it."""
-    sign = {
-        "machine": "colab-a",
-        "boot": "x",
-        "pid": 7,
-        "since": "2026-11-21T13:40:00Z",
-        "seen": "2026-11-21T13:52:00Z",
-    }
-    text = json.dumps({**sign, "beat": beat, "number": 1, **changes})
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "lease-other.json").write_text(text)
-
-
 @pytest.mark.parametrize("seen", ["2026-11-21T13:52:00Z", "1999-01-01T00:00:00Z", "2199-01-01T00:00:00Z"])
 def test_a_machine_that_lives_is_noticed_whatever_its_clock_says(drive, monkeypatch, seen):
-    monkeypatch.setattr(run_lock, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(run_lock, "POLL_S", 0.01)
     beats = iter(range(2, 100))
     monkeypatch.setattr(run_lock.time, "sleep", lambda s: other_machine(run_of(drive), next(beats), seen=seen))
     other_machine(run_of(drive), seen=seen)
@@ -404,15 +338,15 @@ def test_a_machine_that_lives_is_noticed_whatever_its_clock_says(drive, monkeypa
 @pytest.mark.parametrize("seen", ["2026-11-21T13:52:00Z", "2199-01-01T00:00:00Z"])
 def test_a_machine_that_is_gone_keeps_nobody_out(drive, monkeypatch, seen):
     monkeypatch.setattr(run_lock, "WATCH_S", 0.05)
-    monkeypatch.setattr(run_lock, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(run_lock, "POLL_S", 0.01)
     other_machine(run_of(drive), seen=seen)
     result = train(drive, 3)
-    assert result.step == 3 and "whether it still lives" in " ".join(result.told)
+    assert result.step == 3 and "whether it is still alive" in " ".join(result.messages)
     assert not list(run_of(drive).glob("lease-*"))
 
 
 def test_a_dead_process_of_this_machine_is_not_waited_for(drive, monkeypatch):
-    monkeypatch.setattr(run_lock.Lease, "_watch", lambda *_: pytest.fail("waited"))
+    monkeypatch.setattr(run_lock.RunLock, "_watch", lambda *_: pytest.fail("waited"))
     other_machine(run_of(drive), machine=filesystem.host_name(), boot=run_lock._boot(), pid=2**22 + 1)
     (run_of(drive) / "lease-torn.json").write_text('{"beat": 1')
     assert train(drive, 1).step == 1
@@ -428,7 +362,7 @@ def test_who_is_taken_over_saves_and_stops(tmp_path, monkeypatch, whole):
 
         def batch(self, seed, step, *args, **kwargs):
             if step == 8:
-                second["lease"] = run_lock.Lease(tmp_path, "second", take_over=True, tell=told.append).__enter__()
+                second["lease"] = run_lock.RunLock(tmp_path, "second", True, told.append).__enter__()
             return super().batch(seed, step, *args, **kwargs)
 
     result = training.train(First(), tmp_path, toy.preset(steps=2000))
@@ -455,7 +389,7 @@ def test_two_real_processes_and_one_run(tmp_path, monkeypatch):
     """A process trains; this one is refused and changes nothing, then takes over: the other saves and stops. What both
     made together has the bits of a run that was never disturbed.
     """
-    monkeypatch.setattr(run_lock, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(run_lock, "POLL_S", 0.05)
     monkeypatch.setattr(run_lock, "HEARTBEAT_S", 0.2)
     run, end = tmp_path / "run", time.monotonic() + 300.0
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(toy.__file__).parent), *sys.path])}
@@ -479,7 +413,7 @@ def test_two_real_processes_and_one_run(tmp_path, monkeypatch):
         )
         said = first.stdout.read().splitlines()[-1]
     assert first.returncode == 0 and said.startswith("elsewhere ") and f"(process {os.getpid()})" in said
-    assert second.reason == "cancelled" and resumed_at(second) >= 5 and "taken over here" in " ".join(second.told)
+    assert second.reason == "cancelled" and resumed_at(second) >= 5 and "taken over here" in " ".join(second.messages)
     assert not list(run.glob("lease-*"))
     steps = max(int(said.split()[1]), second.step) + 3
     assert committed(run)[-1] == steps - 3

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import toy
+from drive_runs import INTERVAL, assert_same_state, other_machine, resumed_at, run_of, saves_of
 from fakedrive import FakeDrive
-from test_drive import INTERVAL, assert_same_state, drive, other_machine, resumed_at, run_of, saves_of, whole  # noqa: F401
 
 from svclib.training import api as training
 from svclib.training import checkpoints, local_fallback, run_lock
@@ -30,7 +30,7 @@ OPERATIONS = ("open", "write", "read", "replace", "names", "stat", "make_folder"
 class Sequence:
     """One run, its Drive and what happens to both."""
 
-    def __init__(self, drive: FakeDrive, seed: int):  # noqa: F811
+    def __init__(self, drive: FakeDrive, seed: int):
         self.drive, self.run, self.rng, self.log = drive, run_of(drive), random.Random(seed), []
 
     def well(self) -> None:
@@ -42,7 +42,7 @@ class Sequence:
         """The newest step that lies whole in the run's folder or on this machine; 0 if there is none."""
         self.well()
         steps = [0]
-        for folder in folders or (self.run, local_fallback.folder_of(self.run)):
+        for folder in folders or (self.run, local_fallback.local_folder(self.run)):
             for info in checkpoints.listing(folder / "checkpoints"):
                 if info.kind == "last" and not info.problem and not atomic_store.verify(info.marked):
                     steps.append(info.step)
@@ -123,9 +123,9 @@ class Sequence:
 
 
 @pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 53), marks=pytest.mark.slow)])
-def test_any_sequence_of_faults_ends_in_recovery_or_a_sentence(drive, whole, monkeypatch, seeds):  # noqa: F811
+def test_any_sequence_of_faults_ends_in_recovery_or_a_sentence(drive, whole, monkeypatch, seeds):
     monkeypatch.setattr(run_lock, "WATCH_S", 0.02)
-    monkeypatch.setattr(run_lock, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(run_lock, "POLL_S", 0.01)
     monkeypatch.setattr("svclib.training.trainer.time.sleep", lambda s: None)
     for seed in seeds:
         drive.new_machine(len(drive.queue))

@@ -17,6 +17,7 @@ from svclib.audio.mel import MelConfig
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
 from svclib.features import content_features, extract
 from svclib.features.condition_inputs import ConditionInputs
@@ -219,7 +220,7 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     voice.mkdir()
     for i in range(2):
         notes = (singers.Note(60 + i, 1.0, "la"), singers.Note(64, 1.0, "si"))
-        sung = singers.sing(next(iter(singers.SINGERS)), singers.Score(notes), 22050, seed=i)
+        sung = singers.render(next(iter(singers.SINGERS)), singers.Score(notes), 22050, seed=i)
         audio.write(voice / f"{i}.wav", sung.audio, 22050)
     base = config.load(["diffusion_small", "tiny"])
     preset = dataclasses.replace(
@@ -228,7 +229,7 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
         model=dataclasses.replace(base.model, content="contentvec"),
         training=dataclasses.replace(base.training, steps=4),
     )
-    data = dataset.prepare(dataset.recordings([voice]), tmp_path / "data", preset.features)
+    data = dataset.prepare(find_recordings([voice]), tmp_path / "data", preset.features)
     known = content_features.pinned(settings(home))
     assert data.settings.units == known
     batch = data.batch(0, 1, 2, 30)
@@ -237,7 +238,7 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     np.testing.assert_allclose(data.features(0).content, whole, atol=2e-2)  # measured from the same 16-bit audio
     # Without the weights, an unchanged dataset opens and stays, and training goes on.
     monkeypatch.setattr(content_features, "_loaded", lambda _: pytest.fail("the encoder was loaded"))
-    again = dataset.prepare(dataset.recordings([voice]), tmp_path / "data", preset.features)
+    again = dataset.prepare(find_recordings([voice]), tmp_path / "data", preset.features)
     assert again.fingerprint == data.fingerprint and resume.fits(again.settings, preset) is None
     training.train(again, tmp_path / "run", preset)
     training.train(tmp_path / "data", tmp_path / "run", preset, steps=6)

@@ -105,7 +105,7 @@ def train_killed(run: str, steps: int, kills: int, seed: int, where: str) -> Non
             if at:
                 faults.install(at, "exit", after=after)
             slow = ToyDataset()
-            slow.pause_s = 0.005
+            slow.pause_s, slow.thread_safe = 0.005, rng.random() < 0.5
             training.train(slow, run, preset(), steps=steps, on_progress=lambda _, out=begun: os.write(out, b"."))
             os._exit(0)
         os.close(begun)

@@ -65,7 +65,7 @@ def journey(folder: Path) -> None:
     score = singers.Score(tuple(singers.Note(n, 0.8, s) for n, s in ((60, "la"), (64, "sa"), (62, "na"))))
     for seed, name in enumerate(("one", "two")):
         (folder / "voice").mkdir(exist_ok=True)
-        sung = singers.sing("aria", score, seed=seed)
+        sung = singers.render("aria", score, seed=seed)
         audio.write(folder / "voice" / f"{name}.wav", sung.audio, sung.sample_rate_hz)
     song, presets = folder / "voice" / "two.wav", ["--config", "diffusion_small", "--config", "tiny"]
     sings = ["--instrument", folder / "aria.zip", "--input", song]

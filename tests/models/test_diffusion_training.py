@@ -328,7 +328,7 @@ def test_a_model_of_several_singers_is_a_start_for_one(exported, tmp_path):
     rows = three.conditions.singer.detach()
     for name, expected in (("toy", rows[1]), ("new", rows.mean(0))):
         mine = SETTINGS.build(FEATURES, {**STATISTICS, "singers": {name: alone}}, seed=2)
-        resume.take_weights(mine, three)
+        resume.init_from(mine, three)
         torch.testing.assert_close(mine.conditions.singer[0], expected)
         theirs = {k: v for k, v in three.state_dict().items() if k != "conditions.singer"}
         assert all(torch.equal(v, mine.state_dict()[k]) for k, v in theirs.items())

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.network import DiffWaveNet, parameter_count
@@ -21,7 +22,7 @@ def recordings(folder, names, data, into, pattern=None):
     into.mkdir()
     for name in names:
         (into / name).write_bytes((data / folder / name).read_bytes())
-    return dataset.recordings([into], labels=pattern)
+    return find_recordings([into], labels=pattern)
 
 
 @pytest.fixture(scope="module")

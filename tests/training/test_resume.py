@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,9 +25,9 @@ from faults import FaultyDisk
 
 from svclib.models import instrument
 from svclib.training import api as training
-from svclib.training import checkpoint_format, checkpoints, run_lock
+from svclib.training import checkpoints, run_lock
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import TrainingError
+from svclib.utils.errors import StorageError, TrainingError
 
 SCRIPT = str(Path(__file__).parents[1] / "helpers" / "toy.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -70,6 +71,33 @@ def test_many_short_sessions_equal_one_long(tmp_path, whole):
     assert_same(tmp_path, whole)
     again = training.train(toy.ToyDataset(), tmp_path, toy.preset())
     assert (again.step, again.reason) == (40, "finished") and len(toy.losses(tmp_path)) == 40
+
+
+class Prefetched(toy.ToyDataset):
+    """The toy, whose batches may be read in another thread."""
+
+    thread_safe = True
+
+
+def test_prefetched_batches_change_no_bit(tmp_path, whole):
+    for steps in (1, 13, 40):
+        assert training.train(Prefetched(), tmp_path, toy.preset(), steps=steps).step == steps
+    assert_same(tmp_path, whole)
+    assert not [t for t in threading.enumerate() if t.name.startswith("svclib-batches")]
+
+
+def test_an_error_while_prefetching_stops_at_its_step(tmp_path, whole):
+    class Failing(Prefetched):
+        def batch(self, seed, step, *args, **kwargs):
+            if step == 13:
+                raise StorageError("The shard could not be read.")
+            return super().batch(seed, step, *args, **kwargs)
+
+    with pytest.raises(TrainingError, match="could not be read. Training stopped after step 12"):
+        training.train(Failing(), tmp_path, toy.preset())
+    assert committed(tmp_path)[-1] == 12
+    training.train(Prefetched(), tmp_path, toy.preset())
+    assert_same(tmp_path, whole)
 
 
 LONG = [pytest.param("moment", 100, marks=pytest.mark.slow), pytest.param("operation", 60, marks=pytest.mark.slow)]
@@ -159,7 +187,7 @@ def test_from_an_earlier_step(tmp_path, whole):
     training.train(toy.ToyDataset(), tmp_path, toy.preset(learning_rate=1e-3), steps=25, from_step=20)
     assert len(toy.losses(tmp_path)) == 25 and toy.losses(tmp_path)[22] != toy.losses(whole)[22]
     result = training.train(toy.ToyDataset(), tmp_path, toy.preset(learning_rate=1e-3), steps=27)
-    assert "step 25" in " ".join(result.told) and result.step == 27
+    assert "step 25" in " ".join(result.messages) and result.step == 27
     with pytest.raises(TrainingError, match="no checkpoint of step 3; there are"):
         training.train(toy.ToyDataset(), tmp_path, toy.preset(), from_step=3)
 
@@ -171,9 +199,9 @@ def test_without_the_optimiser_it_starts_afresh_and_says_so(run_20):
             found.path.unlink()
             atomic_store.marker_path(found.path).unlink()
     best = next(c for c in training.checkpoints(run_20) if c.kind == "best")
-    before = checkpoint_format.unpack(best.path).tensors
+    before = checkpoints.unpack(best.path).tensors
     result = training.train(toy.ToyDataset(), run_20, toy.preset(), steps=best.step + 1)
-    assert "weights only: the optimiser starts afresh" in " ".join(result.told) and result.step == best.step + 1
+    assert "weights only: the optimiser starts afresh" in " ".join(result.messages) and result.step == best.step + 1
     after, rate = toy.tensors(run_20), toy.preset().training.learning_rate
     moved = torch.cat([(after[k.replace("ema.", "model.", 1)] - v).abs().flatten() for k, v in before.items()])
     assert moved.max() < 1.01 * rate and (moved > 0.9 * rate).float().mean() > 0.8
@@ -198,7 +226,7 @@ def fail_once(tmp_path, monkeypatch, whole, numbers):
             result = training.train(toy.ToyDataset(), run, toy.preset(), steps=15)
             assert result.step == 15
             quiet = ("remove", "open", "read", "stat")  # tidying up, or a marker looked at: nothing is lost by these
-            assert result.told or failing.log[n - 1] in quiet, failing.log[n - 1]
+            assert result.messages or failing.log[n - 1] in quiet, failing.log[n - 1]
         except (TrainingError, OSError) as error:
             assert failing.count < 60 and str(run) in str(error), f"operation {n} ({failing.log[n - 1]}): {error}"
         monkeypatch.setattr(filesystem, "active", filesystem.Disk())
@@ -231,7 +259,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, whole, share):
     kept = committed(tmp_path / "run")
     assert kept and kept[-1] in (5, 10)
     result = training.train(toy.ToyDataset(), tmp_path / "run", toy.preset())
-    assert f"from step {kept[-1]}" in " ".join(result.told)
+    assert f"from step {kept[-1]}" in " ".join(result.messages)
     assert_same(tmp_path / "run", whole)
 
 
@@ -271,7 +299,7 @@ def test_a_broken_newest_checkpoint_means_the_one_before(run_20, whole, how):
     path = newest_file(run_20)
     BREAK[how](path)
     result = training.train(toy.ToyDataset(), run_20, toy.preset())
-    said = " ".join(result.told)
+    said = " ".join(result.messages)
     assert path.name in said and "from step 15" in said
     assert_same(run_20, whole)
 
@@ -310,7 +338,7 @@ def test_only_unmarked_files_left(run_20, whole):
     for c in training.checkpoints(run_20):
         atomic_store.marker_path(c.path).unlink()
     result = training.train(toy.ToyDataset(), run_20, toy.preset())
-    assert "fits its own checksum" in " ".join(result.told)
+    assert "matches its own checksum" in " ".join(result.messages)
     assert_same(run_20, whole)
 
 
@@ -321,7 +349,7 @@ def test_a_foreign_checkpoint_is_passed_over(run_20, tmp_path, whole):
         shutil.copy(path, run_20 / "checkpoints")
     shutil.copy(newest_file(run_20), run_20 / "checkpoints" / "ck-00000099-x (1).safetensors")
     result = training.train(toy.ToyDataset(), run_20, toy.preset())
-    assert f"{stranger.name}: it belongs to another run" in " ".join(result.told)
+    assert f"{stranger.name}: it belongs to another run" in " ".join(result.messages)
     assert_same(run_20, whole)
     assert (run_20 / "checkpoints" / stranger.name).stat().st_size > 0
 
@@ -353,7 +381,7 @@ def test_another_architecture_is_refused(run_20):
 
 def test_other_training_settings_are_told(run_20):
     result = training.train(toy.ToyDataset(), run_20, toy.preset(save_every_steps=7), steps=22)
-    assert "save_every_steps 5 there, 7 here" in " ".join(result.told)
+    assert "save_every_steps 5 there, 7 here" in " ".join(result.messages)
     assert result.step == 22
 
 
@@ -364,9 +392,9 @@ def test_what_a_gpu_in_half_precision_saved_goes_on_without_one(run_20, whole):
     record = {**newest.record, "device": "cuda", "scaler": scaler}
     for found in training.checkpoints(run_20):
         atomic_store.remove_marked(found.marked)
-    checkpoints.save(run_20 / "checkpoints", checkpoint_format.Checkpoint(record, newest.tensors))
+    checkpoints.save(run_20 / "checkpoints", checkpoints.Checkpoint(record, newest.tensors))
     result = training.train(toy.ToyDataset(), run_20, toy.preset())
-    assert [t for t in result.told if "device" in t] == [
+    assert [t for t in result.messages if "device" in t] == [
         "Another device or version than last time: the result is as good, but not bit-identical."
     ]
     assert_same(run_20, whole)  # the arithmetic was this machine's before and after
@@ -381,7 +409,7 @@ def test_a_changed_dataset_needs_a_decision(run_20):
     with pytest.raises(TrainingError, match="1 recordings added, 1 removed, 1 changed.*Allow"):
         training.train(data, run_20, toy.preset())
     result = training.train(data, run_20, toy.preset(), steps=22, allow_changed_dataset=True)
-    assert result.step == 22 and "as asked" in " ".join(result.told)
+    assert result.step == 22 and "as asked" in " ".join(result.messages)
     assert training.train(data, run_20, toy.preset(), steps=23).step == 23
 
 
@@ -401,11 +429,11 @@ def test_the_file_is_what_safetensors_reads(tmp_path):
     tensors = {
         f"{name}.{i}": torch.randint(0, 2, shape, generator=generator).to(dtype)
         for i, shape in enumerate([(), (0, 3), (5,), (3, 1_000, 700)])
-        for name, dtype in {str(dtype): dtype for dtype in checkpoint_format.DTYPES}.items()
+        for name, dtype in {str(dtype): dtype for dtype in checkpoints.DTYPES}.items()
     }
     tensors["turned"] = torch.randn(4, 6, generator=generator).T[1:, ::2]
-    record = {"format": checkpoint_format.FORMAT, "format_version": 1, "who": "ü \u2028 <b>"}
-    pieces = checkpoint_format.pack(checkpoint_format.Checkpoint(record, tensors))
+    record = {"format": checkpoints.FORMAT, "format_version": 1, "who": "ü \u2028 <b>"}
+    pieces = checkpoints.pack(checkpoints.Checkpoint(record, tensors))
     path = atomic_store.commit_bytes(tmp_path / "x.safetensors", *pieces)
     assert path.read_bytes() == b"".join(pieces)
     with safetensors.safe_open(path, "pt") as file:
@@ -415,7 +443,7 @@ def test_the_file_is_what_safetensors_reads(tmp_path):
             assert found.dtype == wanted.dtype and found.shape == wanted.shape and torch.equal(found, wanted), name
     places = {name: entry["data_offsets"][0] for name, entry in json.loads(pieces[1]).items() if name in tensors}
     assert len(pieces[1]) % 8 == 0 and all(at % tensors[name].element_size() == 0 for name, at in places.items())
-    back = checkpoint_format.unpack(path)
+    back = checkpoints.unpack(path)
     assert back.record == record and all(torch.equal(back.tensors[name], wanted) for name, wanted in tensors.items())
 
 

@@ -18,13 +18,14 @@ import torch
 import toy
 
 from svclib.data import dataset
+from svclib.data.recordings import find_recordings
 from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.ddsp import model as ddsp
 from svclib.training import api as training
-from svclib.training import checkpoints, device, run_log, trainer
-from svclib.training.api import TrainingSettings
-from svclib.utils import config
+from svclib.training import checkpoints, device, run_log, trainer, validate
+from svclib.training.api import SessionOptions, TrainingSettings
+from svclib.utils import config, filesystem
 from svclib.utils.errors import ConfigError, StorageError, TrainingError
 
 
@@ -117,11 +118,11 @@ def test_loss_falls(run):
 def test_a_batch_in_pieces_has_the_same_gradient():
     model = toy.MODEL.build(toy.FEATURES, None)
     batch = toy.ToyDataset().batch(0, 1, 5, 32)
-    accelerator = device.accelerator("cpu", "auto")
+    accelerator = device.make_accelerator("cpu", "auto")
     grads = []
     for size in (5, 2):
         model.zero_grad()
-        pieces = list(device.pieces(batch, accelerator, size))
+        pieces = list(device.micro_batches(batch, accelerator, size))
         assert [len(p["audio"]) for p, _, _ in pieces] == ([5] if size == 5 else [2, 2, 1])
         for piece, _, share in pieces:
             (_silent_noise(model, piece) * share).backward()
@@ -147,8 +148,8 @@ def test_a_gpu_that_is_too_small_gets_smaller_pieces(tmp_path, monkeypatch):
     result = training.train(toy.ToyDataset(), tmp_path, toy.preset(batch_size=5), steps=2)
     assert (
         result.step == 2
-        and any("3 at a time" in t for t in result.told)
-        and any("2 at a time" in t for t in result.told)
+        and any("3 at a time" in t for t in result.messages)
+        and any("2 at a time" in t for t in result.messages)
     )
 
 
@@ -165,6 +166,28 @@ def test_nan_stops_at_its_step_and_is_never_saved(tmp_path):
     assert max(toy.losses(tmp_path)) == 7
     data.spoiled_step = None
     assert training.train(data, tmp_path, toy.preset(), steps=9).step == 9
+
+
+@pytest.mark.parametrize("spoiled_step", [None, 6, 9])
+def test_losses_read_every_few_steps_are_the_same(run, tmp_path, monkeypatch, spoiled_step):
+    """As on a GPU: one host synchronisation in four steps changes no loss, and no NaN is saved or logged."""
+    build = trainer.Trainer._build
+
+    def built(self, *args):
+        build(self, *args)
+        self.sync_steps = 4
+
+    monkeypatch.setattr(trainer.Trainer, "_build", built)
+    data = toy.ToyDataset()
+    data.spoiled_step = spoiled_step
+    if spoiled_step is None:
+        training.train(data, tmp_path, toy.preset(), steps=11)
+        assert toy.losses(tmp_path) == {s: v for s, v in toy.losses(run[0]).items() if s <= 11}
+        return
+    with pytest.raises(TrainingError, match=f"of step {spoiled_step} is not a finite number") as caught:
+        training.train(data, tmp_path, toy.preset())
+    assert caught.value.code == "diverged"
+    assert [c.step for c in training.checkpoints(tmp_path)] == [5] and max(toy.losses(tmp_path)) == spoiled_step - 1
 
 
 def test_minutes(tmp_path):
@@ -227,7 +250,7 @@ def test_held_out_loss_and_best(run):
     assert training.load_model(run[0], 25)[1]["step"] == 25
     with pytest.raises(TrainingError, match="there is none. There are steps 20, 25, 30"):
         training.load_model(run[0], 7)
-    with pytest.raises(TrainingError, match="say best, last or a step"):
+    with pytest.raises(TrainingError, match="expected best, last or a step"):
         training.load_model(run[0], "newest")
     with pytest.raises(TrainingError, match="no checkpoints; train it first"):
         training.load_model(run[0] / "previews")
@@ -249,16 +272,16 @@ def test_previews(run):
 
 
 def test_loud_previews_are_limited_not_wrapped():
-    _, samples = scipy.io.wavfile.read(io.BytesIO(run_log.wav_bytes(np.array([1.5, -1.5, 0.5]), 8000)))
+    _, samples = scipy.io.wavfile.read(io.BytesIO(validate.wav_bytes(np.array([1.5, -1.5, 0.5]), 8000)))
     assert list(samples) == [32767, -32767, 16384]
 
 
 def test_spectrogram_image_shows_a_tone_where_it_is():
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
-    image = run_log.spectrogram_image(tone)
+    image = validate.spectrogram_image(tone)
     assert image.dtype == np.uint8 and image.shape[0] == 513
     assert 512 - image[:, 20].argmax() == pytest.approx(1000 / 16000 * 1024, abs=1)
-    assert not run_log.spectrogram_image(np.zeros(2000)).any()
+    assert not validate.spectrogram_image(np.zeros(2000)).any()
 
 
 def test_tensorboard_reads_it(run):
@@ -281,7 +304,7 @@ def test_no_held_out_recordings(tmp_path):
     data = toy.ToyDataset()
     data.validation_batches = lambda *_: []
     result = training.train(data, tmp_path, toy.preset(), steps=12)
-    assert result.validation_loss is None and "No recording is held out" in " ".join(result.told)
+    assert result.validation_loss is None and "No recording is held out" in " ".join(result.messages)
     assert training.load_model(tmp_path, "best")[1]["step"] == 12
 
 
@@ -301,22 +324,22 @@ def test_one_bad_number_anywhere_is_seen(value, dtype):
     """As ``isfinite`` of every element; whole numbers and nothing at all are fine."""
     for shape, place in (((1,), 0), ((7, 5, 3), 52), ((7, 5, 3), 104), ((70_001,), 69_999)):
         tensor = torch.full(shape, torch.finfo(dtype).max, dtype=dtype)
-        assert device.is_finite(tensor)
+        assert device.all_finite(tensor)
         tensor.view(-1)[place] = value
-        assert not device.is_finite(tensor) and not bool(torch.isfinite(tensor).all())
-    assert device.is_finite(torch.zeros(0)) and device.is_finite(torch.tensor([2**62]))
+        assert not device.all_finite(tensor) and not bool(torch.isfinite(tensor).all())
+    assert device.all_finite(torch.zeros(0)) and device.all_finite(torch.tensor([2**62]))
 
 
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "No GPU" in training.device_sentence() and "Colab" in training.device_sentence()
+    assert "No GPU" in training.device_summary() and "Colab" in training.device_summary()
     assert device.precision_for("cpu") == "fp32"
-    with pytest.raises(TrainingError, match="cuda was asked for"):
-        device.accelerator("cuda", "auto")
+    with pytest.raises(TrainingError, match="cuda is not available"):
+        device.make_accelerator("cuda", "auto")
     with pytest.raises(TrainingError, match="device is 'tpu'"):
-        device.accelerator("tpu", "auto")
+        SessionOptions(device="tpu")
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):
-        device.accelerator("cpu", "fp16")
+        device.make_accelerator("cpu", "fp16")
     for capability, precision in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
         assert device.precision_for("cuda") == precision
@@ -344,7 +367,7 @@ def test_history_steps():
 
 
 def test_log_forgets_what_was_done_again(tmp_path):
-    log = run_log.Log(tmp_path)
+    log = run_log.MetricsLog(tmp_path)
     for record in [
         {"event": "start", "step": 0},
         *({"step": s, "loss": 1.0} for s in range(1, 9)),
@@ -356,6 +379,42 @@ def test_log_forgets_what_was_done_again(tmp_path):
     log.flush()
     curves = run_log.curves(tmp_path)
     assert list(curves["step"]) == [1, 2, 3, 4, 5, 6, 7] and list(curves["loss"]) == [1.0] * 5 + [2.0] * 2
+
+
+def test_the_log_is_read_incrementally(tmp_path, monkeypatch):
+    """Each update reads only what was appended since; a resumed run, a torn line and a replaced file are respected."""
+    log, sizes = run_log.MetricsLog(tmp_path), []
+
+    class Counting(filesystem.Disk):
+        def read(self, file, n_bytes):
+            sizes.append(n_bytes)
+            return super().read(file, n_bytes)
+
+    def write(*records):
+        for record in records:
+            log.write(record)
+        log.flush()
+
+    write({"event": "start", "step": 0}, *({"step": n, "loss": 1.0, "parts": {"a": n}} for n in range(1, 2001)))
+    reader = run_log.LogReader(tmp_path)
+    assert list(reader.step) == list(range(1, 2001))
+    monkeypatch.setattr(filesystem, "active", Counting())
+    write({"step": 2001, "loss": 2.0, "parts": {"a": 0}}, {"step": 2001, "validation_loss": 3.0})
+    sizes.clear()
+    curves = reader.update().curves()
+    assert sum(sizes) < 200 and curves["last"] == 2.0 and list(curves["validation_step"]) == [2001]
+    write({"event": "resume", "step": 1000}, {"step": 1001, "loss": 4.0, "parts": {"a": 1}})
+    with open(log.path, "ab") as file:
+        file.write(b'{"step": 1002, "lo')
+    assert list(reader.update().step) == list(range(1, 1002)) and not reader.validation_step
+    write({"step": 1003, "loss": 5.0, "parts": {"a": 2}})
+    curves = reader.update().curves()
+    assert list(curves["step"][-2:]) == [1001, 1003] and list(curves["parts"]["a"][-2:]) == [1, 2]
+    few = reader.curves(max_points=100)
+    assert 90 <= len(few["step"]) <= 100 and few["step"][-1] == 1003
+    log.path.unlink()
+    write({"event": "start", "step": 0}, {"step": 1, "loss": 6.0})
+    assert list(reader.update().loss) == [6.0]
 
 
 def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):
@@ -372,7 +431,7 @@ def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):
     result = training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=8)
     assert sorted(set(failures)) == [5, 6] and result.step == 8
     assert (
-        result.told
+        result.messages
         == [
             "No space left while writing 'x' (0 MB are free). Training goes on and tries again; "
             "saved so far: nothing yet."
@@ -389,7 +448,7 @@ def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):
 def test_presets_train_on_a_real_recording(data_dir, tmp_path, name):
     """Prepared, trained two steps with the test overlay, exported, opened, sung."""
     preset = config.load([name, "tiny"])
-    found = dataset.recordings([data_dir / "voices" / "kathleen_sung"])[:3]
+    found = find_recordings([data_dir / "voices" / "kathleen_sung"])[:3]
     data = dataset.prepare(found, tmp_path / "data", preset.features)
     started = time.monotonic()
     result = training.train(tmp_path / "data", tmp_path / "run", preset, steps=2)

@@ -1,9 +1,9 @@
-"""Two synthetic singers whose F0, voicing, loudness and phones are known exactly, because they were asked for.
+"""Two synthetic singers with exactly known F0, voicing, loudness and phones, for tests, demo and lessons.
 
-A score goes in; a source-filter voice sings it: harmonics of a glottal source with its own roll-off, shaped by the
-formants of each vowel, plus noise for breath and consonants, rendered by :mod:`svclib.audio.synthesis`. Every control is a
-closed function of time (:mod:`svclib.data.synthetic.voice`), so the truth can be read on any frame grid (:meth:`Sung.truth`),
-and both singers can sing the *same* score with the same phones at the same times: parallel truth for tests and lessons.
+A score is rendered by a source-filter voice: harmonics of a glottal source, shaped by the formants of each vowel, plus
+noise for breath and consonants (:mod:`svclib.audio.synthesis`). Every control is a closed function of time
+(:mod:`svclib.data.synthetic.voice`), so ground truth exists on any frame grid, and both singers can render the same
+score with the same phones at the same times.
 
 The formants lie in the usual range of published vowel tables; they are not measurements of a person.
 """
@@ -16,12 +16,12 @@ import numpy as np
 
 from svclib.audio import io as audio
 from svclib.audio import synthesis, units
-from svclib.data.synthetic.voice import PAUSE, VOWELS, Note, Performance, Phone, Score, Singer, Truth
+from svclib.data.synthetic.voice import PAUSE, VOWELS, Note, Phone, Score, Singer, Truth, VoiceCurves
 from svclib.utils import atomic_store
 from svclib.utils.errors import DatasetError
 from svclib.utils.progress import ProgressCallback
 
-__all__ = ["PAUSE", "SINGERS", "Note", "Phone", "Score", "Singer", "Sung", "Truth", "VOWELS"]
+__all__ = ["PAUSE", "SINGERS", "Note", "Phone", "Score", "Singer", "SyntheticRecording", "Truth", "VOWELS"]
 
 _CONTROL_HZ = 344.53125  # control points per second; 128 samples at 44.1 kHz
 _N_BANDS = 129
@@ -77,8 +77,8 @@ SINGERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Sung:
-    """A performance: audio float32 ``[samples]`` within -1..1, and everything that is known about it."""
+class SyntheticRecording:
+    """A rendered score: audio float32 ``[samples]`` within -1..1, and everything known about it."""
 
     singer: Singer
     score: Score
@@ -89,28 +89,28 @@ class Sung:
     octave: int
 
     def truth(self, sample_rate_hz: int | None = None, hop_samples: int = 64, n_fft: int = 512) -> Truth:
-        """The truth on a frame grid of any rate: harmonics above its Nyquist frequency do not count there."""
+        """Ground truth on a frame grid of any rate; harmonics above its Nyquist frequency are left out."""
         rate = sample_rate_hz or self.sample_rate_hz
         n_samples = units.resampled_length(len(self.audio), self.sample_rate_hz, rate)
-        performance = Performance(self.singer, self.score, self.octave, self.seed)
+        curves = VoiceCurves(self.singer, self.score, self.octave, self.seed)
         limit_hz = min(rate, self.sample_rate_hz) / 2
-        return performance.truth(rate, hop_samples, n_samples, n_fft, limit_hz)
+        return curves.truth(rate, hop_samples, n_samples, n_fft, limit_hz)
 
 
-def sing(
+def render(
     singer: str | Singer, score: Score, sample_rate_hz: int = 44100, seed: int = 0, octave: int | None = None
-) -> Sung:
-    """Let a singer sing a score.
+) -> SyntheticRecording:
+    """Render a score with the voice of a singer.
 
     Args:
         singer: A name in :data:`SINGERS`, or a :class:`Singer`.
-        score: What to sing; 0.15 s of silence come before it and 0.25 s after it.
+        score: Notes and syllables; 0.15 s of silence are added before and 0.25 s after.
         sample_rate_hz: Rate of the audio.
-        seed: Chooses the noise and where the vibrato starts; the same seed gives the same samples.
-        octave: Octaves added to the written pitch; None: the singer's own.
+        seed: Of the noise and the phase of the vibrato.
+        octave: Octaves added to the written pitch; None: the singer's default.
 
     Returns:
-        The sound with what it was made from, so that its truth can be read.
+        The audio with its score, phones and ground truth.
 
     Raises:
         DatasetError: for a note out of the singer's range, an unknown phone or an impossible duration.
@@ -122,18 +122,18 @@ def sing(
             raise DatasetError(f"There is no singer '{singer}'; the singers are {' and '.join(SINGERS)}.")
         singer = SINGERS[singer]
     octave = singer.octave if octave is None else octave
-    performance = Performance(singer, score, octave, seed)
-    n_samples = int(round(performance.duration_s * sample_rate_hz))
+    curves = VoiceCurves(singer, score, octave, seed)
+    n_samples = int(round(curves.duration_s * sample_rate_hz))
     hop = 2 * max(1, int(round(sample_rate_hz / _CONTROL_HZ / 2)))
     n_frames = -(-n_samples // hop)
     t = units.frame_centers_s(n_frames, hop, sample_rate_hz)
 
-    f0_hz = performance.f0_hz(t)
-    partials = performance.harmonics(t, f0_hz, sample_rate_hz / 2)
+    f0_hz = curves.f0_hz(t)
+    partials = curves.harmonics(t, f0_hz, sample_rate_hz / 2)
     total = partials.sum(axis=1)
     shares = partials / np.maximum(total, 1e-12)[:, None]
     bands_hz = np.linspace(0, sample_rate_hz / 2, _N_BANDS)
-    magnitudes = np.sqrt(performance.noise_power(t, bands_hz, sample_rate_hz / 2) / _WHITE_POWER * sample_rate_hz / 2)
+    magnitudes = np.sqrt(curves.noise_power(t, bands_hz, sample_rate_hz / 2) / _WHITE_POWER * sample_rate_hz / 2)
 
     def tensor(x):
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))[None]
@@ -143,7 +143,7 @@ def sing(
         generator = torch.Generator().manual_seed(seed)
         noise = synthesis.filtered_noise(tensor(magnitudes), hop, generator)
     samples = (harmonic + noise)[0, :n_samples].numpy()
-    return Sung(singer, score, samples, sample_rate_hz, performance.phones, seed, octave)
+    return SyntheticRecording(singer, score, samples, sample_rate_hz, curves.phones, seed, octave)
 
 
 def random_score(
@@ -184,7 +184,7 @@ def demo_song() -> Score:
     return Score((*notes[:7], Note(0, 0.2, ""), *notes[7:]), "twinkle")
 
 
-def make_corpus(
+def make_recordings(
     singer: str,
     out_folder: str | Path,
     minutes: float | int = 2.5,
@@ -193,15 +193,15 @@ def make_corpus(
     piece_s: float | int = 15,
     progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Write recordings of a singer into a folder, and what is true of them into the hidden folder ``.truth`` in it.
+    """Write recordings of a singer into a folder, and their ground truth into its hidden folder ``.truth``.
 
-    Files that are there already are kept: the same arguments would make the same samples.
+    Existing files are kept: the same arguments would give the same samples.
 
     Args:
         singer: A name in :data:`SINGERS`.
-        out_folder: Where ``NAME_000.wav`` ... go.
-        minutes: Together at least this much.
-        seed: Chooses melodies, syllables and noise.
+        out_folder: Folder for ``NAME_000.wav``, ...
+        minutes: Total duration, at least.
+        seed: Of melodies, syllables and noise.
         sample_rate_hz: Rate of the files.
         piece_s: Length of one recording, roughly.
         progress: Called with (fraction, text).
@@ -219,28 +219,28 @@ def make_corpus(
         truth_path = folder / ".truth" / f"{path.stem}.json"
         score = random_score(1000 * seed + i, piece_s, low, high)
         if not (path.is_file() and truth_path.is_file()):
-            sung = sing(singer, score, sample_rate_hz, seed=1000 * seed + i)
+            made = render(singer, score, sample_rate_hz, seed=1000 * seed + i)
             if not path.is_file():
-                audio.write(path, sung.audio, sample_rate_hz, {"comment": "synthetic voice (svclib singers)"})
-            atomic_store.write_json(truth_path, truth_json(sung))
+                audio.write(path, made.audio, sample_rate_hz, {"comment": "synthetic voice (svclib singers)"})
+            atomic_store.write_json(truth_path, truth_json(made))
         paths.append(path)
         if progress:
-            progress((i + 1) / n_pieces, f"{singer} sings {path.name}")
+            progress((i + 1) / n_pieces, f"rendering {path.name}")
     return paths
 
 
-def truth_json(sung: Sung, hop_s: float = 0.01) -> dict:
-    """Score, phones and curves of a performance as plain JSON; curves are read every ``hop_s`` seconds."""
-    hop = int(round(hop_s * sung.sample_rate_hz))
-    truth = sung.truth(hop_samples=hop)
+def truth_json(made: SyntheticRecording, hop_s: float = 0.01) -> dict:
+    """Score, phones and curves of a recording as plain JSON; curves are sampled every ``hop_s`` seconds."""
+    hop = int(round(hop_s * made.sample_rate_hz))
+    truth = made.truth(hop_samples=hop)
     return {
-        "singer": sung.singer.name,
-        "score": [dataclasses.asdict(n) for n in sung.score.notes],
-        "seed": sung.seed,
-        "octave": sung.octave,
-        "sample_rate_hz": sung.sample_rate_hz,
+        "singer": made.singer.name,
+        "score": [dataclasses.asdict(n) for n in made.score.notes],
+        "seed": made.seed,
+        "octave": made.octave,
+        "sample_rate_hz": made.sample_rate_hz,
         "hop_samples": hop,
-        "phones": [[round(p.start_s, 5), round(p.end_s, 5), p.phone] for p in sung.phones],
+        "phones": [[round(p.start_s, 5), round(p.end_s, 5), p.phone] for p in made.phones],
         "f0_hz": [round(float(x), 3) for x in truth.f0_hz],
         "loudness_db": [round(float(x), 2) for x in truth.loudness_db],
     }

@@ -1,7 +1,7 @@
-"""One performance of a score by a source-filter voice, as closed functions of time: pitch, harmonics, noise, truth.
+"""Control curves of a source-filter voice that renders a score: F0, harmonics and noise as closed functions of time.
 
-Nothing here makes sound: :mod:`svclib.data.synthetic.singers` renders these curves. Because every control is a function of time, what
-was asked for can be read on any frame grid.
+:mod:`svclib.data.synthetic.singers` renders them as audio. Being functions of time, they give ground truth on any frame
+grid.
 
 Source: acoustic theory of speech production (Fant 1960): spectrum = source x vocal-tract resonances x radiation.
 """
@@ -71,13 +71,13 @@ class Phone:
 
 @dataclasses.dataclass(frozen=True)
 class Singer:
-    """What makes a voice: see :data:`SINGERS`.
+    """Parameters of a voice; see ``singers.SINGERS``.
 
     Attributes:
-        octave: Octaves added to the written pitch, so that the singer is at home in it.
+        octave: Octaves added to the written pitch, to reach the singer's range.
         low_midi, high_midi: Sounding range.
-        formants_hz: Five resonances per vowel and voiced consonant; F1 follows F0 where F0 rises above it, as trained
-            voices do.
+        formants_hz: Five resonances per vowel and voiced consonant; F1 follows F0 where F0 is above it, as in trained
+            voices.
         rolloff_db: Fall of the source spectrum per octave, radiation included.
         vibrato_hz, vibrato_cents: Rate and peak deviation.
         glide_s: Time from one pitch to the next.
@@ -100,7 +100,7 @@ class Singer:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What was asked for on a frame grid, read at the frame centres.
+    """Ground truth on a frame grid, at the frame centres.
 
     Attributes:
         f0_hz: float32 ``[frames]``, 0 where unvoiced.
@@ -126,7 +126,7 @@ def phones_of(lyric: str) -> tuple[str, ...]:
     if "".join(found) != lyric:
         raise DatasetError(f"The syllable '{lyric}' is not made of the phones {' '.join(sorted(known))}.")
     if not any(p in VOWELS for p in found):
-        raise DatasetError(f"The syllable '{lyric}' has no vowel to sing on.")
+        raise DatasetError(f"The syllable '{lyric}' has no vowel.")
     return tuple(found)
 
 
@@ -150,8 +150,8 @@ def _steps(t: np.ndarray, times_s, values, widths_s) -> np.ndarray:
     return result
 
 
-class Performance:
-    """The closed functions of time behind one performance."""
+class VoiceCurves:
+    """The control curves of one rendered score."""
 
     def __init__(self, singer: Singer, score: Score, octave: int, seed: int):
         self.singer = singer
@@ -163,7 +163,7 @@ class Performance:
     def _read_score(self, score: Score, octave: int) -> None:
         """Turn notes into phones with times, pitch targets, note levels and vibrato spans."""
         if not any(n.lyric for n in score.notes):
-            raise DatasetError(f"The score '{score.name}' has no note to sing.")
+            raise DatasetError(f"The score '{score.name}' has no note.")
         time, phones, vowel = _LEAD_S, [Phone(PAUSE, 0.0, _LEAD_S)], None
         self.notes = []  # (start_s, end_s, sounding midi, level_db)
         for i, note in enumerate(score.notes):
@@ -178,11 +178,11 @@ class Performance:
             midi = note.midi + 12 * octave
             if not self.singer.low_midi <= midi <= self.singer.high_midi:
                 raise DatasetError(
-                    f"{where} is MIDI {midi:g} for {self.singer.name}, who sings {self.singer.low_midi:g} to "
+                    f"{where} is MIDI {midi:g} for {self.singer.name}, whose range is {self.singer.low_midi:g} to "
                     f"{self.singer.high_midi:g}; transpose it or change the octave."
                 )
             if note.lyric == "-" and vowel is None:
-                raise DatasetError(f"{where} holds a vowel, but no note was sung before it.")
+                raise DatasetError(f"{where} holds a vowel, but no note precedes it.")
             names = (vowel,) if note.lyric == "-" else phones_of(note.lyric)
             vowel = next(p for p in reversed(names) if p in VOWELS)
             wanted = sum(_LENGTHS_S.get(p, 0.0) for p in names)
@@ -209,7 +209,7 @@ class Performance:
         names = [name for _, name in pieces]
         voiced = np.array([n in self.singer.formants_hz for n in names])
         self.widths_s = [_SOFT_EDGE_S if PAUSE in pair else _EDGE_S for pair in zip(names[:-1], names[1:], strict=True)]
-        # a phone without formants of its own is spoken with the mouth already shaped for the next one
+        # a phone without formants takes those of the next one
         shaped = [n if n in self.singer.formants_hz else None for n in names]
         for i in reversed(range(len(shaped) - 1)):
             shaped[i] = shaped[i] or shaped[i + 1]
@@ -277,7 +277,7 @@ class Performance:
         return density * (f_hz <= limit_hz)
 
     def truth(self, sample_rate_hz: int, hop: int, n_samples: int, n_fft: int, limit_hz: float) -> Truth:
-        """Everything on a frame grid; loudness is weighted power, averaged over the analysis window by its square."""
+        """Ground truth on a frame grid; loudness is A-weighted power, averaged with the squared analysis window."""
         n_frames = units.frame_count(n_samples, hop)
         centers = units.frame_centers_s(n_frames, hop, sample_rate_hz)
         f0_hz = self.f0_hz(centers)

@@ -1,0 +1,174 @@
+"""Settings of a training run and of one session of it, its status, and the conditions that stop it."""
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from svclib.utils.errors import TrainingError
+from svclib.utils.serialization import Settings, setting
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings(Settings):
+    """Hyperparameters of a training run.
+
+    Attributes:
+        batch_size: Segments per step, over all GPUs together.
+        segment_s: Length of a segment in seconds.
+        steps: Total steps of the run, over all its sessions.
+        learning_rate, learning_rate_decay, decay_steps: Adam's rate is ``rate * decay ** (step / decay_steps)``.
+        adam_eps: Adam's epsilon.
+        clip_norm: Largest global norm of the gradient.
+        ema_decay: Of the moving average of the weights, which is exported; early steps use (1 + n) / (10 + n).
+        save_every_steps, save_every_minutes: A checkpoint is due when either has passed.
+        validate_every_steps: Interval of held-out loss and previews.
+        keep_checkpoints: Newest checkpoints kept; at least 2.
+        precision: ``auto``: bf16 on GPUs that support it, fp16 with loss scaling on older GPUs, fp32 on the CPU.
+        seed: Of everything random.
+    """
+
+    batch_size: int = setting(16, 1, 4096)
+    segment_s: float = setting(4.0, 0.1, 60.0)
+    steps: int = setting(40000, 1, 10_000_000)
+    learning_rate: float = setting(3e-4, 1e-8, 0.1)
+    learning_rate_decay: float = setting(0.98, 0.01, 1.0)
+    decay_steps: int = setting(10000, 1, 10_000_000)
+    adam_eps: float = setting(1e-7, 1e-12, 1e-2)
+    clip_norm: float = setting(3.0, 1e-3, 1e4)
+    ema_decay: float = setting(0.999, 0.0, 0.99999)
+    save_every_steps: int = setting(500, 1, 1_000_000)
+    save_every_minutes: float = setting(5.0, 0.01, 240.0)
+    validate_every_steps: int = setting(500, 1, 1_000_000)
+    keep_checkpoints: int = setting(3, 2, 100)
+    precision: str = setting("auto", choices=PRECISIONS)
+    seed: int = setting(0, 0, 2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionOptions:
+    """Options of one session of a run.
+
+    Attributes:
+        steps: Total steps of the run instead of the preset's.
+        minutes: Stop and save after so many minutes of this session.
+        seed: Instead of the preset's.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        init: An instrument whose weights a new run starts from.
+        from_step: Resume from the checkpoint of this step; later checkpoints no longer count.
+        allow_changed_dataset: Resume although the dataset has changed since the last session.
+        take_over: Train although another machine trains this run; that one then saves and stops.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    seed: int | None = None
+    device: str = "auto"
+    init: str | Path | None = None
+    from_step: int | None = None
+    allow_changed_dataset: bool = False
+    take_over: bool = False
+
+    def __post_init__(self):
+        if self.device not in DEVICES:
+            raise TrainingError(f"device is {self.device!r}; expected one of {', '.join(DEVICES)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Progress of a session; ``message`` is the newest message, or empty."""
+
+    step: int
+    steps: int
+    loss: float | None = None
+    validation_loss: float | None = None
+    steps_per_s: float | None = None
+    remaining_s: float | None = None
+    last_saved_step: int | None = None
+    last_saved_at: float | None = None
+    message: str = ""
+
+    @property
+    def last_saved_age_s(self) -> float | None:
+        """Seconds since the last checkpoint of this session, or None."""
+        return None if self.last_saved_at is None else time.time() - self.last_saved_at
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """Result of a session.
+
+    Attributes:
+        run: The run's folder.
+        step, steps: Step reached, and total steps of the run.
+        loss: Of the last step, None if no step was made.
+        validation_loss: The newest, None if there was none.
+        reason: ``finished``, ``minutes``, ``interrupted``, ``cancelled`` or ``elsewhere`` (another machine took over).
+        message: The result in words, and how to resume.
+        messages: All messages of the session, in order.
+    """
+
+    run: Path
+    step: int
+    steps: int
+    loss: float | None
+    validation_loss: float | None
+    reason: str
+    message: str
+    messages: list[str]
+
+
+class StopRequest:
+    """Reason to end the training loop: signal, time limit, cancellation, or another machine that took over.
+
+    Handles SIGINT and SIGTERM while the ``with`` block lasts: the first finishes the step, the second raises.
+
+    Args:
+        announce: Receives a message when the first signal arrives.
+        deadline: Time limit on the clock of ``time.monotonic``.
+        cancelled: Returns True to stop.
+        elsewhere: Returns True once another machine has taken over the run.
+    """
+
+    def __init__(
+        self,
+        announce: Callable[[str], None],
+        deadline: float,
+        cancelled: Callable[[], bool] | None,
+        elsewhere: Callable[[], bool] = lambda: False,
+    ):
+        self.announce, self.deadline, self.cancelled, self.elsewhere = announce, deadline, cancelled, elsewhere
+        self.interrupted, self.old_handlers, self.why = False, {}, ""
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self.old_handlers = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.old_handlers.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt("Stopped at once; what was saved before is complete.")
+        self.interrupted = True
+        self.announce("Finishing this step, then saving; interrupt again to stop at once.")
+
+    def reason(self) -> str:
+        """Empty while training should go on; the first reason stays."""
+        if not self.why:
+            if self.interrupted:
+                self.why = "interrupted"
+            elif time.monotonic() > self.deadline:
+                self.why = "minutes"
+            elif self.elsewhere():
+                self.why = "elsewhere"
+            elif self.cancelled is not None and self.cancelled():
+                self.why = "cancelled"
+        return self.why
