@@ -175,6 +175,7 @@ def doctor(a) -> int:
 def prepare(a) -> int:
     """``svclib prepare``."""
     from svclib.data import dataset
+    from svclib.data.recordings import find_recordings
 
     preset = _preset(a)
     with ProgressPrinter("preparing") as progress:

@@ -93,7 +93,7 @@ class DiffusionModel(nn.Module):
         # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
         low, high = (np.full(self.contract.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
         # A band that never moves still needs a scale.
-        return torch.tensor(low), torch.tensor(np.maximum(high, low + np.float32(1.0 / base)))
+        return torch.tensor(low), torch.tensor(np.maximum(high, low + np.float32(1.0 / self.contract.nepers_per_unit)))
 
     @property
     def loss_name(self) -> str:
