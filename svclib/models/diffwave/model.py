@@ -189,7 +189,9 @@ class DiffWaveModel(nn.Module):
             low, high = (np.full(mel.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
             self.register_buffer("power_share", torch.tensor(power_shares(mel)), persistent=False)
             self.register_buffer("mel_low", torch.tensor(low))
-            self.register_buffer("mel_high", torch.tensor(np.maximum(high, low + np.float32(1.0 / self.contract.nepers_per_unit))))
+            self.register_buffer(
+                "mel_high", torch.tensor(np.maximum(high, low + np.float32(1.0 / mel.nepers_per_unit)))
+            )
 
     @property
     def loss_name(self) -> str:
