@@ -29,11 +29,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import content_designs
 import librosa
 import numpy as np
 import torch
 
-import content_designs
 from svclib.audio import io as audio
 from svclib.audio.mel import MelConfig, log_mel
 from svclib.conversion import metrics, pipeline

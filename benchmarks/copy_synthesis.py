@@ -17,7 +17,7 @@ from lib import copysynthesis
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.models.vocoders import auto as vocoding
-from svclib.utils import atomic_store
+from svclib.utils import filesystem
 
 
 def main() -> int:
@@ -40,7 +40,7 @@ def main() -> int:
             rows.append({"name": name, **row})
             seconds += len(made) / vocoder.sample_rate_hz
             if a.keep:
-                target = a.keep / f"{atomic_store.safe_name(Path(name).stem)} - {vocoder.name}.wav"
+                target = a.keep / f"{filesystem.safe_name(Path(name).stem)} - {vocoder.name}.wav"
                 audio.write(target, made, vocoder.sample_rate_hz, new_name=True)
         spent = time.process_time() - spent
         figures = copysynthesis.summary(rows)

@@ -108,7 +108,9 @@ WAVE_TEXT = (
 def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
     """Page 8 (six steps of one vowel, and ``text`` about them) and the page about denoising and interpolation."""
     place = {"a": 0, "o": 1}
-    sounds = {v: singers.render("aria", Score((Note(PITCHES[0], 1.0, v, -1.0),), v), 8000, seed=77).audio for v in place}
+    sounds = {
+        v: singers.render("aria", Score((Note(PITCHES[0], 1.0, v, -1.0),), v), 8000, seed=77).audio for v in place
+    }
     a, o = (sounds[v][1200:9600] for v in "ao")
     fast = lesson_wave.six_steps(model, 8192, "a", every_step=False)[0]
     runs = lesson_wave.four_examples(model, a, o, "a")

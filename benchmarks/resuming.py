@@ -22,7 +22,7 @@ from svclib.data import dataset
 from svclib.data.recordings import find_recordings
 from svclib.training import api as training
 from svclib.training.trainer import Trainer
-from svclib.utils import atomic_store, config
+from svclib.utils import config, filesystem
 
 SAVED = ("ddsp_small", "diffusion_small", "ddsp", "diffusion", "diffwave")
 RESTARTED = "diffusion_small"
@@ -44,7 +44,7 @@ def saves(data: Path, out: Path, name: str, n: int) -> tuple[float, float]:
                 sys.exit(trainer.message)
             took.append(time.perf_counter() - began)
     newest = max(training.checkpoints(out / f"run {name}"), key=lambda c: c.step).path
-    return statistics.median(took[1:]), atomic_store.size_of(newest) / 1e6
+    return statistics.median(took[1:]), filesystem.size_of(newest) / 1e6
 
 
 def trained(data: Path, out: Path, steps: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from svclib.analysis import projection
 from svclib.analysis.trace import Trace
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ConversionError
 
 STATES = {"x0_hat": "the guess", "x_t": "the noisy mel"}
@@ -223,10 +223,10 @@ def save_csv(folder: str | Path, name: str, head: Sequence[str], rows: Sequence[
 
 def save_bytes(folder: str | Path, name: str, suffix: str, data: bytes) -> Path:
     """Write a file under a safe name that is not taken."""
-    target = Path(folder) / f"{atomic_store.safe_name(name, 'study')}{suffix}"
+    target = Path(folder) / f"{filesystem.safe_name(name, 'study')}{suffix}"
     return atomic_store.commit_new(target, lambda part: atomic_store.commit_bytes(part, data))
 
 
 def save_trace(folder: str | Path, name: str, trace: Trace) -> Path:
     """Write a trace as ``<name>.npz``, beside whatever has that name already; ``trace.load`` reads it."""
-    return atomic_store.commit_new(Path(folder) / f"{atomic_store.safe_name(name, 'study')}.npz", trace.save)
+    return atomic_store.commit_new(Path(folder) / f"{filesystem.safe_name(name, 'study')}.npz", trace.save)

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from svclib.utils import filesystem
 from svclib.utils.errors import ConfigError
 
 _LINE_EVERY_S = 10.0
@@ -316,7 +317,6 @@ def _about_instrument(path: Path) -> tuple[str, dict]:
 
 def _about_run(path: Path) -> tuple[str, dict]:
     from svclib.training import api as training
-    from svclib.utils import atomic_store
 
     found = training.checkpoints(path)
     lines = [f"{path}: a run with {len(found)} checkpoints"]
@@ -324,7 +324,7 @@ def _about_run(path: Path) -> tuple[str, dict]:
         held = "" if c.validation_loss is None else f", held-out loss {c.validation_loss:.4f}"
         lines.append(f"step {c.step} ({c.kind}){held}" + (f": cannot be used, {c.problem}" if c.problem else ""))
     kept = ("step", "kind", "validation_loss", "problem")
-    value = {"what": "run", "run": atomic_store.read_json(path / "run.json")}
+    value = {"what": "run", "run": filesystem.read_json(path / "run.json")}
     value["checkpoints"] = [{**{k: getattr(c, k) for k in kept}, "file": c.path.name} for c in found]
     try:
         lines.append(f"last loss {training.curves(path)['last']:.4f}")

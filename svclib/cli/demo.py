@@ -20,7 +20,7 @@ from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
 from svclib.models import instrument
 from svclib.training import api as training
-from svclib.utils import atomic_store, config, workspace
+from svclib.utils import atomic_store, config, filesystem, workspace
 
 VOICE, OTHER_VOICE = "aria", "bruno"
 CORPUS_MINUTES = 2.5
@@ -93,7 +93,7 @@ def run(
         found, song_path = _recordings(journey, stage, audio_folder, song, corpus_minutes, seed)
     with journey.stage("dataset") as stage:
         voice = found[0].singer
-        folder = journey.base.datasets / atomic_store.safe_name(voice)
+        folder = journey.base.datasets / filesystem.safe_name(voice)
         data = dataset.prepare(found, folder, chosen.features, progress=journey.progress)
         stage.reused = "Nothing changed." in data.messages
         stage.text = f"{len(data.recordings)} recordings, {data.duration_s() / 60:.1f} min measured"
@@ -122,7 +122,7 @@ class DemoRun:
         self.seconds: dict[str, float] = {}
         self.news = False
         path = self.base.root / STATE
-        self.state = atomic_store.read_json(path) if path.is_file() else {}
+        self.state = filesystem.read_json(path) if path.is_file() else {}
 
     @contextmanager
     def stage(self, name: str):
@@ -206,7 +206,7 @@ def _export(journey, stage, run_folder, voice, synthetic) -> Path:
         path = journey.base.root / noted["paths"][0]
     else:
         consent = {"consent": "A synthetic singer of svclib: nobody's voice."} if synthetic else {}
-        path = training.export(run_folder, journey.base.instruments / f"{atomic_store.safe_name(voice)}.zip", **consent)
+        path = training.export(run_folder, journey.base.instruments / f"{filesystem.safe_name(voice)}.zip", **consent)
         journey.note("instrument", key, [path])
     stage.reused, stage.text = bool(noted), f"{path.name}, {path.stat().st_size / 1e6:.1f} MB"
     return path
@@ -214,8 +214,8 @@ def _export(journey, stage, run_folder, voice, synthetic) -> Path:
 
 def _convert(journey, stage, data, run_folder, instrument_path, song_path, seed) -> tuple[Path, Path]:
     key = {
-        "instrument": atomic_store.sha256_file(instrument_path),
-        "song": atomic_store.sha256_file(song_path),
+        "instrument": filesystem.sha256_file(instrument_path),
+        "song": filesystem.sha256_file(song_path),
         "seed": seed,
     }
     noted = journey.done("conversion", {**key, "page": PAGE_VERSION})

@@ -87,5 +87,5 @@ def describe(outcomes: Sequence[Outcome]) -> str:
     """How many songs were sung, and which were not and why."""
     failed = [o for o in outcomes if o.error is not None]
     text = f"{len(outcomes) - len(failed)} of {len(outcomes)} songs were sung."
-    lines = [f"{o.path.name}: {' '.join(filesystem.sentence(o.error).split())}" for o in failed]
+    lines = [f"{o.path.name}: {' '.join(filesystem.error_text(o.error).split())}" for o in failed]
     return "\n".join([text + (" These were not:" if failed else ""), *lines])

@@ -17,7 +17,7 @@ from svclib.conversion.pipeline import PEAK_LIMIT
 from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.instrument import Instrument
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ModelError
 from svclib.utils.progress import ProgressCallback, raise_if_cancelled
 
@@ -207,7 +207,7 @@ def interpolate(
 
 
 def _known(path: str | Path) -> dict:
-    return {"name": Path(path).name, "sha256": atomic_store.sha256_file(path)}
+    return {"name": Path(path).name, "sha256": filesystem.sha256_file(path)}
 
 
 def _write_all(opened: Instrument, folder, jobs, make, progress, cancelled) -> list[Path]:
@@ -221,7 +221,7 @@ def _write_all(opened: Instrument, folder, jobs, make, progress, cancelled) -> l
             "sample_rate_hz": opened.features.sample_rate_hz,
             "instrument": {"name": opened.name, "kind": opened.kind, "sha256": opened.sha256},
         }
-        target = Path(folder) / atomic_store.safe_name(name if Path(name).suffix in audio.WRITABLE else f"{name}.wav")
+        target = Path(folder) / filesystem.safe_name(name if Path(name).suffix in audio.WRITABLE else f"{name}.wav")
         if progress is not None:
             progress(i / len(jobs), target.stem)
         if not _lies_there(target, settings):
@@ -242,7 +242,7 @@ def _lies_there(target: Path, settings: dict) -> bool:
     if not target.exists() or not beside.exists():
         return False
     try:
-        return atomic_store.read_json(beside) == settings
+        return filesystem.read_json(beside) == settings
     except (ValueError, OSError):
         return False
 

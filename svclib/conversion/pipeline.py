@@ -41,7 +41,7 @@ from svclib.features import octave_errors as octaves
 from svclib.features.extract import Features
 from svclib.models.vocoders import auto as vocoding
 from svclib.models.vocoders.auto import AnyVocoder
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ConversionError
 from svclib.utils.progress import ProgressCallback, reporter
 
@@ -307,7 +307,7 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
     suffix = format.lower().lstrip(".")
     if suffix not in FORMATS:
         raise ConversionError(f"'{format}' is no format to save in; choose {', '.join(FORMATS)}.")
-    stem = atomic_store.safe_name(name or f"{conversion.song.name} - {conversion.instrument_name}", "conversion")
+    stem = filesystem.safe_name(name or f"{conversion.song.name} - {conversion.instrument_name}", "conversion")
     settings = conversion.settings()
     tags = {"comment": f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"}
     target = Path(folder) / f"{stem}.{suffix}"

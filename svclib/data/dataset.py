@@ -71,8 +71,8 @@ def local_copy(data: Any, log_message: Callable[[str], None]) -> Any:
         return data
     here = Path(tempfile.gettempdir()) / f"svclib-dataset-{data.fingerprint[:16]}"
     try:
-        missing = {n: e["bytes"] for n, e in data._shards.items() if atomic_store.size_of(here / n) != e["bytes"]}
-        atomic_store.free_space_check(here, sum(missing.values()) + (1 << 29))
+        missing = {n: e["bytes"] for n, e in data._shards.items() if filesystem.size_of(here / n) != e["bytes"]}
+        filesystem.free_space_check(here, sum(missing.values()) + (1 << 29))
         for name in (*missing, manifest.NAME):
             atomic_store.copy_file(data.path / name, here / name)
         copy = Dataset.open(here)
@@ -134,7 +134,7 @@ class Dataset:
         path = Path(path)
         contents = manifest.read(path)
         for name, expected in contents["shards"].items():
-            size = atomic_store.size_of(path / name)
+            size = filesystem.size_of(path / name)
             if size != expected["bytes"]:
                 state = "is missing" if size is None else f"has {size} bytes instead of {expected['bytes']}"
                 raise DatasetError(

@@ -17,7 +17,7 @@ from svclib.audio import units
 from svclib.data import shards, statistics
 from svclib.data.recordings import Recording, hold_out, only_held_out
 from svclib.features import content_features, extract
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import DatasetError
 
 NAME = "manifest.json"
@@ -39,12 +39,12 @@ def read(folder: Path) -> dict:
     It raises DatasetError if there is none, or it is damaged or of a newer format; OSError if the disk failed.
     """
     path = Path(folder) / NAME
-    if not atomic_store.exists(path):
+    if not filesystem.exists(path):
         n = len(atomic_store.find_marked(folder, shards.PATTERN))
         state = f"an unfinished dataset ({n} finished parts)" if n else "no dataset"
         raise DatasetError(f"'{folder}' holds {state}. Prepare it first; finished parts are used again.")
     try:
-        manifest = atomic_store.read_json(path)
+        manifest = filesystem.read_json(path)
     except OSError as error:
         if error.errno is not None:  # the disk failed, the file may be well
             raise
@@ -142,7 +142,7 @@ def build(folder: Path, settings, entries: list[dict], skipped: list[dict], dupl
     contents = [[e["sha256"], e["singer"], e["label"], e["split"], e["n_samples"]] for e in entries]
     fingerprint = hashlib.sha256(json.dumps([key, contents]).encode()).hexdigest()
     names = sorted({segment[0] for e in entries for segment in e["segments"]})
-    markers = {name: atomic_store.read_json(atomic_store.marker_path(folder / name)) for name in names}
+    markers = {name: filesystem.read_json(atomic_store.marker_path(folder / name)) for name in names}
     return {
         "kind": KIND,
         "format": FORMAT,

@@ -24,7 +24,7 @@ from svclib.audio import units
 from svclib.data import executors, manifest, segments, shards
 from svclib.data.recordings import Recording
 from svclib.data.segments import ResampledStream
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import Cancelled, DatasetError
 
 MIN_DURATION_S = 0.1
@@ -41,7 +41,7 @@ class DatasetBuilder:
         self.progress, self.cancelled = progress, cancelled
         self.skipped = [{"name": r.name, "reason": r.problem} for r in sources if r.problem]
         self.duplicates, self.messages, self.failed = [], [], set()
-        self.old = manifest.read(self.out) if atomic_store.exists(self.out / manifest.NAME) else None
+        self.old = manifest.read(self.out) if filesystem.exists(self.out / manifest.NAME) else None
         self.done_s = self.total_s = 0.0
         self.started = None  # when the first recording is decoded
 
@@ -61,7 +61,7 @@ class DatasetBuilder:
         for n, recording in enumerate(usable):
             self.report(0.03 * n / len(usable), f"reading recording {n + 1} of {len(usable)}")
             try:
-                digest = _twice(lambda path=recording.path: atomic_store.sha256_file(path))
+                digest = _twice(lambda path=recording.path: filesystem.sha256_file(path))
             except OSError as error:
                 self.skipped.append({"name": recording.name, "reason": f"it cannot be read: {error}"})
                 continue

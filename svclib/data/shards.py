@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import StorageError
 
 PATTERN = "shard-*.safetensors"
@@ -102,10 +102,10 @@ class Writer:
         rows = [_row(item) for item in self._items]
         digest = hashlib.sha256(json.dumps([self.settings_key, rows], sort_keys=True).encode()).hexdigest()
         path = self.folder / f"shard-{digest[:16]}.safetensors"
-        atomic_store.free_space_check(self.folder, 2 * self._bytes)
+        filesystem.free_space_check(self.folder, 2 * self._bytes)
         tensors = {name: np.concatenate([a[name] for a in self._arrays]) for name in self._arrays[0]}
         info = {"kind": KIND, "settings": self.settings_key, "items": rows}
-        if atomic_store.exists(atomic_store.marker_path(path)):  # broken, else its segments would be reused
+        if filesystem.exists(atomic_store.marker_path(path)):  # broken, else its segments would be reused
             atomic_store.remove_marked(atomic_store.Marked(path, {}))
         atomic_store.put_marked(path, lambda part: save_file(tensors, part), info)
         self.placed.update(_segments(path.name, self._items))

@@ -197,7 +197,7 @@ class Message:
             self.show(str(error), "warning")
             return
         if isinstance(error, (ValueError, OSError)) and str(error):
-            self.show(filesystem.sentence(error), "error")
+            self.show(filesystem.error_text(error), "error")
             log.info("told in the panel: %s", error)
             return
         lines = "".join(traceback.format_exception(error))

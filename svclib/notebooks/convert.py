@@ -17,7 +17,7 @@ from svclib.notebooks.ab_table import compare_panel
 from svclib.notebooks.control_sliders import ControlSliders
 from svclib.notebooks.prepare import open_folder
 from svclib.notebooks.sampling_controls import SamplingControls
-from svclib.utils import atomic_store, workspace
+from svclib.utils import atomic_store, filesystem, workspace
 
 __all__ = [
     "ConvertPanel",
@@ -228,7 +228,7 @@ class ConvertPanel(widgets.Panel):
         last = None
         try:
             for name, data in files:
-                target = self.base.examples / atomic_store.safe_name(Path(name).name)
+                target = self.base.examples / filesystem.safe_name(Path(name).name)
                 last = atomic_store.commit_new(target, lambda path, data=data: path.write_bytes(data))
         finally:
             widgets.clear_uploads(self.upload)

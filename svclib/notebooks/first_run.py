@@ -16,7 +16,7 @@ from svclib.data.recordings import Recording, find_recordings
 from svclib.data.synthetic import singers
 from svclib.models import instrument
 from svclib.training import api as training
-from svclib.utils import atomic_store, config, download, workspace
+from svclib.utils import atomic_store, config, download, filesystem, workspace
 from svclib.utils.errors import DatasetError, TrainingError
 from svclib.utils.progress import ProgressCallback
 
@@ -69,7 +69,7 @@ def recordings(
             raise DatasetError(
                 f"SOURCE is fetched into one voice, but VOICE is '{voice}'. Write one name, or leave SOURCE empty."
             )
-        target = base.audio / atomic_store.safe_name(voice or "fetched")
+        target = base.audio / filesystem.safe_name(voice or "fetched")
         there = audio.find(target)[0] if target.is_dir() else []
         if not there or download.is_link(source) or Path(source).exists():
             own = download.place(source, target)
@@ -223,7 +223,7 @@ def elapsed_s() -> float:
 
 def run_folder(base: workspace.Base, data: dataset.Dataset, preset_name: str) -> Path:
     """The folder of the run that trains a dataset with a preset."""
-    return base.runs / atomic_store.safe_name(f"{voice_of(data)}-{preset_name}")
+    return base.runs / filesystem.safe_name(f"{voice_of(data)}-{preset_name}")
 
 
 def train(
@@ -290,7 +290,7 @@ def export(run: Path, base: workspace.Base, which: str | int = "best", name: str
     Returns:
         ``(path, sentence)``.
     """
-    name = atomic_store.safe_name(name or run.name)
+    name = filesystem.safe_name(name or run.name)
     _, record = training.load_model(run, which)
     wanted = (name, record["step"], record["metrics"]["validation_loss"])
     for entry in instrument.list_folder(base.instruments):

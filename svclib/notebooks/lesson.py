@@ -14,7 +14,7 @@ from svclib.audio import io as audio
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run
-from svclib.utils import atomic_store, workspace
+from svclib.utils import filesystem, workspace
 
 KINDS = ("diffusion", "diffwave")
 
@@ -169,7 +169,7 @@ class LessonPanel(widgets.Panel):
         if not self.text:
             self.message.show("Run first: there is no lesson to write yet.", "warning")
             return
-        path = player.export(self.text, self.base.output / f"{atomic_store.safe_name(self.title, 'lesson')}.html")
+        path = player.export(self.text, self.base.output / f"{filesystem.safe_name(self.title, 'lesson')}.html")
         self.message.show(f"Written: {path}", "done")
 
     def _busy(self, busy: bool) -> None:

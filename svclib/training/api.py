@@ -23,7 +23,7 @@ from svclib.training.run_log import LogReader, curves
 from svclib.training.session import RunResult, SessionOptions, Status, StopRequest, TrainingSettings
 from svclib.training.trainer import Trainer
 from svclib.training.validate import previews
-from svclib.utils import atomic_store, config
+from svclib.utils import config, filesystem
 from svclib.utils.errors import TrainingError
 
 __all__ = [
@@ -156,7 +156,7 @@ def export(
         _embed(model, vocoder)
     out = Path(out)
     if out.suffix != ".zip":
-        out = out / f"{atomic_store.safe_name(name or Path(run).name)}.zip"
+        out = out / f"{filesystem.safe_name(name or Path(run).name)}.zip"
     return instrument.save(
         out,
         model,

@@ -132,7 +132,7 @@ def unpack(path: Path) -> Checkpoint:
     if it cannot be used, with the reason as a clause.
     """
     try:
-        data = atomic_store.read_bytes(path)
+        data = filesystem.read_bytes(path)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
         record = json.loads(metadata["record"])
@@ -241,7 +241,7 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
         checkpoint = Checkpoint(record, tensors)
     record = {**checkpoint.record, "kind": kind, "saved": now()}
     parts = pack(Checkpoint(record, checkpoint.tensors))
-    atomic_store.free_space_check(folder, sum(map(len, parts)) + (16 << 20))
+    filesystem.free_space_check(folder, sum(map(len, parts)) + (16 << 20))
     name = f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
     marker = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
     marker["validation_loss"] = record["metrics"]["validation_loss"]
@@ -382,7 +382,7 @@ def run_identity(run: str | Path) -> dict:
     """Contents of ``run.json``: ``run_id``, ``preset``, ``loss``, ...; {} without one, ``damaged`` if unreadable."""
     path = Path(run) / "run.json"
     try:
-        found = atomic_store.read_json(path) if atomic_store.exists(path) else {}
+        found = filesystem.read_json(path) if filesystem.exists(path) else {}
     except StorageError as error:
         if error.errno is not None:  # the disk failed; the file may be intact
             raise

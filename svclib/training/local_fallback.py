@@ -29,7 +29,7 @@ def local_log(run: str | Path) -> Path:
 
 def newest(run: str | Path, run_id: str, step: int | None = None) -> Checkpoint | None:
     """The newest usable local checkpoint of this run, or None."""
-    if not filesystem.is_ours(local_folder(run)):
+    if not filesystem.is_own_folder(local_folder(run)):
         return None
     try:
         return checkpoints.newest(local_folder(run) / "checkpoints", run_id, step)[0]
@@ -43,16 +43,16 @@ def sync_back(run: str | Path, run_id: str) -> list[str]:
     Checkpoints of any other run stay. Returns the moved file names, oldest first; raises StorageError, with every local
     file intact, if the run's folder cannot be written.
     """
-    if not filesystem.is_ours(local_folder(run)):
+    if not filesystem.is_own_folder(local_folder(run)):
         return []
     moved = []
     for info in checkpoints.listing(local_folder(run) / "checkpoints"):
         if info.run_id != run_id or atomic_store.verify(info.marked):
             continue
         target = Path(run) / "checkpoints" / info.path.name
-        if not atomic_store.exists(atomic_store.marker_path(target)):
+        if not filesystem.exists(atomic_store.marker_path(target)):
             marker = {k: v for k, v in info.marked.info.items() if k not in ("bytes", "sha256")}
-            data = atomic_store.read_bytes(info.path)
+            data = filesystem.read_bytes(info.path)
             copy = atomic_store.put_marked(
                 target, lambda part, data=data: atomic_store.commit_bytes(part, data), marker
             )
@@ -142,7 +142,7 @@ class CheckpointWriter:
 
     def _made_local(self) -> Path:
         self.local.parent.mkdir(mode=0o700, exist_ok=True)
-        if not filesystem.is_ours(self.local.parent):
+        if not filesystem.is_own_folder(self.local.parent):
             raise StorageError(
                 f"'{self.local.parent}' belongs to another user; delete it or set TMPDIR to another folder."
             )

@@ -61,7 +61,7 @@ class RunLock:
     def __enter__(self):
         if os.environ.get("RANK", "0") != "0":  # the first process locks for all
             return self
-        self._made = not atomic_store.exists(self.run)
+        self._made = not filesystem.exists(self.run)
         try:
             files = self._files()
         except OSError as error:
@@ -83,7 +83,7 @@ class RunLock:
                     atomic_store.remove(self.run / f"{PREFIX}{session}.json")
         for path in files:
             with contextlib.suppress(OSError):
-                if atomic_store.size_of(path) == 0:  # its deletion was interrupted
+                if filesystem.size_of(path) == 0:  # its deletion was interrupted
                     atomic_store.remove(path)
         try:
             self._beat()
@@ -144,13 +144,13 @@ class RunLock:
         for path in files:
             session = path.name[len(PREFIX) : -len(".json")]
             with contextlib.suppress(OSError):
-                lock = atomic_store.read_json(path)
+                lock = filesystem.read_json(path)
                 if session != self.session_id and isinstance(lock, dict) and _valid(lock):
                     found[session] = lock
         return found
 
     def _files(self) -> list[Path]:
-        return [self.run / n for n in atomic_store.names(self.run) if n.startswith(PREFIX) and n.endswith(".json")]
+        return [self.run / n for n in filesystem.names(self.run) if n.startswith(PREFIX) and n.endswith(".json")]
 
 
 def _valid(lock: dict) -> bool:

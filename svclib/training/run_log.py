@@ -43,7 +43,7 @@ class MetricsLog:
     def flush(self) -> None:
         """Append the buffered lines; raises StorageError, and keeps them, if they cannot be written."""
         self._flushed = time.monotonic()
-        if self.local is not None and (earlier := atomic_store.read_lines(self.local)):
+        if self.local is not None and (earlier := filesystem.read_lines(self.local)):
             atomic_store.append_lines(self.path, earlier)
             atomic_store.remove(self.local)
         if self._waiting:
@@ -82,12 +82,12 @@ class LogReader:
 
     def update(self) -> "LogReader":
         """Read what was appended; raises StorageError if there is a log and it cannot be read."""
-        size = atomic_store.size_of(self.path) or 0
+        size = filesystem.size_of(self.path) or 0
         if size < self._offset:  # another file
             self._reset()
         if size == self._offset:
             return self
-        with filesystem.told(self.path, "read"), filesystem.active.open(self.path, "rb") as file:
+        with filesystem.translate_os_errors(self.path, "read"), filesystem.active.open(self.path, "rb") as file:
             file.seek(self._offset)
             data = filesystem.active.read(file, size - self._offset)
         end = data.rfind(b"\n") + 1  # an incomplete last line is read later
@@ -146,7 +146,7 @@ class LogReader:
             "validation_step": np.array(self.validation_step, dtype=int),
             "validation_loss": np.array(self.validation_loss, dtype=float),
             "last": self.loss[-1],
-            "loss_definition": atomic_store.read_json(identity).get("loss") if identity.is_file() else None,
+            "loss_definition": filesystem.read_json(identity).get("loss") if identity.is_file() else None,
         }
 
 
@@ -173,14 +173,14 @@ class TensorBoardWriter:
 
     def __init__(self, run: Path, step: int):
         self.target = Path(run) / "tensorboard"
-        self.local: filesystem.Scratch | None = None
+        self.local: filesystem.ScratchDir | None = None
         self.problem: str | None = None
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             self.problem = f"TensorBoard is not installed ({error}); the curves are in metrics.jsonl all the same."
             return
-        self.local = filesystem.Scratch("svclib-tensorboard-")
+        self.local = filesystem.ScratchDir("svclib-tensorboard-")
         self.writer = SummaryWriter(str(self.local.path), purge_step=step + 1 if step else None)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:

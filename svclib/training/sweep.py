@@ -15,7 +15,7 @@ from svclib.data.dataset import Dataset
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.training.checkpoints import listing, newest, run_identity
-from svclib.utils import atomic_store, config
+from svclib.utils import atomic_store, config, filesystem
 from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import to_dict
 
@@ -107,7 +107,7 @@ def run(
     planned = []
     for values in combinations(grid):
         preset = config.load(files, [*overrides, *(f"{k}={v}" for k, v in values.items())])
-        folder = Path(runs) / atomic_store.safe_name("_".join(f"{k}-{v}" for k, v in values.items()))
+        folder = Path(runs) / filesystem.safe_name("_".join(f"{k}-{v}" for k, v in values.items()))
         planned.append((values, folder, preset, steps or preset.training.steps))
     cells = []
     for values, folder, preset, target in planned:

@@ -11,7 +11,7 @@ import scipy.signal
 import torch
 from torch import nn
 
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 
 N_PREVIEWS = 3
 MAX_BATCHES, BATCH_SIZE = 8, 8
@@ -84,7 +84,7 @@ def previews(run: str | Path) -> list[Preview]:
     """The previews of a run, sorted by step and number."""
     folder, found = Path(run) / "previews", []
     for path in sorted(folder.glob("step-*.json")):
-        saved = atomic_store.read_json(path)
+        saved = filesystem.read_json(path)
         for number, score in enumerate(saved["scores"], start=1):
             audio = folder / f"step-{saved['step']:06d}-{number}.wav"
             if audio.is_file():

@@ -1,19 +1,19 @@
-"""A person's folder, local or on Google Drive: atomic commits, checksums, retention. The only writer under it.
+"""Atomic commits, checksums and retention of files, local or on Google Drive.
 
 A file is committed by writing it beside its place, forcing it to the disk and renaming it. A *marked* file (checkpoint,
 dataset shard) also has a new unique name and, last of all, gets a marker ``<stem>.ok.json`` with its size and SHA-256.
-Where a mounted Drive may lose, cut or delay any file, a payload whose marker is absent or does not fit was simply never
-committed, and the one before it is used. Every primitive file operation goes through ``disk.active``.
+A mounted Drive may lose, cut or delay any file: a payload whose marker is absent or does not fit was never committed,
+and the one before it is used.
 """
 
 import contextlib
 import dataclasses
 import errno
 import fnmatch
+import hashlib
 import json
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -22,22 +22,18 @@ from typing import Any
 
 from svclib.utils import filesystem
 from svclib.utils.errors import StorageError
-from svclib.utils.files import (
+from svclib.utils.filesystem import (
     CHUNK_BYTES,
+    PART_PREFIX,
     exists,
+    host_name,
     names,
-    read_bytes,
     read_json,
-    read_lines,
-    safe_name,
+    retry,
     sha256_file,
     size_of,
+    translate_os_errors,
 )
-from svclib.utils.filesystem import PART_PREFIX, again, free_space_check, host_name, told
-from svclib.utils.workspace import Base, base_folder, on_colab
-
-__all__ = ["Base", "base_folder", "free_space_check", "on_colab"]
-__all__ += ["exists", "names", "read_bytes", "read_json", "read_lines", "safe_name", "sha256_file", "size_of"]
 
 MARKER_SUFFIX = ".ok.json"
 
@@ -46,7 +42,7 @@ MARKER_SUFFIX = ".ok.json"
 
 
 def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Commit what ``write`` puts into the path it is given; the old file stays whole until the new one is.
+    """Commit the file that ``write`` writes; the old file stays whole until the new one is.
 
     Args:
         path: The file to make or replace. Its folder is made if needed.
@@ -56,50 +52,72 @@ def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
         ``path``.
 
     Raises:
-        StorageError: if it cannot be written; what was at ``path`` is untouched.
+        StorageError: if it cannot be written; an earlier file at ``path`` is untouched.
     """
     path = Path(path)
-    again(path, lambda: _commit(path, write, lambda part: filesystem.active.replace(part, path)))
+    retry(path, lambda: _commit(path, write, lambda part: filesystem.active.replace(part, path)))
     return path
 
 
 def commit_bytes(path: str | Path, *data: bytes | memoryview) -> Path:
     """Commit bytes, in one or more pieces; see :func:`commit_file`."""
-    return commit_file(path, lambda part: _put_bytes(part, data))
+    return commit_file(path, lambda part: write_bytes(part, data))
+
+
+def write_bytes(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
+    """Write bytes without committing them, for the ``write`` of other functions; returns their SHA-256."""
+    digest, small, n_small = hashlib.sha256(), [], 0  # small pieces are written together
+    with filesystem.active.open(path, "wb") as file:
+        for piece in pieces:
+            digest.update(piece)
+            if small and n_small + len(piece) > CHUNK_BYTES:
+                filesystem.active.write(file, b"".join(small))
+                small, n_small = [], 0
+            if len(piece) > CHUNK_BYTES:
+                with memoryview(piece) as view:
+                    for start in range(0, len(view), CHUNK_BYTES):
+                        filesystem.active.write(file, view[start : start + CHUNK_BYTES])
+            else:
+                small.append(piece)
+                n_small += len(piece)
+        if small:
+            filesystem.active.write(file, b"".join(small))
+    return digest.hexdigest()
 
 
 def commit_new(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Commit under a name that is not taken: ``name.wav``, else ``name 2.wav``, ``name 3.wav``, ... Never overwrites.
-
-    Args:
-        path: The name wanted. Its folder is made if needed.
-        write: As for :func:`commit_file`.
-
-    Returns:
-        The path that was used.
-    """
+    """Commit under the first free name of ``name.wav``, ``name 2.wav``, ``name 3.wav``, ...; returns that path."""
     path = Path(path)
     used = []
 
     def place(part: Path) -> None:
         used[:] = [_place_new(part, path)]
 
-    again(path, lambda: _commit(path, write, place))
+    retry(path, lambda: _commit(path, write, place))
     return used[0]
 
 
 def copy_file(source: str | Path, target: str | Path) -> Path:
     """Commit a copy of a file; see :func:`commit_file`."""
-    return commit_file(target, lambda part: shutil.copyfile(source, part))
+    source = Path(source)
+
+    def copy(part: Path) -> None:
+        with filesystem.active.open(source, "rb") as reader, filesystem.active.open(part, "wb") as writer:
+            while block := filesystem.active.read(reader, CHUNK_BYTES):
+                filesystem.active.write(writer, block)
+
+    return commit_file(target, copy)
 
 
 def copy_tree(source: str | Path, target: str | Path) -> list[Path]:
-    """Copy the files of a folder that are missing or differ in size in ``target``; returns the copies made."""
+    """Copy the files of a folder that are missing, of another size or older in ``target``; returns the copies made."""
     source, target = Path(source), Path(target)
     copied = []
     for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith(PART_PREFIX)):
         twin = target / path.relative_to(source)
-        if not twin.is_file() or twin.stat().st_size != path.stat().st_size:
+        own = filesystem.active.stat(path)
+        found = filesystem.active.stat(twin) if exists(twin) else None
+        if found is None or found.st_size != own.st_size or found.st_mtime_ns < own.st_mtime_ns:
             copied.append(copy_file(path, twin))
     return copied
 
@@ -108,7 +126,7 @@ def append_lines(path: str | Path, records: Iterable[dict]) -> None:
     """Add JSON objects as lines to a log; a torn last line of an earlier crash is closed first."""
     path = Path(path)
     text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
-    with told(path):
+    with translate_os_errors(path):
         filesystem.make_folder(path.parent)
         with filesystem.active.open(path, "ab+") as file:
             if file.tell() > 0:
@@ -128,7 +146,7 @@ def write_json(path: str | Path, value: Any) -> Path:
 def remove(path: str | Path) -> None:
     """Delete a file, emptying it first: on Drive a deleted file lies in the trash and counts against the quota."""
     path = Path(path)
-    with told(path, "delete"):
+    with translate_os_errors(path, "delete"):
         if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1:  # a second name keeps the contents
             filesystem.active.open(path, "wb").close()
         with contextlib.suppress(FileNotFoundError):
@@ -167,7 +185,7 @@ class Marked:
 
     Attributes:
         path: The payload.
-        info: What the marker says: ``bytes``, ``sha256`` and whatever was given to :func:`put_marked`; {} without one.
+        info: Contents of the marker: ``bytes``, ``sha256`` and the ``info`` of :func:`put_marked`; {} without one.
         problem: None if marker and size fit, else why the file does not count, as a sentence without full stop.
     """
 
@@ -186,11 +204,11 @@ def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None
 
     Args:
         path: The payload's name, never used before.
-        write: As for :func:`commit_file`.
-        info: Plain values that the marker says besides ``bytes`` and ``sha256``.
+        write: As for :func:`commit_file`; it may return the SHA-256 of the file, which is read to find it otherwise.
+        info: Plain values for the marker besides ``bytes`` and ``sha256``.
 
     Returns:
-        The payload with all that its marker says.
+        The payload with the contents of its marker.
 
     Raises:
         StorageError: if the name is already committed, or the payload cannot be written or reads back differently.
@@ -201,12 +219,16 @@ def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None
     written: list[str] = []
 
     def write_and_hash(part: Path) -> None:
-        write(part)
-        written[:] = [sha256_file(part)]
+        returned = write(part)
+        written[:] = [returned if isinstance(returned, str) else sha256_file(part)]
 
     commit_file(path, write_and_hash)
     if sha256_file(path) != written[0]:
-        raise StorageError(f"'{path}' reads back differently from what was written; the disk or the mount is not well.")
+        raise StorageError(
+            f"'{path}' reads back differently from what was written.",
+            path=path,
+            hint="The disk or the mount is faulty.",
+        )
     marker = {**(info or {}), "bytes": size_of(path), "sha256": written[0]}
     write_json(marker_path(path), marker)
     return Marked(path, marker)
@@ -243,11 +265,11 @@ def remove_marked(marked: Marked) -> None:
     remove(marked.path)
 
 
-# Inside ---------------------------------------------------------------------------------------------------------------
+# Implementation ------------------------------------------------------------------------------------------------------
 
 
 def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], None]) -> None:
-    with told(path):
+    with translate_os_errors(path):
         filesystem.make_folder(path.parent)
         unique = f"{PART_PREFIX}{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
         part = path.parent / f"{unique}{path.suffix if len(path.suffix) < 32 else ''}"
@@ -261,24 +283,6 @@ def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], No
                 remove(part)
             raise
         filesystem.active.fsync_folder(path.parent)
-
-
-def _put_bytes(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
-    small, n_small = [], 0  # written together
-    with filesystem.active.open(path, "wb") as file:
-        for piece in pieces:
-            if small and n_small + len(piece) > CHUNK_BYTES:
-                filesystem.active.write(file, b"".join(small))
-                small, n_small = [], 0
-            if len(piece) > CHUNK_BYTES:
-                with memoryview(piece) as view:
-                    for start in range(0, len(view), CHUNK_BYTES):
-                        filesystem.active.write(file, view[start : start + CHUNK_BYTES])
-            else:
-                small.append(piece)
-                n_small += len(piece)
-        if small:
-            filesystem.active.write(file, b"".join(small))
 
 
 def _place_new(part: Path, path: Path) -> Path:

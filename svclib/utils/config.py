@@ -298,8 +298,6 @@ def _guarded(call, source: str):
     """Turn gin's errors into one sentence; settings classes raise ValueError with their own."""
     try:
         return call()
-    except ConfigError:
-        raise
     except SyntaxError as error:
         raise _not_gin(error, source) from None
     except Exception as error:  # whatever gin, an import or a settings class makes of a stranger's values

@@ -13,7 +13,9 @@ import urllib.parse
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from svclib.utils import atomic_store, unzip
+import platformdirs
+
+from svclib.utils import atomic_store, filesystem, unzip
 from svclib.utils.errors import StorageError
 from svclib.utils.unzip import RECORD_NAME, ProgressCallback
 
@@ -63,8 +65,8 @@ def is_link(where: str | Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where models that were fetched for the person are kept: ``SVCLIB_CACHE``, else ``~/.cache/svclib``."""
-    return Path(os.environ.get("SVCLIB_CACHE") or Path.home() / ".cache" / "svclib")
+    """Where models that were fetched for the person are kept: ``SVCLIB_CACHE``, else the system's place for caches."""
+    return Path(os.environ.get("SVCLIB_CACHE") or platformdirs.user_cache_dir("svclib", appauthor=False))
 
 
 # Downloads ------------------------------------------------------------------------------------------------------------
@@ -86,7 +88,7 @@ def place(where: str | Path, into: str | Path) -> Path:
 def _folder_of(address: str, into: Path) -> tuple[Path, str, str]:
     """Where a link's things go, the key of its record, and a name for people."""
     parts = _link(address)
-    label = atomic_store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem or parts.hostname)
+    label = filesystem.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem or parts.hostname)
     key = hashlib.sha256(address.encode()).hexdigest()
     on_drive = parts.hostname.lower() in _DRIVE_HOSTS
     return into / (f"drive {key[:8]}" if on_drive else f"{label} {key[:8]}"), key, label
@@ -132,9 +134,7 @@ def fetch_file(address: str, into: str | Path, progress: ProgressCallback | None
     """
     parts, tell = _link(address), progress or (lambda fraction, what: None)
     key = hashlib.sha256(f"file {address}".encode()).hexdigest()
-    folder = (
-        Path(into) / f"{atomic_store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem)[:60]} {key[:8]}"
-    )
+    folder = Path(into) / f"{filesystem.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).stem)[:60]} {key[:8]}"
     noted = unzip.record(folder)
     if noted.get("sha256") == key:
         return folder / noted["name"]
@@ -174,7 +174,7 @@ def _refuse_page(path: Path, address: str) -> None:
 def _keep(path: Path, at: Path, folder: Path, address: str, tell: ProgressCallback) -> None:
     _refuse_page(path, address)
     if zipfile.is_zipfile(path):
-        unzip.unpack(path, folder / atomic_store.safe_name(path.stem), tell)
+        unzip.unpack(path, folder / filesystem.safe_name(path.stem), tell)
     else:
         atomic_store.copy_file(path, folder / unzip.safe_path(path.relative_to(at).parts))
 
@@ -203,7 +203,7 @@ def _from_web(address: str, parts, at: Path, tell: ProgressCallback) -> Path:
     import pooch
     import requests
 
-    name = atomic_store.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).name or "download")
+    name = filesystem.safe_name(PurePosixPath(urllib.parse.unquote(parts.path)).name or "download")
     downloader = pooch.HTTPDownloader(progressbar=_Meter(tell, name), chunk_size=_CHUNK_BYTES, timeout=60)
     try:
         return Path(pooch.retrieve(address, known_hash=None, fname=name, path=at, downloader=downloader))

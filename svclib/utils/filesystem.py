@@ -1,10 +1,14 @@
-"""The few primitive file operations everything is written with, and the sentences for what can go wrong in them.
+"""Primitive file operations, reading, and translation of the system's errors into sentences.
 
-Tests put another :class:`Disk` into :data:`active` to make the n-th operation fail.
+A file that is absent and a file that cannot be reached are different states: a mount that dropped shows nothing, and
+work taken for absent would be begun anew. Everything below raises where the disk or the Drive does not answer. Tests
+put another :class:`Disk` into :data:`active` to make the n-th operation fail.
 """
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -15,30 +19,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from svclib.utils.errors import StorageError
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from svclib.utils.errors import StorageError
 
 DRIVE_MOUNT = Path("/content/drive")
 DRIVE_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 PART_PREFIX = ".part-"
+CHUNK_BYTES = 1 << 20
+MAX_JSON_BYTES = 64 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TRANSIENT = (errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR, errno.ENOSYS, errno.EBADF, errno.EPERM)
 
 
 class Disk:
-    """The few primitive operations everything below is made of."""
+    """The primitive operations that everything below is made of."""
 
     def open(self, path: Path, mode: str):
         """Open a file in binary mode."""
         return open(path, mode)
 
     def names(self, folder: Path) -> list[str]:
-        """What a folder lists."""
+        """Names in a folder."""
         return os.listdir(folder)
 
     def stat(self, path: Path) -> os.stat_result:
@@ -91,18 +94,82 @@ class Disk:
 active = Disk()
 
 
-def free_space_check(folder: str | Path, needed_bytes: int) -> None:
-    """Make sure a folder's disk has room (advisory on Drive, where the number is the machine's).
+# Errors and retries ---------------------------------------------------------------------------------------------------
 
-    The folder need not exist yet. Without room a :class:`StorageError` tells the megabytes needed and free.
-    """
-    free = shutil.disk_usage(_existing(Path(folder))).free
+
+@contextlib.contextmanager
+def translate_os_errors(path: Path, verb: str = "write"):
+    """Turn OSError into a :class:`StorageError` that names the file and the remedy."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if isinstance(error.filename, str) and not Path(error.filename).name.startswith(PART_PREFIX):
+            path = Path(error.filename)
+        hint = ""
+        if error.errno in _NO_SPACE:
+            free = shutil.disk_usage(_existing(path.parent)).free
+            text, hint = f"No space left while writing '{path}' ({free / 1e6:.0f} MB are free).", _space_hint(path)
+        elif error.errno == errno.ENOENT:
+            text = f"There is no file '{path}'."
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            text, hint = f"No permission to {verb} '{path}' ({error.strerror}).", "Choose a folder of your own."
+        elif error.errno in _TRANSIENT:
+            text = f"Could not {verb} '{path}' ({error.strerror}): the disk or the Drive connection failed."
+            hint = "What was committed before is untouched. Try again; on Colab, restart the session if it stays."
+        else:
+            text = f"Could not {verb} '{path}': {error.strerror or error}."
+        raise StorageError(text, error.errno, path=path, hint=hint) from error
+
+
+def retry(path: Path, action: Callable[[], Any]) -> Any:
+    """Call ``action``; on a mounted Drive, again after pauses while the error is a transient one."""
+    for pause_s in DRIVE_PAUSES_S if on_drive(path) else ():
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in _TRANSIENT:
+                raise
+            time.sleep(pause_s)
+    return action()
+
+
+def error_text(error: Exception) -> str:
+    """The text of an error as a sentence; the system's own texts begin with a number."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return (
+            f"'{error.filename}' could not be used: {error.strerror.lower()}. If it was moved or deleted, put it back, "
+            "then try again."
+        )
+    return str(error)
+
+
+def free_space_check(folder: str | Path, needed_bytes: int) -> None:
+    """Raise StorageError if a folder's disk lacks room (advisory on Drive, where the number is the machine's)."""
+    folder = Path(folder)
+    free = shutil.disk_usage(_existing(folder)).free
     if free < needed_bytes:
         raise StorageError(
-            f"Not enough space in '{folder}': {needed_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free. "
-            f"{_space_advice(Path(folder))}",
+            f"Not enough space in '{folder}': {needed_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free.",
             errno.ENOSPC,
+            path=folder,
+            hint=_space_hint(folder),
         )
+
+
+def _space_hint(path: Path) -> str:
+    what = "Empty the trash of Google Drive or delete files there" if on_drive(path) else "Delete files on this disk"
+    return f"{what}, then go on; what was committed before is untouched."
+
+
+def _existing(folder: Path) -> Path:
+    while not os.path.isdir(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder if os.path.isdir(folder) else Path(tempfile.gettempdir())
+
+
+# Looking and reading --------------------------------------------------------------------------------------------------
 
 
 def on_drive(path: str | Path) -> bool:
@@ -121,69 +188,96 @@ def make_folder(folder: Path) -> None:
     active.make_folder(folder)
 
 
-def again(path: Path, action: Callable[[], Any]) -> Any:
-    """Do it; on a mounted Drive, try again after a while when the error is of the passing kind."""
-    for pause_s in DRIVE_PAUSES_S if on_drive(path) else ():
+def size_of(path: str | Path) -> int | None:
+    """Size of a file in bytes, None where there is none; StorageError if the disk or the Drive does not answer."""
+    path = Path(path)
+    with translate_os_errors(path, "read"):
         try:
-            return action()
-        except OSError as error:
-            if error.errno not in _TRANSIENT:
-                raise
-            time.sleep(pause_s)
-    return action()
+            return retry(path, lambda: active.stat(path)).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
-@contextlib.contextmanager
-def told(path: Path, verb: str = "write"):
-    """Turn the system's errors into a sentence that names the file and the remedy."""
+def exists(path: str | Path) -> bool:
+    """Whether a path is there; see :func:`size_of`."""
+    return size_of(path) is not None
+
+
+def names(folder: str | Path) -> list[str]:
+    """Names in a folder, sorted; [] where there is no folder. Raises as :func:`size_of` does."""
+    folder = Path(folder)
+    with translate_os_errors(folder, "read"):
+        try:
+            return sorted(retry(folder, lambda: active.names(folder)))
+        except FileNotFoundError:
+            return []
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The contents of a file."""
+    path = Path(path)
+    with translate_os_errors(path, "read"):
+        size = active.stat(path).st_size
+        with active.open(path, "rb") as file:
+            return active.read(file, size + 1)  # one more: a file that grew fails its checksum
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file; StorageError if it is missing, larger than 64 MB or not JSON (NaN is not)."""
+    path = Path(path)
+    if (size_of(path) or 0) > MAX_JSON_BYTES:
+        raise StorageError(f"'{path}' is larger than 64 MB: not a JSON file of svclib.", path=path)
+    data = read_bytes(path)
     try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        if isinstance(error.filename, str) and not Path(error.filename).name.startswith(PART_PREFIX):
-            path = Path(error.filename)
-        if error.errno in _NO_SPACE:
-            free = shutil.disk_usage(_existing(path.parent)).free
-            text = f"No space left while writing '{path}' ({free / 1e6:.0f} MB are free). {_space_advice(path)}"
-        elif error.errno == errno.ENOENT:
-            text = f"There is no file '{path}'."
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            text = f"'{path}' may not be used to {verb} ({error.strerror}). Choose a folder of your own."
-        elif error.errno in _TRANSIENT:
-            text = (
-                f"Could not {verb} '{path}' ({error.strerror}). The disk or the Drive connection failed; what was "
-                "committed before is untouched. Try again; on Colab, restart the session if it stays."
-            )
-        else:
-            text = f"Could not {verb} '{path}': {error.strerror or error}."
-        raise StorageError(text, error.errno) from error
+        return json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(
+            f"'{path}' is not whole JSON ({error}); it is damaged or not a file of svclib.", path=path
+        ) from None
 
 
-def sentence(error: Exception) -> str:
-    """The words of an error; those of the system, which begin with a number, made a sentence."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return (
-            f"'{error.filename}' could not be used: {error.strerror.lower()}. If it was moved or deleted, put it back, "
-            "then try again."
-        )
-    return str(error)
+def _refuse_constant(text: str):
+    raise ValueError(f"{text} is not JSON")
 
 
-def _space_advice(path: Path) -> str:
-    if on_drive(path):
-        return "Empty the trash of Google Drive or delete files there, then go on; what was committed is untouched."
-    return "Delete something on this disk, then go on; what was committed before is untouched."
+def read_lines(path: str | Path) -> list[dict]:
+    """The objects of a log written by ``atomic_store.append_lines``; torn lines are left out, no file is an empty log.
+
+    Raises :class:`StorageError` if there is a log and it cannot be read.
+    """
+    records = []
+    for line in read_bytes(path).split(b"\n") if exists(path) else ():
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                records.append(record)
+    return records
 
 
-def _existing(folder: Path) -> Path:
-    while not os.path.isdir(folder) and folder != folder.parent:
-        folder = folder.parent
-    return folder if os.path.isdir(folder) else Path(tempfile.gettempdir())
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's contents, hexadecimal, read by blocks."""
+    digest = hashlib.sha256()
+    with translate_os_errors(Path(path), "read"), active.open(Path(path), "rb") as file:
+        while block := active.read(file, CHUNK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def safe_name(text: str, fallback: str = "untitled") -> str:
+    """A file name (without suffix) from a person's text: no separators, control characters or hidden names.
+
+    Letters of every script, spaces and most signs stay; at most 120 bytes.
+    """
+    name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', " ", text).strip(" .")
+    name = name.encode("utf-8", "ignore")[:120].decode("utf-8", "ignore").strip(" .")
+    return name or fallback
+
+
+# This machine ---------------------------------------------------------------------------------------------------------
 
 
 def host_name() -> str:
-    """This machine's name as it may stand in a file name."""
+    """This machine's name in the characters of a file name."""
     return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40] or "host"
 
 
@@ -198,38 +292,8 @@ def process_alive(pid: int) -> bool:
     return True
 
 
-class Scratch:
-    """A folder on this machine's own disk, removed by :meth:`close` or when the process ends.
-
-    A killed process leaves its folder behind, and the next one that makes such a folder removes it: the owner holds a
-    lock on a file in it for as long as it lives, so a lock that can be had means that the owner is gone. Windows has
-    no such locks; there nothing of others is removed.
-
-    Args:
-        prefix: How the folder's name begins, ``svclib-...``; only folders of this beginning are looked at.
-    """
-
-    def __init__(self, prefix: str):
-        _remove_left_behind(prefix)
-        self._folder, self._lock = tempfile.TemporaryDirectory(prefix=prefix), None
-        home = Path(self._folder.name)
-        self.path = home / "files"
-        self.path.mkdir()
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks: nobody will remove it, then
-                self._lock = open(home / "owner.part", "wb")  # noqa: SIM115  (open while the process lives)
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.replace(home / "owner.part", home / "owner")  # under this name it is always locked
-
-    def close(self) -> None:
-        """Remove the folder."""
-        self._folder.cleanup()
-        if self._lock is not None:
-            self._lock.close()
-
-
-def is_ours(folder: Path) -> bool:
-    """A folder of this user: on a shared machine anybody may make one of any name in the temporary folder."""
+def is_own_folder(folder: Path) -> bool:
+    """Whether a folder belongs to this user: on a shared machine anybody may make one in the temporary folder."""
     try:
         found = os.lstat(folder)
     except OSError:
@@ -237,11 +301,35 @@ def is_ours(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink() and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
 
 
-def _remove_left_behind(prefix: str) -> None:
-    """Remove this user's scratch folders whose owner is no more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*") if fcntl is not None else ():
-        with contextlib.suppress(OSError):  # BlockingIOError: its owner lives
-            if is_ours(folder):
-                with open(folder / "owner", "rb+") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
+class ScratchDir:
+    """A folder on this machine's own disk, removed by :meth:`close` or when the process ends.
+
+    Its owner holds the lock ``owner.lock`` in it while it lives. A killed process leaves its folder behind; the next
+    one that makes such a folder removes those whose lock is free.
+
+    Args:
+        prefix: Beginning of the folder's name, ``svclib-...``; only folders of this beginning are looked at.
+    """
+
+    def __init__(self, prefix: str):
+        for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+            _remove_if_abandoned(folder)
+        self._folder = tempfile.TemporaryDirectory(prefix=prefix)
+        home = Path(self._folder.name)
+        self.path = home / "files"
+        self._lock = FileLock(home / "owner.lock")
+        self._lock.acquire()
+        self.path.mkdir()
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._lock.release()
+        self._folder.cleanup()
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    lock = folder / "owner.lock"
+    if not (is_own_folder(folder) and lock.is_file() and (folder / "files").is_dir()):
+        return
+    with contextlib.suppress(OSError, Timeout), FileLock(lock).acquire(blocking=False):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import StorageError
 
 ProgressCallback = Callable[[float, str], None]
@@ -63,7 +63,7 @@ def unpack(
         with zipfile.ZipFile(archive) as file:
             entries = _safe_entries(file, archive.name)
             total = sum(entry.file_size for entry, _ in entries)
-            atomic_store.free_space_check(into, total)
+            filesystem.free_space_check(into, total)
             atomic_store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "unfinished": True})
             done = 0
             for entry, relative in entries:
@@ -83,7 +83,7 @@ def unpack(
 def folder_for(archive: str | Path, into: str | Path) -> Path:
     """Where a zip goes inside a folder: under its own name; where that is taken, with eight digits of its SHA-256."""
     archive = Path(archive)
-    digest, folder = atomic_store.sha256_file(archive), Path(into) / atomic_store.safe_name(archive.stem)
+    digest, folder = filesystem.sha256_file(archive), Path(into) / filesystem.safe_name(archive.stem)
     taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
     return (
         folder.with_name(f"{folder.name} {digest[:8]}") if taken and record(folder).get("sha256") != digest else folder
@@ -93,7 +93,7 @@ def folder_for(archive: str | Path, into: str | Path) -> Path:
 def record(folder: Path) -> dict:
     """What is noted of where the things in a folder came from; empty where nothing readable is."""
     try:
-        found = atomic_store.read_json(folder / RECORD_NAME)
+        found = filesystem.read_json(folder / RECORD_NAME)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -101,7 +101,7 @@ def record(folder: Path) -> dict:
 
 def require_sha256(path: Path, sha256: str | None, name: str) -> str:
     """The SHA-256 of a file, hexadecimal; if ``sha256`` is another one, StorageError tells of the file ``name``."""
-    digest = atomic_store.sha256_file(path)
+    digest = filesystem.sha256_file(path)
     if sha256 and digest != sha256.strip().lower():
         raise StorageError(
             f"{name} has the checksum {digest}, expected {sha256}: damaged, or another file. Fetch it again."
@@ -169,8 +169,8 @@ def safe_path(parts: tuple[str, ...]) -> Path:
     """A relative path whose names every system takes."""
     last = Path(parts[-1])
     return Path(
-        *(atomic_store.safe_name(p) for p in parts[:-1]),
-        atomic_store.safe_name(last.stem) + re.sub(r"[^.\w]", "", last.suffix[:12]),
+        *(filesystem.safe_name(p) for p in parts[:-1]),
+        filesystem.safe_name(last.stem) + re.sub(r"[^.\w]", "", last.suffix[:12]),
     )
 
 

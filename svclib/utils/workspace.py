@@ -70,7 +70,7 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
             "'Mount Drive') and run this cell again, or choose a local folder such as /content/svclib."
         )
     parts = ("audio", "examples", "output", "runs", "datasets", "instruments")
-    with filesystem.told(root):
+    with filesystem.translate_os_errors(root):
         for part in parts:
             (root / part).mkdir(parents=True, exist_ok=True)
         probe = root / f"{filesystem.PART_PREFIX}{filesystem.host_name()}~{os.getpid()}~probe"

@@ -16,7 +16,7 @@ from svclib.conversion import metrics
 from svclib.models import instrument
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
-from svclib.utils import atomic_store
+from svclib.utils import filesystem
 from svclib.utils.errors import Cancelled, ConversionError, ModelError
 
 RATE_HZ = 8000
@@ -364,7 +364,7 @@ def test_the_benchmark_goes_on_where_it_was_and_tells_the_same(tmp_path, capsys)
     assert digits.main([*command, "--device", "cpu"]) == 0
     told = capsys.readouterr().out
     assert "of 4 test clips" in told and "clips: 3 2, 7 2" in told and "2 clips of each label" in told
-    report = atomic_store.read_json(out / "digits.json")
+    report = filesystem.read_json(out / "digits.json")
     assert list(report["tables"]) == ["2"] and report["per_label"]["7"]["clips"] == 2
     assert set(report["tables"]["2"]) == {"model", "other training clips", "test set"}
     assert report["listener"]["train_clips"] == 8 and {r["clips"] for r in report["tables"]["2"].values()} == {4}
@@ -378,7 +378,7 @@ def test_the_benchmark_goes_on_where_it_was_and_tells_the_same(tmp_path, capsys)
     made[3].unlink()
     (out / "digits.json").unlink()
     assert digits.main([*command, "--device", "cpu"]) == 0
-    assert atomic_store.read_json(out / "digits.json") == report
+    assert filesystem.read_json(out / "digits.json") == report
     assert made[3].read_bytes() == before[made[3]][0]
     assert all(p.stat().st_mtime_ns == before[p][1] for p in made[:3])
     with pytest.raises(SystemExit):

@@ -26,7 +26,7 @@ from svclib.features import extract
 from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument as files
 from svclib.models.ddsp.model import DdspSettings
-from svclib.utils import atomic_store
+from svclib.utils import filesystem
 from svclib.utils.errors import AudioError, Cancelled, ConversionError, ModelError, StorageError
 
 SETTINGS = FeatureSettings()
@@ -435,7 +435,7 @@ def test_saved_files_carry_sound_tag_and_settings_and_are_never_overwritten(tmp_
     else:
         np.testing.assert_allclose(read, result.audio, atol=1e-6)
     for p in (path, again):
-        said = atomic_store.read_json(p.with_name(p.name + ".json"))
+        said = filesystem.read_json(p.with_name(p.name + ".json"))
         assert said["tag"] == "synthetic voice" and Controls(**said["controls"]) == Controls()
     assert len(list((tmp_path / "output").iterdir())) == 4
 

@@ -27,7 +27,7 @@ from svclib.audio.mel import MelConfig
 from svclib.data import dataset, preprocess, recordings, segments, shards, statistics
 from svclib.data.recordings import find_recordings
 from svclib.features import extract
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import Cancelled, DatasetError, StorageError
 
 
@@ -691,7 +691,7 @@ def test_progress_grows_to_one(tmp_path, measured):
 def test_a_newer_or_foreign_manifest_is_refused(tmp_path, measured):
     dataset.prepare(make_files(tmp_path / "a", 2), tmp_path / "out", SETTINGS)
     path = tmp_path / "out" / "manifest.json"
-    contents = atomic_store.read_json(path)
+    contents = filesystem.read_json(path)
     atomic_store.write_json(path, {**contents, "format": 99})
     with pytest.raises(DatasetError, match="newer svclib"):
         dataset.Dataset.open(tmp_path / "out")

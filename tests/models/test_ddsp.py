@@ -313,7 +313,7 @@ def test_progress_and_cancel():
 LONG_SONG = """
 import resource, sys
 import numpy as np, torch
-from svclib.ddsp import DdspSettings
+from svclib.models.ddsp import DdspSettings
 from svclib.features import FeatureSettings
 torch.set_num_threads(1)
 model = DdspSettings(n_harmonics=250, rnn_channels=16, mlp_channels=16, layers_per_stack=1).build(FeatureSettings())

@@ -402,7 +402,7 @@ def test_hostile_safetensors_headers_are_refused(tiny, tmp_path):
         return repacked(tiny, lambda m: with_weights(m, body))
 
     double = json.dumps(header)[:-1] + f', "{first}": {json.dumps(header[first])}}}'
-    refused(tmp_path, weights(double.encode()), "stands twice")
+    refused(tmp_path, weights(double.encode()), "duplicate key")
     refused(tmp_path, weights(header, size=2**63), "no valid header")
     refused(tmp_path, weights(b"[" * 5000), "nested too deeply|not plain JSON")
     overlap = {k: {**v, "data_offsets": header[first]["data_offsets"]} for k, v in header.items()}
@@ -431,7 +431,7 @@ HOSTILE = {
     "huge reverb": (setting("model", "reverb_samples", 480000), "made for another model version"),
     "negative": (setting("model", "n_harmonics", -1), "n_harmonics"),
     "string for int": (setting("model", "n_harmonics", "5"), "model.n_harmonics is '5'"),
-    "float for int": (setting("model", "n_harmonics", 5.0), "model.n_harmonics"),
+    "fraction for int": (setting("model", "n_harmonics", 5.5), "model.n_harmonics"),
     "bool for int": (setting("model", "n_harmonics", True), "model.n_harmonics"),
     "list for text": (setting("model", "log_rule", ["v1"]), "model.log_rule"),
     "other shape": (setting("model", "n_harmonics", 6), "made for another model version"),
@@ -449,7 +449,10 @@ HOSTILE = {
     "steps": (setting("info", "trained_steps", -5), "out of range"),
     "no statistics": (setting("statistics", {}), "statistics"),
     "text statistics": (setting("statistics", "f0_midi", "mean_note", "60"), "f0_midi.mean_note"),
-    "falling quantiles": (setting("statistics", "loudness_quantiles_db", [1.0, 0.0]), "does not rise"),
+    "falling quantiles": (
+        setting("statistics", "loudness_quantiles_db", [1.0, 0.0]),
+        "is not a list of rising numbers",
+    ),
     "histogram": (setting("statistics", "f0_midi", "histogram", "seconds", [1.0]), "histogram"),
     "member": (setting("members", "x", {"bytes": 1, "sha256": ""}), "members"),
 }
@@ -470,7 +473,7 @@ def test_hostile_descriptions_are_refused(tiny, tmp_path, case):
         (b'{"format": NaN}', "not a finite number"),
         (b'{"format": 1e999}', "not a finite number"),
         (b'{"format": ' + b"9" * 5000 + b"}", "not a finite number"),
-        (b'{"format": 1, "format": 2}', "stands twice"),
+        (b'{"format": 1, "format": 2}', "duplicate key"),
         (b"[" * 5000, "nested too deeply|would unpack|not plain JSON"),  # newer Pythons read deeper
         (b'"' + b"a" * 10, "not plain JSON"),
         (b"\xff\xfe", "not plain JSON"),

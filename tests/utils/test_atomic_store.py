@@ -21,7 +21,7 @@ import pytest
 from svclib.utils import atomic_store, filesystem, workspace
 from svclib.utils.errors import StorageError
 
-BIG = 3 * atomic_store.CHUNK_BYTES + 17
+BIG = 3 * filesystem.CHUNK_BYTES + 17
 
 
 def payload(seed: int, size: int = BIG) -> bytes:
@@ -63,7 +63,7 @@ def test_killed_at_every_operation(tmp_path):
         "import faults; from svclib.utils import atomic_store as store, filesystem; from pathlib import Path\n"
         "n, after, folder = int(sys.argv[1]), sys.argv[2] == '1', Path(sys.argv[3])\n"
         "faults.install(n or None, 'exit', after=after)\n"
-        "store.put_marked(folder / 'ck-2.bin', lambda p: store._put_bytes(p, [b'new' * 700000]), {'step': 2})\n"
+        "store.put_marked(folder / 'ck-2.bin', lambda p: store.write_bytes(p, [b'new' * 700000]), {'step': 2})\n"
         "print(filesystem.active.count)\n"
     )
 
@@ -188,11 +188,10 @@ def test_remove_truncates_first_but_never_a_file_with_a_second_name(tmp_path, mo
 
 
 def test_sha256_against_hashlib(tmp_path):
-    for size in (0, 1, atomic_store.CHUNK_BYTES, BIG):
+    for size in (0, 1, filesystem.CHUNK_BYTES, BIG):
         data = payload(3, size)
         assert (
-            atomic_store.sha256_file(atomic_store.commit_bytes(tmp_path / "f", data))
-            == hashlib.sha256(data).hexdigest()
+            filesystem.sha256_file(atomic_store.commit_bytes(tmp_path / "f", data)) == hashlib.sha256(data).hexdigest()
         )
 
 
@@ -267,7 +266,7 @@ def test_a_payload_that_reads_back_differently_gets_no_marker(tmp_path, monkeypa
 def test_json(tmp_path):
     value = {"b": [1, 2.5, None], "a": "schön 🎵"}
     path = atomic_store.write_json(tmp_path / "deep" / "v.json", value)
-    assert atomic_store.read_json(path) == value
+    assert filesystem.read_json(path) == value
     first = path.read_bytes()
     atomic_store.write_json(path, dict(reversed(value.items())))
     assert path.read_bytes() == first
@@ -277,9 +276,9 @@ def test_json(tmp_path):
     for text in ("", "{", '{"a": NaN}', "[" * 100000, "\xff"):
         (tmp_path / "bad.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(StorageError, match="bad.json"):
-            atomic_store.read_json(tmp_path / "bad.json")
+            filesystem.read_json(tmp_path / "bad.json")
     with pytest.raises(StorageError, match="There is no file"):
-        atomic_store.read_json(tmp_path / "none.json")
+        filesystem.read_json(tmp_path / "none.json")
 
 
 def test_log_lines_survive_a_torn_end(tmp_path):
@@ -289,8 +288,8 @@ def test_log_lines_survive_a_torn_end(tmp_path):
         file.write(b'{"step": 2, "lo')
     atomic_store.append_lines(path, [{"step": 3}])
     atomic_store.append_lines(path, [{"step": 4}])
-    assert [r["step"] for r in atomic_store.read_lines(path)] == [1, 3, 4]
-    assert atomic_store.read_lines(tmp_path / "none") == []
+    assert [r["step"] for r in filesystem.read_lines(path)] == [1, 3, 4]
+    assert filesystem.read_lines(tmp_path / "none") == []
 
 
 def test_copy_tree_copies_what_changed(tmp_path):
@@ -300,12 +299,32 @@ def test_copy_tree_copies_what_changed(tmp_path):
     atomic_store.commit_bytes(tmp_path / "a" / "2", b"two more")
     assert [p.name for p in atomic_store.copy_tree(tmp_path / "a", tmp_path / "b")] == ["2"]
     assert (tmp_path / "b" / "2").read_bytes() == b"two more"
+    assert atomic_store.copy_tree(tmp_path / "a", tmp_path / "b") == []
+    atomic_store.commit_bytes(tmp_path / "a" / "2", b"two mere")  # as many bytes, but newer
+    os.utime(tmp_path / "b" / "2", (1e9, 1e9))
+    assert [p.name for p in atomic_store.copy_tree(tmp_path / "a", tmp_path / "b")] == ["2"]
+
+
+def test_copies_read_and_write_through_the_active_disk(tmp_path):
+    """A copy of a file meets the same faults as any other writing, so that tests of a failing disk cover it."""
+    atomic_store.commit_bytes(tmp_path / "a", payload(3, 1000))
+    for name in ("read", "write"):
+        with faults.failing(1, errno.ENOSPC, only=name), pytest.raises(StorageError) as caught:
+            atomic_store.copy_file(tmp_path / "a", tmp_path / "b")
+        assert caught.value.errno == errno.ENOSPC and not (tmp_path / "b").exists()
+
+
+def test_a_writer_may_return_the_checksum_so_that_the_file_is_read_once(tmp_path):
+    with faults.failing(only="read") as counter:
+        marked = atomic_store.put_marked(tmp_path / "a.bin", lambda p: atomic_store.write_bytes(p, [b"abc", b"def"]))
+    assert marked.info["sha256"] == hashlib.sha256(b"abcdef").hexdigest() and atomic_store.verify(marked) is None
+    assert counter.count == 2  # the block, and its end
 
 
 def test_free_space_check_names_the_megabytes(tmp_path):
-    atomic_store.free_space_check(tmp_path / "not" / "yet", 1)
+    filesystem.free_space_check(tmp_path / "not" / "yet", 1)
     with pytest.raises(StorageError, match=r"1000000000 MB are needed, \d+ MB are free"):
-        atomic_store.free_space_check(tmp_path, 10**15)
+        filesystem.free_space_check(tmp_path, 10**15)
 
 
 @pytest.mark.parametrize(
@@ -319,23 +338,23 @@ def test_free_space_check_names_the_megabytes(tmp_path):
     ],
 )
 def test_safe_name(text, name):
-    assert atomic_store.safe_name(text) == name
+    assert filesystem.safe_name(text) == name
 
 
 def test_safe_name_is_short_enough():
-    assert len(atomic_store.safe_name("🎵" * 200).encode()) <= 120
+    assert len(filesystem.safe_name("🎵" * 200).encode()) <= 120
 
 
 def test_base_folder_local(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "on_colab", lambda: False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SVCLIB_HOME", raising=False)
-    assert atomic_store.base_folder().root == tmp_path / "svclib_home"
+    assert workspace.base_folder().root == tmp_path / "svclib_home"
     monkeypatch.setenv("SVCLIB_HOME", str(tmp_path / "elsewhere"))
-    base = atomic_store.base_folder()
+    base = workspace.base_folder()
     assert base.root == tmp_path / "elsewhere" and base.instruments.is_dir() and not base.on_drive
     assert os.listdir(base.root / "audio") == [] and not list(base.root.glob(".part*"))
-    assert atomic_store.base_folder(base=tmp_path / "mine").output == tmp_path / "mine" / "output"
+    assert workspace.base_folder(base=tmp_path / "mine").output == tmp_path / "mine" / "output"
 
 
 def test_base_folder_on_colab(tmp_path, monkeypatch):
@@ -349,9 +368,9 @@ def test_base_folder_on_colab(tmp_path, monkeypatch):
     module.drive = types.SimpleNamespace(mount=lambda where: calls.append(where))
     monkeypatch.setitem(sys.modules, "google.colab", module)
     with pytest.raises(StorageError, match="not mounted"):
-        atomic_store.base_folder()
+        workspace.base_folder()
     with pytest.raises(StorageError, match="not mounted"):
-        atomic_store.base_folder(base=mount / "MyDrive" / "mine")
+        workspace.base_folder(base=mount / "MyDrive" / "mine")
     assert not mount.exists() and calls == [str(mount)]
 
     def declined(where):
@@ -359,17 +378,17 @@ def test_base_folder_on_colab(tmp_path, monkeypatch):
 
     module.drive.mount = declined
     with pytest.raises(StorageError, match="mount failed"):
-        atomic_store.base_folder()
+        workspace.base_folder()
     assert not mount.exists()
     module.drive.mount = lambda where: (mount / "MyDrive").mkdir(parents=True)
-    assert atomic_store.base_folder().root == mount / "MyDrive" / "svclib"
+    assert workspace.base_folder().root == mount / "MyDrive" / "svclib"
     module.drive.mount = declined  # must not be called again
-    assert atomic_store.base_folder().on_drive
+    assert workspace.base_folder().on_drive
 
 
 def test_a_folder_that_may_not_be_written_is_told_at_once(tmp_path):
-    with faults.failing(1, errno.EROFS), pytest.raises(StorageError, match="may not be used"):
-        atomic_store.base_folder(base=tmp_path / "x")
+    with faults.failing(1, errno.EROFS), pytest.raises(StorageError, match="No permission"):
+        workspace.base_folder(base=tmp_path / "x")
 
 
 def test_passing_errors_are_tried_again_on_drive_only(tmp_path, monkeypatch):
@@ -388,22 +407,20 @@ def test_passing_errors_are_tried_again_on_drive_only(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
-OWNER = (
-    "import sys, svclib.utils.filesystem as d; s = d.Scratch('svclib-t-'); print(s.path, flush=True); sys.stdin.read()"
-)
+OWNER = "import sys, svclib.utils.filesystem as d; s = d.ScratchDir('svclib-t-'); print(s.path, flush=True); sys.stdin.read()"
 
 
 def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path, monkeypatch):
     """Two processes hold one each, the second is killed: only its folder goes, and nothing that only looks like one."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    mine = filesystem.Scratch("svclib-t-")
+    mine = filesystem.ScratchDir("svclib-t-")
     (mine.path / "events").write_bytes(b"x")
     keep = [tmp_path / "svclib-t-somebody", tmp_path / "svclib-other", tmp_path / "svclib-t-link"]
     for folder in keep[:2]:
         (folder / "files").mkdir(parents=True)
     (tmp_path / "svclib-t-somebody" / "owner.part").write_bytes(b"")  # made, not yet locked
     (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "owner").write_bytes(b"")
+    (tmp_path / "real" / "owner.lock").write_bytes(b"")
     keep[2].symlink_to(tmp_path / "real")
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = {"args": [sys.executable, "-c", OWNER], "env": environment, "stdin": -1, "stdout": -1, "text": True}
@@ -413,12 +430,12 @@ def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path,
         killed.kill()
         killed.wait()
         assert left.is_dir()
-        filesystem.Scratch("svclib-t-").close()
+        filesystem.ScratchDir("svclib-t-").close()
         assert not left.parent.exists()
         assert theirs.is_dir() and (mine.path / "events").is_file()
         lives.stdin.close()
         lives.wait()
         assert not theirs.parent.exists()  # it ended and tidied up by itself
-    assert all(path.exists() for path in keep) and (tmp_path / "real" / "owner").exists()
+    assert all(path.exists() for path in keep) and (tmp_path / "real" / "owner.lock").exists()
     mine.close()
     assert not mine.path.parent.exists()

@@ -20,7 +20,7 @@ import soundfile
 from svclib.audio import io as audio
 from svclib.notebooks import first_run
 from svclib.utils import download as sources
-from svclib.utils import unzip, workspace
+from svclib.utils import atomic_store, unzip, workspace
 from svclib.utils.errors import StorageError
 
 
@@ -144,7 +144,7 @@ def test_the_newest_song_is_the_one_to_begin_with(tmp_path):
 def test_an_interrupted_unpacking_goes_on(tmp_path, monkeypatch, n, finished):
     """Ended before or after the n-th file stands in the folder."""
     archive = make_zip(tmp_path / "v.zip", {f"{i}.wav": wav_bytes(i) for i in range(5)})
-    commit, calls = sources.store.commit_file, []
+    commit, calls = atomic_store.commit_file, []
 
     def failing(path, write):
         calls.append(path)
@@ -153,10 +153,10 @@ def test_an_interrupted_unpacking_goes_on(tmp_path, monkeypatch, n, finished):
             raise KeyboardInterrupt
         return made or commit(path, write)
 
-    monkeypatch.setattr(sources.store, "commit_file", failing)
+    monkeypatch.setattr(atomic_store, "commit_file", failing)
     with pytest.raises(KeyboardInterrupt):
         sources.fetch(archive, tmp_path / "into")
-    monkeypatch.setattr(sources.store, "commit_file", commit)
+    monkeypatch.setattr(atomic_store, "commit_file", commit)
     folder = sources.fetch(archive, tmp_path / "into")
     assert folder == tmp_path / "into" / "v" and len(audio.find(folder)[0]) == 5
 

@@ -24,7 +24,7 @@ from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.vocoders import nsf_checkpoint
 from svclib.models.vocoders.harmonic import check_shapes
-from svclib.utils import atomic_store, download, unzip
+from svclib.utils import atomic_store, download, filesystem, unzip
 from svclib.utils.errors import ModelError
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
@@ -201,7 +201,7 @@ def open(  # noqa: A001  (vocoding.open reads well)
     try:
         given = path
         if path.is_file() and path.suffix.lower() == ".zip":
-            folder = f"{atomic_store.safe_name(path.stem)} {atomic_store.sha256_file(path)[:8]}"  # one folder for each zip's contents
+            folder = f"{filesystem.safe_name(path.stem)} {filesystem.sha256_file(path)[:8]}"  # one folder for each zip's contents
             path = _checkpoint_in(unzip.unpack(path, into / folder, progress))
         elif path.is_dir():
             path = _checkpoint_in(path)
@@ -212,7 +212,7 @@ def open(  # noqa: A001  (vocoding.open reads well)
     measured = FeatureSettings(
         contract.sample_rate_hz, contract.hop_samples, loudness_n_fft=contract.n_fft, mel=contract
     )
-    return AnyVocoder(model.name, "nsf_hifigan", measured, atomic_store.sha256_file(path), path, model)
+    return AnyVocoder(model.name, "nsf_hifigan", measured, filesystem.sha256_file(path), path, model)
 
 
 def _holds_instrument(path: Path) -> bool:
