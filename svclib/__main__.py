@@ -64,7 +64,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--minutes", type=_positive, metavar="M", help="stop after this time; whatever comes first")
     p.add_argument("--seed", type=int, metavar="S")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    p.add_argument("--init", metavar="NAME.zip", help="start from an instrument's weights")
+    p.add_argument(
+        "--init", metavar="NAME.zip", default="base",
+        help="start from an instrument's weights; base: the shipped model of several singers where the preset is its "
+        "(default); none: fresh weights",
+    )  # fmt: skip
     p.add_argument("--from", dest="from_step", type=_count, metavar="STEP", help="go back to a kept checkpoint")
     p.add_argument("--take-over", action="store_true", help="although another machine trains it: that one stops")
 

@@ -220,7 +220,7 @@ def train(a) -> int:
             minutes=a.minutes,
             seed=a.seed,
             device=a.device,
-            init=a.init,
+            init=None if a.init == "none" else a.init,
             from_step=a.from_step,
             take_over=a.take_over,
         )

@@ -223,9 +223,9 @@ class Dataset:
             ``audio`` ``[batch, n_frames * hop]``; ``f0_hz`` (unvoiced gaps filled from their neighbours in the whole
             recording, 0 where it has no pitch at all), ``confidence``, ``loudness_db`` ``[batch, n_frames]`` float32;
             ``voiced`` bool; ``log_mel`` ``[batch, n_frames, mels]`` and ``content`` ``[batch, n_frames, dims]`` if the
-            settings have them; ``singer``, ``label``
-            ``[batch]`` int64, positions in ``singers`` and ``labels`` (-1 without label). A recording that is too short
-            is followed by silence: loudness -80 dB, unvoiced.
+            settings have them; ``singer``, ``label`` ``[batch]`` int64, positions in ``singers`` and ``labels`` (-1
+            without label); ``recording``, ``start_frame`` ``[batch]`` int64, where the segments lie. A recording that
+            is too short is followed by silence: loudness -80 dB, unvoiced.
 
         Raises:
             DatasetError: if the split is empty.
@@ -274,6 +274,7 @@ class Dataset:
                 out[name][row, :n] = getattr(piece, name)
         rows = [index for index, _ in windows]
         out["singer"], out["label"] = self._singer[rows], self._label[rows]
+        out["recording"], out["start_frame"] = np.array(windows, np.int64).reshape(-1, 2).T
         return {name: torch.from_numpy(value).to(device) for name, value in out.items()}
 
     def _filled_f0(self, index: int) -> np.ndarray:

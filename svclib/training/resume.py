@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from svclib import models
+from svclib.models import instrument
 from svclib.training import local_fallback, run_log
 from svclib.training.checkpoints import (
     Checkpoint,
@@ -25,6 +27,12 @@ from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import from_dict, to_dict
 
 RETRY_AFTER_S = 2.0
+BASE_PATH = Path(models.__file__).with_name("base.zip")
+# Settings of a diffusion model that may differ between an instrument and a run that starts from it.
+_RETRAINABLE = (
+    "sampler", "sampler_steps", "temperature", "code_noise", "warp_range", "equaliser_db", "coarse_weight",
+    "condition_dropout", "vocoder_weight", "vocoder_rows",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +111,22 @@ def restore(
         return ["This checkpoint holds weights only: the optimiser starts afresh."]
     restore_optimizer(optimizer, checkpoint.part("optimizer"), record["optimizer"])
     return []
+
+
+def base_model(preset: config.Preset) -> Path | None:
+    """The shipped base model, a several-singer diffusion instrument, where the preset builds the same network."""
+    if preset.model.kind != "diffusion" or not BASE_PATH.is_file():
+        return None
+    return None if architecture_differences(instrument.open(BASE_PATH), preset) else BASE_PATH
+
+
+def architecture_differences(other: instrument.Instrument, preset: config.Preset) -> str:
+    """Where an instrument and a preset differ in features or in what the weights mean; empty if they do not."""
+    for theirs, mine in ((other.model.settings, preset.model), (other.features, preset.features)):
+        records = [{k: v for k, v in to_dict(x).items() if k not in _RETRAINABLE} for x in (theirs, mine)]
+        if differ := differences(*records):
+            return differ
+    return ""
 
 
 def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:

@@ -12,6 +12,7 @@ from svclib.utils.serialization import Settings, setting
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
+BASE = "base"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,8 @@ class SessionOptions:
         minutes: Stop and save after so many minutes of this session.
         seed: Instead of the preset's.
         device: ``auto``, ``cpu`` or ``cuda``.
-        init: An instrument whose weights a new run starts from.
+        init: An instrument whose weights a new run starts from; ``base``: the shipped base model where the preset
+            builds the same network, else fresh weights; None: fresh weights.
         from_step: Resume from the checkpoint of this step; later checkpoints no longer count.
         allow_changed_dataset: Resume although the dataset has changed since the last session.
         take_over: Train although another machine trains this run; that one then saves and stops.
@@ -69,7 +71,7 @@ class SessionOptions:
     minutes: float | None = None
     seed: int | None = None
     device: str = "auto"
-    init: str | Path | None = None
+    init: str | Path | None = BASE
     from_step: int | None = None
     allow_changed_dataset: bool = False
     take_over: bool = False

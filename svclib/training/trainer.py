@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from svclib.data.dataset import BatchLoader
+from svclib.data.dataset import BatchLoader, Dataset
 from svclib.models import instrument
 from svclib.training import device as devices
 from svclib.training import local_fallback, resume, run_log, validate
 from svclib.training.checkpoints import Checkpoint, history_due, new_record, now, optimizer_tensors, save
-from svclib.training.session import SessionOptions, Status, StopRequest
+from svclib.training.content_cache import ContentCache
+from svclib.training.session import BASE, SessionOptions, Status, StopRequest
 from svclib.utils import rng
 from svclib.utils.errors import TrainingError
-from svclib.utils.serialization import to_dict
 
 RETRY_S = 30.0
 SYNC_STEPS = 10  # steps between host synchronisations on a GPU; on the CPU there is nothing to wait for
@@ -74,6 +74,9 @@ class Trainer:
         features = preset.features
         self.n_frames = round(self.settings.segment_s * features.sample_rate_hz / features.hop_samples)
         self.micro_batch, self.held_out = self.settings.batch_size, None
+        encoder = getattr(self.model, "content", None)
+        cached = hasattr(encoder, "variants") and isinstance(dataset, Dataset)
+        self.content = ContentCache(dataset, encoder, self.settings.seed) if cached else None
         self.batches = BatchLoader(dataset, self.settings.seed, self.settings.batch_size, self.n_frames, self.device)
         self.unread: list[tuple[int, list[str], torch.Tensor, torch.Tensor]] = []  # losses still on the device
         self.step = self.first_step = start.step
@@ -106,11 +109,13 @@ class Trainer:
         self.loss, self.validation_loss, self.best = (metrics[k] for k in ("loss", "validation_loss", "best"))
 
     def _init_from(self, path: str | Path) -> None:
-        """Initial weights from an instrument of the same architecture."""
+        """Initial weights from an instrument of the same architecture, or from the base model where it is one."""
+        path = resume.base_model(self.preset) if path == BASE else path
+        if path is None:
+            return
         other = instrument.open(path)
-        for mine, theirs in ((self.preset.model, other.model.settings), (self.preset.features, other.features)):
-            if differ := resume.differences(to_dict(theirs), to_dict(mine)):
-                raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
+        if differ := resume.architecture_differences(other, self.preset):
+            raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
         resume.init_from(self.model, other.model)
 
     def _begin(self, start: resume.ResumePoint) -> None:
@@ -177,6 +182,7 @@ class Trainer:
         """
         step, settings = self.step + 1, self.settings
         batch = self.batches.batch(step, settings.steps)
+        batch = self.content.fill(batch, step) if self.content else batch
         for group in self.optimizer.param_groups:
             group["eps"] = settings.adam_eps
             group["lr"] = settings.learning_rate * settings.learning_rate_decay ** (self.step / settings.decay_steps)
@@ -272,6 +278,8 @@ class Trainer:
     def _held_out(self) -> list[dict]:
         if self.held_out is None:
             self.held_out = validate.held_out_batches(self.dataset, self.n_frames, self.device)
+            if self.content:
+                self.held_out = [self.content.fill(batch) for batch in self.held_out]
             if not self.held_out:
                 self.log_message("No recording is held out, so there is no validation loss and no best checkpoint.")
         return self.held_out

@@ -2,3 +2,4 @@
 
 from svclib.models.content import bottleneck as bottleneck
 from svclib.models.content import cached as cached
+from svclib.models.content import words as words

@@ -1,0 +1,204 @@
+"""Train the content encoder ``words`` as a student of Whisper base.
+
+    python tools/base/train_words.py WINDOWS OUT [--steps 4000]
+
+WINDOWS is the folder ``windows`` that ``prepare.py`` made. The student reads a pitch-free envelope under augmentation;
+the teacher listened to the clean recording. Targets: which of 512 clusters of the teacher's frames it is
+(cross-entropy; the numbers before the classifier are the code, as in Soft-VC), and the teacher's 64 principal
+components (mean square). A checkpoint is written every 500 steps and taken up again; every draw depends on
+(seed, step).
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import nn
+from words_data import Augment, crop, load, normalise_teacher, sounding_teacher
+
+from svclib.models.content import bottleneck
+from svclib.models.content.words import CODE_DIMS, MEL, N_CEPSTRA, WEIGHTS, WordsNetwork, normalised
+
+SEED, CLUSTERS, SECONDS = 0, 512, 56.0
+LENGTHS_S = (4.0, 7.0, 14.0)
+
+
+def targets(windows: list[dict]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """PCA of the teacher to 64 numbers of variance 1, in place of ``teacher``, and clusters, of trained speakers."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    sound = torch.cat([w["teacher"][sounding_teacher(w)] for w in windows if not w["speaker"].startswith("eval_")])
+    mean = sound.mean(0)
+    _, _, v = torch.linalg.svd((sound - mean)[:: max(1, len(sound) // 40000)], full_matrices=False)
+    parts = v[:CODE_DIMS].T
+    scores = (sound - mean) @ parts
+    scale = scores.std(0)
+    kmeans = MiniBatchKMeans(CLUSTERS, batch_size=8192, n_init=1, max_iter=12, random_state=SEED)
+    kmeans.fit((scores / scale.mean()).numpy()[:: max(1, len(sound) // 200000)])
+    centroids = torch.tensor(kmeans.cluster_centers_, dtype=torch.float32)
+    for w in windows:
+        scores = (w["teacher"] - mean) @ parts
+        w["label"] = torch.cdist(scores / scale.mean(), centroids).argmin(1)
+        w["teacher"] = scores / scale
+        w["sound"] = sounding_teacher(w)
+    return mean, parts / scale, centroids
+
+
+class Student(nn.Module):
+    """The encoder with the two heads of its training; the heads read a noisy code."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = WordsNetwork()
+        self.classes = nn.Conv1d(CODE_DIMS, CLUSTERS, 1)
+        self.components = nn.Conv1d(CODE_DIMS, CODE_DIMS, 1)
+
+    def forward(self, x, noise=None):
+        """Code, cluster logits, components."""
+        code = self.net(x)
+        seen = code if noise is None else code + noise
+        return code, self.classes(seen), self.components(seen)
+
+
+def at(windows: list[dict], picks: np.ndarray, places: torch.Tensor):
+    """Labels, components and whether there is sound, at the code's frames (pairs of input frames)."""
+    middle = (places[:, 0::2] + places[:, 1::2]) / 2
+    labels, components, sound = [], [], []
+    for i, place in zip(picks, middle, strict=True):
+        w = windows[int(i)]
+        place = place.clamp(0, len(w["teacher"]) - 1)
+        near, left = place.round().long(), place.floor().long()
+        right = (left + 1).clamp_max(len(w["teacher"]) - 1)
+        labels.append(w["label"][near])
+        sound.append(w["sound"][near])
+        components.append(torch.lerp(w["teacher"][left], w["teacher"][right], (place - left)[:, None]))
+    return torch.stack(labels), torch.stack(components).transpose(1, 2), torch.stack(sound)
+
+
+@torch.no_grad()
+def evaluate(student: Student, windows: list[dict], matrix: torch.Tensor) -> dict:
+    """Per held-out speaker: share of frames whose cluster is named, and of the teacher's variance explained."""
+    student.eval()
+    found = {}
+    for w in windows:
+        n = len(w["envelope"]) // 2 * 2
+        x = normalised((w["envelope"][:n] @ matrix)[None], w["envelope"][None, :n].mean(-1))
+        _, classes, components = student(x)
+        places = ((torch.arange(n) + 0.5) * 256 / 22050 / 0.02 - 0.5)[None]
+        labels, wanted, sound = at([w], np.array([0]), places)
+        right = (classes.argmax(1) == labels)[sound].float()
+        top5 = (classes.topk(5, 1).indices == labels[:, None]).any(1)[sound].float()
+        error = (components - wanted).square().sum(1)[sound]
+        all_ = wanted.square().sum(1)[sound]
+        found.setdefault(w["speaker"], []).append((right.sum(), top5.sum(), error.sum(), all_.sum(), len(right)))
+    student.train()
+    return {
+        s: [round(float(sum(r[0] for r in rows) / sum(r[4] for r in rows)), 3),
+            round(float(sum(r[1] for r in rows) / sum(r[4] for r in rows)), 3),
+            round(1 - float(sum(r[2] for r in rows) / sum(r[3] for r in rows)), 3)]
+        for s, rows in found.items()
+    }  # fmt: skip
+
+
+def export(checkpoint: Path, target: Path) -> None:
+    """The network alone, convolutions in half precision."""
+    state = torch.load(checkpoint, weights_only=True)["student"]
+    network = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+    half = {k: v.half() if ".weight" in k and v.ndim == 3 else v.float() for k, v in network.items()}
+    safetensors.torch.save_file({k: v.contiguous() for k, v in half.items()}, target)
+
+
+def main() -> None:
+    """Train, or go on."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("windows", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(SEED)
+    matrix = bottleneck.cepstrum_basis(MEL.n_mels, N_CEPSTRA)
+    began = time.time()
+    windows = load(arguments.windows)
+    normalise_teacher(windows)
+    targets(windows)
+    training = [w for w in windows if not w["speaker"].startswith("eval_")]
+    held = [w for w in windows if w["speaker"].startswith("eval_")]
+    # A speaker counts by the square root of his minutes: many speakers matter more than much of one.
+    by_speaker = {
+        s: sum(len(w["envelope"]) for w in training if w["speaker"] == s) for s in {w["speaker"] for w in training}
+    }
+    chance = np.array([len(w["envelope"]) / math.sqrt(by_speaker[w["speaker"]]) for w in training])
+    chance /= chance.sum()
+    print(
+        f"{len(training)} windows, {sum(by_speaker.values()) * 256 / 22050 / 60:.0f} minutes, "
+        f"{len(by_speaker)} speakers, ready after {time.time() - began:.0f} s",
+        flush=True,
+    )
+    student, augment = Student(), Augment()
+    decay = [p for p in student.parameters() if p.ndim > 1]
+    rest = [p for p in student.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}], arguments.rate, fused=True
+    )
+    step, checkpoint = 0, arguments.out / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+
+    def save():
+        part = checkpoint.with_suffix(".part")
+        torch.save({"student": student.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
+        part.rename(checkpoint)
+
+    means, tick = [], time.time()
+    while step < arguments.steps and time.time() - began < 60 * arguments.minutes:
+        rng, noise = np.random.default_rng([SEED, step]), torch.Generator().manual_seed(1000003 * SEED + step)
+        length = LENGTHS_S[step % len(LENGTHS_S)]
+        frames = round(length * 22050 / 256) // 2 * 2
+        picks = rng.choice(len(training), int(SECONDS / length), p=chance)
+        with torch.no_grad():
+            envelope, places = crop(training, picks, frames, rng)
+            envelope = augment(envelope, noise)
+            x = normalised(envelope @ matrix, envelope.mean(-1))
+            labels, components, sound = at(training, picks, places)
+        warm = min(1.0, step / 100)
+        rate = arguments.rate * warm * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / arguments.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = max(rate, 1e-5)
+        code_noise = 0.3 * torch.randn((len(x), CODE_DIMS, frames // 2), generator=noise)
+        _, classes, guess = student(x, code_noise)
+        weight = sound.float() / sound.float().sum().clamp_min(1)
+        ce = (F.cross_entropy(classes, labels, reduction="none", label_smoothing=0.05) * weight).sum()
+        mse = ((guess - components).square().mean(1) * weight).sum()
+        loss = ce + 2.0 * mse
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 2.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        means.append((float(ce), float(mse)))
+        step += 1
+        if step % 100 == 0 or step in (5, 15):
+            print(step, np.round(np.mean(means, 0), 3), f"{(time.time() - tick) / len(means):.2f} s/step", flush=True)
+            means, tick = [], time.time()
+        if step % 500 == 0:
+            save()
+            print(json.dumps(evaluate(student, held, matrix)), flush=True)
+            tick = time.time()
+    save()
+    print(json.dumps(evaluate(student, held, matrix)), flush=True)
+    export(checkpoint, arguments.out / WEIGHTS)
+
+
+if __name__ == "__main__":
+    main()
