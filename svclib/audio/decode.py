@@ -1,8 +1,8 @@
-"""The samples of a sound file block by block, whatever its header claims; the usable files of a folder.
+"""Decoding of sound files block by block, by content and not by header; the usable files of a folder.
 
-Headers lie: a damaged MP3 header can claim 10^12 samples, a WAV cut in half opens without a word. So nothing is
-allocated from a header, blocks are read until one comes short, and what was decoded is compared with what the header
-and the size of the file promised; differences become warnings that name the time.
+A damaged MP3 header can claim 10^12 samples, and a WAV cut in half opens without an error. So nothing is allocated from
+a header, blocks are read until one comes short, and the decoded length is compared with the claims of the header and
+the size of the file; differences become warnings that name the time.
 """
 
 import dataclasses
@@ -17,19 +17,54 @@ from pathlib import Path
 
 import numpy as np
 
-from svclib.audio.containers import AudioInfo, clock, cut_warning, id3_bytes, is_protected, kind_of, why_not
 from svclib.utils.errors import AudioError
 
+SUFFIXES = (
+    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".w64", ".rf64", ".caf", ".au"),
+    *(".m4a", ".aac", ".mp4", ".webm", ".wma"),
+)
 BLOCK_SAMPLES = 65536
 MAX_CHANNELS = 32
 RATES_HZ = (2000, 768000)
 _MP3_BYTES_PER_S = (1000.0, 40000.0)  # 8 and 320 kbit/s, the lowest and highest rate of the format
 _FFMPEG_KINDS = {"mov": "AAC or ALAC in MP4", "aac": "AAC", "matroska": "WebM", "asf": "WMA"}
 _IGNORED = {"desktop.ini", "thumbs.db", "__macosx"}
+_WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")
+_EXPORT = "Export it again as WAV or FLAC."
+_UPLOAD = "Upload it again if there is more of it."
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioInfo:
+    """Format and length of a sound file.
+
+    Attributes:
+        path: The file.
+        format: Container by content, such as ``WAV``, ``MP3``, ``OGG``.
+        subtype: Coding, such as ``PCM_24``, ``OPUS``.
+        sample_rate_hz: Samples per second.
+        channels: Number of channels.
+        n_samples: Samples per channel. From :func:`probe` the header's claim (0 if it makes none), from a function that
+            reads the whole file the decoded length.
+        warnings: Sentences on faults of the file that did not prevent reading it.
+    """
+
+    path: Path
+    format: str
+    subtype: str
+    sample_rate_hz: int
+    channels: int
+    n_samples: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.n_samples / self.sample_rate_hz
 
 
 def probe(path: str | Path) -> AudioInfo:
-    """What the header says, without decoding; the length is a claim, and an impossible one is warned about.
+    """Format and length by the header, without decoding; an impossible length is warned about.
 
     Raises :class:`AudioError` if the file cannot be opened as sound.
     """
@@ -40,13 +75,9 @@ def probe(path: str | Path) -> AudioInfo:
 def blocks(path: str | Path, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
     """Decode a file block by block; memory does not depend on its length.
 
-    Args:
-        path: A sound file, of whatever suffix.
-        block_samples: Samples per channel of a block.
-
     Yields:
-        float32 ``[block_samples, channels]`` of full scale 1, the last one as long as what is left; of a damaged
-        file what comes before the fault.
+        float32 ``[block_samples, channels]`` of full scale 1, the last one shorter; of a damaged file the part before
+        the fault.
 
     Raises:
         AudioError: if it cannot be opened, or holds NaN or infinity (with the time).
@@ -55,15 +86,21 @@ def blocks(path: str | Path, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.
         yield from decoder.blocks()
 
 
+def clock(seconds: float) -> str:
+    """A time in a recording: ``1:02.50``."""
+    minutes, rest = divmod(max(0.0, seconds), 60)
+    return f"{int(minutes)}:{rest:05.2f}"
+
+
 class Decoder:
     """An open sound file: ``info`` from its header, ``blocks()`` once through, then ``decoded_info()``."""
 
     def __init__(self, path: str | Path, block_samples: int = BLOCK_SAMPLES):
         self.path, self.block_samples = Path(path), block_samples
-        self.position = 0  # samples per channel behind us
-        self._ended, self._told, self._claim_holds = False, False, True
+        self.position = 0  # samples per channel decoded so far
+        self._ended, self._fault_reported, self._claim_is_plausible = False, False, True
         self._warnings: list[str] = []
-        kind = kind_of(self.path)
+        kind = _kind_of(self.path)
         self._source = _Sndfile(self.path) if kind == "sndfile" else _Ffmpeg(self.path, kind)
         try:
             self.info = self._header_info(self.path.stat().st_size)
@@ -80,20 +117,18 @@ class Decoder:
     def _header_info(self, size: int) -> AudioInfo:
         source, name, rate = self._source, self.path.name, self._source.sample_rate_hz
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
-            raise AudioError(
-                f"{name} says it has {rate} samples per second, which no recording has; its header is damaged. "
-                "Export it again as WAV."
-            )
+            raise AudioError(f"{name}: implausible sample rate {rate} Hz in its header.", path=self.path, hint=_EXPORT)
         if not 1 <= source.channels <= MAX_CHANNELS:
             raise AudioError(
-                f"{name} says it has {source.channels} channels, which is too many. Export it as mono WAV."
+                f"{name} has {source.channels} channels; at most {MAX_CHANNELS} are read.",
+                path=self.path,
+                hint="Export it as mono WAV.",
             )
         claimed = source.claimed_samples
         if source.format == "MP3":
-            claimed = self._believable_mp3(claimed, size)
-        cut = cut_warning(self.path, size)
-        if cut:
-            self._told = True
+            claimed = self._plausible_mp3_length(claimed, size)
+        if cut := _cut_warning(self.path, size):
+            self._fault_reported = True
             self._warnings.append(cut)
         if rate < 16000:
             self._warnings.append(
@@ -103,16 +138,16 @@ class Decoder:
             self.path, source.format, source.subtype, rate, source.channels, claimed, tuple(self._warnings)
         )
 
-    def _believable_mp3(self, claimed: int, size: int) -> int:
+    def _plausible_mp3_length(self, claimed: int, size: int) -> int:
         lowest, highest = _MP3_BYTES_PER_S
-        payload, rate = size - id3_bytes(self.path), self._source.sample_rate_hz
+        payload, rate = size - _id3_bytes(self.path), self._source.sample_rate_hz
         claimed_s = claimed / rate
         if claimed_s * lowest <= 1.2 * payload and payload <= 1.2 * highest * claimed_s + 8192:
             return claimed
-        self._claim_holds = False
+        self._claim_is_plausible = False
         self._warnings.append(
-            f"{self.path.name}: the length in its header, {clock(claimed_s)}, cannot be true for {size} bytes. "
-            "What could be read is used; export it again if something is missing."
+            f"{self.path.name}: the length in its header, {clock(claimed_s)}, is impossible for {size} bytes. "
+            "The part that could be read is used; export it again if something is missing."
         )
         return min(claimed, int(payload / lowest * rate))
 
@@ -122,7 +157,7 @@ class Decoder:
             self.position += self._source.seek(n_samples)
             return
         while n_samples > 0:
-            n = len(self._source.read(min(n_samples, self.block_samples)))
+            n = len(self._source.read(min(n_samples, self.block_samples))[0])
             self.position += n
             n_samples -= n
             if n == 0:
@@ -130,15 +165,13 @@ class Decoder:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Float32 ``[n, channels]`` until the end; the last may be short."""
-        limit, faulty = np.inf, False
+        limit, fault = np.inf, None
         if self.info.format == "MP3":
             limit = self.path.stat().st_size / _MP3_BYTES_PER_S[0] * self.info.sample_rate_hz + self.block_samples
-        while not faulty and self.position <= limit:
-            try:
-                block = self._source.read(self.block_samples)
-            except _DecodeFault as fault:
-                block, faulty = fault.before, True
-                self._remember_fault(fault)
+        while not fault and self.position <= limit:
+            block, fault = self._source.read(self.block_samples)
+            if fault:
+                self._report_fault(self.position + len(block), fault)
             if len(block):
                 self._refuse_invalid(block)
                 self.position += len(block)
@@ -152,18 +185,18 @@ class Decoder:
         if not finite.all():
             at_s = (self.position + int(np.flatnonzero(~finite.all(axis=1))[0])) / self.info.sample_rate_hz
             raise AudioError(
-                f"{self.path.name} contains invalid samples (NaN or infinity) at {clock(at_s)}. "
-                "Export it again as 24-bit WAV."
+                f"{self.path.name} contains invalid samples (NaN or infinity) at {clock(at_s)}.",
+                path=self.path,
+                hint="Export it again as 24-bit WAV.",
             )
 
-    def _remember_fault(self, fault: "_DecodeFault") -> None:
-        n = self.position + len(fault.before)
-        if n == 0:
-            raise AudioError(f"{self.path.name} cannot be decoded ({fault}). Export it again as WAV or FLAC.") from None
-        self._told = True
+    def _report_fault(self, n_decoded: int, reason: str) -> None:
+        if n_decoded == 0:
+            raise AudioError(f"{self.path.name} cannot be decoded ({reason}).", path=self.path, hint=_EXPORT)
+        self._fault_reported = True
         self._warnings.append(
-            f"{self.path.name} is damaged at {clock(n / self.info.sample_rate_hz)}; only the part before is used. "
-            "Export it again if possible."
+            f"{self.path.name} is damaged at {clock(n_decoded / self.info.sample_rate_hz)}; only the part before is "
+            "used. Export it again if possible."
         )
 
     def decoded_info(self) -> AudioInfo:
@@ -171,25 +204,17 @@ class Decoder:
         if not self._ended:
             return self.info
         warnings, claimed = list(self._warnings), self.info.n_samples
-        if self._claim_holds and not self._told and self.position < 0.995 * claimed:
+        if self._claim_is_plausible and not self._fault_reported and self.position < 0.995 * claimed:
             rate = self.info.sample_rate_hz
             warnings.append(
                 f"{self.path.name} is cut off: {clock(self.position / rate)} of {clock(claimed / rate)} could be read. "
-                "Upload it again if there is more of it."
+                f"{_UPLOAD}"
             )
         return dataclasses.replace(self.info, n_samples=self.position, warnings=tuple(warnings))
 
 
-class _DecodeFault(Exception):
-    """The decoder gave up in the middle; ``before`` is what it gave of this block."""
-
-    def __init__(self, reason: str, before: np.ndarray):
-        super().__init__(reason)
-        self.before = before
-
-
 class _Sndfile:
-    """libsndfile by file descriptor: it sees content only, and any file name is safe."""
+    """libsndfile on a file descriptor: it sees content only, and any file name is safe."""
 
     def __init__(self, path: Path):
         import soundfile
@@ -200,24 +225,24 @@ class _Sndfile:
             self._file = soundfile.SoundFile(self._handle, closefd=False)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             os.close(self._handle)
-            raise AudioError(why_not(path, error)) from None
+            raise _unreadable(path, error) from None
         self.sample_rate_hz, self.channels = self._file.samplerate, self._file.channels
         self.format, self.subtype = self._file.format, self._file.subtype
         self.claimed_samples = max(0, self._file.frames)
         self.seeks_exactly = self.format in ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC")
         if not self.claimed_samples:
             self.close()
-            raise AudioError(f"{path.name} holds no sound (0 samples); it is probably cut off. Upload it again.")
+            raise AudioError(f"{path.name} holds no sound (0 samples); it is cut off.", path=path, hint=_UPLOAD)
 
-    def read(self, n: int) -> np.ndarray:
+    def read(self, n: int) -> tuple[np.ndarray, str | None]:
+        """Up to ``n`` samples, and the reason if decoding failed after them."""
         out = np.zeros((n, self.channels), np.float32)
         try:
-            return self._file.read(out=out)
+            return self._file.read(out=out), None
         except self._error as error:
-            # what was decoded before the fault lies in the buffer, and nobody says how much of it
+            # libsndfile does not report how many samples it wrote into the buffer before the fault
             filled = np.flatnonzero(np.any(out != 0, axis=1))
-            before = out[: int(filled[-1]) + 1 if len(filled) else 0]
-            raise _DecodeFault(str(error).strip(" .:") or "damaged data", before) from None
+            return out[: int(filled[-1]) + 1 if len(filled) else 0], str(error).strip(" .:") or "damaged data"
 
     def seek(self, n: int) -> int:
         start = self._file.tell()
@@ -234,16 +259,18 @@ class _Ffmpeg:
     seeks_exactly = False
 
     def __init__(self, path: Path, kind: str):
-        if kind == "mov" and is_protected(path):
+        if kind == "mov" and _is_encrypted(path):
             raise AudioError(
-                f"{path.name} is protected against copying, so nothing but its maker's player can decode it. Export it "
-                "there as WAV or FLAC, or leave it out."
+                f"{path.name} is copy-protected.",
+                path=path,
+                hint="Export it as WAV or FLAC in the player that it was bought for, or leave it out.",
             )
         program = shutil.which("ffmpeg")
         if program is None:
             raise AudioError(
-                f"{path.name} is {_FFMPEG_KINDS[kind]}, which needs ffmpeg. Install ffmpeg, or open the file in an "
-                "audio editor (for example Audacity: File, Export) and save it as WAV."
+                f"{path.name} is {_FFMPEG_KINDS[kind]}, which needs ffmpeg.",
+                path=path,
+                hint="Install ffmpeg, or open the file in an audio editor (for example Audacity) and save it as WAV.",
             )
         self._stderr = tempfile.TemporaryFile()
         source = ["-protocol_whitelist", "file,pipe", "-f", kind, "-i", f"file:{path.absolute()}"]
@@ -257,18 +284,20 @@ class _Ffmpeg:
         header = self._process.stdout.read(24)
         if len(header) < 24 or header[:4] != b".snd":
             self.close()
-            raise AudioError(f"{path.name} cannot be decoded: protected, damaged or without sound. Export it as WAV.")
+            raise AudioError(
+                f"{path.name} cannot be decoded: protected, damaged or without sound.", path=path, hint=_EXPORT
+            )
         offset, _, _, self.sample_rate_hz, self.channels = struct.unpack(">5I", header[4:])
         self._process.stdout.read(offset - 24)
         self.format, self.subtype, self.claimed_samples = kind.upper(), "FFMPEG", 0
 
-    def read(self, n: int) -> np.ndarray:
+    def read(self, n: int) -> tuple[np.ndarray, str | None]:
+        """As :meth:`_Sndfile.read`."""
         data = self._process.stdout.read(n * self.channels * 4)
         whole = len(data) // (4 * self.channels) * self.channels
         block = np.frombuffer(data, ">f4", whole).astype(np.float32).reshape(-1, self.channels)
-        if len(block) < n and self._process.wait() != 0:
-            raise _DecodeFault("ffmpeg could not read on", block)
-        return block
+        failed = len(block) < n and self._process.wait() != 0
+        return block, "ffmpeg could not read on" if failed else None
 
     def close(self) -> None:
         if self._process.poll() is None:
@@ -278,11 +307,123 @@ class _Ffmpeg:
         self._stderr.close()
 
 
+# Containers -----------------------------------------------------------------------------------------------------------
+
+
+def _kind_of(path: Path) -> str:
+    """``"sndfile"`` for libsndfile, else ffmpeg's reader: ``mov``, ``aac``, ``matroska``, ``asf``.
+
+    Raises AudioError if the first bytes are not sound. The suffix decides only where they are not known, as in an MP3
+    without a tag.
+    """
+    size, head = _head_of(path)
+    if size == 0:
+        raise AudioError(
+            f"{path.name} is empty (0 bytes).", path=path, hint="Upload it again; a Drive may still be syncing."
+        )
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE):
+        raise AudioError(
+            f"{path.name} is not audio but a web page, as a failed download leaves.", path=path, hint="Fetch it again."
+        )
+    if head[4:8] == b"ftyp":
+        return "mov"
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "matroska"
+    if head[:4] == b"0&\xb2u":
+        return "asf"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+        return "aac"
+    is_sound = (
+        head[:4] in (b"fLaC", b"OggS", b"caff", b".snd", b"riff")
+        or head[:3] == b"ID3"
+        or (head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE")
+        or (head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"))
+    )
+    if is_sound or path.suffix.lower() in SUFFIXES:
+        return "sndfile"
+    raise AudioError(
+        f"{path.name} is not a known audio file.", path=path, hint="If it is a recording, export it as WAV or FLAC."
+    )
+
+
+def _head_of(path: Path) -> tuple[int, bytes]:
+    """Size in bytes and first 512 bytes of a file; AudioError for a folder, or if it cannot be opened."""
+    try:
+        if path.is_dir():
+            raise AudioError(f"{path.name} is a folder, not a sound file.", path=path)
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_size, file.read(512)
+    except FileNotFoundError:
+        raise AudioError(f"There is no file {path}.", path=path, hint="Check the name and the folder.") from None
+    except OSError as error:
+        raise AudioError(f"{path.name} cannot be opened ({error.strerror or error}).", path=path) from None
+
+
+def _unreadable(path: Path, error: Exception) -> AudioError:
+    """Why libsndfile could not open a file; its own text misleads."""
+    size, head = _head_of(path)
+    if head[:4] in (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS") and size < 1000:
+        return AudioError(f"{path.name} is cut off: only {size} bytes are there.", path=path, hint="Upload it again.")
+    if sum(32 <= b < 127 or b in (9, 10, 13) for b in head) > 0.95 * len(head):
+        return AudioError(f"{path.name} is not audio: it holds text.", path=path, hint="Choose a recording instead.")
+    detail = str(getattr(error, "error_string", "") or "unknown format").strip(" .")
+    return AudioError(f"{path.name} cannot be read as audio ({detail}).", path=path, hint=_EXPORT)
+
+
+def _is_encrypted(path: Path) -> bool:
+    """True for an MP4 or M4A with encrypted sound: a sample entry ``enca`` (ISO/IEC 23001-7) or ``drms`` (FairPlay)."""
+    with open(path, "rb") as file:
+        while len(head := file.read(8)) == 8:
+            size, kind, read = int.from_bytes(head[:4], "big"), head[4:], 8
+            if size == 1:
+                size, read = int.from_bytes(file.read(8), "big"), 16
+            if kind == b"moov":
+                tables = file.read(min(size - read, 64 << 20) if size else 64 << 20).split(b"stsd")[1:]
+                return any(table[12:16] in (b"enca", b"drms") for table in tables)
+            if size < read:
+                break
+            file.seek(size - read, 1)
+    return False
+
+
+def _id3_bytes(path: Path) -> int:
+    """Size of an ID3v2 tag in front of an MP3, which may hold pictures."""
+    head = _head_of(path)[1][:10]
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+
+
+def _cut_warning(path: Path, size: int) -> str | None:
+    """Compare the length that RIFF, AIFF and Ogg declare with the bytes that are there; libsndfile does not."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+        declared = None
+        if head[:4] in (b"RIFF", b"FORM"):
+            n = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])[0]
+            declared = n + 8 if 0 < n < 0xFFFFFFFF else None  # 0 and -1: written to a stream, length unknown
+        elif head[:4] == b"RF64":
+            ds64 = file.read(24)
+            declared = struct.unpack("<Q", ds64[8:16])[0] + 8 if ds64[:4] == b"ds64" and len(ds64) == 24 else None
+        elif head[:4] == b"OggS":
+            file.seek(max(0, size - 131072))
+            tail = file.read()
+            last = tail.rfind(b"OggS")
+            if 0 <= last < len(tail) - 5 and not tail[last + 5] & 4:  # flag of the last page of a stream
+                return f"{path.name} is cut off: its end is missing. {_UPLOAD}"
+    if declared and declared > size + 1:
+        return f"{path.name} is cut off: {size} of {declared} bytes are there. {_UPLOAD}"
+    return None
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
+
+
 def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The sound files of a folder and its sub-folders.
 
-    Files of the system (``.DS_Store``, ``._song.wav``, ``.ipynb_checkpoints``) are passed over silently. Content
-    decides: a file is usable if it can be opened as sound, whatever its suffix.
+    A file is usable if it can be opened as sound, whatever its suffix; system files (``.DS_Store``, ``._song.wav``,
+    ``.ipynb_checkpoints``) are passed over.
 
     Args:
         folder: Links in it are followed. A path of one file is allowed.
@@ -295,11 +436,12 @@ def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """
     folder = Path(folder)
     if not folder.exists():
-        near = difflib.get_close_matches(folder.name, _names(folder.parent), n=3, cutoff=0.5)
-        hint = f" Near names there: {', '.join(near)}." if near else ""
-        raise AudioError(f"There is no folder {folder}.{hint}")
+        names = os.listdir(folder.parent) if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(folder.name, names, n=3, cutoff=0.5)
+        hint = f"Near names there: {', '.join(near)}." if near else ""
+        raise AudioError(f"There is no folder {folder}.", path=folder, hint=hint)
     usable, skipped = [], []
-    for path in [folder] if folder.is_file() else _walk(folder):
+    for path in [folder] if folder.is_file() else _files(folder):
         try:
             probe(path)
             usable.append(path)
@@ -308,7 +450,7 @@ def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     return sorted(usable), sorted(skipped)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> Iterator[Path]:
     seen = set()
     for at, folders, files in os.walk(folder, followlinks=True):
         here = os.stat(at)
@@ -318,10 +460,3 @@ def _walk(folder: Path) -> Iterator[Path]:
         seen.add((here.st_dev, here.st_ino))
         folders[:] = [f for f in folders if not f.startswith(".") and f.lower() not in _IGNORED]
         yield from (Path(at) / f for f in files if not f.startswith(".") and f.lower() not in _IGNORED)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [p.name for p in folder.iterdir()]
-    except OSError:
-        return []

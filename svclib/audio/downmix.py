@@ -1,11 +1,10 @@
-"""How the channels of a recording become one, and what is wrong with them: silent, opposed, off zero, too loud."""
+"""Mixing of the channels of a recording to one, with warnings: silent, opposed, offset, out of scale."""
 
 import dataclasses
 
 import numpy as np
 
-from svclib.audio.containers import AudioInfo
-from svclib.audio.decode import BLOCK_SAMPLES
+from svclib.audio.decode import BLOCK_SAMPLES, AudioInfo
 from svclib.utils.errors import AudioError
 
 _WRONG_SCALE = 4.0  # a float file with higher peaks was not written with full scale 1
@@ -15,7 +14,7 @@ _CANCELLED_SHARE = 0.05  # a mix with less of the louder channel's energy cancel
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What one pass through a file found out, and so how it is mixed to mono.
+    """Result of one pass through a file: how it is mixed to mono.
 
     Mono is ``gain * (block @ weights - offset)``.
 
@@ -35,7 +34,7 @@ class Survey:
 
     @property
     def silent(self) -> bool:
-        """Whether there is nothing but silence."""
+        """Whether every sample is zero."""
         return self.peak == 0.0
 
     def mono(self, block: np.ndarray) -> np.ndarray:
@@ -46,7 +45,7 @@ class Survey:
         return mixed if self.gain == 1.0 else mixed * np.float32(self.gain)
 
 
-class Counter:
+class ChannelStats:
     """Sums over blocks from which the energy of any mix of the channels follows."""
 
     def __init__(self, channels: int):
@@ -56,7 +55,7 @@ class Counter:
         self.low, self.high = np.full(channels, np.inf), np.full(channels, -np.inf)
 
     def add(self, block: np.ndarray) -> None:
-        """Take in ``[n, channels]``."""
+        """Add a block ``[n, channels]``."""
         if not len(block):
             return
         self.n += len(block)
@@ -67,12 +66,12 @@ class Counter:
         self.low, self.high = np.minimum(self.low, block.min(axis=0)), np.maximum(self.high, block.max(axis=0))
 
     def finish(self, info: AudioInfo) -> Survey:
-        """How the channels seen so far are mixed, and what is worth warning about.
+        """The mix of the channels added so far, with its warnings.
 
         Raises AudioError if there was nothing.
         """
         if self.n == 0:
-            raise AudioError(f"{info.path.name} holds no sound (0 samples); it is probably cut off. Upload it again.")
+            raise AudioError(f"{info.path.name} holds no sound (0 samples); it is cut off.", path=info.path, hint="Upload it again.")
         name, channels, warnings = info.path.name, len(self.total), list(info.warnings)
         mean = self.total / self.n
         covariance = self.products / self.n - np.outer(mean, mean)

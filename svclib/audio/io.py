@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from svclib.audio import units
-from svclib.audio.containers import SUFFIXES, AudioInfo
-from svclib.audio.decode import BLOCK_SAMPLES, Decoder, blocks, find, probe
-from svclib.audio.downmix import Counter, Survey
+from svclib.audio.decode import BLOCK_SAMPLES, SUFFIXES, AudioInfo, Decoder, blocks, find, probe
+from svclib.audio.downmix import ChannelStats, Survey
 from svclib.utils import atomic_store
 from svclib.utils.errors import AudioError
 
@@ -98,7 +97,7 @@ def read(
         raise AudioError(f"{Path(path).name} holds no sound from {start_s:g} s on; it is {info.duration_s:.2f} s long.")
     samples = np.concatenate(parts)[:wanted]
     if mono:
-        counter = Counter(info.channels)
+        counter = ChannelStats(info.channels)
         counter.add(samples)
         found = counter.finish(info)
         samples, info = found.mono(samples), found.info
@@ -122,7 +121,7 @@ def survey(path: str | Path, progress: Callable[[float, str], None] | None = Non
         AudioError: if the file cannot be read, holds no sound, or holds NaN or infinity.
     """
     with Decoder(path) as decoder:
-        counter = Counter(decoder.info.channels)
+        counter = ChannelStats(decoder.info.channels)
         for block in decoder.blocks():
             counter.add(block)
             if progress and decoder.info.n_samples:

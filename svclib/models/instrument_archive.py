@@ -17,7 +17,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from svclib.utils.errors import ConfigError, ModelError
+from svclib.utils import unzip
+from svclib.utils.errors import ConfigError, ModelError, StorageError
 from svclib.utils.serialization import strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
@@ -41,15 +42,14 @@ def guard(path: Path):
     """Turn whatever reading a broken file raises into one :class:`ModelError` that names it."""
     try:
         yield
-    except (ModelError, ConfigError) as error:
-        text = "".join(c if c.isprintable() else "?" for c in str(error))
-        raise ModelError(f"'{path.name}' cannot be opened: {text}") from None
+    except (ModelError, ConfigError, StorageError) as error:
+        raise ModelError(f"'{path.name}' cannot be opened: {unzip.printable(str(error), 1000)}") from None
     except FileNotFoundError:
         raise ModelError(f"There is no instrument '{path}'.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
         raise ModelError(f"'{path.name}' is damaged ({str(error)[:100].strip()}); download it again.") from None
     except Exception as error:  # whatever else a stranger's file provokes
-        why = "".join(c if c.isprintable() else "?" for c in str(error)[:200]) or type(error).__name__
+        why = unzip.printable(str(error), 200) or type(error).__name__
         raise ModelError(f"'{path.name}' cannot be read ({why}); download it again.") from None
 
 
@@ -101,14 +101,7 @@ class Archive:
 
     def read(self, name: str) -> bytes:
         """A member's bytes, streamed; never more than its directory entry announced."""
-        entry, blocks, total = self.entries[name], [], 0
-        with self.zip.open(entry) as member:
-            while block := member.read(1 << 16):
-                total += len(block)
-                if total > entry.file_size:
-                    raise ModelError(f"{name} is longer than it says.")
-                blocks.append(block)
-        return b"".join(blocks)
+        return b"".join(unzip.entry_blocks(self.zip, self.entries[name]))
 
     def check_seal(self) -> None:
         """Compare the seal with the bytes; also computes ``sha256``. A zip packed anew has no comment and no seal.
@@ -176,13 +169,11 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
     if missing:
         raise ModelError(f"it holds no {missing[0]}, so it is not an instrument.")
     for name, entry in found.items():
-        if entry.flag_bits & 0x1:
-            raise ModelError(f"{name} is encrypted; ask its maker for a plain one.")
+        if problem := unzip.entry_problem(entry, MAX_RATIO, 100 * MAX_RATIO):
+            raise ModelError(f"{name} {problem}; it was refused unread.")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ModelError(f"{name} is packed by method {entry.compress_type}; only stored and deflated are read.")
-        if (entry.external_attr >> 16) & 0o170000 not in (0, 0o100000):
-            raise ModelError(f"{name} is a link or a device, not a file; it was refused unread.")
-        if entry.file_size > MAX_BYTES[name] or entry.file_size > MAX_RATIO * max(entry.compress_size, 100):
+        if entry.file_size > MAX_BYTES[name]:
             raise ModelError(f"{name} would unpack to {entry.file_size} bytes, more than an instrument needs.")
     return found
 

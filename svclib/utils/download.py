@@ -17,7 +17,8 @@ import platformdirs
 
 from svclib.utils import atomic_store, filesystem, unzip
 from svclib.utils.errors import StorageError
-from svclib.utils.unzip import RECORD_NAME, ProgressCallback
+from svclib.utils.progress import ProgressCallback
+from svclib.utils.unzip import RECORD_NAME
 
 _CHUNK_BYTES = 1 << 20
 _DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")

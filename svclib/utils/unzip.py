@@ -1,7 +1,8 @@
-"""Zips of recordings: unpacked entry by entry, and over nothing that lies there already.
+"""Untrusted zips: checks of their entries, and unpacking recordings into a folder of their own.
 
-No entry can name a place outside the folder, no link is followed, no size is believed. A small record beside the
-recordings says which zip they came from, so that a second call does nothing, and an interrupted one goes on.
+No entry can name a place outside the folder, no link is followed, no declared size is trusted, and no file in the folder
+is overwritten. A record beside the recordings names the zip they came from, so that a second call does nothing and an
+interrupted one goes on.
 """
 
 import lzma
@@ -10,13 +11,12 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import StorageError
-
-ProgressCallback = Callable[[float, str], None]
+from svclib.utils.progress import ProgressCallback
 
 RECORD_NAME = ".source.json"
 MAX_ENTRIES = 50_000
@@ -24,9 +24,50 @@ MAX_UNPACKED_BYTES = 100 << 30
 MAX_RATIO, SMALL_BYTES = 100, 16 << 20  # no recording packs better; a small one may be silence
 _CHUNK_BYTES = 1 << 20
 _IGNORED = ("__macosx", "desktop.ini", "thumbs.db")
-# what zipfile lets through on damaged zips
-_BROKEN = (RuntimeError, ValueError, EOFError, LookupError, struct.error)
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, *_BROKEN)
+# Raised by zipfile on damaged zips.
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(RuntimeError, ValueError, EOFError, LookupError, struct.error),
+)
+
+
+# Entries --------------------------------------------------------------------------------------------------------------
+
+
+def printable(text: str, n: int = 80) -> str:
+    """The beginning of an untrusted text for a message, on one line and without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:n])
+
+
+def entry_problem(entry: zipfile.ZipInfo, max_ratio: int, small_bytes: int) -> str | None:
+    """Why an entry must not be unpacked, as the end of a sentence; None if it may.
+
+    Args:
+        entry: Of the zip's directory.
+        max_ratio: Most unpacked bytes for each packed one,
+        small_bytes: where more than this many are unpacked.
+    """
+    if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
+        return "is a link or a device, not a file"
+    if entry.flag_bits & 1:
+        return "is protected by a password"
+    if entry.file_size > small_bytes and entry.file_size > max_ratio * max(entry.compress_size, 1):
+        return f"would unpack to {entry.file_size / 1e6:.0f} MB from {entry.compress_size / 1e6:.3f} MB"
+    return None
+
+
+def entry_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
+    """An entry's bytes by blocks; StorageError where they are more than its directory entry declares."""
+    total = 0
+    with archive.open(entry) as source:
+        while block := source.read(_CHUNK_BYTES):
+            total += len(block)
+            if total > entry.file_size:
+                raise StorageError(f"'{printable(entry.filename)}' is larger than declared.")
+            yield block
+
+
+# Recordings -----------------------------------------------------------------------------------------------------------
 
 
 def unpack(
@@ -36,7 +77,7 @@ def unpack(
 
     Args:
         archive: The zip.
-        into: The folder, made if needed; what was left of this very zip by an interruption may lie in it.
+        into: The folder, made if needed; it may hold the files of an interrupted call with the same zip.
         progress: Called after each entry with the share of the bytes and a text.
         sha256: Expected of the zip, hexadecimal; None expects nothing.
 
@@ -48,50 +89,60 @@ def unpack(
             another one, if the folder holds anything that did not come from this zip, or if it cannot be written.
     """
     archive, into = Path(archive), Path(into)
-    tell = progress or (lambda fraction, what: None)
     digest = require_sha256(archive, sha256, archive.name)
     found = record(into)
     if found.get("sha256") == digest and not found.get("unfinished"):
         return into
     if found.get("sha256") != digest and into.is_dir() and any(into.iterdir()):
         raise StorageError(
-            f"{archive.name} is not unpacked over what lies in {into}: that is not from it. Give the zip another name, "
-            "or move that folder away."
+            f"{archive.name} is not unpacked into {into}, which holds other files.",
+            path=archive,
+            hint="Give the zip another name, or move that folder away.",
         )
     try:
         _require_few_entries(archive)
         with zipfile.ZipFile(archive) as file:
             entries = _safe_entries(file, archive.name)
-            total = sum(entry.file_size for entry, _ in entries)
+            total, done = sum(entry.file_size for entry, _ in entries), 0
+            if total > MAX_UNPACKED_BYTES:
+                raise StorageError(f"{archive.name} would unpack to {total / 1e9:.0f} GB.", path=archive)
             filesystem.free_space_check(into, total)
             atomic_store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "unfinished": True})
-            done = 0
             for entry, relative in entries:
-                done = _unpack_entry(file, entry, into / relative, archive.name, done)
-                tell(min(1.0, done / max(1, total)), f"unpacking {relative.name}")
-    except (*_DAMAGED, OSError) as error:
-        if into.is_dir() and [path.name for path in into.iterdir()] == [RECORD_NAME]:  # of it there is nothing
+                atomic_store.commit_file(into / relative, lambda part, entry=entry: _write_entry(file, entry, part))
+                done += entry.file_size
+                if progress is not None:
+                    progress(min(1.0, done / max(1, total)), f"unpacking {relative.name}")
+    except (*DAMAGED, OSError) as error:
+        if into.is_dir() and [path.name for path in into.iterdir()] == [RECORD_NAME]:
             atomic_store.remove(into / RECORD_NAME)
         if isinstance(error, StorageError):
             raise
-        why = _shown(str(error)) or type(error).__name__
-        raise StorageError(f"{archive.name} cannot be unpacked ({why}). Make it again, without a password.") from None
+        why = printable(str(error)) or type(error).__name__
+        raise StorageError(
+            f"{archive.name} cannot be unpacked ({why}).", path=archive, hint="Make it again, without a password."
+        ) from None
     atomic_store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "n_files": len(entries)})
     return into
 
 
+def _write_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, part: Path) -> None:
+    with open(part, "wb") as sink:
+        for block in entry_blocks(file, entry):
+            sink.write(block)
+
+
 def folder_for(archive: str | Path, into: str | Path) -> Path:
-    """Where a zip goes inside a folder: under its own name; where that is taken, with eight digits of its SHA-256."""
+    """Folder of a zip inside ``into``: under its own name; where that is taken, with eight digits of its SHA-256."""
     archive = Path(archive)
     digest, folder = filesystem.sha256_file(archive), Path(into) / filesystem.safe_name(archive.stem)
     taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    return (
-        folder.with_name(f"{folder.name} {digest[:8]}") if taken and record(folder).get("sha256") != digest else folder
-    )
+    other = taken and record(folder).get("sha256") != digest
+    return folder.with_name(f"{folder.name} {digest[:8]}") if other else folder
 
 
 def record(folder: Path) -> dict:
-    """What is noted of where the things in a folder came from; empty where nothing readable is."""
+    """The record of where the files in a folder came from; empty where there is no readable one."""
     try:
         found = filesystem.read_json(folder / RECORD_NAME)
     except (OSError, ValueError):
@@ -100,29 +151,26 @@ def record(folder: Path) -> dict:
 
 
 def require_sha256(path: Path, sha256: str | None, name: str) -> str:
-    """The SHA-256 of a file, hexadecimal; if ``sha256`` is another one, StorageError tells of the file ``name``."""
+    """The SHA-256 of a file, hexadecimal; StorageError about ``name`` if ``sha256`` is another one."""
     digest = filesystem.sha256_file(path)
     if sha256 and digest != sha256.strip().lower():
         raise StorageError(
-            f"{name} has the checksum {digest}, expected {sha256}: damaged, or another file. Fetch it again."
+            f"{name} has the checksum {digest}, expected {sha256}.",
+            path=path,
+            hint="It is damaged or another file; fetch it again.",
         )
     return digest
 
 
-def _shown(text: str) -> str:
-    """A stranger's text for a message: short, one line, nothing that a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in text[:80])
-
-
 def _require_few_entries(archive: Path) -> None:
-    """Count a zip's entries before zipfile makes objects of them; its own count may lie."""
+    """Count a zip's entries before zipfile makes objects of them; the zip's own count may be wrong."""
     with open(archive, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 65557))
         tail = file.read()
         at = tail.rfind(b"PK\5\6")
         n_directory = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
-        n_directory = min(n_directory, size)  # all ones: a zip64 says it elsewhere, and it is counted from the end
+        n_directory = min(n_directory, size)  # all ones in a zip64, whose directory is then counted from the end
         if n_directory <= MAX_ENTRIES * 46:
             return
         found, before = 0, b""
@@ -131,62 +179,43 @@ def _require_few_entries(archive: Path) -> None:
             found += (before + block).count(b"PK\1\2")
             before = block[-3:]
     if found > MAX_ENTRIES:
-        raise StorageError(f"{archive.name} holds more than {MAX_ENTRIES} files. Put the recordings into several zips.")
+        raise StorageError(
+            f"{archive.name} holds more than {MAX_ENTRIES} files.",
+            path=archive,
+            hint="Put the recordings into several zips.",
+        )
 
 
 def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:
-    found, taken = [], set()
+    """The entries to unpack, with the relative path of each; names that would collide get a number."""
+    found, taken, numbers = [], set(), {}
     for entry in file.infolist():
-        written, shown = entry.orig_filename.replace("\\", "/"), _shown(entry.orig_filename)
+        written, shown = entry.orig_filename.replace("\\", "/"), printable(entry.orig_filename)
         parts = PurePosixPath(written).parts
         if entry.is_dir() or not parts:
             continue
         if written.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", written) or "\0" in written:
             raise StorageError(f"{name} is refused: its entry '{shown}' points outside the folder.")
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG):
-            raise StorageError(f"{name} is refused: its entry '{shown}' is a link or a device, not a file.")
-        if entry.flag_bits & 1:
-            raise StorageError(f"{name} is protected by a password. Make the zip again without one.")
-        if entry.file_size > SMALL_BYTES and entry.file_size > MAX_RATIO * entry.compress_size:
-            raise StorageError(
-                f"{name} is refused: its entry '{shown}' would unpack to {entry.file_size / 1e6:.0f} MB from next to "
-                "nothing, which no recording does."
-            )
+        if problem := entry_problem(entry, MAX_RATIO, SMALL_BYTES):
+            raise StorageError(f"{name} is refused: its entry '{shown}' {problem}.", hint="Make the zip again.")
         if any(p.startswith(".") or p.lower() in _IGNORED for p in parts):
             continue
-        relative = safe_path(parts)
-        while str(relative).lower() in taken:  # names that differ in case or in forbidden letters only
-            relative = relative.with_name(f"{relative.stem} again{relative.suffix}")
+        first = relative = safe_path(parts)
+        key = str(first).lower()  # names that differ in case or in forbidden letters only are one on some systems
+        while str(relative).lower() in taken:
+            numbers[key] = numbers.get(key, 1) + 1
+            relative = first.with_name(f"{first.stem} {numbers[key]}{first.suffix}")
         taken.add(str(relative).lower())
         found.append((entry, relative))
     if not found:
-        raise StorageError(f"{name} holds no files. Put the recordings into it.")
+        raise StorageError(f"{name} holds no files.", hint="Put the recordings into it.")
     return found
 
 
 def safe_path(parts: tuple[str, ...]) -> Path:
-    """A relative path whose names every system takes."""
+    """A relative path of names that every system accepts."""
     last = Path(parts[-1])
     return Path(
         *(filesystem.safe_name(p) for p in parts[:-1]),
         filesystem.safe_name(last.stem) + re.sub(r"[^.\w]", "", last.suffix[:12]),
     )
-
-
-def _unpack_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, name: str, done: int) -> int:
-    written = 0
-
-    def put(part: Path) -> None:
-        nonlocal written
-        with file.open(entry) as source, open(part, "wb") as sink:
-            while chunk := source.read(_CHUNK_BYTES):
-                written += len(chunk)
-                if written > entry.file_size or done + written > MAX_UNPACKED_BYTES:
-                    raise StorageError(
-                        f"{name} is refused: its entry '{_shown(entry.filename)}' is larger than it says."
-                    )
-                sink.write(chunk)
-
-    atomic_store.commit_file(target, put)
-    return done + written
