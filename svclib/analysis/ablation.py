@@ -330,7 +330,7 @@ def render_audio(
             made[i] = model.vocoder.render(mel, f0_hz, voiced, seed).audio
         else:
             rows = torch.from_numpy(np.ascontiguousarray(mel))[None]
-            made[i] = griffin_lim.listen(rows, model.contract, seed=seed)[0].numpy()
+            made[i] = griffin_lim.griffin_lim(rows, model.contract, seed=seed)[0].numpy()
         if progress:
             progress((n + 1) / len(wanted), f"sound {n + 1} of {len(wanted)}")
     audio, quieter = player.common_gain(made, made[len(trace)])

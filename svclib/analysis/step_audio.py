@@ -81,7 +81,7 @@ def measure_f0(
     Args:
         trace: The walk that the sounds are of.
         heard: Sounds of its steps.
-        method: One of ``features.F0_METHODS``.
+        method: One of ``f0.F0_METHODS``.
         progress: Called with (fraction, text).
 
     Returns:

@@ -71,7 +71,9 @@ class ChannelStats:
         Raises AudioError if there was nothing.
         """
         if self.n == 0:
-            raise AudioError(f"{info.path.name} holds no sound (0 samples); it is cut off.", path=info.path, hint="Upload it again.")
+            raise AudioError(
+                f"{info.path.name} holds no sound (0 samples); it is cut off.", path=info.path, hint="Upload it again."
+            )
         name, channels, warnings = info.path.name, len(self.total), list(info.warnings)
         mean = self.total / self.n
         covariance = self.products / self.n - np.outer(mean, mean)

@@ -1,7 +1,7 @@
-"""A log-mel made audible without any network: for previews, and as the ear's yardstick for vocoders.
+"""Waveform of a log-mel without a network, for previews and as a baseline for vocoders.
 
-Phases are found by the fast Griffin-Lim iteration (Perraudin et al. 2013, Algorithm 2) on the magnitudes that the mel
-allows, with the contract's own window, hop and padding.
+Fast Griffin-Lim (Perraudin et al. 2013, Algorithm 2) on STFT magnitudes estimated from the mel, with the window, hop and
+padding of the mel's definition.
 """
 
 import math
@@ -22,7 +22,7 @@ def magnitudes(log_mel: Float[Tensor, "batch frames mels"], contract: MelConfig)
     """
     basis = contract.filters(log_mel.dtype, log_mel.device)
     mel = contract.to_nepers(log_mel).exp().transpose(1, 2)
-    spread = basis.T / basis.T.sum(1, keepdim=True).clamp_min(1e-8)  # each bin: the mean of the filters that see it
+    spread = basis.T / basis.T.sum(1, keepdim=True).clamp_min(1e-8)  # each bin: the mean of its filters
     bins = (spread @ (mel / basis.sum(1)[:, None].clamp_min(1e-8))).clamp_min(0)
     for _ in range(10):
         bins = bins * (basis.T @ mel) / (basis.T @ (basis @ bins)).clamp_min(1e-10)
@@ -30,7 +30,7 @@ def magnitudes(log_mel: Float[Tensor, "batch frames mels"], contract: MelConfig)
 
 
 @torch.no_grad()
-def listen(
+def griffin_lim(
     log_mel: Float[Tensor, "batch frames mels"], contract: MelConfig, seed: int = 0, steps: int = _STEPS
 ) -> Float[Tensor, "batch samples"]:
     """Audio of ``frames * hop_samples`` samples; ``steps`` iterations from random phases."""

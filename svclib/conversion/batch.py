@@ -54,7 +54,7 @@ def convert_songs(
             ``conversion.convert``.
         form: One of ``conversion.FORMATS``.
         name: Of every result, without suffix; made of song and instrument if None.
-        f0_method: Another pitch tracker than the instrument's, one of ``features.F0_METHODS``.
+        f0_method: Another pitch tracker than the instrument's, one of ``f0.F0_METHODS``.
         progress: Called with a fraction of all songs and a text that names the song.
         cancelled: True ends the work (``Cancelled``); what was saved stays.
         **options: ``seed``, ``keep_rate``, ``vocoder`` and the sampling of ``conversion.convert``.

@@ -76,7 +76,7 @@ def load_song(
     Args:
         path: An audio file.
         settings: Of the instrument; its log-mel is measured only if it asks for one.
-        f0_method: Another pitch tracker than the instrument's, one of ``features.F0_METHODS``.
+        f0_method: Another pitch tracker than the instrument's, one of ``f0.F0_METHODS``.
         progress: Called with a fraction 0..1 and a text.
         cancelled: Asked now and then; True ends the work.
 

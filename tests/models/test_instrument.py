@@ -327,7 +327,7 @@ def test_links_encryption_doubles_and_methods_are_refused(tiny, tmp_path):
     locked = bytearray(entry(lambda i: None))
     at = locked.index(b"PK\x01\x02", locked.index(b"PK\x01\x02", locked.index(b"PK\x01\x02") + 1) + 1)
     locked[at + 8] |= 1
-    refused(tmp_path, bytes(locked), "encrypted")
+    refused(tmp_path, bytes(locked), "protected by a password")
     buffer = io.BytesIO(repacked(tiny))
     with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning):
         archive.writestr("config.gin", b"second")

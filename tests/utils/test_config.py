@@ -183,7 +183,7 @@ def test_a_preset_can_only_set_parameters(tmp_path, line, sentence):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("n_harmonic=3", "No setting is called 'n_harmonic'. Did you mean 'n_harmonics'"),
+        ("n_harmonic=3", "There is no setting 'n_harmonic'. Did you mean 'n_harmonics'"),
         ("zzzzzz=3", "Known names: .*n_harmonics"),
         ("n_harmonics", "is not NAME=VALUE"),
         ("=3", "is not NAME=VALUE"),
@@ -212,3 +212,50 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00\x01RIFF")
     with pytest.raises(ConfigError, match="cannot be read as text"):
         config.load(["ddsp", path])
+
+
+# ---- overrides of nested settings, and the caller's own gin ----
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("n_mels=100", ("features", "mel", "n_mels")),
+        ("n_noise_bands=20", ("model", "vocoder", "n_noise_bands")),
+        ("n_harmonics=20", ("model", "vocoder", "n_harmonics")),
+        ("features.MelContract.n_mels=20", ("features", "mel", "n_mels")),
+        ("hop_samples=256", ("features", "hop_samples")),  # of the outer settings where both have the name
+    ],
+)
+def test_a_field_of_nested_settings_can_be_overridden_by_its_name(override, path):
+    value = config.load("diffusion_small", [override])
+    for name in path:
+        value = getattr(value, name)
+    assert value == int(override.split("=")[1])
+
+
+def test_loading_leaves_the_callers_own_gin_bindings(tmp_path):
+    @gin.configurable(module="tests.foreign")
+    def foreign(a=1, b=2):
+        return a, b
+
+    try:
+        gin.parse_config("foreign.a = 10\nscope/foreign.b = 20\nmine = 3\n")
+        before = foreign(), gin.config_str()
+        config.load("ddsp_small", ["n_harmonics=20"])
+        with pytest.raises(ConfigError):
+            config.load(write(tmp_path, "import os"))
+        assert (foreign(), gin.config_str()) == before and foreign() == (10, 2)
+        gin.finalize()
+        config.load("ddsp_small")
+        assert gin.config_is_locked() and foreign() == (10, 2)
+    finally:
+        gin.clear_config()
+
+
+def test_the_former_name_of_a_settings_class_loads_with_one_warning(tmp_path):
+    text = (config.preset_folder() / "diffusion_small.gin").read_text().replace("MelConfig", "MelContract")
+    (tmp_path / "mine.gin").write_text(text)
+    with pytest.warns(FutureWarning, match=r"mine.gin: 'MelContract' is now called 'MelConfig'") as caught:
+        preset = config.load(tmp_path / "mine.gin")
+    assert len(caught) == 1 and preset.features == config.load("diffusion_small").features

@@ -269,7 +269,9 @@ def render_from_mel(trace, contract, positions, seed=0, progress=None, cancelled
 
     def sound(log_mel):
         raise_if_cancelled(cancelled)
-        return griffin_lim.listen(torch.from_numpy(np.ascontiguousarray(log_mel))[None], contract, seed=seed)[0].numpy()
+        return griffin_lim.griffin_lim(torch.from_numpy(np.ascontiguousarray(log_mel))[None], contract, seed=seed)[
+            0
+        ].numpy()
 
     made = player.render_steps(trace, sound, positions, progress)
     return dataclasses.replace(made, kind="the guess, from its picture alone,")

@@ -355,7 +355,7 @@ class DiffusionModel(nn.Module):
         log_mel = self.reconstruct_mel(batch, seed, **options)
         if self.vocoder is not None:
             return self.vocoder(log_mel, batch["f0_hz"], batch["voiced"], seed)
-        return griffin_lim.listen(log_mel, self.contract, seed=seed)
+        return griffin_lim.griffin_lim(log_mel, self.contract, seed=seed)
 
     @torch.no_grad()
     def render(
