@@ -71,6 +71,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--from", dest="from_step", type=_count, metavar="STEP", help="go back to a kept checkpoint")
     p.add_argument("--take-over", action="store_true", help="although another machine trains it: that one stops")
+    p.add_argument(
+        "--songs", metavar="DIR", help="songs of others, converted at every validation to find the best step"
+    )
+    p.add_argument("--words", action="store_true", help="judge these by their words too (extra 'words')")
 
     p = command("sweep", "train one run per cell of a grid of settings; skips finished cells")
     _dataset(p)

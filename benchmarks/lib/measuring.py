@@ -128,7 +128,7 @@ class Bench:
         """The clip's own shift in semitones, or the one suggested for its clean version."""
         if clip.key is not None:
             return clip.key
-        found = suggest_shift(self.song(clip).features, self.voice.statistics)
+        found = suggest_shift(self.song(clip).features, self.voice.statistics, self.voice.kind)
         return 12 * found.octaves + found.semitones
 
     def convert(self, measured: Song, key: int, seed: int = 0, **sampling):

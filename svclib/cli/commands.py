@@ -206,7 +206,11 @@ def train(a) -> int:
     """``svclib train``."""
     from svclib.training import api as training
 
-    preset = _preset(a)
+    preset, score = _preset(a), None
+    if a.songs:
+        from svclib.conversion import validation_songs
+
+        score = validation_songs.for_training(a.dataset, a.songs, a.words or None)
     if os.environ.get("RANK", "0") == "0":
         say(training.device_summary())
     shown = TrainingProgress(a.minutes)
@@ -223,6 +227,7 @@ def train(a) -> int:
             init=None if a.init == "none" else a.init,
             from_step=a.from_step,
             take_over=a.take_over,
+            score=score,
         )
     finally:
         shown.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 from svclib.audio import io as audio
 from svclib.audio import units
+from svclib.conversion import validation_songs
 from svclib.data import dataset
 from svclib.data.recordings import Recording, find_recordings
 from svclib.data.synthetic import singers
@@ -234,11 +235,12 @@ def train(
     steps: int | None = None,
     on_cpu: bool = False,
     on_progress: Callable[[Any], None] | None = None,
+    songs: Path | None = None,
 ) -> training.RunResult:
     """``training.train``; without a GPU and without a limit in minutes, hours of it need a clear yes.
 
     Raises TrainingError if it would take more than six hours on the CPU and ``on_cpu`` is False. What was trained until
-    that was known is saved.
+    that was known is saved. ``songs``: a folder of songs of others that decide which step is the best.
     """
     state = {"long": None}
 
@@ -259,6 +261,7 @@ def train(
         minutes=minutes,
         on_progress=watch,
         cancelled=(lambda: state["long"] is not None) if asked else None,
+        score=validation_songs.for_training(data, songs) if songs else None,
     )
     if asked and state["long"] is not None and result.reason == "cancelled":
         raise TrainingError(

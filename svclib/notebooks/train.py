@@ -226,7 +226,7 @@ def train(
     run = first_run.run_folder(base, data, preset)
     view = TrainingView(run, minutes=minutes)
     display(view.widget)
-    result = first_run.train(data, run, preset, minutes or None, steps or None, on_cpu, on_progress=view)
+    result = first_run.train(data, run, preset, minutes or None, steps or None, on_cpu, view, base.examples)
     view.finish(result.message)
     display(HTML(page.notice(result.message, "done" if result.reason in ("finished", "minutes") else "warning")))
     return run

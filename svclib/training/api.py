@@ -63,7 +63,7 @@ def train(
         on_progress: Called about five times a second and with every message.
         cancelled: Called before every step; True stops like an interrupt.
         options: Fields of :class:`SessionOptions`: ``steps``, ``minutes``, ``seed``, ``device``, ``init``,
-            ``from_step``, ``allow_changed_dataset``, ``take_over``.
+            ``from_step``, ``allow_changed_dataset``, ``take_over``, ``score``.
 
     Returns:
         The step reached and the reason why it ended.

@@ -5,7 +5,7 @@ settings, versions) as JSON and the SHA-256 of record and tensors. ``RUN/checkpo
 by a marker with its SHA-256 (``atomic_store.put_marked``):
 
     ck-STEP-WRITER.safetensors       complete training state: training resumes from it
-    best-STEP-WRITER.safetensors     EMA weights of the lowest held-out loss
+    best-STEP-WRITER.safetensors     EMA weights of the best validation: lowest loss or highest score
     history-STEP-WRITER.safetensors  EMA weights of steps 100, 200, 500, 1000, 2000, ...
 
 Names are never reused, and an older file is deleted only after newer ones are committed. If there are files but none is
@@ -350,7 +350,7 @@ def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, d
 
     Args:
         run: The run's folder, with ``checkpoints`` in it.
-        which: ``best`` by held-out loss (the last if none was measured), ``last``, or a step.
+        which: ``best`` by validation (the last if there was none), ``last``, or a step.
 
     Returns:
         The model, and the checkpoint's record: step, preset (with ``text``), statistics, metrics, dataset, ...

@@ -67,6 +67,7 @@ class LogReader:
         events: Records of events (``start``, ``resume``, ``saved``, ...) in order.
         step, loss: Sorted, of every trained step that counts.
         validation_step, validation_loss: The same for the held-out loss.
+        figures: Of each validation, what ``SessionOptions.score`` returned.
     """
 
     def __init__(self, run: str | Path):
@@ -79,6 +80,7 @@ class LogReader:
         self.step, self.loss = array.array("q"), array.array("d")
         self._rate, self._time, self._parts = array.array("d"), [], []
         self.validation_step, self.validation_loss = array.array("q"), array.array("d")
+        self.figures: list[dict[str, float]] = []
 
     def update(self) -> "LogReader":
         """Read what was appended; raises StorageError if there is a log and it cannot be read."""
@@ -114,7 +116,8 @@ class LogReader:
             self._parts.append(record.get("parts", {}))
         elif isinstance(step, int) and "validation_loss" in record:
             del self.validation_loss[bisect.bisect_left(self.validation_step, step) :]
-            del self.validation_step[len(self.validation_loss) :]
+            del self.validation_step[len(self.validation_loss) :], self.figures[len(self.validation_loss) :]
+            self.figures.append(record.get("figures", {}))
             self.validation_step.append(step)
             self.validation_loss.append(record["validation_loss"])
 
@@ -124,7 +127,7 @@ class LogReader:
         for column in (self.step, self.loss, self._rate, self._time, self._parts):
             del column[n:]
         n = bisect.bisect_left(self.validation_step, step)
-        del self.validation_step[n:], self.validation_loss[n:]
+        del self.validation_step[n:], self.validation_loss[n:], self.figures[n:]
 
     def curves(self, max_points: int | None = None) -> dict[str, Any]:
         """Curves sorted by step; see :func:`curves`.
@@ -145,6 +148,10 @@ class LogReader:
             "parts": {n: np.array([self._parts[i].get(n, np.nan) for i in chosen]) for n in names},
             "validation_step": np.array(self.validation_step, dtype=int),
             "validation_loss": np.array(self.validation_loss, dtype=float),
+            "figures": {
+                name: np.array([row.get(name, np.nan) for row in self.figures])
+                for name in sorted({name for row in self.figures for name in row})
+            },
             "last": self.loss[-1],
             "loss_definition": filesystem.read_json(identity).get("loss") if identity.is_file() else None,
         }
@@ -155,8 +162,8 @@ def curves(run: str | Path) -> dict[str, Any]:
 
     Returns:
         ``step``, ``loss``, ``steps_per_s``, ``time`` (UTC) and, for each part of the loss, ``parts`` name -> array;
-        ``validation_step``, ``validation_loss``; ``last`` (loss at the last step), ``loss_definition`` (curves with
-        different definitions are not comparable; None if unknown).
+        ``validation_step``, ``validation_loss`` and, of the validation songs, ``figures`` name -> array; ``last`` (loss
+        at the last step), ``loss_definition`` (curves with different definitions are not comparable; None if unknown).
 
     Raises:
         ValueError: if nothing was logged there.

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import Settings, setting
 
@@ -65,6 +67,9 @@ class SessionOptions:
         from_step: Resume from the checkpoint of this step; later checkpoints no longer count.
         allow_changed_dataset: Resume although the dataset has changed since the last session.
         take_over: Train although another machine trains this run; that one then saves and stops.
+        score: Called with the EMA model at every validation; returns figures by name, logged beside the held-out loss.
+            With a figure ``score`` the best checkpoint is that of the highest one instead of the lowest loss
+            (``conversion.validation_songs``).
     """
 
     steps: int | None = None
@@ -75,6 +80,7 @@ class SessionOptions:
     from_step: int | None = None
     allow_changed_dataset: bool = False
     take_over: bool = False
+    score: Callable[[nn.Module], dict[str, float]] | None = None
 
     def __post_init__(self):
         if self.device not in DEVICES:

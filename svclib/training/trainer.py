@@ -49,7 +49,7 @@ class Trainer:
     ):
         if problem := resume.fits(dataset.settings, preset):
             raise TrainingError(problem)
-        options = options or SessionOptions()
+        self.options = options = options or SessionOptions()
         self.dataset, self.run, self.preset, self.settings = dataset, run, preset, preset.training
         self.folder, self.log = run / "checkpoints", run_log.MetricsLog(run, local_fallback.local_log(run))
         self.tensorboard: run_log.TensorBoardWriter | None = None
@@ -268,12 +268,34 @@ class Trainer:
         if not math.isfinite(loss):
             return self.log_message(f"The held-out loss of step {self.step} is not a finite number.")
         self.validation_loss = loss
-        self._log({"step": self.step, "validation_loss": loss})
-        self.tensorboard.scalars(self.step, {"loss/validation": loss})
+        figures = self._score()
+        self._log({"step": self.step, "validation_loss": loss, **({"figures": figures} if figures else {})})
+        self.tensorboard.scalars(
+            self.step, {"loss/validation": loss, **{f"validation/{name}": value for name, value in figures.items()}}
+        )
         self._try(lambda: self._previews(batches))
-        if self.best is None or loss < self.best[1]:
-            self.best = [self.step, loss]
+        if self._improved(loss, figures.get("score")):
+            self.best = [self.step, loss] if "score" not in figures else [self.step, figures["score"], "score"]
             self._try(lambda: self.writer.save_best(self._checkpoint()))
+
+    def _improved(self, loss: float, score: float | None) -> bool:
+        """Whether this validation is the best: by score where there is one, else by loss."""
+        best_by_score = self.best is not None and len(self.best) == 3
+        if score is not None:
+            return not best_by_score or score > self.best[1]
+        if best_by_score:
+            return self.options.score is None  # the songs are gone for good, not only at this step
+        return self.best is None or loss < self.best[1]
+
+    def _score(self) -> dict[str, float]:
+        """Figures of the EMA weights by ``options.score``; none, and a message, if it fails."""
+        if self.options.score is None:
+            return {}
+        try:
+            return self.options.score(self.ema)
+        except (ValueError, OSError) as error:
+            self.log_message(f"The validation songs could not be measured at step {self.step}: {error}")
+            return {}
 
     def _held_out(self) -> list[dict]:
         if self.held_out is None:

@@ -26,7 +26,7 @@ from svclib.training import api as training
 from svclib.training import checkpoints, device, run_log, trainer, validate
 from svclib.training.api import SessionOptions, TrainingSettings
 from svclib.utils import config, filesystem
-from svclib.utils.errors import ConfigError, StorageError, TrainingError
+from svclib.utils.errors import ConfigError, ConversionError, StorageError, TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +254,27 @@ def test_held_out_loss_and_best(run):
         training.load_model(run[0], "newest")
     with pytest.raises(TrainingError, match="no checkpoints; train it first"):
         training.load_model(run[0] / "previews")
+
+
+def test_a_score_chooses_the_best_and_changes_no_weight(run, tmp_path):
+    scores = {10: 0.2, 20: 0.9, 30: 0.4}
+    seen = []
+
+    def score(model):
+        seen.append(sum(p.double().sum() for p in model.parameters()))
+        step = 10 * len(seen)
+        if step == 30:
+            raise ConversionError("no song")
+        return {"voice": 0.5, "score": scores[step]}
+
+    result = training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=30, score=score)
+    assert result.loss == run[1].loss and len(seen) == 3
+    best, record = training.load_model(tmp_path, "best")
+    assert record["step"] == 20 and record["metrics"]["best"] == [20, 0.9, "score"]
+    figures = training.curves(tmp_path)["figures"]
+    np.testing.assert_array_equal(figures["score"], [0.2, 0.9, np.nan])
+    np.testing.assert_array_equal(figures["voice"], [0.5, 0.5, np.nan])
+    assert any("no song" in message for message in result.messages)
 
 
 def test_previews(run):

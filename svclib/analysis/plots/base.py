@@ -276,8 +276,18 @@ def loss_curves(curves: Mapping, title: str = "", goal: tuple | None = None) -> 
         if goal:
             axis.axhspan(*goal, color=GREEN, alpha=0.12, linewidth=0, label=f"aim: {goal[0]:g} to {goal[1]:g}")
         axis.set(title=title, xlabel="step", ylabel="loss")
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(loc="upper right")
+        handles = axis.get_legend_handles_labels()
+        figures = {k: v for k, v in curves.get("figures", {}).items() if k != "score"}
+        if figures:
+            right = axis.twinx()
+            for color, (name, values) in zip(CYCLE[2:], figures.items(), strict=False):
+                right.plot(
+                    curves["validation_step"], values, "s--", color=color, markersize=4, label=f"{name} of songs"
+                )
+            right.set(ylabel="0 to 1", ylim=(0, 1))
+            handles = [a + b for a, b in zip(handles, right.get_legend_handles_labels(), strict=True)]
+        if handles[0]:
+            axis.legend(*handles, loc="upper right")
         return figure
 
 

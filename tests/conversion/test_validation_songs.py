@@ -1,0 +1,91 @@
+"""Validation by conversion: an unchanged song keeps words and voice; a recording of the target is the other end."""
+
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svclib.audio import io
+from svclib.conversion import validation_songs
+from svclib.conversion.recognition import Transcript
+from svclib.features.extract import FeatureSettings
+
+SETTINGS = FeatureSettings()
+RATE_HZ = SETTINGS.sample_rate_hz
+
+
+class Recordings:
+    """Four recordings of the target in the form of a dataset, the last two held out."""
+
+    settings, statistics = SETTINGS, None
+
+    def __init__(self, folder: Path):
+        self.sounds = [io.read(p, sample_rate_hz=RATE_HZ).samples for p in sorted(folder.glob("*.flac"))[:4]]
+
+    def indices(self, split):
+        return [0, 1] if split == "train" else [2, 3]
+
+    def audio(self, index):
+        return self.sounds[index]
+
+
+class Repeating:
+    name = "repeating"
+
+    def __init__(self):
+        self.texts = ["words of the song", "words of a song"]
+
+    def transcribe(self, samples, language=None):
+        return Transcript(self.texts.pop(0), "en")
+
+
+@pytest.fixture
+def validated(data_dir, monkeypatch):
+    """``validated(sound)``: figures of a model whose conversions are that sound, or the song if None."""
+    data = Recordings(data_dir / "voices" / "kathleen_spoken")
+    songs = sorted((data_dir / "singing").glob("*/*.wav"))[:1]
+    model = types.SimpleNamespace(settings=types.SimpleNamespace(kind="diffusion"))
+
+    def measure(sound, recognizer=None):
+        def convert(shell, song, controls):
+            made = song.audio if sound is None else data.sounds[sound]
+            return types.SimpleNamespace(audio=made, sample_rate_hz=RATE_HZ)
+
+        monkeypatch.setattr(validation_songs.pipeline, "convert", convert)
+        return validation_songs.ValidationSongs(data, songs, recognizer)(model)
+
+    return measure
+
+
+def test_an_unchanged_song_has_moved_nowhere(validated):
+    figures = validated(None, Repeating())
+    assert figures["voice"] == pytest.approx(0, abs=1e-6)
+    assert figures["words"] == pytest.approx(1 - 3 / 14)  # "the" -> "a"
+    assert figures["score"] == pytest.approx(np.mean([figures["voice"], figures["words"]]))
+
+
+def test_the_targets_own_recording_is_the_other_end(validated):
+    figures = validated(2)
+    assert figures["voice"] > 0.8 and set(figures) == {"voice", "score"}
+
+
+def test_other_kinds_of_models_have_no_score():
+    model = types.SimpleNamespace(settings=types.SimpleNamespace(kind="ddsp"))
+    assert validation_songs.ValidationSongs(None, [Path("a.wav")])(model) == {}
+
+
+def test_excerpts_have_the_most_voiced_frames():
+    from svclib.conversion.song import Song
+    from svclib.features.extract import extract
+
+    t = np.arange(24 * RATE_HZ) / RATE_HZ
+    sound = np.where(t > 14, 0.3 * np.sin(2 * np.pi * 220 * t), 0).astype(np.float32)
+    song = Song(Path("a.wav"), "a", RATE_HZ, len(sound), sound, extract(sound, SETTINGS))
+    cut = validation_songs._most_voiced(song)
+    assert cut.duration_s == pytest.approx(validation_songs.EXCERPT_S, abs=0.01)
+    assert cut.features.voiced.mean() > 0.95
+
+
+def test_a_folder_without_songs_gives_none(tmp_path):
+    assert validation_songs.for_training(None, tmp_path, words=False) is None
