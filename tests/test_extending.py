@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_load_vocoder import DIFFUSION, STATISTICS, busy
+from vocoder_models import DIFFUSION, STATISTICS, busy
 
 from svclib.__main__ import main
 from svclib.audio.mel import MelConfig

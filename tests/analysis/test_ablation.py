@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_diffusion import CONTRACT, FEATURES, STATISTICS, tiny, tune
+from diffusion_models import CONTRACT, FEATURES, STATISTICS, tiny, tune
 
 from svclib.analysis import ablation, compare, projection, step_metrics, trace
 from svclib.analysis import recorder as capture

@@ -3,7 +3,7 @@ does it, with the loss that its validation gives."""
 
 import numpy as np
 import pytest
-from test_panels import make_song
+from panels import make_song
 
 from svclib.analysis import ddsp_inspection
 from svclib.data import dataset

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import toy
-from browsing import wait_until
-from test_player import NAME, data_of
+from browsing import NAME, data_of, wait_until
 
 from svclib.__main__ import main
 from svclib.analysis import player, waveform_images
@@ -284,7 +283,7 @@ def test_the_bundled_lesson_can_be_handed_out_as_it_is(tmp_path, capsys):
 
 def test_trace_command_makes_the_same_page(tmp_path, capsys, song_path, monkeypatch):
     preset = toy.preset(SETTINGS, FEATURES, steps=1, segment_s=0.5, validate_every_steps=1)
-    from test_diffusion_training import MelDataset
+    from toy_diffusion import MelDataset
 
     training.train(MelDataset(), tmp_path / "run", preset)
     path = training.export(tmp_path / "run", tmp_path / "voice.zip", "last")

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from diffusion_files import make_instrument
 from matplotlib import colormaps, image
-from test_ablation_panel import make_instrument
 
 from svclib.analysis import live_preview
 from svclib.analysis.plots import base as plots

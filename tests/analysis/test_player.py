@@ -1,14 +1,13 @@
 """Truths about the player: what it shows is what the trace holds, in a browser without a network; one colour means one
 level; differences have a sign; sounds have one gain; names stay text. Pictures are left in pytest's folder."""
 
-import json
 import re
 
 import browsing
 import numpy as np
 import pytest
 import torch
-from browsing import wait_until
+from browsing import NAME, data_of, wait_until
 from scipy.ndimage import gaussian_filter
 
 from svclib.analysis import player, projection
@@ -23,7 +22,6 @@ from svclib.utils.errors import ConversionError
 
 CONTRACT = MelConfig(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
 SCHEDULE = Schedule()
-NAME = "<img src=x onerror=alert(1)></script><script>alert(2)</script> & \u2028 'ä'"
 
 
 def sharpening(steps=24, seconds=3.0, method="dpmpp", seed=1, transpose=1.0):
@@ -76,10 +74,6 @@ def runs():
 @pytest.fixture(scope="module")
 def document(runs):
     return player.document(runs, f"From noise to singing {NAME}")
-
-
-def data_of(document):
-    return json.loads(re.search(r'id="data">(.*?)</script>', document, re.S)[1])
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(document):

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from test_trace import walked
+from traces import walked
 
 from svclib.analysis.projection import curves, decision_times, joint_map, map_features
 from svclib.utils.errors import ConversionError

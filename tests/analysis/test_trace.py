@@ -8,40 +8,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_diffusion import CONTRACT, batch_of, condition_of, tiny, tune
+from diffusion_models import CONTRACT, batch_of, condition_of, tiny, tune
+from traces import SCHEDULE, gaussian, walked
 
 from svclib.analysis import recorder as capture
 from svclib.analysis import trace
 from svclib.analysis.step_selection import select_steps
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.denoiser import Prepared
-from svclib.models.diffusion.schedule import Schedule
 from svclib.utils.errors import ConversionError
-
-SCHEDULE = Schedule()
-MEAN, SPREAD = torch.linspace(-0.8, 0.4, 40)[:, None], 0.2
-
-
-def gaussian(x_t, t):
-    """The best denoiser for frames drawn from N(MEAN, SPREAD^2)."""
-    alpha, sigma = SCHEDULE.alpha_sigma(t)
-    return sigma * (x_t - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2)
-
-
-def walked(keep=None, steps=20, method="ddim", frames=12, **options):
-    recorder, seen = capture.Recorder(keep, **options), []
-    noise = torch.randn((1, 40, frames), generator=torch.Generator().manual_seed(3))
-
-    def watch(step):
-        recorder(step)
-        seen.append((step.t, step.x_t.clone(), step.x0_hat.clone(), step.eps_hat.clone()))
-
-    result = samplers.sample(
-        gaussian, SCHEDULE, noise, method, steps, generator=torch.Generator().manual_seed(4), callback=watch
-    )
-    low, high = np.full(40, -11.5), np.full(40, 1.5)
-    made = recorder.trace(result, low=low, high=high, mel=CONTRACT.to_json(), label="gauß", seed=3)
-    return made, seen, result
 
 
 @pytest.fixture(scope="module")

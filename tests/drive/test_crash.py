@@ -11,10 +11,10 @@ import random
 import sys
 from pathlib import Path
 
+import cheap_features
 import pytest
-import test_dataset
-import test_trace
 import toy
+import traces
 from faults import FaultyDisk, failing
 
 import svclib
@@ -73,18 +73,18 @@ def _hook(event, arguments):
 def test_everything_under_the_base_is_written_by_the_store(tmp_path, monkeypatch):
     """Prepare, train with TensorBoard and previews, export, save a trace, under an audit."""
     monkeypatch.setattr(
-        "svclib.features.extract.extract", lambda s, settings, progress=None: test_dataset.cheap_extract(s, settings)
+        "svclib.features.extract.extract", lambda s, settings, progress=None: cheap_features.cheap_extract(s, settings)
     )
-    sources = test_dataset.make_files(tmp_path / "audio", 2)
+    sources = cheap_features.make_files(tmp_path / "audio", 2)
     base = tmp_path / "base"
     base.mkdir()
     sys.addaudithook(_hook)
     _audited.update(under=str(base), seen=[], foreign=[])
     try:
-        dataset.prepare(sources, base / "datasets" / "a", test_dataset.SETTINGS)
+        dataset.prepare(sources, base / "datasets" / "a", cheap_features.SETTINGS)
         training.train(toy.ToyDataset(), base / "runs" / "a", toy.preset(), steps=10)
         training.export(base / "runs" / "a", base / "instruments" / "a.zip")
-        test_trace.walked()[0].save(base / "output" / "a.npz")
+        traces.walked()[0].save(base / "output" / "a.npz")
     finally:
         _audited["under"] = None
     assert len(_audited["seen"]) > 100 and not _audited["foreign"]
@@ -177,11 +177,11 @@ def flips(path, count, seed=0):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        cheap = test_dataset.cheap_extract
+        cheap = cheap_features.cheap_extract
         patch.setattr("svclib.features.extract.extract", lambda s, settings, progress=None: cheap(s, settings))
         folder = tmp_path_factory.mktemp("data")
-        sources = test_dataset.make_files(folder / "audio", 2)
-        return dataset.prepare(sources, folder / "set", test_dataset.SETTINGS).path
+        sources = cheap_features.make_files(folder / "audio", 2)
+        return dataset.prepare(sources, folder / "set", cheap_features.SETTINGS).path
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
@@ -212,7 +212,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(whole, count):
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_no_flipped_bit_changes_a_trace(tmp_path, count):
     """Refused, or every array as it was: what a zip does not check (dates of its members) is not used."""
-    path = test_trace.walked(steps=3, frames=4)[0].save(tmp_path / "a.npz")
+    path = traces.walked(steps=3, frames=4)[0].save(tmp_path / "a.npz")
     good = trace.load(path)
     for bit in flips(path, count):
         try:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -271,3 +272,10 @@ def cancel_study(page, after_s: float) -> dict:
     free = page.evaluate("performance.now() - window.pressed")
     text = page.locator(".svclib-study .svclib-message").inner_text()
     return {"said": said, "free": free, "text": text}
+
+
+NAME = "<img src=x onerror=alert(1)></script><script>alert(2)</script> & \u2028 'ä'"
+
+
+def data_of(document):
+    return json.loads(re.search(r'id="data">(.*?)</script>', document, re.S)[1])

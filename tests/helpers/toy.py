@@ -1,7 +1,7 @@
 """A small singing network and a dataset made of formulas: a whole training in a second, for the tests of training.
 
 python tests/helpers/toy.py RUN STEPS                         train
-python tests/helpers/toy.py RUN STEPS KILLS SEED moment       train, killed KILLS times at random moments, until finished
+python tests/helpers/toy.py RUN STEPS KILLS SEED moment       train, killed KILLS times at random moments
 python tests/helpers/toy.py RUN STEPS KILLS SEED operation    the same, dying in the middle of random file operations
 """
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import toy
+from vocoder_models import DIFFUSION, HARMONIC, STATISTICS, busy
 
 from svclib.__main__ import main
 from svclib.audio import mel
@@ -23,31 +23,17 @@ from svclib.conversion.controls import Controls
 from svclib.conversion.pipeline import convert, save
 from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument
-from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders import auto as vocoding
 from svclib.models.vocoders import nsf_checkpoint, nsf_hifigan
-from svclib.models.vocoders.harmonic import HarmonicSettings, Vocoder
+from svclib.models.vocoders.harmonic import Vocoder
 from svclib.utils.errors import ConversionError, ModelError
 
 RATE, HOP = 16000, 256
 CONTRACT = MelConfig(RATE, 1024, 1024, HOP, 40, 0.0, 7600.0)
 FEATURES = FeatureSettings(sample_rate_hz=RATE, hop_samples=HOP, mel=CONTRACT)
-HARMONIC = HarmonicSettings(n_harmonics=40, n_noise_bands=17, channels=16, n_layers=1, fft_sizes=(512, 128))
 DIFFWAVE = DiffWaveSettings(channels=8, n_layers=3, condition_dims=8)
-DIFFUSION = DiffusionSettings(
-    channels=16,
-    n_layers=2,
-    condition_dims=16,
-    coarse_channels=16,
-    coarse_layers=1,
-    content_channels=16,
-    content_layers=1,
-    code_dims=8,
-    sampler_steps=2,
-    vocoder=HARMONIC,
-)
 NSF = {
     "resblock": "1",
     "sampling_rate": RATE,
@@ -66,15 +52,6 @@ NSF = {
     "noise_sigma": 0.0,
 }
 PLAIN = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
-STATISTICS = {**toy.STATISTICS, "log_mel": {"min": -11.6, "max": 2.0}}
-
-
-def busy(model, seed=1):
-    """Every weight random, so that nothing is silent or the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    for value in model.parameters():
-        torch.nn.init.normal_(value, std=0.1, generator=generator)
-    return model
 
 
 @pytest.fixture(scope="module")

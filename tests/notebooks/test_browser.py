@@ -199,7 +199,7 @@ def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
 
 @pytest.mark.browser
 def test_pictures_while_the_study_panel_sings(page, lab, folder):
-    from test_ablation_panel import make_instrument, make_song
+    from diffusion_files import make_instrument, make_song
 
     home = folder / "study"
     browsing.study_notebook(folder, home)

@@ -5,10 +5,10 @@ import os
 import threading
 import time
 
+import panels
 import pytest
-import test_panels
-from test_ablation_panel import make_instrument, make_song
-from test_panels import said
+from diffusion_files import make_instrument, make_song
+from panels import said
 
 from svclib.analysis.lesson import build as lesson
 from svclib.audio.mel import MelConfig
@@ -23,7 +23,7 @@ from svclib.utils import workspace
 def base(tmp_path_factory):
     home = workspace.base_folder(base=tmp_path_factory.mktemp("lesson") / "home")
     make_instrument(home.instruments, "voice")
-    test_panels.make_instrument(home.instruments, "ddsp one")
+    panels.make_instrument(home.instruments, "ddsp one")
     make_song(home.examples / "a song.wav")
     return home
 
@@ -83,7 +83,7 @@ def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):
 
 def save_wave(path, settings, features):
     model = instrument.build_model(settings, features, None, 0)
-    instrument.save(path, model, features, test_panels.STATISTICS, created="2026-11-21")
+    instrument.save(path, model, features, panels.STATISTICS, created="2026-11-21")
 
 
 def test_run_shows_progress_within_a_second_and_ends_in_a_lesson_that_export_writes(base):

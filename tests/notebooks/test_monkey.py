@@ -17,7 +17,9 @@ import types
 import ipywidgets as W
 import numpy as np
 import pytest
-from test_panels import make_instrument, make_song, said, upload
+from diffusion_files import make_instrument as make_diffusion
+from panels import make_instrument, make_song, said, upload
+from toy_diffusion import VOCODER, save_instrument
 from traitlets import TraitError
 
 from svclib.analysis import ablation, ablation_views, ddsp_inspection, interventions, live_preview, step_metrics
@@ -196,15 +198,11 @@ def n_actions(request):
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    from test_ablation_panel import make_instrument as make_diffusion
-    from test_diffusion_training import VOCODER
-    from test_sampling_controls import make
-
     songs.clear_song_cache()
     home = workspace.base_folder(base=tmp_path / "home")
     make_instrument(home.instruments)
     make_diffusion(home.instruments)
-    make(home.instruments, "loud", VOCODER)
+    save_instrument(home.instruments, "loud", VOCODER)
     make_song(home.examples / "a.wav")
     make_song(home.examples / "b & <b>.wav")
     for run in ("one", "two"):

@@ -3,58 +3,23 @@ nothing is computed twice or lost, and that names of files are shown and never i
 """
 
 import base64
-import datetime
 import threading
 
 import ipywidgets as W
-import numpy as np
 import pytest
 import soundfile
 import toy
+from panels import NASTY, make_instrument, make_song, said, upload
 
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
-from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
-from svclib.models.ddsp import model as ddsp
 from svclib.notebooks import base as widgets
 from svclib.notebooks import control_sliders, convert, first_run, microphone, train
 from svclib.training import api as training
 from svclib.utils import atomic_store, workspace
 from svclib.utils.errors import Cancelled, StorageError
-
-NASTY = "<img src=x onerror=alert(1)> & 'so\N{MUSICAL NOTE}ng'"
-MODEL = ddsp.DdspSettings(
-    n_harmonics=6, n_noise_bands=5, rnn_channels=8, mlp_channels=8, layers_per_stack=1, fft_sizes=(256, 64)
-)
-STATISTICS = {
-    "n_recordings": 2,
-    "duration_s": 20.0,
-    "f0_midi": {
-        "mean_note": 60.0,
-        "std_note": 2.0,
-        "min_note": 55.0,
-        "max_note": 65.0,
-        "histogram": {"edges_midi": [54.5, 60.5, 66.5], "seconds": [5.0, 5.0]},
-    },
-    "loudness_db": {"mean_note": -20.0, "std_note": 3.0, "min": -80.0, "max": -10.0, "mean": -25.0},
-    "loudness_quantiles_db": [-30.0, -20.0, -10.0],
-    "singers": {},
-    "log_mel": None,
-}
-
-
-def make_instrument(folder, name="small", seed=0):
-    features = FeatureSettings()
-    model = instrument.build_model(MODEL, features, None, seed)
-    return instrument.save(folder / f"{name}.zip", model, features, STATISTICS, created="2026-11-21", name=name)
-
-
-def make_song(path, f0_hz=220.0, seconds=1.2):
-    t = np.arange(int(16000 * seconds)) / 16000
-    soundfile.write(path, 0.3 * sum(np.sin(2 * np.pi * k * f0_hz * t) / k for k in range(1, 9)), 16000)
-    return path
 
 
 @pytest.fixture
@@ -68,10 +33,6 @@ def base(empty):
     make_instrument(empty.instruments)
     make_song(empty.examples / "a song.wav")
     return empty
-
-
-def said(panel) -> str:
-    return panel.message.widget.value
 
 
 def outputs(base) -> list[str]:
@@ -322,17 +283,6 @@ def test_uploads_are_stored_under_a_free_name_chosen_and_shown_escaped(base):
     panel.task.wait(60)
     result = panel.results.children[0].value
     assert "onerror=alert(1)>" not in result and "<img src=x" not in result
-
-
-def upload(widget, name, data):
-    """What the browser does when a file is uploaded."""
-    if widgets.V8:
-        now = datetime.datetime.now(datetime.UTC)
-        item = {"name": name, "type": "audio/wav", "size": len(data), "content": memoryview(data), "last_modified": now}
-        widget.set_trait("value", (item,))
-    else:
-        meta = {"name": name, "type": "audio/wav", "size": len(data), "lastModified": 0}
-        widget.set_trait("value", {name: {"metadata": meta, "content": data}})
 
 
 def test_an_upload_that_is_no_sound_says_so(base):

@@ -5,9 +5,10 @@ import dataclasses
 import threading
 
 import numpy as np
+import panels
 import pytest
 import soundfile
-from test_diffusion_training import FEATURES, RATE, SETTINGS, STATISTICS, VOCODER
+from toy_diffusion import FEATURES, RATE, SETTINGS, VOCODER, save_instrument
 
 from svclib.analysis import html as page
 from svclib.conversion import ab_compare, batch, pipeline
@@ -21,11 +22,6 @@ from svclib.utils import workspace
 from svclib.utils.errors import Cancelled
 
 
-def make(folder, name, settings, grid=FEATURES, singers=(), seed=0):
-    model = instrument.build_model(settings, grid, STATISTICS, seed)
-    return instrument.save(folder / f"{name}.zip", model, grid, STATISTICS, created="x", name=name, singers=singers)
-
-
 def make_song(path, f0_hz=220.0, seconds=1.3):
     t = np.arange(int(RATE * seconds)) / RATE
     soundfile.write(path, 0.3 * sum(np.sin(2 * np.pi * k * f0_hz * t) / k for k in range(1, 9)), RATE)
@@ -34,13 +30,11 @@ def make_song(path, f0_hz=220.0, seconds=1.3):
 
 @pytest.fixture
 def base(tmp_path):
-    from test_panels import make_instrument
-
     songs.clear_song_cache()
     made = workspace.base_folder(base=tmp_path / "home")
-    make(made.instruments, "duo", SETTINGS, singers=("ann", "bea"))
-    make(made.instruments, "loud", VOCODER)
-    make_instrument(made.instruments, "plain")
+    save_instrument(made.instruments, "duo", SETTINGS, singers=("ann", "bea"))
+    save_instrument(made.instruments, "loud", VOCODER)
+    panels.make_instrument(made.instruments, "plain")
     make_song(made.examples / "a song.wav")
     return made
 
@@ -190,7 +184,7 @@ def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
 
 
 def test_singers_of_one_instrument_are_not_asked_of_another(base):
-    make(base.instruments, "solo", SETTINGS, singers=("ann", "bea"), seed=1)
+    save_instrument(base.instruments, "solo", SETTINGS, singers=("ann", "bea"), seed=1)
     convert = pick(widgets_convert.convert_panel(base), base, "duo")
     convert.sampling.singers["ann"].value, convert.sampling.singers["bea"].value = 0.5, 0.5
     found = convert.options_of([base.instruments / f"{name}.zip" for name in ("duo", "solo", "plain")])
@@ -236,7 +230,7 @@ def test_numbers_of_a_row_against_a_sound_that_is_known(base):
 
 def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
     other = FeatureSettings(RATE, 256, mel=dataclasses.replace(FEATURES.mel, fmax_hz=7000.0))
-    wrong = make(base.instruments, "wrong", VOCODER, other)
+    wrong = save_instrument(base.instruments, "wrong", VOCODER, other)
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
     asked = ab_compare.variants([listing], (None,), (3,), vocoders=(wrong, None))
     _, bad, good = ab_compare.compare(asked, base.examples / "a song.wav", seconds=1.0)

@@ -1,9 +1,9 @@
 """Files from strangers: nothing in them runs, nothing is written outside, and what is wrong with them is one sentence,
 quickly and in little memory.
 
-Thousands of mutations of every kind of file a person may be given (``tests/helpers/untrusted.py`` makes them from a seed), and
-crafted attacks, each of which would succeed against a careless reader. A watch over the process (Python's audit events)
-notes every program started, connection opened and file written outside the test's folder.
+Thousands of mutations of every kind of file a person may be given (``tests/helpers/untrusted.py`` makes them from a
+seed), and crafted attacks, each of which would succeed against a careless reader. A watch over the process (Python's
+audit events) notes every program started, connection opened and file written outside the test's folder.
 """
 
 import gc
