@@ -16,7 +16,7 @@ from svclib.analysis import html as page
 from svclib.analysis import plot_data
 from svclib.analysis.plots import base as plots
 from svclib.analysis.plots import ddsp
-from svclib.conversion.controls import Adjusted, Controls
+from svclib.conversion.controls import ConditioningTracks, Controls
 from svclib.data.quality_report import FileReport, Finding, Report
 from svclib.features.extract import Features, FeatureSettings
 
@@ -102,7 +102,7 @@ def test_time_axes_come_from_the_rate_of_the_features():
 
 def _adjusted(measured, voiced=None):
     n = len(measured.f0_hz)
-    return Adjusted(
+    return ConditioningTracks(
         measured.f0_hz * 2,
         measured.voiced if voiced is None else voiced,
         measured.loudness_db,
