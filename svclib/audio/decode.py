@@ -360,7 +360,7 @@ def _head_of(path: Path) -> tuple[int, bytes]:
 
 
 def _unreadable(path: Path, error: Exception) -> AudioError:
-    """Why libsndfile could not open a file; its own text misleads."""
+    """The error for a file that libsndfile could not open; its own text misleads."""
     size, head = _head_of(path)
     if head[:4] in (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS") and size < 1000:
         return AudioError(f"{path.name} is cut off: only {size} bytes are there.", path=path, hint="Upload it again.")

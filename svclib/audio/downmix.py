@@ -34,7 +34,7 @@ class Survey:
 
     @property
     def silent(self) -> bool:
-        """Whether every sample is zero."""
+        """True if every sample is zero."""
         return self.peak == 0.0
 
     def mono(self, block: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""Sound files as arrays: read, mix to mono, resample, write without wrap-around; which files of a folder are usable.
+"""Sound files as arrays: reading, mixing to mono, resampling, and writing without wrap-around.
 
-Reading allocates nothing from a header and repairs nothing silently: what was done (silent channel left out, offset
-removed) is a sentence in ``info.warnings``. Resampled audio has ``units.resampled_length`` samples and no delay.
+Every repair (silent channel left out, offset removed) is a sentence in ``info.warnings``. Resampled audio has ``units.resampled_length`` samples and no delay.
 """
 
 import dataclasses
@@ -111,7 +110,7 @@ def survey(path: str | Path, progress: Callable[[float, str], None] | None = Non
 
     Args:
         path: The file; its content decides the format.
-        progress: Called with a fraction 0..1 and a text after every block; never where the header tells no length.
+        progress: Called with a fraction 0..1 and a text after every block; not where the header gives no length.
 
     Returns:
         What :func:`read_resampled` takes as ``surveyed``: ``info`` with the decoded length, shares of the channels,
@@ -206,7 +205,7 @@ def resample(samples: np.ndarray, rate_in_hz: int, rate_out_hz: int) -> np.ndarr
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """Where a file went, and by how many dB it was turned down (0 or negative) so that nothing clips."""
+    """Path of a file, and the dB by which it was turned down (0 or negative) so that nothing clips."""
 
     path: Path
     gain_db: float
@@ -214,8 +213,8 @@ class Written:
     @property
     def text(self) -> str:
         """A sentence for people."""
-        said = f"; turned down by {-self.gain_db:.1f} dB so that nothing clips" if self.gain_db < 0 else ""
-        return f"saved {self.path.name}{said}"
+        note = f"; turned down by {-self.gain_db:.1f} dB so that nothing clips" if self.gain_db < 0 else ""
+        return f"saved {self.path.name}{note}"
 
 
 def write(
@@ -226,7 +225,7 @@ def write(
     subtype: str | None = None,
     new_name: bool = False,
 ) -> Written:
-    """Write sound as the suffix says (wav, flac, mp3, ogg, opus), atomically.
+    """Write sound in the format of the suffix (wav, flac, mp3, ogg, opus), atomically.
 
     Peaks above full scale are prevented by turning the whole file down, never by cutting or wrapping.
 

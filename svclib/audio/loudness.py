@@ -1,6 +1,4 @@
-"""How loud a recording is in each frame, as the ear weighs it, and in which frames a note sounds."""
-
-import math
+"""A-weighted loudness of each frame, and detection of the frames in which a note sounds."""
 
 import numpy as np
 import torch
@@ -47,19 +45,11 @@ def loudness_of_padded(padded: Tensor, sample_rate_hz: int, hop_samples: int, n_
 
 
 def a_weighting_db(f_hz):
-    """Weight of a frequency in dB as the ear hears it (IEC 61672 A), 0 at 1 kHz, not below -80."""
-    squared = np.square(np.asarray(f_hz, dtype=np.float64))
-    with np.errstate(divide="ignore"):
-        log = math.log10
-        weight = 2.0 + 20.0 * (
-            2.0 * log(12194.217)
-            + 2.0 * np.log10(squared)
-            - np.log10(squared + 12194.217**2)
-            - np.log10(squared + 20.598997**2)
-            - 0.5 * np.log10(squared + 107.65265**2)
-            - 0.5 * np.log10(squared + 737.86223**2)
-        )
-    return np.maximum(weight, -80.0)
+    """A-weighting of a frequency in dB (IEC 61672), 0 at 1 kHz, not below -80."""
+    import librosa
+
+    with np.errstate(divide="ignore"):  # at 0 Hz
+        return librosa.A_weighting(np.asarray(f_hz, dtype=np.float64), min_db=-80.0)
 
 
 def spectrum(padded: Tensor, n_fft: int, window_samples: int, hop_samples: int) -> Tensor:
@@ -71,7 +61,7 @@ def spectrum(padded: Tensor, n_fft: int, window_samples: int, hop_samples: int) 
 def note_on_ratio(
     loudness_db: np.ndarray, confidence: np.ndarray, floor_db: float = FLOOR_DB, box_frames: int = 40
 ) -> np.ndarray:
-    """How surely a note sounds in each frame; 1 is the border (magenta/ddsp's notes detector).
+    """Note-on ratio of each frame; from 1 on a note sounds (magenta/ddsp's notes detector).
 
     Mean of confidence^2 over ``box_frames`` frames (fewer at the ends) times the height of the loudness above the
     floor, relative to 0.49 of its mean height.

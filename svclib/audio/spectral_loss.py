@@ -1,4 +1,4 @@
-"""The spectral loss: how far two sounds are apart in many short-time spectra at once."""
+"""Multi-scale spectral loss."""
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +64,8 @@ def spectral_loss(
 
 
 class _ScaleDistance(torch.autograd.Function):
-    """One scale of the loss. The slope of both means is a real factor per bin of the made spectrum, kept from the way
-    there: half the time of the same arithmetic left to autograd, on a CPU."""
+    """One scale of the loss. The slope of both means is a real factor per bin of the spectrum, kept from the forward
+    pass: half the time of the same arithmetic left to autograd, on a CPU."""
 
     @staticmethod
     def forward(ctx, audio, target, fft_size, log_rule):
@@ -77,10 +77,10 @@ class _ScaleDistance(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # d|X| = Re(conj(X) dX) / |X| and d log|X| = Re(conj(X) dX) / |X|^2
             floor = LOG_FLOOR if log_rule == "v1" else TINY
-            heard, heard_in_log = magnitude > TINY, magnitude > floor
+            nonzero, above_floor = magnitude > TINY, magnitude > floor
             inverse = magnitude.clamp_min_(TINY).reciprocal_()
-            slope = difference.sign_().mul_(inverse).mul_(heard)
-            log_slope = log_difference.sign_().mul_(inverse).mul_(inverse).mul_(heard_in_log)
+            slope = difference.sign_().mul_(inverse).mul_(nonzero)
+            log_slope = log_difference.sign_().mul_(inverse).mul_(inverse).mul_(above_floor)
             ctx.save_for_backward(made, slope, log_slope)
             ctx.n_samples, ctx.fft_size = audio.shape[-1], fft_size
         return linear, logarithmic

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from svclib.utils import rng
 from svclib.utils.errors import AudioError
 
-BLOCK_ELEMENTS = {"cpu": 2**19, "other": 2**25}  # sines computed at once: what a cache holds, what a GPU likes
+BLOCK_ELEMENTS = {"cpu": 2**19, "other": 2**25}  # sines computed at once, by the size of caches
 KEPT_ELEMENTS = 2**28  # sines kept for the gradient; above this they are computed again (1 GiB in float32)
 
 
@@ -29,16 +29,16 @@ def exp_sigmoid(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def _segments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values at both ends of every stretch between frame centres: ``[B, T, ...]`` -> two ``[B, T + 1, ...]``."""
+    """Values at both ends of every segment between frame centres: ``[B, T, ...]`` -> two ``[B, T + 1, ...]``."""
     padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
     return padded[:, :-1], padded[:, 1:]
 
 
-def _crop(stretches: Tensor, hop_samples: int) -> Tensor:
-    """Stretches between frame centres ``[B, T + 1, hop, ...]`` -> samples ``[B, T * hop, ...]``."""
-    n = (stretches.shape[1] - 1) * hop_samples
+def _crop(segments: Tensor, hop_samples: int) -> Tensor:
+    """Segments between frame centres ``[B, T + 1, hop, ...]`` -> samples ``[B, T * hop, ...]``."""
+    n = (segments.shape[1] - 1) * hop_samples
     first = hop_samples - hop_samples // 2
-    return stretches.flatten(1, 2)[:, first : first + n]
+    return segments.flatten(1, 2)[:, first : first + n]
 
 
 def _upsample(x: Tensor, hop_samples: int, weight: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def frame_phase(
 
 
 def harmonics_below_nyquist(f0_hz: Shaped[Tensor, "*shape"], n_harmonics: int, sample_rate_hz: float | int) -> Tensor:
-    """How many of ``n_harmonics`` lie below half the sample rate: integers ``[*shape]``; 0 where f0 is not positive."""
+    """Number of harmonics below half the sample rate, at most ``n_harmonics``: integers ``[*shape]``; 0 without f0."""
     count = torch.ceil(sample_rate_hz / 2 / f0_hz.double().clamp_min(1e-9)) - 1
     return torch.where(f0_hz > 0, count.clamp(0, n_harmonics), torch.zeros_like(count)).long()
 
@@ -173,21 +173,21 @@ def harmonic_synthesis(
     on = f0_hz > 0 if voiced is None else voiced & (f0_hz > 0)
     f0_hz = hold_f0(f0_hz)
     phase, end_phase = frame_phase(f0_hz, sample_rate_hz, hop_samples, initial_phase)
-    # the stretch before the first centre is held: it begins one hop earlier
+    # the segment before the first centre is held: it begins one hop earlier
     phase = torch.cat([phase[:, :1] - f0_hz[:, :1].double() * (hop_samples / sample_rate_hz), phase], dim=1)
     gate = upsample_gate(on, hop_samples, amplitude.dtype)
-    stretches = _harmonic_stretches(phase, f0_hz, on, amplitude[..., None] * distribution, sample_rate_hz, hop_samples)
-    return _crop(stretches, hop_samples) * gate, end_phase
+    segments = _harmonic_segments(phase, f0_hz, on, amplitude[..., None] * distribution, sample_rate_hz, hop_samples)
+    return _crop(segments, hop_samples) * gate, end_phase
 
 
-def _harmonic_stretches(phase, f0_hz, on, amplitudes, sample_rate_hz, hop_samples) -> Tensor:
-    """Sum of sines of every stretch between frame centres: ``[batch, frames + 1, hop]``; zeros where none sounds."""
+def _harmonic_segments(phase, f0_hz, on, amplitudes, sample_rate_hz, hop_samples) -> Tensor:
+    """Sum of sines of every segment between frame centres: ``[batch, frames + 1, hop]``; zeros where none sounds."""
     batch, frames, n_harmonics = amplitudes.shape
     f_start, f_end = (f.flatten() for f in _segments(f0_hz.double()))
     on_start, on_end = (o.flatten() for o in _segments(on))
     room = harmonics_below_nyquist(torch.minimum(f_start, f_end), n_harmonics, sample_rate_hz)
     room = torch.where(on_start | on_end, room, torch.zeros_like(room))
-    # rows of `amplitudes` at the two ends of every stretch
+    # rows of `amplitudes` at the two ends of every segment
     row = torch.arange(frames, device=f0_hz.device) + torch.arange(batch, device=f0_hz.device)[:, None] * frames
     row_start, row_end = (r.flatten() for r in _segments(row))
     amplitudes, phase = amplitudes.flatten(0, 1), phase.flatten()
@@ -209,9 +209,9 @@ def _harmonic_stretches(phase, f0_hz, on, amplitudes, sample_rate_hz, hop_sample
         else:
             pieces.append(_sines(*arguments))
         begin = end
-    stretches = amplitudes.new_zeros(batch * (frames + 1), hop_samples)
-    stretches = stretches.index_copy(0, order[:n_active], torch.cat(pieces))
-    return stretches.view(batch, frames + 1, hop_samples)
+    segments = amplitudes.new_zeros(batch * (frames + 1), hop_samples)
+    segments = segments.index_copy(0, order[:n_active], torch.cat(pieces))
+    return segments.view(batch, frames + 1, hop_samples)
 
 
 def _sines(phase, f_start, f_end, amplitudes, sample_rate_hz, hop_samples) -> Tensor:
@@ -317,6 +317,6 @@ def filtered_noise(
 
 
 def reverb(audio: Float[Tensor, "batch samples"], impulse: Float[Tensor, " taps"]) -> Float[Tensor, "batch samples"]:
-    """What a room adds to the dry sound: convolution with its response, whose direct sound (tap 0) is left out."""
+    """Reverberation without the dry sound: convolution with a room's response, its direct sound (tap 0) left out."""
     taps = torch.cat([torch.zeros_like(impulse[:1]), impulse[1:]])
     return fft_convolve(audio, taps.expand(audio.shape[0], 1, -1))

@@ -28,15 +28,15 @@ from svclib.utils.errors import ConfigError, ModelError
 from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000
-PIECE_S, HALO_S = 20, 2  # whole seconds: pieces begin on the grid of the units
-WHERE = "SVCLIB_CONTENTVEC"  # environment variable: a folder with the weights, wherever they came from
-KNOWN = (  # on the hub; what an instrument or dataset of others may have fetched without being asked about
+CHUNK_S, HALO_S = 20, 2  # whole seconds: chunks begin on the grid of the extractor
+WHERE = "SVCLIB_CONTENTVEC"  # environment variable: a folder with the weights, of any origin
+KNOWN = (  # on the hub; an instrument or dataset of others may have them downloaded unasked
     "lengyue233/content-vec-best",
     "facebook/hubert-base-ls960",
     "facebook/hubert-large-ll60k",
     "facebook/hubert-xlarge-ll60k",
 )
-_allowed: set[str] = set()  # what this person's own preset named
+_allowed: set[str] = set()  # sources in this person's own preset
 _UNUSED = ("masked_spec_embed",)  # of training alone; missing in some files
 
 
@@ -77,13 +77,13 @@ def register(kind: str) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class UnitSettings(Settings):
-    """Which network measures the content features.
+    """The network and layer that measure the content features.
 
     Attributes:
         kind: A key of :data:`EXTRACTORS`.
         source: Name on the Hugging Face hub, local folder, or link to a zip with ``config.json`` and weights.
-        layer: Which transformer layer's output, counted from 1.
-        dims: Numbers per unit; has to be what the encoder has.
+        layer: Transformer layer whose output is used, counted from 1.
+        dims: Size of a vector; has to be that of the network.
         fingerprint: Of the weights; empty until a dataset is prepared with them, then other weights are refused.
     """
 
@@ -99,18 +99,17 @@ class UnitSettings(Settings):
             raise ConfigError("UnitSettings.source is empty; name an encoder on the hub, a folder or a link.")
 
     def same_but_for_fingerprint(self, other: "UnitSettings | None") -> bool:
-        """True if ``other`` asks for the same encoder, whatever is known of its weights."""
+        """True if ``other`` has the same settings apart from the fingerprint."""
         return other is not None and dataclasses.replace(other, fingerprint=self.fingerprint) == self
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
-    """A loaded encoder: unit ``j`` hears the samples ``[j * hop, j * hop + reach)`` through its convolutions.
+    """A loaded HuBERT, see :class:`Extractor`: 320 and 400 samples of hop and reach at 16 kHz.
 
     Attributes:
         model: ``transformers.HubertModel`` in eval mode, float32.
-        fingerprint: 16 hexadecimal digits of the SHA-256 of its weights, whatever file format they came in.
-        hop_samples, reach_samples: At 16 kHz: 320 and 400 for HuBERT.
+        fingerprint: 16 hexadecimal digits of the SHA-256 of its weights, independent of the file format.
     """
 
     model: Any
@@ -128,14 +127,14 @@ class Encoder:
         """Number of transformer layers."""
         return self.model.config.num_hidden_layers
 
-    def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "units dims"]:
-        """Units of a piece at 16 kHz, full scale 1; a piece shorter than one unit is followed by silence."""
+    def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "frames dims"]:
+        """Vectors of a chunk at 16 kHz, full scale 1; one shorter than a frame is padded with zeros."""
         if len(samples) < self.reach_samples:
             samples = np.pad(samples, (0, self.reach_samples - len(samples)))
         place = next(self.model.parameters()).device
         with torch.inference_mode():
-            heard = torch.from_numpy(np.ascontiguousarray(samples, np.float32))[None].to(place)
-            return self.model(heard, output_hidden_states=True).hidden_states[layer][0].float().cpu().numpy()
+            audio_16k = torch.from_numpy(np.ascontiguousarray(samples, np.float32))[None].to(place)
+            return self.model(audio_16k, output_hidden_states=True).hidden_states[layer][0].float().cpu().numpy()
 
 
 def extract(
@@ -144,51 +143,50 @@ def extract(
     hop_samples: int,
     settings: UnitSettings,
     progress: Callable[[float, str], None] | None = None,
-    piece_s: int = PIECE_S,
+    chunk_s: int = CHUNK_S,
 ) -> Float[np.ndarray, "frames dims"]:
-    """Units of a recording, read between their centres at the frame centres of the grid.
+    """Content features of a recording, interpolated linearly to the frame centres of the grid.
 
-    Long recordings are heard in pieces with 2 s of context on both sides. Attention reaches further than that and the
-    first layer is normalised over all it is given, so pieces do not equal the whole: a small HuBERT with random weights
-    gave a mean difference of 0.06 of the units' standard deviation on a minute of singing (0.13 in pieces of 3 s).
-    Where the character of the sound changes slowly over minutes it is more.
+    Long recordings are measured in chunks with 2 s of context on both sides. Attention reaches further and the first
+    layer is normalised over all its input, so chunks do not equal the whole: a small HuBERT with random weights gave a
+    mean difference of 0.06 standard deviations on a minute of singing (0.13 in chunks of 3 s).
 
     Args:
         samples: ``[n]`` float with full scale 1, or int16.
         sample_rate_hz: Of ``samples`` and of the frame grid.
         hop_samples: Samples per frame of the grid, at that rate.
-        settings: Which encoder, and which of its layers.
+        settings: Network and layer.
         progress: Called with a fraction and a text.
-        piece_s: Whole seconds per piece.
+        chunk_s: Whole seconds per chunk.
 
     Returns:
-        float16 ``[n // hop, dims]``; before the first and after the last centre the end units are held.
+        float16 ``[n // hop, dims]``; before the first and after the last centre the end vectors are held.
 
     Raises:
-        ModelError: if the encoder cannot be had, or is not the one the settings mean.
+        ModelError: if the network cannot be loaded, or has another fingerprint.
     """
     n_frames = units.frame_count(len(samples), hop_samples)
     if n_frames == 0:
         return np.zeros((0, settings.dims), np.float16)
     encoder = load(settings)
     seconds = len(samples) / sample_rate_hz
-    n_pieces = max(1, math.ceil((seconds - HALO_S) / piece_s))  # a rest shorter than the context joins the last
+    n_chunks = max(1, math.ceil((seconds - HALO_S) / chunk_s))  # a rest shorter than the context joins the last
     per_s, found = SAMPLE_RATE_HZ // encoder.hop_samples, []
-    for i in range(n_pieces):
-        low = max(0, i * piece_s - HALO_S)
-        last = i == n_pieces - 1
-        high = len(samples) if last else min(len(samples), ((i + 1) * piece_s + HALO_S) * sample_rate_hz)
-        heard = audio.resample(as_float(samples[low * sample_rate_hz : high]), sample_rate_hz, SAMPLE_RATE_HZ)
-        made = encoder(heard, settings.layer)
-        first = (i * piece_s - low) * per_s
-        found.append(made[first : None if last else first + piece_s * per_s])
+    for i in range(n_chunks):
+        low = max(0, i * chunk_s - HALO_S)
+        last = i == n_chunks - 1
+        high = len(samples) if last else min(len(samples), ((i + 1) * chunk_s + HALO_S) * sample_rate_hz)
+        chunk = audio.resample(as_float(samples[low * sample_rate_hz : high]), sample_rate_hz, SAMPLE_RATE_HZ)
+        made = encoder(chunk, settings.layer)
+        first = (i * chunk_s - low) * per_s
+        found.append(made[first : None if last else first + chunk_s * per_s])
         if progress is not None:
-            progress((i + 1) / n_pieces, "listening to what is sung")
+            progress((i + 1) / n_chunks, "measuring content features")
     return _on_grid(np.concatenate(found), encoder, n_frames, hop_samples, sample_rate_hz).astype(np.float16)
 
 
 def _on_grid(found: np.ndarray, encoder: Extractor, n_frames: int, hop_samples: int, sample_rate_hz: int) -> np.ndarray:
-    """Units on straight lines between their centres, read at the frame centres."""
+    """Linear interpolation from the centres of the vectors to the frame centres."""
     centres_s = units.frame_centers_s(n_frames, hop_samples, sample_rate_hz)
     position = (centres_s * SAMPLE_RATE_HZ - encoder.reach_samples / 2) / encoder.hop_samples
     position = np.clip(position, 0, len(found) - 1)
@@ -202,37 +200,31 @@ def _on_grid(found: np.ndarray, encoder: Extractor, n_frames: int, hop_samples: 
 
 
 def allow(settings: UnitSettings) -> None:
-    """Say that these settings are the person's own: what they name may be fetched, whatever it is."""
+    """Mark these settings as the person's own: their source may be downloaded, whatever it is."""
     _allowed.add(settings.source)
 
 
 def pinned(settings: UnitSettings) -> UnitSettings:
-    """The settings of a person's own preset, with the fingerprint of the weights that their source gives now."""
+    """The settings of a person's own preset with the fingerprint of the weights at their source."""
     allow(settings)
     return dataclasses.replace(settings, fingerprint=load(settings).fingerprint)
 
 
 def load(settings: UnitSettings) -> Extractor:
-    """The encoder of these settings, on the GPU where there is one; the last one is kept for the next call.
+    """The network of these settings, on the GPU where there is one; the last one is kept for the next call.
 
-    What is not there yet is fetched only if it is one of :data:`KNOWN`, or named by the environment variable
-    ``SVCLIB_CONTENTVEC`` or by a preset (:func:`allow`): an instrument of others has nothing fetched by itself.
-
-    Args:
-        settings: Which encoder; the environment variable goes before their ``source``. Without a ``fingerprint`` any
-            weights will do.
-
-    Returns:
-        The encoder, with the fingerprint of the weights it has.
+    Weights that are not on this machine are downloaded only if their source is in :data:`KNOWN`, in the environment
+    variable ``SVCLIB_CONTENTVEC`` (which goes before ``settings.source``) or in a person's own preset (:func:`allow`):
+    an instrument from others causes no download.
 
     Raises:
-        ModelError: saying what is missing or different, and what to do.
+        ModelError: if the weights are missing, of other dimensions, or of another fingerprint.
     """
     encoder = EXTRACTORS[settings.kind](settings.source)
     if encoder.dims != settings.dims or settings.layer > encoder.n_layers:
         raise ModelError(
             f"The content encoder '{settings.source}' has {encoder.n_layers} layers of {encoder.dims} "
-            f"numbers; layer {settings.layer} of {settings.dims} was asked for. Set layer and dims to what it has."
+            f"numbers, not layer {settings.layer} of {settings.dims}. Set layer and dims to match it."
         )
     if settings.fingerprint and encoder.fingerprint != settings.fingerprint:
         raise ModelError(
@@ -263,7 +255,7 @@ def _loaded(source: str) -> Encoder:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        # what was fetched before needs no network
+        # an earlier download needs no network
         for offline in (True, False) if may_fetch and not local else (True,):
             try:
                 config = HubertConfig.from_pretrained(where, local_files_only=offline)
@@ -275,7 +267,7 @@ def _loaded(source: str) -> Encoder:
                 return _checked(source, loaded[0], loaded[1])
             except ModelError:
                 raise
-            except Exception as error:  # hub, network and damaged files raise what they like
+            except Exception as error:  # of hub, network and damaged files
                 tried = error
     finally:
         logging.set_verbosity(level)
@@ -292,13 +284,13 @@ def _loaded(source: str) -> Encoder:
 
 def _unasked(source: str) -> ModelError:
     return ModelError(
-        f"The content encoder '{source}' is none that svclib knows, so it is not fetched unasked. If you trust it, set "
+        f"The content encoder '{source}' is unknown to svclib, so it is not downloaded unasked. If you trust it, set "
         f"the environment variable {WHERE} to that name, or to a folder with its files."
     )
 
 
 def _unpacked(link: str, may_fetch: bool) -> str:
-    """The folder with a config.json in what a link gives."""
+    """The folder with the config.json of a downloaded zip."""
     into = download.cache_folder() / "contentvec"
     if not may_fetch and not download.fetched(link, into):
         raise _unasked(link)

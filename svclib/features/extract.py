@@ -6,7 +6,6 @@ chunks make no difference, and memory is bounded.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from svclib.audio.mel import MelConfig, log_mel_of_padded, reflected
 from svclib.features import content_features, crepe, f0  # noqa: F401  (crepe registers its trackers)
 from svclib.features.f0 import F0_METHODS
 from svclib.utils.errors import AudioError, ConfigError, ModelError
+from svclib.utils.progress import ProgressCallback, reporter
 from svclib.utils.serialization import Settings, setting
 
 
@@ -110,7 +110,7 @@ class Features:
 def extract(
     samples: np.ndarray,
     settings: FeatureSettings,
-    progress: Callable[[float, str], None] | None = None,
+    progress: ProgressCallback | None = None,
     chunk_s: int = f0.PIECE_S,
 ) -> Features:
     """Measure a recording of any length; besides the result, memory is that of one chunk.
@@ -135,9 +135,9 @@ def extract(
         raise AudioError(
             "the samples hold NaN or infinity; read the recording again with audio.read, which says where."
         )
-    tell = progress or (lambda fraction, text: None)
+    report = reporter(progress)
     f0_hz, voiced, confidence = track_f0(
-        samples, settings.sample_rate_hz, settings, lambda fraction, text: tell(0.8 * fraction, text), chunk_s
+        samples, settings.sample_rate_hz, settings, lambda fraction, text: report(0.8 * fraction, text), chunk_s
     )
     n_frames = len(f0_hz)
     loudness = np.empty(n_frames, np.float32)
@@ -152,7 +152,7 @@ def extract(
         if mels is not None:
             window = _samples_around(samples, first, last, settings.hop_samples, settings.mel.n_fft, reflect=True)
             mels[first:last] = log_mel_of_padded(window, settings.mel)[0]
-        tell(0.8 + 0.2 * last / n_frames, "measuring loudness")
+        report(0.8 + 0.2 * last / n_frames, "measuring loudness")
     content = None
     if settings.units is not None:
         content = content_features.extract(samples, settings.sample_rate_hz, settings.hop_samples, settings.units)
@@ -181,7 +181,7 @@ def track_f0(
     samples: np.ndarray,
     sample_rate_hz: int,
     settings: FeatureSettings,
-    progress: Callable[[float, str], None] | None = None,
+    progress: ProgressCallback | None = None,
     chunk_s: int = f0.PIECE_S,
 ) -> tuple[Float[np.ndarray, " frames"], Bool[np.ndarray, " frames"], Float[np.ndarray, " frames"]]:
     """Track F0, voicing and confidence, by ``settings.f0_method``.

@@ -1,4 +1,4 @@
-"""Octave errors of a pitch tracker: found where the track leaps and the spectrum does not, and mended if asked.
+"""Octave errors of a pitch tracker: detection by leaps of the track that the spectrum contradicts, and repair.
 
 A tracker that takes the second harmonic for the first reports twice the pitch; one that sees every other period
 differ, half of it. Such an error begins or ends with a leap of an octave from one frame to the next, but so does a
@@ -16,7 +16,7 @@ LEAP_SEMITONES = (10.5, 13.5)
 GLIDE_SEMITONES_PER_S = 200.0  # faster is a leap; a sung glide of an octave takes 60 ms or more
 LEAP_S = 0.035  # in which a leap is over
 GAP_S = 0.06  # a leap over a shorter unvoiced gap counts too
-N_LOOKED_AT = 24  # frames of a stretch whose spectrum is looked at
+N_MEASURED = 24  # frames of a segment whose spectrum is measured
 # Odd multiples of the lower pitch against even ones, dB. True pitches of real recordings stay on the right side of both
 # (above -8 and below -14.9 in tests/features/test_octave_errors.py); what lies between is left alone.
 PRESENT_DB, ABSENT_DB = -10.0, -15.0
@@ -24,7 +24,7 @@ PRESENT_DB, ABSENT_DB = -10.0, -15.0
 
 @dataclasses.dataclass(frozen=True)
 class OctaveError:
-    """A stretch whose pitch the sound contradicts.
+    """A segment of the track with an octave error.
 
     Attributes:
         start, stop: Frames ``start:stop``.
@@ -42,7 +42,7 @@ class OctaveError:
 
 
 def find(samples: np.ndarray, features: Features) -> list[OctaveError]:
-    """Stretches beside an octave leap of the track where the spectrum belongs to the octave on the other side.
+    """Segments beside an octave leap of the track where the spectrum belongs to the octave on the other side.
 
     A song that is an octave off from beginning to end has no leap and is not found.
 
@@ -55,7 +55,7 @@ def find(samples: np.ndarray, features: Features) -> list[OctaveError]:
     """
     hop, rate = features.settings.hop_samples, features.settings.sample_rate_hz
     found = []
-    for start, stop, neighbours in _stretches(features):
+    for start, stop, neighbours in _segments(features):
         frames = np.flatnonzero(features.voiced[start:stop]) + start
         for direction in sorted(neighbours):
             f0 = features.f0_hz[frames].astype(np.float64)
@@ -90,7 +90,7 @@ def odd_db(samples: np.ndarray, frames: np.ndarray, low_hz: np.ndarray, hop: int
     Each frame is seen through a Hann window of six periods, wide enough to keep the harmonics apart. Multiples above a
     quarter of the sample rate are left out.
     """
-    chosen = np.unique(np.linspace(0, len(frames) - 1, N_LOOKED_AT).round().astype(int)) if len(frames) else []
+    chosen = np.unique(np.linspace(0, len(frames) - 1, N_MEASURED).round().astype(int)) if len(frames) else []
     ratios = []
     for i in chosen:
         reach = max(8, round(3 * rate / low_hz[i]))
@@ -107,8 +107,8 @@ def odd_db(samples: np.ndarray, frames: np.ndarray, low_hz: np.ndarray, hop: int
     return float(np.median(ratios)) if ratios else float("nan")
 
 
-def _stretches(features: Features) -> list[tuple[int, int, set[int]]]:
-    """Stretches ``start, stop`` of the track that touch an octave leap, each with the directions (1: it lies an octave
+def _segments(features: Features) -> list[tuple[int, int, set[int]]]:
+    """Segments ``start, stop`` of the track that touch an octave leap, each with the directions (1: it lies an octave
     above its neighbour, -1: below)."""
     hop, rate = features.settings.hop_samples, features.settings.sample_rate_hz
     frames = np.flatnonzero(features.voiced & (features.f0_hz > 0))
@@ -119,7 +119,7 @@ def _stretches(features: Features) -> list[tuple[int, int, set[int]]]:
     step = np.diff(midi)
     fast = np.abs(step) > np.maximum(GLIDE_SEMITONES_PER_S * hop / rate * gap, 1.0)
     fast |= (gap > 1) & (np.abs(step) > 7)
-    edges, leaps, i = [0], [0], 0  # a leap between stretches: +1, -1, or 0 for anything else
+    edges, leaps, i = [0], [0], 0  # a leap between segments: +1, -1, or 0 for anything else
     while i < len(step):
         if not fast[i] and gap[i] * hop / rate <= GAP_S:
             i += 1

@@ -1,6 +1,6 @@
 """The exceptions of svclib.
 
-A message says what arrived, what was expected and what to do. ``str(error)`` is the message followed by the hint.
+A message states what arrived and what was expected, its hint the remedy; ``str(error)`` is both.
 """
 
 from pathlib import Path

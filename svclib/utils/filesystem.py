@@ -199,7 +199,7 @@ def size_of(path: str | Path) -> int | None:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether a path is there; see :func:`size_of`."""
+    """True if a path is there; see :func:`size_of`."""
     return size_of(path) is not None
 
 
@@ -282,7 +282,7 @@ def host_name() -> str:
 
 
 def process_alive(pid: int) -> bool:
-    """Whether a process of this machine is still there."""
+    """True if a process of this machine is still there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -293,7 +293,7 @@ def process_alive(pid: int) -> bool:
 
 
 def is_own_folder(folder: Path) -> bool:
-    """Whether a folder belongs to this user: on a shared machine anybody may make one in the temporary folder."""
+    """True if a folder belongs to this user: on a shared machine anybody may make one in the temporary folder."""
     try:
         found = os.lstat(folder)
     except OSError:

@@ -1,6 +1,6 @@
-"""What long work calls now and then: how far it is, and whether to stop.
+"""Progress and cancellation of long work.
 
-Everywhere ``progress(fraction, text)`` takes 0..1 and words for a person, and ``cancelled()`` says True once to stop.
+Everywhere ``progress(fraction, text)`` receives 0..1 and a text for people, and ``cancelled()`` returns True to abort.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ ProgressCallback = Callable[[float, str], None]
 
 
 def raise_if_cancelled(cancelled: Callable[[], bool] | None) -> bool:
-    """End the work (:class:`Cancelled`) when ``cancelled`` says so; False otherwise."""
+    """Raise :class:`Cancelled` if ``cancelled()`` returns True; else return False."""
     if cancelled is not None and cancelled():
         raise Cancelled
     return False
 
 
-def reporter(progress: ProgressCallback | None, cancelled: Callable[[], bool] | None) -> ProgressCallback:
-    """A progress function that also ends the work when ``cancelled`` says so."""
+def reporter(progress: ProgressCallback | None, cancelled: Callable[[], bool] | None = None) -> ProgressCallback:
+    """A progress callback that also raises :class:`Cancelled`; with neither it does nothing."""
 
     def report(fraction: float, text: str = "") -> None:
         raise_if_cancelled(cancelled)

@@ -40,7 +40,7 @@ def printable(text: str, n: int = 80) -> str:
 
 
 def entry_problem(entry: zipfile.ZipInfo, max_ratio: int, small_bytes: int) -> str | None:
-    """Why an entry must not be unpacked, as the end of a sentence; None if it may.
+    """The reason against unpacking an entry, as the end of a sentence; None if there is none.
 
     Args:
         entry: Of the zip's directory.

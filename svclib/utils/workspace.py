@@ -1,4 +1,4 @@
-"""Where a person's recordings, songs, runs and instruments lie: Google Drive on Colab, a folder elsewhere."""
+"""The folder of a person's recordings, songs, runs and instruments: on Google Drive in Colab, local elsewhere."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ DRIVE = filesystem.DRIVE_MOUNT / "MyDrive"
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """Where a person's things lie; every attribute is an existing folder.
+    """The folders of a workspace; every one exists.
 
     Attributes:
         root: All of it.

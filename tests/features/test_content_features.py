@@ -100,7 +100,7 @@ def test_units_are_transformers_own_between_their_centres(home, rate, hop):
 
 def test_pieces_stay_near_the_whole(home):
     samples = np.tile(sweep(1.37, 16000), 20)
-    whole, pieces = (content_features.extract(samples, 16000, 256, settings(home), piece_s=s) for s in (60, 5))
+    whole, pieces = (content_features.extract(samples, 16000, 256, settings(home), chunk_s=s) for s in (60, 5))
     assert whole.shape == pieces.shape
     whole, pieces = whole.astype(float), pieces.astype(float)
     error, shifted = (np.abs(a - b).mean() / whole.std() for a, b in ((whole, pieces), (whole[1:], pieces[:-1])))
