@@ -9,7 +9,7 @@ trackers' own frames (16 ms and 10 ms) coincide.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Track:
     confidence: np.ndarray
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """A pitch tracker."""
 
