@@ -41,7 +41,7 @@ def saves(data: Path, out: Path, name: str, n: int) -> tuple[float, float]:
             trainer.train_step()
             began = time.perf_counter()
             if not trainer.save():
-                sys.exit(trainer.message)
+                sys.exit(trainer.log.message)
             took.append(time.perf_counter() - began)
     newest = max(training.checkpoints(out / f"run {name}"), key=lambda c: c.step).path
     return statistics.median(took[1:]), filesystem.size_of(newest) / 1e6

@@ -25,8 +25,8 @@ CASES = {
 WARM_UP = 3
 
 
-def measure(case: str, prepared: Path, run: Path, steps: int) -> None:
-    """In a child process: train, print seconds per step as JSON."""
+def measure(out: Path, run: Path, steps: int) -> None:
+    """In a child process: train each case, print the results as JSON."""
     import torch
 
     from svclib.data import dataset, manifest
@@ -34,23 +34,24 @@ def measure(case: str, prepared: Path, run: Path, steps: int) -> None:
     from svclib.utils import config
 
     torch.set_num_threads(1)
-    names, overrides = CASES[case]
-    preset = config.load(names, overrides)
-    preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, steps=10**6))
-    if "20,000" in case:
-        contents = manifest.read(prepared)
-        entries = [e for e in contents["recordings"] if e["split"] == "train"]
-        data = dataset.Dataset(prepared, {**contents, "recordings": (entries * 20_000)[:20_000]})
-    else:
-        data = dataset.Dataset.open(prepared)
-    with Trainer(data, run, preset) as trainer:
-        for _ in range(WARM_UP):
-            trainer.train_step()
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            trainer.train_step()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(json.dumps({"wall_s": wall / steps, "cpu_s": cpu / steps, "loss": trainer.loss}))
+    found = {}
+    for case, (names, overrides) in CASES.items():
+        preset = config.load(names, overrides)
+        preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, steps=10**6))
+        data = dataset.Dataset.open(out / f"dataset {names[0]}")
+        if "20,000" in case:
+            contents = manifest.read(data.path)
+            entries = [e for e in contents["recordings"] if e["split"] == "train"]
+            data = dataset.Dataset(data.path, {**contents, "recordings": (entries * 20_000)[:20_000]})
+        with Trainer(data, run / case, preset) as trainer:
+            for _ in range(WARM_UP):
+                trainer.train_step()
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(steps):
+                trainer.train_step()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        found[case] = {"wall_s": wall / steps, "cpu_s": cpu / steps, "loss": float(trainer.loss).hex()}
+    print(json.dumps(found))
 
 
 def main() -> None:
@@ -62,36 +63,38 @@ def main() -> None:
     parser.add_argument("--code", type=Path, action="append", help="a checkout of svclib; may be repeated")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.measure:
-        case, prepared, run = a.measure
-        return measure(case, Path(prepared), Path(run), a.steps)
+        return measure(a.out, a.measure, a.steps)
+    prepare(a.data, a.out)
     versions = a.code or [here]
-    found: dict[tuple[str, Path], list[dict]] = {}
-    for case, (names, overrides) in CASES.items():
-        from svclib.data import dataset
-        from svclib.data.recordings import find_recordings
-        from svclib.utils import config
-
-        settings = config.load(names, overrides).features
-        prepared = a.out / ("dataset " + names[0])
-        dataset.prepare(find_recordings(a.data / "voices" / "kathleen_sung")[:12], prepared, settings)
-        for round_ in range(a.rounds):
-            for n, code in enumerate(versions):
-                run = a.out / f"run {names[0]} {len(overrides)} {round_} {n}"
-                command = [sys.executable, __file__, str(a.data), str(a.out), "--steps", str(a.steps)]
-                command += ["--measure", case, str(prepared), str(run)]
-                environment = {**os.environ, "PYTHONPATH": str(code.resolve())}
-                done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-                found.setdefault((case, code), []).append(json.loads(done.stdout.splitlines()[-1]))
+    found: dict[Path, list[dict]] = {code: [] for code in versions}
+    for n in range(a.rounds):
+        for position, code in enumerate(versions):
+            command = [sys.executable, __file__, str(a.data), str(a.out), "--steps", str(a.steps)]
+            command += ["--measure", str(a.out / f"run {n} {position}")]
+            environment = {**os.environ, "PYTHONPATH": str(code.resolve())}
+            done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+            found[code].append(json.loads(done.stdout.splitlines()[-1]))
+            print(n, code, done.stdout.splitlines()[-1], flush=True)
+    for case in CASES:
         for code in versions:
-            rows = found[case, code]
-            wall, cpu = (statistics.median(r[k] for r in rows) for k in ("wall_s", "cpu_s"))
-            losses = sorted({float(r["loss"]).hex() for r in rows})
-            print(
-                f"{case}: {code}: {1 / wall:.3f} steps/s, {1000 * cpu:.1f} ms CPU per step, loss {losses}", flush=True
-            )
+            rows = [row[case] for row in found[code]]
+            wall, cpu = (statistics.median(row[k] for row in rows) for k in ("wall_s", "cpu_s"))
+            losses = ", ".join(sorted({row["loss"] for row in rows}))
+            print(f"{case}: {code}: {1 / wall:.2f} steps/s, {1000 * cpu:.1f} ms of CPU per step, loss {losses}")
+
+
+def prepare(data: Path, out: Path) -> None:
+    """Prepare the dataset of every preset."""
+    from svclib.data import dataset
+    from svclib.data.recordings import find_recordings
+    from svclib.utils import config
+
+    recordings = find_recordings(data / "voices" / "kathleen_sung")[:12]
+    for names, overrides in CASES.values():
+        dataset.prepare(recordings, out / f"dataset {names[0]}", config.load(names, overrides).features)
 
 
 if __name__ == "__main__":

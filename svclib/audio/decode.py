@@ -92,6 +92,11 @@ def clock(seconds: float) -> str:
     return f"{int(minutes)}:{rest:05.2f}"
 
 
+def low_rate_warning(name: str, sample_rate_hz: int) -> str:
+    """The warning about a file below 16 kHz."""
+    return f"{name} has only {sample_rate_hz} samples per second: it holds nothing above {sample_rate_hz / 2000:g} kHz."
+
+
 class Decoder:
     """An open sound file: ``info`` from its header, ``blocks()`` once through, then ``decoded_info()``."""
 
@@ -131,9 +136,7 @@ class Decoder:
             self._fault_reported = True
             self._warnings.append(cut)
         if rate < 16000:
-            self._warnings.append(
-                f"{name} has only {rate} samples per second: it holds nothing above {rate / 2000:g} kHz."
-            )
+            self._warnings.append(low_rate_warning(name, rate))
         return AudioInfo(
             self.path, source.format, source.subtype, rate, source.channels, claimed, tuple(self._warnings)
         )

@@ -12,6 +12,11 @@ _SILENT_RATIO = 1e-6  # energy below the loudest channel's, -60 dB
 _CANCELLED_SHARE = 0.05  # a mix with less of the louder channel's energy cancels itself
 
 
+def silence_warning(name: str) -> str:
+    """The warning about a silent file."""
+    return f"{name} is silent."
+
+
 @dataclasses.dataclass(frozen=True)
 class Survey:
     """Result of one pass through a file: how it is mixed to mono.
@@ -80,7 +85,7 @@ class ChannelStats:
         energy = np.maximum(np.diag(covariance), 0.0)
         peaks = np.maximum(np.abs(self.low), np.abs(self.high))
         if peaks.max() == 0.0:
-            warnings.append(f"{name} is silent.")
+            warnings.append(silence_warning(name))
             return Survey(_with(info, warnings), np.full(channels, 1 / channels, np.float32), 0.0, 1.0, 0.0)
         active = energy > _SILENT_RATIO * energy.max() if energy.max() > 0 else np.ones(channels, bool)
         if channels > 2:

@@ -15,7 +15,7 @@ from pathlib import Path
 from svclib import __version__
 from svclib.audio import io as audio
 from svclib.conversion import pipeline
-from svclib.data import dataset
+from svclib.data import dataset, preprocess
 from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
 from svclib.models import instrument
@@ -95,7 +95,7 @@ def run(
         voice = found[0].singer
         folder = journey.base.datasets / filesystem.safe_name(voice)
         data = dataset.prepare(found, folder, chosen.features, progress=journey.progress)
-        stage.reused = "Nothing changed." in data.messages
+        stage.reused = preprocess.UNCHANGED in data.messages
         stage.text = f"{len(data.recordings)} recordings, {data.duration_s() / 60:.1f} min measured"
     with journey.stage("training") as stage:
         run_folder = _train(journey, stage, data, chosen, minutes, seed, on_training)

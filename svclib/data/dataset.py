@@ -301,11 +301,8 @@ class _Split:
 class BatchLoader:
     """Loads the batches of a training; those of the next steps are prefetched by a thread.
 
-    Args:
-        dataset: A :class:`Dataset`, or an object with its ``batch``; without a true attribute ``thread_safe`` nothing
-            is prefetched.
-        seed, batch_size, n_frames: See :meth:`Dataset.batch`.
-        device: Device of the batches; copies to a GPU are asynchronous, from pinned memory.
+    A dataset without a true attribute ``thread_safe`` is read synchronously. Copies to a GPU are asynchronous, from
+    pinned memory.
     """
 
     def __init__(self, dataset: Any, seed: int, batch_size: int, n_frames: int, device: torch.device):

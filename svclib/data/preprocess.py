@@ -21,6 +21,7 @@ import numpy as np
 
 from svclib.audio import io as audio
 from svclib.audio import units
+from svclib.audio.decode import low_rate_warning
 from svclib.data import executors, manifest, segments, shards
 from svclib.data.recordings import Recording
 from svclib.data.segments import ResampledStream
@@ -30,6 +31,7 @@ from svclib.utils.errors import Cancelled, DatasetError
 MIN_DURATION_S = 0.1
 SILENT_PEAK = 1e-4  # -80 dB
 SMALL_SHARDS = 16
+UNCHANGED = "Nothing changed."  # a message
 ProgressCallback = Callable[[float, str], None] | None
 
 
@@ -57,6 +59,7 @@ class DatasetBuilder:
     def hash_files(self, sources: list[Recording]) -> list[tuple[Recording, str]]:
         """Every usable file with its SHA-256, without duplicates."""
         hashed, seen = [], {}
+        known = {d["sha256"]: d["same_as_sha256"] for d in (self.old or {}).get("duplicates", [])}
         usable = [r for r in sources if not r.problem]
         for n, recording in enumerate(usable):
             self.report(0.03 * n / len(usable), f"reading recording {n + 1} of {len(usable)}")
@@ -65,7 +68,6 @@ class DatasetBuilder:
             except OSError as error:
                 self.skipped.append({"name": recording.name, "reason": f"it cannot be read: {error}"})
                 continue
-            known = {d["sha256"]: d["same_as_sha256"] for d in (self.old or {}).get("duplicates", [])}
             first = seen.get(digest) or seen.get(known.get(digest, ""))
             if first:
                 self._duplicate(recording, digest, *first)
@@ -163,7 +165,8 @@ class DatasetBuilder:
         found = audio.survey(recording.path, lambda f, text: self.report(share, f"{text}, {100 * f:.0f} %"))
         info = found.info
         lost = info.sample_rate_hz < self.settings.sample_rate_hz
-        notes = [w for w in info.warnings if lost or "holds nothing above" not in w]
+        low_rate = low_rate_warning(info.path.name, info.sample_rate_hz)
+        notes = [w for w in info.warnings if lost or w != low_rate]
         if found.peak > 1.0:
             notes.append(f"{recording.name} peaks {20 * math.log10(found.peak):.1f} dB over full scale; turned down.")
         n = units.resampled_length(info.n_samples, info.sample_rate_hz, self.settings.sample_rate_hz)
@@ -318,7 +321,7 @@ def _changes(old: dict | None, new: dict) -> list[str]:
         if fresh or gone:
             messages.append(f"{fresh} recordings are new or changed, {gone} gone, {len(now) - fresh} as before.")
         elif old["settings_key"] == new["settings_key"]:
-            messages.append("Nothing changed.")
+            messages.append(UNCHANGED)
     others = [s["name"] for s in new["skipped"] if Path(s["name"]).suffix.lower() not in audio.SUFFIXES]
     if others:
         more = " and so on" if len(others) > 5 else ""

@@ -13,6 +13,7 @@ import numpy as np
 
 from svclib.audio import io as audio
 from svclib.audio import units
+from svclib.audio.downmix import silence_warning
 from svclib.data.quality_report import NOTE, PROBLEM, WARNING, FileReport, Finding, Report, about, about_all, totals_of
 from svclib.features import extract
 from svclib.utils.errors import AudioError
@@ -184,7 +185,7 @@ def _measure(path: Path, name: str, problem: str | None) -> tuple[FileReport, _F
         excerpts = [np.concatenate(parts) for parts in scan.excerpts if parts]
         values |= measure_pitch(excerpts, info.sample_rate_hz, values["level_db"])
     report = FileReport(name, path, **values)
-    findings = [Finding(name, "reading", WARNING, w) for w in info.warnings if "is silent." not in w]
+    findings = [Finding(name, "reading", WARNING, w) for w in info.warnings if w != silence_warning(path.name)]
     findings += about(report)
     return dataclasses.replace(report, findings=tuple(findings)), scan.fingerprint(levels)
 
@@ -265,16 +266,9 @@ def _same(a: _Fingerprint, b: _Fingerprint) -> bool:
 
 
 def measure_pitch(excerpts: Sequence[np.ndarray], sample_rate_hz: int, level_db: float) -> dict:
-    """Pitch measurements over excerpts of a recording.
+    """Fields of a ``FileReport`` about pitch, from mono excerpts; None where there are too few frames.
 
-    Args:
-        excerpts: Mono audio ``[n]`` each.
-        sample_rate_hz: Its rate.
-        level_db: Level of the loud parts; 40 dB below counts as silence.
-
-    Returns:
-        ``noise_floor_db``, ``f0_low_hz``, ``f0_high_hz``, ``voiced_share``, ``octave_jumps_per_min``,
-        ``mixture_share``; None where there are too few frames.
+    ``level_db`` is the level of the loud parts; 40 dB below counts as silence.
     """
     pitches, inharmonic, pauses, n_sounding, n_voiced, jumps = [], [], [], 0, 0, 0
     for excerpt in excerpts:
@@ -308,14 +302,7 @@ def pause_levels_db(levels_db: np.ndarray, voiced: np.ndarray, level_db: float) 
     """Levels of pauses: 0.3 s without pitch, 12 dB below the loud parts, constant within 8 dB.
 
     Consonants change faster than room noise, and soft notes have a pitch. Digital silence (an edited pause) is ignored.
-
-    Args:
-        levels_db: Mean square of each frame of 16 ms, in dB, ``[frames]``.
-        voiced: Whether the frame has a pitch, ``[frames]``.
-        level_db: Level of the loud parts.
-
-    Returns:
-        Mean level of each, dB; one may begin at every frame.
+    ``levels_db`` and ``voiced`` are per frame of 16 ms; a pause may begin at every frame.
     """
     n = 19
     if len(levels_db) < n:
@@ -340,15 +327,7 @@ def inharmonic_shares(samples: np.ndarray, f0_hz: np.ndarray, voiced: np.ndarray
 
     In windows of 128 ms whose pitch changes by less than 0.6 semitones, it sums the spectral peaks that lie more than
     0.22 F0 from every harmonic and 15 dB above their surroundings. Side tones of the voice itself (vibrato, beats) lie
-    nearer to the harmonics, and noise makes no such peaks.
-
-    Args:
-        samples: ``[n]`` at 16 kHz.
-        f0_hz: ``[frames]`` of 256 samples.
-        voiced, confidence: ``[frames]``; only windows all voiced with confidence of at least 0.6 count.
-
-    Returns:
-        float64 ``[steady windows]``, 0..1; one window may begin every 48 ms.
+    nearer to the harmonics, and noise makes no such peaks. Audio is at 16 kHz, frames have 256 samples.
     """
     window = np.hanning(WINDOW + 1)[:WINDOW]
     freqs_hz = np.arange(WINDOW // 2 + 1) * RATE_HZ / WINDOW

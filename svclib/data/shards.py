@@ -122,15 +122,7 @@ class Committed:
 
 
 def committed(folder: Path, settings_key: str | None = None) -> tuple[list[Committed], list[atomic_store.Marked]]:
-    """Find the shards of a folder; their contents are checked against their SHA-256.
-
-    Args:
-        folder: The dataset's folder.
-        settings_key: Leave out whole shards made with other settings; None leaves out none.
-
-    Returns:
-        The whole shards, and the broken ones of any settings, each with its ``problem``.
-    """
+    """The intact shards of a folder (with these settings), and the broken ones, verified by their SHA-256."""
     whole, broken = [], []
     for marked in atomic_store.find_marked(folder, PATTERN):
         problem = atomic_store.verify(marked)
@@ -159,14 +151,7 @@ def _segments(shard: str, items: list[Item]) -> dict[tuple[str, int], Segment]:
 
 
 class Reader:
-    """Random access to one shard, also from several threads.
-
-    Args:
-        path: The ``.safetensors`` file; stays open until :meth:`close`.
-
-    Raises:
-        StorageError: if the file is missing or not a shard; while reading, if it fails or has become shorter.
-    """
+    """Random access to one shard, thread-safe; StorageError if the file is missing, damaged or cannot be read."""
 
     def __init__(self, path: Path):
         self.path = Path(path)

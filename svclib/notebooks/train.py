@@ -122,6 +122,7 @@ class TrainingView:
 
     def __init__(self, run: Path | None, curve_every_s: float | int = 15.0, minutes: float | int | None = None):
         self.run, self._every_s, self._drawn_at = run, curve_every_s, 0.0
+        self._log: training.LogReader | None = None
         self.minutes = minutes
         self._began_s: float | None = None
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
@@ -156,7 +157,8 @@ class TrainingView:
 
     def _draw(self):
         try:
-            curves = training.curves(self.run)
+            self._log = self._log or training.LogReader(self.run)  # parses only what is new since the last drawing
+            curves = self._log.update().curves(max_points=2000)
         except ValueError:
             return  # nothing logged yet
         picture = plots.png(plots.loss_curves(curves, self.run.name))

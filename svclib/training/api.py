@@ -62,7 +62,7 @@ def train(
         preset: Settings. ``features`` and ``model`` of a run never change, ``training`` may.
         on_progress: Called about five times a second and with every message.
         cancelled: Called before every step; True stops like an interrupt.
-        options: Fields of :class:`SessionOptions`: ``steps``, ``minutes``, ``seed``, ``device``, ``init``,
+        **options: Fields of :class:`SessionOptions`: ``steps``, ``minutes``, ``seed``, ``device``, ``init``,
             ``from_step``, ``allow_changed_dataset``, ``take_over``, ``score``.
 
     Returns:
@@ -91,10 +91,10 @@ def train(
     with RunLock(run, secrets.token_hex(3), options.take_over, log_message) as lock:
         dataset = local_copy(dataset, log_message)
         trainer = Trainer(dataset, run, preset, options, on_progress, lock.session_id)
-        trainer.messages[:0] = messages
+        trainer.log.messages[:0] = messages
         minutes = math.inf if options.minutes is None else options.minutes
         deadline = time.monotonic() + 60.0 * minutes  # preparation does not count
-        with trainer, StopRequest(trainer.announce, deadline, cancelled, lambda: bool(lock.lost)) as stop:
+        with trainer, StopRequest(trainer.log.announce, deadline, cancelled, lambda: bool(lock.lost)) as stop:
             trainer.fit(stop)
         return _result(trainer, stop.why, lock.lost)
 
@@ -114,10 +114,10 @@ def _result(trainer: Trainer, reason: str, lost: str) -> RunResult:
             f"this machine only, in '{trainer.writer.local.parent}'. Run the same again when it can be: they are "
             "copied then."
         )
-    trainer.announce(message)
-    trainer.report(force=True)
+    trainer.log.announce(message)
+    trainer.log.report(force=True)
     loss, held_out = trainer.loss, trainer.validation_loss
-    return RunResult(trainer.run, step, steps, loss, held_out, reason or "finished", message, trainer.messages)
+    return RunResult(trainer.run, step, steps, loss, held_out, reason or "finished", message, trainer.log.messages)
 
 
 def checkpoints(run: str | Path) -> list[CheckpointInfo]:
@@ -143,7 +143,7 @@ def export(
         name: Display name; the file's or the run's name by default.
         vocoder: A ``harmonic`` instrument to embed in a diffusion instrument in place of the one trained with it.
         overwrite: Replace a file of that name.
-        info: Texts for people: ``licence``, ``consent`` of the person whose voice it is, ``created`` (a date).
+        **info: Texts for people: ``licence``, ``consent`` of the person whose voice it is, ``created`` (a date).
 
     Returns:
         The file; ``NAME 2.zip`` if the name was taken and ``overwrite`` is False.

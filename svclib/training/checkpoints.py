@@ -221,19 +221,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
 
 
 def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str = "") -> CheckpointInfo:
-    """Commit a checkpoint under a new name.
+    """Commit a checkpoint under a new name; StorageError, with every earlier file untouched, if that fails.
 
-    Args:
-        folder: ``checkpoints`` of the run; created if needed.
-        checkpoint: The complete training state.
-        kind: A key of ``PREFIXES``: ``last`` keeps everything, ``best`` and ``history`` the EMA weights only.
-        writer: Hexadecimal name of the session; precedes the six random digits of the file name.
-
-    Returns:
-        The committed file, as :func:`listing` gives it.
-
-    Raises:
-        StorageError: if it cannot be written; every earlier file is untouched.
+    ``kind``, a key of ``PREFIXES``: ``last`` keeps everything, ``best`` and ``history`` the EMA weights only.
+    ``writer``: hexadecimal name of the session, part of the file name.
     """
     if kind != "last":
         record = {k: v for k, v in checkpoint.record.items() if k not in ("optimizer", "scaler")}
@@ -310,8 +301,7 @@ def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[C
         step: Load the checkpoint of this step instead of the newest; weights-only files count as well then.
 
     Returns:
-        The checkpoint, and ``name: reason`` of each file that was not used, or used without its marker; (None, []) only
-        if the folder lists no checkpoint.
+        The checkpoint, and ``name: reason`` of each file not used; (None, []) only if the folder lists no checkpoint.
 
     Raises:
         TrainingError: if there are files and none can be used.

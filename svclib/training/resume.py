@@ -11,7 +11,7 @@ import torch
 
 from svclib import models
 from svclib.models import instrument
-from svclib.training import local_fallback, run_log
+from svclib.training import checkpoint_writer, run_log
 from svclib.training.checkpoints import (
     Checkpoint,
     describe_preset,
@@ -29,10 +29,8 @@ from svclib.utils.serialization import from_dict, to_dict
 RETRY_AFTER_S = 2.0
 BASE_PATH = Path(models.__file__).with_name("base.zip")
 # Settings of a diffusion model that may differ between an instrument and a run that starts from it.
-_RETRAINABLE = (
-    "sampler", "sampler_steps", "temperature", "code_noise", "warp_range", "equaliser_db", "coarse_weight",
-    "condition_dropout", "vocoder_weight", "vocoder_rows",
-)  # fmt: skip
+_RETRAINABLE = {"sampler", "sampler_steps", "temperature", "code_noise", "warp_range", "equaliser_db"}
+_RETRAINABLE |= {"coarse_weight", "condition_dropout", "vocoder_weight", "vocoder_rows"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,27 +47,15 @@ class ResumePoint:
 def find_checkpoint(
     run: Path, preset: config.Preset, dataset: Any, device: str, from_step: int | None, allow_changed_dataset: bool
 ) -> ResumePoint:
-    """The newest usable checkpoint of a run, if this preset and dataset may resume from it.
+    """The newest usable checkpoint of a run, or a new run if neither the folder nor the log knows of one.
 
-    Args:
-        run: The run's folder; may be empty.
-        preset: The preset of this session.
-        dataset: The opened dataset of this session.
-        device: Device of this session; a change is reported.
-        from_step: Resume from the checkpoint of this step, as a new generation; None: from the newest.
-        allow_changed_dataset: Resume with another dataset than last time, and report it.
-
-    Returns:
-        A checkpoint, or a new run if neither the folder nor the log knows of one.
-
-    Raises:
-        TrainingError: if there are checkpoints but none can be used, the log lists checkpoints that are not there, the
-            architecture differs, or the dataset does and that was not allowed.
+    ``from_step`` resumes from the checkpoint of that step, as a new generation. TrainingError if there are checkpoints
+    but none can be used, the log lists checkpoints that are not there, or architecture or dataset differ.
     """
     folder, identity, messages = run / "checkpoints", run_identity(run), []
     if run_id := identity.get("run_id"):
         messages = _sync_back(run, run_id)
-    local = local_fallback.newest(run, run_id, from_step) if run_id else None
+    local = checkpoint_writer.newest(run, run_id, from_step) if run_id else None
     try:
         found, unused = _newest(run, run_id, from_step)
     except TrainingError as error:
@@ -80,7 +66,7 @@ def find_checkpoint(
     if local is not None and (found is None or local.order > found.order):
         found = local
         messages.append(
-            f"Step {found.record['step']} lies on this machine only, in '{local_fallback.local_folder(run)}'."
+            f"Step {found.record['step']} lies on this machine only, in '{checkpoint_writer.local_folder(run)}'."
         )
     if found is None:
         _require_new(run, identity, from_step)
@@ -223,7 +209,7 @@ def _newest(run: Path, run_id: str | None, from_step: int | None) -> tuple[Check
 def _sync_back(run: Path, run_id: str) -> list[str]:
     """Move the local checkpoints of an earlier session into the run's folder; returns messages."""
     try:
-        moved = local_fallback.sync_back(run, run_id)
+        moved = checkpoint_writer.sync_back(run, run_id)
     except OSError as error:
         return [f"{error} Local checkpoints stay on this machine for now."]
     return [f"{len(moved)} checkpoints kept on this machine were copied to '{run}'."] if moved else []

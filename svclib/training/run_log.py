@@ -1,4 +1,4 @@
-"""Metrics log of a run (``metrics.jsonl``), its curves, and TensorBoard.
+"""Log of a run: metrics (``metrics.jsonl``) and their curves, messages, progress, TensorBoard.
 
 ``RUN/metrics.jsonl`` gets one line per step and is only appended to. A session that resumes from step 500 logs that as
 an event, and reading drops the steps after 500 logged before it: curves are sorted by step, without gaps or duplicates,
@@ -7,14 +7,18 @@ even after a crash.
 
 import array
 import bisect
+import collections
 import contextlib
 import json
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from svclib.training.checkpoints import now
 from svclib.training.validate import spectrogram_image
 from svclib.utils import atomic_store, filesystem
 
@@ -55,6 +59,91 @@ class MetricsLog:
         if self.local is not None and self._waiting:
             atomic_store.append_lines(self.local, self._waiting)
             self._waiting.clear()
+
+
+class SessionLog:
+    """Log, messages and progress of one session.
+
+    Args:
+        run: Folder of the run.
+        local: A local file for log lines while the run's folder cannot be written.
+        status: Returns the current ``Status``.
+        on_progress: Receives a ``Status``, at most five times a second, and with every message.
+        main: False in every process but the first, which alone writes and reports.
+
+    Attributes:
+        messages, message: All messages, and the one shown at present.
+    """
+
+    def __init__(self, run: Path, local: Path, status: Callable, on_progress: Callable | None, main: bool):
+        self.run, self.file, self.main = run, MetricsLog(run, local), main
+        self.status, self.on_progress = status, on_progress if main else None
+        self.messages, self.message = [], ""
+        self.tensorboard: TensorBoardWriter | None = None
+        self.flush, self.flush_locally = self.file.flush, self.file.flush_locally
+        self._marks, self._reported = collections.deque(maxlen=40), -math.inf
+
+    def begin(self, step: int, event: str) -> list[str]:
+        """Write the first line and open TensorBoard; returns messages."""
+        self.tensorboard = TensorBoardWriter(self.run, step)
+        self.file.write({"event": event, "step": step, "time": now()})
+        return [self.tensorboard.problem] if self.tensorboard.problem else []
+
+    def write(self, record: dict) -> None:
+        """Add a line to the log; if that fails, it stays in memory until the next flush."""
+        if self.main:
+            try:
+                self.file.write(record)
+            except OSError as error:
+                self.message = str(error)
+
+    def write_step(self, step: int, loss: float, parts: dict[str, float]) -> None:
+        """Log the loss of a step and its parts."""
+        if not self.main:
+            return
+        rate = {"steps_per_s": round(r, 4)} if (r := self.steps_per_s()) else {}
+        self.write({"step": step, "loss": loss, "parts": parts, "time": now(), **rate})
+        if step % 10 == 0:
+            self.tensorboard.scalars(step, {"loss/total": loss, **rate})
+
+    def write_validation(self, step: int, loss: float, figures: dict[str, float]) -> None:
+        """Log the held-out loss of a step and the figures of the validation songs."""
+        self.write({"step": step, "validation_loss": loss, **({"figures": figures} if figures else {})})
+        named = {f"validation/{name}": value for name, value in figures.items()}
+        self.tensorboard.scalars(step, {"loss/validation": loss, **named})
+
+    def add_message(self, message: str) -> None:
+        """Show a message, and keep it in the result and in the log."""
+        self.messages.append(message)
+        self.message = message
+        self.write({"event": "told", "step": self.status().step, "message": message, "time": now()})
+        self.report(force=True)
+
+    def announce(self, message: str) -> None:
+        """Show a message only; safe to call from a signal handler."""
+        self.message = message
+
+    def report(self, force: bool = False) -> None:
+        """Call ``on_progress``, at most five times a second unless forced."""
+        if self.on_progress and (force or time.monotonic() - self._reported > 0.2):
+            self._reported = time.monotonic()
+            self.on_progress(self.status())
+
+    def count(self, step: int) -> None:
+        """Note the time of a step, for the rate."""
+        self._marks.append((time.monotonic(), step))
+
+    def steps_per_s(self) -> float | None:
+        """Over the last steps of this session, validations and saves included."""
+        if len(self._marks) < 2:
+            return None
+        (t0, first), (t1, last) = self._marks[0], self._marks[-1]
+        return (last - first) / max(t1 - t0, 1e-9)
+
+    def close(self) -> None:
+        """Close TensorBoard."""
+        if self.tensorboard:
+            self.tensorboard.close()
 
 
 class LogReader:
@@ -158,15 +247,12 @@ class LogReader:
 
 
 def curves(run: str | Path) -> dict[str, Any]:
-    """A run's curves, sorted by step.
+    """A run's curves, sorted by step; ValueError if nothing was logged there.
 
-    Returns:
-        ``step``, ``loss``, ``steps_per_s``, ``time`` (UTC) and, for each part of the loss, ``parts`` name -> array;
-        ``validation_step``, ``validation_loss`` and, of the validation songs, ``figures`` name -> array; ``last`` (loss
-        at the last step), ``loss_definition`` (curves with different definitions are not comparable; None if unknown).
-
-    Raises:
-        ValueError: if nothing was logged there.
+    They are ``step``, ``loss``, ``steps_per_s``, ``time`` (UTC) and, for each part of the loss, ``parts`` name ->
+    array; ``validation_step``, ``validation_loss`` and, of the validation songs, ``figures`` name -> array; ``last``
+    (loss at the last step), and ``loss_definition`` (curves with different definitions are not comparable; None if
+    unknown).
     """
     return LogReader(run).curves()
 

@@ -1,7 +1,7 @@
-"""A grid of trainings: one run for every combination of settings, each in a folder of its own.
+"""Grid search: one run for every combination of settings, each in a folder of its own.
 
-Finished cells are skipped, unfinished ones go on. The table compares the loss at the last step, and only where the loss
-means the same in every cell.
+Finished cells are skipped, unfinished ones resumed. The table compares the loss at the last step, separately for each
+definition of the loss.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from svclib.utils.serialization import to_dict
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One combination and what became of it.
+    """One combination and its result.
 
     Attributes:
         values: Name of the setting -> value, as text.
         run: Its folder.
-        step, steps: Reached, and asked for.
+        step, steps: Reached, and total.
         loss, validation_loss: At the last step; None before there is one.
-        loss_definition: What the values mean; equal ones compare.
+        loss_definition: Only equal definitions are comparable.
         problem: Why it stopped early, or None.
     """
 
@@ -51,7 +51,7 @@ class Cell:
 def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     """``["n_harmonics=20,60", ...]`` as ``{"n_harmonics": ["20", "60"]}``.
 
-    Raises TrainingError if there is no text, one is not NAME=V1,V2,... or a name, or one of its values, stands twice.
+    Raises TrainingError if there is no text, one is not NAME=V1,V2,... or a name, or one of its values, is repeated.
     """
     grid: dict[str, list[str]] = {}
     for text in texts:
@@ -60,7 +60,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
         if not equals or not name.strip() or not found:
             raise TrainingError(f"'{text}' is not NAME=V1,V2,... for example n_harmonics=20,60,100.")
         if name.strip() in grid or len(set(found)) != len(found):
-            raise TrainingError(f"'{text}': a name or value stands twice.")
+            raise TrainingError(f"'{text}': a name or value is repeated.")
         grid[name.strip()] = found
     if not grid:
         raise TrainingError("A sweep needs at least one grid, for example n_harmonics=20,60,100.")
@@ -92,7 +92,7 @@ def run(
         overrides: ``NAME=VALUE`` for all cells.
         on_progress: Called with the cell's name and its training status.
         cancelled: Called before every step; True stops like an interrupt.
-        options: Fields of ``SessionOptions`` for all cells; ``minutes`` is the time for all cells together.
+        **options: Fields of ``SessionOptions`` for all cells; ``minutes`` is the time for all cells together.
 
     Returns:
         All cells, best first; also written to ``runs/sweep.json``. A cell whose loss became NaN is listed with its
@@ -135,7 +135,7 @@ def run(
 
 
 def table(cells: Sequence[Cell]) -> str:
-    """The cells as plain text, best first; cells whose losses mean different things stand in tables of their own."""
+    """The cells as plain text, best first, with one table for each definition of the loss."""
     blocks = []
     for definition in {str(c.loss_definition): c.loss_definition for c in cells}.values():
         own = sorted((c for c in cells if c.loss_definition == definition), key=_rank)

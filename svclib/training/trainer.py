@@ -1,6 +1,5 @@
-"""The training loop: gradient steps, moving average of the weights, validation, checkpoints, log."""
+"""The training loop: gradient steps, moving average of the weights, validation, checkpoints."""
 
-import collections
 import copy
 import math
 import secrets
@@ -14,15 +13,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from svclib.data.dataset import BatchLoader, Dataset
 from svclib.models import instrument
+from svclib.training import checkpoint_writer, resume, run_log, validate
 from svclib.training import device as devices
-from svclib.training import local_fallback, resume, run_log, validate
-from svclib.training.checkpoints import Checkpoint, history_due, new_record, now, optimizer_tensors, save
+from svclib.training.checkpoints import Checkpoint, new_record, now, optimizer_tensors
 from svclib.training.content_cache import ContentCache
 from svclib.training.session import BASE, SessionOptions, Status, StopRequest
 from svclib.utils import rng
 from svclib.utils.errors import TrainingError
 
-RETRY_S = 30.0
 SYNC_STEPS = 10  # steps between host synchronisations on a GPU; on the CPU there is nothing to wait for
 
 
@@ -51,47 +49,39 @@ class Trainer:
             raise TrainingError(problem)
         self.options = options = options or SessionOptions()
         self.dataset, self.run, self.preset, self.settings = dataset, run, preset, preset.training
-        self.folder, self.log = run / "checkpoints", run_log.MetricsLog(run, local_fallback.local_log(run))
-        self.tensorboard: run_log.TensorBoardWriter | None = None
-        self.session_id = session_id or secrets.token_hex(3)
-        self.on_progress, self.messages, self.message = on_progress, [], ""
         self.accelerator = devices.make_accelerator(options.device, self.settings.precision)
-        self.main, n_processes = self.accelerator.is_main_process, self.accelerator.num_processes
-        if n_processes > self.settings.batch_size:
+        self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
+        n_processes, self.micro_batch = self.accelerator.num_processes, self.settings.batch_size
+        if n_processes > self.micro_batch:
             raise TrainingError(
-                f"There are {n_processes} processes for a batch of {self.settings.batch_size}; every process needs a "
-                "part of it. Start fewer, or raise batch_size."
+                f"There are {n_processes} processes for a batch of {self.micro_batch}; every process needs a part of "
+                "it. Start fewer, or raise batch_size."
             )
         self.sync_steps = SYNC_STEPS if self.device.type == "cuda" else 1
         start = resume.find_checkpoint(
             run, preset, dataset, self.device.type, options.from_step, options.allow_changed_dataset
         )
         self.record = new_record(start.run_id, start.generation, preset, dataset)
-        self.writer = local_fallback.CheckpointWriter(
-            run, start.run_id, self.session_id, self.settings.keep_checkpoints, self.log_message
+        self.step, self.validated_step, self.held_out = start.step, None, None
+        self.log = run_log.SessionLog(run, checkpoint_writer.local_log(run), self.status, on_progress, self.main)
+        self.writer = checkpoint_writer.CheckpointWriter(
+            run, start, session_id or secrets.token_hex(3), self.settings, self.log.add_message
         )
         self._build(start, options.init)
         features = preset.features
         self.n_frames = round(self.settings.segment_s * features.sample_rate_hz / features.hop_samples)
-        self.micro_batch, self.held_out = self.settings.batch_size, None
         encoder = getattr(self.model, "content", None)
         cached = hasattr(encoder, "variants") and isinstance(dataset, Dataset)
         self.content = ContentCache(dataset, encoder, self.settings.seed) if cached else None
-        self.batches = BatchLoader(dataset, self.settings.seed, self.settings.batch_size, self.n_frames, self.device)
+        self.batches = BatchLoader(dataset, self.settings.seed, self.micro_batch, self.n_frames, self.device)
         self.unread: list[tuple[int, list[str], torch.Tensor, torch.Tensor]] = []  # losses still on the device
-        self.step = self.first_step = start.step
-        self.saved_step = None if start.checkpoint is None else start.step
-        self.saved_at, self.saved_clock, self.tried_at = None, time.monotonic(), -math.inf
-        self.validated_step, self.reported = None, -math.inf
-        self.marks = collections.deque(maxlen=40)
         if self.main:
             self._begin(start)
 
     def _build(self, start: resume.ResumePoint, init: str | Path | None) -> None:
         """Model, EMA and optimiser, from the checkpoint, an instrument, or the seed."""
-        settings = self.settings
-        preset, statistics = self.preset, self.dataset.statistics
-        self.model = instrument.build_model(preset.model, preset.features, statistics, settings.seed)
+        settings, preset = self.settings, self.preset
+        self.model = instrument.build_model(preset.model, preset.features, self.dataset.statistics, settings.seed)
         if init is not None and start.checkpoint is None:
             self._init_from(init)
         self.model.to(self.device)
@@ -122,48 +112,36 @@ class Trainer:
         """Write the run's identity and the first lines of the log."""
         loss = instrument.loss_definition(self.preset.model)
         self.writer.identify({"run_id": start.run_id, "preset": self.preset.name, "loss": loss})
-        self.tensorboard = run_log.TensorBoardWriter(self.run, self.step)
-        event = "start" if start.checkpoint is None else "resume"
-        self.log.write({"event": event, "step": self.step, "time": now()})
+        messages = self.log.begin(self.step, "start" if start.checkpoint is None else "resume")
         if self.accelerator.num_processes > 1:
-            self.log_message(f"{self.accelerator.num_processes} processes train together, each on part of every batch.")
-        for message in [*start.messages, self.tensorboard.problem]:
-            if message:
-                self.log_message(message)
+            messages.append(f"{self.accelerator.num_processes} processes train together, each on part of every batch.")
+        messages += start.messages
         if start.checkpoint is not None:
-            self.log_message(f"Going on from step {self.step} of {self.settings.steps}.")
-        self._try(self.log.flush)
+            messages.append(f"Going on from step {self.step} of {self.settings.steps}.")
+        for message in messages:
+            self.log.add_message(message)
+        self.writer.attempt(self.log.flush)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.batches.close()
-        if self.tensorboard:
-            self.tensorboard.close()
-        local_fallback.remove_if_empty(self.run)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return self.accelerator.device
+        self.log.close()
+        checkpoint_writer.remove_if_empty(self.run)
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def fit(self, stop: StopRequest) -> None:
-        """Train until the last step or a reason to stop, then save.
-
-        Raises:
-            TrainingError: if a loss is not finite, or the last state cannot be saved.
-        """
+        """Train until the last step or a reason to stop, then save; TrainingError if either fails."""
         try:
             while self.step < self.settings.steps and not self._stopped(stop):
                 self.train_step()
                 if self.step % self.settings.validate_every_steps == 0:
                     self.validate()
-                if self.save_is_due():
+                if self.writer.is_due(self.step):
                     self.save()
-                self.report()
+                self.log.report()
         except OSError as error:
             self._save_after(error)
         self.finish(validate_last=not stop.why)
@@ -195,7 +173,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self._update_ema(min(settings.ema_decay, (1 + step) / (10 + step)))
         self.step = step
-        self.marks.append((time.monotonic(), step))
+        self.log.count(step)
 
     def _backward(self, batch: dict, step: int) -> tuple[list[str], torch.Tensor]:
         """Accumulate the gradient of a batch; names and values of the parts of the loss, the total first.
@@ -219,7 +197,7 @@ class Trainer:
                 self.micro_batch = (self.micro_batch + 1) // 2
                 self.optimizer.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
-                self.log_message(
+                self.log.add_message(
                     f"The GPU's memory is too small for the batch; it is computed {self.micro_batch} at a time."
                 )
 
@@ -231,7 +209,10 @@ class Trainer:
             target.copy_(value)
 
     def _read_losses(self) -> None:
-        """Copy the losses of the last steps to the host (one synchronisation), check and log them."""
+        """Copy the losses of the last steps to the host (one synchronisation), check and log them.
+
+        A collective operation: every process calls it after the same step.
+        """
         if not self.unread:
             return
         unread, self.unread = self.unread, []
@@ -245,11 +226,12 @@ class Trainer:
             if not math.isfinite(values[0]) or (self.scaler is None and not math.isfinite(norm)):
                 self._stop_at_nan(step, "loss" if not math.isfinite(values[0]) else "gradient")
             self.loss = values[0]
-            self._log_step(step, dict(zip(names[1:], values[1:], strict=True)))
+            self.log.write_step(step, self.loss, dict(zip(names[1:], values[1:], strict=True)))
 
     def _stop_at_nan(self, step: int, what: str) -> None:
-        self._try(self.log.flush)
-        saved = "nothing was saved yet" if not self.saved_step else f"the checkpoint of step {self.saved_step} is sound"
+        self.writer.attempt(self.log.flush)
+        last = self.writer.saved_step
+        saved = f"the checkpoint of step {last} is sound" if last else "nothing was saved yet"
         raise TrainingError(
             f"The {what} of step {step} is not a finite number, so training stopped; {saved}. Resume with a smaller "
             f"learning_rate (now {self.settings.learning_rate:g}), or from an earlier step.",
@@ -266,20 +248,17 @@ class Trainer:
             return
         loss = validate.held_out_loss(self.ema, batches)
         if not math.isfinite(loss):
-            return self.log_message(f"The held-out loss of step {self.step} is not a finite number.")
+            return self.log.add_message(f"The held-out loss of step {self.step} is not a finite number.")
         self.validation_loss = loss
         figures = self._score()
-        self._log({"step": self.step, "validation_loss": loss, **({"figures": figures} if figures else {})})
-        self.tensorboard.scalars(
-            self.step, {"loss/validation": loss, **{f"validation/{name}": value for name, value in figures.items()}}
-        )
-        self._try(lambda: self._previews(batches))
+        self.log.write_validation(self.step, loss, figures)
+        self.writer.attempt(lambda: self._previews(batches))
         if self._improved(loss, figures.get("score")):
             self.best = [self.step, loss] if "score" not in figures else [self.step, figures["score"], "score"]
-            self._try(lambda: self.writer.save_best(self._checkpoint()))
+            self.writer.attempt(lambda: self.writer.save_best(self._checkpoint()))
 
     def _improved(self, loss: float, score: float | None) -> bool:
-        """Whether this validation is the best: by score where there is one, else by loss."""
+        """True if this validation is the best: by score if there is one, else by loss."""
         best_by_score = self.best is not None and len(self.best) == 3
         if score is not None:
             return not best_by_score or score > self.best[1]
@@ -294,7 +273,7 @@ class Trainer:
         try:
             return self.options.score(self.ema)
         except (ValueError, OSError) as error:
-            self.log_message(f"The validation songs could not be measured at step {self.step}: {error}")
+            self.log.add_message(f"The validation songs could not be measured at step {self.step}: {error}")
             return {}
 
     def _held_out(self) -> list[dict]:
@@ -303,7 +282,7 @@ class Trainer:
             if self.content:
                 self.held_out = [self.content.fill(batch) for batch in self.held_out]
             if not self.held_out:
-                self.log_message("No recording is held out, so there is no validation loss and no best checkpoint.")
+                self.log.add_message("No recording is held out, so there is no validation loss and no best checkpoint.")
         return self.held_out
 
     def _previews(self, batches: list[dict]) -> None:
@@ -311,82 +290,61 @@ class Trainer:
         rate_hz = self.preset.features.sample_rate_hz
         validate.save_previews(self.run, self.step, originals, made, scores, rate_hz)
         for number, (original, audio) in enumerate(zip(originals, made, strict=True), start=1):
-            self.tensorboard.preview(self.step, number, original, audio, rate_hz)
+            self.log.tensorboard.preview(self.step, number, original, audio, rate_hz)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
-    def save_is_due(self) -> bool:
-        """After so many steps or minutes; a failed save is retried after half a minute."""
-        if self.saved_step == self.step:
-            return False
-        if time.monotonic() - self.tried_at < RETRY_S and self.step % self.settings.save_every_steps:
-            return False
-        every, before = self.settings.save_every_steps, self.saved_step or self.first_step
-        waited_s = time.monotonic() - self.saved_clock
-        return self.step // every > before // every or waited_s > 60.0 * self.settings.save_every_minutes
-
     def save(self) -> bool:
-        """Commit a checkpoint and delete old ones. A failure is logged, and training goes on. True if committed."""
-        self._read_losses()
+        """Commit a checkpoint. A failure is logged, and training goes on. True if committed."""
+        if self.accelerator.num_processes == 1:  # several read them at the same steps only
+            self._read_losses()
         if not self.main:
             return True
-        self.tried_at, before = time.monotonic(), self.saved_step or self.first_step
-        checkpoint = self._checkpoint()
+        checkpoint, attempt = self._checkpoint(), self.writer.attempt
         if not all(map(devices.all_finite, checkpoint.tensors.values())):
             self._stop_at_nan(self.step, "state")
-        self._try(self.log.flush)
-        if not self._try(lambda: self.writer.save(checkpoint)):
+        attempt(self.log.flush)
+        if not self.writer.save(checkpoint):
             return False
-        self.saved_step, self.saved_at, self.saved_clock = self.step, time.time(), time.monotonic()
-        self._log({"event": "saved", "step": self.step, "time": now()})
-        self._try(self.writer.prune)
+        self.log.write({"event": "saved", "step": self.step, "time": now()})
+        attempt(self.writer.prune)
         if self.writer.fallback_reason:
-            self._try(self.log.flush_locally)
+            attempt(self.log.flush_locally)
         else:
-            if history_due(before, self.step):
-                self._try(lambda: save(self.folder, checkpoint, "history", self.session_id))
-            self._try(lambda: self.writer.note_saved(self.step))
-            self._try(self.tensorboard.copy)
-            self._try(self.log.flush)
-        self.report(force=True)
+            attempt(lambda: self.writer.save_history(checkpoint))
+            attempt(lambda: self.writer.note_saved(self.step))
+            attempt(self.log.tensorboard.copy)
+            attempt(self.log.flush)
+        self.log.report(force=True)
         return True
 
     def finish(self, validate_last: bool) -> None:
         """Save the last state unless it is saved, after a validation if asked for; TrainingError if saving fails."""
-        if self.step == (self.saved_step or 0):
-            return self._last_sync_back()
-        if validate_last and self.validated_step != self.step:
-            self.validate()
-        for pause_s in (0.0, 0.5, 2.0):
-            time.sleep(pause_s)
-            if self.save():
-                return self._last_sync_back()
-        raise TrainingError(
-            f"Step {self.step} was reached but could not be saved ({self.message}). The last checkpoint is of step "
-            f"{self.saved_step or self.first_step}; make room, then train again: it goes on from there."
-        )
-
-    def _last_sync_back(self) -> None:
-        if self.main and self.writer.fallback_reason and self._try(self.writer.sync_back):
-            self._try(self.log.flush)
+        self._read_losses()
+        if self.step != (self.writer.saved_step or 0):
+            if validate_last and self.validated_step != self.step:
+                self.validate()
+            for pause_s in (0.0, 0.5, 2.0):
+                time.sleep(pause_s)
+                if self.save():
+                    break
+            else:
+                raise TrainingError(
+                    f"Step {self.step} was reached but could not be saved ({self.log.message}). The last checkpoint is "
+                    f"of step {self.writer.saved_step or self.writer.first_step}; make room, then train again: it goes "
+                    "on from there."
+                )
+        if self.main and self.writer.fallback_reason and self.writer.attempt(self.writer.sync_back):
+            self.writer.attempt(self.log.flush)
 
     def _save_after(self, error: OSError) -> None:
         """Save what is trained after the dataset or the disk failed, and raise a TrainingError."""
-        if self.step > (self.saved_step or 0):
+        if self.step > (self.writer.saved_step or 0):
             self.save()
         raise TrainingError(
-            f"{error} Training stopped after step {self.step}; saved so far: step {self.saved_step or 0}. Run the same "
-            "again to resume from there."
+            f"{error} Training stopped after step {self.step}; saved so far: step {self.writer.saved_step or 0}. Run "
+            "the same again to resume from there."
         ) from error
-
-    def _try(self, action: Callable[[], Any]) -> bool:
-        try:
-            action()
-            return True
-        except OSError as error:
-            saved = "nothing yet" if self.saved_step is None else f"step {self.saved_step}"
-            self.log_message(f"{error} Training goes on and tries again; saved so far: {saved}.")
-            return False
 
     def _checkpoint(self) -> Checkpoint:
         state, groups = optimizer_tensors(self.adam)
@@ -401,57 +359,9 @@ class Trainer:
         }
         return Checkpoint(record, {f"{part}.{k}": v for part, values in named.items() for k, v in values.items()})
 
-    # Log and progress -------------------------------------------------------------------------------------------------
-
-    def _log_step(self, step: int, parts: dict[str, float]) -> None:
-        if not self.main:
-            return
-        rate = {"steps_per_s": round(r, 4)} if (r := self.steps_per_s()) else {}
-        self._log({"step": step, "loss": self.loss, "parts": parts, "time": now(), **rate})
-        if step % 10 == 0:
-            self.tensorboard.scalars(step, {"loss/total": self.loss, **rate})
-
-    def _log(self, record: dict) -> None:
-        try:
-            self.log.write(record)
-        except OSError as error:  # the lines stay in memory until the next flush
-            self.announce(str(error))
-
-    def log_message(self, message: str) -> None:
-        """Show a message; it is also kept in the result and in the log."""
-        self.messages.append(message)
-        self.message = message
-        self._log({"event": "told", "step": self.step, "message": message, "time": now()})
-        self.report(force=True)
-
-    def announce(self, message: str) -> None:
-        """Show a message only; safe to call from a signal handler."""
-        self.message = message
-
-    def report(self, force: bool = False) -> None:
-        """Call ``on_progress``, at most five times a second unless forced."""
-        if self.on_progress and self.main and (force or time.monotonic() - self.reported > 0.2):
-            self.reported = time.monotonic()
-            self.on_progress(self.status())
-
     def status(self) -> Status:
         """Progress of this session."""
-        rate = self.steps_per_s()
-        return Status(
-            self.step,
-            self.settings.steps,
-            self.loss,
-            self.validation_loss,
-            rate,
-            max(0, self.settings.steps - self.step) / rate if rate else None,
-            self.saved_step,
-            self.saved_at,
-            self.message,
-        )
-
-    def steps_per_s(self) -> float | None:
-        """Over the last steps of this session, validations and saves included."""
-        if len(self.marks) < 2:
-            return None
-        (t0, first), (t1, last) = self.marks[0], self.marks[-1]
-        return (last - first) / max(t1 - t0, 1e-9)
+        rate = self.log.steps_per_s()
+        left_s = max(0, self.settings.steps - self.step) / rate if rate else None
+        losses, saved = (self.loss, self.validation_loss), (self.writer.saved_step, self.writer.saved_at)
+        return Status(self.step, self.settings.steps, *losses, rate, left_s, *saved, self.log.message)

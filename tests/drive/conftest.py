@@ -28,7 +28,7 @@ def drive(tmp_path, monkeypatch):
     monkeypatch.setattr(filesystem, "DRIVE_MOUNT", mount)
     monkeypatch.setattr(workspace, "DRIVE", mount / "MyDrive")
     monkeypatch.setattr(filesystem, "DRIVE_PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr("svclib.training.trainer.RETRY_S", 0.0)
+    monkeypatch.setattr("svclib.training.checkpoint_writer.RETRY_S", 0.0)
     monkeypatch.setattr(run_lock, "HEARTBEAT_S", 1e6)  # so that operations can be counted
     made = FakeDrive(mount / "MyDrive")
     monkeypatch.setattr(filesystem, "active", made)

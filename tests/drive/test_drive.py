@@ -31,7 +31,7 @@ from fakedrive import random_loss
 
 from svclib.models import instrument
 from svclib.training import api as training
-from svclib.training import checkpoints, local_fallback, resume, run_lock
+from svclib.training import checkpoint_writer, checkpoints, resume, run_lock
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import StorageError, TrainingError
 
@@ -133,7 +133,7 @@ def test_away_for_a_while(drive, whole, error):
     assert result.reason == "finished" and "machine only" not in result.message
     assert_same(run_of(drive), whole)
     assert committed(run_of(drive))[-1] == 30
-    assert not local_fallback.local_folder(run_of(drive)).exists()
+    assert not checkpoint_writer.local_folder(run_of(drive)).exists()
     curves = training.curves(run_of(drive))
     assert list(curves["step"]) == list(range(1, 31))
 

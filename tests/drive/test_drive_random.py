@@ -19,7 +19,7 @@ from drive_runs import INTERVAL, assert_same_state, other_machine, resumed_at, r
 from fakedrive import FakeDrive
 
 from svclib.training import api as training
-from svclib.training import checkpoints, local_fallback, run_lock
+from svclib.training import checkpoint_writer, checkpoints, run_lock
 from svclib.utils import atomic_store
 from svclib.utils.errors import StorageError, TrainingError
 
@@ -42,7 +42,7 @@ class Sequence:
         """The newest step that lies whole in the run's folder or on this machine; 0 if there is none."""
         self.well()
         steps = [0]
-        for folder in folders or (self.run, local_fallback.local_folder(self.run)):
+        for folder in folders or (self.run, checkpoint_writer.local_folder(self.run)):
             for info in checkpoints.listing(folder / "checkpoints"):
                 if info.kind == "last" and not info.problem and not atomic_store.verify(info.marked):
                     steps.append(info.step)

@@ -235,14 +235,14 @@ def fail_once(tmp_path, monkeypatch, whole, numbers):
 
 
 def test_some_operations_fail_once(tmp_path, monkeypatch, whole):
-    monkeypatch.setattr("svclib.training.trainer.RETRY_S", 0.0)
+    monkeypatch.setattr("svclib.training.checkpoint_writer.RETRY_S", 0.0)
     total = operations_of_a_run(tmp_path, monkeypatch)
     fail_once(tmp_path, monkeypatch, whole, random.Random(1).sample(range(1, total + 1), 4))
 
 
 @pytest.mark.slow
 def test_every_operation_fails_once(tmp_path, monkeypatch, whole):
-    monkeypatch.setattr("svclib.training.trainer.RETRY_S", 0.0)
+    monkeypatch.setattr("svclib.training.checkpoint_writer.RETRY_S", 0.0)
     total = operations_of_a_run(tmp_path, monkeypatch)
     fail_once(tmp_path, monkeypatch, whole, range(1, total + 1))
 

@@ -23,7 +23,7 @@ from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.ddsp import model as ddsp
 from svclib.training import api as training
-from svclib.training import checkpoints, device, run_log, trainer, validate
+from svclib.training import checkpoint_writer, checkpoints, device, run_log, trainer, validate
 from svclib.training.api import SessionOptions, TrainingSettings
 from svclib.utils import config, filesystem
 from svclib.utils.errors import ConfigError, ConversionError, StorageError, TrainingError
@@ -439,7 +439,7 @@ def test_the_log_is_read_incrementally(tmp_path, monkeypatch):
 
 
 def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "RETRY_S", 0.0)
+    monkeypatch.setattr(checkpoint_writer, "RETRY_S", 0.0)
     real, failures = checkpoints.save, []
 
     def save(folder, checkpoint, kind, writer):

@@ -1,19 +1,24 @@
-"""Writes a session's checkpoints to the run's folder, or to the local disk while that cannot be written.
+"""Saves the checkpoints of a session: schedule, retries, and a local folder while the run's folder cannot be written.
 
 A mounted Drive can be disconnected or full for hours. Training continues: checkpoints and log lines go to a local
 folder and are copied to the run's folder as soon as it is writable again, by this session or the next one.
 """
 
 import hashlib
+import math
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from svclib.training import checkpoints
 from svclib.training.checkpoints import Checkpoint
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import StorageError, TrainingError
+
+RETRY_S = 30.0
 
 
 def local_folder(run: str | Path) -> Path:
@@ -74,19 +79,42 @@ class CheckpointWriter:
 
     Args:
         run: The run's folder.
-        run_id: Identifies the run.
+        start: The ``ResumePoint`` of the session.
         session_id: Part of the checkpoints' file names.
-        n_kept: How many of the newest checkpoints :meth:`prune` leaves.
-        log_message: Receives a message when checkpoints go to the local disk, and when they are copied back.
+        settings: ``TrainingSettings`` with the schedule.
+        log_message: Receives a message when something cannot be written, and when it was copied back.
 
     Attributes:
+        saved_step, saved_at: The last committed step, or None, and its time in this session.
         fallback_reason: Why checkpoints go to the local disk at present; empty while the run's folder is writable.
     """
 
-    def __init__(self, run: Path, run_id: str, session_id: str, n_kept: int, log_message: Callable[[str], None]):
-        self.run, self.run_id, self.session_id, self.n_kept = run, run_id, session_id, n_kept
+    def __init__(self, run: Path, start: Any, session_id: str, settings: Any, log_message: Callable[[str], None]):
+        self.run, self.run_id, self.session_id, self.settings = run, start.run_id, session_id, settings
         self.log_message, self.fallback_reason = log_message, ""
         self.folder, self.local = run / "checkpoints", local_folder(run) / "checkpoints"
+        self.first_step, self.saved_step = start.step, None if start.checkpoint is None else start.step
+        self.saved_at, self._saved_clock, self._tried_at = None, time.monotonic(), -math.inf
+
+    def is_due(self, step: int) -> bool:
+        """After so many steps or minutes; a failed save is retried after half a minute."""
+        if self.saved_step == step:
+            return False
+        every, before = self.settings.save_every_steps, self.saved_step or self.first_step
+        if time.monotonic() - self._tried_at < RETRY_S and step % every:
+            return False
+        waited_s = time.monotonic() - self._saved_clock
+        return step // every > before // every or waited_s > 60.0 * self.settings.save_every_minutes
+
+    def attempt(self, action: Callable[[], Any]) -> bool:
+        """True if an action succeeds; an error of the disk is logged only, as training goes on."""
+        try:
+            action()
+            return True
+        except OSError as error:
+            saved = "nothing yet" if self.saved_step is None else f"step {self.saved_step}"
+            self.log_message(f"{error} Training goes on and tries again; saved so far: {saved}.")
+            return False
 
     def identify(self, identity: dict) -> None:
         """Write the run's identity into ``run.json`` unless it is there."""
@@ -102,16 +130,19 @@ class CheckpointWriter:
             atomic_store.write_json(self.run / "run.json", {**self._identity, "first_saved": [step]})
             self._identity["first_saved"] = [step]
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Commit a complete checkpoint to the run's folder, or else to the local disk.
+    def save(self, checkpoint: Checkpoint) -> bool:
+        """Commit a complete checkpoint to the run's folder, or else to the local disk; False if both fail."""
+        self._tried_at = time.monotonic()
+        if not self.attempt(lambda: self._save(checkpoint)):
+            return False
+        self._before, self.saved_step = self.saved_step or self.first_step, checkpoint.record["step"]
+        self.saved_at, self._saved_clock = time.time(), time.monotonic()
+        return True
 
-        If both fail, it raises the StorageError of the run's folder.
-        """
-        try:
-            self.sync_back()
-            checkpoints.save(self.folder, checkpoint, "last", self.session_id)
-        except OSError as error:
-            self._save_locally(checkpoint, error)
+    def save_history(self, checkpoint: Checkpoint) -> None:
+        """Commit the EMA weights if a step of the series 100, 200, 500, ... was passed since the last save."""
+        if checkpoints.history_due(self._before, self.saved_step):
+            checkpoints.save(self.folder, checkpoint, "history", self.session_id)
 
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Commit the best checkpoint so far, on the local disk while that is in use."""
@@ -127,9 +158,17 @@ class CheckpointWriter:
 
     def prune(self) -> None:
         """Delete old checkpoints in the folder in use."""
-        checkpoints.prune(self.local if self.fallback_reason else self.folder, self.run_id, self.n_kept)
+        checkpoints.prune(
+            self.local if self.fallback_reason else self.folder, self.run_id, self.settings.keep_checkpoints
+        )
 
-    def _save_locally(self, checkpoint: Checkpoint, error: OSError) -> None:
+    def _save(self, checkpoint: Checkpoint) -> None:
+        try:
+            self.sync_back()
+            checkpoints.save(self.folder, checkpoint, "last", self.session_id)
+            return
+        except OSError as failed:
+            error = failed
         try:
             checkpoints.save(self._made_local(), checkpoint, "last", self.session_id)
         except OSError:
