@@ -5,8 +5,7 @@ contents, the seed and the step, so training can resume at any step without the 
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from svclib.audio import units
 from svclib.data import manifest, preprocess, shards
+from svclib.data.batches import ValidationBatches
 from svclib.data.recordings import Recording
 from svclib.features import extract
 from svclib.features.f0 import fill_unvoiced
@@ -22,7 +22,6 @@ from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import DatasetError, StorageError
 
 SILENT_DB = -80.0
-PREFETCHED = 2  # batches
 
 
 def prepare(
@@ -238,7 +237,7 @@ class Dataset:
 
     def validation_batches(
         self, batch_size: int, n_frames: int, device: str | torch.device = "cpu"
-    ) -> "ValidationBatches":
+    ) -> ValidationBatches:
         """The validation split in adjacent segments, as a fixed sequence of batches that are read on access.
 
         The last segment of a recording ends with the recording and overlaps the one before it; only recordings shorter
@@ -296,68 +295,6 @@ class _Split:
         position = int(np.searchsorted(self.ends, rng.integers(self.ends[-1]), side="right"))
         start = rng.integers(max(0, int(self.n_frames[position]) - n_frames) + 1)
         return int(self.indices[position]), int(start)
-
-
-class BatchLoader:
-    """Loads the batches of a training; those of the next steps are prefetched by a thread.
-
-    A dataset without a true attribute ``thread_safe`` is read synchronously. Copies to a GPU are asynchronous, from
-    pinned memory.
-    """
-
-    def __init__(self, dataset: Any, seed: int, batch_size: int, n_frames: int, device: torch.device):
-        self._dataset, self._arguments, self._device = dataset, (seed, batch_size, n_frames), device
-        self._pool = ThreadPoolExecutor(1, "svclib-batches") if getattr(dataset, "thread_safe", False) else None
-        self._waiting: dict[int, Future] = {}
-
-    def batch(self, step: int, last: int) -> dict[str, torch.Tensor]:
-        """The batch of a step; up to ``last``, the next ones are prefetched."""
-        if self._pool is None:
-            return self._move(self._read(step))
-        for ahead in range(step, min(step + PREFETCHED, last) + 1):
-            if ahead not in self._waiting:
-                self._waiting[ahead] = self._pool.submit(self._read, ahead)
-        return self._move(self._waiting.pop(step).result())
-
-    def close(self) -> None:
-        """End the thread."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def _read(self, step: int) -> dict[str, torch.Tensor]:
-        seed, batch_size, n_frames = self._arguments
-        batch = self._dataset.batch(seed, step, batch_size, n_frames)
-        return {k: v.pin_memory() for k, v in batch.items()} if self._device.type == "cuda" else batch
-
-    def _move(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {k: v.to(self._device, non_blocking=True) for k, v in batch.items()}
-
-
-class ValidationBatches(Sequence):
-    """The validation split in segments; each batch is read on access."""
-
-    def __init__(self, dataset: Dataset, batch_size: int, n_frames: int, device="cpu"):
-        self._dataset, self._batch_size, self._n_frames, self._device = dataset, batch_size, n_frames, device
-        self._windows = [
-            (index, max(0, min(start, dataset.recordings[index]["n_frames"] - n_frames)))
-            for index in dataset.indices("validation")
-            for start in range(0, dataset.recordings[index]["n_frames"], n_frames)
-        ]
-
-    def __len__(self) -> int:
-        return -(-len(self._windows) // self._batch_size)
-
-    def __getitem__(self, position):
-        if isinstance(position, slice):
-            return [self[i] for i in range(*position.indices(len(self)))]
-        if not -len(self) <= position < len(self):
-            raise IndexError(f"batch {position} of {len(self)}")
-        start = position % len(self) * self._batch_size
-        windows = self._windows[start : start + self._batch_size]
-        return self._dataset._collect(windows, self._n_frames, self._device)
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return (self[i] for i in range(len(self)))
 
 
 def describe(dataset: Dataset) -> str:

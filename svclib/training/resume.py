@@ -107,7 +107,7 @@ def base_model(preset: config.Preset) -> Path | None:
 
 
 def architecture_differences(other: instrument.Instrument, preset: config.Preset) -> str:
-    """Where an instrument and a preset differ in features or in what the weights mean; empty if they do not."""
+    """Differences of an instrument and a preset in features or in the meaning of weights; empty if there are none."""
     for theirs, mine in ((other.model.settings, preset.model), (other.features, preset.features)):
         records = [{k: v for k, v in to_dict(x).items() if k not in _RETRAINABLE} for x in (theirs, mine)]
         if differ := differences(*records):

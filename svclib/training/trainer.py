@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from svclib.data.dataset import BatchLoader, Dataset
+from svclib.data.batches import BatchLoader, ContentCache
+from svclib.data.dataset import Dataset
 from svclib.models import instrument
 from svclib.training import checkpoint_writer, resume, run_log, validate
 from svclib.training import device as devices
 from svclib.training.checkpoints import Checkpoint, new_record, now, optimizer_tensors
-from svclib.training.content_cache import ContentCache
 from svclib.training.session import BASE, SessionOptions, Status, StopRequest
 from svclib.utils import rng
 from svclib.utils.errors import TrainingError

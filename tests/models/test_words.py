@@ -11,11 +11,11 @@ import torch
 
 from svclib.audio import io
 from svclib.audio.mel import MelConfig
+from svclib.data.batches import ContentCache
 from svclib.features import extract
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.models.content import words
 from svclib.models.diffusion import DiffusionSettings
-from svclib.training.content_cache import ContentCache
 
 FEATURES = extract.FeatureSettings(
     sample_rate_hz=22050, hop_samples=256, loudness_n_fft=1024, f0_method="swift", mel=words.MEL
