@@ -17,6 +17,8 @@ from svclib.data.recordings import Recording, find_recordings
 from svclib.data.synthetic import singers
 from svclib.models import instrument
 from svclib.training import api as training
+from svclib.training.resume import BASE_PATH
+from svclib.training.session import BASE
 from svclib.utils import atomic_store, config, download, filesystem, workspace
 from svclib.utils.errors import DatasetError, TrainingError
 from svclib.utils.progress import ProgressCallback
@@ -212,6 +214,18 @@ def instruments(
     return [path], said
 
 
+def place_base_model(base: workspace.Base) -> str:
+    """Copy the shipped base model into ``base.instruments`` unless a diffusion instrument is there; a sentence if so."""
+    listed = instrument.list_folder(base.instruments)
+    if not BASE_PATH.is_file() or any(entry.kind == "diffusion" and entry.problem is None for entry in listed):
+        return ""
+    atomic_store.copy_file(BASE_PATH, base.instruments / BASE_PATH.name)
+    return (
+        f"There was no diffusion instrument in {base.instruments}, so the base model was put there: it sings any song "
+        "in the voices of three people who gave them away (CC0). Notebook 02 adapts it to your voice in ten minutes."
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------ training
 
 PATIENCE_HOURS = 6.0
@@ -236,11 +250,13 @@ def train(
     on_cpu: bool = False,
     on_progress: Callable[[Any], None] | None = None,
     songs: Path | None = None,
+    init: str | None = BASE,
 ) -> training.RunResult:
     """``training.train``; without a GPU and without a limit in minutes, hours of it need a clear yes.
 
     Raises TrainingError if it would take more than six hours on the CPU and ``on_cpu`` is False. What was trained until
-    that was known is saved. ``songs``: a folder of songs of others that decide which step is the best.
+    that was known is saved. ``songs``: a folder of songs of others that decide which step is the best. ``init``: as in
+    ``training.SessionOptions``.
     """
     state = {"long": None}
 
@@ -262,6 +278,7 @@ def train(
         on_progress=watch,
         cancelled=(lambda: state["long"] is not None) if asked else None,
         score=validation_songs.for_training(data, songs) if songs else None,
+        init=init,
     )
     if asked and state["long"] is not None and result.reason == "cancelled":
         raise TrainingError(

@@ -13,15 +13,17 @@ from svclib.notebooks import first_run
 from svclib.utils import workspace
 
 
-def open_folder(base: str = "") -> workspace.Base:
+def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
     """The person's folder, made if needed, with a line that says where it is.
 
     Without ``base``: ``svclib`` in Google Drive on Colab; elsewhere the environment variable ``SVCLIB_HOME``, else
-    ``svclib_home`` beside the notebook.
+    ``svclib_home`` beside the notebook. With ``base_model`` the shipped one is put where no diffusion instrument is.
     """
     opened = workspace.base_folder(base=base or None)
     where = " on your Google Drive" if opened.on_drive else ""
     display(HTML(page.paragraph(f"Your folder{where}: {opened.root}")))
+    if base_model and (said := first_run.place_base_model(opened)):
+        display(HTML(page.notice(said)))
     return opened
 
 

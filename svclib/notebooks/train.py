@@ -211,6 +211,7 @@ def train(
     minutes: float | int | None = None,
     steps: int | None = None,
     on_cpu: bool = False,
+    init: str = "base",
 ) -> Path:
     """Train, or go on where the run stopped, with a live view; interrupting the cell saves.
 
@@ -221,6 +222,8 @@ def train(
         minutes: Stop after so many minutes; 0 or None: at the preset's last step.
         steps: Total steps instead of the preset's; 0 or None: the preset's.
         on_cpu: Go on although no GPU is there and it would take many hours.
+        init: What a new run starts from: ``base``, the shipped base model where the preset is its; ``none``, fresh
+            weights; or the path of an instrument.
 
     Returns:
         The run's folder.
@@ -228,7 +231,8 @@ def train(
     run = first_run.run_folder(base, data, preset)
     view = TrainingView(run, minutes=minutes)
     display(view.widget)
-    result = first_run.train(data, run, preset, minutes or None, steps or None, on_cpu, view, base.examples)
+    start = None if init == "none" else init
+    result = first_run.train(data, run, preset, minutes or None, steps or None, on_cpu, view, base.examples, start)
     view.finish(result.message)
     display(HTML(page.notice(result.message, "done" if result.reason in ("finished", "minutes") else "warning")))
     return run
