@@ -19,7 +19,7 @@ from svclib.analysis import player
 from svclib.analysis.lesson import build as lesson
 from svclib.analysis.lesson import diffwave as lesson_wave
 from svclib.audio import io as audio
-from svclib.conversion import pipeline
+from svclib.conversion import song as songs
 from svclib.data import dataset
 from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
@@ -133,7 +133,7 @@ def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) 
         audio.write(path, singers.render("bruno", singers.demo_song()).audio, 44100, {"comment": audio.SYNTHETIC_TAG})
     target = singers.render("aria", singers.random_score(5, 3.0), 22050, seed=5)
     group, facts, diffwave = wave_pages(instrument.open(wave_zip).model, wave_text)
-    song = pipeline.load_song(path, voice.features)
+    song = songs.load_song(path, voice.features)
     made = lesson.make(
         voice,
         song,

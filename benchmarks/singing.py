@@ -19,7 +19,9 @@ from pathlib import Path
 import torch
 
 from svclib.audio import io as audio
-from svclib.conversion import metrics, pipeline
+from svclib.conversion import key_suggestion, metrics, pipeline
+from svclib.conversion import song as songs
+from svclib.conversion.controls import Controls
 from svclib.data import dataset
 from svclib.data.recordings import find_recordings
 from svclib.features import extract
@@ -85,9 +87,9 @@ def main() -> int:
     }
     for folder in SONGS:
         found, _ = audio.find(arguments.data / folder)
-        song = pipeline.load_song(found[0], voice.features)
-        shift = pipeline.suggest_shift(song.features, voice.statistics)
-        result = pipeline.convert(voice, song, pipeline.Controls(octave_shift=shift.octaves))
+        song = songs.load_song(found[0], voice.features)
+        shift = key_suggestion.suggest_shift(song.features, voice.statistics)
+        result = pipeline.convert(voice, song, Controls(octave_shift=shift.octaves))
         pipeline.save(result, arguments.out / "output")
         report["songs"][Path(folder).name] = {"octave_shift": shift.octaves, **obtained(voice, result)}
     atomic_store.write_json(arguments.out / "singing.json", report)

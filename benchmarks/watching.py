@@ -25,7 +25,8 @@ from svclib.analysis import recorder as capture
 from svclib.analysis.lesson import build as lesson
 from svclib.analysis.plots import base as plots
 from svclib.audio.mel import MelConfig
-from svclib.conversion import pipeline
+from svclib.conversion import song as songs
+from svclib.conversion.controls import Controls
 from svclib.features import extract
 from svclib.features.extract import FeatureSettings
 from svclib.models.diffusion.model import DiffusionSettings
@@ -126,8 +127,8 @@ def a_study() -> None:
         print(f"{name}: {marks[-1][1] - marks[-2][1]:.1f} s CPU")
 
     measured = extract.extract(sound, model.features)
-    song = pipeline.Song(Path("song.wav"), "song", rate, n, sound, measured)
-    asked = interventions.cut_excerpt(song, None, 0, 5, pipeline.Controls(use_loudness_statistics=False))
+    song = songs.Song(Path("song.wav"), "song", rate, n, sound, measured)
+    asked = interventions.cut_excerpt(song, None, 0, 5, Controls(use_loudness_statistics=False))
     mark("measuring 5 s")
     factors = [interventions.Intervention(name) for name in ("content", "melody", "timbre")]
     plain = ablation.run(model, asked, steps=20)

@@ -18,6 +18,7 @@ from svclib.conversion.key_suggestion import suggest_shift
 from svclib.conversion.song import Song, cached_song
 from svclib.features import extract
 from svclib.models import instrument
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.models.vocoders import auto
 
 
@@ -135,7 +136,8 @@ class Bench:
         """The conversion by so many semitones."""
         octaves = int(key / 12)
         wanted = Controls(octave_shift=octaves, semitone_shift=key - 12 * octaves)
-        return pipeline.convert(self.voice, measured, wanted, seed, **{**self.sampling, **sampling})
+        options = SamplingOptions(**{**self.sampling, **sampling, "seed": seed})
+        return pipeline.convert(self.voice, measured, wanted, options)
 
     def vocoded(self, measured: Song) -> np.ndarray:
         """Analysis and resynthesis by the instrument's vocoder, at its rate."""

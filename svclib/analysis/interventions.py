@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from svclib.audio import units
-from svclib.conversion import pipeline
+from svclib.conversion import key_suggestion
+from svclib.conversion import song as songs
+from svclib.conversion.controls import Controls, adjust, defaults
 from svclib.features.f0 import fill_unvoiced
 from svclib.utils.errors import ConversionError
 
@@ -48,11 +50,11 @@ class Excerpt:
 
 
 def cut_excerpt(
-    song: pipeline.Song,
+    song: songs.Song,
     statistics: dict | None,
     start_s: float | int = 0.0,
     seconds: float | int = 5.0,
-    controls: pipeline.Controls | None = None,
+    controls: Controls | None = None,
 ) -> Excerpt:
     """Cut a stretch out of a measured song, adjusted for an instrument as a conversion would be.
 
@@ -82,13 +84,13 @@ def cut_excerpt(
             f"'{song.name}' has {song.duration_s:.1f} s; a stretch that begins at {start_s:g} s holds nothing of it."
         )
     if controls is None:
-        shift = pipeline.suggest_shift(measured, statistics, "diffusion")
+        shift = key_suggestion.suggest_shift(measured, statistics, "diffusion")
         controls = dataclasses.replace(
-            pipeline.defaults("diffusion"),
+            defaults("diffusion"),
             octave_shift=shift.octaves,
             semitone_shift=float(shift.shift_semitones - 12 * shift.octaves),
         )
-    asked, cut = pipeline.adjust(measured, statistics, controls), slice(first, last)
+    asked, cut = adjust(measured, statistics, controls), slice(first, last)
     return Excerpt(
         song.name,
         first * hop / rate_hz,

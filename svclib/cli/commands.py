@@ -1,23 +1,22 @@
-"""What each command of ``svclib`` does: the calls of the notebooks, with progress and plain sentences.
+"""The commands of ``svclib``: the calls of the notebooks, with progress on the terminal.
 
 Results go to standard output; progress, warnings and errors to standard error. Heavy modules are imported where they
 are needed, so that ``svclib --help`` stays quick.
 """
 
+import dataclasses
 import json
+import math
 import os
-import sys
-import time
 from pathlib import Path
 
-from svclib.utils import filesystem
+from svclib.cli.arguments import given
+from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log
 from svclib.utils.errors import ConfigError
 
-_LINE_EVERY_S = 10.0
 
-
-def mistake(error: Exception) -> str | None:
-    """The sentence for an error that the person can mend, or None for a fault of the program."""
+def user_message(error: Exception) -> str | None:
+    """The message of an error that the user can correct, or None for a fault of the program."""
     if isinstance(error, ValueError) and type(error).__module__.startswith("svclib"):
         return str(error)
     if isinstance(error, OSError):
@@ -27,106 +26,6 @@ def mistake(error: Exception) -> str | None:
     if isinstance(error, MemoryError):
         return "The memory of this machine is not enough; close other programs, or use shorter files."
     return None
-
-
-class ProgressPrinter:
-    """Progress on stderr: a bar with the remaining time on a terminal, else a line about every ten seconds."""
-
-    def __init__(self, title: str):
-        self.title, self.bar = title, None
-        self.started = self.said = time.monotonic()
-
-    def __enter__(self):
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            layout = "{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining}{postfix}"
-            self.bar = tqdm(total=100.0, desc=self.title, bar_format=layout, leave=False, dynamic_ncols=True)
-        return self
-
-    def __exit__(self, *_):
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, fraction: float, text: str = "") -> None:
-        """Show how far it is (0 to 1) and what is being done; 0 starts the clock anew."""
-        if fraction == 0:
-            self.started = time.monotonic()
-            if self.bar is not None:
-                self.bar.reset()
-        if self.bar is not None:
-            self.bar.n = max(0.0, min(100.0, 100.0 * fraction))
-            self.bar.set_postfix_str(text[:60], refresh=False)
-            self.bar.refresh()
-            return
-        now = time.monotonic()
-        if now - self.said >= _LINE_EVERY_S:
-            self.said, passed = now, now - self.started
-            left = f", about {_duration(passed / fraction - passed)} left" if 0.02 < fraction < 1 else ""
-            say(f"{self.title}: {100 * fraction:.0f} %{left}. {text}".rstrip())
-
-    def note(self, line: str) -> None:
-        """Print a line that stays, on standard output."""
-        if self.bar is not None:
-            self.bar.clear()
-        print(line, flush=True)
-
-
-class TrainingProgress:
-    """One line that follows a training: step, loss, speed, remaining time, last saved; messages get their own lines."""
-
-    def __init__(self, minutes: float | None = None):
-        self.deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
-        self.said, self.message, self.width, self.live = 0.0, "", 0, sys.stderr.isatty()
-
-    def __call__(self, status, before: str = "") -> None:
-        """Show a ``training.Status``, with some words before it."""
-        if status.message and status.message != self.message:
-            self.message = status.message
-            self._line(before + status.message, keep=True)
-        now = time.monotonic()
-        if now - self.said >= (0.3 if self.live else _LINE_EVERY_S) and status.loss is not None:
-            self.said = now
-            self._line(before + self.text(status), keep=not self.live)
-
-    def text(self, status) -> str:
-        """``step 120/2000, loss 6.310 (held out 6.502), 3.2 steps/s, 10 min left, saved 20 s ago``."""
-        held = "" if status.validation_loss is None else f" (held out {status.validation_loss:.3f})"
-        parts = [f"step {status.step}/{status.steps}, loss {status.loss:.3f}{held}"]
-        if status.steps_per_s:
-            parts.append(f"{status.steps_per_s:.2f} steps/s")
-        left = status.remaining_s
-        if self.deadline is not None:
-            until = max(0.0, self.deadline - time.monotonic())
-            left = until if left is None else min(left, until)
-        if left is not None:
-            parts.append(f"{_duration(left)} left")
-        age = status.last_saved_age_s
-        parts.append("not saved yet" if age is None else f"saved {_duration(age)} ago")
-        return ", ".join(parts)
-
-    def close(self) -> None:
-        """Leave the line."""
-        if self.live and self.width:
-            self._line("", keep=False)
-
-    def _line(self, text: str, keep: bool) -> None:
-        if self.live:
-            print(f"\r{text:<{self.width}}", end="\n" if keep else "", file=sys.stderr, flush=True)
-            self.width = 0 if keep else len(text)
-        else:
-            say(text)
-
-
-def say(text: str) -> None:
-    """A line for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    from svclib.audio import units
-
-    return units.duration_text(seconds)
 
 
 def _preset(arguments):
@@ -151,12 +50,12 @@ def _report(value: dict, where: str | None) -> None:
 
 def demo(a) -> int:
     """``svclib demo``."""
-    from svclib.cli import demo as journey
+    from svclib.cli import demo as demo_run
 
     if bool(a.audio) != bool(a.song):
         raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
     with ProgressPrinter("demo") as progress:
-        result = journey.run(a.out, a.audio, a.song, a.minutes, a.seed, progress=progress, say=progress.note)
+        result = demo_run.run(a.out, a.audio, a.song, a.minutes, a.seed, progress=progress, log=progress.note)
     print(result.text)
     return 0
 
@@ -187,7 +86,7 @@ def prepare(a) -> int:
         found = find_recordings(folders, names, a.labels)
         made = dataset.prepare(found, a.out, preset.features, a.validation, progress, executor=a.executor)
     for message in made.messages:
-        say(message)
+        log(message)
     print(f"{a.out}\n{dataset.describe(made)}")
     return 0
 
@@ -212,7 +111,7 @@ def train(a) -> int:
 
         score = validation_songs.for_training(a.dataset, a.songs, a.words or None)
     if os.environ.get("RANK", "0") == "0":
-        say(training.device_summary())
+        log(training.device_summary())
     shown = TrainingProgress(a.minutes)
     try:
         result = training.train(
@@ -264,7 +163,7 @@ def sweep(a) -> int:
     print(sweeping.table(cells))
     unfinished = [c.name for c in cells if c.step < c.steps and not c.problem]
     if unfinished:
-        say(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
+        log(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
     return 130 if unfinished and a.minutes is None else 0
 
 
@@ -276,8 +175,8 @@ def export(a) -> int:
     out = Path(a.out)
     if out.suffix.lower() != ".zip":
         raise ConfigError(f"--out is '{a.out}'; an instrument's name ends in .zip.")
-    said = {k: v for k, v in (("licence", a.licence), ("consent", a.consent), ("vocoder", a.vocoder)) if v}
-    path = training.export(a.run, out, a.checkpoint, **said)
+    more = {k: v for k, v in (("licence", a.licence), ("consent", a.consent), ("vocoder", a.vocoder)) if v}
+    path = training.export(a.run, out, a.checkpoint, **more)
     warn_renamed(out, path)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
     return 0
@@ -286,7 +185,7 @@ def export(a) -> int:
 def warn_renamed(asked: Path, got: Path) -> None:
     """Say that a result got another name because the one asked for was taken."""
     if asked.name != got.name:
-        say(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
+        log(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
 
 
 def info(a) -> int:
@@ -356,7 +255,209 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
     return f"{path}: a dataset\n{dataset.describe(made)}", value
 
 
-# Compare --------------------------------------------------------------------------------------------------------------
+# Convert --------------------------------------------------------------------------------------------------------------
+
+
+def convert(a) -> int:
+    """``svclib convert``."""
+    from svclib.conversion import batch
+    from svclib.conversion.pipeline import FORMATS
+    from svclib.models import instrument
+    from svclib.models.diffusion.sampling_options import SamplingOptions
+    from svclib.models.vocoders import auto as vocoders
+
+    songs = _audio_files(a.input)
+    folder, name = _target(Path(a.out), FORMATS, len(songs))
+    singer, sampling = singer_mix(a.singer), SamplingOptions(**given(a, SamplingOptions))
+    voice = instrument.open(a.instrument)
+    vocoder = vocoders.open(a.vocoder, near=Path(a.instrument).parent) if a.vocoder else None
+    form = "wav" if name is None else Path(name).suffix[1:]
+    output = batch.Output(folder, form, None if name is None else Path(name).stem, a.keep_rate)
+    outcomes = []
+    with ProgressPrinter(songs[0].name if len(songs) == 1 else f"{len(songs)} songs") as progress:
+        for outcome in batch.convert_songs(
+            voice,
+            songs,
+            output,
+            lambda song: _controls(a, song, voice, singer),
+            a.f0,
+            progress,
+            sampling=sampling,
+            vocoder=vocoder,
+        ):
+            if outcome.error is not None and len(songs) == 1:
+                raise outcome.error
+            if progress.bar is not None:
+                progress.bar.clear()
+            outcomes.append(dataclasses.replace(outcome, conversion=None))
+            if outcome.saved is not None:
+                if name is not None:
+                    warn_renamed(Path(a.out), outcome.saved)
+                for warning in outcome.conversion.warnings:
+                    log(f"{outcome.path.stem}: {warning}")
+                print(f"{outcome.saved}\n{outcome.conversion.settings_text}")
+    if any(o.error is not None for o in outcomes):
+        raise ConfigError(batch.describe(outcomes))
+    return 0
+
+
+def _audio_files(inputs: list[str]) -> list[Path]:
+    """The given files, and those of the given folders."""
+    from svclib.conversion.song import find_songs
+
+    return [path for where in inputs for path in (find_songs(where) if Path(where).is_dir() else [Path(where)])]
+
+
+def _target(out: Path, formats, n_inputs: int) -> tuple[Path, str | None]:
+    """``--out`` as a folder and the name of the only file in it, None where files are named after their inputs."""
+    as_file = out.suffix.lower().lstrip(".") in [x.lstrip(".") for x in formats] and not out.is_dir()
+    if as_file and n_inputs > 1:
+        raise ConfigError(f"--out is the file '{out}', but there are {n_inputs} inputs; give a folder.")
+    if out.suffix and not as_file and not out.is_dir():
+        raise ConfigError(f"--out is '{out}'; results are written as {', '.join(formats)}, or into a folder.")
+    return (out.parent, out.name) if as_file else (out, None)
+
+
+def singer_mix(flags: list[str] | None) -> dict[str, float] | str | None:
+    """The values of ``--singer``, each ``NAME`` or ``NAME=WEIGHT``, as ``Controls.singer``.
+
+    Args:
+        flags: Each ``--singer`` as it was written; a name without weight counts 1. None or empty: there was none.
+
+    Returns:
+        None for the instrument's own choice, one name, or weights by name.
+
+    Raises:
+        ConfigError: if a weight is not a number of 0 or more, or a name comes twice.
+    """
+    if not flags:
+        return None
+    if len(flags) == 1 and "=" not in flags[0]:
+        return flags[0]
+    mix = {}
+    for text in flags:
+        name, weight = text.rsplit("=", 1) if "=" in text else (text, "1")
+        try:
+            value = float(weight)
+        except ValueError:
+            value = math.nan
+        if not name or not 0 <= value < math.inf:
+            raise ConfigError(f"--singer is '{text}'; give NAME, or NAME=WEIGHT with a weight of 0 or more.")
+        if name in mix:
+            raise ConfigError(f"--singer names '{name}' twice; give each singer once.")
+        mix[name] = value
+    return mix
+
+
+def _controls(a, song, voice, singer):
+    from svclib.conversion.controls import Controls, defaults
+    from svclib.conversion.key_suggestion import suggest_shift
+
+    chosen = given(a, Controls)
+    if chosen.get("semitone_shift") == "auto":
+        suggestion = suggest_shift(song.features, voice.statistics, voice.kind)
+        log(f"{song.name}: {suggestion.text}")
+        chosen["octave_shift"] = chosen.get("octave_shift", 0) + suggestion.octaves
+        chosen["semitone_shift"] = suggestion.extra_semitones
+    return dataclasses.replace(defaults(voice.kind), **chosen, singer=singer)
+
+
+def vocode(a) -> int:
+    """``svclib vocode``."""
+    from svclib.audio import io as audio
+    from svclib.conversion.pipeline import FORMATS
+    from svclib.conversion.pipeline import vocode as resynthesize
+    from svclib.conversion.song import load_song
+    from svclib.models.vocoders import auto as vocoders
+
+    out = Path(a.out)
+    if out.suffix.lower().lstrip(".") not in FORMATS:
+        raise ConfigError(f"--out is '{out}'; results are written as {', '.join(FORMATS)}.")
+    with ProgressPrinter(Path(a.input).name) as progress:
+        vocoder = vocoders.open(a.vocoder, fast=not a.every_step, progress=progress)
+        song = load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
+        samples = resynthesize(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
+    comment = f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"
+    written = audio.write(out, samples, vocoder.sample_rate_hz, {"comment": comment}, new_name=True)
+    warn_renamed(out, written.path)
+    print(
+        f"{written.path}\n{song.name} resynthesized by the {vocoder.kind} vocoder '{vocoder.name}' "
+        f"({vocoder.sample_rate_hz} Hz, seed {a.seed})"
+    )
+    return 0
+
+
+# DiffWave -------------------------------------------------------------------------------------------------------------
+
+
+def generate(a) -> int:
+    """``svclib generate``."""
+    from svclib.conversion import diffwave_files as files
+
+    options = files.Generation(**given(a, files.Generation), labels=tuple(a.label or (None,)))
+    model = files.load_model(a.model)
+    with ProgressPrinter("generating") as progress:
+        return _print_paths(files.generate(model, a.out, options, progress))
+
+
+def denoise(a) -> int:
+    """``svclib denoise``."""
+    from svclib.audio import io as audio
+    from svclib.conversion import diffwave_files as files
+
+    inputs = _audio_files(a.input)
+    folder, name = _target(Path(a.out), audio.WRITABLE, len(inputs))
+    options, model = files.Denoising(**given(a, files.Denoising)), files.load_model(a.model)
+    with ProgressPrinter("denoising") as progress:
+        made = files.denoise(model, inputs, folder, options, name, progress)
+    if name is not None:
+        warn_renamed(Path(a.out), made[0])
+    return _print_paths(made)
+
+
+def interpolate(a) -> int:
+    """``svclib interpolate``."""
+    from svclib.conversion import diffwave_files as files
+
+    if len(a.input) != 2:
+        raise ConfigError(f"--input was given {len(a.input)} times; give it twice: the two ends.")
+    options, model = files.Interpolation(**given(a, files.Interpolation)), files.load_model(a.model)
+    with ProgressPrinter("interpolating") as progress:
+        return _print_paths(files.interpolate(model, tuple(a.input), a.out, options, progress))
+
+
+def _print_paths(paths: list[Path]) -> int:
+    for path in paths:
+        print(path)
+    return 0
+
+
+# Look inside, compare -------------------------------------------------------------------------------------------------
+
+
+def trace(a) -> int:
+    """``svclib trace``."""
+    from svclib.analysis import player
+    from svclib.analysis.lesson import build as lesson
+    from svclib.models import instrument
+
+    out = Path(a.out)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out is '{out}'; a lesson is a page, so give a name that ends in .html.")
+    if a.example:
+        text, about = lesson.example(), "The lesson that comes with svclib"
+    elif a.input is None:
+        raise ConfigError("--input is missing: the song that the lesson converts.")
+    else:
+        voice, steps = instrument.open(a.instrument), a.steps or lesson.STEPS
+        with ProgressPrinter(f"{voice.name}: lesson") as progress:
+            text, about = lesson.from_file(
+                voice, a.input, a.start, a.seconds, steps, a.seed, progress, note=progress.note
+            )
+    path = player.export(text, out.with_suffix(".html"))
+    warn_renamed(out, path)
+    print(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
+    return 0
 
 
 def evaluate(a) -> int:
@@ -373,4 +474,6 @@ def evaluate(a) -> int:
     return 0
 
 
-HANDLERS = {f.__name__: f for f in (demo, doctor, prepare, train, sweep, export, info, evaluate)}
+_COMMANDS = (demo, doctor, prepare, train, sweep, export, info, convert, vocode)
+_COMMANDS += (generate, denoise, interpolate, trace, evaluate)
+HANDLERS = {f.__name__: f for f in _COMMANDS}

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from svclib import __version__
 from svclib.audio import io as audio
-from svclib.conversion import pipeline
+from svclib.conversion import key_suggestion, pipeline
+from svclib.conversion import song as songs
+from svclib.conversion.controls import Controls
 from svclib.data import dataset, preprocess
 from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
 from svclib.models import instrument
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.training import api as training
 from svclib.utils import atomic_store, config, filesystem, workspace
 
@@ -226,9 +229,9 @@ def _convert(journey, stage, data, run_folder, instrument_path, song_path, seed)
     from svclib.cli import demo_report  # matplotlib takes its time
 
     opened = instrument.open(instrument_path)
-    song = pipeline.load_song(song_path, opened.features, progress=journey.progress)
-    shift = pipeline.suggest_shift(song.features, opened.statistics)
-    made = pipeline.convert(opened, song, pipeline.Controls(octave_shift=shift.octaves), seed)
+    song = songs.load_song(song_path, opened.features, progress=journey.progress)
+    shift = key_suggestion.suggest_shift(song.features, opened.statistics)
+    made = pipeline.convert(opened, song, Controls(octave_shift=shift.octaves), SamplingOptions(seed=seed))
     converted = pipeline.save(made, journey.base.output)
     html = demo_report.build(
         opened, made, run_folder, shift.text, journey.seconds, _truth(song_path, shift.octaves, seed)

@@ -1,6 +1,6 @@
-"""One clip sung in several ways, beside each other: which sampler, how many steps, which vocoder, which instrument?
+"""A/B comparison: one clip converted with several instruments, samplers, step counts, starts and vocoders.
 
-Every way gets the same clip, controls and seed, and is measured against what it was asked to sing.
+Every variant gets the same clip, controls and seed, and is measured against the pitch and loudness asked of it.
 """
 
 import dataclasses
@@ -8,7 +8,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,23 +15,23 @@ from svclib.conversion import metrics, pipeline
 from svclib.conversion.controls import Controls
 from svclib.conversion.pipeline import Conversion
 from svclib.conversion.song import cached_song, excerpt
-from svclib.features import extract as features_
+from svclib.features import extract
 from svclib.models import instrument
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.utils.errors import Cancelled
 from svclib.utils.progress import ProgressCallback
 
-PURE_NOISE = -1  # as ``shallow``: no rough start, whatever else is set
-_CHOICES = ("sampler", "steps", "shallow", "vocoder")
+PURE_NOISE = -1  # as ``shallow``: start from pure noise, whatever else is set
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to sing; None stands for the instrument's own choice, or what ``options`` of :func:`compare` say.
+    """One setting to compare; None stands for the instrument's own, or for that of :class:`Settings`.
 
     Attributes:
         instrument: The instrument's file.
-        sampler, steps, shallow: Of a diffusion instrument, see ``conversion.convert``; ``PURE_NOISE``: no rough start.
-        vocoder: A vocoder's file, or its name in ``vocoding.NAMED``.
+        sampler, steps, shallow: See ``SamplingOptions``; :data:`PURE_NOISE` is no shallow start.
+        vocoder: A vocoder's file, or its registered name.
     """
 
     instrument: Path
@@ -48,25 +47,54 @@ class Variant:
         words += [self.sampler] if self.sampler else []
         words += [f"{self.steps} steps"] if self.steps else []
         if self.shallow:
-            words += ["from pure noise" if self.shallow == PURE_NOISE else f"from a rough guess at {self.shallow}"]
+            words += ["from pure noise" if self.shallow == PURE_NOISE else f"shallow start at {self.shallow}"]
         words += [f"vocoder {Path(self.vocoder).stem}"] if self.vocoder else []
         return ", ".join(words)
+
+    def sampling(self, shared: SamplingOptions) -> SamplingOptions:
+        """The shared options with the variant's own."""
+        own = {name: getattr(self, name) for name in ("sampler", "steps", "shallow") if getattr(self, name) is not None}
+        return dataclasses.replace(shared, **own | ({"shallow": None} if self.shallow == PURE_NOISE else {}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all variants of an instrument share; see ``pipeline.convert``."""
+
+    controls: Controls | None = None
+    sampling: SamplingOptions = SamplingOptions()
+    vocoder: Path | str | None = None
+
+    def text(self, kind: str) -> str:
+        """The settings that are not an instrument's own, for people; empty if there are none."""
+        words = [self.controls.changes(kind)] if self.controls else []
+        words += [f"{name} {value}" for name, value in self.sampling.given().items()]
+        words += [f"vocoder {Path(self.vocoder).stem}"] if self.vocoder else []
+        return ", ".join(filter(None, words))
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """An excerpt of a song file; shorter where the song ends before."""
+
+    song: Path
+    start_s: float | int = 0.0
+    seconds: float | int = 10.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """One way and how it did.
+    """A variant and its measurements.
 
     Attributes:
-        label: The way for people, or "The song itself".
-        audio, sample_rate_hz: What was sung; None where it failed.
-        seconds: How long singing took.
+        label: The variant for people, or "The song itself".
+        audio, sample_rate_hz: The result; None where it failed.
+        seconds: Duration of the conversion.
         seconds_per_second: The same per second of sound.
-        f0_rmse_cents, f0_correlation: Measured pitch of the result against the pitch asked for, over frames voiced in
-            both.
-        voicing_f1: Of measured against asked voicing, 0..1.
-        loudness_l1_db: Mean absolute difference of measured and asked loudness over frames asked to be above -60 dB.
-        problem: Why it could not be sung; empty otherwise.
+        f0_rmse_cents, f0_correlation: F0 of the result against the target F0, over frames voiced in both.
+        voicing_f1: Of measured against target voicing, 0..1.
+        loudness_l1_db: Mean absolute difference of measured and target loudness over frames with a target above -60 dB.
+        problem: Why it failed; empty otherwise.
     """
 
     label: str
@@ -80,8 +108,20 @@ class Row:
     loudness_l1_db: float = math.nan
     problem: str = ""
 
+    def cells(self) -> list[str]:
+        """The numbers as text, in the order of ``HEADINGS`` from the third on; a dash where there is none."""
+        numbers = (
+            (self.seconds, "{:.2f}"),
+            (self.seconds_per_second, "{:.3f}"),
+            (self.f0_rmse_cents, "{:.0f} cents"),
+            (self.f0_correlation, "{:.3f}"),
+            (self.voicing_f1, "{:.3f}"),
+            (self.loudness_l1_db, "{:.1f} dB"),
+        )
+        return ["\N{EN DASH}" if math.isnan(value) else form.format(value) for value, form in numbers]
 
-HEADINGS = ("sung by", "listen", ">seconds", ">s per s", ">F0 RMSE", ">F0 corr.", ">voicing F1", ">loudness")
+
+HEADINGS = ("variant", "listen", ">seconds", ">s per s", ">F0 RMSE", ">F0 corr.", ">voicing F1", ">loudness")
 
 
 def variants(
@@ -91,7 +131,7 @@ def variants(
     shallow: Sequence[int | str | None] = (None,),
     vocoders: Sequence[Path | str | None] = (None,),
 ) -> list[Variant]:
-    """Every combination for every diffusion instrument; a ``ddsp`` instrument has one way only.
+    """Every combination for every diffusion instrument; a ``ddsp`` instrument has one variant only.
 
     None or an empty choice stands for the instrument's own.
     """
@@ -104,115 +144,75 @@ def variants(
 
 
 def compare(
-    asked: Sequence[Variant],
-    song: str | Path,
-    controls: Controls | None = None,
-    start_s: float | int = 0.0,
-    seconds: float | int = 10.0,
-    seed: int = 0,
-    opened: Callable[[Path], instrument.Instrument] = instrument.open,
+    compared: Sequence[Variant],
+    clip: Clip,
+    settings: Mapping[Path, Settings] | None = None,
+    load: Callable[[Path], instrument.Instrument] = instrument.open,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
-    options: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> Iterator[Row]:
-    """Sing a clip in several ways and measure each.
+    """Convert a clip with every variant and measure the results.
 
-    A way that fails gives a row that says why; the others go on. ``Cancelled`` ends the rest.
+    A variant that fails gives a row that says why; the others go on. ``Cancelled`` ends the rest.
 
     Args:
-        asked: From :func:`variants`.
-        song: The song's file.
-        controls: The same for all; each instrument's own defaults if None.
-        start_s: Where the clip begins in the song, in seconds.
-        seconds: Its length; where the song ends before, it is shorter.
-        seed: The same for all.
-        opened: How to open an instrument (a cache).
-        progress: Called with a fraction and a text.
-        cancelled: Asked now and then.
-        options: By instrument, what else ``conversion.convert`` is given, such as ``singer`` and ``precision``; a way's
-            own choices come before a ``sampler``, ``steps``, ``shallow`` or ``vocoder`` among them.
+        compared: From :func:`variants`.
+        clip: What is converted.
+        settings: By instrument; an instrument's own where there are none.
+        load: Loads an instrument (a cache).
+        progress: See ``utils.progress``.
+        cancelled: See ``utils.progress``.
 
     Yields:
-        The clip itself, before the first way that gets so far, and a row for each way as soon as it is measured.
+        The clip itself, before the first variant that gets so far, and a row for each variant once it is measured.
     """
-    tell = progress or (lambda fraction, text: None)
     shown_song = False
-    for i, way in enumerate(asked):
+    for i, variant in enumerate(compared):
 
-        def report(fraction, text="", i=i, way=way):
-            tell((i + fraction) / len(asked), f"{way.label}: {text}")
+        def report(fraction, text="", i=i, variant=variant):
+            if progress is not None:
+                progress((i + fraction) / len(compared), f"{variant.label}: {text}")
 
+        shared = (settings or {}).get(variant.instrument, Settings())
         try:
-            singer = opened(way.instrument)
-            whole = cached_song(song, singer.features, progress=lambda f, t: report(0.3 * f, t), cancelled=cancelled)
-            clip = excerpt(whole, start_s, seconds)
+            voice = load(variant.instrument)
+            whole = cached_song(
+                clip.song, voice.features, progress=lambda f, t: report(0.3 * f, t), cancelled=cancelled
+            )
+            source = excerpt(whole, clip.start_s, clip.seconds)
             if not shown_song:
                 shown_song = True
-                yield Row("The song itself", clip.audio, singer.features.sample_rate_hz)
-            own = {name: value for name in _CHOICES if (value := getattr(way, name)) is not None}
-            if way.shallow == PURE_NOISE:
-                own["shallow"] = None
+                yield Row("The song itself", source.audio, voice.features.sample_rate_hz)
             made = pipeline.convert(
-                singer,
-                clip,
-                controls,
+                voice,
+                source,
+                shared.controls,
+                variant.sampling(shared.sampling),
+                variant.vocoder or shared.vocoder,
                 progress=lambda f, t: report(0.3 + 0.6 * f, t),
                 cancelled=cancelled,
-                **{"seed": seed, **(options or {}).get(way.instrument, {}), **own},
             )
             report(0.9, "measuring")
-            row = measure(way.label, made)
+            row = measure(variant.label, made)
         except Cancelled:
             raise
         except (ValueError, OSError) as error:
-            row = Row(way.label, problem=str(error))
+            row = Row(variant.label, problem=str(error))
         yield row
 
 
 def measure(label: str, made: Conversion) -> Row:
-    """A conversion at the instrument's rate, against what was asked of it."""
-    heard = features_.extract(made.audio, made.features.settings)
-    asked = made.tracks
-    pitch = metrics.f0_error_cents(asked.f0_hz, asked.voiced, heard.f0_hz, heard.voiced)
+    """A conversion at the instrument's rate, measured against its target tracks."""
+    measured, target = extract.extract(made.audio, made.features.settings), made.tracks
+    f0 = metrics.f0_error_cents(target.f0_hz, target.voiced, measured.f0_hz, measured.voiced)
     return Row(
         label,
         made.audio,
         made.sample_rate_hz,
         made.seconds,
         made.seconds * made.sample_rate_hz / len(made.audio),
-        pitch["rmse"],
-        pitch["correlation"],
-        metrics.f0_accuracy(asked.f0_hz, asked.voiced, heard.f0_hz, heard.voiced)["voicing_f1"],
-        metrics.loudness_l1_db(asked.loudness_db + made.gain_db, heard.loudness_db),
+        f0["rmse"],
+        f0["correlation"],
+        metrics.f0_accuracy(target.f0_hz, target.voiced, measured.f0_hz, measured.voiced)["voicing_f1"],
+        metrics.loudness_l1_db(target.loudness_db + made.gain_db, measured.loudness_db),
     )
-
-
-def describe_settings(controls: Controls | None, options: Mapping[Path, Mapping[str, Any]]) -> str:
-    """What :func:`compare` was given besides the ways, as a sentence; empty if everything is the instruments' own."""
-    if controls is None:
-        return ""
-    kinds = [pipeline.defaults(kind) for kind in ("diffusion", "ddsp")]
-    found = {k: v for k, v in dataclasses.asdict(controls).items() if not any(v == getattr(d, k) for d in kinds)}
-    for given in options.values():
-        found |= {k: v for k, v in given.items() if v not in (None, "")}
-    words = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in found.items()]
-    return f"Set in the panel: {', '.join(words) or 'nothing but what it begins with'}."
-
-
-def _plain(value) -> str:
-    if isinstance(value, Mapping):
-        return " + ".join(f"{name} {share:g}" for name, share in value.items())
-    return f"{value:g}" if isinstance(value, float) else value.stem if isinstance(value, Path) else str(value)
-
-
-def cells(row: Row) -> list[str]:
-    """The numbers of a row as text, in the order of ``HEADINGS`` from the third on; a dash where there is none."""
-    numbers = (
-        (row.seconds, "{:.2f}"),
-        (row.seconds_per_second, "{:.3f}"),
-        (row.f0_rmse_cents, "{:.0f} cents"),
-        (row.f0_correlation, "{:.3f}"),
-        (row.voicing_f1, "{:.3f}"),
-        (row.loudness_l1_db, "{:.1f} dB"),
-    )
-    return ["\N{EN DASH}" if math.isnan(value) else form.format(value) for value, form in numbers]

@@ -1,4 +1,4 @@
-"""Many songs in one go: one that fails does not stop the others, and is named in the end."""
+"""Conversion of many songs: one that fails does not stop the others, and is named in the summary."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +16,13 @@ from svclib.utils.progress import ProgressCallback
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one song.
+    """The result of one song.
 
     Attributes:
         path: The song.
         saved: The file that was written; None if it failed.
-        conversion: What it holds; drop it when it was shown, a song's sound is large.
-        error: Why it failed; its text is for the person.
+        conversion: Its contents; drop it once it was shown, for it is large.
+        error: Why it failed.
     """
 
     path: Path
@@ -31,40 +31,44 @@ class Outcome:
     error: Exception | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where and how results are saved, see ``pipeline.save``; ``keep_rate`` as in ``pipeline.convert``."""
+
+    folder: Path
+    format: str = "wav"
+    name: str | None = None
+    keep_rate: bool = False
+
+
 def convert_songs(
     instrument: Any,
     paths: Sequence[str | Path],
-    folder: str | Path,
+    output: Output,
     controls: Controls | Callable[[Song], Controls] | None = None,
-    *,
-    form: str = "wav",
-    name: str | None = None,
     f0_method: str | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
     **options: Any,
 ) -> Iterator[Outcome]:
-    """Convert and save one song after the other; each outcome arrives as soon as it is there.
+    """Convert and save one song after the other.
 
     Args:
-        instrument: From ``instrument.open``.
-        paths: The songs, in the order they are sung in.
-        folder: Where the results go; nothing is overwritten.
-        controls: The knobs, or what gives them for a measured song (a key that fits each); None as in
-            ``conversion.convert``.
-        form: One of ``conversion.FORMATS``.
-        name: Of every result, without suffix; made of song and instrument if None.
-        f0_method: Another pitch tracker than the instrument's, one of ``f0.F0_METHODS``.
-        progress: Called with a fraction of all songs and a text that names the song.
-        cancelled: True ends the work (``Cancelled``); what was saved stays.
-        **options: ``seed``, ``keep_rate``, ``vocoder`` and the sampling of ``conversion.convert``.
+        instrument: From ``load_instrument``.
+        paths: The songs, in this order.
+        output: Where the results go; nothing is overwritten.
+        controls: As in ``pipeline.convert``, or a function of the loaded song (a key that fits each).
+        f0_method: Another F0 tracker than the instrument's, one of ``f0.F0_METHODS``.
+        progress: See ``utils.progress``; the text names the song.
+        cancelled: See ``utils.progress``; what was saved stays.
+        **options: ``sampling`` and ``vocoder`` of ``pipeline.convert``.
 
     Yields:
-        One outcome for each song; a ValueError or OSError is kept in it, anything else is raised.
+        One outcome per song; a ValueError or OSError is kept in it, anything else is raised.
     """
     for i, path in enumerate(map(Path, paths)):
 
-        def tell(begin, share, i=i, path=path):
+        def part(begin, share, i=i, path=path):
             def report(fraction, text=""):
                 if progress is not None:
                     progress((i + begin + share * fraction) / len(paths), f"{path.name}: {text}")
@@ -72,10 +76,11 @@ def convert_songs(
             return report
 
         try:
-            song = load_song(path, instrument.features, f0_method, tell(0.0, 0.4), cancelled)
+            song = load_song(path, instrument.features, f0_method, part(0.0, 0.4), cancelled)
             chosen = controls(song) if callable(controls) else controls
-            made = pipeline.convert(instrument, song, chosen, progress=tell(0.4, 0.6), cancelled=cancelled, **options)
-            outcome = Outcome(path, pipeline.save(made, folder, form, name), made)
+            options |= {"keep_rate": output.keep_rate, "progress": part(0.4, 0.6), "cancelled": cancelled}
+            made = pipeline.convert(instrument, song, chosen, **options)
+            outcome = Outcome(path, pipeline.save(made, output.folder, output.format, output.name), made)
         except Cancelled:
             raise
         except (ValueError, OSError) as error:
@@ -84,8 +89,8 @@ def convert_songs(
 
 
 def describe(outcomes: Sequence[Outcome]) -> str:
-    """How many songs were sung, and which were not and why."""
+    """How many songs were converted, and which failed and why."""
     failed = [o for o in outcomes if o.error is not None]
-    text = f"{len(outcomes) - len(failed)} of {len(outcomes)} songs were sung."
+    text = f"{len(outcomes) - len(failed)} of {len(outcomes)} songs were converted."
     lines = [f"{o.path.name}: {' '.join(filesystem.error_text(o.error).split())}" for o in failed]
     return "\n".join([text + (" These were not:" if failed else ""), *lines])

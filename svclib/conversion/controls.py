@@ -1,13 +1,15 @@
-"""What a person asks of a conversion, and what becomes of the song's pitch and loudness. Arithmetic only, no model.
+"""Controls of a conversion, and the conditioning tracks that they make of a song's pitch and loudness. No model here.
 
-In this order: note-on ratio and mask; loudness through the instrument's loudness distribution; dynamics; attenuation
-where no note sounds; loudness shift; autotune of voiced frames; pitch held through unvoiced gaps; pitch shift.
+The order of :func:`adjust`: note-on ratio and mask; loudness through the instrument's loudness distribution; dynamics;
+attenuation between notes; loudness shift; autotune of voiced frames; F0 interpolated over unvoiced frames; pitch shift.
 
-What the *mask* (note-on ratio >= threshold) is for: the loudness distribution and the tuning are measured on its frames
-only, and frames outside it are attenuated. It never moves a pitch.
+The *mask* (note-on ratio >= threshold) selects the frames on which loudness distribution and tuning are measured, and
+frames outside it are attenuated. It never moves a pitch.
 """
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -18,83 +20,116 @@ from svclib.conversion import autotune as tuning
 from svclib.features.extract import Features
 from svclib.features.f0 import fill_unvoiced
 from svclib.utils.errors import ConversionError
+from svclib.utils.validation import check_controls, control, control_specs
 
 LOUDNESS_FLOOR_DB = -80.0
-F0_LIMITS_HZ = (20.0, float(units.midi_to_hz(110.0)))  # a shifted pitch is held inside; 110 is 4698.6 Hz
+F0_LIMITS_HZ = (20.0, float(units.midi_to_hz(110.0)))  # a shifted pitch is clipped to these; 110 is 4698.6 Hz
 N_QUANTILES = 1000
-
-# Range and slider step of every number in Controls.
-RANGES = {
-    "mask_threshold": (0.0, 2.0, 0.1),
-    "attenuation_db": (0.0, 50.0, 1.0),
-    "autotune": (0.0, 1.0, 0.1),
-    "octave_shift": (-3, 3, 1),
-    "semitone_shift": (-36.0, 36.0, 1.0),
-    "loudness_shift_db": (-30.0, 30.0, 1.0),
-    "loudness_follow": (0.0, 1.0, 0.1),
-}
+_pitch = functools.partial(control, group="Pitch")
+_loudness = functools.partial(control, group="Loudness")
 
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
-    """The knobs of a conversion. Ranges stand in ``RANGES``; values outside are refused.
+    """The controls of a conversion that every instrument has. Panels, command line and tables are made from the fields.
 
     Attributes:
-        use_loudness_statistics: Give the song's notes the loudness distribution of the instrument's recordings.
-        mask_threshold: Note-on ratio from which a frame belongs to a note; 0 takes every frame.
-        attenuation_db: How much quieter frames become where no note sounds; grows smoothly from 0 at the threshold.
-        autotune: How far every voiced frame moves to the nearest note: 0 not at all, 1 all the way.
-        autotune_key: One of ``tuning.KEYS``: all twelve notes ("chromatic"), a scale ("D minor"), or the best
-            scale for the song ("auto").
-        octave_shift: Octaves up or down.
-        semitone_shift: Semitones up or down, on top of the octaves; fractions are allowed.
-        loudness_shift_db: Added to the loudness that the instrument is asked for.
-        loudness_follow: 1 keeps the song's dynamics; 0 asks for the mean level of the instrument's notes in every note;
-            between, each note's distance in dB from that level is multiplied by it (:func:`compress_dynamics`).
-        repair_octaves: Mend the octave errors of the pitch tracker (``octaves``); otherwise they are only told.
+        singer: One of a diffusion instrument's singers, or weights by name; None: its first one.
     """
 
-    use_loudness_statistics: bool = True
-    mask_threshold: float | int = 1.0
-    attenuation_db: float | int = 20.0
-    autotune: float | int = 0.0
-    autotune_key: str = "chromatic"
-    octave_shift: float | int = 0
-    semitone_shift: float | int = 0.0
-    loudness_shift_db: float | int = 0.0
-    loudness_follow: float | int = 1.0
-    repair_octaves: bool = False
+    octave_shift: int | float = _pitch(
+        0, -3, 3, step=1, label="Octave", flags=("--octave",), help="octaves up or down; the song stays in its key"
+    )
+    semitone_shift: float | int = _pitch(
+        0.0,
+        -36.0,
+        36.0,
+        step=1,
+        label="Semitones",
+        flags=("--key",),
+        metavar="N|auto",
+        help="semitones up or down, on top of the octaves",
+    )
+    autotune: float | int = _pitch(
+        0.0,
+        0.0,
+        1.0,
+        step=0.1,
+        help="how far each note moves to the nearest note of the key: 0 not at all, 1 all the way",
+    )
+    autotune_key: str = _pitch(
+        "chromatic", choices=tuning.KEYS, metavar="KEY", help="a scale such as C major; auto finds the song's"
+    )
+    repair_octaves: bool = _pitch(
+        False,
+        label="Repair octave jumps",
+        help="correct where the pitch tracker is an octave off; a result lists the places",
+    )
+    use_loudness_statistics: bool = _loudness(
+        True,
+        label="Loudness statistics",
+        flags=("--loudness-statistics",),
+        help="give the notes the loudness distribution of the instrument's recordings",
+    )
+    dynamics: float | int = _loudness(
+        1.0,
+        0.0,
+        1.0,
+        step=0.1,
+        flags=("--dynamics", "--loudness-follow"),
+        help="1 keeps the song's dynamics, 0 gives every note the mean level of the instrument",
+    )
+    loudness_shift_db: float | int = _loudness(
+        0.0, -30.0, 30.0, step=1, label="Loudness (dB)", metavar="DB", help="louder or softer; timbre follows"
+    )
+    mask_threshold: float | int = _loudness(
+        1.0, 0.0, 2.0, step=0.1, help="note-on ratio from which a frame belongs to a note; 0 takes every frame"
+    )
+    attenuation_db: float | int = _loudness(
+        20.0,
+        0.0,
+        50.0,
+        step=1,
+        metavar="DB",
+        help="how much quieter it becomes between notes; a diffusion instrument begins with 0",
+    )
+    singer: Mapping[str, float | int] | str | None = None
 
     def __post_init__(self):
-        for name in ("use_loudness_statistics", "repair_octaves"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConversionError(f"{name} is True or False, not {getattr(self, name)!r}.")
-        for name, (low, high, _) in RANGES.items():
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not low <= value <= high:
-                raise ConversionError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}.")
-            if name != "octave_shift":
-                object.__setattr__(self, name, float(value))  # 20 and 20.0 are the same setting
-        if self.octave_shift != int(self.octave_shift):
-            raise ConversionError(f"octave_shift is {self.octave_shift!r}; it must be whole. Use semitone_shift too.")
-        object.__setattr__(self, "octave_shift", int(self.octave_shift))
         try:
             object.__setattr__(self, "autotune_key", tuning.key_name(self.autotune_key))
         except ValueError as error:
             raise ConversionError(str(error)) from None
+        check_controls(self, ConversionError)
 
     @property
     def pitch_shift_semitones(self) -> float:
         """Octaves and semitones together."""
         return 12.0 * self.octave_shift + self.semitone_shift
 
+    def changes(self, kind: str) -> str:
+        """What differs from :func:`defaults` of this kind of instrument, for people; empty if nothing does."""
+        usual, found = defaults(kind), []
+        for spec in control_specs(self):
+            value, label = getattr(self, spec.name), spec.label[0].lower() + spec.label[1:]
+            if value != getattr(usual, spec.name):
+                shown = ("on" if value else "off") if isinstance(value, bool) else value
+                if isinstance(shown, (int, float)):
+                    shown = f"{shown:+g}" if spec.low < 0 else f"{shown:g}"
+                found.append(f"{label} {shown}")
+        return ", ".join([*found, *([f"singer {mix_text(self.singer)}"] if self.singer else [])])
+
+
+def mix_text(singer: Mapping[str, float | int] | str) -> str:
+    """A singer, or a mix as ``ann 0.7 + bea 0.3``."""
+    return singer if isinstance(singer, str) else " + ".join(f"{name} {weight:g}" for name, weight in singer.items())
+
 
 def defaults(kind: str) -> Controls:
-    """Where the controls of an instrument of this kind begin.
+    """The controls of a kind of instrument before anything is changed.
 
-    What is no note is turned down for ``ddsp``, which makes a tone of it. A diffusion instrument sings breaths and
-    consonants as what they are, so they keep their level.
+    Frames between notes are attenuated for ``ddsp``, which would make a tone of them. A diffusion instrument renders
+    breaths and consonants as such, so they keep their level.
     """
     return Controls(attenuation_db=0.0) if kind == "diffusion" else Controls()
 
@@ -113,7 +148,7 @@ PRESETS = {
 
 
 def preset(name: str, kind: str = "ddsp") -> Controls:
-    """One of ``PRESETS`` for this kind of instrument: its own attenuation, unless the preset sets one."""
+    """One of ``PRESETS`` with the attenuation of this kind of instrument, unless the preset sets one."""
     chosen = PRESETS[name]
     if chosen.attenuation_db != Controls().attenuation_db:
         return chosen
@@ -122,19 +157,19 @@ def preset(name: str, kind: str = "ddsp") -> Controls:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ConditioningTracks:
-    """What the instrument is asked to sing; every array has the song's frames.
+    """Pitch and loudness that a conversion asks of the instrument, on the frames of the song.
 
     Attributes:
-        f0_hz: float32 ``[frames]``, > 0 everywhere (held or interpolated where unvoiced); all 0 if nothing is voiced.
+        f0_hz: float32 ``[frames]``, > 0 everywhere (interpolated where unvoiced); all 0 if nothing is voiced.
         voiced: bool ``[frames]``; harmonics sound only here.
         loudness_db: float32 ``[frames]``, not below -80.
-        mask: bool ``[frames]``, where a note sounds.
+        mask: bool ``[frames]``, note or not.
         note_on_ratio: float32 ``[frames]``.
         autotuned_midi: float64 ``[frames]``, pitch after autotune and before the shift; NaN where unvoiced.
         tuning_semitones: Offset of the song's tuning from 440 Hz, -0.5..0.5.
-        key: The key autotune snapped to.
+        key: The key that autotune used.
         song_mean_midi: Mean pitch of the song's notes before the shift; None without any.
-        instrument_mean_midi: Mean pitch of the notes the instrument was made from; None if unknown.
+        instrument_mean_midi: Mean pitch of the notes in the instrument's recordings; None if unknown.
         warnings: Sentences for the person.
     """
 
@@ -319,10 +354,10 @@ def _adjust_loudness(features, statistics, controls, ratio, mask, warnings) -> n
         loudness = quantile_transform(
             loudness, _without_tails(loudness_quantiles(loudness[fitted])), _without_tails(np.asarray(target))
         )
-    if controls.loudness_follow < 1 and fitted.any():
+    if controls.dynamics < 1 and fitted.any():
         level = statistic(statistics, "loudness_db", "mean_note") if target else None
         level = float(loudness[fitted].mean()) if level is None else level
-        loudness = compress_dynamics(loudness, ratio, level, controls.loudness_follow)
+        loudness = compress_dynamics(loudness, ratio, level, controls.dynamics)
     loudness = loudness - attenuation_db(ratio, controls.mask_threshold, controls.attenuation_db)
     loudness = np.maximum(loudness + controls.loudness_shift_db, LOUDNESS_FLOOR_DB)
     loudest = statistic(statistics, "loudness_db", "max")

@@ -1,40 +1,85 @@
-"""What DiffWave generated, denoised or interpolated, as files: one sound after the other, each with how it was made.
+"""Sounds that a DiffWave generates, denoises or interpolates, as files.
 
-Every sound is written as soon as it is made, so that whatever ends the work keeps the finished ones. Beside it lies
-``<file>.json``, which makes it again; where the very same sound already lies there it is not made twice. A name that is
-taken by anything else gets a number: nothing is ever overwritten.
+Every sound is written as soon as it is made, so that an interruption keeps the finished ones. Beside it lies
+``<file>.json`` with everything that makes it again; where that very sound is already there it is not made twice. A name
+that is taken by anything else gets a number: nothing is ever overwritten.
 """
 
-import json
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from svclib import __version__
 from svclib.audio import io as audio
-from svclib.conversion.pipeline import PEAK_LIMIT
+from svclib.conversion.pipeline import PEAK_LIMIT, write_with_settings
 from svclib.models import instrument
-from svclib.models.diffwave import inference as diffwave_uses
+from svclib.models.diffwave import inference
 from svclib.models.instrument import Instrument
-from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import ModelError
+from svclib.utils import filesystem
+from svclib.utils.errors import ConversionError, ModelError
 from svclib.utils.progress import ProgressCallback, raise_if_cancelled
+from svclib.utils.validation import check_controls, control
+
+MAX_COUNT, MAX_SEED = 100_000, 2**31 - 1
 
 
-def open_model(path: str | Path) -> Instrument:
-    """Open an instrument file of a DiffWave that makes sound of noise or labels.
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """Options of :func:`generate`; ``labels`` are those of the model, ``(None,)`` for a model without."""
 
-    Args:
-        path: The zip.
+    count: int | float = control(1, 1, MAX_COUNT, metavar="N", help="sounds per label")
+    seed: int | float = control(
+        0, 0, MAX_SEED, metavar="S", help="of the first sound of each label; sound i has seed + i"
+    )
+    seconds: float | int | None = control(None, 1e-3, 3600.0, metavar="S", help="length of each (default: the model's)")
+    fast: bool = control(False, help="use the model's few-step schedule instead of every step")
+    labels: tuple[str | None, ...] = (None,)
 
-    Returns:
-        The instrument, as what the functions below take.
+    def __post_init__(self):
+        check_controls(self, ConversionError)
 
-    Raises:
-        ModelError: for any other kind of instrument, or a DiffWave that follows a mel.
-        ModelError: as ``instrument.open``.
-    """
+
+@dataclasses.dataclass(frozen=True)
+class Denoising:
+    """Options of :func:`denoise`."""
+
+    step: int | float = control(25, 1, MAX_COUNT, metavar="T", help="diffusion step to start from: higher removes more")
+    reading: str = control(
+        "as_is",
+        choices=inference.READINGS,
+        help="start from the recording as it is, or scaled and with the noise of that step added",
+    )
+    label: str | None = control(None, metavar="L", help="what is spoken, for a model with labels")
+    seed: int | float = control(0, 0, MAX_SEED, metavar="S", help="of the noise, the same for every recording")
+
+    def __post_init__(self):
+        check_controls(self, ConversionError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolation:
+    """Options of :func:`interpolate`."""
+
+    step: int | float = control(50, 1, MAX_COUNT, metavar="T", help="diffusion step at which the two are mixed")
+    count: int | float = control(5, 2, MAX_COUNT, metavar="N", help="number of sounds, both ends included")
+    independent_noise: bool = control(
+        False, help="separate noise for each end, as in the paper, instead of shared noise"
+    )
+    label: str | None = control(None, metavar="L", help="what is spoken, for a model with labels")
+    seed: int | float = control(0, 0, MAX_SEED, metavar="S", help="of the noise, the same for every sound")
+
+    def __post_init__(self):
+        check_controls(self, ConversionError)
+
+
+OPTIONS = {"generate": Generation, "denoise": Denoising, "interpolate": Interpolation}
+
+
+def load_model(path: str | Path) -> Instrument:
+    """Load a DiffWave that was trained without a mel; ModelError for any other instrument."""
     opened = instrument.open(path)
     if opened.kind != "diffwave":
         raise ModelError(
@@ -42,202 +87,190 @@ def open_model(path: str | Path) -> Instrument:
             "such as one of diffwave_digits."
         )
     if opened.model.contract is not None:
-        raise ModelError(f"'{opened.name}' is a vocoder: it follows a mel. svclib vocode plays songs through it.")
+        raise ModelError(f"'{opened.name}' is a vocoder: it needs a mel. svclib vocode resynthesizes songs with it.")
     return opened
 
 
 def generate(
     opened: Instrument,
     folder: str | Path,
-    count: int = 1,
-    labels: Sequence[str | None] = (None,),
-    seed: int = 0,
-    seconds: float | None = None,
-    fast: bool = False,
+    options: Generation | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
-    """``count`` sounds of every label as ``7_003_seed12.wav``: label, number, and the seed that makes it again alone.
+    """Generate sounds as ``7_003_seed12.wav``: label, number, and the seed that makes it again alone.
 
     Args:
-        opened: From :func:`open_model`.
+        opened: From :func:`load_model`.
         folder: Where they go.
-        count: Sounds per label; the number ``i`` has the seed ``seed + i``.
-        labels: What to ask for; ``(None,)`` for a model without labels.
-        seed: Of the first of every label, number 0.
-        seconds: Length of each; the model's own if None.
-        fast: By the model's fast schedule.
-        progress: Called with a fraction of all sounds and a text.
-        cancelled: Asked before every step of a walk.
+        options: The defaults if None.
+        progress: See ``utils.progress``.
+        cancelled: See ``utils.progress``; finished sounds stay.
 
     Returns:
-        Their files, label by label; those that lay there already are among them.
+        Their files, label by label, with those that were already there.
 
     Raises:
-        ModelError: before anything is made, where a label or a number cannot be.
-        Cancelled: the finished ones stay.
+        ModelError: for a label that the model does not have, before anything is made.
     """
-    model, rate = opened.model, opened.features.sample_rate_hz
-    seconds = model.settings.sound_s if seconds is None else seconds
-    n = round(seconds * rate)
-    if count < 1 or n < 1 or seed < 0:
-        raise ModelError(
-            f"{count} sounds of {seconds:g} s from seed {seed} were asked for; ask for at least one, of some length, "
-            "from a seed of 0 or more."
-        )
-    for label in labels:
-        diffwave_uses.condition(model, label, 1)
+    model, rate, o = opened.model, opened.features.sample_rate_hz, options or Generation()
+    seconds = model.settings.sound_s if o.seconds is None else o.seconds
+    for label in o.labels:
+        inference.condition(model, label, 1)
     jobs = []
-    for label in labels:
-        for i in range(count):
-            name = f"{'' if label is None else label + '_'}{i:03d}_seed{seed + i}"
-            said = {"label": label, "seed": seed + i, "seconds": seconds, "fast": fast}
-            jobs.append((name, {"use": "generate", **said}, {"label": label, "seed": seed + i}))
+    for label in o.labels:
+        for i in range(o.count):
+            name = f"{'' if label is None else label + '_'}{i:03d}_seed{o.seed + i}"
+            record = {"use": "generate", "label": label, "seed": o.seed + i, "seconds": seconds, "fast": o.fast}
+            jobs.append(_Job(name, record, {"label": label, "seed": o.seed + i}))
 
-    def made(job: dict, report) -> np.ndarray:
-        return diffwave_uses.generate(model, n, fast=fast, progress=report, cancelled=cancelled, **job)[0]
+    def make(job: dict, report) -> np.ndarray:
+        n_samples = max(1, round(seconds * rate))
+        return inference.generate(model, n_samples, fast=o.fast, progress=report, cancelled=cancelled, **job)[0]
 
-    return _write_all(opened, folder, jobs, made, progress, cancelled)
+    return _write_all(opened, folder, jobs, make, progress, cancelled)
 
 
 def denoise(
     opened: Instrument,
     inputs: Sequence[str | Path],
     folder: str | Path,
-    t: int = 25,
-    reading: str = "as_is",
-    label: str | None = None,
-    seed: int = 0,
+    options: Denoising | None = None,
     name: str | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
-    """Recordings, denoised, as ``<recording> denoised.wav``; ``name`` (with an ending) names the only one otherwise.
+    """Denoise recordings, as ``<recording> denoised.wav``; ``name`` (with an ending) names the only one otherwise.
 
     Args:
-        opened: From :func:`open_model`.
+        opened: From :func:`load_model`.
         inputs: Recordings of any rate and number of channels.
         folder: Where the results go.
-        t: Step to walk back from, 1 to the model's last; the higher, the more is taken out and made up.
-        reading: What is walked back: the recording ``as_is``, or ``scaled`` with noise of that step added.
-        label: What to ask for; None for a model without labels.
-        seed: Of all noise, the same for every recording.
+        options: The defaults if None.
         name: File name of the result, ``.wav`` added where it has no ending of a sound file.
-        progress: Called with a fraction of all recordings and a text.
-        cancelled: Asked before every step of a walk.
+        progress: See ``utils.progress``.
+        cancelled: See ``utils.progress``; finished sounds stay.
 
     Returns:
-        A file for each recording, in their order; those that lay there already are among them.
+        A file for each recording, in their order, with those that were already there.
 
     Raises:
-        ModelError: as ``diffwave_uses.denoise``, before anything is read.
+        ModelError: for options that the model cannot use, before anything is read.
         StorageError, AudioError: for a file that is missing, or cannot be read as sound.
-        Cancelled: the finished ones stay.
     """
-    model = opened.model
-    diffwave_uses.denoise_checked(model, t, reading, label)
-    said = {"use": "denoise", "step": t, "reading": reading, "label": label, "seed": seed}
-    jobs = [(name or f"{Path(p).stem} denoised", {**said, "input": _known(p)}, p) for p in inputs]
+    model, o = opened.model, options or Denoising()
+    inference.denoise_checked(model, o.step, o.reading, o.label)
+    record = {"use": "denoise", "step": o.step, "reading": o.reading, "label": o.label, "seed": o.seed}
+    jobs = [_Job(name or f"{Path(p).stem} denoised", {**record, "input": _identity(p)}, p) for p in inputs]
 
-    def made(path: Path, report) -> np.ndarray:
-        recording = audio.read(path, opened.features.sample_rate_hz).samples
-        return diffwave_uses.denoise(model, recording, t, reading, label, seed, progress=report, cancelled=cancelled)
+    def make(path: Path, report) -> np.ndarray:
+        samples = audio.read(path, opened.features.sample_rate_hz).samples
+        return inference.denoise(
+            model, samples, o.step, o.reading, o.label, o.seed, progress=report, cancelled=cancelled
+        )
 
-    return _write_all(opened, folder, jobs, made, progress, cancelled)
+    return _write_all(opened, folder, jobs, make, progress, cancelled)
 
 
 def interpolate(
     opened: Instrument,
-    first: str | Path,
-    second: str | Path,
+    ends: tuple[str | Path, str | Path],
     folder: str | Path,
-    count: int = 5,
-    t: int = 50,
-    shared_noise: bool = True,
-    label: str | None = None,
-    seed: int = 0,
+    options: Interpolation | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Path]:
-    """``count`` sounds from ``first`` to ``second`` in equal shares, as ``A to B 2 of 5.wav``.
+    """Sounds between two recordings in equal shares, as ``A to B 2 of 5.wav``.
 
     Args:
-        opened: From :func:`open_model`.
-        first: A recording of any rate and number of channels.
-        second: The other one; the shorter of both is followed by silence.
+        opened: From :func:`load_model`.
+        ends: Two recordings of any rate and number of channels; the shorter one is followed by silence.
         folder: Where the sounds go.
-        count: At least 2, the ends among them.
-        t: Step at which the two are mixed, 1 to the model's last.
-        shared_noise: One noise for both ends; else one for each, see ``diffwave_uses.interpolate``.
-        label: What to ask for; None for a model without labels.
-        seed: Of all noise, the same for every sound.
-        progress: Called with a fraction of all sounds and a text.
-        cancelled: Asked before every step of a walk.
+        options: The defaults if None.
+        progress: See ``utils.progress``.
+        cancelled: See ``utils.progress``; finished sounds stay.
 
     Returns:
-        Their files, from ``first`` to ``second``; those that lay there already are among them.
+        Their files, from the first recording to the second, with those that were already there.
 
     Raises:
-        ModelError: as ``diffwave_uses.interpolate``.
+        ModelError: for options that the model cannot use.
         AudioError: for a file that cannot be read.
-        Cancelled: the finished ones stay.
     """
-    model, rate = opened.model, opened.features.sample_rate_hz
-    diffwave_uses.denoise_checked(model, t, "as_is", label)
-    if count < 2:
-        raise ModelError(f"{count} sounds between two were asked for; ask for at least 2, the ends among them.")
+    model, rate, o = opened.model, opened.features.sample_rate_hz, options or Interpolation()
+    inference.denoise_checked(model, o.step, "as_is", o.label)
+    (first, second), digits = map(Path, ends), len(str(o.count))
     a, b = (audio.read(p, rate).samples for p in (first, second))
-    said = {"use": "interpolate", "step": t, "shared_noise": shared_noise, "label": label, "seed": seed}
-    said |= {"first": _known(first), "second": _known(second)}
-    digits, jobs = len(str(count)), []
-    for i in range(count):
-        share = i / (count - 1)
-        name = f"{Path(first).stem} to {Path(second).stem} {i + 1:0{digits}d} of {count}"
-        jobs.append((name, {**said, "share_of_second": share}, share))
+    record = {"use": "interpolate", "step": o.step, "shared_noise": not o.independent_noise, "label": o.label}
+    record |= {"seed": o.seed, "first": _identity(first), "second": _identity(second)}
+    shares = [i / (o.count - 1) for i in range(o.count)]
+    jobs = [
+        _Job(
+            f"{first.stem} to {second.stem} {i + 1:0{digits}d} of {o.count}",
+            {**record, "share_of_second": share},
+            share,
+        )
+        for i, share in enumerate(shares)
+    ]
 
-    def made(share: float, report) -> np.ndarray:  # one at a time: the same walk and noise as all at once
-        return diffwave_uses.interpolate(
-            model, a, b, (share,), t, shared_noise, label, seed, progress=report, cancelled=cancelled
+    def make(share: float, report) -> np.ndarray:  # one at a time: the same noise as all at once
+        return inference.interpolate(
+            model,
+            a,
+            b,
+            (share,),
+            o.step,
+            not o.independent_noise,
+            o.label,
+            o.seed,
+            progress=report,
+            cancelled=cancelled,
         )[0]
 
-    return _write_all(opened, folder, jobs, made, progress, cancelled)
+    return _write_all(opened, folder, jobs, make, progress, cancelled)
 
 
-# Inside ---------------------------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One sound: its file name, the settings that make it again, and the argument of the function that makes it."""
+
+    name: str
+    record: dict[str, Any]
+    argument: Any
 
 
-def _known(path: str | Path) -> dict:
+def _identity(path: str | Path) -> dict:
     return {"name": Path(path).name, "sha256": filesystem.sha256_file(path)}
 
 
-def _write_all(opened: Instrument, folder, jobs, make, progress, cancelled) -> list[Path]:
+def _write_all(opened: Instrument, folder, jobs: list[_Job], make, progress, cancelled) -> list[Path]:
     written = []
-    for i, (name, said, job) in enumerate(jobs):
+    for i, job in enumerate(jobs):
         raise_if_cancelled(cancelled)
         settings = {
             "tag": audio.SYNTHETIC_TAG,
             "svclib": __version__,
-            **said,
+            **job.record,
             "sample_rate_hz": opened.features.sample_rate_hz,
             "instrument": {"name": opened.name, "kind": opened.kind, "sha256": opened.sha256},
         }
-        target = Path(folder) / filesystem.safe_name(name if Path(name).suffix in audio.WRITABLE else f"{name}.wav")
-        if progress is not None:
-            progress(i / len(jobs), target.stem)
-        if not _lies_there(target, settings):
+        name = job.name if Path(job.name).suffix in audio.WRITABLE else f"{job.name}.wav"
+        target = Path(folder) / filesystem.safe_name(name)
 
-            def report(fraction, text, i=i, target=target):
-                if progress is not None:
-                    progress((i + fraction) / len(jobs), f"{i + 1} of {len(jobs)}: {target.stem}, {text}")
+        def report(fraction, text, i=i, target=target):
+            if progress is not None:
+                progress((i + fraction) / len(jobs), f"{i + 1} of {len(jobs)}: {target.stem}, {text}")
 
-            target = _save(target, make(job, report), settings)
+        report(0.0, "starting")
+        if not _is_done(target, settings):
+            target = _save(target, make(job.argument, report), settings)
         written.append(target)
     if progress is not None:
         progress(1.0, "done")
     return written
 
 
-def _lies_there(target: Path, settings: dict) -> bool:
+def _is_done(target: Path, settings: dict) -> bool:
     beside = target.with_name(target.name + ".json")
     if not target.exists() or not beside.exists():
         return False
@@ -247,13 +280,10 @@ def _lies_there(target: Path, settings: dict) -> bool:
         return False
 
 
-def _save(target: Path, sound: np.ndarray, settings: dict) -> Path:
-    if not np.isfinite(sound).all():
-        raise ModelError("The model made values that are no numbers: export it again from an earlier checkpoint.")
-    peak = float(np.abs(sound).max())
-    sound = sound * np.float32(min(1.0, PEAK_LIMIT / max(peak, 1e-9)))
-    tags = {"comment": f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"}
-    path = audio.write(target, sound, settings["sample_rate_hz"], tags, new_name=True).path
-    text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
-    atomic_store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
-    return path
+def _save(target: Path, samples: np.ndarray, settings: dict) -> Path:
+    if not np.isfinite(samples).all():
+        raise ModelError("The model produced NaN or infinity: export it again from an earlier checkpoint.")
+    peak = float(np.abs(samples).max())
+    return write_with_settings(
+        target, samples * np.float32(min(1.0, PEAK_LIMIT / max(peak, 1e-9))), settings["sample_rate_hz"], settings
+    )

@@ -1,7 +1,6 @@
-"""Sing a song with an instrument: measure the song, adjust it (``controls``), let the model sing, save what comes out.
+"""Conversion of a song with an instrument: ``load_song`` -> :func:`convert` -> :class:`Conversion` -> :func:`save`.
 
-``load_song`` -> ``Song`` -> ``convert`` -> ``Conversion`` -> ``save``. The result has exactly
-``round(n_samples_of_the_song * rate_out / rate_in)`` samples and runs in time with the song.
+The result has exactly ``round(n_samples_of_the_song * rate_out / rate_in)`` samples and is in time with the song.
 """
 
 import dataclasses
@@ -16,68 +15,47 @@ import numpy as np
 
 from svclib import __version__
 from svclib.audio import io as audio
-from svclib.conversion import renderers
-from svclib.conversion.autotune import KEYS, autotune, suggest_key, tuning_offset
-from svclib.conversion.controls import (
-    PRESETS,
-    RANGES,
-    ConditioningTracks,
-    Controls,
-    adjust,
-    defaults,
-    loudness_quantiles,
-    quantile_transform,
-)
-from svclib.conversion.key_suggestion import Suggestion, suggest_shift
-from svclib.conversion.song import (
-    Song,
-    cached_song,
-    clear_song_cache,
-    find_songs,
-    fit_length,
-    load_song,
-)
+from svclib.conversion.controls import ConditioningTracks, Controls, adjust, defaults, silence_gain
+from svclib.conversion.song import Song, fit_length
 from svclib.features import octave_errors as octaves
 from svclib.features.extract import Features
-from svclib.models.vocoders import auto as vocoding
+from svclib.features.octave_errors import OctaveError
+from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.vocoders import auto as vocoders
 from svclib.models.vocoders.auto import AnyVocoder
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import ConversionError
+from svclib.utils.errors import ConversionError, ModelError
 from svclib.utils.progress import ProgressCallback, reporter
 
 FORMATS = ("wav", "flac", "mp3")
-_REMEDY = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
 PEAK_LIMIT = 0.99  # 0.09 dB below full scale
-
-# Everything about a conversion can be had from this module.
-__all__ = ["FORMATS", "PEAK_LIMIT", "Conversion", "convert", "save"]
-__all__ += ["PRESETS", "RANGES", "ConditioningTracks", "Controls", "Suggestion", "adjust", "suggest_shift"]
-__all__ += ["defaults"]
-__all__ += ["Song", "cached_song", "find_songs", "clear_song_cache", "load_song"]
-__all__ += ["KEYS", "autotune", "loudness_quantiles", "quantile_transform", "suggest_key", "tuning_offset"]
+_NO_VOICE = {
+    "harmonic": "'{name}' is a vocoder and has no voice.",
+    "diffwave": "'{name}' is a DiffWave and follows no song by itself.",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conversion:
-    """A song as sung by an instrument, with everything that made it so.
+    """A converted song, with everything that determines it.
 
     Attributes:
         audio: float32 ``[samples]`` at ``sample_rate_hz``, within -1..1.
         harmonic, noise: Its two parts, under the same gain: where the instrument has no reverb their sum is ``audio``.
-            A vocoder that knows no parts gives all of it as ``harmonic``.
+            All of it is ``harmonic`` where the vocoder does not separate them.
         sample_rate_hz: The instrument's rate, or the song's.
-        song: What was sung.
-        tracks: What the instrument was asked for.
-        controls: The knobs.
-        instrument_name, instrument_sha256, kind: Who sang.
+        song: The source.
+        tracks: Pitch and loudness asked of the instrument.
+        controls: The controls they were made with.
+        instrument_name, instrument_sha256, kind: Of the instrument.
         seed: Of the noise.
-        sampling: How a diffusion instrument walked: ``sampler``, ``steps``, ``temperature``, ``precision``, and
-            ``shallow`` and ``singer`` where they were asked for.
+        sampling: Of a diffusion instrument: ``sampler``, ``steps``, ``temperature``, ``precision``, and ``shallow`` and
+            ``singer`` where they were given.
         vocoder: Name, kind and SHA-256 of the vocoder, where another one than the instrument's own was chosen.
-        octave_errors: Where the pitch tracker jumped an octave; repaired if the controls say so.
+        octave_errors: Places where the pitch tracker is an octave off; repaired if the controls say so.
         gain_db: Applied to keep the peak below full scale; 0 or negative.
         warnings: Sentences for the person.
-        seconds: How long the conversion took.
+        seconds: Duration of the conversion.
     """
 
     audio: np.ndarray
@@ -96,12 +74,18 @@ class Conversion:
     seconds: float
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
     vocoder: dict[str, str] = dataclasses.field(default_factory=dict)
-    octave_errors: tuple[octaves.OctaveError, ...] = ()
+    octave_errors: tuple[OctaveError, ...] = ()
 
     @property
     def features(self) -> Features:
         """The song's measurements, before any adjustment."""
         return self.song.features
+
+    @property
+    def stems(self) -> tuple[np.ndarray, np.ndarray]:
+        """Harmonic and noise part to play: turned down together where one of them exceeds full scale."""
+        gain = _limiter_gain(self.harmonic, self.noise)
+        return self.harmonic * gain, self.noise * gain
 
     def settings(self) -> dict[str, Any]:
         """Everything needed to make the same sound again, as plain JSON values."""
@@ -114,7 +98,7 @@ class Conversion:
                 "n_samples": self.song.n_samples,
             },
             "instrument": {"name": self.instrument_name, "kind": self.kind, "sha256": self.instrument_sha256},
-            "controls": dataclasses.asdict(self.controls),
+            "controls": {k: v for k, v in dataclasses.asdict(self.controls).items() if v is not None},
             "key": self.tracks.key,
             "tuning_semitones": self.tracks.tuning_semitones,
             "f0_method": self.features.settings.f0_method,
@@ -130,118 +114,72 @@ class Conversion:
     @property
     def settings_text(self) -> str:
         """The settings in two lines for people."""
-        c = self.controls
-        level = "instrument's loudness" if c.use_loudness_statistics else "song's own loudness"
-        tuned = f"autotune {c.autotune:g} ({self.tracks.key})" if c.autotune else "no autotune"
+        changed = self.controls.changes(self.kind) or "controls as they begin"
+        key = f", key {self.tracks.key}" if self.controls.autotune and self.controls.autotune_key == "auto" else ""
+        sampling = "".join(f", {name} {value}" for name, value in self.sampling.items())
         return (
-            f"{self.song.name} sung by {self.instrument_name} ({self.sample_rate_hz} Hz, seed {self.seed})\n"
-            f"{level} {c.loudness_shift_db:+g} dB, mask threshold {c.mask_threshold:g}, "
-            f"attenuation {c.attenuation_db:g} dB, octave {c.octave_shift:+d}, semitones {c.semitone_shift:+g}, {tuned}"
-            f"{'' if c.loudness_follow == 1 else f', follows the dynamics by {c.loudness_follow:g}'}"
-            f"{', octave errors repaired' if c.repair_octaves and self.octave_errors else ''}{self._sampling_text()}"
+            f"{self.song.name} by {self.instrument_name} ({self.sample_rate_hz} Hz, seed {self.seed})\n"
+            f"{changed}{key}{sampling}"
         )
-
-    def _sampling_text(self) -> str:
-        words = {k: v for k, v in self.sampling.items() if k != "singer"}
-        mix = self.sampling.get("singer")
-        if mix is not None:
-            words["singer"] = mix if isinstance(mix, str) else " + ".join(f"{n} {w:g}" for n, w in mix.items())
-        return "".join(f", {name} {value}" for name, value in words.items())
-
-
-# Converting -----------------------------------------------------------------------------------------------------------
 
 
 def convert(
     instrument: Any,
     song: Song,
     controls: Controls | None = None,
-    seed: int = 0,
+    sampling: SamplingOptions | None = None,
+    vocoder: AnyVocoder | str | Path | None = None,
     keep_rate: bool = False,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
-    sampler: str | None = None,
-    steps: int | None = None,
-    shallow: int | None = None,
-    singer: dict[str, float | int] | str | None = None,
-    vocoder: AnyVocoder | str | Path | None = None,
-    precision: str | None = None,
-    temperature: float | int | None = None,
 ) -> Conversion:
-    """Let an instrument sing a song.
-
-    The model sings in pieces whose memory does not grow with the song. Nothing is written; see :func:`save`.
+    """Convert a song. Memory does not grow with the song beyond its features; nothing is written (:func:`save`).
 
     Args:
-        instrument: From ``instrument.open``.
-        song: From :func:`load_song` with the instrument's feature settings.
-        controls: The knobs; :func:`defaults` of the instrument's kind if None.
-        seed: The same seed gives the same sound, bit by bit on one machine.
+        instrument: From ``load_instrument``.
+        song: From ``load_song`` with the instrument's feature settings.
+        controls: :func:`defaults` of the instrument's kind if None.
+        sampling: Of a diffusion instrument; its ``seed`` is that of any instrument's noise. Equal seeds give equal
+            sounds, bit by bit on one machine.
+        vocoder: For the mel of a diffusion instrument: loaded, or what ``load_vocoder`` takes; its own if None.
         keep_rate: Give the result the song's sample rate instead of the instrument's.
-        progress: Called with a fraction 0..1 and a text.
-        cancelled: Asked between pieces; True ends the conversion.
-        sampler: How a diffusion instrument walks, one of ``samplers.METHODS``; its own choice if None.
-        steps: Steps of this walk; its own choice if None.
-        shallow: Diffusion step at which its walk starts, from the coarse mel; from pure noise if None.
-        singer: Name of one of its singers, or names with weights; its first one if None.
-        vocoder: What makes sound of the mel of a diffusion instrument: opened, or what ``vocoding.open`` takes; its own
-            if None.
-        precision: One of ``denoiser.PRECISIONS``; ``auto`` if None.
-        temperature: Factor of the noise of the walk, 0 to 2; below 1 smoother; the instrument's own if None.
+        progress: See ``utils.progress``.
+        cancelled: See ``utils.progress``; asked at every step and piece.
 
     Returns:
-        The sound, exactly as long as the song, and everything that made it so.
+        The sound, exactly as long as the song, and everything that determines it.
 
     Raises:
-        ConversionError: if song and instrument do not fit, or the instrument sings no numbers.
-        ModelError: if instrument and vocoder have different mels; names both sides.
-        Cancelled: if ``cancelled`` says so.
+        ConversionError: if song, instrument and options do not fit together, or the model's output is not finite.
+        FeatureError: if instrument and vocoder have different mels; names both sides.
+        Cancelled: after ``cancelled()`` returned True.
     """
     began = time.perf_counter()
-    controls = controls or defaults(instrument.kind)
-    render = renderers.renderer(instrument)
-    asked = {
-        "sampler": sampler,
-        "steps": steps,
-        "shallow": shallow,
-        "singer": singer,
-        "precision": precision,
-        "temperature": temperature,
-    }
-    sampling = {name: value for name, value in asked.items() if value is not None}
-    if (sampling or vocoder is not None) and instrument.kind != "diffusion":
-        raise ConversionError(
-            f"{', '.join(sampling or ['vocoder'])} can be chosen for diffusion instruments only; '{instrument.name}' "
-            f"is of kind '{instrument.kind}'. Leave it out."
-        )
-    renderers.require_same_grid(instrument, song)
+    report = reporter(progress, cancelled)
+    controls, sampling = controls or defaults(instrument.kind), sampling or SamplingOptions()
+    # 1. Refuse what does not fit together.
+    render = _renderer(instrument)
+    _check_options(instrument, controls, sampling, vocoder)
+    _check_frame_grid(instrument, song)
     if isinstance(vocoder, str | Path):
-        vocoder = vocoding.open(vocoder, near=instrument.path.parent)
+        vocoder = vocoders.open(vocoder, near=instrument.path.parent)
     if vocoder is not None:
         vocoder.contract.require(instrument.features.mel, f"the vocoder '{vocoder.name}'", f"'{instrument.name}'")
-    report = reporter(progress, cancelled)
+    # 2. Pitch and loudness for the instrument.
     report(0.0, "adjusting pitch and loudness")
-    errors = octaves.find(song.audio, song.features)
+    errors, source = octaves.find(song.audio, song.features), song
     if errors and controls.repair_octaves:
-        repaired = dataclasses.replace(song, features=octaves.repaired(song.features, errors))
-    else:
-        repaired = song
-    adjusted = adjust(repaired.features, instrument.statistics, controls)
-    parts = render(
-        instrument,
-        repaired,
-        adjusted,
-        seed,
-        progress=lambda fraction, text: report(0.05 + 0.85 * fraction, text),
-        cancelled=cancelled,
-        **({"vocoder": vocoder} if vocoder else {}),
-        **sampling,
-    )
+        source = dataclasses.replace(song, features=octaves.repaired(song.features, errors))
+    tracks = adjust(source.features, instrument.statistics, controls)
+    # 3. The model renders audio, harmonic part and noise part.
+    request = _Request(instrument, source, tracks, controls, sampling, vocoder)
+    parts = render(request, lambda fraction, text: report(0.05 + 0.85 * fraction, text), cancelled)
     if not all(np.isfinite(part).all() for part in parts):
         raise ConversionError(
-            f"'{instrument.name}' sang values that are no numbers: its weights are damaged or its training failed. "
+            f"Model '{instrument.name}' produced NaN or infinity: its weights are damaged or its training failed. "
             "Export it again from an earlier checkpoint."
         )
+    # 4. Sample rate and length of the song, peak below full scale.
     rate_hz, n_samples = instrument.features.sample_rate_hz, len(song.audio)
     if keep_rate and song.sample_rate_hz != rate_hz:
         report(0.9, f"resampling to {song.sample_rate_hz} Hz")
@@ -249,53 +187,69 @@ def convert(
             parts[i] = audio.resample(part, rate_hz, song.sample_rate_hz)
         rate_hz, n_samples = song.sample_rate_hz, song.n_samples
     parts = [fit_length(part, n_samples) for part in parts]
-    warnings = [*song.warnings, *adjusted.warnings]
-    if errors:
-        remedy = "This was repaired." if controls.repair_octaves else _REMEDY
-        warnings.append(f"{octaves.describe(errors)} {remedy}")
-    peak = max(max(float(part.max()), -float(part.min())) for part in parts)
-    gain = min(1.0, PEAK_LIMIT / max(peak, 1e-9))
-    gain_db = 20.0 * math.log10(gain)
+    gain = _limiter_gain(parts[0])
     if gain < 1.0:
-        parts = [part * np.float32(gain) for part in parts]
-        warnings.append(
-            f"The result was too loud by {-gain_db:.1f} dB and was turned down by as much, without clipping."
-        )
+        parts = [part * gain for part in parts]
     report(1.0, "done")
-    if instrument.kind == "diffusion":
-        sampling = instrument.model.walked(sampling)
     return Conversion(
-        audio=parts[0],
-        harmonic=parts[1],
-        noise=parts[2],
+        *parts,
         sample_rate_hz=rate_hz,
         song=song,
-        tracks=adjusted,
+        tracks=tracks,
         controls=controls,
         instrument_name=instrument.name,
         instrument_sha256=instrument.sha256,
         kind=instrument.kind,
-        seed=seed,
-        gain_db=gain_db,
-        warnings=tuple(warnings),
+        seed=sampling.seed,
+        gain_db=20.0 * math.log10(gain),
+        warnings=(*song.warnings, *tracks.warnings, *_warnings(errors, controls, gain)),
         seconds=time.perf_counter() - began,
-        sampling=sampling,
+        sampling=_resolved(instrument, sampling),
         vocoder=vocoder.record() if vocoder else {},
         octave_errors=tuple(errors),
     )
+
+
+def vocode(
+    vocoder: AnyVocoder,
+    song: Song,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> np.ndarray:
+    """Analysis and resynthesis of a song by a vocoder (copy synthesis).
+
+    Args:
+        vocoder: From ``load_vocoder``.
+        song: From ``load_song`` with ``vocoder.features``.
+        seed: Of all noise.
+        progress: See ``utils.progress``.
+        cancelled: See ``utils.progress``.
+
+    Returns:
+        float32 ``[samples]``, as long as ``song.audio``, full scale 1, not limited.
+
+    Raises:
+        ModelError: if the song was measured without a mel, or with another mel configuration.
+    """
+    measured, hop = song.features, vocoder.contract.hop_samples
+    arrays = {f.name: getattr(measured, f.name) for f in dataclasses.fields(measured)}
+    padded = {k: _pad_frames(x, len(song.audio), hop) for k, x in arrays.items() if isinstance(x, np.ndarray)}
+    whole = dataclasses.replace(measured, n_samples=len(padded["voiced"]) * hop, **padded)
+    return fit_length(vocoder.resynthesize(whole, seed, progress, cancelled).audio, len(song.audio))
 
 
 def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: str | None = None) -> Path:
     """Write a conversion as ``<song> - <instrument>.<format>`` (or ``<name>.<format>``), and its settings beside it.
 
     Nothing is ever overwritten: a name that is taken gets a number. The file carries the tag "synthetic voice" and its
-    settings; the same settings lie beside it as ``<file>.json``.
+    settings; the same settings are written beside it as ``<file>.json``.
 
     Args:
-        conversion: What is written.
-        folder: Where; made if it is not there.
+        conversion: The conversion.
+        folder: Made if it is not there.
         format: One of :data:`FORMATS`.
-        name: What to call it instead, without suffix; characters that no file name has are replaced.
+        name: Of the file without suffix; characters that no file name has are replaced.
 
     Returns:
         The audio file.
@@ -306,12 +260,151 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
     """
     suffix = format.lower().lstrip(".")
     if suffix not in FORMATS:
-        raise ConversionError(f"'{format}' is no format to save in; choose {', '.join(FORMATS)}.")
+        raise ConversionError(f"'{format}' is not a format of results; choose {', '.join(FORMATS)}.")
     stem = filesystem.safe_name(name or f"{conversion.song.name} - {conversion.instrument_name}", "conversion")
-    settings = conversion.settings()
-    tags = {"comment": f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"}
     target = Path(folder) / f"{stem}.{suffix}"
-    path = audio.write(target, conversion.audio, conversion.sample_rate_hz, tags, new_name=True).path
+    return write_with_settings(target, conversion.audio, conversion.sample_rate_hz, conversion.settings())
+
+
+def write_with_settings(target: Path, samples: np.ndarray, sample_rate_hz: int, settings: dict[str, Any]) -> Path:
+    """Write a sound under a name that is not taken, its settings in its tags and beside it as ``<file>.json``."""
+    tags = {"comment": f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"}
+    path = audio.write(target, samples, sample_rate_hz, tags, new_name=True).path
     text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
     atomic_store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
     return path
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def _check_options(instrument, controls: Controls, sampling: SamplingOptions, vocoder) -> None:
+    given = [name for name in sampling.given() if name != "seed"]
+    given += [name for name, value in (("singer", controls.singer), ("vocoder", vocoder)) if value is not None]
+    if given and instrument.kind != "diffusion":
+        raise ConversionError(
+            f"{', '.join(given)} can be chosen for diffusion instruments only; '{instrument.name}' is of kind "
+            f"'{instrument.kind}'. Leave it out."
+        )
+
+
+def _check_frame_grid(instrument, song: Song) -> None:
+    theirs, ours = instrument.features, song.features.settings
+    for name, unit in (("sample_rate_hz", "Hz"), ("hop_samples", "samples per frame"), ("loudness_n_fft", "samples")):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise ConversionError(
+                f"The song was measured with {name} {getattr(ours, name)} ({unit}), but '{instrument.name}' needs "
+                f"{getattr(theirs, name)}. Load the song again with this instrument's feature settings."
+            )
+
+
+def _warnings(errors: list, controls: Controls, gain: np.float32) -> list[str]:
+    found = []
+    if errors:
+        remedy = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
+        repaired = "This was repaired." if controls.repair_octaves else remedy
+        found.append(f"{octaves.describe(errors)} {repaired}")
+    if gain < 1.0:
+        found.append(
+            f"The result was too loud by {-20.0 * math.log10(gain):.1f} dB and was turned down by as much, without "
+            "clipping."
+        )
+    return found
+
+
+def _limiter_gain(*signals: np.ndarray) -> np.float32:
+    """The largest gain, at most 1, that keeps all signals below ``PEAK_LIMIT``."""
+    peak = max(max(float(x.max(initial=0.0)), -float(x.min(initial=0.0))) for x in signals)
+    return np.float32(min(1.0, PEAK_LIMIT / max(peak, 1e-9)))
+
+
+def _resolved(instrument, sampling: SamplingOptions) -> dict[str, Any]:
+    given = {name: value for name, value in sampling.given().items() if name != "seed"}
+    return instrument.model.walked(given) if instrument.kind == "diffusion" else {}
+
+
+# Rendering by the kind of instrument ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Request:
+    """Everything that a renderer needs, checked."""
+
+    instrument: Any
+    song: Song
+    tracks: ConditioningTracks
+    controls: Controls
+    sampling: SamplingOptions
+    vocoder: AnyVocoder | None
+
+    def pad(self, x: np.ndarray) -> np.ndarray:
+        """``[frames, ...]`` for all of the song, see :func:`_pad_frames`."""
+        return _pad_frames(x, len(self.song.audio), self.instrument.features.hop_samples)
+
+
+def _pad_frames(x: np.ndarray, n_samples: int, hop_samples: int) -> np.ndarray:
+    """``[frames, ...]`` with the last frame repeated for an incomplete frame at the end of the song."""
+    missing = -(-n_samples // hop_samples) - len(x)
+    return np.pad(x, ((0, missing), *[(0, 0)] * (x.ndim - 1)), mode="edge")
+
+
+def _renderer(instrument: Any) -> Callable[..., list[np.ndarray]]:
+    """The renderer of a kind of instrument: gives audio, harmonic and noise part, float32 ``[samples]`` each."""
+    if instrument.kind in _NO_VOICE:
+        hint = "Choose a diffusion instrument of the same mel, and this as its vocoder if it was trained on mels."
+        raise ConversionError(_NO_VOICE[instrument.kind].format(name=instrument.name), hint=hint)
+    if instrument.kind not in _RENDERERS:
+        raise ConversionError(
+            f"'{instrument.name}' is an instrument of kind '{instrument.kind}', unknown to this version of svclib "
+            f"({', '.join(_RENDERERS)}). Update svclib."
+        )
+    return _RENDERERS[instrument.kind]
+
+
+def _render_ddsp(request: _Request, progress, cancelled) -> list[np.ndarray]:
+    model, tracks, song = request.instrument.model, request.tracks, request.song
+    f0_hz = request.pad(tracks.f0_hz)
+    source = fit_length(song.audio, len(f0_hz) * request.instrument.features.hop_samples)
+    made = model.render(
+        f0_hz,
+        request.pad(tracks.voiced),
+        request.pad(tracks.loudness_db),
+        audio=source if model.settings.z_dims else None,
+        seed=request.sampling.seed,
+        progress=progress,
+        cancelled=cancelled,
+    )
+    return [np.asarray(part, dtype=np.float32).reshape(-1) for part in (made.audio, made.harmonic, made.noise)]
+
+
+def _render_diffusion(request: _Request, progress, cancelled) -> list[np.ndarray]:
+    """Content, source F0 and mel are the song's; target F0 and loudness those of the tracks."""
+    instrument, song, pad = request.instrument, request.song, request.pad
+    features, own = song.features, instrument.features
+    if features.log_mel is None:
+        raise ConversionError(f"'{song.name}' was measured without a log-mel. Load it for '{instrument.name}' again.")
+    own.mel.require(features.settings.mel, f"'{instrument.name}'", f"'{song.name}'")
+    if own.units is not None and own.units != features.settings.units:
+        raise ConversionError(f"'{song.name}' has no content features of '{instrument.name}'. Load it again.")
+    sampling = request.sampling.given()
+    if "sampler" in sampling:
+        sampling["method"] = sampling.pop("sampler")
+    try:
+        made = instrument.model.render(
+            *(pad(x) for x in (features.log_mel, features.f0_hz, features.voiced)),
+            *(pad(x) for x in (request.tracks.f0_hz, request.tracks.voiced, request.tracks.loudness_db)),
+            singer=request.controls.singer,
+            progress=progress,
+            cancelled=cancelled,
+            content=None if own.units is None else pad(features.content),
+            vocoder=request.vocoder,
+            **sampling,
+        )
+    except ModelError as error:
+        raise ConversionError(f"'{instrument.name}': {error}") from None
+    parts = [np.asarray(part, dtype=np.float32) for part in (made.audio, made.harmonic, made.noise)]
+    gain = silence_gain(features.loudness_db, len(parts[0]), own.hop_samples)
+    return parts if gain is None else [part * gain for part in parts]
+
+
+_RENDERERS: dict[str, Callable[..., list[np.ndarray]]] = {"ddsp": _render_ddsp, "diffusion": _render_diffusion}

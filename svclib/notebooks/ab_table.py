@@ -1,4 +1,4 @@
-"""The A/B table of notebook 03: one clip in several ways, row by row, each to listen to and measured."""
+"""The A/B table of notebook 03: one clip in several variants, each to listen to and measured."""
 
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,14 @@ from svclib.audio import io as audio
 from svclib.conversion import ab_compare
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
-from svclib.notebooks.sampling_controls import OWN, STEPS, sampler_options, vocoder_options
+from svclib.notebooks.controls import OWN, sampling_menu, vocoder_menu
 
-ROUGH = [
-    OWN,
-    ("pure noise", ab_compare.PURE_NOISE),
-    *((f"a rough guess at {n}", n) for n in (50, 100, 200, 300, 500, 700)),
-]
 _AS_SET = "As set in the panel above"
 
-_WHAT_THEY_MEAN = (
-    "seconds: singing alone, and per second of sound. F0 RMSE, F0 corr.: pitch heard against pitch asked, where both "
-    "are voiced; below 20 cents hardly anybody hears it. Voicing F1: tone where tone was asked, breath where breath; "
-    "1 is all right. Loudness: mean distance from what was asked."
+_LEGEND = (
+    "seconds: of the conversion alone, and per second of sound. F0 RMSE, F0 corr.: measured against target F0, where "
+    "both are voiced; below 20 cents hardly anybody hears it. Voicing F1: tone where tone was the target, breath where "
+    "breath; 1 is all right. Loudness: mean distance from the target."
 )
 
 
@@ -43,7 +38,7 @@ def compare_panel(base: Any, convert: Any = None) -> "ComparePanel":
 
 
 class ComparePanel(widgets.Panel):
-    """Choose ways to sing, press Compare; a row appears whenever one is sung and measured."""
+    """Choose variants, press Compare; a row appears whenever one is converted and measured."""
 
     def __init__(self, base, convert=None):
         self.base, self.convert = base, convert
@@ -54,9 +49,10 @@ class ComparePanel(widgets.Panel):
         self._set = ""
         guard = widgets.guarded(self.message)
         self.instruments = self._several("Instruments", "t-ab-instruments", "several with Ctrl or Shift")
-        self.samplers = self._several("Samplers", "t-ab-samplers", "of diffusion instruments", sampler_options())
-        self.steps = self._several("Steps", "t-ab-steps", "of diffusion instruments", STEPS)
-        self.starts = self._several("Begin with", "t-ab-rough", "of diffusion instruments", ROUGH)
+        starts = [OWN, ("pure noise", ab_compare.PURE_NOISE), *sampling_menu("shallow")[1:]]
+        self.samplers = self._several("Samplers", "t-ab-samplers", "of diffusion instruments", sampling_menu("sampler"))
+        self.steps = self._several("Steps", "t-ab-steps", "of diffusion instruments", sampling_menu("steps"))
+        self.starts = self._several("Shallow start", "t-ab-shallow", "of diffusion instruments", starts)
         self.vocoders = self._several("Vocoders", "t-ab-vocoders", "of diffusion instruments")
         self.song = widgets.control(W.Dropdown, "Song", "t-ab-song", "the clip comes from it", options=[("", None)])
         self.start = widgets.control(
@@ -76,16 +72,16 @@ class ComparePanel(widgets.Panel):
         )
         self.as_set.layout.display = "none" if convert is None else ""
         self.compare_button = widgets.button(
-            "Compare", guard(self.compare), "t-compare", "primary", "sing the clip in every chosen combination"
+            "Compare", guard(self.compare), "t-compare", "primary", "convert the clip in every chosen combination"
         )
         self.cancel_button = widgets.button("Cancel", guard(self._cancel), "t-ab-cancel", hint="rows so far stay")
         self.refresh_button = widgets.button("Look again", guard(self.refresh), "t-ab-refresh", hint="read the folders")
         self.cancel_button.disabled = True
         self.table = widgets.html(css_class="t-ab-table")
         choices = widgets.row(
-            widgets.column("Who sings", self.instruments, self.vocoders),
-            widgets.column("How", self.samplers, self.steps, self.starts),
-            widgets.column("What", self.song, self.start, self.seconds, self.as_set),
+            widgets.column("Voice", self.instruments, self.vocoders),
+            widgets.column("Sampling", self.samplers, self.steps, self.starts),
+            widgets.column("Clip", self.song, self.start, self.seconds, self.as_set),
         )
         choices.layout.align_items = "flex-start"
         buttons = (self.compare_button, self.cancel_button, self.refresh_button, self.progress.widget)
@@ -103,7 +99,7 @@ class ComparePanel(widgets.Panel):
         listed = [entry for entry in instrument.list_folder(self.base.instruments) if entry.kind]
         sung = [entry for entry in listed if entry.sings]
         self._fill(self.instruments, [(entry.path.stem, entry) for entry in sung])
-        self._fill(self.vocoders, vocoder_options(listed))
+        self._fill(self.vocoders, vocoder_menu(listed))
         widgets.fill(self.song, songs, self.song.value or (self.convert and self.convert.song.value))
         missing = not sung or not songs
         self.task.show()
@@ -128,51 +124,50 @@ class ComparePanel(widgets.Panel):
         self.task.cancel("Stopping; the rows so far stay.")
 
     def compare(self) -> None:
-        """Sing the clip in every chosen combination, in the background."""
-        asked = ab_compare.variants(
+        """Convert the clip in every chosen combination, in the background."""
+        chosen = ab_compare.variants(
             self.instruments.value, self.samplers.value, self.steps.value, self.starts.value, self.vocoders.value
         )
         if self.song.value is None:
             self.message.show("There is no song yet; put one into your folder and press Look again.", "warning")
             return
-        if not asked:
+        if not chosen:
             self.message.show("Choose at least one instrument, sampler, number of steps, start and vocoder.", "warning")
             return
-        song, start_s, seconds = self.song.value, self.start.value, self.seconds.value
-        controls, options = self._settings()
+        clip = ab_compare.Clip(self.song.value, self.start.value, self.seconds.value)
+        settings = self._settings()
 
         def task():
             self.message.show("")
-            self.rows, self._shown, self._set = [], [], ab_compare.describe_settings(controls, options)
-            for row in ab_compare.compare(
-                asked,
-                song,
-                controls,
-                start_s,
-                seconds,
-                opened=self._open,
-                progress=self.progress,
-                cancelled=self.task.cancelled,
-                options=options,
-            ):
+            self.rows, self._shown, self._set = [], [], self._settings_text(settings)
+            for row in ab_compare.compare(chosen, clip, settings, self._open, self.progress, self.task.cancelled):
                 self.rows.append(row)
                 self._append(row)
-            self.message.show("One way was sung." if len(asked) == 1 else f"{len(asked)} ways were sung.", "done")
+            count = "One variant was" if len(chosen) == 1 else f"{len(chosen)} variants were"
+            self.message.show(f"{count} compared.", "done")
 
         self.task.start(task)
 
-    def _settings(self):
-        """Controls and options by instrument, as the panel above has them."""
+    def _settings(self) -> dict[Path, ab_compare.Settings]:
+        """Settings by instrument, as the panel above has them."""
         if self.convert is None or not self.as_set.value:
-            return None, {}
-        return self.convert.controls(), self.convert.options_of([entry.path for entry in self.instruments.value])
+            return {}
+        return self.convert.settings_of([entry.path for entry in self.instruments.value])
+
+    def _settings_text(self, settings: dict[Path, ab_compare.Settings]) -> str:
+        """The settings of the panel above as a sentence; empty where every instrument has its own."""
+        if not settings:
+            return ""
+        kinds = {entry.path: entry.kind for _, entry in self.instruments.options}
+        texts = dict.fromkeys(text for path, value in settings.items() if (text := value.text(kinds[path])))
+        return f"Set in the panel: {'; '.join(texts) or 'only the defaults'}."
 
     def _open(self, path):
         return self.opened.get(path, lambda: instrument.open(path))
 
     def _append(self, row) -> None:
         listen = row.problem if row.audio is None else page.small_player(row.audio, row.sample_rate_hz, row.label)
-        self._shown.append([row.label, listen, *ab_compare.cells(row)])
+        self._shown.append([row.label, listen, *row.cells()])
         marks = ["error" if r.problem else "" for r in self.rows]
         table = page.table(list(ab_compare.HEADINGS), self._shown, marks)
-        self.table.value = table + page.paragraph(f"{self._set} {_WHAT_THEY_MEAN}".strip())
+        self.table.value = table + page.paragraph(f"{self._set} {_LEGEND}".strip())

@@ -7,7 +7,8 @@ import librosa.core.convert  # noqa: F401  loads now what the first Run would wa
 
 from svclib.analysis import ablation, interventions, live_preview, step_metrics
 from svclib.audio import io as audio
-from svclib.conversion import pipeline, recognition
+from svclib.conversion import recognition
+from svclib.conversion import song as songs
 from svclib.models import instrument
 from svclib.models.diffusion import samplers
 from svclib.notebooks import ablation_controls as parts
@@ -213,7 +214,7 @@ class AblationPanel(widgets.Panel):
         self._start(lambda: self._sing(wish, options))
 
     def _stretch(self, path, wish, features, statistics):
-        song = pipeline.cached_song(path, features, progress=self.progress, cancelled=self.task.cancelled)
+        song = songs.cached_song(path, features, progress=self.progress, cancelled=self.task.cancelled)
         return interventions.cut_excerpt(song, statistics, wish["start_s"], wish["seconds"])
 
     def _sing(self, wish, options):

@@ -1,5 +1,6 @@
 """The panel of notebook 03: an instrument, a song, the controls, Transfer; results append below."""
 
+import dataclasses
 from pathlib import Path
 
 import ipywidgets as W
@@ -8,20 +9,21 @@ from IPython.display import HTML, display
 from svclib.analysis import html as page
 from svclib.analysis.conversion_report import result_html
 from svclib.audio import io as audio
-from svclib.conversion import batch, pipeline
+from svclib.conversion import ab_compare, batch, key_suggestion, pipeline
+from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run, microphone, train
 from svclib.notebooks.ab_table import compare_panel
-from svclib.notebooks.control_sliders import ControlSliders
+from svclib.notebooks.controls import ControlSliders, SamplingControls, controls_table
 from svclib.notebooks.prepare import open_folder
-from svclib.notebooks.sampling_controls import SamplingControls
 from svclib.utils import atomic_store, filesystem, workspace
 
 __all__ = [
     "ConvertPanel",
     "compare_panel",
+    "controls_table",
     "convert_panel",
     "ensure_instruments_and_songs",
     "open_folder",
@@ -66,9 +68,6 @@ class ConvertPanel(widgets.Panel):
         self._guard = widgets.guarded(self.message)
         self._make_choices()
         self.sliders = ControlSliders(self._guard)
-        self.numbers, self.preset, self.key = self.sliders.numbers, self.sliders.preset, self.sliders.key
-        self.use_statistics = self.sliders.use_statistics
-        self.suggestion, self.take_buttons = self.sliders.suggestion, self.sliders.take_buttons
         self._make_output()
         self._make_actions()
         self.sampling, self.results = SamplingControls(), W.VBox([])
@@ -82,15 +81,15 @@ class ConvertPanel(widgets.Panel):
             [
                 widgets.row(self.instrument, self.song),
                 widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
-                self.suggestion,
-                self.take_buttons,
+                self.sliders.suggestion,
+                self.sliders.take_buttons,
                 groups,
                 widgets.row(
                     self.transfer_button,
                     self.all_button,
                     self.cancel_button,
                     self.reset_button,
-                    self.preset,
+                    self.sliders.preset,
                     self.progress.widget,
                 ),
                 self.message.widget,
@@ -250,7 +249,7 @@ class ConvertPanel(widgets.Panel):
 
     def controls(self) -> Controls:
         """The controls as they stand."""
-        return self.sliders.controls()
+        return self.sliders.controls(self.sampling.singer())
 
     def reset(self) -> None:
         """All controls back to where they began."""
@@ -285,7 +284,7 @@ class ConvertPanel(widgets.Panel):
         """The chosen instrument and song, opened or as opened before."""
         path, song_path = self.instrument.value, self.song.value
         loaded = self._open(path)
-        song = pipeline.cached_song(song_path, loaded.features, progress=self.progress, cancelled=self.task.cancelled)
+        song = songs.cached_song(song_path, loaded.features, progress=self.progress, cancelled=self.task.cancelled)
         return loaded, song
 
     def suggest(self) -> None:
@@ -294,74 +293,66 @@ class ConvertPanel(widgets.Panel):
 
     def _suggest(self):
         loaded, song = self._load()
-        found = pipeline.suggest_shift(song.features, loaded.statistics, loaded.kind)
+        found = key_suggestion.suggest_shift(song.features, loaded.statistics, loaded.kind)
         self.sliders.suggest(found)
         self.message.show("")
 
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
         controls, options, full = self.controls(), self._options(), self.full_output.value
-        suffix = self.format.value
+        suffix, keep_rate = self.format.value, self.keep_rate.value
 
         def task():
             self.message.show("")
-            loaded, song = self._load()
-            result = pipeline.convert(
-                loaded, song, controls, progress=self.progress, cancelled=self.task.cancelled, **options
-            )
+            voice, song = self._load()
+            options_ = {**options, "progress": self.progress, "cancelled": self.task.cancelled}
+            result = pipeline.convert(voice, song, controls, keep_rate=keep_rate, **options_)
             path = pipeline.save(result, self.base.output, suffix)
             self._append(result, path, full)
-            found = pipeline.suggest_shift(song.features, loaded.statistics, loaded.kind)
-            said = f"Result {self.n_results} is below, and in {path}. {found.reminder(controls)}"
-            self.message.show(said.strip(), "done")
+            found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
+            text = f"Result {self.n_results} is below, and in {path}. {found.reminder(controls)}"
+            self.message.show(text.strip(), "done")
 
         self._start(task)
 
     def transfer_all(self) -> None:
         """Convert every song of the menu; each result appends as soon as it is there."""
         controls, options, path = self.controls(), self._options(), self.instrument.value
-        songs, own_keys = [value for _, value in self.song.options], self.own_keys.value
-        suffix = self.format.value
+        paths, own_keys = [value for _, value in self.song.options], self.own_keys.value
+        output = batch.Output(self.base.output, self.format.value, keep_rate=self.keep_rate.value)
 
         def task():
             self.message.show("")
-            loaded, outcomes = self._open(path), []
+            voice, outcomes = self._open(path), []
 
-            def chosen(song):
-                found = pipeline.suggest_shift(song.features, loaded.statistics, loaded.kind)
+            def controls_for(song):
+                found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
                 return found.applied(controls) if own_keys else controls
 
-            for outcome in batch.convert_songs(
-                loaded,
-                songs,
-                self.base.output,
-                chosen,
-                form=suffix,
-                progress=self.progress,
-                cancelled=self.task.cancelled,
-                **options,
-            ):
+            options_ = {**options, "progress": self.progress, "cancelled": self.task.cancelled}
+            for outcome in batch.convert_songs(voice, paths, output, controls_for, **options_):
                 if outcome.saved is not None:
                     self._append(outcome.conversion, outcome.saved, False)
-                outcomes.append(batch.Outcome(outcome.path, outcome.saved, None, outcome.error))
+                outcomes.append(dataclasses.replace(outcome, conversion=None))
             failed = any(o.error is not None for o in outcomes)
             self.message.show(batch.describe(outcomes), "warning" if failed else "done")
 
         self._start(task)
 
     def _options(self) -> dict:
-        return {"keep_rate": self.keep_rate.value, **self.sampling.options()}
+        return {"sampling": self.sampling.options(), "vocoder": self.sampling.chosen_vocoder()}
 
-    def options_of(self, paths: list[Path]) -> dict[Path, dict]:
-        """What is set for diffusion, for other instruments too: each gets what it can be asked, the mix of singers only
-        the chosen one."""
+    def settings_of(self, paths: list[Path]) -> dict[Path, ab_compare.Settings]:
+        """The settings of the panel for other instruments too: each gets what it has options for, the mix of singers
+        only the chosen one."""
         found = {}
         for path in paths:
-            options = dict(self.sampling.options())
+            controls = self.controls()
             if path != self.instrument.value:
-                options.pop("singer", None)
+                controls = dataclasses.replace(controls, singer=None)
             listing = self.listings.get(path)
-            found[path] = options if listing is not None and listing.kind == "diffusion" else {}
+            options = self._options() if listing is not None and listing.kind == "diffusion" else {}
+            found[path] = ab_compare.Settings(controls, **options)
         return found
 
     def _append(self, result, path, full):

@@ -64,9 +64,13 @@ class Settings:
         return from_dict(cls, record, cls.__name__, complete=True)
 
 
-def check(settings: Any) -> None:
-    """Convert every field of a dataclass instance to its type and check its limits; see :class:`Settings`."""
-    for name, (hint, limits) in _fields(type(settings)).items():
+def check(settings: Any, names: typing.Collection[str] | None = None) -> None:
+    """Convert the fields (those of ``names``) of a dataclass instance to their types and check their limits.
+
+    See :class:`Settings`.
+    """
+    fields = _fields(type(settings))
+    for name, (hint, limits) in fields.items() if names is None else [(name, fields[name]) for name in names]:
         value = _convert(hint, getattr(settings, name), f"{type(settings).__name__}.{name}", limits)
         object.__setattr__(settings, name, value)
 

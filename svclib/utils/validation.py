@@ -18,11 +18,12 @@ class ControlSpec:
         low, high: Range of a number, both allowed; whole numbers where ``low`` is an int. None for anything else.
         step: Of a slider.
         choices: The allowed texts, or a function that lists them (a registry).
-        label: In panels.
+        label: In panels; made of the name if empty.
         help: One phrase for tooltips, ``--help`` and tables.
         group: Heading under which panels show it.
-        flags: Of the command line: the first is documented, the others are older spellings.
-        metavar: Of the command line.
+        flags: Of the command line: the first is documented, the others are older spellings. Made of the name if empty.
+        metavar: Of the command line; words after ``|`` are allowed in place of a number.
+        suggestions: Usual values of a number whose default is None, for a menu.
     """
 
     name: str
@@ -36,6 +37,13 @@ class ControlSpec:
     group: str = ""
     flags: tuple[str, ...] = ()
     metavar: str = "X"
+    suggestions: tuple = ()
+
+    def __post_init__(self):
+        words = self.name.removesuffix("_db").split("_")
+        unit = " (dB)" if self.name.endswith("_db") else ""
+        object.__setattr__(self, "label", self.label or " ".join(words).capitalize() + unit)
+        object.__setattr__(self, "flags", self.flags or (f"--{'-'.join(words)}",))
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -44,8 +52,10 @@ class ControlSpec:
 
     @property
     def range_text(self) -> str:
-        """Such as ``-3 to 3``; empty without a range."""
-        return "" if self.low is None else f"{self.low:g} to {self.high:g}"
+        """Such as ``-3 to 3`` or ``1 or more``; empty without a range."""
+        if self.low is None:
+            return ""
+        return f"{self.low:g} or more" if self.high >= 100_000 else f"{self.low:g} to {self.high:g}"
 
 
 def control(
@@ -66,8 +76,8 @@ def control_specs(settings: Any) -> list[ControlSpec]:
 
 
 def check_controls(settings: Any, error: type[ValueError]) -> None:
-    """Refuse values that their :class:`ControlSpec` does not allow."""
+    """Refuse values that their :class:`ControlSpec` does not allow; fields without one are left as they are."""
     try:
-        check(settings)
+        check(settings, [spec.name for spec in control_specs(settings)])
     except ConfigError as found:
         raise error(str(found)) from None

@@ -15,7 +15,7 @@ from diffusion_models import CONTRACT, FEATURES, STATISTICS, tiny, tune
 from svclib.analysis import ablation, compare, projection, step_metrics, trace
 from svclib.analysis import recorder as capture
 from svclib.analysis.interventions import Excerpt, Intervention, build_condition, cut_excerpt, dropout_warning
-from svclib.conversion.pipeline import Controls
+from svclib.conversion.controls import Controls
 from svclib.conversion.recognition import Transcript
 from svclib.conversion.song import Song
 from svclib.features.extract import Features

@@ -23,7 +23,8 @@ from svclib.analysis.lesson import text as lesson_pages
 from svclib.audio import io as audio
 from svclib.audio import mel as mel_
 from svclib.audio.mel import MelConfig
-from svclib.conversion import pipeline
+from svclib.conversion import song as songs
+from svclib.conversion.controls import Controls
 from svclib.data.synthetic import singers
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
@@ -75,7 +76,7 @@ def wave_model():
 def made(voice, song_path, wave_model):
     group = player.group(lesson_wave.six_steps(wave_model, 4096, every_step=False))
     facts = {"wave_steps": 6, "wave_text": f"a small model {NAME}"}
-    song = pipeline.load_song(song_path, FEATURES)
+    song = songs.load_song(song_path, FEATURES)
     return lesson.make(voice, song, 0.1, 1.5, 16, wave=group, wave_facts=facts)
 
 
@@ -158,7 +159,7 @@ def test_every_word_is_explained_and_every_task_has_an_event():
 
 
 def test_refusals(voice, song_path):
-    song = pipeline.load_song(song_path, FEATURES)
+    song = songs.load_song(song_path, FEATURES)
     with pytest.raises(ConversionError, match="does not sing step by step"):
         lesson.from_file(types.SimpleNamespace(kind="ddsp", name="x"), song_path)
     with pytest.raises(ConversionError, match="from 8 to 1000"):
@@ -201,7 +202,7 @@ def test_outline_holds_every_peak():
 
 def test_pitch_of_each_step_is_measured_on_its_sound(voice, song_path):
     """A tone of known pitch in place of every sound: its distance to what was asked is known."""
-    song = pipeline.load_song(song_path, FEATURES)
+    song = songs.load_song(song_path, FEATURES)
     asked = lesson.interventions.cut_excerpt(song, voice.statistics, 0.1, 1.5)
     trace = lesson.ablation.run(voice.model, asked, steps=4, features=False).trace
     n = waveform_images.n_frames(trace) * 256
@@ -239,10 +240,10 @@ def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
     settings = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition_dims=6, n_steps=4, fast_etas=())
     features = FeatureSettings(sample_rate_hz=8000, hop_samples=64, mel=MelConfig(8000, 256, 256, 64, 12, 0.0, 4000.0))
     vocoder = types.SimpleNamespace(kind="diffwave", name="v", model=settings.build(features), features=features)
-    song = pipeline.load_song(song_path, features)
+    song = songs.load_song(song_path, features)
     text = lesson_wave.document(vocoder, song, 0.4, 0.25)
     assert "v: sings one &amp; two again, out of noise" in text
-    asked = lesson_wave.interventions.cut_excerpt(song, None, 0.4, 0.25, pipeline.Controls())
+    asked = lesson_wave.interventions.cut_excerpt(song, None, 0.4, 0.25, Controls())
     assert [len(run["t"]) for run in data_of(text)["runs"]] == [4]
     run = lesson_wave.six_steps(vocoder.model, 0, asked=asked)[0]
     made = diffwave_uses.vocode(vocoder.model, asked.log_mel, features.mel, fast=False)

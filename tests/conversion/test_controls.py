@@ -11,6 +11,7 @@ from svclib.conversion import autotune, controls, key_suggestion
 from svclib.conversion.controls import Controls, adjust
 from svclib.features.extract import Features, FeatureSettings
 from svclib.utils.errors import ConversionError
+from svclib.utils.validation import control_specs
 
 SETTINGS = FeatureSettings()
 
@@ -43,14 +44,17 @@ def statistics(mean_midi=69.0, std_midi=3.0, loudness=(-50.0, 10.0), seed=0):
     }
 
 
-# Knobs ----------------------------------------------------------------------------------------------------------------
+NUMBERS = {spec.name: spec for spec in control_specs(Controls) if spec.low is not None}
+
+
+# Controls -------------------------------------------------------------------------------------------------------------
 
 
 def test_defaults_and_ranges():
     c = Controls()
     assert (c.use_loudness_statistics, c.mask_threshold, c.attenuation_db, c.autotune) == (True, 1.0, 20.0, 0.0)
     assert (c.octave_shift, c.semitone_shift, c.loudness_shift_db, c.autotune_key) == (0, 0.0, 0.0, "chromatic")
-    limits = {name: r[:2] for name, r in controls.RANGES.items()}
+    limits = {name: (spec.low, spec.high) for name, spec in NUMBERS.items()}
     assert limits["mask_threshold"] == (0, 2) and limits["attenuation_db"] == (0, 50) and limits["autotune"] == (0, 1)
     assert limits["octave_shift"] == (-3, 3) and limits["loudness_shift_db"] == (-30, 30)
     assert len(autotune.KEYS) == 2 + 12 + 12
@@ -58,10 +62,10 @@ def test_defaults_and_ranges():
         assert isinstance(preset, Controls)
 
 
-@pytest.mark.parametrize("name", list(controls.RANGES))
+@pytest.mark.parametrize("name", list(NUMBERS))
 @pytest.mark.parametrize("beyond", [-1, 1, float("nan"), True])
 def test_values_out_of_range_are_refused_with_the_range(name, beyond):
-    low, high, _ = controls.RANGES[name]
+    low, high = NUMBERS[name].low, NUMBERS[name].high
     value = {-1: low - 0.1, 1: high + 0.1}.get(beyond, beyond) if not isinstance(beyond, bool) else beyond
     with pytest.raises(ConversionError, match=f"{name}.*{low:g} to {high:g}"):
         Controls(**{name: value})
@@ -168,9 +172,10 @@ def test_notes_get_the_loudness_of_the_instrument():
 
 
 def test_loudness_shift_and_switch():
-    plain = adjust(swell(), statistics(), Controls(False, 0.0, 0.0))
+    unchanged = {"use_loudness_statistics": False, "mask_threshold": 0.0, "attenuation_db": 0.0}
+    plain = adjust(swell(), statistics(), Controls(**unchanged))
     np.testing.assert_allclose(plain.loudness_db, swell().loudness_db, atol=1e-5)
-    louder = adjust(swell(), statistics(), Controls(False, 0.0, 0.0, loudness_shift_db=7))
+    louder = adjust(swell(), statistics(), Controls(**unchanged, loudness_shift_db=7))
     np.testing.assert_allclose(louder.loudness_db - plain.loudness_db, 7, atol=1e-5)
 
 
@@ -401,12 +406,12 @@ def test_dynamics_between_the_song_and_one_level():
     level = stats["loudness_db"]["mean_note"]
     inside = np.r_[20:80, 120:160]
     for follow in (1.0, 0.5, 0.0):
-        asked = adjust(s, stats, Controls(**plain, loudness_follow=follow)).loudness_db
+        asked = adjust(s, stats, Controls(**plain, dynamics=follow)).loudness_db
         np.testing.assert_allclose(asked[inside] - level, follow * (s.loudness_db[inside] - level), atol=1e-4)
         assert asked[-60:].max() == -80  # silence stays
         assert asked[230:255].max() < -45  # a breath is not sung like a note
         assert np.abs(np.diff(asked[:260])).max() <= np.abs(np.diff(s.loudness_db[:260])).max() + 1e-6
-    own = adjust(s, None, Controls(**plain, loudness_follow=0.0)).loudness_db[inside]
+    own = adjust(s, None, Controls(**plain, dynamics=0.0)).loudness_db[inside]
     assert own.max() - own.min() < 1e-4 and -40 < own.mean() < -20  # without statistics: the song's own mean
 
 

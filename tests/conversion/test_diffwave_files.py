@@ -102,11 +102,15 @@ def test_generate_longer_and_without_labels(plain, tmp_path):
 
 
 def test_what_is_finished_stays_when_it_is_stopped(digits, tmp_path, monkeypatch, capsys):
-    opened = diffwave_files.open_model(digits)
+    opened = diffwave_files.load_model(digits)
     told = []
     with pytest.raises(Cancelled):
         diffwave_files.generate(
-            opened, tmp_path, 3, ("7",), progress=lambda f, text: told.append(f), cancelled=lambda: len(told) > 7
+            opened,
+            tmp_path,
+            diffwave_files.Generation(3, labels=("7",)),
+            lambda f, text: told.append(f),
+            lambda: len(told) > 7,
         )
     assert sorted(contents(tmp_path)) == ["7_000_seed0.wav", "7_000_seed0.wav.json"]
     assert told == sorted(told) and told[-1] < 0.7
@@ -171,7 +175,7 @@ def test_each_mistake_is_one_sentence_and_leaves_nothing(digits, plain, takes, t
         (["generate", *model(digits), "--label", "7", "--label", "x"], "label 'x'"),
         (["generate", *model(digits)], "needs a label: one of 3, 7"),
         (["generate", *model(plain), "--label", "7"], "takes no label"),
-        (["generate", *model(plain), "--count", "0"], "at least one"),
+        (["generate", *model(plain), "--count", "0"], "1 or more"),
         (["generate", *model(vocoder)], "svclib vocode"),
         (["generate", *model(tmp_path / "none.zip")], "none.zip"),
         (["denoise", *model(plain), "--input", one, "--step", "5"], "1 to 4"),
@@ -181,7 +185,7 @@ def test_each_mistake_is_one_sentence_and_leaves_nothing(digits, plain, takes, t
         (["denoise", "--model", str(plain), "--out", "x.txt", "--input", one], "written as"),
         (["interpolate", *model(plain), "--input", one], "give it twice"),
         (["interpolate", *model(plain), "--input", one, "--input", two, "--step", "9"], "1 to 4"),
-        (["interpolate", *model(plain), "--input", one, "--input", two, "--step", "2", "--count", "1"], "at least 2"),
+        (["interpolate", *model(plain), "--input", one, "--input", two, "--step", "2", "--count", "1"], "2 or more"),
     ]:
         assert main(arguments) == 2, arguments
         error = capsys.readouterr().err.strip()

@@ -16,6 +16,7 @@ from svclib.audio import io as audio
 from svclib.audio.mel import MelConfig
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
+from svclib.conversion.controls import Controls
 from svclib.data import dataset
 from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
@@ -27,6 +28,7 @@ from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.content.base import CONTENT_ENCODERS
 from svclib.models.diffusion.model import DiffusionSettings
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.training import api as training
 from svclib.training import resume
 from svclib.utils import atomic_store, config, download
@@ -247,12 +249,14 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert opened.features.units == known and not any("hubert" in n for n in opened.model.state_dict())
     # A song is measured with the same encoder, and its words reach the result.
-    plain = pipeline.Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
+    plain = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
     song = songs.load_song(voice / "0.wav", opened.features)
-    made = pipeline.convert(opened, song, plain, seed=1)
+    made = pipeline.convert(opened, song, plain, sampling=SamplingOptions(seed=1))
     assert len(made.audio) == len(song.audio) and np.abs(made.audio).max() > 0
     other = dataclasses.replace(song.features, content=song.features.content[::-1].copy())
-    changed = pipeline.convert(opened, dataclasses.replace(song, features=other), plain, seed=1)
+    changed = pipeline.convert(
+        opened, dataclasses.replace(song, features=other), plain, sampling=SamplingOptions(seed=1)
+    )
     assert not np.allclose(changed.audio, made.audio)
     wordless = dataclasses.replace(
         song.features, content=None, settings=dataclasses.replace(opened.features, units=None)
@@ -283,8 +287,8 @@ def test_a_study_hears_the_units_of_its_stretch(home):
     songs_ = []
     for name, samples in (("a", sweep(1.5, 16000)), ("b", sweep(1.5, 16000)[::-1].copy())):
         found = extract.extract(samples, measured)
-        songs_.append(pipeline.Song(Path(f"{name}.wav"), name, 16000, len(samples), samples, found))
-    plain = pipeline.Controls(use_loudness_statistics=False, attenuation_db=0.0)
+        songs_.append(songs.Song(Path(f"{name}.wav"), name, 16000, len(samples), samples, found))
+    plain = Controls(use_loudness_statistics=False, attenuation_db=0.0)
     asked, other = (interventions.cut_excerpt(song, None, 0.4, 0.8, plain) for song in songs_)
     first, n = 25, len(asked)  # frame 25 is centred at 0.408 s
     np.testing.assert_array_equal(asked.content, songs_[0].features.content[first : first + n])

@@ -14,12 +14,14 @@ import toy
 from toy_diffusion import CONTRACT, FEATURES, HOP, RATE, SETTINGS, STATISTICS, VOCODER, MelDataset, alone, song
 
 from svclib.__main__ import main
-from svclib.cli.convert import singer_mix
+from svclib.cli.commands import singer_mix
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
-from svclib.conversion.pipeline import Controls, convert
+from svclib.conversion.controls import Controls
+from svclib.conversion.pipeline import convert
 from svclib.features.extract import extract
 from svclib.models import instrument
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.training import api as training
 from svclib.training import resume
 from svclib.utils import config
@@ -85,18 +87,22 @@ def test_the_pitch_asked_is_sung_in_the_length_of_the_song(exported):
 def test_seed_sampler_steps_and_start_are_what_was_chosen(exported):
     opened, _ = exported
     s = song()
-    one = convert(opened, s, PLAIN, seed=3)
-    assert np.array_equal(one.audio, convert(opened, s, PLAIN, seed=3).audio)
-    assert np.array_equal(one.audio, convert(opened, s, PLAIN, seed=3, sampler="dpmpp", steps=4).audio)
+    one = convert(opened, s, PLAIN, sampling=SamplingOptions(seed=3))
+    assert np.array_equal(one.audio, convert(opened, s, PLAIN, sampling=SamplingOptions(seed=3)).audio)
+    assert np.array_equal(one.audio, convert(opened, s, PLAIN, SamplingOptions("dpmpp", 4, seed=3)).audio)
     chosen = {"sampler": "ddim", "steps": 6, "shallow": 200, "temperature": 0.5}
     for change in ({"seed": 4}, *({k: v} for k, v in chosen.items())):
-        assert not np.allclose(convert(opened, s, PLAIN, **{"seed": 3, **change}).audio, one.audio, atol=1e-7), change
-    made = convert(opened, s, PLAIN, **chosen, singer="toy", precision="fp32")
-    assert made.settings()["sampling"] == {**chosen, "singer": "toy", "precision": "fp32"}
+        assert not np.allclose(
+            convert(opened, s, PLAIN, SamplingOptions(**{"seed": 3, **change})).audio, one.audio, atol=1e-7
+        ), change
+    sung_by = dataclasses.replace(PLAIN, singer="toy")
+    made = convert(opened, s, sung_by, SamplingOptions(**chosen, precision="fp32"))
+    assert made.settings()["sampling"] == {**chosen, "precision": "fp32"}
+    assert made.settings()["controls"]["singer"] == "toy"
     own = one.settings()["sampling"]  # what the instrument chose is told, so that the same can be asked for
     assert own == {"sampler": "dpmpp", "steps": 4, "temperature": 1.0, "precision": own["precision"]}
     assert own["precision"] in ("fp32", "bf16") and ", sampler dpmpp, steps 4, temperature 1.0" in one.settings_text
-    assert np.array_equal(convert(opened, s, PLAIN, seed=3, **own).audio, one.audio)
+    assert np.array_equal(convert(opened, s, PLAIN, SamplingOptions(seed=3, **own)).audio, one.audio)
 
 
 def test_progress_reaches_one_and_it_can_be_cancelled(exported):
@@ -113,14 +119,13 @@ def test_progress_reaches_one_and_it_can_be_cancelled(exported):
 def test_what_cannot_be_is_refused_in_a_sentence(exported):
     opened, _ = exported
     s = song()
-    for options, words in (
-        ({"sampler": "euler"}, "no sampler 'euler'"),
-        ({"shallow": 5000}, "from 1 to 1000"),
-        ({"temperature": -1}, "from 0 to 2"),
-        ({"singer": "nobody"}, "no singer 'nobody'"),
-    ):
-        with pytest.raises(ConversionError, match=f"'voice': .*{words}"):
-            convert(opened, s, PLAIN, **options)
+    for options in ({"sampler": "euler"}, {"temperature": -1}, {"steps": 0}, {"precision": "int8"}):
+        with pytest.raises(ConversionError, match=f"{next(iter(options))} is .*; expected"):
+            SamplingOptions(**options)
+    with pytest.raises(ConversionError, match="'voice': .*from 1 to 1000"):
+        convert(opened, s, PLAIN, SamplingOptions(shallow=5000))
+    with pytest.raises(ConversionError, match="'voice': .*no singer 'nobody'"):
+        convert(opened, s, dataclasses.replace(PLAIN, singer="nobody"))
     with pytest.raises(ConversionError, match="without a log-mel"):
         convert(opened, song(settings=dataclasses.replace(FEATURES, mel=None)), PLAIN)
     other = dataclasses.replace(FEATURES, mel=dataclasses.replace(CONTRACT, log_base="10"))
@@ -128,7 +133,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(exported):
         convert(opened, song(settings=other), PLAIN)
     ddsp = types.SimpleNamespace(name="plain", kind="ddsp", features=FEATURES)
     with pytest.raises(ConversionError, match="steps can be chosen for diffusion instruments only; 'plain'"):
-        convert(ddsp, s, PLAIN, steps=3)
+        convert(ddsp, s, PLAIN, SamplingOptions(steps=3))
     with pytest.raises(ConversionError, match="'plain' is a vocoder"):
         convert(types.SimpleNamespace(name="plain", kind="harmonic", features=FEATURES), s, PLAIN)
     mute = dataclasses.replace(SETTINGS, vocoder=None).build(FEATURES, MelDataset.statistics).eval()

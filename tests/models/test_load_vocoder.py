@@ -20,9 +20,10 @@ from svclib.audio import mel
 from svclib.audio.mel import MelConfig
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
-from svclib.conversion.pipeline import convert, save
+from svclib.conversion.pipeline import convert, save, vocode
 from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders import auto as vocoding
@@ -198,15 +199,17 @@ def test_what_is_no_vocoder_is_refused_in_a_sentence(home, tmp_path):
 @pytest.mark.parametrize("name", ["harmonic.zip", "wave.zip", "nsf", "release.zip"])
 def test_an_instrument_sings_through_any_vocoder_of_its_mel(home, tmp_path, name):
     voice, vocoder, heard = instrument.open(home / "voice.zip"), vocoding.open(home / name), []
-    own = convert(voice, song(), PLAIN, seed=5)
-    made = convert(voice, song(), PLAIN, seed=5, vocoder=vocoder)
+    own = convert(voice, song(), PLAIN, sampling=SamplingOptions(seed=5))
+    made = convert(voice, song(), PLAIN, sampling=SamplingOptions(seed=5), vocoder=vocoder)
     assert len(made.audio) == len(own.audio) == 12100 and not np.allclose(made.audio, own.audio, atol=1e-4)
-    assert np.array_equal(made.audio, convert(voice, song(), PLAIN, seed=5, vocoder=home / name).audio)
+    assert np.array_equal(
+        made.audio, convert(voice, song(), PLAIN, sampling=SamplingOptions(seed=5), vocoder=home / name).audio
+    )
     assert made.settings()["vocoder"] == vocoder.record() and "vocoder" not in own.settings()
     # what the vocoder is given is the very mel that the instrument's own vocoder is given
     spy = dataclasses.replace(vocoder)
     object.__setattr__(spy, "render", lambda *a, **o: heard.append(a) or vocoder.render(*a, **o))
-    convert(voice, song(), PLAIN, seed=5, vocoder=spy)
+    convert(voice, song(), PLAIN, sampling=SamplingOptions(seed=5), vocoder=spy)
     again = voice.model.vocoder.render(*heard[0]).audio[:12100]
     assert np.allclose(again * 10 ** (own.gain_db / 20), own.audio, atol=1e-6)
     said = json.loads(save(made, tmp_path).with_suffix(".wav.json").read_text())
@@ -244,14 +247,14 @@ def test_resynthesis_keeps_length_and_pitch(tmp_path):
     path = tmp_path / "fresh.zip"  # untrained it is already right in pitch
     instrument.save(path, HARMONIC.build(FEATURES), FEATURES, STATISTICS, created="x")
     vocoder = vocoding.open(path)
-    made = vocoding.vocode(vocoder, song(), seed=1)
+    made = vocode(vocoder, song(), seed=1)
     assert len(made) == 12100
     spectrum = np.abs(np.fft.rfft(made[: 30 * HOP] * np.hanning(30 * HOP), 1 << 16))
     peak = np.fft.rfftfreq(1 << 16, 1 / RATE)[np.argmax(spectrum)]
     assert abs(1200 * np.log2(peak / 220)) < 5
     other = song(contract=dataclasses.replace(CONTRACT, fmax_hz=8000.0))
     with pytest.raises(ModelError, match="fmax_hz 7600.0 against 8000.0"):
-        vocoding.vocode(vocoder, other)
+        vocode(vocoder, other)
 
 
 def test_the_command_vocodes_and_never_overwrites(home, tmp_path, capsys):

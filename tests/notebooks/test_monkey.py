@@ -27,7 +27,7 @@ from svclib.analysis import compare as comparison
 from svclib.analysis.lesson import build as lesson
 from svclib.analysis.plots import base as plots
 from svclib.analysis.plots import ddsp
-from svclib.conversion import ab_compare, batch, pipeline, recognition
+from svclib.conversion import ab_compare, batch, key_suggestion, pipeline, recognition
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.data import dataset
@@ -231,7 +231,7 @@ def world(base, monkeypatch):
     monkeypatch.setattr(
         live_preview.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>")
     )
-    monkeypatch.setattr(pipeline, "cached_song", cached_song)
+    monkeypatch.setattr(songs, "cached_song", cached_song)
     yield made
     made.go.set()
 
@@ -249,16 +249,16 @@ def press(button, wanted="svclib-done"):
 
 
 def test_convert(world, n_actions, monkeypatch, caplog):
-    def convert(loaded, song, controls, progress=None, cancelled=None, **options):
+    def convert(loaded, song, controls, *, progress, cancelled, **options):
         assert np.isfinite([v for v in vars(controls).values() if isinstance(v, float)]).all()
         progress(0.5, "singing")
         world.work(cancelled)
 
-    def convert_songs(loaded, paths, folder, chosen, form, progress, cancelled, **options):
+    def convert_songs(loaded, paths, output, chosen, *, progress, cancelled, **options):
         for path in paths:
             try:
-                chosen(pipeline.cached_song(path, None, progress, cancelled))
-                yield batch.Outcome(path, folder / "x.wav", None, None)
+                chosen(songs.cached_song(path, None, progress, cancelled))
+                yield batch.Outcome(path, output.folder / "x.wav", None, None)
             except Cancelled:
                 raise
             except (ValueError, OSError) as error:
@@ -266,11 +266,11 @@ def test_convert(world, n_actions, monkeypatch, caplog):
 
     def suggest(*args):
         world.work()
-        return pipeline.Suggestion(1, world.rng.choice((0, 2)), 12, "so")
+        return key_suggestion.Suggestion(1, world.rng.choice((0, 2)), 12, "so")
 
     monkeypatch.setattr(pipeline, "convert", convert)
     monkeypatch.setattr(pipeline, "save", lambda result, folder, suffix: world.work() or folder / f"x.{suffix}")
-    monkeypatch.setattr(pipeline, "suggest_shift", suggest)
+    monkeypatch.setattr(key_suggestion, "suggest_shift", suggest)
     monkeypatch.setattr(batch, "convert_songs", convert_songs)
     monkeypatch.setattr(widgets_convert, "result_html", lambda *a: world.work() or "made")
 
@@ -285,12 +285,12 @@ def test_convert(world, n_actions, monkeypatch, caplog):
 
 
 def test_compare(world, n_actions, monkeypatch, caplog):
-    def compare(asked, song, controls, start_s, seconds, opened, progress, cancelled, options):
-        for way in asked[:3]:
-            opened(way.instrument)
+    def compare(compared, clip, settings, load, progress, cancelled):
+        for variant in compared[:3]:
+            load(variant.instrument)
             progress(0.5, "singing")
-            pipeline.cached_song(song, None, progress, cancelled)
-            yield ab_compare.Row(way.label, problem="<i>no</i>")
+            songs.cached_song(clip.song, None, progress, cancelled)
+            yield ab_compare.Row(variant.label, problem="<i>no</i>")
 
     monkeypatch.setattr(ab_compare, "compare", compare)
 

@@ -13,10 +13,10 @@ from panels import NASTY, make_instrument, make_song, said, upload
 
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
-from svclib.conversion.controls import Controls
+from svclib.conversion.controls import PRESETS, Controls
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
-from svclib.notebooks import control_sliders, convert, first_run, microphone, train
+from svclib.notebooks import controls, convert, first_run, microphone, train
 from svclib.training import api as training
 from svclib.utils import atomic_store, workspace
 from svclib.utils.errors import Cancelled, StorageError
@@ -44,14 +44,14 @@ def outputs(base) -> list[str]:
 
 def test_ranges_are_those_of_the_controls(base):
     panel = convert.convert_panel(base)
-    ranges = {name: (s.min, s.max) for name, s in panel.numbers.items()}
+    ranges = {name: (s.min, s.max) for name, s in panel.sliders.widgets.items() if hasattr(s, "min")}
     assert ranges["mask_threshold"] == (0, 2) and ranges["attenuation_db"] == (0, 50) and ranges["autotune"] == (0, 1)
     assert ranges["octave_shift"] == (-3, 3) and ranges["loudness_shift_db"] == (-30, 30)
-    assert panel.controls() == Controls() and panel.use_statistics.value and panel.full_output.value
+    assert panel.controls() == Controls() and panel.full_output.value
 
 
 def test_nothing_is_computed_before_a_button_is_pressed(base, monkeypatch):
-    monkeypatch.setattr(pipeline, "cached_song", lambda *a, **k: pytest.fail("a song was measured"))
+    monkeypatch.setattr(songs, "cached_song", lambda *a, **k: pytest.fail("a song was measured"))
     monkeypatch.setattr(instrument, "open", lambda *a: pytest.fail("an instrument was opened"))
     panel = convert.convert_panel(base)
     panel.song.value = panel.song.options[0][1]
@@ -62,7 +62,7 @@ def test_transfer_appends_results_with_their_settings_and_never_overwrites(base)
     panel = convert.convert_panel(base)
     panel.transfer_button.click()
     panel.task.wait(60)
-    panel.numbers["octave_shift"].value = 1
+    panel.sliders.widgets["octave_shift"].value = 1
     panel.full_output.value = False
     panel.transfer_button.click()
     panel.task.wait(60)
@@ -165,20 +165,20 @@ def test_a_result_is_labelled_with_what_it_used_although_the_choice_changed(base
     panel.transfer_button.click()
     assert began.wait(30)
     panel.instrument.value = base.instruments / "other.zip"
-    panel.numbers["octave_shift"].value = 3
+    panel.sliders.widgets["octave_shift"].value = 3
     go.set()
     panel.task.wait(60)
     result = panel.results.children[0].value
-    assert "sung by small" in result and "octave +0" in result and outputs(base) == ["a song - small.wav"]
+    assert "by small" in result and "octave +3" not in result and outputs(base) == ["a song - small.wav"]
 
 
 def test_presets_and_reset_move_every_control(base):
     panel = convert.convert_panel(base)
-    for name, wanted in pipeline.PRESETS.items():
-        panel.preset.value = name
+    for name, wanted in PRESETS.items():
+        panel.sliders.preset.value = name
         assert panel.controls() == wanted
     panel.reset_button.click()
-    assert panel.controls() == Controls() and panel.preset.value is None
+    assert panel.controls() == Controls() and panel.sliders.preset.value is None
 
 
 def test_suggestion_says_why_and_is_taken_by_a_button(base):
@@ -187,13 +187,13 @@ def test_suggestion_says_why_and_is_taken_by_a_button(base):
     panel.song.value = base.examples / "low.wav"
     panel.suggest_button.click()
     panel.task.wait(60)
-    assert panel.numbers["octave_shift"].value == 0 and "octave" in panel.suggestion.value
-    octave = panel.take_buttons.children[0]
+    assert panel.sliders.widgets["octave_shift"].value == 0 and "octave" in panel.sliders.suggestion.value
+    octave = panel.sliders.take_buttons.children[0]
     assert octave.description == "Take octave +2" and octave.button_style == "success"
     octave.click()
-    assert panel.numbers["octave_shift"].value == 2 and panel.numbers["semitone_shift"].value == 0
+    assert panel.sliders.widgets["octave_shift"].value == 2 and panel.sliders.widgets["semitone_shift"].value == 0
     panel.song.value = base.examples / "a song.wav"
-    assert panel.take_buttons.children == () and panel.suggestion.value == ""
+    assert panel.sliders.take_buttons.children == () and panel.sliders.suggestion.value == ""
 
 
 def test_a_transfer_far_from_the_suggested_shift_says_so(base):
@@ -204,7 +204,7 @@ def test_a_transfer_far_from_the_suggested_shift_says_so(base):
     panel.transfer_button.click()
     panel.task.wait(60)
     assert "Result 1 is below" in said(panel) and "sings the song best at octave +2: press Suggest key" in said(panel)
-    panel.numbers["octave_shift"].value = 2
+    panel.sliders.widgets["octave_shift"].value = 2
     panel.transfer_button.click()
     panel.task.wait(60)
     assert "Result 2 is below" in said(panel) and "Suggest key" not in said(panel)
@@ -212,7 +212,7 @@ def test_a_transfer_far_from_the_suggested_shift_says_so(base):
 
 def test_every_control_out_of_range_is_held_inside(base):
     panel = convert.convert_panel(base)
-    for slider in panel.numbers.values():
+    for slider in (widget for widget in panel.sliders.widgets.values() if hasattr(widget, "max")):
         slider.value = 1000
         assert slider.value == slider.max
     panel.controls()  # still valid
@@ -221,7 +221,7 @@ def test_every_control_out_of_range_is_held_inside(base):
 def test_nan_in_a_slider_reaches_no_model(base, monkeypatch):
     monkeypatch.setattr(pipeline, "convert", lambda *a, **k: pytest.fail("NaN came through"))
     panel = convert.convert_panel(base)
-    panel.numbers["autotune"].value = float("nan")
+    panel.sliders.widgets["autotune"].value = float("nan")
     panel.transfer_button.click()
     panel.task.wait(30)
     assert "from 0 to 1" in said(panel) and "svclib-error" in said(panel) and outputs(base) == []
@@ -238,8 +238,8 @@ def test_an_exception_in_any_handler_is_shown_in_the_panel(base, monkeypatch, pr
         raise ZeroDivisionError("a <b>bug</b>")
 
     monkeypatch.setattr(type(panel.task), "busy", property(bad))
-    knobs = [(control_sliders, "Controls"), (control_sliders, "defaults")]
-    for owner, name in ((instrument, "open"), (instrument, "list_folder"), *knobs):
+    parts = [(controls, "Controls"), (controls, "defaults"), (controls, "SamplingOptions")]
+    for owner, name in ((instrument, "open"), (instrument, "list_folder"), *parts):
         monkeypatch.setattr(owner, name, bad)
     getattr(panel, press).click()
     panel.task.wait(30)

@@ -17,6 +17,7 @@ from svclib.conversion.controls import PRESETS, Controls, defaults
 from svclib.features import extract
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.notebooks import convert as widgets_convert
 from svclib.utils import workspace
 from svclib.utils.errors import Cancelled
@@ -52,19 +53,19 @@ def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base
     panel = widgets_convert.convert_panel(base)
     assert [label for label, _ in panel.instrument.options] == ["duo.zip", "plain.zip"]
     pick(panel, base, "plain")
-    assert panel.sampling.layout.display == "none" and panel.sampling.options() == {}
-    assert panel.controls() == defaults("ddsp")
+    assert panel.sampling.layout.display == "none" and panel.sampling.options() == SamplingOptions()
+    assert panel.sliders.controls() == defaults("ddsp")
     pick(panel, base, "duo")
-    assert panel.sampling.layout.display == "" and panel.controls() == defaults("diffusion")
+    assert panel.sampling.layout.display == "" and panel.sliders.controls() == defaults("diffusion")
     assert list(panel.sampling.singers) == ["ann", "bea"]
-    assert all(m.label == "the instrument's own" for m in (panel.sampling.sampler, panel.sampling.vocoder))
+    assert all(m.label == "the instrument's own" for m in (panel.sampling.widgets["sampler"], panel.sampling.vocoder))
     assert [label for label, _ in panel.sampling.vocoder.options] == ["the instrument's own", "loud"]
-    panel.preset.value = "Everyday"
-    assert panel.controls() == defaults("diffusion")
-    panel.preset.value = "Quiet pauses"
-    assert panel.controls() == PRESETS["Quiet pauses"]
+    panel.sliders.preset.value = "Everyday"
+    assert panel.sliders.controls() == defaults("diffusion")
+    panel.sliders.preset.value = "Quiet pauses"
+    assert panel.sliders.controls() == PRESETS["Quiet pauses"]
     pick(panel, base, "plain")
-    assert panel.controls() == PRESETS["Quiet pauses"]  # moved by the person: it stays
+    assert panel.sliders.controls() == PRESETS["Quiet pauses"]  # moved by the person: it stays
     panel.reset_button.click()
     assert panel.controls() == Controls()
 
@@ -73,27 +74,29 @@ def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):
     panel = pick(widgets_convert.convert_panel(base), base, "duo")
     asked, convert = [], pipeline.convert
 
-    def watch(*args, **options):
-        asked.append(options)
-        return convert(*args, **options)
+    def watch(voice, song, controls, **options):
+        asked.append({"controls": controls, **options})
+        return convert(voice, song, controls, **options)
 
     monkeypatch.setattr(pipeline, "convert", watch)
     d = panel.sampling
-    d.sampler.value, d.steps.value, d.rough.value, d.shallow.value, d.seed.value = "ddim", 5, True, 150, 7
-    d.singers["bea"].value, d.precision.value, d.temperature.value = 0.5, "fp32", 0.7
+    chosen = {"sampler": "ddim", "steps": 5, "shallow": 150, "temperature": 0.7, "seed": 7, "precision": "fp32"}
+    for name, value in chosen.items():
+        d.widgets[name].value = value
+    d.singers["bea"].value = 0.5
     d.vocoder.value = base.instruments / "loud.zip"
     panel.full_output.value = False
     panel.transfer_button.click()
     panel.task.wait(60)
     assert "svclib-done" in said(panel)
-    chosen = {"sampler": "ddim", "steps": 5, "shallow": 150, "seed": 7, "precision": "fp32", "temperature": 0.7}
-    assert asked[0].items() >= {**chosen, "singer": {"ann": 1.0, "bea": 0.5}}.items()
+    assert asked[0]["sampling"] == SamplingOptions(**chosen)
+    assert asked[0]["controls"].singer == {"ann": 1.0, "bea": 0.5}
     assert asked[0]["vocoder"].name == "loud.zip"
     shown = panel.results.children[0].value
-    assert "sampler ddim, steps 5, temperature 0.7, shallow 150, precision fp32, singer ann 1 + bea 0.5" in shown
+    assert all(x in shown for x in ("sampler ddim, steps 5, temperature 0.7", "singer ann 1 + bea 0.5"))
     panel.reset_button.click()
-    assert not any(d.options()[k] for k in chosen) and d.options()["singer"] == "ann"
-    shown = [menu.label for menu in (d.sampler, d.steps, d.temperature, d.vocoder)]
+    assert d.options() == SamplingOptions() and d.singer() == "ann"
+    shown = [menu.label for menu in (*(d.widgets[n] for n in ("sampler", "steps", "shallow")), d.vocoder)]
     assert shown == ["the instrument's own"] * 4
 
 
@@ -106,9 +109,9 @@ def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
     panel.task.wait(120)
     made = sorted(p.name for p in base.output.glob("*.wav"))
     assert made == ["a song - plain.wav", "b song - plain.wav", "d song - plain.wav"]
-    assert "3 of 4 songs were sung" in said(panel) and "c short.wav: " in said(panel) and "warning" in said(panel)
-    octaves = [r.value.split("octave ")[1][:2] for r in panel.results.children]
-    assert octaves == ["+0", "+1", "+0"]  # each in its suggested key
+    assert "3 of 4 songs were converted" in said(panel) and "c short.wav: " in said(panel) and "warning" in said(panel)
+    shifts = ["octave +1" in r.value for r in panel.results.children]
+    assert shifts == [False, True, False]  # each in its suggested key
     assert all(r.value.count("<audio") == 1 for r in panel.results.children)
 
 
@@ -118,7 +121,11 @@ def test_cancelling_many_songs_keeps_what_was_sung(base):
     sung, told = [], []
     with pytest.raises(Cancelled):
         for outcome in batch.convert_songs(
-            opened, paths, base.output, cancelled=lambda: bool(sung), progress=lambda f, text: told.append((f, text))
+            opened,
+            paths,
+            batch.Output(base.output),
+            cancelled=lambda: bool(sung),
+            progress=lambda f, text: told.append((f, text)),
         ):
             sung.append(outcome)
     assert len(sung) == 1 and sung[0].saved.is_file() and len(list(base.output.glob("*.wav"))) == 1
@@ -136,7 +143,7 @@ def test_the_table_shows_each_way_with_time_and_metrics(base):
     panel.seconds.value = 1.0
     panel.compare_button.click()
     panel.task.wait(120)
-    assert "5 ways were sung" in said(panel)
+    assert "5 variants were compared" in said(panel)
     table = panel.table.value
     assert table.count("<audio") == 6 and table.count("<tr") == 7
     labels = ("The song itself", "duo, ddim, 5 steps", "duo, ddim, 5 steps, vocoder loud", "plain")
@@ -146,10 +153,14 @@ def test_the_table_shows_each_way_with_time_and_metrics(base):
 
 def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
     convert = pick(widgets_convert.convert_panel(base), base, "duo")
-    convert.numbers["octave_shift"].value, convert.numbers["semitone_shift"].value = 1, -2
-    convert.numbers["loudness_shift_db"].value, convert.use_statistics.value = -6.0, False
+    convert.sliders.widgets["octave_shift"].value, convert.sliders.widgets["semitone_shift"].value = 1, -2
+    convert.sliders.widgets["loudness_shift_db"].value, convert.sliders.widgets["use_loudness_statistics"].value = (
+        -6.0,
+        False,
+    )
     own = convert.sampling
-    own.sampler.value, own.steps.value, own.rough.value, own.shallow.value, own.seed.value = "ddim", 5, True, 400, 7
+    for name, value in {"sampler": "ddim", "steps": 5, "shallow": 400, "seed": 7}.items():
+        own.widgets[name].value = value
     own.singers["ann"].value, own.singers["bea"].value = 0.25, 0.75
     panel = widgets_convert.compare_panel(base, convert)
     assert panel.as_set.value and panel.as_set.layout.display == "" and panel.song.value == convert.song.value
@@ -159,50 +170,55 @@ def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
     panel.task.wait(120)
     rows = {row.label: row for row in panel.rows}
     assert [row.problem for row in panel.rows] == [""] * 5
-    assert list(rows)[1:] == ["duo", "duo, from pure noise", "duo, from a rough guess at 100", "plain"]
-    controls, sampling = convert.controls(), {"sampler": "ddim", "steps": 5, "singer": {"ann": 0.25, "bea": 0.75}}
+    assert list(rows)[1:] == ["duo", "duo, from pure noise", "duo, shallow start at 100", "plain"]
+    controls, sampling = convert.controls(), {"sampler": "ddim", "steps": 5}
+    assert controls.singer == {"ann": 0.25, "bea": 0.75}
     assert (controls.octave_shift, controls.semitone_shift) == (1, -2)
     loaded = {name: instrument.open(base.instruments / f"{name}.zip") for name in ("duo", "plain")}
     for label, name, more in (
         ("duo", "duo", {**sampling, "shallow": 400}),
         ("duo, from pure noise", "duo", sampling),
-        ("duo, from a rough guess at 100", "duo", {**sampling, "shallow": 100}),
+        ("duo, shallow start at 100", "duo", {**sampling, "shallow": 100}),
         ("plain", "plain", {}),
     ):
         song = songs.load_song(base.examples / "a song.wav", loaded[name].features)
-        seed = 7 if name == "duo" else 0
-        wanted = pipeline.convert(loaded[name], songs.excerpt(song, 0.3, 0.5), controls, seed, **more)
+        options = SamplingOptions(**more, seed=7) if name == "duo" else SamplingOptions()
+        own = controls if name == "duo" else dataclasses.replace(controls, singer=None)
+        wanted = pipeline.convert(loaded[name], songs.excerpt(song, 0.3, 0.5), own, options)
         np.testing.assert_array_equal(rows[label].audio, wanted.audio, label)
-    assert "octave shift 1" in panel.table.value and "seed 7" in panel.table.value
+    assert "octave +1" in panel.table.value and "seed 7" in panel.table.value
     panel.as_set.value, panel.starts.value, panel.instruments.index = False, ("",), (0,)
     panel.compare_button.click()
     panel.task.wait(120)
     song = songs.load_song(base.examples / "a song.wav", loaded["duo"].features)
     plain = pipeline.convert(loaded["duo"], songs.excerpt(song, 0.3, 0.5))
     np.testing.assert_array_equal(panel.rows[1].audio, plain.audio)
-    assert "octave shift" not in panel.table.value
+    assert "octave +1" not in panel.table.value
 
 
 def test_singers_of_one_instrument_are_not_asked_of_another(base):
     save_instrument(base.instruments, "solo", SETTINGS, singers=("ann", "bea"), seed=1)
     convert = pick(widgets_convert.convert_panel(base), base, "duo")
     convert.sampling.singers["ann"].value, convert.sampling.singers["bea"].value = 0.5, 0.5
-    found = convert.options_of([base.instruments / f"{name}.zip" for name in ("duo", "solo", "plain")])
+    found = convert.settings_of([base.instruments / f"{name}.zip" for name in ("duo", "solo", "plain")])
     duo, solo, plain = found.values()
-    assert duo["singer"] == {"ann": 0.5, "bea": 0.5} and "singer" not in solo and plain == {}
-    assert {**duo, "singer": None} == {**solo, "singer": None}
+    assert duo.controls.singer == {"ann": 0.5, "bea": 0.5}
+    assert solo.controls.singer is None and plain.controls.singer is None and plain.sampling == SamplingOptions()
+    assert duo.sampling == solo.sampling
 
 
 def test_a_clip_is_cut_and_timed(base):
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
     controls = Controls(use_loudness_statistics=False, attenuation_db=0.0, semitone_shift=3.0)
     song, row = ab_compare.compare(
-        ab_compare.variants([listing], ("ddim",), (3,)), base.examples / "a song.wav", controls, 0.2, 1.0
+        ab_compare.variants([listing], ("ddim",), (3,)),
+        ab_compare.Clip(base.examples / "a song.wav", 0.2, 1.0),
+        {listing.path: ab_compare.Settings(controls)},
     )
     assert len(song.audio) == len(row.audio) == round(RATE / FEATURES.hop_samples) * FEATURES.hop_samples
     assert row.label == "duo, ddim, 3 steps" and row.problem == ""
     assert row.seconds > 0 and row.seconds_per_second == pytest.approx(row.seconds * RATE / len(row.audio))
-    assert ab_compare.cells(song) == ["\N{EN DASH}"] * 6
+    assert song.cells() == ["\N{EN DASH}"] * 6
 
 
 def test_numbers_of_a_row_against_a_sound_that_is_known(base):
@@ -225,7 +241,7 @@ def test_numbers_of_a_row_against_a_sound_that_is_known(base):
     assert row.voicing_f1 == pytest.approx(2 * 48 / (48 + 64), abs=0.03)
     assert row.loudness_l1_db == pytest.approx(6.02, abs=0.05)
     assert row.seconds_per_second == pytest.approx(0.5 / 1.024)
-    assert ab_compare.cells(row)[0] == "0.50" and ab_compare.cells(row)[2].endswith(" cents")
+    assert row.cells()[0] == "0.50" and row.cells()[2].endswith(" cents")
 
 
 def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
@@ -233,7 +249,7 @@ def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
     wrong = save_instrument(base.instruments, "wrong", VOCODER, other)
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
     asked = ab_compare.variants([listing], (None,), (3,), vocoders=(wrong, None))
-    _, bad, good = ab_compare.compare(asked, base.examples / "a song.wav", seconds=1.0)
+    _, bad, good = ab_compare.compare(asked, ab_compare.Clip(base.examples / "a song.wav", seconds=1.0))
     assert "fmax_hz 7000.0 against 7600.0" in bad.problem and bad.audio is None
     assert good.problem == "" and good.audio is not None
     panel = widgets_convert.compare_panel(base)

@@ -13,7 +13,7 @@ import soundfile
 from untrusted import measured, require_sentence
 
 from svclib.audio import io as audio
-from svclib.conversion import pipeline
+from svclib.conversion import song as songs
 from svclib.data import quality
 from svclib.features.extract import FeatureSettings
 from svclib.utils.errors import AudioError, ConversionError, ModelError
@@ -46,7 +46,7 @@ def used(path) -> str:
         if finding.kind == "unusable" and finding.file and outcome == "sound":  # it can be read, but not be learnt from
             assert finding.text.startswith(("It is silent", "It lasts only")), finding
     try:
-        song = pipeline.load_song(path, GRID)
+        song = songs.load_song(path, GRID)
     except (AudioError, ConversionError, ModelError) as error:
         require_sentence(str(error), path.name)
         assert outcome == "said" or isinstance(error, ConversionError)

@@ -15,55 +15,38 @@ class SamplingOptions:
     """Options of one sampling run; None stands for the model's own setting (``DiffusionSettings``)."""
 
     sampler: str | None = control(
-        None,
-        choices=lambda: tuple(samplers.METHODS),
-        label="Sampler",
-        help="sampling algorithm",
-        flags=("--sampler",),
-        metavar="NAME",
+        None, choices=lambda: tuple(samplers.METHODS), metavar="NAME", help="sampling algorithm"
     )
-    steps: int | None = control(
+    steps: int | float | None = control(
         None,
         1,
         100_000,
-        label="Steps",
+        metavar="N",
+        suggestions=(5, 10, 20, 50, 100, 200, 1000),
         help="sampling steps: more take longer and follow the model more closely",
-        flags=("--steps",),
-        metavar="N",
     )
-    shallow: int | None = control(
+    shallow: int | float | None = control(
         None,
         1,
         100_000,
-        label="Shallow start",
-        help="start from the coarse mel with the noise of this diffusion step instead of from pure noise",
-        flags=("--shallow",),
         metavar="N",
+        label="Shallow start",
+        suggestions=(50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 900),
+        help="start from the model's coarse mel, noised to this diffusion step of 1000, instead of from pure noise",
     )
-    temperature: float | None = control(
+    temperature: float | int | None = control(
         None,
         0.0,
         2.0,
-        label="Temperature",
-        help="factor of the sampling noise: below 1 smoother and less varied",
-        flags=("--temperature",),
+        suggestions=(0.5, 0.7, 0.85, 1.0, 1.2),
+        help="factor of the sampling noise: 0.7 smoother and steadier, 1 as varied as the recordings",
     )
-    seed: int = control(
-        0,
-        0,
-        MAX_SEED,
-        label="Seed",
-        help="of all noise: the same number gives the same sound",
-        flags=("--seed",),
-        metavar="S",
-    )
+    seed: int | float = control(0, 0, MAX_SEED, metavar="S", help="of all noise: the same number, the same sound")
     precision: str = control(
         "auto",
         choices=PRECISIONS,
-        label="Precision",
-        help="auto is the fastest that this machine computes well, fp32 is exact",
-        flags=("--precision",),
         metavar="NAME",
+        help="auto is the fastest that this machine computes well, fp32 is exact",
     )
 
     def __post_init__(self):

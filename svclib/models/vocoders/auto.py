@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from svclib.audio.mel import MelConfig
-from svclib.conversion import song as songs
 from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument
 from svclib.models.ddsp.model import Synthesis
@@ -28,7 +27,6 @@ from svclib.utils import atomic_store, download, filesystem, unzip
 from svclib.utils.errors import ModelError
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
-_ARRAYS = ("f0_hz", "voiced", "confidence", "loudness_db", "log_mel", "content")
 ProgressCallback = Callable[[float, str], None]
 
 
@@ -256,43 +254,3 @@ def _checkpoint_in(folder: Path) -> Path:
 
 def _may_be_checkpoint(path: Path) -> bool:
     return not path.name.startswith(".") and (path.suffix.lower() in CHECKPOINTS or path.name == "model")
-
-
-# Analysis and resynthesis ---------------------------------------------------------------------------------------------
-
-
-def vocode(
-    vocoder: AnyVocoder,
-    song: songs.Song,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> np.ndarray:
-    """Sing a measured song again.
-
-    Args:
-        vocoder: What makes the sound.
-        song: From ``songs.load_song`` with ``vocoder.features``.
-        seed: Of all noise.
-        progress: Called with a fraction and a text.
-        cancelled: Asked now and then; True raises ``Cancelled``.
-
-    Returns:
-        float32 ``[samples]``, as long as ``song.audio``, full scale 1, not limited.
-
-    Raises:
-        ModelError: if the song was measured by another mel contract.
-        ModelError: if it was measured without one.
-    """
-    measured, hop = song.features, vocoder.contract.hop_samples
-    n_frames = -(-len(song.audio) // hop)
-
-    def held(x: np.ndarray) -> np.ndarray:  # a last incomplete frame is sung with the values of the one before it
-        return np.pad(x, ((0, n_frames - len(x)), *[(0, 0)] * (x.ndim - 1)), mode="edge")
-
-    whole = dataclasses.replace(
-        measured,
-        n_samples=n_frames * hop,
-        **{name: held(getattr(measured, name)) for name in _ARRAYS if getattr(measured, name) is not None},
-    )
-    return songs.fit_length(vocoder.resynthesize(whole, seed, progress, cancelled).audio, len(song.audio))

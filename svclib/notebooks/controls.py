@@ -1,0 +1,209 @@
+"""Widgets of the conversion controls and the sampling options, generated from their ``ControlSpec``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as W
+from IPython.display import HTML
+
+from svclib.analysis import html as page
+from svclib.conversion.controls import PRESETS, Controls, defaults, preset
+from svclib.conversion.key_suggestion import Suggestion
+from svclib.models.diffusion import samplers
+from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.instrument import Listing
+from svclib.models.vocoders import auto as vocoders
+from svclib.notebooks import base as widgets
+from svclib.utils.validation import ControlSpec, control_specs
+
+OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing chosen
+
+
+def widget_of(spec: ControlSpec) -> W.Widget:
+    """The widget of a control: checkbox, menu, slider or number box; its class is ``t-`` and the control's name."""
+    kind, settings = W.Dropdown, {"options": menu_options(spec)}
+    if isinstance(spec.default, bool):
+        kind, settings = W.Checkbox, {"value": spec.default, "indent": False}
+    elif spec.step is not None:
+        whole = spec.step == int(spec.step)
+        kind, number = (W.IntSlider, int) if whole else (W.FloatSlider, float)
+        limits = {"min": number(spec.low), "max": number(spec.high), "step": number(spec.step)}
+        settings = {**limits, "value": number(spec.default), "continuous_update": False}
+        settings["readout_format"] = "d" if whole else ".1f"
+    elif spec.low is not None and spec.default is not None:
+        kind, settings = W.BoundedIntText, {"min": spec.low, "max": spec.high, "value": spec.default}
+    elif spec.default is not None:
+        settings["value"] = spec.default
+    return widgets.control(kind, spec.label, f"t-{spec.name.replace('_', '-')}", spec.help, **settings)
+
+
+def menu_options(spec: ControlSpec) -> list[tuple[str, Any]]:
+    """``(label, value)`` of a menu: the allowed texts or usual numbers; :data:`OWN` first where None is the default."""
+    if spec.name == "sampler":  # with one's own samplers, registered by now
+        found = [(f"{name}: {samplers.METHODS[name].words}", name) for name in reversed(spec.options)]
+    else:
+        found = [(f"{value:g}" if spec.suggestions else value, value) for value in spec.suggestions or spec.options]
+    return [OWN, *found] if spec.default is None else found
+
+
+def sampling_menu(name: str) -> list[tuple[str, Any]]:
+    """The menu of one of the ``SamplingOptions``."""
+    return menu_options(next(spec for spec in control_specs(SamplingOptions) if spec.name == name))
+
+
+def vocoder_menu(listed: Sequence[Listing]) -> list[tuple[str, Path | str]]:
+    """The vocoders among listed files, and those registered under a name of their own."""
+    files = [(entry.path.stem, entry.path) for entry in listed if entry.vocodes]
+    return [OWN, *files, *((name, name) for name in vocoders.NAMED)]
+
+
+def controls_table() -> HTML:
+    """All controls with their ranges, as a table for the notebook."""
+    rows = [[spec.label, spec.range_text, spec.help] for spec in control_specs(Controls)]
+    rows += [[f"{spec.label} (diffusion)", spec.range_text, spec.help] for spec in control_specs(SamplingOptions)]
+    return HTML(page.table(["control", "range", "effect"], rows))
+
+
+class ControlSliders:
+    """``Controls`` as widgets.
+
+    Args:
+        guard: Decorator for their handlers, from ``widgets.guarded``: errors are shown.
+
+    Attributes:
+        widgets: By the name of the control.
+        columns: The groups to lay out.
+        preset: A menu of starting points.
+        suggestion, take_buttons: A suggested shift as text, and buttons that apply it.
+        kind: Of the instrument: the defaults depend on it.
+    """
+
+    def __init__(self, guard: Callable[[Callable], Callable]):
+        self._guard, self.kind = guard, "ddsp"
+        specs = control_specs(Controls)
+        self.widgets = {spec.name: widget_of(spec) for spec in specs}
+        self.preset = widgets.control(
+            W.Dropdown,
+            "Preset",
+            "t-preset",
+            "starting points; the controls stay free",
+            options=[("", None), *((name, name) for name in PRESETS)],
+        )
+        self.preset.layout.width, self.preset.style.description_width = "230px", "60px"
+        self.preset.observe(self._guard(lambda change: self._set_preset(change["new"])), "value")
+        self.suggestion, self.take_buttons = widgets.html(css_class="t-suggestion"), widgets.row()
+        self.columns = tuple(
+            widgets.column(group, *(self.widgets[spec.name] for spec in specs if spec.group == group))
+            for group in dict.fromkeys(spec.group for spec in specs)
+        )
+
+    def controls(self, singer: Mapping[str, float] | str | None = None) -> Controls:
+        """The controls as they stand, for this singer."""
+        return Controls(**{name: widget.value for name, widget in self.widgets.items()}, singer=singer)
+
+    def set(self, controls: Controls) -> None:
+        """Move every control to the given values."""
+        for name, widget in self.widgets.items():
+            widget.value = getattr(controls, name)
+
+    def for_kind(self, kind: str) -> None:
+        """Another kind of instrument was chosen: controls that nobody moved go to its defaults."""
+        if kind != self.kind and self.controls() == defaults(self.kind):
+            self.set(defaults(kind))
+        self.kind = kind
+
+    def reset(self) -> None:
+        """All controls to their defaults."""
+        self.set(defaults(self.kind))
+        self.preset.value = None
+
+    def suggest(self, found: Suggestion) -> None:
+        """Show which octave and semitones fit the instrument and why, with buttons that move the two sliders there."""
+        self.suggestion.value = page.notice(found.text)
+        shifts = {"octave": (found.octaves, 0), "fit": (found.octaves, found.semitones)}
+        suggested = "fit" if found.extra_semitones else "octave"
+        buttons = []
+        for name, (octaves, semitones) in shifts.items():
+            if name == "fit" and not semitones:
+                continue
+            label = f"Take octave {octaves:+d}" + (f", semitones {semitones:+d}" if semitones else "")
+            style = "success" if name == suggested else ""
+            take = self._guard(lambda octaves=octaves, semitones=semitones: self._take(octaves, semitones))
+            buttons.append(widgets.button(label, take, f"t-take-{name}", style, "move the two sliders there"))
+        self.take_buttons.children = tuple(buttons)
+
+    def suggest_nothing(self) -> None:
+        """Another song or instrument was chosen."""
+        self.suggestion.value, self.take_buttons.children = "", ()
+
+    def _take(self, octaves, semitones):
+        self.widgets["octave_shift"].value, self.widgets["semitone_shift"].value = octaves, semitones
+
+    def _set_preset(self, name):
+        if name is not None:
+            self.set(preset(name, self.kind))
+
+
+class SamplingControls(W.VBox):
+    """``SamplingOptions``, singers and vocoder of a diffusion instrument; hidden until one is chosen.
+
+    Attributes:
+        widgets: By the name of the option.
+        singers: A slider for each singer, where there are several.
+        vocoder: A menu.
+    """
+
+    def __init__(self):
+        self.widgets = {spec.name: widget_of(spec) for spec in control_specs(SamplingOptions)}
+        self.vocoder = widgets.control(
+            W.Dropdown, "Vocoder", "t-vocoder", "makes the sound of the mel; another of the same mel", options=[OWN]
+        )
+        self.singers, self._mix = {}, W.VBox([])
+        group = widgets.column("Diffusion", *self.widgets.values(), self._mix, self.vocoder)
+        super().__init__(group.children, layout=group.layout)
+        self.add_class("t-diffusion")
+        self.show(None)
+
+    def show(self, listing: Listing | None, listed: Sequence[Listing] = ()) -> None:
+        """Show the options of this instrument, with the vocoders among ``listed``; None hides the group."""
+        self.layout.display = "none" if listing is None else ""
+        names = tuple(listing.info.get("singers", ())) if listing else ()
+        names = tuple(sorted(names)) if len(names) > 1 else ()
+        if names != tuple(self.singers):
+            limits = {"min": 0.0, "max": 1.0, "step": 0.05, "readout_format": ".2f", "continuous_update": False}
+            self.singers = {
+                name: widgets.control(
+                    W.FloatSlider, name, "t-singer", "share of this singer's voice", value=float(i == 0), **limits
+                )
+                for i, name in enumerate(names)
+            }
+            self._mix.children = tuple(self.singers.values())
+        widgets.fill(self.vocoder, vocoder_menu(listed))
+
+    def reset(self) -> None:
+        """Everything back to the instrument's own."""
+        for spec in control_specs(SamplingOptions):
+            self.widgets[spec.name].value = "" if spec.default is None else spec.default
+        self.vocoder.value = ""
+        for i, slider in enumerate(self.singers.values()):
+            slider.value = float(i == 0)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the chosen instrument has no such options."""
+        return self.layout.display == "none"
+
+    def options(self) -> SamplingOptions:
+        """The options as they stand; the defaults while the group is hidden."""
+        values = {} if self.hidden else {name: widget.value for name, widget in self.widgets.items()}
+        return SamplingOptions(**{name: value for name, value in values.items() if value != ""})
+
+    def chosen_vocoder(self) -> Path | str | None:
+        """The chosen vocoder; None for the instrument's own."""
+        return None if self.hidden else self.vocoder.value or None
+
+    def singer(self) -> dict[str, float] | str | None:
+        """The chosen singer, or the mix; None for the instrument's own."""
+        mix = {} if self.hidden else {name: slider.value for name, slider in self.singers.items() if slider.value}
+        return next(iter(mix)) if len(mix) == 1 else mix or None
