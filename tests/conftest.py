@@ -1,14 +1,16 @@
-"""Shared fixtures: where the real recordings lie, and a loud word where they are absent."""
+"""Shared fixtures: the folder of real recordings, with a red line where it is absent; the list of cases."""
 
 import math
 import os
 import threading
 from pathlib import Path
 
+import cases
 import pytest
 
 from svclib.data import executors
 
+TESTS = pytest.StashKey[dict]()
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -30,8 +32,29 @@ def data_dir() -> Path:
     return folder
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Say at the end, in red, when tests on real recordings did not run."""
+def pytest_addoption(parser):
+    """``--cases``: print the list of cases and the tests marked with each, and run nothing."""
+    parser.addoption("--cases", action="store_true", help="print the cases and their tests")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Collect the tests of each case; a mark with an unknown case is an error."""
+    tests = config.stash.setdefault(TESTS, {})
+    for item in items:
+        for case in (name for mark in item.iter_markers("case") for name in mark.args):
+            if case not in cases.CASES:
+                raise pytest.UsageError(f"{item.nodeid} is marked with the unknown case '{case}'")
+            tests.setdefault(case, []).append(item.nodeid.partition("[")[0])
+    if config.getoption("--cases"):
+        items.clear()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print the list of cases, or in red that tests on real recordings did not run."""
+    if config.getoption("--cases"):
+        for line in cases.table(config.stash[TESTS]):
+            terminalreporter.write_line(line)
+        return
     if find_data() is None:
         terminalreporter.write_line(
             "ATTENTION: tests on real recordings were skipped: set SVCLIB_TEST_DATA to their folder.", red=True

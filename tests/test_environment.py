@@ -50,6 +50,7 @@ def watched(request, tmp_path_factory):
     return _journey(request.param, tmp_path_factory.mktemp("watched"))
 
 
+@pytest.mark.case("J3")
 def test_nothing_is_written_outside_the_chosen_folders(watched):
     """Besides them: temporary files, gone at the end, and the caches that numba and matplotlib keep for themselves."""
     base, report = watched
@@ -72,6 +73,7 @@ def test_nothing_is_written_outside_the_chosen_folders(watched):
     assert [p for p in (base / "tmp").rglob("*") if not p.name.startswith("torchinductor_")] == []
 
 
+@pytest.mark.case("I4", "J3")
 def test_nobody_is_called(watched):
     """No name is looked up, no address connected to or listened at, by any command that was given no link."""
     _, report = watched
@@ -80,6 +82,7 @@ def test_nobody_is_called(watched):
         assert report["packets"] in (0, None)  # of any library, also of what is not Python
 
 
+@pytest.mark.case("I3")
 @pytest.mark.slow
 def test_other_pythons_make_the_same_journey(tmp_path):
     """Every Python with svclib's packages that ``SVCLIB_TEST_PYTHONS`` names (paths, as in PATH) or the PATH holds."""

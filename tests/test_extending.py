@@ -45,6 +45,7 @@ def mine(tmp_path, monkeypatch):
     return importlib.import_module("own_parts")
 
 
+@pytest.mark.case("K5")
 def test_a_sampler_of_ones_own(mine):
     """Data N(0, 0.5^2): the best denoiser is linear, and the flow keeps x / its standard deviation."""
     chain, std = schedule.Schedule(1000), 0.5
@@ -66,6 +67,7 @@ def test_a_sampler_of_ones_own(mine):
         samplers.sample(denoiser, chain, x, "huen", 4)
 
 
+@pytest.mark.case("K5")
 def test_an_f0_method_of_ones_own(mine):
     rate, hz = 44100, 220.0
     sound = (0.3 * np.sin(2 * np.pi * hz * np.arange(rate) / rate)).astype(np.float32)
@@ -78,6 +80,7 @@ def test_an_f0_method_of_ones_own(mine):
     assert extract.FeatureSettings.from_json(settings.to_json()) == settings
 
 
+@pytest.mark.case("K5")
 def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
     contract = MelConfig()
     measured = extract.FeatureSettings(44100, 512, loudness_n_fft=2048, mel=contract)

@@ -89,6 +89,7 @@ def pages_of(text):
     return json.loads(re.search(r'id="pages">(.*?)</script>', text, re.S)[1])
 
 
+@pytest.mark.case("L2")
 def test_the_main_run_holds_every_step_and_the_others_at_most_eight(made):
     run, without, fewer, guessed = made.groups
     assert len(run) == 1 and len(run[0].trace) == 16 and sorted(run[0].sounds.audio) == list(range(16))
@@ -98,6 +99,7 @@ def test_the_main_run_holds_every_step_and_the_others_at_most_eight(made):
     assert [len(r.trace) for r in fewer] == [8, 4, 8] and fewer[2].trace.n_calls == 10
 
 
+@pytest.mark.case("L2")
 def test_all_runs_begin_with_the_same_noise_and_differ_at_the_end(made):
     run, without, fewer, _ = made.groups
     for other in (*without, *fewer):
@@ -107,6 +109,7 @@ def test_all_runs_begin_with_the_same_noise_and_differ_at_the_end(made):
         assert np.abs(other.trace.result.astype(float) - run[0].trace.result).max() > 1e-3
 
 
+@pytest.mark.case("L4")
 def test_sound_without_the_melody_does_not_depend_on_it(made, voice):
     """With a vocoder it would: it is told F0. So a run without melody, and the guessing page, sound without one."""
     _, without, _, guessed = made.groups
@@ -127,6 +130,7 @@ def test_sound_in_the_page_is_the_stretch_that_was_sung(text, song_path):
     assert np.corrcoef(heard[: len(wanted)], wanted)[0, 1] > 0.99
 
 
+@pytest.mark.case("L3")
 def test_one_file_below_10_mb_whose_size_was_said_before(made, text):
     assert len(text.encode()) < 10e6
     assert made.predicted_bytes == pytest.approx(len(text.encode()), rel=0.2)
@@ -135,6 +139,7 @@ def test_one_file_below_10_mb_whose_size_was_said_before(made, text):
     assert f"a small model {NAME}" in pages_of(text)["pages"][7]["text"][1]
 
 
+@pytest.mark.case("L3")
 def test_a_full_lesson_stays_below_10_mb_by_the_rough_measure():
     small = MelConfig(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
     assert "will have about" in lesson.check_size(lesson.estimate_bytes(5.0, 50, small))
@@ -225,6 +230,7 @@ def wave_file(tmp_path_factory, wave_model):
     return instrument.save(path, wave_model, WAVE_FEATURES, toy.STATISTICS, created="2026-11-21")
 
 
+@pytest.mark.case("L5")
 def test_trace_command_shows_diffwave(tmp_path, capsys, song_path, wave_file):
     arguments = ["trace", "--instrument", str(wave_file), "--input", str(song_path), "--seconds", "0.25"]
     assert main([*arguments, "--out", str(tmp_path / "wave.html")]) == 0
@@ -282,6 +288,7 @@ def test_the_bundled_lesson_can_be_handed_out_as_it_is(tmp_path, capsys):
     assert "--input is missing" in capsys.readouterr().err
 
 
+@pytest.mark.case("L5")
 def test_trace_command_makes_the_same_page(tmp_path, capsys, song_path, monkeypatch):
     preset = toy.preset(SETTINGS, FEATURES, steps=1, segment_s=0.5, validate_every_steps=1)
     from toy_diffusion import MelDataset
@@ -301,6 +308,7 @@ def test_trace_command_makes_the_same_page(tmp_path, capsys, song_path, monkeypa
 # in a browser -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("L1")
 @pytest.mark.browser
 def test_every_page_can_be_done_in_a_browser(tmp_path, text):
     browsing.require_chromium()

@@ -58,6 +58,7 @@ def test_spectrogram_shows_a_click_at_its_time_whatever_the_length(n_samples):
     assert abs(time_s[level_db.sum(axis=0).argmax()] - at / RATE_HZ) <= column_s
 
 
+@pytest.mark.case("P47")
 def test_curves_are_sorted_by_step_without_gaps_in_the_data():
     curves = {"step": [300, 100, 200], "loss": [3.0, 1.0, np.nan]}
     curves |= {"validation_step": [20, 10], "validation_loss": [2, 1]}
@@ -71,6 +72,7 @@ def test_running_mean_keeps_length_and_constants():
     assert plot_data.running_mean(np.arange(50.0), 5)[10] == pytest.approx(10.0)
 
 
+@pytest.mark.case("P49")
 def test_principal_axes_find_the_plane_that_points_lie_in():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.standard_normal((16, 2)))[0].T
@@ -92,6 +94,7 @@ def test_compared_runs_are_ordered_by_their_last_value_with_its_step():
     assert labels == ["best: 3.500 at step 30", "late: 4.000 at step 20", "none: no value yet"]
 
 
+@pytest.mark.case("P12")
 def test_time_axes_come_from_the_rate_of_the_features():
     measured = _features(500)  # 500 frames of 64 samples at 16 kHz: 2 s
     figure = plots.features_overview(np.zeros(measured.n_samples), measured, start_s=3.0)

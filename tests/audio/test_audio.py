@@ -49,6 +49,7 @@ LOSSLESS = [("wav", s) for s in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT"
 LOSSLESS += [("flac", "PCM_16"), ("flac", "PCM_24"), ("aiff", "PCM_24"), ("caf", "PCM_16"), ("w64", "PCM_16")]
 
 
+@pytest.mark.case("A12")
 @pytest.mark.parametrize(("suffix", "subtype"), LOSSLESS)
 def test_lossless_formats_within_their_quantisation(tmp_path, suffix, subtype):
     x = melody(0.3)
@@ -76,6 +77,7 @@ NAMES = ["a b.wav", "it's.WAV", 'q"uote.wav', "(live) [2] {x}.wav", "$(touch x)`
 NAMES += ["émoji 🎤 漢字 עברית.wav", "e\u0301.wav", "<img src=x onerror=alert(1)>.wav", "no suffix", "x.Mp3"]
 
 
+@pytest.mark.case("P5", "B4", "B5")
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_is_only_a_name(tmp_path, name):
     path = put(tmp_path / "plain.wav", tone(0.2)).rename(tmp_path / name)
@@ -83,6 +85,7 @@ def test_any_name_is_only_a_name(tmp_path, name):
     assert audio.find(tmp_path) == ([path], [])
 
 
+@pytest.mark.case("A19")
 def test_content_decides_not_the_suffix(tmp_path):
     wav = put(tmp_path / "a.wav", tone(1)).rename(tmp_path / "a.mp3")
     mp3 = put(tmp_path / "b.mp3", tone(1)).rename(tmp_path / "b.wav")
@@ -91,6 +94,7 @@ def test_content_decides_not_the_suffix(tmp_path):
     assert [len(audio.read(p).samples) for p in (wav, mp3, flac)] == [RATE] * 3
 
 
+@pytest.mark.case("A20")
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 @pytest.mark.parametrize("suffix", ["m4a", "aac", "webm"])
 def test_formats_that_ffmpeg_reads(tmp_path, suffix):
@@ -107,6 +111,7 @@ def test_formats_that_ffmpeg_reads(tmp_path, suffix):
         assert len(audio.read(made).samples) < 60000
 
 
+@pytest.mark.case("A20")
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 def test_a_protected_file_is_called_so(tmp_path):
     """Sound encrypted by ffmpeg, its key thrown away; marked as FairPlay does; and unprotected, which is read."""
@@ -122,6 +127,7 @@ def test_a_protected_file_is_called_so(tmp_path):
     assert len(audio.read(tmp_path / "mine.m4a").samples) > 47000
 
 
+@pytest.mark.case("A18")
 def test_files_beyond_four_gigabytes(tmp_path):
     """RF64 (EBU Tech 3306) and W64 have room for longer sizes; one that claims 5 GB is read as far as it goes."""
     x = melody(1)
@@ -140,6 +146,7 @@ def test_files_beyond_four_gigabytes(tmp_path):
     assert f"of {claim + 108} bytes are there" in got.info.warnings[0]
 
 
+@pytest.mark.case("B8")
 @pytest.mark.slow
 def test_twenty_thousand_files_in_one_folder(tmp_path):
     """Every one is found and every bad one told, in seconds."""
@@ -154,6 +161,7 @@ def test_twenty_thousand_files_in_one_folder(tmp_path):
     assert usable[0].name == "00001.wav" and usable == sorted(usable)
 
 
+@pytest.mark.case("A20")
 def test_without_ffmpeg_the_remedy_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     path = tmp_path / "Memo.m4a"
@@ -184,6 +192,7 @@ def test_blocks_are_the_whole(tmp_path, block):
 # Files that lie, are cut or damaged -----------------------------------------------------------------------------------
 
 
+@pytest.mark.case("A1", "A2", "A3")
 def test_nothing_and_not_audio(tmp_path):
     cases = {
         "empty.wav": (b"", "is empty"),
@@ -208,6 +217,7 @@ def test_nothing_and_not_audio(tmp_path):
         audio.read(tmp_path / "absent.wav")
 
 
+@pytest.mark.case("A4", "A5")
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "mp3", "flac", "ogg"])
 def test_a_cut_file_is_used_up_to_the_cut_and_warned_about(tmp_path, suffix):
     x = melody(20, seed=3)
@@ -229,6 +239,7 @@ def xing(path, frames):
     path.write_bytes(data)
 
 
+@pytest.mark.case("A6")
 def test_an_mp3_header_that_claims_a_trillion_samples(tmp_path):
     path = put(tmp_path / "a.mp3", melody(10))
     true_length = len(audio.read(path).samples)
@@ -241,6 +252,7 @@ def test_an_mp3_header_that_claims_a_trillion_samples(tmp_path):
     assert abs(len(audio.read_resampled(path, 16000)) - true_length * 160 / 441) < 3000
 
 
+@pytest.mark.case("A5")
 def test_an_mp3_header_that_claims_too_little(tmp_path):
     path = put(tmp_path / "a.mp3", melody(20))
     xing(path, 20)
@@ -257,6 +269,7 @@ def test_a_cover_picture_is_no_sound(tmp_path):
     assert abs(len(got.samples) - 2 * RATE) < 3000 and not got.info.warnings
 
 
+@pytest.mark.case("A7")
 def test_garbage_in_the_middle_never_crashes(tmp_path):
     rng = np.random.default_rng(0)
     for suffix in ("mp3", "flac", "ogg", "wav"):
@@ -288,6 +301,7 @@ def test_mutated_files_end_in_sound_or_a_sentence(tmp_path):
                 assert path.name in str(error)
 
 
+@pytest.mark.case("A16", "A17")
 @pytest.mark.parametrize(("offset", "value"), [(24, 0), (24, 10**9), (22, 0), (22, 65535)])
 def test_impossible_rates_and_channel_counts(tmp_path, offset, value):
     path = put(tmp_path / "a.wav", tone(0.5), subtype="PCM_16")
@@ -298,6 +312,7 @@ def test_impossible_rates_and_channel_counts(tmp_path, offset, value):
         audio.read(path)
 
 
+@pytest.mark.case("A9")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_invalid_samples_are_refused_with_the_time(tmp_path, bad):
     x = tone(4)
@@ -316,6 +331,7 @@ def test_invalid_samples_are_refused_with_the_time(tmp_path, bad):
 # Channels, level, offset ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("A14")
 def test_mono_is_the_mean_of_the_channels(tmp_path):
     a, b = melody(1), melody(1, seed=1)
     got = audio.read(put(tmp_path / "a.wav", np.stack([a, b], 1), subtype="FLOAT"))
@@ -325,6 +341,7 @@ def test_mono_is_the_mean_of_the_channels(tmp_path):
     np.testing.assert_array_equal(both, np.stack([a, b], 1))
 
 
+@pytest.mark.case("A14")
 def test_a_silent_channel_is_left_out(tmp_path):
     a = melody(1)
     got = audio.read(put(tmp_path / "a.wav", np.stack([a * 0, a], 1), subtype="FLOAT"))
@@ -332,6 +349,7 @@ def test_a_silent_channel_is_left_out(tmp_path):
     only_warning(got.info, "channel 1 is silent")
 
 
+@pytest.mark.case("A15")
 def test_opposite_phase_uses_the_left_channel(tmp_path):
     a = melody(1)
     got = audio.read(put(tmp_path / "a.wav", np.stack([a, -a], 1), subtype="FLOAT"))
@@ -339,6 +357,7 @@ def test_opposite_phase_uses_the_left_channel(tmp_path):
     only_warning(got.info, "opposite phase")
 
 
+@pytest.mark.case("A14")
 def test_six_channels_are_mixed_and_warned_about(tmp_path):
     a = melody(1)
     got = audio.read(put(tmp_path / "a.wav", np.stack([a, a, a, a * 0, a, a], 1), subtype="FLOAT"))
@@ -346,6 +365,7 @@ def test_six_channels_are_mixed_and_warned_about(tmp_path):
     assert "6 channels" in " ".join(got.info.warnings)
 
 
+@pytest.mark.case("A8")
 def test_silence_is_named(tmp_path):
     got = audio.read(put(tmp_path / "a.wav", np.zeros(RATE, np.float32)))
     assert not got.samples.any()
@@ -353,12 +373,14 @@ def test_silence_is_named(tmp_path):
     assert audio.survey(tmp_path / "a.wav").silent
 
 
+@pytest.mark.case("A11")
 def test_an_offset_is_removed_aloud(tmp_path):
     got = audio.read(put(tmp_path / "a.wav", tone(1) + 0.5, subtype="FLOAT"))
     np.testing.assert_allclose(got.samples, tone(1), atol=1e-4)
     only_warning(got.info, "+0.50")
 
 
+@pytest.mark.case("A10")
 def test_wrong_scale_is_brought_to_one_aloud(tmp_path):
     got = audio.read(put(tmp_path / "a.wav", tone(1, amplitude=60), subtype="FLOAT"))
     assert np.abs(got.samples).max() == pytest.approx(1.0, abs=1e-3)
@@ -373,6 +395,7 @@ def test_little_peaks_above_one_are_kept_in_float_and_fit_in_sixteen_bits(tmp_pa
     np.testing.assert_allclose(got / np.abs(got).max(), x / np.abs(x).max(), atol=1e-3)
 
 
+@pytest.mark.case("A16")
 def test_low_rates_are_warned_about(tmp_path):
     only_warning(audio.read(put(tmp_path / "a.wav", tone(1, 8000), 8000)).info, "4 kHz")
 
@@ -390,6 +413,7 @@ def test_resampled_length_is_exact(rate_in, rate_out, n):
         assert found.shape == (units.resampled_length(n, rate_in, rate_out), *shape[1:])
 
 
+@pytest.mark.case("A16")
 @pytest.mark.parametrize(("rate_in", "rate_out"), PAIRS)
 def test_resampling_keeps_time_and_shape(rate_in, rate_out):
     """A slow swell of 300 Hz, known at every time: read at the other rate it is the same curve."""
@@ -429,6 +453,7 @@ def test_what_lies_above_the_new_nyquist_is_gone():
     assert np.abs(found[500:-500]).max() < 1e-4
 
 
+@pytest.mark.case("B10")
 def test_progress_and_a_file_that_changes(tmp_path):
     path, told = put(tmp_path / "a.wav", melody(6)), []
     audio.read_resampled(path, 16000, progress=lambda fraction, text: told.append(fraction))
@@ -449,6 +474,7 @@ print(len(x), (after - before) / 1024, x.nbytes / 2**20)
 """
 
 
+@pytest.mark.case("P14", "A18")
 @pytest.mark.parametrize("minutes", [10, pytest.param(180, marks=pytest.mark.slow)])
 def test_a_long_file_needs_little_more_than_its_result(tmp_path, minutes):
     path = tmp_path / "long.wav"
@@ -488,6 +514,7 @@ def test_tags_of_ones_own(tmp_path):
         audio.write(tmp_path / "b.flac", tone(), RATE, {"mood": "blue"})
 
 
+@pytest.mark.case("P36")
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg"])
 def test_too_loud_is_turned_down_never_wrapped(tmp_path, suffix):
     x = tone(1, amplitude=2.0)
@@ -536,6 +563,7 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path):
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("P6", "B3", "B10")
 def test_find_lists_usable_and_skipped_with_reasons(tmp_path):
     (tmp_path / "take 1").mkdir()
     (tmp_path / ".ipynb_checkpoints").mkdir()
@@ -553,6 +581,7 @@ def test_find_lists_usable_and_skipped_with_reasons(tmp_path):
     assert {p.name: "empty" in reason for p, reason in skipped} == {"words.txt": False, "empty.wav": True}
 
 
+@pytest.mark.case("B1")
 def test_a_missing_folder_names_its_neighbours(tmp_path):
     (tmp_path / "Recordings").mkdir()
     with pytest.raises(AudioError, match="Near names there: Recordings"):

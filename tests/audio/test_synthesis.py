@@ -130,6 +130,7 @@ def test_gate_is_zero_in_every_off_frame_and_never_jumps():
 # ---- oscillators ----
 
 
+@pytest.mark.case("P42")
 @pytest.mark.parametrize(("f0_hz", "number", "tolerance"), [(440, 1, 1e-5), (440, 18, 1e-5), (79, 100, 1e-4)])
 def test_sine_accuracy_over_four_seconds(f0_hz, number, tolerance):
     audio, end = harmonic_synthesis(*steady(f0_hz, 1000, number, number), RATE, HOP)
@@ -211,6 +212,7 @@ def test_a_harmonic_that_glides_over_nyquist_does_not_fold_back():
     assert (audio[0, edge:] == 0).all() and audio[0, : edge - 2 * HOP].abs().max() > 0.99
 
 
+@pytest.mark.case("P45")
 def test_unvoiced_and_zero_pitch_are_silent_and_do_not_click():
     f0, amplitude, distribution = steady(300, 60)
     voiced = torch.ones(1, 60, dtype=torch.bool)
@@ -295,6 +297,7 @@ def test_gradients_of_everything_else():
 # ---- noise ----
 
 
+@pytest.mark.case("P44")
 @pytest.mark.parametrize("bands", [10, 35, 65])
 def test_noise_filter_response_without_residual_delay(bands):
     magnitudes = random64(1, 1, bands).detach()

@@ -50,6 +50,7 @@ NUMBERS = {spec.name: spec for spec in control_specs(Controls) if spec.low is no
 # Controls -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("P35")
 def test_defaults_and_ranges():
     c = Controls()
     assert (c.use_loudness_statistics, c.mask_threshold, c.attenuation_db, c.autotune) == (True, 1.0, 20.0, 0.0)
@@ -134,6 +135,7 @@ def test_a_repeated_level_has_the_middle_of_its_ranks():
     assert controls.quantile_transform(np.array([-33.0]), source, target)[0] == pytest.approx(-40.0, abs=1e-9)
 
 
+@pytest.mark.case("P30")
 @pytest.mark.parametrize("threshold", [0.5, 1.0, 1.5, 2.0])
 def test_attenuation_is_never_a_boost(threshold):
     ratio = np.linspace(0, 2.1, 1000)
@@ -152,6 +154,7 @@ def swell(n=4000):
     return song(np.full(n, 60.0), loudness_db=level)
 
 
+@pytest.mark.case("P31")
 @pytest.mark.parametrize("use", [True, False])
 @pytest.mark.parametrize("threshold", [0.8, 1.0, 1.7])
 def test_no_level_jump_at_the_edges_of_the_mask(threshold, use):
@@ -193,6 +196,7 @@ def test_asking_for_more_than_the_instrument_ever_sang_is_told():
 # Nothing there --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("P29")
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("stats", [None, {}, statistics()])
 def test_songs_without_notes_or_pitch_give_a_defined_result_and_a_warning(stats):
@@ -248,6 +252,7 @@ def test_tuning_agrees_with_librosa(cents):
     assert abs((ours - theirs + 0.5) % 1 - 0.5) <= 0.02  # half a semitone sharp is half a semitone flat
 
 
+@pytest.mark.case("P32")
 @pytest.mark.parametrize("midi", [60.0, 60.3, 59.8, 60.123, 47.499, 60.5])
 def test_tuning_of_a_constant_pitch_is_its_true_offset(midi):
     offset = autotune.tuning_offset(np.full(500, midi), np.ones(500))
@@ -255,6 +260,7 @@ def test_tuning_of_a_constant_pitch_is_its_true_offset(midi):
     assert abs((offset - true + 0.5) % 1 - 0.5) <= 0.01
 
 
+@pytest.mark.case("P32")
 def test_tuning_of_nothing_is_zero():
     assert autotune.tuning_offset(np.zeros(0), np.zeros(0)) == 0
     assert autotune.tuning_offset(np.full(9, 60.3), np.ones(9), np.zeros(9, dtype=bool)) == 0
@@ -341,6 +347,7 @@ def test_pitch_is_held_inside_its_limits_and_told():
     assert low.f0_hz.min() == pytest.approx(20.0) and low.warnings
 
 
+@pytest.mark.case("P33")
 @pytest.mark.parametrize(
     ("difference", "octaves"),
     [(0, 0), (1, 0), (-1, 0), (5, 0), (7, 1), (17, 1), (19, 2), (-17, -1), (-19, -2), (31, 3), (60, 3)],

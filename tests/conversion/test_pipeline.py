@@ -159,6 +159,7 @@ def test_output_is_in_time_with_the_input(tmp_path, rate, keep_rate):
     assert abs(delay_s(source, result.audio, result.sample_rate_hz)) < 0.001
 
 
+@pytest.mark.case("P43")
 def test_the_decoder_receives_the_edited_loudness_and_pitch():
     level = -30 + 10 * np.sin(np.linspace(0, 20, 500))
     s = song(32000, loudness_db=level, midi=np.linspace(55, 65, 500))
@@ -236,6 +237,7 @@ print(hashlib.sha256(made.audio.tobytes()).hexdigest())
 """
 
 
+@pytest.mark.case("P24", "P27")
 def test_instruments_opened_one_after_the_other_sound_like_fresh_ones(tmp_path):
     """Nothing of one instrument stays behind for the next, and none needs what another left."""
     known = statistics.compute([("eva", song(64000, loudness_db=np.linspace(-50, -10, 1000)).features)])
@@ -368,6 +370,7 @@ def test_a_silent_song_is_sung_with_warnings(tmp_path):
     assert np.isfinite(result.audio).all() and any("No pitch" in w for w in result.warnings)
 
 
+@pytest.mark.case("P26")
 def test_a_song_is_measured_once_and_again_only_when_something_changed(tmp_path, monkeypatch):
     songs.clear_song_cache()
     calls = []
@@ -429,6 +432,7 @@ def result():
     return convert(tiny(), song())
 
 
+@pytest.mark.case("P38")
 @pytest.mark.parametrize("form", ["wav", "flac", "mp3"])
 def test_saved_files_carry_sound_tag_and_settings_and_are_never_overwritten(tmp_path, result, form):
     path = pipeline.save(result, tmp_path / "output", form)

@@ -58,6 +58,7 @@ def test_reads_back_what_was_measured(tmp_path, measured, monkeypatch):
         data.features(0, 0, 10**6)
 
 
+@pytest.mark.case("P14")
 @pytest.mark.parametrize("method", ["swift", pytest.param("pyin", marks=pytest.mark.slow)])
 def test_measuring_in_segments_gives_what_measuring_the_whole_gives(data_dir, tmp_path, monkeypatch, method):
     """The real measure on a real singer, cut every 6 seconds."""
@@ -81,6 +82,7 @@ def test_measuring_in_segments_gives_what_measuring_the_whole_gives(data_dir, tm
     assert 80 < units.midi_to_hz(data.statistics["f0_midi"]["mean_note"]) < 700
 
 
+@pytest.mark.case("P11")
 @pytest.mark.parametrize(("rate", "hop"), [(16000, 64), (44100, 512), (22050, 256), (48000, 480), (11025, 64)])
 def test_cuts_cover_everything_once_on_the_grid(rate, hop):
     settings = extract.FeatureSettings(sample_rate_hz=rate, hop_samples=hop)
@@ -171,6 +173,7 @@ def prepare_in_child(sources, out: Path, n: int | None) -> tuple[int, int]:
     return status, int(counted.read_text()) if status == 0 else 0
 
 
+@pytest.mark.case("P7", "J7")
 def test_killed_anywhere_then_continued_gives_the_same_bytes(tmp_path, measured, monkeypatch):
     """The process dies at one file operation after the other; the next run continues to exactly the same files."""
     monkeypatch.setattr(segments, "SEGMENT_S", 0.9)
@@ -191,6 +194,7 @@ def test_killed_anywhere_then_continued_gives_the_same_bytes(tmp_path, measured,
         shutil.rmtree(out)
 
 
+@pytest.mark.case("G5")
 def test_short_memory_measures_one_at_a_time_and_keeps_what_is_finished(tmp_path, measured, monkeypatch):
     """Memory that holds one segment but not two: the same bytes, slower. Memory that holds none: a sentence."""
     monkeypatch.setattr(segments, "SEGMENT_S", 0.9)
@@ -258,6 +262,7 @@ def test_cancel_leaves_a_state_that_goes_on(tmp_path, measured, monkeypatch):
     assert len(dataset.prepare(sources, tmp_path / "out", SETTINGS).recordings) == 4
 
 
+@pytest.mark.case("F5")
 @pytest.mark.parametrize(("number", "fault"), [(errno.ENOSPC, {"only": "write", "stays": True}), (errno.EIO, {})])
 def test_every_failing_file_operation_keeps_the_old_dataset(tmp_path, measured, number, fault):
     """The n-th operation of an update fails, for every n: the old or the new dataset opens, whole."""
@@ -340,6 +345,7 @@ def test_shards_mostly_dead_or_many_small_ones_are_copied_together(tmp_path, mea
         np.testing.assert_allclose(data.audio(i), soundfile.read(source.path)[0], atol=1.01 / 32767)
 
 
+@pytest.mark.case("A13")
 def test_broken_files_are_skipped_and_told(tmp_path, measured):
     make_files(tmp_path / "a", 2)
     (tmp_path / "a" / "empty.wav").write_bytes(b"")
@@ -370,6 +376,7 @@ def test_what_holds_for_many_recordings_is_told_once(tmp_path, measured):
     assert not [m for m in dataset.prepare(found, tmp_path / "narrow", narrow).messages if "8000" in m]
 
 
+@pytest.mark.case("P13", "B2")
 def test_nothing_usable_names_the_accepted_types(tmp_path, measured):
     (tmp_path / "a").mkdir()
     for sources in ([], find_recordings(tmp_path / "a")):
@@ -385,6 +392,7 @@ def test_nothing_usable_names_the_accepted_types(tmp_path, measured):
         find_recordings(tmp_path / "c")
 
 
+@pytest.mark.case("B7")
 def test_the_same_audio_twice_is_used_once_and_told(tmp_path, measured):
     make_files(tmp_path / "a", 3)
     shutil.copy(tmp_path / "a" / "take 01.wav", tmp_path / "a" / "zz copy.wav")
@@ -478,6 +486,7 @@ def entries(n: int, seconds=None) -> list[dict]:
     ]
 
 
+@pytest.mark.case("P10")
 def test_the_validation_split_hangs_on_contents_only():
     split = recordings.hold_out(entries(1000))
     assert 0.05 < np.mean([s == "validation" for s in split]) < 0.1
@@ -532,6 +541,7 @@ def test_batches_are_a_pure_function_of_seed_and_step(tmp_path, measured):
     np.testing.assert_array_equal(a["loudness_db"], expected)  # audio and features of a window belong together
 
 
+@pytest.mark.case("P10")
 def test_windows_are_uniform_over_the_time_of_the_train_split(tmp_path, measured):
     folder = tmp_path / "a"
     folder.mkdir()
@@ -647,6 +657,7 @@ def test_statistics_against_numpy(measured):
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.case("P34")
 def test_statistics_use_note_frames_only():
     """Half loud and sure, half silent and unsure: the notes are the first half."""
     loud = np.r_[np.full(1000, -20.0), np.full(1000, -75.0)]
@@ -666,6 +677,7 @@ def test_statistics_of_nothing_are_defined():
     assert silent["f0_midi"]["mean_note"] is None and silent["loudness_db"]["mean"] == -80
 
 
+@pytest.mark.case("P8")
 def test_statistics_are_of_the_train_split_and_kept_up_to_date(tmp_path, measured):
     sources = make_files(tmp_path / "a", 3, 2.0)
     data = dataset.prepare(sources, tmp_path / "out", SETTINGS, validation="take 01.wav")

@@ -42,6 +42,7 @@ def short(monkeypatch):
     monkeypatch.setattr(shards, "CAP_BYTES", 100_000)
 
 
+@pytest.mark.case("K1")
 def test_two_workers_make_the_same_bytes(tmp_path, measured, short, monkeypatch):
     sources = make_files(tmp_path / "a", 4, 2.0)
     dataset.prepare(sources, tmp_path / "here", SETTINGS)
@@ -64,6 +65,7 @@ def test_two_workers_make_the_same_bytes(tmp_path, measured, short, monkeypatch)
     assert len(data.recordings) == 4 and told == sorted(told) and told[-1] == 1.0
 
 
+@pytest.mark.case("K1")
 def test_a_bad_recording_is_skipped_with_the_same_words(tmp_path, short, monkeypatch):
     def picky(samples, settings, progress=None):
         if len(samples) > 3 * 16000 // 4:
@@ -94,6 +96,7 @@ def test_a_worker_that_leaves_half_way_loses_nothing(tmp_path, measured, short):
     assert gone and contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
+@pytest.mark.case("G5", "K2")
 @pytest.mark.slow
 def test_a_worker_process_killed_half_way_loses_nothing(tmp_path, monkeypatch):
     """The real measure in real processes; the busy one is killed by the system, its segments go to the other."""
@@ -115,6 +118,7 @@ def test_a_worker_process_killed_half_way_loses_nothing(tmp_path, monkeypatch):
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
+@pytest.mark.case("K4")
 def test_cancel_and_interrupt_leave_a_state_that_goes_on_here(tmp_path, measured, short):
     sources = make_files(tmp_path / "a", 4, 2.0)
     dataset.prepare(sources, tmp_path / "here", SETTINGS)
@@ -138,6 +142,7 @@ def test_cancel_and_interrupt_leave_a_state_that_goes_on_here(tmp_path, measured
         assert contents(tmp_path / out) == contents(tmp_path / "here")
 
 
+@pytest.mark.case("K3")
 def test_no_worker_and_a_lost_scheduler_are_told(tmp_path, measured, short, monkeypatch):
     monkeypatch.setattr(executors, "PATIENCE_S", 1.5)
     sources, told = make_files(tmp_path / "a", 1, 2.0), []
@@ -158,6 +163,7 @@ def test_no_worker_and_a_lost_scheduler_are_told(tmp_path, measured, short, monk
     assert contents(tmp_path / "out") == contents(tmp_path / "here")
 
 
+@pytest.mark.case("K3")
 def test_workers_with_other_versions_are_refused(tmp_path, measured, short, monkeypatch):
     sources, real = make_files(tmp_path / "a", 1), manifest.versions()
     on_worker = lambda: {**real, "torch": "1.0"} if _on_a_worker() else real  # noqa: E731
@@ -333,6 +339,7 @@ def _lives(pid: int) -> bool:
 # ------------------------------------------------------------------------------------------------- addresses, packages
 
 
+@pytest.mark.case("K3")
 @pytest.mark.parametrize(
     "executor", ["dask", "dask://", "dask://here", "dask://here:x", "tcp://1.2.3.4:5", "dask://a:1/b"]
 )
@@ -345,6 +352,7 @@ def test_what_is_no_address_is_told_before_anything_is_read(tmp_path, executor, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.case("K3")
 def test_a_port_without_a_scheduler_is_told(tmp_path, monkeypatch, short, measured):
     monkeypatch.setattr(executors, "CONNECT_S", 1.0)
     sources = make_files(tmp_path / "a", 1)
@@ -361,6 +369,7 @@ def test_a_port_without_a_scheduler_is_told(tmp_path, monkeypatch, short, measur
         server.server_close()
 
 
+@pytest.mark.case("K3")
 def test_the_missing_package_is_named(tmp_path, monkeypatch, short, measured):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(StorageError, match="pip install distributed"):

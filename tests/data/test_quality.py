@@ -81,6 +81,7 @@ def test_a_trumpet_in_a_room_is_at_most_a_note(data_dir):
     assert report.files[0].voiced_share > 0.8
 
 
+@pytest.mark.case("A21")
 @pytest.mark.parametrize("level_db", [-6, -12])
 def test_a_chord_or_a_second_voice_is_accompaniment(tmp_path, data_dir, level_db):
     gain = 10 ** (level_db / 20)
@@ -128,6 +129,7 @@ def test_a_pure_tone_at_full_scale_is_not_clipped(tmp_path):
         assert "clipping" not in found
 
 
+@pytest.mark.case("A8")
 def test_silence_and_pauses(tmp_path):
     report, found = look(tmp_path, np.r_[voice(), np.zeros(12 * RATE, np.float32)])
     assert report.silence_share == pytest.approx(1 - 0.61 * 8 / 20, abs=0.03) and "silence" in found
@@ -158,6 +160,7 @@ def test_octave_leaps_are_counted(tmp_path):
     assert quality.count_octave_jumps(np.zeros(3), np.zeros(3, bool)) == 0
 
 
+@pytest.mark.case("A13")
 def test_level_spread_quiet_short_and_rate(tmp_path):
     t = np.arange(12 * RATE) / RATE
     gain = np.where(t % 4 < 2, 1.0, 0.03)
@@ -171,11 +174,13 @@ def test_level_spread_quiet_short_and_rate(tmp_path):
     assert "above 4 kHz is missing" in found["rate"].text
 
 
+@pytest.mark.case("A21")
 def test_noise_alone_has_no_pitch(tmp_path):
     report, found = look(tmp_path, 0.1 * np.random.default_rng(0).standard_normal(6 * RATE))
     assert report.voiced_share < 0.1 and found["pitch"].severity == quality.PROBLEM
 
 
+@pytest.mark.case("B7")
 def test_duplicates_also_in_other_formats(tmp_path):
     for i in range(3):
         soundfile.write(tmp_path / f"{i}.wav", voice(6, seed=i, rate=44100), 44100)

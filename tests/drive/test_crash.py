@@ -70,6 +70,7 @@ def _hook(event, arguments):
         _audited["foreign"].append(f"{event} {path}")
 
 
+@pytest.mark.case("J1")
 def test_everything_under_the_base_is_written_by_the_store(tmp_path, monkeypatch):
     """Prepare, train with TensorBoard and previews, export, save a trace, under an audit."""
     monkeypatch.setattr(
@@ -91,6 +92,7 @@ def test_everything_under_the_base_is_written_by_the_store(tmp_path, monkeypatch
     assert list((base / "runs" / "a" / "tensorboard").iterdir()) and list((base / "output").iterdir())
 
 
+@pytest.mark.case("J1")
 def test_no_other_module_opens_a_file_of_its_own_choice_for_writing():
     """Whatever else writes does so into a path it was handed by the store (by custom named ``part``), or outside."""
     allowed = {"disk", "store", "folders", "colab", "widgets_convert"}  # colab: for makers of badges; widgets: path
@@ -128,6 +130,7 @@ def operations_of_a_run(tmp_path, monkeypatch):
     return counting
 
 
+@pytest.mark.case("E3")
 def test_interrupts_in_the_middle_of_some_operations(tmp_path, monkeypatch, whole):
     log = operations_of_a_run(tmp_path, monkeypatch).log
     writes = [i for i, name in enumerate(log, 1) if name == "write"]
@@ -135,12 +138,14 @@ def test_interrupts_in_the_middle_of_some_operations(tmp_path, monkeypatch, whol
     interrupted_at(tmp_path, monkeypatch, whole, [*random.Random(2).sample(writes, 2), last])
 
 
+@pytest.mark.case("E3")
 @pytest.mark.slow
 def test_interrupts_in_the_middle_of_every_operation(tmp_path, monkeypatch, whole):
     total = operations_of_a_run(tmp_path, monkeypatch).count
     interrupted_at(tmp_path, monkeypatch, whole, range(1, total + 1))
 
 
+@pytest.mark.case("F5")
 @pytest.mark.parametrize("how", [errno.EIO, errno.ENOSPC, "interrupt"])
 def test_every_operation_of_an_export_fails_once(tmp_path, whole, how):
     """A sentence or an interrupt, and whatever lies under a real name afterwards is a whole instrument."""
@@ -184,6 +189,7 @@ def prepared(tmp_path_factory):
         return dataset.prepare(sources, folder / "set", cheap_features.SETTINGS).path
 
 
+@pytest.mark.case("J2")
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_every_flipped_bit_of_a_dataset_is_noticed(prepared, count):
     """Of the manifest when the dataset is opened, of a shard when it is verified."""
@@ -199,6 +205,7 @@ def test_every_flipped_bit_of_a_dataset_is_noticed(prepared, count):
     assert dataset.Dataset.open(prepared).verify() == []
 
 
+@pytest.mark.case("J2")
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(whole, count):
     newest = [c for c in training.checkpoints(whole) if c.kind == "last"][-1]
@@ -209,6 +216,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(whole, count):
     assert training.load_model(whole, "last")[1]["step"] == 15
 
 
+@pytest.mark.case("J2")
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_no_flipped_bit_changes_a_trace(tmp_path, count):
     """Refused, or every array as it was: what a zip does not check (dates of its members) is not used."""
@@ -224,6 +232,7 @@ def test_no_flipped_bit_changes_a_trace(tmp_path, count):
             assert (getattr(found, name) == getattr(good, name)).all(), (bit, name)
 
 
+@pytest.mark.case("E6")
 def test_a_run_json_that_is_damaged_never_begins_anew(tmp_path, whole):
     training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=5)
     (tmp_path / "run.json").write_bytes(b'{"run_id": ')

@@ -50,6 +50,7 @@ class Happening(toy.ToyDataset):
 # Uploads that never arrive --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("F7")
 @pytest.mark.parametrize("n_saves, half", [(0, True), (1, False), (1, True)])
 def test_the_last_uploads_never_arrive(drive, whole, n_saves, half):
     """A disconnect while the newest checkpoints were on their way: whole, cut in half, or not there at all."""
@@ -61,6 +62,7 @@ def test_the_last_uploads_never_arrive(drive, whole, n_saves, half):
     assert_same(run_of(drive), whole)
 
 
+@pytest.mark.case("F7")
 @pytest.mark.slow
 def test_every_number_of_lost_uploads(drive, whole, tmp_path):
     """The machine is lost after each single upload of three save intervals, with the last one whole or in half."""
@@ -76,6 +78,7 @@ def test_every_number_of_lost_uploads(drive, whole, tmp_path):
             assert_same_state(run_of(drive), whole)
 
 
+@pytest.mark.case("F7")
 def test_uploads_in_no_order(drive, whole):
     train(drive, 20)
     drive.new_machine(keep=random_loss(random.Random(5), 0.3))
@@ -91,6 +94,7 @@ def test_uploads_in_no_order(drive, whole):
 # Files that show themselves late --------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("F6")
 def test_a_listing_that_comes_late_never_begins_anew(drive, whole):
     """Nothing of the checkpoints shows; then not even the log; then only the newest two are missing."""
     train(drive, 20)
@@ -115,6 +119,7 @@ def test_a_new_run_on_drive_says_so(drive):
 # A mount that drops ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("F2", "F4")
 @pytest.mark.parametrize("error", [errno.ENOTCONN, errno.EDQUOT])
 def test_away_for_a_while(drive, whole, error):
     """The mount drops, or the quota is used up, for two saves: training says so, goes on, and catches up."""
@@ -138,6 +143,7 @@ def test_away_for_a_while(drive, whole, error):
     assert list(curves["step"]) == list(range(1, 31))
 
 
+@pytest.mark.case("F2")
 def test_away_to_the_end_and_home_with_the_next_session(drive, whole):
     def away():
         drive.dropped = True
@@ -153,6 +159,7 @@ def test_away_to_the_end_and_home_with_the_next_session(drive, whole):
     assert len(toy.losses(run_of(drive))) == 30
 
 
+@pytest.mark.case("F4")
 def test_kept_here_counts_although_home_is_still_full(drive, whole):
     """The next session finds Drive still full: it goes on from what lies on this machine."""
 
@@ -186,6 +193,7 @@ def test_an_earlier_step_that_lies_on_this_machine_only(drive, whole):
     assert_same_state(run_of(drive), whole)
 
 
+@pytest.mark.case("F1")
 def test_an_unmounted_drive_is_not_written_into(drive, whole):
     """The mount is gone, not only silent: nothing is made under its path, or it could not be mounted again."""
     elsewhere = drive.mount.parent.with_name("server")
@@ -205,6 +213,7 @@ def test_an_unmounted_drive_is_not_written_into(drive, whole):
     assert_same(run_of(drive), whole)
 
 
+@pytest.mark.case("F3")
 @pytest.mark.parametrize("name", ["write", "replace", "names", "read", "stat"])
 def test_passing_errors_are_not_even_told(drive, whole, name):
     def failing():
@@ -253,6 +262,7 @@ def test_a_second_look_that_fails_takes_nothing_away(drive, whole, monkeypatch):
 # Quota and trash ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("F10")
 def test_what_retention_deletes_weighs_nothing_in_the_trash(drive, monkeypatch):
     monkeypatch.setattr(checkpoints, "UPLOAD_LAG_S", 0.0)
     small = toy.preset(save_every_steps=1, validate_every_steps=1000, batch_size=1, segment_s=0.128)
@@ -264,6 +274,7 @@ def test_what_retention_deletes_weighs_nothing_in_the_trash(drive, monkeypatch):
     assert checkpoint_bytes + drive.trash_bytes <= (3 + 2) * size
 
 
+@pytest.mark.case("F10")
 def test_what_may_not_be_uploaded_yet_stays(drive):
     """Half an hour of checkpoints stays on Drive, up to three times as many as elsewhere: 3 kept + 6 spared."""
     small = toy.preset(save_every_steps=1, validate_every_steps=1000, batch_size=1, segment_s=0.128)
@@ -271,6 +282,7 @@ def test_what_may_not_be_uploaded_yet_stays(drive):
     assert committed(run_of(drive)) == list(range(4, 13))
 
 
+@pytest.mark.case("J8")
 def test_retention_touches_only_what_svclib_named(drive, monkeypatch):
     monkeypatch.setattr(checkpoints, "UPLOAD_LAG_S", 0.0)
     train(drive, 5)
@@ -286,6 +298,7 @@ def test_retention_touches_only_what_svclib_named(drive, monkeypatch):
 # The instrument -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("F4")
 def test_export_on_a_drive_that_fails(drive, whole, monkeypatch):
     """Each operation of an export fails for good once: a sentence and no half instrument; then it is whole."""
     train(drive, 10)
@@ -321,6 +334,7 @@ def test_export_on_a_drive_that_fails(drive, whole, monkeypatch):
 # Two machines ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("G1", "G6")
 @pytest.mark.parametrize("seen", ["2026-11-21T13:52:00Z", "1999-01-01T00:00:00Z", "2199-01-01T00:00:00Z"])
 def test_a_machine_that_lives_is_noticed_whatever_its_clock_says(drive, monkeypatch, seen):
     monkeypatch.setattr(run_lock, "POLL_S", 0.01)
@@ -335,6 +349,7 @@ def test_a_machine_that_lives_is_noticed_whatever_its_clock_says(drive, monkeypa
     assert {p.name for p in run_of(drive).iterdir()} == before, "nothing was written"
 
 
+@pytest.mark.case("G1")
 @pytest.mark.parametrize("seen", ["2026-11-21T13:52:00Z", "2199-01-01T00:00:00Z"])
 def test_a_machine_that_is_gone_keeps_nobody_out(drive, monkeypatch, seen):
     monkeypatch.setattr(run_lock, "WATCH_S", 0.05)
@@ -345,6 +360,7 @@ def test_a_machine_that_is_gone_keeps_nobody_out(drive, monkeypatch, seen):
     assert not list(run_of(drive).glob("lease-*"))
 
 
+@pytest.mark.case("G3")
 def test_a_dead_process_of_this_machine_is_not_waited_for(drive, monkeypatch):
     monkeypatch.setattr(run_lock.RunLock, "_watch", lambda *_: pytest.fail("waited"))
     other_machine(run_of(drive), machine=filesystem.host_name(), boot=run_lock._boot(), pid=2**22 + 1)
@@ -352,6 +368,7 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(drive, monkeypatch):
     assert train(drive, 1).step == 1
 
 
+@pytest.mark.case("G1")
 def test_who_is_taken_over_saves_and_stops(tmp_path, monkeypatch, whole):
     """Two real sessions: the second takes over while the first trains; nothing is overwritten, nothing lost."""
     monkeypatch.setattr(run_lock, "HEARTBEAT_S", 0.05)
@@ -385,6 +402,7 @@ print(told.reason, told.step, told.message)
 """
 
 
+@pytest.mark.case("G1")
 def test_two_real_processes_and_one_run(tmp_path, monkeypatch):
     """A process trains; this one is refused and changes nothing, then takes over: the other saves and stops. What both
     made together has the bits of a run that was never disturbed.

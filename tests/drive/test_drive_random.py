@@ -122,6 +122,7 @@ class Sequence:
         assert self.newest() >= before - INTERVAL, self.log
 
 
+@pytest.mark.case("J5")
 @pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 53), marks=pytest.mark.slow)])
 def test_any_sequence_of_faults_ends_in_recovery_or_a_sentence(drive, whole, monkeypatch, seeds):
     monkeypatch.setattr(run_lock, "WATCH_S", 0.02)

@@ -154,6 +154,7 @@ def test_a_zip_by_link_is_an_encoder(home, tmp_path, monkeypatch):
     assert content_features.load(linked).fingerprint == content_features.load(settings(home)).fingerprint
 
 
+@pytest.mark.case("J4")
 @pytest.mark.parametrize("source", ["somebody/hubert-of-theirs", "https://example.org/theirs.zip"])
 def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeypatch):
     """An instrument of a stranger names an encoder: it takes a word of the person before the network is touched."""
@@ -272,6 +273,7 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
         songs.load_song(voice / "0.wav", opened.features)
 
 
+@pytest.mark.case("L9")
 def test_a_study_hears_the_units_of_its_stretch(home):
     """What the denoiser is told of a stretch is what a conversion would tell it; swapping content swaps the units."""
     measured = FeatureSettings(

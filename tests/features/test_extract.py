@@ -156,6 +156,7 @@ def test_a_weighting_is_librosas():
 # Frames and chunks ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("P9")
 @pytest.mark.parametrize("settings", GRIDS, ids=["16k", "44k", "22k"])
 @pytest.mark.parametrize("offset", [-1, 0, 1])
 @pytest.mark.parametrize("hops", [0, 1, 3])
@@ -295,6 +296,7 @@ def test_features_of_different_lengths_are_refused():
         Features(FeatureSettings(), 640, zeros, zeros > 1, zeros[:9], zeros)
 
 
+@pytest.mark.case("P12")
 def test_frame_centres_are_where_units_says():
     """A tone that starts in the middle of the recording: loudness is half way up at the frame whose centre is there."""
     x = np.zeros(64000)

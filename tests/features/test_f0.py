@@ -165,6 +165,7 @@ def test_pieces_make_no_difference(name):
     assert np.mean(np.abs(units.cents(whole[0][same], pieces[0][same])) < 1) > 0.995
 
 
+@pytest.mark.case("P41")
 def test_swift_is_far_faster_than_sound():
     samples = sung(np.full(16000 * 40, 220.0))
     extract.extract(samples[:16000], SETTINGS)
@@ -198,6 +199,7 @@ def test_a_leap_makes_no_frequency_in_between():
     assert set(np.round(f0_hz)) == {200, 400}
 
 
+@pytest.mark.case("P9")
 def test_no_estimate_is_zero_with_confidence_zero():
     f0_hz, confidence = grid_of([0.0, 0.02, 0.04], [200, 200, 200], [0.0, 0.0, 0.0], n_frames=4)
     assert not f0_hz.any() and not confidence.any()

@@ -232,6 +232,7 @@ def test_z_models_ask_for_the_source():
 # ---- rendering ----
 
 
+@pytest.mark.case("P37")
 @pytest.mark.parametrize("settings", [SMALL, SMALL_Z], ids=["plain", "z and room"])
 @pytest.mark.parametrize("chunk_frames", [1, 61, 1000])
 def test_pieces_equal_the_whole(settings, chunk_frames):
@@ -331,6 +332,7 @@ def peaks(f0_hz, short, long):
     return [float(x) for x in run.stdout.split()]
 
 
+@pytest.mark.case("P37")
 @pytest.mark.parametrize(("f0_hz", "short", "long"), [(200, 0.2, 2), pytest.param(31, 0.5, 10, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_song(f0_hz, short, long):
     """250 harmonics; beyond the returned samples and the two parts they are made of, a long song costs nothing."""

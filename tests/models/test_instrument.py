@@ -114,6 +114,7 @@ def test_what_goes_in_comes_out(tiny):
     assert "Anna Grün" in text and "trained 7 steps, held-out loss 4.500" in text and opened.sha256[:8] in text
 
 
+@pytest.mark.case("P21")
 def test_exactly_three_members_and_the_same_bytes_again(tiny, tmp_path):
     path, model = tiny
     with zipfile.ZipFile(path) as archive:
@@ -142,6 +143,7 @@ def test_opening_draws_no_random_number(tiny):
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.case("P23")
 @pytest.mark.parametrize("z_dims, parameters, limit_mb", [(0, 4_821_670, 20), (16, 7_251_186, 30)])
 def test_sizes_of_the_published_networks(tmp_path, z_dims, parameters, limit_mb):
     features = FeatureSettings()
@@ -154,6 +156,7 @@ def test_sizes_of_the_published_networks(tmp_path, z_dims, parameters, limit_mb)
     assert 4 * parameters < path.stat().st_size < limit_mb * 1e6
 
 
+@pytest.mark.case("P21")
 def test_no_file_is_overwritten_unasked(tiny, tmp_path):
     model, written = tiny[1], []
     for _ in range(3):
@@ -167,6 +170,7 @@ def test_no_file_is_overwritten_unasked(tiny, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3 and (tmp_path / "a 2.zip").read_bytes() == before
 
 
+@pytest.mark.case("C10")
 def test_bad_weights_are_not_saved(tmp_path):
     model = instrument.build_model(TINY, toy.FEATURES, None)
     with torch.no_grad():
@@ -189,6 +193,7 @@ def test_a_folder_of_instruments(tiny, tmp_path):
     assert instrument.list_folder(tmp_path / "absent") == []
 
 
+@pytest.mark.case("C16")
 def test_two_instruments_of_one_name_are_told_apart(tiny, tmp_path):
     """Menus name the files; what an instrument says of itself begins with its name and eight digits of its SHA-256."""
     other = tmp_path / "of a friend.zip"
@@ -202,6 +207,7 @@ def test_two_instruments_of_one_name_are_told_apart(tiny, tmp_path):
     assert all(f"tiny: a ddsp instrument, file {digest}" in line for digest, line in zip(digests, said, strict=True))
 
 
+@pytest.mark.case("P25", "C12")
 def test_an_instrument_of_the_first_format_still_opens_and_sounds_the_same():
     opened = instrument.open(Path(__file__).parents[1] / "fixtures" / "instrument_v1.zip")
     batch = toy.ToyDataset().batch(0, 1, 1, 32)
@@ -213,6 +219,7 @@ def test_an_instrument_of_the_first_format_still_opens_and_sounds_the_same():
 # Damage ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("C13", "J2")
 @pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_every_flipped_bit_is_noticed(tiny, tmp_path, count):
     data, rng, path = tiny[0].read_bytes(), random.Random(count), tmp_path / "flipped.zip"
@@ -225,6 +232,7 @@ def test_every_flipped_bit_is_noticed(tiny, tmp_path, count):
             instrument.open(path)
 
 
+@pytest.mark.case("C1")
 def test_every_cut_is_noticed(tiny, tmp_path):
     data = tiny[0].read_bytes()
     for n in [*range(0, 40), *range(40, len(data), 211), len(data) - 1]:
@@ -233,6 +241,7 @@ def test_every_cut_is_noticed(tiny, tmp_path):
             instrument.open(tmp_path / "cut.zip")
 
 
+@pytest.mark.case("C14")
 def test_a_zip_packed_anew_is_accepted(tiny, tmp_path):
     def like_a_mac(m):
         inside = {f"My voice/{k}": v for k, v in m.items()}
@@ -244,6 +253,7 @@ def test_a_zip_packed_anew_is_accepted(tiny, tmp_path):
         assert opened.name == "tiny" and opened.sha256 == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.case("C1")
 def test_things_that_are_no_instruments(tiny, tmp_path):
     with pytest.raises(ModelError, match="There is no instrument"):
         instrument.open(tmp_path / "absent.zip")
@@ -268,6 +278,7 @@ PEERS = {
 }
 
 
+@pytest.mark.case("C15")
 @pytest.mark.parametrize("peer", PEERS)
 def test_other_systems_files_are_recognised(tiny, tmp_path, peer):
     refused(tmp_path, repacked(tiny, lambda _: {n: b"x" for n in PEERS[peer]}), f"this is .*{peer}")
@@ -286,6 +297,7 @@ class Payload:
         return (open, (self.path, "w"))
 
 
+@pytest.mark.case("C2", "C4")
 @pytest.mark.parametrize(
     "name",
     [
@@ -309,6 +321,7 @@ def test_other_entries_are_refused(tiny, tmp_path, name):
     )
 
 
+@pytest.mark.case("C3", "C4", "C6")
 def test_links_encryption_doubles_and_methods_are_refused(tiny, tmp_path):
     def entry(change, method=zipfile.ZIP_STORED):
         buffer = io.BytesIO()
@@ -334,6 +347,7 @@ def test_links_encryption_doubles_and_methods_are_refused(tiny, tmp_path):
     refused(tmp_path, buffer.getvalue(), "two files of one name")
 
 
+@pytest.mark.case("C5")
 def test_bombs_are_refused_quickly(tiny, tmp_path):
     zeros = bytes(200 << 20)
     bombs = [
@@ -356,6 +370,7 @@ def test_bombs_are_refused_quickly(tiny, tmp_path):
         assert time.perf_counter() - started < 1.0
 
 
+@pytest.mark.case("P22", "C7")
 def test_a_pickle_in_place_of_weights_is_never_loaded(tiny, tmp_path):
     payload = pickle.dumps(Payload(tmp_path / "ran"))
     refused(tmp_path, repacked(tiny, lambda m: with_weights(m, payload)), "made for another model version")
@@ -373,6 +388,7 @@ def tensors_with(change):
     return make
 
 
+@pytest.mark.case("C9", "C10")
 def test_wrong_weights_are_refused(tiny, tmp_path):
     def one(value):
         return lambda t: t.__setitem__("decoder.out.bias", value)
@@ -389,6 +405,7 @@ def test_wrong_weights_are_refused(tiny, tmp_path):
     refused(tmp_path, repacked(tiny, tensors_with(nan)), "not all finite")
 
 
+@pytest.mark.case("C8")
 def test_hostile_safetensors_headers_are_refused(tiny, tmp_path):
     with zipfile.ZipFile(tiny[0]) as archive:
         data = archive.read("weights.safetensors")
@@ -458,6 +475,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.case("C11", "C12")
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_descriptions_are_refused(tiny, tmp_path, case):
     change, match = HOSTILE[case]
@@ -467,6 +485,7 @@ def test_hostile_descriptions_are_refused(tiny, tmp_path, case):
     assert time.perf_counter() - started < 1.0
 
 
+@pytest.mark.case("C11")
 @pytest.mark.parametrize(
     "text, match",
     [

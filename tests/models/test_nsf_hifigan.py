@@ -237,6 +237,7 @@ class Payload:
         return (Path.touch, (self.path,))
 
 
+@pytest.mark.case("C7")
 def test_files_that_are_no_such_vocoder_are_refused_in_a_sentence(tmp_path):
     tensors = dict(small(False).state_dict())
 

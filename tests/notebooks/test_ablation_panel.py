@@ -52,6 +52,7 @@ def run(panel, **choices):
     assert "svclib-error" not in said(panel), said(panel)
 
 
+@pytest.mark.case("H1")
 def test_nothing_is_computed_before_run_and_what_is_missing_is_said(empty, monkeypatch):
     monkeypatch.setattr(instrument, "open", lambda *a: pytest.fail("an instrument was opened"))
     panel = panel_of(empty)
@@ -210,6 +211,7 @@ def test_checkpoints_of_a_training(base, monkeypatch):
     assert list(panel.viewer.cards)[2] == "3: training step 30, a"
 
 
+@pytest.mark.case("H1")
 def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_picture(base, monkeypatch):
     panel = panel_of(base)
     for button in (panel.hear_button, panel.remove_button, *panel.viewer.keep_buttons):
@@ -229,6 +231,7 @@ def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_pictu
     panel.task.wait(30)
 
 
+@pytest.mark.case("L7")
 def test_pictures_while_it_sings(base, monkeypatch):
     panel = panel_of(base, probe=True)
     monkeypatch.setattr(

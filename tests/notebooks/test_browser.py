@@ -40,6 +40,7 @@ def run_in_lab(page, lab, folder, name, **parameters):
     assert browsing.errors_in_lab(page) == []
 
 
+@pytest.mark.case("H9")
 @pytest.mark.browser
 def test_preparing_in_jupyterlab(page, lab, folder):
     run_in_lab(page, lab, folder, "01_prepare.ipynb")
@@ -114,6 +115,7 @@ def test_converting_in_jupyterlab(page, lab, folder):
     assert wide == 0
 
 
+@pytest.mark.case("L8")
 @pytest.mark.browser
 def test_the_lesson_in_jupyterlab(page, lab, folder):
     run_in_lab(page, lab, folder, "04_visualize.ipynb", MINUTES=2.0)
@@ -197,6 +199,7 @@ def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
         assert seen["outside"] == []
 
 
+@pytest.mark.case("L7")
 @pytest.mark.browser
 def test_pictures_while_the_study_panel_sings(page, lab, folder):
     from diffusion_files import make_instrument, make_song

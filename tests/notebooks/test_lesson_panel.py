@@ -18,6 +18,8 @@ from svclib.models.diffwave import model as diffwave
 from svclib.notebooks import lesson as widgets_lesson
 from svclib.utils import workspace
 
+pytestmark = pytest.mark.case("L6")
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
@@ -34,6 +36,7 @@ def panel_of(base):
     return panel
 
 
+@pytest.mark.case("H1")
 def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base, tmp_path):
     panel = widgets_lesson.lesson_panel(base)
     assert [label for label, _ in panel.instrument.options] == ["voice"] and not panel.task.busy
@@ -124,6 +127,7 @@ def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatc
     assert "holds nothing" in said(panel)
 
 
+@pytest.mark.case("H4")
 def test_a_lesson_is_named_after_what_it_shows_although_the_choice_changed(base, monkeypatch):
     began, go = threading.Event(), threading.Event()
 

@@ -41,6 +41,8 @@ from svclib.utils import workspace
 from svclib.utils.errors import Cancelled
 from svclib.utils.progress import raise_if_cancelled
 
+pytestmark = pytest.mark.case("H10", "J9")
+
 N_QUICK, N_SLOW, BURST = 300, 10000, 20
 MOODS = ("fine",) * 4 + ("hold",) * 3 + ("mistake", "bug", "interrupt")
 
@@ -248,6 +250,7 @@ def press(button, wanted="svclib-done"):
     return works
 
 
+@pytest.mark.case("H3", "H6")
 def test_convert(world, n_actions, monkeypatch, caplog):
     def convert(loaded, song, controls, *, progress, cancelled, **options):
         assert np.isfinite([v for v in vars(controls).values() if isinstance(v, float)]).all()
@@ -284,6 +287,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
     play(world, panel, n_actions, check, press("transfer_button"), caplog, monkeypatch)
 
 
+@pytest.mark.case("H3")
 def test_compare(world, n_actions, monkeypatch, caplog):
     def compare(compared, clip, settings, load, progress, cancelled):
         for variant in compared[:3]:
@@ -308,6 +312,7 @@ def test_compare(world, n_actions, monkeypatch, caplog):
     play(world, ab_table.compare_panel(world.base, convert), n_actions, check, works, caplog, monkeypatch)
 
 
+@pytest.mark.case("H3")
 def test_lesson(world, n_actions, monkeypatch, caplog):
     def of_file(opened, path, start_s, seconds, steps, seed, progress, cancelled, note, watch):
         progress(0.1, "singing")
@@ -329,6 +334,7 @@ def test_lesson(world, n_actions, monkeypatch, caplog):
     play(world, widgets_lesson.lesson_panel(world.base), n_actions, check, works, caplog, monkeypatch)
 
 
+@pytest.mark.case("H3")
 def test_study(world, n_actions, monkeypatch, caplog):
     class Trace(list):
         info, n_calls, n_bytes = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000

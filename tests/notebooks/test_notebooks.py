@@ -29,6 +29,7 @@ def test_all_notebooks_are_there():
     assert sorted(p.name for p in ROOT.glob("*.ipynb")) == NAMES
 
 
+@pytest.mark.case("H9")
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_is_clean(name):
     cells = book(name)["cells"]
@@ -81,6 +82,7 @@ def test_badges_of_the_readme_come_from_the_one_address():
         assert f"/blob/main/{name})" in text
 
 
+@pytest.mark.case("I2")
 def test_install_cell_adds_only_what_is_missing(monkeypatch):
     commands = []
 
@@ -173,6 +175,7 @@ def test_preparing_shows_report_dataset_and_a_chunk(ran):
     assert page.count("<audio") == 1 and page.count("<img") == 2
 
 
+@pytest.mark.case("P19")
 def test_training_shows_numbers_curve_previews_and_makes_an_instrument(ran, notebook_home):
     text = words(ran["02_train.ipynb"])
     for expected in ("12 of 12", "held-out loss", "steps per second", "saved", "Reconstruction", "Held-out piece 1"):
@@ -182,6 +185,7 @@ def test_training_shows_numbers_curve_previews_and_makes_an_instrument(ran, note
     assert [p.name for p in (notebook_home[0] / "home" / "instruments").iterdir()] == ["aria-ddsp_small+tiny.zip"]
 
 
+@pytest.mark.case("P46")
 def test_converting_sings_at_once_and_shows_the_panel(ran, notebook_home):
     text = words(ran["03_convert.ipynb"])
     assert "Harmonic part" in text and "Saved as" in text

@@ -50,6 +50,7 @@ def test_ranges_are_those_of_the_controls(base):
     assert panel.controls() == Controls() and panel.full_output.value
 
 
+@pytest.mark.case("P40")
 def test_nothing_is_computed_before_a_button_is_pressed(base, monkeypatch):
     monkeypatch.setattr(songs, "cached_song", lambda *a, **k: pytest.fail("a song was measured"))
     monkeypatch.setattr(instrument, "open", lambda *a: pytest.fail("an instrument was opened"))
@@ -91,6 +92,7 @@ def test_changing_one_choice_does_not_recompute_the_other(base, monkeypatch):
     assert len(panel.results.children) == 3
 
 
+@pytest.mark.case("P28", "H1")
 def test_empty_folders_and_transfer_before_a_choice_say_what_to_do(empty):
     panel = convert.convert_panel(empty)
     assert panel.transfer_button.disabled
@@ -104,6 +106,7 @@ def test_empty_folders_and_transfer_before_a_choice_say_what_to_do(empty):
     assert said(panel) == "" and not panel.transfer_button.disabled
 
 
+@pytest.mark.case("P26", "H5")
 def test_a_broken_instrument_is_named_and_loads_once_it_is_mended(base):
     path = base.instruments / "small.zip"
     whole = path.read_bytes()
@@ -131,6 +134,7 @@ def slow(held):
     return held(pipeline, "convert")
 
 
+@pytest.mark.case("H2", "H3")
 def test_many_clicks_are_one_conversion(base, slow):
     began, go = slow
     panel = convert.convert_panel(base)
@@ -145,6 +149,7 @@ def test_many_clicks_are_one_conversion(base, slow):
     assert len(panel.results.children) == 1 and len(outputs(base)) == 1
 
 
+@pytest.mark.case("P40", "H6")
 def test_cancel_stops_and_leaves_no_file(base, slow):
     began, go = slow
     panel = convert.convert_panel(base)
@@ -157,6 +162,7 @@ def test_cancel_stops_and_leaves_no_file(base, slow):
     assert not panel.transfer_button.disabled
 
 
+@pytest.mark.case("H4")
 def test_a_result_is_labelled_with_what_it_used_although_the_choice_changed(base, slow):
     began, go = slow
     make_instrument(base.instruments, "other", 1)
@@ -210,6 +216,7 @@ def test_a_transfer_far_from_the_suggested_shift_says_so(base):
     assert "Result 2 is below" in said(panel) and "Suggest key" not in said(panel)
 
 
+@pytest.mark.case("H7")
 def test_every_control_out_of_range_is_held_inside(base):
     panel = convert.convert_panel(base)
     for slider in (widget for widget in panel.sliders.widgets.values() if hasattr(widget, "max")):
@@ -218,6 +225,7 @@ def test_every_control_out_of_range_is_held_inside(base):
     panel.controls()  # still valid
 
 
+@pytest.mark.case("H7")
 def test_nan_in_a_slider_reaches_no_model(base, monkeypatch):
     monkeypatch.setattr(pipeline, "convert", lambda *a, **k: pytest.fail("NaN came through"))
     panel = convert.convert_panel(base)
@@ -230,6 +238,7 @@ def test_nan_in_a_slider_reaches_no_model(base, monkeypatch):
 BUTTONS = ("transfer_button", "all_button", "suggest_button", "refresh_button", "reset_button", "cancel_button")
 
 
+@pytest.mark.case("P39", "H10")
 @pytest.mark.parametrize("press", BUTTONS)
 def test_an_exception_in_any_handler_is_shown_in_the_panel(base, monkeypatch, press):
     panel = convert.convert_panel(base)
@@ -246,6 +255,7 @@ def test_an_exception_in_any_handler_is_shown_in_the_panel(base, monkeypatch, pr
     assert "ZeroDivisionError" in said(panel) and "&lt;b&gt;bug" in said(panel) and "<b>bug" not in said(panel)
 
 
+@pytest.mark.case("H9")
 def test_a_copy_saved_with_its_outputs_says_what_the_panel_needs(base, monkeypatch):
     """GitHub, mail and a notebook without a kernel show the line; the living panel carries the style that hides it."""
     shown = []
@@ -262,6 +272,7 @@ def test_a_copy_saved_with_its_outputs_says_what_the_panel_needs(base, monkeypat
     assert f'id="svclib-asleep-{panel.model_id}"' in line
 
 
+@pytest.mark.case("H8")
 def test_running_the_cell_twice_leaves_one_living_panel(base):
     older = convert.convert_panel(base)
     newer = convert.convert_panel(base)
@@ -321,6 +332,7 @@ def test_a_users_mistake_is_its_sentence_and_a_bug_keeps_its_details():
     assert "KeyError" in message.widget.value and "<details" in message.widget.value
 
 
+@pytest.mark.case("H6")
 def test_an_interrupt_in_a_handler_is_said():
     message = widgets.Message()
 
@@ -354,6 +366,7 @@ def test_a_job_that_fails_frees_the_panel():
     job.wait(10)
 
 
+@pytest.mark.case("J10")
 def test_work_that_cannot_begin_leaves_the_panel_usable(monkeypatch):
     states = []
     job = widgets.BackgroundTask(widgets.Message(), states.append)
@@ -371,6 +384,7 @@ def test_work_that_cannot_begin_leaves_the_panel_usable(monkeypatch):
     assert states[2:] == [True, False]
 
 
+@pytest.mark.case("J10")
 def test_buttons_are_told_what_is_true_at_that_moment():
     message, told = widgets.Message(), []
     job = widgets.BackgroundTask(message, lambda busy: told.append((busy, job.busy)))
@@ -380,6 +394,7 @@ def test_buttons_are_told_what_is_true_at_that_moment():
     assert told == [(True, True), (True, True), (False, False), (False, False)]
 
 
+@pytest.mark.case("H6")
 def test_a_cancel_that_comes_too_late_does_not_hide_the_last_word():
     message = widgets.Message()
     job = widgets.BackgroundTask(message, lambda busy: None)
@@ -406,6 +421,7 @@ def test_what_a_person_stopped_is_no_error_and_the_system_speaks_in_sentences(tm
     assert "[Errno" not in message.widget.value and "put it back" in message.widget.value
 
 
+@pytest.mark.case("H5")
 def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
     panel = convert.convert_panel(base)
 
@@ -418,6 +434,7 @@ def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
     assert "The disk is full" in said(panel) and widgets.uploads(panel.upload) == []
 
 
+@pytest.mark.case("J11")
 def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
     view = train.TrainingView(tmp_path)
 
@@ -430,6 +447,7 @@ def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
     assert "no picture" in view.message.widget.value
 
 
+@pytest.mark.case("G2")
 def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_path):
     """The widgets' channels close in the middle of a training; a new view draws the same picture from the log alone."""
     view = train.TrainingView(tmp_path, curve_every_s=0)

@@ -56,6 +56,7 @@ def used(path) -> str:
     return outcome
 
 
+@pytest.mark.case("A22")
 @pytest.mark.parametrize(
     ("first", "count"), [(0, 200), *(pytest.param(1000 * i, 1000, marks=pytest.mark.slow) for i in range(10))]
 )
@@ -80,6 +81,7 @@ def test_the_same_number_is_the_same_file(tmp_path):
         assert one.name == two.name and one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.case("A18")
 def test_five_hours_that_only_the_header_knows(tmp_path):
     """Nothing is allocated from a claim: the sound that is there is used, and the difference is said."""
     x = np.random.default_rng(0).normal(0, 0.1, 44100)
@@ -98,6 +100,7 @@ def test_five_hours_that_only_the_header_knows(tmp_path):
         assert cost.seconds < SECONDS and cost.megabytes < 100
 
 
+@pytest.mark.case("A18")
 @pytest.mark.slow
 def test_five_hours_of_silence_in_a_small_file(tmp_path):
     """Some megabytes that unpack to hours: looked at block by block, with progress at least every five seconds."""

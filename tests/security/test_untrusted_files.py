@@ -444,6 +444,7 @@ def test_crafted_files_are_refused_quickly_and_in_little_memory(files, here, cas
 MARKUP = "</script><img src=x onerror=alert(1)>\"'><b>"
 
 
+@pytest.mark.case("B9")
 def test_names_from_files_stay_text_on_every_piece_of_a_page(tmp_path):
     tone = np.zeros(800, np.float32)
     head = {
@@ -477,6 +478,7 @@ def test_names_from_files_stay_text_on_every_piece_of_a_page(tmp_path):
         assert "<img src=x" not in piece and "<b>" not in piece and "</script><" not in piece
 
 
+@pytest.mark.case("B9")
 def test_a_singers_name_is_no_markup_in_a_slider_of_ipywidgets_7():
     class Old:
         """A widget class of ipywidgets 7: what it is given as a description becomes HTML."""

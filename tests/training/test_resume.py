@@ -65,6 +65,7 @@ def newest_file(run):
 # Stopping and going on ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("P15", "E7", "G3")
 def test_many_short_sessions_equal_one_long(tmp_path, whole):
     for steps in (1, 4, 5, 13, 27, 40):
         assert training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=steps).step == steps
@@ -103,6 +104,7 @@ def test_an_error_while_prefetching_stops_at_its_step(tmp_path, whole):
 LONG = [pytest.param("moment", 100, marks=pytest.mark.slow), pytest.param("operation", 60, marks=pytest.mark.slow)]
 
 
+@pytest.mark.case("E1", "E2")
 @pytest.mark.parametrize("where, kills", [("moment", 3), ("operation", 4), *LONG])
 def test_killed_at_random(tmp_path, whole, where, kills):
     """SIGKILL at random moments, and death before, after and half-way through random file operations.
@@ -136,6 +138,7 @@ class Interrupting(toy.ToyDataset):
         return super().batch(seed, step, *args, **kwargs)
 
 
+@pytest.mark.case("E3", "E4")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_interrupt_finishes_the_step_and_saves(tmp_path, whole, number):
     before = signal.getsignal(number)
@@ -146,6 +149,7 @@ def test_one_interrupt_finishes_the_step_and_saves(tmp_path, whole, number):
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.case("E3")
 @pytest.mark.parametrize("times", [2, 20])
 def test_a_second_interrupt_stops_at_once(tmp_path, whole, times):
     with pytest.raises(KeyboardInterrupt):
@@ -173,6 +177,7 @@ def test_retention(tmp_path):
     assert sizes["history"] < 0.5 * sizes["last"]  # no optimiser
 
 
+@pytest.mark.case("E7")
 def test_what_a_resumed_run_saves_stays(tmp_path):
     """Two disconnects in a row: work done after the first is there after the second (retention by step, not by age)."""
     training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=30)
@@ -192,6 +197,7 @@ def test_from_an_earlier_step(tmp_path, whole):
         training.train(toy.ToyDataset(), tmp_path, toy.preset(), from_step=3)
 
 
+@pytest.mark.case("E9")
 def test_without_the_optimiser_it_starts_afresh_and_says_so(run_20):
     """Weights alone are left. The first step of a fresh Adam moves each weight by the learning rate (Kingma 2014)."""
     for found in training.checkpoints(run_20):
@@ -240,6 +246,7 @@ def test_some_operations_fail_once(tmp_path, monkeypatch, whole):
     fail_once(tmp_path, monkeypatch, whole, random.Random(1).sample(range(1, total + 1), 4))
 
 
+@pytest.mark.case("F5")
 @pytest.mark.slow
 def test_every_operation_fails_once(tmp_path, monkeypatch, whole):
     monkeypatch.setattr("svclib.training.checkpoint_writer.RETRY_S", 0.0)
@@ -247,6 +254,7 @@ def test_every_operation_fails_once(tmp_path, monkeypatch, whole):
     fail_once(tmp_path, monkeypatch, whole, range(1, total + 1))
 
 
+@pytest.mark.case("F5")
 @pytest.mark.parametrize("share", [0.6, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, whole, share):
     at = round(operations_of_a_run(tmp_path, monkeypatch) * share)
@@ -294,6 +302,7 @@ def run_20(run20, tmp_path):
     return Path(shutil.copytree(run20, tmp_path / "copy"))
 
 
+@pytest.mark.case("E5")
 @pytest.mark.parametrize("how", BREAK)
 def test_a_broken_newest_checkpoint_means_the_one_before(run_20, whole, how):
     path = newest_file(run_20)
@@ -315,6 +324,7 @@ def test_flipped_bits_anywhere_lose_nothing(run_20, tmp_path, whole):
     assert_same(run_20, whole)
 
 
+@pytest.mark.case("E6")
 def test_nothing_usable_stops_and_deletes_nothing(run_20):
     for c in training.checkpoints(run_20):
         os.truncate(c.path, 100)
@@ -324,6 +334,7 @@ def test_nothing_usable_stops_and_deletes_nothing(run_20):
     assert before == {p: p.read_bytes() for p in run_20.rglob("*") if p.is_file()}
 
 
+@pytest.mark.case("F6")
 def test_a_listing_that_is_empty_for_a_while_never_starts_over(run_20, whole):
     shutil.move(run_20 / "checkpoints", run_20 / "elsewhere")
     with pytest.raises(TrainingError, match="its log says that step 20 was saved"):
@@ -342,6 +353,7 @@ def test_only_unmarked_files_left(run_20, whole):
     assert_same(run_20, whole)
 
 
+@pytest.mark.case("E5", "E11", "F8")
 def test_a_foreign_checkpoint_is_passed_over(run_20, tmp_path, whole):
     training.train(toy.ToyDataset(), tmp_path / "other", toy.preset(seed=5), steps=35)
     stranger = newest_file(tmp_path / "other")
@@ -370,6 +382,7 @@ def test_a_torn_log_line_does_no_harm(run_20, whole):
 # Other settings, other data -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("D4")
 def test_another_architecture_is_refused(run_20):
     import dataclasses
 
@@ -379,12 +392,14 @@ def test_another_architecture_is_refused(run_20):
     assert committed(run_20) == [10, 15, 20]
 
 
+@pytest.mark.case("D4", "E8")
 def test_other_training_settings_are_told(run_20):
     result = training.train(toy.ToyDataset(), run_20, toy.preset(save_every_steps=7), steps=22)
     assert "save_every_steps 5 there, 7 here" in " ".join(result.messages)
     assert result.step == 22
 
 
+@pytest.mark.case("E8")
 def test_what_a_gpu_in_half_precision_saved_goes_on_without_one(run_20, whole):
     """Its file names another device and carries a loss scaler's state; weights and optimiser are numbers like any."""
     newest, _ = checkpoints.newest(run_20 / "checkpoints", None)
@@ -402,6 +417,7 @@ def test_what_a_gpu_in_half_precision_saved_goes_on_without_one(run_20, whole):
     assert (again.record["device"], again.record["scaler"]) == ("cpu", None)
 
 
+@pytest.mark.case("E10")
 def test_a_changed_dataset_needs_a_decision(run_20):
     data = toy.ToyDataset()
     data.fingerprint = "toy-2"

@@ -127,6 +127,7 @@ def test_table(swept):
     ]
 
 
+@pytest.mark.case("P18")
 def test_losses_of_different_meaning_stand_apart(gin_file, tmp_path):
     cells = sweep.run(toy.ToyDataset(), tmp_path, gin_file, {"log_rule": ["v1", "v2"]}, steps=1)
     assert sweep.table(cells).count("Loss at the last step") == 2

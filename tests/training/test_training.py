@@ -40,6 +40,7 @@ def run(tmp_path_factory):
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("D3")
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -136,6 +137,7 @@ def _silent_noise(model, batch):
     return model.controls(batch["f0_hz"], batch["voiced"], batch["loudness_db"]).amplitude.mean()
 
 
+@pytest.mark.case("G4")
 def test_a_gpu_that_is_too_small_gets_smaller_pieces(tmp_path, monkeypatch):
     whole = ddsp.DdspModel.loss
 
@@ -156,6 +158,7 @@ def test_a_gpu_that_is_too_small_gets_smaller_pieces(tmp_path, monkeypatch):
 # Stopping -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("P16", "E12")
 def test_nan_stops_at_its_step_and_is_never_saved(tmp_path):
     data = toy.ToyDataset()
     data.spoiled_step = 8
@@ -218,6 +221,7 @@ def test_checkpoints_by_time(tmp_path):
 # What it leaves -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("P16")
 def test_status(run):
     _, result, seen = run
     last = seen[-1]
@@ -237,6 +241,7 @@ def test_curves(run):
         training.curves(run[0] / "previews")
 
 
+@pytest.mark.case("P16")
 def test_held_out_loss_and_best(run):
     model, record = training.load_model(run[0], "last")
     losses = [float(model.validation_loss(b)) for b in toy.ToyDataset().validation_batches(8, 32)]
@@ -351,6 +356,7 @@ def test_one_bad_number_anywhere_is_seen(value, dtype):
     assert device.all_finite(torch.zeros(0)) and device.all_finite(torch.tensor([2**62]))
 
 
+@pytest.mark.case("P4", "I1")
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "No GPU" in training.device_summary() and "Colab" in training.device_summary()
@@ -366,6 +372,7 @@ def test_devices(monkeypatch):
         assert device.precision_for("cuda") == precision
 
 
+@pytest.mark.case("P20")
 def test_export_and_a_new_run_from_it(run, tmp_path):
     path = training.export(run[0], tmp_path / "Mia.zip", which=20, created="2026-11-21", licence="CC0")
     opened = instrument.open(path)

@@ -32,6 +32,7 @@ def visible(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir() if not p.name.startswith(atomic_store.PART_PREFIX)}
 
 
+@pytest.mark.case("F5")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 @pytest.mark.parametrize("stays", [False, True])
 def test_every_failing_operation_leaves_old_or_new_bytes(tmp_path, number, stays):
@@ -56,6 +57,7 @@ def test_every_failing_operation_leaves_old_or_new_bytes(tmp_path, number, stays
     assert path.read_bytes() == new
 
 
+@pytest.mark.case("E2")
 def test_killed_at_every_operation(tmp_path):
     """A process that dies before or after each operation of put_marked: earlier marked files still load."""
     child = (
@@ -341,10 +343,12 @@ def test_safe_name(text, name):
     assert filesystem.safe_name(text) == name
 
 
+@pytest.mark.case("B5")
 def test_safe_name_is_short_enough():
     assert len(filesystem.safe_name("🎵" * 200).encode()) <= 120
 
 
+@pytest.mark.case("P2")
 def test_base_folder_local(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "on_colab", lambda: False)
     monkeypatch.chdir(tmp_path)
@@ -357,6 +361,7 @@ def test_base_folder_local(tmp_path, monkeypatch):
     assert workspace.base_folder(base=tmp_path / "mine").output == tmp_path / "mine" / "output"
 
 
+@pytest.mark.case("P2", "F1")
 def test_base_folder_on_colab(tmp_path, monkeypatch):
     """Mounted: not mounted again. Not mounted: mounted once; declined: a sentence, and no path is made."""
     mount = tmp_path / "drive"
@@ -386,11 +391,13 @@ def test_base_folder_on_colab(tmp_path, monkeypatch):
     assert workspace.base_folder().on_drive
 
 
+@pytest.mark.case("F9")
 def test_a_folder_that_may_not_be_written_is_told_at_once(tmp_path):
     with faults.failing(1, errno.EROFS), pytest.raises(StorageError, match="No permission"):
         workspace.base_folder(base=tmp_path / "x")
 
 
+@pytest.mark.case("F3")
 def test_passing_errors_are_tried_again_on_drive_only(tmp_path, monkeypatch):
     with faults.failing(2, errno.EIO), pytest.raises(StorageError):
         atomic_store.commit_bytes(tmp_path / "a", b"1")
@@ -407,9 +414,13 @@ def test_passing_errors_are_tried_again_on_drive_only(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"1"
 
 
-OWNER = "import sys, svclib.utils.filesystem as d; s = d.ScratchDir('svclib-t-'); print(s.path, flush=True); sys.stdin.read()"
+OWNER = (
+    "import sys, svclib.utils.filesystem as d; s = d.ScratchDir('svclib-t-'); print(s.path, flush=True); "
+    "sys.stdin.read()"
+)
 
 
+@pytest.mark.case("J6")
 def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path, monkeypatch):
     """Two processes hold one each, the second is killed: only its folder goes, and nothing that only looks like one."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

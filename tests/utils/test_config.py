@@ -29,11 +29,13 @@ def write(folder: Path, text: str, name="mine.gin", head=HEAD) -> Path:
 # ---- the presets ----
 
 
+@pytest.mark.case("P3")
 def test_presets_that_are_offered():
     assert {"ddsp", "ddsp_z", "ddsp_small"} <= set(config.preset_names())
     assert not {"base", "tiny"} & set(config.preset_names())
 
 
+@pytest.mark.case("P17")
 def test_the_full_preset_is_the_published_one():
     preset = config.load("ddsp")
     model, training, features = preset.model, preset.training, preset.features
@@ -47,6 +49,7 @@ def test_the_full_preset_is_the_published_one():
     assert 64000 // z.z_hop_samples == 125
 
 
+@pytest.mark.case("P18")
 @pytest.mark.parametrize("name", DDSP_PRESETS)
 def test_all_ddsp_presets_have_one_comparable_loss(name):
     settings = config.load(name).model
@@ -109,6 +112,7 @@ def test_the_record_builds_the_same_preset_again(tmp_path):
     assert (again.features, again.model, again.training) == (preset.features, preset.model, preset.training)
 
 
+@pytest.mark.case("D5")
 def test_own_preset_may_include_a_preset(tmp_path):
     mine = write(tmp_path, "ddsp.DdspSettings.n_harmonics = 12", head="include 'ddsp.gin'\n" + HEAD)
     preset = config.load(mine)
@@ -118,6 +122,7 @@ def test_own_preset_may_include_a_preset(tmp_path):
 # ---- no state ----
 
 
+@pytest.mark.case("P24", "P27")
 def test_loading_leaves_no_state():
     first = config.load("ddsp")
     config.load(["ddsp_small", "tiny"], ["n_harmonics=5", "SIZE=3"])
@@ -137,6 +142,7 @@ def test_loading_leaves_no_state():
     assert gin.config._LOCATION_PREFIXES == [""]
 
 
+@pytest.mark.case("D5")
 def test_files_in_the_working_folder_are_not_mistaken_for_presets(tmp_path, monkeypatch):
     expected = config.load("ddsp_z")
     for name in ("base.gin", "ddsp.gin"):
@@ -148,6 +154,7 @@ def test_files_in_the_working_folder_are_not_mistaken_for_presets(tmp_path, monk
 # ---- refusals ----
 
 
+@pytest.mark.case("D1", "D2")
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -180,6 +187,7 @@ def test_a_preset_can_only_set_parameters(tmp_path, line, sentence):
     assert "mine.gin" in str(error.value)
 
 
+@pytest.mark.case("D2")
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [

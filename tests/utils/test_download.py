@@ -84,6 +84,7 @@ def test_a_zip_is_unpacked_once(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
+@pytest.mark.case("J4")
 def test_another_zip_of_the_same_name_is_unpacked_beside(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     one = make_zip(tmp_path / "a" / "voice.zip", {"x.wav": wav_bytes(), "y.wav": wav_bytes(1)})
@@ -119,6 +120,7 @@ def test_equal_names_in_a_zip_get_numbers(tmp_path):
     assert len({str(path) for _, path in found}) == 20_000 and max(len(str(path)) for _, path in found) < 140
 
 
+@pytest.mark.case("D6")
 def test_choices_of_the_notebook_that_contradict_each_other(tmp_path):
     """A voice that has recordings, and a source to fetch others from; several voices, and one source."""
     base = workspace.base_folder(base=tmp_path / "home")
@@ -190,6 +192,7 @@ OUTSIDE = [
 ]
 
 
+@pytest.mark.case("C2")
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_an_entry_that_points_outside_refuses_the_whole_zip(tmp_path, name):
     archive = make_zip(tmp_path / "v.zip", {"good.wav": wav_bytes(), name: b"evil"})
@@ -233,6 +236,7 @@ def test_damaged_empty_and_no_zip(tmp_path):
     assert everything_under(tmp_path) == ["e.zip", "v.zip"]
 
 
+@pytest.mark.case("B6")
 def test_names_that_collide_are_kept_apart(tmp_path):
     entries = {"A.wav": wav_bytes(0), "a.wav": wav_bytes(1), "a?.wav": wav_bytes(2), "x" * 300 + ".wav": wav_bytes(3)}
     folder = sources.fetch(make_zip(tmp_path / "v.zip", entries), tmp_path / "into")
@@ -265,6 +269,7 @@ def test_a_zip_and_a_file_from_the_web_once(tmp_path, web):
     assert sources.fetch(f"{address}/my%20voice.zip", tmp_path / "into") == got and len(asked) == n
 
 
+@pytest.mark.case("I4", "J4")
 def test_checksum_of_a_download(tmp_path, web):
     folder, address, asked = web
     (folder / "one.wav").write_bytes(wav_bytes())
@@ -283,6 +288,7 @@ def test_checksum_of_a_download(tmp_path, web):
     assert not sources.fetched(f"{address}/two.wav", tmp_path / "into")
 
 
+@pytest.mark.case("I4")
 def test_pages_failures_and_strange_addresses(tmp_path, web):
     folder, address, _ = web
     (folder / "page.zip").write_text("<!DOCTYPE html><html>Too many users have viewed this file</html>")

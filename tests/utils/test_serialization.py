@@ -29,6 +29,7 @@ class Outer(Settings):
 BAD_NUMBERS = [0, 5, 2.5, True, "3", None, math.nan, math.inf, -math.inf, 10**400]
 
 
+@pytest.mark.case("D3")
 @pytest.mark.parametrize("value", BAD_NUMBERS)
 def test_a_value_outside_its_range_is_refused_with_name_value_and_range(value):
     with pytest.raises(ConfigError, match=r"Outer.count is .*; expected a whole number from 1 to 4"):
