@@ -14,6 +14,7 @@ OUT/digits.png shows spectrograms, made-.../all.wav plays three clips of each la
 import argparse
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,32 @@ def tables(judge, known: dict, made: classifier.Heard, asked: list[str], conditi
     return found
 
 
+def spectrogram_grid(rows: Mapping[str, Sequence], columns: Sequence[str], sample_rate_hz: int):
+    """Small spectrograms in rows and columns, all on the same axes.
+
+    Args:
+        rows: Sounds ``[samples]`` of each named row, one for each column; None leaves a place empty.
+        columns: Headings.
+        sample_rate_hz: Of all sounds.
+
+    Returns:
+        The figure; shorter sounds are followed by silence.
+    """
+    size = (0.5 + 1.1 * len(columns), 0.4 + 0.85 * len(rows))
+    longest = max((len(x) for sounds in rows.values() for x in sounds if x is not None), default=1)
+    with plots.styled_figure(len(rows), len(columns), size=size, sharex=True, sharey=True) as (figure, axes):
+        for place, (name, sounds) in zip(axes, rows.items(), strict=True):
+            for axis, samples in zip(place, sounds, strict=True):
+                if samples is not None:
+                    padded = np.pad(samples, (0, longest - len(samples)))
+                    plots.draw_spectrogram(axis, padded, sample_rate_hz)
+                axis.set(xticks=[], yticks=[], ylabel="")
+            place[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axis, heading in zip(axes[0], columns, strict=True):
+            axis.set_title(heading, fontsize=8)
+        return figure
+
+
 def picture(made: dict[str, list[np.ndarray]], real: classifier.Clips, columns: tuple[int, int] = (6, 3)) -> bytes:
     """PNG: some made clips of each label, and some of the test set where they have that label."""
     rows = {}
@@ -125,7 +152,7 @@ def picture(made: dict[str, list[np.ndarray]], real: classifier.Clips, columns: 
         row = [*sounds[: columns[0]], *[None] * (columns[0] - len(sounds)), *known[: columns[1]]]
         rows[label] = row + [None] * (sum(columns) - len(row))
     headings = [f"made {i + 1}" for i in range(columns[0])] + [f"real {i + 1}" for i in range(columns[1])]
-    return plots.png(plots.spectrogram_grid(rows, headings, real.sample_rate_hz))
+    return plots.png(spectrogram_grid(rows, headings, real.sample_rate_hz))
 
 
 def main(arguments: list[str] | None = None) -> int:

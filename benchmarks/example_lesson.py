@@ -3,8 +3,8 @@
     python benchmarks/example_lesson.py FOLDER [--steps 900] [--wave-steps 1800]
 
 Trains a small diffusion model on aria and bruno (5 minutes of singing) and a small DiffWave on their sung vowels, on
-one CPU thread (about 180 and 230 s here), then writes ``svclib/lesson_example.json.gz``. A stage whose result
-lies in FOLDER is not repeated.
+one CPU thread (about 180 and 230 s here), then writes ``svclib/analysis/lesson/lesson_example.json.gz``. A stage
+whose result is in FOLDER is not repeated.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
         v: singers.render("aria", Score((Note(PITCHES[0], 1.0, v, -1.0),), v), 8000, seed=77).audio for v in place
     }
     a, o = (sounds[v][1200:9600] for v in "ao")
-    fast = lesson_wave.six_steps(model, 8192, "a", every_step=False)[0]
+    fast = lesson_wave.fast_and_full(model, 8192, "a", every_step=False)[0]
     runs = lesson_wave.four_examples(model, a, o, "a")
     facts = {"wave_steps": len(fast.trace), "wave_text": text}
     return (
@@ -137,13 +137,9 @@ def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) 
     made = lesson.make(
         voice,
         song,
-        0.1,
-        4.2,
-        36,
-        singer="aria",
+        lesson.LessonOptions(0.1, 4.2, 36, singer="aria"),
         target=("aria sings something else", target.audio, 22050),
-        wave=group,
-        wave_facts=facts,
+        wave=(group, facts),
         progress=lambda fraction, text: say(f"{fraction:.0%} {text}"),
     )
     stored = {**lesson.data(made), "diffwave": diffwave}

@@ -7,6 +7,7 @@ clock where the page is.
 """
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 import time
@@ -20,16 +21,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"
 import browsing
 from test_player import sharpening
 
-from svclib.analysis import ablation, ablation_views, interventions, player, projection, step_metrics, step_selection
-from svclib.analysis import recorder as capture
+from svclib.analysis import ablation, interventions, player, projection, step_audio, step_metrics
 from svclib.analysis.lesson import build as lesson
+from svclib.analysis.plots import ablation as views
 from svclib.analysis.plots import base as plots
+from svclib.analysis.recorder import Recorder, select_steps
 from svclib.audio.mel import MelConfig
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.features import extract
 from svclib.features.extract import FeatureSettings
 from svclib.models.diffusion.model import DiffusionSettings
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.models.vocoders.harmonic import HarmonicSettings
 
 CONTRACT = MelConfig(22050, 1024, 1024, 256, 80, 0.0, 8000.0)
@@ -78,7 +81,7 @@ def overhead(repeats: int = 12, steps: int = 6) -> None:
     own = float(np.median(costs))
 
     def run(listen, clock=False):
-        recorder = None if listen is None else capture.Recorder(prepared=prepared if listen else None)
+        recorder = None if listen is None else Recorder(denoiser=prepared if listen else None)
         watch = recorder
         if clock:
             watch = timed(recorder)
@@ -131,23 +134,26 @@ def a_study() -> None:
     asked = interventions.cut_excerpt(song, None, 0, 5, Controls(use_loudness_statistics=False))
     mark("measuring 5 s")
     factors = [interventions.Intervention(name) for name in ("content", "melody", "timbre")]
-    plain = ablation.run(model, asked, steps=20)
+    options = ablation.RunOptions(SamplingOptions(steps=20))
+    plain = ablation.run(model, asked, (), options)
     mark("20 steps with all layers kept")
-    ablation.run(model, asked, steps=20, probe=factors, features=False)
+    ablation.run(model, asked, (), dataclasses.replace(options, probe=factors, features=False))
     mark(f"the same with +{ablation.probe_calls(20, 3)} calls for the influence of three factors")
-    runs = {"as asked": plain} | {c.text: ablation.run(model, asked, [c], steps=20) for c in factors}
+    runs = {"as asked": plain} | {c.text: ablation.run(model, asked, [c], options) for c in factors}
     mark("three ablations")
     sounds = ablation.render_audio(model, plain, range(19))
     mark("20 sounds of 5 s through the harmonic vocoder")
     found = step_metrics.audio_metrics(plain.trace, sounds.audio, model.features, sound)
     mark("pitch, voicing, loudness and speaker of 20 sounds")
-    request = ablation_views.ViewRequest(runs, "as asked", "content off", heard={"as asked": found})
-    for name in ablation_views.VIEWS:
+    request = views.ViewRequest(runs, "as asked", "content off", audio_metrics={"as asked": found})
+    for name in views.VIEWS:
         if name != "influence at one step":
-            plots.png(ablation_views.draw_view(name, request).figure)
+            plots.png(views.draw_view(name, request).figure)
     mark("all views drawn")
     print(f"the whole study: {marks[-1][1] - marks[0][1]:.0f} s CPU (target: 180 s on two cores)")
-    many = ablation.run(model, asked, method="ddim", steps=48, features=False)
+    many = ablation.run(
+        model, asked, (), ablation.RunOptions(SamplingOptions(sampler="ddim", steps=48), features=False)
+    )
     begun = time.process_time()
     ablation.render_audio(model, many, range(48))
     print(f"48 steps x 5 s made audible: {time.process_time() - begun:.1f} s CPU (target: 30 s on two cores)")
@@ -161,7 +167,7 @@ def arithmetic() -> None:
     runs = [np.random.default_rng(i).standard_normal((1000, 1024)) for i in range(4)]
     for name, call in (
         ("joint map of 4 x 1000 x 1024", lambda: projection.joint_map(runs)),
-        ("selection of 100 from 1000 x 512", lambda: step_selection.select_steps(runs[0][:, :512], 100)),
+        ("selection of 100 from 1000 x 512", lambda: select_steps(runs[0][:, :512], 100)),
     ):
         seconds = []
         for _ in range(3):
@@ -184,12 +190,12 @@ def page(browser: bool) -> None:
     """A page of 5 s x 50 steps, every step with its sound."""
     trace = sharpening(50, seconds=5.0)
     rng = np.random.default_rng(0)
-    heard = player.render_steps(
+    heard = step_audio.render_steps(
         trace, lambda mel: 0.1 * rng.standard_normal(len(mel) * 256).cumsum().astype(np.float32) % 1
     )
     run = player.Run(trace, "50 steps", heard)
-    predicted, text = player.predicted_bytes([run]), player.document([run])
-    print(f"page of 5 s x 50 steps, 80 mels, 50 sounds: {len(text) / 1e6:.1f} MB, predicted {predicted / 1e6:.1f} MB")
+    text = player.document([run])
+    print(f"page of 5 s x 50 steps, 80 mels, 50 sounds: {len(text) / 1e6:.1f} MB")
     if browser:
         measured(text, "player")
 

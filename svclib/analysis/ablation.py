@@ -1,13 +1,13 @@
-"""A study of one's own model: a stretch of a song sung as asked, or with one thing changed, always from the same noise.
+"""Ablation of a diffusion model: sampling runs from the same noise with one factor changed, and its influence.
 
-A ``stretches.Change`` replaces one factor of what is asked: by its learned null, by another recording's, or by another
-strength (classifier-free guidance, Ho and Salimans 2022, Eq. 6, for one factor). :func:`run` runs the sampler and
-keeps everything. Two questions are answered apart. *Global*: how does the song end if the whole walk goes without a
-factor? That is a second run. *Local*: what would the network say otherwise, here, at the same noisy mel? That is a
-:class:`Probe`, asked while the walk goes on.
+An ``Intervention`` replaces one factor of an excerpt by its learned null embedding, by that of another recording, or by
+another strength (classifier-free guidance, Ho and Salimans 2022, Eq. 6, for one factor). Two effects are measured.
+*Global*: the result of a whole run without the factor. *Local*: the change of the noise estimate at the same ``x_t``,
+measured by a :class:`Probe` during the run.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.analysis import player, recorder
+from svclib.analysis import step_metrics
 from svclib.analysis.interventions import Excerpt, Intervention, build_condition, dropout_warning, target_f0
-from svclib.analysis.step_selection import select_steps
+from svclib.analysis.recorder import CaptureOptions, capture, select_steps
+from svclib.analysis.step_audio import StepAudio, common_gain
 from svclib.analysis.trace import Trace
 from svclib.audio import griffin_lim
 from svclib.models.diffusion.samplers import SamplerStep
@@ -30,49 +31,35 @@ from svclib.utils.progress import ProgressCallback, raise_if_cancelled
 PROBE_STEPS = 24
 
 
-class Scaled:
-    """Two prepared denoisers as one: ``noise(off) + amount (noise(on) - noise(off))``, exact at 0 and at 1."""
+class GuidedDenoiser:
+    """Two denoisers as one: ``noise(off) + scale (noise(on) - noise(off))``, exact at 0 and at 1."""
 
-    def __init__(self, on, off, amount: float | int):
-        self.on, self.off, self.amount = on, off, float(amount)
+    def __init__(self, on, off, scale: float | int):
+        self.on, self.off, self.scale = on, off, float(scale)
         self.denoiser, self.pieces, self.precision = on.denoiser, on.pieces, on.precision
 
     def __call__(self, x_t: Tensor, t: float | int) -> Tensor:
-        """The noise."""
-        return torch.lerp(self.off(x_t, t), self.on(x_t, t), self.amount)
+        """The noise estimate."""
+        return torch.lerp(self.off(x_t, t), self.on(x_t, t), self.scale)
 
 
 class Probe:
-    """Callback that asks at chosen steps what the network would say to the same ``x_t`` under other conditions.
+    """Sampler callback that evaluates other denoisers at the same ``x_t``; it does not affect the sampling run.
 
-    One more call of the network for each probed step and other condition; the walk itself is not touched.
-
-    Args:
-        others: ``name -> (x_t, t) -> eps`` under the other condition.
-        keep: Most steps to probe: one from the middle of each of equally many intervals, and the first and the last.
-        clip: Limit of ``|x0_hat|``, as the sampler's.
-        keep_bins: Whether to keep how far every bin of the guess moves, too.
-
-    Attributes:
-        rows: One dict for each probed step.
+    ``others`` are ``name -> (x_t, t) -> eps`` under other conditions, ``keep`` the most steps to probe, ``clip`` the
+    limit of ``|x0_hat|``, the same as of the sampler. ``rows`` holds the measurements of each probed step.
     """
 
-    def __init__(
-        self,
-        others: Mapping[str, Callable],
-        keep: int = PROBE_STEPS,
-        clip: float | int | None = 1.0,
-        keep_bins: bool = True,
-    ):
-        self.others, self.keep, self.clip, self.keep_bins = dict(others), keep, clip, keep_bins
-        self.wanted: set[int] | None = None
+    def __init__(self, others: Mapping[str, Callable], keep: int = PROBE_STEPS, clip: float | int | None = 1.0):
+        self.others, self.keep, self.clip = dict(others), keep, clip
+        self.steps: set[int] | None = None
         self.rows: list[dict] = []
 
     def __call__(self, step: SamplerStep) -> None:
-        """Probe one step, if it is one of those."""
-        if self.wanted is None:
-            self.wanted = {int(i) for i in probed_steps(step.n_calls, self.keep)}
-        if step.index not in self.wanted:
+        """Probe one step, if it is selected."""
+        if self.steps is None:
+            self.steps = {int(i) for i in probed_steps(step.n_calls, self.keep)}
+        if step.index not in self.steps:
             return
         row = {"index": step.index, "share": {}, "moved": {}}
         size = float(torch.linalg.vector_norm(step.eps_hat.double()))
@@ -81,31 +68,30 @@ class Probe:
             row["share"][name] = float(torch.linalg.vector_norm((eps - step.eps_hat).double())) / max(size, 1e-30)
             x0 = x0_from_eps(step.x_t, eps, step.signal_level, step.noise_level)
             x0 = x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
-            if self.keep_bins:
-                row["moved"][name] = (x0 - step.x0_hat)[0].to(torch.float16).cpu().numpy()
+            row["moved"][name] = (x0 - step.x0_hat)[0].to(torch.float16).cpu().numpy()
         self.rows.append(row)
 
 
 def probed_steps(n_calls: int, keep: int = PROBE_STEPS) -> np.ndarray:
-    """Which calls of a walk a :class:`Probe` looks at: all, or ``keep`` of them by ``selection.select_steps``."""
+    """Indices of the denoiser calls that a :class:`Probe` evaluates: all, or ``keep`` of them, evenly spaced."""
     if n_calls <= max(keep, 2):
         return np.arange(n_calls)
     return select_steps(np.arange(n_calls)[:, None], max(keep, 2))
 
 
 def probe_calls(n_calls: int, n_factors: int, keep: int = PROBE_STEPS) -> int:
-    """Calls of the network that probing adds: one per factor and probed step."""
+    """Number of additional denoiser calls: one per factor and probed step."""
     return n_factors * len(probed_steps(n_calls, keep))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Influence:
-    """What each factor does at each probed step, at the same ``x_t``.
+    """Local influence of each factor at each probed step, at the same ``x_t``.
 
     Attributes:
-        index: Calls of the walk that were probed, ``[P]``.
+        index: Probed denoiser calls, ``[P]``.
         share: ``|eps with the factor replaced - eps| / |eps|`` by factor, ``[P]``.
-        bins_db: How far the guess moves in every bin, by factor, float16 ``[P, mels, frames]``, in dB with its sign.
+        bins_db: Signed change of the x0 prediction by factor in dB, float16 ``[P, mels, frames]``.
     """
 
     index: np.ndarray
@@ -113,225 +99,193 @@ class Influence:
     bins_db: dict[str, np.ndarray]
 
     def mean_db(self, name: str) -> np.ndarray:
-        """Mean absolute movement of the guess in dB, ``[P]``."""
+        """Mean absolute change of the x0 prediction in dB, ``[P]``."""
         return np.abs(self.bins_db[name].astype(np.float32)).mean(axis=(1, 2))
 
 
 def influence(probe: Probe, trace: Trace) -> Influence:
-    """What a probe found, in dB of the trace's mels."""
+    """The measurements of a probe, in dB of the mels of the trace."""
     index = np.array([row["index"] for row in probe.rows], np.int64)
     share = {name: np.array([row["share"][name] for row in probe.rows]) for name in probe.others}
     unit_db = (trace.level_db(np.ones_like(trace.result)) - trace.level_db(np.zeros_like(trace.result)))[:, :1]
-    bins = {
-        name: np.stack([(row["moved"][name] * unit_db).astype(np.float16) for row in probe.rows])
-        for name in (probe.others if probe.keep_bins else ())
-    }
-    return Influence(index, share, bins)
+    moved = {name: [(row["moved"][name] * unit_db).astype(np.float16) for row in probe.rows] for name in probe.others}
+    return Influence(index, share, {name: np.stack(rows) for name, rows in moved.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(CaptureOptions):
+    """Options of an ablation run.
+
+    Attributes:
+        singer: A singer of the model, or names with weights; the first one if None.
+        probe: Interventions whose local influence is measured; see :func:`probe_calls` for the cost.
+        probe_steps: Most steps to probe.
+    """
+
+    singer: Mapping[str, int | float] | str | None = None
+    probe: Sequence[Intervention] = ()
+    probe_steps: int = PROBE_STEPS
+
+
+DEFAULTS = RunOptions()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunResult:
-    """One run of a study.
+    """One run.
 
     Attributes:
-        label: What it is, in words.
-        trace: What happened.
-        asked: What was asked for before any change.
-        changes: What was changed.
-        influence: From a probe, or None.
-        notice: What to keep in mind, or "".
+        label: Its name.
+        trace: The recorded sampling run.
+        excerpt: The input before interventions.
+        interventions: What was changed.
+        influence: Of the probed factors, or None.
+        notice: A warning, or "".
     """
 
     label: str
     trace: Trace
-    asked: Excerpt
-    changes: tuple[Intervention, ...] = ()
+    excerpt: Excerpt
+    interventions: tuple[Intervention, ...] = ()
     influence: Influence | None = None
     notice: str = ""
+
+    @functools.cached_property
+    def mel_metrics(self) -> list["step_metrics.Metric"]:
+        """Metrics of every step against the result and the source, computed once (time warping is slow)."""
+        trace = self.trace
+        state = 2 * (self.excerpt.log_mel.T - trace.low[:, None]) / (trace.high - trace.low)[:, None] - 1
+        return step_metrics.mel_metrics(trace, trace.level_db(state))
 
 
 def run(
     model: Any,
-    asked: Excerpt,
-    changes: Sequence[Intervention] = (),
-    method: str | None = None,
-    steps: int | None = None,
-    shallow: int | None = None,
-    seed: int = 0,
-    singer: Mapping[str, int | float] | str | None = None,
-    probe: Sequence[Intervention] = (),
-    probe_steps: int = PROBE_STEPS,
-    features: bool = True,
-    keep: int | None = None,
-    max_bytes: int = recorder.MAX_BYTES,
-    precision: str = "auto",
+    excerpt: Excerpt,
+    interventions: Sequence[Intervention] = (),
+    options: RunOptions = DEFAULTS,
     label: str = "",
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
-    watch: Callable[[object, SamplerStep], None] | None = None,
+    callback: Callable[[Any, SamplerStep], None] | None = None,
 ) -> RunResult:
-    """Let a diffusion model sing a stretch and keep what happened.
+    """Sample an excerpt with a diffusion model and record the run.
 
-    Runs with equal ``seed``, length, ``method`` and ``steps`` begin with the same noise, whatever is changed.
+    Runs with equal seed, length, sampler and steps start from the same noise, whatever the interventions.
 
     Args:
         model: A ``diffusion.DiffusionModel``.
-        asked: From ``stretches.stretch``.
-        changes: What to ask for differently; at most one ``scale``, which doubles the calls of the network.
-        method: One of ``samplers.METHODS``; the model's own if None.
-        steps: Of the sampler; the model's own number if None.
-        shallow: Step 1 .. ``n_steps`` to which the coarse mel is noised to start from, not with a ``scale``; None
-            starts from pure noise.
-        seed: Of the first noise and, for ``ddpm``, of the walk.
-        singer: Who sings, unless that is changed: a name, or names with weights; the model's first if None.
-        probe: Changes whose local influence is measured on the way; see :func:`probe_calls` for what it costs.
-        probe_steps: Most steps to probe.
-        features: Whether to keep what all layers say, pooled; not possible with a ``scale``.
-        keep: Most steps to keep, at least 2; all if None.
-        max_bytes: Most memory for states, whatever ``keep`` says.
-        precision: One of ``denoiser.PRECISIONS``.
-        label: A name; otherwise the changes in words.
-        progress: Called with a fraction and a text at every step.
-        cancelled: Asked at every call of the network.
-        watch: Sees the model and every step, after the probe.
+        excerpt: From ``interventions.cut_excerpt``.
+        interventions: At most one ``scale``, which doubles the denoiser calls and excludes hidden features.
+        options: Of sampler, recorder and probe.
+        label: Name of the run; the text of the interventions by default.
+        progress: See ``utils.progress``.
+        cancelled: See ``utils.progress``; checked at each call of the denoiser.
+        callback: Called with the model and each step, after the probe.
 
     Returns:
-        The run, with its influence where something was probed.
-
-    Raises:
-        ConversionError, ConversionError, ModelError: for what cannot be done.
-        Cancelled: if ``cancelled`` says so.
+        The run, with its influence if factors were probed.
     """
     report = progress or (lambda fraction, text: None)
     report(0.0, "conditions")
-    scaled = [change for change in changes if change.how == "scale"]
-    if len(scaled) > 1 or any(change.how == "scale" for change in probe):
-        raise ConversionError("One factor can be scaled in a run, and none in a probe; leave the others as they are.")
+    scaled = [change for change in interventions if change.kind == "scale"]
+    if len(scaled) > 1 or any(change.kind == "scale" for change in options.probe):
+        raise ConversionError("One factor can be scaled in a run, and none in a probe.")
     raise_if_cancelled(cancelled)
-    condition = build_condition(model, asked, changes, singer)
+
+    def condition(*more: Intervention) -> Tensor:
+        return build_condition(model, excerpt, [*interventions, *more], options.singer)
 
     def prepare(condition: Tensor):
-        return model.prepare(condition, precision, cancelled=cancelled)
+        return model.prepare(condition, options.sampling.precision, cancelled=cancelled)
 
-    prepared = prepare(condition)
+    plain = condition()
+    denoiser = prepare(plain)
     if scaled:
-        off = [*changes, Intervention(scaled[0].factor)]
-        prepared = Scaled(prepared, prepare(build_condition(model, asked, off, singer)), scaled[0].amount)
-    others = {c.text: prepare(build_condition(model, asked, [*changes, c], singer)) for c in probe}
-    asking = Probe(others, probe_steps)
+        denoiser = GuidedDenoiser(denoiser, prepare(condition(Intervention(scaled[0].factor))), scaled[0].amount)
+    probe = Probe({change.text: prepare(condition(change)) for change in options.probe}, options.probe_steps)
 
-    def step_done(step: SamplerStep) -> None:
-        asking(step)
-        if watch is not None:
-            watch(model, step)
+    def on_step(step: SamplerStep) -> None:
+        probe(step)
+        if callback is not None:
+            callback(model, step)
         report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
-    said = (dropout_warning(model.settings, [*changes, *more]) for more in ([], *([c] for c in probe)))
-    notice = " ".join(dict.fromkeys(filter(None, said)))
-    label = label or ", ".join(change.text for change in changes) or "as asked"
-    sounding = target_f0(asked, changes)
-    trace = recorder.capture(
+    dropped = [[*interventions, *more] for more in ([], *([change] for change in options.probe))]
+    notice = " ".join(dict.fromkeys(filter(None, (dropout_warning(model.settings, changes) for changes in dropped))))
+    label = label or ", ".join(change.text for change in interventions) or "as asked"
+    f0_hz, voiced = target_f0(excerpt, interventions)
+    trace = capture(
         model,
-        condition,
-        method,
-        steps,
-        shallow,
-        seed,
-        precision,
-        keep,
-        features and not scaled,
-        max_bytes,
-        {"f0_hz": sounding[0], "voiced": sounding[1], "loudness_db": asked.loudness_db},
+        plain,
+        dataclasses.replace(options, features=options.features and not scaled, blocks=range(model.settings.n_layers)),
+        {"f0_hz": f0_hz, "voiced": voiced, "loudness_db": excerpt.loudness_db},
         label,
-        prepared,
-        step_done,
+        denoiser,
+        on_step,
         cancelled,
-        blocks=range(model.settings.n_layers),
     )
-    return RunResult(label, trace, asked, tuple(changes), influence(asking, trace) if others else None, notice)
+    found = influence(probe, trace) if options.probe else None
+    return RunResult(label, trace, excerpt, tuple(interventions), found, notice)
 
 
 def run_checkpoints(
     folder: str | Path,
     training_steps: Sequence[int],
-    song_of: Callable[[object, dict], Excerpt],
+    make_excerpt: Callable[[Any, dict], Excerpt],
+    options: RunOptions = DEFAULTS,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
-    **options,
+    callback: Callable[[Any, SamplerStep], None] | None = None,
 ) -> list[RunResult]:
-    """The same stretch from the same noise by several checkpoints of one's own training.
+    """The same excerpt from the same noise by several checkpoints of a training run.
 
-    Args:
-        folder: A run's folder.
-        training_steps: Which checkpoints, from ``training.checkpoints``.
-        song_of: ``(model, statistics) -> Excerpt``, what each is asked for.
-        progress: Called with a fraction, of all of them together, and a text.
-        cancelled: As :func:`run`.
-        **options: Further arguments of :func:`run`, the same for each; not ``label``.
-
-    Returns:
-        One run for each checkpoint, in the order given, named by its training step.
-
-    Raises:
-        TrainingError: if there is no such checkpoint.
-        ConversionError: if the run trains no diffusion model.
+    ``make_excerpt`` is ``(model, statistics) -> Excerpt``; the remaining arguments are those of :func:`run`.
+    ConversionError if the training run in ``folder`` has no diffusion model.
     """
-    report, sung = progress or (lambda fraction, text: None), []
+    report, runs = progress or (lambda fraction, text: None), []
     for i, step in enumerate(training_steps):
-        report(i / len(training_steps), f"opening training step {step}")
+        name = f"training step {step}"
+        report(i / len(training_steps), f"loading {name}")
         model, record = training.load_model(folder, step)
         if model.settings.kind != "diffusion":
             raise ConversionError(
-                f"'{Path(folder).name}' trains a '{model.settings.kind}' model; only diffusion has steps."
+                f"'{Path(folder).name}' trains a '{model.settings.kind}' model; only diffusion has steps.", path=folder
             )
-        asked = song_of(model, record["statistics"])
 
-        def share(fraction: float, text: str, i=i, step=step) -> None:
-            report((i + fraction) / len(training_steps), f"training step {step}: {text}")
+        def share(fraction: float, text: str, i=i, name=name) -> None:
+            report((i + fraction) / len(training_steps), f"{name}: {text}")
 
-        name = f"training step {step}"
-        sung.append(run(model, asked, label=name, progress=share, cancelled=cancelled, **options))
-    return sung
+        excerpt = make_excerpt(model, record["statistics"])
+        runs.append(run(model, excerpt, (), options, name, share, cancelled, callback))
+    return runs
 
 
 def render_audio(
     model: Any,
-    sung: RunResult,
+    result: RunResult,
     positions: Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> player.StepAudio:
-    """What the guesses of steps sound like through the model's vocoder, or phase reconstruction where it has none.
+) -> StepAudio:
+    """Render the x0 predictions of steps by the vocoder of the model, or by Griffin-Lim if it has none.
 
-    Args:
-        model: The ``diffusion.DiffusionModel`` that sang.
-        sung: Its run, which has to keep ``f0_hz`` and ``voiced``.
-        positions: Kept steps; all by default. The result is always heard too.
-        seed: Of the vocoder's noise, or of the first phases.
-        progress: Called with a fraction and a text.
-        cancelled: Asked before every step.
-
-    Returns:
-        Sounds by position under one gain, steps louder than the result turned down; the last entry of ``audio`` is
-        the result, at ``len(trace)``.
-
-    Raises:
-        Cancelled: if ``cancelled`` says so.
+    ``positions`` are kept steps, all by default; the result, at position ``len(trace)``, is always rendered. One gain
+    for all, see ``step_audio.common_gain``. ``seed`` is that of the vocoder's noise or of the initial phases.
     """
-    trace = sung.trace
+    trace = result.trace
     f0_hz, voiced = (np.asarray(trace.conditions[name]) for name in ("f0_hz", "voiced"))
-    wanted = sorted({int(i) for i in (range(len(trace)) if positions is None else positions)} | {len(trace)})
-    made = {}
-    for n, i in enumerate(wanted):
+    steps = sorted({int(i) for i in (range(len(trace)) if positions is None else positions)} | {len(trace)})
+    rendered = {}
+    for n, i in enumerate(steps):
         raise_if_cancelled(cancelled)
         mel = trace.log_mel(trace.result if i == len(trace) else trace.x0_hat[i]).T
         if model.vocoder is not None:
-            made[i] = model.vocoder.render(mel, f0_hz, voiced, seed).audio
+            rendered[i] = model.vocoder.render(mel, f0_hz, voiced, seed).audio
         else:
             rows = torch.from_numpy(np.ascontiguousarray(mel))[None]
-            made[i] = griffin_lim.griffin_lim(rows, model.contract, seed=seed)[0].numpy()
+            rendered[i] = griffin_lim.griffin_lim(rows, model.contract, seed=seed)[0].numpy()
         if progress:
-            progress((n + 1) / len(wanted), f"sound {n + 1} of {len(wanted)}")
-    audio, quieter = player.common_gain(made, made[len(trace)])
-    return player.StepAudio(audio, trace.sample_rate_hz, quieter_db=quieter)
+            progress((n + 1) / len(steps), f"audio {n + 1} of {len(steps)}")
+    audio, attenuated_db = common_gain(rendered, rendered[len(trace)])
+    return StepAudio(audio, trace.sample_rate_hz, attenuated_db=attenuated_db)

@@ -1,4 +1,4 @@
-"""What a trained model does, as plain arrays to look at and listen to: reconstructions, controls, z; runs compared."""
+"""Inspection of conversions and models: results as HTML, reconstructions, synthesiser controls, z, curves of runs."""
 
 import dataclasses
 import itertools
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from svclib.analysis import html as page
+from svclib.analysis.plots import base as plots
 from svclib.audio import units
 from svclib.conversion import pipeline
 from svclib.data import dataset
@@ -17,22 +19,51 @@ from svclib.training import api as training
 from svclib.utils.errors import DatasetError
 
 
+def result_html(result: pipeline.Conversion, path: Path, number: int, full: bool = True) -> str:
+    """A conversion as HTML: settings, players, a download link; ``full``: original, parts and plots as well."""
+    rate_hz, song = result.sample_rate_hz, result.song
+    title, *settings = result.settings_text.splitlines()
+    parts = [
+        '<hr style="opacity:.3">',
+        page.heading(f"{number}. {title}"),
+        *(page.paragraph(line) for line in settings),
+        *(page.notice(warning, "warning") for warning in result.warnings),
+    ]
+    sounds = [(result.audio, rate_hz, "Result")]
+    if full:
+        sounds = [(song.original(), song.sample_rate_hz, "Original"), *sounds]
+        sounds += [(result.harmonic, rate_hz, "Harmonic part"), (result.noise, rate_hz, "Noise part")]
+    parts.append(page.flow(*(page.player(*sound) for sound in sounds)))
+    if full:
+        measured = song.features
+        target = dataclasses.replace(measured, f0_hz=result.tracks.f0_hz, voiced=result.tracks.voiced)
+        items = [
+            ("Original", song.audio, measured.settings.sample_rate_hz, measured),
+            ("Result, with the target F0", result.audio, rate_hz, target),
+        ]
+        drawing = plots.png(plots.compare_spectrograms(items))
+        parts.append(page.picture(drawing, "spectrograms of the original and the result with their F0"))
+        drawing = plots.png(plots.conversion_plots(measured, result.tracks, result.controls))
+        parts.append(page.picture(drawing, "loudness, pitch, confidence and note-on ratio before and after"))
+    return "".join([*parts, page.paragraph(f"Saved as {path}"), page.download_link(path)])
+
+
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """A held-out stretch beside what the model makes of its pitch and loudness.
+    """A held-out excerpt beside its reconstruction from pitch, loudness and other conditions.
 
     Attributes:
         name: Of the recording.
-        start_s: Where the stretch begins in it.
-        original, made: float32 ``[samples]`` at ``features.settings.sample_rate_hz``.
+        start_s: Start of the excerpt in it.
+        original, reconstructed: float32 ``[samples]`` at ``features.settings.sample_rate_hz``.
         features: Of the original.
-        loss: The model's loss on this stretch.
+        loss: The model's validation loss on the excerpt.
     """
 
     name: str
     start_s: float
     original: np.ndarray
-    made: np.ndarray
+    reconstructed: np.ndarray
     features: Features
     loss: float
 
@@ -40,43 +71,33 @@ class Reconstruction:
 def reconstruct(
     model: Any, data: dataset.Dataset, seconds: float | int = 4.0, number: int = 0, seed: int = 0
 ) -> Reconstruction:
-    """Let a model sing a stretch of the validation split again.
+    """Reconstruct excerpt ``number`` (modulo their number) of the held-out recordings, cut into ``seconds`` each.
 
-    Args:
-        model: From ``training.load_model``.
-        data: The dataset it was trained on.
-        seconds: Length of the stretch, in whole frames; less at the end of a recording.
-        number: Which stretch; they lie side by side in the held-out recordings and are counted round.
-        seed: Of the noise.
-
-    Returns:
-        The stretch, what the model makes of it, and its validation loss there.
-
-    Raises:
-        DatasetError: if nothing is held out.
+    ``model`` is from ``training.load_model``, ``data`` the dataset it was trained on.
     """
     hop, rate_hz = data.hop_samples, data.settings.sample_rate_hz
-    wanted = max(1, units.frame_count(round(seconds * rate_hz), hop))
+    length = max(1, units.frame_count(round(seconds * rate_hz), hop))
     places = [
         (index, start)
         for index in data.indices("validation")
-        for start in range(0, data.recordings[index]["n_frames"], wanted)
+        for start in range(0, data.recordings[index]["n_frames"], length)
     ]
     if not places:
         raise DatasetError("No recording is held out; prepare the dataset with at least two recordings.")
     index, start = places[number % len(places)]
-    n_frames = min(wanted, data.recordings[index]["n_frames"] - start)
+    n_frames = min(length, data.recordings[index]["n_frames"] - start)
     measured = data.features(index, start, n_frames)
     original = data.audio(index, start * hop, n_frames * hop)
     batch = data.window(index, start, n_frames)
-    made = model.reconstruct(batch, seed=seed)[0].numpy()
+    reconstructed = model.reconstruct(batch, seed=seed)[0].numpy()
     loss = float(model.validation_loss(batch))
-    return Reconstruction(data.recordings[index]["name"], start * hop / rate_hz, original, made, measured, loss)
+    name = data.recordings[index]["name"]
+    return Reconstruction(name, start * hop / rate_hz, original, reconstructed, measured, loss)
 
 
 @dataclasses.dataclass(frozen=True)
 class SynthControls:
-    """What a DDSP instrument asks its synthesiser to play, as arrays over frames.
+    """Controls of the synthesiser of a DDSP instrument over frames.
 
     Attributes:
         frame_s: Seconds per frame.
@@ -97,47 +118,40 @@ class SynthControls:
 
 @torch.no_grad()
 def synth_controls(instrument, result: pipeline.Conversion, start_s=0.0, seconds=10.0) -> SynthControls:
-    """The controls behind a stretch of a conversion, computed again with the same instrument.
-
-    The network hears the song from its beginning up to the end of the stretch, as it did in the conversion.
-    """
-    settings, adjusted = instrument.features, result.tracks
+    """Synthesiser controls of an excerpt of a conversion, computed again from the beginning of the song."""
+    settings, tracks, model = instrument.features, result.tracks, instrument.model
     hop, rate_hz = settings.hop_samples, settings.sample_rate_hz
-    first = min(units.frame_of_time(float(start_s), hop, rate_hz), max(0, len(adjusted.f0_hz) - 1))
-    last = min(len(adjusted.f0_hz), first + max(1, units.frame_of_time(float(seconds), hop, rate_hz)))
-    model = instrument.model
-
-    def row(x):
-        return torch.from_numpy(np.array(x[:last]))[None]
-
+    first = min(units.frame_of_time(float(start_s), hop, rate_hz), max(0, len(tracks.f0_hz) - 1))
+    last = min(len(tracks.f0_hz), first + max(1, units.frame_of_time(float(seconds), hop, rate_hz)))
     z = None
     if model.settings.z_dims:
         z = model.z_encoder.at_frames(model.encode_z(result.song.audio), 0, last, hop)
-    made = model.controls(row(adjusted.f0_hz), row(adjusted.voiced), row(adjusted.loudness_db), z=z)
-    cut = slice(first, last)
+    inputs = (torch.from_numpy(np.array(x[:last]))[None] for x in (tracks.f0_hz, tracks.voiced, tracks.loudness_db))
+    controls = model.controls(*inputs, z=z)
+
+    def cut(x):
+        return None if x is None else x[0, first:last].numpy()
+
     return SynthControls(
         hop / rate_hz,
-        adjusted.f0_hz[cut],
-        adjusted.voiced[cut],
-        made.amplitude[0, cut].numpy(),
-        made.distribution[0, cut].numpy(),
-        made.noise_magnitudes[0, cut].numpy(),
-        None if made.z is None else made.z[0, cut].numpy(),
+        tracks.f0_hz[first:last],
+        tracks.voiced[first:last],
+        cut(controls.amplitude),
+        cut(controls.distribution),
+        cut(controls.noise_magnitudes),
+        cut(controls.z),
     )
 
 
 @torch.no_grad()
 def z_paths(model, data: dataset.Dataset, n_recordings: int = 6, seconds=8.0) -> dict[str, np.ndarray]:
-    """Paths of some recordings through a model's z space, name -> ``[frames, dims]``; {} for a model without z.
-
-    Recordings are taken from all singers in turn, so that one can see whether voices share the space.
-    """
+    """z trajectories of recordings of all singers in turn, name -> ``[frames, dims]``; {} for a model without z."""
     if not getattr(model.settings, "z_dims", 0):
         return {}
     by_singer = [[i for i, r in enumerate(data.recordings) if r["singer"] == singer] for singer in data.singers]
-    turns = [i for turn in itertools.zip_longest(*by_singer) for i in turn if i is not None]
+    order = [i for turn in itertools.zip_longest(*by_singer) for i in turn if i is not None]
     paths = {}
-    for index in turns[:n_recordings]:
+    for index in order[:n_recordings]:
         recording = data.recordings[index]
         n_samples = min(recording["n_samples"], round(seconds * data.settings.sample_rate_hz))
         z = model.encode_z(data.audio(index, 0, n_samples))
@@ -146,15 +160,10 @@ def z_paths(model, data: dataset.Dataset, n_recordings: int = 6, seconds=8.0) ->
 
 
 def runs_by_loss(folder: str | Path) -> tuple[dict[str, dict[str, dict]], list[str]]:
-    """The curves of all runs in a folder, kept apart by what their loss means: only within a group do they compare.
-
-    Args:
-        folder: Of the runs; each folder in it is one.
-
-    Returns:
-        ``({loss in words: {run: curves}}, [sentence for each folder without curves])``.
-    """
-    groups, problems = {}, []
+    """Curves of all runs in a folder by loss definition, ``{loss text: {run: curves}}``, and a message for each folder
+    without curves. Only losses of one definition are comparable."""
+    groups: dict[str, dict[str, dict]] = {}
+    problems = []
     for run in sorted((p for p in Path(folder).iterdir() if p.is_dir()), key=lambda p: p.name.lower()):
         try:
             curves = training.curves(run)
@@ -166,16 +175,14 @@ def runs_by_loss(folder: str | Path) -> tuple[dict[str, dict[str, dict]], list[s
 
 
 def loss_text(definition: dict | None) -> str:
-    """A loss definition in words, equal where losses compare."""
+    """A loss definition as text, equal for comparable losses."""
     if not definition:
         return "loss of unknown definition"
-    rest = {name: value for name, value in definition.items() if name not in ("kind", "fft_sizes", "log_rule")}
-    words = [str(definition.get("kind", ""))]
-    if "fft_sizes" in definition:
-        sizes = definition["fft_sizes"]
+    rest = dict(definition)
+    words = [str(rest.pop("kind", ""))]
+    if "fft_sizes" in rest:
+        sizes = rest.pop("fft_sizes")
         words.append(f"spectral loss, {len(sizes)} FFT sizes ({', '.join(map(str, sizes))})")
-    if "log_rule" in definition:
-        words.append(f"log rule {definition['log_rule']}")
-    if rest:
-        words.append(json.dumps(rest, sort_keys=True))
-    return ", ".join(words)
+    if "log_rule" in rest:
+        words.append(f"log rule {rest.pop('log_rule')}")
+    return ", ".join([*words, json.dumps(rest, sort_keys=True)] if rest else words)

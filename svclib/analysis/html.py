@@ -1,7 +1,7 @@
-"""Pieces of HTML that notebooks, panels and exported pages share: players, pictures, notices, tables.
+"""HTML elements shared by notebooks, panels and exported pages: players, pictures, notices, tables (jinja2 templates).
 
-Everything is self-contained (data URIs, inline styles, no script, no network), readable on light and dark pages and on
-a phone. Every text that comes from outside, such as a file name, goes through :func:`text`.
+Self-contained (data URIs, inline styles, no script, no network), for light and dark pages and phones. Autoescape is on:
+text from outside, such as a file name, is shown and never interpreted.
 """
 
 import base64
@@ -9,11 +9,14 @@ import html
 import io
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import soundfile
+from markupsafe import Markup
 
 FONT = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;font-size:14px;line-height:1.5"
-_KINDS = {"info": "#3b6ea5", "done": "#2e8b57", "warning": "#c77d0a", "error": "#c0392b"}
+LINK_LIMIT_BYTES = 20_000_000
+_COLOURS = {"info": "#3b6ea5", "done": "#2e8b57", "warning": "#c77d0a", "error": "#c0392b"}
 _MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _MIME = {
     ".wav": "audio/wav",
@@ -22,23 +25,26 @@ _MIME = {
     ".ogg": "audio/ogg",
     ".zip": "application/zip",
 }
-LINK_LIMIT_BYTES = 20_000_000
+
+_HERE = Path(__file__).parent
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader([_HERE, _HERE / "lesson"]), autoescape=True, undefined=jinja2.StrictUndefined
+)
+TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # of the filter tojson
+TEMPLATES.globals |= {"font": FONT, "colours": _COLOURS}
+_ELEMENTS = TEMPLATES.get_template("elements.html").module
 
 
 def text(value) -> str:
-    """A value as HTML text: markup in it is shown, never interpreted."""
+    """A value as escaped HTML text."""
     return html.escape(str(value), quote=True)
 
 
-class Markup(str):
-    """HTML that this module made: :func:`table` shows it as it is."""
-
-
 def encode(samples: np.ndarray, sample_rate_hz: int, small: bool = False) -> tuple[bytes, str]:
-    """A mono signal ``[samples]`` as small embeddable audio: ``(bytes, MIME type)``.
+    """Encode a mono signal ``[samples]`` for embedding: ``(bytes, MIME type)``.
 
-    mp3 at its own rates, a sixth of wav's size (``small``: a tenth) and playable everywhere; 16-bit wav at any other
-    rate. Values outside +-1 are clipped.
+    MP3 at its own rates, a sixth of the size of WAV (``small``: a tenth); 16-bit WAV at other rates. Values are clipped
+    to +-1.
     """
     samples = np.clip(np.nan_to_num(np.asarray(samples, dtype=np.float32)), -1.0, 1.0)
     kind, mime = ("MP3", "audio/mpeg") if sample_rate_hz in _MP3_RATES_HZ and samples.size else ("WAV", "audio/wav")
@@ -49,112 +55,65 @@ def encode(samples: np.ndarray, sample_rate_hz: int, small: bool = False) -> tup
 
 
 def data_uri(data: bytes, mime: str) -> str:
-    """Bytes as a ``data:`` address."""
+    """Bytes as a ``data:`` URI."""
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def player(samples: np.ndarray, sample_rate_hz: int, label: str = "", note: str = "") -> str:
-    """An audio element with its label above it and, in small print, a note below it."""
-    caption = f'<div style="font-weight:600;margin-bottom:2px">{text(label)}</div>' if label else ""
-    below = f'<div style="opacity:.7;font-size:12px">{text(note)}</div>' if note else ""
-    source = data_uri(*encode(samples, sample_rate_hz))
-    return (
-        f'<div style="{FONT};flex:1 1 200px;min-width:200px;max-width:400px;margin:4px 0">{caption}'
-        f'<audio controls preload="metadata" aria-label="{text(label)}" src="{source}" style="width:100%;height:36px">'
-        f"</audio>{below}</div>"
-    )
+    """An audio element with a label above and a note in small print below."""
+    return str(_ELEMENTS.player(data_uri(*encode(samples, sample_rate_hz)), label, note))
 
 
 def small_player(samples: np.ndarray, sample_rate_hz: int, label: str) -> Markup:
-    """An audio element for a table's cell."""
-    source = data_uri(*encode(samples, sample_rate_hz))
-    return Markup(
-        f'<audio controls preload="metadata" aria-label="{text(label)}" src="{source}" '
-        'style="width:220px;height:32px;vertical-align:middle"></audio>'
-    )
+    """An audio element for a table cell."""
+    return _ELEMENTS.small_player(data_uri(*encode(samples, sample_rate_hz)), label)
 
 
 def picture(png: bytes, alt: str, width_px: int = 900, height_px: int | None = None) -> str:
-    """A PNG that shrinks with the page; ``alt`` says in words what it shows. With a height its pixels are stretched."""
+    """A PNG that shrinks with the page; with ``height_px`` its pixels are scaled to that height without smoothing."""
     height = "auto" if height_px is None else f"{height_px}px;image-rendering:pixelated"
-    return (
-        f'<img alt="{text(alt)}" src="{data_uri(png, "image/png")}" '
-        f'style="width:100%;max-width:{width_px}px;height:{height};border-radius:6px;display:block;margin:4px 0">'
-    )
+    return str(_ELEMENTS.picture(data_uri(png, "image/png"), alt, width_px, height))
 
 
 def notice(message: str, kind: str = "info") -> str:
-    """A sentence in a coloured frame, escaped; line breaks stay. ``kind``: info, done, warning or error."""
-    colour = _KINDS[kind]
-    role = "alert" if kind == "error" else "status"
-    body = text(message).replace("\n", "<br>")
-    return (
-        f'<div role="{role}" class="svclib-{kind}" style="{FONT};border-left:4px solid {colour};background:{colour}1a;'
-        f'padding:6px 12px;margin:6px 0;border-radius:0 6px 6px 0;overflow-wrap:anywhere">{body}</div>'
-    )
+    """A message in a coloured frame; line breaks are kept. ``kind``: info, done, warning or error."""
+    return str(_ELEMENTS.notice(str(message), kind))
 
 
 def flow(*parts: str) -> str:
-    """Pieces beside each other where there is room, below each other on a phone."""
-    return f'<div style="display:flex;flex-wrap:wrap;gap:4px 12px;align-items:flex-start">{"".join(parts)}</div>'
+    """HTML elements side by side, or below each other on a phone."""
+    return str(_ELEMENTS.flow(parts))
 
 
 def heading(title: str, note: str = "") -> str:
-    """A small heading with an optional note behind it."""
-    small = f' <span style="opacity:.7;font-weight:400;font-size:13px">{text(note)}</span>' if note else ""
-    style = f"{FONT};font-size:16px;font-weight:600;margin:10px 0 2px;overflow-wrap:anywhere"
-    return f'<div style="{style}">{text(title)}{small}</div>'
+    """A small heading with an optional note after it."""
+    return str(_ELEMENTS.heading(title, note))
 
 
 def paragraph(message: str) -> str:
-    """Plain running text, escaped."""
-    return f'<div style="{FONT};max-width:900px;margin:4px 0;overflow-wrap:anywhere">{text(message)}</div>'
+    """A paragraph of plain text."""
+    return str(_ELEMENTS.paragraph(message))
 
 
 def table(columns: list[str], rows: list[list], marks: list[str] | None = None) -> str:
-    """A table that scrolls sideways when it is wider than the page; cells are escaped.
+    """A table that scrolls sideways if it is wider than the page; cells are escaped unless they are ``Markup``.
 
     Args:
-        columns: Headings; one that starts with ``>`` is a column of numbers, set to the right.
-        rows: Cells, any type; escaped unless :class:`Markup`.
-        marks: One of ``""``, info, done, warning, error per row, shown as a coloured edge; None: no row has one.
+        columns: Headings; a leading ``>`` right-aligns the column.
+        rows: Cells of any type.
+        marks: Coloured edge of each row: info, done, warning, error or "" for none.
 
     Returns:
         HTML.
     """
-    right = [c.startswith(">") for c in columns]
-    head, body = "", ""
-    for column, number in zip(columns, right, strict=True):
-        style = f"{_cell(number)};white-space:nowrap;border-bottom:1px solid #8886"
-        head += f'<th style="{style}">{text(column.lstrip(">"))}</th>'
-    for row, mark in zip(rows, marks or [""] * len(rows), strict=True):
-        edge = f";border-left:4px solid {_KINDS[mark] if mark else 'transparent'}"
-        cells = ""
-        for place, (value, number) in enumerate(zip(row, right, strict=True)):
-            shown = value if isinstance(value, Markup) else text(value)
-            cells += f'<td style="{_cell(number)}{"" if place else edge}">{shown}</td>'
-        body += f'<tr style="background:transparent">{cells}</tr>'
-    style = f"{FONT};font-size:13px;border-collapse:collapse;margin:4px 0;font-variant-numeric:tabular-nums"
-    return (
-        f'<div style="overflow-x:auto;max-width:100%"><table style="{style}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(number: bool) -> str:
-    align = "text-align:right;white-space:nowrap" if number else "text-align:left"
-    return f"padding:3px 14px 3px 8px;vertical-align:top;{align}"
+    return str(_ELEMENTS.table(columns, rows, marks or [""] * len(rows)))
 
 
 def download_link(path: Path, label: str = "Download") -> str:
-    """A link that saves a file from inside the page; over 20 MB, where it lies. OSError if it cannot be read."""
+    """A link that saves a file from inside the page; for files above 20 MB the path instead. OSError if unreadable."""
     path = Path(path)
     size = path.stat().st_size
     if size > LINK_LIMIT_BYTES:
-        return paragraph(f"{path.name} has {size / 1e6:.0f} MB, too much for a link in this page; it lies at {path}.")
-    mime = _MIME.get(path.suffix.lower(), "application/octet-stream")
-    return (
-        f'<a download="{text(path.name)}" href="{data_uri(path.read_bytes(), mime)}" style="{FONT}">'
-        f"{text(label)} {text(path.name)}</a> "
-        f'<span style="{FONT};font-size:12px;opacity:.7">{size / 1e6:.1f} MB</span>'
-    )
+        return paragraph(f"{path.name} has {size / 1e6:.0f} MB, too much for a link in this page. It is at {path}.")
+    source = data_uri(path.read_bytes(), _MIME.get(path.suffix.lower(), "application/octet-stream"))
+    return str(_ELEMENTS.download_link(source, path.name, label, f"{size / 1e6:.1f}"))

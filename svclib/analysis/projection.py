@@ -1,29 +1,26 @@
-"""Hidden features on a map: one principal component analysis over all runs shown together, and curves per step.
-
-Fitted jointly, so that places in the map mean the same for every run; deterministic, with the sign fixed, so that the
-same features give the same map.
-"""
+"""Principal component maps of hidden features, and curves over the steps of a trace."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.linalg
 
 from svclib.analysis.trace import Trace
 from svclib.conversion import metrics
 from svclib.utils.errors import ConversionError
 
+_DECIBELS_PER_NEPER = 20 / np.log(10)
+
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """Trajectories of one or more runs through one plane.
+    """Trajectories in one common plane.
 
     Attributes:
-        paths: One ``[S, n]`` per run, float64, in the order of its steps.
+        paths: ``[S, n]`` of each run, float64.
         explained: Share of the variance along each axis, ``[n]``.
         axes: Unit vectors ``[n, dims]``.
-        center: What was subtracted, ``[dims]``.
+        center: The mean, ``[dims]``.
     """
 
     paths: tuple[np.ndarray, ...]
@@ -33,69 +30,41 @@ class Map:
 
 
 def joint_map(runs: Sequence[np.ndarray], n: int = 2) -> Map:
-    """Principal components of all rows of all runs together.
-
-    The sign of each axis is such that its component of largest size is positive (the first of equals).
+    """Principal component analysis of all rows of all runs together; deterministic, including the signs.
 
     Args:
-        runs: Features ``[S, dims]`` of each run, the same tap for all.
-        n: Axes wanted; those beyond the rank of the data are zero.
+        runs: Features ``[S, dims]`` of each run, of the same tap.
+        n: Number of axes; those beyond the rank of the data are zero.
 
     Returns:
-        The axes, the most telling first, and the paths of the runs in their order.
+        The axes, in order of their variance, each with its largest component positive, and the projected runs.
 
     Raises:
-        ConversionError: for runs of different dimensions, no rows or values that are not finite.
+        ConversionError: if there are no rows, dimensions differ, or values are not finite.
     """
+    from sklearn.decomposition import PCA
+
     arrays = [np.asarray(run, dtype=np.float64) for run in runs]
     if not arrays or any(a.ndim != 2 or not len(a) for a in arrays) or len({a.shape[1] for a in arrays}) > 1:
         shapes = ", ".join(str(a.shape) for a in arrays) or "none"
-        raise ConversionError(
-            f"Features of shapes {shapes} have no common map; they need [steps, dims] of the same tap."
-        )
+        raise ConversionError(f"Features of shapes {shapes} have no common map; expected [steps, dims] of one tap.")
     rows = np.concatenate(arrays)
     if not np.isfinite(rows).all():
         raise ConversionError("The features hold values that are not finite; they have no map.")
+    axes, explained = np.zeros((n, rows.shape[1])), np.zeros(n)
     center = rows.mean(axis=0)
-    centred = rows - center
-    if centred.shape[1] > len(centred):  # the smaller of the two symmetric matrices has the same spectrum
-        values, left = _largest(centred @ centred.T, n)
-        vectors = (centred.T @ left) / np.sqrt(np.maximum(values, 1e-300))
-    else:
-        values, vectors = _largest(centred.T @ centred, n)
-    order = np.argsort(values)[::-1][:n]
-    total, top = max(float(np.square(centred).sum()), 1e-300), max(float(values.max()), 0.0)
-    axes = np.zeros((n, rows.shape[1]))
-    explained = np.zeros(n)
-    for i, k in enumerate(order):
-        if values[k] > 1e-10 * top and top > 0:
-            axis = vectors[:, k] / np.linalg.norm(vectors[:, k])
-            axes[i] = axis * np.sign(axis[np.argmax(np.abs(axis) > np.abs(axis).max() * (1 - 1e-9))])
-            explained[i] = values[k] / total
-    placed = centred @ axes.T
+    if np.ptp(rows, axis=0).any():
+        solver = "covariance_eigh" if len(rows) > rows.shape[1] else "full"
+        pca = PCA(min(n, *rows.shape), svd_solver=solver).fit(rows - center)
+        found = pca.explained_variance_ratio_ > 1e-10  # beyond the rank of the data there is only rounding
+        axes[: len(found)][found] = pca.components_[found]
+        explained[: len(found)][found] = pca.explained_variance_ratio_[found]
     cuts = np.cumsum([len(a) for a in arrays])[:-1]
-    return Map(tuple(np.split(placed, cuts)), explained, axes, center)
-
-
-def _largest(symmetric: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``n`` largest eigenvalues and their vectors, rising."""
-    size = len(symmetric)
-    return scipy.linalg.eigh(symmetric, subset_by_index=[max(0, size - n), size - 1])
+    return Map(tuple(np.split((rows - center) @ axes.T, cuts)), explained, axes, center)
 
 
 def map_features(trace: Trace, tap: str = "guess") -> np.ndarray:
-    """What to put on a map.
-
-    Args:
-        trace: Of a run.
-        tap: A name in ``trace.features``; ``guess`` takes the time mean of ``x0_hat``, where that is a mel.
-
-    Returns:
-        float64 ``[S, dims]``, a row for each kept step.
-
-    Raises:
-        ConversionError: if the trace has no such tap.
-    """
+    """Features of a trace for a map, float64 ``[S, dims]``: a tap, or ``guess``, the mean over time of ``x0_hat``."""
     if tap == "guess" and trace.kind == "mel":
         return trace.x0_hat.astype(np.float64).mean(axis=2)
     if tap not in trace.features:
@@ -107,57 +76,43 @@ def map_features(trace: Trace, tap: str = "guess") -> np.ndarray:
 def curves(
     trace: Trace, reference_db: np.ndarray | None = None, levels: tuple[np.ndarray, np.ndarray] | None = None
 ) -> dict[str, dict]:
-    """How each step's clean guess compares with the end, and how noisy the step was; all cheap and defined.
+    """Distances of each x0 prediction to the result, and the signal-to-noise ratio.
 
-    Args:
-        trace: A ``mel`` trace, or any with ``levels``.
-        reference_db: ``[mels, frames]`` to compare with as well, such as the singer's own reading, in dB.
-        levels: Guesses ``[S, mels, frames]`` and result ``[mels, frames]`` in dB, where they are no mels of the trace
-            itself.
-
-    Returns:
-        ``{"unit", "meaning", "values": [S]}`` by name.
+    ``reference_db`` ``[mels, frames]`` is compared with too. ``levels`` are x0 predictions ``[S, mels, frames]`` and
+    result ``[mels, frames]`` in dB, by default those of the trace. Returns ``{"unit", "meaning", "values"}`` by name.
     """
     guesses, end = levels or (trace.level_db(trace.x0_hat), trace.level_db(trace.result))
-    neper = np.log(10) / 20
+    if reference_db is not None and reference_db.shape != end.shape:
+        raise ConversionError(f"The reference has shape {reference_db.shape}; the result has {end.shape}.")
     frames = f"{end.shape[1]} frames"
 
-    def cepstral(other):
-        pairs = [(other.T * neper, guess.T * neper) for guess in guesses]
-        return [metrics.mel_cepstral_distance_db(*pair) for pair in pairs]
+    def curve(values, meaning: str) -> dict:
+        return {"unit": "dB", "values": np.asarray(values), "meaning": meaning}
 
+    def distance(other: np.ndarray) -> dict:
+        values = np.abs(guesses - other).mean(axis=(1, 2))
+        return curve(values, f"mean absolute difference of log-mels, {frames}, all mels")
+
+    def nepers(level_db: np.ndarray) -> np.ndarray:
+        return level_db.T * (1 / _DECIBELS_PER_NEPER)
+
+    cepstral = [metrics.mel_cepstral_distance_db(nepers(end), nepers(guess)) for guess in guesses]
     found = {
-        "distance to the result": {
-            "unit": "dB",
-            "values": np.abs(guesses - end).mean(axis=(1, 2)),
-            "meaning": f"mean absolute difference of log-mels, {frames}, all mels",
-        },
-        "timbre distance to the result": {
-            "unit": "dB",
-            "values": np.array(cepstral(end)),
-            "meaning": f"mel-cepstral distance without level, 13 cepstra, no time warping, {frames}",
-        },
-        "signal to noise": {
-            "unit": "dB",
-            "values": 10 / np.log(10) * np.clip(trace.log_snr, -60, 60),
-            "meaning": "alpha squared over sigma squared, from the schedule",
-        },
+        "distance to the result": distance(end),
+        "timbre distance to the result": curve(
+            cepstral, f"mel-cepstral distance without level, 13 cepstra, no time warping, {frames}"
+        ),
+        "signal to noise": curve(
+            10 / np.log(10) * np.clip(trace.log_snr, -60, 60), "alpha squared over sigma squared, from the schedule"
+        ),
     }
-    if reference_db is not None:
-        if reference_db.shape != end.shape:
-            raise ConversionError(f"The reference has shape {reference_db.shape}; the result has {end.shape}.")
-        found["distance to the reference"] = {
-            "unit": "dB",
-            "values": np.abs(guesses - reference_db).mean(axis=(1, 2)),
-            "meaning": f"mean absolute difference of log-mels, {frames}, all mels",
-        }
-    return found
+    return found if reference_db is None else found | {"distance to the reference": distance(reference_db)}
 
 
 def decision_times(trace: Trace, tolerance_db: float | int = 3.0) -> np.ndarray:
-    """For each bin ``[mels, frames]`` the position of the first step from which on the guess stays this near the end.
+    """For each bin ``[mels, frames]`` the first step from which on the x0 prediction stays near the result.
 
-    A bin that is never near before the end has the number of steps.
+    The number of steps for a bin that is not within the tolerance at the last step.
     """
     far = np.abs(trace.level_db(trace.x0_hat) - trace.level_db(trace.result)) >= tolerance_db
     last_far = len(far) - 1 - far[::-1].argmax(axis=0)

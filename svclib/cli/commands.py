@@ -451,9 +451,8 @@ def trace(a) -> int:
     else:
         voice, steps = instrument.open(a.instrument), a.steps or lesson.STEPS
         with ProgressPrinter(f"{voice.name}: lesson") as progress:
-            text, about = lesson.from_file(
-                voice, a.input, a.start, a.seconds, steps, a.seed, progress, note=progress.note
-            )
+            options = lesson.LessonOptions(a.start, a.seconds, steps, a.seed)
+            text, about = lesson.from_file(voice, a.input, options, progress, note=progress.note)
     path = player.export(text, out.with_suffix(".html"))
     warn_renamed(out, path)
     print(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")

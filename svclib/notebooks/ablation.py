@@ -1,5 +1,6 @@
 """The panel of a study: choose, change one thing, run on the same noise, look, listen, keep."""
 
+import dataclasses
 from pathlib import Path
 
 import ipywidgets as W
@@ -11,6 +12,7 @@ from svclib.conversion import recognition
 from svclib.conversion import song as songs
 from svclib.models import instrument
 from svclib.models.diffusion import samplers
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.notebooks import ablation_controls as parts
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run
@@ -203,60 +205,56 @@ class AblationPanel(widgets.Panel):
             "run": self.run.value,
             "checkpoints": checkpoints,
         }
-        options = {
-            "method": self.sampler.value,
-            "steps": self.steps.value,
-            "seed": self.seed.value,
-            "probe": PROBES if self.probe.value else (),
-            "singer": self.singer.value,
-        }
+        sampling = SamplingOptions(sampler=self.sampler.value, steps=self.steps.value, seed=self.seed.value)
+        probe = PROBES if self.probe.value else ()
+        options = ablation.RunOptions(sampling, singer=self.singer.value, probe=probe)
         self.message.show("")
         self._start(lambda: self._sing(wish, options))
 
-    def _stretch(self, path, wish, features, statistics):
+    def _excerpt(self, path, wish, features, statistics):
         song = songs.cached_song(path, features, progress=self.progress, cancelled=self.task.cancelled)
         return interventions.cut_excerpt(song, statistics, wish["start_s"], wish["seconds"])
 
     def _sing(self, wish, options):
-        watch = live_preview.LivePreview(self._show_live)
-        common = {"progress": self.progress, "cancelled": self.task.cancelled, "watch": watch, **options}
+        preview = live_preview.LivePreview(self._show_live)
+        common = {"progress": self.progress, "cancelled": self.task.cancelled, "callback": preview}
         if wish["change"] == parts.CHECKPOINTS:
 
-            def song_of(model, statistics):
-                watch.begin(model, wish["seconds"], options["seed"])
-                return self._stretch(wish["song"], wish, model.features, statistics)
+            def make_excerpt(model, statistics):
+                preview.begin(model, wish["seconds"], options.sampling.seed)
+                return self._excerpt(wish["song"], wish, model.features, statistics)
 
-            common["singer"] = None  # a training may know other singers
-            runs = ablation.run_checkpoints(wish["run"], wish["checkpoints"], song_of, **common)
-            for step, sung in zip(wish["checkpoints"], runs, strict=True):
-                self._add(sung, training.load_model(wish["run"], step)[0], wish["run"].name)
+            options = dataclasses.replace(options, singer=None)  # a training run may have other singers
+            runs = ablation.run_checkpoints(wish["run"], wish["checkpoints"], make_excerpt, options, **common)
+            for step, result in zip(wish["checkpoints"], runs, strict=True):
+                self._add(result, training.load_model(wish["run"], step)[0], wish["run"].name)
             return
         loaded = self.models.get(wish["path"], lambda: instrument.open(wish["path"]))
-        watch.begin(loaded.model, wish["seconds"], options["seed"])
+        preview.begin(loaded.model, wish["seconds"], options.sampling.seed)
         song = wish["other"] if wish["change"] == parts.OTHER_SONG else wish["song"]
-        asked, changes = self._stretch(song, wish, loaded.features, loaded.statistics), []
+        excerpt, changes = self._excerpt(song, wish, loaded.features, loaded.statistics), []
         if wish["change"] != parts.OTHER_SONG:
             other = None
             if "other song" in wish["change"]:
-                other = self._stretch(wish["other"], wish, loaded.features, loaded.statistics)
+                other = self._excerpt(wish["other"], wish, loaded.features, loaded.statistics)
             changes = interventions.from_choice(
                 wish["change"], other, wish["semitones"], wish["strength"], wish["other_singer"]
             )
-        self._add(ablation.run(loaded.model, asked, changes, **common), loaded.model, loaded.name)
+        self._add(ablation.run(loaded.model, excerpt, changes, options, **common), loaded.model, loaded.name)
 
     def _show_live(self, markup: str) -> None:
         if not self.task.cancelled():
             self.live.value = markup
 
-    def _add(self, sung, model, name):
+    def _add(self, result, model, name):
         self.progress(1.0, "drawing")
         self.n_runs += 1
-        label = f"{self.n_runs}: {sung.label}, {sung.asked.name}"
-        about, calls = sung.trace.info, sung.trace.n_calls
-        text = f"{name}; from {sung.asked.start_s:.1f} s; {about['method']}, {calls} calls, seed {about['seed']}"
-        self.viewer.add(label, Card(sung, model, text))
-        said = " ".join(filter(None, (f"Run {self.n_runs} is below.", sung.notice, about["notice"])))
-        self.message.show(said, "warning" if sung.notice or about["notice"] else "done")
+        label = f"{self.n_runs}: {result.label}, {result.excerpt.name}"
+        about, calls = result.trace.info, result.trace.n_calls
+        text = f"{name}; from {result.excerpt.start_s:.1f} s; {about['method']}, {calls} calls, seed {about['seed']}"
+        self.viewer.add(label, Card(result, model, text))
+        said = " ".join(filter(None, (f"Run {self.n_runs} is below.", result.notice, about["notice"])))
+        self.message.show(said, "warning" if result.notice or about["notice"] else "done")
 
     def remove(self) -> None:
         """Forget the chosen run."""
@@ -274,19 +272,19 @@ class AblationPanel(widgets.Panel):
         def task():
             recognizer = recognition.WhisperRecognizer() if words else None
             card = self.viewer.cards[label]
-            positions = ablation.probed_steps(len(card.sung.trace))
+            positions = ablation.probed_steps(len(card.result.trace))
             sounds = ablation.render_audio(
                 card.model,
-                card.sung,
+                card.result,
                 positions,
                 progress=lambda f, text: self.progress(0.6 * f, text),
                 cancelled=self.task.cancelled,
             )
             found = step_metrics.audio_metrics(
-                card.sung.trace,
+                card.result.trace,
                 sounds.audio,
                 card.model.features,
-                card.sung.asked.audio,
+                card.result.excerpt.audio,
                 lambda f, text: self.progress(0.6 + 0.4 * f, text),
                 self.task.cancelled,
                 recognizer,

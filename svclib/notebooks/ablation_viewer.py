@@ -6,8 +6,9 @@ from typing import Any
 
 import ipywidgets as W
 
-from svclib.analysis import ablation, ablation_views, compare
+from svclib.analysis import ablation, compare
 from svclib.analysis import html as page
+from svclib.analysis.plots import ablation as views
 from svclib.analysis.plots import base as plots
 from svclib.notebooks import base as widgets
 from svclib.utils.errors import StorageError
@@ -17,7 +18,7 @@ from svclib.utils.errors import StorageError
 class Card:
     """A run with what it was made with."""
 
-    sung: ablation.RunResult
+    result: ablation.RunResult
     model: Any
     text: str
 
@@ -41,7 +42,7 @@ class RunViewer:
         self.cards: dict[str, Card] = {}
         self.heard: dict[str, tuple] = {}
         self.pinned: list[int] = []
-        self.view: ablation_views.View | None = None
+        self.view: views.View | None = None
         self.folder, self.updating, self._message = folder, False, message
         guard, button = widgets.guarded(message), widgets.button
         self._make_controls()
@@ -74,7 +75,7 @@ class RunViewer:
     def _make_controls(self):
         control = widgets.control
         states = [(text, name) for name, text in compare.STATES.items()]
-        self.look = control(W.Dropdown, "View", "t-study-look", "what to look at", options=list(ablation_views.VIEWS))
+        self.look = control(W.Dropdown, "View", "t-study-look", "what to look at", options=list(views.VIEWS))
         self.a = control(W.Dropdown, "Run", "t-study-a", "the run in question", options=[("", None)])
         self.b = control(W.Dropdown, "against", "t-study-b", "the run it is compared with", options=[("", None)])
         self.state = control(W.Dropdown, "Show", "t-study-state", "of every step", options=states)
@@ -128,7 +129,7 @@ class RunViewer:
         return self.a.value
 
     def _runs_changed(self, wanted=None):
-        rows = [[label, card.text, f"{card.sung.trace.n_bytes / 1e6:.1f} MB"] for label, card in self.cards.items()]
+        rows = [[label, card.text, f"{card.result.trace.n_bytes / 1e6:.1f} MB"] for label, card in self.cards.items()]
         self.listing.value = page.table(["run", "made with", ">memory"], rows) if rows else ""
         self.updating = True
         try:
@@ -147,7 +148,7 @@ class RunViewer:
         if card is not None:
             self.updating = True
             try:
-                self.step.max = len(card.sung.trace) + 1
+                self.step.max = len(card.result.trace) + 1
                 self.step.value = min(self.step.value, self.step.max)
             finally:
                 self.updating = False
@@ -170,8 +171,8 @@ class RunViewer:
             if not self.cards:
                 self.shown.value, self.view = "", None
             return
-        request = ablation_views.ViewRequest(
-            {label: card.sung for label, card in self.cards.items()},
+        request = views.ViewRequest(
+            {label: card.result for label, card in self.cards.items()},
             self.a.value,
             self.b.value,
             self.step.value - 1,
@@ -181,7 +182,7 @@ class RunViewer:
             {label: found for label, (_, found) in self.heard.items()},
         )
         try:
-            self.view = ablation_views.draw_view(self.look.value, request)
+            self.view = views.draw_view(self.look.value, request)
         except ValueError as error:
             self.view, self.shown.value = None, page.notice(str(error), "warning")
             return
@@ -195,10 +196,10 @@ class RunViewer:
         if label not in self.heard:
             self.players.value = ""
             return
-        sounds, n = self.heard[label][0], len(self.cards[label].sung.trace)
+        sounds, n = self.heard[label][0], len(self.cards[label].result.trace)
         wanted = [s for s in (steps or (0, n // 2, n)) if s in sounds.audio] or [n]
         names = {s: "result" if s == n else f"step {s + 1}" for s in wanted}
-        notes = {s: f"{sounds.quieter_db[s]:g} dB quieter than it was" for s in wanted if s in sounds.quieter_db}
+        notes = {s: f"{sounds.attenuated_db[s]:g} dB quieter than it was" for s in wanted if s in sounds.attenuated_db}
         self.players.value = page.flow(
             *(page.player(sounds.audio[s], sounds.sample_rate_hz, names[s], notes.get(s, "")) for s in wanted)
         )
@@ -208,7 +209,7 @@ class RunViewer:
         card = self.cards[self.chosen()]
         name, folder = f"study {self.a.value} - {self.look.value}", self.folder
         if kind == "npz":
-            path = compare.save_trace(folder, f"study {self.a.value}", card.sung.trace)
+            path = compare.save_trace(folder, f"study {self.a.value}", card.result.trace)
         elif self.view is None:
             raise StorageError("Nothing is shown that could be saved; choose another view.")
         elif kind == "CSV":

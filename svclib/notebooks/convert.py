@@ -7,7 +7,7 @@ import ipywidgets as W
 from IPython.display import HTML, display
 
 from svclib.analysis import html as page
-from svclib.analysis.conversion_report import result_html
+from svclib.analysis.ddsp_inspection import result_html
 from svclib.audio import io as audio
 from svclib.conversion import ab_compare, batch, key_suggestion, pipeline
 from svclib.conversion import song as songs

@@ -132,33 +132,23 @@ class LessonPanel(widgets.Panel):
             self.message.show(f"Choose an {what} first." if what == "instrument" else "Choose a song first.", "warning")
             return
         path, song = self.instrument.value, self.song.value
-        numbers = (self.start.value, self.seconds.value, self.steps.value, self.seed.value)
-        self.task.start(lambda: self._make(path, song, numbers))
+        options = lesson.LessonOptions(self.start.value, self.seconds.value, self.steps.value, self.seed.value)
+        self.task.start(lambda: self._make(path, song, options))
 
-    def _make(self, path: Path, song: Path, numbers: tuple) -> None:
-        start_s, seconds, steps, seed = numbers
+    def _make(self, path: Path, song: Path, options: lesson.LessonOptions) -> None:
         self.progress(0.0, "opening the instrument")
-        opened, watch = instrument.open(path), live_preview.LivePreview(self._show_live)
+        opened, preview = instrument.open(path), live_preview.LivePreview(self._show_live)
         if opened.kind == "diffusion":
-            watch.begin(opened.model, seconds, seed)
+            preview.begin(opened.model, options.seconds, options.seed)
         try:
-            text, said = lesson.from_file(
-                opened,
-                song,
-                start_s,
-                seconds,
-                steps,
-                seed,
-                self.progress,
-                self.task.cancelled,
-                self.message.show,
-                watch,
+            text, about = lesson.from_file(
+                opened, song, options, self.progress, self.task.cancelled, self.message.show, preview
             )
         finally:
             self.live.value = ""
         self.text, self.title = text, f"{song.stem} - {path.stem}"
         self.view.value = player.frame(text)
-        self.message.show(f"Here is {said}: {len(text.encode()) / 1e6:.1f} MB.", "done")
+        self.message.show(f"Here is {about}: {len(text.encode()) / 1e6:.1f} MB.", "done")
 
     def _show_live(self, markup: str) -> None:
         if not self.task.cancelled():

@@ -256,11 +256,16 @@ def reconstruction(run: Path, data, which="best", number: int = 0) -> HTML:
     model, record = training.load_model(run, which)
     made = ddsp_inspection.reconstruct(model, data, number=number)
     rate_hz = made.features.settings.sample_rate_hz
-    items = [("Original", made.original, rate_hz, made.features), ("Reconstruction", made.made, rate_hz, made.features)]
+    items = [
+        ("Original", made.original, rate_hz, made.features),
+        ("Reconstruction", made.reconstructed, rate_hz, made.features),
+    ]
     return HTML(
         page.heading(f"{made.name}, from {made.start_s:.1f} s", f"loss {made.loss:.3f} at step {record['step']}")
         + page.picture(plots.png(plots.compare_spectrograms(items)), "spectrograms of original and reconstruction")
-        + page.flow(page.player(made.original, rate_hz, "Original"), page.player(made.made, rate_hz, "Reconstruction"))
+        + page.flow(
+            page.player(made.original, rate_hz, "Original"), page.player(made.reconstructed, rate_hz, "Reconstruction")
+        )
     )
 
 

@@ -1,6 +1,6 @@
-"""Truths about studies: influence, decision times and the distance of two runs in closed form on a denoiser that is
-linear; a factor scaled by 0 is one switched off, by 1 or swapped with itself nothing at all; asking the network once
-more changes no bit; equal checkpoints are at distance 0; tables hold the arrays."""
+"""Truths about ablations: influence, decision times and the distance of two runs in closed form on a linear denoiser; a
+factor scaled by 0 is one switched off, by 1 or swapped with itself nothing at all; probing changes no bit; metrics are
+computed once per run; equal checkpoints are at distance 0; tables hold the arrays."""
 
 import csv
 import dataclasses
@@ -13,13 +13,16 @@ import torch
 from diffusion_models import CONTRACT, FEATURES, STATISTICS, tiny, tune
 
 from svclib.analysis import ablation, compare, projection, step_metrics, trace
-from svclib.analysis import recorder as capture
 from svclib.analysis.interventions import Excerpt, Intervention, build_condition, cut_excerpt, dropout_warning
+from svclib.analysis.plots import ablation as views
+from svclib.analysis.recorder import Recorder
+from svclib.conversion import metrics
 from svclib.conversion.controls import Controls
 from svclib.conversion.recognition import Transcript
 from svclib.conversion.song import Song
 from svclib.features.extract import Features
 from svclib.models.diffusion import samplers
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
 from svclib.utils.errors import Cancelled, ConversionError
 
@@ -41,7 +44,7 @@ def linear(mean):
 
 
 def walk(mean, callback=None, steps=15, frames=12, seed=3):
-    recorder = capture.Recorder()
+    recorder = Recorder()
     noise = torch.randn((1, 40, frames), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     def watch(step):
@@ -123,7 +126,16 @@ def test_global_influence_in_closed_form():
     np.testing.assert_array_equal(compare.run_distance(b, a).result_db, -found.result_db)
 
 
-def test_probing_costs_what_is_said_and_changes_no_bit():
+def test_metrics_of_a_run_are_computed_once_however_often_the_step_changes(monkeypatch):
+    calls, measure = [], metrics.mel_cepstral_distance_db
+    monkeypatch.setattr(metrics, "mel_cepstral_distance_db", lambda *a, **o: calls.append(o) or measure(*a, **o))
+    result = ablation.RunResult("a", walk(MEAN, steps=5), asked_of(12))
+    shown = [views.draw_view("metrics per step", views.ViewRequest({"a": result}, "a", step=i)) for i in (0, 3, 5)]
+    assert sum(o.get("warped", False) for o in calls) == 5  # time warping, once for each step
+    assert shown[0].rows == shown[1].rows == shown[2].rows and shown[0].figure is not shown[1].figure
+
+
+def test_probing_costs_what_is_stated_and_changes_no_bit():
     calls = []
     probe = ablation.Probe({n: lambda x, t: calls.append(t) or 0 * x for n in "abc"}, keep=24)
     plain, made = walk(MEAN, steps=100), walk(MEAN, probe, steps=100)
@@ -148,28 +160,28 @@ def model():
     return tiny()
 
 
-OPTIONS = {"method": "ddim", "steps": 4, "seed": 7, "precision": "fp32"}
+OPTIONS = ablation.RunOptions(SamplingOptions(sampler="ddim", steps=4, seed=7, precision="fp32"))
 
 
 @pytest.fixture(scope="module")
 def plain(model):
-    return ablation.run(model, asked_of(), **OPTIONS)
+    return ablation.run(model, asked_of(), (), OPTIONS)
 
 
 @pytest.mark.parametrize("factor", ["content", "melody", "timbre", "loudness"])
 def test_scaled_by_0_is_off_and_by_1_is_as_asked(model, plain, factor):
-    off = ablation.run(model, asked_of(), [Intervention(factor)], **OPTIONS)
-    none = ablation.run(model, asked_of(), [Intervention(factor, "scale", 0)], **OPTIONS)
-    full = ablation.run(model, asked_of(), [Intervention(factor, "scale", 1)], **OPTIONS)
+    off = ablation.run(model, asked_of(), [Intervention(factor)], OPTIONS)
+    none = ablation.run(model, asked_of(), [Intervention(factor, "scale", 0)], OPTIONS)
+    full = ablation.run(model, asked_of(), [Intervention(factor, "scale", 1)], OPTIONS)
     np.testing.assert_array_equal(none.trace.result, off.trace.result)
     np.testing.assert_array_equal(full.trace.result, plain.trace.result)
     assert np.abs(off.trace.result - plain.trace.result).max() > 0.01
     np.testing.assert_array_equal(off.trace.x_t[0], plain.trace.x_t[0])  # the same noise
-    twice = ablation.run(model, asked_of(), [Intervention(factor, "scale", 2)], **OPTIONS).trace
+    twice = ablation.run(model, asked_of(), [Intervention(factor, "scale", 2)], OPTIONS).trace
     prepared = [model.prepare(build_condition(model, asked_of(), c), "fp32") for c in ([], [Intervention(factor)])]
     x, t = torch.randn(1, 40, 90, generator=torch.Generator().manual_seed(0)), 400.0
     on, null = (p(x, t) for p in prepared)
-    torch.testing.assert_close(ablation.Scaled(*prepared, 2)(x, t), null + 2 * (on - null))
+    torch.testing.assert_close(ablation.GuidedDenoiser(*prepared, 2)(x, t), null + 2 * (on - null))
     assert np.abs(twice.result - plain.trace.result).max() > 0.01
 
 
@@ -189,7 +201,7 @@ def test_swapped_with_itself_nothing_changes_and_with_another_only_that(model, p
     )
     higher = build_condition(model, own, [Intervention("melody", "swap", 12)])
     torch.testing.assert_close(higher, build_condition(model, dataclasses.replace(own, f0_hz=2 * own.f0_hz)))
-    sung = ablation.run(model, own, [Intervention("melody", "swap", 12)], **OPTIONS)
+    sung = ablation.run(model, own, [Intervention("melody", "swap", 12)], OPTIONS)
     np.testing.assert_allclose(sung.trace.conditions["f0_hz"], 2 * own.f0_hz)  # what is drawn is what was asked
     np.testing.assert_array_equal(sung.trace.x_t[0], plain.trace.x_t[0])
     with pytest.raises(ConversionError, match="at least as long"):
@@ -203,7 +215,13 @@ def test_a_probe_in_a_real_run_changes_no_bit_and_no_feature(model, plain):
         Intervention("timbre", "swap", singer="ann"),
     ]
     seen = []
-    made = ablation.run(model, asked_of(), probe=probes, progress=lambda f, text: seen.append(f), **OPTIONS)
+    made = ablation.run(
+        model,
+        asked_of(),
+        (),
+        dataclasses.replace(OPTIONS, probe=probes),
+        progress=lambda f, text: seen.append(f),
+    )
     np.testing.assert_array_equal(made.trace.result, plain.trace.result)
     for tap, rows in plain.trace.features.items():
         np.testing.assert_array_equal(made.trace.features[tap], rows)
@@ -217,13 +235,15 @@ def test_a_probe_in_a_real_run_changes_no_bit_and_no_feature(model, plain):
 def test_a_run_can_be_stopped_and_bad_wishes_are_sentences(model):
     seen = []
     with pytest.raises(Cancelled):
-        ablation.run(model, asked_of(), cancelled=lambda: len(seen) > 2, progress=lambda *a: seen.append(a), **OPTIONS)
+        ablation.run(
+            model, asked_of(), (), OPTIONS, progress=lambda *a: seen.append(a), cancelled=lambda: len(seen) > 2
+        )
     assert len(seen) == 3  # nothing after it
     for words, bad in (
-        ("no factor", lambda: Intervention("vibrato")),
-        ("cannot be changed", lambda: Intervention("content", "melt")),
+        ("Unknown factor", lambda: Intervention("vibrato")),
+        ("Unknown kind", lambda: Intervention("content", "melt")),
         ("another singer", lambda: Intervention("timbre", "swap")),
-        ("another stretch", lambda: Intervention("content", "swap")),
+        ("another excerpt", lambda: Intervention("content", "swap")),
         ("number from", lambda: Intervention("content", "scale", math.nan)),
         (
             "One factor can be scaled",
@@ -259,7 +279,7 @@ def test_equal_checkpoints_are_at_distance_0(model, monkeypatch):
     models = {1: model, 5: model, 50: other}
     monkeypatch.setattr(ablation.training, "load_model", lambda run, step: (models[step], record))
     asked = []
-    runs = ablation.run_checkpoints("run", [1, 5, 50], lambda m, s: asked.append((m, s)) or asked_of(), **OPTIONS)
+    runs = ablation.run_checkpoints("run", [1, 5, 50], lambda m, s: asked.append((m, s)) or asked_of(), OPTIONS)
     assert [m for m, _ in asked] == [model, model, other] and runs[2].label == "training step 50"
     matrix = compare.run_matrix([run.trace for run in runs])
     assert matrix[0, 1] == 0 and matrix[0, 2] == matrix[2, 0] == matrix[1, 2] > 0 and (np.diag(matrix) == 0).all()
@@ -342,7 +362,7 @@ def test_layer_maps_in_closed_form():
     assert names == ["noise 2", "noise 10"]
     np.testing.assert_allclose(level, [[3, 3, 3], [6, 6, 6]])
     np.testing.assert_allclose(compare.layer_map(made, "condition")[1], [[0, 0, 2]])
-    with pytest.raises(ConversionError, match="no features"):
+    with pytest.raises(ConversionError, match="no 'noise' features"):
         compare.layer_map(of_levels(np.zeros((3, 40, 4))))
 
 

@@ -25,14 +25,14 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_kind_of_model_is_heard_again_in_notebook_02(data, name):
+def test_every_kind_of_model_is_reconstructed_in_notebook_02(data, name):
     chosen = first_run.preset(f"{name}+tiny")
     model = instrument.build_model(chosen.model, data.settings, data.statistics, 0)
     made = ddsp_inspection.reconstruct(model, data, seconds=0.6)
     index = data.indices("validation")[0]
     assert made.name == data.recordings[index]["name"] and made.start_s == 0.0
     np.testing.assert_array_equal(made.original, data.audio(index, 0, len(made.original)))
-    assert len(made.made) == len(made.original) and np.isfinite(made.made).all()
+    assert len(made.reconstructed) == len(made.original) and np.isfinite(made.reconstructed).all()
     n_frames = len(made.original) // data.hop_samples
     window = data.validation_batches(1, n_frames)[0]
     assert made.loss == pytest.approx(float(model.validation_loss(window).detach()), rel=1e-5)

@@ -10,8 +10,8 @@ import torch
 from browsing import NAME, data_of, wait_until
 from scipy.ndimage import gaussian_filter
 
-from svclib.analysis import player, projection
-from svclib.analysis import recorder as capture
+from svclib.analysis import player, projection, step_audio
+from svclib.analysis.recorder import Recorder
 from svclib.audio import units
 from svclib.audio.mel import MelConfig
 from svclib.audio.mel import log_mel as compute_log_mel
@@ -45,7 +45,7 @@ def sharpening(steps=24, seconds=3.0, method="dpmpp", seed=1, transpose=1.0):
         blurred = torch.from_numpy(gaussian_filter(target.numpy(), (width, 2 * width)))
         return (x - alpha * (blurred + 0.05 * sigma * x[0])) / sigma
 
-    recorder = capture.Recorder()
+    recorder = Recorder()
     noise = torch.randn((1, 80, frames), generator=torch.Generator().manual_seed(seed))
     result = samplers.sample(denoiser, SCHEDULE, noise, method, steps, clip=1.0, callback=recorder)
     conditions = {"f0_hz": np.where(voiced, f0_hz, 0), "voiced": voiced.astype(bool)}
@@ -57,7 +57,7 @@ def sharpening(steps=24, seconds=3.0, method="dpmpp", seed=1, transpose=1.0):
 def shown(trace, label="", n_sounds=6, cents=True):
     tone = np.sin(2 * np.pi * 330 * np.arange(trace.result.shape[1] * 256) / 22050).astype(np.float32)
     wanted = np.unique(np.linspace(0, len(trace) - 1, n_sounds).round().astype(int))
-    heard = player.render_steps(trace, lambda mel: tone * (0.1 + 0.001 * mel.std()), wanted)
+    heard = step_audio.render_steps(trace, lambda mel: tone * (0.1 + 0.001 * mel.std()), wanted)
     rng, sung = np.random.default_rng(0), {}
     for i in range(len(trace)):
         wrong = 400 * trace.sigma[i] ** 2 * rng.standard_normal(trace.result.shape[1])
@@ -93,15 +93,9 @@ def test_the_template_is_small():
     assert Path(player.__file__).with_name("player.html").stat().st_size < 100_000
 
 
-def test_predicted_size_is_near_the_real_one(runs, document):
-    assert player.predicted_bytes(runs) == pytest.approx(len(document.encode()), rel=0.2)
-    assert player.size_sentence(3_000_000) == "The page will have about 3.0 MB."
-    assert "fewer steps" in player.size_sentence(12_000_000)
-
-
 def test_sounds_share_one_gain_and_noise_is_turned_down():
     end = 0.2 * np.sin(np.arange(8000) / 10).astype(np.float32)
-    audio, quieter = player.common_gain({0: 4 * end, 1: 0.5 * end, 2: end}, end)
+    audio, quieter = step_audio.common_gain({0: 4 * end, 1: 0.5 * end, 2: end}, end)
     assert np.abs(audio[2]).max() == pytest.approx(0.7, rel=1e-3)
     np.testing.assert_allclose(audio[1], audio[2] / 2, atol=1e-6)
     np.testing.assert_allclose(audio[0], audio[2] * 10 ** (-12 / 20), atol=1e-6)
@@ -111,7 +105,7 @@ def test_sounds_share_one_gain_and_noise_is_turned_down():
 def test_what_does_not_belong_together_is_refused(runs):
     with pytest.raises(ConversionError, match="no run"):
         player.document([])
-    with pytest.raises(ConversionError, match="same stretch"):
+    with pytest.raises(ConversionError, match="same excerpt"):
         player.document([runs[0], player.Run(sharpening(3, seconds=1.0))])
     with pytest.raises(ConversionError, match="one tap"):
         player.document([runs[0], player.Run(runs[1].trace, tap="step")])
@@ -188,7 +182,7 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
         text = tab.locator("#formula").inner_text()
         assert f"{trace.alpha[12]:.3f}" in text and f"{trace.sigma[12]:.3f}" in text
         both = trace.conditions["voiced"]
-        cents = units.cents(runs[0].sung[12][0][both].round(1), trace.conditions["f0_hz"][both].round(1))
+        cents = units.cents(runs[0].f0[12][0][both].round(1), trace.conditions["f0_hz"][both].round(1))
         assert tab.locator("#off").inner_text() == (
             f"{np.sqrt(np.square(cents).mean()):.0f} cents RMS, {both.sum()} frames voiced in both"
         )

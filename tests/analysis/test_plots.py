@@ -73,13 +73,13 @@ def test_running_mean_keeps_length_and_constants():
 
 
 @pytest.mark.case("P49")
-def test_principal_axes_find_the_plane_that_points_lie_in():
+def test_z_map_shows_the_plane_that_points_lie_in():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.standard_normal((16, 2)))[0].T
     points = rng.standard_normal((400, 2)) * [5.0, 1.0] @ basis + 3.0
-    mean, axes, share = plot_data.principal_axes(points)
-    flat = (points - mean) @ axes.T
-    assert share.sum() == pytest.approx(1.0) and share[0] > 0.9
+    axis = ddsp.z_map({"a": points}).axes[0]
+    flat = axis.lines[0].get_xydata()
+    assert float(axis.get_xlabel().split("(")[1].split("%")[0]) > 90
     a, b = points[:50], flat[:50]
     assert np.allclose(np.linalg.norm(a[:, None] - a, axis=-1), np.linalg.norm(b[:, None] - b, axis=-1))
 
@@ -103,7 +103,7 @@ def test_time_axes_come_from_the_rate_of_the_features():
     assert line[0] == pytest.approx(3.002) and line[-1] == pytest.approx(4.998)
 
 
-def _adjusted(measured, voiced=None):
+def _tracks(measured, voiced=None):
     n = len(measured.f0_hz)
     return ConditioningTracks(
         measured.f0_hz * 2,
@@ -122,10 +122,10 @@ def _adjusted(measured, voiced=None):
 
 def test_conversion_plots_show_loudness_pitch_confidence_and_mask():
     measured = _features()
-    figure = plots.conversion_plots(measured, _adjusted(measured), Controls(autotune=0.5, mask_threshold=1.3))
+    figure = plots.conversion_plots(measured, _tracks(measured), Controls(autotune=0.5, mask_threshold=1.3))
     assert len(figure.axes) == 4
     pitch = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines}
-    assert np.nanmax(pitch["song"]) == pytest.approx(69.0) and np.nanmax(pitch["asked"]) == pytest.approx(81.0)
+    assert np.nanmax(pitch["song"]) == pytest.approx(69.0) and np.nanmax(pitch["target"]) == pytest.approx(81.0)
     assert np.isnan(pitch["song"][~measured.voiced]).all()
     assert figure.axes[3].lines[-1].get_ydata()[0] == 1.3
 
@@ -136,12 +136,11 @@ def test_every_picture_can_be_drawn_from_nothing_sung_and_from_hostile_names():
     samples = np.zeros(40 * 64)
     curves = {"step": [], "loss": [], "validation_step": [], "validation_loss": []}
     figures = [
-        plots.spectrogram_with_f0(samples, silent, title=NASTY),
         plots.features_overview(samples, silent, title=NASTY),
         plots.compare_spectrograms([(NASTY, samples, RATE_HZ, silent), ("b", samples, 44100, None)]),
         plots.loss_curves(curves, NASTY, (5, 6)),
         plots.compare_runs({NASTY: curves}),
-        plots.conversion_plots(silent, _adjusted(silent, nobody), Controls()),
+        plots.conversion_plots(silent, _tracks(silent, nobody), Controls()),
         ddsp.harmonics_over_time(np.zeros(40), np.zeros((40, 5)), 0.004),
         ddsp.noise_over_time(np.zeros((40, 5)), 0.004, RATE_HZ),
         ddsp.spectrum_at(0.0, np.zeros(5), np.zeros(9), 0.0, RATE_HZ),
@@ -204,6 +203,6 @@ def test_download_link_holds_the_file_and_its_name(tmp_path):
     path = tmp_path / 'a "b" <c>.wav'
     path.write_bytes(b"RIFFdata")
     link = page.download_link(path)
-    assert "UklGRmRhdGE=" in link and 'download="a &quot;b&quot; &lt;c&gt;.wav"' in link
+    assert "UklGRmRhdGE=" in link and 'download="a &#34;b&#34; &lt;c&gt;.wav"' in link
     path.write_bytes(bytes(page.LINK_LIMIT_BYTES + 1))
     assert "base64" not in page.download_link(path)

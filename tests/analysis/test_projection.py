@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from traces import walked
+from traces import recorded
 
 from svclib.analysis.projection import curves, decision_times, joint_map, map_features
 from svclib.utils.errors import ConversionError
@@ -58,7 +58,7 @@ def test_the_map_of_four_long_runs_is_fast():
 
 
 def test_curves_in_closed_form():
-    made, _, _ = walked(steps=8)
+    made, _, _ = recorded(steps=8)
     reference = made.level_db(made.result) + 6.0
     found = curves(made, reference)
     end = made.level_db(made.x0_hat).astype(float)
@@ -76,7 +76,7 @@ def test_curves_in_closed_form():
 
 
 def test_decision_times_are_the_first_step_that_stays():
-    made, _, _ = walked(steps=10)
+    made, _, _ = recorded(steps=10)
     times = decision_times(made, 3.0)
     near = np.abs(made.level_db(made.x0_hat) - made.level_db(made.result)) < 3.0
     for mel, frame in [(0, 0), (5, 3), (39, 11), (20, 7)]:

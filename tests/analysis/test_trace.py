@@ -1,5 +1,5 @@
 """Truths about traces: capturing changes no bit; what is kept is what the sampler saw; pooled features are those of the
-network written out by hand, in pieces as in one; thinning follows the selection rule; files round-trip and strangers'
+network written out by hand, in pieces as in one; thinning follows the selection rule; files round-trip and untrusted
 files are refused."""
 
 import dataclasses
@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from diffusion_models import CONTRACT, batch_of, condition_of, tiny, tune
-from traces import SCHEDULE, gaussian, walked
+from traces import SCHEDULE, gaussian, recorded
 
-from svclib.analysis import recorder as capture
 from svclib.analysis import trace
-from svclib.analysis.step_selection import select_steps
+from svclib.analysis.recorder import CaptureOptions, Recorder, capture, select_steps
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.denoiser import Prepared
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.utils.errors import ConversionError
 
 
@@ -28,7 +28,7 @@ def song():
 
 @pytest.mark.parametrize("method", samplers.METHODS)
 def test_what_is_kept_is_what_the_sampler_saw(method):
-    made, seen, result = walked(method=method)
+    made, seen, result = recorded(method=method)
     assert len(made) == made.n_calls == len(seen) == 20 + (method == "plms")
     for i, (t, x_t, x0, eps) in enumerate(seen):
         alpha, sigma = SCHEDULE.alpha_sigma(t)
@@ -46,22 +46,22 @@ def test_what_is_kept_is_what_the_sampler_saw(method):
 def test_capturing_changes_no_bit(song, method):
     model, _, condition = song
     plain = model.sample(condition, method, 6, seed=5)
-    made = capture.capture(model, condition, method, 6, seed=5)
+    made = capture(model, condition, CaptureOptions(SamplingOptions(sampler=method, steps=6, seed=5)))
     assert torch.equal(model.sample(condition, method, 6, seed=5), plain)
     np.testing.assert_allclose(made.log_mel(made.result).T, plain[0], atol=6e-3)
-    heard = []
+    steps_seen = []
     prepared = model.prepare(condition)
-    recorder = capture.Recorder(prepared=prepared)
+    recorder = Recorder(denoiser=prepared)
     with recorder.hooked():
         watched = model.sample(condition, method, 6, seed=5, callback=recorder, prepared=prepared)
     assert torch.equal(watched, plain)
-    model.sample(condition, method, 6, seed=5, prepared=prepared, callback=heard.append)
+    model.sample(condition, method, 6, seed=5, prepared=prepared, callback=steps_seen.append)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()), "a hook stayed"
 
 
 def test_features_are_the_networks_own(song):
     model, _, condition = song
-    made = capture.capture(model, condition, "ddim", 4, seed=5, precision="fp32")
+    made = capture(model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=4, seed=5, precision="fp32")))
     net = model.denoiser
     with torch.no_grad():
         guess, spread = model.guess(condition)
@@ -91,16 +91,18 @@ def test_features_in_pieces_are_those_of_the_whole(song):
     with torch.no_grad():
         guess, spread = model.guess(condition)
     pieces = Prepared(model.denoiser, condition, guess, spread, "fp32", piece_frames=37)
-    whole = capture.capture(model, condition, "ddim", 3, seed=5, precision="fp32")
-    parts = capture.capture(model, condition, "ddim", 3, seed=5, prepared=pieces)
+    whole = capture(
+        model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=3, seed=5, precision="fp32"))
+    )
+    parts = capture(model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=3, seed=5)), denoiser=pieces)
     for tap, rows in whole.features.items():
         np.testing.assert_allclose(parts.features[tap], rows, atol=1e-4, err_msg=tap)
 
 
 @pytest.mark.parametrize(("steps", "keep"), [(100, 10), (97, 13), (50, 49), (20, 2)])
 def test_thinning_follows_the_selection_rule(steps, keep):
-    whole, _, _ = walked(steps=steps)
-    few, _, _ = walked(steps=steps, keep=keep)
+    whole, _, _ = recorded(steps=steps)
+    few, _, _ = recorded(steps=steps, keep=keep)
     rows = whole.x0_hat.astype(np.float32).mean(axis=2)
     chosen = select_steps(rows, keep)
     assert few.index.tolist() == chosen.tolist() and few.n_calls == steps and few.info["notice"] == ""
@@ -109,28 +111,28 @@ def test_thinning_follows_the_selection_rule(steps, keep):
 
 def test_memory_is_bounded_with_a_notice():
     one = 4 * 40 * 12  # bytes of one kept step
-    recorder = capture.Recorder(max_bytes=30 * one)
+    recorder = Recorder(max_bytes=30 * one)
     most = 0
 
     def watch(step):
         nonlocal most
         recorder(step)
-        most = max(most, len(recorder.rows) + len(recorder.waiting))
+        most = max(most, len(recorder.rows) + len(recorder.pending))
 
     samplers.sample(gaussian, SCHEDULE, torch.randn(1, 40, 12), "ddim", 100, callback=watch)
     made = recorder.trace(torch.zeros(1, 40, 12), low=[-1] * 40, high=[1] * 40, mel=CONTRACT.to_json())
     assert most <= 30 and 20 <= len(made) < 30 and made.index[0] == 0 and made.index[-1] == 99
     assert made.info["notice"].startswith(f"{len(made)} of 100 steps were kept")
-    with pytest.raises(ConversionError, match="shorter stretch"):
-        walked(max_bytes=3 * one)
+    with pytest.raises(ConversionError, match="shorter excerpt"):
+        recorded(max_bytes=3 * one)
     with pytest.raises(ConversionError, match="at least 2"):
-        capture.Recorder(keep=1)
+        Recorder(keep=1)
     with pytest.raises(ConversionError, match="batch of one"):
-        samplers.sample(gaussian, SCHEDULE, torch.randn(2, 40, 12), "ddim", 3, callback=capture.Recorder())
+        samplers.sample(gaussian, SCHEDULE, torch.randn(2, 40, 12), "ddim", 3, callback=Recorder())
 
 
 def test_five_seconds_of_128_mels_stay_within_the_target():
-    states = capture.Recorder()
+    states = Recorder()
     frames = 10 * 44100 // 512
     assert 2 * 100 * 128 * frames * 2 <= 45e6 and states.max_bytes == 256 << 20
 
@@ -138,7 +140,9 @@ def test_five_seconds_of_128_mels_stay_within_the_target():
 def test_levels_are_the_models_own(song):
     model, batch, condition = song
     conditions = {"f0_hz": batch["f0_hz"][0], "voiced": batch["voiced"][0]}
-    made = capture.capture(model, condition, "ddim", 3, conditions=conditions, label="x", features=False)
+    made = capture(
+        model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=3), features=False), conditions, "x"
+    )
     x0 = torch.from_numpy(made.x0_hat[1].astype(np.float32))[None]
     np.testing.assert_allclose(made.log_mel(made.x0_hat[1]).T, model.unscale(x0)[0], atol=1e-5)
     level = made.level_db(made.x0_hat)[1]
@@ -147,7 +151,7 @@ def test_levels_are_the_models_own(song):
 
 
 def test_a_waveform_trace(tmp_path):
-    recorder = capture.Recorder(keep=5)
+    recorder = Recorder(keep=5)
     result = samplers.sample(
         lambda x, t: 0.9 * x, SCHEDULE, torch.randn(1, 4000), "dpmpp", 12, clip=1.0, callback=recorder
     )
@@ -161,7 +165,13 @@ def test_a_waveform_trace(tmp_path):
 
 def test_files_round_trip_and_hold_no_pickle(tmp_path, song):
     model, batch, condition = song
-    made = capture.capture(model, condition, "dpmpp", 5, conditions={"f0_hz": batch["f0_hz"][0]}, label='<b>"ä"</b>')
+    made = capture(
+        model,
+        condition,
+        CaptureOptions(SamplingOptions(sampler="dpmpp", steps=5)),
+        {"f0_hz": batch["f0_hz"][0]},
+        '<b>"ä"</b>',
+    )
     path = made.save(tmp_path / "a.npz")
     again = trace.load(path)
     for field in dataclasses.fields(trace.Trace):
@@ -187,8 +197,8 @@ def head(**fields):
     return np.frombuffer(json.dumps({**start, **fields}).encode(), np.uint8)
 
 
-def test_strangers_files_are_refused(tmp_path):
-    made, _, _ = walked()
+def test_untrusted_files_are_refused(tmp_path):
+    made, _, _ = recorded()
     path = made.save(tmp_path / "a.npz")
     assert len(trace.load(changed(tmp_path, path, head=head()))) == 20
     spoiled = made.x_t.copy()
@@ -198,13 +208,13 @@ def test_strangers_files_are_refused(tmp_path):
         "not finite": {"x_t": spoiled},
         "float32": {"x_t": made.x_t.astype(np.float32)},
         "missing": {"x0_hat": None},
-        "no trace has": {"other": np.zeros(3)},
+        "unknown array .other": {"other": np.zeros(3)},
         "does not fit": {"x_t": made.x_t[:5]},
         "in order": {"index": made.index[::-1].copy()},
         "is not 1": {"alpha": made.alpha * 1.1},
-        "upside down": {"low": made.high, "high": made.low},
+        "low is not below high": {"low": made.high, "high": made.low},
         "goes beyond": {"high": np.full_like(made.high, 1e30)},
-        "mel contract": {"head": head(info={"mel": {"n_mels": 40}})},
+        "mel settings": {"head": head(info={"mel": {"n_mels": 40}})},
         "JSON": {"head": np.frombuffer(b"{", np.uint8)},
         "without a head": {"head": None},
         "damaged": {"x_t": np.array([{"a": 1}], dtype=object)},  # numpy refuses to unpickle it

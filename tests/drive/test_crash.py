@@ -85,7 +85,7 @@ def test_everything_under_the_base_is_written_by_the_store(tmp_path, monkeypatch
         dataset.prepare(sources, base / "datasets" / "a", cheap_features.SETTINGS)
         training.train(toy.ToyDataset(), base / "runs" / "a", toy.preset(), steps=10)
         training.export(base / "runs" / "a", base / "instruments" / "a.zip")
-        traces.walked()[0].save(base / "output" / "a.npz")
+        traces.recorded()[0].save(base / "output" / "a.npz")
     finally:
         _audited["under"] = None
     assert len(_audited["seen"]) > 100 and not _audited["foreign"]
@@ -220,7 +220,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(whole, count):
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_no_flipped_bit_changes_a_trace(tmp_path, count):
     """Refused, or every array as it was: what a zip does not check (dates of its members) is not used."""
-    path = traces.walked(steps=3, frames=4)[0].save(tmp_path / "a.npz")
+    path = traces.recorded(steps=3, frames=4)[0].save(tmp_path / "a.npz")
     good = trace.load(path)
     for bit in flips(path, count):
         try:

@@ -309,7 +309,7 @@ def test_a_study_hears_the_units_of_its_stretch(home):
             model, dataclasses.replace(asked, content=other.content), [interventions.Intervention("content")]
         ),
     )
-    made = ablation.run(model, asked, steps=3, features=False)
+    made = ablation.run(model, asked, (), ablation.RunOptions(SamplingOptions(steps=3), features=False))
     assert np.isfinite(made.trace.result).all()
     deaf = interventions.Intervention("content", "swap", other=dataclasses.replace(other, content=None))
     with pytest.raises(ConversionError, match="'b' has no content features for this instrument"):

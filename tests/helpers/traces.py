@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from diffusion_models import CONTRACT
 
-from svclib.analysis import recorder as capture
+from svclib.analysis.recorder import Recorder
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.schedule import Schedule
 
@@ -18,8 +18,8 @@ def gaussian(x_t, t):
     return sigma * (x_t - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2)
 
 
-def walked(keep=None, steps=20, method="ddim", frames=12, **options):
-    recorder, seen = capture.Recorder(keep, **options), []
+def recorded(keep=None, steps=20, method="ddim", frames=12, **options):
+    recorder, seen = Recorder(keep, **options), []
     noise = torch.randn((1, 40, frames), generator=torch.Generator().manual_seed(3))
 
     def watch(step):

@@ -10,7 +10,8 @@ import pytest
 from diffusion_files import make_instrument, make_song
 from panels import NASTY
 
-from svclib.analysis import ablation, ablation_views, live_preview, trace
+from svclib.analysis import ablation, live_preview, trace
+from svclib.analysis.plots import ablation as views
 from svclib.conversion import song
 from svclib.models import instrument
 from svclib.models.diffusion import samplers
@@ -76,18 +77,18 @@ def test_runs_views_sounds_and_files(base):
     assert "<img" in panel.viewer.shown.value
     run(panel, change="melody transposed", semitones=7.0, probe=False)
     run(panel, change="the whole other song", other_song=base.examples / "b.wav")
-    first, second, third = (card.sung for card in panel.viewer.cards.values())
-    assert (third.asked.name, second.label) == ("b", "melody +7 semitones")
+    first, second, third = (card.result for card in panel.viewer.cards.values())
+    assert (third.excerpt.name, second.label) == ("b", "melody +7 semitones")
     np.testing.assert_array_equal(first.trace.x_t[0], second.trace.x_t[0])
     ratio = second.trace.conditions["f0_hz"] / first.trace.conditions["f0_hz"]
     np.testing.assert_allclose(ratio, 2 ** (7 / 12), rtol=1e-5)
     panel.viewer.a.value, panel.viewer.b.value = list(panel.viewer.cards)[:2]
     pictures = set()
-    for name in ablation_views.VIEWS:
+    for name in views.VIEWS:
         panel.viewer.look.value = name
         assert "<img" in panel.viewer.shown.value, (name, panel.viewer.shown.value)
         pictures.add(panel.viewer.shown.value)
-    assert len(pictures) == len(ablation_views.VIEWS)
+    assert len(pictures) == len(views.VIEWS)
     panel.viewer.a.value = list(panel.viewer.cards)[2]
     panel.viewer.look.value = "influence at one step"
     assert "No influence was measured" in panel.viewer.shown.value and panel.viewer.view is None
@@ -220,7 +221,7 @@ def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_pictu
         panel.message.show("")
     run(panel)
     assert panel.viewer.view is not None
-    monkeypatch.setattr(ablation_views, "draw_view", lambda *a: 1 / 0)
+    monkeypatch.setattr(views, "draw_view", lambda *a: 1 / 0)
     panel.viewer.look.value = "step matrix"
     assert "ZeroDivisionError" in said(panel) and panel.viewer.shown.value == "" and panel.viewer.view is None
     go = threading.Event()

@@ -131,12 +131,12 @@ def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatc
 def test_a_lesson_is_named_after_what_it_shows_although_the_choice_changed(base, monkeypatch):
     began, go = threading.Event(), threading.Event()
 
-    def of_file(opened, path, *numbers):
+    def from_file(opened, path, *more):
         began.set()
         go.wait(30)
         return "<p>page</p>", f"a lesson of {path.stem}"
 
-    monkeypatch.setattr(lesson, "from_file", of_file)
+    monkeypatch.setattr(lesson, "from_file", from_file)
     make_song(base.examples / "zz other.wav")
     panel = widgets_lesson.lesson_panel(base)
     panel.song.value = base.examples / "zz other.wav"

@@ -22,9 +22,10 @@ from panels import make_instrument, make_song, said, upload
 from toy_diffusion import VOCODER, save_instrument
 from traitlets import TraitError
 
-from svclib.analysis import ablation, ablation_views, ddsp_inspection, interventions, live_preview, step_metrics
+from svclib.analysis import ablation, ddsp_inspection, interventions, live_preview, step_metrics
 from svclib.analysis import compare as comparison
 from svclib.analysis.lesson import build as lesson
+from svclib.analysis.plots import ablation as views
 from svclib.analysis.plots import base as plots
 from svclib.analysis.plots import ddsp
 from svclib.conversion import ab_compare, batch, key_suggestion, pipeline, recognition
@@ -314,12 +315,12 @@ def test_compare(world, n_actions, monkeypatch, caplog):
 
 @pytest.mark.case("H3")
 def test_lesson(world, n_actions, monkeypatch, caplog):
-    def of_file(opened, path, start_s, seconds, steps, seed, progress, cancelled, note, watch):
-        progress(0.1, "singing")
+    def from_file(opened, path, options, progress, cancelled, note, callback):
+        progress(0.1, "sampling")
         world.work(cancelled, path)
         return "<p>page</p>", f"a lesson of {path.stem} by {opened.name}"
 
-    monkeypatch.setattr(lesson, "from_file", of_file)
+    monkeypatch.setattr(lesson, "from_file", from_file)
 
     def check(panel):
         assert not panel.run_button.disabled and not panel.export_button.disabled
@@ -339,41 +340,42 @@ def test_study(world, n_actions, monkeypatch, caplog):
     class Trace(list):
         info, n_calls, n_bytes = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000
 
-    def sung(asked, changes=(), progress=None, cancelled=None, **options):
-        progress(0.1, "singing")
+    def run(model, excerpt, changes=(), options=None, label="", progress=None, cancelled=None, callback=None):
+        progress(0.1, "sampling")
         world.work(cancelled)
         trace = Trace(range(world.rng.randint(2, 9)))
-        made = object.__new__(ablation.RunResult)  # its fields are arrays of a walk, which nobody looks at here
-        asked = types.SimpleNamespace(name="a", start_s=0.0, audio=None)
-        for name, value in {"trace": trace, "asked": asked, "label": "as asked", "notice": ""}.items():
-            object.__setattr__(made, name, value)
-        return made
+        result = object.__new__(ablation.RunResult)  # its arrays are not read here
+        excerpt = types.SimpleNamespace(name="a", start_s=0.0, audio=None)
+        for name, value in {"trace": trace, "excerpt": excerpt, "label": "as asked", "notice": ""}.items():
+            object.__setattr__(result, name, value)
+        return result
 
-    def sing_checkpoints(run, training_steps, song_of, **common):
-        return [sung(None, **common) for _ in training_steps]
+    def run_checkpoints(folder, training_steps, make_excerpt, options, **common):
+        return [run(None, None, (), options, **common) for _ in training_steps]
 
-    def hear(model, card, positions, progress, cancelled):
-        progress(0.1, "hearing")
+    def render_audio(model, result, positions, progress, cancelled):
+        progress(0.1, "rendering")
         world.work(cancelled)
-        return types.SimpleNamespace(audio={len(card.trace): np.zeros(800)}, sample_rate_hz=8000, quieter_db={})
+        audio = {len(result.trace): np.zeros(800)}
+        return types.SimpleNamespace(audio=audio, sample_rate_hz=8000, attenuated_db={})
 
-    def look(name, wish):
-        assert wish.a in wish.runs, "the run in question is gone"
-        assert 0 <= wish.step <= len(wish.runs[wish.a].trace)
+    def draw_view(name, request):
+        assert request.a in request.runs, "the shown run is gone"
+        assert 0 <= request.step <= len(request.runs[request.a].trace)
         world.work()
-        return ablation_views.View(None, ["a"], [[1.0]], "about")
+        return views.View(None, ["a"], [[1.0]], "about")
 
     def steps_of(run):
         world.work(path=run)
         return [first_run.CheckpointEntry(step, None, False, []) for step in (1, 2, 3)]
 
-    monkeypatch.setattr(ablation, "run", lambda model, asked, changes, **common: sung(asked, changes, **common))
-    monkeypatch.setattr(ablation, "run_checkpoints", sing_checkpoints)
-    monkeypatch.setattr(ablation, "render_audio", hear)
+    monkeypatch.setattr(ablation, "run", run)
+    monkeypatch.setattr(ablation, "run_checkpoints", run_checkpoints)
+    monkeypatch.setattr(ablation, "render_audio", render_audio)
     monkeypatch.setattr(ablation, "probed_steps", lambda n, *more: [n])
     monkeypatch.setattr(step_metrics, "audio_metrics", lambda *a: world.work(a[5]) or [])
     monkeypatch.setattr(recognition, "WhisperRecognizer", lambda: None)
-    monkeypatch.setattr(ablation_views, "draw_view", look)
+    monkeypatch.setattr(views, "draw_view", draw_view)
     monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
     monkeypatch.setattr(interventions, "cut_excerpt", lambda *a: world.work())
     monkeypatch.setattr(interventions, "from_choice", lambda *a: [])

@@ -385,7 +385,7 @@ CRAFTED = {
         lambda f: bomb(f["trace"], "low.npy", header_of(f"({200 << 20},)"), 400 << 20),
         "as no trace does",
     ),
-    "trace of overlapping members": ("trace", lambda f: overlapping(f["trace"]), "as no trace does|damaged"),
+    "trace of overlapping members": ("trace", lambda f: overlapping(f["trace"]), "unpack to|damaged"),
     "recordings outside": ("recordings", lambda f: with_entry(f["recordings"], "../../evil.wav"), "points outside"),
     "recording with a NUL": (
         "recordings",

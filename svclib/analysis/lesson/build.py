@@ -1,8 +1,8 @@
 """A lesson of eight pages about one song: how a diffusion model makes it out of noise; and one about DiffWave.
 
-:func:`make` lets a model sing a stretch several times from the same noise, :func:`document` puts it on one
-self-contained page: ``player.html`` with ``lesson.html`` on top. :func:`example` is a lesson that comes with the
-package (``benchmarks/example_lesson.py`` made it from the synthetic singers).
+:func:`make` samples an excerpt several times from the same noise, :func:`document` puts it on one self-contained page:
+``player.html`` with ``lesson.html`` and the texts of ``lesson_pages.json``. :func:`example` is a lesson that comes with
+the package, made from the synthetic singers by ``benchmarks/example_lesson.py``.
 """
 
 import base64
@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from svclib.analysis import ablation, interventions, player
+from svclib.analysis import ablation, interventions, player, step_audio
 from svclib.analysis import html as page
+from svclib.analysis.interventions import Intervention
 from svclib.analysis.lesson import diffwave
-from svclib.analysis.lesson import text as lesson_pages
-from svclib.analysis.player import Run, StepAudio
+from svclib.analysis.player import Run
+from svclib.analysis.step_audio import StepAudio
 from svclib.audio import griffin_lim
 from svclib.conversion.song import load_song
+from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.utils.errors import ConversionError
 from svclib.utils.progress import ProgressCallback, raise_if_cancelled, reporter
 
@@ -33,18 +35,42 @@ GUESSED_STEPS = 12
 MAX_BYTES = player.LARGE_BYTES
 FEWER = (4, 10)
 STEPS = 50
+_METHOD_NOTE = "It also uses the step before, or adds fresh noise; the two lines above are what all samplers share."
+
+
+@dataclasses.dataclass(frozen=True)
+class LessonOptions:
+    """Options of a lesson.
+
+    Attributes:
+        start_s: Start of the excerpt in the song.
+        seconds: Its length.
+        steps: Steps of the main run, all of them kept; 8 to 1000. A DiffWave has its own.
+        seed: Of the noise.
+        sampler: The instrument's own if None.
+        singer: The instrument's first if None.
+    """
+
+    start_s: float | int = 0.0
+    seconds: float | int = 5.0
+    steps: int = STEPS
+    seed: int = 0
+    sampler: str | None = None
+    singer: str | None = None
+
+
+DEFAULTS = LessonOptions()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lesson:
-    """What the pages show.
+    """Data of the pages.
 
     Attributes:
         title: Of the page.
-        facts: Names and numbers for the pages' texts, see ``lesson_pages.pages``.
-        groups: Runs: the main one; ingredients switched; fewer steps; a few steps of the main one as they sound without
-            a vocoder.
-        sounds: ``source``, ``result``, perhaps ``target``: ``(samples, sample_rate_hz)``.
+        facts: Values for the texts, see :func:`pages`.
+        groups: Runs: the main one; interventions; fewer steps; steps of the main one rendered without a vocoder.
+        sounds: ``source``, ``result``, optionally ``target``: ``(samples, sample_rate_hz)``.
         wave: The DiffWave group, as ``player.group`` data.
     """
 
@@ -54,235 +80,171 @@ class Lesson:
     sounds: Mapping[str, tuple[np.ndarray, int]]
     wave: dict
 
-    @property
-    def predicted_bytes(self) -> int:
-        """About how large the page will be."""
-        runs = sum(player.predicted_bytes(group) for group in self.groups)
-        heard = sum(len(page.encode(*sound)[0]) for sound in self.sounds.values()) * 4 / 3
-        return int(runs + heard + len(player.dumps(self.wave)))
-
 
 def make(
     instrument: Any,
     song: Any,
-    start_s: float | int = 0.0,
-    seconds: float | int = 5.0,
-    steps: int = STEPS,
-    seed: int = 0,
-    method: str | None = None,
-    singer: str | None = None,
+    options: LessonOptions = DEFAULTS,
     target: tuple[str, np.ndarray, int] | None = None,
-    wave: dict | None = None,
-    wave_facts: dict | None = None,
+    wave: tuple[dict, dict] | None = None,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
-    watch: Callable | None = None,
+    callback: Callable | None = None,
 ) -> Lesson:
-    """Let a diffusion instrument sing a stretch as often as the lesson needs, always from the same noise.
+    """Make all runs of a lesson with a diffusion instrument, from the same noise.
 
     Args:
-        instrument: From ``instrument.open``, of kind ``diffusion``.
-        song: From ``conversion.load_song`` with the instrument's features.
-        start_s: Where the stretch begins in the song, in seconds.
-        seconds: Its length; where the song ends before, it is shorter.
-        steps: Of the main run, all of which are kept; 8 to 1000.
-        seed: Of the noise.
-        method: A sampler; the instrument's own if None.
-        singer: Who sings; the instrument's first singer if None.
-        target: ``(name, samples, sample_rate_hz)`` of the voice itself, to listen to.
-        wave: A DiffWave group, from ``player.group``; the example's if None.
-        wave_facts: Its ``wave_steps`` and ``wave_text``; needed with ``wave``, not read without.
-        progress: Called with a fraction and a text, at every step.
-        cancelled: Asked at every step.
-        watch: See ``ablation.run``.
+        instrument: Of kind ``diffusion``.
+        song: Measured with the instrument's features.
+        options: Of excerpt and sampling.
+        target: ``(name, samples, sample_rate_hz)`` of the target voice, to listen to.
+        wave: A DiffWave group from ``player.group`` with its facts ``wave_steps`` and ``wave_text``; default: example.
+        progress: See ``utils.progress``.
+        cancelled: See ``utils.progress``.
+        callback: See ``ablation.run``.
 
     Returns:
-        What :func:`document` makes the page of.
-
-    Raises:
-        ConversionError: for an instrument of another kind, or too few or too many steps.
-        ConversionError: if nothing of the song is left, or it is too long.
-        Cancelled: if ``cancelled`` says so.
+        The data of :func:`document`.
     """
     require_diffusion(instrument)
-    if not COMPARED_STEPS <= steps <= 1000:
-        raise ConversionError(
-            f"The lesson is to have {steps} steps; take from {COMPARED_STEPS} to 1000, such as {STEPS}."
-        )
-    model = instrument.model
-    asked = interventions.cut_excerpt(song, instrument.statistics, start_s, seconds)
-    others = [name for name in model.singers if name != (singer or model.singers[0])]
-    changed: list[tuple[str, tuple[interventions.Intervention, ...]]] = [("all three", ())]
-    changed += [(f"{name} off", (interventions.Intervention(name),)) for name in ("content", "melody", "timbre")]
-    changed += (
-        [(f"timbre of {others[0]}", (interventions.Intervention("timbre", "swap", singer=others[0]),))]
-        if others
-        else []
-    )
-    fewer = [n for n in FEWER if n < steps]
-    calls = [(changes, steps, label) for label, changes in changed[1:]]
-    calls += [((), n, f"{n} steps") for n in fewer]
-    n_sounds = steps + COMPARED_STEPS * len(calls) + 2 * GUESSED_STEPS
-    share = 1 / (steps + sum(n for _, n, _ in calls) + 2 * n_sounds)  # a sound costs about as much as two steps
+    o, model = options, instrument.model
+    if not COMPARED_STEPS <= o.steps <= 1000:
+        raise ConversionError(f"The lesson has {o.steps} steps; choose {COMPARED_STEPS} to 1000, such as {STEPS}.")
+    excerpt = interventions.cut_excerpt(song, instrument.statistics, o.start_s, o.seconds)
+    others = [name for name in model.singers if name != (o.singer or model.singers[0])]
+    changes = [Intervention(factor) for factor in ("content", "melody", "timbre")]
+    changes += [Intervention("timbre", "swap", singer=others[0])] if others else []
+    fewer = [n for n in FEWER if n < o.steps]
+    compared = [((change,), o.steps, change.text) for change in changes] + [((), n, f"{n} steps") for n in fewer]
+    n_sounds = o.steps + COMPARED_STEPS * len(compared) + 2 * GUESSED_STEPS
+    share = 1 / (o.steps + sum(n for _, n, _ in compared) + 2 * n_sounds)  # rendering costs about as much as two steps
     done, report = [0.0], reporter(progress, cancelled)
 
-    def part(weight, text):
+    def part(weight: int, text: str):
         begin, done[0] = done[0], done[0] + weight * share
         return lambda fraction, more="": report(begin + fraction * weight * share, f"{text}: {more}" if more else text)
 
-    def sing(changes, n, label):
-        return ablation.run(
-            model,
-            asked,
-            changes,
-            method,
-            n,
-            seed=seed,
-            singer=singer,
-            features=False,
-            label=label,
-            progress=part(n, label),
-            cancelled=cancelled,
-            watch=watch,
-        )
+    def sample(changes, n: int, label: str) -> ablation.RunResult:
+        sampling = SamplingOptions(sampler=o.sampler, steps=n, seed=o.seed)
+        run_options = ablation.RunOptions(sampling, features=False, singer=o.singer)
+        return ablation.run(model, excerpt, changes, run_options, label, part(n, label), cancelled, callback)
 
-    def heard(sung, label, brief):
-        trace = sung.trace
-        positions = _few(len(trace)) if brief else np.arange(len(trace))
-        progress = part(2 * len(positions), f"{label}: sound")
-        if any(change.factor == "melody" for change in sung.changes):  # a vocoder would be told the melody all the same
-            sounds = render_from_mel(trace, model.contract, positions, seed, progress, cancelled)
+    def measured(trace, audio: StepAudio, label: str, compact: bool) -> Run:
+        f0 = step_audio.measure_f0(trace, audio, instrument.features.f0_method)
+        return Run(trace, label, audio, f0, compact=compact)
+
+    def render(result: ablation.RunResult, compact: bool) -> tuple[Run, np.ndarray | None]:
+        trace = result.trace
+        positions = _evenly(len(trace)) if compact else np.arange(len(trace))
+        progress = part(2 * len(positions), f"{result.label}: sound")
+        if any(change.factor == "melody" for change in result.interventions):  # a vocoder would receive the melody
+            audio = render_from_mel(trace, model.contract, positions, o.seed, progress, cancelled)
         else:
-            sounds = ablation.render_audio(model, sung, positions, seed, progress, cancelled)
-        kept = {k: sounds.audio[int(i)] for k, i in enumerate(positions)}
-        quieter = {k: sounds.quieter_db[int(i)] for k, i in enumerate(positions) if int(i) in sounds.quieter_db}
-        of_steps = StepAudio(kept, sounds.sample_rate_hz, sounds.kind, quieter)
-        trace = trace.steps(positions)
-        pitch = player.measure_f0(trace, of_steps, instrument.features.f0_method)
-        return Run(trace, label, of_steps, pitch, brief=brief), sounds.audio.get(len(sung.trace))
+            audio = ablation.render_audio(model, result, positions, o.seed, progress, cancelled)
+        run = measured(trace.steps(positions), _subset(audio, positions), result.label, compact)
+        return run, audio.audio.get(len(trace))
 
-    name = f"{steps} steps"
-    main = sing((), steps, name)
-    run, result = heard(main, name, brief=False)
-    positions = _few(len(main.trace))
-    brief = Run(
-        main.trace.steps(positions),
-        name,
-        StepAudio({k: run.sounds.audio[int(i)] for k, i in enumerate(positions)}, run.sounds.sample_rate_hz),
-        {k: run.sung[int(i)] for k, i in enumerate(positions) if int(i) in run.sung},
-        brief=True,
-    )
-    unaided = main.trace.steps(_few(len(main.trace), GUESSED_STEPS))
+    main = sample((), o.steps, f"{o.steps} steps")
+    run, result_audio = render(main, compact=False)
+    positions = _evenly(len(main.trace))
+    f0 = {k: run.f0[int(i)] for k, i in enumerate(positions) if int(i) in run.f0}
+    brief = Run(main.trace.steps(positions), main.label, _subset(run.audio, positions), f0, compact=True)
+    unaided = main.trace.steps(_evenly(len(main.trace), GUESSED_STEPS))
     progress = part(4 * GUESSED_STEPS, "sound from pictures alone")
-    plain = render_from_mel(unaided, model.contract, range(len(unaided)), seed, progress, cancelled)
-    pitch = player.measure_f0(unaided, plain, instrument.features.f0_method)
-    guessed = Run(unaided, name, plain, pitch, brief=True)
-    compared = [heard(sing(*call), call[2], brief=True)[0] for call in calls]
+    audio = render_from_mel(unaided, model.contract, range(len(unaided)), o.seed, progress, cancelled)
+    guessed = measured(unaided, audio, main.label, True)
+    runs = [render(sample(*call), compact=True)[0] for call in compared]
     if wave is None:
         stored = _stored()
-        wave, wave_facts = stored["groups"][3], stored["facts"]
-    voice = singer or (model.singers[0] if len(model.singers) > 1 else instrument.name)
+        wave = stored["groups"][3], stored["facts"]
+    voice = o.singer or (model.singers[0] if len(model.singers) > 1 else instrument.name)
     facts = {
-        "song": asked.name,
+        "song": excerpt.name,
         "voice": voice,
         "steps": len(main.trace),
-        "seed": seed,
+        "seed": o.seed,
         "target": target[0] if target else "",
-        "without": [label for label, _ in changed],
-        "fewer": [name, *(f"{n} steps" for n in fewer)],
-        "caution": interventions.dropout_warning(model.settings, [interventions.Intervention("content")]),
+        "without": ["all three", *(change.text for change in changes)],
+        "fewer": [main.label, *(f"{n} steps" for n in fewer)],
+        "caution": interventions.dropout_warning(model.settings, changes[:1]),
         "method": main.trace.info["method"],
-        **{k: wave_facts[k] for k in ("wave_steps", "wave_text")},
+        **{k: wave[1][k] for k in ("wave_steps", "wave_text")},
     }
-    rate_hz = song.features.settings.sample_rate_hz
-    sounds = {"source": (asked.audio, rate_hz), "result": (result, run.sounds.sample_rate_hz)}
+    sounds = {
+        "source": (excerpt.audio, song.features.settings.sample_rate_hz),
+        "result": (result_audio, run.audio.sample_rate_hz),
+    }
     if target:
         sounds["target"] = target[1:]
     report(1.0, "done")
-    without = [dataclasses.replace(brief, label="all three"), *compared[: len(changed) - 1]]
-    groups = ([run], without, [brief, *compared[len(changed) - 1 :]], [guessed])
-    return Lesson(f"How {voice} sings {asked.name}", facts, groups, sounds, wave)
+    without = [dataclasses.replace(brief, label="all three"), *runs[: len(changes)]]
+    groups = ([run], without, [brief, *runs[len(changes) :]], [guessed])
+    return Lesson(f"How {voice} sings {excerpt.name}", facts, groups, sounds, wave[0])
 
 
 def from_file(
     instrument: Any,
     path: str | Path,
-    start_s: float | int = 0.0,
-    seconds: float | int = 5.0,
-    steps: int = STEPS,
-    seed: int = 0,
+    options: LessonOptions = DEFAULTS,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
     note: Callable[[str], None] | None = None,
-    watch: Callable | None = None,
+    callback: Callable | None = None,
 ) -> tuple[str, str]:
-    """The page of an instrument and a song's file: a lesson for ``diffusion``, the steps of a sound for ``diffwave``.
+    """The page of an instrument and a song file: a lesson for ``diffusion``, the sampling steps for ``diffwave``.
 
     Args:
-        instrument: From ``instrument.open``.
-        path: The song's file; a DiffWave that takes no mel does not read it.
-        start_s: Where the stretch begins in the song, in seconds.
-        seconds: Its length; of a DiffWave's page at most 5.
-        steps: Of the lesson's main run; a DiffWave takes its own.
-        seed: Of the noise.
-        progress: Called with a fraction and a text, at every step.
-        cancelled: Asked at every step; True raises ``Cancelled``.
-        note: Told the predicted size before anything is sung, and again before the page is made; of a DiffWave's page
-            the size it has, once it is made.
-        watch: See ``ablation.run``; of no use to a DiffWave.
+        instrument: Of either kind.
+        path: Of the song; a DiffWave that is not a vocoder does not read it.
+        options: Of excerpt and sampling; a page of DiffWave holds at most 5 s.
+        progress: See ``utils.progress``.
+        cancelled: See ``utils.progress``.
+        note: Receives the estimated size of the page before sampling, and its size in the end.
+        callback: See ``ablation.run``; not used by a DiffWave.
 
     Returns:
-        ``(page, what it is in words)``.
-
-    Raises:
-        ConversionError: for another kind of instrument, or a page above 10 MB; says what to do.
+        ``(page, description)``; ConversionError for another kind of instrument, or a page above 10 MB.
     """
-    report, tell = reporter(progress, cancelled), note or (lambda text: None)
+    report, note = reporter(progress, cancelled), note or (lambda text: None)
     if instrument.kind == "diffwave":
-        needs_song = instrument.model.settings.condition == "mel"
-        song = load_song(path, instrument.features) if needs_song else None
-        seconds = min(seconds, diffwave.MAX_S)
-        text = diffwave.document(instrument, song, start_s, seconds, seed, report, cancelled)
-        tell(check_size(len(text.encode())))
+        song = load_song(path, instrument.features) if instrument.model.settings.condition == "mel" else None
+        seconds = min(options.seconds, diffwave.MAX_S)
+        text = diffwave.document(instrument, song, options.start_s, seconds, options.seed, report, cancelled)
+        note(check_size(len(text.encode())))
         return text, f"a page of DiffWave's steps, {seconds:g} s"
     require_diffusion(instrument)
     contract = instrument.model.contract
-    tell(check_size(estimate_bytes(seconds, steps, contract), max_seconds(steps, contract)))
+    size = estimate_bytes(options.seconds, options.steps, contract)
+    note(check_size(size, max_seconds(options.steps, contract)))
     song = load_song(path, instrument.features, None, lambda f, text="": report(0.1 * f, text))
-    made = make(
-        instrument,
-        song,
-        start_s,
-        seconds,
-        steps,
-        seed,
-        cancelled=cancelled,
-        watch=watch,
-        progress=lambda f, text="": report(0.1 + 0.85 * f, text),
-    )
-    tell(check_size(made.predicted_bytes))
-    return document(made), f"a lesson of eight pages, {made.title}"
+
+    def main_part(fraction: float, text: str = "") -> None:
+        report(0.1 + 0.85 * fraction, text)
+
+    made = make(instrument, song, options, progress=main_part, cancelled=cancelled, callback=callback)
+    text = document(made)
+    note(check_size(len(text.encode())))
+    return text, f"a lesson of eight pages, {made.title}"
 
 
 def render_from_mel(trace, contract, positions, seed=0, progress=None, cancelled=None) -> StepAudio:
-    """Guesses of steps made audible from their mels alone (phase reconstruction): nothing is told about the pitch."""
+    """Render x0 predictions of steps from their mels alone by Griffin-Lim, without the target F0."""
 
-    def sound(log_mel):
+    def vocode(log_mel):
         raise_if_cancelled(cancelled)
-        return griffin_lim.griffin_lim(torch.from_numpy(np.ascontiguousarray(log_mel))[None], contract, seed=seed)[
-            0
-        ].numpy()
+        rows = torch.from_numpy(np.ascontiguousarray(log_mel))[None]
+        return griffin_lim.griffin_lim(rows, contract, seed=seed)[0].numpy()
 
-    made = player.render_steps(trace, sound, positions, progress)
-    return dataclasses.replace(made, kind="the guess, from its picture alone,")
+    audio = step_audio.render_steps(trace, vocode, positions, progress)
+    return dataclasses.replace(audio, kind="the guess, from its picture alone,")
 
 
 def require_diffusion(instrument) -> None:
-    """Raise the sentence for an instrument that no lesson can be made with."""
+    """Raise ConversionError unless the instrument is a diffusion model."""
     if instrument.kind != "diffusion":
         raise ConversionError(
-            f"'{instrument.name}' is of kind '{instrument.kind}'; it does not sing step by step out of noise, so there "
-            "are no steps to show. Take a diffusion or a DiffWave instrument."
+            f"'{instrument.name}' is of kind '{instrument.kind}', which has no sampling steps to show.",
+            hint="Take a diffusion or a DiffWave instrument.",
         )
 
 
@@ -292,7 +254,7 @@ def document(lesson: Lesson) -> str:
 
 
 def data(lesson: Lesson) -> dict:
-    """Everything the page shows, as plain JSON values."""
+    """All data of the page as JSON values."""
     encoded = {name: page.encode(*sound) for name, sound in lesson.sounds.items()}
     sounds = {name: [mime, base64.b64encode(bytes_).decode()] for name, (bytes_, mime) in encoded.items()}
     main, without, fewer, guessed = (player.group(group) for group in lesson.groups)
@@ -301,72 +263,93 @@ def data(lesson: Lesson) -> dict:
 
 
 def example() -> str:
-    """The lesson that comes with the package, as a page. No training, no network."""
+    """The lesson that comes with the package, as a page."""
     return _fill(_stored())
 
 
 def example_diffwave() -> str:
-    """DiffWave at work, from the package: sounds out of noise, noise taken out, a sound between two sounds."""
+    """The DiffWave page that comes with the package: generation, denoising and interpolation."""
     stored = _stored()["diffwave"]
-    return player.fill(player.dumps({"title": stored["title"], **stored["group"], "more": []}), stored["title"])
+    return player.fill({"title": stored["title"], **stored["group"], "more": []})
 
 
 def check_size(n_bytes: int, fits_s: float | int | None = None) -> str:
-    """Refuse a page that is too large.
-
-    Args:
-        n_bytes: Of the page, predicted or counted.
-        fits_s: The longest stretch that fits, where it is known, to be named where ``n_bytes`` are too many.
-
-    Returns:
-        The size in MB, as a sentence.
-
-    Raises:
-        ConversionError: if a lesson of that size would be refused.
-    """
+    """The size of a page as a sentence; ConversionError above 10 MB, naming the length ``fits_s`` that fits."""
     if n_bytes > MAX_BYTES:
         advice = f"; up to {fits_s:g} s fit here" if fits_s else ""
         raise ConversionError(
-            f"The lesson would have about {n_bytes / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB open everywhere. "
-            f"Take a shorter stretch (--seconds, or the length in the panel{advice}) or fewer steps."
+            f"The lesson would have about {n_bytes / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB open everywhere.",
+            hint=f"Take a shorter excerpt (--seconds, or the length in the panel{advice}) or fewer steps.",
         )
     return f"The lesson will have about {n_bytes / 1e6:.1f} MB."
 
 
 def estimate_bytes(seconds: float | int, steps: int, contract, n_compared: int = 6) -> int:
-    """About how large a lesson will be, before anything is sung: 0.6 to 0.7 bytes a bin, 4 kB a second of sound."""
+    """Rough size of a lesson before sampling: 0.6 to 0.7 bytes per bin, 4 kB per second of sound."""
     bins = seconds * contract.sample_rate_hz / contract.hop_samples * contract.n_mels
     kept = steps + COMPARED_STEPS * (n_compared + 2) + GUESSED_STEPS
     return int(4 / 3 * (0.7 * bins * kept + 0.6 * bins * steps + 4000 * seconds * (kept + 3)) + 5e5)
 
 
 def max_seconds(steps: int, contract) -> float:
-    """The longest stretch of which a lesson stays below 10 MB by :func:`estimate_bytes`, in seconds, rounded down; a model
-    of 128 mels at 44.1 kHz has less room than one of 80 mels at 22.05 kHz."""
+    """The longest excerpt of which a lesson stays below 10 MB by :func:`estimate_bytes`, in seconds, rounded down."""
     empty = estimate_bytes(0, steps, contract)
     return math.floor(10 * (MAX_BYTES - empty) / (estimate_bytes(1, steps, contract) - empty)) / 10
 
 
+def pages(facts: dict) -> dict:
+    """Texts of the lesson for ``lesson.html``: ``pages`` and the glossary ``words``.
+
+    ``lesson_pages.json`` has for each page ``title``, ``text`` with placeholders (``[[word]]`` is one of ``words``),
+    ``cards`` of the player, ``acts`` (buttons) and ``todo`` (a sentence and the events that tick it off). ``acts`` may
+    name a list that depends on the facts: ``song``, ``voice``, ``steps``, ``seed``, ``target`` (a label, or ""),
+    ``without`` and ``fewer`` (labels of runs), ``caution`` (a sentence, or ""), ``wave_steps``, ``wave_text``.
+    """
+    book = json.loads(Path(__file__).with_name("lesson_pages.json").read_text(encoding="utf-8"))
+    sounds = {"source": f"the song: {facts['song']}", "target": f"the voice: {facts['target']}"}
+    sounds["result"] = f"the result: {facts['voice']} sings it"
+    if not facts["target"]:
+        del sounds["target"]
+    named = {"sounds": [{"kind": "sound", "name": name, "text": text} for name, text in sounds.items()]}
+    for name in ("without", "fewer"):
+        named[name] = [{"kind": "run", "run": i, "text": label} for i, label in enumerate(facts[name])]
+    todo = {"sounds": [(f"you heard {a['text'].split(':')[0]}", f"heard:{a['name']}") for a in named["sounds"]]}
+    todo |= {n: [(f"you heard: {a['text']}", f"heardrun:{a['run']}") for a in named[n]] for n in ("without", "fewer")}
+    named["without"] += [{"kind": "note", "text": facts["caution"]}] if facts["caution"] else []
+    n = facts["steps"]
+    starts = {"last": n - 1, "third": n // 3, "half": n // 2}
+    values = {**facts, "six": min(6, facts["wave_steps"])}
+    for entry in book["pages"]:
+        acts = entry["acts"]
+        tasks = todo[acts] if isinstance(acts, str) else [(s.format_map(values), *when) for s, *when in entry["todo"]]
+        entry["acts"] = named[acts] if isinstance(acts, str) else acts
+        entry["todo"] = [{"text": sentence, "when": list(when)} for sentence, *when in tasks]
+        entry["text"] = [text.format_map(values) for text in entry["text"]]
+        entry["step"] = starts.get(entry["step"], entry["step"])
+    return book
+
+
 def _fill(stored: dict) -> str:
-    lines = lesson_pages.pages(stored["facts"])
-    group = stored["groups"][0]
-    method = stored["facts"]["method"]
-    pages = {
-        "pages": lines,
-        "words": lesson_pages.WORDS,
+    group, method = stored["groups"][0], stored["facts"]["method"]
+    lesson = {
+        **pages(stored["facts"]),
         "sounds": stored["sounds"],
         "bin": [group["mels"] // 5, group["frames"] // 2],
-        "method_note": f"The sampler here is {method}: it also looks back at the step before, or adds fresh noise, as "
-        "its rule says; the two lines above are what all of them share."
-        if method != "ddim"
-        else "",
+        "method_note": "" if method == "ddim" else f"The sampler here is {method}. {_METHOD_NOTE}",
     }
-    text = {"title": stored["title"], **group, "more": stored["groups"][1:]}
-    return player.fill(player.dumps(text), stored["title"], player.dumps(pages))
+    return player.fill({"title": stored["title"], **group, "more": stored["groups"][1:]}, lesson)
 
 
-def _few(n: int, wanted: int = COMPARED_STEPS) -> np.ndarray:
-    return np.unique(np.linspace(0, n - 1, min(wanted, n)).round().astype(int))
+def _evenly(n: int, most: int = COMPARED_STEPS) -> np.ndarray:
+    return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))
+
+
+def _subset(audio: StepAudio, positions) -> StepAudio:
+    """The audio of some positions, numbered anew."""
+    places = {int(i): k for k, i in enumerate(positions)}
+    kept = {k: audio.audio[i] for i, k in places.items()}
+    attenuated_db = {k: audio.attenuated_db[i] for i, k in places.items() if i in audio.attenuated_db}
+    return StepAudio(kept, audio.sample_rate_hz, audio.kind, attenuated_db)
 
 
 def _stored() -> dict:
