@@ -12,7 +12,6 @@ UNFINISHED = {
     "models",
     "training",
     "conversion",
-    "analysis",
     "notebooks",
     "cli",
 }
