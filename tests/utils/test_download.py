@@ -13,7 +13,6 @@ import threading
 import warnings
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,8 +114,9 @@ def test_equal_names_in_a_zip_get_numbers(tmp_path):
     names = {p.name: p.read_bytes() for p in folder.iterdir() if p.name[0] != "."}
     assert sorted(names.values()) == [b"0", b"1", b"2", b"3", b"4", b"5"]
     assert len({name.lower() for name in names}) == 6 and names["a.wav"] == b"0"
-    entries = [zipfile.ZipInfo("x" * 200 + ".wav")] * 20_000
-    found = unzip._safe_entries(SimpleNamespace(infolist=lambda: entries), "v.zip")  # cubic time would take days
+    with zipfile.ZipFile(archive) as file:
+        file.filelist = [zipfile.ZipInfo("x" * 200 + ".wav")] * 20_000
+        found = unzip._safe_entries(file, "v.zip")  # in cubic time this took days
     assert len({str(path) for _, path in found}) == 20_000 and max(len(str(path)) for _, path in found) < 140
 
 
