@@ -73,14 +73,10 @@ def probe(path: str | Path) -> AudioInfo:
 
 
 def blocks(path: str | Path, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
-    """Decode a file block by block; memory does not depend on its length.
+    """Decode a file block by block, float32 ``[block_samples, channels]`` of full scale 1, the last block shorter.
 
-    Yields:
-        float32 ``[block_samples, channels]`` of full scale 1, the last one shorter; of a damaged file the part before
-        the fault.
-
-    Raises:
-        AudioError: if it cannot be opened, or holds NaN or infinity (with the time).
+    Of a damaged file the part before the fault is decoded. An AudioError is raised if it cannot be opened, or holds NaN
+    or infinity (with the time).
     """
     with Decoder(path, block_samples) as decoder:
         yield from decoder.blocks()

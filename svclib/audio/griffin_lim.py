@@ -16,9 +16,9 @@ _STEPS, _MOMENTUM = 32, 0.99
 
 
 def magnitudes(log_mel: Float[Tensor, "batch frames mels"], contract: MelConfig) -> Float[Tensor, "batch bins frames"]:
-    """STFT magnitudes whose mel comes close: the filters' transpose, corrected by ten multiplicative steps.
+    """STFT magnitudes of a mel: the filters' transpose, corrected by ten multiplicative steps.
 
-    The steps are those of non-negative matrix factorisation (Lee and Seung 2001, Theorem 1), so nothing turns negative.
+    The steps are those of non-negative matrix factorisation (Lee and Seung 2001, Theorem 1).
     """
     basis = contract.filters(log_mel.dtype, log_mel.device)
     mel = contract.to_nepers(log_mel).exp().transpose(1, 2)

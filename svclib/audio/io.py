@@ -5,7 +5,7 @@ Every repair (silent channel left out, offset removed) is a sentence in ``info.w
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from svclib.audio import units
 from svclib.audio.decode import BLOCK_SAMPLES, SUFFIXES, AudioInfo, Decoder, blocks, find, probe
-from svclib.audio.downmix import ChannelStats, Survey
 from svclib.utils import atomic_store
 from svclib.utils.errors import AudioError
+from svclib.utils.progress import ProgressCallback
 
 __all__ = [
     "SUFFIXES",
@@ -37,6 +37,9 @@ __all__ = [
 SYNTHETIC_TAG = "synthetic voice"
 WRITABLE = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".ogg": "OGG", ".opus": "OGG"}
 _TAGS = ("title", "copyright", "software", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
+_WRONG_SCALE = 4.0  # a float file with higher peaks was not written with full scale 1
+_SILENT_RATIO = 1e-6  # energy below the loudest channel's, -60 dB
+_CANCELLED_SHARE = 0.05  # a mix with less of the louder channel's energy cancels itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,116 @@ class Audio:
     def duration_s(self) -> float:
         """Length in seconds."""
         return len(self.samples) / self.sample_rate_hz
+
+
+# Mixing to mono --------------------------------------------------------------------------------------------------------
+
+
+def silence_warning(name: str) -> str:
+    """The warning about a silent file."""
+    return f"{name} is silent."
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """Result of one pass through a file; its mono mix is ``gain * (block @ weights - offset)``.
+
+    Attributes:
+        info: With the decoded length and all warnings.
+        weights: Share of each channel, sum 1, float32.
+        offset: Constant part of the mix that is removed; 0 where it is small.
+        gain: 1, or the factor that brings a file of wrong scale to full scale.
+        peak: Largest possible absolute value of the mix, after the gain.
+    """
+
+    info: AudioInfo
+    weights: np.ndarray
+    offset: float
+    gain: float
+    peak: float
+
+    @property
+    def silent(self) -> bool:
+        """True if every sample is zero."""
+        return self.peak == 0.0
+
+    def mono(self, block: np.ndarray) -> np.ndarray:
+        """Mix a block ``[n, channels]`` to float32 ``[n]``."""
+        mixed = block[:, 0] if block.shape[1] == 1 else block @ self.weights
+        if self.offset:
+            mixed = mixed - np.float32(self.offset)
+        return mixed if self.gain == 1.0 else mixed * np.float32(self.gain)
+
+
+class ChannelStats:
+    """Sums over blocks, from which the energy of any mix of the channels follows."""
+
+    def __init__(self, channels: int):
+        self.n = 0
+        self.total = np.zeros(channels)
+        self.products = np.zeros((channels, channels))
+        self.low, self.high = np.full(channels, np.inf), np.full(channels, -np.inf)
+
+    def add(self, block: np.ndarray) -> None:
+        """Add a block ``[n, channels]``."""
+        if not len(block):
+            return
+        self.n += len(block)
+        self.total += block.sum(axis=0, dtype=np.float64)
+        for start in range(0, len(block), BLOCK_SAMPLES):
+            wide = block[start : start + BLOCK_SAMPLES].astype(np.float64)
+            self.products += np.einsum("nc,nd->cd", wide, wide)  # not by BLAS: its threads would hinder the workers'
+        self.low, self.high = np.minimum(self.low, block.min(axis=0)), np.maximum(self.high, block.max(axis=0))
+
+    def finish(self, info: AudioInfo) -> Survey:
+        """The mix of the channels added so far, with its warnings.
+
+        Raises AudioError if there was nothing.
+        """
+        if self.n == 0:
+            raise AudioError(
+                f"{info.path.name} holds no sound (0 samples); it is cut off.", path=info.path, hint="Upload it again."
+            )
+        name, channels, warnings = info.path.name, len(self.total), list(info.warnings)
+        mean = self.total / self.n
+        covariance = self.products / self.n - np.outer(mean, mean)
+        energy = np.maximum(np.diag(covariance), 0.0)
+        peaks = np.maximum(np.abs(self.low), np.abs(self.high))
+        if peaks.max() == 0.0:
+            warnings.append(silence_warning(name))
+            return Survey(_with(info, warnings), np.full(channels, 1 / channels, np.float32), 0.0, 1.0, 0.0)
+        active = energy > _SILENT_RATIO * energy.max() if energy.max() > 0 else np.ones(channels, bool)
+        if channels > 2:
+            warnings.append(
+                f"{name} has {channels} channels, mixed to one. Export the voice alone if others sound too."
+            )
+        if not active.all():
+            silent = ", ".join(str(i + 1) for i in np.flatnonzero(~active))
+            warnings.append(f"{name}: channel {silent} is silent and left out of the mix.")
+        weights = active / active.sum()
+        if active.sum() > 1 and weights @ covariance @ weights < _CANCELLED_SHARE * energy.max():
+            weights = np.zeros(channels)
+            weights[np.flatnonzero(active)[0]] = 1.0
+            warnings.append(f"{name}: its channels are in opposite phase and cancel out; only the left one is used.")
+        offset = float(weights @ mean)
+        if abs(offset) > 0.02 * max(1.0, float(peaks.max())):
+            warnings.append(
+                f"{name} has a constant offset of {offset:+.2f} (a fault of the sound card); it is removed."
+            )
+        else:
+            offset = 0.0
+        peak = float(weights @ peaks) + abs(offset)
+        gain = 1.0
+        if peak > _WRONG_SCALE:
+            gain = 1.0 / peak
+            warnings.append(
+                f"{name} has peaks of {peak:.3g} where 1 is full scale: clipping or wrong scale; scaled to 1."
+            )
+        return Survey(_with(info, warnings), weights.astype(np.float32), offset, gain, peak * gain)
+
+
+def _with(info: AudioInfo, warnings: list[str]) -> AudioInfo:
+    return dataclasses.replace(info, warnings=tuple(warnings))
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -105,19 +218,11 @@ def read(
     return Audio(np.ascontiguousarray(samples, np.float32), rate, info)
 
 
-def survey(path: str | Path, progress: Callable[[float, str], None] | None = None) -> Survey:
-    """Decode a whole file once: its true length, its warnings, how to mix it. Memory does not depend on its length.
+def survey(path: str | Path, progress: ProgressCallback | None = None) -> Survey:
+    """Decode a whole file once: its true length, its warnings, its mix to mono. Memory does not depend on its length.
 
-    Args:
-        path: The file; its content decides the format.
-        progress: Called with a fraction 0..1 and a text after every block; not where the header gives no length.
-
-    Returns:
-        What :func:`read_resampled` takes as ``surveyed``: ``info`` with the decoded length, shares of the channels,
-        offset, gain and peak of the mix.
-
-    Raises:
-        AudioError: if the file cannot be read, holds no sound, or holds NaN or infinity.
+    The result saves :func:`read_resampled` a pass. ``progress`` is not called where the header gives no length. Raises
+    AudioError if the file cannot be read, holds no sound, or holds NaN or infinity.
     """
     with Decoder(path) as decoder:
         counter = ChannelStats(decoder.info.channels)
@@ -133,10 +238,9 @@ def read_resampled(
     sample_rate_hz: int,
     dtype: Any = np.int16,
     surveyed: Survey | None = None,
-    progress: Callable[[float, str], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> np.ndarray:
-    """Mono audio at another rate, decoded and resampled block by block: besides the result, memory does not depend on
-    the file's length.
+    """Mono audio at another rate, decoded and resampled block by block, in memory of the result.
 
     Args:
         path: The file.
@@ -248,7 +352,7 @@ def write(
     if form is None:
         raise AudioError(f"{path.name}: sound is written as {', '.join(WRITABLE)}; choose one of these endings.")
     if path.exists() and not new_name:
-        raise AudioError(f"{path} exists and is never overwritten. Choose another name.")
+        raise AudioError(f"{path} exists and is never overwritten.", path=path, hint="Choose another name.")
     unknown = sorted(set(tags) - set(_TAGS))
     if unknown:
         raise AudioError(f"{path.name}: there is no tag '{unknown[0]}'; tags are {', '.join(_TAGS)}.")

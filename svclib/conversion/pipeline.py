@@ -167,9 +167,9 @@ def convert(
         vocoder.contract.require(instrument.features.mel, f"the vocoder '{vocoder.name}'", f"'{instrument.name}'")
     # 2. Pitch and loudness for the instrument.
     report(0.0, "adjusting pitch and loudness")
-    errors, source = octaves.find(song.audio, song.features), song
+    errors, source = octaves.find_octave_errors(song.audio, song.features), song
     if errors and controls.repair_octaves:
-        source = dataclasses.replace(song, features=octaves.repaired(song.features, errors))
+        source = dataclasses.replace(song, features=octaves.repair(song.features, errors))
     tracks = adjust(source.features, instrument.statistics, controls)
     # 3. The model renders audio, harmonic part and noise part.
     request = _Request(instrument, source, tracks, controls, sampling, vocoder)

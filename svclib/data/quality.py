@@ -13,7 +13,7 @@ import numpy as np
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.audio.downmix import silence_warning
+from svclib.audio.io import silence_warning
 from svclib.data.quality_report import NOTE, PROBLEM, WARNING, FileReport, Finding, Report, about, about_all, totals_of
 from svclib.features import extract
 from svclib.utils.errors import AudioError

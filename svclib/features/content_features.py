@@ -25,6 +25,7 @@ from svclib.audio import units
 from svclib.features.f0 import as_float
 from svclib.utils import download
 from svclib.utils.errors import ConfigError, ModelError
+from svclib.utils.progress import ProgressCallback
 from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000
@@ -142,7 +143,7 @@ def extract(
     sample_rate_hz: int,
     hop_samples: int,
     settings: UnitSettings,
-    progress: Callable[[float, str], None] | None = None,
+    progress: ProgressCallback | None = None,
     chunk_s: int = CHUNK_S,
 ) -> Float[np.ndarray, "frames dims"]:
     """Content features of a recording, interpolated linearly to the frame centres of the grid.
@@ -215,10 +216,8 @@ def load(settings: UnitSettings) -> Extractor:
 
     Weights that are not on this machine are downloaded only if their source is in :data:`KNOWN`, in the environment
     variable ``SVCLIB_CONTENTVEC`` (which goes before ``settings.source``) or in a person's own preset (:func:`allow`):
-    an instrument from others causes no download.
-
-    Raises:
-        ModelError: if the weights are missing, of other dimensions, or of another fingerprint.
+    an instrument from others causes no download. A ModelError refuses weights that are missing, or have other
+    dimensions or another fingerprint.
     """
     encoder = EXTRACTORS[settings.kind](settings.source)
     if encoder.dims != settings.dims or settings.layer > encoder.n_layers:

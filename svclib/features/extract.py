@@ -111,22 +111,13 @@ def extract(
     samples: np.ndarray,
     settings: FeatureSettings,
     progress: ProgressCallback | None = None,
-    chunk_s: int = f0.PIECE_S,
+    chunk_s: int = f0.CHUNK_S,
 ) -> Features:
-    """Measure a recording of any length; besides the result, memory is that of one chunk.
+    """Measure a recording of any length on ``n // hop_samples`` frames, in memory of one chunk besides the result.
 
-    Args:
-        samples: ``[n]`` at ``settings.sample_rate_hz``: float with full scale 1, or int16 with full scale 32768.
-        settings: What to measure and how.
-        progress: Called with a fraction and a text.
-        chunk_s: Length of a chunk, an even number of seconds.
-
-    Returns:
-        Everything, on ``n // hop_samples`` frames; ``log_mel`` and ``content`` only where the settings ask for them.
-
-    Raises:
-        AudioError: if the samples are not one finite channel.
-        ModelError: if the package of the F0 method or the content encoder is missing.
+    ``samples`` are float with full scale 1, or int16 with full scale 32768, at ``settings.sample_rate_hz``; ``chunk_s``
+    is an even number of seconds. Raises AudioError if they are not one finite channel, and ModelError if the package of
+    the F0 method or the content encoder is missing.
     """
     samples = np.asarray(samples)
     if samples.ndim != 1 or not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
@@ -182,22 +173,11 @@ def track_f0(
     sample_rate_hz: int,
     settings: FeatureSettings,
     progress: ProgressCallback | None = None,
-    chunk_s: int = f0.PIECE_S,
+    chunk_s: int = f0.CHUNK_S,
 ) -> tuple[Float[np.ndarray, " frames"], Bool[np.ndarray, " frames"], Float[np.ndarray, " frames"]]:
-    """Track F0, voicing and confidence, by ``settings.f0_method``.
+    """F0 in Hz (0 without an estimate), voicing and confidence (0..1) of each frame, by ``settings.f0_method``.
 
-    Args:
-        samples: ``[n]`` float or int16 at ``sample_rate_hz``, which must be the settings' rate.
-        sample_rate_hz: The rate of the samples.
-        settings: Frame grid, method, range and threshold.
-        progress: Called with a fraction and a text.
-        chunk_s: Length of the pieces a long recording is tracked in, an even number of seconds.
-
-    Returns:
-        F0 in Hz (0 where the tracker gives none), whether it is voiced, and the confidence (0..1) of each frame.
-
-    Raises:
-        ModelError: if the rates differ, or the method's package is not installed.
+    See :func:`f0.track_in_chunks`. Raises ModelError if the rates differ, or the method's package is not installed.
     """
     if sample_rate_hz != settings.sample_rate_hz:
         raise ModelError(

@@ -1,9 +1,8 @@
-"""F0 trackers behind one form: a track with its own times, made piece by piece, then read on the project's frame grid.
+"""F0 trackers: their registry, tracking in chunks, and interpolation onto the frame grid.
 
-Every tracker works at 16 kHz and gives, for its own evenly spaced times, a frequency and a confidence that is 0.5 where
-the tracker itself would draw the line between voiced and unvoiced. Long recordings are tracked in pieces with a halo,
-so that memory is bounded; piece borders lie on whole multiples of 2 s, where the sample grids of all rates and the
-trackers' own frames (16 ms and 10 ms) coincide.
+A tracker works at 16 kHz and gives, for its own evenly spaced times, a frequency and a confidence whose voicing
+threshold is 0.5. Long recordings are tracked in chunks with a halo; chunk borders lie on multiples of 2 s, where the
+sample grids of all rates and the trackers' own frames (16 ms and 10 ms) coincide.
 """
 
 import dataclasses
@@ -16,12 +15,13 @@ import numpy as np
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.utils.errors import ModelError
+from svclib.utils.progress import ProgressCallback
 
 SAMPLE_RATE_HZ = 16000
 STEP_SAMPLES = 160  # 10 ms: CREPE's and pyin's step at 16 kHz
-PIECE_S, HALO_S = 60, 2
-SILENCE_PEAK = 1e-3  # swift's own gate, used for all: below -60 dB of full scale there is no note
-QUIET_PEAK = 0.1  # recordings below -20 dB are brought up to it: the trackers lose voicing in what is quieter
+CHUNK_S, HALO_S = 60, 2
+SILENCE_PEAK = 1e-3  # swift's own gate, used for all: -60 dB of full scale
+QUIET_PEAK = 0.1  # -20 dB, to which quieter recordings are amplified, because trackers lose voicing in them
 _JUMP = np.log(2.0) * 3 / 12  # 3 semitones within one step is a leap from one estimate to another, not a glide
 
 
@@ -125,39 +125,29 @@ def track_in_chunks(
     sample_rate_hz: int,
     f0_min_hz: float,
     f0_max_hz: float,
-    piece_s: int = PIECE_S,
-    progress: Callable[[float, str], None] | None = None,
+    chunk_s: int = CHUNK_S,
+    progress: ProgressCallback | None = None,
 ) -> Track:
-    """Track a whole recording in pieces with a halo of 2 s; memory bounded by one piece.
+    """Track a whole recording in chunks with a halo of 2 s; memory is bounded by one chunk.
 
-    A quiet recording, with a peak of -60 to -20 dB of full scale, is tracked as if its peak were -20 dB.
-
-    Args:
-        tracker: :func:`swift`, :func:`pyin`, or CREPE.
-        samples: ``[n]`` float32, or int16 with full scale 32768.
-        sample_rate_hz: Any whole rate.
-        f0_min_hz: Lowest pitch to look for.
-        f0_max_hz: Highest pitch to look for.
-        piece_s: Length of a piece in seconds, without halo; even: the grids of all rates meet every 2 s.
-        progress: Called with a fraction and a text.
-
-    Returns:
-        The tracker's estimates of the whole, times from the start of the recording; empty arrays without samples.
+    A quiet recording, with a peak of -60 to -20 dB of full scale, is amplified to a peak of -20 dB. ``samples`` are
+    float32, or int16 with full scale 32768; ``chunk_s`` is an even number of seconds, because the grids of all rates
+    meet every 2 s.
     """
-    n, piece, halo = len(samples), piece_s * sample_rate_hz, HALO_S * sample_rate_hz
+    n, chunk, halo = len(samples), chunk_s * sample_rate_hz, HALO_S * sample_rate_hz
     gain, found = _level_gain(samples), []
-    for start in range(0, n, piece):
-        low, high = max(0, start - halo), min(n, start + piece + halo)
+    for start in range(0, n, chunk):
+        low, high = max(0, start - halo), min(n, start + chunk + halo)
         at_16k = audio.resample(gain * as_float(samples[low:high]), sample_rate_hz, SAMPLE_RATE_HZ)
         if len(at_16k):
             track = tracker(at_16k, f0_min_hz, f0_max_hz)
             times_s = track.times_s + low / sample_rate_hz
             keep = times_s > start / sample_rate_hz - 1e-6
-            if start + piece < n:
-                keep &= times_s < (start + piece) / sample_rate_hz - 1e-6
+            if start + chunk < n:
+                keep &= times_s < (start + chunk) / sample_rate_hz - 1e-6
             found.append(Track(times_s[keep], track.f0_hz[keep], track.confidence[keep]))
         if progress:
-            progress(min(1.0, (start + piece) / n), "finding the pitch")
+            progress(min(1.0, (start + chunk) / n), "tracking the pitch")
     if not found:
         return Track(np.zeros(0), np.zeros(0), np.zeros(0))
     return Track(*(np.concatenate([getattr(t, f.name) for t in found]) for f in dataclasses.fields(Track)))
@@ -181,11 +171,11 @@ def as_float(samples: np.ndarray) -> np.ndarray:
 def to_grid(
     track: Track, n_frames: int, hop_samples: int, sample_rate_hz: int, voicing_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A track read at the frame centres: ``(f0_hz, confidence)``, float32 ``[n_frames]``.
+    """A track interpolated to the frame centres: ``(f0_hz, confidence)``, float32 ``[n_frames]``.
 
-    Confidence is interpolated linearly, F0 in log-frequency. A mean of two estimates makes sense only between two of
-    the same kind: at a border between voiced and unvoiced the voiced estimate is held, and over a leap (an octave
-    error) the nearer estimate is taken, so that no frequency appears that the tracker never gave.
+    Confidence is interpolated linearly, F0 in log-frequency. At a border between voiced and unvoiced the voiced estimate
+    is held, and over a leap (an octave error) the nearer estimate is taken: no frequency appears that the tracker did
+    not estimate.
     """
     if not len(track.times_s) or not n_frames:
         return np.zeros(n_frames, np.float32), np.zeros(n_frames, np.float32)
@@ -207,8 +197,9 @@ def to_grid(
 
 
 def fill_unvoiced(f0_hz: np.ndarray, voiced: np.ndarray) -> np.ndarray:
-    """F0 with every unvoiced frame filled: interpolated in log-frequency over gaps, held at the ends; all zeros if
-    nothing is voiced. For networks that need a number everywhere, never for a synthesiser to sound.
+    """F0 interpolated in log-frequency over unvoiced frames, held at the ends; all zeros if nothing is voiced.
+
+    For networks, which need a number everywhere; never for a synthesiser.
     """
     f0_hz, known = np.asarray(f0_hz), np.asarray(voiced, bool) & (np.asarray(f0_hz) > 0)
     if not known.any():

@@ -41,7 +41,7 @@ class OctaveError:
     odd_db: float
 
 
-def find(samples: np.ndarray, features: Features) -> list[OctaveError]:
+def find_octave_errors(samples: np.ndarray, features: Features) -> list[OctaveError]:
     """Segments beside an octave leap of the track where the spectrum belongs to the octave on the other side.
 
     A song that is an octave off from beginning to end has no leap and is not found.
@@ -66,7 +66,7 @@ def find(samples: np.ndarray, features: Features) -> list[OctaveError]:
     return found
 
 
-def repaired(features: Features, errors: list[OctaveError]) -> Features:
+def repair(features: Features, errors: list[OctaveError]) -> Features:
     """The features with every error moved by its octave; voicing and everything else stay."""
     f0_hz = features.f0_hz.copy()
     for error in errors:

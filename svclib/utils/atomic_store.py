@@ -110,7 +110,7 @@ def copy_file(source: str | Path, target: str | Path) -> Path:
 
 
 def copy_tree(source: str | Path, target: str | Path) -> list[Path]:
-    """Copy the files of a folder that are missing, of another size or older in ``target``; returns the copies made."""
+    """Copy the files of a folder that are missing, older or of another size in ``target``; returns the copies."""
     source, target = Path(source), Path(target)
     copied = []
     for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith(PART_PREFIX)):

@@ -120,12 +120,7 @@ class _Deny(config_parser.ParserDelegate):
 def check_text(text: str, source: str) -> list:
     """Parse gin text into statements, running nothing, and refuse any that do more than set svclib's parameters.
 
-    Args:
-        text: Gin.
-        source: Its origin for messages: a file, or ``override``.
-
-    Raises:
-        ConfigError: naming the source, the line and what is allowed.
+    A ConfigError names ``source`` (a file, or ``override``), the line and what is allowed.
     """
     try:
         statements = list(config_parser.ConfigParser(text, _Deny()))

@@ -7,12 +7,8 @@ from pathlib import Path
 
 
 class _Details:
-    """Attributes of every error.
-
-    Attributes:
-        path: The file or folder that the error is about, if it is about one.
-        hint: What to do, as a sentence; part of the text of the error.
-        code: A short word for callers that handle one cause apart, such as ``"silent"`` or ``"diverged"``.
+    """Attributes of every error: ``path`` of the file or folder that it is about, or None; ``hint``, the remedy as a
+    sentence, part of the text; ``code``, a short word for callers that treat one cause apart, such as ``"silent"``.
     """
 
     def __init__(self, message: str = "", *, path: str | Path | None = None, hint: str = "", code: str = ""):

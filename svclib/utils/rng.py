@@ -34,7 +34,7 @@ def for_rows(seed: int, rows: Sequence[int], of: int, device: torch.device | str
     return generator
 
 
-def first(generator: torch.Generator, batch: int, wanted: int) -> tuple[int, float]:
+def first_rows(generator: torch.Generator, batch: int, wanted: int) -> tuple[int, float]:
     """Narrow a generator to the first ``wanted`` rows of the whole batch, for a part of the loss that sees only those.
 
     Args:
@@ -65,7 +65,7 @@ def normal(shape: tuple[int, ...], generator: torch.Generator, dim: int = 0) -> 
     return _draw(torch.randn, shape, generator, dim)
 
 
-def spread(batch: int, generator: torch.Generator) -> Tensor:
+def stratified_uniform(batch: int, generator: torch.Generator) -> Tensor:
     """One number from each of ``batch`` equal parts of 0 .. 1, in random order: less variance than free draws."""
     whole = getattr(generator, "of", batch)
     order = torch.randperm(whole, generator=generator, device=generator.device)

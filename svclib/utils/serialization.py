@@ -31,12 +31,9 @@ def setting(
 ) -> Any:
     """A field of a settings dataclass.
 
-    Args:
-        default: Its value where none is given.
-        low, high: Inclusive range of a number; of a tuple, of each element.
-        choices: Allowed values, such as a tuple or a registry, or a function that lists them.
-        optional: Leave it out of :meth:`Settings.to_json` while it has its default, so that the JSON (and its hash) of
-            versions before the field stays the same.
+    A number (of a tuple, each element) lies from ``low`` to ``high``, both allowed. ``choices`` are the allowed values:
+    a tuple, a registry, or a function that lists them. An ``optional`` field is left out of :meth:`Settings.to_json`
+    while it has its default, so that the JSON (and its hash) of versions before the field stays the same.
     """
     limits = {"low": low, "high": high, "choices": choices, "optional": optional}
     return dataclasses.field(default=default, metadata=limits)
@@ -93,16 +90,10 @@ def to_dict(value: Any, omit_defaults: bool = False) -> Any:
 
 
 def from_dict(cls: type, data: Any, where: str, complete: bool = False) -> Any:
-    """Build a settings dataclass from parsed JSON.
+    """Build a settings dataclass from parsed JSON, as :func:`to_dict` makes it.
 
-    Args:
-        cls: The dataclass; its fields may be settings classes, tuples and lists too.
-        data: What was parsed, as :func:`to_dict` made it.
-        where: Name of ``data`` in messages.
-        complete: Refuse absent keys that are not optional; otherwise they keep their defaults.
-
-    Raises:
-        ConfigError: naming the key, its value and what was expected.
+    Absent keys keep their defaults; ``complete`` refuses absent keys that are not optional. A ConfigError names
+    ``where``, the key, its value and what was expected.
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where} is {_short_repr(data)}; expected a table of settings.")
@@ -174,11 +165,7 @@ def _short_repr(value: Any) -> str:
 
 
 def strict_json(data: bytes, where: str) -> Any:
-    """Parse JSON in UTF-8; refuses too many values, duplicate keys, NaN and infinities, huge numbers, deep nesting.
-
-    Raises:
-        ConfigError: naming ``where``.
-    """
+    """Parse JSON in UTF-8; a ConfigError refuses many values, duplicate keys, NaN, huge numbers and deep nesting."""
     if data.count(b":") > MAX_KEYS or data.count(b",") > MAX_ITEMS:
         raise ConfigError(f"{where} has more than {MAX_KEYS} keys or {MAX_ITEMS} values.")
     try:
@@ -245,16 +232,7 @@ def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
 
 
 def check_statistics(value: Any, where: str = "statistics", singers: bool = True) -> None:
-    """Refuse dataset statistics that conversion could not work with.
-
-    Args:
-        value: What was parsed.
-        where: Name of ``value`` in messages.
-        singers: Whether ``singers`` has to hold such statistics of every voice.
-
-    Raises:
-        ConfigError: naming the key.
-    """
+    """Refuse dataset statistics that conversion could not use, with those of every voice if ``singers``."""
     check_plain(value, where, items=MAX_ITEMS, depth=7)
     if not isinstance(value, dict):
         raise ConfigError(f"{where} is not a table of values.")

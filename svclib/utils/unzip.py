@@ -40,12 +40,9 @@ def printable(text: str, n: int = 80) -> str:
 
 
 def entry_problem(entry: zipfile.ZipInfo, max_ratio: int, small_bytes: int) -> str | None:
-    """The reason against unpacking an entry, as the end of a sentence; None if there is none.
+    """The reason against unpacking an entry, as the end of a sentence, or None.
 
-    Args:
-        entry: Of the zip's directory.
-        max_ratio: Most unpacked bytes for each packed one,
-        small_bytes: where more than this many are unpacked.
+    Where more than ``small_bytes`` are unpacked, each packed byte may give at most ``max_ratio``.
     """
     if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
         return "is a link or a device, not a file"

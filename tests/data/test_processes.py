@@ -31,9 +31,9 @@ def test_rows_of_a_draw_are_those_of_the_whole(kind, shape, dim):
 
 
 def test_spread_has_one_number_in_every_part():
-    whole = draws.spread(8, draws.for_rows(3, range(8), 8))
+    whole = draws.stratified_uniform(8, draws.for_rows(3, range(8), 8))
     assert (whole * 8).floor().sort().values.tolist() == list(range(8))
-    assert torch.equal(draws.spread(2, draws.for_rows(3, [1, 5], 8)), whole[[1, 5]])
+    assert torch.equal(draws.stratified_uniform(2, draws.for_rows(3, [1, 5], 8)), whole[[1, 5]])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_mean_over_the_first_rows_survives_any_division(division):
     total = 0.0
     for rows in division:
         generator = draws.for_rows(0, rows, 8)
-        count, factor = draws.first(generator, len(rows), wanted)
+        count, factor = draws.first_rows(generator, len(rows), wanted)
         total += len(rows) / 8 * factor * float(x[rows][:count].mean())
     assert total == pytest.approx(float(x[:wanted].mean()))
 

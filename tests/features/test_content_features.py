@@ -172,7 +172,7 @@ def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeyp
     monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path))
     monkeypatch.setattr(content_features, "_allowed", set())
     theirs = FeatureSettings(16000, 256, units=UnitSettings(source, fingerprint="0" * 16))
-    with pytest.raises(ModelError, match=f"'{source}' is none that svclib knows.*set the environment.*CONTENTVEC"):
+    with pytest.raises(ModelError, match=f"'{source}' is unknown to svclib.*set the environment.*CONTENTVEC"):
         extract.extract(sweep(0.5, 16000), theirs)
     assert reached == [] and list(tmp_path.iterdir()) == []
     content_features.allow(theirs.units)  # as preparing does with a preset of one's own
@@ -193,7 +193,7 @@ def test_what_cannot_be_loaded_is_told_with_what_to_do(home, tmp_path, monkeypat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="'nobody/no-such' could not be loaded .* name a folder .*SVCLIB_CONTENTVEC"):
         content_features.pinned(UnitSettings("nobody/no-such"))
-    with pytest.raises(ModelError, match="has 3 layers of 24 numbers; layer 12 of 768 was asked for"):
+    with pytest.raises(ModelError, match="has 3 layers of 24 numbers, not layer 12 of 768"):
         content_features.load(UnitSettings(str(home / "0")))
     tensors = hubert(0).state_dict()
     tensors.pop("encoder.layers.1.attention.k_proj.weight")

@@ -26,10 +26,10 @@ def runs(features, longest_gap=1):
 
 
 def test_a_real_track_is_left_alone_although_it_leaps(singer):
-    assert len(octave_errors._stretches(singer.features)) >= 3  # so the spectrum had to decide
-    assert octave_errors.find(singer.audio, singer.features) == []
+    assert len(octave_errors._segments(singer.features)) >= 3  # so the spectrum had to decide
+    assert octave_errors.find_octave_errors(singer.audio, singer.features) == []
     assert octave_errors.describe([]) == ""
-    np.testing.assert_array_equal(octave_errors.repaired(singer.features, []).f0_hz, singer.features.f0_hz)
+    np.testing.assert_array_equal(octave_errors.repair(singer.features, []).f0_hz, singer.features.f0_hz)
 
 
 @pytest.mark.parametrize("octave", [1, -1])
@@ -43,10 +43,10 @@ def test_errors_put_into_a_real_track_are_found_and_mended(singer, octave, place
     for stretch in stretches:
         f0[stretch] *= 2.0**octave
     wrong = dataclasses.replace(true, f0_hz=f0)
-    found = octave_errors.find(singer.audio, wrong)
+    found = octave_errors.find_octave_errors(singer.audio, wrong)
     assert [(e.start, e.stop, e.octaves) for e in found] == [(s[0], s[-1] + 1, octave) for s in stretches]
     assert found[0].start_s == pytest.approx(stretches[0][0] * HOP / RATE)
-    np.testing.assert_allclose(octave_errors.repaired(wrong, found).f0_hz, true.f0_hz, rtol=1e-6)
+    np.testing.assert_allclose(octave_errors.repair(wrong, found).f0_hz, true.f0_hz, rtol=1e-6)
     text = octave_errors.describe(found)
     assert f"at {len(found)} places" in text and ("too high" if octave > 0 else "too low") in text
 
@@ -68,20 +68,20 @@ def tone(f0_hz):
 def test_an_octave_that_was_sung_stays(factor, n_frames):
     """Without any glide, there and back, for 0.12 and 0.46 s."""
     samples, sung = tone(np.r_[np.full(50, 220.0), np.full(n_frames, 220.0 * factor), np.full(50, 220.0)])
-    assert {d for *_, ds in octave_errors._stretches(sung) for d in ds} == {1, -1}
-    assert octave_errors.find(samples, sung) == []
+    assert {d for *_, ds in octave_errors._segments(sung) for d in ds} == {1, -1}
+    assert octave_errors.find_octave_errors(samples, sung) == []
     flat, _ = tone(np.full(100 + n_frames, 220.0))
-    (error,) = octave_errors.find(flat, sung)  # the same track over a sound that did not leap
+    (error,) = octave_errors.find_octave_errors(flat, sung)  # the same track over a sound that did not leap
     assert (error.start, error.stop, error.octaves) == (50, 50 + n_frames, 1 if factor > 1 else -1)
 
 
 def test_other_leaps_and_glides_are_no_matter_of_octaves():
     for track in (np.r_[np.full(50, 220.0), np.full(20, 330.0)], np.geomspace(220, 440, 30), np.full(1, 220.0)):
         samples, sung = tone(track)
-        assert octave_errors._stretches(sung) == [] and octave_errors.find(samples, sung) == []
+        assert octave_errors._segments(sung) == [] and octave_errors.find_octave_errors(samples, sung) == []
     _, sung = tone(np.full(50, 220.0))
     silent = dataclasses.replace(sung, voiced=np.zeros(50, bool))
-    assert octave_errors.find(np.zeros(50 * HOP), silent) == []
+    assert octave_errors.find_octave_errors(np.zeros(50 * HOP), silent) == []
 
 
 @pytest.mark.parametrize("name", ["singing/vocadito_1/vocadito_1.wav", "instruments/solo_trumpet_06.ogg"])

@@ -162,7 +162,7 @@ class DiffusionModel(nn.Module):
         x0 = self.scale(log_mel)
         size = x0.shape[0]
         n_steps = self.schedule.n_steps
-        t = (rng.spread(size, generator) * n_steps).long().clamp_max(n_steps - 1).to(x0.device)
+        t = (rng.stratified_uniform(size, generator) * n_steps).long().clamp_max(n_steps - 1).to(x0.device)
         noise = rng.normal(tuple(x0.shape), generator).to(x0)
         guess, spread = self.guess(condition)
         projected = self.denoiser.stack.project(condition)
@@ -176,7 +176,7 @@ class DiffusionModel(nn.Module):
         lesson = own + SPREAD_WEIGHT * parts["spread"] - of_noise
         total = total + (lesson - lesson.detach())  # a change of the gradient alone
         if self.vocoder is not None:
-            rows, factor = rng.first(generator, size, size if dropped is None else self.settings.vocoder_rows)
+            rows, factor = rng.first_rows(generator, size, size if dropped is None else self.settings.vocoder_rows)
             pieces = {name: batch[name][:rows] for name in ("audio", "log_mel", "f0_hz", "voiced")}
             parts["vocoder"] = factor * self.vocoder.loss(pieces, generator)[0]
             total = total + self.settings.vocoder_weight * parts["vocoder"]

@@ -292,7 +292,7 @@ class DiffWaveModel(nn.Module):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean error of the named noise at random diffusion times, and its halves of less and of more noise."""
         x0, steps = batch["audio"] * self.gain(batch["audio"]), self.schedule.n_steps
-        t = (rng.spread(len(x0), generator) * steps).long().clamp_max(steps - 1).to(x0.device)
+        t = (rng.stratified_uniform(len(x0), generator) * steps).long().clamp_max(steps - 1).to(x0.device)
         noise = rng.normal(tuple(x0.shape), generator).to(x0)
         conditions = self.conditions(batch, locked=True)
         spread = self.spread(conditions["mel"]) if "mel" in conditions else None
