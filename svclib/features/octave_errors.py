@@ -2,7 +2,7 @@
 
 A tracker that takes the second harmonic for the first reports twice the pitch; one that sees every other period
 differ, half of it. Such an error begins or ends with a leap of an octave from one frame to the next, but so does a
-yodel. The sound decides: a voice at ``f`` has harmonics at ``f, 3f, 5f, ...``, a voice at ``2f`` has none there.
+yodel. The spectrum decides: a voice at ``f`` has harmonics at ``f, 3f, 5f, ...``, a voice at ``2f`` has none there.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ LEAP_S = 0.035  # in which a leap is over
 GAP_S = 0.06  # a leap over a shorter unvoiced gap counts too
 N_MEASURED = 24  # frames of a segment whose spectrum is measured
 # Odd multiples of the lower pitch against even ones, dB. True pitches of real recordings stay on the right side of both
-# (above -8 and below -14.9 in tests/features/test_octave_errors.py); what lies between is left alone.
+# (above -8 and below -14.9 in tests/features/test_octave_errors.py); segments in between are not changed.
 PRESENT_DB, ABSENT_DB = -10.0, -15.0
 
 
@@ -29,7 +29,7 @@ class OctaveError:
     Attributes:
         start, stop: Frames ``start:stop``.
         start_s, stop_s: The same in seconds.
-        octaves: By how much the tracker was off: 1 (an octave too high) or -1.
+        octaves: Error of the tracker: 1 (an octave too high) or -1.
         odd_db: Energy at the odd multiples of the lower of the two pitches relative to the even ones.
     """
 
@@ -44,14 +44,8 @@ class OctaveError:
 def find_octave_errors(samples: np.ndarray, features: Features) -> list[OctaveError]:
     """Segments beside an octave leap of the track where the spectrum belongs to the octave on the other side.
 
-    A song that is an octave off from beginning to end has no leap and is not found.
-
-    Args:
-        samples: ``[n]`` the song, at ``features.settings.sample_rate_hz``.
-        features: Its measurements.
-
-    Returns:
-        In the order of time.
+    ``samples`` are at the features' rate. A song that is an octave off from beginning to end has no leap and is not
+    found.
     """
     hop, rate = features.settings.hop_samples, features.settings.sample_rate_hz
     found = []
@@ -87,7 +81,7 @@ def describe(errors: list[OctaveError], most: int = 5) -> str:
 def odd_db(samples: np.ndarray, frames: np.ndarray, low_hz: np.ndarray, hop: int, rate: int) -> float:
     """Energy at 1, 3, 5, 7 times ``low_hz`` relative to 2, 4, 6, 8 times, in dB; the median over the frames.
 
-    Each frame is seen through a Hann window of six periods, wide enough to keep the harmonics apart. Multiples above a
+    Each frame is measured through a Hann window of six periods, wide enough to keep the harmonics apart. Multiples above a
     quarter of the sample rate are left out.
     """
     chosen = np.unique(np.linspace(0, len(frames) - 1, N_MEASURED).round().astype(int)) if len(frames) else []

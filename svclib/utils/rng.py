@@ -1,8 +1,8 @@
 """Random draws of a training batch that do not depend on how the batch is divided among processes.
 
-A plain ``torch.Generator`` draws for the batch it is given. A :class:`RowGenerator` draws for the whole batch and hands
-out the rows of the part that is computed here: a training on two processes, or in two pieces, meets the same noise as
-one on the whole.
+A plain ``torch.Generator`` draws for the batch it is given. A :class:`RowGenerator` draws for the whole batch and returns
+the rows of the part that is computed here: training on two processes, or in two micro-batches, uses the same noise as
+on the whole.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class RowGenerator(torch.Generator):
-    """A generator that knows which rows of the whole batch are computed here. Make one with :func:`for_rows`."""
+    """A generator with the rows of the whole batch that are computed here, made by :func:`for_rows`."""
 
     rows: list[int]
     of: int
@@ -35,16 +35,10 @@ def for_rows(seed: int, rows: Sequence[int], of: int, device: torch.device | str
 
 
 def first_rows(generator: torch.Generator, batch: int, wanted: int) -> tuple[int, float]:
-    """Narrow a generator to the first ``wanted`` rows of the whole batch, for a part of the loss that sees only those.
+    """Narrow a generator of ``batch`` rows to the first ``wanted`` rows of the whole batch, for a part of the loss.
 
-    Args:
-        generator: Of ``batch`` rows computed here; its further draws are for the narrowed batch.
-        batch: Rows computed here.
-        wanted: Rows of the whole batch that count.
-
-    Returns:
-        How many of the rows computed here to take, at least one, and the factor that makes the mean over them, weighted
-        by the share of the rows here, the mean over the wanted rows of the whole batch: 0 if none of them is here.
+    Returns the number of rows computed here to take, at least one, and a factor: the mean over them, weighted by the
+    share of the rows here and by the factor, is the mean over the wanted rows of the whole batch (0 if none is here).
     """
     if not isinstance(generator, RowGenerator):
         return min(batch, wanted), 1.0

@@ -42,18 +42,11 @@ def on_colab() -> bool:
 
 
 def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
-    """Make the person's folder, where there is none, and try whether it can be written.
+    """Make the workspace where there is none, and test that it can be written.
 
-    Args:
-        name: Folder name on Drive (Colab only).
-        base: An explicit folder. Without one: on Colab ``MyDrive/<name>`` (Drive is mounted if it is not yet),
-            elsewhere the environment variable ``SVCLIB_HOME``, else ``svclib_home`` in the working folder.
-
-    Returns:
-        Absolute paths of the folder and of all its parts.
-
-    Raises:
-        StorageError: if Drive is not mounted or the folder cannot be written. Nothing is made under an absent mount.
+    It is ``base`` if given; on Colab ``MyDrive/<name>`` (Drive is mounted if it is not yet); elsewhere the environment
+    variable ``SVCLIB_HOME``, else ``svclib_home`` in the working folder. Raises StorageError if Drive is not mounted or
+    the folder cannot be written; nothing is made under an absent mount.
     """
     if base is not None:
         root = Path(base).expanduser()
@@ -66,8 +59,10 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
     on_drive = root.is_relative_to(filesystem.DRIVE_MOUNT)
     if on_drive and not DRIVE.is_dir():
         raise StorageError(
-            f"Google Drive is not mounted, so '{root}' cannot be used. Mount it (the folder symbol at the left, then "
-            "'Mount Drive') and run this cell again, or choose a local folder such as /content/svclib."
+            f"Google Drive is not mounted, so '{root}' cannot be used.",
+            path=root,
+            hint="Mount it (the folder symbol at the left, then 'Mount Drive') and run this cell again, or choose a "
+            "local folder such as /content/svclib.",
         )
     parts = ("audio", "examples", "output", "runs", "datasets", "instruments")
     with filesystem.translate_os_errors(root):
@@ -86,7 +81,7 @@ def _mount_drive() -> None:
         from google.colab import drive
 
         drive.mount(str(filesystem.DRIVE_MOUNT))
-    except Exception as error:  # the person declined, or the service failed: both end in one sentence
+    except Exception as error:  # the person declined, or the service failed
         raise StorageError(
             f"Google Drive could not be mounted ({error}). Run the cell again and allow access, or use a local folder "
             "(its files vanish with the Colab machine)."
