@@ -19,9 +19,9 @@ from svclib.models import instrument
 from svclib.models.diffwave import inference
 from svclib.models.instrument import Instrument
 from svclib.utils import filesystem
+from svclib.utils.control_spec import check_controls, control
 from svclib.utils.errors import ConversionError, ModelError
 from svclib.utils.progress import ProgressCallback, raise_if_cancelled
-from svclib.utils.validation import check_controls, control
 
 MAX_COUNT, MAX_SEED = 100_000, 2**31 - 1
 

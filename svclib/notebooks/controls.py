@@ -15,7 +15,7 @@ from svclib.models.diffusion.sampling_options import SamplingOptions
 from svclib.models.instrument import Listing
 from svclib.models.vocoders import auto as vocoders
 from svclib.notebooks import base as widgets
-from svclib.utils.validation import ControlSpec, control_specs
+from svclib.utils.control_spec import ControlSpec, control_specs
 
 OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing chosen
 

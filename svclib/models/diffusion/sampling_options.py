@@ -4,8 +4,8 @@ import dataclasses
 
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.denoiser import PRECISIONS
+from svclib.utils.control_spec import check_controls, control
 from svclib.utils.errors import ConversionError
-from svclib.utils.validation import check_controls, control
 
 MAX_SEED = 2**31 - 1
 

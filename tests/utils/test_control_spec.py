@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from svclib.utils import validation
+from svclib.utils import control_spec
 
 
 class SettingsError(ValueError):
@@ -13,21 +13,21 @@ class SettingsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    octave: int = validation.control(0, -3, 3, step=1, label="Octave", help="octaves up or down", flags=("--octave",))
-    key: str = validation.control("auto", choices=lambda: ("auto", "C"))
-    repair: bool = validation.control(False)
-    steps: int | None = validation.control(None, 1, 100)
+    octave: int = control_spec.control(0, -3, 3, step=1, label="Octave", help="octaves up or down", flags=("--octave",))
+    key: str = control_spec.control("auto", choices=lambda: ("auto", "C"))
+    repair: bool = control_spec.control(False)
+    steps: int | None = control_spec.control(None, 1, 100)
     other: str = "no control"
 
     def __post_init__(self):
-        validation.check_controls(self, SettingsError)
+        control_spec.check_controls(self, SettingsError)
 
 
 def test_controls_are_described_in_the_order_of_the_fields():
-    specs = validation.control_specs(Panel)
+    specs = control_spec.control_specs(Panel)
     assert [spec.name for spec in specs] == ["octave", "key", "repair", "steps"]
     assert (specs[0].range_text, specs[0].flags, specs[1].options) == ("-3 to 3", ("--octave",), ("auto", "C"))
-    assert validation.control_specs(Panel(2)) == specs
+    assert control_spec.control_specs(Panel(2)) == specs
 
 
 @pytest.mark.parametrize(
