@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_finding_duplicates_compares_few_pairs(monkeypatch):
         wave = wave + 0.01 * wave.std() * rng.standard_normal(len(wave))
         prints.append(quality._Fingerprint(f"copy {i}", prints[7 * i].levels_db - 6.02, wave))
     prints.append(prints[299])
-    files = [quality_report.FileReport(str(i), i) for i in range(len(prints))]
+    files = [quality_report.FileReport(str(i), Path(str(i))) for i in range(len(prints))]
     compared, same = [], quality._same
     monkeypatch.setattr(quality, "_same", lambda a, b: compared.append(1) or same(a, b))
     found = quality._with_duplicates(files, prints)
