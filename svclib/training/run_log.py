@@ -25,42 +25,6 @@ from svclib.utils import atomic_store, filesystem
 FLUSH_S = 10.0
 
 
-class MetricsLog:
-    """Appends to the log of a run. Lines are buffered for at most ``FLUSH_S``; flush before every checkpoint.
-
-    Args:
-        run: Folder of the run.
-        local: A local file for lines while the run's folder cannot be written; they are moved to the log later.
-    """
-
-    def __init__(self, run: Path, local: Path | None = None):
-        self.path, self.local = run / "metrics.jsonl", local
-        self._waiting: list[dict] = []
-        self._flushed = time.monotonic()
-
-    def write(self, record: dict) -> None:
-        """Add a line; its values must be valid JSON (no NaN)."""
-        self._waiting.append(record)
-        if time.monotonic() - self._flushed > FLUSH_S:
-            self.flush()
-
-    def flush(self) -> None:
-        """Append the buffered lines; raises StorageError, and keeps them, if they cannot be written."""
-        self._flushed = time.monotonic()
-        if self.local is not None and (earlier := filesystem.read_lines(self.local)):
-            atomic_store.append_lines(self.path, earlier)
-            atomic_store.remove(self.local)
-        if self._waiting:
-            atomic_store.append_lines(self.path, self._waiting)
-            self._waiting.clear()
-
-    def flush_locally(self) -> None:
-        """Write the buffered lines to the local file, so that they survive this process."""
-        if self.local is not None and self._waiting:
-            atomic_store.append_lines(self.local, self._waiting)
-            self._waiting.clear()
-
-
 class SessionLog:
     """Log, messages and progress of one session.
 
@@ -76,26 +40,45 @@ class SessionLog:
     """
 
     def __init__(self, run: Path, local: Path, status: Callable, on_progress: Callable | None, main: bool):
-        self.run, self.file, self.main = run, MetricsLog(run, local), main
+        self.run, self.main, self.path, self.local = run, main, run / "metrics.jsonl", local
         self.status, self.on_progress = status, on_progress if main else None
         self.messages, self.message = [], ""
         self.tensorboard: TensorBoardWriter | None = None
-        self.flush, self.flush_locally = self.file.flush, self.file.flush_locally
+        self._waiting, self._flushed = [], time.monotonic()
         self._marks, self._reported = collections.deque(maxlen=40), -math.inf
 
     def begin(self, step: int, event: str) -> list[str]:
         """Write the first line and open TensorBoard; returns messages."""
         self.tensorboard = TensorBoardWriter(self.run, step)
-        self.file.write({"event": event, "step": step, "time": now()})
+        self._waiting.append({"event": event, "step": step, "time": now()})
         return [self.tensorboard.problem] if self.tensorboard.problem else []
 
     def write(self, record: dict) -> None:
-        """Add a line to the log; if that fails, it stays in memory until the next flush."""
-        if self.main:
+        """Add a line to the log; lines are buffered for ``FLUSH_S``, or longer while they cannot be written."""
+        if not self.main:
+            return
+        self._waiting.append(record)
+        if time.monotonic() - self._flushed > FLUSH_S:
             try:
-                self.file.write(record)
+                self.flush()
             except OSError as error:
                 self.message = str(error)
+
+    def flush(self) -> None:
+        """Append the buffered lines; raises StorageError, and keeps them, if they cannot be written."""
+        self._flushed = time.monotonic()
+        if earlier := atomic_store.read_lines(self.local):
+            atomic_store.append_lines(self.path, earlier)
+            atomic_store.remove(self.local)
+        if self._waiting:
+            atomic_store.append_lines(self.path, self._waiting)
+            self._waiting.clear()
+
+    def flush_locally(self) -> None:
+        """Write the buffered lines to the local file, so that they survive this process."""
+        if self._waiting:
+            atomic_store.append_lines(self.local, self._waiting)
+            self._waiting.clear()
 
     def write_step(self, step: int, loss: float, parts: dict[str, float]) -> None:
         """Log the loss of a step and its parts."""

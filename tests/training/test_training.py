@@ -25,7 +25,7 @@ from svclib.models.ddsp import model as ddsp
 from svclib.training import api as training
 from svclib.training import checkpoint_writer, checkpoints, device, run_log, trainer, validate
 from svclib.training.api import SessionOptions, TrainingSettings
-from svclib.utils import config, filesystem
+from svclib.utils import atomic_store, config, filesystem
 from svclib.utils.errors import ConfigError, ConversionError, StorageError, TrainingError
 
 
@@ -395,23 +395,21 @@ def test_history_steps():
 
 
 def test_log_forgets_what_was_done_again(tmp_path):
-    log = run_log.MetricsLog(tmp_path)
-    for record in [
+    records = [
         {"event": "start", "step": 0},
         *({"step": s, "loss": 1.0} for s in range(1, 9)),
         {"event": "resume", "step": 5},
         {"step": 6, "loss": 2.0},
         {"step": 7, "loss": 2.0},
-    ]:
-        log.write(record)
-    log.flush()
+    ]
+    atomic_store.append_lines(tmp_path / "metrics.jsonl", records)
     curves = run_log.curves(tmp_path)
     assert list(curves["step"]) == [1, 2, 3, 4, 5, 6, 7] and list(curves["loss"]) == [1.0] * 5 + [2.0] * 2
 
 
 def test_the_log_is_read_incrementally(tmp_path, monkeypatch):
     """Each update reads only what was appended since; a resumed run, a torn line and a replaced file are respected."""
-    log, sizes = run_log.MetricsLog(tmp_path), []
+    path, sizes = tmp_path / "metrics.jsonl", []
 
     class Counting(filesystem.Disk):
         def read(self, file, n_bytes):
@@ -419,9 +417,7 @@ def test_the_log_is_read_incrementally(tmp_path, monkeypatch):
             return super().read(file, n_bytes)
 
     def write(*records):
-        for record in records:
-            log.write(record)
-        log.flush()
+        atomic_store.append_lines(path, records)
 
     write({"event": "start", "step": 0}, *({"step": n, "loss": 1.0, "parts": {"a": n}} for n in range(1, 2001)))
     reader = run_log.LogReader(tmp_path)
@@ -432,7 +428,7 @@ def test_the_log_is_read_incrementally(tmp_path, monkeypatch):
     curves = reader.update().curves()
     assert sum(sizes) < 200 and curves["last"] == 2.0 and list(curves["validation_step"]) == [2001]
     write({"event": "resume", "step": 1000}, {"step": 1001, "loss": 4.0, "parts": {"a": 1}})
-    with open(log.path, "ab") as file:
+    with open(path, "ab") as file:
         file.write(b'{"step": 1002, "lo')
     assert list(reader.update().step) == list(range(1, 1002)) and not reader.validation_step
     write({"step": 1003, "loss": 5.0, "parts": {"a": 2}})
@@ -440,7 +436,7 @@ def test_the_log_is_read_incrementally(tmp_path, monkeypatch):
     assert list(curves["step"][-2:]) == [1001, 1003] and list(curves["parts"]["a"][-2:]) == [1, 2]
     few = reader.curves(max_points=100)
     assert 90 <= len(few["step"]) <= 100 and few["step"][-1] == 1003
-    log.path.unlink()
+    path.unlink()
     write({"event": "start", "step": 0}, {"step": 1, "loss": 6.0})
     assert list(reader.update().loss) == [6.0]
 
