@@ -81,7 +81,7 @@ class DatasetBuilder:
 
     def find_stored(self, wanted: set[str]) -> None:
         """Index the committed segments, and the shards to merge."""
-        whole, _ = shards.committed(self.out, self.key)
+        whole = shards.committed(self.out, self.key)
         live = {c.marked.path.name: [i for i in c.items if i.sha256 in wanted] for c in whole}
         self.stored, self.items = {}, {}
         for shard in sorted(whole, key=lambda c: (-len(live[c.marked.path.name]), c.marked.path.name)):

@@ -121,19 +121,15 @@ class Committed:
     segments: dict[tuple[str, int], Segment]
 
 
-def committed(folder: Path, settings_key: str | None = None) -> tuple[list[Committed], list[atomic_store.Marked]]:
-    """The intact shards of a folder (with these settings), and the broken ones, verified by their SHA-256."""
-    whole, broken = [], []
+def committed(folder: Path, settings_key: str) -> list[Committed]:
+    """The intact shards of a folder with these settings, verified by their SHA-256."""
+    found = []
     for marked in atomic_store.find_marked(folder, PATTERN):
-        problem = atomic_store.verify(marked)
-        if problem:
-            broken.append(dataclasses.replace(marked, problem=problem))
-            continue
-        if marked.info.get("kind") != KIND or settings_key not in (None, marked.info.get("settings")):
-            continue
-        items = [Item(**{**row, "notes": tuple(row.get("notes", ()))}) for row in marked.info["items"]]
-        whole.append(Committed(marked, items, _segments(marked.path.name, items)))
-    return whole, broken
+        if (marked.info.get("kind"), marked.info.get("settings")) == (KIND, settings_key):
+            if atomic_store.verify(marked) is None:
+                items = [Item(**{**row, "notes": tuple(row.get("notes", ()))}) for row in marked.info["items"]]
+                found.append(Committed(marked, items, _segments(marked.path.name, items)))
+    return found
 
 
 def _row(item: Item) -> dict:
@@ -178,10 +174,6 @@ class Reader:
     def names(self) -> set[str]:
         """Names of the tensors."""
         return set(self._tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
-        return self._tensors[name][1]
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` of a tensor, as a new array."""
