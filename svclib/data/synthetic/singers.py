@@ -17,7 +17,6 @@ import numpy as np
 from svclib.audio import io as audio
 from svclib.audio import synthesis, units
 from svclib.data.synthetic.voice import PAUSE, VOWELS, Note, Phone, Score, Singer, Truth, VoiceCurves
-from svclib.utils import atomic_store
 from svclib.utils.errors import DatasetError
 from svclib.utils.progress import ProgressCallback
 
@@ -193,21 +192,9 @@ def make_recordings(
     piece_s: float | int = 15,
     progress: ProgressCallback | None = None,
 ) -> list[Path]:
-    """Write recordings of a singer into a folder, and their ground truth into its hidden folder ``.truth``.
+    """Write at least ``minutes`` of recordings of a singer, each of about ``piece_s`` seconds, and return the files.
 
     Existing files are kept: the same arguments would give the same samples.
-
-    Args:
-        singer: A name in :data:`SINGERS`.
-        out_folder: Folder for ``NAME_000.wav``, ...
-        minutes: Total duration, at least.
-        seed: Of melodies, syllables and noise.
-        sample_rate_hz: Rate of the files.
-        piece_s: Length of one recording, roughly.
-        progress: Called with (fraction, text).
-
-    Returns:
-        The audio files.
     """
     folder, voice = Path(out_folder), SINGERS[singer]
     n_pieces = max(1, math.ceil(minutes * 60 / piece_s))
@@ -216,31 +203,11 @@ def make_recordings(
     paths = []
     for i in range(n_pieces):
         path = folder / f"{singer}_{seed:02d}_{i:03d}.wav"
-        truth_path = folder / ".truth" / f"{path.stem}.json"
-        score = random_score(1000 * seed + i, piece_s, low, high)
-        if not (path.is_file() and truth_path.is_file()):
+        if not path.is_file():
+            score = random_score(1000 * seed + i, piece_s, low, high)
             made = render(singer, score, sample_rate_hz, seed=1000 * seed + i)
-            if not path.is_file():
-                audio.write(path, made.audio, sample_rate_hz, {"comment": "synthetic voice (svclib singers)"})
-            atomic_store.write_json(truth_path, truth_json(made))
+            audio.write(path, made.audio, sample_rate_hz, {"comment": "synthetic voice (svclib singers)"})
         paths.append(path)
         if progress:
             progress((i + 1) / n_pieces, f"rendering {path.name}")
     return paths
-
-
-def truth_json(made: SyntheticRecording, hop_s: float = 0.01) -> dict:
-    """Score, phones and curves of a recording as plain JSON; curves are sampled every ``hop_s`` seconds."""
-    hop = int(round(hop_s * made.sample_rate_hz))
-    truth = made.truth(hop_samples=hop)
-    return {
-        "singer": made.singer.name,
-        "score": [dataclasses.asdict(n) for n in made.score.notes],
-        "seed": made.seed,
-        "octave": made.octave,
-        "sample_rate_hz": made.sample_rate_hz,
-        "hop_samples": hop,
-        "phones": [[round(p.start_s, 5), round(p.end_s, 5), p.phone] for p in made.phones],
-        "f0_hz": [round(float(x), 3) for x in truth.f0_hz],
-        "loudness_db": [round(float(x), 2) for x in truth.loudness_db],
-    }
