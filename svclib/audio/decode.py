@@ -6,6 +6,7 @@ the size of the file; differences become warnings that name the time.
 """
 
 import dataclasses
+import contextlib
 import difflib
 import os
 import shutil
@@ -447,6 +448,15 @@ def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         except (AudioError, OSError) as error:
             skipped.append((path, str(error)))
     return sorted(usable), sorted(skipped)
+
+
+def has_audio(folder: str | Path) -> bool:
+    """Whether a folder or its sub-folders hold a usable sound file; opens files only until one is found."""
+    for path in _files(Path(folder)):
+        with contextlib.suppress(AudioError, OSError):
+            probe(path)
+            return True
+    return False
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from svclib.audio import units
-from svclib.audio.decode import BLOCK_SAMPLES, SUFFIXES, AudioInfo, Decoder, blocks, find, probe
+from svclib.audio.decode import BLOCK_SAMPLES, SUFFIXES, AudioInfo, Decoder, blocks, find, has_audio, probe
 from svclib.utils import atomic_store
 from svclib.utils.errors import AudioError
 from svclib.utils.progress import ProgressCallback
@@ -26,6 +26,7 @@ __all__ = [
     "Written",
     "blocks",
     "find",
+    "has_audio",
     "probe",
     "read",
     "read_resampled",

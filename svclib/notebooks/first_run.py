@@ -33,13 +33,10 @@ def preset(name: str, overrides: list[str] | tuple[str, ...] = ()) -> config.Pre
 
 
 def voices(base: workspace.Base) -> list[str]:
-    """The voices a person has: names of the folders in ``base.audio`` with at least one usable recording.
-
-    By name, but the synthetic singers after those that the person brought.
-    """
-    folders_ = [p for p in base.audio.iterdir() if p.is_dir()]
-    found = sorted(folders_, key=lambda p: (p.name in (SINGER, OTHER_SINGER), p.name.lower()))
-    return [folder.name for folder in found if audio.find(folder)[0]]
+    """Names of the folders in ``base.audio`` with at least one usable recording, the synthetic singers last."""
+    folders = [p for p in base.audio.iterdir() if p.is_dir()]
+    found = sorted(folders, key=lambda p: (p.name in (SINGER, OTHER_SINGER), p.name.lower()))
+    return [folder.name for folder in found if audio.has_audio(folder)]
 
 
 def recordings(
@@ -66,7 +63,7 @@ def recordings(
         DatasetError: if a voice is not there (names those that are), or ``voice`` and ``source`` contradict
             each other, before anything is fetched.
     """
-    said = ""
+    note = ""
     if source:
         if len(names(voice)) > 1:
             raise DatasetError(
@@ -82,25 +79,27 @@ def recordings(
                     "them, or write another name into VOICE for what is fetched."
                 )
             download.fetch(source, target, progress=progress)  # does nothing where all of it is there
-            said = "" if there else f"Fetched recordings into {target}. "
+            note = "" if there else f"Fetched recordings into {target}. "
         voice = target.name
-    if not voices(base):
+    there = voices(base)
+    if not there:
         for singer, share in ((SINGER, 1.0), (OTHER_SINGER, 0.25)):
             singers.make_recordings(singer, base.audio / singer, share * minutes, progress=progress)
-        said = (
+        there = voices(base)
+        note = (
             f"{base.audio} was empty, so two synthetic singers sang for you: {SINGER} and {OTHER_SINGER}. For your own "
             "voice, put recordings into a folder of its own there, and write its name into VOICE. "
         )
-    wanted = names(voice) or voices(base)[:1]
-    missing = [name for name in wanted if name not in voices(base)]
+    wanted = names(voice) or there[:1]
+    missing = [name for name in wanted if name not in there]
     if missing:
         raise DatasetError(
-            f"There are no recordings in '{base.audio / missing[0]}'. Voices there are: {', '.join(voices(base))}. "
+            f"There are no recordings in '{base.audio / missing[0]}'. Voices there are: {', '.join(there)}. "
             "Put recordings there, or write another name into VOICE."
         )
     found = find_recordings([base.audio / name for name in wanted])
-    others = "" if voice or said else _others(base, wanted)
-    return "+".join(wanted), found, f"{said}Voice: {', '.join(wanted)}, {len(found)} files.{others}"
+    others = "" if voice or note else _others(there, wanted)
+    return "+".join(wanted), found, f"{note}Voice: {', '.join(wanted)}, {len(found)} files.{others}"
 
 
 def prepared(
@@ -122,13 +121,14 @@ def prepared(
     Returns:
         ``(dataset.Dataset, sentence)``.
     """
-    wanted = "+".join(names(voice) or voices(base)[:1] or _first(base.datasets))
+    there = [] if voice else voices(base)
+    wanted = "+".join(names(voice) or there[:1] or _first(base.datasets))
     folder = dataset_folder(base, wanted, chosen)
     if wanted and (folder / "manifest.json").is_file():
         data = dataset.Dataset.open(folder)
         problem = training.fits(data.settings, chosen)
         if problem is None:
-            others = "" if voice else _others(base, names(wanted))
+            others = "" if voice else _others(there, names(wanted))
             return data, f"Dataset {wanted}, as it was prepared.{others}"
     name, found, said = recordings(base, voice, minutes=minutes, progress=progress)
     data = dataset.prepare(found, dataset_folder(base, name, chosen), chosen.features, progress=progress)
@@ -150,8 +150,8 @@ def names(voice: str) -> list[str]:
     return [name.strip() for name in voice.split(",") if name.strip()]
 
 
-def _others(base: workspace.Base, chosen: list[str]) -> str:
-    others = [name for name in voices(base) if name not in chosen]
+def _others(there: list[str], chosen: list[str]) -> str:
+    others = [name for name in there if name not in chosen]
     return f" Write another name into VOICE for {' or '.join(others)}." if others else ""
 
 
