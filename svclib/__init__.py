@@ -1,16 +1,56 @@
-"""Turn recordings of a voice into an instrument, sing through it, and see how it works.
+"""Turn recordings of a voice into an instrument, convert songs with it, and see how it works.
 
-Ten folders in one line; a folder imports only folders before it (``tests/test_import_order.py``)::
+The public names below are imported when they are first used; importing ``svclib`` itself loads nothing::
+
+    import svclib
+
+    voice = svclib.load_instrument("voice.zip")
+    song = svclib.load_song("song.wav", voice.features)
+    result = svclib.convert(voice, song, svclib.Controls(octave_shift=1), svclib.SamplingOptions(steps=20))
+    svclib.save(result, "output")
+
+Everything else is in ten folders; a folder imports only folders before it (``tests/test_import_order.py``)::
 
     utils < audio < features < data < models < training < conversion < analysis < notebooks, cli
-
-Importing ``svclib`` itself loads nothing: ``from svclib.features import extract`` loads what that module needs.
 """
 
+import importlib
 import os
 
 __version__ = "0.1.0"
 
-# onnxruntime (from 1.29 on) reports to its maker what it runs, and huggingface_hub who asks, unless this is set before.
+# public name: module that defines it (and the name there, if it is another one)
+_PUBLIC = {
+    "find_recordings": "data.recordings",
+    "prepare_dataset": "data.dataset:prepare",
+    "load_preset": "utils.config:load",
+    "train": "training.api",
+    "export_instrument": "training.api:export",
+    "load_instrument": "models.instrument:open",
+    "load_vocoder": "models.vocoders.auto:open",
+    "load_song": "conversion.song",
+    "suggest_shift": "conversion.key_suggestion",
+    "Controls": "conversion.controls",
+    "SamplingOptions": "models.diffusion.sampling_options",
+    "convert": "conversion.pipeline",
+    "save": "conversion.pipeline",
+    "vocode": "conversion.pipeline",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+# onnxruntime (from 1.29 on) and huggingface_hub send usage reports to their makers unless this is set before.
 for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_switch, "1")
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'svclib' has no attribute '{name}'")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    value = getattr(importlib.import_module(f"svclib.{module}"), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -96,7 +96,7 @@ def curves(
     def nepers(level_db: np.ndarray) -> np.ndarray:
         return level_db.T * (1 / _DECIBELS_PER_NEPER)
 
-    cepstral = [metrics.mel_cepstral_distance_db(nepers(end), nepers(guess)) for guess in guesses]
+    cepstral = [metrics.mcd_db(nepers(end), nepers(guess)) for guess in guesses]
     found = {
         "distance to the result": distance(end),
         "timbre distance to the result": curve(

@@ -76,7 +76,7 @@ def mel_metrics(trace: Trace, reference_db: np.ndarray | None = None) -> list[Me
         add(name.replace("reference", "source"), curve["meaning"], against, curve["values"])
     end = trace.level_db(trace.result).T * _NEPER
     warped = [
-        metrics.mel_cepstral_distance_db(end, guess.T * _NEPER, warped=True) for guess in trace.level_db(trace.x0_hat)
+        metrics.mcd_db(end, guess.T * _NEPER, warped=True) for guess in trace.level_db(trace.x0_hat)
     ]
     meaning = f"mel-cepstral distance without level, 13 cepstra, along the path of time warping, {n_frames} frames"
     add("warped timbre distance to the result", meaning, "this run's result", np.array(warped))

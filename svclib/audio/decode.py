@@ -5,8 +5,8 @@ a header, blocks are read until one comes short, and the decoded length is compa
 the size of the file; differences become warnings that name the time.
 """
 
-import dataclasses
 import contextlib
+import dataclasses
 import difflib
 import os
 import shutil

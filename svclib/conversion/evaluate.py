@@ -128,7 +128,7 @@ def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | N
     found |= metrics.spectral_distance(reference[:n], converted[:n], SETTINGS.sample_rate_hz)
     mels = log_mel(torch.from_numpy(np.stack([reference[:n], converted[:n]]).astype(np.float32)), MEL).numpy()
     found["log_mel_l1"] = float(np.abs(mels[0] - mels[1]).mean())
-    found["mel_cepstral_distance_db"] = metrics.mel_cepstral_distance_db(mels[0], mels[1])
+    found["mcd_db"] = metrics.mcd_db(mels[0], mels[1])
     return {k: float(v) if np.isfinite(v) else None for k, v in found.items()}
 
 

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 
 from svclib.audio import units
-from svclib.audio.mel import MelConfig, log_mel
 from svclib.utils.errors import ModelError
 
 STFT_SIZES = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # FFT, hop, window; Yamamoto et al. 2020
@@ -112,43 +111,34 @@ def _magnitude(samples: np.ndarray, n_fft: int, hop: int, window: int) -> torch.
     return (transform.real.square() + transform.imag.square()).clamp_min(1e-8).sqrt()
 
 
-def log_mel_l1(reference: Float[np.ndarray, " _"], result: Float[np.ndarray, " _"], contract: MelConfig) -> float:
-    """Mean absolute difference of two signals' log-mel spectrograms, in units of the contract's logarithm."""
-    _same_length(reference, result)
-    pair = torch.from_numpy(np.stack([reference, result]).astype(np.float32))
-    a, b = log_mel(pair, contract)
-    return float((a - b).abs().mean())
-
-
-def mel_cepstral_distance_db(
+def mcd_db(
     reference: Float[np.ndarray, "_ mels"],
     result: Float[np.ndarray, "_ mels"],
     n_cepstra: int = 13,
     warped: bool = False,
 ) -> float:
-    """Mel-cepstral distance of two natural-log mel spectrograms (Kubichek 1993), without the level.
+    """Mel-cepstral distortion of two natural-log amplitude mel spectrograms (Kubichek 1993), without the level.
 
-    10 / ln 10 * sqrt(2 * sum over c_1 ... c_n of squared differences), meaned over frames; cepstra are the orthonormal
-    cosine transform of the log-mel, divided by sqrt(mels) so that the number of filters does not matter.
+    ``10 / ln 10 * sqrt(2 * sum_d (c_d - c'_d)^2)`` over d = 1 ... ``n_cepstra``, averaged over frames. ``c_d`` are the
+    coefficients of the cosine series ``c_0 + sum_d c_d cos(d w)`` of the log-mel, so that the distortion is the root mean
+    square difference in dB of the two smoothed spectra, whatever the number of mels.
 
     Args:
         reference: ``[frames, mels]``.
-        result: The same, made by the same contract.
+        result: The same, of the same mel configuration.
         n_cepstra: Highest order that counts.
-        warped: Compare along the path of dynamic time warping (steps of one frame in either or both, the path that
-            makes the sum least) instead of frame by frame; then the lengths may differ.
+        warped: Compare along the path of dynamic time warping (MCD-DTW: steps of one frame in either or both, the path
+            with the least sum) instead of frame by frame; then the lengths may differ.
 
     Returns:
-        The distance in dB, 0 for equal spectrograms; NaN without frames.
+        The distortion in dB, 0 for equal spectrograms; NaN without frames.
     """
     from scipy.fft import dct
 
     if not warped:
         _same_length(reference, result)
-    a, b = (
-        dct(x.astype(float), norm="ortho", axis=1)[:, 1 : n_cepstra + 1] / np.sqrt(x.shape[1])
-        for x in (reference, result)
-    )
+    # scipy's DCT-II is 2 sum_j x_j cos(...): divided by the number of mels it is c_d
+    a, b = (dct(x.astype(float), axis=1)[:, 1 : n_cepstra + 1] / x.shape[1] for x in (reference, result))
     if not len(a) or not len(b):
         return float("nan")
     if warped:

@@ -127,8 +127,8 @@ def test_global_influence_in_closed_form():
 
 
 def test_metrics_of_a_run_are_computed_once_however_often_the_step_changes(monkeypatch):
-    calls, measure = [], metrics.mel_cepstral_distance_db
-    monkeypatch.setattr(metrics, "mel_cepstral_distance_db", lambda *a, **o: calls.append(o) or measure(*a, **o))
+    calls, measure = [], metrics.mcd_db
+    monkeypatch.setattr(metrics, "mcd_db", lambda *a, **o: calls.append(o) or measure(*a, **o))
     result = ablation.RunResult("a", walk(MEAN, steps=5), asked_of(12))
     shown = [views.draw_view("metrics per step", views.ViewRequest({"a": result}, "a", step=i)) for i in (0, 3, 5)]
     assert sum(o.get("warped", False) for o in calls) == 5  # time warping, once for each step
