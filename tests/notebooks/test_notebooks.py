@@ -7,11 +7,13 @@ import html
 import json
 import re
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from svclib.notebooks import colab
+from tools import notebook_links
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["01_prepare.ipynb", "02_train.ipynb", "03_convert.ipynb", "04_visualize.ipynb"]
@@ -62,14 +64,14 @@ def test_parameters_are_plain_assignments_with_colab_forms(name):
     for node in ast.parse(source).body:
         assert isinstance(node, ast.Assign)
         ast.literal_eval(node.value)
-    assert source.count("#@param") == len(ast.parse(source).body)
+    assert source.count("# @param") == len(ast.parse(source).body)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_badge_and_install_cell_come_from_the_one_address(name):
-    address = colab.repository(ROOT)
-    assert colab.rewritten(book(name), name, address) == book(name), "run `python -m svclib.notebooks.colab`"
-    elsewhere = json.dumps(colab.rewritten(book(name), name, "https://github.com/a/b"))
+    address = notebook_links.repository(ROOT)
+    assert notebook_links.rewrite_notebook(book(name), name, address) == book(name), "run `python tools/notebook_links.py`"
+    elsewhere = json.dumps(notebook_links.rewrite_notebook(book(name), name, "https://github.com/a/b"))
     assert address not in elsewhere and elsewhere.count("https://github.com/a/b") == 1
     assert "github/a/b/blob" in elsewhere
     assert f"/blob/main/{name})" in sources(name, "markdown")[0].splitlines()[0]
@@ -77,7 +79,7 @@ def test_badge_and_install_cell_come_from_the_one_address(name):
 
 def test_badges_of_the_readme_come_from_the_one_address():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert colab.rewritten_readme(text, colab.repository(ROOT)) == text, "run `python -m svclib.notebooks.colab`"
+    assert notebook_links.rewrite_readme(text, notebook_links.repository(ROOT)) == text, "run `python tools/notebook_links.py`"
     for name in NAMES:
         assert f"/blob/main/{name})" in text
 
@@ -102,7 +104,7 @@ def test_install_cell_adds_only_what_is_missing(monkeypatch):
 
 
 def test_the_install_cell_knows_every_package_that_colab_lacks():
-    project = colab.tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = {re.match(r"[\w.-]+", line)[0] for line in project["dependencies"]}
     on_colab = {
         "torch",

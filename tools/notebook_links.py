@@ -1,0 +1,76 @@
+"""Write the Colab badges and install cells, which follow from the address in pyproject.toml, into notebooks and README.
+
+Run it in a clone: ``python tools/notebook_links.py``. A test compares the files with what it would write.
+"""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+BADGE_SVG = "https://colab.research.google.com/assets/colab-badge.svg"
+
+
+def badge(notebook: str, address: str) -> str:
+    """Markdown of the badge that opens a notebook of a GitHub repository in Colab."""
+    path = address.removeprefix("https://github.com/")
+    return f"[![Open In Colab]({BADGE_SVG})](https://colab.research.google.com/github/{path}/blob/main/{notebook})"
+
+
+def install_cell(address: str) -> str:
+    """Source of the notebooks' install cell."""
+    return (
+        '# @title Install { display-mode: "form" }\n'
+        "import importlib.util\n"
+        "\n"
+        'if importlib.util.find_spec("svclib") is None:\n'
+        f"    %pip install -q --no-deps git+{address}\n"
+        "from svclib.notebooks import colab\n"
+        "\n"
+        "colab.install_missing()"
+    )
+
+
+def repository(root: Path) -> str:
+    """The address in ``pyproject.toml``."""
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+
+
+def rewrite_notebook(notebook: dict, name: str, address: str) -> dict:
+    """A notebook with badge (first line of its first cell) and install cell (tagged ``install``) for an address."""
+    notebook = json.loads(json.dumps(notebook))
+    first = notebook["cells"][0]
+    lines = "".join(first["source"]).split("\n")
+    rest = lines[1:] if lines[0].startswith("[![Open In Colab]") else ["", *lines]
+    first["source"] = "\n".join([badge(name, address), *rest]).splitlines(keepends=True)
+    for cell in notebook["cells"]:
+        if "install" in cell["metadata"].get("tags", []):
+            cell["source"] = install_cell(address).splitlines(keepends=True)
+    return notebook
+
+
+def rewrite_readme(text: str, address: str) -> str:
+    """The README with a badge in the second column of every table row that begins with a notebook's name."""
+
+    def row(match):
+        return f"| `{match[1]}` | {badge(match[1] + '.ipynb', address)} |"
+
+    return re.sub(r"^\| `(0\d_\w+)` \| [^|]* \|", row, text, flags=re.M)
+
+
+def main(root: str = ".") -> int:
+    """Rewrite badges and install cells of a clone."""
+    folder = Path(root)
+    address = repository(folder)
+    for path in sorted(folder.glob("0*.ipynb")):
+        book = rewrite_notebook(json.loads(path.read_text(encoding="utf-8")), path.name, address)
+        path.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    readme = folder / "README.md"
+    readme.write_text(rewrite_readme(readme.read_text(encoding="utf-8"), address), encoding="utf-8")
+    print(f"badges and install cells point to {address}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
