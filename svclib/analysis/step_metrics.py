@@ -75,9 +75,7 @@ def mel_metrics(trace: Trace, reference_db: np.ndarray | None = None) -> list[Me
         against = "the source" if "reference" in name else "this run's result" if "result" in name else "none: analytic"
         add(name.replace("reference", "source"), curve["meaning"], against, curve["values"])
     end = trace.level_db(trace.result).T * _NEPER
-    warped = [
-        metrics.mcd_db(end, guess.T * _NEPER, warped=True) for guess in trace.level_db(trace.x0_hat)
-    ]
+    warped = [metrics.mcd_db(end, guess.T * _NEPER, warped=True) for guess in trace.level_db(trace.x0_hat)]
     meaning = f"mel-cepstral distance without level, 13 cepstra, along the path of time warping, {n_frames} frames"
     add("warped timbre distance to the result", meaning, "this run's result", np.array(warped))
     return found

@@ -70,7 +70,9 @@ def test_parameters_are_plain_assignments_with_colab_forms(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_badge_and_install_cell_come_from_the_one_address(name):
     address = notebook_links.repository(ROOT)
-    assert notebook_links.rewrite_notebook(book(name), name, address) == book(name), "run `python tools/notebook_links.py`"
+    assert notebook_links.rewrite_notebook(book(name), name, address) == book(name), (
+        "run `python tools/notebook_links.py`"
+    )
     elsewhere = json.dumps(notebook_links.rewrite_notebook(book(name), name, "https://github.com/a/b"))
     assert address not in elsewhere and elsewhere.count("https://github.com/a/b") == 1
     assert "github/a/b/blob" in elsewhere
@@ -79,7 +81,9 @@ def test_badge_and_install_cell_come_from_the_one_address(name):
 
 def test_badges_of_the_readme_come_from_the_one_address():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert notebook_links.rewrite_readme(text, notebook_links.repository(ROOT)) == text, "run `python tools/notebook_links.py`"
+    assert notebook_links.rewrite_readme(text, notebook_links.repository(ROOT)) == text, (
+        "run `python tools/notebook_links.py`"
+    )
     for name in NAMES:
         assert f"/blob/main/{name})" in text
 
