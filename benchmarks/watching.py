@@ -32,7 +32,7 @@ from svclib.conversion.controls import Controls
 from svclib.features import extract
 from svclib.features.extract import FeatureSettings
 from svclib.models.diffusion.model import DiffusionSettings
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders.harmonic import HarmonicSettings
 
 CONTRACT = MelConfig(22050, 1024, 1024, 256, 80, 0.0, 8000.0)

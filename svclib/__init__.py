@@ -31,7 +31,7 @@ _PUBLIC = {
     "load_song": "conversion.song",
     "suggest_shift": "conversion.key_suggestion",
     "Controls": "conversion.controls",
-    "SamplingOptions": "models.diffusion.sampling_options",
+    "SamplingOptions": "models.diffusion.samplers",
     "convert": "conversion.pipeline",
     "save": "conversion.pipeline",
     "vocode": "conversion.pipeline",

@@ -35,7 +35,7 @@ def mine(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", section, re.S)
     assert len(blocks) == 3
     (tmp_path / "own_parts.py").write_text("\n".join(blocks), encoding="utf-8")
-    for registry in (samplers.METHODS, f0.F0_METHODS, vocoding.KINDS, vocoding.NAMED):
+    for registry in (samplers.SAMPLERS, f0.F0_METHODS, vocoding.KINDS, vocoding.NAMED):
         for name in ("heun", "autocorrelation", "flute"):
             assert name not in registry
             monkeypatch.setitem(registry, name, None)  # so that it is taken out again

@@ -18,7 +18,7 @@ from svclib.conversion.key_suggestion import suggest_shift
 from svclib.conversion.song import Song, cached_song
 from svclib.features import extract
 from svclib.models import instrument
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto
 
 

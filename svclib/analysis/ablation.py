@@ -36,7 +36,7 @@ class GuidedDenoiser:
 
     def __init__(self, on, off, scale: float | int):
         self.on, self.off, self.scale = on, off, float(scale)
-        self.denoiser, self.pieces, self.precision = on.denoiser, on.pieces, on.precision
+        self.denoiser, self.chunks, self.precision = on.denoiser, on.chunks, on.precision
 
     def __call__(self, x_t: Tensor, t: float | int) -> Tensor:
         """The noise estimate."""
@@ -66,7 +66,7 @@ class Probe:
         for name, denoiser in self.others.items():
             eps = denoiser(step.x_t, step.t)
             row["share"][name] = float(torch.linalg.vector_norm((eps - step.eps_hat).double())) / max(size, 1e-30)
-            x0 = x0_from_eps(step.x_t, eps, step.signal_level, step.noise_level)
+            x0 = x0_from_eps(step.x_t, eps, step.alpha, step.sigma)
             x0 = x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
             row["moved"][name] = (x0 - step.x0_hat)[0].to(torch.float16).cpu().numpy()
         self.rows.append(row)

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from svclib.audio import units
 from svclib.conversion import key_suggestion
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls, adjust, defaults
-from svclib.features.f0 import fill_unvoiced
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.utils.errors import ConversionError
 
 FACTORS = {"content": "content", "melody": "f0", "timbre": "singer", "loudness": "loudness"}  # -> model condition
@@ -225,26 +224,18 @@ def build_condition(
             for name in _TRACKS[change.factor]:
                 value = getattr(change.other, name)
                 parts[name] = None if value is None else value[:n]
-
-    def tensor(x, dtype=np.float32):
-        return torch.as_tensor(np.asarray(x, dtype), device=model.mel_low.device)[None]
-
     content = None
     if model.features.units is not None:
-        if parts["content"] is None:
+        content = parts["content"]
+        if content is None:
             sources = [excerpt, *(c.other for c in interventions if c.factor == "content" and c.other is not None)]
             raise ConversionError(f"'{sources[-1].name}' has no content features for this instrument. Load it again.")
-        content = tensor(parts["content"], None)
-    return model.condition(
-        tensor(parts["log_mel"]),
-        tensor(fill_unvoiced(parts["source_f0_hz"], parts["source_voiced"])),
-        tensor(fill_unvoiced(parts["f0_hz"], parts["voiced"])),
-        tensor(parts["voiced"], bool),
-        tensor(parts["loudness_db"]),
-        model.singer_weights(singer),
-        [FACTORS[change.factor] for change in interventions if change.kind == "null"],
-        content=content,
+    source, target = (
+        ConditionInputs.from_arrays(parts["log_mel"], f0_hz, voiced, parts["loudness_db"], content, model.device)
+        for f0_hz, voiced in ((parts["source_f0_hz"], parts["source_voiced"]), (parts["f0_hz"], parts["voiced"]))
     )
+    off = [FACTORS[change.factor] for change in interventions if change.kind == "null"]
+    return model.condition(source, target, model.singer_weights(singer), off)
 
 
 def _transposed(f0_hz: np.ndarray, semitones: float | int) -> np.ndarray:

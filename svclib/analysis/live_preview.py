@@ -37,7 +37,7 @@ class LivePreview:
         """Show the initial noise before the features of the song are computed."""
         contract = model.contract
         n_frames = max(2, units.frame_of_time(float(seconds), contract.hop_samples, contract.sample_rate_hz))
-        noise = model.noise(n_frames, seed)
+        noise = model.initial_noise(n_frames, seed)
         self._shown_s = self._clock()
         self._show(_pictures(model, {"the noise it begins with": noise}, "the song is being read and measured"))
 
@@ -47,7 +47,7 @@ class LivePreview:
         if self._shown_s is not None and now - self._shown_s < self._every_s and step.index and not last:
             return
         self._shown_s = now
-        about = f"step {step.index + 1} of {step.n_calls}, noise {step.noise_level:.2f}, signal {step.signal_level:.2f}"
+        about = f"step {step.index + 1} of {step.n_calls}, noise {step.sigma:.2f}, signal {step.alpha:.2f}"
         self._show(_pictures(model, {"noisy mel x_t": step.x_t, "x0 prediction": step.x0_hat}, about))
 
 

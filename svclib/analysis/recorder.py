@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from svclib.analysis.trace import Trace
-from svclib.models.diffusion.samplers import SamplerStep
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.utils.errors import ConversionError
 
 TAPS = ("step", "noise", "condition")  # step embedding; by block: input + step, and the gates with the condition
@@ -50,7 +49,7 @@ class Recorder:
     Args:
         keep: Most steps to keep, at least 2; all by default.
         max_bytes: Memory limit for states; takes precedence over ``keep``.
-        denoiser: A ``denoiser.Prepared`` whose hidden features are recorded inside ``with recorder.hooked():``.
+        denoiser: A ``denoiser.CachedDenoiser`` whose hidden features are recorded inside ``with recorder.hooked():``.
         blocks: Residual blocks to record, from 0; the first, the middle and the last by default.
     """
 
@@ -88,8 +87,8 @@ class Recorder:
         row = {
             "index": step.index,
             "t": step.t,
-            "alpha": step.signal_level,
-            "sigma": step.noise_level,
+            "alpha": step.alpha,
+            "sigma": step.sigma,
             "x_t": _half(step.x_t),
             "x0_hat": _half(step.x0_hat),
             "features": {} if self.taps is None else self.taps.take(),
@@ -175,7 +174,7 @@ def capture(
         options: Of the sampler and the recorder.
         conditions: Target curves to store: ``f0_hz``, ``voiced``, ``loudness_db``, each ``[frames]``.
         label: Name of the run.
-        denoiser: A ``denoiser.Prepared`` for this condition to reuse.
+        denoiser: A ``denoiser.CachedDenoiser`` for this condition to reuse.
         callback: Called with each step after it was recorded. Denoiser calls inside it are not recorded.
         cancelled: Checked before each call of the denoiser.
 
@@ -193,18 +192,7 @@ def capture(
             recorder.discard()
 
     with recorder.hooked():
-        log_mel = model.sample(
-            condition,
-            sampling.sampler,
-            sampling.steps,
-            sampling.shallow,
-            sampling.seed,
-            sampling.precision,
-            callback=on_step,
-            cancelled=cancelled,
-            prepared=denoiser,
-            temperature=sampling.temperature,
-        )
+        log_mel = model.sample(condition, sampling, denoiser, on_step, cancelled)
     return recorder.trace(
         model.scale(log_mel),
         low=model.mel_low,
@@ -228,7 +216,7 @@ class _Taps:
     """
 
     def __init__(self, prepared, blocks=None):
-        self.denoiser, self.chunks = prepared.denoiser, prepared.pieces
+        self.denoiser, self.chunks = prepared.denoiser, prepared.chunks
         n = len(self.denoiser.stack.blocks)
         self.blocks = sorted({0, n // 2, n - 1} if blocks is None else set(blocks))
         if self.blocks and not 0 <= self.blocks[0] <= self.blocks[-1] < n:

@@ -47,7 +47,7 @@ def _add_generated(p, command: str) -> None:
     """The flags of a command's control dataclasses."""
     if command == "convert":
         from svclib.conversion.controls import Controls
-        from svclib.models.diffusion.sampling_options import SamplingOptions
+        from svclib.models.diffusion.samplers import SamplingOptions
 
         add_controls(p.add_argument_group("controls"), Controls)
         diffusion = p.add_argument_group("diffusion instruments")

@@ -263,7 +263,7 @@ def convert(a) -> int:
     from svclib.conversion import batch
     from svclib.conversion.pipeline import FORMATS
     from svclib.models import instrument
-    from svclib.models.diffusion.sampling_options import SamplingOptions
+    from svclib.models.diffusion.samplers import SamplingOptions
     from svclib.models.vocoders import auto as vocoders
 
     songs = _audio_files(a.input)

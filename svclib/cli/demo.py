@@ -21,7 +21,7 @@ from svclib.data import dataset, preprocess
 from svclib.data.recordings import find_recordings
 from svclib.data.synthetic import singers
 from svclib.models import instrument
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.training import api as training
 from svclib.utils import atomic_store, config, filesystem, workspace
 

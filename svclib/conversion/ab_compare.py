@@ -17,7 +17,7 @@ from svclib.conversion.pipeline import Conversion
 from svclib.conversion.song import cached_song, excerpt
 from svclib.features import extract
 from svclib.models import instrument
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.utils.errors import Cancelled
 from svclib.utils.progress import ProgressCallback
 

@@ -18,9 +18,10 @@ from svclib.audio import io as audio
 from svclib.conversion.controls import ConditioningTracks, Controls, adjust, defaults, silence_gain
 from svclib.conversion.song import Song, fit_length
 from svclib.features import octave_errors as octaves
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import Features
 from svclib.features.octave_errors import OctaveError
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoders
 from svclib.models.vocoders.auto import AnyVocoder
 from svclib.utils import atomic_store, filesystem
@@ -319,8 +320,11 @@ def _limiter_gain(*signals: np.ndarray) -> np.float32:
 
 
 def _resolved(instrument, sampling: SamplingOptions) -> dict[str, Any]:
-    given = {name: value for name, value in sampling.given().items() if name != "seed"}
-    return instrument.model.walked(given) if instrument.kind == "diffusion" else {}
+    if instrument.kind != "diffusion":
+        return {}
+    resolved = instrument.model.resolve_sampling(sampling)
+    used = {name: getattr(resolved, name) for name in ("sampler", "steps", "temperature", "precision")}
+    return {**{name: value for name, value in sampling.given().items() if name != "seed"}, **used}
 
 
 # Rendering by the kind of instrument ----------------------------------------------------------------------------------
@@ -386,20 +390,15 @@ def _render_diffusion(request: _Request, progress, cancelled) -> list[np.ndarray
     own.mel.require(features.settings.mel, f"'{instrument.name}'", f"'{song.name}'")
     if own.units is not None and own.units != features.settings.units:
         raise ConversionError(f"'{song.name}' has no content features of '{instrument.name}'. Load it again.")
-    sampling = request.sampling.given()
-    if "sampler" in sampling:
-        sampling["method"] = sampling.pop("sampler")
+    content = None if own.units is None else pad(features.content)
+    log_mel, *measured = (pad(getattr(features, name)) for name in ("log_mel", "f0_hz", "voiced", "loudness_db"))
+    wanted = (pad(getattr(request.tracks, name)) for name in ("f0_hz", "voiced", "loudness_db"))
+    source, target = (
+        ConditionInputs.from_arrays(log_mel, *tracks, content, instrument.model.device) for tracks in (measured, wanted)
+    )
+    singer, options = request.controls.singer, request.sampling
     try:
-        made = instrument.model.render(
-            *(pad(x) for x in (features.log_mel, features.f0_hz, features.voiced)),
-            *(pad(x) for x in (request.tracks.f0_hz, request.tracks.voiced, request.tracks.loudness_db)),
-            singer=request.controls.singer,
-            progress=progress,
-            cancelled=cancelled,
-            content=None if own.units is None else pad(features.content),
-            vocoder=request.vocoder,
-            **sampling,
-        )
+        made = instrument.model.render(source, target, singer, options, request.vocoder, progress, cancelled)
     except ModelError as error:
         raise ConversionError(f"'{instrument.name}': {error}") from None
     parts = [np.asarray(part, dtype=np.float32) for part in (made.audio, made.harmonic, made.noise)]

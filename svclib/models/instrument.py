@@ -344,7 +344,7 @@ def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
 def _architecture(settings: Any, features: FeatureSettings, statistics: dict) -> dict[str, torch.Tensor]:
     """Names, shapes and types of the weights, on torch's meta device: nothing is allocated."""
     try:
-        with torch.device("meta"), layers.NoDraws():
+        with torch.device("meta"), layers.skip_init():
             return build_model(settings, features, statistics).state_dict()
     except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError, KeyError) as error:
         raise ModelError(f"model: these settings build no model ({str(error).splitlines()[0][:200]}).") from None

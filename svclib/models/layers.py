@@ -1,18 +1,44 @@
-"""What the mel denoiser and the waveform denoiser share: step embedding, gated blocks, conv stack, upsampler.
+"""Layers shared by the models (step embedding, gated blocks, conv stack, upsampler), chunked inference, precision.
 
-Networks here see tensors as ``[batch, channels, frames]``. A gated stack is DiffWave's (Kong et al. 2021, Fig. 2):
-non-causal dilated convolutions whose gates are steered by the diffusion time and by conditions. What the conditions add
-to every gate does not depend on the noisy signal, so it is a separate call (:meth:`GatedStack.project`) made once per
-song.
+Tensors are ``[batch, channels, frames]``. A gated stack is DiffWave's (Kong et al. 2021, Fig. 2): non-causal dilated
+convolutions conditioned on the diffusion time and on a condition. What the condition adds to every gate does not depend
+on the noisy signal, so it is a separate call (:meth:`GatedStack.project`) made once per song.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from svclib.audio.mel import MelConfig
+from svclib.utils.errors import ModelError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", *DTYPES)
+
+
+def resolve_precision(
+    device: torch.device | str, purpose: Literal["training", "inference"], precision: str = "auto"
+) -> str:
+    """The precision that is used: ``precision`` itself, or what ``auto`` means on a device.
+
+    On a GPU ``auto`` is bf16 where the hardware computes in it (compute capability 8), else fp16. On a CPU it is fp32,
+    but bf16 for inference with AVX512-BF16: training there needs fp32 to stay bit-exact over restarts.
+    """
+    if precision not in PRECISIONS:
+        raise ModelError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    fast_bf16 = torch.device(device).type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if fast_bf16 and purpose == "inference" else "fp32"
 
 
 def step_embedding(
@@ -20,8 +46,8 @@ def step_embedding(
 ) -> Float[Tensor, "batch dims"]:
     """Sines and cosines of the diffusion time at ``dims / 2`` geometrically spaced angular frequencies.
 
-    Any real time is allowed, so samplers may ask between the trained steps. Angles are computed in float64: at
-    ``t = 1000`` and frequency 10^4 float32 would be wrong by 0.7.
+    Any real time is allowed. Angles are computed in float64: at ``t = 1000`` and frequency 10^4 float32 would be off
+    by 0.7.
 
     Args:
         t: Diffusion times.
@@ -71,7 +97,19 @@ class StepEmbedding(nn.Module):
         return self.layers(embedded.to(self.layers[0].weight.dtype))
 
 
-class GatedBlock(nn.Module):
+class Gate(nn.Module):
+    """Gated activation ``sigmoid(a) * tanh(b)`` (Kong et al. 2021, Fig. 2) of two halves of the channels."""
+
+    def forward(self, y: Float[Tensor, "batch gates frames"]) -> Float[Tensor, "batch channels frames"]:
+        """The gated signal."""
+        gate, signal = y.chunk(2, dim=1)
+        if torch.is_grad_enabled() or y.dtype != torch.float32:
+            return torch.sigmoid(gate) * torch.tanh(signal)
+        # tanh(s) = 2 sigmoid(2 s) - 1, in place: a quarter of the time on a CPU, equal to 1e-7
+        return torch.sigmoid(gate).mul_(torch.sigmoid(2 * signal).mul_(2).sub_(1))
+
+
+class GatedResidualBlock(nn.Module):
     """One residual block: add the step, dilated convolution, add the condition, gate, 1x1 to residual and skip."""
 
     def __init__(self, channels: int, step_dims: int, dilation: int, kernel_size: int = 3):
@@ -79,6 +117,7 @@ class GatedBlock(nn.Module):
         self.step = nn.Linear(step_dims, channels)
         padding = dilation * (kernel_size - 1) // 2
         self.dilated = nn.Conv1d(channels, 2 * channels, kernel_size, padding=padding, dilation=dilation)
+        self.gate = Gate()
         self.out = nn.Conv1d(channels, 2 * channels, 1)
         self.halo = padding
         for conv in (self.dilated, self.out):
@@ -94,12 +133,7 @@ class GatedBlock(nn.Module):
         y = self.dilated(x + self.step(step)[:, :, None])
         if condition is not None:
             y = y.add_(condition)
-        gate, signal = y.chunk(2, dim=1)
-        if torch.is_grad_enabled() or y.dtype != torch.float32:
-            gated = torch.sigmoid(gate) * torch.tanh(signal)
-        else:  # tanh(s) = 2 sigmoid(2 s) - 1, in place: a quarter of the time on a CPU, equal to 1e-7
-            gated = torch.sigmoid(gate).mul_(torch.sigmoid(2 * signal).mul_(2).sub_(1))
-        residual, skip = self.out(gated).chunk(2, dim=1)
+        residual, skip = self.out(self.gate(y)).chunk(2, dim=1)
         return (x + residual).mul_(math.sqrt(0.5)), skip
 
 
@@ -119,7 +153,9 @@ class GatedStack(nn.Module):
 
     def __init__(self, channels: int, n_layers: int, dilation_cycle: int, step_dims: int, condition_dims: int = 0):
         super().__init__()
-        self.blocks = nn.ModuleList(GatedBlock(channels, step_dims, 2 ** (i % dilation_cycle)) for i in range(n_layers))
+        self.blocks = nn.ModuleList(
+            GatedResidualBlock(channels, step_dims, 2 ** (i % dilation_cycle)) for i in range(n_layers)
+        )
         self.halo = sum(block.halo for block in self.blocks)
         # One 1x1 convolution for all layers: a single large product instead of n_layers small ones.
         self.conditions = nn.Conv1d(condition_dims, n_layers * 2 * channels, 1) if condition_dims else None
@@ -145,7 +181,7 @@ class GatedStack(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over channels, frame by frame: no frame sees another, so pieces equal the whole."""
+    """Layer normalisation over channels, frame by frame: no frame sees another, so chunks equal the whole."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -206,40 +242,62 @@ class Upsampler(nn.Module):
         return x[:, 0]
 
 
-def pieces(n_frames: int, piece_frames: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
-    """Cut a long signal into pieces that are computed with a halo and then trimmed.
+def chunks(n_frames: int, chunk_frames: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
+    """Split a long signal into chunks that are computed with a halo and then trimmed.
 
-    Yields ``(start, stop, low, high)``: frames ``start:stop`` are this piece's result, ``low:high`` what the network
-    has to see. At the ends of the signal there is no halo, so zero padding happens exactly where the whole signal has
-    it.
+    Yields ``(start, stop, low, high)``: frames ``start:stop`` are this chunk's result, ``low:high`` its receptive
+    field. At the ends of the signal there is no halo, so zero padding happens exactly where the whole signal has it.
     """
-    for start in range(0, n_frames, piece_frames):
-        stop = min(start + piece_frames, n_frames)
+    for start in range(0, n_frames, chunk_frames):
+        stop = min(start + chunk_frames, n_frames)
         yield start, stop, max(0, start - halo), min(n_frames, stop + halo)
 
 
-def in_pieces(
-    compute: Callable[[int, int], tuple[Tensor, ...]], n_frames: int, piece_frames: int, halo: int
+def run_in_chunks(
+    compute: Callable[[int, int], tuple[Tensor, ...]], n_frames: int, chunk_frames: int, halo: int
 ) -> tuple[Tensor, ...]:
-    """Compute something long with the memory of one piece: with a halo, trimmed, joined.
+    """Compute something long with the memory of one chunk: with a halo, trimmed, concatenated.
 
     Args:
         compute: Frames ``low:high`` -> tensors whose last axis is those frames.
-        n_frames: How many there are in all.
-        piece_frames: Frames of a piece without its halo; the last one may have fewer.
+        n_frames: Number of frames of the whole.
+        chunk_frames: Frames of a chunk without its halo; the last one may have fewer.
         halo: Frames on either side that one frame depends on.
 
     Returns:
         The same as ``compute(0, n_frames)``.
     """
     parts = []
-    for start, stop, low, high in pieces(n_frames, piece_frames, halo):
+    for start, stop, low, high in chunks(n_frames, chunk_frames, halo):
         parts.append([x[..., start - low : stop - low] for x in compute(low, high)])
     return tuple(torch.cat(same, dim=-1) for same in zip(*parts, strict=True))
 
 
-class NoDraws(torch.overrides.TorchFunctionMode):
-    """Leaves random initialisation out: on the meta device it would load torch's compiler, which takes seconds."""
+def mel_range(mel: MelConfig, statistics: Mapping | None) -> tuple[Float[Tensor, " mels"], Float[Tensor, " mels"]]:
+    """Lowest and highest log-mel per band: the dataset's, or floor .. 2 nepers where there are no statistics."""
+    known = (statistics or {}).get("log_mel") or {"min": mel.log_floor, "max": 2.0 / mel.nepers_per_unit}
+    # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
+    low, high = (np.full(mel.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
+    # A constant band still needs a scale.
+    return torch.tensor(low), torch.tensor(np.maximum(high, low + np.float32(1.0 / mel.nepers_per_unit)))
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Context with torch's CPU generator seeded, and restored afterwards; CUDA generators are untouched.
+
+    ``torch.manual_seed`` would reseed every CUDA device too, which ``fork_rng(devices=[])`` does not restore.
+    """
+    state = torch.random.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)
+
+
+class skip_init(torch.overrides.TorchFunctionMode):  # noqa: N801  (used like a function: ``with skip_init():``)
+    """Context without random initialisation: on the meta device it would load torch's compiler, which takes seconds."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):

@@ -12,7 +12,7 @@ from svclib.conversion import recognition
 from svclib.conversion import song as songs
 from svclib.models import instrument
 from svclib.models.diffusion import samplers
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.notebooks import ablation_controls as parts
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run
@@ -142,7 +142,7 @@ class AblationPanel(widgets.Panel):
             (self.checkpoints, "checkpoints"),
         ):
             widget.layout.display = "" if words in choice else "none"
-        calls = samplers.METHODS[self.sampler.value].n_calls(self.steps.value)
+        calls = samplers.SAMPLERS[self.sampler.value].n_calls(self.steps.value)
         more = ablation.probe_calls(calls, len(PROBES))
         self.probe.description = f"Influence of factors: +{more} calls"
 

@@ -30,7 +30,12 @@ def singing(base) -> dict[str, W.Widget]:
         ),
         "singer": control(W.Dropdown, "Singer", "t-study-singer", "who sings", **_NONE),
         "sampler": control(
-            W.Dropdown, "Sampler", "t-study-sampler", "how the walk goes", options=list(samplers.METHODS), value="dpmpp"
+            W.Dropdown,
+            "Sampler",
+            "t-study-sampler",
+            "how the walk goes",
+            options=list(samplers.SAMPLERS),
+            value="dpmpp",
         ),
         "steps": control(W.BoundedIntText, "Steps", "t-study-steps", "of the walk", min=2, max=1000, value=20),
         "seed": control(

@@ -11,7 +11,7 @@ from svclib.analysis import html as page
 from svclib.conversion.controls import PRESETS, Controls, defaults, preset
 from svclib.conversion.key_suggestion import Suggestion
 from svclib.models.diffusion import samplers
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.instrument import Listing
 from svclib.models.vocoders import auto as vocoders
 from svclib.notebooks import base as widgets
@@ -41,7 +41,7 @@ def widget_of(spec: ControlSpec) -> W.Widget:
 def menu_options(spec: ControlSpec) -> list[tuple[str, Any]]:
     """``(label, value)`` of a menu: the allowed texts or usual numbers; :data:`OWN` first where None is the default."""
     if spec.name == "sampler":  # with one's own samplers, registered by now
-        found = [(f"{name}: {samplers.METHODS[name].words}", name) for name in reversed(spec.options)]
+        found = [(f"{name}: {samplers.SAMPLERS[name].label}", name) for name in reversed(spec.options)]
     else:
         found = [(f"{value:g}" if spec.suggestions else value, value) for value in spec.suggestions or spec.options]
     return [OWN, *found] if spec.default is None else found

@@ -22,7 +22,7 @@ from svclib.conversion.recognition import Transcript
 from svclib.conversion.song import Song
 from svclib.features.extract import Features
 from svclib.models.diffusion import samplers
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
 from svclib.utils.errors import Cancelled, ConversionError
 

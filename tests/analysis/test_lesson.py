@@ -28,7 +28,7 @@ from svclib.data.synthetic import singers
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion.model import DiffusionSettings
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave import model as diffwave
 from svclib.models.vocoders.harmonic import HarmonicSettings

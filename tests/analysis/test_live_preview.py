@@ -76,5 +76,5 @@ def test_pictures_come_in_time_and_change_no_bit(model, step_s, wanted):
     result, _ = walk(model, watched)
     assert torch.equal(plain, result)
     assert numbers == wanted
-    assert f"step 1 of {samplers.METHODS['dpmpp'].n_calls(12)}" in shown[0] and "noise 1.00" in shown[0]
+    assert f"step 1 of {samplers.SAMPLERS['dpmpp'].n_calls(12)}" in shown[0] and "noise 1.00" in shown[0]
     assert all(len(pictures(markup)) == 2 for markup in shown)

@@ -15,7 +15,7 @@ from svclib.analysis import trace
 from svclib.analysis.recorder import CaptureOptions, Recorder, capture, select_steps
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.denoiser import Prepared
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.utils.errors import ConversionError
 
 
@@ -26,7 +26,7 @@ def song():
     return model, batch, condition_of(model, batch)
 
 
-@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("method", samplers.SAMPLERS)
 def test_what_is_kept_is_what_the_sampler_saw(method):
     made, seen, result = recorded(method=method)
     assert len(made) == made.n_calls == len(seen) == 20 + (method == "plms")
@@ -42,7 +42,7 @@ def test_what_is_kept_is_what_the_sampler_saw(method):
     np.testing.assert_allclose(made.log_snr[0], np.log(SCHEDULE.alpha_bar[-1] / (1 - SCHEDULE.alpha_bar[-1])))
 
 
-@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("method", samplers.SAMPLERS)
 def test_capturing_changes_no_bit(song, method):
     model, _, condition = song
     plain = model.sample(condition, method, 6, seed=5)

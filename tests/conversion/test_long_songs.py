@@ -122,7 +122,7 @@ def test_cancelling_is_asked_between_the_pieces_of_one_step(model):
 def test_the_cap_counts_what_is_kept(model):
     condition = torch.zeros(1, SETTINGS.condition_dims, 200)
     gates = 2 * SETTINGS.channels * SETTINGS.n_layers
-    kept = sum(high - low for _, _, low, high in layers.pieces(200, 50, model.denoiser.stack.halo)) * gates * 4
+    kept = sum(high - low for _, _, low, high in layers.chunks(200, 50, model.denoiser.stack.halo)) * gates * 4
     options = {"precision": "fp32", "piece_frames": 50}
     assert model.prepare(condition, **options, cache_bytes=kept).cached
     over = model.prepare(condition, **options, cache_bytes=kept - 1)

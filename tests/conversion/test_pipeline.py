@@ -27,7 +27,7 @@ from svclib.features import extract
 from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument as files
 from svclib.models.ddsp.model import DdspSettings
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.utils import filesystem
 from svclib.utils.errors import AudioError, Cancelled, ConversionError, ModelError, StorageError
 

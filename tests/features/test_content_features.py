@@ -28,7 +28,7 @@ from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.content.base import CONTENT_ENCODERS
 from svclib.models.diffusion.model import DiffusionSettings
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.training import api as training
 from svclib.training import resume
 from svclib.utils import atomic_store, config, download

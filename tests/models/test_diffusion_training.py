@@ -21,7 +21,7 @@ from svclib.conversion.controls import Controls
 from svclib.conversion.pipeline import convert
 from svclib.features.extract import extract
 from svclib.models import instrument
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.training import api as training
 from svclib.training import resume
 from svclib.utils import config

@@ -88,13 +88,13 @@ def test_conv_stack_frames_are_local():
     stack = layers.ConvStack(3, 8, 2, n_layers=2)
     x = torch.randn(1, 3, 60)
     whole = stack(x)
-    for start, stop, low, high in layers.pieces(60, 13, stack.halo):
+    for start, stop, low, high in layers.chunks(60, 13, stack.halo):
         piece = stack(x[:, :, low:high])[:, :, start - low : stop - low]
         torch.testing.assert_close(piece, whole[:, :, start:stop], atol=1e-5, rtol=0)
 
 
 def test_pieces_cover_once_and_keep_the_ends():
-    cut = list(layers.pieces(100, 30, 7))
+    cut = list(layers.chunks(100, 30, 7))
     assert [c[:2] for c in cut] == [(0, 30), (30, 60), (60, 90), (90, 100)]
     assert [c[2:] for c in cut] == [(0, 37), (23, 67), (53, 97), (83, 100)]
 

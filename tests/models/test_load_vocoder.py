@@ -23,7 +23,7 @@ from svclib.conversion.controls import Controls
 from svclib.conversion.pipeline import convert, save, vocode
 from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders import auto as vocoding

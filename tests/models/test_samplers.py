@@ -126,7 +126,7 @@ def mixture_flow(x):
     return low
 
 
-@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("method", samplers.SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 1000])
 def test_perfect_denoiser_gives_the_clean_signal(method, steps):
     if steps == 1000 and method == "plms":
@@ -137,7 +137,7 @@ def test_perfect_denoiser_gives_the_clean_signal(method, steps):
     torch.testing.assert_close(got, x0, atol=1e-8, rtol=0)
 
 
-@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("method", samplers.SAMPLERS)
 def test_perfect_denoiser_from_a_shallow_start(method):
     x0 = normal(1, 4, 6, seed=3)
     x_t = MEL.diffuse(x0 + 0.3, torch.tensor([199]), normal(1, 4, 6))
@@ -275,7 +275,7 @@ def test_dpmpp_is_diffusers(diffusers, steps, monkeypatch):
 # Behaviour ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("method", samplers.SAMPLERS)
 def test_watching_changes_nothing(method):
     x = normal(2, 3, 4)
     seen = []
@@ -298,7 +298,7 @@ def test_watching_changes_nothing(method):
         torch.testing.assert_close(seen[-1].x0_hat, watched, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("method", samplers.SAMPLERS)
 def test_clip_bounds_the_result_and_keeps_a_perfect_one(method):
     wild = samplers.sample(lambda x, t: -3 * x, MEL, normal(4, 8), method, 10, clip=1.0)
     assert float(wild.abs().max()) <= 1

@@ -17,7 +17,7 @@ from svclib.conversion.controls import PRESETS, Controls, defaults
 from svclib.features import extract
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.notebooks import convert as widgets_convert
 from svclib.utils import workspace
 from svclib.utils.errors import Cancelled

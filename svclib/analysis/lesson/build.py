@@ -25,7 +25,7 @@ from svclib.analysis.player import Run
 from svclib.analysis.step_audio import StepAudio
 from svclib.audio import griffin_lim
 from svclib.conversion.song import load_song
-from svclib.models.diffusion.sampling_options import SamplingOptions
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.utils.errors import ConversionError
 from svclib.utils.progress import ProgressCallback, raise_if_cancelled, reporter
 

@@ -19,7 +19,7 @@ from svclib.audio.mel import MelConfig
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings
 from svclib.models.content.base import ContentEncoder, register
-from svclib.models.layers import ConvStack, in_pieces
+from svclib.models.layers import ConvStack, run_in_chunks
 from svclib.utils import rng
 
 UNPITCHED_SMOOTHING_HZ = 200.0
@@ -190,9 +190,9 @@ class Bottleneck(ContentEncoder):
         def measure(low, high):
             return tuple(x.transpose(1, 2) for x in self.measured(log_mel[:, low:high], f0_hz[:, low:high]))
 
-        cepstra, height = (x.transpose(1, 2) for x in in_pieces(measure, n, chunk_frames, 0))
+        cepstra, height = (x.transpose(1, 2) for x in run_in_chunks(measure, n, chunk_frames, 0))
         seen = self.normalised(cepstra, height).transpose(1, 2)
-        (code,) = in_pieces(lambda low, high: (self.convs(seen[..., low:high]),), n, chunk_frames, self.convs.halo)
+        (code,) = run_in_chunks(lambda low, high: (self.convs(seen[..., low:high]),), n, chunk_frames, self.convs.halo)
         return torch.tanh(code.transpose(1, 2))
 
     @torch.no_grad()

@@ -1,41 +1,48 @@
-"""What defines a diffusion model apart from its features and its training data."""
+"""Settings of the diffusion model."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from svclib.features.extract import FeatureSettings
+from svclib.models import layers
 from svclib.models.content.base import CONTENT_ENCODERS
 from svclib.models.diffusion import samplers
-from svclib.models.diffusion.denoiser import PREDICTIONS
+from svclib.models.diffusion.denoiser import DENOISERS, PREDICTIONS
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils.errors import ConfigError
 from svclib.utils.serialization import Settings, setting
 
+if TYPE_CHECKING:
+    from svclib.models.diffusion.model import DiffusionModel
+
 MAX_SQUARES = 100_000_000  # about a billion weights
 
 
 @dataclasses.dataclass(frozen=True)
-class DiffusionChoices(Settings):
+class DiffusionSettings(Settings):
     """Everything that defines a diffusion model apart from its features and its training data.
 
     Attributes:
         kind: Always ``diffusion``.
-        content: A key of ``content.base.CONTENT_ENCODERS``; part of the model. Encoders that read cached content
-            features need ``FeatureSettings.units``.
+        content: A key of ``content.base.CONTENT_ENCODERS``. Encoders that read cached content features need
+            ``FeatureSettings.units``.
         code_dims, code_noise, warp_range, equaliser_db: The bottleneck and its perturbation, see
-        ``content.Bottleneck``.
+            ``content.bottleneck.Bottleneck``.
         content_channels, content_layers: Size of the content encoder.
-        channels, n_layers, dilation_cycle: The denoiser; 384, 20, 4 is Diff-SVC's.
+        channels, n_layers, dilation_cycle: Size of the denoiser; 384, 20, 4 is Diff-SVC's.
         condition_dims: Size of the condition per frame.
-        prediction: What the network puts out; outside it is always the noise. See ``denoiser.Denoiser``.
-        coarse_channels, coarse_layers: The coarse head.
-        coarse_weight: Its share in the loss.
+        prediction: What the denoiser's output means, see ``denoiser.Parameterization``.
+        coarse_channels, coarse_layers: Size of the coarse mel head.
+        coarse_weight: Weight of its loss.
         n_steps, beta_first, beta_last: The noise schedule.
-        condition_dropout: Probability with which each condition is left out in training.
-        sampler, sampler_steps, temperature: What previews and conversions use unless told otherwise.
-        vocoder: Of the vocoder that is trained beside it, on the recordings' own mels, and goes into the same
-            instrument; None for none.
-        vocoder_weight: Its share in the loss; its weights are its own, so only the clipped gradient is shared.
-        vocoder_rows: Pieces of a batch that it is trained on.
+        condition_dropout: Probability with which each condition is replaced by its null in training.
+        sampler, sampler_steps, temperature: Defaults of sampling.
+        vocoder: Settings of a vocoder that is trained beside the model and stored with it; None for none.
+        vocoder_weight: Weight of its loss; it shares no parameters, only the gradient clipping.
+        vocoder_rows: Excerpts of a batch that it is trained on.
+        denoiser: A key of ``denoiser.DENOISERS``.
     """
 
     kind: str = setting("diffusion", choices=("diffusion",))
@@ -64,6 +71,7 @@ class DiffusionChoices(Settings):
     vocoder: HarmonicSettings | None = None
     vocoder_weight: float = setting(0.1, 0.0, 1000.0)
     vocoder_rows: int = setting(2, 1, 4096)
+    denoiser: str = setting("wavenet", choices=DENOISERS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -73,5 +81,20 @@ class DiffusionChoices(Settings):
                 f"{self.n_layers} layers of {self.channels} channels are too large a network: layers times channels "
                 f"squared are at most {MAX_SQUARES:,} with the content encoder's; the full model has 3 million."
             )
-        Schedule(self.n_steps, self.beta_first, self.beta_last)
-        samplers.times(Schedule(self.n_steps), self.sampler, self.sampler_steps)
+        samplers.sampling_times(self.schedule, self.sampler, self.sampler_steps)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+        return Schedule(self.n_steps, self.beta_first, self.beta_last)
+
+    def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffusionModel":
+        """A model with fresh weights; equal seeds give equal weights, torch's global generator is untouched.
+
+        The features must have a mel. Of the dataset's statistics ``log_mel`` (``min`` and ``max``, numbers or one per
+        mel) sets the scale, ``loudness_db`` the loudness range and ``singers``, sorted, the singer table.
+        """
+        from svclib.models.diffusion.model import DiffusionModel
+
+        with layers.seeded(seed):
+            return DiffusionModel(self, features, statistics)

@@ -1,40 +1,111 @@
-"""From noise to signal: four ways to walk a trained denoiser back through diffusion time.
+"""Samplers of the reverse diffusion process, and their registry.
 
-``ddpm`` is the ancestral random walk (Ho et al. 2020, Algorithm 2; with fewer steps, on the thinned chain), ``ddim``
-its noiseless version (Song et al. 2021, Eq. 12), ``plms`` a four-step memory on top of it (Liu et al. 2022, Eq. 12)
-and ``dpmpp`` is DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2) with its steps spaced evenly in log-SNR, which is what
-makes 20 of them enough.
+``ddpm`` is ancestral sampling (Ho et al. 2020, Algorithm 2; with fewer steps, on the thinned chain), ``ddim`` its
+deterministic version (Song et al. 2021, Eq. 12), ``plms`` a linear multistep method on top of it (Liu et al. 2022,
+Eq. 12) and ``dpmpp`` is DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2) with steps evenly spaced in log-SNR.
 
-A denoiser is any function ``(x_t, t) -> eps`` of a tensor and a real diffusion time.
+A sampler is a plain function in the style of k-diffusion, registered by :func:`register`:
+``sampler(model, x, levels) -> x_0``. ``levels`` are :class:`NoiseLevel` from the noisiest to :data:`CLEAN`;
+``model(x, level)`` evaluates the denoiser and returns ``(x0, eps)``, see :class:`DenoiserCall`.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from svclib.models.diffusion.schedule import Schedule, eps_from_x0, x0_from_eps
-from svclib.utils.errors import ModelError
+from svclib.models.diffusion.schedule import CLEAN, NoiseLevel, Schedule, eps_from_x0, x0_from_eps
+from svclib.models.layers import PRECISIONS
+from svclib.utils.control_spec import check_controls, control
+from svclib.utils.errors import ConversionError, ModelError
 from svclib.utils.progress import raise_if_cancelled
 
-Denoiser = Callable[[Tensor, float], Tensor]
+MAX_SEED = 2**31 - 1
+EpsModel = Callable[[Tensor, float], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """Options of one sampling run; None stands for the model's own setting (``DiffusionSettings``).
+
+    Attributes:
+        sampler: A key of :data:`SAMPLERS`.
+        steps: Number of steps.
+        shallow: Start step 1 .. ``n_steps`` to which the coarse mel is noised (shallow diffusion, Diff-SVC's
+            ``k_step``); None starts from pure noise.
+        temperature: Factor of all noise (Grad-TTS, Popov et al. 2021).
+        seed: Of the initial noise and of ancestral sampling; the same on every device.
+        precision: One of ``layers.PRECISIONS``.
+        eta: Amount of fresh noise of ``ddim`` (0) and ``ddpm`` (1), Song et al. 2021, Eq. 16.
+        chunk_frames, cache_bytes: Bound the memory of long recordings; the result does not depend on them.
+    """
+
+    sampler: str | None = control(
+        None, choices=lambda: tuple(SAMPLERS), metavar="NAME", help="sampling algorithm"
+    )
+    steps: int | float | None = control(
+        None,
+        1,
+        100_000,
+        metavar="N",
+        suggestions=(5, 10, 20, 50, 100, 200, 1000),
+        help="sampling steps: more take longer and follow the model more closely",
+    )
+    shallow: int | float | None = control(
+        None,
+        1,
+        100_000,
+        metavar="N",
+        label="Shallow start",
+        suggestions=(50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 900),
+        help="start from the model's coarse mel, noised to this diffusion step of 1000, instead of from pure noise",
+    )
+    temperature: float | int | None = control(
+        None,
+        0.0,
+        2.0,
+        suggestions=(0.5, 0.7, 0.85, 1.0, 1.2),
+        help="factor of the sampling noise: 0.7 smoother and steadier, 1 as varied as the recordings",
+    )
+    seed: int | float = control(0, 0, MAX_SEED, metavar="S", help="of all noise: the same number, the same sound")
+    precision: str = control(
+        "auto",
+        choices=PRECISIONS,
+        metavar="NAME",
+        help="auto is the fastest that this machine computes well, fp32 is exact",
+    )
+
+    eta: float | None = None
+    chunk_frames: int = 2048
+    cache_bytes: int = 10**9
+
+    def __post_init__(self):
+        check_controls(self, ConversionError)
+
+    def given(self) -> dict[str, str | int | float]:
+        """The options that differ from their defaults, by name."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        }
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplerStep:
-    """One call of the denoiser. Tensors are the sampler's own: look, copy what you keep, never write into them.
+    """One evaluation of the denoiser. Tensors are the sampler's own: copy what you keep, never write into them.
 
     Attributes:
-        index: 0 for the first call.
-        n_calls: Calls of the whole run; ``plms`` makes one more than its steps.
-        t: Diffusion time the denoiser was asked at.
-        x_t: The noisy signal it saw.
-        x0_hat: The clean signal it guessed (limited to ``clip``, where that was given).
-        eps_hat: The noise it named: its output.
-        noise_level: ``sigma_t``, the share of noise in ``x_t``, 0..1.
-        signal_level: ``alpha_t``.
+        index: 0 for the first evaluation.
+        n_calls: Evaluations of the whole run; ``plms`` makes one more than its steps.
+        t: Diffusion time.
+        x_t: The noisy signal.
+        x0_hat: The x0 prediction (limited to ``clip``, where that was given).
+        eps_hat: The predicted noise: the denoiser's output.
+        sigma, alpha: Factors of noise and signal in ``x_t``.
     """
 
     index: int
@@ -43,58 +114,132 @@ class SamplerStep:
     x_t: Tensor
     x0_hat: Tensor
     eps_hat: Tensor
-    noise_level: float
-    signal_level: float
+    sigma: float
+    alpha: float
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
-    """A way to walk; an entry of :data:`METHODS` is all that a new one needs.
+class Sampler:
+    """An entry of :data:`SAMPLERS`.
 
     Attributes:
-        walk: ``(walk, x_t, times, eta, generator) -> x_0``. ``walk(x, t)`` calls the denoiser, reports the step and
-            gives ``(eps, x0)``; ``walk.levels(times, i)`` are the signal and noise level of step ``i``.
-        words: For menus.
-        eta: Its usual share of fresh noise, or None if it draws none.
-        log_snr: Times evenly spaced in log-SNR instead of whole ones.
-        n_calls: How often it calls the denoiser in so many steps.
+        function: ``(model, x, levels) -> x_0``, with ``eta`` as fourth argument where that is not None.
+        label: For menus.
+        eta: Default amount of fresh noise, or None for a deterministic sampler.
+        log_snr: Steps evenly spaced in log-SNR instead of whole diffusion times.
+        n_calls: Number of steps -> number of denoiser evaluations.
     """
 
-    walk: Callable[..., Tensor]
-    words: str
+    function: Callable[..., Tensor]
+    label: str
     eta: float | int | None = None
     log_snr: bool = False
     n_calls: Callable[[int], int] = int
 
 
-def times(schedule: Schedule, method: str, steps: int, start_t: int | float | None = None) -> list[float]:
-    """The diffusion times of a run, falling; after the last one comes the clean signal.
+SAMPLERS: dict[str, Sampler] = {}
 
-    ``dpmpp`` takes real times, evenly spaced in log-SNR from ``start_t`` to 0. The others take whole times evenly
-    spaced from ``start_t``, rounded down ("trailing" spacing: that is the first, the last is one spacing above the
-    clean signal).
+
+def register(name: str, label: str, **properties) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorator: offer a sampler under a name; ``properties`` are the further fields of :class:`Sampler`."""
+
+    def add(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        SAMPLERS[name] = Sampler(function, label, **properties)
+        return function
+
+    return add
+
+
+class DenoiserCall:
+    """The ``model`` argument of samplers: evaluates the denoiser, reports the step, limits the x0 prediction.
 
     Args:
-        schedule: What the denoiser was trained with.
-        method: A key of ``METHODS``.
-        steps: How many times; but for ``dpmpp`` no more than there are whole ones.
-        start_t: Where to start, from 0 to ``n_steps - 1``; None: the noisiest.
+        denoiser: ``(x_t, t) -> eps``.
+        n_calls: Evaluations of the whole run, for the callback.
+        clip: Limit of ``|x0|``, for signals known to be bounded.
+        draw: ``x -> standard normal noise`` of its shape; torch's global generator by default.
+        temperature: Factor of fresh noise.
+        callback: Called with every :class:`SamplerStep`.
+        cancelled: Polled before each evaluation.
+    """
+
+    def __init__(
+        self,
+        denoiser: EpsModel,
+        n_calls: int,
+        clip: int | float | None = None,
+        draw: Callable[[Tensor], Tensor] = torch.randn_like,
+        temperature: int | float = 1.0,
+        callback: Callable[[SamplerStep], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ):
+        self.denoiser, self.n_calls, self.clip, self.draw = denoiser, n_calls, clip, draw
+        self.temperature, self.callback, self.cancelled, self.index = temperature, callback, cancelled, 0
+
+    def __call__(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """The limited x0 prediction at ``x``, and the noise that belongs to it."""
+        return self.limited(x, self.eps(x, level), level)
+
+    def eps(self, x: Tensor, level: NoiseLevel) -> Tensor:
+        """The denoiser's own noise estimate, which may imply an x0 beyond the limit."""
+        raise_if_cancelled(self.cancelled)
+        eps = self.denoiser(x, level.t)
+        if self.callback is not None:
+            x0, _ = self.limited(x, eps, level)
+            self.callback(SamplerStep(self.index, self.n_calls, level.t, x, x0, eps, level.sigma, level.alpha))
+        self.index += 1
+        return eps
+
+    def limited(self, x: Tensor, eps: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """A noise estimate as ``(x0, eps)`` with ``|x0| <= clip`` and ``x = alpha x0 + sigma eps``."""
+        x0 = x0_from_eps(x, eps, level.alpha, level.sigma)
+        if self.clip is None:
+            return x0, eps
+        x0 = x0.clamp(-self.clip, self.clip)
+        return x0, eps_from_x0(x, x0, level.alpha, level.sigma)
+
+    def noise(self, x: Tensor, std: float) -> Tensor:
+        """Fresh noise of the shape of ``x``, scaled by the temperature."""
+        return std * self.temperature * self.draw(x)
+
+
+def seeded_noise(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
+    """A ``draw`` function; noise is drawn on the generator's device, so a CPU generator gives equal noise anywhere."""
+
+    def draw(x: Tensor) -> Tensor:
+        device = x.device if generator is None else generator.device
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+    return draw
+
+
+def sampling_times(schedule: Schedule, sampler: str, steps: int, start_t: int | float | None = None) -> list[float]:
+    """The diffusion times of a run, falling; after the last one comes the clean signal.
+
+    With log-SNR spacing they are real times from ``start_t`` to 0. Otherwise whole times evenly spaced from
+    ``start_t``, rounded down ("trailing" spacing: the first is ``start_t``, the last one spacing above clean).
+
+    Args:
+        schedule: The noise schedule of the denoiser.
+        sampler: A key of :data:`SAMPLERS`.
+        steps: Number of times; with whole times at most as many as there are.
+        start_t: From 0 to ``n_steps - 1``; None: the noisiest.
 
     Returns:
-        ``steps`` times; ``dpmpp`` has one from ``start_t`` 0.
+        ``steps`` times; with log-SNR spacing only one from ``start_t`` 0.
 
     Raises:
-        ModelError: for an unknown method, no steps, a start outside the schedule, or more steps than whole times.
+        ModelError: for an unknown sampler, no steps, a start outside the schedule, or more steps than whole times.
     """
     start = schedule.n_steps - 1 if start_t is None else start_t
-    if method not in METHODS:
-        raise ModelError(f"There is no sampler '{method}'; choose one of {', '.join(METHODS)}.")
+    if sampler not in SAMPLERS:
+        raise ModelError(f"There is no sampler '{sampler}'; choose one of {', '.join(SAMPLERS)}.")
     if not 0 <= start <= schedule.n_steps - 1:
-        raise ModelError(f"The start step is {start}; this model's times run from 0 to {schedule.n_steps - 1}.")
+        raise ModelError(f"The start time is {start}; this model's times run from 0 to {schedule.n_steps - 1}.")
     if steps < 1:
-        raise ModelError(f"{steps} steps were asked for; a sampler needs at least 1.")
-    if METHODS[method].log_snr:
-        first, last = schedule.log_snr_at(start), schedule.log_snr_at(0)
+        raise ModelError(f"A sampler needs at least 1 step; {steps} given.")
+    if SAMPLERS[sampler].log_snr:
+        first, last = schedule.half_log_snr_at(start), schedule.half_log_snr_at(0)
         if steps == 1 or first >= last:
             return [float(start)]
         inner = [schedule.time_at(first + (last - first) * i / (steps - 1)) for i in range(1, steps - 1)]
@@ -102,123 +247,102 @@ def times(schedule: Schedule, method: str, steps: int, start_t: int | float | No
     whole = int(start) + 1
     if steps > whole:
         raise ModelError(
-            f"{steps} steps of {method} from diffusion time {int(start)} are more than its {whole} whole times; "
+            f"{steps} steps of {sampler} from diffusion time {int(start)} are more than its {whole} whole times; "
             f"take at most {whole}, or dpmpp."
         )
     return [float(math.floor(whole - i * whole / steps + 0.5) - 1) for i in range(steps)]
 
 
 def sample(
-    denoiser: Denoiser,
+    denoiser: EpsModel,
     schedule: Schedule,
     x_t: Tensor,
-    method: str = "dpmpp",
-    steps: int = 20,
-    start_t: int | float | None = None,
-    eta: int | float | None = None,
+    options: SamplingOptions | None = None,
     clip: int | float | None = None,
     generator: torch.Generator | None = None,
-    temperature: int | float = 1.0,
     callback: Callable[[SamplerStep], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """Walk from ``x_t`` at time ``start_t`` to the clean signal.
+    """Run a sampler from ``x_t`` to the clean signal.
 
     Args:
         denoiser: ``(x_t, t) -> eps``.
         schedule: The noise schedule the denoiser was trained with.
-        x_t: Where to start: pure noise, or for a shallow start ``schedule.diffuse(guess, start_t, noise)``.
-        method: One of ``METHODS``.
-        steps: Number of steps; the denoiser is called as often (``plms`` from 2 steps on: once more).
-        start_t: Diffusion time of ``x_t``; the whole schedule by default.
-        eta: Share of fresh noise of ``ddim`` (0, default) and ``ddpm`` (1, default); other methods have none.
-        clip: Limit of ``|x0_hat|``, for signals known to be bounded.
-        generator: Source of the fresh noise; two runs with equal generators are equal.
-        temperature: Factor of the fresh noise; the caller scales the noise in ``x_t`` by the same.
-        callback: Sees every :class:`SamplerStep`; changes no bit of the result.
-        cancelled: Asked before each call of the denoiser.
+        x_t: Pure noise, or for a shallow start ``schedule.diffuse(coarse, shallow - 1, noise)``.
+        options: Sampler (``dpmpp``), steps (20), ``shallow``, ``eta`` and ``temperature`` (1); the seed is unused.
+        clip: Limit of the x0 prediction, for signals known to be bounded.
+        generator: Of the fresh noise; two runs with equal generators are equal.
+        callback: Called with every :class:`SamplerStep`; does not affect the result.
+        cancelled: Polled before each evaluation of the denoiser.
 
     Returns:
         The clean signal, shape and device of ``x_t``.
 
     Raises:
-        ModelError: as :func:`times`, or for an ``eta`` the method has no use for.
+        ModelError: as :func:`sampling_times`, or for ``eta`` with a deterministic sampler.
         Cancelled: when ``cancelled()`` returns True.
     """
-    ts = times(schedule, method, steps, start_t)
-    chosen = METHODS[method]
+    o = options or SamplingOptions()
+    name = o.sampler or "dpmpp"
+    start_t = None if o.shallow is None else o.shallow - 1
+    times = sampling_times(schedule, name, 20 if o.steps is None else o.steps, start_t)
+    temperature = 1.0 if o.temperature is None else o.temperature
+    n_calls = SAMPLERS[name].n_calls(len(times))
+    call = DenoiserCall(denoiser, n_calls, clip, seeded_noise(generator), temperature, callback, cancelled)
+    return solve(call, x_t, [schedule.level(t) for t in times], name, o.eta)
+
+
+@torch.no_grad()
+def solve(
+    call: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel], sampler: str, eta: int | float | None = None
+) -> Tensor:
+    """Run a sampler over given noise levels, the noisiest first, to the clean signal."""
+    chosen = SAMPLERS[sampler]
     if eta is not None and chosen.eta is None:
-        raise ModelError(f"{method} draws no fresh noise, so eta has no meaning for it; leave it out or take ddim.")
-    walk = _Walk(denoiser, schedule, clip, callback, cancelled, chosen.n_calls(len(ts)), temperature)
-    with torch.no_grad():
-        return chosen.walk(walk, x_t, ts, chosen.eta if eta is None else eta, generator)
+        raise ModelError(f"{sampler} is deterministic and takes no eta; leave it out or use ddim.")
+    extra = () if chosen.eta is None else (chosen.eta if eta is None else eta,)
+    return chosen.function(call, x, [*levels, CLEAN], *extra)
 
 
-class _Walk:
-    """Calls the denoiser and reports; the methods below do the arithmetic."""
-
-    def __init__(self, denoiser, schedule, clip, callback, cancelled, n_calls, temperature):
-        self.denoiser, self.schedule, self.clip = denoiser, schedule, clip
-        self.callback, self.cancelled, self.n_calls = callback, cancelled, n_calls
-        self.index, self.temperature = 0, temperature
-
-    def levels(self, ts: list[float], i: int) -> tuple[float, float]:
-        """Signal and noise level of step ``i``; after the last step the signal is clean."""
-        return self.schedule.alpha_sigma(ts[i]) if i < len(ts) else (1.0, 0.0)
-
-    def __call__(self, x: Tensor, t: int | float) -> tuple[Tensor, Tensor]:
-        """The denoiser's noise and the clean signal it implies."""
-        raise_if_cancelled(self.cancelled)
-        alpha, sigma = self.schedule.alpha_sigma(t)
-        eps = self.denoiser(x, t)
-        x0 = self.limit(x0_from_eps(x, eps, alpha, sigma))
-        if self.callback is not None:
-            self.callback(SamplerStep(self.index, self.n_calls, t, x, x0, eps, sigma, alpha))
-        self.index += 1
-        return eps, x0
-
-    def limit(self, x0: Tensor) -> Tensor:
-        return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
-
-
-def _ancestral(walk: _Walk, x: Tensor, ts: list[float], eta: float, generator) -> Tensor:
-    """DDIM (Eq. 12 and 16) on any chain of times; with ``eta = 1`` it is DDPM with the small posterior variance."""
-    for i, t in enumerate(ts):
-        (alpha, sigma), (alpha_next, sigma_next) = walk.levels(ts, i), walk.levels(ts, i + 1)
-        eps, x0 = walk(x, t)
-        if walk.clip is not None:
-            eps = eps_from_x0(x, x0, alpha, sigma)
-        if sigma_next == 0.0:
+@register("ddim", "deterministic, first order", eta=0.0)
+@register("ddpm", "ancestral, many steps", eta=1.0)
+def sample_ddim(model: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel], eta: float) -> Tensor:
+    """DDIM on any chain of levels; with ``eta = 1`` it is DDPM with the small posterior variance."""
+    for level, following in itertools.pairwise(levels):
+        x0, eps = model(x, level)
+        if following.sigma == 0.0:
             return x0
-        fresh = eta * sigma_next / sigma * math.sqrt(1.0 - (alpha / alpha_next) ** 2)
-        x = alpha_next * x0 + math.sqrt(max(sigma_next**2 - fresh**2, 0.0)) * eps
-        if fresh:
-            device = x.device if generator is None else generator.device
-            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device)
-            x = x + fresh * walk.temperature * noise.to(x.device)
-    raise AssertionError("unreachable: the last step returns")
+        # Song et al. 2021, Eq. 16: standard deviation of the fresh noise
+        std = eta * following.sigma / level.sigma * math.sqrt(1.0 - (level.alpha / following.alpha) ** 2)
+        # Eq. 12: predicted x0 + direction pointing to x_t + fresh noise
+        x = following.alpha * x0 + math.sqrt(max(following.sigma**2 - std**2, 0.0)) * eps
+        if std:
+            x = x + model.noise(x, std)
+    return x
 
 
-def _plms(walk: _Walk, x: Tensor, ts: list[float], eta=None, generator=None) -> Tensor:
-    """PNDM's linear multistep (Liu et al. 2022, Eq. 12): DDIM steps along a blend of the last four noises.
+@register("plms", "linear multistep, as Diff-SVC", n_calls=lambda steps: steps + (steps > 1))
+def sample_plms(model: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel]) -> Tensor:
+    """PNDM's linear multistep (Liu et al. 2022): DDIM steps along a combination of the last four noise estimates.
 
-    The first step has no past, so it is taken twice: a DDIM step, one call at its end, and again with the mean of
-    both noises.
+    The first step has no history, so it is taken twice: a DDIM step, one evaluation at its end, and again with the
+    mean of both estimates.
     """
 
-    def move(x, eps, i):
-        (alpha, sigma), (alpha_next, sigma_next) = walk.levels(ts, i), walk.levels(ts, i + 1)
-        x0 = walk.limit(x0_from_eps(x, eps, alpha, sigma))
-        return alpha_next * x0 + sigma_next * (eps if walk.clip is None else eps_from_x0(x, x0, alpha, sigma))
+    def transfer(x: Tensor, eps: Tensor, level: NoiseLevel, following: NoiseLevel) -> Tensor:
+        # Eq. 11, the transfer part: a DDIM step along eps
+        x0, eps = model.limited(x, eps, level)
+        return following.alpha * x0 + following.sigma * eps
 
     past: list[Tensor] = []
-    for i, t in enumerate(ts):
-        eps, x0 = walk(x, t)
+    for level, following in itertools.pairwise(levels):
+        eps = model.eps(x, level)
         past = [*past[-3:], eps]
-        if len(ts) == 1:
-            return x0
+        if len(levels) == 2:
+            return model.limited(x, eps, level)[0]
+        # Eq. 12, the gradient part: Adams-Bashforth of rising order
         if len(past) == 1:
-            ahead, _ = walk(move(x, eps, 0), ts[1])
+            ahead = model.eps(transfer(x, eps, level, following), following)
             blend = (eps + ahead) / 2
         elif len(past) == 2:
             blend = (3 * past[-1] - past[-2]) / 2
@@ -226,28 +350,22 @@ def _plms(walk: _Walk, x: Tensor, ts: list[float], eta=None, generator=None) -> 
             blend = (23 * past[-1] - 16 * past[-2] + 5 * past[-3]) / 12
         else:
             blend = (55 * past[-1] - 59 * past[-2] + 37 * past[-3] - 9 * past[-4]) / 24
-        x = move(x, blend, i)
+        x = transfer(x, blend, level, following)
     return x
 
 
-def _dpmpp(walk: _Walk, x: Tensor, ts: list[float], eta=None, generator=None) -> Tensor:
-    """DPM-Solver++(2M), data prediction: a straight line through the last two clean guesses, over log-SNR."""
+@register("dpmpp", "second order, good in few steps", log_snr=True)
+def sample_dpmpp(model: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel]) -> Tensor:
+    """DPM-Solver++(2M) with data prediction (Lu et al. 2022, Algorithm 2)."""
     last_x0, last_h = None, 0.0
-    for i, t in enumerate(ts):
-        _, x0 = walk(x, t)
-        if i + 1 == len(ts):
+    for level, following in itertools.pairwise(levels):
+        x0, _ = model(x, level)
+        if following.sigma == 0.0:
             return x0
-        (_, sigma), (alpha_next, sigma_next) = walk.levels(ts, i), walk.levels(ts, i + 1)
-        h = walk.schedule.log_snr_at(ts[i + 1]) - walk.schedule.log_snr_at(t)
+        h = following.half_log_snr - level.half_log_snr
+        # D_i = (1 + 1 / (2 r)) x0_i - 1 / (2 r) x0_{i-1} with r = h_{i-1} / h_i: linear extrapolation over log-SNR
         guess = x0 if last_x0 is None else x0 + (x0 - last_x0) * (h / (2 * last_h))
-        x = (sigma_next / sigma) * x - (alpha_next * math.expm1(-h)) * guess
+        # x = sigma_i / sigma_{i-1} x - alpha_i (exp(-h) - 1) D_i
+        x = (following.sigma / level.sigma) * x - (following.alpha * math.expm1(-h)) * guess
         last_x0, last_h = x0, h
-    raise AssertionError("unreachable: the last step returns")
-
-
-METHODS = {
-    "ddpm": Method(_ancestral, "a random walk, many steps", eta=1.0),
-    "ddim": Method(_ancestral, "plain, straight", eta=0.0),
-    "plms": Method(_plms, "as in Diff-SVC", n_calls=lambda steps: steps + (steps > 1)),
-    "dpmpp": Method(_dpmpp, "good in few steps", log_snr=True),
-}
+    return x

@@ -1,18 +1,38 @@
-"""How noise grows with diffusion time, and the algebra between noise, clean signal and velocity.
+"""Noise schedule: variance-preserving forward process and the algebra between noise and clean signal.
 
-One variance-preserving process: ``x_t = alpha_t x_0 + sigma_t eps`` with ``alpha_t^2 + sigma_t^2 = 1`` (Ho et al. 2020,
-Eq. 4; there ``alpha_t = sqrt(alpha_bar_t)``). Diffusion time counts from 0, the least noise, to ``n_steps - 1``.
-Between whole steps the log-SNR is interpolated linearly, so that samplers may stop at any real time.
+``x_t = alpha_t x_0 + sigma_t eps`` with ``alpha_t^2 + sigma_t^2 = 1`` (Ho et al. 2020, Eq. 4; there
+``alpha_t = sqrt(alpha_bar_t)``). Diffusion time counts from 0, the least noise, to ``n_steps - 1``; -1 is the clean
+signal. Between whole steps the log-SNR is interpolated linearly, so that samplers may evaluate at any real time.
 """
 
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+class NoiseLevel(NamedTuple):
+    """One point of a noise schedule.
+
+    Attributes:
+        t: Diffusion time the denoiser is evaluated at.
+        alpha: Factor of the clean signal.
+        sigma: Factor of the noise.
+        half_log_snr: ``ln(alpha / sigma)``, the lambda of Lu et al. 2022.
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+    half_log_snr: float
+
+
+CLEAN = NoiseLevel(-1.0, 1.0, 0.0, math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +60,7 @@ class Schedule:
 
     @functools.cached_property
     def alpha_bar(self) -> np.ndarray:
-        """Share of the signal's power left at each step, float64 ``[n_steps]``, falling."""
+        """Remaining signal power at each step, float64 ``[n_steps]``, falling."""
         return np.cumprod(1.0 - self.betas)
 
     @functools.cached_property
@@ -48,7 +68,7 @@ class Schedule:
         """``ln(alpha_t / sigma_t)`` at each step, float64 ``[n_steps]``, falling."""
         return 0.5 * (np.log(self.alpha_bar) - np.log1p(-self.alpha_bar))
 
-    def log_snr_at(self, t: int | float) -> float:
+    def half_log_snr_at(self, t: int | float) -> float:
         """``ln(alpha / sigma)`` at a real time in ``0 .. n_steps - 1``."""
         return float(np.interp(t, np.arange(self.n_steps), self.half_log_snr))
 
@@ -56,25 +76,35 @@ class Schedule:
         """The real time at which ``ln(alpha / sigma)`` has this value."""
         return float(np.interp(-half_log_snr, -self.half_log_snr, np.arange(self.n_steps)))
 
-    def alpha_sigma(self, t: int | float) -> tuple[float, float]:
-        """Factors of signal and noise at a real time."""
-        twice = 2.0 * self.log_snr_at(t)
-        return math.sqrt(1.0 / (1.0 + math.exp(-twice))), math.sqrt(1.0 / (1.0 + math.exp(twice)))
-
-    def factors(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """``alpha`` and ``sigma`` for real times ``[batch]``, shaped to multiply ``like`` ``[batch, ...]``."""
-        table = torch.as_tensor(self.half_log_snr, device=t.device)
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of signal and noise at real times, float64 in the shape of ``t``."""
+        table = _table(self, t.device)
         low = t.long().clamp(0, self.n_steps - 2)
         half = table[low] + (t.double() - low) * (table[low + 1] - table[low])
-        half = half.view((-1,) + (1,) * (like.ndim - 1))
-        return torch.sigmoid(2 * half).sqrt().to(like.dtype), torch.sigmoid(-2 * half).sqrt().to(like.dtype)
+        # alpha^2 = sigmoid(log SNR), sigma^2 = sigmoid(-log SNR): Kingma et al. 2021, Eq. 3.
+        return torch.sigmoid(2 * half).sqrt(), torch.sigmoid(-2 * half).sqrt()
+
+    def level(self, t: int | float) -> NoiseLevel:
+        """The noise level at a real time."""
+        alpha, sigma = self.alpha_sigma(torch.tensor(float(t), dtype=torch.float64, device="cpu"))
+        return NoiseLevel(float(t), float(alpha), float(sigma), self.half_log_snr_at(t))
 
     def diffuse(
         self, x0: Float[Tensor, "batch *rest"], t: Tensor, noise: Float[Tensor, "batch *rest"]
     ) -> Float[Tensor, "batch *rest"]:
-        """The forward process in one leap: ``alpha_t x_0 + sigma_t noise`` for times ``[batch]``."""
-        alpha, sigma = self.factors(t, x0)
+        """The forward process (Ho et al. 2020, Eq. 4) at times ``[batch]``."""
+        alpha, sigma = (expand_like(x, x0) for x in self.alpha_sigma(t))
         return alpha * x0 + sigma * noise
+
+
+@functools.lru_cache(maxsize=32)
+def _table(schedule: Schedule, device: torch.device) -> Tensor:
+    return torch.as_tensor(schedule.half_log_snr, device=device)
+
+
+def expand_like(x: Float[Tensor, " batch"], like: Tensor) -> Tensor:
+    """``x`` shaped and typed to multiply ``like`` ``[batch, ...]``."""
+    return x.view((-1,) + (1,) * (like.ndim - 1)).to(like.dtype)
 
 
 def x0_from_eps(x_t, eps, alpha, sigma):
@@ -85,18 +115,3 @@ def x0_from_eps(x_t, eps, alpha, sigma):
 def eps_from_x0(x_t, x0, alpha, sigma):
     """Noise implied by a clean signal: ``(x_t - alpha x_0) / sigma``."""
     return (x_t - alpha * x0) / sigma
-
-
-def v_from_eps(x_t, eps, alpha, sigma):
-    """Velocity ``alpha eps - sigma x_0`` (Salimans and Ho 2022, appendix D) implied by a noise estimate."""
-    return (eps - sigma * x_t) / alpha
-
-
-def eps_from_v(x_t, v, alpha, sigma):
-    """Noise implied by a velocity: ``sigma x_t + alpha v``."""
-    return sigma * x_t + alpha * v
-
-
-def x0_from_v(x_t, v, alpha, sigma):
-    """Clean signal implied by a velocity: ``alpha x_t - sigma v``."""
-    return alpha * x_t - sigma * v

@@ -157,7 +157,7 @@ class Prepared:
         self.source = source if source is None or unit is None else source / unit
         self.spread: Tensor | None = None  # of the first noise, where the model's prior knows it
         n_units, halo = n_samples // net.squeeze // self.unit, -(-net.halo // self.unit) + (3 if mel is not None else 0)
-        self.pieces = list(layers.pieces(n_units, max(1, piece_samples // net.squeeze // self.unit), halo))
+        self.pieces = list(layers.chunks(n_units, max(1, piece_samples // net.squeeze // self.unit), halo))
         seen = sum(high - low for _, _, low, high in self.pieces) * self.unit
         size = self.batch * 2 * net.channels * len(net.stack.blocks) * seen * self.dtype.itemsize
         self.cached = net.conditioner == "samples" and size <= cache_bytes

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.models.diffusion.samplers import Denoiser, SamplerStep
+from svclib.models.diffusion.samplers import EpsModel, SamplerStep
 from svclib.models.diffusion.schedule import Schedule, x0_from_eps
 from svclib.utils.errors import ModelError
 from svclib.utils.progress import raise_if_cancelled
@@ -77,7 +77,7 @@ def align(schedule: Schedule, etas: Sequence[int | float]) -> list[float]:
 
 
 def sample(
-    denoiser: Denoiser,
+    denoiser: EpsModel,
     schedule: Schedule,
     x_t: Tensor,
     etas: Sequence[int | float] | None = None,

@@ -319,7 +319,7 @@ class HarmonicVocoder(nn.Module):
         harmonic, noise = np.zeros(n_frames * hop, np.float32), np.zeros(n_frames * hop + ring, np.float32)
         generator, bound = torch.Generator().manual_seed(seed), self.n_sounding(f0_hz, voiced)
         # One frame more on either side, because sound is drawn between frame centres.
-        for start, stop, low, high in layers.pieces(n_frames, max(1, chunk_frames), self.network.halo + 1):
+        for start, stop, low, high in layers.chunks(n_frames, max(1, chunk_frames), self.network.halo + 1):
             raise_if_cancelled(cancelled)
             mel, pitch, on, line = (x[:, low:high].to(place.device) for x in (log_mel, f0_hz, voiced, held))
             amplitudes, magnitudes = self.controls(mel, pitch, on)

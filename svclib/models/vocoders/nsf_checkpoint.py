@@ -86,7 +86,7 @@ def open(path: str | Path) -> NsfHifigan:  # noqa: A001  (nsf_weights.open reads
         raise ModelError(f"'{path.name}' has no 'generator' with tensors: it is no NSF-HiFiGAN checkpoint.")
     try:
         _require_own_numbers(tensors)
-        with torch.device("meta"), layers.NoDraws():
+        with torch.device("meta"), layers.skip_init():
             expected = NsfHifigan(settings, path.stem).state_dict()
         plain = plain_weights(tensors)
         _compare(plain, expected)

@@ -295,7 +295,7 @@ class NsfHifigan(nn.Module):
         initial[0] = 0.0
         n_frames, hop, made, pieces = f0_hz.shape[1], self.source_hop, 0, []
         known = log_mel.new_zeros(len(f0_hz), 1, 0)  # the source of the last frames, up to frame `made`
-        for start, stop, low, high in layers.pieces(n_frames, max(1, chunk_frames), self.halo):
+        for start, stop, low, high in layers.chunks(n_frames, max(1, chunk_frames), self.halo):
             raise_if_cancelled(cancelled)
             new = slice(made, high)
             if high > made:
