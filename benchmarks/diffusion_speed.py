@@ -24,6 +24,7 @@ from svclib.features import extract
 from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.diffusion import model as diffusion
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.utils import config
 
 
@@ -85,7 +86,7 @@ def song(name: str, seconds: float, repeats: int) -> dict:
         tracks = [torch.from_numpy(np.asarray(x, np.float32))[None] for x in (measured.log_mel, pitch, pitch)]
         voiced, loudness = (torch.from_numpy(np.asarray(x))[None] for x in (measured.voiced, measured.loudness_db))
         conditioning, condition = clocked(lambda: model.condition(*tracks, voiced, loudness.float()))  # noqa: B023
-        sampling, mel = clocked(lambda: model.sample(condition, "dpmpp", 20))  # noqa: B023
+        sampling, mel = clocked(lambda: model.sample(condition, SamplingOptions("dpmpp", 20)))  # noqa: B023
         mel = mel[0].numpy()
         vocoding, _ = clocked(lambda: model.vocoder.render(mel, measured.f0_hz, measured.voiced))  # noqa: B023
         rows.append({"features": measuring, "conditions": conditioning, "sampling": sampling, "vocoder": vocoding})

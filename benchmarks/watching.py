@@ -90,10 +90,10 @@ def overhead(repeats: int = 12, steps: int = 6) -> None:
         inside[0] = 0.0
         begun = time.thread_time()
         if recorder is None:
-            model.sample(condition, "ddim", steps, prepared=prepared)
+            model.sample(condition, SamplingOptions("ddim", steps), denoiser=prepared)
         else:
             with recorder.hooked():
-                model.sample(condition, "ddim", steps, prepared=prepared, callback=watch)
+                model.sample(condition, SamplingOptions("ddim", steps), denoiser=prepared, callback=watch)
         whole = time.thread_time() - begun
         return 100 * inside[0] / (whole - inside[0]) if clock else whole
 

@@ -21,9 +21,10 @@ from svclib.conversion import ab_compare
 from svclib.features import extract, f0
 from svclib.models import instrument
 from svclib.models.diffusion import samplers, schedule
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoding
-from svclib.notebooks.controls import SamplingControls
-from svclib.utils.errors import ModelError
+from svclib.notebooks import sampling_controls
+from svclib.utils.errors import ConversionError
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -59,12 +60,16 @@ def test_a_sampler_of_ones_own(mine):
     exact = x * std / math.sqrt(alpha**2 * std**2 + sigma**2)
     seen, error = [], {}
     for method in ("ddim", "heun"):
-        made = samplers.sample(denoiser, chain, x, method, 40, callback=seen.append if method == "heun" else None)
+        made = samplers.sample(
+            denoiser, chain, x, SamplingOptions(method, 40), callback=seen.append if method == "heun" else None
+        )
         error[method] = float((made - exact).abs().max())
     assert error["heun"] < 0.25 * error["ddim"]
     assert len(seen) == seen[-1].n_calls == 79
-    with pytest.raises(ModelError, match="heun"):
-        samplers.sample(denoiser, chain, x, "huen", 4)
+    wild = samplers.sample(lambda x, t: -3 * x, chain, x, SamplingOptions("heun", 10), clip=1.0)
+    assert float(wild.abs().max()) <= 1
+    with pytest.raises(ConversionError, match="heun"):
+        SamplingOptions("huen", 4)
 
 
 @pytest.mark.case("K5")
@@ -102,9 +107,9 @@ def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
 def test_they_are_in_the_menus_of_panels_made_afterwards(mine):
     controls = SamplingControls()
     controls.show(instrument.Listing(Path("voice.zip"), "voice", "diffusion", {}, None))
-    assert ("heun: two looks at each step", "heun") in controls.widgets["sampler"].options
-    controls.widgets["sampler"].value, controls.vocoder.value = "heun", "flute"
-    assert controls.options().sampler == "heun" and controls.chosen_vocoder() == "flute"
+    assert ("heun: second order, two evaluations a step", "heun") in controls.sampler.options
+    controls.sampler.value, controls.vocoder.value = "heun", "flute"
+    assert controls.options()["sampler"] == "heun" and controls.options()["vocoder"] == "flute"
     assert ab_compare.Variant(Path("voice.zip"), "heun", vocoder="flute").label == "voice, heun, vocoder flute"
 
 

@@ -52,7 +52,7 @@ def walk(mean, callback=None, steps=15, frames=12, seed=3):
         if callback:
             callback(step)
 
-    result = samplers.sample(linear(mean), SCHEDULE, noise, "ddim", steps, callback=watch)
+    result = samplers.sample(linear(mean), SCHEDULE, noise, SamplingOptions("ddim", steps), callback=watch)
     return recorder.trace(result, low=LOW, high=HIGH, mel=CONTRACT.to_json(), seed=seed)
 
 

@@ -14,6 +14,7 @@ from svclib.analysis import live_preview
 from svclib.analysis.plots import base as plots
 from svclib.models import instrument
 from svclib.models.diffusion import samplers
+from svclib.models.diffusion.samplers import SamplingOptions
 
 
 @pytest.fixture
@@ -35,12 +36,12 @@ def walk(model, watch=None, steps=12, seed=3, n_frames=50):
         if watch is not None:
             watch(model, step)
 
-    return model.sample(condition, "dpmpp", steps, seed=seed, callback=callback), seen
+    return model.sample(condition, SamplingOptions("dpmpp", steps, seed=seed), callback=callback), seen
 
 
 def test_the_first_picture_is_the_noise_that_the_walk_begins_with(model):
     _, seen = walk(model)
-    torch.testing.assert_close(model.noise(50, 3), seen[0], rtol=0, atol=0)
+    torch.testing.assert_close(model.initial_noise(50, 3), seen[0], rtol=0, atol=0)
     shown = []
     live_preview.LivePreview(shown.append).begin(model, 50 * 256 / 16000, 3)
     (drawn,) = pictures(shown[0])

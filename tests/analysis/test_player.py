@@ -17,6 +17,7 @@ from svclib.audio.mel import MelConfig
 from svclib.audio.mel import log_mel as compute_log_mel
 from svclib.data.synthetic import singers
 from svclib.models.diffusion import samplers
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
 from svclib.utils.errors import ConversionError
 
@@ -47,7 +48,7 @@ def sharpening(steps=24, seconds=3.0, method="dpmpp", seed=1, transpose=1.0):
 
     recorder = Recorder()
     noise = torch.randn((1, 80, frames), generator=torch.Generator().manual_seed(seed))
-    result = samplers.sample(denoiser, SCHEDULE, noise, method, steps, clip=1.0, callback=recorder)
+    result = samplers.sample(denoiser, SCHEDULE, noise, SamplingOptions(method, steps), clip=1.0, callback=recorder)
     conditions = {"f0_hz": np.where(voiced, f0_hz, 0), "voiced": voiced.astype(bool)}
     return recorder.trace(
         result, low=low, high=high, conditions=conditions, mel=CONTRACT.to_json(), label=NAME, method=method, seed=seed

@@ -14,8 +14,8 @@ from traces import SCHEDULE, gaussian, recorded
 from svclib.analysis import trace
 from svclib.analysis.recorder import CaptureOptions, Recorder, capture, select_steps
 from svclib.models.diffusion import samplers
-from svclib.models.diffusion.denoiser import Prepared
 from svclib.models.diffusion.samplers import SamplingOptions
+from svclib.models.diffusion.schedule import expand_like
 from svclib.utils.errors import ConversionError
 
 
@@ -45,17 +45,17 @@ def test_what_is_kept_is_what_the_sampler_saw(method):
 @pytest.mark.parametrize("method", samplers.SAMPLERS)
 def test_capturing_changes_no_bit(song, method):
     model, _, condition = song
-    plain = model.sample(condition, method, 6, seed=5)
+    plain = model.sample(condition, SamplingOptions(method, 6, seed=5))
     made = capture(model, condition, CaptureOptions(SamplingOptions(sampler=method, steps=6, seed=5)))
-    assert torch.equal(model.sample(condition, method, 6, seed=5), plain)
+    assert torch.equal(model.sample(condition, SamplingOptions(method, 6, seed=5)), plain)
     np.testing.assert_allclose(made.log_mel(made.result).T, plain[0], atol=6e-3)
     steps_seen = []
     prepared = model.prepare(condition)
     recorder = Recorder(denoiser=prepared)
     with recorder.hooked():
-        watched = model.sample(condition, method, 6, seed=5, callback=recorder, prepared=prepared)
+        watched = model.sample(condition, SamplingOptions(method, 6, seed=5), callback=recorder, denoiser=prepared)
     assert torch.equal(watched, plain)
-    model.sample(condition, method, 6, seed=5, prepared=prepared, callback=steps_seen.append)
+    model.sample(condition, SamplingOptions(method, 6, seed=5), denoiser=prepared, callback=steps_seen.append)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()), "a hook stayed"
 
 
@@ -64,11 +64,15 @@ def test_features_are_the_networks_own(song):
     made = capture(model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=4, seed=5, precision="fp32")))
     net = model.denoiser
     with torch.no_grad():
-        guess, spread = model.guess(condition)
+        guess, spread = model.coarse_and_std(condition)
         t = torch.tensor([made.t[2]])
         states = []
-        model.sample(condition, "ddim", 4, seed=5, precision="fp32", callback=lambda s: states.append(s.x_t.clone()))
-        alpha, sigma = SCHEDULE.factors(t, states[2])
+        model.sample(
+            condition,
+            SamplingOptions("ddim", 4, seed=5, precision="fp32"),
+            callback=lambda s: states.append(s.x_t.clone()),
+        )
+        alpha, sigma = (expand_like(x, states[2]) for x in SCHEDULE.alpha_sigma(t))
         total = ((alpha * spread) ** 2 + sigma**2).sqrt()
         x = torch.relu(net.first((states[2] - alpha * guess) / total))
         step, projected = net.step(t), net.stack.project(condition)
@@ -88,9 +92,7 @@ def test_features_are_the_networks_own(song):
 
 def test_features_in_pieces_are_those_of_the_whole(song):
     model, _, condition = song
-    with torch.no_grad():
-        guess, spread = model.guess(condition)
-    pieces = Prepared(model.denoiser, condition, guess, spread, "fp32", piece_frames=37)
+    pieces = model.prepare(condition, "fp32", chunk_frames=37)
     whole = capture(
         model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=3, seed=5, precision="fp32"))
     )
@@ -119,7 +121,7 @@ def test_memory_is_bounded_with_a_notice():
         recorder(step)
         most = max(most, len(recorder.rows) + len(recorder.pending))
 
-    samplers.sample(gaussian, SCHEDULE, torch.randn(1, 40, 12), "ddim", 100, callback=watch)
+    samplers.sample(gaussian, SCHEDULE, torch.randn(1, 40, 12), SamplingOptions("ddim", 100), callback=watch)
     made = recorder.trace(torch.zeros(1, 40, 12), low=[-1] * 40, high=[1] * 40, mel=CONTRACT.to_json())
     assert most <= 30 and 20 <= len(made) < 30 and made.index[0] == 0 and made.index[-1] == 99
     assert made.info["notice"].startswith(f"{len(made)} of 100 steps were kept")
@@ -128,7 +130,7 @@ def test_memory_is_bounded_with_a_notice():
     with pytest.raises(ConversionError, match="at least 2"):
         Recorder(keep=1)
     with pytest.raises(ConversionError, match="batch of one"):
-        samplers.sample(gaussian, SCHEDULE, torch.randn(2, 40, 12), "ddim", 3, callback=Recorder())
+        samplers.sample(gaussian, SCHEDULE, torch.randn(2, 40, 12), SamplingOptions("ddim", 3), callback=Recorder())
 
 
 def test_five_seconds_of_128_mels_stay_within_the_target():
@@ -153,7 +155,7 @@ def test_levels_are_the_models_own(song):
 def test_a_waveform_trace(tmp_path):
     recorder = Recorder(keep=5)
     result = samplers.sample(
-        lambda x, t: 0.9 * x, SCHEDULE, torch.randn(1, 4000), "dpmpp", 12, clip=1.0, callback=recorder
+        lambda x, t: 0.9 * x, SCHEDULE, torch.randn(1, 4000), SamplingOptions("dpmpp", 12), clip=1.0, callback=recorder
     )
     made = recorder.trace(result, kind="wave", sample_rate_hz=22050)
     assert made.x_t.shape == (5, 4000) and made.sample_rate_hz == 22050

@@ -16,6 +16,7 @@ from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings
 from svclib.models import layers
 from svclib.models.diffusion.model import DiffusionSettings
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils import config
 from svclib.utils.errors import Cancelled
@@ -49,7 +50,7 @@ def model():
 
 
 def song(n_frames=N_FRAMES, seed=0):
-    """A bright first half and a dark second one, with pauses and a gliding pitch: arguments of ``render``."""
+    """A bright first half and a dark second one, with pauses and a gliding pitch: source and target of ``render``."""
     rng = np.random.default_rng(seed)
     f0 = (220 * 2 ** (np.sin(np.arange(n_frames) / 40) / 2)).astype(np.float32)
     voiced = np.sin(np.arange(n_frames) / 13) > -0.8
@@ -57,7 +58,8 @@ def song(n_frames=N_FRAMES, seed=0):
     log_mel = (-4 - tilt + 0.5 * rng.standard_normal((n_frames, 40))).astype(np.float32)
     loudness = (-30 + 10 * np.sin(np.arange(n_frames) / 29)).astype(np.float32)
     asked = (f0 * 1.25).astype(np.float32)
-    return log_mel, np.where(voiced, f0, 0).astype(np.float32), voiced, asked, voiced, loudness
+    f0 = np.where(voiced, f0, 0).astype(np.float32)
+    return tuple(ConditionInputs.from_arrays(log_mel, x, voiced, loudness) for x in (f0, asked))
 
 
 def heard(model, monkeypatch, **options):
@@ -66,10 +68,10 @@ def heard(model, monkeypatch, **options):
 
     def watch(log_mel, *args, **kwargs):
         mels.append(log_mel)
-        return render(log_mel, *args, chunk_frames=options.get("piece_frames", 1000), **kwargs)
+        return render(log_mel, *args, chunk_frames=options.get("chunk_frames", 1000), **kwargs)
 
     monkeypatch.setattr(model.vocoder, "render", watch)
-    sung = model.render(*song(), seed=3, precision="fp32", singer={"ann": 1, "bea": 2}, **options)
+    sung = model.render(*song(), {"ann": 1, "bea": 2}, SamplingOptions(seed=3, precision="fp32", **options))
     monkeypatch.undo()
     return mels[0], sung.audio
 
@@ -79,10 +81,10 @@ WAYS = [("dpmpp", 5, None), ("ddpm", 4, 300), ("ddim", 4, None), ("plms", 4, 300
 
 @pytest.mark.parametrize("method, steps, shallow", WAYS)
 def test_in_pieces_mel_and_sound_are_those_of_the_whole(model, monkeypatch, method, steps, shallow):
-    way = {"method": method, "steps": steps, "shallow": shallow}
-    mel, audio = heard(model, monkeypatch, **way, piece_frames=10**6)
+    way = {"sampler": method, "steps": steps, "shallow": shallow}
+    mel, audio = heard(model, monkeypatch, **way, chunk_frames=10**6)
     assert len(audio) == N_FRAMES * 256 and audio.std() > 1e-3
-    for options in ({"piece_frames": 37}, {"piece_frames": 100, "cache_bytes": 0}):
+    for options in ({"chunk_frames": 37}, {"chunk_frames": 100, "cache_bytes": 0}):
         mel_in_pieces, audio_in_pieces = heard(model, monkeypatch, **way, **options)
         assert np.abs(mel_in_pieces - mel).max() < 1e-4
         assert np.abs(audio_in_pieces - audio).max() < 1e-4
@@ -90,16 +92,14 @@ def test_in_pieces_mel_and_sound_are_those_of_the_whole(model, monkeypatch, meth
 
 def test_without_halos_or_the_songs_statistics_the_seams_would_be_heard(model, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
-        whole, _ = heard(model, patch, method="ddim", steps=3)
+        whole, _ = heard(model, patch, sampler="ddim", steps=3)
     for part in (model.denoiser.stack, model.conditions, model.coarse, model.content.convs):
         monkeypatch.setattr(part, "halo", 0)
     with pytest.MonkeyPatch.context() as patch:
-        seams, _ = heard(model, patch, method="ddim", steps=3, piece_frames=37)
+        seams, _ = heard(model, patch, sampler="ddim", steps=3, chunk_frames=37)
     monkeypatch.undo()
     assert np.abs(seams - whole).max() > 1e-2
-    log_mel, f0, *_ = (torch.from_numpy(x)[None] for x in song())
-    given = ConditionInputs(log_mel, f0, f0 > 0, torch.zeros_like(f0))
-    half = N_FRAMES // 2
+    given, half = song()[0], N_FRAMES // 2
     alone = model.content.encode(given.frames(0, half), 37)
     within = model.content.encode(given, 37)[:, :half]
     assert (alone - within).abs().max() > 0.05
@@ -115,7 +115,7 @@ def test_cancelling_is_asked_between_the_pieces_of_one_step(model):
         return len(asked) == 5
 
     with pytest.raises(Cancelled):
-        model.sample(condition, steps=2, precision="fp32", piece_frames=50, cancelled=cancelled)
+        model.sample(condition, SamplingOptions(steps=2, precision="fp32", chunk_frames=50), cancelled=cancelled)
     assert len(asked) == 5  # once before the step, then before each piece: the fifth lies inside the first step
 
 
@@ -123,7 +123,7 @@ def test_the_cap_counts_what_is_kept(model):
     condition = torch.zeros(1, SETTINGS.condition_dims, 200)
     gates = 2 * SETTINGS.channels * SETTINGS.n_layers
     kept = sum(high - low for _, _, low, high in layers.chunks(200, 50, model.denoiser.stack.halo)) * gates * 4
-    options = {"precision": "fp32", "piece_frames": 50}
+    options = {"precision": "fp32", "chunk_frames": 50}
     assert model.prepare(condition, **options, cache_bytes=kept).cached
     over = model.prepare(condition, **options, cache_bytes=kept - 1)
     assert not over.cached and over.kept is None
@@ -149,8 +149,9 @@ def measure(preset: str, seconds: int) -> None:
     rng = np.random.default_rng(0)
     log_mel = (rng.standard_normal((n, contract.n_mels)) - 5).astype(np.float32)
     f0, voiced, loudness = np.full(n, 220, np.float32), np.ones(n, bool), np.full(n, -30, np.float32)
-    few = slice(0, 300)  # what is loaded lazily is loaded now
-    model.render(log_mel[few], f0[few], voiced[few], f0[few], voiced[few], loudness[few], steps=1)
+    # A short run first: what is loaded lazily is loaded now.
+    given = ConditionInputs.from_arrays(log_mel, f0, voiced, loudness)
+    model.render(given.frames(0, 300), options=SamplingOptions(steps=1))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
-    model.render(log_mel, f0, voiced, f0, voiced, loudness, steps=2)
+    model.render(given, options=SamplingOptions(steps=2))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)

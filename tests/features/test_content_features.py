@@ -295,12 +295,14 @@ def test_a_study_hears_the_units_of_its_stretch(home):
     first, n = 25, len(asked)  # frame 25 is centred at 0.408 s
     np.testing.assert_array_equal(asked.content, songs_[0].features.content[first : first + n])
     f0_hz = fill_unvoiced(asked.f0_hz, asked.voiced)
-    told = [torch.from_numpy(x)[None] for x in (asked.log_mel, f0_hz, f0_hz, asked.voiced, asked.loudness_db)]
+    given = ConditionInputs.from_arrays(asked.log_mel, f0_hz, asked.voiced, asked.loudness_db, asked.content)
     base = interventions.build_condition(model, asked)
-    assert torch.equal(base, model.condition(*told, content=torch.from_numpy(asked.content)[None]))
+    assert torch.equal(base, model.condition(given))
     swap = interventions.Intervention("content", "swap", other=other)
     swapped = interventions.build_condition(model, asked, [swap])
-    assert torch.equal(swapped, model.condition(*told, content=torch.from_numpy(other.content)[None]))
+    assert torch.equal(
+        swapped, model.condition(dataclasses.replace(given, content=torch.from_numpy(other.content)[None]))
+    )
     assert not torch.equal(swapped, base)
     off = interventions.build_condition(model, asked, [interventions.Intervention("content")])
     assert torch.equal(

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from svclib.audio.mel import MelConfig
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings
 from svclib.models.diffusion.model import DiffusionSettings
 
@@ -59,5 +60,4 @@ def batch_of(pieces, singer=0):
 
 
 def condition_of(model, batch, **options):
-    names = ("f0_hz", "f0_hz", "voiced", "loudness_db")
-    return model.condition(batch["log_mel"], *(batch[n] for n in names), **options)
+    return model.condition(ConditionInputs.from_batch(batch), **options)

@@ -12,6 +12,7 @@ from lib.diffwave_weights import convert, load
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
 from svclib.models.diffusion import samplers
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.diffwave import cached_inference, cpu_autograd
 from svclib.models.diffwave import inference as diffwave_uses
@@ -382,13 +383,18 @@ def test_all_steps_are_the_ddpm_walk():
         )
         steps = 20 if start is None else start + 1
         want = samplers.sample(
-            denoiser, schedule, x_t, "ddpm", steps, start, generator=generators[1], callback=theirs.append
+            denoiser,
+            schedule,
+            x_t,
+            SamplingOptions("ddpm", steps, shallow=None if start is None else start + 1),
+            generator=generators[1],
+            callback=theirs.append,
         )
         torch.testing.assert_close(got, want, atol=1e-10, rtol=0)
     for a, b in zip(ours, theirs, strict=True):
         assert (a.index, a.n_calls, a.t) == (b.index, b.n_calls, b.t)
         torch.testing.assert_close(a.x0_hat, b.x0_hat, atol=1e-9, rtol=0)
-        assert a.noise_level == pytest.approx(b.noise_level, abs=1e-12)
+        assert a.sigma == pytest.approx(b.sigma, abs=1e-12)
 
 
 def test_a_perfect_guess_comes_back_through_the_fast_walk():
@@ -404,7 +410,7 @@ def test_a_perfect_guess_comes_back_through_the_fast_walk():
     torch.testing.assert_close(got, target, atol=1e-9, rtol=0)
     np.testing.assert_allclose([s.t for s in seen], align(schedule, FAST["base"])[::-1])
     gbar = [0.3757862, 0.7515724, 0.9394655, 0.9889111, 0.9989001, 0.9999]
-    np.testing.assert_allclose([s.signal_level**2 for s in seen], gbar, atol=1e-7)
+    np.testing.assert_allclose([s.alpha**2 for s in seen], gbar, atol=1e-7)
 
 
 def test_walks_that_cannot_start_or_are_cancelled():

@@ -10,7 +10,8 @@ import torch
 from scipy.stats import norm
 
 from svclib.models.diffusion import samplers, schedule
-from svclib.utils.errors import Cancelled, ModelError
+from svclib.models.diffusion.samplers import SamplingOptions
+from svclib.utils.errors import Cancelled, ConversionError, ModelError
 
 MEL = schedule.Schedule()
 DETERMINISTIC = ("ddim", "plms", "dpmpp")
@@ -38,12 +39,18 @@ def test_schedule_between_steps():
         assert alpha**2 == pytest.approx(MEL.alpha_bar[t], rel=1e-12)
         assert alpha**2 + sigma**2 == pytest.approx(1, abs=1e-12)
     for t in (0.25, 3.5, 998.9):
-        assert MEL.time_at(MEL.log_snr_at(t)) == pytest.approx(t, abs=1e-9)
+        assert MEL.time_at(MEL.half_log_snr_at(t)) == pytest.approx(t, abs=1e-9)
     t = torch.tensor([0.0, 0.25, 500.0, 999.0])
-    alpha, sigma = MEL.factors(t, torch.zeros(4, 2, 3, dtype=torch.float64))
-    want = np.array([MEL.alpha_sigma(float(x)) for x in t])
-    np.testing.assert_allclose(alpha[:, 0, 0], want[:, 0], rtol=1e-12)
-    np.testing.assert_allclose(sigma[:, 0, 0], want[:, 1], rtol=1e-12)
+    half = torch.tensor([MEL.half_log_snr_at(float(x)) for x in t], dtype=torch.float64)
+    alpha, sigma = MEL.alpha_sigma(t)
+    torch.testing.assert_close((alpha / sigma).log(), half, rtol=1e-9, atol=1e-9)
+    for i, x in enumerate(t):
+        level = MEL.level(float(x))
+        assert (level.t, level.alpha, level.sigma) == (float(x), float(alpha[i]), float(sigma[i]))
+    like = torch.zeros(4, 2, 3)
+    assert (
+        schedule.expand_like(alpha, like).shape == (4, 1, 1) and schedule.expand_like(alpha, like).dtype == like.dtype
+    )
 
 
 def test_forward_process_moments():
@@ -68,12 +75,8 @@ def test_conversions_agree():
     for t in (0, 400, 999):
         alpha, sigma = MEL.alpha_sigma(t)
         x_t = alpha * x0 + sigma * eps
-        v = alpha * eps - sigma * x0
         torch.testing.assert_close(schedule.x0_from_eps(x_t, eps, alpha, sigma), x0, atol=1e-10, rtol=0)
         torch.testing.assert_close(schedule.eps_from_x0(x_t, x0, alpha, sigma), eps, atol=1e-10, rtol=0)
-        torch.testing.assert_close(schedule.v_from_eps(x_t, eps, alpha, sigma), v, atol=1e-10, rtol=0)
-        torch.testing.assert_close(schedule.eps_from_v(x_t, v, alpha, sigma), eps, atol=1e-10, rtol=0)
-        torch.testing.assert_close(schedule.x0_from_v(x_t, v, alpha, sigma), x0, atol=1e-10, rtol=0)
 
 
 def test_impossible_schedules_are_refused():
@@ -133,7 +136,9 @@ def test_perfect_denoiser_gives_the_clean_signal(method, steps):
         steps = 999  # other than a divisor of the schedule
     x0 = normal(2, 3, 5, seed=3).clamp(-1, 1)
     knows = lambda x, t: schedule.eps_from_x0(x, x0, *MEL.alpha_sigma(t))  # noqa: E731
-    got = samplers.sample(knows, MEL, normal(2, 3, 5), method, steps, generator=torch.Generator().manual_seed(0))
+    got = samplers.sample(
+        knows, MEL, normal(2, 3, 5), SamplingOptions(method, steps), generator=torch.Generator().manual_seed(0)
+    )
     torch.testing.assert_close(got, x0, atol=1e-8, rtol=0)
 
 
@@ -147,19 +152,21 @@ def test_perfect_denoiser_from_a_shallow_start(method):
         asked.append(t)
         return schedule.eps_from_x0(x, x0, *MEL.alpha_sigma(t))
 
-    got = samplers.sample(knows, MEL, x_t, method, 10, start_t=199, generator=torch.Generator().manual_seed(0))
+    got = samplers.sample(
+        knows, MEL, x_t, SamplingOptions(method, 10, shallow=200), generator=torch.Generator().manual_seed(0)
+    )
     torch.testing.assert_close(got, x0, atol=1e-8, rtol=0)
     assert max(asked) == asked[0] == 199
 
 
-def order(method, counts, start_t=700.0):
+def order(method, counts, start_t=700):
     """Observed order: slope of log error against log steps where the flow reaches the last diffusion time."""
     eps, flow = gaussian(0.2, 0.4)
     x = normal(500)
     errors = []
     for steps in counts:
         last = []
-        samplers.sample(eps, MEL, x, method, steps, start_t=start_t, callback=last.append)
+        samplers.sample(eps, MEL, x, SamplingOptions(method, steps, shallow=start_t + 1), callback=last.append)
         exact = flow(x, start_t, last[-1].t)
         errors.append(float((last[-1].x_t - exact).abs().mean()))
     return np.polyfit(np.log(counts), np.log(errors), 1)[0], errors
@@ -176,7 +183,7 @@ def test_twenty_steps_on_the_mixture():
     x = normal(2000)
     exact = mixture_flow(x.numpy())
     error = {
-        (m, n): float(np.abs(samplers.sample(mixture_eps, MEL, x, m, n).numpy() - exact).mean())
+        (m, n): float(np.abs(samplers.sample(mixture_eps, MEL, x, SamplingOptions(m, n)).numpy() - exact).mean())
         for m, n in (("dpmpp", 10), ("dpmpp", 20), ("dpmpp", 50), ("ddim", 20), ("plms", 100))
     }
     assert error["dpmpp", 20] <= 0.006
@@ -190,15 +197,15 @@ def test_uniform_spacing_would_be_worse(monkeypatch):
     x = normal(2000)
     exact = mixture_flow(x.numpy())
     even = [999 - i * 999 / 20 for i in range(20)]
-    monkeypatch.setattr(samplers, "times", lambda *a: even)
-    error = float(np.abs(samplers.sample(mixture_eps, MEL, x, "dpmpp", 20).numpy() - exact).mean())
+    monkeypatch.setattr(samplers, "sampling_times", lambda *a: even)
+    error = float(np.abs(samplers.sample(mixture_eps, MEL, x, SamplingOptions("dpmpp", 20)).numpy() - exact).mean())
     assert error > 0.025
 
 
 def test_ddpm_draws_from_the_data():
     eps, _ = gaussian(0.3, 0.3)
     generator = torch.Generator().manual_seed(0)
-    got = samplers.sample(eps, MEL, normal(20_000), "ddpm", 1000, generator=generator)
+    got = samplers.sample(eps, MEL, normal(20_000), SamplingOptions("ddpm", 1000), generator=generator)
     assert float(got.mean()) == pytest.approx(0.3, abs=0.01)
     assert float(got.std()) == pytest.approx(0.3, abs=0.01)
 
@@ -229,14 +236,18 @@ COMMON = {"beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing"}
 def test_ddim_is_diffusers(diffusers, steps):
     x = normal(50)
     theirs = walk(diffusers.DDIMScheduler(**COMMON, clip_sample=False), steps, x)
-    torch.testing.assert_close(samplers.sample(mixture_eps, MEL, x, "ddim", steps), theirs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        samplers.sample(mixture_eps, MEL, x, SamplingOptions("ddim", steps)), theirs, atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("steps", [5, 20, 100])
 def test_plms_is_diffusers(diffusers, steps):
     x = normal(50)
     theirs = walk(diffusers.PNDMScheduler(**COMMON, skip_prk_steps=True, set_alpha_to_one=True), steps, x)
-    torch.testing.assert_close(samplers.sample(mixture_eps, MEL, x, "plms", steps), theirs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        samplers.sample(mixture_eps, MEL, x, SamplingOptions("plms", steps)), theirs, atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("steps", [50, 1000])
@@ -245,7 +256,9 @@ def test_ddpm_is_diffusers(diffusers, steps):
     scheduler = diffusers.DDPMScheduler(**COMMON, variance_type="fixed_small", clip_sample=False)
     theirs = walk(scheduler, steps, x, generator=torch.Generator().manual_seed(7))
     float_eps = lambda x, t: mixture_eps(x[:, 0], t).float()[:, None]  # noqa: E731
-    ours = samplers.sample(float_eps, MEL, x, "ddpm", steps, generator=torch.Generator().manual_seed(7))
+    ours = samplers.sample(
+        float_eps, MEL, x, SamplingOptions("ddpm", steps), generator=torch.Generator().manual_seed(7)
+    )
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
     assert float((ours - theirs).abs().median()) < 1e-4
 
@@ -263,12 +276,12 @@ def test_dpmpp_is_diffusers(diffusers, steps, monkeypatch):
         final_sigmas_type="zero",
     )
     theirs = walk(scheduler, steps, x)
-    unrounded = samplers.sample(mixture_eps, MEL, x, "dpmpp", steps)
+    unrounded = samplers.sample(mixture_eps, MEL, x, SamplingOptions("dpmpp", steps))
     assert float((unrounded - theirs).abs().mean()) < 0.004
     # Their sigmas are not rounded with their times, so the levels are ours and only the question is rounded.
-    ours = samplers.times(MEL, "dpmpp", steps)
+    ours = samplers.sampling_times(MEL, "dpmpp", steps)
     levels = {round(t, 6): int(s) for t, s in zip(ours, scheduler.timesteps, strict=True)}
-    rounded = samplers.sample(lambda x, t: mixture_eps(x, levels[round(t, 6)]), MEL, x, "dpmpp", steps)
+    rounded = samplers.sample(lambda x, t: mixture_eps(x, levels[round(t, 6)]), MEL, x, SamplingOptions("dpmpp", steps))
     assert float((rounded - theirs).abs().mean()) < 5e-4
 
 
@@ -282,14 +295,16 @@ def test_watching_changes_nothing(method):
 
     def run(callback=None):
         generator = torch.Generator().manual_seed(5)
-        return samplers.sample(mixture_eps, MEL, x, method, 12, clip=1.0, generator=generator, callback=callback)
+        return samplers.sample(
+            mixture_eps, MEL, x, SamplingOptions(method, 12), clip=1.0, generator=generator, callback=callback
+        )
 
     alone, watched = run(), run(lambda s: seen.append(s))
     assert torch.equal(alone, watched)
     assert [s.index for s in seen] == list(range(12 + (method == "plms")))
     assert {s.n_calls for s in seen} == {len(seen)}
     for s in seen:
-        assert (s.signal_level, s.noise_level) == MEL.alpha_sigma(s.t)
+        assert (s.alpha, s.sigma) == MEL.alpha_sigma(s.t)
         torch.testing.assert_close(s.eps_hat, mixture_eps(s.x_t, s.t), atol=0, rtol=0)
         want = schedule.x0_from_eps(s.x_t, s.eps_hat, *MEL.alpha_sigma(s.t)).clamp(-1, 1)
         torch.testing.assert_close(s.x0_hat, want, atol=1e-12, rtol=0)
@@ -300,17 +315,19 @@ def test_watching_changes_nothing(method):
 
 @pytest.mark.parametrize("method", samplers.SAMPLERS)
 def test_clip_bounds_the_result_and_keeps_a_perfect_one(method):
-    wild = samplers.sample(lambda x, t: -3 * x, MEL, normal(4, 8), method, 10, clip=1.0)
+    wild = samplers.sample(lambda x, t: -3 * x, MEL, normal(4, 8), SamplingOptions(method, 10), clip=1.0)
     assert float(wild.abs().max()) <= 1
     x0 = normal(40).clamp(-1, 1)
     knows = lambda x, t: schedule.eps_from_x0(x, x0, *MEL.alpha_sigma(t))  # noqa: E731
-    torch.testing.assert_close(samplers.sample(knows, MEL, normal(40), method, 10, clip=1.0), x0, atol=1e-8, rtol=0)
+    torch.testing.assert_close(
+        samplers.sample(knows, MEL, normal(40), SamplingOptions(method, 10), clip=1.0), x0, atol=1e-8, rtol=0
+    )
 
 
 def test_seed_decides_the_random_walk():
     def run(seed, method="ddpm", eta=None):
         generator = torch.Generator().manual_seed(seed)
-        return samplers.sample(mixture_eps, MEL, normal(30), method, 20, eta=eta, generator=generator)
+        return samplers.sample(mixture_eps, MEL, normal(30), SamplingOptions(method, 20, eta=eta), generator=generator)
 
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
@@ -320,25 +337,30 @@ def test_seed_decides_the_random_walk():
 
 def test_times_of_each_method():
     for method in ("ddpm", "ddim", "plms"):
-        assert samplers.times(MEL, method, 4) == [999, 749, 499, 249]
-        assert samplers.times(MEL, method, 1000) == list(range(999, -1, -1))
-        assert samplers.times(MEL, method, 3, start_t=99) == [99, 66, 32]
-    ts = samplers.times(MEL, "dpmpp", 20)
+        assert samplers.sampling_times(MEL, method, 4) == [999, 749, 499, 249]
+        assert samplers.sampling_times(MEL, method, 1000) == list(range(999, -1, -1))
+        assert samplers.sampling_times(MEL, method, 3, start_t=99) == [99, 66, 32]
+    ts = samplers.sampling_times(MEL, "dpmpp", 20)
     assert (ts[0], ts[-1], len(ts)) == (999, 0, 20)
-    steps = np.diff([MEL.log_snr_at(t) for t in ts])
+    steps = np.diff([MEL.half_log_snr_at(t) for t in ts])
     np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
 
 
 def test_refusals_say_what_is_possible():
     x = normal(3)
     for kwargs, words in (
-        ({"method": "euler"}, "ddpm, ddim, plms, dpmpp"),
-        ({"steps": 0}, "at least 1"),
-        ({"start_t": 1000}, "0 to 999"),
-        ({"method": "ddim", "steps": 200, "start_t": 99}, "at most 100"),
-        ({"method": "plms", "eta": 0.5}, "eta"),
+        ({"shallow": 1001}, "0 to 999"),
+        ({"sampler": "ddim", "steps": 200, "shallow": 100}, "at most 100"),
+        ({"sampler": "plms", "eta": 0.5}, "eta"),
     ):
         with pytest.raises(ModelError, match=words):
-            samplers.sample(mixture_eps, MEL, x, **kwargs)
+            samplers.sample(mixture_eps, MEL, x, SamplingOptions(**kwargs))
+    for bad in ({"sampler": "euler"}, {"steps": 0}, {"temperature": 2.5}):
+        with pytest.raises(ConversionError, match=next(iter(bad))):
+            SamplingOptions(**bad)
+    with pytest.raises(ModelError, match="ddpm, ddim, plms, dpmpp"):
+        samplers.sampling_times(MEL, "euler", 4)
+    with pytest.raises(ModelError, match="at least 1"):
+        samplers.sampling_times(MEL, "ddim", 0)
     with pytest.raises(Cancelled):
         samplers.sample(mixture_eps, MEL, x, cancelled=lambda: True)

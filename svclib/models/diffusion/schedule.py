@@ -76,8 +76,11 @@ class Schedule:
         """The real time at which ``ln(alpha / sigma)`` has this value."""
         return float(np.interp(-half_log_snr, -self.half_log_snr, np.arange(self.n_steps)))
 
-    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of signal and noise at real times, float64 in the shape of ``t``."""
+    def alpha_sigma(self, t):
+        """Factors of signal and noise at real times: float64 tensors in the shape of ``t``, or numbers for a number."""
+        if not isinstance(t, Tensor):
+            alpha, sigma = self.alpha_sigma(torch.tensor(float(t), dtype=torch.float64, device="cpu"))
+            return float(alpha), float(sigma)
         table = _table(self, t.device)
         low = t.long().clamp(0, self.n_steps - 2)
         half = table[low] + (t.double() - low) * (table[low + 1] - table[low])
@@ -86,8 +89,7 @@ class Schedule:
 
     def level(self, t: int | float) -> NoiseLevel:
         """The noise level at a real time."""
-        alpha, sigma = self.alpha_sigma(torch.tensor(float(t), dtype=torch.float64, device="cpu"))
-        return NoiseLevel(float(t), float(alpha), float(sigma), self.half_log_snr_at(t))
+        return NoiseLevel(float(t), *self.alpha_sigma(t), self.half_log_snr_at(t))
 
     def diffuse(
         self, x0: Float[Tensor, "batch *rest"], t: Tensor, noise: Float[Tensor, "batch *rest"]
