@@ -21,7 +21,7 @@ import torch
 
 from svclib.data.synthetic import singers
 from svclib.features import extract
-from svclib.features.f0 import fill_unvoiced
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.models import instrument
 from svclib.models.diffusion import model as diffusion
 from svclib.models.diffusion.samplers import SamplingOptions
@@ -54,8 +54,9 @@ def denoiser_calls(seconds: float, repeats: int) -> dict:
 
     def nothing_ahead():
         with torch.inference_mode():
-            projected = model.denoiser.stack.project(condition)
-            return model.denoiser.eps(x_t, torch.tensor([500.0]), projected, plain.guess, plain.spread)
+            projected = model.denoiser.precompute(condition)
+            time, coarse = torch.tensor([500.0]), (plain.coarse, plain.coarse_std)
+            return model.parameterization.eps(model.denoiser, x_t, time, projected, *coarse)
 
     calls = {"nothing ahead": nothing_ahead, **{p: lambda p=p: ahead[p](x_t, 500.0) for p in ahead}}
     times, values = {name: [] for name in calls}, {}
@@ -82,10 +83,9 @@ def song(name: str, seconds: float, repeats: int) -> dict:
     rows = []
     for _ in range(repeats):
         measuring, measured = clocked(lambda: extract.extract(np.asarray(audio, np.float32), model.features))
-        pitch = fill_unvoiced(measured.f0_hz, measured.voiced)
-        tracks = [torch.from_numpy(np.asarray(x, np.float32))[None] for x in (measured.log_mel, pitch, pitch)]
-        voiced, loudness = (torch.from_numpy(np.asarray(x))[None] for x in (measured.voiced, measured.loudness_db))
-        conditioning, condition = clocked(lambda: model.condition(*tracks, voiced, loudness.float()))  # noqa: B023
+        names = ("log_mel", "f0_hz", "voiced", "loudness_db")
+        source = ConditionInputs.from_arrays(*(getattr(measured, name) for name in names))
+        conditioning, condition = clocked(lambda: model.condition(source))  # noqa: B023
         sampling, mel = clocked(lambda: model.sample(condition, SamplingOptions("dpmpp", 20)))  # noqa: B023
         mel = mel[0].numpy()
         vocoding, _ = clocked(lambda: model.vocoder.render(mel, measured.f0_hz, measured.voiced))  # noqa: B023

@@ -7,14 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from svclib.models.layers import resolve_precision
 from svclib.utils.errors import TrainingError
-
-
-def precision_for(device: str) -> str:
-    """bf16 on GPUs that support it (compute capability 8 and newer), fp16 on older ones, fp32 on the CPU."""
-    if device != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
 
 
 def device_summary() -> str:
@@ -26,7 +20,7 @@ def device_summary() -> str:
         )
     card = torch.cuda.get_device_properties(0)
     return (
-        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision_for('cuda')}: the full "
+        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {resolve_precision('cuda', 'training')}: the full "
         "preset ddsp is the one to train; the remaining time is shown after the first steps."
     )
 
@@ -39,7 +33,7 @@ def make_accelerator(device: str, precision: str):
     from accelerate.state import AcceleratorState
 
     on_cpu = device == "cpu" or not torch.cuda.is_available()
-    precision = precision_for("cpu" if on_cpu else "cuda") if precision == "auto" else precision
+    precision = resolve_precision("cpu" if on_cpu else "cuda", "training", precision)
     if precision == "fp16" and on_cpu:
         raise TrainingError("Precision fp16 needs a GPU; choose auto.")
     if not torch.distributed.is_initialized():

@@ -27,7 +27,12 @@ def recorded(keep=None, steps=20, method="ddim", frames=12, **options):
         seen.append((step.t, step.x_t.clone(), step.x0_hat.clone(), step.eps_hat.clone()))
 
     result = samplers.sample(
-        gaussian, SCHEDULE, noise, method, steps, generator=torch.Generator().manual_seed(4), callback=watch
+        gaussian,
+        SCHEDULE,
+        noise,
+        samplers.SamplingOptions(method, steps),
+        generator=torch.Generator().manual_seed(4),
+        callback=watch,
     )
     low, high = np.full(40, -11.5), np.full(40, 1.5)
     made = recorder.trace(result, low=low, high=high, mel=CONTRACT.to_json(), label="gauß", seed=3)

@@ -22,6 +22,7 @@ from svclib.data.recordings import find_recordings
 from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.ddsp import model as ddsp
+from svclib.models.layers import resolve_precision
 from svclib.training import api as training
 from svclib.training import checkpoint_writer, checkpoints, device, run_log, trainer, validate
 from svclib.training.api import SessionOptions, TrainingSettings
@@ -360,7 +361,7 @@ def test_one_bad_number_anywhere_is_seen(value, dtype):
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "No GPU" in training.device_summary() and "Colab" in training.device_summary()
-    assert device.precision_for("cpu") == "fp32"
+    assert resolve_precision("cpu", "training") == "fp32"
     with pytest.raises(TrainingError, match="cuda is not available"):
         device.make_accelerator("cuda", "auto")
     with pytest.raises(TrainingError, match="device is 'tpu'"):
@@ -368,8 +369,8 @@ def test_devices(monkeypatch):
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):
         device.make_accelerator("cpu", "fp16")
     for capability, precision in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
-        assert device.precision_for("cuda") == precision
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, c=capability: c)
+        assert resolve_precision("cuda", "training") == precision
 
 
 @pytest.mark.case("P20")

@@ -113,7 +113,7 @@ def coarse_loss(model, data, generator):
     singer = F.one_hot(data["singer"], len(model.singers)).to(code)
     condition = model.conditions(code, data["f0_hz"], data["voiced"], data["loudness_db"], singer, dropped)
     x0 = model.scale(data["log_mel"])
-    guess, spread = model.guess(condition)
+    guess, spread = model.coarse_and_std(condition)
     coarse = F.l1_loss(guess, x0)
     doubt = ((x0 - guess.detach()).abs() / (0.8 * spread) + spread.log()).mean()
     return coarse + 0.1 * doubt, {"coarse": float(coarse)}

@@ -23,7 +23,7 @@ from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings
 from svclib.models.content import bottleneck
 from svclib.models.content.base import ContentEncoder, register
-from svclib.models.layers import in_pieces
+from svclib.models.layers import run_in_chunks
 from svclib.utils import rng
 
 WEIGHTS = "words.safetensors"
@@ -198,7 +198,7 @@ class Words(ContentEncoder):
                 found = at_frequencies(found, self.bands_hz.expand(*found.shape[:2], -1), self.centers_hz)
             return (found.transpose(1, 2),)
 
-        envelope = in_pieces(measure, len(inputs), chunk_frames, 0)[0].transpose(1, 2)
+        envelope = run_in_chunks(measure, len(inputs), chunk_frames, 0)[0].transpose(1, 2)
         if self.rate == 1.0:
             return envelope
         n = max(1, round(envelope.shape[1] * self.rate))
