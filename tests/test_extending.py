@@ -23,7 +23,7 @@ from svclib.models import instrument
 from svclib.models.diffusion import samplers, schedule
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoding
-from svclib.notebooks import sampling_controls
+from svclib.notebooks.controls import SamplingControls
 from svclib.utils.errors import ConversionError
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -107,9 +107,9 @@ def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
 def test_they_are_in_the_menus_of_panels_made_afterwards(mine):
     controls = SamplingControls()
     controls.show(instrument.Listing(Path("voice.zip"), "voice", "diffusion", {}, None))
-    assert ("heun: second order, two evaluations a step", "heun") in controls.sampler.options
-    controls.sampler.value, controls.vocoder.value = "heun", "flute"
-    assert controls.options()["sampler"] == "heun" and controls.options()["vocoder"] == "flute"
+    assert ("heun: second order, two evaluations a step", "heun") in controls.widgets["sampler"].options
+    controls.widgets["sampler"].value, controls.vocoder.value = "heun", "flute"
+    assert controls.options().sampler == "heun" and controls.chosen_vocoder() == "flute"
     assert ab_compare.Variant(Path("voice.zip"), "heun", vocoder="flute").label == "voice, heun, vocoder flute"
 
 

@@ -43,9 +43,7 @@ class SamplingOptions:
         chunk_frames, cache_bytes: Bound the memory of long recordings; the result does not depend on them.
     """
 
-    sampler: str | None = control(
-        None, choices=lambda: tuple(SAMPLERS), metavar="NAME", help="sampling algorithm"
-    )
+    sampler: str | None = control(None, choices=lambda: tuple(SAMPLERS), metavar="NAME", help="sampling algorithm")
     steps: int | float | None = control(
         None,
         1,
