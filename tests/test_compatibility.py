@@ -112,12 +112,7 @@ def test_a_trace_opens():
     ("overlay", "value", "new"),
     [
         ("channels", lambda preset: preset.model.channels == 24, "from svclib.models import diffusion"),
-        pytest.param(
-            "mel",
-            lambda preset: preset.features.mel.fmax_hz == 7900.0,
-            "MelConfig",
-            marks=pytest.mark.xfail(reason="until MelConfig is called MelConfig", strict=False),
-        ),
+        ("mel", lambda preset: preset.features.mel.fmax_hz == 7900.0, "MelConfig"),
         ("contentvec", lambda preset: preset.features.units.layer == 9, "from svclib.features import"),
     ],
 )

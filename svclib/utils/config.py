@@ -159,27 +159,30 @@ def _expand(path: Path) -> list[tuple[str, str]]:
     if odd:
         line = text[: text.index(odd)].count("\n") + 1
         raise ConfigError(f"{path}, line {line}: holds the control character {odd!a}; write plain text.")
-    for former, new in _FORMER_CLASSES.items():
-        if re.search(rf"\b{former}\b", text):
-            text = re.sub(rf"\b{former}\b", new, text)
-            warnings.warn(f"{path}: '{former}' is now called '{new}'; write that.", FutureWarning, stacklevel=3)
+    former = [f"{new} (not {old})" for old, new in _FORMER_CLASSES.items() if re.search(rf"\b{old}\b", text)]
+    text = _present_names(text)
     lines, before = text.split("\n"), []
     for statement in check_text(text, str(path)):
         if isinstance(statement, config_parser.ImportStatement) and statement.module in _FORMER:
-            number = statement.location.line_num
-            lines[number - 1] = new = _import_line(
-                _FORMER[statement.module], statement.alias or statement.module.split(".")[-1]
-            )
-            warnings.warn(
-                f"{path}, line {number}: '{statement.module}' has moved; write: {new}", FutureWarning, stacklevel=3
-            )
+            alias = statement.alias or statement.module.split(".")[-1]
+            new = lines[statement.location.line_num - 1] = _import_line(_FORMER[statement.module], alias)
+            former.append(new)
         if isinstance(statement, config_parser.IncludeStatement):
             before += _expand(preset_folder() / statement.filename)
             lines[statement.location.line_num - 1] = ""
+    if former:
+        warnings.warn(f"{path} has spellings of an earlier version; write: {'; '.join(former)}.", FutureWarning, 3)
     text = "\n".join(lines)
     if any(isinstance(s, config_parser.IncludeStatement) for s in check_text(text, str(path))):
         raise ConfigError(f"{path}: an include has to stand alone on one line.")
     return [*before, (text, str(path))]
+
+
+def _present_names(text: str) -> str:
+    """Gin text with the present names of renamed settings classes."""
+    for former, present in _FORMER_CLASSES.items():
+        text = re.sub(rf"\b{former}\b", present, text)
+    return text
 
 
 def _check_statement(statement, source: str) -> None:
@@ -272,9 +275,7 @@ def _own_gin_state():
 
 
 def _override_line(override: str, built: tuple) -> str:
-    for former, new in _FORMER_CLASSES.items():
-        override = re.sub(rf"\b{former}\b", new, override)
-    name, equals, value = override.partition("=")
+    name, equals, value = _present_names(override).partition("=")
     name, value = name.strip(), value.strip()
     if not equals or not name or not value:
         raise ConfigError(f"'{override}' is not NAME=VALUE, for example n_harmonics=20.")
