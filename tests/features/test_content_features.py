@@ -262,7 +262,7 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     wordless = dataclasses.replace(
         song.features, content=None, settings=dataclasses.replace(opened.features, units=None)
     )
-    with pytest.raises(ConversionError, match="has no content features for 'voice'. Load it again"):
+    with pytest.raises(ConversionError, match="has no content features of 'voice'. Load it again"):
         pipeline.convert(opened, dataclasses.replace(song, features=wordless), plain)
     with pytest.raises(ModelError, match=r"Content features of shape \(1, 5, 24\) are needed; none arrived"):
         silent = torch.zeros(1, 5)
