@@ -119,12 +119,10 @@ class Decoder:
     def _header_info(self, size: int) -> AudioInfo:
         source, name, rate = self._source, self.path.name, self._source.sample_rate_hz
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
-            raise AudioError(f"{name}: implausible sample rate {rate} Hz in its header.", path=self.path, hint=_EXPORT)
+            raise _error(self.path, f"has the implausible sample rate {rate} Hz in its header.", _EXPORT)
         if not 1 <= source.channels <= MAX_CHANNELS:
-            raise AudioError(
-                f"{name} has {source.channels} channels; at most {MAX_CHANNELS} are read.",
-                path=self.path,
-                hint="Export it as mono WAV.",
+            raise _error(
+                self.path, f"has {source.channels} channels, more than {MAX_CHANNELS}.", "Export it as mono WAV."
             )
         claimed = source.claimed_samples
         if source.format == "MP3":
@@ -184,15 +182,11 @@ class Decoder:
         finite = np.isfinite(block)
         if not finite.all():
             at_s = (self.position + int(np.flatnonzero(~finite.all(axis=1))[0])) / self.info.sample_rate_hz
-            raise AudioError(
-                f"{self.path.name} contains invalid samples (NaN or infinity) at {clock(at_s)}.",
-                path=self.path,
-                hint="Export it again as 24-bit WAV.",
-            )
+            raise _error(self.path, f"contains invalid samples (NaN or infinity) at {clock(at_s)}.", _EXPORT)
 
     def _report_fault(self, n_decoded: int, reason: str) -> None:
         if n_decoded == 0:
-            raise AudioError(f"{self.path.name} cannot be decoded ({reason}).", path=self.path, hint=_EXPORT)
+            raise _error(self.path, f"cannot be decoded ({reason}).", _EXPORT)
         self._fault_reported = True
         self._warnings.append(
             f"{self.path.name} is damaged at {clock(n_decoded / self.info.sample_rate_hz)}; only the part before is "
@@ -232,7 +226,7 @@ class _Sndfile:
         self.seeks_exactly = self.format in ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC")
         if not self.claimed_samples:
             self.close()
-            raise AudioError(f"{path.name} holds no sound (0 samples); it is cut off.", path=path, hint=_UPLOAD)
+            raise _error(path, "holds no sound (0 samples); it is cut off.", _UPLOAD)
 
     def read(self, n: int) -> tuple[np.ndarray, str | None]:
         """Up to ``n`` samples, and the reason if decoding failed after them."""
@@ -260,18 +254,11 @@ class _Ffmpeg:
 
     def __init__(self, path: Path, kind: str):
         if kind == "mov" and _is_encrypted(path):
-            raise AudioError(
-                f"{path.name} is copy-protected.",
-                path=path,
-                hint="Export it as WAV or FLAC in the player that it was bought for, or leave it out.",
-            )
+            raise _error(path, "is copy-protected.", "Export it as WAV or FLAC in its own player, or leave it out.")
         program = shutil.which("ffmpeg")
         if program is None:
-            raise AudioError(
-                f"{path.name} is {_FFMPEG_KINDS[kind]}, which needs ffmpeg.",
-                path=path,
-                hint="Install ffmpeg, or open the file in an audio editor (for example Audacity) and save it as WAV.",
-            )
+            hint = "Install ffmpeg, or open the file in an audio editor (for example Audacity) and save it as WAV."
+            raise _error(path, f"is {_FFMPEG_KINDS[kind]}, which needs ffmpeg.", hint)
         self._stderr = tempfile.TemporaryFile()
         source = ["-protocol_whitelist", "file,pipe", "-f", kind, "-i", f"file:{path.absolute()}"]
         target = ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
@@ -284,9 +271,7 @@ class _Ffmpeg:
         header = self._process.stdout.read(24)
         if len(header) < 24 or header[:4] != b".snd":
             self.close()
-            raise AudioError(
-                f"{path.name} cannot be decoded: protected, damaged or without sound.", path=path, hint=_EXPORT
-            )
+            raise _error(path, "cannot be decoded: protected, damaged or without sound.", _EXPORT)
         offset, _, _, self.sample_rate_hz, self.channels = struct.unpack(">5I", header[4:])
         self._process.stdout.read(offset - 24)
         self.format, self.subtype, self.claimed_samples = kind.upper(), "FFMPEG", 0
@@ -307,6 +292,10 @@ class _Ffmpeg:
         self._stderr.close()
 
 
+def _error(path: Path, text: str, hint: str = "") -> AudioError:
+    return AudioError(f"{path.name} {text}", path=path, hint=hint)
+
+
 # Containers -----------------------------------------------------------------------------------------------------------
 
 
@@ -318,13 +307,9 @@ def _kind_of(path: Path) -> str:
     """
     size, head = _head_of(path)
     if size == 0:
-        raise AudioError(
-            f"{path.name} is empty (0 bytes).", path=path, hint="Upload it again; a Drive may still be syncing."
-        )
+        raise _error(path, "is empty (0 bytes).", "Upload it again; a Drive may still be syncing.")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE):
-        raise AudioError(
-            f"{path.name} is not audio but a web page, as a failed download leaves.", path=path, hint="Fetch it again."
-        )
+        raise _error(path, "is not audio but a web page, as a failed download leaves.", "Fetch it again.")
     if head[4:8] == b"ftyp":
         return "mov"
     if head[:4] == b"\x1aE\xdf\xa3":
@@ -341,33 +326,31 @@ def _kind_of(path: Path) -> str:
     )
     if is_sound or path.suffix.lower() in SUFFIXES:
         return "sndfile"
-    raise AudioError(
-        f"{path.name} is not a known audio file.", path=path, hint="If it is a recording, export it as WAV or FLAC."
-    )
+    raise _error(path, "is not a known audio file.", "If it is a recording, export it as WAV or FLAC.")
 
 
 def _head_of(path: Path) -> tuple[int, bytes]:
     """Size in bytes and first 512 bytes of a file; AudioError for a folder, or if it cannot be opened."""
     try:
         if path.is_dir():
-            raise AudioError(f"{path.name} is a folder, not a sound file.", path=path)
+            raise _error(path, "is a folder, not a sound file.")
         with open(path, "rb") as file:
             return os.fstat(file.fileno()).st_size, file.read(512)
     except FileNotFoundError:
         raise AudioError(f"There is no file {path}.", path=path, hint="Check the name and the folder.") from None
     except OSError as error:
-        raise AudioError(f"{path.name} cannot be opened ({error.strerror or error}).", path=path) from None
+        raise _error(path, f"cannot be opened ({error.strerror or error}).") from None
 
 
 def _unreadable(path: Path, error: Exception) -> AudioError:
     """The error for a file that libsndfile could not open; its own text misleads."""
     size, head = _head_of(path)
     if head[:4] in (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS") and size < 1000:
-        return AudioError(f"{path.name} is cut off: only {size} bytes are there.", path=path, hint="Upload it again.")
+        return _error(path, f"is cut off: only {size} bytes are there.", "Upload it again.")
     if sum(32 <= b < 127 or b in (9, 10, 13) for b in head) > 0.95 * len(head):
-        return AudioError(f"{path.name} is not audio: it holds text.", path=path, hint="Choose a recording instead.")
+        return _error(path, "is not audio: it holds text.", "Choose a recording instead.")
     detail = str(getattr(error, "error_string", "") or "unknown format").strip(" .")
-    return AudioError(f"{path.name} cannot be read as audio ({detail}).", path=path, hint=_EXPORT)
+    return _error(path, f"cannot be read as audio ({detail}).", _EXPORT)
 
 
 def _is_encrypted(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Waveform of a log-mel without a network, for previews and as a baseline for vocoders.
 
-Fast Griffin-Lim (Perraudin et al. 2013, Algorithm 2) on STFT magnitudes estimated from the mel, with the window, hop and
-padding of the mel's definition.
+Fast Griffin-Lim (Perraudin et al. 2013, Algorithm 2) on STFT magnitudes estimated from the mel, with the window, hop
+and padding of the mel's definition.
 """
 
 import math

@@ -1,6 +1,7 @@
 """Sound files as arrays: reading, mixing to mono, resampling, and writing without wrap-around.
 
-Every repair (silent channel left out, offset removed) is a sentence in ``info.warnings``. Resampled audio has ``units.resampled_length`` samples and no delay.
+Every repair (silent channel left out, offset removed) is a sentence in ``info.warnings``. Resampled audio has
+``units.resampled_length`` samples and no delay.
 """
 
 import dataclasses
@@ -57,7 +58,7 @@ class Audio:
         return len(self.samples) / self.sample_rate_hz
 
 
-# Mixing to mono --------------------------------------------------------------------------------------------------------
+# Mixing to mono -------------------------------------------------------------------------------------------------------
 
 
 def silence_warning(name: str) -> str:
