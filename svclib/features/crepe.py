@@ -111,8 +111,8 @@ def track(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float, capacity: str
 def decode(
     salience: Float[Tensor, "frames 360"], f0_min_hz: float, f0_max_hz: float
 ) -> tuple[Float[Tensor, " frames"], Float[Tensor, " frames"]]:
-    """Frequency in Hz and salience of the strongest pitch: the salience-weighted mean of the cents of the bins around it
-    (Kim et al. 2018, Eq. 2 with a window of nine bins); bins beyond the range have no weight.
+    """Frequency in Hz and salience of the strongest pitch: the mean of the cents of the bins around it, weighted
+    by salience (Kim et al. 2018, Eq. 2 with a window of nine bins); bins beyond the range have no weight.
     """
     cents = FIRST_BIN_CENTS + BIN_CENTS * torch.arange(N_BINS, dtype=torch.float64)
     hz = 10.0 * 2.0 ** (cents / 1200.0)

@@ -173,9 +173,8 @@ def to_grid(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A track interpolated to the frame centres: ``(f0_hz, confidence)``, float32 ``[n_frames]``.
 
-    Confidence is interpolated linearly, F0 in log-frequency. At a border between voiced and unvoiced the voiced estimate
-    is held, and over a leap (an octave error) the nearer estimate is taken: no frequency appears that the tracker did
-    not estimate.
+    Confidence is interpolated linearly, F0 in log-frequency. At a border of voicing the voiced estimate is held, and
+    over a leap (an octave error) the nearer estimate is taken: no frequency appears that was not estimated.
     """
     if not len(track.times_s) or not n_frames:
         return np.zeros(n_frames, np.float32), np.zeros(n_frames, np.float32)

@@ -81,7 +81,7 @@ def describe(errors: list[OctaveError], most: int = 5) -> str:
 def odd_db(samples: np.ndarray, frames: np.ndarray, low_hz: np.ndarray, hop: int, rate: int) -> float:
     """Energy at 1, 3, 5, 7 times ``low_hz`` relative to 2, 4, 6, 8 times, in dB; the median over the frames.
 
-    Each frame is measured through a Hann window of six periods, wide enough to keep the harmonics apart. Multiples above a
+    Each frame is measured through a Hann window of six periods, wide enough to separate harmonics. Multiples above a
     quarter of the sample rate are left out.
     """
     chosen = np.unique(np.linspace(0, len(frames) - 1, N_MEASURED).round().astype(int)) if len(frames) else []

@@ -1,8 +1,8 @@
 """Random draws of a training batch that do not depend on how the batch is divided among processes.
 
-A plain ``torch.Generator`` draws for the batch it is given. A :class:`RowGenerator` draws for the whole batch and returns
-the rows of the part that is computed here: training on two processes, or in two micro-batches, uses the same noise as
-on the whole.
+A plain ``torch.Generator`` draws for the batch it is given. A :class:`RowGenerator` draws for the whole batch and
+returns the rows of the part that is computed here: training on two processes, or in two micro-batches, uses the same
+noise as on the whole.
 """
 
 from collections.abc import Callable, Sequence

@@ -213,7 +213,7 @@ def check_fields(value: Any, fields: dict[str, Any], where: str) -> None:
 
 
 def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
-    """Refuse JSON with more than ``items`` values or ``depth`` levels, very long text or odd keys; returns the count."""
+    """Refuse JSON with more than ``items`` values or ``depth`` levels, long text or odd keys; returns the count."""
     count = 1
     if depth == 0:
         raise ConfigError(f"{where} is nested too deeply.")

@@ -1,7 +1,7 @@
 """Untrusted zips: checks of their entries, and unpacking recordings into a folder of their own.
 
-No entry can name a place outside the folder, no link is followed, no declared size is trusted, and no file in the folder
-is overwritten. A record beside the recordings names the zip they came from, so that a second call does nothing and an
+No entry can name a place outside the folder, no link is followed, no declared size is trusted, and no file is
+overwritten. A record beside the recordings names the zip they came from, so that a second call does nothing and an
 interrupted one goes on.
 """
 
