@@ -1,0 +1,71 @@
+"""Truths held here: an independent recognizer understands strangers in the base model's voice, and their notes stay; a
+run of the base's preset starts with its weights, any other with fresh ones."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from svclib.conversion import controls, pipeline, recognition, song
+from svclib.models import instrument
+from svclib.models.diffusion.samplers import SamplingOptions
+from svclib.training import resume
+from svclib.utils import config
+
+
+@pytest.fixture(scope="module")
+def base():
+    return instrument.open(resume.BASE_PATH)
+
+
+def test_it_is_small_and_is_what_the_preset_builds(base):
+    assert resume.BASE_PATH.stat().st_size < 25e6
+    preset = config.load("diffusion_small")
+    assert resume.base_model(preset) == resume.BASE_PATH
+    assert base.model.settings.content == "words" and base.model.vocoder is not None
+    assert "CC0" in base.info["licence"]
+    # another temperature is no other network, other channels are
+    assert resume.base_model(config.load("diffusion_small", ["diffusion.DiffusionSettings.temperature=1.0"]))
+    assert resume.base_model(config.load("diffusion_small", ["diffusion.DiffusionSettings.channels=64"])) is None
+    assert resume.base_model(config.load("diffusion")) is None
+    assert resume.base_model(config.load("ddsp_small")) is None
+
+
+def test_a_new_singer_begins_in_the_middle_of_the_known_ones(base):
+    statistics = {**base.statistics, "singers": {"somebody": base.statistics["singers"]["kerstin"]}}
+    model = instrument.build_model(config.load("diffusion_small").model, base.features, statistics)
+    resume.init_from(model, base.model)
+    known = base.model.state_dict()
+    assert torch.allclose(model.conditions.singer[0], known["conditions.singer"].mean(0))
+    assert torch.equal(model.denoiser.last.weight, known["denoiser.last.weight"])
+    assert torch.equal(model.mel_low, known["mel_low"])  # the scale that the weights were trained on
+
+
+def test_strangers_are_understood_in_its_voice_and_stay_in_tune(base, data_dir, tmp_path):
+    """Three sentences of a speaker that neither encoder nor decoder was trained on."""
+    try:
+        recognizer = recognition.WhisperRecognizer()
+    except recognition.RecognitionError as error:
+        pytest.skip(f"ATTENTION: words are not measured here: {error}")
+    parts = []
+    for name in ("arctic_a0500", "arctic_a0501", "arctic_a0503"):
+        samples, rate = soundfile.read(data_dir / "voices" / "kathleen_spoken" / f"{name}.flac", dtype="float32")
+        parts += [samples, np.zeros(rate // 4, np.float32)]
+    soundfile.write(tmp_path / "song.wav", np.concatenate(parts), rate)
+    source = song.load_song(tmp_path / "song.wav", base.features)
+    voice = dataclasses.replace(controls.defaults("diffusion"), singer="kerstin")
+    result = pipeline.convert(base, source, voice, SamplingOptions(steps=8))
+
+    spoken, converted = (
+        soxr.resample(x, r, recognition.SAMPLE_RATE_HZ)
+        for x, r in ((np.concatenate(parts), rate), (result.audio, result.sample_rate_hz))
+    )
+    assert recognition.intelligibility(recognizer, converted, spoken, "en").cer <= 0.4
+    sung = song.load_song(pipeline.save(result, tmp_path), base.features).features
+    n = min(len(sung.f0_hz), len(source.features.f0_hz))
+    both = sung.voiced[:n] & source.features.voiced[:n]
+    cents = 1200 * np.abs(np.log2(sung.f0_hz[:n][both] / source.features.f0_hz[:n][both]))
+    assert np.median(cents) < 15
