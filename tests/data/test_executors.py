@@ -194,7 +194,7 @@ def pool(monkeypatch):
     def waited(self):
         workers(self)
         if self.ready is not None:
-            self.ready.result(60)
+            self.ready.result(600)
         return workers(self)
 
     monkeypatch.setattr(executors, "BEGIN_S", 0.0)
