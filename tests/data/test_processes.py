@@ -111,7 +111,7 @@ def test_two_processes_learn_as_one(dataset):
     together += ["-m", "--", "svclib", *common, "--run", dataset / "two"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for command in (alone, together):
-        done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, done.stderr[-3000:]
     assert "2 processes train together" in done.stderr
     one, two = losses(dataset / "one"), losses(dataset / "two")
