@@ -57,12 +57,12 @@ def sync_back(run: str | Path, run_id: str) -> list[str]:
         target = Path(run) / "checkpoints" / info.path.name
         if not filesystem.exists(atomic_store.marker_path(target)):
             marker = {k: v for k, v in info.marked.info.items() if k not in ("bytes", "sha256")}
-            data = filesystem.read_bytes(info.path)
-            copy = atomic_store.put_marked(
-                target, lambda part, data=data: atomic_store.commit_bytes(part, data), marker
-            )
-            if copy.info["sha256"] != info.marked.info["sha256"]:
-                raise StorageError(f"'{target}' differs from '{info.path}' after copying.")
+
+            def write(part: Path, info=info) -> str:
+                atomic_store.commit_bytes(part, filesystem.read_bytes(info.path))
+                return info.marked.info["sha256"]
+
+            atomic_store.put_marked(target, write, marker)
         atomic_store.remove_marked(info.marked)
         moved.append(info.path.name)
     return moved

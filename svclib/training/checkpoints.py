@@ -236,8 +236,15 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
     name = f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
     marker = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
     marker["validation_loss"] = record["metrics"]["validation_loss"]
-    marked = atomic_store.put_marked(folder / name, lambda part: atomic_store.commit_bytes(part, *parts), marker)
-    return _info(marked, kind)
+
+    def write(part: Path) -> str:
+        atomic_store.commit_bytes(part, *parts)
+        digest = hashlib.sha256()
+        for data in parts:
+            digest.update(data)
+        return digest.hexdigest()
+
+    return _info(atomic_store.put_marked(folder / name, write, marker), kind)
 
 
 def prune(folder: Path, run_id: str, keep: int) -> list[str]:
