@@ -463,6 +463,22 @@ def test_the_file_is_what_safetensors_reads(tmp_path):
     assert back.record == record and all(torch.equal(back.tensors[name], wanted) for name, wanted in tensors.items())
 
 
+def test_a_checkpoint_is_read_back_once(run20, tmp_path, monkeypatch):
+    """Its hash is that of the bytes in memory; only what the disk holds is read."""
+    found, _ = checkpoints.newest(run20 / "checkpoints", None)
+    n_bytes = []
+
+    class Counting(filesystem.Disk):
+        def read(self, file, n):
+            n_bytes.append(len(data := super().read(file, n)))
+            return data
+
+    monkeypatch.setattr(filesystem, "active", Counting())
+    saved = checkpoints.save(tmp_path, found)
+    assert sum(n_bytes) == saved.path.stat().st_size == saved.marked.info["bytes"]
+    assert checkpoints.newest(tmp_path, None)[0].record["step"] == 20
+
+
 # Large datasets -------------------------------------------------------------------------------------------------------
 
 
