@@ -67,7 +67,7 @@ class SessionLog:
     def flush(self) -> None:
         """Append the buffered lines; raises StorageError, and keeps them, if they cannot be written."""
         self._flushed = time.monotonic()
-        if earlier := atomic_store.read_lines(self.local):
+        if earlier := filesystem.read_lines(self.local):
             atomic_store.append_lines(self.path, earlier)
             atomic_store.remove(self.local)
         if self._waiting:
