@@ -8,6 +8,7 @@ one, both readable for the colour-blind.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ class ViewRequest:
 class View:
     """A picture, its table and an explanation."""
 
-    figure: Figure
+    figure: Any
     head: list[str]
     rows: list[list]
     about: str
