@@ -86,7 +86,7 @@ def overhead(repeats: int = 12, steps: int = 6) -> None:
         if clock:
             watch = timed(recorder)
             if listen:
-                recorder.taps._pool, recorder.taps._step = timed(recorder.taps._pool), timed(recorder.taps._step)
+                recorder.taps._pool = timed(recorder.taps._pool)
         inside[0] = 0.0
         begun = time.thread_time()
         if recorder is None:

@@ -217,7 +217,7 @@ def run(
     trace = capture(
         model,
         plain,
-        dataclasses.replace(options, features=options.features and not scaled, blocks=range(model.settings.n_layers)),
+        dataclasses.replace(options, features=options.features and not scaled, blocks="all"),
         {"f0_hz": f0_hz, "voiced": voiced, "loudness_db": excerpt.loudness_db},
         label,
         denoiser,

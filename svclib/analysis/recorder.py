@@ -17,7 +17,6 @@ from svclib.analysis.trace import Trace
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.utils.errors import ConversionError
 
-TAPS = ("step", "noise", "condition")  # step embedding; by block: input + step, and the gates with the condition
 MAX_BYTES = 256 << 20
 
 
@@ -29,14 +28,14 @@ class CaptureOptions:
         sampling: Of the sampler.
         keep: Most steps to keep, at least 2; all if None.
         features: Whether to record hidden features.
-        blocks: Residual blocks to record, from 0; the first, the middle and the last if None.
+        blocks: Blocks to record, from 0, or ``"all"``; the first, the middle and the last if None.
         max_bytes: Memory limit for states; takes precedence over ``keep``.
     """
 
     sampling: SamplingOptions = SamplingOptions()
     keep: int | None = None
     features: bool = True
-    blocks: Sequence[int] | None = None
+    blocks: Sequence[int] | str | None = None
     max_bytes: int = MAX_BYTES
 
 
@@ -50,7 +49,7 @@ class Recorder:
         keep: Most steps to keep, at least 2; all by default.
         max_bytes: Memory limit for states; takes precedence over ``keep``.
         denoiser: A ``denoiser.CachedDenoiser`` whose hidden features are recorded inside ``with recorder.hooked():``.
-        blocks: Residual blocks to record, from 0; the first, the middle and the last by default.
+        blocks: Blocks to record, from 0, or ``"all"``; the first, the middle and the last by default.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Recorder:
         keep: int | None = None,
         max_bytes: int = MAX_BYTES,
         denoiser: Any = None,
-        blocks: Sequence[int] | None = None,
+        blocks: Sequence[int] | str | None = None,
     ):
         if keep is not None and keep < 2:
             raise ConversionError(f"keep is {keep}; a trace needs at least 2 steps, the first and the last.")
@@ -210,37 +209,32 @@ def capture(
 
 
 class _Taps:
-    """Forward hooks on a denoiser that pool hidden features over time (sum and norm).
+    """Forward hooks on the named taps of a denoiser that pool hidden features over time (sum and norm).
 
     Long songs pass in chunks with a halo; the halo is cut off, so that the result equals that of the whole.
     """
 
-    def __init__(self, prepared, blocks=None):
-        self.denoiser, self.chunks = prepared.denoiser, prepared.chunks
-        n = len(self.denoiser.stack.blocks)
-        self.blocks = sorted({0, n // 2, n - 1} if blocks is None else set(blocks))
-        if self.blocks and not 0 <= self.blocks[0] <= self.blocks[-1] < n:
-            raise ConversionError(f"Block index out of range: {self.blocks}; this network has blocks 0 to {n - 1}.")
+    def __init__(self, cached, blocks=None):
+        self.denoiser, self.chunks = cached.denoiser, cached.chunks
+        taps = self.denoiser.named_taps()
+        block_of = {name: int(name.split()[-1]) - 1 for name in taps if name.split()[-1].isdigit()}
+        numbers = sorted(set(block_of.values()))
+        if blocks is None:
+            blocks = [numbers[i] for i in (0, len(numbers) // 2, -1)] if numbers else []
+        unknown = [] if blocks == "all" else sorted(set(blocks) - set(numbers))
+        if unknown:
+            raise ConversionError(f"Unknown blocks {unknown}; this network has blocks 0 to {len(numbers) - 1}.")
+        self.taps = {n: tap for n, tap in taps.items() if blocks == "all" or n not in block_of or block_of[n] in blocks}
         self.chunk, self.sums, self.handles = -1, {}, []
 
     def __enter__(self):
-        add = self.handles.append
-        add(self.denoiser.step.register_forward_hook(self._step))
-        for i in self.blocks:
-            block, seen = self.denoiser.stack.blocks[i], {}
-            add(block.register_forward_pre_hook(lambda _, args, seen=seen: seen.update(x=args[0])))
-            add(
-                block.step.register_forward_hook(
-                    lambda _, args, out, i=i, seen=seen: self._pool(f"noise {i + 1}", seen.pop("x"), out[0])
-                )
-            )
-            add(block.dilated.register_forward_hook(lambda _, args, out, seen=seen: seen.update(y=out)))
-            # The block adds the condition in place to the output of the convolution, before it calls ``out``.
-            add(
-                block.out.register_forward_pre_hook(
-                    lambda _, args, i=i, seen=seen: self._pool(f"condition {i + 1}", seen.pop("y"))
-                )
-            )
+        self.handles.append(self.denoiser.register_forward_pre_hook(self._next_chunk))
+        for name, (module, side) in self.taps.items():
+            if side == "input":
+                hook = module.register_forward_pre_hook(lambda _, args, name=name: self._pool(name, args[0]))
+            else:
+                hook = module.register_forward_hook(lambda _, args, out, name=name: self._pool(name, out))
+            self.handles.append(hook)
         return self
 
     def __exit__(self, *_):
@@ -248,15 +242,17 @@ class _Taps:
             handle.remove()
         self.handles = []
 
-    def _step(self, module, args, out) -> None:
+    def _next_chunk(self, module, args) -> None:
         self.chunk = (self.chunk + 1) % len(self.chunks)
-        self.sums["step"] = out[0]
 
-    def _pool(self, tap: str, x: Tensor, added: Tensor | None = None) -> None:
+    def _pool(self, tap: str, x: Tensor) -> None:
+        if x.ndim < 3:  # without a time axis: the step embedding
+            self.sums[tap] = x[0]
+            return
         start, stop, low, _ = self.chunks[self.chunk]
         x = x[0, :, start - low : stop - low].float()
         # Two plain passes: torch.var_mean takes many times as long on a CPU. The rest is computed after the run.
-        self.sums.setdefault(tap, []).append((stop - start, x.sum(dim=1), torch.linalg.vector_norm(x, dim=1), added))
+        self.sums.setdefault(tap, []).append((stop - start, x.sum(dim=1), torch.linalg.vector_norm(x, dim=1)))
 
     def take(self) -> dict:
         """Return the sums of one call for :func:`_features` and reset them."""
@@ -265,20 +261,18 @@ class _Taps:
 
 
 def _features(calls: list[dict]) -> dict[str, np.ndarray]:
-    """Features ``[calls, dims]`` by tap: the step embedding; elsewhere mean and standard deviation over time."""
+    """Features ``[calls, dims]`` by tap: mean and standard deviation over time, or the value if it has no time axis."""
     found = {}
     for tap, first in calls[0].items():
-        if tap == "step":
+        if isinstance(first, Tensor):
             found[tap] = _double([call[tap] for call in calls]).astype(np.float32)
             continue
         chunks = range(len(first))
         total = sum(first[k][0] for k in chunks)
         mean = sum(_double([call[tap][k][1] for call in calls]) for k in chunks) / total
         power = sum(_double([call[tap][k][2] for call in calls]) ** 2 for k in chunks) / total
-        spread = np.sqrt(np.maximum(power - mean**2, 0))
-        if first[0][3] is not None:  # the step embedding, constant over time, shifts the mean alone
-            mean = mean + _double([call[tap][0][3] for call in calls])
-        found[tap] = np.concatenate([mean, spread], axis=1).astype(np.float32)
+        std = np.sqrt(np.maximum(power - mean**2, 0))
+        found[tap] = np.concatenate([mean, std], axis=1).astype(np.float32)
     return found
 
 

@@ -38,7 +38,7 @@ class Trace:
         alpha, sigma: Signal and noise level at those times, float64 ``[S]``.
         index: Index of the denoiser call, int64 ``[S]``.
         n_calls: Number of denoiser calls; more than ``S`` if steps were left out.
-        features: Pooled hidden features by tap, float32 ``[S, dims]``; see ``recorder.TAPS``.
+        features: Pooled hidden features by tap, float32 ``[S, dims]``; see ``Denoiser.named_taps``.
         conditions: Target curves by name, such as ``f0_hz``, ``voiced``, ``loudness_db``: ``[frames]``.
         low, high: Log-mels ``[mels]`` that -1 and 1 of a mel state stand for, float32; empty for ``wave``.
         info: JSON values: ``label``, ``method`` (the sampler), ``seed``, ``notice``, ``mel`` or ``sample_rate_hz``.
