@@ -1,4 +1,4 @@
-"""Fill the marked tables of README.md and benchmarks/README.md from ``benchmarks/results/*.json``.
+"""Fill the marked tables of docs/figures.md and benchmarks/README.md from ``benchmarks/results/*.json``.
 
     python benchmarks/tables.py            # writes; --check only says which file differs, with status 1
 
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "benchmarks/README.md")
+PAGES = ("docs/figures.md", "benchmarks/README.md")
 MARKED = re.compile(r"(<!-- figures: ([\w ]+) -->\n).*?(<!-- end of figures -->)", re.S)
 
 

@@ -1,8 +1,9 @@
-"""What the README's section "Extend" promises: its three examples as they stand there, in a file outside the package.
+"""The README's section "Extend": its five examples as they stand there, in a file outside the package.
 
 Truths: the closed-form solution of the probability flow of Gaussian data (Song et al. 2021), a sine of known pitch.
 """
 
+import dataclasses
 import importlib
 import json
 import math
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from diffusion_models import FEATURES, TINY, tune
+from diffusion_models import STATISTICS as MEL_STATISTICS
 from vocoder_models import DIFFUSION, STATISTICS, busy
 
 from svclib.__main__ import main
@@ -21,7 +24,10 @@ from svclib.conversion import ab_compare
 from svclib.features import extract, f0
 from svclib.models import instrument
 from svclib.models.diffusion import samplers, schedule
+from svclib.models.content.base import CONTENT_ENCODERS
+from svclib.models.diffusion.denoiser import DENOISERS
 from svclib.models.diffusion.samplers import SamplingOptions
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.models.vocoders import auto as vocoding
 from svclib.notebooks.controls import SamplingControls
 from svclib.utils.errors import ConversionError
@@ -34,10 +40,10 @@ def mine(tmp_path, monkeypatch):
     """The README's examples as a module of somebody's own; what it registers is gone after the test."""
     section = README.read_text(encoding="utf-8").split("\n## Extend")[1].split("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     (tmp_path / "own_parts.py").write_text("\n".join(blocks), encoding="utf-8")
-    for registry in (samplers.SAMPLERS, f0.F0_METHODS, vocoding.KINDS, vocoding.NAMED):
-        for name in ("heun", "autocorrelation", "flute"):
+    for registry in (samplers.SAMPLERS, CONTENT_ENCODERS, DENOISERS, f0.F0_METHODS, vocoding.KINDS, vocoding.NAMED):
+        for name in ("heun", "cepstrum", "convnext", "autocorrelation", "flute"):
             assert name not in registry
             monkeypatch.setitem(registry, name, None)  # so that it is taken out again
             del registry[name]
@@ -83,6 +89,31 @@ def test_an_f0_method_of_ones_own(mine):
     assert voiced[inside].all() and not voiced[50:].any()
     assert np.abs(1200 * np.log2(f0_hz[inside] / hz)).max() < 25  # its lags are whole samples
     assert extract.FeatureSettings.from_json(settings.to_json()) == settings
+
+
+@pytest.mark.parametrize(("content", "denoiser"), [("cepstrum", "wavenet"), ("bottleneck", "convnext")])
+def test_networks_of_ones_own(mine, content, denoiser):
+    """They train, the untrained denoiser returns the coarse mel, and a recording in chunks gives what it gives whole."""
+    settings = dataclasses.replace(TINY, content=content, denoiser=denoiser, channels=16)
+    model = settings.build(FEATURES, MEL_STATISTICS, 0).eval()
+    log_mel, f0_hz = tune(300)
+    voiced, loudness_db = np.ones(300, bool), np.full(300, -20.0, np.float32)
+    condition = model.condition(ConditionInputs.from_arrays(log_mel, f0_hz, voiced, loudness_db))
+    whole = SamplingOptions("dpmpp", 3, precision="fp32")
+    torch.testing.assert_close(
+        model.sample(condition, dataclasses.replace(whole, temperature=0.0)), model.coarse_mel(condition), rtol=0, atol=0.05
+    )
+    torch.nn.init.normal_(model.denoiser.last.weight, std=0.1)
+    made = model.sample(condition, whole)
+    torch.testing.assert_close(model.sample(condition, dataclasses.replace(whole, chunk_frames=64)), made)
+    batch = ConditionInputs.from_arrays(log_mel, f0_hz, voiced, loudness_db)
+    tensors = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    loss, _ = model.loss({**tensors, "singer": torch.zeros(1, dtype=torch.long)}, torch.Generator().manual_seed(0))
+    loss.backward()
+    named = {"cepstrum": "content", "convnext": "denoiser"}
+    for part in (model.content, model.denoiser):
+        assert all(weight.grad is not None for weight in part.parameters()), named
+
 
 
 @pytest.mark.case("K5")
