@@ -22,12 +22,12 @@ from svclib.__main__ import main
 from svclib.audio.mel import MelConfig
 from svclib.conversion import ab_compare
 from svclib.features import extract, f0
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.models import instrument
-from svclib.models.diffusion import samplers, schedule
 from svclib.models.content.base import CONTENT_ENCODERS
+from svclib.models.diffusion import samplers, schedule
 from svclib.models.diffusion.denoiser import DENOISERS
 from svclib.models.diffusion.samplers import SamplingOptions
-from svclib.features.condition_inputs import ConditionInputs
 from svclib.models.vocoders import auto as vocoding
 from svclib.notebooks.controls import SamplingControls
 from svclib.utils.errors import ConversionError
@@ -93,27 +93,22 @@ def test_an_f0_method_of_ones_own(mine):
 
 @pytest.mark.parametrize(("content", "denoiser"), [("cepstrum", "wavenet"), ("bottleneck", "convnext")])
 def test_networks_of_ones_own(mine, content, denoiser):
-    """They train, the untrained denoiser returns the coarse mel, and a recording in chunks gives what it gives whole."""
+    """They train, and a recording in chunks gives what it gives whole."""
     settings = dataclasses.replace(TINY, content=content, denoiser=denoiser, channels=16)
     model = settings.build(FEATURES, MEL_STATISTICS, 0).eval()
     log_mel, f0_hz = tune(300)
     voiced, loudness_db = np.ones(300, bool), np.full(300, -20.0, np.float32)
     condition = model.condition(ConditionInputs.from_arrays(log_mel, f0_hz, voiced, loudness_db))
     whole = SamplingOptions("dpmpp", 3, precision="fp32")
-    torch.testing.assert_close(
-        model.sample(condition, dataclasses.replace(whole, temperature=0.0)), model.coarse_mel(condition), rtol=0, atol=0.05
-    )
     torch.nn.init.normal_(model.denoiser.last.weight, std=0.1)
     made = model.sample(condition, whole)
     torch.testing.assert_close(model.sample(condition, dataclasses.replace(whole, chunk_frames=64)), made)
-    batch = ConditionInputs.from_arrays(log_mel, f0_hz, voiced, loudness_db)
-    tensors = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    loss, _ = model.loss({**tensors, "singer": torch.zeros(1, dtype=torch.long)}, torch.Generator().manual_seed(0))
+    batch = {"log_mel": log_mel, "f0_hz": f0_hz, "voiced": voiced, "loudness_db": loudness_db}
+    batch = {name: torch.from_numpy(value)[None] for name, value in batch.items()}
+    loss, _ = model.loss({**batch, "singer": torch.zeros(1, dtype=torch.long)}, torch.Generator().manual_seed(0))
     loss.backward()
-    named = {"cepstrum": "content", "convnext": "denoiser"}
     for part in (model.content, model.denoiser):
-        assert all(weight.grad is not None for weight in part.parameters()), named
-
+        assert all(weight.grad is not None for weight in part.parameters())
 
 
 @pytest.mark.case("K5")
