@@ -221,6 +221,7 @@ def _about_instrument(path: Path) -> tuple[str, dict]:
 
 def _about_run(path: Path) -> tuple[str, dict]:
     from svclib.training import api as training
+    from svclib.utils import filesystem
 
     found = training.checkpoints(path)
     lines = [f"{path}: a run with {len(found)} checkpoints"]
