@@ -364,10 +364,10 @@ def test_bombs_are_refused_quickly(tiny, tmp_path):
     assert len(stream) < 1 << 20
     for bomb in bombs:
         (tmp_path / "bomb.zip").write_bytes(bomb)
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(ModelError):
             instrument.open(tmp_path / "bomb.zip")
-        assert time.perf_counter() - started < 1.0
+        assert time.process_time() - started < 1.0
 
 
 @pytest.mark.case("P22", "C7")
@@ -480,9 +480,9 @@ HOSTILE = {
 def test_hostile_descriptions_are_refused(tiny, tmp_path, case):
     change, match = HOSTILE[case]
     data = repacked(tiny, lambda m: with_json(m, change))
-    started = time.perf_counter()
+    started = time.process_time()
     refused(tmp_path, data, match)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 @pytest.mark.case("C11")
