@@ -152,7 +152,7 @@ def convert(
 
     Raises:
         ConversionError: if song, instrument and options do not fit together, or the model's output is not finite.
-        FeatureError: if instrument and vocoder have different mels; names both sides.
+        ModelError: if instrument and vocoder have different mels; names both sides.
         Cancelled: after ``cancelled()`` returned True.
     """
     began = time.perf_counter()
