@@ -169,6 +169,7 @@ def _export(p) -> None:
     p.add_argument("--licence", metavar="TEXT", help="terms of use; stored in the file")
     p.add_argument("--vocoder", metavar="NAME.zip", help="embed this vocoder (preset harmonic) in place of the run's")
     p.add_argument("--consent", metavar="TEXT", help="the singer and what they agreed to; stored in the file")
+    p.add_argument("--dataset", metavar="DATASET", help="of the run: stores what --retrieval of convert draws on")
 
 
 def _info(p) -> None:

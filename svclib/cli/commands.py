@@ -175,7 +175,8 @@ def export(a) -> int:
     out = Path(a.out)
     if out.suffix.lower() != ".zip":
         raise ConfigError(f"--out is '{a.out}'; an instrument's name ends in .zip.")
-    more = {k: v for k, v in (("licence", a.licence), ("consent", a.consent), ("vocoder", a.vocoder)) if v}
+    named = {"licence": a.licence, "consent": a.consent, "vocoder": a.vocoder, "dataset": a.dataset}
+    more = {k: v for k, v in named.items() if v}
     path = training.export(a.run, out, a.checkpoint, **more)
     warn_renamed(out, path)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")

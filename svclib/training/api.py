@@ -12,9 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from svclib.data.dataset import Dataset, local_copy
 from svclib.data.recordings import only_held_out
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.models import instrument
+from svclib.models.diffusion.denoiser import CHUNK_FRAMES
 from svclib.training.checkpoints import CheckpointInfo, listing, load_model, now
 from svclib.training.device import device_summary
 from svclib.training.resume import fits, pin_content_encoder
@@ -132,6 +136,7 @@ def export(
     name: str | None = None,
     vocoder: str | Path | None = None,
     overwrite: bool = False,
+    dataset: Any = None,
     **info: str | None,
 ) -> Path:
     """Make an instrument of a run's checkpoint, with the settings and gin text of that checkpoint.
@@ -143,6 +148,7 @@ def export(
         name: Display name; the file's or the run's name by default.
         vocoder: A ``harmonic`` instrument to embed in a diffusion instrument in place of the one trained with it.
         overwrite: Replace a file of that name.
+        dataset: The ``Dataset`` or its folder; adds the retrieval codebook of its content to a diffusion instrument.
         **info: Texts for people: ``licence``, ``consent`` of the person whose voice it is, ``created`` (a date).
 
     Returns:
@@ -154,6 +160,8 @@ def export(
     model, record = load_model(run, which)
     if vocoder is not None:
         _embed(model, vocoder)
+    if dataset is not None and model.settings.kind == "diffusion":
+        _add_codebook(model, dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset))
     out = Path(out)
     if out.suffix != ".zip":
         out = out / f"{filesystem.safe_name(name or Path(run).name)}.zip"
@@ -186,3 +194,17 @@ def _embed(model: Any, vocoder: str | Path) -> None:
     other.features.mel.require(model.features.mel, f"the vocoder '{other.name}'", "this run")
     model.vocoder = other.model
     model.settings = dataclasses.replace(model.settings, vocoder=other.model.settings)
+
+
+def _add_codebook(model: Any, dataset: Any) -> None:
+    """Build a diffusion model's retrieval codebook from the training recordings of its singers."""
+    content = {name: [] for name in model.singers}
+    for index in dataset.indices("train"):
+        singer, measured = dataset.recordings[index]["singer"], dataset.features(index)
+        if singer in content:
+            arrays = (getattr(measured, name) for name in ("log_mel", "f0_hz", "voiced", "loudness_db", "content"))
+            vectors = model.content.encode(ConditionInputs.from_arrays(*arrays), CHUNK_FRAMES)
+            content[singer].append(vectors[0].numpy())
+    if missing := [name for name, vectors in content.items() if not vectors]:
+        raise TrainingError(f"The dataset has no recording of {', '.join(missing)}; give the one of this run.")
+    model.add_codebook([np.concatenate(vectors) for vectors in content.values()])

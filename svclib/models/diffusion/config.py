@@ -43,6 +43,7 @@ class DiffusionSettings(Settings):
         vocoder_weight: Weight of its loss; it shares no parameters, only the gradient clipping.
         vocoder_rows: Excerpts of a batch that it is trained on.
         denoiser: A key of ``denoiser.DENOISERS``.
+        retrieval_size: Content vectors of each singer in the retrieval codebook; 0 for none. Export sets it.
     """
 
     kind: str = setting("diffusion", choices=("diffusion",))
@@ -72,6 +73,7 @@ class DiffusionSettings(Settings):
     vocoder_weight: float = setting(0.1, 0.0, 1000.0)
     vocoder_rows: int = setting(2, 1, 4096)
     denoiser: str = setting("wavenet", choices=DENOISERS)
+    retrieval_size: int = setting(0, 0, 65536)
 
     def __post_init__(self):
         super().__post_init__()

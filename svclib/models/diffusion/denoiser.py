@@ -323,3 +323,23 @@ class CachedDenoiser:
                 chunk = self.parameterization.eps(self.denoiser, x_t[:, :, low:high], times, condition, coarse, std)
                 eps[:, :, start:stop] = chunk[:, :, start - low : stop - low]
         return eps
+
+
+class GuidedDenoiser:
+    """Classifier-free guidance (Ho and Salimans 2022, Eq. 6) by several conditions: ``eps + sum_i w_i (eps - eps_i)``.
+
+    ``eps_i`` is predicted without condition i; a weight of 0 changes nothing. One more evaluation per condition and step.
+
+    Args:
+        full: The denoiser with all conditions.
+        without: Weight, and the denoiser without one condition.
+    """
+
+    def __init__(self, full: CachedDenoiser, without: Sequence[tuple[float, CachedDenoiser]]):
+        self.full, self.without = full, without
+        self.coarse, self.precision = full.coarse, full.precision
+
+    def __call__(self, x_t: Float[Tensor, "batch mels frames"], t: int | float) -> Float[Tensor, "batch mels frames"]:
+        """The guided noise in ``x_t`` at a real diffusion time."""
+        eps = self.full(x_t, t)
+        return eps + sum(weight * (eps - denoiser(x_t, t)) for weight, denoiser in self.without)

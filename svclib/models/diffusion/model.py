@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings
 from svclib.models import layers
 from svclib.models.content import base as content_base
+from svclib.models.content.codebook import ContentCodebook
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.config import DiffusionSettings as DiffusionSettings
@@ -31,6 +33,7 @@ from svclib.models.diffusion.denoiser import (
     DENOISERS,
     CachedDenoiser,
     Conditions,
+    GuidedDenoiser,
     Parameterization,
 )
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
@@ -66,6 +69,8 @@ class DiffusionModel(nn.Module):
         nn.init.zeros_(self.doubt.weight)
         nn.init.constant_(self.doubt.bias, math.log(0.3))
         self.vocoder = HarmonicVocoder(s.vocoder, features) if s.vocoder else None
+        size = s.retrieval_size
+        self.codebook = ContentCodebook(len(self.singers), size, self.content.dims) if size else None
 
     @property
     def loss_name(self) -> str:
@@ -190,6 +195,7 @@ class DiffusionModel(nn.Module):
         target: ConditionInputs | None = None,
         singer: Tensor | None = None,
         without: Sequence[str] = (),
+        retrieval: float | int = 0.0,
         chunk_frames: int = CHUNK_FRAMES,
     ) -> Float[Tensor, "batch dims frames"]:
         """The condition of a song, computed once, in chunks that equal the whole.
@@ -200,6 +206,7 @@ class DiffusionModel(nn.Module):
                 clamped to the range of the training data, see :meth:`loudness_excess`.
             singer: From :meth:`singer_weights`; the first singer if None.
             without: Names of ``CONDITIONS`` to replace by their learned null.
+            retrieval: Share 0 .. 1 of the content that is taken from the codebook.
             chunk_frames: Frames computed at once.
 
         Returns:
@@ -211,6 +218,10 @@ class DiffusionModel(nn.Module):
         target = source if target is None else target
         code = self.content.encode(source, chunk_frames)
         singer = (self.singer_weights() if singer is None else singer).expand(len(code), -1)
+        if retrieval:
+            if self.codebook is None:
+                raise ModelError("This model has no codebook for retrieval; export it again with its dataset.")
+            code = torch.lerp(code, self.codebook.nearest(code, singer), float(retrieval))
         dropped = torch.tensor([[name in without for name in CONDITIONS]], device=code.device).expand(len(code), -1)
         tracks = (code, target.f0_hz, target.voiced, self._clamp_loudness(target.loudness_db))
 
@@ -256,6 +267,34 @@ class DiffusionModel(nn.Module):
         return CachedDenoiser(
             self.denoiser, self.parameterization, condition, coarse, precision, chunk_frames, cache_bytes, cancelled
         )
+
+    def guided(
+        self,
+        source: ConditionInputs,
+        target: ConditionInputs | None,
+        singer: Tensor,
+        options: SamplingOptions,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> tuple[Float[Tensor, "batch dims frames"], CachedDenoiser | GuidedDenoiser]:
+        """The condition of a song with the options' retrieval, and a denoiser with their guidance."""
+        o = self.resolve_sampling(options)
+
+        def condition(*without: str) -> Tensor:
+            return self.condition(source, target, singer, without, o.retrieval, o.chunk_frames)
+
+        def prepare(condition: Tensor) -> CachedDenoiser:
+            return self.prepare(condition, o.precision, o.chunk_frames, o.cache_bytes, cancelled)
+
+        full = condition()
+        weights = {"content": o.words_guidance, "singer": o.voice_guidance}
+        without = [(float(weight), prepare(condition(name))) for name, weight in weights.items() if weight]
+        return full, GuidedDenoiser(prepare(full), without) if without else prepare(full)
+
+    def add_codebook(self, content: Sequence[np.ndarray], size: int = 512) -> None:
+        """Build the retrieval codebook from content vectors ``[frames, dims]`` of each singer's recordings."""
+        self.codebook = ContentCodebook(len(self.singers), size, self.content.dims).to(self.device)
+        self.codebook.fit(content)
+        self.settings = dataclasses.replace(self.settings, retrieval_size=size)
 
     def initial_noise(
         self, n_frames: int, seed: int | torch.Generator = 0, temperature: int | float | None = None, batch: int = 1
@@ -351,12 +390,12 @@ class DiffusionModel(nn.Module):
         report = progress or (lambda fraction, text: None)
         target, options = source if target is None else target, options or SamplingOptions()
         report(0.0, "conditions")
-        condition = self.condition(source, target, self.singer_weights(singer), chunk_frames=options.chunk_frames)
+        condition, denoiser = self.guided(source, target, self.singer_weights(singer), options, cancelled)
 
         def step_done(step: SamplerStep) -> None:
             report(0.8 * (step.index + 1) / step.n_calls, f"step {step.index + 1}")
 
-        log_mel = self.sample(condition, options, callback=step_done, cancelled=cancelled)
+        log_mel = self.sample(condition, options, denoiser, step_done, cancelled)
         log_mel = (log_mel + self.loudness_excess(target.loudness_db)[..., None]).clamp_min(self.contract.log_floor)
         return vocoder.render(
             *(x[0].cpu().numpy() for x in (log_mel, target.f0_hz, target.voiced)),

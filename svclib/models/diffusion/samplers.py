@@ -38,6 +38,8 @@ class SamplingOptions:
             ``k_step``); None starts from pure noise.
         temperature: Factor of all noise (Grad-TTS, Popov et al. 2021).
         seed: Of the initial noise and of ancestral sampling; the same on every device.
+        words_guidance, voice_guidance: Weights of classifier-free guidance by content and by singer; 0 is off.
+        retrieval: Share of the content that comes from the codebook of the target's own content vectors.
         precision: One of ``layers.PRECISIONS``.
         eta: Amount of fresh noise of ``ddim`` (0) and ``ddpm`` (1), Song et al. 2021, Eq. 16.
         chunk_frames, cache_bytes: Bound the memory of long recordings; the result does not depend on them.
@@ -69,6 +71,26 @@ class SamplingOptions:
         help="factor of the sampling noise: 0.7 smoother and steadier, 1 as varied as the recordings",
     )
     seed: int | float = control(0, 0, MAX_SEED, metavar="S", help="of all noise: the same number, the same sound")
+    words_guidance: float | int = control(
+        0.0,
+        0.0,
+        5.0,
+        label="Words guidance",
+        help="classifier-free guidance by the content: above 0 clearer words, one more network evaluation a step",
+    )
+    voice_guidance: float | int = control(
+        0.0,
+        0.0,
+        5.0,
+        label="Voice guidance",
+        help="classifier-free guidance by the singer: above 0 more of the voice, one more network evaluation a step",
+    )
+    retrieval: float | int = control(
+        0.0,
+        0.0,
+        1.0,
+        help="share of the song's content that is replaced by the nearest content of the target's recordings",
+    )
     precision: str = control(
         "auto",
         choices=PRECISIONS,
