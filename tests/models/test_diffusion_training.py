@@ -323,3 +323,20 @@ def test_a_folder_of_songs_goes_on_past_one_that_fails(exported, tmp_path, capsy
     assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["a - voice.wav", "c - voice.wav"]
     told = capsys.readouterr().err
     assert "2 of 3 songs were sung" in told and "b.wav: " in told and "less than one frame" in told
+
+
+def test_export_with_its_dataset_adds_the_retrieval_codebook(exported, tmp_path):
+    opened, run = exported
+    data = types.SimpleNamespace(
+        indices=lambda split: [0],
+        recordings=[{"singer": opened.model.singers[0]}],
+        features=lambda index: song().features,
+    )
+    found = instrument.open(training.export(run, tmp_path / "with.zip", "last", dataset=data))
+    assert found.model.codebook.vectors.shape[:2] == (1, 512)
+    plain = convert(found, song(), PLAIN, SamplingOptions(seed=3)).audio
+    assert np.array_equal(plain, convert(opened, song(), PLAIN, SamplingOptions(seed=3)).audio)
+    made = convert(found, song(), PLAIN, SamplingOptions(seed=3, retrieval=1.0, words_guidance=0.5))
+    assert made.settings()["sampling"]["retrieval"] == 1.0 and not np.allclose(made.audio, plain)
+    with pytest.raises(ModelError, match="codebook"):
+        convert(opened, song(), PLAIN, SamplingOptions(retrieval=0.5))

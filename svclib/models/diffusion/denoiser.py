@@ -328,7 +328,7 @@ class CachedDenoiser:
 class GuidedDenoiser:
     """Classifier-free guidance (Ho and Salimans 2022, Eq. 6) by several conditions: ``eps + sum_i w_i (eps - eps_i)``.
 
-    ``eps_i`` is predicted without condition i; a weight of 0 changes nothing. One more evaluation per condition and step.
+    ``eps_i`` is predicted without condition i: one more evaluation per condition and step.
 
     Args:
         full: The denoiser with all conditions.

@@ -75,6 +75,7 @@ class SamplingOptions:
         0.0,
         0.0,
         5.0,
+        step=0.5,
         label="Words guidance",
         help="classifier-free guidance by the content: above 0 clearer words, one more network evaluation a step",
     )
@@ -82,6 +83,7 @@ class SamplingOptions:
         0.0,
         0.0,
         5.0,
+        step=0.5,
         label="Voice guidance",
         help="classifier-free guidance by the singer: above 0 more of the voice, one more network evaluation a step",
     )
@@ -89,6 +91,7 @@ class SamplingOptions:
         0.0,
         0.0,
         1.0,
+        step=0.1,
         help="share of the song's content that is replaced by the nearest content of the target's recordings",
     )
     precision: str = control(
