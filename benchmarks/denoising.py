@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    opened = diffwave_files.open_model(chosen.model)
+    opened = diffwave_files.load_model(chosen.model)
     clips = held_out(chosen.data, opened.features.sample_rate_hz)
     if not clips:
         parser.error(f"there is no {{label}}_{{singer}}_0.wav to _4.wav in '{chosen.data}'")

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    opened, (ear, _) = diffwave_files.open_model(chosen.model), classifier.load(chosen.listener)
+    opened, (ear, _) = diffwave_files.load_model(chosen.model), classifier.load(chosen.listener)
     rate = opened.features.sample_rate_hz
     found = pairs(held_out(chosen.data, rate), chosen.pairs, chosen.seed)
     if not found:

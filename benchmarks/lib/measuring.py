@@ -80,7 +80,7 @@ class Target:
         """Speaker embeddings of the windows of a sound, or of the whole without pauses, ``[windows, 256]``."""
 
         def computed(x: np.ndarray) -> list:
-            parts = speaker_similarity.windows(x) if windows else [speaker_similarity.without_pauses(x)]
+            parts = speaker_similarity.windows(x) if windows else [speaker_similarity.trim_pauses(x)]
             return [speaker_similarity.embed(part).tolist() for part in parts]
 
         return np.array(remembered(self.cache, f"GE2E {windows}", samples, computed))
