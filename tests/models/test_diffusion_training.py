@@ -338,5 +338,5 @@ def test_export_with_its_dataset_adds_the_retrieval_codebook(exported, tmp_path)
     assert np.array_equal(plain, convert(opened, song(), PLAIN, SamplingOptions(seed=3)).audio)
     made = convert(found, song(), PLAIN, SamplingOptions(seed=3, retrieval=1.0, words_guidance=0.5))
     assert made.settings()["sampling"]["retrieval"] == 1.0 and not np.allclose(made.audio, plain)
-    with pytest.raises(ModelError, match="codebook"):
+    with pytest.raises(ConversionError, match="codebook"):
         convert(opened, song(), PLAIN, SamplingOptions(retrieval=0.5))
