@@ -179,7 +179,7 @@ def test_text_from_outside_never_becomes_markup():
         page.heading(NASTY, NASTY),
         page.notice(NASTY, "error"),
         page.paragraph(NASTY),
-        page.table([NASTY, ">n"], [[NASTY, 1]]),
+        page.table([NASTY, ">n", ""], [[NASTY, 1, None]]),
         page.picture(b"x", NASTY),
         page.player(np.zeros(800, np.float32), RATE_HZ, NASTY, NASTY),
     ]
