@@ -1,10 +1,10 @@
-"""The panel of a study: choose, change one thing, run on the same noise, look, listen, keep."""
+"""The ablation study panel: change one thing, run on the same noise, compare views and sounds, save."""
 
 import dataclasses
 from pathlib import Path
 
 import ipywidgets as W
-import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
+import librosa.core.convert  # noqa: F401  loaded now: the first Run would wait a second for it
 
 from svclib.analysis import ablation, interventions, live_preview, step_metrics
 from svclib.audio import io as audio
@@ -13,7 +13,6 @@ from svclib.conversion import song as songs
 from svclib.models import instrument
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplingOptions
-from svclib.notebooks import ablation_controls as parts
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run
 from svclib.notebooks.ablation_viewer import Card, RunViewer
@@ -27,9 +26,15 @@ PROBES = (
     interventions.Intervention("timbre"),
 )
 
+CHANGES = (*interventions.CHOICES, "the whole other song", "checkpoints of a training")
+OTHER_SONG, CHECKPOINTS = CHANGES[-2:]
+_OFF = {"value": False, "indent": False}
+_STRENGTH = {"min": -5.0, "max": 10.0, "value": 2.0, "step": 0.25}
+_CLASSES = {"start_s": "start", "other_song": "other", "other_singer": "other-singer", "run": "training"}
+
 
 def ablation_panel(base) -> "AblationPanel":
-    """The study panel for a person's folder; a panel made earlier in this kernel is closed."""
+    """The ablation panel for a folder; a panel made earlier in this kernel is closed."""
     panel = AblationPanel(base)
     widgets.only_one("study", panel)
     return panel
@@ -46,8 +51,8 @@ class AblationPanel(widgets.Panel):
         self.models, self._guard = widgets.Cache(2), widgets.guarded(self.message)
         self._make_choices()
         groups = widgets.row(
-            widgets.column("Sing", self.instrument, self.song, self.start_s, self.seconds, self.singer),
-            widgets.column("How", self.sampler, self.steps, self.seed, self.probe),
+            widgets.column("Song", self.instrument, self.song, self.start_s, self.seconds, self.singer),
+            widgets.column("Sampling", self.sampler, self.steps, self.seed, self.probe),
             widgets.column(
                 "Change one thing",
                 self.change,
@@ -67,7 +72,7 @@ class AblationPanel(widgets.Panel):
                 self.message.widget,
                 self.live,
                 *self.viewer.rows,
-                widgets.row(self.hear_button, self.words, self.remove_button, *self.viewer.keep_buttons),
+                widgets.row(self.render_button, self.words, self.remove_button, *self.viewer.keep_buttons),
             ]
         )
         self.add_class("svclib-study")
@@ -76,32 +81,40 @@ class AblationPanel(widgets.Panel):
     # ------------------------------------------------------------------------------------------------ building blocks
 
     def _make_choices(self):
-        for name, widget in parts.singing(self.base).items():
-            setattr(self, name, widget)
+        none, seconds = {"options": [("(none yet)", None)]}, {"max": 36000.0, "step": 0.5}
+        for name, kind, label, hint, settings in (
+            ("instrument", W.Dropdown, "Instrument", "diffusion instruments", none),
+            ("song", W.Dropdown, "Song", f"recordings in {self.base.examples}", none),
+            ("start_s", W.BoundedFloatText, "From (s)", "start of the excerpt", seconds),
+            ("seconds", W.BoundedFloatText, "Length (s)", "of the excerpt", {**seconds, "max": 60.0, "value": 4.0}),
+            ("singer", W.Dropdown, "Singer", "of the instrument", none),
+            ("sampler", W.Dropdown, "Sampler", "sampling algorithm", {"options": list(samplers.SAMPLERS)}),
+            ("steps", W.BoundedIntText, "Steps", "sampling steps", {"min": 2, "max": 1000, "value": 20}),
+            ("seed", W.BoundedIntText, "Seed", "equal seeds begin with equal noise", {"max": 2**31 - 1}),
+            ("probe", W.Checkbox, "", "content, melody, timbre: extra denoiser calls at the same noisy mels", _OFF),
+            ("change", W.Dropdown, "Change", "everything else stays as it is", {"options": CHANGES}),
+            ("other_song", W.Dropdown, "Other song", "source of what is replaced", none),
+            ("other_singer", W.Dropdown, "Other singer", "of this instrument", none),
+            ("semitones", W.BoundedFloatText, "Semitones", "of the melody", {"min": -24.0, "max": 24.0, "value": 5.0}),
+            ("strength", W.BoundedFloatText, "Strength", "0 off, 1 unchanged, 2 twice; twice the time", _STRENGTH),
+            ("run", W.Dropdown, "Training", f"runs in {self.base.runs}", none),
+            ("checkpoints", W.SelectMultiple, "Steps of it", "several with Ctrl", {"options": [], "rows": 4}),
+            ("words", W.Checkbox, "Words", "character error rate; needs faster-whisper, seconds for every step", _OFF),
+        ):
+            setattr(self, name, widgets.control(kind, label, f"t-study-{_CLASSES.get(name, name)}", hint, **settings))
+        self.sampler.value = "dpmpp"
         self.instrument.observe(self._guard(lambda _: self._instrument_chosen()), "value")
         self.run.observe(self._guard(lambda _: self._training_chosen()), "value")
         for choice in (self.change, self.steps, self.sampler):
-            choice.observe(self._guard(lambda _: self._show_what_counts()), "value")
-        button = widgets.button
-        self.run_button = button("Run", self._guard(self.sing), "t-study-run", "primary", "sing and keep what happens")
-        self.cancel_button = button("Cancel", self._guard(self._cancel), "t-study-cancel", hint="stop the running work")
-        self.refresh_button = button("Look again", self._guard(self.refresh), "t-study-refresh")
+            choice.observe(self._guard(lambda _: self._show_relevant()), "value")
+        button, guard = widgets.button, self._guard
+        self.run_button = button("Run", guard(self.start_run), "t-study-run", "primary", "sample and keep every step")
+        self.cancel_button = button("Cancel", guard(self._cancel), "t-study-cancel", hint="stop the running work")
+        self.refresh_button = button("Look again", guard(self.refresh), "t-study-refresh")
         self.cancel_button.disabled = True
-        self.hear_button = button(
-            "Hear and measure",
-            self._guard(self.hear),
-            "t-study-hear",
-            hint="makes steps audible; adds pitch, voicing, loudness to the metrics",
-        )
-        self.words = widgets.control(
-            W.Checkbox,
-            "Words",
-            "t-study-words",
-            "adds the character error rate; needs faster-whisper and a few seconds for every step",
-            value=False,
-            indent=False,
-        )
-        self.remove_button = button("Remove run", self._guard(self.remove), "t-study-remove", hint="frees its memory")
+        hint = "makes steps audible; adds pitch, voicing, loudness to the metrics"
+        self.render_button = button("Hear and measure", guard(self.render), "t-study-hear", hint=hint)
+        self.remove_button = button("Remove run", guard(self.remove), "t-study-remove", hint="frees its memory")
 
     # -------------------------------------------------------------------------------------------------------- choices
 
@@ -116,7 +129,7 @@ class AblationPanel(widgets.Panel):
         widgets.fill(self.other_song, songs)
         widgets.fill(self.run, runs)
         self._instrument_chosen()
-        self._show_what_counts()
+        self._show_relevant()
         self.message.show(self._missing(), "warning")
         self.task.show()
 
@@ -131,7 +144,7 @@ class AblationPanel(widgets.Panel):
         self.checkpoints.options = [(f"step {e.step}" + (", best" if e.best else ""), e.step) for e in entries]
         self.checkpoints.value = tuple(e.step for e in (entries[:1] + entries[-1:] if len(entries) > 1 else entries))
 
-    def _show_what_counts(self):
+    def _show_relevant(self):
         choice = self.change.value
         for widget, words in (
             (self.other_song, "other song"),
@@ -161,13 +174,13 @@ class AblationPanel(widgets.Panel):
     def _busy(self, busy: bool) -> None:
         self.cancel_button.disabled = not busy
         self.run_button.disabled = busy or bool(self._missing())
-        for button in (self.hear_button, self.remove_button, *self.viewer.keep_buttons):
+        for button in (self.render_button, self.remove_button, *self.viewer.keep_buttons):
             button.disabled = busy or not self.viewer.cards
         if not busy:
             self.progress.hide()
 
     def _cancel(self):
-        self.task.cancel("Stopping; what was sung before stays.")
+        self.task.cancel("Stopping; finished runs stay.")
 
     def _start(self, task) -> None:
         def work():
@@ -181,10 +194,10 @@ class AblationPanel(widgets.Panel):
 
         self.task.start(work)
 
-    def sing(self) -> None:
-        """Sing the stretch with the chosen change in the background and keep the run."""
+    def start_run(self) -> None:
+        """Run on the excerpt with the chosen change in the background and keep the result."""
         missing = self._missing()
-        checkpoints = list(self.checkpoints.value) if self.change.value == parts.CHECKPOINTS else [None]
+        checkpoints = list(self.checkpoints.value) if self.change.value == CHECKPOINTS else [None]
         if not missing and len(self.viewer.cards) + len(checkpoints) > MAX_RUNS:
             missing = f"At most {MAX_RUNS} runs are kept; choose one and press Remove run."
         if not missing and (not checkpoints or (checkpoints[0] is not None and self.run.value is None)):
@@ -192,7 +205,7 @@ class AblationPanel(widgets.Panel):
         if missing:
             self.message.show(missing, "warning")
             return
-        wish = {
+        request = {
             "change": self.change.value,
             "path": self.instrument.value,
             "song": self.song.value,
@@ -209,36 +222,36 @@ class AblationPanel(widgets.Panel):
         probe = PROBES if self.probe.value else ()
         options = ablation.RunOptions(sampling, singer=self.singer.value, probe=probe)
         self.message.show("")
-        self._start(lambda: self._sing(wish, options))
+        self._start(lambda: self._run(request, options))
 
-    def _excerpt(self, path, wish, features, statistics):
+    def _excerpt(self, path, request, features, statistics):
         song = songs.cached_song(path, features, progress=self.progress, cancelled=self.task.cancelled)
-        return interventions.cut_excerpt(song, statistics, wish["start_s"], wish["seconds"])
+        return interventions.cut_excerpt(song, statistics, request["start_s"], request["seconds"])
 
-    def _sing(self, wish, options):
+    def _run(self, request, options):
         preview = live_preview.LivePreview(self._show_live)
         common = {"progress": self.progress, "cancelled": self.task.cancelled, "callback": preview}
-        if wish["change"] == parts.CHECKPOINTS:
+        if request["change"] == CHECKPOINTS:
 
             def make_excerpt(model, statistics):
-                preview.begin(model, wish["seconds"], options.sampling.seed)
-                return self._excerpt(wish["song"], wish, model.features, statistics)
+                preview.begin(model, request["seconds"], options.sampling.seed)
+                return self._excerpt(request["song"], request, model.features, statistics)
 
             options = dataclasses.replace(options, singer=None)  # a training run may have other singers
-            runs = ablation.run_checkpoints(wish["run"], wish["checkpoints"], make_excerpt, options, **common)
-            for step, result in zip(wish["checkpoints"], runs, strict=True):
-                self._add(result, training.load_model(wish["run"], step)[0], wish["run"].name)
+            runs = ablation.run_checkpoints(request["run"], request["checkpoints"], make_excerpt, options, **common)
+            for step, result in zip(request["checkpoints"], runs, strict=True):
+                self._add(result, training.load_model(request["run"], step)[0], request["run"].name)
             return
-        loaded = self.models.get(wish["path"], lambda: instrument.open(wish["path"]))
-        preview.begin(loaded.model, wish["seconds"], options.sampling.seed)
-        song = wish["other"] if wish["change"] == parts.OTHER_SONG else wish["song"]
-        excerpt, changes = self._excerpt(song, wish, loaded.features, loaded.statistics), []
-        if wish["change"] != parts.OTHER_SONG:
+        loaded = self.models.get(request["path"], lambda: instrument.open(request["path"]))
+        preview.begin(loaded.model, request["seconds"], options.sampling.seed)
+        song = request["other"] if request["change"] == OTHER_SONG else request["song"]
+        excerpt, changes = self._excerpt(song, request, loaded.features, loaded.statistics), []
+        if request["change"] != OTHER_SONG:
             other = None
-            if "other song" in wish["change"]:
-                other = self._excerpt(wish["other"], wish, loaded.features, loaded.statistics)
+            if "other song" in request["change"]:
+                other = self._excerpt(request["other"], request, loaded.features, loaded.statistics)
             changes = interventions.from_choice(
-                wish["change"], other, wish["semitones"], wish["strength"], wish["other_singer"]
+                request["change"], other, request["semitones"], request["strength"], request["other_singer"]
             )
         self._add(ablation.run(loaded.model, excerpt, changes, options, **common), loaded.model, loaded.name)
 
@@ -253,18 +266,18 @@ class AblationPanel(widgets.Panel):
         about, calls = result.trace.info, result.trace.n_calls
         text = f"{name}; from {result.excerpt.start_s:.1f} s; {about['method']}, {calls} calls, seed {about['seed']}"
         self.viewer.add(label, Card(result, model, text))
-        said = " ".join(filter(None, (f"Run {self.n_runs} is below.", result.notice, about["notice"])))
-        self.message.show(said, "warning" if result.notice or about["notice"] else "done")
+        text = " ".join(filter(None, (f"Run {self.n_runs} is below.", result.notice, about["notice"])))
+        self.message.show(text, "warning" if result.notice or about["notice"] else "done")
 
     def remove(self) -> None:
         """Forget the chosen run."""
         if self.task.busy:
-            self._start(lambda: None)  # says that it is busy
+            self._start(lambda: None)  # reports that it is busy
             return
         self.viewer.forget(self.viewer.chosen())
         self.task.show()
 
-    def hear(self) -> None:
+    def render(self) -> None:
         """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""
         label, steps = self.viewer.chosen(), self.viewer.pinned or None
         words = self.words.value
@@ -289,7 +302,7 @@ class AblationPanel(widgets.Panel):
                 self.task.cancelled,
                 recognizer,
             )
-            self.viewer.listen(label, sounds, found, steps)
+            self.viewer.show_audio(label, sounds, found, steps)
             self.message.show(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")
 
         self.message.show("")

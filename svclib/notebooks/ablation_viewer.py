@@ -1,4 +1,4 @@
-"""Looking at the runs of a study: which view of which run, steps to listen to, files to keep."""
+"""Views, players and saved files of the runs of the ablation panel."""
 
 import dataclasses
 from pathlib import Path
@@ -16,7 +16,7 @@ from svclib.utils.errors import StorageError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Card:
-    """A run with what it was made with."""
+    """A run, its model, and its settings as text."""
 
     result: ablation.RunResult
     model: Any
@@ -24,15 +24,15 @@ class Card:
 
 
 class RunViewer:
-    """The lower half of the study panel; it does not know how runs are sung.
+    """The lower half of the ablation panel: views, players and files of finished runs.
 
     Args:
-        message: Tells what went wrong and where files were saved.
-        folder: Where those files go.
+        message: For errors and the paths of saved files.
+        folder: For saved files.
 
     Attributes:
         cards: The runs by label.
-        heard: Sounds of the steps and their metrics, of the runs that were made audible.
+        rendered: Sounds of the steps and their metrics, of the runs that were made audible.
         pinned: Steps to see side by side; none stands for the first, the middle and the result.
         view: What is drawn, or None.
         rows, keep_buttons: To lay out.
@@ -40,7 +40,7 @@ class RunViewer:
 
     def __init__(self, message: widgets.Message, folder: Path):
         self.cards: dict[str, Card] = {}
-        self.heard: dict[str, tuple] = {}
+        self.rendered: dict[str, tuple] = {}
         self.pinned: list[int] = []
         self.view: views.View | None = None
         self.folder, self.updating, self._message = folder, False, message
@@ -105,22 +105,22 @@ class RunViewer:
 
     def add(self, label: str, card: Card) -> None:
         """Show another run, which becomes the chosen one."""
-        self.cards = {**self.cards, label: card}  # anew: it may be looked at in another thread
+        self.cards = {**self.cards, label: card}  # anew: another thread may be drawing it
         self._runs_changed(label)
 
     def forget(self, label: str) -> None:
-        """A run is no longer wanted."""
+        """Remove a run."""
         self.cards = {name: card for name, card in self.cards.items() if name != label}
-        self.heard = {name: heard for name, heard in self.heard.items() if name != label}
+        self.rendered = {name: found for name, found in self.rendered.items() if name != label}
         self._runs_changed()
 
-    def listen(self, label: str, sounds, metrics: list, steps: list[int] | None) -> None:
+    def show_audio(self, label: str, sounds, metrics: list, steps: list[int] | None) -> None:
         """Show players for steps of a run that was made audible (``player.StepAudio``), and its metrics."""
-        self.heard = {**self.heard, label: (sounds, metrics)}
+        self.rendered = {**self.rendered, label: (sounds, metrics)}
         self._show_players(label, steps)
         if self.look.value == "metrics per step":
             self.draw()
-        self.look.value = "metrics per step"  # which draws it
+        self.look.value = "metrics per step"  # draws it
 
     def chosen(self) -> str:
         """Label of the chosen run; StorageError if there is none yet."""
@@ -179,7 +179,7 @@ class RunViewer:
             self.pinned,
             self.state.value,
             self.tolerance.value,
-            {label: found for label, (_, found) in self.heard.items()},
+            {label: found for label, (_, found) in self.rendered.items()},
         )
         try:
             self.view = views.draw_view(self.look.value, request)
@@ -193,10 +193,10 @@ class RunViewer:
         self.shown.value = drawing + page.paragraph(self.view.about)
 
     def _show_players(self, label, steps):
-        if label not in self.heard:
+        if label not in self.rendered:
             self.players.value = ""
             return
-        sounds, n = self.heard[label][0], len(self.cards[label].result.trace)
+        sounds, n = self.rendered[label][0], len(self.cards[label].result.trace)
         wanted = [s for s in (steps or (0, n // 2, n)) if s in sounds.audio] or [n]
         names = {s: "result" if s == n else f"step {s + 1}" for s in wanted}
         notes = {s: f"{sounds.attenuated_db[s]:g} dB quieter than it was" for s in wanted if s in sounds.attenuated_db}

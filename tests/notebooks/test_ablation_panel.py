@@ -106,7 +106,7 @@ def test_runs_views_sounds_and_files(base):
     )
     again = trace.load(next(p for p in base.output.iterdir() if p.suffix == ".npz"))
     np.testing.assert_array_equal(again.x0_hat, first.trace.x0_hat)
-    panel.hear_button.click()
+    panel.render_button.click()
     panel.task.wait(120)
     assert "5 sounds" in said(panel) and panel.viewer.players.value.count("<audio") == 3
     assert panel.viewer.look.value == "metrics per step" and "F0 correlation" in panel.viewer.shown.value
@@ -181,7 +181,7 @@ def test_names_stay_text(empty):
     panel = panel_of(empty)
     panel.viewer.look.value = "step matrix"
     run(panel)
-    panel.hear_button.click()
+    panel.render_button.click()
     panel.task.wait(60)
     everything = panel.viewer.shown.value + panel.viewer.listing.value + said(panel) + panel.viewer.players.value
     assert "&amp;lt;b&amp;gt;" in everything and "' onerror" not in everything and NASTY not in everything
@@ -215,7 +215,7 @@ def test_checkpoints_of_a_training(base, monkeypatch):
 @pytest.mark.case("H1")
 def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_picture(base, monkeypatch):
     panel = panel_of(base)
-    for button in (panel.hear_button, panel.remove_button, *panel.viewer.keep_buttons):
+    for button in (panel.render_button, panel.remove_button, *panel.viewer.keep_buttons):
         button.click()
         assert "press Run first" in said(panel)
         panel.message.show("")

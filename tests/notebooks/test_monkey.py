@@ -385,9 +385,9 @@ def test_study(world, n_actions, monkeypatch, caplog):
     def check(panel):
         able = panel.instrument.value is not None and panel.song.value is not None
         assert panel.run_button.disabled == (not able)
-        for button in (panel.hear_button, panel.remove_button, *panel.viewer.keep_buttons):
+        for button in (panel.render_button, panel.remove_button, *panel.viewer.keep_buttons):
             assert button.disabled == (not panel.viewer.cards)
-        assert set(panel.viewer.heard) <= set(panel.viewer.cards) and not panel.viewer.updating
+        assert set(panel.viewer.rendered) <= set(panel.viewer.cards) and not panel.viewer.updating
         if panel.viewer.cards:
             assert [v for _, v in panel.viewer.a.options] == list(panel.viewer.cards)
 
