@@ -26,9 +26,9 @@ def install_cell(address: str) -> str:
         "\n"
         'if importlib.util.find_spec("svclib") is None:\n'
         f"    %pip install -q --no-deps git+{address}\n"
-        "from svclib.notebooks import colab\n"
+        "from svclib.notebooks import install_missing\n"
         "\n"
-        "colab.install_missing()"
+        "install_missing()"
     )
 
 

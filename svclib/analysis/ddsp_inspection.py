@@ -32,7 +32,8 @@ def result_html(result: pipeline.Conversion, path: Path, number: int, full: bool
     sounds = [(result.audio, rate_hz, "Result")]
     if full:
         sounds = [(song.original(), song.sample_rate_hz, "Original"), *sounds]
-        sounds += [(result.harmonic, rate_hz, "Harmonic part"), (result.noise, rate_hz, "Noise part")]
+        harmonic, noise = result.stems
+        sounds += [(harmonic, rate_hz, "Harmonic part"), (noise, rate_hz, "Noise part")]
     parts.append(page.flow(*(page.player(*sound) for sound in sounds)))
     if full:
         measured = song.features

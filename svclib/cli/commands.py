@@ -54,8 +54,9 @@ def demo(a) -> int:
 
     if bool(a.audio) != bool(a.song):
         raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
+    options = demo_run.Options(seed=a.seed, **({"minutes": a.minutes} if a.minutes else {}))
     with ProgressPrinter("demo") as progress:
-        result = demo_run.run(a.out, a.audio, a.song, a.minutes, a.seed, progress=progress, log=progress.note)
+        result = demo_run.run(a.out, a.audio, a.song, options, progress, progress.note)
     print(result.text)
     return 0
 

@@ -201,18 +201,28 @@ def compare(
         yield row
 
 
-def measure(label: str, made: Conversion) -> Row:
-    """A conversion at the instrument's rate, measured against its target tracks."""
+def track_metrics(made: Conversion) -> dict[str, float]:
+    """F0, voicing and loudness of a conversion at the instrument's rate against its target tracks.
+
+    The figures of ``metrics.f0_accuracy`` and ``metrics.f0_error_cents``, and ``loudness_l1_db``.
+    """
     measured, target = extract.extract(made.audio, made.features.settings), made.tracks
-    f0 = metrics.f0_error_cents(target.f0_hz, target.voiced, measured.f0_hz, measured.voiced)
+    tracks = target.f0_hz, target.voiced, measured.f0_hz, measured.voiced
+    loudness = metrics.loudness_l1_db(target.loudness_db + np.float32(made.gain_db), measured.loudness_db)
+    return {**metrics.f0_accuracy(*tracks), **metrics.f0_error_cents(*tracks), "loudness_l1_db": loudness}
+
+
+def measure(label: str, made: Conversion) -> Row:
+    """A conversion at the instrument's rate as a row of the table."""
+    found = track_metrics(made)
     return Row(
         label,
         made.audio,
         made.sample_rate_hz,
         made.seconds,
         made.seconds * made.sample_rate_hz / len(made.audio),
-        f0["rmse"],
-        f0["correlation"],
-        metrics.f0_accuracy(target.f0_hz, target.voiced, measured.f0_hz, measured.voiced)["voicing_f1"],
-        metrics.loudness_l1_db(target.loudness_db + made.gain_db, measured.loudness_db),
+        found["rmse"],
+        found["correlation"],
+        found["voicing_f1"],
+        found["loudness_l1_db"],
     )

@@ -38,8 +38,9 @@ def ensure_ddsp_instrument(base, preset: str, minutes: float | int, singer_minut
 def players(result) -> HTML:
     """The conversion and its two parts, to listen to."""
     rate_hz = result.sample_rate_hz
-    parts = (("Result", result.audio), ("Harmonic part", result.harmonic), ("Noise part", result.noise))
-    title = page.heading(f"{result.song.name} sung by {result.instrument_name}")
+    harmonic, noise = result.stems
+    parts = (("Result", result.audio), ("Harmonic part", harmonic), ("Noise part", noise))
+    title = page.heading(f"{result.song.name} by {result.instrument_name}")
     return HTML(title + page.flow(*(page.player(samples, rate_hz, label) for label, samples in parts)))
 
 

@@ -17,13 +17,13 @@ from svclib.data.synthetic import singers
 from svclib.models import instrument
 from svclib.utils import atomic_store
 
-SMALL = dict(preset=("ddsp_small", "tiny"), corpus_minutes=0.3, minutes=1)
+SMALL = dict(options=demo.Options(minutes=1, preset=("ddsp_small", "tiny"), corpus_minutes=0.3))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     lines = []
-    return demo.run(tmp_path_factory.mktemp("demo"), say=lines.append, **SMALL), lines
+    return demo.run(tmp_path_factory.mktemp("demo"), log=lines.append, **SMALL), lines
 
 
 class _Page(html.parser.HTMLParser):
@@ -70,7 +70,7 @@ def test_the_page_stands_alone_and_plays(made):
         sound = soundfile.info(io.BytesIO(base64.b64decode(source.split(",")[1])))
         assert sound.duration == pytest.approx(song_s, abs=0.1)
     assert page.tags.count("img") == 3
-    assert "synthetic voice" in text and "nobody&#x27;s voice" in text
+    assert "synthetic voice" in text and "nobody&#39;s voice" in text
     for words in ("Right notes", "Loudness error", "held-out", "semitone"):
         assert words.lower() in text.lower()
 
@@ -80,7 +80,7 @@ def test_a_second_run_makes_nothing_anew(made):
     base = result.page.parent
     before = {p: p.stat().st_mtime_ns for p in base.rglob("*") if p.is_file()}
     lines = []
-    again = demo.run(base, say=lines.append, **SMALL)
+    again = demo.run(base, log=lines.append, **SMALL)
     assert {p: p.stat().st_mtime_ns for p in base.rglob("*") if p.is_file()} == before
     assert all("(as before)" in line for line in lines)
     assert (again.page, again.instrument, again.converted) == (result.page, result.instrument, result.converted)
@@ -113,9 +113,9 @@ def test_an_interrupted_training_goes_on(made, tmp_path):
 
     lines = []
     with pytest.raises(KeyboardInterrupt):
-        demo.run(tmp_path, say=lines.append, on_training=interrupt, **SMALL)
+        demo.run(tmp_path, log=lines.append, on_training=interrupt, **SMALL)
     assert len(lines) == 2  # recordings and dataset are finished
-    result = demo.run(tmp_path, say=lines.append, **SMALL)
+    result = demo.run(tmp_path, log=lines.append, **SMALL)
     assert "(as before)" in lines[2] and "(as before)" in lines[3]
     assert "12 steps" in lines[4]
     assert result.page.is_file()

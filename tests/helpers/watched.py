@@ -87,7 +87,8 @@ def whole(folder: Path) -> None:
     """The demo too."""
     from svclib.cli import demo
 
-    demo.run(folder / "demo", say=print, preset=("ddsp_small", "tiny"), corpus_minutes=0.3, minutes=1)
+    options = demo.Options(minutes=1, preset=("ddsp_small", "tiny"), corpus_minutes=0.3)
+    demo.run(folder / "demo", options=options, log=print)
     journey(folder)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from svclib.notebooks import colab
+from svclib import notebooks as colab
 from tools import notebook_links
 
 ROOT = Path(__file__).resolve().parents[2]
