@@ -87,7 +87,7 @@ class ContentCache:
         seed: Of the augmentations, and of which one a window gets.
     """
 
-    def __init__(self, dataset, encoder, seed: int):
+    def __init__(self, dataset: Any, encoder: Any, seed: int):
         self.dataset, self.encoder, self.seed, self.codes = dataset, encoder, seed, {}
         frame_bytes = 2 * encoder.dims * sum(r["n_frames"] for r in dataset.recordings)
         self.n_variants = max(1, min(N_VARIANTS, MAX_BYTES // max(1, frame_bytes)))

@@ -19,9 +19,10 @@ def device_summary() -> str:
             "ddsp would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
         )
     card = torch.cuda.get_device_properties(0)
+    precision = resolve_precision("cuda", "training")
     return (
-        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {resolve_precision('cuda', 'training')}: the full "
-        "preset ddsp is the one to train; the remaining time is shown after the first steps."
+        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision}: the full preset ddsp is "
+        "the one to train; the remaining time is shown after the first steps."
     )
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
+from svclib.models.layers import PRECISIONS
 from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import Settings, setting
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
 BASE = "base"
 
