@@ -19,6 +19,7 @@ import torch
 from lib import noises
 from svclib.audio import io as audio
 from svclib.conversion import diffwave_files
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 
 HELD_OUT = re.compile(r"(?P<label>[^_]+)_(?P<singer>[^_]+)_[0-4]\.wav")
@@ -46,7 +47,7 @@ def gains(opened, clips: list[dict], count: int, t: int = 25, seed: int = 0, say
                 after = []
                 for i, (clip, x) in enumerate(zip(picked, noisy, strict=True)):
                     label = clip["label"] if opened.model.settings.condition == "label" else None
-                    cleaned = diffwave_uses.denoise(opened.model, x, t, reading, label, seed + i)
+                    cleaned = diffwave_uses.denoise(opened.model, x, t, reading, label, SamplingOptions(seed=seed + i))
                     after.append(noises.si_sdr_db(clip["audio"], cleaned))
                 gain = np.subtract(after, before)
                 rows.append(

@@ -14,7 +14,7 @@ import time
 import torch
 
 from lib import diffwave_weights
-from svclib.models.diffwave.cached_inference import Prepared
+from svclib.models.diffwave.cached_inference import CachedDenoiser
 from svclib.models.diffwave.network import DiffWaveNet
 
 RATE_HZ, HOP, MELS, T = 22050, 256, 80, 10.4518
@@ -58,10 +58,10 @@ def steps(public, frames: int, repeats: int) -> None:
     converted, own = diffwave_weights.convert(public.state_dict()), DiffWaveNet(64, 30, 10, MELS).eval()
     torch.nn.init.normal_(own.output.weight, std=0.1)
     ready = {
-        "converted weights": Prepared(converted, mel),
-        "converted weights, conditions not kept": Prepared(converted, mel, cache_bytes=0),
-        "own BASE": Prepared(own, mel),
-        "own BASE, bf16": Prepared(own, mel, precision="bf16"),
+        "converted weights": CachedDenoiser(converted, mel),
+        "converted weights, conditions not kept": CachedDenoiser(converted, mel, cache_bytes=0),
+        "own BASE": CachedDenoiser(own, mel),
+        "own BASE, bf16": CachedDenoiser(own, mel, precision="bf16"),
     }
     with torch.inference_mode():
         want = public(x, mel, t)[:, 0]
@@ -72,7 +72,7 @@ def steps(public, frames: int, repeats: int) -> None:
         variants.update({name: (lambda p=p: p.step(x, T)) for name, p in ready.items()})
         best = clocked(variants, repeats)
     table("one step", best, frames * HOP / RATE_HZ)
-    once = {"converted weights": lambda: Prepared(converted, mel), "own BASE": lambda: Prepared(own, mel)}
+    once = {"converted weights": lambda: CachedDenoiser(converted, mel), "own BASE": lambda: CachedDenoiser(own, mel)}
     table("prepared once", clocked(once, 2), frames * HOP / RATE_HZ)
     print(f"\nof the maximum: converted weights differ from the package by {off:.1e}, bf16 from fp32 by {rough:.1e}")
 

@@ -24,6 +24,7 @@ from lib import classifier, generation
 from svclib.analysis.plots import base as plots
 from svclib.audio import io as audio
 from svclib.models import instrument
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.instrument import Instrument
 from svclib.utils import atomic_store
@@ -77,9 +78,9 @@ def made_clips(voice: Instrument, labels: list[str], out: Path, options: argpars
                 n_samples,
                 options.batch,
                 asked,
-                seed=options.seed * 10**6 + i * 10**4 + start,
-                fast=options.fast,
-                progress=lambda f, text, done=done: report((done + min(f, 0.999)) / len(batches), text),
+                SamplingOptions(seed=options.seed * 10**6 + i * 10**4 + start),
+                options.fast,
+                lambda step, done=done: report((done + step.index / step.n_calls) / len(batches), "sampling"),
             )
             for path, sound in zip(paths, sounds, strict=True):
                 if not path.exists():

@@ -23,6 +23,7 @@ import torch
 from denoising import held_out
 from lib import classifier
 from svclib.conversion import diffwave_files
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -75,7 +76,8 @@ def main() -> None:
         ends = first["audio"], second["audio"]
         label = first["label"] if opened.model.settings.condition == "label" else None
         for name, shared in (("shared noise", True), ("independent noise", False)):
-            made = diffwave_uses.interpolate(opened.model, *ends, SHARES, chosen.step, shared, label, chosen.seed + i)
+            mix = diffwave_uses.Mix(SHARES, chosen.step, shared, label)
+            made = diffwave_uses.interpolate(opened.model, *ends, mix, SamplingOptions(seed=chosen.seed + i))
             sounds[name].append(made)
         length = max(map(len, ends))
         a, b = (np.pad(x, (0, length - len(x))) for x in ends)

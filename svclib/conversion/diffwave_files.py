@@ -16,6 +16,7 @@ from svclib import __version__
 from svclib.audio import io as audio
 from svclib.conversion.pipeline import PEAK_LIMIT, write_with_settings
 from svclib.models import instrument
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference
 from svclib.models.instrument import Instrument
 from svclib.utils import filesystem
@@ -122,11 +123,11 @@ def generate(
         for i in range(o.count):
             name = f"{'' if label is None else label + '_'}{i:03d}_seed{o.seed + i}"
             record = {"use": "generate", "label": label, "seed": o.seed + i, "seconds": seconds, "fast": o.fast}
-            jobs.append(_Job(name, record, {"label": label, "seed": o.seed + i}))
+            jobs.append(_Job(name, record, (label, SamplingOptions(seed=o.seed + i))))
 
-    def make(job: dict, report) -> np.ndarray:
-        n_samples = max(1, round(seconds * rate))
-        return inference.generate(model, n_samples, fast=o.fast, progress=report, cancelled=cancelled, **job)[0]
+    def make(job: tuple[str | None, SamplingOptions], report) -> np.ndarray:
+        n_samples, callback = max(1, round(seconds * rate)), inference.step_progress(report)
+        return inference.generate(model, n_samples, 1, *job, o.fast, callback, cancelled)[0]
 
     return _write_all(opened, folder, jobs, make, progress, cancelled)
 
@@ -159,15 +160,14 @@ def denoise(
         StorageError, AudioError: for a file that is missing, or cannot be read as sound.
     """
     model, o = opened.model, options or Denoising()
-    inference.denoise_checked(model, o.step, o.reading, o.label)
+    inference.check_denoise(model, o.step, o.reading, o.label)
     record = {"use": "denoise", "step": o.step, "reading": o.reading, "label": o.label, "seed": o.seed}
     jobs = [_Job(name or f"{Path(p).stem} denoised", {**record, "input": _identity(p)}, p) for p in inputs]
 
     def make(path: Path, report) -> np.ndarray:
         samples = audio.read(path, opened.features.sample_rate_hz).samples
-        return inference.denoise(
-            model, samples, o.step, o.reading, o.label, o.seed, progress=report, cancelled=cancelled
-        )
+        options, callback = SamplingOptions(seed=o.seed), inference.step_progress(report)
+        return inference.denoise(model, samples, o.step, o.reading, o.label, options, callback, cancelled)
 
     return _write_all(opened, folder, jobs, make, progress, cancelled)
 
@@ -198,7 +198,7 @@ def interpolate(
         AudioError: for a file that cannot be read.
     """
     model, rate, o = opened.model, opened.features.sample_rate_hz, options or Interpolation()
-    inference.denoise_checked(model, o.step, "as_is", o.label)
+    inference.check_denoise(model, o.step, "as_is", o.label)
     (first, second), digits = map(Path, ends), len(str(o.count))
     a, b = (audio.read(p, rate).samples for p in (first, second))
     record = {"use": "interpolate", "step": o.step, "shared_noise": not o.independent_noise, "label": o.label}
@@ -214,18 +214,9 @@ def interpolate(
     ]
 
     def make(share: float, report) -> np.ndarray:  # one at a time: the same noise as all at once
-        return inference.interpolate(
-            model,
-            a,
-            b,
-            (share,),
-            o.step,
-            not o.independent_noise,
-            o.label,
-            o.seed,
-            progress=report,
-            cancelled=cancelled,
-        )[0]
+        mix = inference.Mix((share,), o.step, not o.independent_noise, o.label)
+        options, callback = SamplingOptions(seed=o.seed), inference.step_progress(report)
+        return inference.interpolate(model, a, b, mix, options, callback, cancelled)[0]
 
     return _write_all(opened, folder, jobs, make, progress, cancelled)
 

@@ -96,8 +96,7 @@ class Listing:
 
 def build_model(settings: Any, features: FeatureSettings, statistics: dict | None, seed: int = 0) -> nn.Module:
     """A model of any kind with its first weights, drawn from ``seed``; torch's global generator stays as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with layers.seeded(seed):
         return settings.build(features, statistics, seed)
 
 

@@ -14,6 +14,7 @@ from lib import classifier, generation
 from lib.classifier import Clips, Heard
 from svclib.conversion import metrics
 from svclib.models import instrument
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.utils import filesystem
@@ -372,7 +373,7 @@ def test_the_benchmark_goes_on_where_it_was_and_tells_the_same(tmp_path, capsys)
     made = sorted(out.glob("made-*/[37]_*.wav"))
     assert [p.name for p in made] == ["3_0000.wav", "3_0001.wav", "7_0000.wav", "7_0001.wav"]
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in made}
-    expected = diffwave_uses.generate(model.eval(), RATE_HZ, 2, "7", seed=10**4)[1]
+    expected = diffwave_uses.generate(model.eval(), RATE_HZ, 2, "7", SamplingOptions(seed=10**4))[1]
     heard = soundfile.read(made[3])[0]
     np.testing.assert_allclose(heard, expected * min(1.0, 0.999 / np.abs(expected).max()), atol=1e-6)
     made[3].unlink()

@@ -16,6 +16,7 @@ from svclib.audio.mel import MelConfig
 from svclib.conversion import diffwave_files
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.utils.errors import Cancelled
@@ -84,7 +85,7 @@ def test_generate(digits, tmp_path, capsys):
     assert beside["seed"] == 12 and beside["label"] == "7" and beside["instrument"]["name"] == "digits"
     # what one file says makes that sound again, alone
     model = instrument.open(digits).model
-    again = diffwave_uses.generate(model, 408, label=beside["label"], seed=beside["seed"])[0]
+    again = diffwave_uses.generate(model, 408, 1, beside["label"], SamplingOptions(seed=beside["seed"]))[0]
     np.testing.assert_allclose(sounds[1], again * min(1, 0.99 / np.abs(again).max()), atol=1e-6)
     before = contents(tmp_path / "out")
     assert main([*arguments, "--label", "7"]) == 0  # the very same sounds: made once
@@ -116,10 +117,10 @@ def test_what_is_finished_stays_when_it_is_stopped(digits, tmp_path, monkeypatch
     assert told == sorted(told) and told[-1] < 0.7
     real = diffwave_uses.generate
 
-    def interrupted(model, n, seed, **options):
-        if seed == 2:
+    def interrupted(model, n, count, label, options, *rest):
+        if options.seed == 2:
             raise KeyboardInterrupt
-        return real(model, n, seed=seed, **options)
+        return real(model, n, count, label, options, *rest)
 
     monkeypatch.setattr(diffwave_uses, "generate", interrupted)
     arguments = ["generate", "--model", str(digits), "--out", str(tmp_path), "--count", "3", "--label", "7"]
@@ -155,7 +156,8 @@ def test_interpolate(plain, takes, tmp_path, options):
     assert sorted(n for n in contents(tmp_path) if n.endswith("wav")) == names
     model = instrument.open(plain).model
     ends = [audio.read(takes / f"{n}.wav", RATE).samples for n in ("one", "two")]
-    sounds = diffwave_uses.interpolate(model, *ends, (0.0, 0.5, 1.0), 2, shared_noise=not options)
+    mix = diffwave_uses.Mix((0.0, 0.5, 1.0), 2, shared_noise=not options)
+    sounds = diffwave_uses.interpolate(model, *ends, mix)
     for name, sound in zip(names, sounds, strict=True):  # one by one equals all at once
         np.testing.assert_allclose(read(tmp_path / name), sound * min(1, 0.99 / np.abs(sound).max()), atol=1e-5)
 

@@ -9,6 +9,7 @@ import torch
 from svclib.data import dataset
 from svclib.data.recordings import find_recordings
 from svclib.models import instrument
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave.network import DiffWaveNet, parameter_count
 from svclib.training import api as training
@@ -72,8 +73,7 @@ def test_a_vocoder_trains_resumes_and_travels(voice, tmp_path):
     assert opened.kind == "diffwave" and opened.info["loss"]["prediction"].startswith("noise, l2, 50 steps")
     torch.testing.assert_close(opened.model.state_dict(), a.state_dict(), atol=0, rtol=0)
     mel = voice.features(0, 10, 12).log_mel
-    contract = voice.settings.mel
-    sounds = [diffwave_uses.vocode(m, mel, contract, seed=4) for m in (a, opened.model)]
+    sounds = [diffwave_uses.vocode(m, mel, options=SamplingOptions(seed=4)) for m in (a, opened.model)]
     assert sounds[0].shape == (12 * 256,) and np.array_equal(*sounds)
     opened.model.settings = dataclasses.replace(opened.model.settings, channels=9)  # weights of another architecture
     other = instrument.save(

@@ -12,6 +12,7 @@ import toy
 from svclib.audio.mel import MelConfig, log_mel
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave import model as diffwave
 from svclib.models.diffwave.harmonic_source import HarmonicSource
@@ -114,7 +115,7 @@ def test_with_the_prior_level_a_tenth_of_the_sound_is_sung_as_the_same_at_a_tent
     sound, f0_hz, _ = vibrato(0.0)
     pitch, voiced = f0_hz.astype(np.float32), np.ones(FRAMES, bool)
     mels = [log_mel(torch.tensor(a * sound[None], dtype=torch.float32), MEL)[0].numpy() for a in (1.0, 0.1)]
-    loud, quiet = (diffwave_uses.vocode(model, m, MEL, 5, f0_hz=pitch, voiced=voiced) for m in mels)
+    loud, quiet = (diffwave_uses.vocode(model, m, pitch, voiced, SamplingOptions(seed=5)) for m in mels)
     np.testing.assert_allclose(quiet, 0.1 * loud, atol=2e-3 * np.abs(quiet).max())
     rows = [told(a * sound, f0_hz) for a in (1.0, 0.1)]
     batches = [dict(zip(("audio", "log_mel", "f0_hz", "voiced"), row, strict=True)) for row in rows]
@@ -130,9 +131,11 @@ def test_behind_the_one_door_the_pitch_arrives(tmp_path):
     path = instrument.save(tmp_path / "v.zip", model, FEATURES, STATISTICS, created="2026-11-21")
     opened = vocoding.open(path)
     sung = [opened.render(mel[0].numpy(), f, on[0].numpy(), seed=1).audio for f in (f0_hz, 1.5 * f0_hz)]
-    direct = diffwave_uses.vocode(model, mel[0].numpy(), MEL, 1, f0_hz=f0_hz.astype(np.float32), voiced=on[0].numpy())
+    direct = diffwave_uses.vocode(
+        model, mel[0].numpy(), f0_hz.astype(np.float32), on[0].numpy(), SamplingOptions(seed=1)
+    )
     with pytest.raises(ModelError, match="give f0_hz and voiced"):
-        diffwave_uses.vocode(model, mel[0].numpy(), MEL)
+        diffwave_uses.vocode(model, mel[0].numpy())
     np.testing.assert_allclose(sung[0], direct, atol=1e-6)
     assert not np.allclose(*sung)
 

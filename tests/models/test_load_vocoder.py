@@ -108,7 +108,9 @@ def test_every_kind_sings_what_its_own_module_sings(home):
     want = {
         "harmonic.zip": instrument.open(home / "harmonic.zip").model.render(*arrays(measured), seed=3).audio,
         "voice.zip": instrument.open(home / "voice.zip").model.vocoder.render(*arrays(measured), seed=3).audio,
-        "wave.zip": diffwave_uses.vocode(instrument.open(home / "wave.zip").model, measured.log_mel, CONTRACT, seed=3),
+        "wave.zip": diffwave_uses.vocode(
+            instrument.open(home / "wave.zip").model, measured.log_mel, options=SamplingOptions(seed=3)
+        ),
         "nsf": nsf_checkpoint.open(home / "nsf")(*tensors, seed=3)[0].numpy(),
     }
     for name, vocoder in opened.items():

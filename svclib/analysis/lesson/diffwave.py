@@ -11,6 +11,7 @@ from svclib.analysis import interventions, player, step_audio
 from svclib.analysis.player import Run
 from svclib.analysis.recorder import Recorder
 from svclib.conversion.controls import Controls
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffwave import inference
 from svclib.utils.errors import ConversionError
 from svclib.utils.progress import ProgressCallback, raise_if_cancelled
@@ -56,13 +57,18 @@ def fast_and_full(
         n = len(model.settings.fast_etas) if fast else model.settings.n_steps
         report = (lambda f, text, k=k: progress((k + f) / len(schedules), text)) if progress else None
         raise_if_cancelled(cancelled)
-        common = {"seed": seed, "fast": fast, "progress": report, "cancelled": cancelled}
+        watch = inference.step_progress(report)
 
-        def sample(callback, common=common):
+        def sample(callback, fast=fast, watch=watch):
+            def both(step: SamplerStep) -> None:
+                callback(step)
+                if watch is not None:
+                    watch(step)
+
+            common = (SamplingOptions(seed=seed), fast, both, cancelled)
             if model.settings.condition == "mel":
-                source = {"f0_hz": excerpt.source_f0_hz, "voiced": excerpt.source_voiced}
-                return inference.vocode(model, excerpt.log_mel, model.contract, callback=callback, **source, **common)
-            return inference.generate(model, n_samples, 1, label, callback=callback, **common)
+                return inference.vocode(model, excerpt.log_mel, excerpt.source_f0_hz, excerpt.source_voiced, *common)
+            return inference.generate(model, n_samples, 1, label, *common)
 
         runs.append(record(model, sample, f"{n} steps", seed=seed))
     return runs
@@ -78,7 +84,7 @@ def denoised(model, audio: np.ndarray, t: int, label: str | None = None, seed: i
     """Denoising of a recording: sampling from step ``t``, with the recording as the state there."""
 
     def sample(callback):
-        return inference.denoise(model, audio, t, label=label, seed=seed, callback=callback)
+        return inference.denoise(model, audio, t, label=label, options=SamplingOptions(seed=seed), callback=callback)
 
     return record(model, sample, f"noise taken out, from step {t}", seed=seed)
 
@@ -89,7 +95,8 @@ def interpolated(
     """Interpolation between two recordings, mixed after both are noised to step ``t``."""
 
     def sample(callback):
-        return inference.interpolate(model, first, second, [share], t, label=label, seed=seed, callback=callback)
+        mix, options = inference.Mix((share,), t, label=label), SamplingOptions(seed=seed)
+        return inference.interpolate(model, first, second, mix, options, callback)
 
     return record(model, sample, f"{100 * share:.0f} % of the second sound, from step {t}", seed=seed)
 
@@ -102,7 +109,8 @@ def demonstrate(instrument, seconds: float | int = 1.0, seed: int = 0) -> str:
     labels = model.settings.labels or (None, None)
     n = int(seconds * instrument.features.sample_rate_hz) // 64 * 64
     first, second = (
-        inference.generate(model, n, 1, label, seed + k)[0] for k, label in enumerate((labels[0], labels[-1]))
+        inference.generate(model, n, 1, label, SamplingOptions(seed=seed + k))[0]
+        for k, label in enumerate((labels[0], labels[-1]))
     )
     return player.document(four_examples(model, first, second, labels[0], seed), f"{instrument.name} at work")
 

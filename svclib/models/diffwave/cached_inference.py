@@ -1,6 +1,6 @@
 """DiffWave asked many times about one sound: what does not change is computed once, the rest in place.
 
-:class:`Prepared` binds a network to its conditions; ``step`` names the noise. On a CPU the layers run over tiles small
+:class:`CachedDenoiser` binds a network to its conditions; ``step`` names the noise. On a CPU the layers run over tiles small
 enough to stay in the cache of a core, as three matrix products and two element-wise passes each: the shifted inputs of
 a dilated convolution are stacked into one product, ``tanh(a) = 2 sigmoid(2a) - 1`` turns the gate into one sigmoid
 over both halves, and the constants (the 2, the sign, 1/sqrt(2), 1/sqrt(layers), all biases) are folded into the weights
@@ -108,7 +108,7 @@ class Folded:
             out[:, a:b] = torch.addmm(self.output[1], self.output[0], hidden)
 
 
-class Prepared:
+class CachedDenoiser:
     """A network bound to its conditions: ``step(x_t, t) -> eps``, in pieces with a halo so that memory is bounded.
 
     Args:
@@ -121,7 +121,7 @@ class Prepared:
         unit: What the network takes for 1 at every sample, where that is not 1: signals and source are divided by it on
             the way in, and the noise is multiplied on the way out.
         precision: ``fp32``, or ``bf16`` (``x_t`` and the result stay float32).
-        piece_samples: Samples computed at once, besides the halo.
+        chunk_samples: Samples computed at once, besides the halo.
         cache_bytes: Most bytes of conditions at sample rate to keep (``samples`` conditioner only; BASE needs 340 MB
             for a second in fp32). Beyond it, they are computed again at every step.
         tiled: Whether to compute in tiles; by default on a CPU.
@@ -137,7 +137,7 @@ class Prepared:
         source: Float[Tensor, "batch samples"] | None = None,
         unit: Float[Tensor, "batch samples"] | None = None,
         precision: str = "fp32",
-        piece_samples: int = 1 << 17,
+        chunk_samples: int = 1 << 17,
         cache_bytes: int = 10**9,
         tiled: bool | None = None,
     ):
@@ -155,10 +155,10 @@ class Prepared:
         self.unit = net.frame_positions if mel is not None else 1  # in positions of the stack: see squeeze
         self.mel, self.one, self.steps = mel, unit, {}
         self.source = source if source is None or unit is None else source / unit
-        self.spread: Tensor | None = None  # of the first noise, where the model's prior knows it
+        self.prior_std: Tensor | None = None  # of the initial noise, where the prior follows the mel
         n_units, halo = n_samples // net.squeeze // self.unit, -(-net.halo // self.unit) + (3 if mel is not None else 0)
-        self.pieces = list(layers.chunks(n_units, max(1, piece_samples // net.squeeze // self.unit), halo))
-        seen = sum(high - low for _, _, low, high in self.pieces) * self.unit
+        self.chunks = list(layers.chunks(n_units, max(1, chunk_samples // net.squeeze // self.unit), halo))
+        seen = sum(high - low for _, _, low, high in self.chunks) * self.unit
         size = self.batch * 2 * net.channels * len(net.stack.blocks) * seen * self.dtype.itemsize
         self.cached = net.conditioner == "samples" and size <= cache_bytes
         with torch.inference_mode():
@@ -172,7 +172,7 @@ class Prepared:
                 self._fold_conditions(wanted)
             else:
                 self.cast = net if self.dtype == torch.float32 else copy.deepcopy(net).to(self.dtype)
-            self.kept = [self._conditions(p) for p in self.pieces] if self.cached else None
+            self.kept = [self._conditions(p) for p in self.chunks] if self.cached else None
 
     def __call__(self, x_t: Float[Tensor, "batch samples"], t: int | float) -> Float[Tensor, "batch samples"]:
         """As :meth:`step`: what samplers call."""
@@ -202,7 +202,7 @@ class Prepared:
             x_t = x_t if self.one is None else x_t / self.one
             x, named = self.net.inputs(x_t, self.source), self.net.squeezed(eps)
             shifts = self._step(t)
-            for i, piece in enumerate(self.pieces):
+            for i, piece in enumerate(self.chunks):
                 conditions = self.kept[i] if self.cached else self._conditions(piece)
                 start, stop, low, high = (edge * self.unit for edge in piece)
                 out = self._run(x[:, :, low:high].float(), shifts, conditions)

@@ -1,35 +1,31 @@
-"""What one does with a trained DiffWave: vocode, generate, denoise, interpolate.
+"""DiffWave inference: vocoding, generation, zero-shot denoising and interpolation (Kong et al. 2021, section 5.4).
 
-Denoising and interpolation are the paper's (Kong et al. 2021, section 5.4): neither was trained for. Steps are counted
-from 1 here, as in the paper: ``t = 25`` is the 25th trained step.
+Steps are counted from 1 here, as in the paper: ``t = 25`` is the 25th trained step.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.audio.mel import MelConfig
-from svclib.models.diffusion.samplers import SamplerStep
-from svclib.models.diffwave import sampler as diffwave_process
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
+from svclib.models.diffwave import sampler
 from svclib.models.diffwave.model import DiffWaveModel
 from svclib.utils.errors import ModelError
+from svclib.utils.progress import ProgressCallback
 
 READINGS = ("as_is", "scaled")
+DEFAULTS = SamplingOptions()
+Callback = Callable[[SamplerStep], None]
 
 
-def _watch(progress, callback):
-    """One callback of both."""
+def step_progress(progress: ProgressCallback | None) -> Callback | None:
+    """A step callback that reports to a progress callback."""
     if progress is None:
-        return callback
-
-    def both(step: SamplerStep) -> None:
-        if callback is not None:
-            callback(step)
-        progress((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
-
-    return both
+        return None
+    return lambda step: progress((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
 
 def _start(model: DiffWaveModel, t: int) -> int:
@@ -45,13 +41,13 @@ def _signal(audio: np.ndarray, what: str) -> Tensor:
     return torch.from_numpy(samples)
 
 
-def _whole(model: DiffWaveModel, n_samples: int) -> int:
-    """The next number of samples that the network can take."""
+def _padded_length(model: DiffWaveModel, n_samples: int) -> int:
+    """The next multiple of ``squeeze``."""
     return n_samples + -n_samples % model.net.squeeze
 
 
 def condition(model: DiffWaveModel, label: str | None, batch: int) -> dict:
-    """What steers generation, denoising and interpolation.
+    """The conditions of generation, denoising and interpolation.
 
     Args:
         model: Trained without a mel.
@@ -78,51 +74,39 @@ def condition(model: DiffWaveModel, label: str | None, batch: int) -> dict:
 def vocode(
     model: DiffWaveModel,
     log_mel: np.ndarray,
-    contract: MelConfig,
-    seed: int = 0,
-    fast: bool = True,
-    precision: str = "fp32",
-    callback: Callable[[SamplerStep], None] | None = None,
-    progress: Callable[[float, str], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
     f0_hz: np.ndarray | None = None,
     voiced: np.ndarray | None = None,
+    options: SamplingOptions = DEFAULTS,
+    fast: bool = True,
+    callback: Callback | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Sound of a log-mel spectrogram.
+    """Audio of a log-mel spectrogram by a model trained with ``condition = 'mel'``.
 
     Args:
-        model: Trained with ``condition = 'mel'``.
-        log_mel: ``[frames, mels]``.
-        contract: How it was measured; another one than the model's is refused.
-        seed: Of all noise.
-        fast: By the model's fast schedule, else by every trained step.
-        precision: ``fp32`` or ``bf16``.
-        callback: Sees every step.
-        progress: Called with a fraction and a text.
-        cancelled: Asked before each step.
-        f0_hz: Pitch ``[frames]``, Hz, for a vocoder that hears it besides the mel; others leave it unread.
-        voiced: Which frames have that pitch, bool ``[frames]``; needed and left unread like it.
+        model: The vocoder.
+        log_mel: ``[frames, mels]`` by ``model.contract``.
+        f0_hz: F0 ``[frames]`` in Hz, for a model with a harmonic source; unused by others.
+        voiced: Which frames have a pitch, ``[frames]``; as ``f0_hz``.
+        options: Sampler, steps, seed, temperature and precision.
+        fast: Use the model's fast schedule where the options name no steps.
+        callback: Called with each step.
+        cancelled: See ``utils.progress``.
 
     Returns:
-        float32 ``[frames * hop]``, full scale 1, not limited.
-
-    Raises:
-        ModelError: if model and mel do not belong together.
-        Cancelled: when ``cancelled()`` returns True.
+        float32 ``[frames * hop]``, not limited.
     """
     if model.contract is None:
         raise ModelError("This model takes no mel, so it cannot vocode; train one with condition = 'mel'.")
-    model.contract.require(contract, "the vocoder", "the spectrogram")
-    values = np.asarray(log_mel, dtype=np.float32)
-    if values.ndim != 2 or not len(values) or values.shape[1] != contract.n_mels or not np.isfinite(values).all():
+    values, n_mels = np.asarray(log_mel, dtype=np.float32), model.contract.n_mels
+    if values.ndim != 2 or not len(values) or values.shape[1] != n_mels or not np.isfinite(values).all():
         raise ModelError(
-            f"The spectrogram has shape {values.shape}; expected finite numbers, frames by {contract.n_mels} bands."
+            f"The spectrogram has shape {values.shape}; expected finite numbers, frames by {n_mels} bands."
         )
     with torch.no_grad():
-        prepared = model.prepare(precision, **model.song_conditions(values, f0_hz, voiced))
-    shape = (1, len(values) * contract.hop_samples)
-    made = model.sample(prepared, shape, seed, fast, callback=_watch(progress, callback), cancelled=cancelled)
-    return made[0].cpu().numpy()
+        denoiser = model.prepare(options.precision, **model.song_conditions(values, f0_hz, voiced))
+    shape = (1, len(values) * model.contract.hop_samples)
+    return model.sample(denoiser, shape, options, fast, callback, cancelled)[0].cpu().numpy()
 
 
 def generate(
@@ -130,45 +114,35 @@ def generate(
     n_samples: int,
     count: int = 1,
     label: str | None = None,
-    seed: int = 0,
+    options: SamplingOptions = DEFAULTS,
     fast: bool = False,
-    precision: str = "fp32",
-    callback: Callable[[SamplerStep], None] | None = None,
-    progress: Callable[[float, str], None] | None = None,
+    callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Sounds out of nothing but noise, and a label where the model takes one.
+    """Sounds from noise, and a label where the model takes one.
 
     Args:
         model: Trained without a mel.
         n_samples: Length of each sound.
-        count: How many, made together.
-        label: One of the model's labels, for all of them; None where it takes none.
-        seed: Of all noise.
-        fast: By the model's fast schedule, where it has one, else by every trained step.
-        precision: ``fp32`` or ``bf16``.
-        callback: Sees every step.
-        progress: Called with a fraction and a text after each step.
-        cancelled: Asked before each step.
+        count: Number of sounds, one batch.
+        label: One of the model's labels, for all of them.
+        options: Sampler, steps, seed, temperature and precision.
+        fast: Use the model's fast schedule where the options name no steps.
+        callback: Called with each step.
+        cancelled: See ``utils.progress``.
 
     Returns:
         float32 ``[count, n_samples]``, not limited.
-
-    Raises:
-        ModelError: for a vocoder, a label the model does not know, or no samples.
-        Cancelled: when ``cancelled()`` returns True.
     """
     if count < 1 or n_samples < 1:
-        raise ModelError(f"{count} sounds of {n_samples} samples were asked for; ask for at least one of each.")
-    length = _whole(model, n_samples)
-    prepared = model.prepare(precision, n_samples=length, **condition(model, label, count))
-    watch = _watch(progress, callback)
-    made = model.sample(prepared, (count, length), seed, fast, callback=watch, cancelled=cancelled)
-    return made[:, :n_samples].cpu().numpy()
+        raise ModelError(f"{count} sounds of {n_samples} samples; there must be at least one of each.")
+    length = _padded_length(model, n_samples)
+    denoiser = model.prepare(options.precision, n_samples=length, **condition(model, label, count))
+    return model.sample(denoiser, (count, length), options, fast, callback, cancelled)[:, :n_samples].cpu().numpy()
 
 
-def denoise_checked(model: DiffWaveModel, t: int, reading: str, label: str | None) -> int:
-    """The diffusion time a walk from step ``t`` starts at, counted from 0; refuses what :func:`denoise` would."""
+def check_denoise(model: DiffWaveModel, t: int, reading: str, label: str | None) -> int:
+    """The diffusion time that step ``t`` starts at, from 0; ModelError for what :func:`denoise` would refuse."""
     if reading not in READINGS:
         raise ModelError(f"There is no reading '{reading}'; choose one of {', '.join(READINGS)}.")
     condition(model, label, 1)
@@ -181,20 +155,15 @@ def denoise(
     t: int = 25,
     reading: str = "as_is",
     label: str | None = None,
-    seed: int = 0,
-    precision: str = "fp32",
-    callback: Callable[[SamplerStep], None] | None = None,
-    progress: Callable[[float, str], None] | None = None,
+    options: SamplingOptions = DEFAULTS,
+    callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Take noise out of a recording by walking back from step ``t`` as if the recording were the signal there.
+    """Denoise a recording by running the reverse process from step ``t`` (Kong et al. 2021, section 5.4).
 
-    The paper does not say what is fed in, so both readings are offered:
-
-    - ``as_is``: the recording itself, its noise taken for the noise of that step;
-    - ``scaled``: ``sqrt(abar_t)`` of the recording, plus the Gaussian noise of that step.
-
-    Where the model was trained at one level (``peak``), the recording is brought to it before and back afterwards.
+    The paper does not say what is fed in, so both readings are offered: ``as_is`` takes the recording for the signal
+    at step ``t``; ``scaled`` takes it for ``x_0`` and adds the noise of that step. Where the model was trained at one
+    level (``peak``), the recording is normalised to it before and restored afterwards.
 
     Args:
         model: Trained without a mel.
@@ -202,99 +171,82 @@ def denoise(
         t: Step from 1 to ``n_steps``; 25 of 200 in the paper.
         reading: One of ``READINGS``.
         label: Where the model takes one.
-        seed: Of the noise of the walk, and of that of ``scaled``.
-        precision: ``fp32`` or ``bf16``.
-        callback: Sees every step of the walk, ``t`` of them.
-        progress: Called with a fraction and a text after each.
-        cancelled: Asked before each.
+        options: Sampler, seed and precision; every trained step is taken.
+        callback: Called with each step, ``t`` of them.
+        cancelled: See ``utils.progress``.
 
     Returns:
         float32 ``[samples]``, not limited.
-
-    Raises:
-        ModelError: for a vocoder, another reading, a step out of range, or audio that is none.
-        Cancelled: when ``cancelled()`` returns True.
     """
-    start, x = denoise_checked(model, t, reading, label), _signal(audio, "The recording")[None]
+    start, x = check_denoise(model, t, reading, label), _signal(audio, "The recording")[None]
     n, gain = x.shape[1], model.gain(x)
-    x = torch.nn.functional.pad(x * gain, (0, _whole(model, n) - n))
-    prepared = model.prepare(precision, n_samples=x.shape[1], **condition(model, label, 1))
-    generator = torch.Generator().manual_seed(seed)
+    x = torch.nn.functional.pad(x * gain, (0, _padded_length(model, n) - n))
+    denoiser = model.prepare(options.precision, n_samples=x.shape[1], **condition(model, label, 1))
+    generator = torch.Generator().manual_seed(options.seed)
     if reading == "scaled":
         x = model.schedule.diffuse(x, torch.tensor([start]), torch.randn(x.shape, generator=generator))
-    made = diffwave_process.sample(
-        prepared,
-        model.schedule,
-        x.to(model.device),
-        start_t=start,
-        generator=generator,
-        callback=_watch(progress, callback),
-        cancelled=cancelled,
-    )
+    levels, draw = sampler.trained_levels(model.schedule, start), sampler.draw_noise(generator)
+    made = sampler.sample(denoiser, x.to(model.device), levels, draw, options, callback, cancelled)
     return (made[0, :n].cpu() / gain[0]).numpy()
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """What :func:`interpolate` mixes.
+
+    Attributes:
+        shares: Of the second sound, 0 to 1.
+        t: Step from 1 to ``n_steps`` at which the sounds are mixed; 50 of 200 in the paper.
+        shared_noise: One noise for both ends. With independent noises, as in the paper, the mix has less noise than its
+            step has (0.245 instead of 0.346 in the middle, at step 50 of 200).
+        label: Where the model takes one.
+    """
+
+    shares: Sequence[int | float] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    t: int = 50
+    shared_noise: bool = True
+    label: str | None = None
+
+    def __post_init__(self):
+        if not len(self.shares) or not all(0 <= share <= 1 for share in self.shares):
+            raise ModelError(f"The shares are {list(self.shares)}; expected numbers from 0 to 1, at least one.")
 
 
 def interpolate(
     model: DiffWaveModel,
     first: np.ndarray,
     second: np.ndarray,
-    lambdas: Sequence[int | float] = (0.0, 0.25, 0.5, 0.75, 1.0),
-    t: int = 50,
-    shared_noise: bool = True,
-    label: str | None = None,
-    seed: int = 0,
-    precision: str = "fp32",
-    callback: Callable[[SamplerStep], None] | None = None,
-    progress: Callable[[float, str], None] | None = None,
+    mix: Mix = Mix(),  # noqa: B008  (frozen)
+    options: SamplingOptions = DEFAULTS,
+    callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Sounds between two recordings: both are noised to step ``t``, mixed there, and walked back.
+    """Sounds between two recordings: both are noised to a step, mixed there, and denoised.
 
     Args:
         model: Trained without a mel.
         first: ``[samples]`` at the model's sample rate.
-        second: The same; the shorter one of both is followed by silence.
-        lambdas: Shares of the second, 0 to 1.
-        t: Step from 1 to ``n_steps``; 50 of 200 in the paper.
-        shared_noise: One noise for both ends. With independent noises, as in the paper, the mix has less noise than its
-            step calls for (0.245 instead of 0.346 in the middle, at step 50 of 200).
-        label: Where the model takes one.
-        seed: Of the noise of both ends and of the walk, which is the same for all lambdas.
-        precision: ``fp32`` or ``bf16``.
-        callback: Sees every step of the walk, ``t`` of them; all lambdas take it together.
-        progress: Called with a fraction and a text after each.
-        cancelled: Asked before each.
+        second: The same; the shorter one is followed by silence.
+        mix: Shares, step, noise and label.
+        options: Sampler, seed and precision; the seed's noise is the same for all shares.
+        callback: Called with each step; all shares are one batch.
+        cancelled: See ``utils.progress``.
 
     Returns:
-        float32 ``[lambdas, samples]``, as long as the longer recording, not limited.
-
-    Raises:
-        ModelError: for a vocoder, a step or share out of range, or audio that is none.
-        Cancelled: when ``cancelled()`` returns True.
+        float32 ``[shares, samples]``, as long as the longer recording, not limited.
     """
-    shares = torch.tensor(list(lambdas), dtype=torch.float32)[:, None]
-    if not len(shares) or not bool(((shares >= 0) & (shares <= 1)).all()):
-        raise ModelError(f"The shares are {list(lambdas)}; expected numbers from 0 to 1, at least one.")
-    start, ends = _start(model, t), [_signal(first, "The first sound"), _signal(second, "The second sound")]
+    shares = torch.tensor(list(mix.shares), dtype=torch.float32)[:, None]
+    start, ends = _start(model, mix.t), [_signal(first, "The first sound"), _signal(second, "The second sound")]
     longest = max(map(len, ends))
-    n = _whole(model, longest)
+    n = _padded_length(model, longest)
     x0 = torch.stack([torch.nn.functional.pad(end, (0, n - len(end))) for end in ends])
     gain = model.gain(x0)
-    x0 = x0 * gain
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(1 if shared_noise else 2, n, generator=generator).expand(2, -1)
-    noisy = model.schedule.diffuse(x0, torch.tensor([start, start]), noise)
+    generator = torch.Generator().manual_seed(options.seed)
+    noise = torch.randn(1 if mix.shared_noise else 2, n, generator=generator).expand(2, -1)
+    noisy = model.schedule.diffuse(x0 * gain, torch.tensor([start, start]), noise)
     mixed = (1 - shares) * noisy[:1] + shares * noisy[1:]
-    prepared = model.prepare(precision, n_samples=n, **condition(model, label, len(mixed)))
-    made = diffwave_process.sample(
-        prepared,
-        model.schedule,
-        mixed.to(model.device),
-        start_t=start,
-        generator=generator,
-        shared=True,
-        callback=_watch(progress, callback),
-        cancelled=cancelled,
-    )
+    denoiser = model.prepare(options.precision, n_samples=n, **condition(model, mix.label, len(mixed)))
+    levels, draw = sampler.trained_levels(model.schedule, start), sampler.draw_noise(generator, shared=True)
+    made = sampler.sample(denoiser, mixed.to(model.device), levels, draw, options, callback, cancelled)
     level = (1 - shares) / gain[0] + shares / gain[1]
     return (made.cpu() * level)[:, :longest].numpy()

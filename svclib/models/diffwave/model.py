@@ -7,7 +7,7 @@ The network learns to name the noise in ``sqrt(abar_t) x_0 + sqrt(1 - abar_t) ep
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from svclib.audio import synthesis
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
-from svclib.models.diffusion.schedule import Schedule
-from svclib.models.diffwave import sampler as diffwave_process
-from svclib.models.diffwave.cached_inference import Prepared
+from svclib.models import layers
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions, sampling_times
+from svclib.models.diffusion.schedule import NoiseLevel, Schedule
+from svclib.models.diffwave import sampler
+from svclib.models.diffwave.cached_inference import CachedDenoiser
 from svclib.models.diffwave.harmonic_source import HarmonicSource
 from svclib.models.diffwave.network import CONDITIONERS, STEP_RULES, DiffWaveNet, parameter_count, strides
 from svclib.utils import rng
@@ -72,7 +74,7 @@ class DiffWaveSettings(Settings):
     n_steps: int = setting(50, 2, 1000)
     beta_first: float = setting(1e-4, 1e-8, 0.5)
     beta_last: float = setting(0.05, 1e-8, 0.99)
-    fast_etas: tuple[float, ...] | list[float] = diffwave_process.FAST["base"]
+    fast_etas: tuple[float, ...] | list[float] = sampler.FAST["base"]
     loss: str = setting("l2", choices=LOSSES)
     step_rule: str = setting("exact", choices=STEP_RULES)
     squeeze: int = setting(1, 1, 64)
@@ -97,7 +99,7 @@ class DiffWaveSettings(Settings):
         if len(self.fast_etas) > 64:
             raise ConfigError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
         if self.fast_etas:
-            diffwave_process.align(self.schedule, self.fast_etas)
+            sampler.align(self.schedule, self.fast_etas)
         mels = {"n_mels": 128, "conditioner": "frames"} if self.condition == "mel" else {}
         size = parameter_count(
             self.channels,
@@ -135,8 +137,7 @@ class DiffWaveSettings(Settings):
         Returns:
             With fresh weights; equal seeds give equal ones.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with layers.seeded(seed):
             return DiffWaveModel(self, features, statistics)
 
 
@@ -183,15 +184,10 @@ class DiffWaveModel(nn.Module):
         )
         self.source = HarmonicSource(features) if s.source == "harmonic" else None
         if self.contract is not None:
-            default = {"min": mel.log_floor, "max": 2.0 / mel.nepers_per_unit}
-            known = (statistics or {}).get("log_mel") or default
-            # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
-            low, high = (np.full(mel.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
+            low, high = layers.mel_range(mel, statistics)
             self.register_buffer("power_share", torch.tensor(power_shares(mel)), persistent=False)
-            self.register_buffer("mel_low", torch.tensor(low))
-            self.register_buffer(
-                "mel_high", torch.tensor(np.maximum(high, low + np.float32(1.0 / mel.nepers_per_unit)))
-            )
+            self.register_buffer("mel_low", low)
+            self.register_buffer("mel_high", high)
 
     @property
     def loss_name(self) -> str:
@@ -207,7 +203,7 @@ class DiffWaveModel(nn.Module):
         """Log-mel -> about -1 .. 1, channels first."""
         return (2 * (log_mel - self.mel_low) / (self.mel_high - self.mel_low) - 1).transpose(1, 2)
 
-    def spread(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"] | None:
+    def prior_std(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"] | None:
         """Standard deviation of the noise at every sample: 1 (None), or of a prior that follows the mel's energy.
 
         PriorGrad (Lee et al. 2022, https://arxiv.org/abs/2106.06406, section 4.1): the root of a frame's summed mel
@@ -295,7 +291,7 @@ class DiffWaveModel(nn.Module):
         t = (rng.stratified_uniform(len(x0), generator) * steps).long().clamp_max(steps - 1).to(x0.device)
         noise = rng.normal(tuple(x0.shape), generator).to(x0)
         conditions = self.conditions(batch, locked=True)
-        spread = self.spread(conditions["mel"]) if "mel" in conditions else None
+        spread = self.prior_std(conditions["mel"]) if "mel" in conditions else None
         if self.settings.prior == "level":  # the network sees all in units of the spread
             if "source" in conditions:
                 conditions["source"] = conditions["source"] / spread
@@ -321,33 +317,51 @@ class DiffWaveModel(nn.Module):
         batch = {k: v.to(self.device) for k, v in batch.items()}
         shape = tuple(batch["audio"].shape)
         prepared = self.prepare(**self.conditions(batch), n_samples=shape[1], batch=shape[0])
-        return self.sample(prepared, shape, seed)
+        return self.sample(prepared, shape, SamplingOptions(seed=seed))
 
-    def prepare(self, precision: str = "fp32", **conditions) -> Prepared:
-        """The network bound to what steers it; see ``diffwave_fast.Prepared``."""
-        spread = self.spread(conditions["mel"]) if "mel" in conditions else None
-        within = self.settings.prior == "level"
-        prepared = Prepared(self.net, precision=precision, unit=spread if within else None, **conditions)
-        prepared.spread = spread
-        return prepared
+    def prepare(self, precision: str = "auto", **conditions) -> CachedDenoiser:
+        """The network bound to its conditions; ``auto`` precision is fp32 here. See ``CachedDenoiser``."""
+        std = self.prior_std(conditions["mel"]) if "mel" in conditions else None
+        precision = "fp32" if precision == "auto" else precision
+        unit = std if self.settings.prior == "level" else None
+        denoiser = CachedDenoiser(self.net, precision=precision, unit=unit, **conditions)
+        denoiser.prior_std = std
+        return denoiser
 
-    def sample(self, prepared: Any, shape: tuple[int, int], seed: int = 0, fast: bool = True, **options: Any) -> Tensor:
-        """Walk from noise to sound.
+    def noise_levels(self, options: SamplingOptions, fast: bool) -> list[NoiseLevel]:
+        """The levels of a sampling run: of the options' steps, else of the fast schedule, else every trained step."""
+        if options.steps is None and fast and self.settings.fast_etas:
+            return sampler.fast_levels(self.schedule, self.settings.fast_etas)
+        if options.steps is None:
+            return sampler.trained_levels(self.schedule)
+        return [self.schedule.level(t) for t in sampling_times(self.schedule, options.sampler or "ddpm", options.steps)]
+
+    def sample(
+        self,
+        denoiser: Any,
+        shape: tuple[int, int],
+        options: SamplingOptions | None = None,
+        fast: bool = True,
+        callback: Callable[[SamplerStep], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Float[Tensor, "batch samples"]:
+        """Sample audio from noise.
 
         Args:
-            prepared: From :meth:`prepare`, or any denoiser.
+            denoiser: From :meth:`prepare`, or any ``(x_t, t) -> eps``.
             shape: Number of signals and samples.
-            seed: Of the first noise and of the walk; equal seeds give equal noise on every device.
-            fast: By ``settings.fast_etas``, where there are any.
-            **options: ``callback``, ``cancelled``, ``clamp``; see ``diffwave_process.sample``.
+            options: Sampler (``ddpm``), steps, temperature and seed; equal seeds give equal noise on every device.
+            fast: Use ``settings.fast_etas``, where there are any and the options name no steps.
+            callback: Called with each step.
+            cancelled: See ``utils.progress``.
 
         Returns:
-            Sound of ``shape``; without ``clamp`` it may exceed -1 .. 1.
+            Audio of ``shape``; it may exceed -1 .. 1.
         """
-        generator = torch.Generator().manual_seed(seed)
+        o, std = options or SamplingOptions(), getattr(denoiser, "prior_std", None)
+        generator = torch.Generator().manual_seed(o.seed)
         noise = torch.randn(shape, generator=generator).to(self.device)
-        spread = getattr(prepared, "spread", None)
-        if spread is not None:
-            noise, options = noise * spread, {**options, "spread": spread}
-        etas = self.settings.fast_etas if fast and self.settings.fast_etas else None
-        return diffwave_process.sample(prepared, self.schedule, noise, etas, generator=generator, **options)
+        noise = noise if std is None else noise * std
+        noise = noise if o.temperature is None else noise * o.temperature
+        draw = sampler.draw_noise(generator, std=std)
+        return sampler.sample(denoiser, noise, self.noise_levels(o, fast), draw, o, callback, cancelled)

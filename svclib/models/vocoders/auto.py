@@ -20,7 +20,8 @@ from svclib.audio.mel import MelConfig
 from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument
 from svclib.models.ddsp.model import Synthesis
-from svclib.models.diffwave import inference as diffwave_uses
+from svclib.models.diffusion.samplers import SamplingOptions
+from svclib.models.diffwave import inference as diffwave
 from svclib.models.vocoders import nsf_checkpoint
 from svclib.models.vocoders.harmonic import check_shapes
 from svclib.utils import atomic_store, download, filesystem, unzip
@@ -137,8 +138,8 @@ def _harmonic(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -
 
 
 def _diffwave(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
-    pitch = {"f0_hz": f0_hz, "voiced": voiced}
-    return diffwave_uses.vocode(vocoder.model, log_mel, vocoder.contract, seed, vocoder.fast, **pitch, **watch)
+    callback, options = diffwave.step_progress(watch["progress"]), SamplingOptions(seed=seed)
+    return diffwave.vocode(vocoder.model, log_mel, f0_hz, voiced, options, vocoder.fast, callback, watch["cancelled"])
 
 
 def _nsf_hifigan(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:

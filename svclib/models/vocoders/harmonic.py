@@ -128,8 +128,7 @@ class HarmonicSettings(Settings):
         """
         if features.mel is None:
             raise ModelError("A vocoder sings log-mels, but these features have no mel contract.")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with layers.seeded(seed):
             return HarmonicVocoder(self, features)
 
 
