@@ -32,7 +32,7 @@ def main() -> int:
     a = parser.parse_args()
     report = {}
     for where in a.vocoders:
-        vocoder = vocoding.open(where, fast=not a.every_step)
+        vocoder = vocoding.load_vocoder(where, fast=not a.every_step)
         rows, seconds, spent = [], 0.0, time.process_time()
         for name, samples in itertools.islice(copysynthesis.recordings(a.data, vocoder), a.limit):
             row = copysynthesis.measure(vocoder, samples)

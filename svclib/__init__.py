@@ -27,7 +27,7 @@ _PUBLIC = {
     "train": "training.api",
     "export_instrument": "training.api:export",
     "load_instrument": "models.instrument:open",
-    "load_vocoder": "models.vocoders.auto:open",
+    "load_vocoder": "models.vocoders.auto",
     "load_song": "conversion.song",
     "suggest_shift": "conversion.key_suggestion",
     "Controls": "conversion.controls",

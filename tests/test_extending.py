@@ -42,7 +42,7 @@ def mine(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", section, re.S)
     assert len(blocks) == 5
     (tmp_path / "own_parts.py").write_text("\n".join(blocks), encoding="utf-8")
-    for registry in (samplers.SAMPLERS, CONTENT_ENCODERS, DENOISERS, f0.F0_METHODS, vocoding.KINDS, vocoding.NAMED):
+    for registry in (samplers.SAMPLERS, CONTENT_ENCODERS, DENOISERS, f0.F0_METHODS, vocoding.VOCODERS):
         for name in ("heun", "cepstrum", "convnext", "autocorrelation", "flute"):
             assert name not in registry
             monkeypatch.setitem(registry, name, None)  # so that it is taken out again

@@ -15,7 +15,7 @@ from svclib.conversion import metrics
 from svclib.data.dataset import Dataset
 from svclib.features import extract
 from svclib.features.extract import Features
-from svclib.models.vocoders.auto import AnyVocoder
+from svclib.models.vocoders.auto import LoadedVocoder
 
 LAGS_S = (1 / 600, 1 / 80)  # pitches a buzz may have
 WINDOW_S = 0.04
@@ -69,7 +69,7 @@ def unvoiced_frames(measured: Features) -> np.ndarray:
     return np.flatnonzero(~near & (measured.loudness_db > SILENCE_DB))
 
 
-def measure(vocoder: AnyVocoder, samples: np.ndarray, seed: int = 0, cancelled: Callable | None = None) -> dict:
+def measure(vocoder: LoadedVocoder, samples: np.ndarray, seed: int = 0, cancelled: Callable | None = None) -> dict:
     """Figures of one recording made again; keys and units as in ``HEADINGS``, NaN where there is nothing to measure.
 
     Args:
@@ -112,7 +112,7 @@ def measure(vocoder: AnyVocoder, samples: np.ndarray, seed: int = 0, cancelled: 
     }
 
 
-def recordings(where: str | Path, vocoder: AnyVocoder) -> Iterable[tuple[str, np.ndarray]]:
+def recordings(where: str | Path, vocoder: LoadedVocoder) -> Iterable[tuple[str, np.ndarray]]:
     """Names and sounds at the vocoder's rate: what a prepared dataset holds out, or all recordings of a folder."""
     where = Path(where)
     if not (where / "manifest.json").exists():

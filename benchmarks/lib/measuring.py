@@ -141,7 +141,7 @@ class Bench:
 
     def vocoded(self, measured: Song) -> np.ndarray:
         """Analysis and resynthesis by the instrument's vocoder, at its rate."""
-        vocoder = auto.open(self.voice.path)
+        vocoder = auto.load_vocoder(self.voice.path)
         return vocoder.resynthesize(measured.features).audio
 
     def words(self, clip: clips.Clip, samples_16k: np.ndarray) -> dict[str, recognition.Intelligibility]:

@@ -273,7 +273,7 @@ def convert(a) -> int:
     folder, name = _target(Path(a.out), FORMATS, len(songs))
     singer, sampling = singer_mix(a.singer), SamplingOptions(**given(a, SamplingOptions))
     voice = instrument.open(a.instrument)
-    vocoder = vocoders.open(a.vocoder, near=Path(a.instrument).parent) if a.vocoder else None
+    vocoder = vocoders.load_vocoder(a.vocoder, near=Path(a.instrument).parent) if a.vocoder else None
     form = "wav" if name is None else Path(name).suffix[1:]
     output = batch.Output(folder, form, None if name is None else Path(name).stem, a.keep_rate)
     outcomes = []
@@ -377,7 +377,7 @@ def vocode(a) -> int:
     if out.suffix.lower().lstrip(".") not in FORMATS:
         raise ConfigError(f"--out is '{out}'; results are written as {', '.join(FORMATS)}.")
     with ProgressPrinter(Path(a.input).name) as progress:
-        vocoder = vocoders.open(a.vocoder, fast=not a.every_step, progress=progress)
+        vocoder = vocoders.load_vocoder(a.vocoder, fast=not a.every_step, progress=progress)
         song = load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
         samples = resynthesize(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
     comment = f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"

@@ -23,7 +23,7 @@ from svclib.features.extract import Features
 from svclib.features.octave_errors import OctaveError
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoders
-from svclib.models.vocoders.auto import AnyVocoder
+from svclib.models.vocoders.auto import LoadedVocoder
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ConversionError, ModelError
 from svclib.utils.progress import ProgressCallback, reporter
@@ -129,7 +129,7 @@ def convert(
     song: Song,
     controls: Controls | None = None,
     sampling: SamplingOptions | None = None,
-    vocoder: AnyVocoder | str | Path | None = None,
+    vocoder: LoadedVocoder | str | Path | None = None,
     keep_rate: bool = False,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -163,7 +163,7 @@ def convert(
     _check_options(instrument, controls, sampling, vocoder)
     _check_frame_grid(instrument, song)
     if isinstance(vocoder, str | Path):
-        vocoder = vocoders.open(vocoder, near=instrument.path.parent)
+        vocoder = vocoders.load_vocoder(vocoder, near=instrument.path.parent)
     if vocoder is not None:
         vocoder.contract.require(instrument.features.mel, f"the vocoder '{vocoder.name}'", f"'{instrument.name}'")
     # 2. Pitch and loudness for the instrument.
@@ -212,7 +212,7 @@ def convert(
 
 
 def vocode(
-    vocoder: AnyVocoder,
+    vocoder: LoadedVocoder,
     song: Song,
     seed: int = 0,
     progress: ProgressCallback | None = None,
@@ -339,7 +339,7 @@ class _Request:
     tracks: ConditioningTracks
     controls: Controls
     sampling: SamplingOptions
-    vocoder: AnyVocoder | None
+    vocoder: LoadedVocoder | None
 
     def pad(self, x: np.ndarray) -> np.ndarray:
         """``[frames, ...]`` for all of the song, see :func:`_pad_frames`."""

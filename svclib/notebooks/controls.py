@@ -55,7 +55,7 @@ def sampling_menu(name: str) -> list[tuple[str, Any]]:
 def vocoder_menu(listed: Sequence[Listing]) -> list[tuple[str, Path | str]]:
     """The vocoders among listed files, and those registered under a name of their own."""
     files = [(entry.path.stem, entry.path) for entry in listed if entry.vocodes]
-    return [OWN, *files, *((name, name) for name in vocoders.NAMED)]
+    return [OWN, *files, *((name, name) for name in vocoders.VOCODERS)]
 
 
 def controls_table() -> HTML:

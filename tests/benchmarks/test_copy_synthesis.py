@@ -32,7 +32,7 @@ def sung():
     return singers.render(next(iter(singers.SINGERS)), singers.Score(tuple(notes)), RATE)
 
 
-class Double(vocoding.AnyVocoder):
+class Double(vocoding.LoadedVocoder):
     """A vocoder made of a function of the recording's sound."""
 
     def __init__(self, make, kind="nsf_hifigan"):
@@ -49,7 +49,7 @@ def harmonic(tmp_path_factory):
     path = tmp_path_factory.mktemp("harmonic") / "fresh.zip"
     settings = HarmonicSettings(channels=16, n_layers=1, n_noise_bands=65)
     statistics = {**toy.STATISTICS, "log_mel": None}
-    return vocoding.open(instrument.save(path, settings.build(FEATURES), FEATURES, statistics, created="x"))
+    return vocoding.load_vocoder(instrument.save(path, settings.build(FEATURES), FEATURES, statistics, created="x"))
 
 
 def test_periodicity_of_known_waves():

@@ -129,7 +129,7 @@ def test_behind_the_one_door_the_pitch_arrives(tmp_path):
     model = SINGS.build(FEATURES)
     torch.nn.init.normal_(model.net.output.weight, std=0.3)  # fresh networks are silent
     path = instrument.save(tmp_path / "v.zip", model, FEATURES, STATISTICS, created="2026-11-21")
-    opened = vocoding.open(path)
+    opened = vocoding.load_vocoder(path)
     sung = [opened.render(mel[0].numpy(), f, on[0].numpy(), seed=1).audio for f in (f0_hz, 1.5 * f0_hz)]
     direct = diffwave_uses.vocode(
         model, mel[0].numpy(), f0_hz.astype(np.float32), on[0].numpy(), SamplingOptions(seed=1)

@@ -103,7 +103,7 @@ def arrays(measured):
 def test_every_kind_sings_what_its_own_module_sings(home):
     measured = song().features
     tensors = [torch.from_numpy(x)[None] for x in arrays(measured)]
-    opened = {name: vocoding.open(home / name) for name in ("harmonic.zip", "wave.zip", "voice.zip", "nsf")}
+    opened = {name: vocoding.load_vocoder(home / name) for name in ("harmonic.zip", "wave.zip", "voice.zip", "nsf")}
     assert [v.kind for v in opened.values()] == ["harmonic", "diffwave", "harmonic", "nsf_hifigan"]
     want = {
         "harmonic.zip": instrument.open(home / "harmonic.zip").model.render(*arrays(measured), seed=3).audio,
@@ -111,7 +111,7 @@ def test_every_kind_sings_what_its_own_module_sings(home):
         "wave.zip": diffwave_uses.vocode(
             instrument.open(home / "wave.zip").model, measured.log_mel, options=SamplingOptions(seed=3)
         ),
-        "nsf": nsf_checkpoint.open(home / "nsf")(*tensors, seed=3)[0].numpy(),
+        "nsf": nsf_checkpoint.load(home / "nsf")(*tensors, seed=3)[0].numpy(),
     }
     for name, vocoder in opened.items():
         assert isinstance(vocoder, Vocoder) and vocoder.contract == CONTRACT and vocoder.sample_rate_hz == RATE
@@ -126,12 +126,12 @@ def test_every_kind_sings_what_its_own_module_sings(home):
 
 def test_a_checkpoint_opens_by_file_folder_zip_and_name(home):
     measured = song().features
-    want = vocoding.open(home / "nsf" / "model.ckpt")
+    want = vocoding.load_vocoder(home / "nsf" / "model.ckpt")
     for where in (home / "nsf", home / "release.zip"):
-        got = vocoding.open(where)
+        got = vocoding.load_vocoder(where)
         assert got.record() == want.record() == {"name": "model", "kind": "nsf_hifigan", "sha256": want.sha256}
         assert np.array_equal(got.render(*arrays(measured)).audio, want.render(*arrays(measured)).audio)
-    assert vocoding.open("harmonic", near=home).path == home / "harmonic.zip"
+    assert vocoding.load_vocoder("harmonic", near=home).path == home / "harmonic.zip"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -146,16 +146,16 @@ def test_links_to_each_kind_of_file(home):
     local = {"wave.zip": "wave.zip", "release.zip": "nsf", "nsf/model.ckpt": "nsf"}
     try:
         for link, path in local.items():
-            assert vocoding.open(f"{address}/{link}").sha256 == vocoding.open(home / path).sha256
+            assert vocoding.load_vocoder(f"{address}/{link}").sha256 == vocoding.load_vocoder(home / path).sha256
     finally:
         server.shutdown()
     for link in local:  # fetched once, kept
-        assert vocoding.open(f"{address}/{link}").contract == CONTRACT
+        assert vocoding.load_vocoder(f"{address}/{link}").contract == CONTRACT
 
 
 def test_diffwave_by_its_fast_schedule_or_every_step(home):
     told = []
-    quick, every = (vocoding.open(home / "wave.zip", fast=fast) for fast in (True, False))
+    quick, every = (vocoding.load_vocoder(home / "wave.zip", fast=fast) for fast in (True, False))
     quick.render(*arrays(song().features), progress=lambda fraction, text: told.append(text))
     assert told[-1] == "step 6 of 6"
     every.render(*arrays(song().features), progress=lambda fraction, text: told.append(text))
@@ -165,7 +165,7 @@ def test_diffwave_by_its_fast_schedule_or_every_step(home):
 
 def test_what_is_no_vocoder_is_refused_in_a_sentence(home, tmp_path):
     with pytest.raises(ModelError, match="There is no vocoder 'nobody'. Give an instrument file"):
-        vocoding.open("nobody", near=home)
+        vocoding.load_vocoder("nobody", near=home)
     from svclib.models.ddsp.model import DdspSettings
 
     plain = FeatureSettings()
@@ -180,19 +180,19 @@ def test_what_is_no_vocoder_is_refused_in_a_sentence(home, tmp_path):
         path = tmp_path / f"{name}.zip"
         instrument.save(path, settings.build(features, STATISTICS, 0), features, STATISTICS, created="x")
         with pytest.raises(ModelError, match=words):
-            vocoding.open(path)
+            vocoding.load_vocoder(path)
     broken = tmp_path / "broken.zip"
     broken.write_bytes((home / "wave.zip").read_bytes()[:-2000])
     with pytest.raises(ModelError, match="broken"):
-        vocoding.open(broken)
+        vocoding.load_vocoder(broken)
     (tmp_path / "two").mkdir()
     for name in ("a.ckpt", "b.ckpt", "config.json"):
         (tmp_path / "two" / name).write_text("{}")
     with pytest.raises(ModelError, match="holds 2 checkpoints"):
-        vocoding.open(tmp_path / "two")
+        vocoding.load_vocoder(tmp_path / "two")
     with pytest.raises(ModelError, match=r"'wave' and of these features differ: n_mels 40 against 41"):
         other = song(contract=dataclasses.replace(CONTRACT, n_mels=41)).features
-        vocoding.open(home / "wave.zip").resynthesize(other)
+        vocoding.load_vocoder(home / "wave.zip").resynthesize(other)
 
 
 # In conversion --------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_what_is_no_vocoder_is_refused_in_a_sentence(home, tmp_path):
 
 @pytest.mark.parametrize("name", ["harmonic.zip", "wave.zip", "nsf", "release.zip"])
 def test_an_instrument_sings_through_any_vocoder_of_its_mel(home, tmp_path, name):
-    voice, vocoder, heard = instrument.open(home / "voice.zip"), vocoding.open(home / name), []
+    voice, vocoder, heard = instrument.open(home / "voice.zip"), vocoding.load_vocoder(home / name), []
     own = convert(voice, song(), PLAIN, sampling=SamplingOptions(seed=5))
     made = convert(voice, song(), PLAIN, sampling=SamplingOptions(seed=5), vocoder=vocoder)
     assert len(made.audio) == len(own.audio) == 12100 and not np.allclose(made.audio, own.audio, atol=1e-4)
@@ -226,7 +226,7 @@ def test_a_vocoder_of_another_mel_is_refused_naming_both(home, tmp_path):
         convert(voice, song(), PLAIN, vocoder=path)
     with pytest.raises(ModelError, match="the vocoder 'old' and of this instrument differ"):
         f = song().features
-        voice.model.render(f.log_mel, f.f0_hz, f.voiced, f.f0_hz, f.voiced, f.loudness_db, vocoder=vocoding.open(path))
+        voice.model.render(f.log_mel, f.f0_hz, f.voiced, f.f0_hz, f.voiced, f.loudness_db, vocoder=vocoding.load_vocoder(path))
 
 
 def test_one_menu_holds_them_all_and_what_cannot_sing_says_so(home):
@@ -248,7 +248,7 @@ def test_one_menu_holds_them_all_and_what_cannot_sing_says_so(home):
 def test_resynthesis_keeps_length_and_pitch(tmp_path):
     path = tmp_path / "fresh.zip"  # untrained it is already right in pitch
     instrument.save(path, HARMONIC.build(FEATURES), FEATURES, STATISTICS, created="x")
-    vocoder = vocoding.open(path)
+    vocoder = vocoding.load_vocoder(path)
     made = vocode(vocoder, song(), seed=1)
     assert len(made) == 12100
     spectrum = np.abs(np.fft.rfft(made[: 30 * HOP] * np.hanning(30 * HOP), 1 << 16))
@@ -279,4 +279,4 @@ def test_the_command_converts_through_a_vocoder_beside_the_instrument(home, tmp_
     asked = ["convert", "--instrument", str(home / "voice.zip"), "--input", str(source), "--out", str(out)]
     assert main([*asked, "--vocoder", "wave"]) == 0
     said = json.loads((tmp_path / "sung.wav.json").read_text())
-    assert said["vocoder"] == vocoding.open(home / "wave.zip").record()
+    assert said["vocoder"] == vocoding.load_vocoder(home / "wave.zip").record()

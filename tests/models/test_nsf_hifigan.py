@@ -190,13 +190,12 @@ def test_noise_behind_the_first_layer_only_where_the_config_says_so():
 
 
 def test_log10_mels_are_refused_by_contract():
-    model, (log_mel, f0, voiced) = small(True), song(20)
+    model = small(True)
     assert isinstance(model, harmonic.Vocoder)
-    same = harmonic.listen(model, log_mel, model.contract, f0, voiced)
-    assert same.shape == (1, 20 * 512)
+    assert model(*song(20)).shape == (1, 20 * 512)
     old = dataclasses.replace(model.contract, log_base="10")
     with pytest.raises(ModelError, match="'nsf_hifigan' and of an old dataset differ: log_base e against 10"):
-        harmonic.listen(model, log_mel, old, f0, voiced, whose="an old dataset")
+        model.contract.require(old, f"the vocoder '{model.name}'", "an old dataset")
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -222,7 +221,7 @@ def test_checkpoints_open_with_and_without_weight_normalisation(mini_nsf, tmp_pa
     for kind, tensors in (("plain", plain), ("normed", normed)):
         path = put(tmp_path / kind, {"generator": dict(tensors)}, config)
         for where in (path, path.parent):
-            opened = nsf_checkpoint.open(where)
+            opened = nsf_checkpoint.load(where)
             assert opened.name == "model" and not opened.training
             torch.testing.assert_close(opened(*arguments), model(*arguments), atol=1e-6, rtol=1e-4)
 
@@ -243,7 +242,7 @@ def test_files_that_are_no_such_vocoder_are_refused_in_a_sentence(tmp_path):
 
     def refused(words, contents, config=CONFIG):
         with pytest.raises(ModelError, match=words):
-            nsf_checkpoint.open(put(tmp_path / "x", contents, config))
+            nsf_checkpoint.load(put(tmp_path / "x", contents, config))
 
     refused("more than tensors", {"generator": Payload(tmp_path / "ran")})
     assert not (tmp_path / "ran").exists()
@@ -264,9 +263,9 @@ def test_files_that_are_no_such_vocoder_are_refused_in_a_sentence(tmp_path):
     path = put(tmp_path / "y", good)
     (tmp_path / "y" / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match="config.json or weights cannot be read"):
-        nsf_checkpoint.open(path)
+        nsf_checkpoint.load(path)
     (tmp_path / "y" / "config.json").unlink()
     with pytest.raises(ModelError, match="config.json beside it"):
-        nsf_checkpoint.open(path)
+        nsf_checkpoint.load(path)
     with pytest.raises(ModelError, match="holds 0 checkpoints"):
-        nsf_checkpoint.open(tmp_path)
+        nsf_checkpoint.load(tmp_path)

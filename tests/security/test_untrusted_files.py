@@ -78,7 +78,7 @@ def open_one(kind: str, path: Path):
     if kind == "recordings":
         return download.fetch(path, path.parent / "into")
     if kind == "vocoder":
-        return vocoding.open(path)
+        return vocoding.load_vocoder(path)
     opened = instrument.open(path)
     assert all(bool(torch.isfinite(p).all()) for p in opened.model.parameters())
     return page.text(instrument.describe(opened))

@@ -10,7 +10,7 @@ Every model kind of the project offers what :class:`DdspModel` offers to trainin
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -140,7 +140,48 @@ class Synthesis:
     noise: Tensor | np.ndarray
 
 
-class DdspModel(nn.Module):
+class SpectralLossModel(nn.Module):
+    """A model that is trained by the spectral loss of its resynthesis; ``settings`` has ``fft_sizes`` and ``log_rule``.
+
+    A subclass implements :meth:`resynthesize`.
+    """
+
+    def resynthesize(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Audio of the batch's recordings ``[batch, samples]`` from their features, differentiable."""
+        raise NotImplementedError
+
+    @property
+    def loss_name(self) -> str:
+        """The loss in words: curves are comparable only where this is equal."""
+        sizes = ", ".join(map(str, self.settings.fft_sizes))
+        return f"spectral loss over {len(self.settings.fft_sizes)} scales ({sizes}), log rule {self.settings.log_rule}"
+
+    def loss(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Spectral loss of the resynthesized batch, and its parts ``linear`` and ``log``, without gradient.
+
+        The generator draws the noise; its device may differ from the batch's.
+        """
+        made = self.resynthesize(batch, generator)
+        with torch.autocast(made.device.type, enabled=False):
+            linear, log = spectral_loss.spectral_loss(
+                made, batch["audio"].to(made), self.settings.fft_sizes, self.settings.log_rule
+            )
+        return linear + log, {"linear": linear.detach(), "log": log.detach()}
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """The same loss with the same noise every time."""
+        return self.loss(batch, torch.Generator().manual_seed(0))[0]
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, "batch samples"]:
+        """The batch's recordings resynthesized from their features."""
+        return self.resynthesize(batch, torch.Generator().manual_seed(seed))
+
+
+class DdspModel(SpectralLossModel):
     """The decoder with its synthesiser; see :class:`DdspSettings`. Make one with ``settings.build(features)``."""
 
     def __init__(self, settings: DdspSettings, features: "features_module.FeatureSettings"):
@@ -152,12 +193,6 @@ class DdspModel(nn.Module):
         z = (features.sample_rate_hz, settings.z_hop_samples, settings.z_rnn_channels, settings.z_dims)
         self.z_encoder = decoder.ZEncoder(*z) if settings.z_dims else None
         self.room = nn.Parameter(torch.zeros(settings.reverb_samples)) if settings.reverb_samples else None
-
-    @property
-    def loss_name(self) -> str:
-        """The loss in words: curves are comparable only where this is equal."""
-        sizes = ", ".join(map(str, self.settings.fft_sizes))
-        return f"spectral loss over {len(self.settings.fft_sizes)} scales ({sizes}), log rule {self.settings.log_rule}"
 
     def controls(
         self,
@@ -203,36 +238,11 @@ class DdspModel(nn.Module):
                 audio = audio + synthesis.reverb(audio, self.room)
         return Synthesis(audio, harmonic, noise)
 
-    def _resynthesize(self, batch: dict, generator: torch.Generator) -> Synthesis:
+    def resynthesize(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Audio of the batch's recordings from their F0 and loudness, differentiable."""
         audio = batch["audio"] if self.z_encoder is not None else None
-        return self.synthesize(self.controls(batch["f0_hz"], batch["voiced"], batch["loudness_db"], audio), generator)
-
-    def loss(self, batch: dict, generator: torch.Generator) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Spectral loss of the batch sung again from its pitch and loudness.
-
-        Args:
-            batch: ``audio`` ``[batch, frames * hop]``; ``f0_hz``, ``voiced``, ``loudness_db`` ``[batch, frames]``.
-            generator: Draws the noise; its device may differ from the batch's.
-
-        Returns:
-            The loss, and its parts without gradient: ``linear`` and ``log``, which add up to it.
-        """
-        made = self._resynthesize(batch, generator).audio
-        with torch.autocast(made.device.type, enabled=False):
-            linear, log = spectral_loss.spectral_loss(
-                made, batch["audio"].to(made), self.settings.fft_sizes, self.settings.log_rule
-            )
-        return linear + log, {"linear": linear.detach(), "log": log.detach()}
-
-    @torch.no_grad()
-    def validation_loss(self, batch: dict) -> Float[Tensor, ""]:
-        """The same loss with the same noise every time."""
-        return self.loss(batch, torch.Generator().manual_seed(0))[0]
-
-    @torch.no_grad()
-    def reconstruct(self, batch: dict, seed: int = 0) -> Float[Tensor, "batch samples"]:
-        """The batch's recordings sung again from their pitch and loudness."""
-        return torch.as_tensor(self._resynthesize(batch, torch.Generator().manual_seed(seed)).audio)
+        controls = self.controls(batch["f0_hz"], batch["voiced"], batch["loudness_db"], audio)
+        return torch.as_tensor(self.synthesize(controls, generator).audio)
 
     @torch.no_grad()
     def encode_z(

@@ -1,4 +1,4 @@
-"""Any vocoder behind one door: opened by name, file, folder or link, sung with alone or by a diffusion instrument.
+"""Load a vocoder by name, path or URL; the registry of vocoders.
 
 Three kinds are known: ``harmonic`` (an instrument file of its own, or the vocoder inside a diffusion instrument),
 ``diffwave`` (an instrument file trained on mels) and ``nsf_hifigan`` (a checkpoint that a person brings along).
@@ -23,7 +23,7 @@ from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave
 from svclib.models.vocoders import nsf_checkpoint
-from svclib.models.vocoders.harmonic import check_shapes
+from svclib.models.vocoders.harmonic import check_shapes, render_batch
 from svclib.utils import atomic_store, download, filesystem, unzip
 from svclib.utils.errors import ModelError
 
@@ -32,12 +32,12 @@ ProgressCallback = Callable[[float, str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AnyVocoder:
+class LoadedVocoder:
     """An opened vocoder of any kind, by the ``vocoders.Vocoder`` protocol.
 
     Attributes:
         name: For people and messages.
-        kind: A key of :data:`KINDS`.
+        kind: ``harmonic``, ``diffwave``, ``nsf_hifigan`` or of a registered vocoder.
         features: How sound has to be measured for it; carries the mel contract.
         sha256: Of the file it came from.
         path: That file.
@@ -98,7 +98,8 @@ class AnyVocoder:
         voiced = np.ascontiguousarray(voiced, dtype=bool)
         mel, pitch, on = (torch.from_numpy(x)[None] for x in (log_mel, f0_hz, voiced))
         check_shapes(mel, pitch, on, self.contract)
-        sound = KINDS[self.kind](self, log_mel, f0_hz, voiced, seed, progress=progress, cancelled=cancelled)
+        render = _RENDERERS.get(self.kind, _function)
+        sound = render(self, log_mel, f0_hz, voiced, seed, progress=progress, cancelled=cancelled)
         if isinstance(sound, Synthesis):
             return sound
         return Synthesis(sound, sound, np.zeros_like(sound))
@@ -111,10 +112,7 @@ class AnyVocoder:
         seed: int = 0,
     ) -> Float[Tensor, "batch samples"]:
         """The vocoder protocol."""
-        check_shapes(log_mel, f0_hz, voiced, self.contract)
-        each = zip(log_mel.cpu().numpy(), f0_hz.cpu().numpy(), voiced.cpu().numpy(), strict=True)
-        rows = [self.render(mel, pitch, on, seed).audio for mel, pitch, on in each]
-        return torch.from_numpy(np.stack(rows)).to(log_mel)
+        return render_batch(self, log_mel, f0_hz, voiced, seed)
 
     def resynthesize(
         self,
@@ -133,42 +131,56 @@ class AnyVocoder:
         return self.render(measured.log_mel, measured.f0_hz, measured.voiced, seed, progress, cancelled)
 
 
-def _harmonic(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> Synthesis:
+def _harmonic(vocoder: LoadedVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> Synthesis:
     return vocoder.model.render(log_mel, f0_hz, voiced, seed, **watch)
 
 
-def _diffwave(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
+def _diffwave(vocoder: LoadedVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
     callback, options = diffwave.step_progress(watch["progress"]), SamplingOptions(seed=seed)
     return diffwave.vocode(vocoder.model, log_mel, f0_hz, voiced, options, vocoder.fast, callback, watch["cancelled"])
 
 
-def _nsf_hifigan(vocoder: AnyVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
+def _nsf_hifigan(vocoder: LoadedVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
     place = vocoder.model.conv_pre.weight.device
     pieces = (torch.from_numpy(x)[None].to(place) for x in (log_mel, f0_hz, voiced))
     return vocoder.model(*pieces, seed, **watch)[0].cpu().numpy()
 
 
-# How each kind sings: ``(vocoder, log_mel [frames, mels], f0_hz [frames], voiced [frames], seed, progress=,
-# cancelled=)`` gives float32 ``[frames * hop]``, or Synthesis where it knows parts.
-KINDS: dict[str, Callable] = {"harmonic": _harmonic, "diffwave": _diffwave, "nsf_hifigan": _nsf_hifigan}
-# Vocoders that need no file, by the name that :func:`open` and ``--vocoder`` take.
-NAMED: dict[str, Callable[[], AnyVocoder]] = {}
+def _function(vocoder: LoadedVocoder, *arguments, **watch) -> np.ndarray | Synthesis:
+    return vocoder.model(*arguments, **watch)
 
 
-# Opening --------------------------------------------------------------------------------------------------------------
+_RENDERERS = {"harmonic": _harmonic, "diffwave": _diffwave, "nsf_hifigan": _nsf_hifigan}
+# Loaders of vocoders that need no file, by the name that :func:`load_vocoder` and ``--vocoder`` take. ``model`` of a
+# vocoder of another kind is a function ``(log_mel [frames, mels], f0_hz [frames], voiced [frames], seed, progress=,
+# cancelled=)`` that returns float32 ``[frames * hop]`` or a Synthesis.
+VOCODERS: dict[str, Callable[[], LoadedVocoder]] = {}
 
 
-def open(  # noqa: A001  (vocoding.open reads well)
+def register(name: str) -> Callable[[Callable[[], LoadedVocoder]], Callable[[], LoadedVocoder]]:
+    """Decorator: offer a loader of a vocoder under a name."""
+
+    def add(loader: Callable[[], LoadedVocoder]) -> Callable[[], LoadedVocoder]:
+        VOCODERS[name] = loader
+        return loader
+
+    return add
+
+
+# Loading --------------------------------------------------------------------------------------------------------------
+
+
+def load_vocoder(
     where: str | Path, near: str | Path | None = None, fast: bool = True, progress: ProgressCallback | None = None
-) -> AnyVocoder:
-    """Open a vocoder wherever it is.
+) -> LoadedVocoder:
+    """Load a vocoder by name, path or URL.
 
     Args:
         where: An instrument file of kind ``harmonic``, ``diffwave`` (trained on mels) or ``diffusion`` (for the
             vocoder inside); an NSF-HiFiGAN checkpoint, its folder or its zip; a link to any of these files; or the
-            bare name of an instrument file in the folder ``near``; or a name in :data:`NAMED`.
+            bare name of an instrument file in the folder ``near``; or a name in :data:`VOCODERS`.
         near: Where bare names are looked for.
-        fast: Of a diffwave, see :class:`AnyVocoder`.
+        fast: Of a diffwave, see :class:`LoadedVocoder`.
         progress: Called with a fraction and a text while something is fetched.
 
     Returns:
@@ -177,8 +189,8 @@ def open(  # noqa: A001  (vocoding.open reads well)
     Raises:
         ModelError, ModelError, AudioError: naming the file, what is wrong with it and what to do.
     """
-    if str(where) in NAMED:
-        return NAMED[str(where)]()
+    if str(where) in VOCODERS:
+        return VOCODERS[str(where)]()
     into = download.cache_folder() / "vocoders"
     if download.is_link(where):
         path = download.fetch_file(str(where), into, progress)
@@ -190,7 +202,7 @@ def open(  # noqa: A001  (vocoding.open reads well)
         if not path.exists() and near is not None and (Path(near) / f"{where}.zip").is_file():
             path = Path(near) / f"{where}.zip"
     if not path.exists():
-        named = f", or one of these names: {', '.join(NAMED)}" if NAMED else ""
+        named = f", or one of these names: {', '.join(VOCODERS)}" if VOCODERS else ""
         raise ModelError(
             f"There is no vocoder '{where}'. Give an instrument file (.zip) of a vocoder, or an NSF-HiFiGAN "
             f"checkpoint with its config.json beside it{named}."
@@ -204,14 +216,14 @@ def open(  # noqa: A001  (vocoding.open reads well)
             path = _checkpoint_in(unzip.unpack(path, into / folder, progress))
         elif path.is_dir():
             path = _checkpoint_in(path)
-        model = nsf_checkpoint.open(path)
+        model = nsf_checkpoint.load(path)
     except ModelError as error:
         raise ModelError(f"In {given.name}: {error}" if given.suffix.lower() == ".zip" else str(error)) from None
     contract = model.contract
     measured = FeatureSettings(
         contract.sample_rate_hz, contract.hop_samples, loudness_n_fft=contract.n_fft, mel=contract
     )
-    return AnyVocoder(model.name, "nsf_hifigan", measured, filesystem.sha256_file(path), path, model)
+    return LoadedVocoder(model.name, "nsf_hifigan", measured, filesystem.sha256_file(path), path, model)
 
 
 def _holds_instrument(path: Path) -> bool:
@@ -226,7 +238,7 @@ def _holds_instrument(path: Path) -> bool:
     return path.suffix.lower() == ".zip" and not any(Path(n).name == "config.json" for n in names)
 
 
-def _of_instrument(opened: instrument.Instrument) -> AnyVocoder:
+def _of_instrument(opened: instrument.Instrument) -> LoadedVocoder:
     kind, model = opened.kind, opened.model
     if kind == "diffusion":
         kind, model = "harmonic", opened.model.vocoder
@@ -238,7 +250,7 @@ def _of_instrument(opened: instrument.Instrument) -> AnyVocoder:
             "diffusion instrument."
         )
     measured = dataclasses.replace(opened.features, units=None)
-    return AnyVocoder(opened.name, kind, measured, opened.sha256, opened.path, model)
+    return LoadedVocoder(opened.name, kind, measured, opened.sha256, opened.path, model)
 
 
 def _checkpoint_in(folder: Path) -> Path:

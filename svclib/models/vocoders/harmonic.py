@@ -20,7 +20,7 @@ from svclib.audio import spectral_loss, synthesis, units
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
 from svclib.models import layers
-from svclib.models.ddsp.model import Synthesis
+from svclib.models.ddsp.model import SpectralLossModel, Synthesis
 from svclib.utils.errors import ModelError
 from svclib.utils.progress import raise_if_cancelled
 from svclib.utils.serialization import Settings, setting
@@ -55,37 +55,6 @@ class Vocoder(Protocol):
         ...
 
 
-def listen(
-    vocoder: Vocoder,
-    log_mel: Float[Tensor, "batch frames mels"],
-    contract: MelConfig,
-    f0_hz: Float[Tensor, "batch frames"],
-    voiced: Bool[Tensor, "batch frames"],
-    seed: int = 0,
-    whose: str = "this log-mel",
-) -> Float[Tensor, "batch samples"]:
-    """Sing a log-mel that was made by ``contract``.
-
-    Args:
-        vocoder: What sings it.
-        log_mel: Frames in the units of the contract's logarithm.
-        contract: How the log-mel was made; it has to equal the vocoder's.
-        f0_hz: Pitch of each frame, Hz.
-        voiced: Frames that have a pitch.
-        seed: Of the noise; equal seeds give equal sound.
-        whose: What the log-mel belongs to, for the message.
-
-    Returns:
-        ``frames * hop_samples`` samples per row at the contract's rate.
-
-    Raises:
-        ModelError: if the vocoder was trained on another mel; names both sides and every difference.
-        ModelError: if the shapes do not belong together.
-    """
-    vocoder.contract.require(contract, f"the vocoder '{vocoder.name}'", whose)
-    return vocoder(log_mel, f0_hz, voiced, seed)
-
-
 def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelConfig) -> None:
     """Refuse frames that do not belong together, with a :class:`ModelError` that names the shapes."""
     shape = tuple(log_mel.shape)
@@ -95,6 +64,13 @@ def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelCo
             f"log_mel {shape}, f0_hz {tuple(f0_hz.shape)} and voiced {tuple(voiced.shape)} do not fit; expected "
             f"[batch, frames, {contract.n_mels}] and [batch, frames] twice, with at least one frame."
         )
+
+
+def render_batch(vocoder: "Vocoder", log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, seed: int) -> Tensor:
+    """``render`` of each row of a batch, every one with the noise of ``seed``: ``[batch, samples]``."""
+    check_shapes(log_mel, f0_hz, voiced, vocoder.contract)
+    each = zip(*(x.cpu().numpy() for x in (log_mel, f0_hz, voiced)), strict=True)
+    return torch.from_numpy(np.stack([vocoder.render(*row, seed).audio for row in each])).to(log_mel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +108,7 @@ class HarmonicSettings(Settings):
             return HarmonicVocoder(self, features)
 
 
-class HarmonicVocoder(nn.Module):
+class HarmonicVocoder(SpectralLossModel):
     """Log-mel, pitch and voicing -> harmonics and noise -> sound. Make one with ``HarmonicSettings.build``."""
 
     name = "harmonic"
@@ -168,12 +144,6 @@ class HarmonicVocoder(nn.Module):
         if isinstance(x, Tensor):
             return torch.cat([x, x[..., -1:].expand(*x.shape[:-1], self.n_above)], dim=-1)
         return np.concatenate([x, np.full(self.n_above, x[-1])])
-
-    @property
-    def loss_name(self) -> str:
-        """The loss in words: curves are comparable only where this is equal."""
-        sizes = ", ".join(map(str, self.settings.fft_sizes))
-        return f"spectral loss over {len(self.settings.fft_sizes)} scales ({sizes}), log rule {self.settings.log_rule}"
 
     def _around(self, envelope: Tensor, f_hz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A log envelope ``[batch, frames, bands]`` at the bands left and right of frequencies, and where between."""
@@ -238,33 +208,13 @@ class HarmonicVocoder(nn.Module):
             harmonic, _ = synthesis.harmonic_synthesis(line, torch.ones_like(line), amplitudes, rate, hop, voiced)
             return harmonic + synthesis.filtered_noise(magnitudes, hop, generator)
 
-    def loss(
-        self, batch: Mapping[str, Tensor], generator: torch.Generator
-    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Spectral loss of the batch sung again from its mel.
-
-        Args:
-            batch: ``audio`` ``[batch, frames * hop]``, ``log_mel``, ``f0_hz``, ``voiced`` per frame.
-            generator: Draws the noise; its device may differ from the batch's.
-
-        Returns:
-            The loss, and its parts ``linear`` and ``log``, of which it is the sum, without gradient.
-        """
-        made = self.synthesize(batch["log_mel"], batch["f0_hz"], batch["voiced"], generator)
-        with torch.autocast(made.device.type, enabled=False):
-            linear, log = spectral_loss.spectral_loss(
-                made, batch["audio"].to(made), self.settings.fft_sizes, self.settings.log_rule
-            )
-        return linear + log, {"linear": linear.detach(), "log": log.detach()}
-
-    @torch.no_grad()
-    def validation_loss(self, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """The same loss with the same noise every time."""
-        return self.loss(batch, torch.Generator().manual_seed(0))[0]
+    def resynthesize(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Audio of the batch's recordings from their mel and F0, differentiable."""
+        return self.synthesize(batch["log_mel"], batch["f0_hz"], batch["voiced"], generator)
 
     @torch.no_grad()
     def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, "batch samples"]:
-        """The batch's recordings sung again from their mel and pitch."""
+        """The batch's recordings resynthesized from their mel and F0."""
         return self(batch["log_mel"], batch["f0_hz"], batch["voiced"], seed)
 
     @torch.no_grad()
@@ -275,11 +225,8 @@ class HarmonicVocoder(nn.Module):
         voiced: Bool[Tensor, "batch frames"],
         seed: int = 0,
     ) -> Float[Tensor, "batch samples"]:
-        """The vocoder protocol: every row is sung with the noise of ``seed``."""
-        check_shapes(log_mel, f0_hz, voiced, self.contract)
-        each = zip(log_mel.cpu().numpy(), f0_hz.cpu().numpy(), voiced.cpu().numpy(), strict=True)
-        rows = [self.render(mel, pitch, on, seed) for mel, pitch, on in each]
-        return torch.from_numpy(np.stack([row.audio for row in rows])).to(log_mel)
+        """The vocoder protocol."""
+        return render_batch(self, log_mel, f0_hz, voiced, seed)
 
     @torch.no_grad()
     def render(

@@ -44,7 +44,7 @@ def plain_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def open(path: str | Path) -> NsfHifigan:  # noqa: A001  (nsf_weights.open reads well)
+def load(path: str | Path) -> NsfHifigan:
     """Read a checkpoint and the ``config.json`` beside it.
 
     Args:
