@@ -21,6 +21,7 @@ from svclib.audio.mel import MelConfig
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.conversion.pipeline import convert, save, vocode
+from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import Features, FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
@@ -226,7 +227,8 @@ def test_a_vocoder_of_another_mel_is_refused_naming_both(home, tmp_path):
         convert(voice, song(), PLAIN, vocoder=path)
     with pytest.raises(ModelError, match="the vocoder 'old' and of this instrument differ"):
         f = song().features
-        voice.model.render(f.log_mel, f.f0_hz, f.voiced, f.f0_hz, f.voiced, f.loudness_db, vocoder=vocoding.load_vocoder(path))
+        given = ConditionInputs.from_arrays(f.log_mel, f.f0_hz, f.voiced, f.loudness_db)
+        voice.model.render(given, vocoder=vocoding.load_vocoder(path))
 
 
 def test_one_menu_holds_them_all_and_what_cannot_sing_says_so(home):
