@@ -1,16 +1,16 @@
-"""The shareable instrument file: save, open, refuse.
+"""The shareable instrument file: saving, and safe loading.
 
-An instrument is one zip with exactly ``instrument.json`` (what it is: settings, statistics, licence, consent, checksums
-of the other members), ``weights.safetensors`` (float32, no optimiser) and ``config.gin`` (a record for people, never
-parsed). Opening one runs nothing that is in it: it is never extracted, unpickled or handed to gin; every name, size,
-type, range, shape and value is compared with what the architecture says, and whatever does not fit is refused with a
-sentence. The zip's comment holds the SHA-256 of everything before it, so that any changed bit is noticed; a zip packed
+An instrument is one zip with exactly ``instrument.json`` (settings, statistics, licence, consent, checksums of the
+other members), ``weights.safetensors`` (float32, no optimiser) and ``config.gin`` (a record for people, never parsed).
+Loading executes nothing in it: it is never extracted, unpickled or parsed by gin; every name, size, type, range, shape
+and value is compared with what the architecture says, and the file is refused if anything differs. The zip's comment holds the SHA-256 of everything before it, so that any changed bit is noticed; a zip packed
 anew by a file manager has no comment and is judged by its members' checksums.
 """
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,22 +121,41 @@ def f0_definition(features: FeatureSettings) -> dict:
 # Saving ---------------------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What :func:`save` writes about an instrument besides its model.
+
+    Attributes:
+        created: Date for people, ``2026-11-21``.
+        name: Shown in menus; the file's name if None.
+        trained_steps: Training steps of the weights.
+        validation_loss: Their held-out loss; None where it was not measured.
+        singers: Names of the singers, as the dataset has them.
+        licence: What others may do with it, a text for people.
+        consent: What the person whose voice it is agreed to, a text for people.
+        config_text: The gin text of the training, as a record.
+        f0: :func:`f0_definition` at preparation; of this machine if None.
+    """
+
+    created: str
+    name: str | None = None
+    trained_steps: int = 0
+    validation_loss: float | None = None
+    singers: Sequence[str] = ()
+    licence: str = LICENCE
+    consent: str = CONSENT
+    config_text: str = ""
+    f0: dict | None = None
+
+
 def save(
     path: str | Path,
     model: nn.Module,
     features: FeatureSettings,
     statistics: dict,
     *,
-    created: str,
-    name: str | None = None,
-    trained_steps: int = 0,
-    validation_loss: float | None = None,
-    singers: list[str] | tuple[str, ...] = (),
-    licence: str = LICENCE,
-    consent: str = CONSENT,
-    config_text: str = "",
-    f0: dict | None = None,
     overwrite: bool = False,
+    **about: Any,
 ) -> Path:
     """Write an instrument: weights only, in one atomic step.
 
@@ -145,24 +164,17 @@ def save(
         model: Of a kind in ``KINDS``, with the weights to ship (a training's EMA); has ``settings``.
         features: How its recordings were measured.
         statistics: Of its dataset.
-        created: Date for people, ``2026-11-21``.
-        name: Shown in menus; the file's name where not given.
-        trained_steps: How many steps the weights were trained for.
-        validation_loss: Their held-out loss; None where it was not measured.
-        singers: Names of those whose voice it is, as the dataset has them.
-        licence: What others may do with it, a text for people.
-        consent: What the person whose voice it is agreed to, a text for people.
-        config_text: The gin text it was trained with, as a record.
-        f0: :func:`f0_definition` of the preparation; of this machine where not given.
         overwrite: Replace what is at ``path``, in one step too.
+        **about: Fields of :class:`About`; ``created`` is required.
 
     Returns:
         The path that was written.
 
     Raises:
-        ModelError: if the model is of no known kind, has a weight that is not a finite number, or if name,
-            statistics or texts are such that the file would be refused.
+        ModelError: if the model is of no known kind, has a weight that is not finite, or if the file would be refused
+            by :func:`open`.
     """
+    about = About(**about)
     path = Path(path)
     if path.suffix != ".zip":
         raise ModelError(f"'{path.name}' cannot be an instrument's name; it has to end in .zip.")
@@ -177,32 +189,34 @@ def save(
         raise ModelError(f"The weights '{bad[0]}' are not finite numbers; choose an earlier checkpoint.")
     others = {
         "weights.safetensors": safetensors.torch.save(tensors),
-        "config.gin": config_text.encode(),
+        "config.gin": about.config_text.encode(),
     }
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": path.stem if name is None else name,
+        "name": path.stem if about.name is None else about.name,
         "kind": settings.kind,
         "features": to_dict(features),
         "model": to_dict(settings),
         "statistics": statistics,
         "info": {
-            "trained_steps": trained_steps,
-            "validation_loss": validation_loss,
+            "trained_steps": about.trained_steps,
+            "validation_loss": about.validation_loss,
             "loss": loss_definition(settings),
-            "f0": f0 or f0_definition(features),
-            "singers": list(singers),
-            "licence": licence,
-            "consent": consent,
-            "created": created,
+            "f0": about.f0 or f0_definition(features),
+            "singers": list(about.singers),
+            "licence": about.licence,
+            "consent": about.consent,
+            "created": about.created,
             "versions": {"svclib": __version__, "torch": torch.__version__},
         },
         "members": {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in others.items()},
     }
     text = json.dumps(description, ensure_ascii=False, allow_nan=False, indent=1)
     _description(strict_json(text.encode(), "instrument.json"))  # what is written has to open again
-    data = instrument_archive.pack({"instrument.json": text.encode(), **others})
+    members = {"instrument.json": text.encode(), **others}
+    instrument_archive.check_sizes({name: len(data) for name, data in members.items()})
+    data = instrument_archive.pack(members)
     if overwrite:
         return atomic_store.commit_bytes(path, data)
     return atomic_store.commit_new(path, lambda part: atomic_store.commit_bytes(part, data))

@@ -1,4 +1,4 @@
-"""The zip of a stranger: nothing is extracted, run or believed; whatever is odd is refused.
+"""Untrusted instrument zips: nothing is extracted, executed or taken on trust.
 
 :class:`Archive` looks into a zip with a list of allowed names, caps on every size and a seal (the zip's comment holds
 the SHA-256 of all bytes before it); :func:`weights` reads tensors only where they are those that are expected.
@@ -23,7 +23,7 @@ from svclib.utils.serialization import strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
 MAX_BYTES = {"instrument.json": 32 << 20, "weights.safetensors": 1 << 30, "config.gin": 1 << 18}
-MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES, MAX_RATIO = 1 << 30, 40, 1 << 16, 200
+MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES, MAX_RATIO = (1 << 30) + (64 << 20), 40, 1 << 16, 200
 MAX_HEADER_BYTES = 1 << 20  # of weights.safetensors
 SEAL = "svclib instrument sha256 "
 _IGNORED = re.compile(r"(^|/)(__MACOSX/|\.DS_Store$|Thumbs\.db$|desktop\.ini$|\._[^/]*$)")
@@ -48,9 +48,18 @@ def guard(path: Path):
         raise ModelError(f"There is no instrument '{path}'.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
         raise ModelError(f"'{path.name}' is damaged ({str(error)[:100].strip()}); download it again.") from None
-    except Exception as error:  # whatever else a stranger's file provokes
+    except Exception as error:  # whatever else an untrusted file provokes
         why = unzip.printable(str(error), 200) or type(error).__name__
         raise ModelError(f"'{path.name}' cannot be read ({why}); download it again.") from None
+
+
+def check_sizes(sizes: dict[str, int]) -> None:
+    """Refuse members that are too large to be loaded again: a ModelError names the size and the limit."""
+    for name, size in sizes.items():
+        if size > MAX_BYTES[name]:
+            raise ModelError(
+                f"{name} has {size / 1e6:.0f} MB; an instrument holds at most {MAX_BYTES[name] / 1e6:.0f} MB."
+            )
 
 
 def pack(members: dict[str, bytes]) -> bytes:

@@ -23,7 +23,7 @@ import torch
 import toy
 
 from svclib.features.extract import FeatureSettings
-from svclib.models import instrument
+from svclib.models import instrument, instrument_archive
 from svclib.models.ddsp import model as ddsp
 from svclib.utils import serialization
 from svclib.utils.errors import ModelError
@@ -214,6 +214,13 @@ def test_an_instrument_of_the_first_format_still_opens_and_sounds_the_same():
     audio = opened.model.reconstruct(batch, 1)[0, :512].numpy()
     expected = np.frombuffer((Path(__file__).parents[1] / "fixtures" / "instrument_v1.f32").read_bytes(), "<f4")
     np.testing.assert_allclose(audio, expected, atol=2e-5)
+
+
+def test_what_could_not_be_opened_again_is_not_written(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(instrument_archive.MAX_BYTES, "weights.safetensors", 1000)
+    with pytest.raises(ModelError, match="weights.safetensors has .* MB"):
+        instrument.save(tmp_path / "large.zip", tiny[1], toy.FEATURES, toy.STATISTICS, created="x")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------

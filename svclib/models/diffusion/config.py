@@ -17,7 +17,7 @@ from svclib.utils.serialization import Settings, setting
 if TYPE_CHECKING:
     from svclib.models.diffusion.model import DiffusionModel
 
-MAX_SQUARES = 100_000_000  # about a billion weights
+MAX_SQUARES = 25_000_000  # about 250 million weights: what an instrument file may hold
 
 
 @dataclasses.dataclass(frozen=True)
