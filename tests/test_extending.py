@@ -132,7 +132,7 @@ def test_all_three_in_one_conversion_by_the_command(mine, tmp_path):
 
 def test_they_are_in_the_menus_of_panels_made_afterwards(mine):
     controls = SamplingControls()
-    controls.show(instrument.Listing(Path("voice.zip"), "voice", "diffusion", {}, None))
+    controls.show(instrument.InstrumentEntry(Path("voice.zip"), "voice", "diffusion", {}, None))
     assert ("heun: second order, two evaluations a step", "heun") in controls.widgets["sampler"].options
     controls.widgets["sampler"].value, controls.vocoder.value = "heun", "flute"
     assert controls.options().sampler == "heun" and controls.chosen_vocoder() == "flute"

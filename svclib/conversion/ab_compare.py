@@ -125,7 +125,7 @@ HEADINGS = ("variant", "listen", ">seconds", ">s per s", ">F0 RMSE", ">F0 corr."
 
 
 def variants(
-    listings: Sequence[instrument.Listing],
+    listings: Sequence[instrument.InstrumentEntry],
     samplers: Sequence[str | None] = (None,),
     steps: Sequence[int | str | None] = (None,),
     shallow: Sequence[int | str | None] = (None,),

@@ -3,8 +3,10 @@
 An instrument is one zip with exactly ``instrument.json`` (settings, statistics, licence, consent, checksums of the
 other members), ``weights.safetensors`` (float32, no optimiser) and ``config.gin`` (a record for people, never parsed).
 Loading executes nothing in it: it is never extracted, unpickled or parsed by gin; every name, size, type, range, shape
-and value is compared with what the architecture says, and the file is refused if anything differs. The zip's comment holds the SHA-256 of everything before it, so that any changed bit is noticed; a zip packed
-anew by a file manager has no comment and is judged by its members' checksums.
+and value is compared with what the architecture says, and the file is refused if anything differs.
+
+The zip's comment holds the SHA-256 of everything before it, so that any changed bit is noticed; a zip packed anew by a
+file manager has no comment and is verified by its members' checksums.
 """
 
 import dataclasses
@@ -58,7 +60,7 @@ class Instrument:
         features: How songs have to be measured for it.
         statistics: Of the recordings it was trained on (``Dataset.statistics``).
         info: Trained steps, validation loss, loss definition, F0 package, singers, licence, consent, created, versions.
-        sha256: Of the whole file: two instruments of one name are told apart by it.
+        sha256: Of the whole file: it distinguishes instruments of equal name.
         path: Where it was read from.
     """
 
@@ -73,7 +75,7 @@ class Instrument:
 
 
 @dataclasses.dataclass(frozen=True)
-class Listing:
+class InstrumentEntry:
     """A file of a folder of instruments: its name, kind and settings, or the sentence why it cannot be used."""
 
     path: Path
@@ -84,12 +86,12 @@ class Listing:
     settings: Any = None
 
     @property
-    def sings(self) -> bool:
+    def converts(self) -> bool:
         """True for what turns songs into another voice; vocoders and sources of waves are listed but do not."""
         return self.kind is not None and self.kind not in VOCODERS
 
     @property
-    def vocodes(self) -> bool:
+    def is_vocoder(self) -> bool:
         """True for what makes sound of a mel; a DiffWave without mel makes sounds of its own."""
         return self.kind in VOCODERS and getattr(self.settings, "condition", "mel") == "mel"
 
@@ -246,8 +248,8 @@ def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads 
         archive.check_seal()
         for member in instrument_archive.MEMBERS[1:]:
             data = archive.read(member)
-            said = members[member]
-            if len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
+            expected_member = members[member]
+            if len(data) != expected_member["bytes"] or hashlib.sha256(data).hexdigest() != expected_member["sha256"]:
                 raise ModelError(f"{member} is damaged (its checksum differs); download the file again.")
             if member == "weights.safetensors":
                 tensors = instrument_archive.weights(data, expected)
@@ -259,8 +261,8 @@ def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads 
     )
 
 
-def list_folder(folder: str | Path) -> list[Listing]:
-    """The ``.zip`` files of a folder by name, each with what its description says or why it cannot be used.
+def list_folder(folder: str | Path) -> list[InstrumentEntry]:
+    """The ``.zip`` files of a folder by name, each with its description or why it cannot be loaded.
 
     Reads only the descriptions: weights are checked when one is opened.
     """
@@ -271,9 +273,9 @@ def list_folder(folder: str | Path) -> list[Listing]:
         try:
             with instrument_archive.guard(path), instrument_archive.Archive(path) as archive:
                 name, settings, _, raw = _description(strict_json(archive.read("instrument.json"), "instrument.json"))
-            found.append(Listing(path, name, settings.kind, raw["info"], None, settings))
+            found.append(InstrumentEntry(path, name, settings.kind, raw["info"], None, settings))
         except ModelError as error:
-            found.append(Listing(path, path.stem, None, {}, str(error)))
+            found.append(InstrumentEntry(path, path.stem, None, {}, str(error)))
     return found
 
 
@@ -345,8 +347,8 @@ def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
         raise ModelError("info.loss: fft_sizes is not a list.")
     serialization.check_statistics(raw["statistics"])
     serialization.check_fields(raw["members"], {m: dict for m in instrument_archive.MEMBERS[1:]}, "members")
-    for member, said in raw["members"].items():
-        serialization.check_fields(said, {"bytes": int, "sha256": str}, f"members.{member}")
+    for member, entry in raw["members"].items():
+        serialization.check_fields(entry, {"bytes": int, "sha256": str}, f"members.{member}")
     features = from_dict(FeatureSettings, raw["features"], "features")
     settings = from_dict(KINDS[raw["kind"]], raw["model"], "model")
     if settings.kind != raw["kind"]:

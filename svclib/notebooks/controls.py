@@ -12,7 +12,6 @@ from svclib.conversion.controls import PRESETS, Controls, defaults, preset
 from svclib.conversion.key_suggestion import Suggestion
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplingOptions
-from svclib.models.instrument import Listing
 from svclib.models.vocoders import auto as vocoders
 from svclib.notebooks import base as widgets
 from svclib.utils.control_spec import ControlSpec, control_specs
@@ -52,9 +51,9 @@ def sampling_menu(name: str) -> list[tuple[str, Any]]:
     return menu_options(next(spec for spec in control_specs(SamplingOptions) if spec.name == name))
 
 
-def vocoder_menu(listed: Sequence[Listing]) -> list[tuple[str, Path | str]]:
+def vocoder_menu(listed: Sequence[InstrumentEntry]) -> list[tuple[str, Path | str]]:
     """The vocoders among listed files, and those registered under a name of their own."""
-    files = [(entry.path.stem, entry.path) for entry in listed if entry.vocodes]
+    files = [(entry.path.stem, entry.path) for entry in listed if entry.is_vocoder]
     return [OWN, *files, *((name, name) for name in vocoders.VOCODERS)]
 
 
@@ -165,7 +164,7 @@ class SamplingControls(W.VBox):
         self.add_class("t-diffusion")
         self.show(None)
 
-    def show(self, listing: Listing | None, listed: Sequence[Listing] = ()) -> None:
+    def show(self, listing: InstrumentEntry | None, listed: Sequence[InstrumentEntry] = ()) -> None:
         """Show the options of this instrument, with the vocoders among ``listed``; None hides the group."""
         self.layout.display = "none" if listing is None else ""
         names = tuple(listing.info.get("singers", ())) if listing else ()

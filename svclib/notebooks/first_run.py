@@ -198,7 +198,7 @@ def instruments(
     Returns:
         ``(paths, sentence)``; the sentence is empty where there were instruments.
     """
-    listed = [entry for entry in instrument.list_folder(base.instruments) if entry.problem is None and entry.sings]
+    listed = [entry for entry in instrument.list_folder(base.instruments) if entry.problem is None and entry.converts]
     usable = [entry.path for entry in listed if kind in ("", entry.kind)]
     if usable:
         return newest_first(usable), ""

@@ -42,7 +42,7 @@ def example_file(base: workspace.Base) -> widgets.Panel:
 def waves(base: workspace.Base, seed: int = 0) -> HTML:
     """What a person's DiffWave instrument does with noise, where there is one; otherwise the bundled example."""
     listed = _instruments(base, ("diffwave",))
-    found = [entry for entry in listed if not entry.vocodes]
+    found = [entry for entry in listed if not entry.is_vocoder]
     if not found:
         said = "No DiffWave instrument in your folder sounds by itself, so this is the example that comes with svclib."
         if listed:
@@ -168,6 +168,6 @@ class LessonPanel(widgets.Panel):
             self.progress.hide()
 
 
-def _instruments(base: workspace.Base, kinds) -> list[instrument.Listing]:
+def _instruments(base: workspace.Base, kinds) -> list[instrument.InstrumentEntry]:
     listed = instrument.list_folder(base.instruments)
     return [entry for entry in listed if entry.problem is None and entry.kind in kinds]

@@ -233,7 +233,7 @@ def test_a_vocoder_of_another_mel_is_refused_naming_both(home, tmp_path):
 
 def test_one_menu_holds_them_all_and_what_cannot_sing_says_so(home):
     listed = {entry.name: entry for entry in instrument.list_folder(home)}
-    assert {n: (e.kind, e.sings) for n, e in listed.items() if e.problem is None} == {
+    assert {n: (e.kind, e.converts) for n, e in listed.items() if e.problem is None} == {
         "harmonic": ("harmonic", False),
         "wave": ("diffwave", False),
         "voice": ("diffusion", True),

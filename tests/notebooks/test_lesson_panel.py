@@ -77,7 +77,7 @@ def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):
     assert "a vocoder is a vocoder and needs a song" in shown and "<iframe" in shown
     save_wave(home.instruments / "sea.zip", alone, FeatureSettings(8000, 64))
     assert "Your instrument sea." in widgets_lesson.waves(home).data
-    listed = {entry.name: entry.vocodes for entry in instrument.list_folder(home.instruments)}
+    listed = {entry.name: entry.is_vocoder for entry in instrument.list_folder(home.instruments)}
     assert listed == {"a vocoder": True, "sea": False}
     assert widgets_lesson.lesson_panel(home).instrument.value.name == "sea.zip"  # the newest
     os.utime(make_instrument(home.instruments, "voice"), (1e9, 1e9))

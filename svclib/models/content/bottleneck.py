@@ -78,7 +78,7 @@ def cepstrum_basis(n_mels: int, n_cepstra: int) -> Float[Tensor, "mels cepstra"]
 def warp(
     envelope: Float[Tensor, "batch frames mels"], factor: Float[Tensor, " batch"], centers_hz: Float[Tensor, " mels"]
 ) -> Float[Tensor, "batch frames mels"]:
-    """Stretch the frequency axis: what was at ``f`` comes to ``f * factor``, as from a shorter vocal tract."""
+    """Warp the frequency axis: what was at ``f`` comes to ``f * factor``, as from a shorter vocal tract."""
     wanted = centers_hz / factor[:, None]
     right = torch.searchsorted(centers_hz, wanted).clamp(1, len(centers_hz) - 1)
     left = right - 1
@@ -114,7 +114,7 @@ class Bottleneck(ContentEncoder):
         n_cepstra: Mel-cepstra of the envelope it sees.
         channels: Width of the convolutions.
         n_layers: Convolutions of 5 frames each: a code sees ``2 * n_layers`` frames on either side.
-        warp_range: In training the frequency axis is stretched by up to this share, down or up.
+        warp_range: In training the frequency axis is warped by up to this share, down or up.
         equaliser_db: Strength of the drifting equaliser of the training.
         code_noise: Standard deviation of the noise on the code in training.
     """

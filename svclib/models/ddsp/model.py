@@ -1,8 +1,8 @@
-"""The singing network: pitch and loudness in, harmonics and noise out, trained through the synthesiser.
+"""DDSP decoder: F0 and loudness in, harmonic and noise controls out, trained through the synthesizer.
 
 After Engel et al., *DDSP: Differentiable Digital Signal Processing* (ICLR 2020), and the voices of Alonso & Erkut,
 *Latent Space Explorations of Singing Voice Synthesis using DDSP* (2021, https://arxiv.org/abs/2103.07197). The decoder
-sees only pitch and loudness; with ``z_dims`` it also hears what is sung, through a summary of the recording's MFCCs.
+receives F0 and loudness; with ``z_dims`` also a latent z that an encoder computes from the recording's MFCCs.
 
 Every model kind of the project offers what :class:`DdspModel` offers to training: ``settings``, ``features``, ``loss``,
 ``validation_loss``, ``reconstruct`` and ``loss_name``.
@@ -26,7 +26,7 @@ from svclib.utils.progress import raise_if_cancelled
 from svclib.utils.serialization import Settings, setting
 
 NOISE_BIAS = -5.0  # an untrained network starts nearly without noise
-AMPLITUDE_BIAS = -1.5  # and sings softly, at an amplitude of about 0.04
+AMPLITUDE_BIAS = -1.5  # and softly, at an amplitude of about 0.04
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DdspSettings(Settings):
         rnn_channels: Width of the GRU.
         mlp_channels: Width of the dense stacks around it.
         layers_per_stack: Dense layers per stack; 0 leaves the stacks out.
-        z_dims: Width of the summary of what is sung; 0 for none.
+        z_dims: Size of the latent z; 0 for none.
         z_hop_samples: Samples per z frame: 512 is 125 frames in 4 s at 16 kHz.
         z_rnn_channels: Width of the z encoder's GRU.
         reverb_samples: Length of a trained room response; 0 for none.
@@ -83,7 +83,7 @@ class DdspSettings(Settings):
         """
         if self.z_dims and features.sample_rate_hz < 2 * decoder.Z_FMAX_HZ:
             raise ModelError(
-                f"The z encoder listens up to {decoder.Z_FMAX_HZ:.0f} Hz; sample_rate_hz is {features.sample_rate_hz}: "
+                f"The z encoder reaches up to {decoder.Z_FMAX_HZ:.0f} Hz; sample_rate_hz is {features.sample_rate_hz}: "
                 f"use at least {2 * decoder.Z_FMAX_HZ:.0f}, or z_dims=0."
             )
         generator = torch.Generator().manual_seed(seed)
@@ -98,10 +98,10 @@ class DdspSettings(Settings):
         return model
 
     def _voice_like_bias(self) -> Float[Tensor, " amplitude_and_harmonics"]:
-        """Bias with which an untrained network sings a soft tone whose k-th harmonic has the share 1 / k.
+        """Bias for which an untrained network outputs a soft tone whose k-th harmonic has the share 1 / k.
 
         From zero biases all harmonics start equally loud, far too loud at the top; training silences them, the noise
-        imitates the spectrum alone, and the way back to a tone takes thousands of steps. Starting near a voice,
+        imitates the spectrum alone, and returning to a tone takes thousands of steps. Starting near a voice,
         harmonics carry the tone from the first step.
         """
         half_share = 0.5 / np.arange(1, self.n_harmonics + 1)
@@ -112,15 +112,15 @@ class DdspSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
-    """What the network asks of the synthesiser, per frame.
+    """Synthesizer controls, per frame.
 
     Attributes:
         amplitude: Linear amplitude of all harmonics together.
         distribution: Share of each harmonic; sums to 1, or to 0 where none fits below half the sample rate.
         noise_magnitudes: Linear magnitudes of the noise filter.
-        f0_hz: Pitch; where not voiced it is not heard.
+        f0_hz: F0; silent where not voiced.
         voiced: Frames with harmonics.
-        z: Summary of what is sung, or None.
+        z: The latent, or None.
     """
 
     amplitude: Float[Tensor, "batch frames"]
@@ -208,7 +208,7 @@ class DdspModel(SpectralLossModel):
         """
         if self.z_encoder is not None and z is None:
             if audio is None:
-                raise ModelError("This instrument follows what is sung (z): give the source audio too.")
+                raise ModelError("This instrument has a z encoder: give the source audio too.")
             z = self.z_encoder.at_frames(self.z_encoder(audio), 0, f0_hz.shape[1], self.features.hop_samples)
         return self._controls(f0_hz, voiced, loudness_db, z, None)[0]
 
@@ -274,7 +274,7 @@ class DdspModel(SpectralLossModel):
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Synthesis:
-        """Sing a song of any length, in pieces that equal the whole: phase, GRU state, noise and room go on.
+        """Render a song of any length, in chunks that equal the whole: phase, GRU state, noise and reverb carry on.
 
         Args:
             f0_hz: Pitch ``[frames]``, Hz; unvoiced gaps are filled for the network and stay silent.
@@ -283,8 +283,8 @@ class DdspModel(SpectralLossModel):
             audio: Source samples, needed with ``z_dims``; z follows its words.
             seed: Of the noise.
             chunk_frames: Frames per piece; memory grows with it, the sound does not change.
-            progress: Called with a fraction and a text.
-            cancelled: Asked before every piece; True raises ``Cancelled``.
+            progress: See ``utils.progress``.
+            cancelled: See ``utils.progress``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples.
@@ -298,7 +298,7 @@ class DdspModel(SpectralLossModel):
         z = None
         if self.z_encoder is not None:
             if audio is None:
-                raise ModelError("This instrument follows what is sung (z): give the source audio too.")
+                raise ModelError("This instrument has a z encoder: give the source audio too.")
             z = self.encode_z(audio, cancelled)
         place = self.decoder.out.weight
         voiced = np.asarray(voiced, dtype=bool) & (np.asarray(f0_hz) > 0)
@@ -320,7 +320,7 @@ class DdspModel(SpectralLossModel):
             now, state = self._controls(pitch, piece(voiced, torch.bool), level, z_piece, state)
             filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, generator, full=True)
             noise[first * hop : last * hop + ring] += filtered[0].cpu().numpy()
-            # the stretch from the last centre of the piece before: its last frame comes along
+            # samples since the last frame centre of the chunk before: its last frame is needed again
             known = now if before is None else _join(before, now)
             at = last - known.f0_hz.shape[1]
             begin = phases[:, at].to(place.device) - known.f0_hz[:, 0].double() * (hop // 2 / rate)
@@ -331,7 +331,7 @@ class DdspModel(SpectralLossModel):
             harmonic[at * hop + start : last * hop] = sound[0, start:].cpu().numpy()
             before = Controls(*(getattr(now, f.name)[:, -1:] for f in dataclasses.fields(now) if f.name != "z"))
             if progress is not None:
-                progress(last / n_frames, f"sung {units.duration_text(last * hop / rate)}")
+                progress(last / n_frames, f"rendered {units.duration_text(last * hop / rate)}")
         noise = noise[self.settings.n_noise_bands - 1 :][: n_frames * hop]
         return Synthesis(self._in_room(harmonic + noise, chunk_frames * hop), harmonic, noise)
 

@@ -1,4 +1,4 @@
-"""The networks of the DDSP instrument: dense stacks and a GRU that play, and an encoder that hears what is sung.
+"""Networks of the DDSP instrument: the decoder (dense stacks and a GRU) and the z encoder.
 
 Layers, widths and initial values are those of the published systems (see ``ddsp``), whose parameter counts they match.
 """
@@ -73,7 +73,7 @@ def htk_mel_weights(sample_rate_hz: float | int, n_fft: int) -> np.ndarray:
 
 
 class ZEncoder(nn.Module):
-    """What is sung, as a few slow numbers: MFCCs, normalised over the whole clip, a GRU, a dense layer.
+    """Latent z of a recording: MFCCs, normalised over the whole clip, a GRU, a dense layer.
 
     The normalisation looks at the whole clip, so a clip is always measured whole (:meth:`mfcc` piece by piece is fine)
     before :meth:`encode`; z of a piece on its own would differ.

@@ -1,4 +1,4 @@
-"""Diffusion singing voice conversion on log-mels: content encoder, conditions, denoiser, coarse mel, training losses.
+"""Diffusion voice conversion on log-mels: content encoder, conditions, denoiser, coarse mel, training losses.
 
 Content, F0 with voicing, loudness and singer become one condition per frame. A denoiser predicts the noise in a log-mel
 scaled to -1 .. 1 (Ho et al. 2020, Eq. 14). A small regression head beside it predicts the *coarse* mel, where shallow
@@ -202,7 +202,7 @@ class DiffusionModel(nn.Module):
 
         Args:
             source: Measurements of the source recording, for the content encoder.
-            target: Whose ``f0_hz``, ``voiced`` and ``loudness_db`` are wanted; the source's own if None. Loudness is
+            target: Target ``f0_hz``, ``voiced`` and ``loudness_db``; the source's own if None. Loudness is
                 clamped to the range of the training data, see :meth:`loudness_excess`.
             singer: From :meth:`singer_weights`; the first singer if None.
             without: Names of ``CONDITIONS`` to replace by their learned null.
@@ -244,7 +244,7 @@ class DiffusionModel(nn.Module):
     # Sampling ---------------------------------------------------------------------------------------------------------
 
     def resolve_sampling(self, options: SamplingOptions | None = None) -> SamplingOptions:
-        """Options with nothing left open: the settings' own where they say None, and what ``auto`` precision means."""
+        """The options with None replaced by the settings' values, and ``auto`` precision resolved."""
         o, own = options or SamplingOptions(), self.settings
         return dataclasses.replace(
             o,
@@ -369,7 +369,7 @@ class DiffusionModel(nn.Module):
 
         Args:
             source: Measurements of the source recording, a batch of one.
-            target: Wanted ``f0_hz``, ``voiced``, ``loudness_db``; the source's own if None.
+            target: Target ``f0_hz``, ``voiced``, ``loudness_db``; the source's own if None.
             singer: See :meth:`singer_weights`.
             options: Of the sampling run; its seed is the vocoder's, too.
             vocoder: Another vocoder than the model's own (``vocoders.auto.LoadedVocoder``).

@@ -1,6 +1,6 @@
-"""DiffWave asked many times about one sound: what does not change is computed once, the rest in place.
+"""Cached inference of DiffWave: conditions are computed once per run, layers in place and in cache-sized tiles.
 
-:class:`CachedDenoiser` binds a network to its conditions; ``step`` names the noise. On a CPU the layers run over tiles small
+:class:`CachedDenoiser` binds a network to its conditions. On a CPU the layers run over tiles small
 enough to stay in the cache of a core, as three matrix products and two element-wise passes each: the shifted inputs of
 a dilated convolution are stacked into one product, ``tanh(a) = 2 sigmoid(2a) - 1`` turns the gate into one sigmoid
 over both halves, and the constants (the 2, the sign, 1/sqrt(2), 1/sqrt(layers), all biases) are folded into the weights
@@ -69,7 +69,7 @@ class Folded:
         tile: int,
         out: Float[Tensor, "squeeze positions"],
     ) -> None:
-        """Name the noise in one signal; ``fill(layer, start, stop, y)`` writes bias and condition of a tile into y."""
+        """Predict the noise in one signal; ``fill(layer, start, stop, y)`` writes bias and condition of a tile to y."""
         c, n, dtype = self.channels, x.shape[1], self.dtype
         tiles = [(a, min(a + tile, n)) for a in range(0, n, tile)]
         tile = min(tile, n)
@@ -116,8 +116,8 @@ class CachedDenoiser:
         mel: As the network takes it, or None.
         label: One number per signal, or None.
         n_samples: Length of the signals; follows from ``mel`` where there is one.
-        batch: Number of signals, where neither ``mel`` nor ``label`` tells.
-        source: The signal of the pitch, where the network hears one, or None.
+        batch: Number of signals, where it follows neither from ``mel`` nor ``label``.
+        source: The harmonic source signal, or None.
         unit: What the network takes for 1 at every sample, where that is not 1: signals and source are divided by it on
             the way in, and the noise is multiplied on the way out.
         precision: ``fp32``, or ``bf16`` (``x_t`` and the result stay float32).
@@ -145,7 +145,7 @@ class CachedDenoiser:
             raise ModelError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
         if n_samples is None:
             if mel is None:
-                raise ModelError("Without a mel, say how many samples there are to be.")
+                raise ModelError("Without a mel, n_samples is needed.")
             n_samples = mel.shape[-1] * net.hop_samples
         net.check(mel, label, n_samples, source)
         self.net, self.dtype, self.n_samples = net, PRECISIONS[precision], n_samples
@@ -181,7 +181,7 @@ class CachedDenoiser:
     def step(
         self, x_t: Float[Tensor, "batch samples"], t: int | float | Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch samples"]:
-        """Name the noise in signals.
+        """The predicted noise.
 
         Args:
             x_t: The noisy signals, as many and as long as was prepared for.
@@ -200,17 +200,17 @@ class CachedDenoiser:
         eps = torch.empty_like(x_t)  # outside: an ordinary tensor, whatever is done with it later
         with torch.inference_mode():
             x_t = x_t if self.one is None else x_t / self.one
-            x, named = self.net.inputs(x_t, self.source), self.net.squeezed(eps)
+            x, out_view = self.net.inputs(x_t, self.source), self.net.squeezed(eps)
             shifts = self._step(t)
             for i, piece in enumerate(self.chunks):
                 conditions = self.kept[i] if self.cached else self._conditions(piece)
                 start, stop, low, high = (edge * self.unit for edge in piece)
                 out = self._run(x[:, :, low:high].float(), shifts, conditions)
-                named[:, :, start:stop] = out[:, :, start - low : stop - low]
+                out_view[:, :, start:stop] = out[:, :, start - low : stop - low]
         return eps if self.one is None else eps.mul_(self.one)
 
     def _step(self, t) -> Tensor:
-        """The vectors of a diffusion time, kept for the next walk."""
+        """The vectors of a diffusion time, cached for the next run."""
         key = tuple(t.tolist()) if isinstance(t, Tensor) else float(t)
         if key not in self.steps:
             times = torch.tensor(key if isinstance(t, Tensor) else [key] * self.batch)

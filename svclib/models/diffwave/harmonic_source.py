@@ -1,12 +1,12 @@
-"""The pitch a DiffWave vocoder hears besides the mel: harmonics of the F0, as loud as the mel says.
+"""Harmonic source signal of a DiffWave vocoder: harmonics of the F0 with amplitudes computed from the mel.
 
-A mel of 80 bands does not tell the pitch of a singer to a cent, and a short training never learns to read it. Told by a
+A mel of 80 bands does not determine F0 to a cent, and a short training does not learn it. Given a
 periodic signal (as in PeriodGrad, Hono et al. 2024, https://arxiv.org/abs/2402.14692), the network need only learn the
 difference between that signal and a voice. The signal here is the harmonic part of an untrained
 :class:`vocoders.HarmonicVocoder`: amplitudes by calculation from the mel, silent where there is no pitch.
 
 In training its fundamental is locked to the phase of the recording's own, so that signal and voice belong together and
-the network learns the phases of a voice relative to it; when it sings, it follows the phase it is given.
+the network learns the phases of a voice relative to it; at inference, it follows the phase it is given.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""DiffWave: noise becomes sound, sample by sample of the waveform. Settings, model, training.
+"""DiffWave: diffusion model of waveforms. Settings, model, training loss.
 
 After Kong et al., *DiffWave* (ICLR 2021, https://arxiv.org/abs/2009.09761). Steered by a mel spectrogram it is a
 vocoder, by a label a speaker of digits, by nothing a source of sound; ``diffwave_uses`` holds what one does with it.
-The network learns to name the noise in ``sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` (Eq. 7).
+The network learns to predict the noise in ``sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` (Eq. 7).
 """
 
 import dataclasses
@@ -56,11 +56,11 @@ class DiffWaveSettings(Settings):
         step_rule: ``exact``; ``table`` for converted weights, see ``diffwave_net.table_embedding``.
         squeeze: Neighbouring samples that make one position of the network; 1 is the paper's.
         peak: Level every training sound is brought to, so that quiet speakers do not drown in the noise of the first
-            steps; 0 leaves levels as they are. Not for ``mel``, which tells the level.
-        sound_s: How long a generated sound is where nobody says otherwise, in seconds.
-        prior: ``standard``, or the noise follows the mel, in training and in the walk: ``energy`` as in PriorGrad (Lee
+            steps; 0 leaves levels as they are. Not for ``mel``, which determines the level.
+        sound_s: Default length of a generated sound, in seconds.
+        prior: ``standard``, or the noise follows the mel, in training and sampling: ``energy`` as in PriorGrad (Lee
             et al. 2022); ``level`` down to silence, and the network sees every moment at one level.
-        source: ``none``, the paper's, or ``harmonic``: besides the mel it hears the pitch; see ``diffwave_source``.
+        source: ``none``, the paper's, or ``harmonic``: F0 as a second input; see ``harmonic_source``.
     """
 
     kind: str = setting("diffwave", choices=("diffwave",))
@@ -86,7 +86,7 @@ class DiffWaveSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         if bool(self.labels) != (self.condition == "label"):
-            raise ConfigError("labels names what a 'label' model can be asked for, and is empty for any other.")
+            raise ConfigError("labels lists the classes of a 'label' model, and is empty for any other.")
         known = sorted({label for label in self.labels if label})
         if list(self.labels) != known or len(known) > 64:
             raise ConfigError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
@@ -95,7 +95,7 @@ class DiffWaveSettings(Settings):
         if self.source != "none" and self.condition != "mel":
             raise ConfigError("source 'harmonic' is for a vocoder; with another condition leave it 'none'.")
         if self.peak and self.condition == "mel":
-            raise ConfigError("peak is for models without a mel: a mel tells the level. Leave it 0.")
+            raise ConfigError("peak is for models without a mel: a mel determines the level. Leave it 0.")
         if len(self.fast_etas) > 64:
             raise ConfigError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
         if self.fast_etas:
@@ -120,10 +120,10 @@ class DiffWaveSettings(Settings):
     @property
     def prediction(self) -> str:
         """What the loss is about: losses compare only where this is equal."""
-        told = f"noise, {self.loss}, {self.n_steps} steps from beta {self.beta_first:g} to {self.beta_last:g}"
-        told += f", sounds of peak {self.peak:g}" if self.peak else ""
-        told += f", prior by {self.prior}" if self.prior != "standard" else ""
-        return told + (f", {self.source} source" if self.source != "none" else "")
+        text = f"noise, {self.loss}, {self.n_steps} steps from beta {self.beta_first:g} to {self.beta_last:g}"
+        text += f", sounds of peak {self.peak:g}" if self.peak else ""
+        text += f", prior by {self.prior}" if self.prior != "standard" else ""
+        return text + (f", {self.source} source" if self.source != "none" else "")
 
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffWaveModel":
         """A model with these settings; raises ModelError if the features do not suit.
@@ -150,8 +150,8 @@ def power_shares(mel: MelConfig) -> np.ndarray:
     corners = mel.edges_hz()
     widths = (corners[2:] - corners[:-2]) / 2
     sums = (np.ones_like(widths) if mel.norm == "slaney" else widths) * mel.n_fft / mel.sample_rate_hz
-    heard = math.sqrt(math.pi) / 2 * math.sqrt(3 / 8 * mel.window_samples) * sums
-    return (widths / widths.sum() / heard**2).astype(np.float32)
+    mean_magnitude = math.sqrt(math.pi) / 2 * math.sqrt(3 / 8 * mel.window_samples) * sums
+    return (widths / widths.sum() / mean_magnitude**2).astype(np.float32)
 
 
 class DiffWaveModel(nn.Module):
@@ -208,7 +208,7 @@ class DiffWaveModel(nn.Module):
 
         PriorGrad (Lee et al. 2022, https://arxiv.org/abs/2106.06406, section 4.1): the root of a frame's summed mel
         amplitudes over the largest that training knew, not below 0.1, held for the samples of the frame. ``level`` is
-        2.5 times the RMS that the mel tells, on straight lines between frames; -60 dB at least.
+        2.5 times the RMS that the mel implies, on straight lines between frames; -60 dB at least.
         """
         if self.settings.prior == "standard":
             return None
@@ -239,39 +239,40 @@ class DiffWaveModel(nn.Module):
     def song_conditions(
         self, log_mel: np.ndarray, f0_hz: np.ndarray | None = None, voiced: np.ndarray | None = None
     ) -> dict[str, Tensor]:
-        """What of a song steers a vocoder: its mel ``[frames, mels]``, and its pitch ``[frames]`` where it hears one.
+        """A song's conditions for a vocoder: mel ``[frames, mels]``, and F0 ``[frames]`` for a harmonic source.
 
-        Raises ModelError if it hears the pitch and none is given.
+        Raises ModelError if the F0 is needed and missing.
         """
-        told = {"mel": self.scale(torch.from_numpy(log_mel)[None].to(self.device))}
+        conditions = {"mel": self.scale(torch.from_numpy(log_mel)[None].to(self.device))}
         if self.source is not None:
             if f0_hz is None or voiced is None:
-                raise ModelError("This vocoder hears the pitch besides the mel; give f0_hz and voiced too.")
-            told["source"] = torch.from_numpy(self.source.song(log_mel, f0_hz, voiced))[None].to(self.device)
-        return told
+                raise ModelError("This vocoder has a harmonic source; give f0_hz and voiced too.")
+            conditions["source"] = torch.from_numpy(self.source.song(log_mel, f0_hz, voiced))[None].to(self.device)
+        return conditions
 
     def conditions(self, batch: Mapping[str, Tensor], locked: bool = False) -> dict[str, Tensor]:
         """What of a dataset's batch steers the network.
 
         Args:
-            batch: ``log_mel`` (with ``audio``, ``f0_hz`` and ``voiced`` where the pitch is heard) or ``label``.
+            batch: ``log_mel`` (with ``audio``, ``f0_hz`` and ``voiced`` for a harmonic source) or ``label``.
             locked: With the phase of the batch's own sound, as training needs it; else by the pitch alone.
 
         Returns:
-            By the network's names: ``mel``, scaled, and ``source`` where the pitch is heard; ``label``; or nothing.
+            By the network's names: ``mel``, scaled, with ``source`` for a harmonic source; ``label``; or nothing.
 
         Raises:
             ModelError: if the batch has recordings without a label the model knows.
         """
         if self.settings.condition == "mel":
-            told = {"mel": self.scale(batch["log_mel"])}
+            conditions = {"mel": self.scale(batch["log_mel"])}
             if self.source is not None and locked:
                 names = ("audio", "log_mel", "f0_hz", "voiced")
-                told["source"] = self.source.locked(*(batch[name] for name in names))
+                conditions["source"] = self.source.locked(*(batch[name] for name in names))
             elif self.source is not None:
                 rows = zip(*(batch[name].cpu().numpy() for name in ("log_mel", "f0_hz", "voiced")), strict=True)
-                told["source"] = torch.from_numpy(np.stack([self.source.song(*row) for row in rows])).to(self.device)
-            return told
+                source = np.stack([self.source.song(*row) for row in rows])
+                conditions["source"] = torch.from_numpy(source).to(self.device)
+            return conditions
         if self.settings.condition == "none":
             return {}
         low, high = int(batch["label"].min()), int(batch["label"].max())
@@ -286,21 +287,21 @@ class DiffWaveModel(nn.Module):
     def loss(
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Mean error of the named noise at random diffusion times, and its halves of less and of more noise."""
+        """Mean error of the predicted noise at random diffusion times (Kong et al. 2021, Eq. 7), and its two halves."""
         x0, steps = batch["audio"] * self.gain(batch["audio"]), self.schedule.n_steps
         t = (rng.stratified_uniform(len(x0), generator) * steps).long().clamp_max(steps - 1).to(x0.device)
         noise = rng.normal(tuple(x0.shape), generator).to(x0)
         conditions = self.conditions(batch, locked=True)
-        spread = self.prior_std(conditions["mel"]) if "mel" in conditions else None
-        if self.settings.prior == "level":  # the network sees all in units of the spread
+        std = self.prior_std(conditions["mel"]) if "mel" in conditions else None
+        if self.settings.prior == "level":  # everything in units of the prior's standard deviation
             if "source" in conditions:
-                conditions["source"] = conditions["source"] / spread
-            x0, spread = x0 / spread, None
-        wide = noise if spread is None else noise * spread
-        named = self.net(self.schedule.diffuse(x0, t, wide), t.float(), **conditions).float()
-        if spread is not None:  # PriorGrad's loss: the error measured in standard deviations
-            named = named / spread
-        error = (named - noise).square() if self.settings.loss == "l2" else (named - noise).abs()
+                conditions["source"] = conditions["source"] / std
+            x0, std = x0 / std, None
+        scaled = noise if std is None else noise * std
+        predicted = self.net(self.schedule.diffuse(x0, t, scaled), t.float(), **conditions).float()
+        if std is not None:  # PriorGrad (Lee et al. 2022, Eq. 3): the error in standard deviations of the prior
+            predicted = predicted / std
+        error = (predicted - noise).square() if self.settings.loss == "l2" else (predicted - noise).abs()
         each, late = error.mean(dim=1), (t >= steps // 2).float()
         halves = {"little_noise": 1 - late, "much_noise": late}
         parts = {k: ((each * w).sum() / w.sum().clamp_min(1)).detach() for k, w in halves.items()}

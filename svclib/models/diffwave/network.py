@@ -1,7 +1,7 @@
-"""DiffWave's network: noisy samples and a diffusion time in, the noise out.
+"""DiffWave's network: noisy samples and a diffusion time in, predicted noise out.
 
-After Kong et al. 2021, Fig. 2, 3 and appendix C. The gated stack is the one of ``layers``. A mel spectrogram steers
-every gate in one of two ways: ``samples`` is the paper's (two transposed convolutions bring the mel to sample rate,
+After Kong et al. 2021, Fig. 2, 3 and appendix C. The gated stack is the one of ``layers``. A mel spectrogram conditions
+every gate by one of two conditioners: ``samples`` is the paper's (transposed convolutions bring the mel to sample rate,
 then one 1x1 convolution per layer), ``frames`` is the project's own (the 1x1 convolutions run at frame rate and their
 results are interpolated between frame centres: a quarter fewer multiplications, and nothing to remember at sample
 rate). A label (a spoken digit, a speaker) adds one vector to every gate.
@@ -93,7 +93,7 @@ class DiffWaveNet(nn.Module):
         n_steps: Trained steps, for ``table``.
         squeeze: Neighbouring samples that make one position of the stack, as WaveGlow squeezes them (Prenger et al.
             2019): the layers run that many times less often, so that far wider ones are affordable. 1 is the paper's.
-        sourced: Whether it hears a signal of the pitch beside the noisy samples; see ``diffwave_source``.
+        sourced: Whether a harmonic source is a second input; see ``harmonic_source``.
 
     Attributes:
         halo: Positions on either side that one output position depends on.
@@ -161,7 +161,7 @@ class DiffWaveNet(nn.Module):
     def inputs(
         self, x: Float[Tensor, "batch samples"], source: Float[Tensor, "batch samples"] | None
     ) -> Float[Tensor, "batch inputs positions"]:
-        """What the first convolution sees: the noisy samples, and the signal of the pitch where there is one."""
+        """Input of the first convolution: the noisy samples, and the harmonic source where there is one."""
         x = self.squeezed(x)
         return x if source is None else torch.cat([x, self.squeezed(source.to(x))], dim=1)
 
@@ -215,7 +215,7 @@ class DiffWaveNet(nn.Module):
         return self.label_conditions(self.labels(label))
 
     def check(self, mel: Tensor | None, label: Tensor | None, n_samples: int, source: Tensor | None = None) -> None:
-        """Refuse conditions that are missing, not taken or of the wrong length: ModelError says which."""
+        """Refuse conditions that are missing, unexpected or of the wrong length with a ModelError."""
         needs = (("mel", mel, self.n_mels), ("label", label, self.n_labels), ("source", source, self.sourced))
         for name, value, wanted in needs:
             if (value is None) == bool(wanted):
@@ -250,7 +250,7 @@ class DiffWaveNet(nn.Module):
             source: The signal of the pitch, as long as ``x``; given if and only if the network is ``sourced``.
 
         Returns:
-            The noise named in every sample.
+            The predicted noise.
 
         Raises:
             ModelError: if conditions are missing, too many or of the wrong size.

@@ -1,4 +1,4 @@
-"""DiffWave's noise levels, for the samplers of ``diffusion.samplers``: trained steps, or a fast schedule aligned with them.
+"""Noise levels of DiffWave for ``diffusion.samplers``: the trained steps, or a fast schedule aligned with them.
 
 After Kong et al., *DiffWave* (ICLR 2021, https://arxiv.org/abs/2009.09761): the reverse process of Algorithm 1 is the
 sampler ``ddpm``; appendix B evaluates the network at real diffusion times whose noise levels are those of a shorter

@@ -42,7 +42,7 @@ class LoadedVocoder:
         sha256: Of the file it came from.
         path: That file.
         model: What makes the sound.
-        fast: Of a diffwave: walk by its fast schedule rather than by every trained step.
+        fast: Of a diffwave: use its fast schedule rather than every trained step.
     """
 
     name: str
@@ -64,7 +64,7 @@ class LoadedVocoder:
         return self.features.sample_rate_hz
 
     def record(self) -> dict[str, str]:
-        """Name, kind and SHA-256, as conversions keep them; whether a diffwave walked every step."""
+        """Name, kind and SHA-256, as conversions keep them; whether a diffwave used every step."""
         every = {"steps": "all"} if self.kind == "diffwave" and not self.fast else {}
         return {"name": self.name, "kind": self.kind, "sha256": self.sha256, **every}
 
@@ -77,15 +77,15 @@ class LoadedVocoder:
         progress: ProgressCallback | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Synthesis:
-        """Sing a log-mel of this vocoder's contract, of any length.
+        """Render a log-mel of this vocoder's mel configuration, of any length.
 
         Args:
             log_mel: ``[frames, mels]``.
-            f0_hz: ``[frames]``; a diffwave without ``source`` hears the pitch from the mel alone.
+            f0_hz: ``[frames]``; unused by a diffwave without a harmonic source.
             voiced: ``[frames]``, whether there is a pitch.
             seed: Of all noise.
-            progress: Called with a fraction and a text.
-            cancelled: Asked now and then; True raises ``Cancelled``.
+            progress: See ``utils.progress``.
+            cancelled: See ``utils.progress``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples: the sound and its two parts. Only ``harmonic`` has parts; of
@@ -121,7 +121,7 @@ class LoadedVocoder:
         progress: ProgressCallback | None = None,
         cancelled: Callable | None = None,
     ) -> Synthesis:
-        """Analysis and resynthesis: measured sound sung again (copy synthesis) by :meth:`render`.
+        """Copy synthesis: :meth:`render` of measured features.
 
         Raises ModelError if it was measured by another mel contract, ModelError if without one.
         """
@@ -212,7 +212,8 @@ def load_vocoder(
     try:
         given = path
         if path.is_file() and path.suffix.lower() == ".zip":
-            folder = f"{filesystem.safe_name(path.stem)} {filesystem.sha256_file(path)[:8]}"  # one folder for each zip's contents
+            # one folder for the contents of each zip
+            folder = f"{filesystem.safe_name(path.stem)} {filesystem.sha256_file(path)[:8]}"
             path = _checkpoint_in(unzip.unpack(path, into / folder, progress))
         elif path.is_dir():
             path = _checkpoint_in(path)
@@ -227,7 +228,7 @@ def load_vocoder(
 
 
 def _holds_instrument(path: Path) -> bool:
-    """True for an instrument file, and for a broken .zip: opening that says what is wrong with it."""
+    """True for an instrument file, and for a broken .zip, which loading reports."""
     try:
         with zipfile.ZipFile(path) as file:
             names = file.namelist()

@@ -2,7 +2,7 @@
 
 ``harmonic`` writes the spectral envelope that the mel already holds onto harmonics of the pitch and onto noise
 (``synthesis``; after Engel et al. 2020). A short calculation on the mel filters gives first amplitudes
-(:meth:`HarmonicVocoder.controls`), a small frame-rate network corrects them: untrained it already sings, trained it
+(:meth:`HarmonicVocoder.controls`), a small frame-rate network corrects them: it works untrained; trained it
 knows how much of a band is breath. Frames without pitch get no harmonics at all, so breaths and sibilants cannot buzz.
 """
 
@@ -103,7 +103,7 @@ class HarmonicSettings(Settings):
         Raises :class:`ModelError` if the features have no mel contract.
         """
         if features.mel is None:
-            raise ModelError("A vocoder sings log-mels, but these features have no mel contract.")
+            raise ModelError("A vocoder needs log-mels, but these features have no mel.")
         with layers.seeded(seed):
             return HarmonicVocoder(self, features)
 
@@ -239,7 +239,7 @@ class HarmonicVocoder(SpectralLossModel):
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Synthesis:
-        """Sing a song of any length in pieces that equal the whole.
+        """Render a song of any length in chunks that equal the whole.
 
         Args:
             log_mel: ``[frames, mels]``.
@@ -247,8 +247,8 @@ class HarmonicVocoder(SpectralLossModel):
             voiced: ``[frames]``.
             seed: Of the noise.
             chunk_frames: Frames per piece; memory grows with it, the sound does not change.
-            progress: Called with a fraction and a text.
-            cancelled: Asked before every piece; True raises ``Cancelled``.
+            progress: See ``utils.progress``.
+            cancelled: See ``utils.progress``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples: the sound and its two parts.
@@ -285,6 +285,6 @@ class HarmonicVocoder(SpectralLossModel):
             kept = sound[0, (start - first) * hop : (stop - first) * hop]
             harmonic[start * hop : stop * hop] = kept.cpu().numpy()
             if progress is not None:
-                progress(stop / n_frames, f"sung {units.duration_text(stop * hop / rate)}")
+                progress(stop / n_frames, f"rendered {units.duration_text(stop * hop / rate)}")
         noise = noise[self.settings.n_noise_bands - 1 :][: n_frames * hop]
         return Synthesis(harmonic + noise, harmonic, noise)

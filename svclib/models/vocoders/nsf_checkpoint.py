@@ -100,7 +100,7 @@ def load(path: str | Path) -> NsfHifigan:
 
 
 def _said(error: Exception) -> str:
-    """The beginning of what an error says: it may quote the file at length."""
+    """The beginning of an error's message, which may quote the file at length."""
     first = (str(error).splitlines() or [""])[0]
     return "".join(c if c.isprintable() else "?" for c in first[:120]) or type(error).__name__
 

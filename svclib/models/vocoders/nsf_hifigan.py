@@ -1,8 +1,8 @@
 """The community's NSF-HiFiGAN vocoders, read from weights that a person brings along.
 
 Generators of 2022.12, 2024.02 (``mini_nsf`` false) and PC-NSF-HiFiGAN of 2025.02 (``mini_nsf`` true): HiFi-GAN (Kong et
-al. 2020, section 2.2) whose upsampling stages also hear a source made from the pitch (neural source-filter; Wang et
-al. 2019, section III-A). A checkpoint is ``{'generator': tensors}`` with ``config.json`` beside it. It is read as
+al. 2020, section 2.2) whose upsampling stages also receive an excitation signal made from the F0 (neural source-filter;
+Wang et al. 2019, section III-A). A checkpoint is ``{'generator': tensors}`` with ``config.json`` beside it. It is read as
 tensors only; nothing in it can run. The published weights are for non-commercial use and are not part of svclib.
 """
 
@@ -30,15 +30,15 @@ N_SINES, SINE, VOICED_NOISE, UNVOICED_NOISE = 9, 0.1, 0.003, 0.1 / 3
 
 @dataclasses.dataclass(frozen=True)
 class NsfSettings:
-    """What ``config.json`` says, in its own names.
+    """The fields of ``config.json``, under its own names.
 
     Attributes:
         sampling_rate, hop_size, num_mels, n_fft, win_size, fmin, fmax: The mel; always natural log, floor 1e-5.
         upsample_rates, upsample_kernel_sizes, upsample_initial_channel: The upsampling stages; rates multiply to the
             hop, channels halve from stage to stage.
         resblock_kernel_sizes, resblock_dilation_sizes: The residual blocks behind every stage.
-        mini_nsf: True: one sine at the rate of the second stage, heard there alone, whether voiced or not. False: nine
-            harmonics with noise at the sample rate, heard at every stage.
+        mini_nsf: True: one sine at the rate of the second stage and for it alone, voiced or not. False: nine
+            harmonics with noise at the sample rate, for every stage.
         noise_sigma: Noise added behind the first layer.
     """
 
@@ -86,7 +86,7 @@ class NsfSettings:
 
     @classmethod
     def from_json(cls, record: Any) -> "NsfSettings":
-        """The settings of a ``config.json``; what it says beyond the fields here is about training.
+        """The settings of a ``config.json``; its other entries are about training.
 
         Raises ModelError, naming the field that is missing or does not fit.
         """
@@ -118,7 +118,7 @@ def _checked(name: str, value, like):
     raise ModelError(f"its config.json says {name} = {repr(value)[:60]}; expected something like {like}.")
 
 
-class Block(nn.Module):
+class ResBlock(nn.Module):
     """Three times: leaky ReLU, dilated convolution, leaky ReLU, convolution, added to what came in."""
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]):
@@ -142,7 +142,7 @@ class NsfHifigan(nn.Module):
     Names of its tensors are the published ones, without weight normalisation.
 
     Args:
-        settings: What its ``config.json`` says.
+        settings: From its ``config.json``.
         name: For people and messages.
 
     Attributes:
@@ -159,7 +159,7 @@ class NsfHifigan(nn.Module):
         reach, rate = 3.0, 1
         for c_in, c_out, r, k in zip(channels, channels[1:], s.upsample_rates, s.upsample_kernel_sizes, strict=False):
             self.ups.append(nn.ConvTranspose1d(c_in, c_out, k, r, padding=(k - r) // 2))
-            blocks = [Block(c_out, *b) for b in zip(s.resblock_kernel_sizes, s.resblock_dilation_sizes, strict=True)]
+            blocks = [ResBlock(c_out, *b) for b in zip(s.resblock_kernel_sizes, s.resblock_dilation_sizes, strict=True)]
             self.resblocks.extend(blocks)
             reach, rate = reach + k / (r * rate), rate * r
             reach += max(b.reach for b in blocks) / rate
@@ -199,7 +199,7 @@ class NsfHifigan(nn.Module):
         initial: Float[Tensor, " sines"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch 1 n"]:
-        """What the stages hear of the pitch.
+        """The excitation signal.
 
         With ``mini_nsf`` one sine of amplitude 1. Otherwise ``tanh(w . s + b)`` of nine harmonics ``s`` of amplitude
         0.1 with noise of 0.003, which in frames without pitch is noise of 0.1 / 3 alone.
@@ -269,8 +269,8 @@ class NsfHifigan(nn.Module):
     ) -> Float[Tensor, "batch samples"]:
         """The vocoder protocol: songs of any length, in pieces with a halo, under one source.
 
-        Frames without pitch get noise for a source; ``mini_nsf``, which knows no voicing, gets the pitch around them
-        and hears from the mel that they are unvoiced.
+        Frames without pitch get noise for a source; ``mini_nsf``, which knows no voicing, gets the F0 around them
+        and takes voicing from the mel.
 
         Args:
             log_mel: Natural logarithm, by the contract.
@@ -279,7 +279,7 @@ class NsfHifigan(nn.Module):
             seed: Of all noise and of where the harmonics of the source begin.
             chunk_frames: Frames per piece; 2 s at 44.1 kHz are also the fastest on a CPU.
             progress: Called after every piece with the share that is done and a text.
-            cancelled: Asked before every piece; True raises ``Cancelled``.
+            cancelled: See ``utils.progress``.
 
         Returns:
             ``frames * hop`` samples within -1 .. 1.
