@@ -11,7 +11,7 @@ import torch
 
 from svclib.audio.mel import MelConfig
 from svclib.models.vocoders import harmonic, nsf_checkpoint
-from svclib.models.vocoders.nsf_hifigan import Block, NsfHifigan, NsfSettings
+from svclib.models.vocoders.nsf_hifigan import ResBlock, NsfHifigan, NsfSettings
 from svclib.utils.errors import Cancelled, ModelError
 
 TABLE = Path(__file__).parents[1] / "fixtures" / "nsf_hifigan_tensors.txt"
@@ -131,7 +131,7 @@ def convolve(x, weight, bias, dilation):
 
 def test_residual_block_by_hand():
     torch.manual_seed(1)
-    block = Block(4, 7, (1, 3, 5)).double()
+    block = ResBlock(4, 7, (1, 3, 5)).double()
     x = np.random.default_rng(0).standard_normal((4, 90))
     want, leak = x, lambda v: np.where(v > 0, v, 0.1 * v)
     tensors = {k: v.detach().numpy() for k, v in block.state_dict().items()}
