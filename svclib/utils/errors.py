@@ -12,7 +12,7 @@ class _Details:
     """
 
     def __init__(self, message: str = "", *, path: str | Path | None = None, hint: str = "", code: str = ""):
-        super().__init__(f"{message} {hint}".strip())  # type: ignore[call-arg]  (the exception class beside it)
+        super().__init__(f"{message} {hint}".strip())  # type: ignore[call-arg]  # of the exception class beside it
         self.path = None if path is None else Path(path)
         self.hint, self.code = hint, code
 
