@@ -211,7 +211,7 @@ def _run_data(run: Run, number: int, low, high, path, values) -> dict:
     trace, info, steps = run.trace, run.trace.info, range(len(run.trace))
     guesses = _bytes_of(plot_data.levels_db(trace, np.concatenate([trace.x0_hat, trace.result[None]])), low, high)
     guesses[1:] -= guesses[:-1].copy()  # differences of similar steps compress better; the page adds them up
-    about = [info.get("method"), f"{trace.n_calls} calls of the network"]
+    about = [str(info.get("method") or ""), f"{trace.n_calls} calls of the network"]
     about += [f"noise of seed {info['seed']}"] if "seed" in info else []
     wave = {}
     if trace.kind == "wave":

@@ -190,14 +190,14 @@ def _check_statement(statement, source: str) -> None:
     if isinstance(statement, config_parser.ImportStatement):
         allowed = {f"{home}.{name}" for name, home in _HOMES.items()} | _FORMER.keys() | {_HEADER_MODULE}
         if statement.module not in allowed:
-            raise ConfigError(f"{where}: imports '{statement.module}'; a preset may import only svclib's settings.")
+            raise ConfigError(f"{where}: imports {statement.module!a}; a preset may import only svclib's settings.")
     elif isinstance(statement, config_parser.IncludeStatement):
         name = statement.filename
         if Path(name).name != name or not (preset_folder() / name).is_file():
-            raise ConfigError(f"{where}: includes '{name}'; a preset may include only the project's presets by name.")
+            raise ConfigError(f"{where}: includes {name!a}; a preset may include only the project's presets by name.")
     elif isinstance(statement, config_parser.BindingStatement):
         if statement.scope:
-            raise ConfigError(f"{where}: '{statement.scope}/' is a scope; presets are flat.")
+            raise ConfigError(f"{where}: {statement.scope + '/'!a} is a scope; presets are flat.")
         _check_value(statement.value, where)
         if statement.arg_name:
             _check_selector(statement.selector, where)
@@ -207,7 +207,7 @@ def _check_statement(statement, source: str) -> None:
 
 def _check_selector(selector: str, where: str) -> None:
     if not re.fullmatch(r"config\.preset|[a-z_]+\.[A-Z]\w*(Settings|Config)", selector):
-        raise ConfigError(f"{where}: '{selector}' is not a settings class; write for example ddsp.DdspSettings.")
+        raise ConfigError(f"{where}: {selector!a} is not a settings class; write for example ddsp.DdspSettings.")
 
 
 def _check_value(value, where: str) -> None:
