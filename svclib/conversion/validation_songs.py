@@ -64,6 +64,9 @@ def for_training(dataset: Any, folder: str | Path, words: bool | None = None) ->
         folder: Songs of other singers.
         words: Whether to transcribe them by Whisper; None does so where it is installed.
 
+    Returns:
+        The ``score``, or None.
+
     Raises:
         ConversionError: if ``words`` are wanted and there is no recognizer.
     """

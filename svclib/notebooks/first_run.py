@@ -298,7 +298,9 @@ def progress_summary(status, minutes: float | int | None, elapsed_s: float) -> t
     return share, left_s
 
 
-def export(run: Path, base: workspace.Base, which: str | int = "best", name: str = "") -> tuple[Path, str]:
+def export(
+    run: Path, base: workspace.Base, which: str | int = "best", name: str = "", data: Any = None
+) -> tuple[Path, str]:
     """``training.export`` into ``base.instruments``, unless the very same instrument is there already.
 
     Args:
@@ -306,6 +308,7 @@ def export(run: Path, base: workspace.Base, which: str | int = "best", name: str
         base: The person's folder.
         which: ``best``, ``last`` or a step.
         name: Of the instrument and its file; the run's if empty.
+        data: The run's dataset, whose content a diffusion instrument keeps for retrieval; none if None.
 
     Returns:
         ``(path, sentence)``.
@@ -316,7 +319,7 @@ def export(run: Path, base: workspace.Base, which: str | int = "best", name: str
     for entry in instrument.list_folder(base.instruments):
         if (entry.name, entry.info.get("trained_steps"), entry.info.get("validation_loss")) == wanted:
             return entry.path, f"This instrument, step {record['step']}, was exported before: {entry.path}"
-    path = training.export(run, base.instruments / f"{name}.zip", which, name)
+    path = training.export(run, base.instruments / f"{name}.zip", which, name, dataset=data)
     return path, f"The instrument, from step {record['step']}, is {path}"
 
 

@@ -334,9 +334,9 @@ def choose_checkpoint(run: Path) -> CheckpointPanel:
     return panel
 
 
-def export(run: Path, base, which="best", name: str = "") -> Path:
+def export(run: Path, base, which="best", name: str = "", data=None) -> Path:
     """Write the instrument into ``base.instruments``, where nothing is overwritten; says where and offers a link."""
-    path, said = first_run.export(run, base, which, name)
+    path, said = first_run.export(run, base, which, name, data)
     display(HTML(page.notice(said, "done") + page.download_link(path)))
     return path
 
