@@ -99,12 +99,12 @@ def test_the_level_that_a_mel_tells():
     model = dataclasses.replace(SINGS, prior="level").build(FEATURES)
     noise = torch.randn(4, 400 * HOP, generator=torch.Generator().manual_seed(0))
     for level in (1.0, 0.03):
-        spread = model.spread(model.scale(log_mel(level * noise, MEL)))
+        spread = model.prior_std(model.scale(log_mel(level * noise, MEL)))
         assert float(spread.mean()) * diffwave.LEVEL == pytest.approx(level, rel=0.06)
     sine = torch.tensor(vibrato(0.0, (0.3,))[0][None], dtype=torch.float32)
-    told_rms = float(model.spread(model.scale(log_mel(sine, MEL))).mean()) * diffwave.LEVEL
+    told_rms = float(model.prior_std(model.scale(log_mel(sine, MEL))).mean()) * diffwave.LEVEL
     assert 2**-0.5 < told_rms / (0.3 / 2**0.5) < 2**0.5
-    silence = model.spread(model.scale(log_mel(torch.zeros(1, 640), MEL)))
+    silence = model.prior_std(model.scale(log_mel(torch.zeros(1, 640), MEL)))
     assert torch.all(silence == silence.new_tensor(diffwave.LEAST_LEVEL / diffwave.LEVEL))
 
 
