@@ -3,7 +3,7 @@
 An instrument is one zip with exactly ``instrument.json`` (settings, statistics, licence, consent, checksums of the
 other members), ``weights.safetensors`` (float32, no optimiser) and ``config.gin`` (a record for people, never parsed).
 Loading executes nothing in it: it is never extracted, unpickled or parsed by gin; every name, size, type, range, shape
-and value is compared with what the architecture says, and the file is refused if anything differs.
+and value is compared with the architecture, and the file is refused if anything differs.
 
 The zip's comment holds the SHA-256 of everything before it, so that any changed bit is noticed; a zip packed anew by a
 file manager has no comment and is verified by its members' checksums.
@@ -103,7 +103,7 @@ def build_model(settings: Any, features: FeatureSettings, statistics: dict | Non
 
 
 def loss_definition(settings: Any) -> dict:
-    """What a model's loss values mean: losses compare only where this is equal (FFT sizes and log rule for DDSP)."""
+    """Definition of a model's loss: values compare only where this is equal (FFT sizes and log rule for DDSP)."""
     names = ("fft_sizes", "log_rule", "prediction", "coarse_weight", "vocoder", "vocoder_weight")
     return {"kind": settings.kind, **{n: to_dict(getattr(settings, n)) for n in names if hasattr(settings, n)}}
 
@@ -125,7 +125,7 @@ def f0_definition(features: FeatureSettings) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What :func:`save` writes about an instrument besides its model.
+    """Description that :func:`save` writes besides the model.
 
     Attributes:
         created: Date for people, ``2026-11-21``.
@@ -280,7 +280,7 @@ def list_folder(folder: str | Path) -> list[InstrumentEntry]:
 
 
 def describe(instrument: Instrument) -> str:
-    """What an instrument is, for people, in a few lines of plain text."""
+    """An instrument in a few lines of plain text."""
     info, pitch = instrument.info, instrument.statistics.get("f0_midi") or {}
     loss = "" if info["validation_loss"] is None else f", held-out loss {info['validation_loss']:.3f}"
     scales = f" ({len(info['loss']['fft_sizes'])} FFT sizes)" if loss and "fft_sizes" in info["loss"] else ""

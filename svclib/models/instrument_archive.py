@@ -105,7 +105,7 @@ class Archive:
         self.file.close()
 
     def size(self, name: str) -> int:
-        """Unpacked bytes of a member, as the directory says."""
+        """Unpacked bytes of a member by the directory."""
         return self.entries[name].file_size
 
     def read(self, name: str) -> bytes:

@@ -163,7 +163,7 @@ class GatedStack(nn.Module):
             nn.init.kaiming_normal_(self.conditions.weight)
 
     def project(self, condition: Float[Tensor, "batch condition_dims frames"]) -> tuple[Tensor, ...]:
-        """What the condition adds to every block's gates, ``n_layers`` tensors ``[batch, 2 channels, frames]``."""
+        """The condition's addition to every block's gates, ``n_layers`` tensors ``[batch, 2 channels, frames]``."""
         return self.conditions(condition).chunk(len(self.blocks), dim=1)
 
     def forward(

@@ -31,7 +31,7 @@ AMPLITUDE_BIAS = -1.5  # and softly, at an amplitude of about 0.04
 
 @dataclasses.dataclass(frozen=True)
 class DdspSettings(Settings):
-    """What is built and what it is trained on. ``dataclasses.asdict`` gives JSON that builds the same settings again.
+    """Settings of the DDSP instrument and its loss.
 
     Attributes:
         kind: Name of this model kind, always ``ddsp``.
@@ -202,7 +202,7 @@ class DdspModel(SpectralLossModel):
         audio: Float[Tensor, "batch samples"] | None = None,
         z: Float[Tensor, "batch frames z"] | None = None,
     ) -> Controls:
-        """What to play for this pitch (filled over unvoiced frames) and loudness.
+        """Synthesizer controls for this F0 (filled over unvoiced frames) and loudness.
 
         With ``z_dims`` the network also needs ``audio`` (the whole clip, whose words are taken) or its ``z`` per frame.
         """

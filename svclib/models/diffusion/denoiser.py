@@ -30,7 +30,7 @@ Precomputed = tuple[Tensor, ...]  # of a condition: tensors whose last axis is f
 
 
 class Tap(NamedTuple):
-    """Where a hidden feature can be observed: the first input or the output of a module."""
+    """A hidden feature: the first input or the output of a module."""
 
     module: nn.Module
     side: Literal["input", "output"]
@@ -54,7 +54,7 @@ class Denoiser(nn.Module):
         raise NotImplementedError
 
     def precompute(self, condition: Float[Tensor, "batch dims frames"]) -> Precomputed:
-        """What depends on the condition alone; computed once per song and handed to :meth:`forward`."""
+        """The part that depends on the condition alone; computed once per song and passed to :meth:`forward`."""
         return (condition,)
 
     def forward(

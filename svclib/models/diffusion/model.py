@@ -74,7 +74,7 @@ class DiffusionModel(nn.Module):
 
     @property
     def loss_name(self) -> str:
-        """What the loss measures, for curves and tables."""
+        """The loss in words, for curves and tables."""
         what = f"mean square noise + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
         return f"{what} + {self.settings.vocoder_weight:g} {self.vocoder.loss_name}" if self.vocoder else what
 

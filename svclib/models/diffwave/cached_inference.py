@@ -57,7 +57,7 @@ class Folded:
         self.output = net.output.weight.detach()[:, :, 0].to(dtype), net.output.bias.detach()[:, None].to(dtype)
 
     def step_shifts(self, step: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch layers channels 1"]:
-        """What the diffusion time adds to the input of every layer."""
+        """The step vectors that are added to the input of every layer."""
         made = torch.addmm(self.shifts, step, self.steps.T)
         return made.view(len(step), self.n_layers, self.channels, 1).to(self.dtype)
 
@@ -118,8 +118,8 @@ class CachedDenoiser:
         n_samples: Length of the signals; follows from ``mel`` where there is one.
         batch: Number of signals, where it follows neither from ``mel`` nor ``label``.
         source: The harmonic source signal, or None.
-        unit: What the network takes for 1 at every sample, where that is not 1: signals and source are divided by it on
-            the way in, and the noise is multiplied on the way out.
+        unit: Scale of every sample, where that is not 1: signals and source are divided by it, the predicted noise is
+            multiplied by it.
         precision: ``fp32``, or ``bf16`` (``x_t`` and the result stay float32).
         chunk_samples: Samples computed at once, besides the halo.
         cache_bytes: Most bytes of conditions at sample rate to keep (``samples`` conditioner only; BASE needs 340 MB
@@ -253,7 +253,7 @@ class CachedDenoiser:
             self.ramps = (1 - (place - rows).abs()).clamp_min(0).to(self.dtype)
 
     def _conditions(self, piece: tuple[int, int, int, int]):
-        """What a piece's layers add to their gates, as a function that gives or writes it."""
+        """The gate conditions of a chunk, as a function that returns or writes them."""
         _, _, low, high = piece
         if self.tiled:
             return self._tiled_conditions(low, high)

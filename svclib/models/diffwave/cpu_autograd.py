@@ -3,7 +3,7 @@
 The same arithmetic as ``layers.GatedResidualBlock``, with three matrix products forward and four backward per tile: the
 three shifted inputs of the dilated convolution are stacked into one, ``tanh(a) = 2 sigmoid(2a) - 1`` turns the gate into one
 sigmoid over both halves, the condition is brought from frames to positions by a small matrix, the sum of skips grows in
-place. Kept for the way back are the layer's input and the sigmoids alone.
+place. Only the layer's input and the sigmoids are kept for the backward pass.
 """
 
 import math
@@ -51,7 +51,7 @@ class GatedLayer(torch.autograd.Function):
         """Run the layer.
 
         Args:
-            ctx: Torch's; what the way back needs is kept in it.
+            ctx: Of torch; keeps what the backward pass needs.
             x: What comes in, ``[batch, channels, positions]``, contiguous.
             total: Sum of the skips so far, of the same shape; written in place.
             shift: What the step adds to the input, ``[batch, channels]``.
@@ -75,7 +75,7 @@ class GatedLayer(torch.autograd.Function):
         kept, after = _borrow((batch, -(-n // tile), 2 * c * tile), idle), torch.empty_like(x)
         stacked, z, residual = x.new_empty(3 * c, tile), x.new_empty(c, tile), (out[:c] * ROOT, out_bias * ROOT)
         if frames is not None:  # the shares of the frames add to 1 everywhere, so the bias may ride on them
-            told = frames * twice + start[:, :, None]
+            biased = frames * twice + start[:, :, None]
         for row in range(batch):
             for a in range(0, n, tile):
                 b = min(a + tile, n)
@@ -85,7 +85,7 @@ class GatedLayer(torch.autograd.Function):
                     y.add_(start[row][:, None])
                 else:
                     edges = _edges(a, b, tile, ramp, frames)
-                    y.addmm_(told[row][:, edges], ramp[: len(edges), : b - a])
+                    y.addmm_(biased[row][:, edges], ramp[: len(edges), : b - a])
                 y.sigmoid_()
                 gated = torch.neg(y[:c], out=z[:, : b - a]).addcmul_(y[:c], y[c:], value=2.0)
                 torch.add(residual[1], x[row, :, a:b], alpha=ROOT, out=after[row, :, a:b]).addmm_(residual[0], gated)

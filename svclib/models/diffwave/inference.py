@@ -192,7 +192,7 @@ def denoise(
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """What :func:`interpolate` mixes.
+    """Options of :func:`interpolate`.
 
     Attributes:
         shares: Of the second sound, 0 to 1.

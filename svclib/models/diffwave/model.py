@@ -119,7 +119,7 @@ class DiffWaveSettings(Settings):
 
     @property
     def prediction(self) -> str:
-        """What the loss is about: losses compare only where this is equal."""
+        """Definition of the target: losses compare only where this is equal."""
         text = f"noise, {self.loss}, {self.n_steps} steps from beta {self.beta_first:g} to {self.beta_last:g}"
         text += f", sounds of peak {self.peak:g}" if self.peak else ""
         text += f", prior by {self.prior}" if self.prior != "standard" else ""
@@ -191,12 +191,12 @@ class DiffWaveModel(nn.Module):
 
     @property
     def loss_name(self) -> str:
-        """What the loss measures, for curves and tables."""
+        """The loss in words, for curves and tables."""
         return f"mean {'square' if self.settings.loss == 'l2' else 'absolute'} error of the {self.settings.prediction}"
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
         return self.net.input.weight.device
 
     def scale(self, log_mel: Float[Tensor, "batch frames mels"]) -> Float[Tensor, "batch mels frames"]:
@@ -222,7 +222,7 @@ class DiffWaveModel(nn.Module):
         return energy.sqrt().clamp(LEAST_SPREAD, 1.0).repeat_interleave(self.contract.hop_samples, dim=1)
 
     def gain(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 1"]:
-        """What brings signals to the level the model was trained at; at most 60 dB, so silence stays silent."""
+        """Gain that brings signals to the training level; at most 60 dB, so silence stays silent."""
         if not self.settings.peak:
             return torch.ones_like(x[:, :1])
         return self.settings.peak / x.abs().amax(dim=1, keepdim=True).clamp_min(LEAST_PEAK)
@@ -251,7 +251,7 @@ class DiffWaveModel(nn.Module):
         return conditions
 
     def conditions(self, batch: Mapping[str, Tensor], locked: bool = False) -> dict[str, Tensor]:
-        """What of a dataset's batch steers the network.
+        """The conditions of a dataset's batch.
 
         Args:
             batch: ``log_mel`` (with ``audio``, ``f0_hz`` and ``voiced`` for a harmonic source) or ``label``.
@@ -314,7 +314,7 @@ class DiffWaveModel(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, "batch samples"]:
-        """What the model makes of the batch's mels or labels, of nothing where it takes none; by the fast schedule."""
+        """Audio from the batch's mels or labels, or unconditional, by the fast schedule."""
         batch = {k: v.to(self.device) for k, v in batch.items()}
         shape = tuple(batch["audio"].shape)
         prepared = self.prepare(**self.conditions(batch), n_samples=shape[1], batch=shape[0])

@@ -130,7 +130,7 @@ class DiffWaveNet(nn.Module):
                 "conditioner 'samples'."
             )
         self.squeeze, self.frame_positions, self.sourced = squeeze, hop_samples // squeeze, sourced
-        self.idle: list[Tensor] = []  # see diffwave_layer.GatedLayer
+        self.idle: list[Tensor] = []  # see cpu_autograd.GatedLayer
         self.input = nn.Conv1d(squeeze * (1 + sourced), channels, 1)
         self.embedding = layers.StepEmbedding(SINUSOIDS, STEP_DIMS, STEP_DIMS, 1e4, nn.SiLU, activate_last=True)
         dims = {"none": 0, "frames": condition_dims, "samples": n_mels}[self.conditioner]
@@ -166,7 +166,7 @@ class DiffWaveNet(nn.Module):
         return x if source is None else torch.cat([x, self.squeezed(source.to(x))], dim=1)
 
     def encode(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dims length"]:
-        """What all layers share of the condition.
+        """The condition encoding that all layers share.
 
         Args:
             mel: Scaled to about -1 .. 1, as ``DiffWaveModel.scale`` gives it.
@@ -186,7 +186,7 @@ class DiffWaveNet(nn.Module):
     def layer_condition(
         self, i: int, encoded: Float[Tensor, "batch dims length"]
     ) -> Float[Tensor, "batch gates samples"]:
-        """What the mel adds to the gates of layer ``i``, at every position."""
+        """The mel's addition to the gates of layer ``i``, at every position."""
         gates, conv = 2 * self.channels, self.stack.conditions
         rows = slice(i * gates, (i + 1) * gates)
         projected = F.conv1d(encoded, conv.weight[rows], conv.bias[rows])
@@ -195,7 +195,7 @@ class DiffWaveNet(nn.Module):
         return projected
 
     def label_gates(self, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch all_gates"]:
-        """What labels add to the gates of all layers.
+        """The labels' addition to the gates of all layers.
 
         Args:
             label: Numbers from 0 to ``n_labels - 1``.
@@ -276,7 +276,7 @@ class DiffWaveNet(nn.Module):
         return self.output(F.relu(self.skip(total))).transpose(1, 2).flatten(1)
 
     def _in_tiles(self, h: Tensor) -> bool:
-        """Whether this is training on a CPU in fp32, where the layers run in tiles."""
+        """True for training on a CPU in fp32, where the layers run in tiles."""
         return (
             torch.is_grad_enabled()
             and h.device.type == "cpu"
@@ -285,7 +285,7 @@ class DiffWaveNet(nn.Module):
         )
 
     def _run_tiles(self, h: Tensor, step: Tensor, encoded: Tensor | None, fixed) -> Tensor:
-        """The sum of skips, by :class:`diffwave_layer.GatedLayer`."""
+        """The sum of skips, by :class:`cpu_autograd.GatedLayer`."""
         frame = self.frame_positions if encoded is not None else 1
         tile = cpu_autograd.tile_of(self.channels, frame)
         ramp = None if encoded is None else cpu_autograd.ramps(tile, frame)

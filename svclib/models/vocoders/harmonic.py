@@ -32,7 +32,7 @@ REACH = 8.0  # greatest correction of an amplitude, nepers
 
 @runtime_checkable
 class Vocoder(Protocol):
-    """What every vocoder offers.
+    """Interface of vocoders.
 
     Attributes:
         name: For people and messages.

@@ -76,7 +76,7 @@ def load(path: str | Path) -> NsfHifigan:
     except ModelError as error:
         raise ModelError(f"'{path.name}': {error}") from None
     except ValueError as error:
-        raise ModelError(f"'{path.name}': its config.json or weights cannot be read ({_said(error)}).") from None
+        raise ModelError(f"'{path.name}': its config.json or weights cannot be read ({_first_line(error)}).") from None
     except Exception as error:  # whatever a broken or foreign archive provokes in torch
         raise ModelError(
             f"'{path.name}' is damaged or holds more than tensors, so it was not opened ({type(error).__name__})."
@@ -95,11 +95,11 @@ def load(path: str | Path) -> NsfHifigan:
     except ModelError as error:
         raise ModelError(f"'{path.name}': {error}") from None
     except (RuntimeError, ValueError, MemoryError, OverflowError) as error:  # settings that torch cannot build
-        raise ModelError(f"'{path.name}': its config.json builds no network ({_said(error)}).") from None
+        raise ModelError(f"'{path.name}': its config.json builds no network ({_first_line(error)}).") from None
     return model.eval().requires_grad_(False)
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """The beginning of an error's message, which may quote the file at length."""
     first = (str(error).splitlines() or [""])[0]
     return "".join(c if c.isprintable() else "?" for c in first[:120]) or type(error).__name__
