@@ -1,7 +1,7 @@
 """One gated layer of DiffWave for training on a CPU: forward and backward over tiles that stay in a core's cache.
 
 The same arithmetic as ``layers.GatedResidualBlock``, with three matrix products forward and four backward per tile: the
-three shifted inputs of the dilated convolution are stacked into one, ``tanh(a) = 2 sigmoid(2a) - 1`` turns the gate into one
+three shifted inputs of the dilated convolution are stacked into one, ``tanh(a) = 2 sigmoid(2a) - 1`` makes the gate one
 sigmoid over both halves, the condition is brought from frames to positions by a small matrix, the sum of skips grows in
 place. Only the layer's input and the sigmoids are kept for the backward pass.
 """
