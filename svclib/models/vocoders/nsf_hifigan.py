@@ -1,8 +1,8 @@
 """The community's NSF-HiFiGAN vocoders, read from weights that a person brings along.
 
 Generators of 2022.12, 2024.02 (``mini_nsf`` false) and PC-NSF-HiFiGAN of 2025.02 (``mini_nsf`` true): HiFi-GAN (Kong et
-al. 2020, section 2.2) whose upsampling stages also receive an excitation made from the F0 (neural source-filter;
-Wang et al. 2019, section III-A). A checkpoint is ``{'generator': tensors}`` with ``config.json`` beside it. It is read as
+al. 2020, section 2.2) whose upsampling stages also receive an excitation made from the F0 (neural source-filter, Wang
+et al. 2019, section III-A). A checkpoint is ``{'generator': tensors}`` with ``config.json`` beside it. It is read as
 tensors only; nothing in it can run. The published weights are for non-commercial use and are not part of svclib.
 """
 
