@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lib.classifier import Heard, accuracy
-from svclib.conversion import metrics
-from svclib.utils.errors import ConversionError
+from svclib.utils.errors import ConversionError, ModelError
 
 N_BINS, SIGNIFICANT_Z = 50, 1.959964  # two-sided 0.05
 LEAST_OF_CLASS = 200
@@ -35,6 +34,37 @@ Probabilities = Float[np.ndarray, "_ labels"]
 
 
 # Measures of what was heard -------------------------------------------------------------------------------------------
+
+
+def frechet_distance(a: Float[np.ndarray, "_ _"], b: Float[np.ndarray, "_ _"]) -> float:
+    """Frechet distance of the Gaussians with the means and covariances of two sets (Dowson and Landau 1982).
+
+    ``|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))``; on a network's features it is FID (Heusel et al. 2017).
+
+    It has the square of the features' unit, and means nothing without the name of the features. It is biased: two sets
+    from one source differ by the more the smaller they are, so compare only values of equally many examples.
+
+    Args:
+        a: ``[examples, features]``, at least two examples; computed in float64, covariances divided by n - 1.
+        b: The other set; it may have another number of examples.
+
+    Returns:
+        The distance, 0 or more.
+
+    Raises:
+        ModelError: if the sets have other numbers of features, too few examples, or values that are not finite.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ModelError(
+            f"sets of shape {a.shape} and {b.shape} have no Frechet distance; give at least two examples each of "
+            "equally many finite numbers."
+        )
+    # S = R'R, so that the eigenvalues of (S_a S_b)^(1/2) are the singular values of R_a R_b'
+    roots: list[np.ndarray] = [np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r") for x in (a, b)]
+    shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    spread = sum(np.square(root).sum() for root in roots)
+    return max(0.0, float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + spread - 2.0 * shared))
 
 
 def inception_score(p: Probabilities) -> float:
@@ -145,7 +175,7 @@ def fid_of_classes(
                 f"The label '{label}' has {len(a)} real and {len(b)} made clips; the FID of a class needs equally "
                 f"many, at least {LEAST_OF_CLASS}, since with fewer it measures their number."
             )
-        found[label] = metrics.frechet_distance(real.features[a], made.features[b])
+        found[label] = frechet_distance(real.features[a], made.features[b])
     return found
 
 
@@ -192,7 +222,7 @@ def measure(
     return {
         "clips": len(made),
         "accuracy": None if asked is None else accuracy(made, asked),
-        "fid": metrics.frechet_distance(real.features, made.features),
+        "fid": frechet_distance(real.features, made.features),
         "fid_class": None if classes is None else float(np.mean(list(classes.values()))),
         "fid_class_std": None if classes is None else float(np.std(list(classes.values()))),
         "fid_classes": classes,

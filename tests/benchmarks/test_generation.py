@@ -12,7 +12,6 @@ import toy
 
 from lib import classifier, generation
 from lib.classifier import Clips, Heard
-from svclib.conversion import metrics
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
@@ -48,10 +47,10 @@ def test_frechet_distance_of_gaussians_in_closed_form():
     a_mean, b_mean = np.zeros(4), np.array([1.0, -2.0, 0.0, 0.5])
     a, b = exactly(a_mean, np.diag(a_std**2), 50), exactly(b_mean, np.diag(b_std**2), 90, seed=1)
     expected = np.sum((a_mean - b_mean) ** 2) + np.sum((a_std - b_std) ** 2)  # variances along common axes
-    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
-    assert metrics.frechet_distance(a, a + 3.0) == pytest.approx(4 * 9.0, rel=1e-10)
-    assert metrics.frechet_distance(a, 2.5 * a) == pytest.approx(1.5**2 * np.sum(a_std**2), rel=1e-10)
-    assert metrics.frechet_distance(a, a[::-1]) == pytest.approx(0.0, abs=1e-12)
+    assert generation.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+    assert generation.frechet_distance(a, a + 3.0) == pytest.approx(4 * 9.0, rel=1e-10)
+    assert generation.frechet_distance(a, 2.5 * a) == pytest.approx(1.5**2 * np.sum(a_std**2), rel=1e-10)
+    assert generation.frechet_distance(a, a[::-1]) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_frechet_distance_is_scipys_matrix_root():
@@ -60,20 +59,20 @@ def test_frechet_distance_is_scipys_matrix_root():
     b = rng.normal(size=(200, 20)) @ rng.normal(size=(20, 20))
     s, t = np.cov(a.T), np.cov(b.T)
     expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(s + t) - 2 * np.trace(scipy.linalg.sqrtm(s @ t)).real
-    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
-    assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a), rel=1e-12)
+    assert generation.frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert generation.frechet_distance(a, b) == pytest.approx(generation.frechet_distance(b, a), rel=1e-12)
 
 
 def test_frechet_distance_of_fewer_examples_than_features():
     flat = np.random.default_rng(0).normal(size=(8, 30))  # covariances of rank 7: no square root by iteration
-    assert metrics.frechet_distance(flat, flat) == pytest.approx(0.0, abs=1e-12)
+    assert generation.frechet_distance(flat, flat) == pytest.approx(0.0, abs=1e-12)
     dead = np.zeros((8, 30))
-    assert metrics.frechet_distance(flat, dead) == pytest.approx(
+    assert generation.frechet_distance(flat, dead) == pytest.approx(
         np.sum(flat.mean(0) ** 2) + flat.var(axis=0, ddof=1).sum(), rel=1e-12
     )
     for bad in (flat[:1], flat[:, :9], np.full((8, 30), np.nan)):
         with pytest.raises(ModelError, match="no Frechet distance; give at least two"):
-            metrics.frechet_distance(flat, bad)
+            generation.frechet_distance(flat, bad)
 
 
 # Scores of probabilities ----------------------------------------------------------------------------------------------
@@ -189,7 +188,7 @@ def test_measure_puts_the_single_measures_together():
     found = generation.measure(real, made, asked, names, n_bins=5)
     assert found["clips"] == 60 and found["bins"] == 5 and found["ndb_share"] == found["ndb"] / 5
     assert found["accuracy"] == np.mean([a == b for a, b in zip(names, asked, strict=True)])
-    assert found["fid"] == metrics.frechet_distance(real.features, made.features)
+    assert found["fid"] == generation.frechet_distance(real.features, made.features)
     assert found["is"] == generation.inception_score(made.probabilities)
     assert found["mis"] == generation.modified_inception_score(made.probabilities)
     assert found["am"] == generation.am_score(real.probabilities, made.probabilities)
@@ -209,7 +208,7 @@ def test_fid_of_a_class_needs_two_hundred_clips():
     real, made = heard(numbers), heard(numbers, seed=1)
     made.features[numbers == 1] += 1.0  # one label is off by 64, the other by chance only
     found = generation.measure(real, made, names, names)["fid_classes"]
-    assert found["no"] == metrics.frechet_distance(real.features[::2], made.features[::2])
+    assert found["no"] == generation.frechet_distance(real.features[::2], made.features[::2])
     assert found["yes"] - found["no"] == pytest.approx(64, rel=0.2)
     whole = generation.measure(real, made, names, names)
     assert whole["fid_class"] == pytest.approx((found["yes"] + found["no"]) / 2)
