@@ -120,8 +120,8 @@ def mcd_db(
     """Mel-cepstral distortion of two natural-log amplitude mel spectrograms (Kubichek 1993), without the level.
 
     ``10 / ln 10 * sqrt(2 * sum_d (c_d - c'_d)^2)`` over d = 1 ... ``n_cepstra``, averaged over frames. ``c_d`` are the
-    coefficients of the cosine series ``c_0 + sum_d c_d cos(d w)`` of the log-mel: the distortion is the root mean square
-    difference in dB of the two smoothed spectra, whatever the number of mels.
+    coefficients of the cosine series ``c_0 + sum_d c_d cos(d w)`` of the log-mel: the distortion is the root mean
+    square difference in dB of the two smoothed spectra, whatever the number of mels.
 
     Args:
         reference: ``[frames, mels]``.
