@@ -434,7 +434,7 @@ def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
 
 
 def has_audio(folder: str | Path) -> bool:
-    """Whether a folder or its sub-folders hold a usable sound file; opens files only until one is found."""
+    """True if a folder or its sub-folders hold a usable sound file; opens files only until one is found."""
     for path in _files(Path(folder)):
         with contextlib.suppress(AudioError, OSError):
             probe(path)
