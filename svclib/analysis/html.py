@@ -8,6 +8,7 @@ import base64
 import html
 import io
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -32,7 +33,7 @@ TEMPLATES = jinja2.Environment(
 )
 TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # of the filter tojson
 TEMPLATES.globals |= {"font": FONT, "colours": _COLOURS}
-_ELEMENTS = TEMPLATES.get_template("elements.html").module
+_ELEMENTS: Any = TEMPLATES.get_template("elements.html").module  # its macros are attributes
 
 
 def text(value) -> str:

@@ -215,7 +215,7 @@ def instruments(
 
 
 def place_base_model(base: workspace.Base) -> str:
-    """Copy the shipped base model into ``base.instruments`` unless a diffusion instrument is there; a sentence if so."""
+    """Copy the shipped base model into ``base.instruments`` unless a diffusion instrument is there; reports it."""
     listed = instrument.list_folder(base.instruments)
     if not BASE_PATH.is_file() or any(entry.kind == "diffusion" and entry.problem is None for entry in listed):
         return ""

@@ -307,8 +307,8 @@ class CheckpointPanel(widgets.Panel):
             self.message.show(
                 "No previews were made at this step; choose another one to listen."
                 if some
-                else "No previews yet: the training stopped before its first look at the held-out pieces. Train longer; "
-                "until then the reconstruction above is what there is to hear."
+                else "No previews yet: the training stopped before its first validation. Train longer; until then "
+                "play the reconstruction above."
             )
             return
         self.message.show("")

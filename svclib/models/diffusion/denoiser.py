@@ -100,6 +100,7 @@ class WaveNetDenoiser(Denoiser):
         self.first = nn.Conv1d(n_mels, channels, 1)
         self.step = layers.StepEmbedding(channels, 4 * channels, channels)
         self.stack = layers.GatedStack(channels, n_layers, dilation_cycle, channels, condition_dims)
+        self.halo = self.stack.halo
         self.skip = nn.Conv1d(channels, channels, 1)
         self.last = nn.Conv1d(channels, n_mels, 1)
         for conv in (self.first, self.skip):
@@ -112,11 +113,6 @@ class WaveNetDenoiser(Denoiser):
         """The network that ``DiffusionSettings`` describe."""
         s = settings
         return cls(n_mels, s.channels, s.n_layers, s.dilation_cycle, s.condition_dims)
-
-    @property
-    def halo(self) -> int:
-        """Frames on either side that one output frame depends on."""
-        return self.stack.halo
 
     def precompute(self, condition: Float[Tensor, "batch dims frames"]) -> Precomputed:
         """The condition's projection onto the gates of every block."""

@@ -89,7 +89,8 @@ class Schedule:
 
     def level(self, t: int | float) -> NoiseLevel:
         """The noise level at a real time."""
-        return NoiseLevel(float(t), *self.alpha_sigma(t), self.half_log_snr_at(t))
+        alpha, sigma = self.alpha_sigma(t)
+        return NoiseLevel(float(t), alpha, sigma, self.half_log_snr_at(t))
 
     def diffuse(
         self, x0: Float[Tensor, "batch *rest"], t: Tensor, noise: Float[Tensor, "batch *rest"]
