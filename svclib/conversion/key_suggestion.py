@@ -8,7 +8,7 @@ import numpy as np
 from svclib.audio import units
 from svclib.audio.loudness import note_mask, note_on_ratio
 from svclib.conversion import autotune
-from svclib.conversion.controls import Controls, statistic
+from svclib.conversion.controls import Controls, defaults, statistic
 from svclib.features.extract import Features
 
 OCTAVE_IS_ENOUGH = 0.6  # share of the best overlap from which an octave is preferred to another key
@@ -23,20 +23,23 @@ class Suggestion:
         semitones: What to add to the octaves to sit in the middle of the range: changes the key.
         shift_semitones: What is taken unless the person says otherwise (``--key auto``), octaves included.
         text: The same for people, with the reasons.
+        kind: Of the instrument.
     """
 
     octaves: int
     semitones: int
     shift_semitones: int
     text: str
+    kind: str = "ddsp"
 
     @property
     def extra_semitones(self) -> int:
         """What is taken on top of the octaves: 0 or ``semitones``."""
         return self.shift_semitones - 12 * self.octaves
 
-    def applied(self, controls: Controls) -> Controls:
-        """The controls with the shift that is taken."""
+    def applied(self, controls: Controls | None = None) -> Controls:
+        """The controls (the defaults of the kind of instrument if None) with the shift that is taken."""
+        controls = controls or defaults(self.kind)
         return dataclasses.replace(controls, octave_shift=self.octaves, semitone_shift=self.extra_semitones)
 
     def reminder(self, controls: Controls) -> str:
@@ -71,7 +74,7 @@ def suggest_shift(features: Features, statistics: dict | None, kind: str = "ddsp
     mean = statistic(statistics, "f0_midi", "mean_note")
     if mean is None or not notes.any():
         reason = "no notes were found in the song" if mean is not None else "the instrument carries no pitch statistics"
-        return Suggestion(0, 0, 0, f"No shift is suggested: {reason}.")
+        return Suggestion(0, 0, 0, f"No shift is suggested: {reason}.", kind)
     midi = units.hz_to_midi(features.f0_hz[notes].astype(np.float64))
     difference = mean - midi.mean()
     octaves = _nearest(difference / 12.0)
@@ -101,7 +104,7 @@ def suggest_shift(features: Features, statistics: dict | None, kind: str = "ddsp
             text += f" The octave alone reaches too little of the range, so {best:+d} semitones are suggested."
         else:
             text += " The octave reaches nearly as much of the range and keeps the key, so it is suggested."
-    return Suggestion(octaves, best - 12 * octaves, shift, text)
+    return Suggestion(octaves, best - 12 * octaves, shift, text, kind)
 
 
 def _overlaps(midi: np.ndarray, statistics: dict, shifts: np.ndarray) -> list[float]:

@@ -473,3 +473,15 @@ def test_a_failed_save_leaves_nothing(tmp_path, result, monkeypatch):
     with pytest.raises((StorageError, OSError)):
         pipeline.save(result, tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.stat().st_size]
+
+
+def test_the_limiter_measures_the_mix_and_not_its_parts(monkeypatch):
+    """Parts that cancel each other are not a reason to turn the result down; played alone they are limited together."""
+    wave = np.sin(np.arange(16000) * 0.05).astype(np.float32)
+    monkeypatch.setitem(pipeline._RENDERERS, "ddsp", lambda *a: [0.2 * wave, 1.2 * wave, -1.0 * wave])
+    result = convert(tiny(), song())
+    assert result.gain_db == 0 and not any("too loud" in w for w in result.warnings)
+    np.testing.assert_array_equal(result.audio, 0.2 * wave)
+    harmonic, noise = result.stems
+    assert np.abs(harmonic).max() == pytest.approx(0.99, abs=1e-3)
+    np.testing.assert_allclose(harmonic / noise, -1.2, rtol=1e-4, atol=1e-3, equal_nan=True)

@@ -3,6 +3,7 @@ nothing is computed twice or lost, and that names of files are shown and never i
 """
 
 import base64
+import json
 import threading
 
 import ipywidgets as W
@@ -11,6 +12,7 @@ import soundfile
 import toy
 from panels import NASTY, make_instrument, make_song, said, upload
 
+from svclib.audio import decode
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import PRESETS, Controls
@@ -68,7 +70,7 @@ def test_transfer_appends_results_with_their_settings_and_never_overwrites(base)
     panel.transfer_button.click()
     panel.task.wait(60)
     first, second = (r.value for r in panel.results.children)
-    assert first.count("<audio") == 4 and first.count("<img") == 2 and "octave +0" in first
+    assert first.count("<audio") == 4 and first.count("<img") == 2 and "octave +" not in first
     assert second.count("<audio") == 1 and second.count("<img") == 0 and "octave +1" in second
     assert outputs(base) == ["a song - small 2.wav", "a song - small.wav"]
     assert soundfile.info(base.output / outputs(base)[0]).frames == 19200
@@ -442,12 +444,36 @@ def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
         raise ZeroDivisionError("no picture")
 
     with monkeypatch.context() as m:
-        m.setattr(training, "curves", bad)
+        m.setattr(training, "LogReader", bad)
         view.draw()
     assert "no picture" in view.message.widget.value
 
 
 @pytest.mark.case("G2")
+def test_a_live_curve_reads_only_what_was_logged_since_it_was_drawn(tmp_path, monkeypatch):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps({"step": i, "loss": 1.0}) + "\n" for i in range(1, 3001)))
+    view = train.TrainingView(tmp_path)
+    view.draw()
+    parsed, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text, **k: parsed.append(text) or loads(text, **k))
+    with log.open("a") as file:
+        file.writelines(json.dumps({"step": i, "loss": 0.5}) + "\n" for i in range(3001, 3011))
+    view.draw()
+    assert len(parsed) == 10 and "<img" in view.curve.value
+
+
+def test_finding_the_recordings_opens_few_files_of_other_voices(empty, monkeypatch):
+    for voice in ("anna", "bert", "carl"):
+        for i in range(6):
+            make_song(empty.audio / voice / f"{i}.wav")
+    opened, probe = [], decode.probe
+    monkeypatch.setattr(decode, "probe", lambda path: opened.append(path) or probe(path))
+    name, found, _ = first_run.recordings(empty)
+    assert name == "anna" and len(found) == 6
+    assert len(opened) <= 3 + 6  # one of each voice, and those of the chosen one
+
+
 def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_path):
     """The widgets' channels close in the middle of a training; a new view draws the same picture from the log alone."""
     view = train.TrainingView(tmp_path, curve_every_s=0)
