@@ -21,7 +21,7 @@ MEL = MelConfig(
 
 
 def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path]]:
-    """Which file is compared with which: two files, or the files of two folders by name.
+    """Pairs of files to compare: two files, or the files of two folders by name.
 
     A converted file belongs to the reference of the same name (suffix aside), or to the one whose name it begins with,
     followed by a space, ``-`` or ``_`` (``song - voice.wav`` belongs to ``song.wav``); the longest name wins.
@@ -72,7 +72,7 @@ def compare(
         reference: The truth, file or folder; see :func:`pairs`.
         converted: What is measured against it, file or folder.
         progress: Called with a fraction and the name of the converted file.
-        target_voice: Folder with recordings of the voice that should be heard: adds ``speaker_similarity`` of the
+        target_voice: Folder with recordings of the target voice: adds ``speaker_similarity`` of the
             converted file and ``speaker_similarity_of_reference``, both to that voice.
         recognizer: Adds ``cer``, the character error rate against the reference's own transcript, and ``words``: both
             transcripts, their language and the number of characters.

@@ -1,6 +1,6 @@
 """Validation by conversion: a few songs converted at every validation of a training, judged by voice and words.
 
-A diffusion model's held-out loss says little about how it converts other people's singing. :class:`ValidationSongs` is
+A diffusion model's held-out loss predicts little of how it converts other people's singing. :class:`ValidationSongs` is
 given to ``training.train`` as ``score``; the best checkpoint is then the one with the highest ``score``.
 """
 
@@ -118,8 +118,8 @@ class _Reference:
             made.append(_at_16k(converted.audio, converted.sample_rate_hz))
         result, figures = np.concatenate(made), {}
         if self.target is not None:
-            way = (self.likeness(result) - self.start) / max(self.end - self.start, 1e-3)
-            figures["voice"] = float(np.clip(way, 0.0, 1.0))
+            moved = (self.likeness(result) - self.start) / max(self.end - self.start, 1e-3)
+            figures["voice"] = float(np.clip(moved, 0.0, 1.0))
         if self.words is not None:
             cer = intelligibility(self.settings.recognizer, result, self.words).cer
             if np.isfinite(cer):
