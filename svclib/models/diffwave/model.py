@@ -53,7 +53,7 @@ class DiffWaveSettings(Settings):
         n_steps, beta_first, beta_last: The noise schedule.
         fast_etas: Fast schedule for previews and everyday use; empty for every trained step.
         loss: ``l2``, the paper's, or ``l1``.
-        step_rule: ``exact``; ``table`` for converted weights, see ``diffwave_net.table_embedding``.
+        step_rule: ``exact``; ``table`` for converted weights, see ``network.table_embedding``.
         squeeze: Neighbouring samples that make one position of the network; 1 is the paper's.
         peak: Level every training sound is brought to, so that quiet speakers do not drown in the noise of the first
             steps; 0 leaves levels as they are. Not for ``mel``, which determines the level.

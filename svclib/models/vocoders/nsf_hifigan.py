@@ -137,7 +137,7 @@ class ResBlock(nn.Module):
 
 
 class NsfHifigan(nn.Module):
-    """The generator, by the ``Vocoder`` protocol. ``nsf_weights.open`` makes one of a checkpoint.
+    """The generator, by the ``Vocoder`` protocol. ``nsf_checkpoint.load`` makes one of a checkpoint.
 
     Names of its tensors are the published ones, without weight normalisation.
 
