@@ -14,7 +14,7 @@ from svclib.features.extract import FeatureSettings
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
-from svclib.models.diffwave import cached_inference, cpu_autograd
+from svclib.models.diffwave import cached_inference
 from svclib.models.diffwave import inference as diffwave_uses
 from svclib.models.diffwave import sampler as diffwave_process
 from svclib.models.diffwave.cached_inference import CachedDenoiser
@@ -699,57 +699,3 @@ def test_every_sampler_serves_diffwave(name):
 
     made = model.sample(denoiser, (1, 50), SamplingOptions(name, 8, seed=3))
     torch.testing.assert_close(made, target, atol=1e-4, rtol=0)
-
-
-# Training in tiles ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [n for n in NETS if n != "samples"])
-def test_training_in_tiles_equals_the_plain_layers(name, monkeypatch):
-    """Outputs within 1e-5 of the maximum, and every gradient; 600 positions in tiles of about 48."""
-    monkeypatch.setattr(cpu_autograd, "TILE_ELEMENTS", 8 * 50)
-    net, generator = random_net(**NETS[name]), torch.Generator().manual_seed(2)
-    mel = torch.randn(2, 5, 50, generator=generator, requires_grad=True) if net.n_mels else None
-    label = torch.tensor([3, 0]) if net.n_labels else None
-    x, toward = torch.randn(2, 600, generator=generator), torch.randn(2, 600, generator=generator)
-    source = torch.randn(2, 600, generator=generator) if net.sourced else None
-
-    def run(in_tiles):
-        monkeypatch.setattr(DiffWaveNet, "_in_tiles", lambda *_: in_tiles)
-        net.zero_grad()
-        made = net(x, torch.tensor([0.5, 30.0]), mel, label, source)
-        (made * toward).sum().backward()
-        gradients = {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
-        if mel is not None:
-            gradients["mel"], mel.grad = mel.grad.clone(), None
-        return made.detach(), gradients
-
-    assert net._in_tiles(x[:, None]) and not net._in_tiles(x[:, None].bfloat16())
-    (want, plain), (made, tiled) = run(False), run(True)
-    torch.testing.assert_close(made, want, atol=1e-5 * float(want.abs().max()), rtol=0)
-    assert set(plain) == set(tiled)
-    for key, value in plain.items():
-        torch.testing.assert_close(tiled[key], value, atol=2e-5 * float(value.abs().max()) + 1e-7, rtol=0, msg=key)
-
-
-def test_layers_in_tiles_borrow_memory_without_mixing_steps_up():
-    """Two steps forward before the first goes back, and none goes back twice."""
-    torch.manual_seed(0)
-    net = DiffWaveNet(8, 3, 2, 80)
-    x, t, mel = torch.randn(2, 1, 2048).unbind(0), torch.tensor([3.0]), torch.randn(2, 1, 80, 8).unbind(0)
-
-    def gradient(total):
-        net.zero_grad(set_to_none=True)
-        total.backward()
-        return [p.grad.clone() for p in net.parameters() if p.grad is not None]
-
-    torch.nn.init.normal_(net.output.weight, std=0.1)
-    alone = [gradient(net(x[i], t, mel[i]).square().sum()) for i in range(2)]
-    losses = [net(x[i], t, mel[i]).square().sum() for i in range(2)]
-    for i in (1, 0):
-        for mine, want in zip(gradient(losses[i]), alone[i], strict=True):
-            assert torch.equal(mine, want)
-    kept = net(x[0], t, mel[0]).square().sum()
-    kept.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="once"):
-        kept.backward()

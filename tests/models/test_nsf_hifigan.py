@@ -11,7 +11,7 @@ import torch
 
 from svclib.audio.mel import MelConfig
 from svclib.models.vocoders import harmonic, nsf_checkpoint
-from svclib.models.vocoders.nsf_hifigan import ResBlock, NsfHifigan, NsfSettings
+from svclib.models.vocoders.nsf_hifigan import NsfHifigan, NsfSettings, ResBlock
 from svclib.utils.errors import Cancelled, ModelError
 
 TABLE = Path(__file__).parents[1] / "fixtures" / "nsf_hifigan_tensors.txt"

@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from svclib.models import layers
-from svclib.models.diffwave import cpu_autograd
 from svclib.utils.errors import ModelError
 
 SINUSOIDS, STEP_DIMS, LABEL_DIMS = 128, 512, 128  # the paper's
@@ -130,7 +129,6 @@ class DiffWaveNet(nn.Module):
                 "conditioner 'samples'."
             )
         self.squeeze, self.frame_positions, self.sourced = squeeze, hop_samples // squeeze, sourced
-        self.idle: list[Tensor] = []  # see cpu_autograd.GatedLayer
         self.input = nn.Conv1d(squeeze * (1 + sourced), channels, 1)
         self.embedding = layers.StepEmbedding(SINUSOIDS, STEP_DIMS, STEP_DIMS, 1e4, nn.SiLU, activate_last=True)
         dims = {"none": 0, "frames": condition_dims, "samples": n_mels}[self.conditioner]
@@ -260,8 +258,6 @@ class DiffWaveNet(nn.Module):
         encoded = None if mel is None else self.encode(mel)
         fixed = None if label is None else self.label_gates(label).chunk(len(self.stack.blocks), dim=1)
         h = F.relu(self.input(self.inputs(x, source)))
-        if self._in_tiles(h):
-            return self._finish(self._run_tiles(h, step, encoded, fixed))
         total = None
         for i, block in enumerate(self.stack.blocks):
             condition = None if encoded is None else self.layer_condition(i, encoded)
@@ -269,43 +265,5 @@ class DiffWaveNet(nn.Module):
                 condition = fixed[i][:, :, None] if condition is None else condition + fixed[i][:, :, None]
             h, skip = block(h, step, condition)
             total = skip if total is None else total + skip
-        return self._finish(total)
-
-    def _finish(self, total: Tensor) -> Tensor:
         total = total * (1.0 / math.sqrt(len(self.stack.blocks)))
         return self.output(F.relu(self.skip(total))).transpose(1, 2).flatten(1)
-
-    def _in_tiles(self, h: Tensor) -> bool:
-        """True for training on a CPU in fp32, where the layers run in tiles."""
-        return (
-            torch.is_grad_enabled()
-            and h.device.type == "cpu"
-            and h.dtype == self.input.weight.dtype == torch.float32
-            and self.conditioner != "samples"
-        )
-
-    def _run_tiles(self, h: Tensor, step: Tensor, encoded: Tensor | None, fixed) -> Tensor:
-        """The sum of skips, by :class:`cpu_autograd.GatedLayer`."""
-        frame = self.frame_positions if encoded is not None else 1
-        tile = cpu_autograd.tile_of(self.channels, frame)
-        ramp = None if encoded is None else cpu_autograd.ramps(tile, frame)
-        frames = [None] * len(self.stack.blocks) if encoded is None else self.stack.project(encoded)
-        skips = sum(block.out.bias[self.channels :] for block in self.stack.blocks)
-        h, total = h.contiguous(), skips[None, :, None].expand_as(h).contiguous()
-        for i, block in enumerate(self.stack.blocks):
-            bias = block.dilated.bias.expand(len(h), -1)
-            h, total = cpu_autograd.GatedLayer.apply(
-                h,
-                total,
-                block.step(step),
-                block.dilated.weight,
-                bias if fixed is None else bias + fixed[i],
-                frames[i],
-                block.out.weight,
-                block.out.bias[: self.channels],
-                block.dilated.dilation[0],
-                ramp,
-                tile,
-                self.idle,
-            )
-        return total
