@@ -193,7 +193,7 @@ def test_the_file_of_converted_weights_opens(tmp_path):
     torch.testing.assert_close(load(tmp_path / "w.safetensors").state_dict(), convert(weights).state_dict())
 
 
-# CachedDenoiser: tiles and pieces -------------------------------------------------------------------------------------------
+# CachedDenoiser: tiles and pieces -------------------------------------------------------------------------------------
 
 NETS = {
     "samples": {"n_mels": 5, "hop_samples": 12, "conditioner": "samples"},
