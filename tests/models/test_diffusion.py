@@ -260,14 +260,8 @@ def test_a_condition_switched_off_has_no_say(name, song):
         other["loudness_db"] = song["loudness_db"] - 15
 
     def args(b, s):
-        return (
-            song["log_mel"] if name != "content" else b["log_mel"],
-            song["f0_hz"],
-            b["f0_hz"],
-            b["voiced"],
-            b["loudness_db"],
-            model.singer_weights(s),
-        )
+        source = b if name == "content" else song
+        return ConditionInputs.from_batch(source), ConditionInputs.from_batch(b), model.singer_weights(s)
 
     def pair(**o):
         return (

@@ -294,7 +294,7 @@ def test_what_does_not_fit_is_told():
         (lambda: CachedDenoiser(net, mel, precision="int8"), "int8"),
         (lambda: CachedDenoiser(label, mel, torch.tensor([0]), 48), "takes no mel"),
         (lambda: CachedDenoiser(label, None, torch.tensor([4]), 48), "label number 4"),
-        (lambda: CachedDenoiser(random_net()), "how many samples"),
+        (lambda: CachedDenoiser(random_net()), "n_samples"),
     ]:
         with pytest.raises(ModelError, match=match):
             action()
@@ -531,7 +531,7 @@ def test_a_model_of_one_level_hears_quiet_and_loud_alike():
     np.testing.assert_allclose(0.01 * made[0], made[1], atol=1e-5 * np.abs(made[1]).max())
     ends = [diffwave_uses.interpolate(model, audio, 0.1 * audio, diffwave_uses.Mix((0, 1), 3, label="one"))]
     np.testing.assert_allclose(0.1 * ends[0][0], ends[0][1], atol=1e-5)
-    for changes, match in [({"condition": "mel", "labels": ()}, "tells the level"), ({"peak": 1.5}, "0 to 1")]:
+    for changes, match in [({"condition": "mel", "labels": ()}, "determines the level"), ({"peak": 1.5}, "0 to 1")]:
         with pytest.raises(ConfigError, match=match):
             dataclasses.replace(DIGITS, **{"peak": 0.9, **changes})
 
