@@ -12,6 +12,7 @@ from svclib.conversion.controls import PRESETS, Controls, defaults, preset
 from svclib.conversion.key_suggestion import Suggestion
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplingOptions
+from svclib.models.instrument import InstrumentEntry
 from svclib.models.vocoders import auto as vocoders
 from svclib.notebooks import base as widgets
 from svclib.utils.control_spec import ControlSpec, control_specs
