@@ -292,7 +292,8 @@ def _override_line(override: str, built: tuple) -> str:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean '{near[0]}'?" if near else f"Known names: {', '.join(known)}."
         raise ConfigError(f"There is no setting '{name}'.", hint=hint)
-    home = next((part for part in reversed(owner.__module__.split(".")) if part in _HOMES), "features")
+    homes = [n for n, package in _HOMES.items() if f"{owner.__module__}.".startswith(f"{package}.{n}.")]
+    home = max(homes, key=lambda n: len(_HOMES[n]), default="features")
     return f"{home}.{owner.__name__}.{name} = {value}"
 
 

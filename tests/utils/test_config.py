@@ -229,6 +229,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     ("override", "path"),
     [
         ("n_mels=100", ("features", "mel", "n_mels")),
+        ("n_layers=2", ("model", "n_layers")),
         ("n_noise_bands=20", ("model", "vocoder", "n_noise_bands")),
         ("n_harmonics=20", ("model", "vocoder", "n_harmonics")),
         ("features.MelContract.n_mels=20", ("features", "mel", "n_mels")),
