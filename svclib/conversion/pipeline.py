@@ -50,8 +50,8 @@ class Conversion:
         controls: The controls they were made with.
         instrument_name, instrument_sha256, kind: Of the instrument.
         seed: Of the noise.
-        sampling: Of a diffusion instrument: ``sampler``, ``steps``, ``temperature``, ``precision``, and ``shallow`` and
-            ``singer`` where they were given.
+        sampling: Of a diffusion instrument: ``sampler``, ``steps``, ``temperature``, ``precision``, and ``shallow``
+            where it was given.
         vocoder: Name, kind and SHA-256 of the vocoder, where another one than the instrument's own was chosen.
         octave_errors: Places where the pitch tracker is an octave off; repaired if the controls say so.
         gain_db: Applied to keep the peak below full scale; 0 or negative.
