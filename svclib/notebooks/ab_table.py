@@ -97,11 +97,11 @@ class ComparePanel(widgets.Panel):
         """Read the folders again; keeps the choices that still exist."""
         songs = [(path.name, path) for path in map(Path, audio.find(self.base.examples)[0])]
         listed = [entry for entry in instrument.list_folder(self.base.instruments) if entry.kind]
-        sung = [entry for entry in listed if entry.converts]
-        self._fill(self.instruments, [(entry.path.stem, entry) for entry in sung])
+        voices = [entry for entry in listed if entry.converts]
+        self._fill(self.instruments, [(entry.path.stem, entry) for entry in voices])
         self._fill(self.vocoders, vocoder_menu(listed))
         widgets.fill(self.song, songs, self.song.value or (self.convert and self.convert.song.value))
-        missing = not sung or not songs
+        missing = not voices or not songs
         self.task.show()
         self.message.show(
             "An instrument and a song are needed; the cells above make them." if missing else "", "warning"

@@ -39,13 +39,13 @@ def ensure_instruments_and_songs(
     singer_minutes: float | int = first_run.MINUTES,
 ) -> tuple[list[Path], list[Path]]:
     """Instruments and songs to begin with; where there are none, a quick instrument and a synthetic song are made."""
-    songs, said = first_run.songs(base)
-    if said:
-        display(HTML(page.notice(said)))
+    songs, note = first_run.songs(base)
+    if note:
+        display(HTML(page.notice(note)))
     watch = train.LazyView(minutes)
-    instruments, said = first_run.instruments(base, preset, minutes, singer_minutes, watch)
-    if said:
-        display(HTML(page.notice(said)))
+    instruments, note = first_run.instruments(base, preset, minutes, singer_minutes, watch)
+    if note:
+        display(HTML(page.notice(note)))
     return instruments, songs
 
 
@@ -185,10 +185,10 @@ class ConvertPanel(widgets.Panel):
         skipped += [f"{Path(path).name}: {reason}" for path, reason in unusable]
         listed = instrument.list_folder(self.base.instruments)
         skipped += [f"{entry.path.name}: {entry.problem}" for entry in listed if entry.problem]
-        sung = [entry for entry in listed if entry.kind not in instrument.VOCODERS]
+        voices = [entry for entry in listed if entry.kind not in instrument.VOCODERS]
         self.listings = {entry.path: entry for entry in listed}
-        named = [(str(e.path.relative_to(self.base.instruments)), e.path) for e in sung]
-        widgets.fill(self.instrument, named, first=first_run.newest_first(e.path for e in sung))
+        named = [(str(e.path.relative_to(self.base.instruments)), e.path) for e in voices]
+        widgets.fill(self.instrument, named, first=first_run.newest_first(e.path for e in voices))
         named = [(str(Path(p).relative_to(self.base.examples)), Path(p)) for p in songs]
         widgets.fill(self.song, named, song, first_run.newest_first(songs))
         self._choice_changed()

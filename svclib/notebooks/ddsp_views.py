@@ -28,9 +28,9 @@ __all__ = [
 
 def ensure_ddsp_instrument(base, preset: str, minutes: float | int, singer_minutes: float | int) -> tuple[Path, Path]:
     """The first DDSP instrument and the first song, paths; made shortly where there is none."""
-    songs, said_songs = first_run.songs(base)
-    made, said = first_run.instruments(base, preset, minutes, singer_minutes, train.LazyView(minutes), "ddsp")
-    for sentence in filter(None, (said_songs, said)):
+    songs, song_note = first_run.songs(base)
+    made, note = first_run.instruments(base, preset, minutes, singer_minutes, train.LazyView(minutes), "ddsp")
+    for sentence in filter(None, (song_note, note)):
         display(HTML(page.notice(sentence)))
     return made[0], songs[0]
 
@@ -66,7 +66,7 @@ def z(played: ddsp_inspection.SynthControls) -> HTML:
 
 
 class MomentPanel(widgets.Panel):
-    """One frame: its harmonics as stems, its noise filter as a curve; a slider walks through time."""
+    """One frame: its harmonics as stems, its noise filter as a curve; a slider moves through time."""
 
     def __init__(self, played: ddsp_inspection.SynthControls, sample_rate_hz: int):
         self.played, self.rate_hz = played, sample_rate_hz
@@ -90,14 +90,14 @@ class MomentPanel(widgets.Panel):
     def show(self) -> None:
         """Draw the chosen frame."""
         p, i = self.played, self.frame.value
-        sung = f"F0 {p.f0_hz[i]:.0f} Hz" if p.voiced[i] else "unvoiced: harmonics are silent"
+        pitch = f"F0 {p.f0_hz[i]:.0f} Hz" if p.voiced[i] else "unvoiced: harmonics are silent"
         drawing = ddsp.spectrum_at(
             p.amplitude[i],
             p.distribution[i],
             p.noise_magnitudes[i],
             p.f0_hz[i] if p.voiced[i] else 0.0,
             self.rate_hz,
-            f"{i * p.frame_s:.3f} s, {sung}",
+            f"{i * p.frame_s:.3f} s, {pitch}",
         )
         self.view.value = page.picture(plots.png(drawing), "harmonics and noise filter of one frame")
         self.message.show("")

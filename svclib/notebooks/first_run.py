@@ -130,9 +130,9 @@ def prepared(
         if problem is None:
             others = "" if voice else _others(there, names(wanted))
             return data, f"Dataset {wanted}, as it was prepared.{others}"
-    name, found, said = recordings(base, voice, minutes=minutes, progress=progress)
+    name, found, note = recordings(base, voice, minutes=minutes, progress=progress)
     data = dataset.prepare(found, dataset_folder(base, name, chosen), chosen.features, progress=progress)
-    return data, said
+    return data, note
 
 
 def dataset_folder(base: workspace.Base, name: str, chosen: config.Preset) -> Path:
@@ -207,11 +207,11 @@ def instruments(
     run = run_folder(base, data, preset_name)
     training.train(data, run, chosen, minutes=minutes, on_progress=on_progress)
     path = training.export(run, base.instruments / f"{voice_of(data)}.zip")
-    said = (
+    note = (
         f"{base.instruments} held no {f'{kind} ' if kind else ''}instrument, so one of {voice_of(data)} was trained "
         f"for {minutes:g} min: enough to hear that it sings, not enough to sound well. Notebook 02 trains a better one."
     )
-    return [path], said
+    return [path], note
 
 
 def place_base_model(base: workspace.Base) -> str:

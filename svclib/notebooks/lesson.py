@@ -44,10 +44,10 @@ def waves(base: workspace.Base, seed: int = 0) -> HTML:
     listed = _instruments(base, ("diffwave",))
     found = [entry for entry in listed if not entry.is_vocoder]
     if not found:
-        said = "No DiffWave instrument in your folder sounds by itself, so this is the example that comes with svclib."
+        note = "No DiffWave instrument in your folder sounds by itself, so this is the example that comes with svclib."
         if listed:
-            said += f" {listed[0].name} is a vocoder and needs a song: choose it in part 2."
-        return HTML(page.notice(said) + player.frame(lesson.example_diffwave()))
+            note += f" {listed[0].name} is a vocoder and needs a song: choose it in part 2."
+        return HTML(page.notice(note) + player.frame(lesson.example_diffwave()))
     opened = instrument.open(first_run.newest_first(entry.path for entry in found)[0])
     made = diffwave.demonstrate(opened, seed=seed)
     return HTML(page.notice(f"Your instrument {opened.name}.") + player.frame(made))

@@ -22,17 +22,17 @@ def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
     opened = workspace.base_folder(base=base or None)
     where = " on your Google Drive" if opened.on_drive else ""
     display(HTML(page.paragraph(f"Your folder{where}: {opened.root}")))
-    if base_model and (said := first_run.place_base_model(opened)):
-        display(HTML(page.notice(said)))
+    if base_model and (note := first_run.place_base_model(opened)):
+        display(HTML(page.notice(note)))
     return opened
 
 
 def recordings(base: workspace.Base, voice: str = "", source: str = "", minutes: float | int = first_run.MINUTES):
     """Choose the recordings, see ``start.recordings``, and say which: ``(name of the dataset, recordings)``."""
     bar = shown_progress()
-    name, found, said = first_run.recordings(base, voice, source, minutes, progress=bar)
+    name, found, note = first_run.recordings(base, voice, source, minutes, progress=bar)
     bar.hide()
-    display(HTML(page.notice(said)))
+    display(HTML(page.notice(note)))
     return name, found
 
 
@@ -116,8 +116,8 @@ def prepare(found: list[Recording], out, settings) -> dataset.Dataset:
 
 def summary_html(data: dataset.Dataset) -> str:
     """What a dataset holds, in a few lines, and what its preparation had to tell."""
-    told = [page.notice(message, "warning") for message in data.messages]
-    return page.heading("Prepared") + page.notice(dataset.describe(data), "done") + "".join(told)
+    notes = [page.notice(message, "warning") for message in data.messages]
+    return page.heading("Prepared") + page.notice(dataset.describe(data), "done") + "".join(notes)
 
 
 def chunk_panel(data: dataset.Dataset, seconds: float | int = 5.0, seed: int = 0) -> "ChunkPanel":

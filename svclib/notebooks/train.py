@@ -40,10 +40,10 @@ def open_dataset(base, voice: str, preset: str, minutes: float | int = first_run
     """The dataset of a voice as the preset needs it, prepared first where it is not; says which."""
     bar = shown_progress()
     try:
-        data, said = first_run.prepared(base, voice, first_run.preset(preset), minutes, progress=bar)
+        data, note = first_run.prepared(base, voice, first_run.preset(preset), minutes, progress=bar)
     finally:
         bar.hide()
-    display(HTML(page.notice(said) + summary_html(data)))
+    display(HTML(page.notice(note) + summary_html(data)))
     return data
 
 
@@ -126,9 +126,9 @@ class TrainingView:
         self.minutes = minutes
         self._began_s: float | None = None
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
-        self.numbers, self.told = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
+        self.numbers, self.messages_html = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
         self.curve, self.message = widgets.html(css_class="t-curve"), widgets.Message()
-        self.widget = W.VBox([self.bar, self.numbers, self.told, self.curve, self.message.widget])
+        self.widget = W.VBox([self.bar, self.numbers, self.messages_html, self.curve, self.message.widget])
         self._messages = []
 
     def __call__(self, status) -> None:
@@ -138,13 +138,13 @@ class TrainingView:
         self.numbers.value = status_html(status, left_s)
         if status.message and status.message not in self._messages[-1:]:
             self._messages.append(status.message)
-            self.told.value = "".join(page.paragraph(message) for message in self._messages[-4:])
+            self.messages_html.value = "".join(page.paragraph(message) for message in self._messages[-4:])
         if self.run and first_run.elapsed_s() - self._drawn_at > self._every_s:
             self.draw()
 
     def finish(self, message: str) -> None:
         """Draw the whole curve; ``message`` is told elsewhere and leaves the list."""
-        self.told.value = "".join(page.paragraph(told) for told in self._messages[-4:] if told != message)
+        self.messages_html.value = "".join(page.paragraph(text) for text in self._messages[-4:] if text != message)
         self.draw()
 
     def draw(self) -> None:
@@ -336,8 +336,8 @@ def choose_checkpoint(run: Path) -> CheckpointPanel:
 
 def export(run: Path, base, which="best", name: str = "", data=None) -> Path:
     """Write the instrument into ``base.instruments``, where nothing is overwritten; says where and offers a link."""
-    path, said = first_run.export(run, base, which, name, data)
-    display(HTML(page.notice(said, "done") + page.download_link(path)))
+    path, note = first_run.export(run, base, which, name, data)
+    display(HTML(page.notice(note, "done") + page.download_link(path)))
     return path
 
 

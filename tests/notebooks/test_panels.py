@@ -480,7 +480,7 @@ def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_
 
     def watched(status):
         if status.step >= 10:
-            for widget in (view.bar, view.numbers, view.told, view.curve, view.message.widget):
+            for widget in (view.bar, view.numbers, view.messages_html, view.curve, view.message.widget):
                 widget.close()
         view(status)
 
