@@ -120,6 +120,8 @@ except OSError as error:
     print(error)
 print(sorted(watched.written) == sorted(os.path.join(sys.argv[2], n) for n in ("kept", "made")), len(watched.called))
 """
-    answer = subprocess.run([sys.executable, "-c", code, TESTS, tmp_path], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code, TESTS / "helpers", tmp_path], capture_output=True, text=True, check=True
+    )
     said, last = answer.stdout.splitlines()
     assert said.startswith("cut off: socket.getaddrinfo") and last == "True 1"

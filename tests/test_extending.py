@@ -102,7 +102,8 @@ def test_networks_of_ones_own(mine, content, denoiser):
     whole = SamplingOptions("dpmpp", 3, precision="fp32")
     torch.nn.init.normal_(model.denoiser.last.weight, std=0.1)
     made = model.sample(condition, whole)
-    torch.testing.assert_close(model.sample(condition, dataclasses.replace(whole, chunk_frames=64)), made)
+    chunked = model.sample(condition, dataclasses.replace(whole, chunk_frames=64))
+    torch.testing.assert_close(chunked, made, rtol=1e-5, atol=1e-4)
     batch = {"log_mel": log_mel, "f0_hz": f0_hz, "voiced": voiced, "loudness_db": loudness_db}
     batch = {name: torch.from_numpy(value)[None] for name, value in batch.items()}
     loss, _ = model.loss({**batch, "singer": torch.zeros(1, dtype=torch.long)}, torch.Generator().manual_seed(0))

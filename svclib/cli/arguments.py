@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(chosen: str = "") -> argparse.ArgumentParser:
     """The command line as it stands in the README; ``chosen`` is the command that gets the flags of its controls."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     top = _Parser("svclib", description="Turn recordings of a voice into an instrument, and convert songs with it.")
     top.epilog = _EPILOG

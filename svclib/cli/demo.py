@@ -231,7 +231,9 @@ class DemoRun:
 
     def convert(self, stage: _Stage, run_folder: Path, instrument_path: Path, song_path: Path) -> tuple[Path, Path]:
         """The page and the converted song."""
-        key = {name: filesystem.sha256_file(p) for name, p in (("instrument", instrument_path), ("song", song_path))}
+        key: dict = {
+            name: filesystem.sha256_file(p) for name, p in (("instrument", instrument_path), ("song", song_path))
+        }
         key |= {"seed": self.options.seed, "page": PAGE_VERSION}
         if record := self.finished("conversion", key):
             stage.reused, stage.text = True, record["text"]

@@ -201,7 +201,7 @@ def interpolate(
     inference.check_denoise(model, o.step, "as_is", o.label)
     (first, second), digits = map(Path, ends), len(str(o.count))
     a, b = (audio.read(p, rate).samples for p in (first, second))
-    record = {"use": "interpolate", "step": o.step, "shared_noise": not o.independent_noise, "label": o.label}
+    record: dict = {"use": "interpolate", "step": o.step, "shared_noise": not o.independent_noise, "label": o.label}
     record |= {"seed": o.seed, "first": _identity(first), "second": _identity(second)}
     shares = [i / (o.count - 1) for i in range(o.count)]
     jobs = [

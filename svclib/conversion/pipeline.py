@@ -394,7 +394,8 @@ def _render_diffusion(request: _Request, progress, cancelled) -> list[np.ndarray
     log_mel, *measured = (pad(getattr(features, name)) for name in ("log_mel", "f0_hz", "voiced", "loudness_db"))
     wanted = (pad(getattr(request.tracks, name)) for name in ("f0_hz", "voiced", "loudness_db"))
     source, target = (
-        ConditionInputs.from_arrays(log_mel, *tracks, content, instrument.model.device) for tracks in (measured, wanted)
+        ConditionInputs.from_arrays(log_mel, *tracks, content=content, device=instrument.model.device)
+        for tracks in (measured, wanted)
     )
     singer, options = request.controls.singer, request.sampling
     try:

@@ -35,7 +35,8 @@ class ConditionInputs:
     @classmethod
     def from_batch(cls, batch: Mapping[str, Tensor]) -> "ConditionInputs":
         """The inputs in a batch of ``Dataset.batch``, whose F0 is continuous already."""
-        return cls(*(batch[name] for name in ("log_mel", "f0_hz", "voiced", "loudness_db")), batch.get("content"))
+        fields = {name: batch[name] for name in ("log_mel", "f0_hz", "voiced", "loudness_db")}
+        return cls(**fields, content=batch.get("content"))
 
     @classmethod
     def from_arrays(

@@ -62,7 +62,8 @@ class Trainer:
             run, preset, dataset, self.device.type, options.from_step, options.allow_changed_dataset
         )
         self.record = new_record(start.run_id, start.generation, preset, dataset)
-        self.step, self.validated_step, self.held_out = start.step, None, None
+        self.step, self.validated_step = start.step, None
+        self.held_out: list[dict] | None = None
         self.log = run_log.SessionLog(run, checkpoint_writer.local_log(run), self.status, on_progress, self.main)
         self.writer = checkpoint_writer.CheckpointWriter(
             run, start, session_id or secrets.token_hex(3), self.settings, self.log.add_message
@@ -182,7 +183,7 @@ class Trainer:
         """
         seed = rng.seed_of(self.settings.seed, step)
         while True:
-            names, values = [], 0.0
+            names, values = [], torch.zeros((), dtype=torch.float64, device=self.device)
             try:
                 for piece, rows, share in devices.micro_batches(batch, self.accelerator, self.micro_batch):
                     generator = rng.for_rows(seed, rows, len(batch["audio"]), self.device)

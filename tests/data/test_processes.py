@@ -123,7 +123,7 @@ def test_two_processes_learn_as_one(dataset):
 
 def test_more_processes_than_rows_are_refused(monkeypatch, tmp_path):
     class Crowd:
-        num_processes, process_index, is_main_process = 3, 0, True
+        num_processes, process_index, is_main_process, device = 3, 0, True, torch.device("cpu")
 
     monkeypatch.setattr(machine, "make_accelerator", lambda device, precision: Crowd())
     with pytest.raises(TrainingError, match="3 processes for a batch of 2"):

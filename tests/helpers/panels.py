@@ -39,6 +39,7 @@ def make_instrument(folder, name="small", seed=0):
 
 def make_song(path, f0_hz=220.0, seconds=1.2):
     t = np.arange(int(16000 * seconds)) / 16000
+    path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, 0.3 * sum(np.sin(2 * np.pi * k * f0_hz * t) / k for k in range(1, 9)), 16000)
     return path
 

@@ -93,7 +93,7 @@ def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):
     assert asked[0]["controls"].singer == {"ann": 1.0, "bea": 0.5}
     assert asked[0]["vocoder"].name == "loud.zip"
     shown = panel.results.children[0].value
-    assert all(x in shown for x in ("sampler ddim, steps 5, temperature 0.7", "singer ann 1 + bea 0.5"))
+    assert all(x in shown for x in ("sampler ddim, steps 5, shallow 150, temperature 0.7", "singer ann 1 + bea 0.5"))
     panel.reset_button.click()
     assert d.options() == SamplingOptions() and d.singer() == "ann"
     shown = [menu.label for menu in (*(d.widgets[n] for n in ("sampler", "steps", "shallow")), d.vocoder)]

@@ -310,7 +310,7 @@ def pages(facts: dict) -> dict:
     sounds["result"] = f"the result: {facts['voice']} sings it"
     if not facts["target"]:
         del sounds["target"]
-    named = {"sounds": [{"kind": "sound", "name": name, "text": text} for name, text in sounds.items()]}
+    named: dict = {"sounds": [{"kind": "sound", "name": name, "text": text} for name, text in sounds.items()]}
     for name in ("without", "fewer"):
         named[name] = [{"kind": "run", "run": i, "text": label} for i, label in enumerate(facts[name])]
     todo = {"sounds": [(f"you heard {a['text'].split(':')[0]}", f"heard:{a['name']}") for a in named["sounds"]]}

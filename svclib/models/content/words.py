@@ -182,7 +182,9 @@ class Words(ContentEncoder):
                 drift = uniform(1, 1) * torch.linspace(-0.25, 0.25, plain.shape[1], device=plain.device)
                 f0_hz = 110 * 2 ** (2.5 * uniform(1, 1) + drift)
                 envelope = at_harmonics(envelope, f0_hz, self.bands_hz)
-            equaliser = bottleneck.drifting_equaliser(*plain.shape, self.equaliser_db, generator).to(plain)
+            equaliser = bottleneck.drifting_equaliser(
+                1, *plain.shape[1:], strength_db=self.equaliser_db, generator=generator
+            ).to(plain)
             noise_db = -25 - 50 * uniform(1) + 3 * torch.randn(plain.shape, generator=generator).to(plain)
             noise = plain.amax() + noise_db * (math.log(10) / 20)
             codes.append(self._code(torch.logaddexp(envelope + equaliser, noise), n_frames, n_frames))

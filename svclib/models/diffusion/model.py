@@ -131,6 +131,9 @@ class DiffusionSettings(Settings):
 class DiffusionModel(nn.Module):
     """Content encoder, conditions, denoiser and coarse head, trained jointly."""
 
+    mel_low: Tensor
+    mel_high: Tensor
+
     def __init__(self, settings: DiffusionSettings, features: FeatureSettings, statistics: Mapping | None = None):
         super().__init__()
         if features.mel is None:
@@ -482,7 +485,7 @@ class DiffusionModel(nn.Module):
         log_mel = (log_mel + self.loudness_excess(target.loudness_db)[..., None]).clamp_min(self.contract.log_floor)
         return vocoder.render(
             *(x[0].cpu().numpy() for x in (log_mel, target.f0_hz, target.voiced)),
-            options.seed,
+            seed=options.seed,
             cancelled=cancelled,
             progress=lambda fraction, text: report(0.8 + 0.2 * fraction, text),
         )

@@ -54,6 +54,10 @@ class Vocoder(Protocol):
         """Sound of ``frames * hop_samples`` samples; equal seeds give equal sound."""
         ...
 
+    def render(self, log_mel: np.ndarray, f0_hz: np.ndarray, voiced: np.ndarray, seed: int = 0) -> Synthesis:
+        """A song of any length, in chunks that equal the whole."""
+        ...
+
 
 def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelConfig) -> None:
     """Refuse frames that do not belong together, with a :class:`ModelError` that names the shapes."""
@@ -70,7 +74,7 @@ def render_batch(vocoder: "Vocoder", log_mel: Tensor, f0_hz: Tensor, voiced: Ten
     """``render`` of each row of a batch, every one with the noise of ``seed``: ``[batch, samples]``."""
     check_shapes(log_mel, f0_hz, voiced, vocoder.contract)
     each = zip(*(x.cpu().numpy() for x in (log_mel, f0_hz, voiced)), strict=True)
-    return torch.from_numpy(np.stack([vocoder.render(*row, seed).audio for row in each])).to(log_mel)
+    return torch.from_numpy(np.stack([vocoder.render(*row, seed=seed).audio for row in each])).to(log_mel)
 
 
 @dataclasses.dataclass(frozen=True)
