@@ -59,7 +59,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What all variants of an instrument share; see ``pipeline.convert``."""
+    """Settings that all variants of an instrument share; see ``pipeline.convert``."""
 
     controls: Controls | None = None
     sampling: SamplingOptions = SamplingOptions()
@@ -153,7 +153,7 @@ def compare(
 ) -> Iterator[Row]:
     """Convert a clip with every variant and measure the results.
 
-    A variant that fails gives a row that says why; the others go on. ``Cancelled`` ends the rest.
+    A variant that fails gives a row with the reason; the others go on. ``Cancelled`` ends the rest.
 
     Args:
         compared: From :func:`variants`.

@@ -31,7 +31,7 @@ def key_name(text: str) -> str:
 
 
 def tuning_offset(f0_midi: np.ndarray, confidence: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """How far a performance is above concert pitch.
+    """Tuning offset of a performance against concert pitch.
 
     Of 101 candidate offsets the one that leaves the least distance to the nearest notes and the fewest note changes.
 
@@ -83,7 +83,7 @@ def autotune(
 
 
 def suggest_key(f0_midi: np.ndarray, weight: np.ndarray, tuning_semitones: float = 0.0) -> str:
-    """The major or minor key whose probe-tone profile fits the sung pitches best; "chromatic" without any pitch.
+    """The major or minor key whose probe-tone profile fits the pitches best; "chromatic" without any pitch.
 
     Source: Krumhansl and Schmuckler's key finding, with the profiles of Krumhansl and Kessler 1982.
     """
@@ -91,9 +91,9 @@ def suggest_key(f0_midi: np.ndarray, weight: np.ndarray, tuning_semitones: float
     if weight.sum() <= 0:
         return "chromatic"
     notes = np.round(np.asarray(f0_midi, dtype=np.float64) - tuning_semitones).astype(int) % 12
-    sung = _zscore(np.bincount(notes, weights=weight, minlength=12))
+    profile_of_song = _zscore(np.bincount(notes, weights=weight, minlength=12))
     fit = {
-        f"{NOTE_NAMES[k]} {mode}": sung @ np.roll(_zscore(profile), k)
+        f"{NOTE_NAMES[k]} {mode}": profile_of_song @ np.roll(_zscore(profile), k)
         for mode, profile in _PROFILES.items()
         for k in range(12)
     }

@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Where and how results are saved, see ``pipeline.save``; ``keep_rate`` as in ``pipeline.convert``."""
+    """Folder and format of the results, see ``pipeline.save``; ``keep_rate`` as in ``pipeline.convert``."""
 
     folder: Path
     format: str = "wav"
@@ -89,7 +89,7 @@ def convert_songs(
 
 
 def describe(outcomes: Sequence[Outcome]) -> str:
-    """How many songs were converted, and which failed and why."""
+    """Summary of a batch: the number of converted songs, and each failure with its reason."""
     failed = [o for o in outcomes if o.error is not None]
     text = f"{len(outcomes) - len(failed)} of {len(outcomes)} songs were converted."
     lines = [f"{o.path.name}: {' '.join(filesystem.error_text(o.error).split())}" for o in failed]

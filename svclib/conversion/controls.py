@@ -108,7 +108,7 @@ class Controls:
         return 12.0 * self.octave_shift + self.semitone_shift
 
     def changes(self, kind: str) -> str:
-        """What differs from :func:`defaults` of this kind of instrument, for people; empty if nothing does."""
+        """Differences from :func:`defaults` of this kind of instrument, for people; empty if nothing does."""
         usual, found = defaults(kind), []
         for spec in control_specs(self):
             value, label = getattr(self, spec.name), spec.label[0].lower() + spec.label[1:]

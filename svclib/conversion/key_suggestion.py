@@ -1,4 +1,4 @@
-"""Which shift brings a song into the range that an instrument was made from: pitch histograms against each other."""
+"""Key suggestion: the shift that brings a song into the training range of an instrument, from pitch histograms."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ class Suggestion:
     Attributes:
         octaves: The nearest octave: keeps the song's key.
         semitones: What to add to the octaves to sit in the middle of the range: changes the key.
-        shift_semitones: What is taken unless the person says otherwise (``--key auto``), octaves included.
+        shift_semitones: The shift that is applied by default (``--key auto``), octaves included.
         text: The same for people, with the reasons.
         kind: Of the instrument.
     """
@@ -34,7 +34,7 @@ class Suggestion:
 
     @property
     def extra_semitones(self) -> int:
-        """What is taken on top of the octaves: 0 or ``semitones``."""
+        """Semitones on top of the octaves: 0 or ``semitones``."""
         return self.shift_semitones - 12 * self.octaves
 
     def applied(self, controls: Controls | None = None) -> Controls:
@@ -58,7 +58,7 @@ def suggest_shift(features: Features, statistics: dict | None, kind: str = "ddsp
 
     Taken is the octave, because the song then stays in its key and fits its accompaniment. Not so where a diffusion
     instrument's histogram overlaps with it by less than 0.6 of the best overlap: such an instrument has learned each
-    pitch's sound from recordings and sings badly outside them, while a ``ddsp`` instrument computes its harmonics at
+    pitch's sound from recordings and is poor outside their range, while a ``ddsp`` instrument computes its harmonics at
     any pitch.
 
     Args:

@@ -1,4 +1,4 @@
-"""How far a result is from its reference: definitions, units and alignment of every number the project reports.
+"""Metrics of a result against its reference, with definitions, units and alignment.
 
 Reference and result must lie on the same grid; nothing is shifted, cut or scaled to fit.
 """

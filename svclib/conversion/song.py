@@ -55,7 +55,7 @@ class Song:
 def find_songs(folder: str | Path) -> list[Path]:
     """The songs in a folder and its sub-folders, sorted by path.
 
-    Raises ConversionError if there is none, which says what was skipped and what to put where.
+    Raises ConversionError if there is none, with the skipped files and the remedy.
     """
     usable, skipped = audio.find(folder)
     if not usable:
@@ -86,7 +86,7 @@ def load_song(
     Raises:
         ConversionError: if the song is shorter than one frame.
         AudioError: if it cannot be read.
-        Cancelled: if ``cancelled`` says so.
+        Cancelled: if ``cancelled()`` returns True.
     """
     path = Path(path)
     if f0_method is not None:

@@ -1,4 +1,4 @@
-"""How much a recording sounds like one person: a network that tells speakers apart, and cosines of what it hears.
+"""Speaker similarity: cosine between the embeddings of a speaker encoder.
 
 The network is the GE2E speaker encoder (Wan et al. 2018, arXiv:1710.10467): three LSTM layers of 256 over 40 mel powers
 every 10 ms, the last state through a linear layer and a ReLU, scaled to length 1. Its weights (17 MB) are read from an
@@ -41,7 +41,7 @@ class SpeakerEncoder(nn.Module):
 
 
 def weights_path() -> Path:
-    """Where the installed resemblyzer package keeps its weights, found without importing it.
+    """Path of the weights in an installed resemblyzer package, which is not imported.
 
     Raises ConversionError if the package is not installed.
     """
@@ -86,7 +86,7 @@ def trim_pauses(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, " _"]:
 
 
 def embed(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, "256"]:
-    """One direction for a stretch of sound at 16 kHz: the mean over slices of 1.6 s every 0.8 s, of length 1."""
+    """Embedding of an excerpt at 16 kHz: the mean over slices of 1.6 s every 0.8 s, of length 1."""
     level = 10 * np.log10(max(float(np.square(samples.astype(np.float64)).mean()), 1e-20))
     mel = mel_power(samples * 10 ** (max(0.0, LEVEL_DBFS - level) / 20))
     if len(mel) < SLICE_FRAMES:
@@ -116,7 +116,7 @@ def speaker_embedding(phrases: Sequence[np.ndarray]) -> Float[np.ndarray, "256"]
 
 
 def similarity(samples: Float[np.ndarray, " _"], target: Float[np.ndarray, "256"]) -> dict[str, float | int]:
-    """How near a sound comes to a voice.
+    """Similarity of a sound to a voice.
 
     Args:
         samples: At 16 kHz; without pauses it has to last 0.8 s.

@@ -20,7 +20,7 @@ def install_missing() -> None:
     """Add the packages that Colab lacks; on other machines report what is missing.
 
     Raises:
-        RuntimeError: if a package is missing and this is not Colab, or cannot be installed; says what to do.
+        RuntimeError: if a package is missing and this is not Colab, or cannot be installed; with the remedy.
     """
     missing = [wanted for name, wanted in MISSING_ON_COLAB.items() if importlib.util.find_spec(name) is None]
     if not missing:

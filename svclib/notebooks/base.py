@@ -1,4 +1,4 @@
-"""What the panels of all notebooks share. Only modules named ``widgets*`` import ipywidgets; they do no arithmetic.
+"""Widgets and helpers that the panels of all notebooks share.
 
 One source for ipywidgets 7.7.1 (Colab) and 8. Everything a panel shows is an HTML widget: unlike an Output widget it
 can be set from a background thread and looks the same in JupyterLab, classic Notebook and Colab. No exception is lost:
@@ -129,7 +129,7 @@ def column(title: str, *children: W.Widget) -> W.VBox:
 
 def described(kind, label: str) -> str:
     """A label, such as a singer's name from an instrument, as a widget's description: ipywidgets 7 takes it for HTML,
-    8 for text unless told otherwise."""
+    8 for text unless allowed."""
     return label if "description_allow_html" in kind.class_trait_names() else page.text(label)
 
 

@@ -191,7 +191,7 @@ class SamplingControls(W.VBox):
 
     @property
     def hidden(self) -> bool:
-        """Whether the chosen instrument has no such options."""
+        """True if the chosen instrument has no such options."""
         return self.layout.display == "none"
 
     def options(self) -> SamplingOptions:

@@ -1,6 +1,6 @@
-"""What *Run all* needs where a person's folder is still empty: the synthetic singers, their song, a first instrument.
+"""First run: synthetic singers, a song and a first instrument where a person's folder is still empty.
 
-Every function uses what is there and makes only what is missing, and says which in a sentence.
+Every function uses what is there and makes only what is missing, and reports which in a sentence.
 """
 
 import dataclasses
@@ -53,11 +53,11 @@ def recordings(
         voice: Name of a folder in ``base.audio``; several, joined by commas, are one dataset together. Empty: the
             first of :func:`voices`.
         source: A zip, a Google Drive link or another address to fetch recordings from, into ``base.audio / voice``.
-        minutes: How much the first synthetic singer sings, if nothing is there; the other one sings a quarter of it.
+        minutes: Minutes of the first synthetic singer, if nothing is there; the other one gets a quarter of it.
         progress: Called with (fraction, text).
 
     Returns:
-        ``(name of the dataset, recordings, a sentence that says what was used)``.
+        ``(name of the dataset, recordings, a sentence with what was used)``.
 
     Raises:
         DatasetError: if a voice is not there (names those that are), or ``voice`` and ``source`` contradict
@@ -136,7 +136,7 @@ def prepared(
 
 
 def dataset_folder(base: workspace.Base, name: str, chosen: config.Preset) -> Path:
-    """Where the dataset of a voice lies, measured as a preset needs it: ``datasets / NAME / RATE-HOP``."""
+    """Folder of the dataset of a voice, measured as a preset needs it: ``datasets / NAME / RATE-HOP``."""
     return base.datasets / name / f"{chosen.features.sample_rate_hz}-{chosen.features.hop_samples}"
 
 
@@ -166,14 +166,16 @@ def newest_first(paths) -> list[Path]:
 
 
 def songs(base: workspace.Base) -> tuple[list[Path], str]:
-    """Songs in ``base.examples``, the newest first; where there is none, a synthetic singer sings one."""
+    """Songs in ``base.examples``, the newest first; where there is none, one of a synthetic singer is made."""
     usable, _ = audio.find(base.examples)
     if usable:
         return newest_first(usable), ""
-    sung = singers.render(OTHER_SINGER, singers.demo_song())
+    recording = singers.render(OTHER_SINGER, singers.demo_song())
     tags = {"comment": "synthetic voice (svclib singers)"}
     path = base.examples / "twinkle.wav"
-    path = atomic_store.commit_new(path, lambda part: audio.write(part, sung.audio, sung.sample_rate_hz, tags))
+    path = atomic_store.commit_new(
+        path, lambda part: audio.write(part, recording.audio, recording.sample_rate_hz, tags)
+    )
     return [path], f"{base.examples} was empty, so {OTHER_SINGER}, a synthetic singer, sang a song into it."
 
 
@@ -191,7 +193,7 @@ def instruments(
         base: The person's folder.
         preset_name: What is trained then, as :func:`preset` takes it.
         minutes: How long it is trained.
-        singer_minutes: How much the synthetic singer sings for it, if there are no recordings.
+        singer_minutes: Minutes of the synthetic singer for it, if there are no recordings.
         on_progress: Called with a ``training.Status``.
         kind: Only instruments of this kind; empty: of any.
 
@@ -342,8 +344,8 @@ def checkpoint_steps(run: str | Path) -> list[CheckpointEntry]:
     for info in found:
         known = entries.get(info.step)
         loss = info.validation_loss if info.validation_loss is not None else (known.validation_loss if known else None)
-        heard = [p for p in previews if p.step == info.step]
-        entries[info.step] = CheckpointEntry(info.step, loss, info.step == best, heard)
+        own = [p for p in previews if p.step == info.step]
+        entries[info.step] = CheckpointEntry(info.step, loss, info.step == best, own)
     return [entries[step] for step in sorted(entries)]
 
 

@@ -40,7 +40,7 @@ def example_file(base: workspace.Base) -> widgets.Panel:
 
 
 def waves(base: workspace.Base, seed: int = 0) -> HTML:
-    """What a person's DiffWave instrument does with noise, where there is one; otherwise the bundled example."""
+    """Noise through a person's DiffWave instrument, where there is one; otherwise the bundled example."""
     listed = _instruments(base, ("diffwave",))
     found = [entry for entry in listed if not entry.is_vocoder]
     if not found:
@@ -61,7 +61,7 @@ def lesson_panel(base: workspace.Base, start_s: float | int = 0.0, seconds: floa
 
 
 class LessonPanel(widgets.Panel):
-    """An instrument, a song, a stretch, Run; the lesson appears below, Export writes it as a file."""
+    """An instrument, a song, an excerpt, Run; the lesson appears below, Export writes it as a file."""
 
     def __init__(self, base: workspace.Base, start_s: float | int = 0.0, seconds: float | int = 5.0):
         self.base, self.text, self.title = base, "", ""

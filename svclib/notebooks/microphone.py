@@ -73,7 +73,7 @@ _SCRIPT = """
 
 
 def recorder(message: widgets.Message, receive) -> W.VBox:
-    """A Record button; ``receive(wav_bytes)`` is called with each recording, failures are said in ``message``."""
+    """A Record button; ``receive(wav_bytes)`` is called with each recording, failures are shown in ``message``."""
     area = W.Textarea(continuous_update=True, layout=W.Layout(display="none"))
     code = _SCRIPT.replace("@MAX@", str(MAX_SECONDS)).replace("@RATE@", str(RATE_HZ))
     face = W.HTML(

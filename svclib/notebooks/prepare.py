@@ -14,7 +14,7 @@ from svclib.utils import workspace
 
 
 def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
-    """The person's folder, made if needed, with a line that says where it is.
+    """The person's folder, made if needed, with a line that names it.
 
     Without ``base``: ``svclib`` in Google Drive on Colab; elsewhere the environment variable ``SVCLIB_HOME``, else
     ``svclib_home`` beside the notebook. With ``base_model`` the shipped one is put where no diffusion instrument is.
@@ -115,20 +115,20 @@ def prepare(found: list[Recording], out, settings) -> dataset.Dataset:
 
 
 def summary_html(data: dataset.Dataset) -> str:
-    """What a dataset holds, in a few lines, and what its preparation had to tell."""
+    """Summary of a dataset in a few lines, and the messages of its preparation."""
     notes = [page.notice(message, "warning") for message in data.messages]
     return page.heading("Prepared") + page.notice(dataset.describe(data), "done") + "".join(notes)
 
 
 def chunk_panel(data: dataset.Dataset, seconds: float | int = 5.0, seed: int = 0) -> "ChunkPanel":
-    """A random stretch of the dataset: spectrogram with F0, confidence, loudness, player; a button for another one."""
+    """A random excerpt of the dataset: spectrogram with F0, confidence, loudness, player; a button for another one."""
     panel = ChunkPanel(data, seconds, seed)
     widgets.only_one("chunk", panel)
     return panel
 
 
 class ChunkPanel(widgets.Panel):
-    """Shows stretches of a dataset; ``seed`` makes the first one repeatable."""
+    """Shows excerpts of a dataset; ``seed`` makes the first one repeatable."""
 
     def __init__(self, data: dataset.Dataset, seconds: float, seed: int):
         self.data, self.seed = data, seed
@@ -152,7 +152,7 @@ class ChunkPanel(widgets.Panel):
         guard(self.another)()
 
     def another(self) -> None:
-        """Show another random stretch."""
+        """Show another random excerpt."""
         place = self.data.random_chunk(self.seed, self.seconds.value)
         self.seed += 1
         self.view.value = chunk_html(self.data, *place)
@@ -160,7 +160,7 @@ class ChunkPanel(widgets.Panel):
 
 
 def chunk_html(data: dataset.Dataset, index: int, start_frame: int, n_frames: int) -> str:
-    """A stretch of a recording: player, spectrogram with F0, confidence, loudness."""
+    """An excerpt of a recording: player, spectrogram with F0, confidence, loudness."""
     recording, hop, rate_hz = data.recordings[index], data.hop_samples, data.settings.sample_rate_hz
     samples = data.audio(index, start_frame * hop, n_frames * hop)
     start_s = start_frame * hop / rate_hz

@@ -1,4 +1,4 @@
-"""The panels of notebook 02: presets that fit, the live view of a training, checkpoints to hear, runs compared."""
+"""The panels of notebook 02: presets that fit, the live view of a training, checkpoints to listen to, runs compared."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def open_dataset(base, voice: str, preset: str, minutes: float | int = first_run.MINUTES):
-    """The dataset of a voice as the preset needs it, prepared first where it is not; says which."""
+    """The dataset of a voice as the preset needs it, prepared first where it is not, with a note."""
     bar = shown_progress()
     try:
         data, note = first_run.prepared(base, voice, first_run.preset(preset), minutes, progress=bar)
@@ -110,7 +110,7 @@ def choose_preset(data, wanted: str) -> PresetPanel:
 
 
 def device() -> HTML:
-    """Which GPU there is and what it means for the time, in one sentence."""
+    """The GPU and what it means for the time, in one sentence."""
     return HTML(page.notice(training.device_summary()))
 
 
@@ -143,12 +143,12 @@ class TrainingView:
             self.draw()
 
     def finish(self, message: str) -> None:
-        """Draw the whole curve; ``message`` is told elsewhere and leaves the list."""
+        """Draw the whole curve; ``message`` is shown elsewhere and leaves the list."""
         self.messages_html.value = "".join(page.paragraph(text) for text in self._messages[-4:] if text != message)
         self.draw()
 
     def draw(self) -> None:
-        """Draw the curve of what is logged so far; a failure is said and stops no training."""
+        """Draw the curve of what is logged so far; a failure is shown and stops no training."""
         self._drawn_at = first_run.elapsed_s()
         try:
             self._draw()
@@ -252,7 +252,7 @@ def tensorboard(run: Path, wanted: bool = True) -> None:
 
 
 def reconstruction(run: Path, data, which="best", number: int = 0) -> HTML:
-    """A held-out stretch and its reconstruction side by side: spectrograms, players, loss."""
+    """A held-out excerpt and its reconstruction side by side: spectrograms, players, loss."""
     model, record = training.load_model(run, which)
     made = ddsp_inspection.reconstruct(model, data, number=number)
     rate_hz = made.features.settings.sample_rate_hz
@@ -335,7 +335,7 @@ def choose_checkpoint(run: Path) -> CheckpointPanel:
 
 
 def export(run: Path, base, which="best", name: str = "", data=None) -> Path:
-    """Write the instrument into ``base.instruments``, where nothing is overwritten; says where and offers a link."""
+    """Write the instrument into ``base.instruments``, where nothing is overwritten; shows the path and a link."""
     path, note = first_run.export(run, base, which, name, data)
     display(HTML(page.notice(note, "done") + page.download_link(path)))
     return path
