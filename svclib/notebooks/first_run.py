@@ -224,7 +224,7 @@ def place_base_model(base: workspace.Base) -> str:
     atomic_store.copy_file(BASE_PATH, base.instruments / BASE_PATH.name)
     return (
         f"There was no diffusion instrument in {base.instruments}, so the base model was put there: it sings any song "
-        "in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in a quarter of an hour."
+        "in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in 15 to 20 minutes."
     )
 
 
