@@ -211,9 +211,10 @@ def test_an_instrument_sings_through_any_vocoder_of_its_mel(home, tmp_path, name
     assert made.settings()["vocoder"] == vocoder.record() and "vocoder" not in own.settings()
     # what the vocoder is given is the very mel that the instrument's own vocoder is given
     spy = dataclasses.replace(vocoder)
-    object.__setattr__(spy, "render", lambda *a, **o: heard.append(a) or vocoder.render(*a, **o))
+    object.__setattr__(spy, "render", lambda *a, **o: heard.append((a, o["seed"])) or vocoder.render(*a, **o))
     convert(voice, song(), PLAIN, sampling=SamplingOptions(seed=5), vocoder=spy)
-    again = voice.model.vocoder.render(*heard[0]).audio[:12100]
+    (tracks, seed), *_ = heard
+    again = voice.model.vocoder.render(*tracks, seed).audio[:12100]
     assert np.allclose(again * 10 ** (own.gain_db / 20), own.audio, atol=1e-6)
     said = json.loads(save(made, tmp_path).with_suffix(".wav.json").read_text())
     assert said["vocoder"]["sha256"] == vocoder.sha256

@@ -9,7 +9,7 @@ knows how much of a band is breath. Frames without pitch get no harmonics at all
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -54,10 +54,6 @@ class Vocoder(Protocol):
         """Sound of ``frames * hop_samples`` samples; equal seeds give equal sound."""
         ...
 
-    def render(self, log_mel: np.ndarray, f0_hz: np.ndarray, voiced: np.ndarray, seed: int = 0) -> Synthesis:
-        """A song of any length, in chunks that equal the whole."""
-        ...
-
 
 def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelConfig) -> None:
     """Refuse frames that do not belong together, with a :class:`ModelError` that names the shapes."""
@@ -70,7 +66,7 @@ def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelCo
         )
 
 
-def render_batch(vocoder: "Vocoder", log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, seed: int) -> Tensor:
+def render_batch(vocoder: Any, log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, seed: int) -> Tensor:
     """``render`` of each row of a batch, every one with the noise of ``seed``: ``[batch, samples]``."""
     check_shapes(log_mel, f0_hz, voiced, vocoder.contract)
     each = zip(*(x.cpu().numpy() for x in (log_mel, f0_hz, voiced)), strict=True)
