@@ -19,7 +19,7 @@ import time
 import numpy as np
 import torch
 
-from svclib.data.synthetic import singers
+from svclib.data import singers
 from svclib.features import extract
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.models import instrument

@@ -20,10 +20,9 @@ from svclib.analysis.lesson import build as lesson
 from svclib.analysis.lesson import diffwave as lesson_wave
 from svclib.audio import io as audio
 from svclib.conversion import song as songs
-from svclib.data import dataset
+from svclib.data import dataset, singers
 from svclib.data.recordings import find_recordings
-from svclib.data.synthetic import singers
-from svclib.data.synthetic.voice import Note, Score
+from svclib.data.singers import Note, Score
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.utils import atomic_store, config

@@ -21,9 +21,8 @@ from svclib.audio import io as audio
 from svclib.conversion import ab_compare, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
-from svclib.data import dataset, preprocess
+from svclib.data import dataset, preprocess, singers
 from svclib.data.recordings import find_recordings
-from svclib.data.synthetic import singers
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.training import api as training

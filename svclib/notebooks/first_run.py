@@ -12,9 +12,8 @@ from typing import Any
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.conversion import validation_songs
-from svclib.data import dataset
+from svclib.data import dataset, singers
 from svclib.data.recordings import Recording, find_recordings
-from svclib.data.synthetic import singers
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.training.resume import BASE_PATH

@@ -24,7 +24,7 @@ from svclib.audio import mel as mel_
 from svclib.audio.mel import MelConfig
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
-from svclib.data.synthetic import singers
+from svclib.data import singers
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion.model import DiffusionSettings

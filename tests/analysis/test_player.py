@@ -15,7 +15,7 @@ from svclib.analysis.recorder import Recorder
 from svclib.audio import units
 from svclib.audio.mel import MelConfig
 from svclib.audio.mel import log_mel as compute_log_mel
-from svclib.data.synthetic import singers
+from svclib.data import singers
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffusion.schedule import Schedule

@@ -11,9 +11,8 @@ import toy
 from lib import copysynthesis
 from svclib.audio import io as audio
 from svclib.audio.mel import MelConfig
-from svclib.data import recordings
+from svclib.data import recordings, singers
 from svclib.data.recordings import find_recordings
-from svclib.data.synthetic import singers
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.ddsp.model import Synthesis

@@ -16,7 +16,7 @@ import soundfile
 from svclib import __main__
 from svclib.audio import io as audio
 from svclib.cli import commands, terminal
-from svclib.data.synthetic import singers
+from svclib.data import singers
 
 COMMANDS = ("demo", "doctor", "prepare", "train", "sweep", "export", "info", "convert", "evaluate")
 COMMANDS += ("vocode", "generate", "denoise", "interpolate", "trace")

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from svclib.cli import demo
-from svclib.data.synthetic import singers
+from svclib.data import singers
 from svclib.models import instrument
 from svclib.utils import atomic_store
 

@@ -15,9 +15,8 @@ import scipy.signal
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.data.synthetic import singers
-from svclib.data.synthetic import voice as voices
-from svclib.data.synthetic.singers import Note, Score
+from svclib.data import singers
+from svclib.data.singers import Note, Score
 from svclib.utils.errors import DatasetError
 
 RATE_HZ, HOP = 16000, 64
@@ -93,13 +92,13 @@ def test_a_vowel_has_the_level_that_was_asked_for():
     for level_db in (0.0, -6.0):
         for sung in both(Score((Note(60, 1.0, "o", level_db),))):
             middle = sung.audio[int(0.4 * 44100) : int(0.9 * 44100)]
-            assert 10 * np.log10(np.mean(middle**2)) == pytest.approx(voices.MASTER + level_db, abs=0.3)
+            assert 10 * np.log10(np.mean(middle**2)) == pytest.approx(singers.MASTER_DB + level_db, abs=0.3)
 
 
 def test_harmonics_have_the_amplitudes_of_the_formant_model():
     for singer in singers.SINGERS.values():
         sung = singers.render(dataclasses.replace(singer, breath_db=-150.0), Score((Note(60, 0.3, "a"),)))
-        model = voices.VoiceCurves(sung.singer, sung.score, sung.octave, sung.seed)
+        model = singers.VoiceCurves(sung.singer, sung.score, sung.octave, sung.seed)
         rate = sung.sample_rate_hz
         start, n = int(0.25 * rate), 2048  # before the vibrato sets in
         f0_hz = model.f0_hz(np.array([(start + n / 2) / rate]))
@@ -160,7 +159,7 @@ def clicks(samples, sung):
     high = scipy.signal.sosfilt(scipy.signal.butter(8, 15000, "high", fs=44100, output="sos"), samples)
     level = np.sqrt(np.convolve(high**2, np.ones(44) / 44, "same"))[22::44]
     truth = sung.truth(44100, 44)
-    near = np.convolve(np.isin(truth.phones, voices.NOISES), np.ones(61), "same") > 0
+    near = np.convolve(np.isin(truth.phones, singers.NOISES), np.ones(61), "same") > 0
     n = min(len(level), len(near))
     return level[:n][~near[:n]].max()
 

@@ -17,9 +17,8 @@ from svclib.audio.mel import MelConfig
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
-from svclib.data import dataset
+from svclib.data import dataset, singers
 from svclib.data.recordings import find_recordings
-from svclib.data.synthetic import singers
 from svclib.features import content_features, extract
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.content_features import UnitSettings

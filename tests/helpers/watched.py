@@ -60,7 +60,7 @@ def journey(folder: Path) -> None:
     """From two short recordings to a lesson, by every command that a person without a cluster needs."""
     from svclib.__main__ import main
     from svclib.audio import io as audio
-    from svclib.data.synthetic import singers
+    from svclib.data import singers
 
     score = singers.Score(tuple(singers.Note(n, 0.8, s) for n, s in ((60, "la"), (64, "sa"), (62, "na"))))
     for seed, name in enumerate(("one", "two")):

@@ -1,1 +1,0 @@
-"""Synthetic singers with known F0, loudness and phonemes."""
