@@ -22,8 +22,7 @@ from svclib.data.recordings import find_recordings
 from svclib.training import checkpoints
 from svclib.training.checkpoints import Checkpoint
 from svclib.utils import atomic_store
-from svclib.utils.errors import ConfigError, ModelError, TrainingError
-from svclib.utils.progress import raise_if_cancelled
+from svclib.utils.errors import ConfigError, ModelError, TrainingError, raise_if_cancelled
 from svclib.utils.serialization import from_dict, to_dict
 
 DIGITS = ("{label}_{singer}_{take}", "*_[0-4].wav")  # how digits are named, and which are held out

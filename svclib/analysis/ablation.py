@@ -21,12 +21,11 @@ from svclib.analysis.interventions import Excerpt, Intervention, build_condition
 from svclib.analysis.recorder import CaptureOptions, capture, select_steps
 from svclib.analysis.step_audio import StepAudio, common_gain
 from svclib.analysis.trace import Trace
-from svclib.audio import griffin_lim
+from svclib.audio.mel import griffin_lim
 from svclib.models.diffusion.samplers import SamplerStep
 from svclib.models.diffusion.schedule import x0_from_eps
 from svclib.training import api as training
-from svclib.utils.errors import ConversionError
-from svclib.utils.progress import ProgressCallback, raise_if_cancelled
+from svclib.utils.errors import ConversionError, ProgressCallback, raise_if_cancelled
 
 PROBE_STEPS = 24
 
@@ -178,8 +177,8 @@ def run(
         interventions: At most one ``scale``, which doubles the denoiser calls and excludes hidden features.
         options: Of sampler, recorder and probe.
         label: Name of the run; the text of the interventions by default.
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``; checked at each call of the denoiser.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``; checked at each call of the denoiser.
         callback: Called with the model and each step, after the probe.
 
     Returns:
@@ -284,7 +283,7 @@ def render_audio(
             rendered[i] = model.vocoder.render(mel, f0_hz, voiced, seed).audio
         else:
             rows = torch.from_numpy(np.ascontiguousarray(mel))[None]
-            rendered[i] = griffin_lim.griffin_lim(rows, model.contract, seed=seed)[0].numpy()
+            rendered[i] = griffin_lim(rows, model.contract, seed=seed)[0].numpy()
         if progress:
             progress((n + 1) / len(steps), f"audio {n + 1} of {len(steps)}")
     audio, attenuated_db = common_gain(rendered, rendered[len(trace)])

@@ -9,7 +9,7 @@ import numpy as np
 from svclib.analysis import plot_data
 from svclib.analysis.trace import Trace
 from svclib.features import extract
-from svclib.utils.progress import ProgressCallback
+from svclib.utils.errors import ProgressCallback
 
 GUARD_DB = 12.0
 _PEAK = 0.7

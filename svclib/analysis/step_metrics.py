@@ -14,8 +14,7 @@ from svclib.audio import io as audio
 from svclib.conversion import metrics, speaker_similarity
 from svclib.conversion.recognition import SAMPLE_RATE_HZ, SpeechRecognizer, intelligibility
 from svclib.features import extract
-from svclib.utils.errors import ConversionError
-from svclib.utils.progress import ProgressCallback, raise_if_cancelled
+from svclib.utils.errors import ConversionError, ProgressCallback, raise_if_cancelled
 
 MIN_FRAMES = 10
 _OPTIONAL = ("speaker similarity", "character error rate")
@@ -99,8 +98,8 @@ def audio_metrics(
         rendered: Audio ``[samples]`` by position; ``len(trace)`` stands for the result.
         settings: Feature settings of the instrument.
         source: Audio of the source, for speaker similarity; skipped where it cannot be computed.
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``.
         recognizer: For the character error rate against the transcript of the source; takes seconds per step.
 
     Returns:

@@ -15,8 +15,7 @@ import numpy as np
 from svclib.audio import units
 from svclib.audio.decode import BLOCK_SAMPLES, SUFFIXES, AudioInfo, Decoder, blocks, find, has_audio, probe
 from svclib.utils import atomic_store
-from svclib.utils.errors import AudioError
-from svclib.utils.progress import ProgressCallback
+from svclib.utils.errors import AudioError, ProgressCallback
 
 __all__ = [
     "SUFFIXES",

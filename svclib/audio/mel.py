@@ -1,13 +1,16 @@
-"""Log-mel spectrograms: their definition and their computation as in the community's 44.1 kHz vocoders."""
+"""Log-mel spectrograms: their definition, their computation as in the community's 44.1 kHz vocoders, and the sound of
+one without a network (Griffin-Lim), for previews and as a baseline for vocoders."""
 
 import dataclasses
 import functools
 import math
 
+import librosa
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from svclib.audio import units
 from svclib.audio.loudness import spectrum
@@ -80,8 +83,6 @@ class MelConfig(Settings):
 
     def edges_hz(self) -> np.ndarray:
         """Edges of the triangular filters: filter ``m`` rises from edge ``m`` to ``m + 1`` and falls to ``m + 2``."""
-        import librosa
-
         return librosa.mel_frequencies(
             n_mels=self.n_mels + 2, fmin=self.fmin_hz, fmax=self.fmax_hz, htk=self.scale == "htk"
         )
@@ -95,30 +96,18 @@ class MelConfig(Settings):
         return _filters(self, dtype, torch.device(device))
 
     def require(self, other: "MelConfig", mine: str = "this", theirs: str = "the other") -> None:
-        """Refuse another definition.
-
-        Args:
-            other: The definition that must be equal.
-            mine: Owner of this definition, for the message.
-            theirs: Owner of the other.
-
-        Raises:
-            ModelError: naming both owners and every field that differs.
-        """
-        if self == other:
-            return
+        """Refuse another definition: a ModelError names both owners and every field that differs."""
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
-        fields = ", ".join(f"{n} {getattr(self, n)} against {getattr(other, n)}" for n in names)
-        raise ModelError(
-            f"The mel of {mine} and of {theirs} differ: {fields}.",
-            hint="Prepare or train one of them with the other's settings.",
-        )
+        if names:
+            fields = ", ".join(f"{n} {getattr(self, n)} against {getattr(other, n)}" for n in names)
+            raise ModelError(
+                f"The mel of {mine} and of {theirs} differ: {fields}.",
+                hint="Prepare or train one of them with the other's settings.",
+            )
 
 
 @functools.lru_cache(maxsize=16)
 def _filters(config: MelConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
-    import librosa
-
     filters = librosa.filters.mel(
         sr=config.sample_rate_hz,
         n_fft=config.n_fft,
@@ -133,17 +122,10 @@ def _filters(config: MelConfig, dtype: torch.dtype, device: torch.device) -> Ten
 
 
 def log_mel(samples: Float[Tensor, "batch samples"], config: MelConfig) -> Float[Tensor, "batch frames mels"]:
-    """Log-mel spectrogram as NSF-HiFiGAN defines it, differentiable.
+    """Log-mel spectrogram of ``samples // hop`` frames as NSF-HiFiGAN defines it, differentiable.
 
     Reflected padding of (n_fft - hop) / 2 samples on each side, periodic Hann window, magnitude
     sqrt(re^2 + im^2 + 1e-9), mel filters, log of max(x, floor).
-
-    Args:
-        samples: Audio at ``config.sample_rate_hz``, full scale 1.
-        config: The definition.
-
-    Returns:
-        ``samples // hop`` frames in the definition's logarithm, in the samples' type and on their device.
     """
     n, hop = samples.shape[1], config.hop_samples
     n_frames = units.frame_count(n, hop)
@@ -151,10 +133,9 @@ def log_mel(samples: Float[Tensor, "batch samples"], config: MelConfig) -> Float
         return samples.new_zeros(samples.shape[0], 0, config.n_mels)
     pad = (config.n_fft - hop) // 2
     if n > pad:
-        padded = torch.nn.functional.pad(samples, (pad, pad), mode="reflect")
+        padded = functional.pad(samples, (pad, pad), mode="reflect")
     else:
-        index = reflected(np.arange(-pad, n + pad), n)
-        padded = samples[:, torch.from_numpy(index).to(samples.device)]
+        padded = samples[:, torch.from_numpy(reflected(np.arange(-pad, n + pad), n)).to(samples.device)]
     return log_mel_of_padded(padded[:, : (n_frames - 1) * hop + config.n_fft], config)
 
 
@@ -172,3 +153,52 @@ def reflected(index: np.ndarray, n: int) -> np.ndarray:
         return np.zeros_like(index)
     index = np.abs(index) % (2 * (n - 1))
     return np.where(index < n, index, 2 * (n - 1) - index)
+
+
+# Griffin-Lim ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def griffin_lim(
+    log_mel: Float[Tensor, "batch frames mels"], config: MelConfig, seed: int = 0, steps: int = 32
+) -> Float[Tensor, "batch samples"]:
+    """Audio of ``frames * hop_samples`` samples from random phases.
+
+    Fast Griffin-Lim (Perraudin et al. 2013, Algorithm 2, momentum 0.99) with the mel's window, hop and padding.
+    """
+    size, hop, n_frames = config.n_fft, config.hop_samples, log_mel.shape[1]
+    n_samples, margin = n_frames * hop, (size - hop) // 2
+    left = (size - config.window_samples) // 2
+    window = functional.pad(torch.hann_window(config.window_samples), (left, size - config.window_samples - left))
+    window = window.to(log_mel)
+
+    def overlap_add(frames: Tensor) -> Tensor:
+        n = n_samples + 2 * margin
+        return functional.fold(frames, (1, n), (1, size), stride=(1, hop))[:, 0, 0]
+
+    norm = overlap_add(window.square()[None, :, None].repeat(1, 1, n_frames)).clamp_min(1e-3)
+
+    def synthesise(spectrum: Tensor) -> Tensor:
+        return overlap_add(torch.fft.irfft(spectrum, size, dim=1) * window[:, None]) / norm
+
+    magnitude = _magnitude(log_mel, config)
+    generator = torch.Generator().manual_seed(seed)
+    phase = torch.exp(2j * math.pi * torch.rand(magnitude.shape, generator=generator)).to(log_mel.device)
+    before = torch.zeros_like(phase)
+    for _ in range(steps):
+        now = spectrum(synthesise(magnitude * phase), size, config.window_samples, hop)
+        ahead = now + 0.99 * (now - before)
+        phase, before = ahead / ahead.abs().clamp_min(1e-12), now
+    return synthesise(magnitude * phase)[:, margin : margin + n_samples]
+
+
+def _magnitude(log_mel: Tensor, config: MelConfig) -> Float[Tensor, "batch bins frames"]:
+    """STFT magnitudes of a mel: the filters' transpose, corrected by ten steps of non-negative matrix factorisation
+    (Lee and Seung 2001, Theorem 1)."""
+    basis = config.filters(log_mel.dtype, log_mel.device)
+    mel = config.to_nepers(log_mel).exp().transpose(1, 2)
+    spread = basis.T / basis.T.sum(1, keepdim=True).clamp_min(1e-8)  # each bin: the mean of its filters
+    bins = (spread @ (mel / basis.sum(1)[:, None].clamp_min(1e-8))).clamp_min(0)
+    for _ in range(10):
+        bins = bins * (basis.T @ mel) / (basis.T @ (basis @ bins)).clamp_min(1e-10)
+    return bins

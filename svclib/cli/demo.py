@@ -88,7 +88,7 @@ def run(
         audio_folder: Recordings of one voice; None: a synthetic singer.
         song: The song to convert, needed with ``audio_folder``; without it the other singer's song.
         options: The defaults if None.
-        progress: See ``utils.progress``; called inside the stages that take long.
+        progress: See ``utils.errors``; called inside the stages that take long.
         log: Called with a line about every stage.
         on_training: Called with the training's status instead of ``progress``.
 

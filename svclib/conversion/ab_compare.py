@@ -18,8 +18,7 @@ from svclib.conversion.song import cached_song, excerpt
 from svclib.features import extract
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
-from svclib.utils.errors import Cancelled
-from svclib.utils.progress import ProgressCallback
+from svclib.utils.errors import Cancelled, ProgressCallback
 
 PURE_NOISE = -1  # as ``shallow``: start from pure noise, whatever else is set
 
@@ -160,8 +159,8 @@ def compare(
         clip: What is converted.
         settings: By instrument; an instrument's own where there are none.
         load: Loads an instrument (a cache).
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``.
 
     Yields:
         The clip itself, before the first variant that gets so far, and a row for each variant once it is measured.

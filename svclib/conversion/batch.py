@@ -10,8 +10,7 @@ from svclib.conversion.controls import Controls
 from svclib.conversion.pipeline import Conversion
 from svclib.conversion.song import Song, load_song
 from svclib.utils import filesystem
-from svclib.utils.errors import Cancelled
-from svclib.utils.progress import ProgressCallback
+from svclib.utils.errors import Cancelled, ProgressCallback
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,8 +58,8 @@ def convert_songs(
         output: Where the results go; nothing is overwritten.
         controls: As in ``pipeline.convert``, or a function of the loaded song (a key that fits each).
         f0_method: Another F0 tracker than the instrument's, one of ``f0.F0_METHODS``.
-        progress: See ``utils.progress``; the text names the song.
-        cancelled: See ``utils.progress``; what was saved stays.
+        progress: See ``utils.errors``; the text names the song.
+        cancelled: See ``utils.errors``; what was saved stays.
         **options: ``sampling`` and ``vocoder`` of ``pipeline.convert``.
 
     Yields:

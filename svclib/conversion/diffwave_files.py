@@ -21,8 +21,7 @@ from svclib.models.diffwave import inference
 from svclib.models.instrument import Instrument
 from svclib.utils import filesystem
 from svclib.utils.control_spec import check_controls, control
-from svclib.utils.errors import ConversionError, ModelError
-from svclib.utils.progress import ProgressCallback, raise_if_cancelled
+from svclib.utils.errors import ConversionError, ModelError, ProgressCallback, raise_if_cancelled
 
 MAX_COUNT, MAX_SEED = 100_000, 2**31 - 1
 
@@ -105,8 +104,8 @@ def generate(
         opened: From :func:`load_model`.
         folder: Where they go.
         options: The defaults if None.
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``; finished sounds stay.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``; finished sounds stay.
 
     Returns:
         Their files, label by label, with those that were already there.
@@ -149,8 +148,8 @@ def denoise(
         folder: Where the results go.
         options: The defaults if None.
         name: File name of the result, ``.wav`` added where it has no ending of a sound file.
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``; finished sounds stay.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``; finished sounds stay.
 
     Returns:
         A file for each recording, in their order, with those that were already there.
@@ -187,8 +186,8 @@ def interpolate(
         ends: Two recordings of any rate and number of channels; the shorter one is followed by silence.
         folder: Where the sounds go.
         options: The defaults if None.
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``; finished sounds stay.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``; finished sounds stay.
 
     Returns:
         Their files, from the first recording to the second, with those that were already there.

@@ -25,8 +25,7 @@ from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoders
 from svclib.models.vocoders.auto import LoadedVocoder
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import ConversionError, ModelError
-from svclib.utils.progress import ProgressCallback, reporter
+from svclib.utils.errors import ConversionError, ModelError, ProgressCallback, reporter
 
 FORMATS = ("wav", "flac", "mp3")
 PEAK_LIMIT = 0.99  # 0.09 dB below full scale
@@ -144,8 +143,8 @@ def convert(
             sounds, bit by bit on one machine.
         vocoder: For the mel of a diffusion instrument: loaded, or what ``load_vocoder`` takes; its own if None.
         keep_rate: Give the result the song's sample rate instead of the instrument's.
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``; asked at every step and piece.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``; asked at every step and piece.
 
     Returns:
         The sound, exactly as long as the song, and everything that determines it.
@@ -224,8 +223,8 @@ def vocode(
         vocoder: From ``load_vocoder``.
         song: From ``load_song`` with ``vocoder.features``.
         seed: Of all noise.
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``.
 
     Returns:
         float32 ``[samples]``, as long as ``song.audio``, full scale 1, not limited.

@@ -12,8 +12,7 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.features import extract as features_
 from svclib.features.extract import Features, FeatureSettings
-from svclib.utils.errors import ConversionError
-from svclib.utils.progress import ProgressCallback, reporter
+from svclib.utils.errors import ConversionError, ProgressCallback, reporter
 
 CACHED_SONGS = 4
 

@@ -24,8 +24,7 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.features.f0 import as_float
 from svclib.utils import download
-from svclib.utils.errors import ConfigError, ModelError
-from svclib.utils.progress import ProgressCallback
+from svclib.utils.errors import ConfigError, ModelError, ProgressCallback
 from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000

@@ -17,8 +17,7 @@ from svclib.audio.loudness import loudness_of_padded
 from svclib.audio.mel import MelConfig, log_mel_of_padded, reflected
 from svclib.features import content_features, crepe, f0  # noqa: F401  (crepe registers its trackers)
 from svclib.features.f0 import F0_METHODS
-from svclib.utils.errors import AudioError, ConfigError, ModelError
-from svclib.utils.progress import ProgressCallback, reporter
+from svclib.utils.errors import AudioError, ConfigError, ModelError, ProgressCallback, reporter
 from svclib.utils.serialization import Settings, setting
 
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.utils.errors import ModelError
-from svclib.utils.progress import ProgressCallback
+from svclib.utils.errors import ModelError, ProgressCallback
 
 SAMPLE_RATE_HZ = 16000
 STEP_SAMPLES = 160  # 10 ms: CREPE's and pyin's step at 16 kHz

@@ -19,8 +19,7 @@ from svclib.training import api as training
 from svclib.training.resume import BASE_PATH
 from svclib.training.session import BASE
 from svclib.utils import atomic_store, config, download, filesystem, workspace
-from svclib.utils.errors import DatasetError, TrainingError
-from svclib.utils.progress import ProgressCallback
+from svclib.utils.errors import DatasetError, ProgressCallback, TrainingError
 
 SINGER, MINUTES = "aria", 2.0
 OTHER_SINGER = "bruno"

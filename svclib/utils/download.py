@@ -16,8 +16,7 @@ from pathlib import Path, PurePosixPath
 import platformdirs
 
 from svclib.utils import atomic_store, filesystem, unzip
-from svclib.utils.errors import StorageError
-from svclib.utils.progress import ProgressCallback, reporter
+from svclib.utils.errors import ProgressCallback, StorageError, reporter
 from svclib.utils.unzip import RECORD_NAME
 
 _CHUNK_BYTES = 1 << 20

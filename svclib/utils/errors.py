@@ -1,9 +1,13 @@
-"""The exceptions of svclib.
+"""The exceptions of svclib; progress and cancellation of long work.
 
-A message states what arrived and what was expected, its hint the remedy; ``str(error)`` is both.
+A message states what arrived and what was expected, its hint the remedy; ``str(error)`` is both. Everywhere
+``progress(fraction, text)`` receives 0..1 and a text for people, and ``cancelled()`` returns True to abort.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+
+ProgressCallback = Callable[[float, str], None]
 
 
 class _Details:
@@ -54,3 +58,21 @@ class Cancelled(_Details, ValueError):
 
     def __init__(self, message: str = "It was cancelled; nothing was written.", **details):
         super().__init__(message, **details)
+
+
+def raise_if_cancelled(cancelled: Callable[[], bool] | None) -> bool:
+    """Raise :class:`Cancelled` if ``cancelled()`` returns True; else return False."""
+    if cancelled is not None and cancelled():
+        raise Cancelled
+    return False
+
+
+def reporter(progress: ProgressCallback | None, cancelled: Callable[[], bool] | None = None) -> ProgressCallback:
+    """A progress callback that also raises :class:`Cancelled`; with neither it does nothing."""
+
+    def report(fraction: float, text: str = "") -> None:
+        raise_if_cancelled(cancelled)
+        if progress is not None:
+            progress(min(1.0, max(0.0, fraction)), text)
+
+    return report

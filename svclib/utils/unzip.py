@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import StorageError
-from svclib.utils.progress import ProgressCallback
+from svclib.utils.errors import ProgressCallback, StorageError
 
 RECORD_NAME = ".source.json"
 MAX_ENTRIES = 50_000

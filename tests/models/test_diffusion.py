@@ -11,8 +11,7 @@ import pytest
 import torch
 from diffusion_models import CONTRACT, FEATURES, STATISTICS, TINY, batch_of, condition_of, tiny, tune
 
-from svclib.audio import griffin_lim
-from svclib.audio.mel import MelConfig
+from svclib.audio.mel import MelConfig, griffin_lim
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
@@ -449,7 +448,7 @@ def test_preview_is_audible_and_in_tune(trained):
 
 def test_phase_reconstruction_keeps_the_mel():
     log_mel = torch.from_numpy(tune(120, seed=4)[0])[None]
-    audio = griffin_lim.griffin_lim(log_mel, CONTRACT)[0].numpy()
+    audio = griffin_lim(log_mel, CONTRACT)[0].numpy()
     padded = np.pad(audio, (1024 - 256) // 2, mode="reflect")
     mel = librosa.filters.mel(sr=16000, n_fft=1024, n_mels=40, fmin=0, fmax=8000)
     again = np.log(np.maximum(mel @ np.abs(librosa.stft(padded, n_fft=1024, hop_length=256, center=False)), 1e-5)).T

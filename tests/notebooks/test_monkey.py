@@ -39,8 +39,7 @@ from svclib.notebooks import convert as widgets_convert
 from svclib.notebooks import lesson as widgets_lesson
 from svclib.training import api as training
 from svclib.utils import workspace
-from svclib.utils.errors import Cancelled
-from svclib.utils.progress import raise_if_cancelled
+from svclib.utils.errors import Cancelled, raise_if_cancelled
 
 pytestmark = pytest.mark.case("H10", "J9")
 

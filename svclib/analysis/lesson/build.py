@@ -23,11 +23,10 @@ from svclib.analysis.interventions import Intervention
 from svclib.analysis.lesson import diffwave
 from svclib.analysis.player import Run
 from svclib.analysis.step_audio import StepAudio
-from svclib.audio import griffin_lim
+from svclib.audio.mel import griffin_lim
 from svclib.conversion.song import load_song
 from svclib.models.diffusion.samplers import SamplingOptions
-from svclib.utils.errors import ConversionError
-from svclib.utils.progress import ProgressCallback, raise_if_cancelled, reporter
+from svclib.utils.errors import ConversionError, ProgressCallback, raise_if_cancelled, reporter
 
 EXAMPLE = Path(__file__).with_name("lesson_example.json.gz")
 COMPARED_STEPS = 8
@@ -99,8 +98,8 @@ def make(
         options: Of excerpt and sampling.
         target: ``(name, samples, sample_rate_hz)`` of the target voice, to listen to.
         wave: A DiffWave group from ``player.group`` with its facts ``wave_steps`` and ``wave_text``; default: example.
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``.
         callback: See ``ablation.run``.
 
     Returns:
@@ -197,8 +196,8 @@ def from_file(
         instrument: Of either kind.
         path: Of the song; a DiffWave that is not a vocoder does not read it.
         options: Of excerpt and sampling; a page of DiffWave holds at most 5 s.
-        progress: See ``utils.progress``.
-        cancelled: See ``utils.progress``.
+        progress: See ``utils.errors``.
+        cancelled: See ``utils.errors``.
         note: Receives the estimated size of the page before sampling, and its size in the end.
         callback: See ``ablation.run``; not used by a DiffWave.
 
@@ -233,7 +232,7 @@ def render_from_mel(trace, contract, positions, seed=0, progress=None, cancelled
     def vocode(log_mel):
         raise_if_cancelled(cancelled)
         rows = torch.from_numpy(np.ascontiguousarray(log_mel))[None]
-        return griffin_lim.griffin_lim(rows, contract, seed=seed)[0].numpy()
+        return griffin_lim(rows, contract, seed=seed)[0].numpy()
 
     audio = step_audio.render_steps(trace, vocode, positions, progress)
     return dataclasses.replace(audio, kind="the guess, from its picture alone,")

@@ -13,8 +13,7 @@ from svclib.analysis.recorder import Recorder
 from svclib.conversion.controls import Controls
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffwave import inference
-from svclib.utils.errors import ConversionError
-from svclib.utils.progress import ProgressCallback, raise_if_cancelled
+from svclib.utils.errors import ConversionError, ProgressCallback, raise_if_cancelled
 
 KEEP = 12
 MAX_S = 5.0

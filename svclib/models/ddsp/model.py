@@ -21,8 +21,7 @@ from svclib.audio import spectral_loss, synthesis, units
 from svclib.features import extract as features_module
 from svclib.features.f0 import fill_unvoiced
 from svclib.models.ddsp import networks as decoder
-from svclib.utils.errors import ModelError
-from svclib.utils.progress import raise_if_cancelled
+from svclib.utils.errors import ModelError, raise_if_cancelled
 from svclib.utils.serialization import Settings, setting
 
 NOISE_BIAS = -5.0  # an untrained network starts nearly without noise
@@ -283,8 +282,8 @@ class DdspModel(SpectralLossModel):
             audio: Source samples, needed with ``z_dims``; z follows its words.
             seed: Of the noise.
             chunk_frames: Frames per piece; memory grows with it, the sound does not change.
-            progress: See ``utils.progress``.
-            cancelled: See ``utils.progress``.
+            progress: See ``utils.errors``.
+            cancelled: See ``utils.errors``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from svclib.audio.mel import MelConfig
 from svclib.models import layers
 from svclib.models.diffusion.schedule import Schedule, expand_like
-from svclib.utils import progress
+from svclib.utils.errors import raise_if_cancelled
 
 CONDITIONS = ("content", "f0", "loudness", "singer")
 PREDICTIONS = ("residual", "eps")
@@ -313,7 +313,7 @@ class CachedDenoiser:
         with torch.inference_mode():
             times = torch.full((x_t.shape[0],), float(t), device=x_t.device)
             for i, (start, stop, low, high) in enumerate(self.chunks):
-                progress.raise_if_cancelled(self.cancelled)
+                raise_if_cancelled(self.cancelled)
                 condition = self.kept[i] if self.kept is not None else self._precompute(low, high)
                 coarse, std = self.coarse[:, :, low:high], self.coarse_std[:, :, low:high]
                 chunk = self.parameterization.eps(self.denoiser, x_t[:, :, low:high], times, condition, coarse, std)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svclib.audio import griffin_lim
+from svclib.audio.mel import griffin_lim
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings
 from svclib.models import layers
@@ -438,7 +438,7 @@ class DiffusionModel(nn.Module):
         log_mel = self.reconstruct_mel(batch, SamplingOptions(seed=seed))
         if self.vocoder is not None:
             return self.vocoder(log_mel, batch["f0_hz"], batch["voiced"], seed)
-        return griffin_lim.griffin_lim(log_mel, self.contract, seed=seed)
+        return griffin_lim(log_mel, self.contract, seed=seed)
 
     @torch.no_grad()
     def render(

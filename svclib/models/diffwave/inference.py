@@ -13,8 +13,7 @@ from torch import Tensor
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffwave import sampler
 from svclib.models.diffwave.model import DiffWaveModel
-from svclib.utils.errors import ModelError
-from svclib.utils.progress import ProgressCallback
+from svclib.utils.errors import ModelError, ProgressCallback
 
 READINGS = ("as_is", "scaled")
 DEFAULTS = SamplingOptions()
@@ -91,7 +90,7 @@ def vocode(
         options: Sampler, steps, seed, temperature and precision.
         fast: Use the model's fast schedule where the options name no steps.
         callback: Called with each step.
-        cancelled: See ``utils.progress``.
+        cancelled: See ``utils.errors``.
 
     Returns:
         float32 ``[frames * hop]``, not limited.
@@ -129,7 +128,7 @@ def generate(
         options: Sampler, steps, seed, temperature and precision.
         fast: Use the model's fast schedule where the options name no steps.
         callback: Called with each step.
-        cancelled: See ``utils.progress``.
+        cancelled: See ``utils.errors``.
 
     Returns:
         float32 ``[count, n_samples]``, not limited.
@@ -173,7 +172,7 @@ def denoise(
         label: Where the model takes one.
         options: Sampler, seed and precision; every trained step is taken.
         callback: Called with each step, ``t`` of them.
-        cancelled: See ``utils.progress``.
+        cancelled: See ``utils.errors``.
 
     Returns:
         float32 ``[samples]``, not limited.
@@ -230,7 +229,7 @@ def interpolate(
         mix: Shares, step, noise and label.
         options: Sampler, seed and precision; the seed's noise is the same for all shares.
         callback: Called with each step; all shares are one batch.
-        cancelled: See ``utils.progress``.
+        cancelled: See ``utils.errors``.
 
     Returns:
         float32 ``[shares, samples]``, as long as the longer recording, not limited.

@@ -354,7 +354,7 @@ class DiffWaveModel(nn.Module):
             options: Sampler (``ddpm``), steps, temperature and seed; equal seeds give equal noise on every device.
             fast: Use ``settings.fast_etas``, where there are any and the options name no steps.
             callback: Called with each step.
-            cancelled: See ``utils.progress``.
+            cancelled: See ``utils.errors``.
 
         Returns:
             Audio of ``shape``; it may exceed -1 .. 1.

@@ -84,8 +84,8 @@ class LoadedVocoder:
             f0_hz: ``[frames]``; unused by a diffwave without a harmonic source.
             voiced: ``[frames]``, whether there is a pitch.
             seed: Of all noise.
-            progress: See ``utils.progress``.
-            cancelled: See ``utils.progress``.
+            progress: See ``utils.errors``.
+            cancelled: See ``utils.errors``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples: the sound and its two parts. Only ``harmonic`` has parts; of

@@ -21,8 +21,7 @@ from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
 from svclib.models import layers
 from svclib.models.ddsp.model import SpectralLossModel, Synthesis
-from svclib.utils.errors import ModelError
-from svclib.utils.progress import raise_if_cancelled
+from svclib.utils.errors import ModelError, raise_if_cancelled
 from svclib.utils.serialization import Settings, setting
 
 N_ABOVE = 8  # bands above the mel's highest frequency, of which only the network knows anything
@@ -247,8 +246,8 @@ class HarmonicVocoder(SpectralLossModel):
             voiced: ``[frames]``.
             seed: Of the noise.
             chunk_frames: Frames per piece; memory grows with it, the sound does not change.
-            progress: See ``utils.progress``.
-            cancelled: See ``utils.progress``.
+            progress: See ``utils.errors``.
+            cancelled: See ``utils.errors``.
 
         Returns:
             float32 arrays of ``frames * hop`` samples: the sound and its two parts.

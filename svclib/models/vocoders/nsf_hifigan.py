@@ -21,8 +21,7 @@ from svclib.audio.mel import MelConfig
 from svclib.features.f0 import fill_unvoiced
 from svclib.models import layers
 from svclib.models.vocoders.harmonic import check_shapes
-from svclib.utils.errors import ModelError
-from svclib.utils.progress import raise_if_cancelled
+from svclib.utils.errors import ModelError, raise_if_cancelled
 
 SLOPE = 0.1  # of the leaky ReLUs, but 0.01 before the last layer
 N_SINES, SINE, VOICED_NOISE, UNVOICED_NOISE = 9, 0.1, 0.003, 0.1 / 3
@@ -279,7 +278,7 @@ class NsfHifigan(nn.Module):
             seed: Of all noise and of where the harmonics of the source begin.
             chunk_frames: Frames per piece; 2 s at 44.1 kHz are also the fastest on a CPU.
             progress: Called after every piece with the share that is done and a text.
-            cancelled: See ``utils.progress``.
+            cancelled: See ``utils.errors``.
 
         Returns:
             ``frames * hop`` samples within -1 .. 1.
