@@ -16,8 +16,7 @@ import numpy as np
 from svclib.audio import io as audio
 from svclib.audio import synthesis, units
 from svclib.audio.loudness import a_weighting_db
-from svclib.utils.errors import DatasetError
-from svclib.utils.errors import ProgressCallback
+from svclib.utils.errors import DatasetError, ProgressCallback
 
 VOWELS = ("a", "e", "i", "o", "u")
 VOICED_CONSONANTS = ("m", "n", "l")
