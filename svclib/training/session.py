@@ -29,6 +29,10 @@ class TrainingSettings(Settings):
         adam_eps: Adam's epsilon.
         clip_norm: Largest global norm of the gradient.
         ema_decay: Of the moving average of the weights, which is exported; early steps use (1 + n) / (10 + n).
+        init_average_steps: A run that starts from an instrument averages all its steps so far until ``ema_decay``
+            forgets faster, and the instrument's weights count as so many steps: they keep words that a few minutes of
+            one voice unlearn (running mean of Izmailov et al. 2018, arXiv:1803.05407, with the initial weights as in
+            Wortsman et al. 2022, arXiv:2109.01903).
         save_every_steps, save_every_minutes: A checkpoint is due when either has passed.
         validate_every_steps: Interval of held-out loss and previews.
         keep_checkpoints: Newest checkpoints kept; at least 2.
@@ -45,6 +49,7 @@ class TrainingSettings(Settings):
     adam_eps: float = setting(1e-7, 1e-12, 1e-2)
     clip_norm: float = setting(3.0, 1e-3, 1e4)
     ema_decay: float = setting(0.999, 0.0, 0.99999)
+    init_average_steps: int = setting(200, 0, 1_000_000)
     save_every_steps: int = setting(500, 1, 1_000_000)
     save_every_minutes: float = setting(5.0, 0.01, 240.0)
     validate_every_steps: int = setting(500, 1, 1_000_000)

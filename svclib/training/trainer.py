@@ -83,8 +83,7 @@ class Trainer:
         """Model, EMA and optimiser, from the checkpoint, an instrument, or the seed."""
         settings, preset = self.settings, self.preset
         self.model = instrument.build_model(preset.model, preset.features, self.dataset.statistics, settings.seed)
-        if init is not None and start.checkpoint is None:
-            self._init_from(init)
+        self.record["init"] = self._init_from(init) if start.checkpoint is None else start.checkpoint.record.get("init")
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.adam = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
@@ -99,15 +98,19 @@ class Trainer:
             metrics = start.checkpoint.record["metrics"]
         self.loss, self.validation_loss, self.best = (metrics[k] for k in ("loss", "validation_loss", "best"))
 
-    def _init_from(self, path: str | Path) -> None:
-        """Initial weights from an instrument of the same architecture, or from the base model where it is one."""
+    def _init_from(self, path: str | Path | None) -> dict | None:
+        """Initial weights from an instrument of the same architecture, or from the base model where it is one.
+
+        Returns the name and hash of the instrument, None for fresh weights.
+        """
         path = resume.base_model(self.preset) if path == BASE else path
         if path is None:
-            return
+            return None
         other = instrument.open(path)
         if differ := resume.architecture_differences(other, self.preset):
             raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
         resume.init_from(self.model, other.model)
+        return {"name": other.name, "sha256": other.sha256}
 
     def _begin(self, start: resume.ResumePoint) -> None:
         """Write the run's identity and the first lines of the log."""
@@ -172,7 +175,7 @@ class Trainer:
             self._read_losses()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._update_ema(min(settings.ema_decay, (1 + step) / (10 + step)))
+        self._update_ema(self._ema_decay(step))
         self.step = step
         self.log.count(step)
 
@@ -201,6 +204,12 @@ class Trainer:
                 self.log.add_message(
                     f"The GPU's memory is too small for the batch; it is computed {self.micro_batch} at a time."
                 )
+
+    def _ema_decay(self, step: int) -> float:
+        """Short averages at first; from an instrument the running mean of its weights, counted often, and all steps."""
+        known = self.settings.init_average_steps
+        warmup = (1 + step) / (10 + step) if self.record["init"] is None else 1 - 1 / (known + step)
+        return min(self.settings.ema_decay, warmup)
 
     def _update_ema(self, decay: float) -> None:
         """ema = decay * ema + (1 - decay) * weights."""

@@ -390,6 +390,19 @@ def test_export_and_a_new_run_from_it(run, tmp_path):
         training.train(toy.ToyDataset(), tmp_path / "wider", wider, steps=1, init=path)
 
 
+def test_average_from_an_instrument_is_the_running_mean_of_all_weights(run, tmp_path):
+    """Initial weights counted three times, then every step once, over sessions too; see init_average_steps."""
+    path = training.export(run[0], tmp_path / "Mia.zip", which=20)
+    preset, weights = toy.preset(init_average_steps=3), [instrument.open(path).model.state_dict()] * 3
+    for steps in (1, 2, 3, 4):  # the sessions after the first resume, so what they start from comes from the checkpoint
+        training.train(toy.ToyDataset(), tmp_path / "run", preset, steps=steps, init=path if steps == 1 else None)
+        found = toy.tensors(tmp_path / "run")
+        weights.append({name: found[f"model.{name}"] for name in weights[0]})
+    for name in weights[0]:
+        mean = torch.stack([w[name].double() for w in weights]).mean(0)
+        torch.testing.assert_close(found[f"ema.{name}"].double(), mean, atol=1e-6, rtol=1e-5)
+
+
 def test_history_steps():
     due = [s for s in range(0, 6000, 10) if checkpoints.history_due(s - 10, s)]
     assert due == [100, 200, 500, 1000, 2000, 5000]
