@@ -13,7 +13,7 @@ FOLDERS = "utils audio features data models training conversion analysis noteboo
 HOMES = {
     "gin": "utils/config.py",
     "gdown": "utils/download.py",
-    "pooch": "utils/download.py",
+    "requests": "utils/download.py",
     "matplotlib": "analysis/plots/",
     "ipywidgets": "notebooks/",
 }

@@ -66,7 +66,7 @@ def _add_generated(p, command: str) -> None:
 
 def add_controls(p, settings: type) -> None:
     """Add a flag for every control of a dataclass; what is not given is None."""
-    from svclib.utils.control_spec import control_specs
+    from svclib.utils.serialization import control_specs
 
     for spec in control_specs(settings):
         notes = [spec.range_text or (", ".join(spec.options) if len(spec.options) < 10 else "")]
@@ -82,7 +82,7 @@ def add_controls(p, settings: type) -> None:
 
 def given(arguments: argparse.Namespace, settings: type) -> dict[str, Any]:
     """The controls of a dataclass that were given on the command line, by name."""
-    from svclib.utils.control_spec import control_specs
+    from svclib.utils.serialization import control_specs
 
     values = {spec.name: getattr(arguments, spec.name) for spec in control_specs(settings)}
     return {name: value for name, value in values.items() if value is not None}

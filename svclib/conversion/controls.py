@@ -19,8 +19,8 @@ from svclib.audio.loudness import note_on_ratio as compute_note_on_ratio
 from svclib.conversion import autotune as tuning
 from svclib.features.extract import Features
 from svclib.features.f0 import fill_unvoiced
-from svclib.utils.control_spec import check_controls, control, control_specs
 from svclib.utils.errors import ConversionError
+from svclib.utils.serialization import check_controls, control, control_specs
 
 LOUDNESS_FLOOR_DB = -80.0
 F0_LIMITS_HZ = (20.0, float(units.midi_to_hz(110.0)))  # a shifted pitch is clipped to these; 110 is 4698.6 Hz

@@ -20,8 +20,8 @@ from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference
 from svclib.models.instrument import Instrument
 from svclib.utils import filesystem
-from svclib.utils.control_spec import check_controls, control
 from svclib.utils.errors import ConversionError, ModelError, ProgressCallback, raise_if_cancelled
+from svclib.utils.serialization import check_controls, control
 
 MAX_COUNT, MAX_SEED = 100_000, 2**31 - 1
 

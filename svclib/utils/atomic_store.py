@@ -15,25 +15,13 @@ import json
 import os
 import re
 import time
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from svclib.utils import filesystem
 from svclib.utils.errors import StorageError
-from svclib.utils.filesystem import (
-    CHUNK_BYTES,
-    PART_PREFIX,
-    exists,
-    host_name,
-    names,
-    read_json,
-    retry,
-    sha256_file,
-    size_of,
-    translate_os_errors,
-)
+from svclib.utils.filesystem import CHUNK_BYTES, PART_PREFIX, exists, sha256_file, translate_os_errors
 
 MARKER_SUFFIX = ".ok.json"
 
@@ -54,9 +42,19 @@ def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
     Raises:
         StorageError: if it cannot be written; an earlier file at ``path`` is untouched.
     """
+    target = Path(path)
+
+    def place(part: Path) -> Path:
+        filesystem.active.replace(part, target)
+        return target
+
+    return filesystem.retry(target, lambda: _commit(target, write, place))
+
+
+def commit_new(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """Commit under the first free name of ``name.wav``, ``name 2.wav``, ``name 3.wav``, ...; returns that path."""
     path = Path(path)
-    retry(path, lambda: _commit(path, write, lambda part: filesystem.active.replace(part, path)))
-    return path
+    return filesystem.retry(path, lambda: _commit(path, write, lambda part: _place_new(part, path)))
 
 
 def commit_bytes(path: str | Path, *data: bytes | memoryview) -> Path:
@@ -66,43 +64,80 @@ def commit_bytes(path: str | Path, *data: bytes | memoryview) -> Path:
 
 def write_bytes(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
     """Write bytes without committing them, for the ``write`` of other functions; returns their SHA-256."""
-    digest, small, n_small = hashlib.sha256(), [], 0  # small pieces are written together
+    digest = hashlib.sha256()
     with filesystem.active.open(path, "wb") as file:
-        for piece in pieces:
-            digest.update(piece)
-            if small and n_small + len(piece) > CHUNK_BYTES:
-                filesystem.active.write(file, b"".join(small))
-                small, n_small = [], 0
-            if len(piece) > CHUNK_BYTES:
-                with memoryview(piece) as view:
-                    for start in range(0, len(view), CHUNK_BYTES):
-                        filesystem.active.write(file, view[start : start + CHUNK_BYTES])
-            else:
-                small.append(piece)
-                n_small += len(piece)
-        if small:
-            filesystem.active.write(file, b"".join(small))
+        for block in _blocks(pieces):
+            digest.update(block)
+            filesystem.active.write(file, block)
     return digest.hexdigest()
 
 
-def commit_new(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Commit under the first free name of ``name.wav``, ``name 2.wav``, ``name 3.wav``, ...; returns that path."""
-    path = Path(path)
-    used = []
+def _blocks(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The pieces in blocks of at most 1 MiB: large ones cut, small ones together."""
+    small: list[bytes | memoryview] = []
+    for piece in map(memoryview, pieces):
+        if small and sum(map(len, small)) + len(piece) > CHUNK_BYTES:
+            yield b"".join(small)
+            small = []
+        if len(piece) > CHUNK_BYTES:
+            yield from (piece[start : start + CHUNK_BYTES] for start in range(0, len(piece), CHUNK_BYTES))
+        else:
+            small.append(piece)
+    if small:
+        yield b"".join(small)
 
-    def place(part: Path) -> None:
-        used[:] = [_place_new(part, path)]
 
-    retry(path, lambda: _commit(path, write, place))
-    return used[0]
+def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], Path]) -> Path:
+    with translate_os_errors(path):
+        filesystem.make_folder(path.parent)
+        part = filesystem.part_path(path.parent, path.suffix if len(path.suffix) < 32 else "")
+        try:
+            write(part)
+            with filesystem.active.open(part, "rb+") as file:
+                filesystem.active.fsync(file)
+            placed = place(part)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove(part)
+            raise
+        filesystem.active.fsync_folder(path.parent)
+    return placed
+
+
+def _place_new(part: Path, path: Path) -> Path:
+    """Give the part the first free name; atomic where hard links exist, else by reserving an empty file."""
+    for number in range(1, 100_000):
+        target = path
+        if number > 1:
+            room = 240 - len(path.suffix.encode()) - len(str(number))
+            stem = path.stem.encode()[:room].decode("utf-8", "ignore")
+            target = path.with_name(f"{stem} {number}{path.suffix}")
+        if target.exists():
+            continue
+        with contextlib.suppress(FileExistsError):
+            try:
+                filesystem.active.link(part, target)
+            except FileExistsError:
+                raise
+            except OSError:  # no hard links here (Drive, FAT)
+                filesystem.active.open(target, "xb").close()
+                try:
+                    filesystem.active.replace(part, target)
+                except BaseException:
+                    filesystem.active.remove(target)
+                    raise
+            else:
+                with contextlib.suppress(OSError):  # the file is in place; a second name left over does no harm
+                    filesystem.active.remove(part)
+            return target
+    raise StorageError(f"There are too many files called '{path.name}' in '{path.parent}'; move some away.")
 
 
 def copy_file(source: str | Path, target: str | Path) -> Path:
     """Commit a copy of a file; see :func:`commit_file`."""
-    source = Path(source)
 
     def copy(part: Path) -> None:
-        with filesystem.active.open(source, "rb") as reader, filesystem.active.open(part, "wb") as writer:
+        with filesystem.active.open(Path(source), "rb") as reader, filesystem.active.open(part, "wb") as writer:
             while block := filesystem.active.read(reader, CHUNK_BYTES):
                 filesystem.active.write(writer, block)
 
@@ -111,11 +146,9 @@ def copy_file(source: str | Path, target: str | Path) -> Path:
 
 def copy_tree(source: str | Path, target: str | Path) -> list[Path]:
     """Copy the files of a folder that are missing, older or of another size in ``target``; returns the copies."""
-    source, target = Path(source), Path(target)
     copied = []
-    for path in sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith(PART_PREFIX)):
-        twin = target / path.relative_to(source)
-        own = filesystem.active.stat(path)
+    for path in sorted(p for p in Path(source).rglob("*") if p.is_file() and not p.name.startswith(PART_PREFIX)):
+        twin, own = Path(target) / path.relative_to(source), filesystem.active.stat(path)
         found = filesystem.active.stat(twin) if exists(twin) else None
         if found is None or found.st_size != own.st_size or found.st_mtime_ns < own.st_mtime_ns:
             copied.append(copy_file(path, twin))
@@ -143,6 +176,9 @@ def write_json(path: str | Path, value: Any) -> Path:
     return commit_bytes(path, (text + "\n").encode())
 
 
+# Deleting -------------------------------------------------------------------------------------------------------------
+
+
 def remove(path: str | Path) -> None:
     """Delete a file, emptying it first: on Drive a deleted file lies in the trash and counts against the quota."""
     path = Path(path)
@@ -162,13 +198,9 @@ def remove_if_empty(folder: str | Path) -> None:
 def remove_parts(folder: str | Path) -> int:
     """Delete unfinished files of dead processes of this machine, and any older than a day; returns how many."""
     count = 0
-    for name in names(folder):
-        if not name.startswith(PART_PREFIX):
-            continue
-        part = Path(folder) / name
-        host, _, rest = part.name[len(PART_PREFIX) :].partition("~")
-        pid = rest.partition("~")[0]
-        dead = host == host_name() and pid.isdigit() and not filesystem.process_alive(int(pid))
+    for part in [Path(folder) / name for name in filesystem.names(folder) if name.startswith(PART_PREFIX)]:
+        host, pid, *_ = *part.name[len(PART_PREFIX) :].split("~"), ""
+        dead = host == filesystem.host_name() and pid.isdigit() and not filesystem.process_alive(int(pid))
         with contextlib.suppress(OSError):
             if dead or time.time() - part.stat().st_mtime > 86400:
                 remove(part)
@@ -213,23 +245,20 @@ def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None
     Raises:
         StorageError: if the name is already committed, or the payload cannot be written or reads back differently.
     """
-    path = Path(path)
+    path, digest = Path(path), ""
     if exists(marker_path(path)):
         raise StorageError(f"'{path.name}' is already committed in '{path.parent}'; choose a new name.", errno.EEXIST)
-    written: list[str] = []
 
     def write_and_hash(part: Path) -> None:
-        returned = write(part)
-        written[:] = [returned if isinstance(returned, str) else sha256_file(part)]
+        nonlocal digest
+        digest = write(part)
+        digest = digest if isinstance(digest, str) else sha256_file(part)
 
     commit_file(path, write_and_hash)
-    if sha256_file(path) != written[0]:
-        raise StorageError(
-            f"'{path}' reads back differently from what was written.",
-            path=path,
-            hint="The disk or the mount is faulty.",
-        )
-    marker = {**(info or {}), "bytes": size_of(path), "sha256": written[0]}
+    if sha256_file(path) != digest:
+        text = f"'{path}' reads back differently from what was written."
+        raise StorageError(text, path=path, hint="The disk or the mount is faulty.")
+    marker = {**(info or {}), "bytes": filesystem.size_of(path), "sha256": digest}
     write_json(marker_path(path), marker)
     return Marked(path, marker)
 
@@ -240,13 +269,32 @@ def find_marked(folder: str | Path, pattern: str) -> list[Marked]:
     Sizes are checked, contents are not (:func:`verify` does). Files without a fitting marker are listed with their
     ``problem``, never hidden: "nothing there" and "nothing usable" are different states.
     """
-    folder, suffix = Path(folder), Path(pattern).suffix
-    listed = [name for name in names(folder) if not name.startswith(".")]
+    suffix = Path(pattern).suffix
+    listed = [name for name in filesystem.names(folder) if not name.startswith(".")]
     payloads = {n for n in listed if fnmatch.fnmatchcase(n, pattern) and not n.endswith(MARKER_SUFFIX)}
     if suffix and "*" not in suffix:  # markers whose payload is gone
-        markers = fnmatch.filter(listed, pattern[: -len(suffix)] + MARKER_SUFFIX)
-        payloads |= {name[: -len(MARKER_SUFFIX)] + suffix for name in markers}
-    return [_look(folder / name) for name in sorted(payloads, key=_natural)]
+        markers = fnmatch.filter(listed, pattern.removesuffix(suffix) + MARKER_SUFFIX)
+        payloads |= {name.removesuffix(MARKER_SUFFIX) + suffix for name in markers}
+    return [_look(Path(folder) / name) for name in sorted(payloads, key=_natural)]
+
+
+def _look(path: Path) -> Marked:
+    marker = marker_path(path)
+    try:
+        if not exists(marker):
+            return Marked(path, {}, "it has no marker: its writing was not finished, or it was copied here alone")
+        info, size = filesystem.read_json(marker), filesystem.size_of(path)
+    except StorageError as error:
+        return Marked(path, {}, "its marker is damaged" if error.errno is None else f"its marker: {error}")
+    if not isinstance(info, dict) or not isinstance(info.get("bytes"), int) or not isinstance(info.get("sha256"), str):
+        return Marked(path, {}, "its marker is damaged")
+    if size is None:
+        return Marked(path, info, "the file itself is missing")
+    return Marked(path, info, None if size == info["bytes"] else f"it has {size} bytes instead of {info['bytes']}")
+
+
+def _natural(name: str) -> list:
+    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name)]
 
 
 def verify(marked: Marked) -> str | None:
@@ -263,74 +311,3 @@ def remove_marked(marked: Marked) -> None:
     """Delete marker, then payload: a crash in between leaves a payload that does not count."""
     remove(marker_path(marked.path))
     remove(marked.path)
-
-
-# Implementation ------------------------------------------------------------------------------------------------------
-
-
-def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], None]) -> None:
-    with translate_os_errors(path):
-        filesystem.make_folder(path.parent)
-        unique = f"{PART_PREFIX}{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
-        part = path.parent / f"{unique}{path.suffix if len(path.suffix) < 32 else ''}"
-        try:
-            write(part)
-            with filesystem.active.open(part, "rb+") as file:
-                filesystem.active.fsync(file)
-            place(part)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                remove(part)
-            raise
-        filesystem.active.fsync_folder(path.parent)
-
-
-def _place_new(part: Path, path: Path) -> Path:
-    """Give the part the first free name; atomic where hard links exist, else by reserving an empty file."""
-    for number in range(1, 100000):
-        stem = path.stem
-        if number > 1:
-            room = 240 - len(path.suffix.encode()) - len(str(number))
-            stem = f"{stem.encode()[:room].decode('utf-8', 'ignore')} {number}"
-        target = path.with_name(stem + path.suffix)
-        if target.exists():
-            continue
-        try:
-            try:
-                filesystem.active.link(part, target)
-            except FileExistsError:
-                raise
-            except OSError:  # no hard links here (Drive, FAT)
-                filesystem.active.open(target, "xb").close()
-                try:
-                    filesystem.active.replace(part, target)
-                except BaseException:
-                    filesystem.active.remove(target)
-                    raise
-            else:
-                with contextlib.suppress(OSError):  # the file is in place; a second name left over does no harm
-                    filesystem.active.remove(part)
-            return target
-        except FileExistsError:
-            continue
-    raise StorageError(f"There are too many files called '{path.name}' in '{path.parent}'; move some away.")
-
-
-def _look(path: Path) -> Marked:
-    marker = marker_path(path)
-    try:
-        if not exists(marker):
-            return Marked(path, {}, "it has no marker: its writing was not finished, or it was copied here alone")
-        info, size = read_json(marker), size_of(path)
-    except StorageError as error:
-        return Marked(path, {}, "its marker is damaged" if error.errno is None else f"its marker: {error}")
-    if not isinstance(info, dict) or not isinstance(info.get("bytes"), int) or not isinstance(info.get("sha256"), str):
-        return Marked(path, {}, "its marker is damaged")
-    if size is None:
-        return Marked(path, info, "the file itself is missing")
-    problem = None if size == info["bytes"] else f"it has {size} bytes instead of {info['bytes']}"
-    return Marked(path, info, problem)
-
-
-def _natural(name: str) -> list:
-    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name)]

@@ -8,7 +8,6 @@ include only presets, and bind only parameters of settings.
 
 import contextlib
 import dataclasses
-import difflib
 import importlib
 import re
 import tokenize
@@ -20,25 +19,24 @@ from typing import Any
 
 import gin
 from gin import config as gin_config
-from gin import config_parser
-from svclib.utils.errors import ConfigError
+from gin import config_parser as parser
+from svclib.utils.errors import ConfigError, did_you_mean
 
 MAX_CHARACTERS = 200_000
 _HEADER = "from __gin__ import dynamic_registration"
-# Modules that a preset may import, and their packages.
-_HEADER_MODULE = "__gin__.dynamic_registration"
-_HOMES = {
-    "config": "svclib.utils",
-    "features": "svclib",
-    "content_features": "svclib.features",
-    "training": "svclib",
-    "ddsp": "svclib.models",
-    "diffusion": "svclib.models",
-    "diffwave": "svclib.models",
-    "vocoders": "svclib.models",
+# Modules that a preset may import, by the name under which it binds their settings.
+_MODULES = {
+    "config": "svclib.utils.config",
+    "features": "svclib.features",
+    "content_features": "svclib.features.content_features",
+    "training": "svclib.training",
+    "ddsp": "svclib.models.ddsp",
+    "diffusion": "svclib.models.diffusion",
+    "diffwave": "svclib.models.diffwave",
+    "vocoders": "svclib.models.vocoders",
 }
 # Spellings of earlier versions, read with a warning.
-_FORMER = {f"svclib.{name}": f"{home}.{name}" for name, home in _HOMES.items() if home != "svclib"}
+_FORMER = {f"svclib.{name}": module for name, module in _MODULES.items() if module != f"svclib.{name}"}
 _FORMER["svclib.contentvec"] = "svclib.features.content_features"
 _FORMER_CLASSES = {"MelContract": "MelConfig"}
 
@@ -82,19 +80,12 @@ def preset_names() -> list[str]:
 
 def describe(name: str) -> str:
     """The comment at the beginning of a preset: its purpose, its cost and the result to expect."""
-    lines = []
-    for line in resolve(name).read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# ").rstrip())
-    return "\n".join(lines)
+    comment = re.match(r"(#.*\n)*", resolve(name).read_text(encoding="utf-8"))[0]
+    return "\n".join(line.lstrip("# ").rstrip() for line in comment.splitlines())
 
 
 def resolve(path_or_name: str | Path) -> Path:
-    """A path to a gin file, or the name of a preset (``ddsp_small``), as a path.
-
-    Where there is neither, a ConfigError names the presets, and the nearest one if one is near.
-    """
+    """A path to a gin file, or the name of a preset (``ddsp_small``), as a path; a ConfigError names the presets."""
     path = Path(path_or_name)
     if path.suffix == ".gin" and path.is_file():
         return path
@@ -102,124 +93,8 @@ def resolve(path_or_name: str | Path) -> Path:
     if own.is_file() and len(path.parts) == 1:
         return own
     names = preset_names()
-    near = difflib.get_close_matches(path.stem, names, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
-    raise ConfigError(f"There is no preset '{path_or_name}'. {hint}Presets: {', '.join(names)}; or give a .gin file.")
-
-
-class _Deny(config_parser.ParserDelegate):
-    """Parses references and macros without resolving them; the statements are checked by the caller."""
-
-    def configurable_reference(self, scoped_name, evaluate):
-        return ("reference", scoped_name, evaluate)
-
-    def macro(self, macro_name):
-        return ("macro", macro_name)
-
-
-def check_text(text: str, source: str) -> list:
-    """Parse gin text into statements, running nothing, and refuse any that do more than set svclib's parameters.
-
-    A ConfigError names ``source`` (a file, or ``override``), the line and what is allowed.
-    """
-    try:
-        statements = list(config_parser.ConfigParser(text, _Deny()))
-    except Exception as error:  # gin's parser raises more than SyntaxError
-        raise _not_gin(error, source) from None
-    for statement in statements:
-        _check_statement(statement, source)
-    return statements
-
-
-def _not_gin(error: Exception, source: str) -> ConfigError:
-    number = getattr(error, "lineno", None)
-    line = f", line {number}" if number else ""
-    return ConfigError(f"{source}{line}: this is not gin syntax ({_first_line(error.args[0] if error.args else '')}).")
-
-
-def _first_line(error: Exception | str) -> str:
-    text = str(error).strip() or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in text.splitlines()[0][:200])
-
-
-def _expand(path: Path) -> list[tuple[str, str]]:
-    """Checked ``(text, source)`` of a gin file, after those of the presets it includes.
-
-    Includes are resolved here, to the project's presets only: gin itself would look into the working folder first.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MAX_CHARACTERS + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as text ({error.__class__.__name__}); give a .gin file.") from None
-    if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{path} has more than {MAX_CHARACTERS} characters; a preset is a page of text.")
-    # str.splitlines breaks at more characters than gin: the lines used could differ from those checked
-    odd = next((c for c in text if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Zl", "Zp")), None)
-    if odd:
-        line = text[: text.index(odd)].count("\n") + 1
-        raise ConfigError(f"{path}, line {line}: holds the control character {odd!a}; write plain text.")
-    former = [f"{new} (not {old})" for old, new in _FORMER_CLASSES.items() if re.search(rf"\b{old}\b", text)]
-    text = _present_names(text)
-    lines, before = text.split("\n"), []
-    for statement in check_text(text, str(path)):
-        if isinstance(statement, config_parser.ImportStatement) and statement.module in _FORMER:
-            alias = statement.alias or statement.module.split(".")[-1]
-            new = lines[statement.location.line_num - 1] = _import_line(_FORMER[statement.module], alias)
-            former.append(new)
-        if isinstance(statement, config_parser.IncludeStatement):
-            before += _expand(preset_folder() / statement.filename)
-            lines[statement.location.line_num - 1] = ""
-    if former:
-        warnings.warn(f"{path} has spellings of an earlier version; write: {'; '.join(former)}.", FutureWarning, 3)
-    text = "\n".join(lines)
-    if any(isinstance(s, config_parser.IncludeStatement) for s in check_text(text, str(path))):
-        raise ConfigError(f"{path}: an include has to stand alone on one line.")
-    return [*before, (text, str(path))]
-
-
-def _present_names(text: str) -> str:
-    """Gin text with the present names of renamed settings classes."""
-    for former, present in _FORMER_CLASSES.items():
-        text = re.sub(rf"\b{former}\b", present, text)
-    return text
-
-
-def _check_statement(statement, source: str) -> None:
-    where = f"{source}, line {statement.location.line_num}"
-    if isinstance(statement, config_parser.ImportStatement):
-        allowed = {f"{home}.{name}" for name, home in _HOMES.items()} | _FORMER.keys() | {_HEADER_MODULE}
-        if statement.module not in allowed:
-            raise ConfigError(f"{where}: imports {statement.module!a}; a preset may import only svclib's settings.")
-    elif isinstance(statement, config_parser.IncludeStatement):
-        name = statement.filename
-        if Path(name).name != name or not (preset_folder() / name).is_file():
-            raise ConfigError(f"{where}: includes {name!a}; a preset may include only the project's presets by name.")
-    elif isinstance(statement, config_parser.BindingStatement):
-        if statement.scope:
-            raise ConfigError(f"{where}: {statement.scope + '/'!a} is a scope; presets are flat.")
-        _check_value(statement.value, where)
-        if statement.arg_name:
-            _check_selector(statement.selector, where)
-    elif isinstance(statement, config_parser.BlockDeclaration):
-        _check_selector(statement.selector, where)
-
-
-def _check_selector(selector: str, where: str) -> None:
-    if not re.fullmatch(r"config\.preset|[a-z_]+\.[A-Z]\w*(Settings|Config)", selector):
-        raise ConfigError(f"{where}: {selector!a} is not a settings class; write for example ddsp.DdspSettings.")
-
-
-def _check_value(value, where: str) -> None:
-    if isinstance(value, tuple) and len(value) == 3 and value[0] == "reference":
-        _check_selector(value[1], where)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_value(key, where)
-            _check_value(item, where)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check_value(item, where)
+    hint = f"{did_you_mean(path.stem, names)} Presets: {', '.join(names)}; or give a .gin file."
+    raise ConfigError(f"There is no preset '{path_or_name}'.", hint=hint.strip())
 
 
 def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Preset:
@@ -242,19 +117,21 @@ def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str,
     texts = [piece for path in paths for piece in _expand(path)]
     with _own_gin_state():
         for text, source in texts:
-            _guarded(lambda text=text: gin.parse_config(text), source)
-        built = _guarded(preset, ", ".join(p.name for p in paths))
+            with _errors_of(source):
+                gin.parse_config(text)
+        with _errors_of(", ".join(p.name for p in paths)):
+            built = preset()
         if overrides:
             lines = [_override_line(o, built) for o in overrides]
-            modules = sorted({line.split(".")[0] for line in lines if "." in line.split("=")[0]})
-            imports = [_import_line(f"{_HOMES[m]}.{m}", m) for m in modules if m in _HOMES]
-            override_text = "\n".join([_HEADER, *imports, *lines])
-            check_text(override_text, "override")
-            _guarded(lambda: gin.parse_config(override_text), "override")
-            built = _guarded(preset, "override")
+            aliases = sorted({line.split(".")[0] for line in lines if "." in line.split("=")[0]} & _MODULES.keys())
+            text = "\n".join([_HEADER, *(_import_line(_MODULES[a], a) for a in aliases), *lines])
+            _statements(text, "override")
+            with _errors_of("override"):
+                gin.parse_config(text)
+                built = preset()
         text = gin.operative_config_str()
-    features, model, settings = built
-    return Preset("+".join(p.stem for p in paths), features, model, settings, text)
+    features, model, training = built
+    return Preset("+".join(p.stem for p in paths), features, model, training, text)
 
 
 @contextlib.contextmanager
@@ -274,13 +151,122 @@ def _own_gin_state():
         gin_config._set_config_is_locked(locked)
 
 
+# Safe text ------------------------------------------------------------------------------------------------------------
+
+
+def _expand(path: Path) -> list[tuple[str, str]]:
+    """Checked ``(text, source)`` of a gin file, after those of the presets it includes.
+
+    Includes are resolved here, to the project's presets only: gin itself would look into the working folder first.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as text ({error.__class__.__name__}); give a .gin file.") from None
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"{path} has more than {MAX_CHARACTERS} characters; a preset is a page of text.")
+    # str.splitlines breaks at more characters than gin: the lines used could differ from those checked
+    odd = next((c for c in text if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Zl", "Zp")), None)
+    if odd:
+        line = text[: text.index(odd)].count("\n") + 1
+        raise ConfigError(f"{path}, line {line}: holds the control character {odd!a}; write plain text.")
+    former = [f"{new} (not {old})" for old, new in _FORMER_CLASSES.items() if re.search(rf"\b{old}\b", text)]
+    text = _present_names(text)
+    lines, before = text.split("\n"), []
+    for statement in _statements(text, str(path)):
+        at = statement.location.line_num - 1
+        if isinstance(statement, parser.ImportStatement) and statement.module in _FORMER:
+            alias = statement.alias or statement.module.split(".")[-1]
+            lines[at] = _import_line(_FORMER[statement.module], alias)
+            former.append(lines[at])
+        if isinstance(statement, parser.IncludeStatement):
+            before += _expand(preset_folder() / statement.filename)
+            lines[at] = ""
+    if former:
+        warnings.warn(f"{path} has spellings of an earlier version; write: {'; '.join(former)}.", FutureWarning, 3)
+    text = "\n".join(lines)
+    if any(isinstance(s, parser.IncludeStatement) for s in _statements(text, str(path))):
+        raise ConfigError(f"{path}: an include has to stand alone on one line.")
+    return [*before, (text, str(path))]
+
+
+def _present_names(text: str) -> str:
+    """Gin text with the present names of renamed settings classes."""
+    for former, present in _FORMER_CLASSES.items():
+        text = re.sub(rf"\b{former}\b", present, text)
+    return text
+
+
+class _Deny(parser.ParserDelegate):
+    """Parses references and macros without resolving them."""
+
+    def configurable_reference(self, scoped_name, evaluate):
+        return ("reference", scoped_name, evaluate)
+
+    def macro(self, macro_name):
+        return ("macro", macro_name)
+
+
+def _statements(text: str, source: str) -> list:
+    """Parse gin text, running nothing, and refuse statements that do more than set svclib's parameters.
+
+    A ConfigError names ``source`` (a file, or ``override``), the line and what is allowed.
+    """
+    try:
+        statements = list(parser.ConfigParser(text, _Deny()))
+    except Exception as error:  # gin's parser raises more than SyntaxError
+        raise _not_gin(error, source) from None
+    for statement in statements:
+        _check_statement(statement, f"{source}, line {statement.location.line_num}")
+    return statements
+
+
+def _check_statement(statement, where: str) -> None:
+    if isinstance(statement, parser.ImportStatement):
+        if statement.module not in {*_MODULES.values(), *_FORMER, "__gin__.dynamic_registration"}:
+            raise ConfigError(f"{where}: imports {statement.module!a}; a preset may import only svclib's settings.")
+    elif isinstance(statement, parser.IncludeStatement):
+        name = statement.filename
+        if Path(name).name != name or not (preset_folder() / name).is_file():
+            raise ConfigError(f"{where}: includes {name!a}; a preset may include only the project's presets by name.")
+    elif isinstance(statement, parser.BindingStatement):
+        if statement.scope:
+            raise ConfigError(f"{where}: {statement.scope + '/'!a} is a scope; presets are flat.")
+        _check_value(statement.value, where)
+        if statement.arg_name:
+            _check_selector(statement.selector, where)
+    elif isinstance(statement, parser.BlockDeclaration):
+        _check_selector(statement.selector, where)
+
+
+def _check_selector(selector: str, where: str) -> None:
+    if not re.fullmatch(r"config\.preset|[a-z_]+\.[A-Z]\w*(Settings|Config)", selector):
+        raise ConfigError(f"{where}: {selector!a} is not a settings class; write for example ddsp.DdspSettings.")
+
+
+def _check_value(value, where: str) -> None:
+    if isinstance(value, tuple) and len(value) == 3 and value[0] == "reference":
+        _check_selector(value[1], where)
+    elif isinstance(value, (list, tuple, dict)):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_value(item, where)
+
+
+def _import_line(module: str, alias: str) -> str:
+    home, _, name = module.rpartition(".")
+    return f"from {home} import {name}" + (f" as {alias}" if alias != name else "")
+
+
+# Overrides ------------------------------------------------------------------------------------------------------------
+
+
 def _override_line(override: str, built: tuple) -> str:
-    name, equals, value = _present_names(override).partition("=")
-    name, value = name.strip(), value.strip()
-    if not equals or not name or not value:
+    name, _, value = (part.strip() for part in _present_names(override).partition("="))
+    if not name or not value:
         raise ConfigError(f"'{override}' is not NAME=VALUE, for example n_harmonics=20.")
     try:
-        config_parser.ConfigParser(value, _Deny()).parse_value()
+        parser.ConfigParser(value, _Deny()).parse_value()
     except (SyntaxError, tokenize.TokenError):
         value = repr(value)
     if "." in name or name.isupper():
@@ -289,12 +275,11 @@ def _override_line(override: str, built: tuple) -> str:
     owner = next((type(s) for s in settings if name in _field_names(s)), None)
     if owner is None:
         known = sorted({field for s in settings for field in _field_names(s)})
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Known names: {', '.join(known)}."
+        hint = did_you_mean(name, known) or f"Known names: {', '.join(known)}."
         raise ConfigError(f"There is no setting '{name}'.", hint=hint)
-    homes = [n for n, package in _HOMES.items() if f"{owner.__module__}.".startswith(f"{package}.{n}.")]
-    home = max(homes, key=lambda n: len(_HOMES[n]), default="features")
-    return f"{home}.{owner.__name__}.{name} = {value}"
+    aliases = [a for a, module in _MODULES.items() if f"{owner.__module__}.".startswith(f"{module}.")]
+    alias = max(aliases, key=lambda a: len(_MODULES[a]), default="features")
+    return f"{alias}.{owner.__name__}.{name} = {value}"
 
 
 def _with_nested(settings: Sequence[Any]) -> list[Any]:
@@ -310,19 +295,29 @@ def _field_names(settings: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(settings)]
 
 
-def _import_line(module: str, alias: str) -> str:
-    home, _, name = module.rpartition(".")
-    return f"from {home} import {name}" + (f" as {alias}" if alias != name else "")
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
-def _guarded(call, source: str):
+@contextlib.contextmanager
+def _errors_of(source: str):
     """Turn gin's errors into one sentence; settings classes raise ValueError with their own."""
     try:
-        return call()
+        yield
     except SyntaxError as error:
         raise _not_gin(error, source) from None
     except Exception as error:  # gin, an import or a settings class, on untrusted values
         raise ConfigError(f"{source}: {_plainly(error)}") from error
+
+
+def _not_gin(error: Exception, source: str) -> ConfigError:
+    number = getattr(error, "lineno", None)
+    line = f", line {number}" if number else ""
+    return ConfigError(f"{source}{line}: this is not gin syntax ({_first_line(error.args[0] if error.args else '')}).")
+
+
+def _first_line(error: Exception | str) -> str:
+    text = str(error).strip() or type(error).__name__
+    return "".join(c if c.isprintable() else " " for c in text.splitlines()[0][:200])
 
 
 def _plainly(error: Exception) -> str:
@@ -330,10 +325,9 @@ def _plainly(error: Exception) -> str:
     first = _first_line(error)
     unknown = re.match(r"Configurable '(\w+)\.(\w+)' doesn't have a parameter named '(\w+)'", first)
     if unknown:
-        module, owner, name = unknown.groups()
-        fields = dataclasses.fields(getattr(importlib.import_module(f"{_HOMES[module]}.{module}"), owner))
-        near = difflib.get_close_matches(name, [f.name for f in fields], n=1)
-        return f"{module}.{owner} has no '{name}'." + (f" Did you mean '{near[0]}'?" if near else "")
+        alias, owner, name = unknown.groups()
+        known = _field_names(getattr(importlib.import_module(_MODULES[alias]), owner))
+        return f"{alias}.{owner} has no '{name}'. {did_you_mean(name, known)}".strip()
     if "recursion depth" in first:
         return "a macro (%NAME) is defined by itself."
     if first.startswith("macro() missing"):

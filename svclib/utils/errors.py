@@ -4,7 +4,8 @@ A message states what arrived and what was expected, its hint the remedy; ``str(
 ``progress(fraction, text)`` receives 0..1 and a text for people, and ``cancelled()`` returns True to abort.
 """
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ProgressCallback = Callable[[float, str], None]
@@ -58,6 +59,12 @@ class Cancelled(_Details, ValueError):
 
     def __init__(self, message: str = "It was cancelled; nothing was written.", **details):
         super().__init__(message, **details)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint with the nearest known word; empty if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean '{near[0]}'?" if near else ""
 
 
 def raise_if_cancelled(cancelled: Callable[[], bool] | None) -> bool:

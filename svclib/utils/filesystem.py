@@ -15,6 +15,7 @@ import shutil
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,25 +35,20 @@ _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR, errn
 
 
 class Disk:
-    """The primitive operations that everything below is made of."""
+    """The primitive operations that everything below is made of; files are opened in binary modes."""
 
-    def open(self, path: Path, mode: str):
-        """Open a file in binary mode."""
-        return open(path, mode)
-
-    def names(self, folder: Path) -> list[str]:
-        """Names in a folder."""
-        return os.listdir(folder)
-
-    def stat(self, path: Path) -> os.stat_result:
-        """Size and times of a file."""
-        return os.stat(path)
+    open = staticmethod(open)
+    names = staticmethod(os.listdir)
+    stat = staticmethod(os.stat)
+    replace = staticmethod(os.replace)
+    link = staticmethod(os.link)
+    remove = staticmethod(os.remove)
 
     def make_folder(self, folder: Path) -> None:
         """Make a folder and those above it."""
         folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, file, data: bytes | memoryview) -> None:
+    def write(self, file, data: bytes | bytearray | memoryview) -> None:
         """Append bytes to an open file."""
         file.write(data)
 
@@ -78,23 +74,8 @@ class Disk:
         finally:
             os.close(handle)
 
-    def replace(self, source: Path, target: Path) -> None:
-        """Rename over whatever is there."""
-        os.replace(source, target)
-
-    def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name; fails if the name exists."""
-        os.link(source, target)
-
-    def remove(self, path: Path) -> None:
-        """Delete a file."""
-        os.remove(path)
-
 
 active = Disk()
-
-
-# Errors and retries ---------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -107,19 +88,18 @@ def translate_os_errors(path: Path, verb: str = "write"):
     except OSError as error:
         if isinstance(error.filename, str) and not Path(error.filename).name.startswith(PART_PREFIX):
             path = Path(error.filename)
-        hint = ""
+        reason, hint = error.strerror or error, ""
+        text = f"Could not {verb} '{path}': {reason}."
         if error.errno in _NO_SPACE:
-            free = shutil.disk_usage(_existing(path.parent)).free
-            text, hint = f"No space left while writing '{path}' ({free / 1e6:.0f} MB are free).", _space_hint(path)
+            free_mb = _free_bytes(path.parent) / 1e6
+            text, hint = f"No space left while writing '{path}' ({free_mb:.0f} MB are free).", _space_hint(path)
         elif error.errno == errno.ENOENT:
             text = f"There is no file '{path}'."
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            text, hint = f"No permission to {verb} '{path}' ({error.strerror}).", "Choose a folder of your own."
+            text, hint = f"No permission to {verb} '{path}' ({reason}).", "Choose a folder of your own."
         elif error.errno in _TRANSIENT:
-            text = f"Could not {verb} '{path}' ({error.strerror}): the disk or the Drive connection failed."
+            text = f"Could not {verb} '{path}' ({reason}): the disk or the Drive connection failed."
             hint = "What was committed before is untouched. Try again; on Colab, restart the session if it stays."
-        else:
-            text = f"Could not {verb} '{path}': {error.strerror or error}."
         raise StorageError(text, error.errno, path=path, hint=hint) from error
 
 
@@ -138,24 +118,18 @@ def retry(path: Path, action: Callable[[], Any]) -> Any:
 def error_text(error: Exception) -> str:
     """The text of an error as a sentence; the system's own texts begin with a number."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return (
-            f"'{error.filename}' could not be used: {error.strerror.lower()}. If it was moved or deleted, put it back, "
-            "then try again."
-        )
+        why = error.strerror.lower()
+        return f"'{error.filename}' could not be used: {why}. If it was moved or deleted, put it back, then try again."
     return str(error)
 
 
 def free_space_check(folder: str | Path, needed_bytes: int) -> None:
     """Raise StorageError if a folder's disk lacks room (advisory on Drive, where the number is the machine's)."""
     folder = Path(folder)
-    free = shutil.disk_usage(_existing(folder)).free
-    if free < needed_bytes:
-        raise StorageError(
-            f"Not enough space in '{folder}': {needed_bytes / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free.",
-            errno.ENOSPC,
-            path=folder,
-            hint=_space_hint(folder),
-        )
+    needed_mb, free_mb = needed_bytes / 1e6, _free_bytes(folder) / 1e6
+    if free_mb < needed_mb:
+        text = f"Not enough space in '{folder}': {needed_mb:.0f} MB are needed, {free_mb:.0f} MB are free."
+        raise StorageError(text, errno.ENOSPC, path=folder, hint=_space_hint(folder))
 
 
 def _space_hint(path: Path) -> str:
@@ -163,10 +137,10 @@ def _space_hint(path: Path) -> str:
     return f"{what}, then go on; what was committed before is untouched."
 
 
-def _existing(folder: Path) -> Path:
-    while not os.path.isdir(folder) and folder != folder.parent:
-        folder = folder.parent
-    return folder if os.path.isdir(folder) else Path(tempfile.gettempdir())
+def _free_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder that need not exist."""
+    there = next((f for f in (folder, *folder.parents) if os.path.isdir(f)), tempfile.gettempdir())
+    return shutil.disk_usage(there).free
 
 
 # Looking and reading --------------------------------------------------------------------------------------------------
@@ -191,11 +165,9 @@ def make_folder(folder: Path) -> None:
 def size_of(path: str | Path) -> int | None:
     """Size of a file in bytes, None where there is none; StorageError if the disk or the Drive does not answer."""
     path = Path(path)
-    with translate_os_errors(path, "read"):
-        try:
-            return retry(path, lambda: active.stat(path)).st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+    with translate_os_errors(path, "read"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return retry(path, lambda: active.stat(path)).st_size
+    return None
 
 
 def exists(path: str | Path) -> bool:
@@ -206,11 +178,9 @@ def exists(path: str | Path) -> bool:
 def names(folder: str | Path) -> list[str]:
     """Names in a folder, sorted; [] where there is no folder. Raises as :func:`size_of` does."""
     folder = Path(folder)
-    with translate_os_errors(folder, "read"):
-        try:
-            return sorted(retry(folder, lambda: active.names(folder)))
-        except FileNotFoundError:
-            return []
+    with translate_os_errors(folder, "read"), contextlib.suppress(FileNotFoundError):
+        return sorted(retry(folder, lambda: active.names(folder)))
+    return []
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -231,9 +201,8 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise StorageError(
-            f"'{path}' is not whole JSON ({error}); it is damaged or not a file of svclib.", path=path
-        ) from None
+        text = f"'{path}' is not whole JSON ({error}); it is damaged or not a file of svclib."
+        raise StorageError(text, path=path) from None
 
 
 def _refuse_constant(text: str):
@@ -241,17 +210,12 @@ def _refuse_constant(text: str):
 
 
 def read_lines(path: str | Path) -> list[dict]:
-    """The objects of a log written by ``atomic_store.append_lines``; torn lines are left out, no file is an empty log.
-
-    Raises :class:`StorageError` if there is a log and it cannot be read.
-    """
+    """The objects of a log of ``atomic_store.append_lines``; torn lines are left out, no file is an empty log."""
     records = []
     for line in read_bytes(path).split(b"\n") if exists(path) else ():
         with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict):
-                records.append(record)
-    return records
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
 
 
 def sha256_file(path: str | Path) -> str:
@@ -273,6 +237,23 @@ def safe_name(text: str, fallback: str = "untitled") -> str:
     return name or fallback
 
 
+def safe_path(parts: tuple[str, ...]) -> Path:
+    """A relative path of names that every system accepts: no part can lead outside the folder that it is joined to."""
+    *folders, last = parts
+    stem, suffix = Path(last).stem, Path(last).suffix
+    return Path(*map(safe_name, folders), safe_name(stem) + re.sub(r"[^.\w]", "", suffix[:12]))
+
+
+def is_system_file(name: str) -> bool:
+    """True for the names of hidden files and those that Windows and macOS leave in folders and zips."""
+    return name.startswith(".") or name.lower() in ("__macosx", "desktop.ini", "thumbs.db")
+
+
+def part_path(folder: Path, suffix: str = "") -> Path:
+    """A new name for a file that this process has not finished writing; ``atomic_store.remove_parts`` knows it."""
+    return folder / f"{PART_PREFIX}{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}{suffix}"
+
+
 # This machine ---------------------------------------------------------------------------------------------------------
 
 
@@ -285,10 +266,8 @@ def process_alive(pid: int) -> bool:
     """True if a process of this machine is still there."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
+    except (OSError, OverflowError) as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -313,7 +292,10 @@ class ScratchDir:
 
     def __init__(self, prefix: str):
         for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-            _remove_if_abandoned(folder)
+            lock = folder / "owner.lock"
+            if is_own_folder(folder) and lock.is_file() and (folder / "files").is_dir():
+                with contextlib.suppress(OSError, Timeout), FileLock(lock).acquire(blocking=False):
+                    shutil.rmtree(folder, ignore_errors=True)
         self._folder = tempfile.TemporaryDirectory(prefix=prefix)
         home = Path(self._folder.name)
         self.path = home / "files"
@@ -325,11 +307,3 @@ class ScratchDir:
         """Remove the folder."""
         self._lock.release()
         self._folder.cleanup()
-
-
-def _remove_if_abandoned(folder: Path) -> None:
-    lock = folder / "owner.lock"
-    if not (is_own_folder(folder) and lock.is_file() and (folder / "files").is_dir()):
-        return
-    with contextlib.suppress(OSError, Timeout), FileLock(lock).acquire(blocking=False):
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,34 +1,26 @@
-"""Settings classes, their plain JSON form, and strict reading of untrusted JSON.
+"""Settings classes, the controls that panels and the command line make of them, and strict reading of untrusted JSON.
 
 A settings class is a frozen dataclass that inherits from :class:`Settings`. Each field states its range or choices with
 :func:`setting`; the same check serves presets, checkpoints, instruments and the command line.
 """
 
 import dataclasses
-import difflib
 import functools
 import json
 import math
 import types
 import typing
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from svclib.utils.errors import ConfigError
+from svclib.utils.errors import ConfigError, did_you_mean
 
 MAX_KEYS, MAX_ITEMS = 100_000, 2_000_000  # of untrusted JSON, counted before it is parsed
 MAX_TEXT = 200  # characters of a setting
+Number = float | int | None
 
 
-# Settings -------------------------------------------------------------------------------------------------------------
-
-
-def setting(
-    default: Any,
-    low: float | int | None = None,
-    high: float | int | None = None,
-    choices: Any = None,
-    optional: bool = False,
-) -> Any:
+def setting(default: Any, low: Number = None, high: Number = None, choices: Any = None, optional: bool = False) -> Any:
     """A field of a settings dataclass.
 
     A number (of a tuple, each element) lies from ``low`` to ``high``, both allowed. ``choices`` are the allowed values:
@@ -42,14 +34,12 @@ def setting(
 class Settings:
     """Base of frozen settings dataclasses: every field is converted to its type and checked when an instance is made.
 
-    40 and 40.0 are the same setting and are kept as the same number, so that they make the same JSON.
-
-    Raises:
-        ConfigError: naming the class, the field, its value and what was expected.
+    40 and 40.0 are the same setting and are kept as the same number, so that they make the same JSON. A ConfigError
+    names the class, the field, its value and what was expected.
     """
 
     def __post_init__(self):
-        check(self)
+        check(self, _fields(type(self)))
 
     def to_json(self) -> dict:
         """The fields as plain JSON values."""
@@ -61,13 +51,10 @@ class Settings:
         return from_dict(cls, record, cls.__name__, complete=True)
 
 
-def check(settings: Any, names: typing.Collection[str] | None = None) -> None:
-    """Convert the fields (those of ``names``) of a dataclass instance to their types and check their limits.
-
-    See :class:`Settings`.
-    """
-    fields = _fields(type(settings))
-    for name, (hint, limits) in fields.items() if names is None else [(name, fields[name]) for name in names]:
+def check(settings: Any, names: Collection[str]) -> None:
+    """Convert fields of a dataclass instance to their types and check their limits, see :class:`Settings`."""
+    for name in names:
+        hint, limits = _fields(type(settings))[name]
         value = _convert(hint, getattr(settings, name), f"{type(settings).__name__}.{name}", limits)
         object.__setattr__(settings, name, value)
 
@@ -78,12 +65,9 @@ def to_dict(value: Any, omit_defaults: bool = False) -> Any:
     ``omit_defaults`` leaves out ``optional`` fields that have their default.
     """
     if dataclasses.is_dataclass(value):
-        kept = [
-            field.name
-            for field in dataclasses.fields(value)
-            if not (omit_defaults and field.metadata.get("optional") and getattr(value, field.name) == field.default)
-        ]
-        return {name: to_dict(getattr(value, name), omit_defaults) for name in kept}
+        fields = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        kept = [(f, x) for f, x in fields if not (omit_defaults and f.metadata.get("optional") and x == f.default)]
+        return {f.name: to_dict(x, omit_defaults) for f, x in kept}
     if isinstance(value, (list, tuple)):
         return [to_dict(v, omit_defaults) for v in value]
     return value
@@ -95,18 +79,12 @@ def from_dict(cls: type, data: Any, where: str, complete: bool = False) -> Any:
     Absent keys keep their defaults; ``complete`` refuses absent keys that are not optional. A ConfigError names
     ``where``, the key, its value and what was expected.
     """
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where} is {_short_repr(data)}; expected a table of settings.")
+    _require(isinstance(data, dict), f"{where} is {_short_repr(data)}; expected a table of settings.")
     fields = _fields(cls)
-    for key in data:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            raise ConfigError(
-                f"{where}: unknown setting '{key[:60]}'.", hint=f"Did you mean '{near[0]}'?" if near else ""
-            )
+    for key in data.keys() - fields.keys():
+        raise ConfigError(f"{where}: unknown setting '{key[:60]}'.", hint=did_you_mean(key, fields))
     absent = [name for name, (_, limits) in fields.items() if name not in data and not limits.get("optional")]
-    if complete and absent:
-        raise ConfigError(f"{where}: '{absent[0]}' is missing.")
+    _require(not (complete and absent), f"{where}: '{absent[0] if absent else ''}' is missing.")
     values = {k: _convert(fields[k][0], v, f"{where}.{k}", fields[k][1], complete) for k, v in data.items()}
     try:
         return cls(**values)
@@ -161,106 +139,158 @@ def _short_repr(value: Any) -> str:
     return ascii(value)[:60] if isinstance(value, (int, float, str, bytes, type(None))) else type(value).__name__
 
 
+def _require(condition: bool, text: str) -> None:
+    if not condition:
+        raise ConfigError(text)
+
+
+# Controls -------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlSpec:
+    """One control of a settings dataclass; panels, command line and documentation are generated from it.
+
+    Attributes:
+        name: Of the field.
+        default: None stands for a value that the model or instrument chooses.
+        low, high: Range of a number, both allowed; whole numbers where ``low`` is an int. None for anything else.
+        choices: The allowed texts, or a function that lists them (a registry).
+        step: Of a slider.
+        label: In panels; made of the name if empty.
+        help: One phrase for tooltips, ``--help`` and tables.
+        group: Heading under which panels show it.
+        flags: Of the command line: the first is documented, the others are older spellings. Made of the name if empty.
+        metavar: Of the command line; words after ``|`` are allowed in place of a number.
+        suggestions: Usual values of a number whose default is None, for a menu.
+    """
+
+    name: str
+    default: Any
+    low: Number = None
+    high: Number = None
+    choices: Sequence[str] | Callable[[], Sequence[str]] | None = None
+    step: float | int | None = None
+    label: str = ""
+    help: str = ""
+    group: str = ""
+    flags: tuple[str, ...] = ()
+    metavar: str = "X"
+    suggestions: tuple = ()
+
+    def __post_init__(self):
+        words = self.name.removesuffix("_db").split("_")
+        unit = " (dB)" if self.name.endswith("_db") else ""
+        object.__setattr__(self, "label", self.label or " ".join(words).capitalize() + unit)
+        object.__setattr__(self, "flags", self.flags or (f"--{'-'.join(words)}",))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The allowed texts; empty where any value of the type is allowed."""
+        return tuple(self.choices() if callable(self.choices) else self.choices or ())
+
+    @property
+    def range_text(self) -> str:
+        """Such as ``-3 to 3`` or ``1 or more``; empty without a range."""
+        if self.low is None:
+            return ""
+        return f"{self.low:g} or more" if self.high >= 100_000 else f"{self.low:g} to {self.high:g}"
+
+
+def control(default: Any, low: Number = None, high: Number = None, choices: Any = None, **described: Any) -> Any:
+    """A field of a settings dataclass with a :class:`ControlSpec`; ``described`` are its remaining attributes."""
+    metadata = {"low": low, "high": high, "choices": choices, "control": described}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def control_specs(settings: Any) -> list[ControlSpec]:
+    """The controls of a dataclass (or an instance) in the order of its fields."""
+    found = [(f, dict(f.metadata)) for f in dataclasses.fields(settings) if "control" in f.metadata]
+    return [ControlSpec(f.name, f.default, **limits.pop("control"), **limits) for f, limits in found]
+
+
+def check_controls(settings: Any, error: type[ValueError]) -> None:
+    """Refuse values that their :class:`ControlSpec` does not allow; fields without one are left as they are."""
+    try:
+        check(settings, [spec.name for spec in control_specs(settings)])
+    except ConfigError as found:
+        raise error(str(found)) from None
+
+
 # Untrusted JSON -------------------------------------------------------------------------------------------------------
 
 
 def strict_json(data: bytes, where: str) -> Any:
     """Parse JSON in UTF-8; a ConfigError refuses many values, duplicate keys, NaN, huge numbers and deep nesting."""
-    if data.count(b":") > MAX_KEYS or data.count(b",") > MAX_ITEMS:
-        raise ConfigError(f"{where} has more than {MAX_KEYS} keys or {MAX_ITEMS} values.")
+
+    def table(pairs: list) -> dict:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("duplicate key")
+        return dict(pairs)
+
+    def number(text: str, kind: type = float, longest: int = 40):
+        if len(text) > longest or not math.isfinite(value := kind(text)):
+            raise ValueError(f"{text[:20]} is not a finite number of ordinary length")
+        return value
+
+    few = data.count(b":") <= MAX_KEYS and data.count(b",") <= MAX_ITEMS
+    _require(few, f"{where} has more than {MAX_KEYS} keys or {MAX_ITEMS} values.")
+    hooks = {"parse_constant": number, "parse_float": number, "parse_int": lambda text: number(text, int, 18)}
     try:
-        return json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_number,
-            parse_float=_finite,
-            parse_int=_short,
-        )
+        return json.loads(data.decode("utf-8"), object_pairs_hook=table, **hooks)
     except (ValueError, RecursionError) as error:
         text = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
         raise ConfigError(f"{where} is not plain JSON ({text}).") from None
 
 
-def _unique_keys(pairs: list) -> dict:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("duplicate key")
-    return made
-
-
-def _refuse_number(text: str):
-    raise ValueError(f"{text[:20]} is not a finite number of ordinary length")
-
-
-def _finite(text: str) -> float:
-    value = float(text) if len(text) <= 40 else math.inf
-    return value if math.isfinite(value) else _refuse_number(text)
-
-
-def _short(text: str) -> int:
-    return int(text) if len(text) <= 18 else _refuse_number(text)
-
-
 def check_fields(value: Any, fields: dict[str, Any], where: str) -> None:
     """Refuse a dictionary that has not exactly these keys with values of these types; a bool has none of them."""
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is not a table of values.")
+    _require(isinstance(value, dict), f"{where} is not a table of values.")
     for key in value.keys() ^ fields.keys():
         raise ConfigError(f"{where}: unknown key '{key[:60]}'." if key in value else f"{where}: '{key}' is missing.")
     for key, kinds in fields.items():
-        if not isinstance(value[key], kinds) or isinstance(value[key], bool):
-            raise ConfigError(f"{where}: '{key}' has the type {type(value[key]).__name__}, which is not allowed there.")
+        fits = isinstance(value[key], kinds) and not isinstance(value[key], bool)
+        _require(fits, f"{where}: '{key}' has the type {type(value[key]).__name__}, which is not allowed there.")
 
 
 def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
     """Refuse JSON with more than ``items`` values or ``depth`` levels, long text or odd keys; returns the count."""
     count = 1
-    if depth == 0:
-        raise ConfigError(f"{where} is nested too deeply.")
-    if isinstance(value, str) and len(value) > 20000:
-        raise ConfigError(f"{where} holds a text of {len(value)} characters.")
+    _require(depth > 0, f"{where} is nested too deeply.")
+    _require(not isinstance(value, str) or len(value) <= 20000, f"{where} holds a text of more than 20000 characters.")
     if isinstance(value, dict):
-        if any(len(k) > MAX_TEXT or not k.isprintable() for k in value):
-            raise ConfigError(f"{where} has a key that is not a name.")
+        _require(all(len(k) <= MAX_TEXT and k.isprintable() for k in value), f"{where} has a key that is not a name.")
         value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            count += check_plain(item, where, items, depth - 1)
-            if count > items:
-                raise ConfigError(f"{where} holds more than {items} values.")
+    for item in value if isinstance(value, list) else ():
+        count += check_plain(item, where, items, depth - 1)
+        _require(count <= items, f"{where} holds more than {items} values.")
     return count
 
 
 def check_statistics(value: Any, where: str = "statistics", singers: bool = True) -> None:
     """Refuse dataset statistics that conversion could not use, with those of every voice if ``singers``."""
     check_plain(value, where, items=MAX_ITEMS, depth=7)
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is not a table of values.")
-    for table in ("f0_midi", "loudness_db"):
-        _check_numbers(value.get(table), f"{where}.{table}")
+    _require(isinstance(value, dict), f"{where} is not a table of values.")
+    for name in ("f0_midi", "loudness_db"):
+        table = value.get(name)
+        _require(isinstance(table, dict), f"{where}.{name} is missing.")
+        for key in table.keys() - {"histogram"}:
+            _require(table[key] is None or _are_numbers([table[key]]), f"{where}.{name}.{key} is not a number.")
+        if "histogram" in table:
+            bins = table["histogram"] if isinstance(table["histogram"], dict) else {}
+            edges, seconds = bins.get("edges_midi"), bins.get("seconds")
+            numbers = _are_numbers(edges) and _are_numbers(seconds)
+            _require(numbers, f"{where}.{name}.histogram is not two lists of numbers.")
+            fit = len(edges) == len(seconds) + 1 or not edges + seconds
+            _require(fit, f"{where}.{name}.histogram: {len(edges)} edges do not fit {len(seconds)} values.")
     quantiles = value.get("loudness_quantiles_db")
-    if not _are_numbers(quantiles) or quantiles != sorted(quantiles):
-        raise ConfigError(f"{where}.loudness_quantiles_db is not a list of rising numbers.")
+    rising = _are_numbers(quantiles) and quantiles == sorted(quantiles)
+    _require(rising, f"{where}.loudness_quantiles_db is not a list of rising numbers.")
     if singers:
-        if not isinstance(value.get("singers"), dict):
-            raise ConfigError(f"{where}.singers is missing.")
+        _require(isinstance(value.get("singers"), dict), f"{where}.singers is missing.")
         for name, one in value["singers"].items():
             check_statistics(one, f"{where}.singers.{name[:40]}", singers=False)
 
 
 def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(x) in (int, float) for x in value)
-
-
-def _check_numbers(table: Any, where: str) -> None:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where} is missing.")
-    for key, value in table.items():
-        if key == "histogram":
-            edges, seconds = (value.get("edges_midi"), value.get("seconds")) if isinstance(value, dict) else (0, 0)
-            if not _are_numbers(edges) or not _are_numbers(seconds):
-                raise ConfigError(f"{where}.histogram is not two lists of numbers.")
-            if len(edges) != len(seconds) + 1 and edges + seconds:
-                raise ConfigError(f"{where}.histogram: {len(edges)} edges do not fit {len(seconds)} values.")
-        elif value is not None and type(value) not in (int, float):
-            raise ConfigError(f"{where}.{key} is not a number.")

@@ -15,22 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import ProgressCallback, StorageError
+from svclib.utils.errors import ProgressCallback, StorageError, reporter
+from svclib.utils.filesystem import CHUNK_BYTES
 
 RECORD_NAME = ".source.json"
 MAX_ENTRIES = 50_000
 MAX_UNPACKED_BYTES = 100 << 30
 MAX_RATIO, SMALL_BYTES = 100, 16 << 20  # no recording packs better; a small one may be silence
-_CHUNK_BYTES = 1 << 20
-_IGNORED = ("__macosx", "desktop.ini", "thumbs.db")
 # Raised by zipfile on damaged zips.
-DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    *(RuntimeError, ValueError, EOFError, LookupError, struct.error),
-)
-
-
-# Entries --------------------------------------------------------------------------------------------------------------
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, EOFError, LookupError)
 
 
 def printable(text: str, n: int = 80) -> str:
@@ -56,45 +49,35 @@ def entry_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[b
     """An entry's bytes by blocks; StorageError where they are more than its directory entry declares."""
     total = 0
     with archive.open(entry) as source:
-        while block := source.read(_CHUNK_BYTES):
+        while block := source.read(CHUNK_BYTES):
             total += len(block)
             if total > entry.file_size:
                 raise StorageError(f"'{printable(entry.filename)}' is larger than declared.")
             yield block
 
 
-# Recordings -----------------------------------------------------------------------------------------------------------
-
-
-def unpack(
-    archive: str | Path, into: str | Path, progress: ProgressCallback | None = None, sha256: str | None = None
-) -> Path:
+def unpack(archive: str | Path, into: str | Path, progress: ProgressCallback | None = None) -> Path:
     """Unpack a zip of recordings into a folder; does nothing if that very zip was unpacked there before.
 
     Args:
         archive: The zip.
         into: The folder, made if needed; it may hold the files of an interrupted call with the same zip.
         progress: Called after each entry with the share of the bytes and a text.
-        sha256: Expected of the zip, hexadecimal; None expects nothing.
 
     Returns:
         ``into``.
 
     Raises:
-        StorageError: if an entry points outside the folder, is a link, is encrypted or damaged, if the checksum is
-            another one, if the folder holds anything that did not come from this zip, or if it cannot be written.
+        StorageError: if an entry points outside the folder, is a link, is encrypted or damaged, if the folder holds
+            anything that did not come from this zip, or if it cannot be written.
     """
-    archive, into = Path(archive), Path(into)
-    digest = require_sha256(archive, sha256, archive.name)
-    found = record(into)
-    if found.get("sha256") == digest and not found.get("unfinished"):
+    archive, into, report = Path(archive), Path(into), reporter(progress)
+    source, found = {"sha256": filesystem.sha256_file(archive), "from": archive.name}, record(into)
+    if found.get("sha256") != source["sha256"] and into.is_dir() and any(into.iterdir()):
+        text = f"{archive.name} is not unpacked into {into}, which holds other files."
+        raise StorageError(text, path=archive, hint="Give the zip another name, or move that folder away.")
+    if found and not found.get("unfinished"):
         return into
-    if found.get("sha256") != digest and into.is_dir() and any(into.iterdir()):
-        raise StorageError(
-            f"{archive.name} is not unpacked into {into}, which holds other files.",
-            path=archive,
-            hint="Give the zip another name, or move that folder away.",
-        )
     try:
         _require_few_entries(archive)
         with zipfile.ZipFile(archive) as file:
@@ -103,35 +86,30 @@ def unpack(
             if total > MAX_UNPACKED_BYTES:
                 raise StorageError(f"{archive.name} would unpack to {total / 1e9:.0f} GB.", path=archive)
             filesystem.free_space_check(into, total)
-            atomic_store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "unfinished": True})
+            atomic_store.write_json(into / RECORD_NAME, {**source, "unfinished": True})
             for entry, relative in entries:
                 atomic_store.commit_file(into / relative, lambda part, entry=entry: _write_entry(file, entry, part))
                 done += entry.file_size
-                if progress is not None:
-                    progress(min(1.0, done / max(1, total)), f"unpacking {relative.name}")
-    except (*DAMAGED, OSError) as error:
+                report(done / max(1, total), f"unpacking {relative.name}")
+    except (*_DAMAGED, ValueError, OSError) as error:
         if into.is_dir() and [path.name for path in into.iterdir()] == [RECORD_NAME]:
             atomic_store.remove(into / RECORD_NAME)
         if isinstance(error, StorageError):
             raise
-        why = printable(str(error)) or type(error).__name__
-        raise StorageError(
-            f"{archive.name} cannot be unpacked ({why}).", path=archive, hint="Make it again, without a password."
-        ) from None
-    atomic_store.write_json(into / RECORD_NAME, {"sha256": digest, "from": archive.name, "n_files": len(entries)})
+        text = f"{archive.name} cannot be unpacked ({printable(str(error)) or type(error).__name__})."
+        raise StorageError(text, path=archive, hint="Make it again, without a password.") from None
+    atomic_store.write_json(into / RECORD_NAME, {**source, "n_files": len(entries)})
     return into
 
 
 def _write_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, part: Path) -> None:
     with open(part, "wb") as sink:
-        for block in entry_blocks(file, entry):
-            sink.write(block)
+        sink.writelines(entry_blocks(file, entry))
 
 
 def folder_for(archive: str | Path, into: str | Path) -> Path:
     """Folder of a zip inside ``into``: under its own name; where that is taken, with eight digits of its SHA-256."""
-    archive = Path(archive)
-    digest, folder = filesystem.sha256_file(archive), Path(into) / filesystem.safe_name(archive.stem)
+    digest, folder = filesystem.sha256_file(archive), Path(into) / filesystem.safe_name(Path(archive).stem)
     taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
     other = taken and record(folder).get("sha256") != digest
     return folder.with_name(f"{folder.name} {digest[:8]}") if other else folder
@@ -146,23 +124,11 @@ def record(folder: Path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def require_sha256(path: Path, sha256: str | None, name: str) -> str:
-    """The SHA-256 of a file, hexadecimal; StorageError about ``name`` if ``sha256`` is another one."""
-    digest = filesystem.sha256_file(path)
-    if sha256 and digest != sha256.strip().lower():
-        raise StorageError(
-            f"{name} has the checksum {digest}, expected {sha256}.",
-            path=path,
-            hint="It is damaged or another file; fetch it again.",
-        )
-    return digest
-
-
 def _require_few_entries(archive: Path) -> None:
     """Count a zip's entries before zipfile makes objects of them; the zip's own count may be wrong."""
     with open(archive, "rb") as file:
         size = file.seek(0, 2)
-        file.seek(max(0, size - 65557))
+        start = file.seek(max(0, size - 65557))
         tail = file.read()
         at = tail.rfind(b"PK\5\6")
         n_directory = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
@@ -170,16 +136,13 @@ def _require_few_entries(archive: Path) -> None:
         if n_directory <= MAX_ENTRIES * 46:
             return
         found, before = 0, b""
-        file.seek(max(0, size - len(tail) + at - n_directory))
-        while found <= MAX_ENTRIES and (block := file.read(1 << 20)):
+        file.seek(max(0, start + at - n_directory))
+        while found <= MAX_ENTRIES and (block := file.read(CHUNK_BYTES)):
             found += (before + block).count(b"PK\1\2")
             before = block[-3:]
     if found > MAX_ENTRIES:
-        raise StorageError(
-            f"{archive.name} holds more than {MAX_ENTRIES} files.",
-            path=archive,
-            hint="Put the recordings into several zips.",
-        )
+        text = f"{archive.name} holds more than {MAX_ENTRIES} files."
+        raise StorageError(text, path=archive, hint="Put the recordings into several zips.")
 
 
 def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:
@@ -194,9 +157,9 @@ def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInf
             raise StorageError(f"{name} is refused: its entry '{shown}' points outside the folder.")
         if problem := entry_problem(entry, MAX_RATIO, SMALL_BYTES):
             raise StorageError(f"{name} is refused: its entry '{shown}' {problem}.", hint="Make the zip again.")
-        if any(p.startswith(".") or p.lower() in _IGNORED for p in parts):
+        if any(map(filesystem.is_system_file, parts)):
             continue
-        first = relative = safe_path(parts)
+        first = relative = filesystem.safe_path(parts)
         key = str(first).lower()  # names that differ in case or in forbidden letters only are one on some systems
         while str(relative).lower() in taken:
             numbers[key] = numbers.get(key, 1) + 1
@@ -206,12 +169,3 @@ def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInf
     if not found:
         raise StorageError(f"{name} holds no files.", hint="Put the recordings into it.")
     return found
-
-
-def safe_path(parts: tuple[str, ...]) -> Path:
-    """A relative path of names that every system accepts."""
-    last = Path(parts[-1])
-    return Path(
-        *(filesystem.safe_name(p) for p in parts[:-1]),
-        filesystem.safe_name(last.stem) + re.sub(r"[^.\w]", "", last.suffix[:12]),
-    )

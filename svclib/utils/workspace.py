@@ -48,14 +48,10 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
     variable ``SVCLIB_HOME``, else ``svclib_home`` in the working folder. Raises StorageError if Drive is not mounted or
     the folder cannot be written; nothing is made under an absent mount.
     """
-    if base is not None:
-        root = Path(base).expanduser()
-    elif on_colab():
+    if base is None and on_colab():
         _mount_drive()
-        root = DRIVE / name
-    else:
-        root = Path(os.environ.get("SVCLIB_HOME") or "svclib_home").expanduser()
-    root = Path(os.path.abspath(root))
+        base = DRIVE / name
+    root = Path(os.path.abspath(Path(base or os.environ.get("SVCLIB_HOME") or "svclib_home").expanduser()))
     on_drive = root.is_relative_to(filesystem.DRIVE_MOUNT)
     if on_drive and not DRIVE.is_dir():
         raise StorageError(
@@ -64,14 +60,14 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
             hint="Mount it (the folder symbol at the left, then 'Mount Drive') and run this cell again, or choose a "
             "local folder such as /content/svclib.",
         )
-    parts = ("audio", "examples", "output", "runs", "datasets", "instruments")
+    folders = {f.name: root / f.name for f in dataclasses.fields(Base) if f.name not in ("root", "on_drive")}
     with filesystem.translate_os_errors(root):
-        for part in parts:
-            (root / part).mkdir(parents=True, exist_ok=True)
-        probe = root / f"{filesystem.PART_PREFIX}{filesystem.host_name()}~{os.getpid()}~probe"
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        probe = filesystem.part_path(root)
         filesystem.active.open(probe, "wb").close()
         filesystem.active.remove(probe)
-    return Base(root, on_drive=on_drive, **{part: root / part for part in parts})
+    return Base(root, on_drive=on_drive, **folders)
 
 
 def _mount_drive() -> None:
@@ -82,9 +78,7 @@ def _mount_drive() -> None:
 
         drive.mount(str(filesystem.DRIVE_MOUNT))
     except Exception as error:  # the person declined, or the service failed
-        raise StorageError(
-            f"Google Drive could not be mounted ({error}). Run the cell again and allow access, or use a local folder "
-            "(its files vanish with the Colab machine)."
-        ) from error
+        hint = "Run the cell again and allow access, or use a local folder (its files vanish with the Colab machine)."
+        raise StorageError(f"Google Drive could not be mounted ({error}).", hint=hint) from error
     if not DRIVE.is_dir():
         raise StorageError("Google Drive was not mounted. Run the cell again, or use a local folder.")

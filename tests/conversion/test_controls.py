@@ -10,8 +10,8 @@ from svclib.audio import units
 from svclib.conversion import autotune, controls, key_suggestion
 from svclib.conversion.controls import Controls, adjust
 from svclib.features.extract import Features, FeatureSettings
-from svclib.utils.control_spec import control_specs
 from svclib.utils.errors import ConversionError
+from svclib.utils.serialization import control_specs
 
 SETTINGS = FeatureSettings()
 

@@ -143,7 +143,7 @@ def test_a_zip_by_link_is_an_encoder(home, tmp_path, monkeypatch):
         for path in (home / "0").iterdir():
             file.write(path, f"published/{path.name}")
 
-    def from_web(address, parts, at, tell):
+    def from_web(address, at, report):
         return atomic_store.copy_file(tmp_path / "encoder.zip", at / "encoder.zip")
 
     monkeypatch.setattr(download, "_from_web", from_web)

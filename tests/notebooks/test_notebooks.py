@@ -125,7 +125,7 @@ def test_the_install_cell_knows_every_package_that_colab_lacks():
         "tensorboard",
         "tqdm",
         "gdown",
-        "pooch",
+        "requests",
         "joblib",
         "filelock",
         "platformdirs",

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from svclib.models.diffusion.schedule import CLEAN, NoiseLevel, Schedule, eps_from_x0, x0_from_eps
 from svclib.models.layers import PRECISIONS
-from svclib.utils.control_spec import check_controls, control
 from svclib.utils.errors import ConversionError, ModelError, raise_if_cancelled
+from svclib.utils.serialization import check_controls, control
 
 MAX_SEED = 2**31 - 1
 EpsModel = Callable[[Tensor, float], Tensor]
