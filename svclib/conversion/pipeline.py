@@ -4,6 +4,7 @@ The result has exactly ``round(n_samples_of_the_song * rate_out / rate_in)`` sam
 """
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -17,6 +18,7 @@ from svclib import __version__
 from svclib.audio import io as audio
 from svclib.conversion.controls import ConditioningTracks, Controls, adjust, defaults, silence_gain
 from svclib.conversion.song import Song, fit_length
+from svclib.features import content_features, whisper_features
 from svclib.features import octave_errors as octaves
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import Features
@@ -390,6 +392,10 @@ def _render_diffusion(request: _Request, progress, cancelled) -> list[np.ndarray
     if own.units is not None and own.units != features.settings.units:
         raise ConversionError(f"'{song.name}' has no content features of '{instrument.name}'. Load it again.")
     content = None if own.units is None else pad(features.content)
+    if request.sampling.content == "whisper" and own.units is None:
+        if instrument.model.settings.content != "words":
+            raise ConversionError(f"'{instrument.name}' was not trained on the code of 'words', so it cannot read Whisper.")
+        content = pad(_whisper_code(song))
     log_mel, *measured = (pad(getattr(features, name)) for name in ("log_mel", "f0_hz", "voiced", "loudness_db"))
     wanted = (pad(getattr(request.tracks, name)) for name in ("f0_hz", "voiced", "loudness_db"))
     source, target = (
@@ -404,6 +410,13 @@ def _render_diffusion(request: _Request, progress, cancelled) -> list[np.ndarray
     parts = [np.asarray(part, dtype=np.float32) for part in (made.audio, made.harmonic, made.noise)]
     gain = silence_gain(features.loudness_db, len(parts[0]), own.hop_samples)
     return parts if gain is None else [part * gain for part in parts]
+
+
+@functools.lru_cache(maxsize=4)
+def _whisper_code(song: Song) -> np.ndarray:
+    """Whisper's features of a song in the code space of ``words``, measured once."""
+    grid = song.features.settings
+    return content_features.extract(song.audio, grid.sample_rate_hz, grid.hop_samples, whisper_features.SETTINGS)
 
 
 _RENDERERS: dict[str, Callable[..., list[np.ndarray]]] = {"ddsp": _render_ddsp, "diffusion": _render_diffusion}

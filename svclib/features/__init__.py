@@ -2,3 +2,4 @@
 
 from svclib.audio.mel import MelConfig as MelConfig
 from svclib.features.extract import FeatureSettings as FeatureSettings
+from svclib.features import whisper_features as whisper_features

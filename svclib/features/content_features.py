@@ -29,6 +29,7 @@ from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000
 CHUNK_S, HALO_S = 20, 2  # whole seconds: chunks begin on the grid of the extractor
+SILENCE_RMS = 1e-3  # -60 dB
 WHERE = "SVCLIB_CONTENTVEC"  # environment variable: a folder with the weights, of any origin
 KNOWN = (  # on the hub; an instrument or dataset of others may have them downloaded unasked
     "lengyue233/content-vec-best",
@@ -48,6 +49,8 @@ class Extractor(Protocol):
         fingerprint: 16 hexadecimal digits of a hash of its weights.
         hop_samples, reach_samples: At 16 kHz; the hop divides 16000.
         dims, n_layers: Size of a vector, and how many layers there are to choose from.
+
+    With a method ``finish(vectors, sounding)`` it makes the vectors of a whole recording from those of its chunks.
     """
 
     fingerprint: str
@@ -182,7 +185,11 @@ def extract(
         found.append(made[first : None if last else first + chunk_s * per_s])
         if progress is not None:
             progress((i + 1) / n_chunks, "measuring content features")
-    return _on_grid(np.concatenate(found), encoder, n_frames, hop_samples, sample_rate_hz).astype(np.float16)
+    vectors = _on_grid(np.concatenate(found), encoder, n_frames, hop_samples, sample_rate_hz)
+    if finish := getattr(encoder, "finish", None):
+        frames = as_float(samples[: n_frames * hop_samples]).reshape(n_frames, hop_samples)
+        vectors = finish(vectors, np.square(frames).mean(1) > SILENCE_RMS**2)
+    return vectors.astype(np.float16)
 
 
 def _on_grid(found: np.ndarray, encoder: Extractor, n_frames: int, hop_samples: int, sample_rate_hz: int) -> np.ndarray:

@@ -110,6 +110,11 @@ def architecture_differences(other: instrument.Instrument, preset: config.Preset
     """Differences of an instrument and a preset in features or in the meaning of weights; empty if there are none."""
     for theirs, mine in ((other.model.settings, preset.model), (other.features, preset.features)):
         records = [{k: v for k, v in to_dict(x).items() if k not in _RETRAINABLE} for x in (theirs, mine)]
+        for record in records:
+            if record.get("content") == "whisper":
+                record["content"] = "words"  # the same code space
+            if (record.get("units") or {}).get("kind") == "whisper":
+                record["units"] = None
         if differ := differences(*records):
             return differ
     return ""

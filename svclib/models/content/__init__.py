@@ -2,4 +2,5 @@
 
 from svclib.models.content import bottleneck as bottleneck
 from svclib.models.content import cached as cached
+from svclib.models.content import whisper as whisper
 from svclib.models.content import words as words

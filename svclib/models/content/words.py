@@ -158,7 +158,7 @@ class Words(ContentEncoder):
         Windows of a recording need that: their own statistics are not the recording's.
         """
         if inputs.content is not None:
-            return inputs.content
+            return inputs.content.to(inputs.log_mel)
         with torch.autocast(inputs.log_mel.device.type, enabled=False):  # the same bits whatever the model runs in
             return self._code(self._envelope(inputs, chunk_frames), len(inputs), chunk_frames)
 

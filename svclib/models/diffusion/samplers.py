@@ -39,6 +39,7 @@ class SamplingOptions:
         seed: Of the initial noise and of ancestral sampling; the same on every device.
         words_guidance, voice_guidance: Weights of classifier-free guidance by content and by singer; 0 is off.
         retrieval: Share of the content that comes from the codebook of the target's own content vectors.
+        content: Where an instrument of the content encoder ``words`` gets its content from: ``own`` or ``whisper``.
         precision: One of ``layers.PRECISIONS``.
         eta: Amount of fresh noise of ``ddim`` (0) and ``ddpm`` (1), Song et al. 2021, Eq. 16.
         chunk_frames, cache_bytes: Bound the memory of long recordings; the result does not depend on them.
@@ -92,6 +93,12 @@ class SamplingOptions:
         1.0,
         step=0.1,
         help="share of the song's content that is replaced by the nearest content of the target's recordings",
+    )
+    content: str = control(
+        "own",
+        choices=("own", "whisper"),
+        metavar="NAME",
+        help="whisper measures the words by Whisper instead of words: clearer, needs the package faster-whisper",
     )
     precision: str = control(
         "auto",
