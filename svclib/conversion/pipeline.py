@@ -394,7 +394,9 @@ def _render_diffusion(request: _Request, progress, cancelled) -> list[np.ndarray
     content = None if own.units is None else pad(features.content)
     if request.sampling.content == "whisper" and own.units is None:
         if instrument.model.settings.content != "words":
-            raise ConversionError(f"'{instrument.name}' was not trained on the code of 'words', so it cannot read Whisper.")
+            raise ConversionError(
+                f"'{instrument.name}' was not trained on the code of 'words', so it cannot read Whisper."
+            )
         content = pad(_whisper_code(song))
     log_mel, *measured = (pad(getattr(features, name)) for name in ("log_mel", "f0_hz", "voiced", "loudness_db"))
     wanted = (pad(getattr(request.tracks, name)) for name in ("f0_hz", "voiced", "loudness_db"))

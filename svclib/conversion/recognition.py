@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from svclib.features import whisper_features
-from svclib.features.content_features import SAMPLE_RATE_HZ
+from svclib.features import content_features, whisper_features
+
+SAMPLE_RATE_HZ = content_features.SAMPLE_RATE_HZ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,8 @@ class WhisperRecognizer:
     """Whisper through ``faster-whisper`` (CTranslate2): greedy temperature 0, beam of 5, int8 on the CPU.
 
     Args:
-        model, download: See ``whisper_features.open_whisper``.
+        model: See ``whisper_features.open_whisper``.
+        download: See there.
 
     Raises:
         ModelError: if the package or the model is missing.

@@ -38,6 +38,9 @@ def open_whisper(model: str | Path | None = None, download: bool = False, thread
         download: Whether a model that is not on this machine may be fetched from the Hugging Face hub.
         threads: Of the CPU; 0 leaves it to the library.
 
+    Returns:
+        The ``faster_whisper.WhisperModel`` and its folder.
+
     Raises:
         ModelError: if the package or the model is missing.
     """
@@ -121,10 +124,9 @@ class WhisperEncoder:
 @register("whisper")
 @functools.lru_cache(maxsize=1)
 def load_encoder(source: str = "base") -> WhisperEncoder:
-    """The encoder of a Whisper base model; ``base`` is the installed one, or the one in the cache of the hub.
+    """The encoder of a Whisper base model: the installed one or that in the hub's cache (``base``), or a folder.
 
-    Raises:
-        ModelError: if package or weights are missing, or the model is not of base's size.
+    ModelError if package or weights are missing, or the model is not of base's size.
     """
     model, folder = open_whisper(None if source == "base" else source)
     packed = resources.files("svclib.features").joinpath(MAP).read_bytes()
@@ -135,7 +137,7 @@ def load_encoder(source: str = "base") -> WhisperEncoder:
     encoder = WhisperEncoder(model, digest.hexdigest()[:16], **arrays)
     size = encoder(np.zeros(REACH_SAMPLES, np.float32), 1).shape[1]
     if size != len(encoder.weight):
-        raise ModelError(f"Whisper '{source}' has {size} numbers a frame; the map to words needs Whisper base, with 512.")
+        raise ModelError(f"Whisper '{source}' has {size} numbers a frame; the map to words needs base, with 512.")
     return encoder
 
 

@@ -10,6 +10,7 @@ import pytest
 from svclib.audio import io
 from svclib.conversion import evaluate, recognition
 from svclib.conversion.recognition import Transcript
+from svclib.features import whisper_features
 from svclib.utils.errors import ModelError
 
 RATE_HZ = recognition.SAMPLE_RATE_HZ
