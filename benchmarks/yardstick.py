@@ -112,11 +112,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--shallow", type=int)
     parser.add_argument("--temperature", type=float)
+    parser.add_argument("--content", choices=("own", "whisper"), default="own", help="see SamplingOptions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--publish", metavar="NAME", help="also write benchmarks/results/NAME.json for the tables")
     a = parser.parse_args()
 
     asked = {k: getattr(a, k) for k in ("sampler", "steps", "shallow", "temperature")}
+    asked["content"] = None if a.content == "own" else a.content
     sampling = {k: v for k, v in asked.items() if v is not None}
     both = [
         measuring.CachedRecognizer(r, a.out / "transcripts")
@@ -139,7 +141,7 @@ def main() -> int:
                     flush=True,
                 )
         report = {
-            "instrument": path.stem,
+            "instrument": path.stem + (", content by Whisper" if a.content == "whisper" else ""),
             "sha256": bench.voice.sha256,
             "trained_steps": bench.voice.info["trained_steps"],
             "set": a.set,
@@ -151,7 +153,7 @@ def main() -> int:
             "clips": rows,
         }
         text = json.dumps(report, indent=1, ensure_ascii=False).replace("NaN", "null")
-        (a.out / f"yardstick {path.stem} {a.set}.json").write_text(text, encoding="utf-8")
+        (a.out / f"yardstick {path.stem} {a.content} {a.set}.json").write_text(text, encoding="utf-8")
         table.append(cells(report))
     for row in [list(COLUMNS), ["---"] * len(COLUMNS), *table]:
         print(f"| {' | '.join(row)} |")
