@@ -6,6 +6,7 @@ one method.
 """
 
 import dataclasses
+import re
 import unicodedata
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,6 +18,8 @@ from jaxtyping import Float
 from svclib.features import content_features, whisper_features
 
 SAMPLE_RATE_HZ = content_features.SAMPLE_RATE_HZ
+# Recognizers write them either way.
+_DIGITS = {w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine".split())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +69,9 @@ class WhisperRecognizer:
 
 
 def normalize_text(text: str) -> str:
-    """Compatibility composition (NFKC), lower case, letters and digits only."""
-    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
+    """Compatibility composition (NFKC), lower case, English digits as numerals, letters and digits only."""
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).lower())
+    return "".join(_DIGITS.get(word, word) for word in words)
 
 
 def edit_distance(a: str, b: str) -> int:

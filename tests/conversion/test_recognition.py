@@ -57,6 +57,7 @@ def test_edit_distance_is_levenshteins():
         ("abcd", "xyzw" * 10, 1.0),  # capped
         ("Héllo, WORLD!", "he\u0301llo world", 0.0),  # composed, lower case, letters only
         ("ﬁve ２", "five 2", 0.0),  # compatibility forms
+        ("zero, One; nine", "0 1 9.", 0.0),  # digits in words
         ("ぽっぽっぽ、鳩", "ぽっぽっぽ鳩", 0.0),
     ],
 )
