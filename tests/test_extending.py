@@ -30,7 +30,7 @@ from svclib.models.diffusion.denoiser import DENOISERS
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoding
 from svclib.notebooks.controls import SamplingControls
-from svclib.utils.errors import ConversionError
+from svclib.utils.errors import ConfigError
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -74,7 +74,7 @@ def test_a_sampler_of_ones_own(mine):
     assert len(seen) == seen[-1].n_calls == 79
     wild = samplers.sample(lambda x, t: -3 * x, chain, x, SamplingOptions("heun", 10), clip=1.0)
     assert float(wild.abs().max()) <= 1
-    with pytest.raises(ConversionError, match="heun"):
+    with pytest.raises(ConfigError, match="heun"):
         SamplingOptions("huen", 4)
 
 

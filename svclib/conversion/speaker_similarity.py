@@ -41,10 +41,7 @@ class SpeakerEncoder(nn.Module):
 
 
 def weights_path() -> Path:
-    """Path of the weights in an installed resemblyzer package, which is not imported.
-
-    Raises ConversionError if the package is not installed.
-    """
+    """The weights in an installed resemblyzer package, which is not imported; ConversionError without it."""
     spec = importlib.util.find_spec("resemblyzer")
     path = Path(spec.submodule_search_locations[0]) / "pretrained.pt" if spec else None
     if path is None or not path.is_file():
@@ -67,9 +64,8 @@ def mel_power(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, "frames 40"
     """Slaney mel powers of 25 ms Hann windows every 10 ms at 16 kHz, float32; no logarithm."""
     import librosa
 
-    found = librosa.feature.melspectrogram(
-        y=np.asarray(samples, np.float32), sr=SAMPLE_RATE_HZ, n_fft=N_FFT, hop_length=HOP_SAMPLES, n_mels=N_MELS
-    )
+    sizes = {"n_fft": N_FFT, "hop_length": HOP_SAMPLES, "n_mels": N_MELS}
+    found = librosa.feature.melspectrogram(y=np.asarray(samples, np.float32), sr=SAMPLE_RATE_HZ, **sizes)
     return found.T.astype(np.float32)
 
 
@@ -116,15 +112,6 @@ def speaker_embedding(phrases: Sequence[np.ndarray]) -> Float[np.ndarray, "256"]
 
 
 def similarity(samples: Float[np.ndarray, " _"], target: Float[np.ndarray, "256"]) -> dict[str, float | int]:
-    """Similarity of a sound to a voice.
-
-    Args:
-        samples: At 16 kHz; without pauses it has to last 0.8 s.
-        target: From :func:`speaker_embedding`.
-
-    Returns:
-        ``speaker_similarity``: the mean over :func:`windows` of the cosine to the target, -1 to 1 (the network gives
-        0 to 1); ``n_windows``.
-    """
+    """Mean cosine (0 to 1) of the :func:`windows` of a sound at 16 kHz to a :func:`speaker_embedding`; their number."""
     cosines = [float(embed(piece) @ target) for piece in windows(samples)]
     return {"speaker_similarity": float(np.mean(cosines)), "n_windows": len(cosines)}

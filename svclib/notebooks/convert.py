@@ -9,7 +9,7 @@ from IPython.display import HTML, display
 from svclib.analysis import html as page
 from svclib.analysis.ddsp_inspection import result_html
 from svclib.audio import io as audio
-from svclib.conversion import ab_compare, batch, key_suggestion, pipeline
+from svclib.conversion import ab_compare, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.models import instrument
@@ -319,23 +319,22 @@ class ConvertPanel(widgets.Panel):
         """Convert every song of the menu; each result appends as soon as it is there."""
         controls, options, path = self.controls(), self._options(), self.instrument.value
         paths, own_keys = [value for _, value in self.song.options], self.own_keys.value
-        output = batch.Output(self.base.output, self.format.value, keep_rate=self.keep_rate.value)
+        keep_rate, suffix = self.keep_rate.value, self.format.value
 
         def task():
             self.message.show("")
-            voice, outcomes = self._open(path), []
+            voice = self._open(path)
 
             def controls_for(song):
                 found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
                 return found.applied(controls) if own_keys else controls
 
+            def done(result):
+                self._append(result, pipeline.save(result, self.base.output, suffix), False)
+
             options_ = {**options, "progress": self.progress, "cancelled": self.task.cancelled}
-            for outcome in batch.convert_songs(voice, paths, output, controls_for, **options_):
-                if outcome.saved is not None:
-                    self._append(outcome.conversion, outcome.saved, False)
-                outcomes.append(dataclasses.replace(outcome, conversion=None))
-            failed = any(o.error is not None for o in outcomes)
-            self.message.show(batch.describe(outcomes), "warning" if failed else "done")
+            failed = pipeline.convert_songs(voice, paths, done, controls_for, keep_rate=keep_rate, **options_)
+            self.message.show(pipeline.describe(len(paths), failed), "warning" if failed else "done")
 
         self._start(task)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.conversion import validation_songs
+from svclib.conversion import evaluate
 from svclib.data import dataset, singers
 from svclib.data.recordings import Recording, find_recordings
 from svclib.models import instrument
@@ -277,7 +277,7 @@ def train(
         minutes=minutes,
         on_progress=watch,
         cancelled=(lambda: state["long"] is not None) if asked else None,
-        score=validation_songs.for_training(data, songs) if songs else None,
+        score=evaluate.for_training(data, songs) if songs else None,
         init=init,
     )
     if asked and state["long"] is not None and result.reason == "cancelled":

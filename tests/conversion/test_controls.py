@@ -10,7 +10,7 @@ from svclib.audio import units
 from svclib.conversion import autotune, controls, key_suggestion
 from svclib.conversion.controls import Controls, adjust
 from svclib.features.extract import Features, FeatureSettings
-from svclib.utils.errors import ConversionError
+from svclib.utils.errors import ConfigError
 from svclib.utils.serialization import control_specs
 
 SETTINGS = FeatureSettings()
@@ -68,14 +68,14 @@ def test_defaults_and_ranges():
 def test_values_out_of_range_are_refused_with_the_range(name, beyond):
     low, high = NUMBERS[name].low, NUMBERS[name].high
     value = {-1: low - 0.1, 1: high + 0.1}.get(beyond, beyond) if not isinstance(beyond, bool) else beyond
-    with pytest.raises(ConversionError, match=f"{name}.*{low:g} to {high:g}"):
+    with pytest.raises(ConfigError, match=f"{name}.*{low:g} to {high:g}"):
         Controls(**{name: value})
 
 
 def test_other_values_are_refused():
-    with pytest.raises(ConversionError, match="whole"):
+    with pytest.raises(ConfigError, match="whole"):
         Controls(octave_shift=0.5)
-    with pytest.raises(ConversionError, match="no key"):
+    with pytest.raises(ConfigError, match="no key"):
         Controls(autotune_key="H major")
     assert Controls(autotune_key="Bb minor").autotune_key == "A# minor"
     assert Controls(octave_shift=-1, semitone_shift=5).pitch_shift_semitones == -7

@@ -28,7 +28,7 @@ from svclib.analysis.lesson import build as lesson
 from svclib.analysis.plots import ablation as views
 from svclib.analysis.plots import base as plots
 from svclib.analysis.plots import ddsp
-from svclib.conversion import ab_compare, batch, key_suggestion, pipeline, recognition
+from svclib.conversion import ab_compare, key_suggestion, pipeline, recognition
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.data import dataset
@@ -257,15 +257,16 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         progress(0.5, "singing")
         world.work(cancelled)
 
-    def convert_songs(loaded, paths, output, chosen, *, progress, cancelled, **options):
+    def convert_songs(loaded, paths, done, chosen, *, progress, cancelled, **options):
+        failed = {}
         for path in paths:
             try:
-                chosen(songs.cached_song(path, None, progress, cancelled))
-                yield batch.Outcome(path, output.folder / "x.wav", None, None)
+                done(chosen(songs.cached_song(path, None, progress, cancelled)))
             except Cancelled:
                 raise
             except (ValueError, OSError) as error:
-                yield batch.Outcome(path, error=error)
+                failed[path] = error
+        return failed
 
     def suggest(*args):
         world.work()
@@ -274,7 +275,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(pipeline, "convert", convert)
     monkeypatch.setattr(pipeline, "save", lambda result, folder, suffix: world.work() or folder / f"x.{suffix}")
     monkeypatch.setattr(key_suggestion, "suggest_shift", suggest)
-    monkeypatch.setattr(batch, "convert_songs", convert_songs)
+    monkeypatch.setattr(pipeline, "convert_songs", convert_songs)
     monkeypatch.setattr(widgets_convert, "result_html", lambda *a: world.work() or "made")
 
     def check(panel):

@@ -11,7 +11,7 @@ import soundfile
 from toy_diffusion import FEATURES, RATE, SETTINGS, VOCODER, save_instrument
 
 from svclib.analysis import html as page
-from svclib.conversion import ab_compare, batch, pipeline
+from svclib.conversion import ab_compare, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import PRESETS, Controls, defaults
 from svclib.features import extract
@@ -120,15 +120,14 @@ def test_cancelling_many_songs_keeps_what_was_sung(base):
     paths = [base.examples / "a song.wav", make_song(base.examples / "b.wav")]
     sung, told = [], []
     with pytest.raises(Cancelled):
-        for outcome in batch.convert_songs(
+        pipeline.convert_songs(
             opened,
             paths,
-            batch.Output(base.output),
+            lambda made: sung.append(pipeline.save(made, base.output)),
             cancelled=lambda: bool(sung),
             progress=lambda f, text: told.append((f, text)),
-        ):
-            sung.append(outcome)
-    assert len(sung) == 1 and sung[0].saved.is_file() and len(list(base.output.glob("*.wav"))) == 1
+        )
+    assert len(sung) == 1 and sung[0].is_file() and len(list(base.output.glob("*.wav"))) == 1
     assert [f for f, _ in told] == sorted(f for f, _ in told) and told[-1][0] <= 0.5
     assert "a song.wav: " in told[0][1]
 
@@ -217,7 +216,8 @@ def test_a_clip_is_cut_and_timed(base):
     )
     assert len(song.audio) == len(row.audio) == round(RATE / FEATURES.hop_samples) * FEATURES.hop_samples
     assert row.label == "duo, ddim, 3 steps" and row.problem == ""
-    assert row.seconds > 0 and row.seconds_per_second == pytest.approx(row.seconds * RATE / len(row.audio))
+    assert row.figures["seconds"] > 0
+    assert row.figures["seconds_per_second"] == pytest.approx(row.figures["seconds"] * RATE / len(row.audio))
     assert song.cells() == ["\N{EN DASH}"] * 6
 
 
@@ -237,10 +237,10 @@ def test_numbers_of_a_row_against_a_sound_that_is_known(base):
             made, audio=tone, tracks=dataclasses.replace(asked, loudness_db=loudness), seconds=0.5, gain_db=0.0
         ),
     )
-    assert row.f0_rmse_cents == pytest.approx(20, abs=4)
-    assert row.voicing_f1 == pytest.approx(2 * 48 / (48 + 64), abs=0.03)
-    assert row.loudness_l1_db == pytest.approx(6.02, abs=0.05)
-    assert row.seconds_per_second == pytest.approx(0.5 / 1.024)
+    assert row.figures["rmse"] == pytest.approx(20, abs=4)
+    assert row.figures["voicing_f1"] == pytest.approx(2 * 48 / (48 + 64), abs=0.03)
+    assert row.figures["loudness_l1_db"] == pytest.approx(6.02, abs=0.05)
+    assert row.figures["seconds_per_second"] == pytest.approx(0.5 / 1.024)
     assert row.cells()[0] == "0.50" and row.cells()[2].endswith(" cents")
 
 
@@ -261,7 +261,7 @@ def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
 
 def test_a_song_that_vanished_is_listed_with_a_sentence(tmp_path):
     error = FileNotFoundError(2, "No such file or directory", str(tmp_path / "a.wav"))
-    text = batch.describe([batch.Outcome(tmp_path / "a.wav", error=error)])
+    text = pipeline.describe(1, {tmp_path / "a.wav": error})
     assert "0 of 1 songs" in text and "a.wav' could not be used" in text and "[Errno" not in text
 
 
