@@ -177,7 +177,7 @@ def _similarity(embedding, samples: np.ndarray, settings: extract.FeatureSetting
         found = speaker_similarity.similarity(_at_16k(samples, settings.sample_rate_hz), embedding)
     except ConversionError:
         return {}
-    return {"speaker similarity": (found["speaker_similarity"], len(samples) // settings.hop_samples)}
+    return {"speaker similarity": (found, len(samples) // settings.hop_samples)}
 
 
 def metric_table(trace: Trace, found: Sequence[Metric]) -> tuple[list[str], list[list]]:

@@ -85,7 +85,7 @@ def compare(
         found, words = measure(a, b), {}
         if target is not None:
             for name, sound in (("speaker_similarity", b), ("speaker_similarity_of_reference", a)):
-                found[name] = speaker_similarity.similarity(sound, target)["speaker_similarity"]
+                found[name] = speaker_similarity.similarity(sound, target)
         if recognizer is not None:
             transcripts = dataclasses.asdict(intelligibility(recognizer, b, a, language))
             cer = transcripts.pop("cer")
@@ -124,7 +124,7 @@ def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | N
         "frames": len(a.f0_hz),
         "frames_voiced_in_both": (a.voiced & b.voiced).sum(),
         "loudness_l1_db": metrics.loudness_l1_db(a.loudness_db, b.loudness_db),
-        **metrics.spectral_distance(*sounds, SETTINGS.sample_rate_hz),
+        **metrics.spectral_distance(*sounds, sample_rate_hz=SETTINGS.sample_rate_hz),
         "log_mel_l1": np.abs(mels[0] - mels[1]).mean(),
         "mcd_db": metrics.mcd_db(*mels),
     }
@@ -196,13 +196,13 @@ class ValidationSongs:
         try:
             target = speaker_similarity.speaker_embedding(_recordings(data, "train"))
             held_out = np.concatenate(_recordings(data, "validation") or _recordings(data, "train"))
-            start, end = (speaker_similarity.similarity(x, target)["speaker_similarity"] for x in (source, held_out))
+            start, end = (speaker_similarity.similarity(sound, target) for sound in (source, held_out))
         except ConversionError:  # no weights of the speaker encoder here, or no voice
             return songs, words, None
 
         def voice(sound: np.ndarray) -> float:
-            moved = speaker_similarity.similarity(sound, target)["speaker_similarity"] - start
-            return float(np.clip(moved / max(end - start, 1e-3), 0.0, 1.0))
+            moved = (speaker_similarity.similarity(sound, target) - start) / max(end - start, 1e-3)
+            return float(np.clip(moved, 0.0, 1.0))
 
         return songs, words, voice
 

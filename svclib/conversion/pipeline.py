@@ -243,7 +243,7 @@ def convert_songs(
     the instrument's; ``options`` are further ones of :func:`convert`. Returns the songs that failed: a ValueError or
     OSError does not stop the others.
     """
-    report, failed = reporter(progress), {}
+    report, failed = reporter(progress), dict[Path, Exception]()
     for i, path in enumerate(map(Path, paths)):
 
         def part(begin, share, i=i, path=path):
