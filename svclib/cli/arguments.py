@@ -1,7 +1,4 @@
-"""The command line's parser, made from the options that ``commands.py`` declares and from ``ControlSpec``.
-
-Flags of controls are made for the given command only, so that ``svclib --help`` loads no model code.
-"""
+"""The parser of the command line, made from the options that ``commands.py`` declares and from ``ControlSpec``."""
 
 import argparse
 import dataclasses
@@ -54,9 +51,8 @@ def number(low: float | int, high: float | int = math.inf, words: tuple[str, ...
             value = math.nan
         if not low <= value <= high or value == math.inf:
             kind = "whole number" if isinstance(low, int) else "number"
-            limits = f"{low:g} or more" if high >= 100_000 else f"{low:g} to {high:g}"
-            others = "".join(f" or {word}" for word in words)
-            raise argparse.ArgumentTypeError(f"'{text}' is not a {kind} of {limits}{others}")
+            limits = [f"{low:g} or more" if high >= 100_000 else f"{low:g} to {high:g}", *words]
+            raise argparse.ArgumentTypeError(f"'{text}' is not a {kind} of {' or '.join(limits)}")
         return value
 
     return parse
@@ -71,7 +67,7 @@ def given(arguments: argparse.Namespace, settings: type) -> dict[str, Any]:
 
 
 def parser(chosen: str = "") -> argparse.ArgumentParser:
-    """The command line as it stands in the README; ``chosen`` is the command that gets the flags of its controls."""
+    """The whole parser; only the ``chosen`` command gets the flags of its controls, for they load model code."""
     common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     top = _Parser("svclib", description="Turn recordings of a voice into an instrument, and convert songs with it.")
@@ -108,9 +104,7 @@ def _add_controls(group, settings: type) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that reports an error in one line instead of printing the whole usage."""
-
     def error(self, message):
-        """Print one sentence and leave with status 2."""
+        """Print one sentence, not the whole usage, and leave with status 2."""
         text = message[:1].upper() + message[1:].rstrip(".")
         self.exit(2, f"{text}. '{self.prog} --help' shows what there is.\n")

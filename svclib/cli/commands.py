@@ -19,7 +19,6 @@ from svclib.utils.errors import ConfigError
 required, repeated = partial(option, required=True), partial(option, action="append")
 COUNT, POSITIVE = number(0), number(0.001)
 INTERRUPTED = 130
-
 JSON = option("--json FILE", "write the report as JSON; - for standard output")
 CONFIG = (
     repeated("--config FILE", "preset or file; later ones win", required=True),
@@ -82,8 +81,7 @@ def demo(a) -> None:
         raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
     with ProgressPrinter("demo") as progress:
         options = demo_run.Options(a.minutes, a.seed)
-        result = demo_run.run(a.out, a.audio, a.song, options, progress, progress.note)
-    print(result.text)
+        print(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
 
 
 @command(repeated("--audio DIR", "folder or file; repeat for more", required=True), JSON)
@@ -112,8 +110,7 @@ def prepare(a) -> None:
 
     preset, out = svclib.load_preset(a.config, a.set), Path(a.out)
     with ProgressPrinter("preparing") as progress:
-        # a zip or a link is unpacked beside the dataset first
-        unpacked = out.parent / f"{out.name}_sources"
+        unpacked = out.parent / f"{out.name}_sources"  # of a zip or a link
         folders = [Path(download.fetch(where, unpacked, progress=progress)) for where in a.audio]
         names = a.singer
         if names is None and len(folders) > 1 and [Path(where) for where in a.audio] != folders:
@@ -262,10 +259,7 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
     option("--keep-rate", "write at the song's sample rate", action="store_true"),
     repeated("--singer NAME[=WEIGHT]", "one of a diffusion instrument's singers; repeat for a mix"),
     option("--vocoder NAME|ZIP|PATH|URL", "a vocoder of the same mel, instead of a diffusion instrument's own"),
-    controls={
-        "controls": "conversion.controls:Controls",
-        "diffusion instruments": "models.diffusion.samplers:SamplingOptions",
-    },
+    controls={"controls": "conversion.controls:Controls", "diffusion": "models.diffusion.samplers:SamplingOptions"},
 )
 def convert(a) -> None:
     """Convert songs with an instrument."""
@@ -313,10 +307,7 @@ def _target(out: Path, formats, n_inputs: int) -> tuple[Path, str | None]:
 
 
 def singer_mix(flags: list[str] | None) -> dict[str, float] | str | None:
-    """``--singer`` as ``Controls.singer``: one name, or weights by name from ``NAME=WEIGHT`` (without weight 1).
-
-    None where there is no flag; ConfigError if a weight is not a number of 0 or more, or a name comes twice.
-    """
+    """``--singer`` as ``Controls.singer``: None, one name, or weights by name (1 without ``=WEIGHT``)."""
     if not flags:
         return None
     if len(flags) == 1 and "=" not in flags[0]:
@@ -366,11 +357,11 @@ def vocode(a) -> None:
         vocoder = svclib.load_vocoder(a.vocoder, fast=not a.every_step, progress=progress)
         song = svclib.load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
         samples = svclib.vocode(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
-    comment = f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"
-    written = audio.write(out, samples, vocoder.sample_rate_hz, {"comment": comment}, new_name=True)
-    _warn_renamed(out, written.path)
+    tags = {"comment": f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"}
+    path = audio.write(out, samples, vocoder.sample_rate_hz, tags, new_name=True).path
+    _warn_renamed(out, path)
     about = f"the {vocoder.kind} vocoder '{vocoder.name}' ({vocoder.sample_rate_hz} Hz, seed {a.seed})"
-    print(f"{written.path}\n{song.name} resynthesized by {about}")
+    print(f"{path}\n{song.name} resynthesized by {about}")
 
 
 def _make_sounds(a, *inputs, **more) -> list[Path]:
@@ -472,9 +463,8 @@ def trace(a) -> None:
 def evaluate(a) -> None:
     """Compare converted songs with their references: pitch, loudness, spectrum, words."""
     from svclib.conversion import evaluate as evaluation
-    from svclib.conversion import recognition
 
-    recognizer = None if a.words is None else recognition.WhisperRecognizer(a.words or None, a.download)
+    recognizer = None if a.words is None else evaluation.WhisperRecognizer(a.words or None, a.download)
     with ProgressPrinter("comparing") as progress:
         report = evaluation.compare(a.reference, a.converted, progress, a.target_voice, recognizer, a.language)
     _report(evaluation.table(report), report, a.json)

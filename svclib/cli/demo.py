@@ -12,24 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from svclib import __version__
-from svclib.analysis import html as page
+import svclib
+from svclib.analysis import html
 from svclib.audio import io as audio
-from svclib.conversion import ab_compare, key_suggestion, pipeline
-from svclib.conversion import song as songs
-from svclib.conversion.controls import Controls
+from svclib.conversion import ab_compare
 from svclib.data import dataset, preprocess, singers
-from svclib.data.recordings import find_recordings
-from svclib.models import instrument
-from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.training import api as training
-from svclib.utils import atomic_store, config, filesystem, workspace
+from svclib.utils import atomic_store, filesystem, workspace
 from svclib.utils.errors import reporter
 
 VOICE, OTHER_VOICE = "aria", "bruno"
 SONG_NAME = f"{OTHER_VOICE}_twinkle.wav"
 STATE = "demo.json"
-PAGE_VERSION = f"3 ({__version__})"  # another one makes the page anew
+PAGE_VERSION = f"3 ({svclib.__version__})"  # another one makes the page anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +39,9 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Paths of the page to open in a browser and of all else that was made, seconds by stage, and all of it as text."""
+    """Paths of the page to open in a browser and of other products, seconds by stage, and all of it as text."""
 
     page: Path
-    dataset: Path
-    run: Path
     instrument: Path
     converted: Path
     seconds: dict[str, float]
@@ -81,7 +74,7 @@ def run(
     rows["listen and look"] = path
     head = f"Made in {sum(demo.seconds.values()):.0f} s:" if demo.made_anew else "Everything was there already:"
     lines = [head, *(f"  {name:<16} {where}" for name, where in rows.items()), "Open the last one in a browser."]
-    return Result(path, data.path, run_folder, voice, converted, demo.seconds, "\n".join(lines))
+    return Result(path, voice, converted, demo.seconds, "\n".join(lines))
 
 
 class DemoRun:
@@ -93,7 +86,7 @@ class DemoRun:
     def __init__(self, out: Path, options: Options, progress, log):
         self.base, self.options = workspace.base_folder(base=out), options
         self.progress, self.log = reporter(progress), log or (lambda line: None)
-        self.preset = config.load(list(options.preset))
+        self.preset = svclib.load_preset(list(options.preset))
         self.seconds: dict[str, float] = {}
         self.made_anew = False
         path = self.base.root / STATE
@@ -124,7 +117,7 @@ class DemoRun:
     def find_recordings(self, audio_folder, song) -> tuple[tuple[list, Path], str, bool]:
         """The recordings of one voice, and the song."""
         if audio_folder is not None:
-            found = find_recordings([audio_folder])
+            found = svclib.find_recordings([audio_folder])
             voices = ", ".join(sorted({r.singer for r in found}))
             return (found, Path(song)), f"{len(found)} files of {voices}, and {Path(song).name}", False
         folder, o = self.base.audio / VOICE, self.options
@@ -135,7 +128,7 @@ class DemoRun:
             made = singers.render(OTHER_VOICE, singers.demo_song(), seed=o.seed)
             audio.write(song_path, made.audio, made.sample_rate_hz)
         text = f"{len(paths)} melodies of {VOICE}, a song of {OTHER_VOICE}"
-        return (find_recordings([folder]), song_path), text, set(paths) <= before
+        return (svclib.find_recordings([folder]), song_path), text, set(paths) <= before
 
     def prepare(self, recordings: list) -> tuple[dataset.Dataset, str, bool]:
         """The dataset of the recordings."""
@@ -158,7 +151,7 @@ class DemoRun:
             self.progress(max(share, status.step / status.steps), f"training, step {status.step}{loss}")
 
         limits = {"minutes": float(o.minutes), "seed": o.seed, "allow_changed_dataset": True}
-        result = training.train(data, folder, self.preset, report, **limits)
+        result = svclib.train(data, folder, self.preset, report, **limits)
         if result.reason == "interrupted":
             raise KeyboardInterrupt
         held_out = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.2f}"
@@ -174,7 +167,8 @@ class DemoRun:
             path = self.base.root / record["paths"][0]
         else:
             consent = {"consent": "A synthetic singer of svclib: nobody's voice."} if synthetic else {}
-            path = training.export(run_folder, self.base.instruments / f"{filesystem.safe_name(voice)}.zip", **consent)
+            path = self.base.instruments / f"{filesystem.safe_name(voice)}.zip"
+            path = svclib.export_instrument(run_folder, path, **consent)
             self.remember("instrument", key, path.name, path)
         return path, f"{path.name}, {path.stat().st_size / 1e6:.1f} MB", bool(record)
 
@@ -185,59 +179,52 @@ class DemoRun:
         key |= {"seed": self.options.seed, "page": PAGE_VERSION}
         if record := self.finished("conversion", key):
             return tuple(self.base.root / p for p in record["paths"]), record["text"], True
-        voice = instrument.open(instrument_path)
-        song = songs.load_song(song_path, voice.features, progress=self.progress)
-        shift = key_suggestion.suggest_shift(song.features, voice.statistics)
-        controls, sampling = Controls(octave_shift=shift.octaves), SamplingOptions(seed=self.options.seed)
-        made = pipeline.convert(voice, song, controls, sampling)
-        converted = pipeline.save(made, self.base.output)
+        voice = svclib.load_instrument(instrument_path)
+        song = svclib.load_song(song_path, voice.features, progress=self.progress)
+        shift = svclib.suggest_shift(song.features, voice.statistics)
+        sampling = svclib.SamplingOptions(seed=self.options.seed)
+        made = svclib.convert(voice, song, svclib.Controls(octave_shift=shift.octaves), sampling)
+        converted = svclib.save(made, self.base.output)
         truth = None
         if song_path.name == SONG_NAME:  # the target singer's own rendition of the song
             octave = singers.SINGERS[OTHER_VOICE].octave + shift.octaves
             truth = singers.render(VOICE, singers.demo_song(), seed=self.options.seed, octave=octave)
-        text = report_html(voice, made, run_folder, shift.text, self.seconds, truth)
+        text = self.page(voice, made, run_folder, shift.text, truth)
         path = atomic_store.commit_bytes(self.base.root / "index.html", text.encode())
         text = f"{converted.name} and {path.name}"
         self.remember("conversion", key, text, path, converted)
         return (path, converted), text, False
 
+    def page(self, voice, made, run_folder: Path, shift: str, truth: Any) -> str:
+        """HTML with all sounds and pictures in it, without script or link; ``truth`` is the target's own rendition."""
+        from svclib.analysis.plots import base as plots  # matplotlib takes its time
+
+        song, curves, previews = made.song, training.curves(run_folder), training.previews(run_folder)
+        pictures = [("original", song.audio, song.features.settings.sample_rate_hz, song.features)]
+        pictures.append(("result", made.audio, made.sample_rate_hz, None))
+        if truth is not None:
+            own = audio.resample(truth.audio, truth.sample_rate_hz, made.sample_rate_hz)
+            truth = dataclasses.replace(truth, audio=own, sample_rate_hz=made.sample_rate_hz)
+            pictures.append(("what it should sound like", own, made.sample_rate_hz, None))
+        last = [p for p in previews if p.step == previews[-1].step and p.original.is_file()][:2]
+        template = html.TEMPLATES.from_string(Path(__file__).with_name("demo.html").read_text(encoding="utf-8"))
+        return template.render(
+            page=html,
+            title=f"{song.name}, converted to {voice.name}",
+            voice=voice,
+            made=made,
+            truth=truth,
+            shift=shift,
+            spectrograms=plots.png(plots.compare_spectrograms(pictures, columns=1)),
+            figures=ab_compare.track_metrics(made),
+            tracks=plots.png(plots.conversion_plots(song.features, made.tracks, made.controls)),
+            loss=plots.png(plots.loss_curves(curves)),
+            held_out=next(iter(curves["validation_loss"][-1:]), None),
+            previews=[{**vars(p), "original": audio.read(p.original), "imitation": audio.read(p.path)} for p in last],
+            seconds=[[name, f"{s:.1f}"] for name, s in self.seconds.items()],
+            version=svclib.__version__,
+        )
+
 
 def _digest(key: dict) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
-def report_html(
-    voice: Any, made: pipeline.Conversion, run_folder: Path, shift_text: str, seconds: dict, truth: Any = None
-) -> str:
-    """A page about a conversion with all sounds and pictures in it, without script or link.
-
-    ``run_folder`` has the training's curves and previews, ``shift_text`` reasons for the octave, ``seconds`` the time
-    of every stage; ``truth`` is the target singer's own rendition (``singers.SyntheticRecording``), if there is one.
-    """
-    from svclib.analysis.plots import base as plots  # matplotlib takes its time
-
-    song, curves, previews = made.song, training.curves(run_folder), training.previews(run_folder)
-    pictures = [("original", song.audio, song.features.settings.sample_rate_hz, song.features)]
-    pictures.append(("result", made.audio, made.sample_rate_hz, None))
-    if truth is not None:
-        own = audio.resample(truth.audio, truth.sample_rate_hz, made.sample_rate_hz)
-        truth = dataclasses.replace(truth, audio=own, sample_rate_hz=made.sample_rate_hz)
-        pictures.append(("what it should sound like", own, made.sample_rate_hz, None))
-    last = [p for p in previews if p.step == previews[-1].step and p.original.is_file()][:2]
-    template = page.TEMPLATES.from_string(Path(__file__).with_name("demo.html").read_text(encoding="utf-8"))
-    return template.render(
-        page=page,
-        title=f"{song.name}, converted to {voice.name}",
-        voice=voice,
-        made=made,
-        truth=truth,
-        shift=shift_text,
-        spectrograms=plots.png(plots.compare_spectrograms(pictures, columns=1)),
-        figures=ab_compare.track_metrics(made),
-        tracks=plots.png(plots.conversion_plots(song.features, made.tracks, made.controls)),
-        loss=plots.png(plots.loss_curves(curves)),
-        held_out=next(iter(curves["validation_loss"][-1:]), None),
-        previews=[{**vars(p), "original": audio.read(p.original), "imitation": audio.read(p.path)} for p in last],
-        seconds=[[name, f"{s:.1f}"] for name, s in seconds.items()],
-        version=__version__,
-    )

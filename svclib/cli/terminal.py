@@ -31,9 +31,9 @@ class ProgressPrinter:
         now = time.monotonic()
         if fraction == 0:
             self.started = now
-        if self.bar is not None:
-            if fraction == 0:
+            if self.bar is not None:
                 self.bar.reset()
+        if self.bar is not None:
             self.bar.n = min(100.0, 100.0 * fraction)
             self.bar.set_postfix_str(text[:60])
         elif now - self.shown_s >= _LINE_EVERY_S:
