@@ -26,14 +26,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.COMMANDS[given.command].run(given) or 0
     except KeyboardInterrupt:
-        _traceback(given)
+        if given.debug:
+            traceback.print_exc()
         print("\nInterrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except Exception as error:
-        _traceback(given)
+        if given.debug:
+            traceback.print_exc()
         message = commands.user_message(error)
         if message:
             print(message, file=sys.stderr)
@@ -45,11 +47,6 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-
-
-def _traceback(given) -> None:
-    if given.debug:
-        traceback.print_exc()
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """The parser of the command line, made from the options that ``commands.py`` declares and from ``ControlSpec``."""
 
 import argparse
-import dataclasses
 import importlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from svclib import __version__
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command: its function, whose docstring is the help, its options, and by title its controls (module:class)."""
 
     run: Callable[[argparse.Namespace], int | None]

@@ -18,7 +18,6 @@ from svclib.utils.errors import ConfigError
 
 required, repeated = partial(option, required=True), partial(option, action="append")
 COUNT, POSITIVE = number(0), number(0.001)
-INTERRUPTED = 130
 JSON = option("--json FILE", "write the report as JSON; - for standard output")
 CONFIG = (
     repeated("--config FILE", "preset or file; later ones win", required=True),
@@ -156,7 +155,7 @@ def train(a) -> int:
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
         print(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
         print(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
-    return INTERRUPTED if result.reason == "interrupted" else 0
+    return 130 if result.reason == "interrupted" else 0
 
 
 @command(
@@ -179,7 +178,7 @@ def sweep(a) -> int:
     unfinished = [c.name for c in cells if c.step < c.steps and not c.problem]
     if unfinished:
         log(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
-    return INTERRUPTED if unfinished and a.minutes is None else 0
+    return 130 if unfinished and a.minutes is None else 0
 
 
 @command(

@@ -3,7 +3,6 @@
 Truths: exit statuses and the words of DESIGN's command table; files on disk; numbers compared with the library's own.
 """
 
-import dataclasses
 import json
 import resource
 import shutil
@@ -111,7 +110,7 @@ def test_interrupt_and_fault_have_their_own_status(capsys, monkeypatch):
         raise IndexError("list index out of range")
 
     def answer_with(run):
-        monkeypatch.setitem(declared.COMMANDS, "info", dataclasses.replace(declared.COMMANDS["info"], run=run))
+        monkeypatch.setitem(declared.COMMANDS, "info", declared.COMMANDS["info"]._replace(run=run))
 
     answer_with(interrupted)
     status, _, err = run(capsys, "info", "x")
