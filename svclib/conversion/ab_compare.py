@@ -78,15 +78,6 @@ class Settings:
         return ", ".join(filter(None, words))
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """An excerpt of a song file; shorter where the song ends before."""
-
-    song: Path
-    start_s: float | int = 0.0
-    seconds: float | int = 10.0
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
     """A variant (or the song itself) and its sound, or the problem why it failed.
@@ -124,13 +115,15 @@ def variants(
 
 def compare(
     compared: Sequence[Variant],
-    clip: Clip,
+    song: Path,
+    start_s: float | int = 0.0,
+    seconds: float | int = 10.0,
     settings: Mapping[Path, Settings] | None = None,
     load: Callable[[Path], instrument.Instrument] = instrument.open,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[Row]:
-    """Convert a clip with every variant and measure the results.
+    """Convert an excerpt of a song file with every variant and measure the results.
 
     ``settings`` are by instrument; an instrument's own where there are none. Yields the clip itself, before the first
     variant that gets so far, and a row for each variant once it is measured, or with the reason why it failed.
@@ -144,8 +137,8 @@ def compare(
         shared = (settings or {}).get(variant.instrument, Settings())
         try:
             voice = load(variant.instrument)
-            whole = cached_song(clip.song, voice.features, progress=report(0.0, 0.3), cancelled=cancelled)
-            source = excerpt(whole, clip.start_s, clip.seconds)
+            whole = cached_song(song, voice.features, progress=report(0.0, 0.3), cancelled=cancelled)
+            source = excerpt(whole, start_s, seconds)
             if not shown_song:
                 shown_song = True
                 yield Row("The song itself", source.audio, voice.features.sample_rate_hz)

@@ -112,24 +112,21 @@ def defaults(kind: str) -> Controls:
     return Controls(attenuation_db=0.0) if kind == "diffusion" else Controls()
 
 
-PRESETS = {  # starting points for a menu
-    "Everyday": Controls(),
-    "As sung": Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0),
-    "Quiet pauses": Controls(mask_threshold=1.3, attenuation_db=40.0),
-    "Soft voice": Controls(loudness_shift_db=-10.0),
-    "Gentle autotune": Controls(autotune=0.5, autotune_key="auto"),
-    "Hard autotune": Controls(autotune=1.0),
-    "Octave up": Controls(octave_shift=1),
-    "Octave down": Controls(octave_shift=-1),
+PRESETS: dict[str, dict] = {  # starting points for a menu: what differs from the defaults
+    "Everyday": {},
+    "As sung": {"use_loudness_statistics": False, "mask_threshold": 0.0, "attenuation_db": 0.0},
+    "Quiet pauses": {"mask_threshold": 1.3, "attenuation_db": 40.0},
+    "Soft voice": {"loudness_shift_db": -10.0},
+    "Gentle autotune": {"autotune": 0.5, "autotune_key": "auto"},
+    "Hard autotune": {"autotune": 1.0},
+    "Octave up": {"octave_shift": 1},
+    "Octave down": {"octave_shift": -1},
 }
 
 
 def preset(name: str, kind: str = "ddsp") -> Controls:
-    """One of ``PRESETS`` with the attenuation of this kind of instrument, unless the preset sets one."""
-    chosen = PRESETS[name]
-    if chosen.attenuation_db != Controls().attenuation_db:
-        return chosen
-    return dataclasses.replace(chosen, attenuation_db=defaults(kind).attenuation_db)
+    """One of ``PRESETS`` for a kind of instrument."""
+    return dataclasses.replace(defaults(kind), **PRESETS[name])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

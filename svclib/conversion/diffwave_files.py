@@ -1,8 +1,7 @@
-"""Sounds that a DiffWave generates, denoises or interpolates, as files.
+"""Sounds that a DiffWave generates, denoises or interpolates, as files, each written as soon as it is made.
 
-Every sound is written as soon as it is made, so that an interruption keeps the finished ones. Beside it lies
-``<file>.json`` with everything that makes it again; where that very sound is already there it is not made twice. A name
-that is taken by anything else gets a number: nothing is ever overwritten.
+Beside it lies ``<file>.json`` with everything that makes it again; where that very sound is already there it is not
+made twice. A name that is taken by anything else gets a number: nothing is ever overwritten.
 """
 
 import dataclasses
@@ -46,9 +45,7 @@ class Denoising(Settings):
 
     step: int | float = _step(25, help="diffusion step to start from: higher removes more")
     reading: str = control(
-        "as_is",
-        choices=inference.READINGS,
-        help="start from the recording as it is, or scaled and with the noise of that step added",
+        "as_is", choices=inference.READINGS, help="start from the recording as it is, or scaled with that step's noise"
     )
     label: str | None = _label()
     seed: int | float = _seed(help="of the noise, the same for every recording")
@@ -73,13 +70,9 @@ OPTIONS = {"generate": Generation, "denoise": Denoising, "interpolate": Interpol
 def load_model(path: str | Path) -> Instrument:
     """Load a DiffWave that was trained without a mel; ModelError for any other instrument."""
     opened = instrument.open(path)
-    if opened.kind != "diffwave":
-        raise ModelError(
-            f"'{opened.name}' is an instrument of kind '{opened.kind}'; this needs a 'diffwave' trained without a mel, "
-            "such as one of diffwave_digits."
-        )
-    if opened.model.contract is not None:
-        raise ModelError(f"'{opened.name}' is a vocoder: it needs a mel. svclib vocode resynthesizes songs with it.")
+    if opened.kind != "diffwave" or opened.model.contract is not None:
+        hint = "Use one such as those of diffwave_digits; svclib vocode resynthesizes songs with a vocoder."
+        raise ModelError(f"'{opened.name}' ({opened.kind}) is no 'diffwave' trained without a mel.", hint=hint)
     return opened
 
 

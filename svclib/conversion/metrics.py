@@ -45,18 +45,17 @@ def f0_accuracy(reference_f0_hz: Track, reference_voiced: Flags, f0_hz: Track, v
 
 
 def f0_error_cents(reference_f0_hz: Track, reference_voiced: Flags, f0_hz: Track, voiced: Flags) -> dict[str, float]:
-    """Pitch error in cents over frames that both call voiced: ``mean_absolute``, ``median_absolute``, ``rmse``,
-    ``median`` (signed: a detuned result) and ``correlation`` of log F0. NaN if there are no such frames.
+    """Pitch error in cents over frames that both call voiced: ``median_absolute``, ``rmse``, ``median`` (signed: a
+    detuned result) and ``correlation`` of log F0. NaN if there are no such frames.
     """
     _same_length(reference_f0_hz, reference_voiced, f0_hz, voiced)
     both = reference_voiced & voiced & (reference_f0_hz > 0) & (f0_hz > 0)
     if not both.any():
-        return dict.fromkeys(("mean_absolute", "median_absolute", "rmse", "median", "correlation"), float("nan"))
+        return dict.fromkeys(("median_absolute", "rmse", "median", "correlation"), float("nan"))
     error = units.cents(f0_hz[both], reference_f0_hz[both])
     a, b = (np.log2(f0[both].astype(float)) for f0 in (reference_f0_hz, f0_hz))
     varies = a.std() * b.std() > 0
     return {
-        "mean_absolute": float(np.abs(error).mean()),
         "median_absolute": float(np.median(np.abs(error))),
         "rmse": float(np.sqrt(np.square(error).mean())),
         "median": float(np.median(error)),

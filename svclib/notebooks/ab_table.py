@@ -134,13 +134,12 @@ class ComparePanel(widgets.Panel):
         if not chosen:
             self.message.show("Choose at least one instrument, sampler, number of steps, start and vocoder.", "warning")
             return
-        clip = ab_compare.Clip(self.song.value, self.start.value, self.seconds.value)
-        settings = self._settings()
+        clip, settings = (self.song.value, self.start.value, self.seconds.value), self._settings()
 
         def task():
             self.message.show("")
             self.rows, self._shown, self._set = [], [], self._settings_text(settings)
-            for row in ab_compare.compare(chosen, clip, settings, self._open, self.progress, self.task.cancelled):
+            for row in ab_compare.compare(chosen, *clip, settings, self._open, self.progress, self.task.cancelled):
                 self.rows.append(row)
                 self._append(row)
             count = "One variant was" if len(chosen) == 1 else f"{len(chosen)} variants were"

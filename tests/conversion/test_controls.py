@@ -59,8 +59,8 @@ def test_defaults_and_ranges():
     assert limits["mask_threshold"] == (0, 2) and limits["attenuation_db"] == (0, 50) and limits["autotune"] == (0, 1)
     assert limits["octave_shift"] == (-3, 3) and limits["loudness_shift_db"] == (-30, 30)
     assert len(autotune.KEYS) == 2 + 12 + 12
-    for preset in controls.PRESETS.values():
-        assert isinstance(preset, Controls)
+    for name in controls.PRESETS:
+        assert isinstance(controls.preset(name), Controls)
 
 
 @pytest.mark.parametrize("name", list(NUMBERS))

@@ -290,11 +290,11 @@ def test_convert(world, n_actions, monkeypatch, caplog):
 
 @pytest.mark.case("H3")
 def test_compare(world, n_actions, monkeypatch, caplog):
-    def compare(compared, clip, settings, load, progress, cancelled):
+    def compare(compared, song, start_s, seconds, settings, load, progress, cancelled):
         for variant in compared[:3]:
             load(variant.instrument)
             progress(0.5, "singing")
-            songs.cached_song(clip.song, None, progress, cancelled)
+            songs.cached_song(song, None, progress, cancelled)
             yield ab_compare.Row(variant.label, problem="<i>no</i>")
 
     monkeypatch.setattr(ab_compare, "compare", compare)

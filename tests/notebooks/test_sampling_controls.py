@@ -13,7 +13,7 @@ from toy_diffusion import FEATURES, RATE, SETTINGS, VOCODER, save_instrument
 from svclib.analysis import html as page
 from svclib.conversion import ab_compare, pipeline
 from svclib.conversion import song as songs
-from svclib.conversion.controls import PRESETS, Controls, defaults
+from svclib.conversion.controls import Controls, defaults, preset
 from svclib.features import extract
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
@@ -63,9 +63,9 @@ def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base
     panel.sliders.preset.value = "Everyday"
     assert panel.sliders.controls() == defaults("diffusion")
     panel.sliders.preset.value = "Quiet pauses"
-    assert panel.sliders.controls() == PRESETS["Quiet pauses"]
+    assert panel.sliders.controls() == preset("Quiet pauses", "diffusion")
     pick(panel, base, "plain")
-    assert panel.sliders.controls() == PRESETS["Quiet pauses"]  # moved by the person: it stays
+    assert panel.sliders.controls() == preset("Quiet pauses", "diffusion")  # moved by the person: it stays
     panel.reset_button.click()
     assert panel.controls() == Controls()
 
@@ -211,7 +211,9 @@ def test_a_clip_is_cut_and_timed(base):
     controls = Controls(use_loudness_statistics=False, attenuation_db=0.0, semitone_shift=3.0)
     song, row = ab_compare.compare(
         ab_compare.variants([listing], ("ddim",), (3,)),
-        ab_compare.Clip(base.examples / "a song.wav", 0.2, 1.0),
+        base.examples / "a song.wav",
+        0.2,
+        1.0,
         {listing.path: ab_compare.Settings(controls)},
     )
     assert len(song.audio) == len(row.audio) == round(RATE / FEATURES.hop_samples) * FEATURES.hop_samples
@@ -249,7 +251,7 @@ def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
     wrong = save_instrument(base.instruments, "wrong", VOCODER, other)
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
     asked = ab_compare.variants([listing], (None,), (3,), vocoders=(wrong, None))
-    _, bad, good = ab_compare.compare(asked, ab_compare.Clip(base.examples / "a song.wav", seconds=1.0))
+    _, bad, good = ab_compare.compare(asked, base.examples / "a song.wav", seconds=1.0)
     assert "fmax_hz 7000.0 against 7600.0" in bad.problem and bad.audio is None
     assert good.problem == "" and good.audio is not None
     panel = widgets_convert.compare_panel(base)
