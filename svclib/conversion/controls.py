@@ -2,7 +2,6 @@
 
 The order of :func:`adjust`: note-on ratio and mask; loudness through the instrument's loudness distribution; dynamics;
 attenuation between notes; loudness shift; autotune of voiced frames; F0 interpolated over unvoiced frames; pitch shift.
-
 The *mask* (note-on ratio >= threshold) selects the frames on which loudness distribution and tuning are measured, and
 frames outside it are attenuated. It never moves a pitch.
 """
@@ -52,18 +51,10 @@ class Controls:
         False, label="Repair octave jumps", help="where the F0 tracker is an octave off; a result lists the places"
     )
     use_loudness_statistics: bool = _loudness(
-        True,
-        label="Loudness statistics",
-        flags=("--loudness-statistics",),
-        help="give the notes the loudness distribution of the instrument's recordings",
+        True, label="Loudness statistics", flags=("--loudness-statistics",), help="notes get the recordings' levels"
     )
     dynamics: float | int = _loudness(
-        1.0,
-        0.0,
-        1.0,
-        step=0.1,
-        flags=("--dynamics", "--loudness-follow"),
-        help="1 keeps the song's dynamics, 0 gives every note the mean level of the instrument",
+        1.0, 0.0, 1.0, step=0.1, flags=("--dynamics", "--loudness-follow"), help="1 keeps the song's, 0 has one level"
     )
     loudness_shift_db: float | int = _loudness(
         0.0, -30.0, 30.0, step=1, label="Loudness (dB)", metavar="DB", help="louder or softer; timbre follows"
@@ -133,17 +124,10 @@ def preset(name: str, kind: str = "ddsp") -> Controls:
 class ConditioningTracks:
     """Pitch and loudness that a conversion asks of the instrument, ``[frames]`` of the song.
 
-    Attributes:
-        f0_hz: float32, > 0 everywhere (interpolated where unvoiced); all 0 if nothing is voiced.
-        voiced: Harmonics sound only here.
-        loudness_db: float32, not below -80.
-        mask: Note or not.
-        note_on_ratio: float32.
-        autotuned_midi: float64, pitch after autotune and before the shift; NaN where unvoiced.
-        tuning_semitones: Offset of the song's tuning from 440 Hz, -0.5..0.5.
-        key: The key that autotune used.
-        song_mean_midi, instrument_mean_midi: Mean pitch of the notes, before the shift; None where unknown.
-        warnings: Sentences for the person.
+    ``f0_hz`` is > 0 everywhere (interpolated where unvoiced), or 0 everywhere if nothing is voiced; harmonics sound
+    only where it is ``voiced``. ``loudness_db`` is not below -80. ``mask`` marks notes. ``autotuned_midi`` is the pitch
+    before the shift, NaN where unvoiced; ``key`` and ``tuning_semitones`` (-0.5..0.5 from 440 Hz) are autotune's. The
+    mean pitches are those of the notes, before the shift; None where unknown. ``warnings`` are for the person.
     """
 
     f0_hz: np.ndarray

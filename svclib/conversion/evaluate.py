@@ -68,11 +68,10 @@ def compare(
 ) -> dict:
     """Measure converted songs (a file or folder) against their references, matched by :func:`pairs`.
 
-    Both are measured alike on one grid (16 kHz, 4 ms); where their lengths differ, the common part counts.
-    ``target_voice``, a folder with recordings, adds ``speaker_similarity`` of the converted file and
-    ``speaker_similarity_of_reference``, both to that voice. ``recognizer`` adds ``cer``, the character error rate
-    against the reference's own transcript, and ``words``: both transcripts, their language and the number of
-    characters; the ``language`` (ISO 639-1) is detected in each reference if None.
+    Where their lengths differ, the common part counts. ``target_voice``, a folder with recordings, adds
+    ``speaker_similarity`` of the converted file and ``speaker_similarity_of_reference``; ``recognizer`` adds ``cer``,
+    the character error rate against the reference's own transcript, and ``words``: both transcripts, their ``language``
+    (ISO 639-1; detected in the reference if None) and the number of characters.
 
     Returns ``pairs``: a list of dicts with ``reference``, ``converted``, ``difference_s`` (of the lengths) and the
     figures of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
@@ -154,10 +153,8 @@ class ValidationSongs:
 
     ``voice`` is how far the speaker embedding moved from the songs (0) to the target's held-out recordings (1), limited
     to that range; ``words`` is 1 minus the character error rate; ``score`` is the mean of those that can be measured
-    here, and there is none where neither can. Everything that does not depend on the model is measured once.
-
-    ``dataset`` is the model's; of the ``songs``, audio files of other singers, the first three count, of each the 8 s
-    with the most voiced frames.
+    here. ``dataset`` is the model's; of the ``songs``, audio files of other singers, the first three count, of each the
+    8 s with the most voiced frames.
     """
 
     dataset: Any

@@ -42,7 +42,6 @@ class Conversion:
             All of it is ``harmonic`` where the vocoder does not separate them.
         tracks: Pitch and loudness asked of the instrument, made with ``controls``.
         gain_db: Applied to keep the peak below full scale; 0 or negative.
-        warnings: Sentences for the person.
         seconds: Duration of the conversion.
         sampling: Of a diffusion instrument: what was given, and the sampler, steps, temperature and precision used.
         vocoder: Name, kind and SHA-256 of the vocoder, where another one than the instrument's own was chosen.
@@ -118,11 +117,11 @@ def convert(
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Conversion:
-    """Convert a song that was loaded with the instrument's feature settings; nothing is written (:func:`save`).
+    """Convert a song; nothing is written (:func:`save`), and memory does not grow with the song beyond its features.
 
     Args:
         instrument: From ``load_instrument``.
-        song: From ``load_song``; memory does not grow with it beyond its features.
+        song: From ``load_song`` with the instrument's feature settings.
         controls: :func:`defaults` of the instrument's kind if None.
         sampling: Of a diffusion instrument; its ``seed`` is that of any instrument's noise (equal sounds bit by bit).
         vocoder: For the mel of a diffusion instrument: loaded, or what ``load_vocoder`` takes; its own if None.
@@ -131,10 +130,8 @@ def convert(
         cancelled: See ``utils.errors``; asked at every step and chunk.
 
     Returns:
-        The sound, exactly as long as the song, and everything that determines it.
-
-    Raises:
-        ConversionError, ModelError: if they do not fit together, or the model's output is not finite.
+        The sound, exactly as long as the song, and everything that determines it. ConversionError or ModelError where
+        the arguments do not fit together, or the model's output is not finite.
     """
     began, report = time.perf_counter(), reporter(progress, cancelled)
     controls, sampling = controls or defaults(instrument.kind), sampling or SamplingOptions()
@@ -201,8 +198,7 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
     """Write a conversion as ``<song> - <instrument>.<format>`` (or ``<name>.<format>``); returns the audio file.
 
     ``format`` is one of :data:`FORMATS`. Nothing is ever overwritten: a name that is taken gets a number. The file
-    carries the tag "synthetic voice" and its settings; the same settings are written beside it as ``<file>.json``.
-    StorageError or AudioError if it cannot be written; nothing half-written stays.
+    carries the tag "synthetic voice" and its settings, which are also beside it as ``<file>.json``.
     """
     suffix = format.lower().lstrip(".")
     if suffix not in FORMATS:

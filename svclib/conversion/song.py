@@ -20,13 +20,9 @@ _songs_lock = threading.Lock()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Song:
-    """A song, measured.
+    """A song, measured: ``audio`` is float32 mono at ``features.settings.sample_rate_hz``, the other sizes the file's.
 
-    Attributes:
-        sample_rate_hz, n_samples: Of the file.
-        audio: float32 mono ``[samples]`` at ``features.settings.sample_rate_hz``.
-        warnings: What was noticed while reading it, as sentences.
-        whole: Not an :func:`excerpt`.
+    ``warnings`` tell what was noticed while reading it; ``whole`` is False for an :func:`excerpt`.
     """
 
     path: Path
