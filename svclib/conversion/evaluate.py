@@ -24,7 +24,7 @@ from svclib.conversion.song import Song, excerpt, load_song
 from svclib.data.dataset import Dataset
 from svclib.features import extract
 from svclib.models.instrument import Instrument
-from svclib.utils.errors import ConversionError, ProgressCallback, reporter
+from svclib.utils.errors import ConversionError, ModelError, ProgressCallback, reporter
 
 SETTINGS = extract.FeatureSettings()
 MEL = MelConfig(16000, n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmin_hz=40.0, fmax_hz=8000.0)
@@ -214,7 +214,7 @@ def for_training(dataset: Any, folder: str | Path, words: bool | None = None) ->
         return None
     try:
         recognizer = None if words is False else WhisperRecognizer()
-    except ConversionError:
+    except ModelError:
         if words:
             raise
         recognizer = None

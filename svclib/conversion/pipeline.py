@@ -346,7 +346,9 @@ def _render_diffusion(instrument, song, tracks, singer, sampling, vocoder, progr
     content = None if own.units is None else measured.content
     if sampling.content == "whisper" and own.units is None:
         if instrument.model.settings.content != "words":
-            raise ConversionError(f"'{instrument.name}' was not trained on the code of 'words'; it cannot read Whisper.")
+            raise ConversionError(
+                f"'{instrument.name}' was not trained on the code of 'words'; it cannot read Whisper."
+            )
         content = _pad_frames(_whisper_code(song), measured.n_frames)
     own_tracks, wanted = (measured.f0_hz, measured.voiced, measured.loudness_db), _target(tracks, measured.n_frames)
     source, target = (
