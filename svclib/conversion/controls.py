@@ -39,7 +39,7 @@ class Controls:
         0, -3, 3, step=1, label="Octave", flags=("--octave",), help="octaves up or down; the song stays in its key"
     )
     semitone_shift: float | int = _pitch(
-        0.0, -36.0, 36.0, step=1, label="Semitones", flags=("--key",), metavar="N|auto", help="on top of the octaves"
+        0.0, -36.0, 36.0, step=1, label="Semitones", flags=("--key",), metavar="N|auto", help="semitones on top"
     )
     autotune: float | int = _pitch(
         0.0, 0.0, 1.0, step=0.1, help="how far notes move to the nearest note of the key: 0 not at all, 1 all the way"
@@ -51,10 +51,15 @@ class Controls:
         False, label="Repair octave jumps", help="where the F0 tracker is an octave off; a result lists the places"
     )
     use_loudness_statistics: bool = _loudness(
-        True, label="Loudness statistics", flags=("--loudness-statistics",), help="notes get the recordings' levels"
+        True, label="Loudness statistics", flags=("--loudness-statistics",), help="give notes the recordings' loudness"
     )
     dynamics: float | int = _loudness(
-        1.0, 0.0, 1.0, step=0.1, flags=("--dynamics", "--loudness-follow"), help="1 keeps the song's, 0 has one level"
+        1.0,
+        0.0,
+        1.0,
+        step=0.1,
+        flags=("--dynamics", "--loudness-follow"),
+        help="1 keeps the song's, 0 makes notes level",
     )
     loudness_shift_db: float | int = _loudness(
         0.0, -30.0, 30.0, step=1, label="Loudness (dB)", metavar="DB", help="louder or softer; timbre follows"
@@ -63,7 +68,7 @@ class Controls:
         1.0, 0.0, 2.0, step=0.1, help="note-on ratio from which a frame belongs to a note; 0 takes every frame"
     )
     attenuation_db: float | int = _loudness(
-        20.0, 0.0, 50.0, step=1, metavar="DB", help="of the gaps between notes; a diffusion instrument begins with 0"
+        20.0, 0.0, 50.0, step=1, metavar="DB", help="decibels off between notes; a diffusion instrument begins with 0"
     )
     singer: Mapping[str, float | int] | str | None = None
 

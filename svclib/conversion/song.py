@@ -22,7 +22,7 @@ _songs_lock = threading.Lock()
 class Song:
     """A song, measured: ``audio`` is float32 mono at ``features.settings.sample_rate_hz``, the other sizes the file's.
 
-    ``warnings`` tell what was noticed while reading it; ``whole`` is False for an :func:`excerpt`.
+    ``warnings`` are what was noticed while reading it; ``whole`` is False for an :func:`excerpt`.
     """
 
     path: Path
