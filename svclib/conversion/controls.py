@@ -54,12 +54,7 @@ class Controls:
         True, label="Loudness statistics", flags=("--loudness-statistics",), help="give notes the recordings' loudness"
     )
     dynamics: float | int = _loudness(
-        1.0,
-        0.0,
-        1.0,
-        step=0.1,
-        flags=("--dynamics", "--loudness-follow"),
-        help="1 keeps the song's, 0 makes notes level",
+        1.0, 0.0, 1.0, step=0.1, flags=("--dynamics", "--loudness-follow"), help="1 as in the song, 0 all notes level"
     )
     loudness_shift_db: float | int = _loudness(
         0.0, -30.0, 30.0, step=1, label="Loudness (dB)", metavar="DB", help="louder or softer; timbre follows"
