@@ -115,4 +115,4 @@ def _overlaps(midi: np.ndarray, statistics: dict, shifts: Sequence[int]) -> dict
 
 def _nearest(x: float) -> int:
     """The nearest whole number; halves towards 0."""
-    return int(math.copysign(math.ceil(abs(x) - 0.5), x)) if abs(x) > 0.5 else 0
+    return int(math.copysign(math.ceil(abs(x) - 0.5), x))

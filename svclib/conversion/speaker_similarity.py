@@ -1,7 +1,6 @@
 """Speaker similarity: cosine between the embeddings of a speaker encoder.
 
-The network is the GE2E speaker encoder (Wan et al. 2018, arXiv:1710.10467): three LSTM layers of 256 over 40 mel powers
-every 10 ms, the last state through a linear layer and a ReLU, scaled to length 1. Its weights (17 MB) are read from an
+The network is the GE2E speaker encoder (Wan et al. 2018, arXiv:1710.10467). Its weights (17 MB) are read from an
 installed ``resemblyzer`` package (Apache 2.0), which itself is never imported. It was trained on speech: figures of
 singing compare with each other, not with those of speech.
 """
@@ -27,7 +26,7 @@ SILENCE_DB, PAUSE_S = -40.0, 0.2  # this far below the loudest is silence; of lo
 
 
 class SpeakerEncoder(nn.Module):
-    """Mel powers -> a direction in 256 dimensions; near for one speaker, far for two."""
+    """Three LSTM layers over mel powers every 10 ms -> a direction in 256 dimensions; near for one speaker."""
 
     def __init__(self):
         super().__init__()
@@ -45,9 +44,7 @@ def weights_path() -> Path:
     spec = importlib.util.find_spec("resemblyzer")
     path = Path(spec.submodule_search_locations[0]) / "pretrained.pt" if spec else None
     if path is None or not path.is_file():
-        raise ConversionError(
-            "Speaker similarity needs the weights of resemblyzer: run `pip install --no-deps resemblyzer`."
-        )
+        raise ConversionError("Speaker similarity needs the weights: run `pip install --no-deps resemblyzer`.")
     return path
 
 
