@@ -381,7 +381,7 @@ def vocode(a) -> int:
         song = load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
         samples = resynthesize(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
     comment = f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"
-    written = audio.write(out, samples, vocoder.sample_rate_hz, {"comment": comment}, new_name=True)
+    written = audio.write(out, samples, vocoder.sample_rate_hz, comment)
     warn_renamed(out, written.path)
     print(
         f"{written.path}\n{song.name} resynthesized by the {vocoder.kind} vocoder '{vocoder.name}' "

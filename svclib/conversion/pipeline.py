@@ -270,8 +270,8 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
 
 def write_with_settings(target: Path, samples: np.ndarray, sample_rate_hz: int, settings: dict[str, Any]) -> Path:
     """Write a sound under a name that is not taken, its settings in its tags and beside it as ``<file>.json``."""
-    tags = {"comment": f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"}
-    path = audio.write(target, samples, sample_rate_hz, tags, new_name=True).path
+    comment = f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"
+    path = audio.write(target, samples, sample_rate_hz, comment).path
     text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
     atomic_store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
     return path
