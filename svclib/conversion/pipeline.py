@@ -20,8 +20,7 @@ from svclib.conversion.controls import ConditioningTracks, Controls, adjust, def
 from svclib.conversion.song import Song, fit_length
 from svclib.features import content_features, whisper_features
 from svclib.features import octave_errors as octaves
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import Features
+from svclib.features.extract import ConditionInputs, Features
 from svclib.features.octave_errors import OctaveError
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoders

@@ -1,4 +1,4 @@
-"""Log-mel, loudness, F0 and voicing of a recording, all on the one centred frame grid of ``units``; ConditionInputs.
+"""Log-mel, loudness, F0 and voicing of a recording, all on the one centred frame grid of ``units``.
 
 Frame i covers samples [i * hop, (i + 1) * hop); every analysis window is centred in the middle of them, and every
 extractor gives exactly ``n_samples // hop`` frames. Long recordings are measured in chunks that see their neighbours:
