@@ -41,7 +41,7 @@ def main() -> int:
             seconds += len(made) / vocoder.sample_rate_hz
             if a.keep:
                 target = a.keep / f"{filesystem.safe_name(Path(name).stem)} - {vocoder.name}.wav"
-                audio.write(target, made, vocoder.sample_rate_hz, new_name=True)
+                audio.write(target, made, vocoder.sample_rate_hz)
         spent = time.process_time() - spent
         figures = copysynthesis.summary(rows)
         report[str(where)] = {"vocoder": vocoder.record(), "mean": figures, "recordings": rows}

@@ -21,7 +21,7 @@ import torch
 
 from svclib.data import singers
 from svclib.features import extract
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 from svclib.models import instrument
 from svclib.models.diffusion import model as diffusion
 from svclib.models.diffusion.samplers import SamplingOptions

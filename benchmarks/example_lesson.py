@@ -92,7 +92,7 @@ def wave(folder: Path, steps: int) -> Path:
                 path = place / f"{vowel}_{singer}_{take}.wav"
                 if not path.exists():
                     sung = singers.render(singer, Score((Note(note, 1.0, vowel, -1.0),), vowel), 8000, seed=take)
-                    audio.write(path, sung.audio[1200:9600], 8000, {"comment": audio.SYNTHETIC_TAG})
+                    audio.write(path, sung.audio[1200:9600], 8000)
     found = find_recordings([place], labels="{label}_{singer}_{take}")
     return train(found, config.load(["diffwave_digits"], SMALL_WAVE), folder, "vowels", steps)
 
@@ -129,7 +129,7 @@ def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) 
     voice = instrument.open(mel_zip)
     path = folder / "twinkle.wav"
     if not path.exists():
-        audio.write(path, singers.render("bruno", singers.demo_song()).audio, 44100, {"comment": audio.SYNTHETIC_TAG})
+        audio.write(path, singers.render("bruno", singers.demo_song()).audio, 44100)
     target = singers.render("aria", singers.random_score(5, 3.0), 22050, seed=5)
     group, facts, diffwave = wave_pages(instrument.open(wave_zip).model, wave_text)
     song = songs.load_song(path, voice.features)

@@ -22,7 +22,7 @@ from svclib.__main__ import main
 from svclib.audio.mel import MelConfig
 from svclib.conversion import ab_compare
 from svclib.features import extract, f0
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 from svclib.models import instrument
 from svclib.models.content.base import CONTENT_ENCODERS
 from svclib.models.diffusion import samplers, schedule

@@ -11,7 +11,7 @@ from svclib.audio import units
 from svclib.conversion import key_suggestion
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls, adjust, defaults
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 from svclib.utils.errors import ConversionError
 
 FACTORS = {"content": "content", "melody": "f0", "timbre": "singer", "loudness": "loudness"}  # -> model condition

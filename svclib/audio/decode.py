@@ -1,13 +1,11 @@
-"""Decoding of sound files block by block, by content and not by header; the usable files of a folder.
+"""Decoding of sound files block by block, by content and not by header.
 
 A damaged MP3 header can claim 10^12 samples, and a WAV cut in half opens without an error. So nothing is allocated from
 a header, blocks are read until one comes short, and the decoded length is compared with the claims of the header and
 the size of the file; differences become warnings that name the time.
 """
 
-import contextlib
 import dataclasses
-import difflib
 import os
 import shutil
 import struct
@@ -17,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from svclib.utils.errors import AudioError
 
@@ -29,7 +28,6 @@ MAX_CHANNELS = 32
 RATES_HZ = (2000, 768000)
 _MP3_BYTES_PER_S = (1000.0, 40000.0)  # 8 and 320 kbit/s, the lowest and highest rate of the format
 _FFMPEG_KINDS = {"mov": "AAC or ALAC in MP4", "aac": "AAC", "matroska": "WebM", "asf": "WMA"}
-_IGNORED = {"desktop.ini", "thumbs.db", "__macosx"}
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")
 _EXPORT = "Export it again as WAV or FLAC."
 _UPLOAD = "Upload it again if there is more of it."
@@ -37,50 +35,20 @@ _UPLOAD = "Upload it again if there is more of it."
 
 @dataclasses.dataclass(frozen=True)
 class AudioInfo:
-    """Format and length of a sound file.
-
-    Attributes:
-        path: The file.
-        format: Container by content, such as ``WAV``, ``MP3``, ``OGG``.
-        subtype: Coding, such as ``PCM_24``, ``OPUS``.
-        sample_rate_hz: Samples per second.
-        channels: Number of channels.
-        n_samples: Samples per channel. From :func:`probe` the header's claim (0 if it makes none), from a function that
-            reads the whole file the decoded length.
-        warnings: Sentences on faults of the file that did not prevent reading it.
-    """
+    """Format and length of a sound file."""
 
     path: Path
-    format: str
-    subtype: str
+    format: str  # container by content, such as ``WAV``, ``MP3``, ``OGG``
+    subtype: str  # coding, such as ``PCM_24``, ``OPUS``
     sample_rate_hz: int
     channels: int
-    n_samples: int
-    warnings: tuple[str, ...] = ()
+    n_samples: int  # per channel: by the header (0 if it makes no claim) until the whole file is decoded
+    warnings: tuple[str, ...] = ()  # sentences on faults of the file that did not prevent reading it
 
     @property
     def duration_s(self) -> float:
         """Length in seconds."""
         return self.n_samples / self.sample_rate_hz
-
-
-def probe(path: str | Path) -> AudioInfo:
-    """Format and length by the header, without decoding; an impossible length is warned about.
-
-    Raises :class:`AudioError` if the file cannot be opened as sound.
-    """
-    with Decoder(path) as decoder:
-        return decoder.info
-
-
-def blocks(path: str | Path, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
-    """Decode a file block by block, float32 ``[block_samples, channels]`` of full scale 1, the last block shorter.
-
-    Of a damaged file the part before the fault is decoded. An AudioError is raised if it cannot be opened, or holds NaN
-    or infinity (with the time).
-    """
-    with Decoder(path, block_samples) as decoder:
-        yield from decoder.blocks()
 
 
 def clock(seconds: float) -> str:
@@ -97,10 +65,11 @@ def low_rate_warning(name: str, sample_rate_hz: int) -> str:
 class Decoder:
     """An open sound file: ``info`` from its header, ``blocks()`` once through, then ``decoded_info()``."""
 
-    def __init__(self, path: str | Path, block_samples: int = BLOCK_SAMPLES):
-        self.path, self.block_samples = Path(path), block_samples
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
         self.position = 0  # samples per channel decoded so far
-        self._ended, self._fault_reported, self._claim_is_plausible = False, False, True
+        self._ended = False
+        self._shortness_explained = False  # by a warning, or by an impossible claim
         self._warnings: list[str] = []
         kind = _kind_of(self.path)
         self._source = _Sndfile(self.path) if kind == "sndfile" else _Ffmpeg(self.path, kind)
@@ -117,24 +86,20 @@ class Decoder:
         self._source.close()
 
     def _header_info(self, size: int) -> AudioInfo:
-        source, name, rate = self._source, self.path.name, self._source.sample_rate_hz
+        source, rate = self._source, self._source.sample_rate_hz
         if not RATES_HZ[0] <= rate <= RATES_HZ[1]:
             raise _error(self.path, f"has the implausible sample rate {rate} Hz in its header.", _EXPORT)
         if not 1 <= source.channels <= MAX_CHANNELS:
-            raise _error(
-                self.path, f"has {source.channels} channels, more than {MAX_CHANNELS}.", "Export it as mono WAV."
-            )
+            raise _error(self.path, f"has {source.channels} channels.", "Export it as mono WAV.")
         claimed = source.claimed_samples
         if source.format == "MP3":
             claimed = self._plausible_mp3_length(claimed, size)
         if cut := _cut_warning(self.path, size):
-            self._fault_reported = True
-            self._warnings.append(cut)
+            self._warn(cut)
         if rate < 16000:
-            self._warnings.append(low_rate_warning(name, rate))
-        return AudioInfo(
-            self.path, source.format, source.subtype, rate, source.channels, claimed, tuple(self._warnings)
-        )
+            self._warnings.append(low_rate_warning(self.path.name, rate))
+        warnings = tuple(self._warnings)
+        return AudioInfo(self.path, source.format, source.subtype, rate, source.channels, claimed, warnings)
 
     def _plausible_mp3_length(self, claimed: int, size: int) -> int:
         lowest, highest = _MP3_BYTES_PER_S
@@ -142,78 +107,55 @@ class Decoder:
         claimed_s = claimed / rate
         if claimed_s * lowest <= 1.2 * payload and payload <= 1.2 * highest * claimed_s + 8192:
             return claimed
-        self._claim_is_plausible = False
-        self._warnings.append(
+        self._warn(
             f"{self.path.name}: the length in its header, {clock(claimed_s)}, is impossible for {size} bytes. "
             "The part that could be read is used; export it again if something is missing."
         )
         return min(claimed, int(payload / lowest * rate))
 
-    def skip(self, n_samples: int) -> None:
-        """Move forward: by a seek where the format seeks exactly, else by decoding."""
-        if self._source.seeks_exactly:
-            self.position += self._source.seek(n_samples)
-            return
-        while n_samples > 0:
-            n = len(self._source.read(min(n_samples, self.block_samples))[0])
-            self.position += n
-            n_samples -= n
-            if n == 0:
-                return
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        self._shortness_explained = True
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Float32 ``[n, channels]`` until the end; the last may be short."""
-        limit, fault = np.inf, None
+        """Float32 ``[n, channels]`` until the end or a fault; an AudioError names the time of NaN or infinity."""
+        limit, fault, rate = np.inf, None, self.info.sample_rate_hz
         if self.info.format == "MP3":
-            limit = self.path.stat().st_size / _MP3_BYTES_PER_S[0] * self.info.sample_rate_hz + self.block_samples
+            limit = self.path.stat().st_size / _MP3_BYTES_PER_S[0] * rate + BLOCK_SAMPLES
         while not fault and self.position <= limit:
-            block, fault = self._source.read(self.block_samples)
+            block, fault = self._source.read(BLOCK_SAMPLES)
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                at = clock((self.position + int(np.argmin(finite))) / rate)
+                raise _error(self.path, f"contains invalid samples (NaN or infinity) at {at}.", _EXPORT)
+            self.position += len(block)
+            if fault and not self.position:
+                raise _error(self.path, f"cannot be decoded ({fault}).", _EXPORT)
             if fault:
-                self._report_fault(self.position + len(block), fault)
+                at = clock(self.position / rate)
+                text = "only the part before is used. Export it again if possible."
+                self._warn(f"{self.path.name} is damaged at {at}; {text}")
             if len(block):
-                self._refuse_invalid(block)
-                self.position += len(block)
                 yield block
-            if len(block) < self.block_samples:
+            if len(block) < BLOCK_SAMPLES:
                 break
         self._ended = True
-
-    def _refuse_invalid(self, block: np.ndarray) -> None:
-        finite = np.isfinite(block)
-        if not finite.all():
-            at_s = (self.position + int(np.flatnonzero(~finite.all(axis=1))[0])) / self.info.sample_rate_hz
-            raise _error(self.path, f"contains invalid samples (NaN or infinity) at {clock(at_s)}.", _EXPORT)
-
-    def _report_fault(self, n_decoded: int, reason: str) -> None:
-        if n_decoded == 0:
-            raise _error(self.path, f"cannot be decoded ({reason}).", _EXPORT)
-        self._fault_reported = True
-        self._warnings.append(
-            f"{self.path.name} is damaged at {clock(n_decoded / self.info.sample_rate_hz)}; only the part before is "
-            "used. Export it again if possible."
-        )
 
     def decoded_info(self) -> AudioInfo:
         """``info`` with the decoded length, and a warning where it is shorter than the header's."""
         if not self._ended:
             return self.info
-        warnings, claimed = list(self._warnings), self.info.n_samples
-        if self._claim_is_plausible and not self._fault_reported and self.position < 0.995 * claimed:
-            rate = self.info.sample_rate_hz
-            warnings.append(
-                f"{self.path.name} is cut off: {clock(self.position / rate)} of {clock(claimed / rate)} could be read. "
-                f"{_UPLOAD}"
-            )
-        return dataclasses.replace(self.info, n_samples=self.position, warnings=tuple(warnings))
+        rate, claimed = self.info.sample_rate_hz, self.info.n_samples
+        if not self._shortness_explained and self.position < 0.995 * claimed:
+            read, whole = clock(self.position / rate), clock(claimed / rate)
+            self._warn(f"{self.path.name} is cut off: {read} of {whole} could be read. {_UPLOAD}")
+        return dataclasses.replace(self.info, n_samples=self.position, warnings=tuple(self._warnings))
 
 
 class _Sndfile:
     """libsndfile on a file descriptor: it sees content only, and any file name is safe."""
 
     def __init__(self, path: Path):
-        import soundfile
-
-        self._error = soundfile.LibsndfileError
         self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
             self._file = soundfile.SoundFile(self._handle, closefd=False)
@@ -223,7 +165,6 @@ class _Sndfile:
         self.sample_rate_hz, self.channels = self._file.samplerate, self._file.channels
         self.format, self.subtype = self._file.format, self._file.subtype
         self.claimed_samples = max(0, self._file.frames)
-        self.seeks_exactly = self.format in ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC")
         if not self.claimed_samples:
             self.close()
             raise _error(path, "holds no sound (0 samples); it is cut off.", _UPLOAD)
@@ -233,14 +174,10 @@ class _Sndfile:
         out = np.zeros((n, self.channels), np.float32)
         try:
             return self._file.read(out=out), None
-        except self._error as error:
+        except soundfile.LibsndfileError as error:
             # libsndfile does not report how many samples it wrote into the buffer before the fault
             filled = np.flatnonzero(np.any(out != 0, axis=1))
             return out[: int(filled[-1]) + 1 if len(filled) else 0], str(error).strip(" .:") or "damaged data"
-
-    def seek(self, n: int) -> int:
-        start = self._file.tell()
-        return self._file.seek(min(start + n, self._file.frames)) - start
 
     def close(self) -> None:
         self._file.close()
@@ -249,8 +186,6 @@ class _Sndfile:
 
 class _Ffmpeg:
     """Formats that libsndfile does not know, through a local ffmpeg that writes float AU to a pipe."""
-
-    seeks_exactly = False
 
     def __init__(self, path: Path, kind: str):
         if kind == "mov" and _is_encrypted(path):
@@ -261,13 +196,8 @@ class _Ffmpeg:
             raise _error(path, f"is {_FFMPEG_KINDS[kind]}, which needs ffmpeg.", hint)
         self._stderr = tempfile.TemporaryFile()
         source = ["-protocol_whitelist", "file,pipe", "-f", kind, "-i", f"file:{path.absolute()}"]
-        target = ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
-        self._process = subprocess.Popen(
-            [program, "-nostdin", "-v", "error", *source, *target],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-        )
+        command = [program, "-nostdin", "-v", "error", *source, *"-map 0:a:0 -c:a pcm_f32be -f au pipe:1".split()]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr)
         header = self._process.stdout.read(24)
         if len(header) < 24 or header[:4] != b".snd":
             self.close()
@@ -300,11 +230,7 @@ def _error(path: Path, text: str, hint: str = "") -> AudioError:
 
 
 def _kind_of(path: Path) -> str:
-    """``"sndfile"`` for libsndfile, else ffmpeg's reader: ``mov``, ``aac``, ``matroska``, ``asf``.
-
-    Raises AudioError if the first bytes are not sound. The suffix decides only where they are not known, as in an MP3
-    without a tag.
-    """
+    """``sndfile`` for libsndfile, else ffmpeg's reader, by the first bytes: ``mov``, ``aac``, ``matroska``, ``asf``."""
     size, head = _head_of(path)
     if size == 0:
         raise _error(path, "is empty (0 bytes).", "Upload it again; a Drive may still be syncing.")
@@ -318,15 +244,7 @@ def _kind_of(path: Path) -> str:
         return "asf"
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "aac"
-    is_sound = (
-        head[:4] in (b"fLaC", b"OggS", b"caff", b".snd", b"riff")
-        or head[:3] == b"ID3"
-        or (head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE")
-        or (head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"))
-    )
-    if is_sound or path.suffix.lower() in SUFFIXES:
-        return "sndfile"
-    raise _error(path, "is not a known audio file.", "If it is a recording, export it as WAV or FLAC.")
+    return "sndfile"
 
 
 def _head_of(path: Path) -> tuple[int, bytes]:
@@ -349,6 +267,8 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
         return _error(path, f"is cut off: only {size} bytes are there.", "Upload it again.")
     if sum(32 <= b < 127 or b in (9, 10, 13) for b in head) > 0.95 * len(head):
         return _error(path, "is not audio: it holds text.", "Choose a recording instead.")
+    if path.suffix.lower() not in SUFFIXES:
+        return _error(path, "is not a known audio file.", "If it is a recording, export it as WAV or FLAC.")
     detail = str(getattr(error, "error_string", "") or "unknown format").strip(" .")
     return _error(path, f"cannot be read as audio ({detail}).", _EXPORT)
 
@@ -380,75 +300,18 @@ def _id3_bytes(path: Path) -> int:
 def _cut_warning(path: Path, size: int) -> str | None:
     """Compare the length that RIFF, AIFF and Ogg declare with the bytes that are there; libsndfile does not."""
     with open(path, "rb") as file:
-        head = file.read(12)
-        declared = None
+        head, declared = file.read(36), 0
         if head[:4] in (b"RIFF", b"FORM"):
-            n = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])[0]
-            declared = n + 8 if 0 < n < 0xFFFFFFFF else None  # 0 and -1: written to a stream, length unknown
-        elif head[:4] == b"RF64":
-            ds64 = file.read(24)
-            declared = struct.unpack("<Q", ds64[8:16])[0] + 8 if ds64[:4] == b"ds64" and len(ds64) == 24 else None
+            declared = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
+            declared = 0 if declared == 0xFFFFFFFF else declared  # 0 and -1: written to a stream, length unknown
+        elif head[:4] == b"RF64" and head[12:16] == b"ds64" and len(head) >= 28:
+            declared = int.from_bytes(head[20:28], "little")
         elif head[:4] == b"OggS":
             file.seek(max(0, size - 131072))
             tail = file.read()
             last = tail.rfind(b"OggS")
             if 0 <= last < len(tail) - 5 and not tail[last + 5] & 4:  # flag of the last page of a stream
                 return f"{path.name} is cut off: its end is missing. {_UPLOAD}"
-    if declared and declared > size + 1:
-        return f"{path.name} is cut off: {size} of {declared} bytes are there. {_UPLOAD}"
+    if declared and declared + 8 > size + 1:
+        return f"{path.name} is cut off: {size} of {declared + 8} bytes are there. {_UPLOAD}"
     return None
-
-
-# Folders --------------------------------------------------------------------------------------------------------------
-
-
-def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """The sound files of a folder and its sub-folders.
-
-    A file is usable if it can be opened as sound, whatever its suffix; system files (``.DS_Store``, ``._song.wav``,
-    ``.ipynb_checkpoints``) are passed over.
-
-    Args:
-        folder: Links in it are followed. A path of one file is allowed.
-
-    Returns:
-        The usable files, and the files left out, each with the reason; both sorted by path.
-
-    Raises:
-        AudioError: if there is no such folder; names the nearest ones.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        names = os.listdir(folder.parent) if folder.parent.is_dir() else []
-        near = difflib.get_close_matches(folder.name, names, n=3, cutoff=0.5)
-        hint = f"Near names there: {', '.join(near)}." if near else ""
-        raise AudioError(f"There is no folder {folder}.", path=folder, hint=hint)
-    usable, skipped = [], []
-    for path in [folder] if folder.is_file() else _files(folder):
-        try:
-            probe(path)
-            usable.append(path)
-        except (AudioError, OSError) as error:
-            skipped.append((path, str(error)))
-    return sorted(usable), sorted(skipped)
-
-
-def has_audio(folder: str | Path) -> bool:
-    """True if a folder or its sub-folders hold a usable sound file; opens files only until one is found."""
-    for path in _files(Path(folder)):
-        with contextlib.suppress(AudioError, OSError):
-            probe(path)
-            return True
-    return False
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    seen = set()
-    for at, folders, files in os.walk(folder, followlinks=True):
-        here = os.stat(at)
-        if (here.st_dev, here.st_ino) in seen:  # a link that leads back
-            folders[:] = []
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        folders[:] = [f for f in folders if not f.startswith(".") and f.lower() not in _IGNORED]
-        yield from (Path(at) / f for f in files if not f.startswith(".") and f.lower() not in _IGNORED)

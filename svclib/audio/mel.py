@@ -26,42 +26,28 @@ class MelConfig(Settings):
 
     Two mels are interchangeable only if every field is equal; datasets, checkpoints, instruments and vocoders carry
     theirs and refuse another (:meth:`require`).
-
-    Attributes:
-        sample_rate_hz: Rate of the audio.
-        n_fft, window_samples: Transform and periodic Hann window, samples.
-        hop_samples: Samples per frame; the audio is padded by reflection with (n_fft - hop) / 2 on each side.
-        n_mels, fmin_hz, fmax_hz: Number and range of the filters.
-        scale: ``slaney`` or ``htk``, the mel scale.
-        norm: ``slaney`` (filters of equal area) or ``none``.
-        log_base: ``e`` or ``10``.
-        floor: Smallest magnitude before the logarithm.
     """
 
     sample_rate_hz: int = setting(44100, 2000, 384000)
-    n_fft: int = setting(2048, 16, 65536)
-    window_samples: int = setting(2048, 16, 65536)
-    hop_samples: int = setting(512, 2, 65536)
+    n_fft: int = setting(2048, 16, 65536)  # of the transform, samples
+    window_samples: int = setting(2048, 16, 65536)  # periodic Hann
+    hop_samples: int = setting(512, 2, 65536)  # per frame; padded by reflection with (n_fft - hop) / 2 on each side
     n_mels: int = setting(128, 1, 1024)
-    fmin_hz: float = setting(40.0, 0, 192000)
+    fmin_hz: float = setting(40.0, 0, 192000)  # range of the filters
     fmax_hz: float = setting(16000.0, 1, 192000)
     scale: str = setting("slaney", choices=("slaney", "htk"))
-    norm: str = setting("slaney", choices=("slaney", "none"))
+    norm: str = setting("slaney", choices=("slaney", "none"))  # slaney: filters of equal area
     log_base: str = setting("e", choices=("e", "10"))
-    floor: float = setting(1e-5, 1e-12, 1.0)
+    floor: float = setting(1e-5, 1e-12, 1.0)  # smallest magnitude before the logarithm
 
     def __post_init__(self):
         super().__post_init__()
         if self.hop_samples % 2 or self.n_fft % 2 or not self.hop_samples <= self.window_samples <= self.n_fft:
-            raise ConfigError(
-                f"hop_samples {self.hop_samples}, window_samples {self.window_samples} and n_fft {self.n_fft}; a mel "
-                "needs an even hop and FFT with hop <= window <= FFT."
-            )
+            sizes = f"hop_samples {self.hop_samples}, window_samples {self.window_samples} and n_fft {self.n_fft}"
+            raise ConfigError(f"{sizes}; a mel needs an even hop and FFT with hop <= window <= FFT.")
         if not self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
-            raise ConfigError(
-                f"Mel filters from {self.fmin_hz:g} to {self.fmax_hz:g} Hz do not fit below "
-                f"{self.sample_rate_hz / 2:g} Hz, half the sample rate."
-            )
+            text = f"do not fit below {self.sample_rate_hz / 2:g} Hz, half the sample rate."
+            raise ConfigError(f"Mel filters from {self.fmin_hz:g} to {self.fmax_hz:g} Hz {text}")
 
     @property
     def nepers_per_unit(self) -> float:
@@ -83,9 +69,10 @@ class MelConfig(Settings):
 
     def edges_hz(self) -> np.ndarray:
         """Edges of the triangular filters: filter ``m`` rises from edge ``m`` to ``m + 1`` and falls to ``m + 2``."""
-        return librosa.mel_frequencies(
-            n_mels=self.n_mels + 2, fmin=self.fmin_hz, fmax=self.fmax_hz, htk=self.scale == "htk"
-        )
+        return librosa.mel_frequencies(n_mels=self.n_mels + 2, **self._range())
+
+    def _range(self) -> dict:
+        return {"fmin": self.fmin_hz, "fmax": self.fmax_hz, "htk": self.scale == "htk"}
 
     def centers_hz(self) -> np.ndarray:
         """Centre frequencies of the filters."""
@@ -100,24 +87,15 @@ class MelConfig(Settings):
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
         if names:
             fields = ", ".join(f"{n} {getattr(self, n)} against {getattr(other, n)}" for n in names)
-            raise ModelError(
-                f"The mel of {mine} and of {theirs} differ: {fields}.",
-                hint="Prepare or train one of them with the other's settings.",
-            )
+            hint = "Prepare or train one of them with the other's settings."
+            raise ModelError(f"The mel of {mine} and of {theirs} differ: {fields}.", hint=hint)
 
 
 @functools.lru_cache(maxsize=16)
 def _filters(config: MelConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
-    filters = librosa.filters.mel(
-        sr=config.sample_rate_hz,
-        n_fft=config.n_fft,
-        n_mels=config.n_mels,
-        fmin=config.fmin_hz,
-        fmax=config.fmax_hz,
-        htk=config.scale == "htk",
-        norm="slaney" if config.norm == "slaney" else None,
-        dtype=np.float64,
-    )
+    norm = "slaney" if config.norm == "slaney" else None
+    size = {"sr": config.sample_rate_hz, "n_fft": config.n_fft, "n_mels": config.n_mels}
+    filters = librosa.filters.mel(**size, **config._range(), norm=norm, dtype=np.float64)
     return torch.from_numpy(filters).to(device, dtype)
 
 

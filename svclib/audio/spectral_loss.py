@@ -19,6 +19,27 @@ def check_fft_sizes(fft_sizes: tuple[int, ...]) -> None:
         raise ConfigError(f"fft_sizes is {fft_sizes!r}; expected multiples of 4, from 16 up.")
 
 
+def spectral_loss(
+    audio: Float[Tensor, "batch samples"],
+    target: Float[Tensor, "batch samples"],
+    fft_sizes: tuple[int, ...] = FFT_SIZES,
+    log_rule: str = "v1",
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Multi-scale spectral distance (Engel et al. 2020, section 4.2.1): its linear and its logarithmic part.
+
+    Per scale the mean of ``|difference of magnitudes|`` and of ``|difference of natural log magnitudes|``, summed over
+    the scales; the loss is the sum of both. Values compare only between equal ``fft_sizes`` (windows, samples) and
+    ``log_rule``: by ``v1`` magnitudes below 1e-5 count as 1e-5, by ``v2`` only zeros do, which makes silence expensive.
+    The gradient goes to ``audio`` alone.
+    """
+    if audio.shape != target.shape or log_rule not in LOG_RULES:
+        shapes = f"{tuple(audio.shape)} with {tuple(target.shape)}"
+        raise ValueError(f"Cannot compare {shapes} by the log rule '{log_rule}'.")
+    parts = [_ScaleDistance.apply(audio, target.detach(), size, log_rule) for size in fft_sizes]
+    linear, logarithmic = (torch.stack(part).sum() for part in zip(*parts, strict=True))
+    return linear, logarithmic
+
+
 def spectrum_frames(audio: Float[Tensor, "batch samples"], fft_size: int) -> Tensor:
     """Complex STFT ``[batch, frames, bins]``: periodic Hann, hop = size / 4, frames start at ``i * hop``, end padded.
 
@@ -34,35 +55,6 @@ def _window(like: Tensor, fft_size: int) -> Tensor:
     return torch.hann_window(fft_size, dtype=like.dtype, device=like.device)
 
 
-def spectral_loss(
-    audio: Float[Tensor, "batch samples"],
-    target: Float[Tensor, "batch samples"],
-    fft_sizes: tuple[int, ...] = FFT_SIZES,
-    log_rule: str = "v1",
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Multi-scale spectral distance (Engel et al. 2020, section 4.2.1).
-
-    Per scale the mean of ``|difference of magnitudes|`` and of ``|difference of natural log magnitudes|``, summed over
-    the scales; the loss is the sum of both. Values compare only between equal ``fft_sizes`` and ``log_rule``.
-
-    Args:
-        audio: Made signal; the gradient goes to it alone.
-        target: Recorded signal.
-        fft_sizes: Window lengths in samples.
-        log_rule: ``v1``: magnitudes below 1e-5 count as 1e-5; ``v2``: only zeros do, which makes silence expensive.
-
-    Returns:
-        The linear and the logarithmic part, two scalars.
-    """
-    if audio.shape != target.shape or log_rule not in LOG_RULES:
-        raise ValueError(
-            f"Cannot compare {tuple(audio.shape)} with {tuple(target.shape)} by the log rule '{log_rule}'."
-        )
-    parts = [_ScaleDistance.apply(audio, target.detach(), size, log_rule) for size in fft_sizes]
-    linear, logarithmic = (torch.stack(part).sum() for part in zip(*parts, strict=True))
-    return linear, logarithmic
-
-
 class _ScaleDistance(torch.autograd.Function):
     """One scale of the loss. The slope of both means is a real factor per bin of the spectrum, kept from the forward
     pass: half the time of the same arithmetic left to autograd, on a CPU."""
@@ -76,8 +68,7 @@ class _ScaleDistance(torch.autograd.Function):
         linear, logarithmic = difference.abs().mean(), log_difference.abs().mean()
         if ctx.needs_input_grad[0]:
             # d|X| = Re(conj(X) dX) / |X| and d log|X| = Re(conj(X) dX) / |X|^2
-            floor = LOG_FLOOR if log_rule == "v1" else TINY
-            nonzero, above_floor = magnitude > TINY, magnitude > floor
+            nonzero, above_floor = magnitude > TINY, magnitude > (LOG_FLOOR if log_rule == "v1" else TINY)
             inverse = magnitude.clamp_min_(TINY).reciprocal_()
             slope = difference.sign_().mul_(inverse).mul_(nonzero)
             log_slope = log_difference.sign_().mul_(inverse).mul_(inverse).mul_(above_floor)

@@ -14,47 +14,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from svclib.utils import rng
 from svclib.utils.errors import AudioError
 
 BLOCK_ELEMENTS = {"cpu": 2**19, "other": 2**25}  # sines computed at once, by the size of caches
-KEPT_ELEMENTS = 2**28  # sines kept for the gradient; above this they are computed again (1 GiB in float32)
 
 
 def exp_sigmoid(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """``2 * sigmoid(x) ** ln(10) + 1e-7``: a positive amplitude between 1e-7 and 2 (Engel et al. 2020, section B.5)."""
     return 2.0 * torch.exp(math.log(10.0) * F.logsigmoid(x)) + 1e-7
-
-
-def _segments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Values at both ends of every segment between frame centres: ``[B, T, ...]`` -> two ``[B, T + 1, ...]``."""
-    padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
-    return padded[:, :-1], padded[:, 1:]
-
-
-def _crop(segments: Tensor, hop_samples: int) -> Tensor:
-    """Segments between frame centres ``[B, T + 1, hop, ...]`` -> samples ``[B, T * hop, ...]``."""
-    n = (segments.shape[1] - 1) * hop_samples
-    first = hop_samples - hop_samples // 2
-    return segments.flatten(1, 2)[:, first : first + n]
-
-
-def _upsample(x: Tensor, hop_samples: int, weight: Tensor) -> Tensor:
-    if hop_samples < 1 or x.shape[1] < 1:
-        raise AudioError(f"Upsampling needs at least one frame and a hop of 1; got {x.shape[1]} and {hop_samples}.")
-    start, end = _segments(x)
-    weight = weight.view(1, 1, hop_samples, *[1] * (x.ndim - 2))
-    return _crop(torch.lerp(start.unsqueeze(2), end.unsqueeze(2), weight), hop_samples)
-
-
-def _ramp(hop_samples: int, like: Tensor) -> Tensor:
-    return torch.arange(hop_samples, dtype=like.dtype, device=like.device) / hop_samples
-
-
-def _raised_cosine(position: Tensor) -> Tensor:
-    return 0.5 - 0.5 * torch.cos(math.pi * position.clamp(0, 1))
 
 
 def upsample_linear(x: Float[Tensor, "batch frames *rest"], hop_samples: int) -> Float[Tensor, "batch samples *rest"]:
@@ -76,9 +45,40 @@ def upsample_gate(on: Bool[Tensor, "batch frames"], hop_samples: int, dtype=torc
     The ramps lie inside the neighbouring frames that are on: nothing sounds where it is off, and nothing clicks.
     """
     start, end = (s.to(dtype).unsqueeze(2) for s in _segments(on))
-    position = torch.arange(hop_samples, dtype=dtype, device=on.device) / hop_samples
+    position = _ramp(hop_samples, start)
     early, late = _raised_cosine(2 * position), _raised_cosine(2 * position - 1)
     return _crop(start * (1 - early) + end * late + start * end * (early - late), hop_samples)
+
+
+def _upsample(x: Tensor, hop_samples: int, weight: Tensor) -> Tensor:
+    if hop_samples < 1 or x.shape[1] < 1:
+        raise AudioError(f"Upsampling needs at least one frame and a hop of 1; got {x.shape[1]} and {hop_samples}.")
+    start, end = _segments(x)
+    weight = weight.view(1, 1, hop_samples, *[1] * (x.ndim - 2))
+    return _crop(torch.lerp(start.unsqueeze(2), end.unsqueeze(2), weight), hop_samples)
+
+
+def _segments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values at both ends of every segment between frame centres: ``[B, T, ...]`` -> two ``[B, T + 1, ...]``."""
+    padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
+    return padded[:, :-1], padded[:, 1:]
+
+
+def _crop(segments: Tensor, hop_samples: int) -> Tensor:
+    """Segments between frame centres ``[B, T + 1, hop, ...]`` -> samples ``[B, T * hop, ...]``."""
+    first = hop_samples - hop_samples // 2
+    return segments.flatten(1, 2)[:, first : first + (segments.shape[1] - 1) * hop_samples]
+
+
+def _ramp(hop_samples: int, like: Tensor) -> Tensor:
+    return torch.arange(hop_samples, dtype=like.dtype, device=like.device) / hop_samples
+
+
+def _raised_cosine(position: Tensor) -> Tensor:
+    return 0.5 - 0.5 * torch.cos(math.pi * position.clamp(0, 1))
+
+
+# Harmonics ------------------------------------------------------------------------------------------------------------
 
 
 def hold_f0(f0_hz: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames"]:
@@ -88,7 +88,7 @@ def hold_f0(f0_hz: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames
     """
     has = f0_hz > 0
     index = torch.arange(f0_hz.shape[1], device=f0_hz.device).expand_as(f0_hz)
-    last = torch.where(has, index, torch.zeros_like(index)).cummax(dim=1).values
+    last = torch.where(has, index, 0).cummax(dim=1).values
     first = has.to(torch.int8).argmax(dim=1, keepdim=True)
     return f0_hz.gather(1, torch.maximum(last, first))
 
@@ -97,21 +97,13 @@ def frame_phase(
     f0_hz: Float[Tensor, "batch frames"],
     sample_rate_hz: float | int,
     hop_samples: int,
-    initial_phase: Tensor | None = None,
+    initial_phase: Float[Tensor, " batch"] | None = None,
 ) -> tuple[Float[Tensor, "batch frames"], Float[Tensor, " batch"]]:
-    """Phase of the fundamental at each frame and at the end.
+    """Phase of the fundamental: float64 cycles just before each frame's centre sample, counted on past 1 from those
+    before sample 0 (``initial_phase``, 0 if None), and after the last sample, 0..1.
 
     The frequency moves on straight lines between frame centres (:func:`upsample_linear`); its running sum over samples
     is added up per frame in closed form.
-
-    Args:
-        f0_hz: Fundamental, Hz.
-        sample_rate_hz: Samples per second.
-        hop_samples: Samples per frame.
-        initial_phase: Cycles ``[batch]`` before sample 0; 0 if None.
-
-    Returns:
-        Float64 cycles just before each frame's centre sample, counted on past 1, and after the last sample, 0..1.
     """
     f = f0_hz.double() / sample_rate_hz
     half = hop_samples // 2
@@ -126,7 +118,7 @@ def frame_phase(
 def harmonics_below_nyquist(f0_hz: Shaped[Tensor, "*shape"], n_harmonics: int, sample_rate_hz: float | int) -> Tensor:
     """Number of harmonics below half the sample rate, at most ``n_harmonics``: integers ``[*shape]``; 0 without f0."""
     count = torch.ceil(sample_rate_hz / 2 / f0_hz.double().clamp_min(1e-9)) - 1
-    return torch.where(f0_hz > 0, count.clamp(0, n_harmonics), torch.zeros_like(count)).long()
+    return torch.where(f0_hz > 0, count.clamp(0, n_harmonics), 0).long()
 
 
 def normalize_harmonics(
@@ -155,20 +147,9 @@ def harmonic_synthesis(
 
     The phase is the inclusive running sum of the frequency, so sample 0 already stands at one sample's advance. A
     harmonic is silent at every sample where it would be at or above half the sample rate, and everything is silent in
-    frames that are unvoiced or have f0 = 0. Work and memory are bounded: only frames that sound are computed, each with
-    the harmonics it has room for, in blocks that are computed a second time for the gradient if they are many.
-
-    Args:
-        f0_hz: Fundamental, Hz; 0 where there is none.
-        amplitude: Linear amplitude of the whole, per frame.
-        distribution: Share of each harmonic; give it through :func:`normalize_harmonics`.
-        sample_rate_hz: Samples per second.
-        hop_samples: Samples per frame.
-        voiced: Frames that may sound; all with f0 > 0 if None.
-        initial_phase: Cycles of the fundamental before sample 0, as returned for what came before.
-
-    Returns:
-        Audio, and the phase after its last sample (cycles, float64).
+    frames that are unvoiced (``voiced``, all with f0 > 0 if None) or have f0 = 0. Only frames that sound are computed,
+    each with the harmonics it has room for. The second result is the phase after the last sample (cycles, float64), the
+    ``initial_phase`` of what comes next. Give ``distribution`` through :func:`normalize_harmonics`.
     """
     on = f0_hz > 0 if voiced is None else voiced & (f0_hz > 0)
     f0_hz = hold_f0(f0_hz)
@@ -186,28 +167,21 @@ def _harmonic_segments(phase, f0_hz, on, amplitudes, sample_rate_hz, hop_samples
     f_start, f_end = (f.flatten() for f in _segments(f0_hz.double()))
     on_start, on_end = (o.flatten() for o in _segments(on))
     room = harmonics_below_nyquist(torch.minimum(f_start, f_end), n_harmonics, sample_rate_hz)
-    room = torch.where(on_start | on_end, room, torch.zeros_like(room))
+    room = torch.where(on_start | on_end, room, 0)
     # rows of `amplitudes` at the two ends of every segment
-    row = torch.arange(frames, device=f0_hz.device) + torch.arange(batch, device=f0_hz.device)[:, None] * frames
+    row = torch.arange(batch * frames, device=f0_hz.device).view(batch, frames)
     row_start, row_end = (r.flatten() for r in _segments(row))
     amplitudes, phase = amplitudes.flatten(0, 1), phase.flatten()
-
     room_sorted, order = room.sort(descending=True)
     counts = room_sorted.tolist()
     n_active = sum(count > 0 for count in counts)
     limit = BLOCK_ELEMENTS["cpu" if f0_hz.device.type == "cpu" else "other"]
-    recompute = torch.is_grad_enabled() and sum(counts[:n_active]) * hop_samples > KEPT_ELEMENTS
-
     pieces, begin = [amplitudes[:0, :1].expand(0, hop_samples)], 0  # an empty piece keeps silence differentiable
     while begin < n_active:
         end = min(n_active, begin + max(1, limit // (hop_samples * counts[begin])))
         which = order[begin:end]
         a = torch.stack([amplitudes[row_start[which]], amplitudes[row_end[which]]], dim=2)[:, : counts[begin]]
-        arguments = (phase[which], f_start[which], f_end[which], a, sample_rate_hz, hop_samples)
-        if recompute:
-            pieces.append(checkpoint(_sines, *arguments, use_reentrant=False, preserve_rng_state=False))
-        else:
-            pieces.append(_sines(*arguments))
+        pieces.append(_sines(phase[which], f_start[which], f_end[which], a, sample_rate_hz, hop_samples))
         begin = end
     segments = amplitudes.new_zeros(batch * (frames + 1), hop_samples)
     segments = segments.index_copy(0, order[:n_active], torch.cat(pieces))
@@ -228,8 +202,31 @@ def _sines(phase, f_start, f_end, amplitudes, sample_rate_hz, hop_samples) -> Te
         fits = (f_start + j * slope)[..., None] * number[safe:].double() < 0.5
         waves = torch.cat([waves[..., :safe], waves[..., safe:] * fits.to(dtype)], dim=2)
     ends = waves @ amplitudes
-    weight = _raised_cosine(_ramp(hop_samples, amplitudes))
-    return torch.lerp(ends[..., 0], ends[..., 1], weight)
+    return torch.lerp(ends[..., 0], ends[..., 1], _raised_cosine(_ramp(hop_samples, amplitudes)))
+
+
+# Noise and reverb -----------------------------------------------------------------------------------------------------
+
+
+def filtered_noise(
+    magnitudes: Float[Tensor, "batch frames bands"], hop_samples: int, generator: torch.Generator, full: bool = False
+) -> Float[Tensor, "batch out"]:
+    """White noise in -1..1 through a filter per frame, aligned with its input (no residual delay).
+
+    ``magnitudes`` are linear, evenly spaced from 0 Hz to half the sample rate. If ``full``, the ``bands - 1`` samples
+    that ring before the first and those after the last are returned too, ``frames * hop + 2 (bands - 1) - 1`` in all.
+    """
+    batch, frames, bands = magnitudes.shape
+    noise = uniform_noise((batch, frames * hop_samples), generator, magnitudes)
+    return fft_convolve(noise, noise_impulse(magnitudes), delay=bands - 1, full=full)
+
+
+def uniform_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """White noise in -1..1 drawn on the generator's device, as ``like``'s type and place.
+
+    A CPU generator gives the same samples in one draw as in many, so that sound made in pieces equals the whole.
+    """
+    return (rng.uniform(shape, generator) * 2 - 1).to(like)
 
 
 def noise_impulse(magnitudes: Float[Tensor, "*shape bands"]) -> Float[Tensor, "*shape taps"]:
@@ -250,20 +247,10 @@ def fft_convolve(
 ) -> Float[Tensor, "batch out"]:
     """Filter with an impulse response that may change from frame to frame.
 
-    The audio is cut into as many equal frames as there are responses; each frame is filtered with its own and the
-    results overlap, so a change of the filter switches its input and never its output: it does not click.
-
-    Args:
-        audio: Samples; a multiple of ``frames``.
-        impulse: One response per frame.
-        delay: Samples of the response before its centre; removed from the result (group delay).
-        full: Return everything uncropped, whatever the delay.
-
-    Returns:
-        As many samples as the audio has; ``samples + taps - 1`` if ``full``.
-
-    Raises:
-        AudioError: if the audio does not divide into the frames, or the batches differ.
+    The audio is cut into as many equal frames as there are responses (else AudioError); each frame is filtered with its
+    own and the results overlap, so a change of the filter switches its input and never its output: it does not click.
+    The result has as many samples as the audio, after ``delay`` samples (the group delay of the responses) were cut off
+    at its beginning; if ``full`` it is uncropped, ``samples + taps - 1``.
     """
     (batch, n), (impulse_batch, frames, taps) = audio.shape, impulse.shape
     if batch != impulse_batch:
@@ -278,42 +265,6 @@ def fft_convolve(
     filtered = F.pad(filtered, (0, pieces * hop - (hop + taps - 1))).view(batch, frames, pieces, hop)
     out = sum(F.pad(filtered[:, :, p], (0, 0, p, pieces - 1 - p)) for p in range(pieces)).flatten(1)
     return out[:, : n + taps - 1] if full else F.pad(out, (0, max(0, delay - taps + 1)))[:, delay : delay + n]
-
-
-def uniform_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    """White noise in -1..1 drawn on the generator's device, as ``like``'s type and place.
-
-    A CPU generator gives the same samples in one draw as in many, so that sound made in pieces equals the whole.
-    """
-    return (rng.uniform(shape, generator) * 2 - 1).to(like)
-
-
-def filtered_noise(
-    magnitudes: Float[Tensor, "batch frames bands"],
-    hop_samples: int,
-    generator: torch.Generator | None = None,
-    noise: Float[Tensor, "batch samples"] | None = None,
-    full: bool = False,
-) -> Float[Tensor, "batch out"]:
-    """White noise through a filter per frame, aligned with its input (no residual delay).
-
-    Args:
-        magnitudes: Linear magnitudes, evenly spaced from 0 Hz to half the sample rate.
-        hop_samples: Samples per frame.
-        generator: Source of the white noise in -1..1; needed where no ``noise`` is given.
-        noise: ``[batch, frames * hop]`` samples to filter instead.
-        full: Also return what rings before the first and after the last sample.
-
-    Returns:
-        ``frames * hop`` samples; if ``full``, ``frames * hop + taps - 1``, of which the first ``bands - 1`` lie before
-        the first (there are ``taps = 2 (bands - 1)``).
-    """
-    batch, frames, bands = magnitudes.shape
-    if noise is None:
-        if generator is None:
-            raise AudioError("Filtered noise needs a torch.Generator, or the noise itself.")
-        noise = uniform_noise((batch, frames * hop_samples), generator, magnitudes)
-    return fft_convolve(noise, noise_impulse(magnitudes), delay=bands - 1, full=full)
 
 
 def reverb(audio: Float[Tensor, "batch samples"], impulse: Float[Tensor, " taps"]) -> Float[Tensor, "batch samples"]:

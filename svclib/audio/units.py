@@ -7,27 +7,19 @@ The pitch and level functions take numpy arrays, plain numbers or torch tensors 
 """
 
 import math
-import sys
 
 import numpy as np
+import torch
 
 A4_HZ = 440.0
 A4_MIDI = 69.0
 
 
-def _is_tensor(x) -> bool:
-    torch = sys.modules.get("torch")  # a tensor can only arrive when torch is already loaded
-    return torch is not None and isinstance(x, torch.Tensor)
-
-
 def hz_to_midi(f0_hz):
     """MIDI note number (69 = 440 Hz, fractional); 0 Hz, meaning no pitch, gives 0."""
-    if _is_tensor(f0_hz):
-        import torch
-
-        safe = torch.where(f0_hz > 0, f0_hz, torch.ones_like(f0_hz))
-        midi = 12.0 * torch.log2(safe / A4_HZ) + A4_MIDI
-        return torch.where(f0_hz > 0, midi, torch.zeros_like(midi))
+    if isinstance(f0_hz, torch.Tensor):
+        safe = torch.where(f0_hz > 0, f0_hz, 1.0)
+        return torch.where(f0_hz > 0, 12.0 * torch.log2(safe / A4_HZ) + A4_MIDI, 0.0)
     f0_hz = np.asarray(f0_hz)
     safe = np.where(f0_hz > 0, f0_hz, 1.0)
     return np.where(f0_hz > 0, 12.0 * np.log2(safe / A4_HZ) + A4_MIDI, 0.0)[()]
@@ -35,9 +27,8 @@ def hz_to_midi(f0_hz):
 
 def midi_to_hz(midi):
     """Frequency in Hz of a (fractional) MIDI note number. MIDI 0 is a pitch here (8.18 Hz), not silence."""
-    if _is_tensor(midi):
-        return A4_HZ * 2.0 ** ((midi - A4_MIDI) / 12.0)
-    return (A4_HZ * 2.0 ** ((np.asarray(midi, dtype=float) - A4_MIDI) / 12.0))[()]
+    midi = midi if isinstance(midi, torch.Tensor) else np.asarray(midi, dtype=float)
+    return (A4_HZ * 2.0 ** ((midi - A4_MIDI) / 12.0))[()]
 
 
 def cents(f0_hz, reference_hz):
@@ -48,7 +39,7 @@ def cents(f0_hz, reference_hz):
 def amplitude_to_db(amplitude, floor_db: float | int = -120.0):
     """20 log10 of an amplitude, not below ``floor_db``."""
     lowest = 10.0 ** (floor_db / 20.0)
-    if _is_tensor(amplitude):
+    if isinstance(amplitude, torch.Tensor):
         return 20.0 * amplitude.abs().clamp_min(lowest).log10()
     return (20.0 * np.log10(np.maximum(np.abs(amplitude), lowest)))[()]
 
@@ -84,7 +75,4 @@ def duration_text(seconds) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(int(round(seconds)), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

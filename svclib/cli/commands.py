@@ -356,8 +356,8 @@ def vocode(a) -> None:
         vocoder = svclib.load_vocoder(a.vocoder, fast=not a.every_step, progress=progress)
         song = svclib.load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
         samples = svclib.vocode(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
-    tags = {"comment": f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"}
-    path = audio.write(out, samples, vocoder.sample_rate_hz, tags, new_name=True).path
+    comment = f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"
+    path = audio.write(out, samples, vocoder.sample_rate_hz, comment).path
     _warn_renamed(out, path)
     about = f"the {vocoder.kind} vocoder '{vocoder.name}' ({vocoder.sample_rate_hz} Hz, seed {a.seed})"
     print(f"{path}\n{song.name} resynthesized by {about}")

@@ -20,8 +20,7 @@ from svclib.conversion.controls import ConditioningTracks, Controls, adjust, def
 from svclib.conversion.song import Song, fit_length, load_song, map_tracks
 from svclib.features import content_features, whisper_features
 from svclib.features import octave_errors as octaves
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import Features
+from svclib.features.extract import ConditionInputs, Features
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoders
 from svclib.utils import atomic_store, filesystem
@@ -210,8 +209,8 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
 
 def write_with_settings(target: Path, samples: np.ndarray, sample_rate_hz: int, settings: dict[str, Any]) -> Path:
     """Write a sound under a name that is not taken, its settings in its tags and beside it as ``<file>.json``."""
-    tags = {"comment": f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"}
-    path = audio.write(target, samples, sample_rate_hz, tags, new_name=True).path
+    comment = f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"
+    path = audio.write(target, samples, sample_rate_hz, comment).path
     text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
     atomic_store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
     return path

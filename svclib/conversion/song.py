@@ -71,7 +71,7 @@ def load_song(
     found = audio.survey(path)
     n_samples, sample_rate_hz = found.info.n_samples, found.info.sample_rate_hz
     report(0.05, f"reading {path.name}")
-    samples = audio.read_resampled(path, settings.sample_rate_hz, dtype=np.float32, surveyed=found)
+    samples = audio.read(path, settings.sample_rate_hz, found).samples
     if units.frame_count(len(samples), settings.hop_samples) < 1:
         raise ConversionError(
             f"'{path.name}' holds {1000 * n_samples / sample_rate_hz:.1f} ms of sound, less than one frame "

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 
 PREFETCHED = 2  # batches
 N_VARIANTS = 4

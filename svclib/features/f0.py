@@ -8,8 +8,9 @@ sample grids of all rates and the trackers' own frames (16 ms and 10 ms) coincid
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import librosa
 import numpy as np
 
 from svclib.audio import io as audio
@@ -24,8 +25,7 @@ QUIET_PEAK = 0.1  # -20 dB, to which quieter recordings are amplified, because t
 _JUMP = np.log(2.0) * 3 / 12  # 3 semitones within one step is a leap from one estimate to another, not a glide
 
 
-@dataclasses.dataclass(frozen=True)
-class Track:
+class Track(NamedTuple):
     """A tracker's estimates: ``times_s`` increasing, ``f0_hz`` (0 where there is none), ``confidence`` 0..1."""
 
     times_s: np.ndarray
@@ -75,9 +75,8 @@ def _swift_model():
     try:
         import swift_f0
     except ImportError:
-        raise ModelError(
-            "F0 method 'swift' needs the package swift-f0: run `pip install swift-f0`, or choose the method 'pyin'."
-        ) from None
+        hint = "Run `pip install swift-f0`, or choose the method 'pyin'."
+        raise ModelError("F0 method 'swift' needs the package swift-f0.", hint=hint) from None
     return swift_f0.SwiftF0(threads=1, spin=False)  # more threads gain nothing on a model this small
 
 
@@ -87,18 +86,9 @@ def pyin(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
 
     Its voicing is decided by a Viterbi path, so the confidence is above 0.5 exactly where that path is voiced.
     """
-    import librosa
-
-    frame_length = 1024 if f0_min_hz >= 40 else 2048  # the longest period must fit twice
-    f0_hz, voiced, probability = librosa.pyin(
-        samples,
-        fmin=f0_min_hz,
-        fmax=f0_max_hz,
-        sr=SAMPLE_RATE_HZ,
-        frame_length=frame_length,
-        hop_length=STEP_SAMPLES,
-        fill_na=None,
-    )
+    window = 1024 if f0_min_hz >= 40 else 2048  # the longest period must fit twice
+    steps = {"sr": SAMPLE_RATE_HZ, "frame_length": window, "hop_length": STEP_SAMPLES}
+    f0_hz, voiced, probability = librosa.pyin(samples, fmin=f0_min_hz, fmax=f0_max_hz, fill_na=None, **steps)
     confidence = np.where(voiced, 0.5 + 0.5 * probability, 0.49 * probability)
     return Track(step_times_s(len(f0_hz)), f0_hz, gate_silence(samples, confidence))
 
@@ -134,10 +124,12 @@ def track_in_chunks(
     meet every 2 s.
     """
     n, chunk, halo = len(samples), chunk_s * sample_rate_hz, HALO_S * sample_rate_hz
-    gain, found = _level_gain(samples), []
+    peaks = [float(np.abs(audio.as_float(samples[i : i + (1 << 20)])).max()) for i in range(0, n, 1 << 20)]
+    peak, found = max(peaks, default=0.0), []
+    gain = np.float32(QUIET_PEAK / peak if SILENCE_PEAK <= peak < QUIET_PEAK else 1.0)
     for start in range(0, n, chunk):
         low, high = max(0, start - halo), min(n, start + chunk + halo)
-        at_16k = audio.resample(gain * as_float(samples[low:high]), sample_rate_hz, SAMPLE_RATE_HZ)
+        at_16k = audio.resample(gain * audio.as_float(samples[low:high]), sample_rate_hz, SAMPLE_RATE_HZ)
         if len(at_16k):
             track = tracker(at_16k, f0_min_hz, f0_max_hz)
             times_s = track.times_s + low / sample_rate_hz
@@ -147,24 +139,7 @@ def track_in_chunks(
             found.append(Track(times_s[keep], track.f0_hz[keep], track.confidence[keep]))
         if progress:
             progress(min(1.0, (start + chunk) / n), "tracking the pitch")
-    if not found:
-        return Track(np.zeros(0), np.zeros(0), np.zeros(0))
-    return Track(*(np.concatenate([getattr(t, f.name) for t in found]) for f in dataclasses.fields(Track)))
-
-
-def _level_gain(samples: np.ndarray) -> np.float32:
-    block = 1 << 20
-    peak = max(
-        (float(np.abs(as_float(samples[i : i + block])).max()) for i in range(0, len(samples), block)), default=0
-    )
-    return np.float32(QUIET_PEAK / peak if SILENCE_PEAK <= peak < QUIET_PEAK else 1.0)
-
-
-def as_float(samples: np.ndarray) -> np.ndarray:
-    """Float32 of samples that may be int16 with full scale 32768."""
-    if samples.dtype == np.int16:
-        return samples.astype(np.float32) / np.float32(32768)
-    return np.ascontiguousarray(samples, np.float32)
+    return Track(*map(np.concatenate, zip(*found, strict=True))) if found else Track(*np.zeros((3, 0)))
 
 
 def to_grid(
@@ -195,11 +170,14 @@ def to_grid(
 
 
 def fill_unvoiced(f0_hz: np.ndarray, voiced: np.ndarray) -> np.ndarray:
-    """F0 interpolated in log-frequency over unvoiced frames, held at the ends; all zeros if nothing is voiced.
+    """F0 ``[..., frames]`` interpolated in log-frequency over unvoiced frames, held at the ends; 0 if none is voiced.
 
-    For networks, which need a number everywhere; never for a synthesiser.
+    For networks, which need a number everywhere; never for a synthesiser. The one place where F0 is made continuous.
     """
-    f0_hz, known = np.asarray(f0_hz), np.asarray(voiced, bool) & (np.asarray(f0_hz) > 0)
+    f0_hz, voiced = np.asarray(f0_hz), np.asarray(voiced, bool)
+    if f0_hz.ndim > 1:
+        return np.stack([fill_unvoiced(*row) for row in zip(f0_hz, voiced, strict=True)])
+    known = voiced & (f0_hz > 0)
     if not known.any():
         return np.zeros_like(f0_hz)
     frames = np.arange(len(f0_hz))

@@ -24,21 +24,14 @@ PRESENT_DB, ABSENT_DB = -10.0, -15.0
 
 @dataclasses.dataclass(frozen=True)
 class OctaveError:
-    """A segment of the track with an octave error.
+    """A segment of the track with an octave error."""
 
-    Attributes:
-        start, stop: Frames ``start:stop``.
-        start_s, stop_s: The same in seconds.
-        octaves: Error of the tracker: 1 (an octave too high) or -1.
-        odd_db: Energy at the odd multiples of the lower of the two pitches relative to the even ones.
-    """
-
-    start: int
+    start: int  # frames ``start:stop``
     stop: int
-    start_s: float
+    start_s: float  # the same in seconds
     stop_s: float
-    octaves: int
-    odd_db: float
+    octaves: int  # error of the tracker: 1 (an octave too high) or -1
+    odd_db: float  # energy at the odd multiples of the lower of the two pitches relative to the even ones
 
 
 def find_octave_errors(samples: np.ndarray, features: Features) -> list[OctaveError]:
@@ -72,10 +65,12 @@ def describe(errors: list[OctaveError], most: int = 5) -> str:
     """Count and times, as a sentence; empty if there are none."""
     if not errors:
         return ""
-    times = [f"{int(e.start_s) // 60}:{e.start_s % 60:04.1f} (an octave too {_side(e)})" for e in errors[:most]]
+    sides = ["high" if e.octaves > 0 else "low" for e in errors[:most]]
+    times = [f"{int(e.start_s) // 60}:{e.start_s % 60:04.1f}" for e in errors[:most]]
+    listed = ", ".join(f"{time} (an octave too {side})" for time, side in zip(times, sides, strict=True))
     more = f" and {len(errors) - most} more" if len(errors) > most else ""
     places = "one place" if len(errors) == 1 else f"{len(errors)} places"
-    return f"The pitch tracker seems to have jumped an octave at {places}: {', '.join(times)}{more}."
+    return f"The pitch tracker seems to have jumped an octave at {places}: {listed}{more}."
 
 
 def odd_db(samples: np.ndarray, frames: np.ndarray, low_hz: np.ndarray, hop: int, rate: int) -> float:
@@ -106,11 +101,8 @@ def _segments(features: Features) -> list[tuple[int, int, set[int]]]:
     above its neighbour, -1: below)."""
     hop, rate = features.settings.hop_samples, features.settings.sample_rate_hz
     frames = np.flatnonzero(features.voiced & (features.f0_hz > 0))
-    if len(frames) < 2:
-        return []
     midi = units.hz_to_midi(features.f0_hz[frames].astype(np.float64))
-    gap = np.diff(frames)
-    step = np.diff(midi)
+    gap, step = np.diff(frames), np.diff(midi)
     fast = np.abs(step) > np.maximum(GLIDE_SEMITONES_PER_S * hop / rate * gap, 1.0)
     fast |= (gap > 1) & (np.abs(step) > 7)
     edges, leaps, i = [0], [0], 0  # a leap between segments: +1, -1, or 0 for anything else
@@ -123,8 +115,7 @@ def _segments(features: Features) -> list[tuple[int, int, set[int]]]:
             last += 1
         total, seconds = midi[last + 1] - midi[i], (frames[last + 1] - frames[i]) * hop / rate
         is_leap = LEAP_SEMITONES[0] <= abs(total) <= LEAP_SEMITONES[1] and seconds <= max(LEAP_S, GAP_S * (gap[i] > 1))
-        middle = i + 1 + int(np.argmax(np.abs(step[i : last + 1])))
-        edges.append(middle)
+        edges.append(i + 1 + int(np.argmax(np.abs(step[i : last + 1]))))
         leaps.append(int(np.sign(total)) if is_leap else 0)
         i = last + 1
     edges, leaps = [*edges, len(frames)], [*leaps, 0]
@@ -134,7 +125,3 @@ def _segments(features: Features) -> list[tuple[int, int, set[int]]]:
         if directions and edges[k + 1] > edges[k]:
             found.append((int(frames[edges[k]]), int(frames[edges[k + 1] - 1]) + 1, directions))
     return found
-
-
-def _side(error: OctaveError) -> str:
-    return "high" if error.octaves > 0 else "low"

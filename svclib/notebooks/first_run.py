@@ -169,11 +169,8 @@ def songs(base: workspace.Base) -> tuple[list[Path], str]:
     if usable:
         return newest_first(usable), ""
     recording = singers.render(OTHER_SINGER, singers.demo_song())
-    tags = {"comment": "synthetic voice (svclib singers)"}
-    path = base.examples / "twinkle.wav"
-    path = atomic_store.commit_new(
-        path, lambda part: audio.write(part, recording.audio, recording.sample_rate_hz, tags)
-    )
+    comment = "synthetic voice (svclib singers)"
+    path = audio.write(base.examples / "twinkle.wav", recording.audio, recording.sample_rate_hz, comment).path
     return [path], f"{base.examples} was empty, so {OTHER_SINGER}, a synthetic singer, sang a song into it."
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from svclib.data.dataset import Dataset, local_copy
 from svclib.data.recordings import only_held_out
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 from svclib.models import instrument
 from svclib.models.diffusion.denoiser import CHUNK_FRAMES
 from svclib.training.checkpoints import CheckpointInfo, listing, load_model, now

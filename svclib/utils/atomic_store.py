@@ -26,21 +26,10 @@ from svclib.utils.filesystem import CHUNK_BYTES, PART_PREFIX, exists, sha256_fil
 MARKER_SUFFIX = ".ok.json"
 
 
-# Committing -----------------------------------------------------------------------------------------------------------
-
-
 def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Commit the file that ``write`` writes; the old file stays whole until the new one is.
+    """Commit the file that ``write`` writes to a path in the same folder with the same suffix; returns ``path``.
 
-    Args:
-        path: The file to make or replace. Its folder is made if needed.
-        write: Receives a path in the same folder with the same suffix and writes the whole file there.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        StorageError: if it cannot be written; an earlier file at ``path`` is untouched.
+    The folder is made if needed. An earlier file stays whole until the new one is, also where StorageError is raised.
     """
     target = Path(path)
 
@@ -150,7 +139,7 @@ def copy_tree(source: str | Path, target: str | Path) -> list[Path]:
     for path in sorted(p for p in Path(source).rglob("*") if p.is_file() and not p.name.startswith(PART_PREFIX)):
         twin, own = Path(target) / path.relative_to(source), filesystem.active.stat(path)
         found = filesystem.active.stat(twin) if exists(twin) else None
-        if found is None or found.st_size != own.st_size or found.st_mtime_ns < own.st_mtime_ns:
+        if not found or found.st_size != own.st_size or found.st_mtime_ns < own.st_mtime_ns:
             copied.append(copy_file(path, twin))
     return copied
 
@@ -171,12 +160,9 @@ def append_lines(path: str | Path, records: Iterable[dict]) -> None:
 def write_json(path: str | Path, value: Any) -> Path:
     """Commit a value as readable JSON with sorted keys; NaN and infinities are refused (ValueError)."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1, sort_keys=True)
-    if any("\ud800" <= c <= "\udfff" for c in text):  # a file name that is not UTF-8
+    if re.search("[\ud800-\udfff]", text):  # a file name that is not UTF-8
         text = json.dumps(value, allow_nan=False, indent=1, sort_keys=True)
     return commit_bytes(path, (text + "\n").encode())
-
-
-# Deleting -------------------------------------------------------------------------------------------------------------
 
 
 def remove(path: str | Path) -> None:
@@ -213,17 +199,11 @@ def remove_parts(folder: str | Path) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Marked:
-    """A payload with its commit marker.
-
-    Attributes:
-        path: The payload.
-        info: Contents of the marker: ``bytes``, ``sha256`` and the ``info`` of :func:`put_marked`; {} without one.
-        problem: None if marker and size fit, else why the file does not count, as a sentence without full stop.
-    """
+    """A payload with its commit marker."""
 
     path: Path
-    info: dict
-    problem: str | None = None
+    info: dict  # of the marker: ``bytes``, ``sha256`` and the ``info`` of :func:`put_marked`; {} without one
+    problem: str | None = None  # why the file does not count, as a sentence without full stop
 
 
 def marker_path(path: str | Path) -> Path:
@@ -234,16 +214,9 @@ def marker_path(path: str | Path) -> Path:
 def put_marked(path: str | Path, write: Callable[[Path], Any], info: dict | None = None) -> Marked:
     """Commit a payload under a new unique name, read it back, then commit its marker. Until then it does not count.
 
-    Args:
-        path: The payload's name, never used before.
-        write: As for :func:`commit_file`; it may return the SHA-256 of the file, which is read to find it otherwise.
-        info: Plain values for the marker besides ``bytes`` and ``sha256``.
-
-    Returns:
-        The payload with the contents of its marker.
-
-    Raises:
-        StorageError: if the name is already committed, or the payload cannot be written or reads back differently.
+    ``write``, as for :func:`commit_file`, may return the SHA-256 of the file, which is read to find it otherwise;
+    ``info`` are plain values for the marker. StorageError if the name is already committed, or the payload cannot be
+    written or reads back differently.
     """
     path, digest = Path(path), ""
     if exists(marker_path(path)):
@@ -269,13 +242,17 @@ def find_marked(folder: str | Path, pattern: str) -> list[Marked]:
     Sizes are checked, contents are not (:func:`verify` does). Files without a fitting marker are listed with their
     ``problem``, never hidden: "nothing there" and "nothing usable" are different states.
     """
+
+    def natural(name: str) -> list:
+        return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name)]
+
     suffix = Path(pattern).suffix
     listed = [name for name in filesystem.names(folder) if not name.startswith(".")]
     payloads = {n for n in listed if fnmatch.fnmatchcase(n, pattern) and not n.endswith(MARKER_SUFFIX)}
     if suffix and "*" not in suffix:  # markers whose payload is gone
         markers = fnmatch.filter(listed, pattern.removesuffix(suffix) + MARKER_SUFFIX)
         payloads |= {name.removesuffix(MARKER_SUFFIX) + suffix for name in markers}
-    return [_look(Path(folder) / name) for name in sorted(payloads, key=_natural)]
+    return [_look(Path(folder) / name) for name in sorted(payloads, key=natural)]
 
 
 def _look(path: Path) -> Marked:
@@ -291,10 +268,6 @@ def _look(path: Path) -> Marked:
     if size is None:
         return Marked(path, info, "the file itself is missing")
     return Marked(path, info, None if size == info["bytes"] else f"it has {size} bytes instead of {info['bytes']}")
-
-
-def _natural(name: str) -> list:
-    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name)]
 
 
 def verify(marked: Marked) -> str | None:

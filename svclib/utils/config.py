@@ -13,7 +13,6 @@ import re
 import tokenize
 import unicodedata
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +48,13 @@ def preset(features=gin.REQUIRED, model=gin.REQUIRED, training=gin.REQUIRED):
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """The contents of gin files as plain settings objects.
+    """The contents of gin files as plain settings objects."""
 
-    Attributes:
-        name: Names of the files it was read from, joined by ``+``.
-        features: ``features.FeatureSettings``.
-        model: Settings of one model kind, such as ``ddsp.DdspSettings``; has ``kind`` and ``build(statistics)``.
-        training: ``training.TrainingSettings``.
-        text: The operative gin text: a record for people that rebuilds the same preset.
-    """
-
-    name: str
-    features: Any
-    model: Any
-    training: Any
-    text: str
+    name: str  # of the files it was read from, joined by ``+``
+    features: Any  # ``features.FeatureSettings``
+    model: Any  # settings of one model kind, such as ``ddsp.DdspSettings``; has ``kind`` and ``build(statistics)``
+    training: Any  # ``training.TrainingSettings``
+    text: str  # the operative gin text: a record for people that rebuilds the same preset
 
 
 def preset_folder() -> Path:
@@ -100,16 +91,9 @@ def resolve(path_or_name: str | Path) -> Path:
 def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Preset:
     """Read gin files (later ones win) and ``NAME=VALUE`` overrides into settings; gin's own state stays as it was.
 
-    Args:
-        files: Paths or preset names, e.g. ``["ddsp_small", "tiny"]``.
-        overrides: ``n_harmonics=20`` (a field of any settings of the preset, outer ones before nested ones),
-            ``ddsp.DdspSettings.n_harmonics=20`` or a macro, ``N_HARMONICS=20``.
-
-    Returns:
-        The settings, the names of the files and the gin text that was used, overrides included.
-
-    Raises:
-        ConfigError: for anything that cannot be used, with file and line.
+    ``files`` are paths or preset names, e.g. ``["ddsp_small", "tiny"]``; an override is ``n_harmonics=20`` (a field of
+    any settings of the preset, outer ones before nested ones), ``ddsp.DdspSettings.n_harmonics=20`` or a macro,
+    ``N_HARMONICS=20``. A ConfigError names file and line of anything that cannot be used.
     """
     paths = [resolve(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     if not paths:
@@ -209,10 +193,7 @@ class _Deny(parser.ParserDelegate):
 
 
 def _statements(text: str, source: str) -> list:
-    """Parse gin text, running nothing, and refuse statements that do more than set svclib's parameters.
-
-    A ConfigError names ``source`` (a file, or ``override``), the line and what is allowed.
-    """
+    """Parse gin text, running nothing, and refuse statements that do more than set svclib's parameters."""
     try:
         statements = list(parser.ConfigParser(text, _Deny()))
     except Exception as error:  # gin's parser raises more than SyntaxError
@@ -258,9 +239,6 @@ def _import_line(module: str, alias: str) -> str:
     return f"from {home} import {name}" + (f" as {alias}" if alias != name else "")
 
 
-# Overrides ------------------------------------------------------------------------------------------------------------
-
-
 def _override_line(override: str, built: tuple) -> str:
     name, _, value = (part.strip() for part in _present_names(override).partition("="))
     if not name or not value:
@@ -271,7 +249,9 @@ def _override_line(override: str, built: tuple) -> str:
         value = repr(value)
     if "." in name or name.isupper():
         return f"{name} = {value}"
-    settings = _with_nested(built)
+    settings = list(built)
+    for one in settings:  # grows: outer ones before those that are fields of them
+        settings += [v for n in _field_names(one) if dataclasses.is_dataclass(v := getattr(one, n))]
     owner = next((type(s) for s in settings if name in _field_names(s)), None)
     if owner is None:
         known = sorted({field for s in settings for field in _field_names(s)})
@@ -282,20 +262,8 @@ def _override_line(override: str, built: tuple) -> str:
     return f"{alias}.{owner.__name__}.{name} = {value}"
 
 
-def _with_nested(settings: Sequence[Any]) -> list[Any]:
-    """Settings objects, outer ones before those that are fields of them."""
-    found, level = [], list(settings)
-    while level:
-        found += level
-        level = [v for s in level for n in _field_names(s) if dataclasses.is_dataclass(v := getattr(s, n))]
-    return found
-
-
 def _field_names(settings: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(settings)]
-
-
-# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -22,19 +22,11 @@ _SHARE = "Share it with everybody who has the link, or download it yourself and 
 
 
 def fetch(where: str | Path, into: str | Path, progress: ProgressCallback | None = None) -> Path:
-    """Make recordings available as a local path.
+    """Make recordings available: the folder that holds them (or the sound file itself).
 
-    Args:
-        where: A folder or sound file (used where it is), a zip, a Google Drive share link, or an http(s) address of a
-            zip or a sound file.
-        into: Folder in which something unpacked or downloaded gets a folder of its own.
-        progress: Called with a fraction and a text.
-
-    Returns:
-        The folder with the recordings (or the sound file itself).
-
-    Raises:
-        StorageError: if there is nothing, the download fails or the zip is not safe.
+    ``where`` is a folder or sound file (used where it is), a zip, a Google Drive share link, or an http(s) address of a
+    zip or a sound file. In ``into`` something unpacked or downloaded gets a folder of its own. StorageError if there is
+    nothing, the download fails or the zip is not safe.
     """
     if is_link(where):
         return _fetch_link(str(where), Path(into), reporter(progress))
@@ -139,8 +131,7 @@ def _retrieve(address: str, at: Path, report: ProgressCallback) -> list[Path]:
         with open(path, "rb") as file:
             head = file.read(256).lstrip().lower()
         if head.startswith((b"<!doctype", b"<html")):
-            hint = "if many people have fetched it today, try again tomorrow or upload the file yourself."
-            hint = f"Share it with everybody who has the link; {hint}"
+            hint = f"{_SHARE} If many people have fetched it today, try again tomorrow."
             raise StorageError(f"{address} gave a web page instead of a file.", hint=hint)
     return got
 

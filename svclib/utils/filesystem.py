@@ -7,6 +7,7 @@ put another :class:`Disk` into :data:`active` to make the n-th operation fail.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -40,21 +41,12 @@ class Disk:
     open = staticmethod(open)
     names = staticmethod(os.listdir)
     stat = staticmethod(os.stat)
+    make_folder = staticmethod(functools.partial(os.makedirs, exist_ok=True))
+    read = staticmethod(lambda file, n_bytes: file.read(n_bytes))
+    write = staticmethod(lambda file, data: file.write(data))
     replace = staticmethod(os.replace)
     link = staticmethod(os.link)
     remove = staticmethod(os.remove)
-
-    def make_folder(self, folder: Path) -> None:
-        """Make a folder and those above it."""
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def write(self, file, data: bytes | bytearray | memoryview) -> None:
-        """Append bytes to an open file."""
-        file.write(data)
-
-    def read(self, file, n_bytes: int) -> bytes:
-        """Read at most ``n_bytes`` from an open file."""
-        return file.read(n_bytes)
 
     def fsync(self, file) -> None:
         """Force an open file's contents to the disk."""
@@ -141,9 +133,6 @@ def _free_bytes(folder: Path) -> int:
     """Free bytes on the disk of a folder that need not exist."""
     there = next((f for f in (folder, *folder.parents) if os.path.isdir(f)), tempfile.gettempdir())
     return shutil.disk_usage(there).free
-
-
-# Looking and reading --------------------------------------------------------------------------------------------------
 
 
 def on_drive(path: str | Path) -> bool:
@@ -252,9 +241,6 @@ def is_system_file(name: str) -> bool:
 def part_path(folder: Path, suffix: str = "") -> Path:
     """A new name for a file that this process has not finished writing; ``atomic_store.remove_parts`` knows it."""
     return folder / f"{PART_PREFIX}{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}{suffix}"
-
-
-# This machine ---------------------------------------------------------------------------------------------------------
 
 
 def host_name() -> str:

@@ -151,32 +151,21 @@ def _require(condition: bool, text: str) -> None:
 class ControlSpec:
     """One control of a settings dataclass; panels, command line and documentation are generated from it.
 
-    Attributes:
-        name: Of the field.
-        default: None stands for a value that the model or instrument chooses.
-        low, high: Range of a number, both allowed; whole numbers where ``low`` is an int. None for anything else.
-        choices: The allowed texts, or a function that lists them (a registry).
-        step: Of a slider.
-        label: In panels; made of the name if empty.
-        help: One phrase for tooltips, ``--help`` and tables.
-        group: Heading under which panels show it.
-        flags: Of the command line: the first is documented, the others are older spellings. Made of the name if empty.
-        metavar: Of the command line; words after ``|`` are allowed in place of a number.
-        suggestions: Usual values of a number whose default is None, for a menu.
+    Label and flags are made of the name where they are empty.
     """
 
     name: str
-    default: Any
-    low: Number = None
+    default: Any  # None stands for a value that the model or instrument chooses
+    low: Number = None  # to high, both allowed; whole numbers where it is an int, None for anything but a number
     high: Number = None
-    choices: Sequence[str] | Callable[[], Sequence[str]] | None = None
-    step: float | int | None = None
-    label: str = ""
-    help: str = ""
-    group: str = ""
-    flags: tuple[str, ...] = ()
-    metavar: str = "X"
-    suggestions: tuple = ()
+    choices: Sequence[str] | Callable[[], Sequence[str]] | None = None  # a function lists those of a registry
+    step: Number = None  # of a slider
+    label: str = ""  # in panels
+    help: str = ""  # one phrase for tooltips, ``--help`` and tables
+    group: str = ""  # heading under which panels show it
+    flags: tuple[str, ...] = ()  # of the command line: the first is documented, the others are older spellings
+    metavar: str = "X"  # of the command line; words after ``|`` are allowed in place of a number
+    suggestions: tuple = ()  # usual values of a number whose default is None, for a menu
 
     def __post_init__(self):
         words = self.name.removesuffix("_db").split("_")

@@ -57,19 +57,10 @@ def entry_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[b
 
 
 def unpack(archive: str | Path, into: str | Path, progress: ProgressCallback | None = None) -> Path:
-    """Unpack a zip of recordings into a folder; does nothing if that very zip was unpacked there before.
+    """Unpack a zip of recordings into a folder of its own, which is returned; does nothing if that is done already.
 
-    Args:
-        archive: The zip.
-        into: The folder, made if needed; it may hold the files of an interrupted call with the same zip.
-        progress: Called after each entry with the share of the bytes and a text.
-
-    Returns:
-        ``into``.
-
-    Raises:
-        StorageError: if an entry points outside the folder, is a link, is encrypted or damaged, if the folder holds
-            anything that did not come from this zip, or if it cannot be written.
+    StorageError if an entry points outside the folder, is a link, is encrypted or damaged, if the folder holds anything
+    that did not come from this zip (the files of an interrupted call may be there), or if it cannot be written.
     """
     archive, into, report = Path(archive), Path(into), reporter(progress)
     source, found = {"sha256": filesystem.sha256_file(archive), "from": archive.name}, record(into)

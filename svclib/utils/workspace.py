@@ -13,27 +13,16 @@ DRIVE = filesystem.DRIVE_MOUNT / "MyDrive"
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """The folders of a workspace; every one exists.
-
-    Attributes:
-        root: All of it.
-        audio: Recordings, one sub-folder per voice; svclib never writes there except what is fetched into it.
-        examples: Songs to convert.
-        output: Conversions, never overwritten.
-        runs: Training runs, one sub-folder each.
-        datasets: Prepared datasets, one sub-folder each.
-        instruments: Instruments, ready to share.
-        on_drive: True if it is on a mounted Google Drive.
-    """
+    """The folders of a workspace; every one exists."""
 
     root: Path
-    audio: Path
-    examples: Path
-    output: Path
-    runs: Path
-    datasets: Path
-    instruments: Path
-    on_drive: bool = False
+    audio: Path  # recordings, one sub-folder per voice; svclib never writes there except what is fetched into it
+    examples: Path  # songs to convert
+    output: Path  # conversions, never overwritten
+    runs: Path  # training runs, one sub-folder each
+    datasets: Path  # prepared datasets, one sub-folder each
+    instruments: Path  # ready to share
+    on_drive: bool = False  # a mounted Google Drive
 
 
 def on_colab() -> bool:
@@ -54,12 +43,9 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
     root = Path(os.path.abspath(Path(base or os.environ.get("SVCLIB_HOME") or "svclib_home").expanduser()))
     on_drive = root.is_relative_to(filesystem.DRIVE_MOUNT)
     if on_drive and not DRIVE.is_dir():
-        raise StorageError(
-            f"Google Drive is not mounted, so '{root}' cannot be used.",
-            path=root,
-            hint="Mount it (the folder symbol at the left, then 'Mount Drive') and run this cell again, or choose a "
-            "local folder such as /content/svclib.",
-        )
+        hint = "Mount it (the folder symbol at the left, then 'Mount Drive') and run this cell again"
+        hint = f"{hint}, or choose a local folder such as /content/svclib."
+        raise StorageError(f"Google Drive is not mounted, so '{root}' cannot be used.", path=root, hint=hint)
     folders = {f.name: root / f.name for f in dataclasses.fields(Base) if f.name not in ("root", "on_drive")}
     with filesystem.translate_os_errors(root):
         for folder in folders.values():

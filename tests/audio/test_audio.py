@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from svclib.audio import decode, units
 from svclib.audio import io as audio
-from svclib.audio import units
 from svclib.utils.errors import AudioError
 
 RATE = 44100
@@ -171,22 +171,12 @@ def test_without_ffmpeg_the_remedy_is_said(tmp_path, monkeypatch):
     assert audio.find(tmp_path)[1][0][0] == path
 
 
-def test_a_part_of_a_file(tmp_path):
-    x = melody(3)
-    for path in (put(tmp_path / "a.wav", x, subtype="FLOAT"), put(tmp_path / "a.ogg", x)):
-        whole = audio.read(path).samples
-        part = audio.read(path, start_s=1.0, duration_s=0.5)
-        np.testing.assert_allclose(part.samples, whole[RATE : RATE + RATE // 2], atol=1e-6)
-        assert len(audio.read(path, start_s=2.9, duration_s=9.0).samples) == len(whole) - round(2.9 * RATE)
-        with pytest.raises(AudioError, match="no sound from 5 s on"):
-            audio.read(path, start_s=5.0)
-
-
 @pytest.mark.parametrize("block", [1, 1000, 65536])
-def test_blocks_are_the_whole(tmp_path, block):
+def test_blocks_are_the_whole(tmp_path, block, monkeypatch):
+    monkeypatch.setattr(decode, "BLOCK_SAMPLES", block)
     x = np.stack([melody(0.1), melody(0.1, seed=1)], 1)
     path = put(tmp_path / "a.wav", x, subtype="FLOAT")
-    np.testing.assert_array_equal(np.concatenate(list(audio.blocks(path, block))), x)
+    np.testing.assert_array_equal(np.concatenate(list(audio.blocks(path))), x)
 
 
 # Files that lie, are cut or damaged -----------------------------------------------------------------------------------
@@ -228,7 +218,7 @@ def test_a_cut_file_is_used_up_to_the_cut_and_warned_about(tmp_path, suffix):
     only_warning(got.info, "damaged" if suffix == "flac" else "cut off")
     surveyed = audio.survey(path)
     assert surveyed.info.n_samples == len(got.samples) and surveyed.info.warnings == got.info.warnings
-    assert len(audio.read_resampled(path, 16000)) == units.resampled_length(len(got.samples), RATE, 16000)
+    assert len(audio.read(path, 16000).samples) == units.resampled_length(len(got.samples), RATE, 16000)
 
 
 def xing(path, frames):
@@ -249,7 +239,7 @@ def test_an_mp3_header_that_claims_a_trillion_samples(tmp_path):
     assert abs(len(got.samples) - true_length) < 3 * 1152
     only_warning(got.info, "is impossible")
     assert audio.probe(path).duration_s < 400
-    assert abs(len(audio.read_resampled(path, 16000)) - true_length * 160 / 441) < 3000
+    assert abs(len(audio.read(path, 16000).samples) - true_length * 160 / 441) < 3000
 
 
 @pytest.mark.case("A5")
@@ -322,7 +312,7 @@ def test_invalid_samples_are_refused_with_the_time(tmp_path, bad):
         audio.read,
         audio.survey,
         lambda p: list(audio.blocks(p)),
-        lambda p: audio.read_resampled(p, 16000),
+        lambda p: audio.read(p, 16000),
     ):
         with pytest.raises(AudioError, match="0:02.50"):
             function(path)
@@ -337,8 +327,6 @@ def test_mono_is_the_mean_of_the_channels(tmp_path):
     got = audio.read(put(tmp_path / "a.wav", np.stack([a, b], 1), subtype="FLOAT"))
     np.testing.assert_allclose(got.samples, (a + b) / 2, atol=1e-6)
     assert not got.info.warnings
-    both = audio.read(tmp_path / "a.wav", mono=False).samples
-    np.testing.assert_array_equal(both, np.stack([a, b], 1))
 
 
 @pytest.mark.case("A14")
@@ -387,12 +375,10 @@ def test_wrong_scale_is_brought_to_one_aloud(tmp_path):
     only_warning(got.info, "wrong scale")
 
 
-def test_little_peaks_above_one_are_kept_in_float_and_fit_in_sixteen_bits(tmp_path):
+def test_little_peaks_above_one_are_kept(tmp_path):
     x = tone(1, amplitude=1.5)
     path = put(tmp_path / "a.wav", x, subtype="FLOAT")
     np.testing.assert_array_equal(audio.read(path).samples, x)
-    got = audio.read_resampled(path, RATE).astype(float)
-    np.testing.assert_allclose(got / np.abs(got).max(), x / np.abs(x).max(), atol=1e-3)
 
 
 @pytest.mark.case("A16")
@@ -431,13 +417,9 @@ def test_blockwise_is_the_same_as_at_once(tmp_path, rate_in, rate_out):
     x = melody(3, rate_in)
     path = put(tmp_path / "a.wav", x, rate_in, subtype="FLOAT")
     expected = audio.resample(x, rate_in, rate_out)
-    found = audio.read_resampled(path, rate_out, np.float32)
+    found = audio.read(path, rate_out).samples
     assert len(found) == units.resampled_length(len(x), rate_in, rate_out)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    sixteen = audio.read_resampled(path, rate_out)
-    assert sixteen.dtype == np.int16
-    np.testing.assert_allclose(sixteen / 32768, expected, atol=1.1 * 2**-16 + 1e-5)
-    np.testing.assert_allclose(audio.read(path, rate_out).samples, expected, atol=1e-5)
 
 
 def test_an_impulse_stays_where_it_is():
@@ -456,19 +438,19 @@ def test_what_lies_above_the_new_nyquist_is_gone():
 @pytest.mark.case("B10")
 def test_progress_and_a_file_that_changes(tmp_path):
     path, told = put(tmp_path / "a.wav", melody(6)), []
-    audio.read_resampled(path, 16000, progress=lambda fraction, text: told.append(fraction))
+    surveyed = audio.survey(path, lambda fraction, text: told.append(fraction))
     assert told == sorted(told) and told[-1] == 1.0
-    surveyed = audio.survey(path)
-    put(path, melody(5))
-    with pytest.raises(AudioError, match="changed while"):
-        audio.read_resampled(path, 16000, surveyed=surveyed)
+    for seconds in (5, 7):
+        put(path, melody(seconds))
+        with pytest.raises(AudioError, match="changed while"):
+            audio.read(path, 16000, surveyed)
 
 
 LONG = """
 import resource, sys, numpy as np
 from svclib.audio import io as audio
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-x = audio.read_resampled(sys.argv[1], 16000)
+x = audio.read(sys.argv[1], 16000).samples
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(len(x), (after - before) / 1024, x.nbytes / 2**20)
 """
@@ -506,12 +488,10 @@ def test_written_sound_comes_back_with_its_tag(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == [written.path]
 
 
-def test_tags_of_ones_own(tmp_path):
-    audio.write(tmp_path / "a.flac", tone(), RATE, {"title": "Süße Töne", "comment": "synthetic voice, ddsp"})
+def test_a_comment_of_ones_own(tmp_path):
+    audio.write(tmp_path / "a.flac", tone(), RATE, "synthetic voice, Süße Töne")
     with soundfile.SoundFile(os.fspath(tmp_path / "a.flac")) as file:
-        assert (file.title, file.comment) == ("Süße Töne", "synthetic voice, ddsp")
-    with pytest.raises(AudioError, match="no tag 'mood'"):
-        audio.write(tmp_path / "b.flac", tone(), RATE, {"mood": "blue"})
+        assert file.comment == "synthetic voice, Süße Töne"
 
 
 @pytest.mark.case("P36")
@@ -519,22 +499,16 @@ def test_tags_of_ones_own(tmp_path):
 def test_too_loud_is_turned_down_never_wrapped(tmp_path, suffix):
     x = tone(1, amplitude=2.0)
     written = audio.write(tmp_path / f"a.{suffix}", x, RATE)
-    assert written.gain_db == pytest.approx(-6.02, abs=0.2) and "turned down" in written.text
+    assert written.gain_db == pytest.approx(-6.02, abs=0.2)
     got = audio.read(written.path).samples
     assert np.abs(got).max() <= 1.0 + (0.02 if suffix in ("mp3", "ogg") else 0)
     inside = slice(2000, -2000)
     np.testing.assert_allclose(got[inside] / np.abs(got[inside]).max(), x[inside] / 2, atol=0.02)
 
 
-def test_sixteen_bits_and_float(tmp_path):
-    x = melody(0.5)
-    audio.write(tmp_path / "a.wav", x, RATE, subtype="PCM_16")
-    np.testing.assert_allclose(audio.read(tmp_path / "a.wav").samples, x, atol=2**-15)
-    loud = tone(0.5, amplitude=1.5)
-    assert audio.write(tmp_path / "b.wav", loud, RATE, subtype="FLOAT").gain_db == 0
-    np.testing.assert_array_equal(audio.read(tmp_path / "b.wav").samples, loud)
-    sixteen = np.rint(x * 32768).astype(np.int16)
-    audio.write(tmp_path / "c.wav", sixteen, RATE, subtype="PCM_16")
+def test_sixteen_bits_are_written_as_they_are(tmp_path):
+    sixteen = np.rint(melody(0.5) * 32768).astype(np.int16)
+    audio.write(tmp_path / "c.wav", sixteen, RATE)
     np.testing.assert_array_equal(soundfile.read(tmp_path / "c.wav", dtype="int16")[0], sixteen)
 
 
@@ -542,9 +516,7 @@ def test_nothing_is_overwritten(tmp_path):
     path = tmp_path / "a.wav"
     audio.write(path, tone(), RATE)
     before = path.read_bytes()
-    with pytest.raises(AudioError, match="never overwritten"):
-        audio.write(path, melody(), RATE)
-    second = audio.write(path, melody(), RATE, new_name=True)
+    second = audio.write(path, melody(), RATE)
     assert path.read_bytes() == before and second.path.name == "a 2.wav"
 
 

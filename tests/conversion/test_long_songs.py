@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from svclib.audio.mel import MelConfig
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings
+from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models import layers
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffusion.samplers import SamplingOptions

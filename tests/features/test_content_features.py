@@ -20,9 +20,8 @@ from svclib.conversion.controls import Controls
 from svclib.data import dataset, singers
 from svclib.data.recordings import find_recordings
 from svclib.features import content_features, extract
-from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.content_features import UnitSettings
-from svclib.features.extract import FeatureSettings
+from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.content.base import CONTENT_ENCODERS

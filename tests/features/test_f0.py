@@ -86,7 +86,7 @@ def test_the_annotated_singer_on_the_44_khz_grid(data_dir):
 
 
 def test_a_quiet_recording_keeps_its_voicing(data_dir):
-    samples = audio.read(data_dir / "singing" / "vocadito_1" / "vocadito_1.wav", 16000, duration_s=10.0).samples
+    samples = audio.read(data_dir / "singing" / "vocadito_1" / "vocadito_1.wav", 16000).samples[:160000]
     loud, quiet = extract.track_f0(samples, 16000, SETTINGS), extract.track_f0(samples * 0.02, 16000, SETTINGS)
     assert np.mean(loud[1] == quiet[1]) > 0.995
     both = loud[1] & quiet[1]

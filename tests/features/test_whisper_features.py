@@ -12,7 +12,7 @@ from svclib.audio import io
 from svclib.conversion import pipeline
 from svclib.conversion.song import load_song
 from svclib.features import content_features, extract, whisper_features
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 from svclib.features.whisper_features import WhisperEncoder
 from svclib.models import content, instrument
 from svclib.models.content import words

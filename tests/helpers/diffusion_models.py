@@ -5,8 +5,7 @@ import numpy as np
 import torch
 
 from svclib.audio.mel import MelConfig
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings
+from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models.diffusion.model import DiffusionSettings
 
 CONTRACT = MelConfig(16000, 1024, 1024, 256, 40, 0.0, 8000.0)

@@ -11,7 +11,7 @@ import torch
 from svclib.audio.mel import MelConfig
 from svclib.audio.mel import log_mel as compute_log_mel
 from svclib.data import singers
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 from svclib.features.f0 import fill_unvoiced
 from svclib.models.content import bottleneck
 

@@ -12,8 +12,7 @@ import torch
 from diffusion_models import CONTRACT, FEATURES, STATISTICS, TINY, batch_of, condition_of, tiny, tune
 
 from svclib.audio.mel import MelConfig, griffin_lim
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings
+from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion import denoiser
 from svclib.models.diffusion.model import DiffusionSettings

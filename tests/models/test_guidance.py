@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusion_models import TINY, batch_of, tiny, tune
 
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 from svclib.models.diffusion.denoiser import GuidedDenoiser
 from svclib.models.diffusion.model import DiffusionModel
 from svclib.models.diffusion.samplers import SamplingOptions

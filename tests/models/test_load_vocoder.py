@@ -21,8 +21,7 @@ from svclib.audio.mel import MelConfig
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.conversion.pipeline import convert, save, vocode
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import Features, FeatureSettings
+from svclib.features.extract import ConditionInputs, Features, FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses

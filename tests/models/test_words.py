@@ -13,7 +13,7 @@ from svclib.audio import io
 from svclib.audio.mel import MelConfig
 from svclib.data.batches import ContentCache
 from svclib.features import extract
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 from svclib.models.content import words
 from svclib.models.diffusion import DiffusionSettings
 

@@ -12,7 +12,7 @@ import soundfile
 import toy
 from panels import NASTY, make_instrument, make_song, said, upload
 
-from svclib.audio import decode
+from svclib.audio import io
 from svclib.conversion import pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import PRESETS, Controls, preset
@@ -467,8 +467,8 @@ def test_finding_the_recordings_opens_few_files_of_other_voices(empty, monkeypat
     for voice in ("anna", "bert", "carl"):
         for i in range(6):
             make_song(empty.audio / voice / f"{i}.wav")
-    opened, probe = [], decode.probe
-    monkeypatch.setattr(decode, "probe", lambda path: opened.append(path) or probe(path))
+    opened, probe = [], io.probe
+    monkeypatch.setattr(io, "probe", lambda path: opened.append(path) or probe(path))
     name, found, _ = first_run.recordings(empty)
     assert name == "anna" and len(found) == 6
     assert len(opened) <= 3 + 6  # one of each voice, and those of the chosen one

@@ -26,7 +26,7 @@ from sung import BAND_LIMITED
 
 from svclib.data import statistics
 from svclib.features import extract
-from svclib.features.condition_inputs import ConditionInputs
+from svclib.features.extract import ConditionInputs
 from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument
 from svclib.models.diffusion import DiffusionSettings

@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from svclib.audio.mel import MelConfig
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings
+from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models.content.base import ContentEncoder, register
 from svclib.models.layers import ConvStack, run_in_chunks
 from svclib.utils import rng

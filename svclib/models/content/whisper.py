@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings
+from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models.content.base import register
 from svclib.models.content.cached import CachedContent
 from svclib.utils import rng

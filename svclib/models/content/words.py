@@ -19,8 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.audio.mel import MelConfig
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings
+from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models.content import bottleneck
 from svclib.models.content.base import ContentEncoder, register
 from svclib.models.layers import run_in_chunks

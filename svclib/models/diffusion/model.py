@@ -18,8 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.audio.mel import griffin_lim
-from svclib.features.condition_inputs import ConditionInputs
-from svclib.features.extract import FeatureSettings
+from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models import layers
 from svclib.models.content import base as content_base
 from svclib.models.content.codebook import ContentCodebook

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -286,8 +285,7 @@ class NsfHifigan(nn.Module):
         check_shapes(log_mel, f0_hz, voiced, self.contract)
         pitch = f0_hz * voiced
         if self.settings.mini_nsf:
-            rows = [fill_unvoiced(p.cpu().numpy(), v.cpu().numpy()) for p, v in zip(pitch, voiced, strict=True)]
-            pitch = torch.from_numpy(np.stack(rows)).to(f0_hz)
+            pitch = torch.from_numpy(fill_unvoiced(pitch.cpu().numpy(), voiced.cpu().numpy())).to(f0_hz)
         following, phase = _next(pitch), self.frame_phase(pitch)
         generator = torch.Generator().manual_seed(seed)
         initial = torch.rand(N_SINES, generator=generator)
