@@ -10,36 +10,22 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from svclib.analysis import step_metrics
-from svclib.analysis.interventions import Excerpt, Intervention, build_condition, dropout_warning, target_f0
-from svclib.analysis.recorder import CaptureOptions, capture, select_steps
-from svclib.analysis.step_audio import StepAudio, common_gain
+from svclib.analysis import compare
+from svclib.analysis.interventions import Excerpt, Intervention, build_condition, dropout_warning, swapped
+from svclib.analysis.recorder import capture, select_steps
 from svclib.analysis.trace import Trace
-from svclib.audio.mel import griffin_lim
-from svclib.models.diffusion.samplers import SamplerStep
+from svclib.models.diffusion.denoiser import GuidedDenoiser
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffusion.schedule import x0_from_eps
 from svclib.training import api as training
-from svclib.utils.errors import ConversionError, ProgressCallback, raise_if_cancelled
+from svclib.utils.errors import ConversionError, reporter
 
 PROBE_STEPS = 24
-
-
-class GuidedDenoiser:
-    """Two denoisers as one: ``noise(off) + scale (noise(on) - noise(off))``, exact at 0 and at 1."""
-
-    def __init__(self, on, off, scale: float | int):
-        self.on, self.off, self.scale = on, off, float(scale)
-        self.denoiser, self.chunks, self.precision = on.denoiser, on.chunks, on.precision
-
-    def __call__(self, x_t: Tensor, t: float | int) -> Tensor:
-        """The noise estimate."""
-        return torch.lerp(self.off(x_t, t), self.on(x_t, t), self.scale)
 
 
 class Probe:
@@ -51,14 +37,11 @@ class Probe:
 
     def __init__(self, others: Mapping[str, Callable], keep: int = PROBE_STEPS, clip: float | int | None = 1.0):
         self.others, self.keep, self.clip = dict(others), keep, clip
-        self.steps: set[int] | None = None
         self.rows: list[dict] = []
 
     def __call__(self, step: SamplerStep) -> None:
         """Probe one step, if it is selected."""
-        if self.steps is None:
-            self.steps = {int(i) for i in probed_steps(step.n_calls, self.keep)}
-        if step.index not in self.steps:
+        if step.index not in probed_steps(step.n_calls, self.keep):
             return
         row = {"index": step.index, "share": {}, "moved": {}}
         size = float(torch.linalg.vector_norm(step.eps_hat.double()))
@@ -73,9 +56,7 @@ class Probe:
 
 def probed_steps(n_calls: int, keep: int = PROBE_STEPS) -> np.ndarray:
     """Indices of the denoiser calls that a :class:`Probe` evaluates: all, or ``keep`` of them, evenly spaced."""
-    if n_calls <= max(keep, 2):
-        return np.arange(n_calls)
-    return select_steps(np.arange(n_calls)[:, None], max(keep, 2))
+    return select_steps(np.arange(n_calls)[:, None], min(max(keep, 2), n_calls))
 
 
 def probe_calls(n_calls: int, n_factors: int, keep: int = PROBE_STEPS) -> int:
@@ -83,14 +64,11 @@ def probe_calls(n_calls: int, n_factors: int, keep: int = PROBE_STEPS) -> int:
     return n_factors * len(probed_steps(n_calls, keep))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Influence:
-    """Local influence of each factor at each probed step, at the same ``x_t``.
+class Influence(NamedTuple):
+    """Local influence of each factor at the probed denoiser calls ``index [P]``, at the same ``x_t``.
 
-    Attributes:
-        index: Probed denoiser calls, ``[P]``.
-        share: ``|eps with the factor replaced - eps| / |eps|`` by factor, ``[P]``.
-        bins_db: Signed change of the x0 prediction by factor in dB, float16 ``[P, mels, frames]``.
+    By factor: ``share [P]``, ``|eps with the factor replaced - eps| / |eps|``, and ``bins_db [P, mels, frames]``, the
+    signed change of the x0 prediction in dB, float16.
     """
 
     index: np.ndarray
@@ -104,26 +82,25 @@ class Influence:
 
 def influence(probe: Probe, trace: Trace) -> Influence:
     """The measurements of a probe, in dB of the mels of the trace."""
-    index = np.array([row["index"] for row in probe.rows], np.int64)
+    unit_db = trace.contract.to_db(trace.high - trace.low)[:, None] / 2
     share = {name: np.array([row["share"][name] for row in probe.rows]) for name in probe.others}
-    unit_db = (trace.level_db(np.ones_like(trace.result)) - trace.level_db(np.zeros_like(trace.result)))[:, :1]
-    moved = {name: [(row["moved"][name] * unit_db).astype(np.float16) for row in probe.rows] for name in probe.others}
-    return Influence(index, share, {name: np.stack(rows) for name, rows in moved.items()})
+    moved = {name: np.stack([row["moved"][name] for row in probe.rows]) for name in probe.others}
+    bins_db = {name: (rows * unit_db).astype(np.float16) for name, rows in moved.items()}
+    return Influence(np.array([row["index"] for row in probe.rows]), share, bins_db)
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions(CaptureOptions):
+class RunOptions:
     """Options of an ablation run.
 
-    Attributes:
-        singer: A singer of the model, or names with weights; the first one if None.
-        probe: Interventions whose local influence is measured; see :func:`probe_calls` for the cost.
-        probe_steps: Most steps to probe.
+    ``features`` records hidden features. ``singer`` is one of the model, or names with weights; the first one if None.
+    ``probe`` are interventions whose local influence is measured, none of them ``scale``; see :func:`probe_calls`.
     """
 
+    sampling: SamplingOptions = SamplingOptions()
+    features: bool = True
     singer: Mapping[str, int | float] | str | None = None
     probe: Sequence[Intervention] = ()
-    probe_steps: int = PROBE_STEPS
 
 
 DEFAULTS = RunOptions()
@@ -131,15 +108,9 @@ DEFAULTS = RunOptions()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunResult:
-    """One run.
+    """One recorded run of an excerpt with interventions.
 
-    Attributes:
-        label: Its name.
-        trace: The recorded sampling run.
-        excerpt: The input before interventions.
-        interventions: What was changed.
-        influence: Of the probed factors, or None.
-        notice: A warning, or "".
+    ``excerpt`` is as before them, ``influence`` that of the probed factors, or None, ``notice`` a warning, or "".
     """
 
     label: str
@@ -150,58 +121,33 @@ class RunResult:
     notice: str = ""
 
     @functools.cached_property
-    def mel_metrics(self) -> list["step_metrics.Metric"]:
+    def mel_metrics(self) -> list[compare.Metric]:
         """Metrics of every step against the result and the source, computed once (time warping is slow)."""
-        trace = self.trace
-        state = 2 * (self.excerpt.log_mel.T - trace.low[:, None]) / (trace.high - trace.low)[:, None] - 1
-        return step_metrics.mel_metrics(trace, trace.level_db(state))
+        return compare.mel_metrics(self.trace, self.trace.contract.to_db(self.excerpt.log_mel.T))
 
 
 def run(
-    model: Any,
-    excerpt: Excerpt,
-    interventions: Sequence[Intervention] = (),
-    options: RunOptions = DEFAULTS,
-    label: str = "",
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    callback: Callable[[Any, SamplerStep], None] | None = None,
+    model, excerpt: Excerpt, interventions=(), options=DEFAULTS, label="", progress=None, cancelled=None, callback=None
 ) -> RunResult:
     """Sample an excerpt with a diffusion model and record the run.
 
-    Runs with equal seed, length, sampler and steps start from the same noise, whatever the interventions.
-
-    Args:
-        model: A ``diffusion.DiffusionModel``.
-        excerpt: From ``interventions.cut_excerpt``.
-        interventions: At most one ``scale``, which doubles the denoiser calls and excludes hidden features.
-        options: Of sampler, recorder and probe.
-        label: Name of the run; the text of the interventions by default.
-        progress: See ``utils.errors``.
-        cancelled: See ``utils.errors``; checked at each call of the denoiser.
-        callback: Called with the model and each step, after the probe.
-
-    Returns:
-        The run, with its influence if factors were probed.
+    Runs with equal seed, length, sampler and steps start from the same noise, whatever the interventions. Each
+    ``scale`` among them adds a denoiser call to every step and excludes hidden features. ``label`` is the name of the
+    run, by default the text of its interventions. ``callback`` is called with the model and each step, after the probe.
     """
-    report = progress or (lambda fraction, text: None)
+    report = reporter(progress, cancelled)
     report(0.0, "conditions")
-    scaled = [change for change in interventions if change.kind == "scale"]
-    if len(scaled) > 1 or any(change.kind == "scale" for change in options.probe):
-        raise ConversionError("One factor can be scaled in a run, and none in a probe.")
-    raise_if_cancelled(cancelled)
+    label = label or ", ".join(change.text for change in interventions) or "as asked"
+    asked = tuple(interventions)
+    changes = [dataclasses.replace(c, kind="null") if (c.kind, c.amount) == ("scale", 0) else c for c in asked]
 
-    def condition(*more: Intervention) -> Tensor:
-        return build_condition(model, excerpt, [*interventions, *more], options.singer)
+    def prepare(*more: Intervention):
+        condition = build_condition(model, excerpt, [*changes, *more], options.singer)
+        return condition, model.prepare(condition, options.sampling.precision, cancelled=cancelled)
 
-    def prepare(condition: Tensor):
-        return model.prepare(condition, options.sampling.precision, cancelled=cancelled)
-
-    plain = condition()
-    denoiser = prepare(plain)
-    if scaled:
-        denoiser = GuidedDenoiser(denoiser, prepare(condition(Intervention(scaled[0].factor))), scaled[0].amount)
-    probe = Probe({change.text: prepare(condition(change)) for change in options.probe}, options.probe_steps)
+    condition, denoiser = prepare()
+    scaled = [(float(c.amount) - 1, prepare(Intervention(c.factor))[1]) for c in changes if c.kind == "scale"]
+    probe = Probe({change.text: prepare(change)[1] for change in options.probe})
 
     def on_step(step: SamplerStep) -> None:
         probe(step)
@@ -209,39 +155,31 @@ def run(
             callback(model, step)
         report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
-    dropped = [[*interventions, *more] for more in ([], *([change] for change in options.probe))]
-    notice = " ".join(dict.fromkeys(filter(None, (dropout_warning(model.settings, changes) for changes in dropped))))
-    label = label or ", ".join(change.text for change in interventions) or "as asked"
-    f0_hz, voiced = target_f0(excerpt, interventions)
+    target = swapped(excerpt, asked)
     trace = capture(
         model,
-        plain,
-        dataclasses.replace(options, features=options.features and not scaled, blocks="all"),
-        {"f0_hz": f0_hz, "voiced": voiced, "loudness_db": excerpt.loudness_db},
+        condition,
+        options.sampling,
+        {"f0_hz": target.f0_hz, "voiced": target.voiced, "loudness_db": target.loudness_db},
         label,
-        denoiser,
+        GuidedDenoiser(denoiser, scaled) if scaled else denoiser,
         on_step,
-        cancelled,
+        options.features and not scaled,
     )
-    found = influence(probe, trace) if options.probe else None
-    return RunResult(label, trace, excerpt, tuple(interventions), found, notice)
+    warnings = (dropout_warning(model.settings, [*asked, *more]) for more in ([], *([c] for c in options.probe)))
+    notice = " ".join(dict.fromkeys(filter(None, warnings)))
+    return RunResult(label, trace, excerpt, asked, influence(probe, trace) if options.probe else None, notice)
 
 
 def run_checkpoints(
-    folder: str | Path,
-    training_steps: Sequence[int],
-    make_excerpt: Callable[[Any, dict], Excerpt],
-    options: RunOptions = DEFAULTS,
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    callback: Callable[[Any, SamplerStep], None] | None = None,
+    folder, training_steps, make_excerpt: Callable, options=DEFAULTS, progress=None, cancelled=None, callback=None
 ) -> list[RunResult]:
     """The same excerpt from the same noise by several checkpoints of a training run.
 
     ``make_excerpt`` is ``(model, statistics) -> Excerpt``; the remaining arguments are those of :func:`run`.
     ConversionError if the training run in ``folder`` has no diffusion model.
     """
-    report, runs = progress or (lambda fraction, text: None), []
+    report, runs = reporter(progress), []
     for i, step in enumerate(training_steps):
         name = f"training step {step}"
         report(i / len(training_steps), f"loading {name}")
@@ -257,34 +195,3 @@ def run_checkpoints(
         excerpt = make_excerpt(model, record["statistics"])
         runs.append(run(model, excerpt, (), options, name, share, cancelled, callback))
     return runs
-
-
-def render_audio(
-    model: Any,
-    result: RunResult,
-    positions: Sequence[int] | np.ndarray | None = None,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> StepAudio:
-    """Render the x0 predictions of steps by the vocoder of the model, or by Griffin-Lim if it has none.
-
-    ``positions`` are kept steps, all by default; the result, at position ``len(trace)``, is always rendered. One gain
-    for all, see ``step_audio.common_gain``. ``seed`` is that of the vocoder's noise or of the initial phases.
-    """
-    trace = result.trace
-    f0_hz, voiced = (np.asarray(trace.conditions[name]) for name in ("f0_hz", "voiced"))
-    steps = sorted({int(i) for i in (range(len(trace)) if positions is None else positions)} | {len(trace)})
-    rendered = {}
-    for n, i in enumerate(steps):
-        raise_if_cancelled(cancelled)
-        mel = trace.log_mel(trace.result if i == len(trace) else trace.x0_hat[i]).T
-        if model.vocoder is not None:
-            rendered[i] = model.vocoder.render(mel, f0_hz, voiced, seed).audio
-        else:
-            rows = torch.from_numpy(np.ascontiguousarray(mel))[None]
-            rendered[i] = griffin_lim(rows, model.contract, seed=seed)[0].numpy()
-        if progress:
-            progress((n + 1) / len(steps), f"audio {n + 1} of {len(steps)}")
-    audio, attenuated_db = common_gain(rendered, rendered[len(trace)])
-    return StepAudio(audio, trace.sample_rate_hz, attenuated_db=attenuated_db)

@@ -7,6 +7,7 @@ text from outside, such as a file name, is shown and never interpreted.
 import base64
 import html
 import io
+import mimetypes
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,8 @@ FONT = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;font-si
 LINK_LIMIT_BYTES = 20_000_000
 _COLOURS = {"info": "#3b6ea5", "done": "#2e8b57", "warning": "#c77d0a", "error": "#c0392b"}
 _MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-_MIME = {
-    ".wav": "audio/wav",
-    ".flac": "audio/flac",
-    ".mp3": "audio/mpeg",
-    ".ogg": "audio/ogg",
-    ".zip": "application/zip",
-}
-
-_HERE = Path(__file__).parent
 TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader([_HERE, _HERE / "lesson"]), autoescape=True, undefined=jinja2.StrictUndefined
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
 )
 TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # of the filter tojson
 TEMPLATES.globals |= {"font": FONT, "colours": _COLOURS}
@@ -42,10 +34,9 @@ def text(value) -> str:
 
 
 def encode(samples: np.ndarray, sample_rate_hz: int, small: bool = False) -> tuple[bytes, str]:
-    """Encode a mono signal ``[samples]`` for embedding: ``(bytes, MIME type)``.
+    """Encode a mono signal ``[samples]``, clipped to +-1, for embedding: ``(bytes, MIME type)``.
 
-    MP3 at its own rates, a sixth of the size of WAV (``small``: a tenth); 16-bit WAV at other rates. Values are clipped
-    to +-1.
+    MP3 at its own rates, a sixth of the size of WAV (``small``: a tenth); 16-bit WAV at other rates.
     """
     samples = np.clip(np.nan_to_num(np.asarray(samples, dtype=np.float32)), -1.0, 1.0)
     kind, mime = ("MP3", "audio/mpeg") if sample_rate_hz in _MP3_RATES_HZ and samples.size else ("WAV", "audio/wav")
@@ -99,15 +90,18 @@ def paragraph(message: str) -> str:
 def table(columns: list[str], rows: list[list], marks: list[str] | None = None) -> str:
     """A table that scrolls sideways if it is wider than the page; cells are escaped unless they are ``Markup``.
 
-    Args:
-        columns: Headings; a leading ``>`` right-aligns the column.
-        rows: Cells of any type.
-        marks: Coloured edge of each row: info, done, warning, error or "" for none.
-
-    Returns:
-        HTML.
+    A leading ``>`` of a heading right-aligns the column. ``marks`` are the coloured edges of the rows: info, done,
+    warning, error or "" for none.
     """
     return str(_ELEMENTS.table(columns, rows, marks or [""] * len(rows)))
+
+
+def frame(document: str, title: str, height_px: int) -> str:
+    """A page in an isolated iframe that may run only its own script.
+
+    It takes the height of the page, on a phone at most that of the screen; ``height_px`` where scripts do not run.
+    """
+    return str(_ELEMENTS.frame(document, title, height_px))
 
 
 def download_link(path: Path, label: str = "Download") -> str:
@@ -116,5 +110,5 @@ def download_link(path: Path, label: str = "Download") -> str:
     size = path.stat().st_size
     if size > LINK_LIMIT_BYTES:
         return paragraph(f"{path.name} has {size / 1e6:.0f} MB, too much for a link in this page. It is at {path}.")
-    source = data_uri(path.read_bytes(), _MIME.get(path.suffix.lower(), "application/octet-stream"))
+    source = data_uri(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream")
     return str(_ELEMENTS.download_link(source, path.name, label, f"{size / 1e6:.1f}"))

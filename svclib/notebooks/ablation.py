@@ -6,7 +6,7 @@ from pathlib import Path
 import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loaded now: the first Run would wait a second for it
 
-from svclib.analysis import ablation, interventions, live_preview, step_metrics
+from svclib.analysis import ablation, interventions, plots, step_audio
 from svclib.audio import io as audio
 from svclib.conversion import recognition
 from svclib.conversion import song as songs
@@ -229,7 +229,7 @@ class AblationPanel(widgets.Panel):
         return interventions.cut_excerpt(song, statistics, request["start_s"], request["seconds"])
 
     def _run(self, request, options):
-        preview = live_preview.LivePreview(self._show_live)
+        preview = plots.LivePreview(self._show_live)
         common = {"progress": self.progress, "cancelled": self.task.cancelled, "callback": preview}
         if request["change"] == CHECKPOINTS:
 
@@ -286,14 +286,14 @@ class AblationPanel(widgets.Panel):
             recognizer = recognition.WhisperRecognizer() if words else None
             card = self.viewer.cards[label]
             positions = ablation.probed_steps(len(card.result.trace))
-            sounds = ablation.render_audio(
+            sounds = step_audio.render_audio(
                 card.model,
-                card.result,
+                card.result.trace,
                 positions,
                 progress=lambda f, text: self.progress(0.6 * f, text),
                 cancelled=self.task.cancelled,
             )
-            found = step_metrics.audio_metrics(
+            found = step_audio.audio_metrics(
                 card.result.trace,
                 sounds.audio,
                 card.model.features,

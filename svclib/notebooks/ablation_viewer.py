@@ -6,10 +6,9 @@ from typing import Any
 
 import ipywidgets as W
 
-from svclib.analysis import ablation, compare
+from svclib.analysis import ablation, compare, plots
 from svclib.analysis import html as page
 from svclib.analysis.plots import ablation as views
-from svclib.analysis.plots import base as plots
 from svclib.notebooks import base as widgets
 from svclib.utils.errors import StorageError
 

@@ -6,10 +6,8 @@ import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
 from IPython.display import HTML, display
 
+from svclib.analysis import diffwave_lesson, lesson, player, plots
 from svclib.analysis import html as page
-from svclib.analysis import live_preview, player
-from svclib.analysis.lesson import build as lesson
-from svclib.analysis.lesson import diffwave
 from svclib.audio import io as audio
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
@@ -49,7 +47,7 @@ def waves(base: workspace.Base, seed: int = 0) -> HTML:
             note += f" {listed[0].name} is a vocoder and needs a song: choose it in part 2."
         return HTML(page.notice(note) + player.frame(lesson.example_diffwave()))
     opened = instrument.open(first_run.newest_first(entry.path for entry in found)[0])
-    made = diffwave.demonstrate(opened, seed=seed)
+    made = diffwave_lesson.demonstrate(opened, seed=seed)
     return HTML(page.notice(f"Your instrument {opened.name}.") + player.frame(made))
 
 
@@ -137,7 +135,7 @@ class LessonPanel(widgets.Panel):
 
     def _make(self, path: Path, song: Path, options: lesson.LessonOptions) -> None:
         self.progress(0.0, "opening the instrument")
-        opened, preview = instrument.open(path), live_preview.LivePreview(self._show_live)
+        opened, preview = instrument.open(path), plots.LivePreview(self._show_live)
         if opened.kind == "diffusion":
             preview.begin(opened.model, options.seconds, options.seed)
         try:

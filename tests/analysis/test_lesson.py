@@ -16,9 +16,8 @@ import toy
 from browsing import NAME, data_of, wait_until
 
 from svclib.__main__ import main
-from svclib.analysis import player, plot_data, step_audio
-from svclib.analysis.lesson import build as lesson
-from svclib.analysis.lesson import diffwave as lesson_wave
+from svclib.analysis import diffwave_lesson as lesson_wave
+from svclib.analysis import lesson, player, step_audio
 from svclib.audio import io as audio
 from svclib.audio import mel as mel_
 from svclib.audio.mel import MelConfig
@@ -118,7 +117,8 @@ def test_sound_without_the_melody_does_not_depend_on_it(made, voice):
     other = {**trace.conditions, "f0_hz": trace.conditions["f0_hz"] * 2}
     import dataclasses
 
-    again = lesson.render_from_mel(dataclasses.replace(trace, conditions=other), CONTRACT, [3])
+    other = dataclasses.replace(trace, conditions=other)
+    again = step_audio.render_audio(voice.model, other, [3], mel_only=True)
     np.testing.assert_array_equal(again.audio[3], guessed[0].audio.audio[3])
 
 
@@ -186,9 +186,9 @@ def test_a_waveform_is_shown_and_heard_as_the_walk_saw_it(wave_model):
     made = diffwave_uses.generate(wave_model, 4096, options=SamplingOptions(seed=3), fast=True, callback=steps.append)
     np.testing.assert_allclose(run.trace.result.astype(float), made[0], atol=2e-3)
     assert len(run.trace) == len(steps) == 6
-    contract = plot_data.contract(run.trace)
+    contract = run.trace.contract
     wanted = mel_.log_mel(steps[2].x_t.half().float(), contract)[0].T.numpy() * 20 / np.log(10)
-    np.testing.assert_allclose(plot_data.levels_db(run.trace, run.trace.x_t)[2], wanted, atol=0.05)
+    np.testing.assert_allclose(run.trace.level_db(run.trace.x_t)[2], wanted, atol=0.05)
     shown = data_of(player.document([run]))
     assert (shown["kind"], shown["mels"], shown["frames"]) == ("wave", 64, 4096 // contract.hop_samples)
     states = run.trace.x_t[5].astype(float), run.trace.x0_hat[5].astype(float)
@@ -202,7 +202,7 @@ def test_a_waveform_is_shown_and_heard_as_the_walk_saw_it(wave_model):
 def test_outline_holds_every_peak():
     x = np.zeros((1, 6000), np.float16)
     x[0, 3333], x[0, 17] = 2.0, -4.0
-    found = plot_data.outline(x, 4.0)
+    found = player.outline(x, 4.0)
     assert found.shape == (1, 2, 600) and found[0, 1, 333] == 64 and found[0, 0, 1] == -127
     assert np.count_nonzero(found) == 2
 
@@ -214,7 +214,7 @@ def test_pitch_of_each_step_is_measured_on_its_sound(voice, song_path):
     trace = lesson.ablation.run(
         voice.model, asked, (), lesson.ablation.RunOptions(SamplingOptions(steps=4), features=False)
     ).trace
-    n = plot_data.n_frames(trace) * 256
+    n = trace.n_frames * 256
     tone = np.sin(2 * np.pi * 220 * np.arange(n) / 16000).astype(np.float32)
     heard = step_audio.StepAudio({1: 0.3 * tone}, 16000)
     sung = step_audio.measure_f0(trace, heard)

@@ -10,7 +10,7 @@ import torch
 from browsing import NAME, data_of, wait_until
 from scipy.ndimage import gaussian_filter
 
-from svclib.analysis import player, projection, step_audio
+from svclib.analysis import compare, player, step_audio
 from svclib.analysis.recorder import Recorder
 from svclib.audio import units
 from svclib.audio.mel import MelConfig
@@ -108,8 +108,6 @@ def test_what_does_not_belong_together_is_refused(runs):
         player.document([])
     with pytest.raises(ConversionError, match="same excerpt"):
         player.document([runs[0], player.Run(sharpening(3, seconds=1.0))])
-    with pytest.raises(ConversionError, match="one tap"):
-        player.document([runs[0], player.Run(runs[1].trace, tap="step")])
     with pytest.raises(ConversionError, match="too many"):
         player.document(runs * 3)
 
@@ -167,7 +165,7 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
         assert tab.evaluate("window.player.state.against") == "before"
 
         tab.keyboard.press("d")
-        settled = np.mean(projection.decision_times(trace) <= 12) * 100
+        settled = np.mean(compare.decision(trace)[0] <= 12) * 100
         told = int(re.match(r"(\d+) %", tab.locator("#signs").inner_text())[1])
         assert told == pytest.approx(settled, abs=4) and 5 < settled < 95  # levels on the page are in steps of 0.4 dB
 
@@ -187,7 +185,7 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
         assert tab.locator("#off").inner_text() == (
             f"{np.sqrt(np.square(cents).mean()):.0f} cents RMS, {both.sum()} frames voiced in both"
         )
-        value = projection.curves(trace)["timbre distance to the result"]["values"][12]
+        value = compare.mel_metrics(trace, warped=False)[1].values[12]
         assert f"{value:.3g} dB" in tab.locator("#curves").inner_text()
 
         # a click in the map and in a picture

@@ -1,4 +1,4 @@
-"""A lesson of eight pages about one song: how a diffusion model makes it out of noise; and one about DiffWave.
+"""A lesson of eight pages about one song: how a diffusion model makes it out of noise.
 
 :func:`make` samples an excerpt several times from the same noise, :func:`document` puts it on one self-contained page:
 ``player.html`` with ``lesson.html`` and the texts of ``lesson_pages.json``. :func:`example` is a lesson that comes with
@@ -10,44 +10,32 @@ import dataclasses
 import gzip
 import json
 import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from svclib.analysis import ablation, interventions, player, step_audio
+from svclib.analysis import ablation, diffwave_lesson, interventions, player, step_audio
 from svclib.analysis import html as page
 from svclib.analysis.interventions import Intervention
-from svclib.analysis.lesson import diffwave
 from svclib.analysis.player import Run
-from svclib.analysis.step_audio import StepAudio
-from svclib.audio.mel import griffin_lim
 from svclib.conversion.song import load_song
 from svclib.models.diffusion.samplers import SamplingOptions
-from svclib.utils.errors import ConversionError, ProgressCallback, raise_if_cancelled, reporter
+from svclib.utils.errors import ConversionError, reporter
 
 EXAMPLE = Path(__file__).with_name("lesson_example.json.gz")
-COMPARED_STEPS = 8
-GUESSED_STEPS = 12
-MAX_BYTES = player.LARGE_BYTES
+MAX_BYTES = 10_000_000
+STEPS, COMPARED_STEPS, GUESSED_STEPS = 50, 8, 12
 FEWER = (4, 10)
-STEPS = 50
 _METHOD_NOTE = "It also uses the step before, or adds fresh noise; the two lines above are what all samplers share."
 
 
 @dataclasses.dataclass(frozen=True)
 class LessonOptions:
-    """Options of a lesson.
+    """Options of a lesson: the excerpt of the song, and the sampling of its main run.
 
-    Attributes:
-        start_s: Start of the excerpt in the song.
-        seconds: Its length.
-        steps: Steps of the main run, all of them kept; 8 to 1000. A DiffWave has its own.
-        seed: Of the noise.
-        sampler: The instrument's own if None.
-        singer: The instrument's first if None.
+    All of its ``steps``, 8 to 1000, are kept; a DiffWave has its own. ``sampler`` and ``singer``: the instrument's, and
+    its first, if None.
     """
 
     start_s: float | int = 0.0
@@ -61,49 +49,28 @@ class LessonOptions:
 DEFAULTS = LessonOptions()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Lesson:
-    """Data of the pages.
+class Lesson(NamedTuple):
+    """Data of the pages: values for the texts (see :func:`pages`), runs, and the DiffWave group of ``player.group``.
 
-    Attributes:
-        title: Of the page.
-        facts: Values for the texts, see :func:`pages`.
-        groups: Runs: the main one; interventions; fewer steps; steps of the main one rendered without a vocoder.
-        sounds: ``source``, ``result``, optionally ``target``: ``(samples, sample_rate_hz)``.
-        wave: The DiffWave group, as ``player.group`` data.
+    The groups of runs: the main one; interventions; fewer steps; steps of the main one rendered without a vocoder.
+    ``sounds`` are ``source``, ``result``, optionally ``target``: ``(samples, sample_rate_hz)``.
     """
 
     title: str
     facts: dict
     groups: tuple[list[Run], ...]
-    sounds: Mapping[str, tuple[np.ndarray, int]]
+    sounds: dict[str, tuple[np.ndarray, int]]
     wave: dict
 
 
 def make(
-    instrument: Any,
-    song: Any,
-    options: LessonOptions = DEFAULTS,
-    target: tuple[str, np.ndarray, int] | None = None,
-    wave: tuple[dict, dict] | None = None,
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    callback: Callable | None = None,
+    instrument, song, options=DEFAULTS, target=None, wave=None, progress=None, cancelled=None, callback=None
 ) -> Lesson:
     """Make all runs of a lesson with a diffusion instrument, from the same noise.
 
-    Args:
-        instrument: Of kind ``diffusion``.
-        song: Measured with the instrument's features.
-        options: Of excerpt and sampling.
-        target: ``(name, samples, sample_rate_hz)`` of the target voice, to listen to.
-        wave: A DiffWave group from ``player.group`` with its facts ``wave_steps`` and ``wave_text``; default: example.
-        progress: See ``utils.errors``.
-        cancelled: See ``utils.errors``.
-        callback: See ``ablation.run``.
-
-    Returns:
-        The data of :func:`document`.
+    The song was measured with the instrument's features. ``target``, to listen to, is ``(name, samples,
+    sample_rate_hz)`` of the target voice. ``wave`` is a DiffWave group from ``player.group`` and its facts
+    ``wave_steps`` and ``wave_text``; by default those of the example. ``callback``: see ``ablation.run``.
     """
     require_diffusion(instrument)
     o, model = options, instrument.model
@@ -115,7 +82,7 @@ def make(
     changes += [Intervention("timbre", "swap", singer=others[0])] if others else []
     fewer = [n for n in FEWER if n < o.steps]
     compared = [((change,), o.steps, change.text) for change in changes] + [((), n, f"{n} steps") for n in fewer]
-    n_sounds = o.steps + COMPARED_STEPS * len(compared) + 2 * GUESSED_STEPS
+    n_sounds = o.steps + COMPARED_STEPS * len(compared) + GUESSED_STEPS
     share = 1 / (o.steps + sum(n for _, n, _ in compared) + 2 * n_sounds)  # rendering costs about as much as two steps
     done, report = [0.0], reporter(progress, cancelled)
 
@@ -128,31 +95,25 @@ def make(
         run_options = ablation.RunOptions(sampling, features=False, singer=o.singer)
         return ablation.run(model, excerpt, changes, run_options, label, part(n, label), cancelled, callback)
 
-    def measured(trace, audio: StepAudio, label: str, compact: bool) -> Run:
-        f0 = step_audio.measure_f0(trace, audio, instrument.features.f0_method)
-        return Run(trace, label, audio, f0, compact=compact)
-
-    def render(result: ablation.RunResult, compact: bool) -> tuple[Run, np.ndarray | None]:
-        trace = result.trace
-        positions = _evenly(len(trace)) if compact else np.arange(len(trace))
-        progress = part(2 * len(positions), f"{result.label}: sound")
-        if any(change.factor == "melody" for change in result.interventions):  # a vocoder would receive the melody
-            audio = render_from_mel(trace, model.contract, positions, o.seed, progress, cancelled)
-        else:
-            audio = ablation.render_audio(model, result, positions, o.seed, progress, cancelled)
-        run = measured(trace.steps(positions), _subset(audio, positions), result.label, compact)
-        return run, audio.audio.get(len(trace))
+    def render(result: ablation.RunResult, positions, compact: bool = True, mel_only: bool = False):
+        """The run at some steps, and the sound of its result."""
+        # a vocoder would receive the melody that was switched off
+        mel_only = mel_only or any(change.factor == "melody" for change in result.interventions)
+        trace, watch = result.trace, part(2 * len(positions), f"{result.label}: sound")
+        audio = step_audio.render_audio(model, trace, positions, o.seed, watch, cancelled, mel_only)
+        kept, sounds = trace.steps(positions), audio.at(positions)
+        f0 = step_audio.measure_f0(kept, sounds, instrument.features.f0_method)
+        return Run(kept, result.label, sounds, f0, compact=compact), audio.audio[len(trace)]
 
     main = sample((), o.steps, f"{o.steps} steps")
-    run, result_audio = render(main, compact=False)
-    positions = _evenly(len(main.trace))
-    f0 = {k: run.f0[int(i)] for k, i in enumerate(positions) if int(i) in run.f0}
-    brief = Run(main.trace.steps(positions), main.label, _subset(run.audio, positions), f0, compact=True)
-    unaided = main.trace.steps(_evenly(len(main.trace), GUESSED_STEPS))
-    progress = part(4 * GUESSED_STEPS, "sound from pictures alone")
-    audio = render_from_mel(unaided, model.contract, range(len(unaided)), o.seed, progress, cancelled)
-    guessed = measured(unaided, audio, main.label, True)
-    runs = [render(sample(*call), compact=True)[0] for call in compared]
+    n = len(main.trace)
+    run, result_audio = render(main, np.arange(n), compact=False)
+    guessed, _ = render(main, _evenly(n, GUESSED_STEPS), mel_only=True)
+    positions = _evenly(n)
+    f0 = {k: run.f0[i] for k, i in enumerate(positions.tolist()) if i in run.f0}
+    brief = Run(main.trace.steps(positions), main.label, run.audio.at(positions), f0, compact=True)
+    results = [sample(*call) for call in compared]
+    runs = [render(result, _evenly(len(result.trace)))[0] for result in results]
     if wave is None:
         stored = _stored()
         wave = stored["groups"][3], stored["facts"]
@@ -160,7 +121,7 @@ def make(
     facts = {
         "song": excerpt.name,
         "voice": voice,
-        "steps": len(main.trace),
+        "steps": n,
         "seed": o.seed,
         "target": target[0] if target else "",
         "without": ["all three", *(change.text for change in changes)],
@@ -171,10 +132,9 @@ def make(
     }
     sounds = {
         "source": (excerpt.audio, song.features.settings.sample_rate_hz),
-        "result": (result_audio, run.audio.sample_rate_hz),
+        "result": (result_audio, main.trace.sample_rate_hz),
+        **({"target": target[1:]} if target else {}),
     }
-    if target:
-        sounds["target"] = target[1:]
     report(1.0, "done")
     without = [dataclasses.replace(brief, label="all three"), *runs[: len(changes)]]
     groups = ([run], without, [brief, *runs[len(changes) :]], [guessed])
@@ -182,33 +142,20 @@ def make(
 
 
 def from_file(
-    instrument: Any,
-    path: str | Path,
-    options: LessonOptions = DEFAULTS,
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    note: Callable[[str], None] | None = None,
-    callback: Callable | None = None,
+    instrument, path: str | Path, options=DEFAULTS, progress=None, cancelled=None, note=None, callback=None
 ) -> tuple[str, str]:
-    """The page of an instrument and a song file: a lesson for ``diffusion``, the sampling steps for ``diffwave``.
+    """The page of an instrument and a song file, and its description: a lesson for ``diffusion``, for ``diffwave`` its
+    sampling steps.
 
-    Args:
-        instrument: Of either kind.
-        path: Of the song; a DiffWave that is not a vocoder does not read it.
-        options: Of excerpt and sampling; a page of DiffWave holds at most 5 s.
-        progress: See ``utils.errors``.
-        cancelled: See ``utils.errors``.
-        note: Receives the estimated size of the page before sampling, and its size in the end.
-        callback: See ``ablation.run``; not used by a DiffWave.
-
-    Returns:
-        ``(page, description)``; ConversionError for another kind of instrument, or a page above 10 MB.
+    A DiffWave that is not a vocoder does not read the song; its page holds at most 5 s. ``note`` receives the estimated
+    size of the page before sampling, and its size in the end. ``callback``: see ``ablation.run``, not for a DiffWave.
+    ConversionError for another kind of instrument, or a page above 10 MB.
     """
     report, note = reporter(progress, cancelled), note or (lambda text: None)
     if instrument.kind == "diffwave":
         song = load_song(path, instrument.features) if instrument.model.settings.condition == "mel" else None
-        seconds = min(options.seconds, diffwave.MAX_S)
-        text = diffwave.document(instrument, song, options.start_s, seconds, options.seed, report, cancelled)
+        seconds = min(options.seconds, diffwave_lesson.MAX_S)
+        text = diffwave_lesson.document(instrument, song, options.start_s, seconds, options.seed, report, cancelled)
         note(check_size(len(text.encode())))
         return text, f"a page of DiffWave's steps, {seconds:g} s"
     require_diffusion(instrument)
@@ -224,18 +171,6 @@ def from_file(
     text = document(made)
     note(check_size(len(text.encode())))
     return text, f"a lesson of eight pages, {made.title}"
-
-
-def render_from_mel(trace, contract, positions, seed=0, progress=None, cancelled=None) -> StepAudio:
-    """Render x0 predictions of steps from their mels alone by Griffin-Lim, without the target F0."""
-
-    def vocode(log_mel):
-        raise_if_cancelled(cancelled)
-        rows = torch.from_numpy(np.ascontiguousarray(log_mel))[None]
-        return griffin_lim(rows, contract, seed=seed)[0].numpy()
-
-    audio = step_audio.render_steps(trace, vocode, positions, progress)
-    return dataclasses.replace(audio, kind="the guess, from its picture alone,")
 
 
 def require_diffusion(instrument) -> None:
@@ -341,14 +276,6 @@ def _fill(stored: dict) -> str:
 
 def _evenly(n: int, most: int = COMPARED_STEPS) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))
-
-
-def _subset(audio: StepAudio, positions) -> StepAudio:
-    """The audio of some positions, numbered anew."""
-    places = {int(i): k for k, i in enumerate(positions)}
-    kept = {k: audio.audio[i] for i, k in places.items()}
-    attenuated_db = {k: audio.attenuated_db[i] for i, k in places.items() if i in audio.attenuated_db}
-    return StepAudio(kept, audio.sample_rate_hz, audio.kind, attenuated_db)
 
 
 def _stored() -> dict:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,70 +12,56 @@ from svclib.analysis.recorder import Recorder
 from svclib.conversion.controls import Controls
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffwave import inference
-from svclib.utils.errors import ConversionError, ProgressCallback, raise_if_cancelled
+from svclib.utils.errors import ConversionError, reporter
 
 KEEP = 12
 MAX_S = 5.0
 
 
-def record(model: Any, sample: Callable, label: str, keep: int = KEEP, seed: int = 0) -> Run:
+def record(model, sample: Callable, label: str, seed: int = 0) -> Run:
     """Record ``sample(callback)``, a call of ``diffwave.inference``, as a run with audio of states and predictions."""
-    recorder = Recorder(keep)
-    result = np.asarray(sample(recorder), np.float32).reshape(1, -1)
+    recorder = Recorder(KEEP)
+    result = torch.from_numpy(np.asarray(sample(recorder), np.float32).reshape(1, -1))
     rate_hz = model.features.sample_rate_hz
-    trace = recorder.trace(
-        torch.from_numpy(result), "wave", sample_rate_hz=rate_hz, label=label, method="DiffWave", seed=seed
-    )
-    return _with_audio(trace, label)
+    return _run(recorder.trace(result, "wave", sample_rate_hz=rate_hz, label=label, method="DiffWave", seed=seed))
 
 
-def _with_audio(trace, label: str) -> Run:
+def _run(trace) -> Run:
     audio, noisy_audio = step_audio.waveform_audio(trace)
-    return Run(trace, label, audio, noisy_audio=noisy_audio)
+    return Run(trace, trace.info["label"], audio, noisy_audio=noisy_audio)
 
 
 def fast_and_full(
-    model: Any,
-    n_samples: int,
-    label: str | None = None,
-    excerpt: Any = None,
-    seed: int = 0,
-    every_step: bool = True,
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    model, n_samples: int, label=None, excerpt=None, seed=0, every_step=True, progress=None, cancelled=None
 ) -> list[Run]:
     """One sound by the fast schedule of the model (six steps in the paper), if it has one, and by all trained steps.
 
     A vocoder needs the ``excerpt``, other models ``n_samples`` and, if class-conditional, a ``label``. Without
     ``every_step`` the slow run is made only if there is no fast one. Each run keeps at most ``KEEP`` steps.
     """
-    has_fast = bool(model.settings.fast_etas)
-    runs, schedules = [], [True] * has_fast + [False] * (every_step or not has_fast)
+    n_fast, options, report = len(model.settings.fast_etas), SamplingOptions(seed=seed), reporter(progress, cancelled)
+    runs, schedules = [], [True] * bool(n_fast) + [False] * (every_step or not n_fast)
     for k, fast in enumerate(schedules):
-        n = len(model.settings.fast_etas) if fast else model.settings.n_steps
-        report = (lambda f, text, k=k: progress((k + f) / len(schedules), text)) if progress else None
-        raise_if_cancelled(cancelled)
-        watch = inference.step_progress(report)
 
-        def sample(callback, fast=fast, watch=watch):
-            def both(step: SamplerStep) -> None:
+        def sample(callback, fast=fast, k=k):
+            def watch(step: SamplerStep) -> None:
                 callback(step)
-                if watch is not None:
-                    watch(step)
+                done = (step.index + 1) / step.n_calls
+                report((k + done) / len(schedules), f"step {step.index + 1} of {step.n_calls}")
 
-            common = (SamplingOptions(seed=seed), fast, both, cancelled)
             if model.settings.condition == "mel":
-                return inference.vocode(model, excerpt.log_mel, excerpt.source_f0_hz, excerpt.source_voiced, *common)
-            return inference.generate(model, n_samples, 1, label, *common)
+                mel, f0_hz, voiced = excerpt.log_mel, excerpt.source_f0_hz, excerpt.source_voiced
+                return inference.vocode(model, mel, f0_hz, voiced, options, fast, watch, cancelled)
+            return inference.generate(model, n_samples, 1, label, options, fast, watch, cancelled)
 
-        runs.append(record(model, sample, f"{n} steps", seed=seed))
+        runs.append(record(model, sample, f"{n_fast if fast else model.settings.n_steps} steps", seed))
     return runs
 
 
 def truncated(run: Run, n_samples: int) -> Run:
     """The first samples of a run, so that runs of different lengths can be shown side by side."""
-    x_t, x0_hat, result = (x[..., :n_samples] for x in (run.trace.x_t, run.trace.x0_hat, run.trace.result))
-    return _with_audio(dataclasses.replace(run.trace, x_t=x_t, x0_hat=x0_hat, result=result), run.label)
+    cut = {name: getattr(run.trace, name)[..., :n_samples] for name in ("x_t", "x0_hat", "result")}
+    return _run(dataclasses.replace(run.trace, **cut))
 
 
 def denoised(model, audio: np.ndarray, t: int, label: str | None = None, seed: int = 0) -> Run:
@@ -85,19 +70,17 @@ def denoised(model, audio: np.ndarray, t: int, label: str | None = None, seed: i
     def sample(callback):
         return inference.denoise(model, audio, t, label=label, options=SamplingOptions(seed=seed), callback=callback)
 
-    return record(model, sample, f"noise taken out, from step {t}", seed=seed)
+    return record(model, sample, f"noise taken out, from step {t}", seed)
 
 
-def interpolated(
-    model, first: np.ndarray, second: np.ndarray, share: float | int, t: int, label: str | None = None, seed: int = 0
-) -> Run:
+def interpolated(model, first, second, share: float | int, t: int, label: str | None = None, seed: int = 0) -> Run:
     """Interpolation between two recordings, mixed after both are noised to step ``t``."""
 
     def sample(callback):
         mix, options = inference.Mix((share,), t, label=label), SamplingOptions(seed=seed)
         return inference.interpolate(model, first, second, mix, options, callback)
 
-    return record(model, sample, f"{100 * share:.0f} % of the second sound, from step {t}", seed=seed)
+    return record(model, sample, f"{100 * share:.0f} % of the second sound, from step {t}", seed)
 
 
 def demonstrate(instrument, seconds: float | int = 1.0, seed: int = 0) -> str:
@@ -128,15 +111,7 @@ def four_examples(model, first: np.ndarray, second: np.ndarray, label: str | Non
     return [truncated(run, n) for run in runs]
 
 
-def document(
-    instrument: Any,
-    song: Any = None,
-    start_s: float | int = 0.0,
-    seconds: float | int = 2.0,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> str:
+def document(instrument, song=None, start_s=0.0, seconds=2.0, seed=0, progress=None, cancelled=None) -> str:
     """The page of a DiffWave instrument as HTML: a vocoder resynthesises an excerpt of a song, others generate a sound.
 
     The length is at most 5 s; of the labels of a class-conditional model the first is used.
