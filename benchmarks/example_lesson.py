@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from svclib.analysis import diffwave_lesson as lesson_wave
 from svclib.analysis import lesson, player
 from svclib.audio import io as audio
 from svclib.conversion import song as songs
@@ -110,8 +109,8 @@ def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
         v: singers.render("aria", Score((Note(PITCHES[0], 1.0, v, -1.0),), v), 8000, seed=77).audio for v in place
     }
     a, o = (sounds[v][1200:9600] for v in "ao")
-    fast = lesson_wave.fast_and_full(model, 8192, "a", every_step=False)[0]
-    runs = lesson_wave.four_examples(model, a, o, "a")
+    fast = lesson.fast_and_full(model, 8192, "a", every_step=False)[0]
+    runs = lesson.four_examples(model, a, o, "a")
     facts = {"wave_steps": len(fast.trace), "wave_text": text}
     return (
         player.group([fast]),

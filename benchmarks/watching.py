@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"
 import browsing
 from test_player import sharpening
 
-from svclib.analysis import ablation, compare, interventions, lesson, player, plots, step_audio
+from svclib.analysis import ablation, compare, lesson, player, plots, step_audio
 from svclib.analysis.plots import ablation as views
 from svclib.analysis.recorder import Recorder, select_steps
 from svclib.audio.mel import MelConfig
@@ -129,9 +129,9 @@ def a_study() -> None:
 
     measured = extract.extract(sound, model.features)
     song = songs.Song(Path("song.wav"), "song", rate, n, sound, measured)
-    asked = interventions.cut_excerpt(song, None, 0, 5, Controls(use_loudness_statistics=False))
+    asked = ablation.cut_excerpt(song, None, 0, 5, Controls(use_loudness_statistics=False))
     mark("measuring 5 s")
-    factors = [interventions.Intervention(name) for name in ("content", "melody", "timbre")]
+    factors = [ablation.Intervention(name) for name in ("content", "melody", "timbre")]
     options = ablation.RunOptions(SamplingOptions(steps=20))
     plain = ablation.run(model, asked, (), options)
     mark("20 steps with all layers kept")

@@ -25,9 +25,6 @@ BANDS_HZ = {
 }
 
 
-# Steps of one run -----------------------------------------------------------------------------------------------------
-
-
 class Metric(NamedTuple):
     """One curve over the steps.
 
@@ -81,9 +78,9 @@ def mel_metrics(trace: Trace, source_db: np.ndarray | None = None, warped: bool 
     return found
 
 
-def level_of(trace: Trace, step: int | None, state: str = "x0_hat") -> np.ndarray:
-    """Log-mel ``[mels, frames]`` of one kept step in dB, a state of ``STATES``; of the result if ``step`` is None."""
-    return trace.level_db(trace.result if step is None else getattr(trace, state)[step])
+def level_of(trace: Trace, step: int | None = None, state: str = "x0_hat") -> np.ndarray:
+    """Log-mel ``[mels, frames]`` of one kept step in dB, a state of ``STATES``; of the result for None and beyond."""
+    return trace.level_db(trace.result if step is None or step >= len(trace) else getattr(trace, state)[step])
 
 
 def step_matrix(trace: Trace, state: str = "x0_hat") -> np.ndarray:
@@ -121,9 +118,6 @@ def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple
     return taps, np.linalg.norm(np.diff(f, axis=1, prepend=f[:, :1]), axis=2) / np.maximum(size, 1e-30)
 
 
-# Runs -----------------------------------------------------------------------------------------------------------------
-
-
 class RunDistance(NamedTuple):
     """Distance of two runs at each step; of runs of two lengths only the first is defined.
 
@@ -153,12 +147,12 @@ def run_distance(a: Trace, b: Trace) -> RunDistance:
         return RunDistance(spectrum)
     x, y = (trace.x_t.astype(np.float64).reshape(len(trace), -1) for trace in (a, b))
     share = np.linalg.norm(y - x, axis=1) / np.maximum(np.linalg.norm(x, axis=1), 1e-15)
-    return RunDistance(spectrum, distance(one, two), share, level_of(b, None) - level_of(a, None))
+    return RunDistance(spectrum, distance(one, two), share, level_of(b) - level_of(a))
 
 
 def run_matrix(traces: Sequence[Trace]) -> np.ndarray:
     """Distances of all pairs of results in dB, ``[R, R]``; NaN where lengths or mel settings differ."""
-    ends = [(trace.contract, level_of(trace, None)) for trace in traces]
+    ends = [(trace.contract, level_of(trace)) for trace in traces]
     rows = [[distance(x, y) if (a, x.shape) == (b, y.shape) else np.nan for b, y in ends] for a, x in ends]
     return np.array(rows, float)
 
@@ -194,9 +188,6 @@ def joint_map(runs: Sequence[np.ndarray], n: int = 2) -> Map:
 def map_features(trace: Trace) -> np.ndarray:
     """Features of a trace for a map, float64 ``[S, mels]``: the level of each x0 prediction, mean over time."""
     return trace.level_db(trace.x0_hat).mean(axis=2, dtype=np.float64)
-
-
-# Tables and files -----------------------------------------------------------------------------------------------------
 
 
 def metric_table(trace: Trace, found: Sequence[Metric]) -> tuple[list[str], list[list]]:

@@ -1,4 +1,4 @@
-"""A lesson of eight pages about one song: how a diffusion model makes it out of noise.
+"""A lesson of eight pages about one song: how a diffusion model makes it out of noise; and pages about DiffWave.
 
 :func:`make` samples an excerpt several times from the same noise, :func:`document` puts it on one self-contained page:
 ``player.html`` with ``lesson.html`` and the texts of ``lesson_pages.json``. :func:`example` is a lesson that comes with
@@ -7,25 +7,32 @@ the package, made from the synthetic singers by ``benchmarks/example_lesson.py``
 
 import base64
 import dataclasses
+import functools
 import gzip
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from svclib.analysis import ablation, diffwave_lesson, interventions, player, step_audio
+from svclib.analysis import ablation, player, step_audio
 from svclib.analysis import html as page
-from svclib.analysis.interventions import Intervention
+from svclib.analysis.ablation import Intervention
 from svclib.analysis.player import Run
+from svclib.analysis.recorder import Recorder
+from svclib.analysis.trace import Trace
+from svclib.conversion.controls import Controls
 from svclib.conversion.song import load_song
-from svclib.models.diffusion.samplers import SamplingOptions
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
+from svclib.models.diffwave import inference
 from svclib.utils.errors import ConversionError, reporter
 
 EXAMPLE = Path(__file__).with_name("lesson_example.json.gz")
-MAX_BYTES = 10_000_000
-STEPS, COMPARED_STEPS, GUESSED_STEPS = 50, 8, 12
+MAX_BYTES, WAVE_S = 10_000_000, 5.0
+STEPS, COMPARED_STEPS, GUESSED_STEPS, WAVE_STEPS = 50, 8, 12, 12
 FEWER = (4, 10)
 _METHOD_NOTE = "It also uses the step before, or adds fresh noise; the two lines above are what all samplers share."
 
@@ -34,15 +41,13 @@ _METHOD_NOTE = "It also uses the step before, or adds fresh noise; the two lines
 class LessonOptions:
     """Options of a lesson: the excerpt of the song, and the sampling of its main run.
 
-    All of its ``steps``, 8 to 1000, are kept; a DiffWave has its own. ``sampler`` and ``singer``: the instrument's, and
-    its first, if None.
+    All of its ``steps``, 8 to 1000, are kept; a DiffWave has its own. ``singer``: the instrument's first if None.
     """
 
     start_s: float | int = 0.0
     seconds: float | int = 5.0
     steps: int = STEPS
     seed: int = 0
-    sampler: str | None = None
     singer: str | None = None
 
 
@@ -72,11 +77,10 @@ def make(
     sample_rate_hz)`` of the target voice. ``wave`` is a DiffWave group from ``player.group`` and its facts
     ``wave_steps`` and ``wave_text``; by default those of the example. ``callback``: see ``ablation.run``.
     """
-    require_diffusion(instrument)
     o, model = options, instrument.model
     if not COMPARED_STEPS <= o.steps <= 1000:
         raise ConversionError(f"The lesson has {o.steps} steps; choose {COMPARED_STEPS} to 1000, such as {STEPS}.")
-    excerpt = interventions.cut_excerpt(song, instrument.statistics, o.start_s, o.seconds)
+    excerpt = ablation.cut_excerpt(song, instrument.statistics, o.start_s, o.seconds)
     others = [name for name in model.singers if name != (o.singer or model.singers[0])]
     changes = [Intervention(factor) for factor in ("content", "melody", "timbre")]
     changes += [Intervention("timbre", "swap", singer=others[0])] if others else []
@@ -91,8 +95,7 @@ def make(
         return lambda fraction, more="": report(begin + fraction * weight * share, f"{text}: {more}" if more else text)
 
     def sample(changes, n: int, label: str) -> ablation.RunResult:
-        sampling = SamplingOptions(sampler=o.sampler, steps=n, seed=o.seed)
-        run_options = ablation.RunOptions(sampling, features=False, singer=o.singer)
+        run_options = ablation.RunOptions(SamplingOptions(steps=n, seed=o.seed), features=False, singer=o.singer)
         return ablation.run(model, excerpt, changes, run_options, label, part(n, label), cancelled, callback)
 
     def render(result: ablation.RunResult, positions, compact: bool = True, mel_only: bool = False):
@@ -126,7 +129,7 @@ def make(
         "target": target[0] if target else "",
         "without": ["all three", *(change.text for change in changes)],
         "fewer": [main.label, *(f"{n} steps" for n in fewer)],
-        "caution": interventions.dropout_warning(model.settings, changes[:1]),
+        "caution": ablation.dropout_warning(model.settings, changes[:1]),
         "method": main.trace.info["method"],
         **{k: wave[1][k] for k in ("wave_steps", "wave_text")},
     }
@@ -154,32 +157,27 @@ def from_file(
     report, note = reporter(progress, cancelled), note or (lambda text: None)
     if instrument.kind == "diffwave":
         song = load_song(path, instrument.features) if instrument.model.settings.condition == "mel" else None
-        seconds = min(options.seconds, diffwave_lesson.MAX_S)
-        text = diffwave_lesson.document(instrument, song, options.start_s, seconds, options.seed, report, cancelled)
-        note(check_size(len(text.encode())))
-        return text, f"a page of DiffWave's steps, {seconds:g} s"
-    require_diffusion(instrument)
-    contract = instrument.model.contract
-    size = estimate_bytes(options.seconds, options.steps, contract)
-    note(check_size(size, max_seconds(options.steps, contract)))
-    song = load_song(path, instrument.features, None, lambda f, text="": report(0.1 * f, text))
+        seconds = min(options.seconds, WAVE_S)
+        text = diffwave_document(instrument, song, options.start_s, seconds, options.seed, report)
+        about = f"a page of DiffWave's steps, {seconds:g} s"
+    elif instrument.kind == "diffusion":
+        contract = instrument.model.contract
+        size = estimate_bytes(options.seconds, options.steps, contract)
+        note(check_size(size, max_seconds(options.steps, contract)))
+        song = load_song(path, instrument.features, None, lambda f, text="": report(0.1 * f, text))
 
-    def main_part(fraction: float, text: str = "") -> None:
-        report(0.1 + 0.85 * fraction, text)
+        def main_part(fraction: float, text: str = "") -> None:
+            report(0.1 + 0.85 * fraction, text)
 
-    made = make(instrument, song, options, progress=main_part, cancelled=cancelled, callback=callback)
-    text = document(made)
-    note(check_size(len(text.encode())))
-    return text, f"a lesson of eight pages, {made.title}"
-
-
-def require_diffusion(instrument) -> None:
-    """Raise ConversionError unless the instrument is a diffusion model."""
-    if instrument.kind != "diffusion":
+        made = make(instrument, song, options, progress=main_part, cancelled=cancelled, callback=callback)
+        text, about = document(made), f"a lesson of eight pages, {made.title}"
+    else:
         raise ConversionError(
             f"'{instrument.name}' is of kind '{instrument.kind}', which has no sampling steps to show.",
             hint="Take a diffusion or a DiffWave instrument.",
         )
+    note(check_size(len(text.encode())))
+    return text, about
 
 
 def document(lesson: Lesson) -> str:
@@ -244,20 +242,19 @@ def pages(facts: dict) -> dict:
     sounds["result"] = f"the result: {facts['voice']} sings it"
     if not facts["target"]:
         del sounds["target"]
-    named: dict = {"sounds": [{"kind": "sound", "name": name, "text": text} for name, text in sounds.items()]}
+    acts = {"sounds": [{"kind": "sound", "name": name, "text": text} for name, text in sounds.items()]}
+    todo = {"sounds": [(f"you heard {text.split(':')[0]}", f"heard:{name}") for name, text in sounds.items()]}
     for name in ("without", "fewer"):
-        named[name] = [{"kind": "run", "run": i, "text": label} for i, label in enumerate(facts[name])]
-    todo = {"sounds": [(f"you heard {a['text'].split(':')[0]}", f"heard:{a['name']}") for a in named["sounds"]]}
-    todo |= {n: [(f"you heard: {a['text']}", f"heardrun:{a['run']}") for a in named[n]] for n in ("without", "fewer")}
-    named["without"] += [{"kind": "note", "text": facts["caution"]}] if facts["caution"] else []
-    n = facts["steps"]
+        acts[name] = [{"kind": "run", "run": i, "text": label} for i, label in enumerate(facts[name])]
+        todo[name] = [(f"you heard: {label}", f"heardrun:{i}") for i, label in enumerate(facts[name])]
+    acts["without"] += [{"kind": "note", "text": facts["caution"]}] if facts["caution"] else []
+    n, values = facts["steps"], {**facts, "six": min(6, facts["wave_steps"])}
     starts = {"last": n - 1, "third": n // 3, "half": n // 2}
-    values = {**facts, "six": min(6, facts["wave_steps"])}
     for entry in book["pages"]:
-        acts = entry["acts"]
-        tasks = todo[acts] if isinstance(acts, str) else [(s.format_map(values), *when) for s, *when in entry["todo"]]
-        entry["acts"] = named[acts] if isinstance(acts, str) else acts
-        entry["todo"] = [{"text": sentence, "when": list(when)} for sentence, *when in tasks]
+        named = entry["acts"] if isinstance(entry["acts"], str) else None
+        entry["acts"] = acts.get(named, entry["acts"])
+        tasks = todo[named] if named else [(text.format_map(values), *when) for text, *when in entry["todo"]]
+        entry["todo"] = [{"text": text, "when": when} for text, *when in tasks]
         entry["text"] = [text.format_map(values) for text in entry["text"]]
         entry["step"] = starts.get(entry["step"], entry["step"])
     return book
@@ -280,3 +277,103 @@ def _evenly(n: int, most: int = COMPARED_STEPS) -> np.ndarray:
 
 def _stored() -> dict:
     return json.loads(gzip.decompress(EXAMPLE.read_bytes()))
+
+
+# DiffWave: its sampling steps as audio, denoising, interpolation -----------------------------------------------------
+
+
+def record(model, sample: Callable, label: str, seed: int = 0, progress=None) -> Run:
+    """Record ``sample(callback=...)``, a call of ``diffwave.inference``, with audio of states and predictions."""
+    recorder, report = Recorder(WAVE_STEPS), reporter(progress)
+
+    def watch(step: SamplerStep) -> None:
+        recorder(step)
+        report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
+
+    result = torch.from_numpy(np.asarray(sample(callback=watch), np.float32).reshape(1, -1))
+    rate_hz = model.features.sample_rate_hz
+    return _wave_run(recorder.trace(result, "wave", sample_rate_hz=rate_hz, label=label, method="DiffWave", seed=seed))
+
+
+def _wave_run(trace: Trace) -> Run:
+    audio, noisy_audio = step_audio.waveform_audio(trace)
+    return Run(trace, trace.info["label"], audio, noisy_audio=noisy_audio)
+
+
+def fast_and_full(
+    model, n_samples: int, label=None, excerpt=None, seed=0, every_step=True, progress=None, cancelled=None
+) -> list[Run]:
+    """One sound by the fast schedule of the model (six steps in the paper), if it has one, and by all trained steps.
+
+    A vocoder needs the ``excerpt``, other models ``n_samples`` and, if class-conditional, a ``label``. Without
+    ``every_step`` the slow run is made only if there is no fast one. Each run keeps at most ``WAVE_STEPS`` steps.
+    """
+    n_fast, options, report = len(model.settings.fast_etas), SamplingOptions(seed=seed), reporter(progress, cancelled)
+    schedules = [True] * bool(n_fast) + [False] * (every_step or not n_fast)
+    sample = functools.partial(inference.generate, model, n_samples, label=label, options=options)
+    if model.settings.condition == "mel":
+        source = (excerpt.log_mel, excerpt.source_f0_hz, excerpt.source_voiced)
+        sample = functools.partial(inference.vocode, model, *source, options=options)
+    runs = []
+    for k, fast in enumerate(schedules):
+        name = f"{n_fast if fast else model.settings.n_steps} steps"
+        part = functools.partial(lambda k, f, text: report((k + f) / len(schedules), text), k)
+        runs.append(record(model, functools.partial(sample, fast=fast), name, seed, part))
+    return runs
+
+
+def four_examples(model, first: np.ndarray, second: np.ndarray, label: str | None, seed: int = 0) -> list[Run]:
+    """Generation; denoising of the first recording; interpolation with 0 and 50 % of the second, cut to one length."""
+    level = max(float(np.sqrt(np.square(first, dtype=np.float64).mean())), 1e-4)
+    noise = np.random.default_rng(seed).standard_normal(len(first)).astype(np.float32)
+    quarter, half = max(2, model.settings.n_steps // 8), max(2, model.settings.n_steps // 4)
+    common = {"options": SamplingOptions(seed=seed)}
+    noisy = first + np.float32(0.5 * level) * noise
+    samples = {
+        f"noise taken out, from step {quarter}": functools.partial(
+            inference.denoise, model, noisy, quarter, label=label, **common
+        ),
+    }
+    for share in (0.0, 0.5):
+        mix = inference.Mix((share,), half, label=label)
+        samples[f"{100 * share:.0f} % of the second sound, from step {half}"] = functools.partial(
+            inference.interpolate, model, first, second, mix, **common
+        )
+    runs = fast_and_full(model, len(first), label, seed=seed, every_step=False)[:1]
+    runs += [record(model, sample, name, seed) for name, sample in samples.items()]
+    n = min(len(run.trace.result) for run in runs) // 64 * 64
+    cuts = [{k: getattr(run.trace, k)[..., :n] for k in ("x_t", "x0_hat", "result")} for run in runs]
+    return [_wave_run(dataclasses.replace(run.trace, **cut)) for run, cut in zip(runs, cuts, strict=True)]
+
+
+def demonstrate(instrument, seconds: float | int = 1.0, seed: int = 0) -> str:
+    """The page of an instrument without mel: :func:`four_examples` on two of its own sounds."""
+    model = instrument.model
+    if model.settings.condition == "mel":
+        raise ConversionError(f"'{instrument.name}' is a vocoder: it needs a mel. Show it with a song instead.")
+    labels = model.settings.labels or (None, None)
+    n = int(seconds * instrument.features.sample_rate_hz) // 64 * 64
+    first, second = (
+        inference.generate(model, n, 1, label, SamplingOptions(seed=seed + k))[0]
+        for k, label in enumerate((labels[0], labels[-1]))
+    )
+    return player.document(four_examples(model, first, second, labels[0], seed), f"{instrument.name} at work")
+
+
+def diffwave_document(instrument, song=None, start_s=0.0, seconds=2.0, seed=0, progress=None, cancelled=None) -> str:
+    """The page of a DiffWave instrument as HTML: a vocoder resynthesises an excerpt of a song, others generate a sound.
+
+    The length is at most 5 s; of the labels of a class-conditional model the first is used.
+    """
+    model, excerpt = instrument.model, None
+    if not 0 < seconds <= WAVE_S:
+        raise ConversionError(f"The length is {seconds:g} s; a page of DiffWave's steps holds up to {WAVE_S:g} s.")
+    if model.settings.condition == "mel":
+        if song is None:
+            raise ConversionError(f"'{instrument.name}' is a vocoder: it needs a song.")
+        excerpt = ablation.cut_excerpt(song, None, start_s, seconds, Controls())
+    label = model.settings.labels[0] if model.settings.condition == "label" else None
+    n_samples = int(seconds * instrument.features.sample_rate_hz)
+    runs = fast_and_full(model, n_samples, label, excerpt, seed, progress=progress, cancelled=cancelled)
+    what = f"sings {excerpt.name} again" if excerpt else f"says '{label}'" if label else "makes a sound"
+    return player.document(runs, f"{instrument.name}: {what}, out of noise")

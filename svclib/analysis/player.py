@@ -1,6 +1,6 @@
 """Traces as one self-contained HTML page: scrub through the steps, from noise to signal, in pictures and sound.
 
-``player.html`` is the template. The same text is the output of a notebook cell (:func:`frame`) and an exported file
+``player.html`` is the template. The same text is the output of a notebook cell (``html.frame``) and an exported file
 (:func:`export`). The page makes no network requests, and text from outside is escaped.
 """
 
@@ -89,11 +89,6 @@ def group(runs: Sequence[Run]) -> dict:
             for number, (run, path, curves) in enumerate(zip(runs, placed.paths, found, strict=True))
         ],
     }
-
-
-def frame(document_text: str, height_px: int = 1100) -> str:
-    """The page in an isolated iframe as high as the page, or ``height_px``, as the output of a notebook cell."""
-    return page.frame(document_text, "Player", height_px)
 
 
 def export(document_text: str, path: str | Path) -> Path:

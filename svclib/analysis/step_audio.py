@@ -53,9 +53,6 @@ class StepAudio:
         return dataclasses.replace(self, audio=kept, attenuated_db=attenuated_db)
 
 
-# Rendering ------------------------------------------------------------------------------------------------------------
-
-
 def render_audio(
     model, trace: Trace, positions=None, seed=0, progress=None, cancelled=None, mel_only=False
 ) -> StepAudio:
@@ -121,9 +118,6 @@ def common_gain(rendered: Mapping[int, np.ndarray], end: np.ndarray) -> tuple[di
             attenuated_db[i] = round(-20 * math.log10(factor), 1)
         found[i] = np.clip(samples * (gain * factor), -1, 1)
     return found, attenuated_db
-
-
-# Measuring ------------------------------------------------------------------------------------------------------------
 
 
 def measure_f0(trace: Trace, rendered: StepAudio, method: str = "swift") -> dict[int, tuple[np.ndarray, np.ndarray]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loaded now: the first Run would wait a second for it
 
-from svclib.analysis import ablation, interventions, plots, step_audio
+from svclib.analysis import ablation, plots, step_audio
 from svclib.audio import io as audio
 from svclib.conversion import recognition
 from svclib.conversion import song as songs
@@ -21,12 +21,12 @@ from svclib.utils.errors import Cancelled
 
 MAX_RUNS = 8
 PROBES = (
-    interventions.Intervention("content"),
-    interventions.Intervention("melody"),
-    interventions.Intervention("timbre"),
+    ablation.Intervention("content"),
+    ablation.Intervention("melody"),
+    ablation.Intervention("timbre"),
 )
 
-CHANGES = (*interventions.CHOICES, "the whole other song", "checkpoints of a training")
+CHANGES = (*ablation.CHOICES, "the whole other song", "checkpoints of a training")
 OTHER_SONG, CHECKPOINTS = CHANGES[-2:]
 _OFF = {"value": False, "indent": False}
 _STRENGTH = {"min": -5.0, "max": 10.0, "value": 2.0, "step": 0.25}
@@ -226,7 +226,7 @@ class AblationPanel(widgets.Panel):
 
     def _excerpt(self, path, request, features, statistics):
         song = songs.cached_song(path, features, progress=self.progress, cancelled=self.task.cancelled)
-        return interventions.cut_excerpt(song, statistics, request["start_s"], request["seconds"])
+        return ablation.cut_excerpt(song, statistics, request["start_s"], request["seconds"])
 
     def _run(self, request, options):
         preview = plots.LivePreview(self._show_live)
@@ -250,7 +250,7 @@ class AblationPanel(widgets.Panel):
             other = None
             if "other song" in request["change"]:
                 other = self._excerpt(request["other"], request, loaded.features, loaded.statistics)
-            changes = interventions.from_choice(
+            changes = ablation.from_choice(
                 request["change"], other, request["semitones"], request["strength"], request["other_singer"]
             )
         self._add(ablation.run(loaded.model, excerpt, changes, options, **common), loaded.model, loaded.name)

@@ -13,7 +13,7 @@ import torch
 from diffusion_models import CONTRACT, FEATURES, STATISTICS, tiny, tune
 
 from svclib.analysis import ablation, compare, step_audio, trace
-from svclib.analysis.interventions import Excerpt, Intervention, build_condition, cut_excerpt, dropout_warning
+from svclib.analysis.ablation import Excerpt, Intervention, build_condition, cut_excerpt, dropout_warning
 from svclib.analysis.plots import ablation as views
 from svclib.analysis.recorder import Recorder
 from svclib.conversion import metrics

@@ -11,6 +11,7 @@ from browsing import NAME, data_of, wait_until
 from scipy.ndimage import gaussian_filter
 
 from svclib.analysis import compare, player, step_audio
+from svclib.analysis import html as page
 from svclib.analysis.recorder import Recorder
 from svclib.audio import units
 from svclib.audio.mel import MelConfig
@@ -229,7 +230,7 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
 def test_in_an_isolated_frame_as_a_notebook_has_it(tmp_path, runs):
     browsing.require_chromium()
     path = tmp_path / "cell.html"
-    path.write_text(f"<!doctype html><body>{player.frame(player.document(runs[1:]))}", encoding="utf-8")
+    path.write_text(f"<!doctype html><body>{page.frame(player.document(runs[1:]))}", encoding="utf-8")
     with browsing.browser(1000, 1000) as tab:
         seen = browsing.watch(tab, path.as_uri())
         tab.on("console", lambda m: seen["errors"].append(m.text) if m.type == "error" else None)

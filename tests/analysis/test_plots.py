@@ -129,9 +129,9 @@ def test_every_picture_can_be_drawn_from_nothing_sung_and_from_hostile_names():
     samples = np.zeros(40 * 64)
     curves = {"step": [], "loss": [], "validation_step": [], "validation_loss": []}
     figures = [
-        plots.features_overview(samples, silent, title=NASTY),
+        plots.features_overview(samples, silent),
         plots.compare_spectrograms([(NASTY, samples, RATE_HZ, silent), ("b", samples, 44100, None)]),
-        plots.loss_curves(curves, NASTY, (5, 6)),
+        plots.loss_curves(curves, NASTY),
         plots.compare_runs({NASTY: curves}),
         plots.conversion_plots(silent, _tracks(silent, nobody), Controls()),
         plots.harmonics_over_time(np.zeros(40), np.zeros((40, 5)), 0.004),

@@ -22,7 +22,7 @@ from panels import make_instrument, make_song, said, upload
 from toy_diffusion import VOCODER, save_instrument
 from traitlets import TraitError
 
-from svclib.analysis import ablation, ddsp_inspection, interventions, lesson, plots, step_audio
+from svclib.analysis import ablation, ddsp_inspection, lesson, plots, step_audio
 from svclib.analysis import compare as comparison
 from svclib.analysis.plots import ablation as views
 from svclib.conversion import ab_compare, batch, key_suggestion, pipeline, recognition
@@ -371,8 +371,8 @@ def test_study(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(recognition, "WhisperRecognizer", lambda: None)
     monkeypatch.setattr(views, "draw_view", draw_view)
     monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
-    monkeypatch.setattr(interventions, "cut_excerpt", lambda *a: world.work())
-    monkeypatch.setattr(interventions, "from_choice", lambda *a: [])
+    monkeypatch.setattr(ablation, "cut_excerpt", lambda *a: world.work())
+    monkeypatch.setattr(ablation, "from_choice", lambda *a: [])
     monkeypatch.setattr(first_run, "checkpoint_steps", steps_of)
     monkeypatch.setattr(training, "load_model", lambda run, step: (world.work(path=run), {}))
 

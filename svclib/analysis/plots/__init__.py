@@ -13,7 +13,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib import image, patheffects
 from matplotlib.figure import Figure
 from scipy import ndimage, signal
@@ -50,22 +49,18 @@ def styled_axis(size=(9.0, 3.0), **labels):
         yield figure, axes[0, 0]
 
 
-def png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as PNG bytes."""
-    return _saved(figure, format="png", dpi=dpi)
+def png(figure: Figure, dpi: int = 110, kind: str = "png", **options) -> bytes:
+    """The figure as PNG bytes, or as another ``kind`` of file."""
+    buffer = io.BytesIO()
+    with _lock, matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # an emoji in a file name may be a box
+        figure.savefig(buffer, format=kind, dpi=dpi, **options)
+    return buffer.getvalue()
 
 
 def svg(figure: Figure) -> bytes:
     """The figure as SVG bytes with texts as text."""
-    return _saved(figure, format="svg", metadata={"Date": None})
-
-
-def _saved(figure: Figure, **options) -> bytes:
-    buffer = io.BytesIO()
-    with _lock, matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # an emoji in a file name may be a box
-        figure.savefig(buffer, **options)
-    return buffer.getvalue()
+    return png(figure, 72, "svg", metadata={"Date": None})
 
 
 def draw_image(axis, values: np.ndarray, extent=None, **scale):
@@ -73,9 +68,6 @@ def draw_image(axis, values: np.ndarray, extent=None, **scale):
     axis.grid(False)
     options = {"origin": "lower", "aspect": "auto", "interpolation": "nearest", **scale}
     return axis.imshow(values, extent=extent, **options)
-
-
-# Spectrograms ---------------------------------------------------------------------------------------------------------
 
 
 def log_spectrogram(samples: np.ndarray, sample_rate_hz: float | int, n_rows: int = 240, fmin_hz: float | int = 60.0):
@@ -140,17 +132,13 @@ def compare_spectrograms(items: Sequence[tuple], columns: int = 2) -> Figure:
         return figure
 
 
-# Recordings -----------------------------------------------------------------------------------------------------------
-
-
-def features_overview(samples, features, start_s=0.0, title="") -> Figure:
+def features_overview(samples, features, start_s=0.0) -> Figure:
     """Features of an excerpt that begins at ``start_s``: spectrogram with F0, confidence of the tracker, loudness."""
     rate_hz, hop = features.settings.sample_rate_hz, features.settings.hop_samples
     time_s = start_s + units.frame_centers_s(len(features.f0_hz), hop, rate_hz)
     with styled_figure(3, 1, size=(9, 5.2), sharex=True, height_ratios=(3, 1, 1.2)) as (figure, axes):
         top, middle, low = axes[:, 0]
         draw_spectrogram(top, samples, rate_hz, features, start_s)
-        top.set_title(title)
         top.legend(loc="upper right", labelcolor="white")
         middle.fill_between(time_s, features.confidence, color=BLUE, alpha=0.25, linewidth=0)
         middle.plot(time_s, features.confidence, color=BLUE)
@@ -190,9 +178,6 @@ def doctor_picture(report) -> Figure:
         return figure
 
 
-# Training -------------------------------------------------------------------------------------------------------------
-
-
 def sorted_curve(curves: Mapping, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and finite values of one curve of ``run_log.curves``, sorted by step, float64; empty if there is none."""
     step = np.asarray(curves.get("validation_step" if key.startswith("validation") else "step", []), float)
@@ -202,8 +187,8 @@ def sorted_curve(curves: Mapping, key: str) -> tuple[np.ndarray, np.ndarray]:
     return step[order], value[order]
 
 
-def loss_curves(curves: Mapping, title: str = "", goal: tuple | None = None) -> Figure:
-    """Training loss (thin: every record; bold: running mean), validation loss (dots) and a ``goal`` ``(low, high)``."""
+def loss_curves(curves: Mapping, title: str = "") -> Figure:
+    """Training loss (thin: every record; bold: running mean) and validation loss (dots)."""
     with styled_axis((9, 2.8), title=title, xlabel="step", ylabel="loss") as (figure, axis):
         step, loss = sorted_curve(curves, "loss")
         if step.size:
@@ -213,8 +198,6 @@ def loss_curves(curves: Mapping, title: str = "", goal: tuple | None = None) -> 
         step, loss = sorted_curve(curves, "validation_loss")
         if step.size:
             axis.plot(step, loss, "o-", color=ORANGE, markersize=4, label="held-out recordings")
-        if goal:
-            axis.axhspan(*goal, color=GREEN, alpha=0.12, linewidth=0, label=f"aim: {goal[0]:g} to {goal[1]:g}")
         handles = axis.get_legend_handles_labels()
         figures = {k: v for k, v in curves.get("figures", {}).items() if k != "score"}
         if figures:
@@ -240,9 +223,6 @@ def compare_runs(runs: Mapping[str, Mapping], key="validation_loss", title="", y
             axis.plot(step, value, style, marker=".", color=CYCLE[index % len(CYCLE)], label=label)
         axis.legend(**_BESIDE)
         return figure
-
-
-# Conversion -----------------------------------------------------------------------------------------------------------
 
 
 def conversion_plots(song, tracks, controls) -> Figure:
@@ -282,25 +262,22 @@ def conversion_plots(song, tracks, controls) -> Figure:
         return figure
 
 
-# Controls of a DDSP instrument ----------------------------------------------------------------------------------------
-
-
-def harmonics_over_time(amplitude, distribution, frame_s, title="Harmonics") -> Figure:
+def harmonics_over_time(amplitude, distribution, frame_s) -> Figure:
     """Level of each harmonic over time in dB, from ``amplitude [frames]`` and ``distribution [frames, harmonics]``."""
     level_db = units.amplitude_to_db(np.asarray(amplitude)[:, None] * distribution, -100)
     rows = (0.5, level_db.shape[1] + 0.5)
-    return _over_time(level_db, frame_s, rows, "dB", title=title, ylabel="harmonic number")
+    return _over_time(level_db, frame_s, rows, "dB", title="Harmonics", ylabel="harmonic number")
 
 
-def noise_over_time(magnitudes, frame_s, sample_rate_hz, title="Noise") -> Figure:
+def noise_over_time(magnitudes, frame_s, sample_rate_hz) -> Figure:
     """Gain of each band of the noise filter ``[frames, bands]`` over time in dB."""
     level_db = units.amplitude_to_db(magnitudes, -100)
-    return _over_time(level_db, frame_s, (0.0, sample_rate_hz / 2000), "dB", title=title, ylabel="frequency (kHz)")
+    return _over_time(level_db, frame_s, (0.0, sample_rate_hz / 2000), "dB", title="Noise", ylabel="frequency (kHz)")
 
 
-def z_over_time(z, frame_s, title="z") -> Figure:
+def z_over_time(z, frame_s) -> Figure:
     """The z trajectory of a song ``[frames, dims]`` over time."""
-    return _over_time(np.asarray(z, float), frame_s, (0.5, z.shape[1] + 0.5), "z", title=title, ylabel="dimension")
+    return _over_time(np.asarray(z, float), frame_s, (0.5, z.shape[1] + 0.5), "z", title="z", ylabel="dimension")
 
 
 def _over_time(values: np.ndarray, frame_s: float, rows: tuple[float, float], unit: str, **labels) -> Figure:
@@ -341,9 +318,6 @@ def z_map(trajectories: Mapping[str, np.ndarray], title="") -> Figure:
         return figure
 
 
-# A sampling run while it goes on --------------------------------------------------------------------------------------
-
-
 class LivePreview:
     """Shows the initial noise, then ``x_t`` and the x0 prediction; a ``callback`` of ``ablation.run``.
 
@@ -379,8 +353,7 @@ class LivePreview:
 
 def level_db(model, state: Tensor) -> np.ndarray:
     """A state ``[1, mels, frames]`` of a diffusion model as levels in dB, ``[mels, frames]``."""
-    with torch.no_grad():
-        return model.contract.to_db(model.unscale(state.detach())[0].T.float().cpu().numpy())
+    return model.contract.to_db(model.unscale(state.detach())[0].detach().T.float().cpu().numpy())
 
 
 def range_db(model) -> tuple[float, float]:

@@ -26,16 +26,10 @@ _STEP_LABEL = "step; below it the share of noise"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ViewRequest:
-    """The choice of a view and its parameters.
+    """The runs by label, the shown one ``a`` and the one it is compared with ``b``, and the parameters of the views.
 
-    Attributes:
-        runs: All runs, by label.
-        a, b: Labels of the shown run and of the one it is compared with.
-        step: A kept step of ``a``; the number of steps is the result.
-        pinned: Steps to show side by side.
-        state: ``x0_hat`` or ``x_t``.
-        tolerance_db: Of the decision times.
-        audio_metrics: Of runs whose audio was rendered, by label.
+    ``step`` is a kept step of ``a``, the number of steps its result; ``pinned`` are steps to show side by side;
+    ``state`` is one of ``compare.STATES``; ``audio_metrics`` are of runs whose audio was rendered, by label.
     """
 
     runs: Mapping[str, RunResult]
@@ -57,9 +51,9 @@ class ViewRequest:
         """The shown run and, if there is another one, the run it is compared with."""
         return [self.a, self.b] if self.b in self.runs and self.b != self.a else [self.a]
 
-    def levels(self, *labels: str) -> dict:
+    def levels(self, labels: Sequence[str]) -> dict:
         """One colour scale for runs: 80 dB below the loudest result, in tens."""
-        traces = [self.runs[label].trace for label in labels or [self.a]]
+        traces = [self.runs[label].trace for label in labels]
         high = 10.0 * np.ceil(max(float(t.level_db(t.result).max()) for t in traces) / 10)
         return {"cmap": LEVELS, "vmin": high - 80.0, "vmax": high}
 
@@ -73,9 +67,6 @@ class View(NamedTuple):
     about: str
 
 
-# Axes -----------------------------------------------------------------------------------------------------------------
-
-
 def _mel(axis, trace: Trace, picture, title: str = "", f0: bool = False, **scale):
     """Draw a mel picture over seconds and mel bands labelled in Hz, with the target F0 if ``f0``."""
     n_mels, contract = len(picture), trace.contract
@@ -85,7 +76,6 @@ def _mel(axis, trace: Trace, picture, title: str = "", f0: bool = False, **scale
     axis.set_yticks([place * n_mels for place, _ in ticks], [label for _, label in ticks])
     axis.set_title(title, fontsize=9)
     axis.set(xlabel="time (s)", ylabel="Hz")
-    axis.label_outer()
     if f0 and trace.target_f0 is not None:
         f0_hz, voiced = trace.target_f0
         f0_hz = np.where(voiced & (f0_hz > hz[0]) & (f0_hz < hz[-1]), f0_hz, np.nan)
@@ -125,10 +115,6 @@ def _step_name(trace: Trace, step: int) -> str:
     return f"step {trace.index[step] + 1} of {trace.n_calls}: t {trace.t[step]:.0f}, noise {trace.sigma[step]:.2f}"
 
 
-def _level(trace: Trace, step: int, state: str = "x0_hat") -> np.ndarray:
-    return compare.level_of(trace, step if step < len(trace) else None, state)
-
-
 def _matrix(values: np.ndarray, names: Sequence[str], title: str, about: str) -> View:
     """A symmetric matrix of distances in dB; numbers are written where there is room."""
     n, top = len(values), float(np.nanmax(values, initial=0)) or 1.0
@@ -144,23 +130,22 @@ def _matrix(values: np.ndarray, names: Sequence[str], title: str, about: str) ->
     return View(figure, *compare.matrix_table(names, values), about)
 
 
-# Views ----------------------------------------------------------------------------------------------------------------
-
-
 def _steps_side_by_side(request: ViewRequest) -> View:
     trace, state = request.trace, request.state
     pinned = [min(max(int(s), 0), len(trace)) for s in (request.pinned or (0, len(trace) // 2, len(trace)))]
-    levels, names = [_level(trace, s, state) for s in pinned], [_step_name(trace, s) for s in pinned]
+    levels, names = [compare.level_of(trace, s, state) for s in pinned], [_step_name(trace, s) for s in pinned]
     n = min(len(pinned), 6)
     with styled_figure(2, n, size=(2.2 + 2.6 * n, 4.6), sharex=True, sharey=True) as (figure, axes):
         axes[1, 0].axis("off")
         for i in range(n):
             title = names[i].replace(": ", "\n")
-            drawn = _mel(axes[0, i], trace, levels[i], title, f0=True, **request.levels())
+            drawn = _mel(axes[0, i], trace, levels[i], title, f0=True, **request.levels([request.a]))
             if i:
                 moved = levels[i] - levels[i - 1]
                 title = f"minus the one before:\nmean {np.abs(moved).mean():.1f} dB"
                 changed = _mel(axes[1, i], trace, moved, title, **_CHANGE)
+        for axis in axes.flat:
+            axis.label_outer()
         _bar(figure, drawn, axes[0], f"{compare.STATES[state]} (dB)")
         if n > 1:
             _bar(figure, changed, axes[1], "change (dB)")
@@ -183,7 +168,7 @@ def _all_runs(request: ViewRequest) -> View:
     return _matrix(values, list(request.runs), "results of the runs", about)
 
 
-def _metrics(request: ViewRequest) -> View:
+def _metrics_per_step(request: ViewRequest) -> View:
     found = {
         label: {m.name: m for m in [*request.runs[label].mel_metrics, *request.audio_metrics.get(label, ())]}
         for label in request.labels
@@ -213,35 +198,32 @@ def _metrics(request: ViewRequest) -> View:
 def _two_runs(request: ViewRequest) -> View:
     if len(request.labels) < 2:
         raise ConversionError("This view compares two runs; make a second one, and choose it as B.")
-    names = request.labels
-    traces = a, b = [request.runs[name].trace for name in names]
+    labels = request.labels
+    traces = a, b = [request.runs[label].trace for label in labels]
     found, step = compare.run_distance(a, b), request.step
-    levels = [_level(trace, step) for trace in traces]
+    levels = [compare.level_of(trace, step) for trace in traces]
     with styled_figure(2, 2, size=(9.4, 5.4)) as (figure, axes):
         left, right = axes[1]
-        for axis, trace, level, name in zip(axes[0], traces, levels, names, strict=True):
-            drawn = _mel(axis, trace, level, f"{name}: {_step_name(trace, step)}", True, **request.levels(*names))
+        for axis, trace, level, label in zip(axes[0], traces, levels, labels, strict=True):
+            drawn = _mel(axis, trace, level, f"{label}: {_step_name(trace, step)}", True, **request.levels(labels))
         _bar(figure, drawn, axes[0], "dB")
         if found.bins_db is None:
             left.axis("off")
             left.text(0, 0.5, "Two lengths: there is no difference bin by bin.")
         else:
             moved = levels[1] - levels[0]
-            title = f"{names[1]} minus {names[0]}: mean {np.abs(moved).mean():.1f} dB"
+            title = f"{labels[1]} minus {labels[0]}: mean {np.abs(moved).mean():.1f} dB"
             _bar(figure, _mel(left, a, moved, title, **_CHANGE), left, "difference (dB)")
         curves = {"bin by bin": found.bins_db, "mean over time": found.spectrum_db}
         curves = {name: values for name, values in curves.items() if values is not None}
         _lines(right, a, curves, title="distance of the guesses", ylabel="distance (dB)", ylim=(0, None))
-    columns = {
-        "mean spectra apart (dB)": found.spectrum_db,
-        "bins apart (dB)": found.bins_db,
-        "noisy mels apart (share)": found.state_share,
-    }
+    names = ("mean spectra apart (dB)", "bins apart (dB)", "noisy mels apart (share)")
+    columns = {name: values for name, values in zip(names, found, strict=False) if values is not None}
     about = "Runs of equal length begin with the same noise; later differences come from what differs between them."
-    return View(figure, *compare.curve_table(a, {k: v for k, v in columns.items() if v is not None}), about)
+    return View(figure, *compare.curve_table(a, columns), about)
 
 
-def _decision(request: ViewRequest) -> View:
+def _decision_times(request: ViewRequest) -> View:
     trace, tolerance = request.trace, f"{request.tolerance_db:g} dB"
     step, settled = compare.decision(trace, request.tolerance_db)
     with styled_figure(1, 2, size=(9.4, 3.2), width_ratios=(1.7, 1)) as (figure, axes):
@@ -260,7 +242,7 @@ def _decision(request: ViewRequest) -> View:
     return View(figure, *compare.curve_table(trace, {f"settled: {k}": share for k, share in settled.items()}), about)
 
 
-def _influence(request: ViewRequest) -> View:
+def _influence_over_the_steps(request: ViewRequest) -> View:
     own, local = request.trace, request.runs[request.a].influence
     others = {label: run.trace for label, run in request.runs.items() if label != request.a}
     distances = {
@@ -276,14 +258,12 @@ def _influence(request: ViewRequest) -> View:
         for unit, values in (("share of the noise", local.share[name]), ("mean dB", local.mean_db(name))):
             curves[f"local: {name} ({unit})"] = column = np.full(len(own), np.nan)
             column[places] = values
-    parts = (
-        (share, "local: change of the noise estimate", "% of its size"),
-        (mean_db, "local: change of the guess", "mean |dB|"),
-        (distances, "global: guesses of a whole other run", "mean |dB|"),
-    )
     with styled_figure(1, 3, size=(9.8, 3.1)) as (figure, axes):
-        for axis, (values, title, ylabel) in zip(axes[0], parts, strict=True):
-            _lines(axis, own, values, title=title, ylabel=ylabel, ylim=(0, None))
+        left, middle, right = axes[0]
+        _lines(left, own, share, title="local: change of the noise estimate", ylabel="% of its size", ylim=(0, None))
+        _lines(middle, own, mean_db, title="local: change of the guess", ylabel="mean |dB|", ylim=(0, None))
+        title = "global: guesses of a whole other run"
+        _lines(right, own, distances, title=title, ylabel="mean |dB|", ylim=(0, None))
     about = (
         "Local: at the same noisy mel, how much the noise estimate changes when one factor is replaced, and how much "
         "the guess. Global: distance to the guesses of a whole other run from the same noise. The two answer different "
@@ -292,7 +272,7 @@ def _influence(request: ViewRequest) -> View:
     return View(figure, *compare.curve_table(own, curves), about)
 
 
-def _influence_bins(request: ViewRequest) -> View:
+def _influence_at_one_step(request: ViewRequest) -> View:
     trace, local = request.trace, request.runs[request.a].influence
     if local is None:
         raise ConversionError("No influence was measured in this run; tick it before you press Run.")
@@ -302,6 +282,7 @@ def _influence_bins(request: ViewRequest) -> View:
         for axis, name in zip(axes[0], names, strict=True):
             moved = local.bins_db[name][place].astype(np.float32)
             drawn = _mel(axis, trace, moved, f"{name}, step {call + 1}", **_CHANGE)
+            axis.label_outer()
         _bar(figure, drawn, axes, "change of the guess (dB)")
     rows = [[name, call, float(local.share[name][place]), float(local.mean_db(name)[place])] for name in names]
     head = ["factor", "call", "share of the noise", "guess moves by (mean dB)"]
@@ -309,7 +290,7 @@ def _influence_bins(request: ViewRequest) -> View:
     return View(figure, head, rows, about)
 
 
-def _layers(request: ViewRequest) -> View:
+def _layers_by_steps(request: ViewRequest) -> View:
     trace, curves = request.trace, {}
     kinds = {"noise": ("input + step", ""), "condition": ("gates with the condition", _STEP_LABEL)}
     values = {"level": ("level (RMS)", ""), "change": ("new since the step before", "share")}
@@ -330,9 +311,9 @@ def _layers(request: ViewRequest) -> View:
     return View(figure, *compare.curve_table(trace, curves), about)
 
 
-def _map(request: ViewRequest) -> View:
-    contract = request.trace.contract
-    traces = {label: run.trace for label, run in request.runs.items() if run.trace.contract == contract}
+def _map_of_the_steps(request: ViewRequest) -> View:
+    own = request.trace.contract
+    traces = {label: run.trace for label, run in request.runs.items() if run.trace.contract == own}
     made = compare.joint_map([compare.map_features(trace) for trace in traces.values()])
     scale = {"cmap": TIMES, "vmin": 1, "vmax": max(len(t) for t in traces.values()), "zorder": 3}
     rows = []
@@ -343,9 +324,8 @@ def _map(request: ViewRequest) -> View:
             for p, q in zip(path[:-1:2], path[1::2], strict=False):
                 axis.annotate("", q, p, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1})
             dots = axis.scatter(*path.T, s=18, c=steps, edgecolors=colour, linewidths=1, **scale)
-            rows += [
-                [label, int(i), float(t), *map(float, p)] for i, t, p in zip(trace.index, trace.t, path, strict=True)
-            ]
+            places = zip(trace.index.tolist(), trace.t.tolist(), path.tolist(), strict=True)
+            rows += [[label, call, t, *place] for call, t, place in places]
         first, second = (f"{100 * e:.0f} % of the variance" for e in made.explained)
         axis.set(xlabel=f"first component ({first})", ylabel=f"second component ({second})")
         axis.legend(loc="best", fontsize=7)
@@ -354,18 +334,9 @@ def _map(request: ViewRequest) -> View:
     return View(figure, ["run", "call", "diffusion time", "first", "second"], rows, about)
 
 
-VIEWS = {
-    "steps side by side": _steps_side_by_side,
-    "step matrix": _step_matrix,
-    "metrics per step": _metrics,
-    "two runs": _two_runs,
-    "all runs": _all_runs,
-    "decision times": _decision,
-    "influence over the steps": _influence,
-    "influence at one step": _influence_bins,
-    "layers by steps": _layers,
-    "map of the steps": _map,
-}
+_VIEWS = (_steps_side_by_side, _step_matrix, _metrics_per_step, _two_runs, _all_runs, _decision_times)
+_VIEWS += (_influence_over_the_steps, _influence_at_one_step, _layers_by_steps, _map_of_the_steps)
+VIEWS = {view.__name__[1:].replace("_", " "): view for view in _VIEWS}
 
 
 def draw_view(name: str, request: ViewRequest) -> View:
