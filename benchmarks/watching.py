@@ -136,7 +136,7 @@ def a_study() -> None:
     plain = ablation.run(model, asked, (), options)
     mark("20 steps with all layers kept")
     ablation.run(model, asked, (), dataclasses.replace(options, probe=factors, features=False))
-    mark(f"the same with +{ablation.probe_calls(20, 3)} calls for the influence of three factors")
+    mark(f"the same with +{3 * len(ablation.probed_steps(20))} calls for the influence of three factors")
     runs = {"as asked": plain} | {c.text: ablation.run(model, asked, [c], options) for c in factors}
     mark("three ablations")
     sounds = step_audio.render_audio(model, plain.trace, range(19))
@@ -155,7 +155,7 @@ def a_study() -> None:
     begun = time.process_time()
     step_audio.render_audio(model, many.trace, range(48))
     print(f"48 steps x 5 s made audible: {time.process_time() - begun:.1f} s CPU (target: 30 s on two cores)")
-    print(f"24 probed steps, 3 factors: +{ablation.probe_calls(48, 3)} calls of the network")
+    print(f"24 probed steps, 3 factors: +{3 * len(ablation.probed_steps(48))} calls of the network")
 
 
 def arithmetic() -> None:

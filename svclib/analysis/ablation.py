@@ -66,8 +66,7 @@ def cut_excerpt(song: Song, statistics: dict | None, start_s=0.0, seconds=5.0, c
     """Cut an excerpt out of a song, on whole frames, and adjust it for an instrument as a conversion does.
 
     The song was measured with the features of the instrument, ``statistics`` are the instrument's. The excerpt has at
-    least two frames and ends with the song. ``controls`` are those of the conversion; by default the suggested pitch
-    shift alone. ConversionError if the song ends before ``start_s`` or has no log-mel.
+    least two frames and ends with the song. ``controls``: by default the suggested pitch shift alone.
     """
     measured = song.features
     if measured.log_mel is None:
@@ -94,12 +93,9 @@ def cut_excerpt(song: Song, statistics: dict | None, start_s=0.0, seconds=5.0, c
 class Intervention:
     """One factor of ``FACTORS`` changed, everything else as it was; ``timbre`` is the singer.
 
-    Attributes:
-        kind: ``null``: replaced by its learned null embedding. ``swap``: taken from elsewhere. ``scale``: guidance with
-            ``noise(off) + amount (noise(on) - noise(off))``; 0 equals ``null``, 1 changes nothing.
-        amount: For ``scale``; for a ``swap`` of the melody without ``other``, semitones to transpose by.
-        other: For ``swap``: source of content, melody or loudness, at least as long.
-        singer: For ``swap`` of the timbre: a singer of the model, or names with weights.
+    ``null``: replaced by its learned null embedding. ``swap``: taken from an ``other`` excerpt, at least as long, or
+    ``singer``, a name or names with weights; a melody without ``other`` is transposed by ``amount`` semitones.
+    ``scale``: guidance with ``noise(off) + amount (noise(on) - noise(off))``; 0 equals ``null``, 1 changes nothing.
     """
 
     factor: str
@@ -110,10 +106,8 @@ class Intervention:
 
     def __post_init__(self):
         if self.factor not in FACTORS or self.kind not in KINDS:
-            raise ConversionError(
-                f"Unknown intervention '{self.kind}' of '{self.factor}'; choose one of {', '.join(KINDS)}, of "
-                f"{', '.join(FACTORS)}."
-            )
+            known = f"{', '.join(KINDS)} of {', '.join(FACTORS)}"
+            raise ConversionError(f"Unknown intervention '{self.kind}' of '{self.factor}'; choose one of {known}.")
         if not np.isfinite(self.amount) or abs(self.amount) > 100:
             raise ConversionError(f"The amount is {self.amount}; it must be a number from -100 to 100.")
         needed = {"timbre": self.singer, "melody": self.amount, "content": self.other, "loudness": self.other}
@@ -156,10 +150,7 @@ def from_choice(choice: str, other=None, semitones=0, strength=1, singer=None) -
 
 
 def dropout_warning(settings: Any, interventions: Sequence[Intervention]) -> str:
-    """Warning if the model rarely or never saw these conditions dropped in training; "" if all is well.
-
-    ``settings`` are the ``DiffusionSettings`` of the model; ``scale`` drops a condition too.
-    """
+    """Warning if the model rarely or never saw these conditions dropped (or scaled) in training; "" if all is well."""
     off = {change.factor for change in interventions if change.kind in ("null", "scale")}
     p = settings.condition_dropout
     if off and p == 0:
@@ -171,10 +162,7 @@ def dropout_warning(settings: Any, interventions: Sequence[Intervention]) -> str
 
 
 def swapped(excerpt: Excerpt, interventions: Sequence[Intervention]) -> Excerpt:
-    """The excerpt with the tracks that swaps take from other excerpts, or transposed.
-
-    ConversionError if another excerpt is shorter or has other mels.
-    """
+    """The excerpt with the tracks of swaps; ConversionError if another excerpt is shorter or has other mels."""
     n = len(excerpt)
     for change in interventions:
         if change.kind != "swap" or change.factor == "timbre":
@@ -194,10 +182,9 @@ def swapped(excerpt: Excerpt, interventions: Sequence[Intervention]) -> Excerpt:
 
 
 def build_condition(model, excerpt: Excerpt, interventions: Sequence[Intervention] = (), singer=None) -> torch.Tensor:
-    """The condition ``[1, dims, frames]`` of a diffusion model for an excerpt with interventions.
+    """The condition ``[1, dims, frames]`` of a diffusion model for an excerpt with interventions other than ``scale``.
 
-    ``scale`` does not affect it. ``singer`` is a singer of the model, or names with weights, by default the first one;
-    a swap of the timbre wins. ConversionError as :func:`swapped`, and if content features are missing.
+    ``singer`` is one of the model, or names with weights, by default the first one; a swap of the timbre wins.
     """
     parts = swapped(excerpt, interventions)
     content = parts.content if model.features.units is not None else None
@@ -246,11 +233,6 @@ def probed_steps(n_calls: int, keep: int = PROBE_STEPS) -> np.ndarray:
     return select_steps(np.arange(n_calls)[:, None], min(max(keep, 2), n_calls))
 
 
-def probe_calls(n_calls: int, n_factors: int, keep: int = PROBE_STEPS) -> int:
-    """Number of additional denoiser calls: one per factor and probed step."""
-    return n_factors * len(probed_steps(n_calls, keep))
-
-
 class Influence(NamedTuple):
     """Local influence of each factor at the probed denoiser calls ``index [P]``, at the same ``x_t``.
 
@@ -281,7 +263,8 @@ class RunOptions:
     """Options of an ablation run.
 
     ``features`` records hidden features. ``singer`` is one of the model, or names with weights; the first one if None.
-    ``probe`` are interventions whose local influence is measured, none of them ``scale``; see :func:`probe_calls`.
+    ``probe`` are interventions whose local influence is measured, none of them ``scale``, at one more
+    denoiser call for each of :func:`probed_steps`.
     """
 
     sampling: SamplingOptions = SamplingOptions()
@@ -295,10 +278,7 @@ DEFAULTS = RunOptions()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunResult:
-    """One recorded run of an excerpt with interventions.
-
-    ``excerpt`` is as before them, ``influence`` that of the probed factors, or None, ``notice`` a warning, or "".
-    """
+    """One recorded run, its input before the interventions, the influence of probed factors, and a warning or ""."""
 
     label: str
     trace: Trace
@@ -361,20 +341,17 @@ def run(
 def run_checkpoints(
     folder, training_steps, make_excerpt: Callable, options=DEFAULTS, progress=None, cancelled=None, callback=None
 ) -> list[RunResult]:
-    """The same excerpt from the same noise by several checkpoints of a training run.
+    """:func:`run` by several checkpoints of a training run, from the same noise.
 
-    ``make_excerpt`` is ``(model, statistics) -> Excerpt``; the remaining arguments are those of :func:`run`.
-    ConversionError if the training run in ``folder`` has no diffusion model.
+    ``make_excerpt`` is ``(model, statistics) -> Excerpt``.
     """
     report, runs = reporter(progress), []
     for i, step in enumerate(training_steps):
         name = f"training step {step}"
         report(i / len(training_steps), f"loading {name}")
         model, record = training.load_model(folder, step)
-        if model.settings.kind != "diffusion":
-            raise ConversionError(
-                f"'{Path(folder).name}' trains a '{model.settings.kind}' model; only diffusion has steps.", path=folder
-            )
+        if (kind := model.settings.kind) != "diffusion":
+            raise ConversionError(f"'{Path(folder).name}' trains a '{kind}' model; only diffusion has steps.")
 
         def share(fraction: float, text: str, i=i, name=name) -> None:
             report((i + fraction) / len(training_steps), f"{name}: {text}")

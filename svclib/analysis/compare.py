@@ -1,13 +1,10 @@
-"""Steps and runs compared: distances and metrics over the steps, decision times, maps, and tables of them as files.
+"""Steps and runs compared in dB of log-mels: distances, metrics, decision times, maps, and tables of them as files."""
 
-Levels are dB of log-mels; distances of them are mean absolute differences.
-"""
-
+import collections
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,27 +15,12 @@ from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ConversionError
 
 STATES = {"x0_hat": "the guess", "x_t": "the noisy mel"}
-BANDS_HZ = {
-    "low (below 500 Hz)": (0.0, 500.0),
-    "middle (500 to 3000 Hz)": (500.0, 3000.0),
-    "high (above 3000 Hz)": (3000.0, np.inf),
-}
+BANDS_HZ = {"low (below 500 Hz)": (0, 500), "middle (500 to 3000 Hz)": (500, 3000), "high (above 3000 Hz)": (3000, 1e9)}
 
 
-class Metric(NamedTuple):
-    """One curve over the steps.
-
-    ``meaning`` is its definition, ``reference`` what it is measured against. ``positions [P]`` are kept steps, the
-    number of steps stands for the result; ``values [P]`` are NaN where undefined and rest on ``frames [P]`` frames.
-    """
-
-    name: str
-    unit: str
-    meaning: str
-    reference: str
-    positions: np.ndarray
-    values: np.ndarray
-    frames: np.ndarray
+# One curve over the steps, with its definition (meaning) and what it is measured against (reference): positions [P] of
+# kept steps, the number of steps stands for the result, values [P], NaN where undefined, and numbers of frames [P].
+Metric = collections.namedtuple("Metric", "name unit meaning reference positions values frames")
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -92,8 +74,7 @@ def step_matrix(trace: Trace, state: str = "x0_hat") -> np.ndarray:
 def decision(trace: Trace, tolerance_db: float | int = 3.0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """For each bin ``[mels, frames]`` the first step from which on the x0 prediction stays near the result.
 
-    The number of steps for a bin that is not within the tolerance at the last step. Also the share of the bins of each
-    band that have settled by each step, name -> ``[S]``.
+    ``S`` if it never does. Also the share of the bins of each band that have settled by each step, name -> ``[S]``.
     """
     far = np.abs(trace.level_db(trace.x0_hat) - trace.level_db(trace.result)) >= tolerance_db
     step = np.where(far.any(axis=0), len(far) - far[::-1].argmax(axis=0), 0)
@@ -105,8 +86,8 @@ def decision(trace: Trace, tolerance_db: float | int = 3.0) -> tuple[np.ndarray,
 def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple[list[str], np.ndarray]:
     """Hidden features of each layer at each step: ``(names of the taps, float64 [layers, S])``.
 
-    ``kind`` is ``noise`` (input of the block + step) or ``condition`` (its gates with the condition). ``value`` is
-    ``level``: RMS over channels and time, or ``change``: ``|F_i - F_(i-1)| / |F_i|`` of mean and spread over time.
+    ``kind``: ``noise``, the input of the block + step, or ``condition``, its gates with the condition. ``value``:
+    ``level``, the RMS over channels and time, or ``change``: ``|F_i - F_(i-1)| / |F_i|`` of mean and spread over time.
     """
     taps = sorted((t for t in trace.features if t.startswith(f"{kind} ")), key=lambda t: int(t.split()[-1]))
     if not taps:
@@ -118,24 +99,13 @@ def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple
     return taps, np.linalg.norm(np.diff(f, axis=1, prepend=f[:, :1]), axis=2) / np.maximum(size, 1e-30)
 
 
-class RunDistance(NamedTuple):
-    """Distance of two runs at each step; of runs of two lengths only the first is defined.
-
-    ``spectrum_db [S]``: of the x0 predictions' mean spectra. ``bins_db [S]``: of the x0 predictions bin by bin.
-    ``state_share [S]``: ``|x_t of b - x_t of a| / |x_t of a|``. ``result_db [mels, frames]``: ``b - a`` of the results.
-    """
-
-    spectrum_db: np.ndarray
-    bins_db: np.ndarray | None = None
-    state_share: np.ndarray | None = None
-    result_db: np.ndarray | None = None
+# Distance of two runs at each step: of the x0 predictions' mean spectra [S], defined for any two songs; of the x0
+# predictions bin by bin [S]; |x_t of b - x_t of a| / |x_t of a| [S]; b - a of the results [mels, frames].
+RunDistance = collections.namedtuple("RunDistance", "spectrum_db bins_db state_share result_db", defaults=[None] * 3)
 
 
 def run_distance(a: Trace, b: Trace) -> RunDistance:
-    """Distance of two ``mel`` traces step by step: the *global* influence of the difference between the runs.
-
-    ConversionError if their diffusion times or mel settings differ.
-    """
+    """Distance of two ``mel`` traces step by step: the *global* influence of the difference between the runs."""
     if not np.array_equal(a.t, b.t) or a.contract != b.contract:
         raise ConversionError(
             "The two runs have other diffusion times or mel settings.",
@@ -157,19 +127,11 @@ def run_matrix(traces: Sequence[Trace]) -> np.ndarray:
     return np.array(rows, float)
 
 
-class Map(NamedTuple):
-    """Trajectories in one plane: ``paths [S, n]`` of each run, share of the variance and unit vector of each axis."""
+def joint_map(runs: Sequence[np.ndarray], n: int = 2) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Principal component analysis of all rows of all runs together: paths of the runs, variances, axes.
 
-    paths: list[np.ndarray]
-    explained: np.ndarray
-    axes: np.ndarray
-
-
-def joint_map(runs: Sequence[np.ndarray], n: int = 2) -> Map:
-    """Principal component analysis of all rows of all runs together; deterministic, including the signs.
-
-    ``runs`` are features ``[S, dims]``. The ``n`` axes are in order of their variance, each with its largest component
-    positive; those beyond the rank of the data are zero. ValueError for different dimensions or values not finite.
+    ``runs`` are features ``[S, dims]``, paths ``[S, n]``. The axes ``[n, dims]`` are in order of their share of the
+    variance, each with its largest component positive; those beyond the rank of the data are zero.
     """
     from sklearn.decomposition import PCA
 
@@ -182,7 +144,7 @@ def joint_map(runs: Sequence[np.ndarray], n: int = 2) -> Map:
         pca = PCA(min(n, *rows.shape), svd_solver=solver).fit(rows)
         found = np.flatnonzero(pca.explained_variance_ratio_ > 1e-10)  # beyond the rank there is only rounding
         axes[found], explained[found] = pca.components_[found], pca.explained_variance_ratio_[found]
-    return Map(np.split(rows @ axes.T, np.cumsum([len(run) for run in runs])[:-1]), explained, axes)
+    return np.split(rows @ axes.T, np.cumsum([len(run) for run in runs])[:-1]), explained, axes
 
 
 def map_features(trace: Trace) -> np.ndarray:

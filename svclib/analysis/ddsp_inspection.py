@@ -1,10 +1,10 @@
 """Inspection of conversions and models: results as HTML, reconstructions, synthesiser controls, z, curves of runs."""
 
+import collections
 import dataclasses
 import itertools
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,64 +14,43 @@ from svclib.analysis import plots
 from svclib.audio import units
 from svclib.conversion import pipeline
 from svclib.data import dataset
-from svclib.features.extract import Features
 from svclib.training import api as training
 from svclib.utils.errors import DatasetError
 
 
 def result_html(result: pipeline.Conversion, path: Path, number: int, full: bool = True) -> str:
     """A conversion as HTML: settings, players, a download link; ``full``: original, parts and plots as well."""
-    rate_hz, song, drawings = result.sample_rate_hz, result.song, []
+    rate_hz, song, measured, tracks = result.sample_rate_hz, result.song, result.song.features, result.tracks
     title, *settings = result.settings_text.splitlines()
-    sounds = [(result.audio, rate_hz, "Result")]
+    sounds, drawings = [(result.audio, rate_hz, "Result")], {}
     if full:
-        harmonic, noise = result.stems
         sounds = [(song.original(), song.sample_rate_hz, "Original"), *sounds]
-        sounds += [(harmonic, rate_hz, "Harmonic part"), (noise, rate_hz, "Noise part")]
-        measured = song.features
-        target = dataclasses.replace(measured, f0_hz=result.tracks.f0_hz, voiced=result.tracks.voiced)
-        items = [
-            ("Original", song.audio, measured.settings.sample_rate_hz, measured),
-            ("Result, with the target F0", result.audio, rate_hz, target),
-        ]
-        tracks = plots.conversion_plots(measured, result.tracks, result.controls)
-        drawings = [
-            (plots.compare_spectrograms(items), "spectrograms of the original and the result with their F0"),
-            (tracks, "loudness, pitch, confidence and note-on ratio before and after"),
-        ]
+        sounds += [(x, rate_hz, name) for x, name in zip(result.stems, ("Harmonic part", "Noise part"), strict=True)]
+        target = dataclasses.replace(measured, f0_hz=tracks.f0_hz, voiced=tracks.voiced)
+        original = ("Original", song.audio, measured.settings.sample_rate_hz, measured)
+        compared = plots.compare_spectrograms([original, ("Result, with the target F0", result.audio, rate_hz, target)])
+        drawings["spectrograms of the original and the result with their F0"] = compared
+        drawn = plots.conversion_plots(measured, tracks, result.controls)
+        drawings["loudness, pitch, confidence and note-on ratio before and after"] = drawn
     parts = [
         '<hr style="opacity:.3">',
         page.heading(f"{number}. {title}"),
         *(page.paragraph(line) for line in settings),
         *(page.notice(warning, "warning") for warning in result.warnings),
         page.flow(*(page.player(*sound) for sound in sounds)),
-        *(page.picture(plots.png(figure), alt) for figure, alt in drawings),
+        *(page.picture(plots.png(figure), alt) for alt, figure in drawings.items()),
         page.paragraph(f"Saved as {path}"),
         page.download_link(path),
     ]
     return "".join(parts)
 
 
-class Reconstruction(NamedTuple):
-    """A held-out excerpt, from ``start_s`` of a recording, beside its reconstruction from pitch, loudness and more.
-
-    ``original`` and ``reconstructed`` are float32 ``[samples]`` at ``features.settings.sample_rate_hz``; ``features``
-    are those of the original, ``loss`` is the model's validation loss on the excerpt.
-    """
-
-    name: str
-    start_s: float
-    original: np.ndarray
-    reconstructed: np.ndarray
-    features: Features
-    loss: float
+# A held-out excerpt of a recording, float32 [samples], beside its reconstruction from its features; the loss of it.
+Reconstruction = collections.namedtuple("Reconstruction", "name start_s original reconstructed features loss")
 
 
 def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed: int = 0) -> Reconstruction:
-    """Reconstruct excerpt ``number`` (modulo their number) of the held-out recordings, cut into ``seconds`` each.
-
-    ``model`` is from ``training.load_model``, ``data`` the dataset it was trained on.
-    """
+    """Reconstruct excerpt ``number`` (modulo their number) of the held-out recordings, cut into ``seconds`` each."""
     hop, rate_hz = data.hop_samples, data.settings.sample_rate_hz
     length = max(1, units.frame_count(round(seconds * rate_hz), hop))
     sizes = {index: data.recordings[index]["n_frames"] for index in data.indices("validation")}
@@ -91,20 +70,10 @@ def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed
     )
 
 
-class SynthControls(NamedTuple):
-    """Controls of the synthesiser of a DDSP instrument over frames of ``frame_s`` seconds.
-
-    ``f0_hz``, ``voiced`` and ``amplitude`` are ``[frames]``, ``distribution`` ``[frames, harmonics]`` with rows that
-    sum to 1, ``noise_magnitudes`` ``[frames, bands]``, and ``z`` ``[frames, dims]`` or None.
-    """
-
-    frame_s: float
-    f0_hz: np.ndarray
-    voiced: np.ndarray
-    amplitude: np.ndarray
-    distribution: np.ndarray
-    noise_magnitudes: np.ndarray
-    z: np.ndarray | None
+# Controls of the synthesiser of a DDSP instrument over frames: f0_hz, voiced, amplitude [frames]; distribution
+# [frames, harmonics], rows sum to 1; noise_magnitudes [frames, bands]; z [frames, dims] or None.
+_FIELDS = "frame_s f0_hz voiced amplitude distribution noise_magnitudes z"
+SynthControls = collections.namedtuple("SynthControls", _FIELDS)
 
 
 @torch.no_grad()
@@ -157,9 +126,7 @@ def runs_by_loss(folder: str | Path) -> tuple[dict[str, dict[str, dict]], list[s
 
 def loss_text(definition: dict | None) -> str:
     """A loss definition as text, equal for comparable losses."""
-    if not definition:
-        return "loss of unknown definition"
-    rest = dict(definition)
+    rest = dict(definition or {"kind": "loss of unknown definition"})
     words = [str(rest.pop("kind", ""))]
     if sizes := rest.pop("fft_sizes", None):
         words.append(f"spectral loss, {len(sizes)} FFT sizes ({', '.join(map(str, sizes))})")

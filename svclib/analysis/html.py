@@ -1,8 +1,7 @@
 """HTML elements shared by notebooks, panels and exported pages: players, pictures, notices, tables.
 
-They are the jinja2 macros of ``elements.html``, where their arguments are explained. Self-contained (data URIs, inline
-styles, no network), for light and dark pages and phones. Autoescape is on: text from outside, such as a file name, is
-shown and never interpreted.
+They are the jinja2 macros of ``elements.html``, where their arguments are explained: self-contained (data URIs, inline
+styles, no network), for light and dark pages and phones. Text from outside, such as a file name, is escaped.
 """
 
 import base64

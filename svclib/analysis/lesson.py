@@ -23,7 +23,6 @@ from svclib.analysis import html as page
 from svclib.analysis.ablation import Intervention
 from svclib.analysis.player import Run
 from svclib.analysis.recorder import Recorder
-from svclib.analysis.trace import Trace
 from svclib.conversion.controls import Controls
 from svclib.conversion.song import load_song
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
@@ -39,10 +38,7 @@ _METHOD_NOTE = "It also uses the step before, or adds fresh noise; the two lines
 
 @dataclasses.dataclass(frozen=True)
 class LessonOptions:
-    """Options of a lesson: the excerpt of the song, and the sampling of its main run.
-
-    All of its ``steps``, 8 to 1000, are kept; a DiffWave has its own. ``singer``: the instrument's first if None.
-    """
+    """Excerpt and sampling of the main run, of which all 8 to 1000 steps are kept; the first singer if None."""
 
     start_s: float | int = 0.0
     seconds: float | int = 5.0
@@ -73,9 +69,8 @@ def make(
 ) -> Lesson:
     """Make all runs of a lesson with a diffusion instrument, from the same noise.
 
-    The song was measured with the instrument's features. ``target``, to listen to, is ``(name, samples,
-    sample_rate_hz)`` of the target voice. ``wave`` is a DiffWave group from ``player.group`` and its facts
-    ``wave_steps`` and ``wave_text``; by default those of the example. ``callback``: see ``ablation.run``.
+    ``target``, to listen to, is ``(name, samples, sample_rate_hz)`` of the target voice. ``wave`` is a DiffWave group
+    from ``player.group`` with its facts, by default those of the example. ``callback``: see ``ablation.run``.
     """
     o, model = options, instrument.model
     if not COMPARED_STEPS <= o.steps <= 1000:
@@ -118,26 +113,17 @@ def make(
     results = [sample(*call) for call in compared]
     runs = [render(result, _evenly(len(result.trace)))[0] for result in results]
     if wave is None:
-        stored = _stored()
+        stored = example_data()
         wave = stored["groups"][3], stored["facts"]
     voice = o.singer or (model.singers[0] if len(model.singers) > 1 else instrument.name)
-    facts = {
-        "song": excerpt.name,
-        "voice": voice,
-        "steps": n,
-        "seed": o.seed,
-        "target": target[0] if target else "",
-        "without": ["all three", *(change.text for change in changes)],
-        "fewer": [main.label, *(f"{n} steps" for n in fewer)],
-        "caution": ablation.dropout_warning(model.settings, changes[:1]),
-        "method": main.trace.info["method"],
-        **{k: wave[1][k] for k in ("wave_steps", "wave_text")},
-    }
-    sounds = {
-        "source": (excerpt.audio, song.features.settings.sample_rate_hz),
-        "result": (result_audio, main.trace.sample_rate_hz),
-        **({"target": target[1:]} if target else {}),
-    }
+    facts = {"song": excerpt.name, "voice": voice, "steps": n, "seed": o.seed, "target": target[0] if target else ""}
+    facts |= {name: wave[1][name] for name in ("wave_steps", "wave_text")}
+    facts |= {"method": main.trace.info["method"], "caution": ablation.dropout_warning(model.settings, changes[:1])}
+    facts["without"] = ["all three", *(change.text for change in changes)]
+    facts["fewer"] = [main.label, *(f"{n} steps" for n in fewer)]
+    source = (excerpt.audio, song.features.settings.sample_rate_hz)
+    sounds = {"source": source, "result": (result_audio, main.trace.sample_rate_hz)}
+    sounds |= {"target": target[1:]} if target else {}
     report(1.0, "done")
     without = [dataclasses.replace(brief, label="all three"), *runs[: len(changes)]]
     groups = ([run], without, [brief, *runs[len(changes) :]], [guessed])
@@ -147,8 +133,7 @@ def make(
 def from_file(
     instrument, path: str | Path, options=DEFAULTS, progress=None, cancelled=None, note=None, callback=None
 ) -> tuple[str, str]:
-    """The page of an instrument and a song file, and its description: a lesson for ``diffusion``, for ``diffwave`` its
-    sampling steps.
+    """The page of an instrument and a song file, and its description: a lesson, or the sampling steps of a DiffWave.
 
     A DiffWave that is not a vocoder does not read the song; its page holds at most 5 s. ``note`` receives the estimated
     size of the page before sampling, and its size in the end. ``callback``: see ``ablation.run``, not for a DiffWave.
@@ -194,14 +179,19 @@ def data(lesson: Lesson) -> dict:
     return {"title": lesson.title, "facts": lesson.facts, "groups": groups, "sounds": sounds}
 
 
+def example_data() -> dict:
+    """The data of the pages that come with the package."""
+    return json.loads(gzip.decompress(EXAMPLE.read_bytes()))
+
+
 def example() -> str:
     """The lesson that comes with the package, as a page."""
-    return _fill(_stored())
+    return _fill(example_data())
 
 
 def example_diffwave() -> str:
     """The DiffWave page that comes with the package: generation, denoising and interpolation."""
-    stored = _stored()["diffwave"]
+    stored = example_data()["diffwave"]
     return player.fill({"title": stored["title"], **stored["group"], "more": []})
 
 
@@ -233,9 +223,8 @@ def pages(facts: dict) -> dict:
     """Texts of the lesson for ``lesson.html``: ``pages`` and the glossary ``words``.
 
     ``lesson_pages.json`` has for each page ``title``, ``text`` with placeholders (``[[word]]`` is one of ``words``),
-    ``cards`` of the player, ``acts`` (buttons) and ``todo`` (a sentence and the events that tick it off). ``acts`` may
-    name a list that depends on the facts: ``song``, ``voice``, ``steps``, ``seed``, ``target`` (a label, or ""),
-    ``without`` and ``fewer`` (labels of runs), ``caution`` (a sentence, or ""), ``wave_steps``, ``wave_text``.
+    ``cards`` of the player, ``acts`` (buttons, or the name of a list of them that depends on the facts) and ``todo`` (a
+    sentence and the events that tick it off). The facts are made by :func:`make`.
     """
     book = json.loads(Path(__file__).with_name("lesson_pages.json").read_text(encoding="utf-8"))
     sounds = {"source": f"the song: {facts['song']}", "target": f"the voice: {facts['target']}"}
@@ -275,10 +264,6 @@ def _evenly(n: int, most: int = COMPARED_STEPS) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))
 
 
-def _stored() -> dict:
-    return json.loads(gzip.decompress(EXAMPLE.read_bytes()))
-
-
 # DiffWave: its sampling steps as audio, denoising, interpolation -----------------------------------------------------
 
 
@@ -291,13 +276,10 @@ def record(model, sample: Callable, label: str, seed: int = 0, progress=None) ->
         report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
     result = torch.from_numpy(np.asarray(sample(callback=watch), np.float32).reshape(1, -1))
-    rate_hz = model.features.sample_rate_hz
-    return _wave_run(recorder.trace(result, "wave", sample_rate_hz=rate_hz, label=label, method="DiffWave", seed=seed))
-
-
-def _wave_run(trace: Trace) -> Run:
+    info = {"sample_rate_hz": model.features.sample_rate_hz, "label": label, "method": "DiffWave", "seed": seed}
+    trace = recorder.trace(result, "wave", **info)
     audio, noisy_audio = step_audio.waveform_audio(trace)
-    return Run(trace, trace.info["label"], audio, noisy_audio=noisy_audio)
+    return Run(trace, label, audio, noisy_audio=noisy_audio)
 
 
 def fast_and_full(
@@ -323,27 +305,19 @@ def fast_and_full(
 
 
 def four_examples(model, first: np.ndarray, second: np.ndarray, label: str | None, seed: int = 0) -> list[Run]:
-    """Generation; denoising of the first recording; interpolation with 0 and 50 % of the second, cut to one length."""
+    """Generation; denoising of the first of two equally long recordings; interpolation with 0 and 50 % of the other."""
     level = max(float(np.sqrt(np.square(first, dtype=np.float64).mean())), 1e-4)
     noise = np.random.default_rng(seed).standard_normal(len(first)).astype(np.float32)
+    noisy, options = first + np.float32(0.5 * level) * noise, SamplingOptions(seed=seed)
     quarter, half = max(2, model.settings.n_steps // 8), max(2, model.settings.n_steps // 4)
-    common = {"options": SamplingOptions(seed=seed)}
-    noisy = first + np.float32(0.5 * level) * noise
-    samples = {
-        f"noise taken out, from step {quarter}": functools.partial(
-            inference.denoise, model, noisy, quarter, label=label, **common
-        ),
-    }
+    runs = fast_and_full(model, len(first), label, seed=seed, every_step=False)[:1]
+    cleaned = functools.partial(inference.denoise, model, noisy, quarter, label=label, options=options)
+    runs.append(record(model, cleaned, f"noise taken out, from step {quarter}", seed))
     for share in (0.0, 0.5):
         mix = inference.Mix((share,), half, label=label)
-        samples[f"{100 * share:.0f} % of the second sound, from step {half}"] = functools.partial(
-            inference.interpolate, model, first, second, mix, **common
-        )
-    runs = fast_and_full(model, len(first), label, seed=seed, every_step=False)[:1]
-    runs += [record(model, sample, name, seed) for name, sample in samples.items()]
-    n = min(len(run.trace.result) for run in runs) // 64 * 64
-    cuts = [{k: getattr(run.trace, k)[..., :n] for k in ("x_t", "x0_hat", "result")} for run in runs]
-    return [_wave_run(dataclasses.replace(run.trace, **cut)) for run, cut in zip(runs, cuts, strict=True)]
+        between = functools.partial(inference.interpolate, model, first, second, mix, options)
+        runs.append(record(model, between, f"{100 * share:.0f} % of the second sound, from step {half}", seed))
+    return runs
 
 
 def demonstrate(instrument, seconds: float | int = 1.0, seed: int = 0) -> str:
@@ -353,18 +327,13 @@ def demonstrate(instrument, seconds: float | int = 1.0, seed: int = 0) -> str:
         raise ConversionError(f"'{instrument.name}' is a vocoder: it needs a mel. Show it with a song instead.")
     labels = model.settings.labels or (None, None)
     n = int(seconds * instrument.features.sample_rate_hz) // 64 * 64
-    first, second = (
-        inference.generate(model, n, 1, label, SamplingOptions(seed=seed + k))[0]
-        for k, label in enumerate((labels[0], labels[-1]))
-    )
+    first = inference.generate(model, n, 1, labels[0], SamplingOptions(seed=seed))[0]
+    second = inference.generate(model, n, 1, labels[-1], SamplingOptions(seed=seed + 1))[0]
     return player.document(four_examples(model, first, second, labels[0], seed), f"{instrument.name} at work")
 
 
 def diffwave_document(instrument, song=None, start_s=0.0, seconds=2.0, seed=0, progress=None, cancelled=None) -> str:
-    """The page of a DiffWave instrument as HTML: a vocoder resynthesises an excerpt of a song, others generate a sound.
-
-    The length is at most 5 s; of the labels of a class-conditional model the first is used.
-    """
+    """The page of a DiffWave instrument: a vocoder resynthesises an excerpt of at most 5 s, others generate a sound."""
     model, excerpt = instrument.model, None
     if not 0 < seconds <= WAVE_S:
         raise ConversionError(f"The length is {seconds:g} s; a page of DiffWave's steps holds up to {WAVE_S:g} s.")

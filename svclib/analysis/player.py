@@ -6,6 +6,7 @@
 
 import base64
 import dataclasses
+import itertools
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,9 @@ from svclib.audio import units
 from svclib.utils import atomic_store
 from svclib.utils.errors import ConversionError
 
-CHANGE_DB = 30.0  # range of the difference colours
-MAX_RUNS = 4
+CHANGE_DB, MAX_RUNS = 30.0, 4  # range of the difference colours
 _BOTTOM_DB, _N_COLUMNS = -100.0, 600
+_MAP_TEXT = "each point is one step's guess, averaged over time; one principal component analysis over all runs shown"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,7 @@ class Run:
 
 
 def document(runs: Sequence[Run], title: str = "Watch it sing") -> str:
-    """The page of runs of one excerpt side by side, as self-contained HTML.
-
-    ConversionError for no runs, more than four (unless all but the first are ``compact``), or runs of different kinds,
-    mel settings or lengths.
-    """
+    """The page of up to four runs of one excerpt side by side, or more ``compact`` ones, as self-contained HTML."""
     return fill({"title": title, **group(runs), "more": []})
 
 
@@ -63,8 +60,11 @@ def group(runs: Sequence[Run]) -> dict:
     first, contract = runs[0].trace, runs[0].trace.contract
     low, high = _range_db(runs)
     found = [_curves(run) for run in runs]
-    curves = {curve.name: curve for curves in found for curve in curves}
-    placed = compare.joint_map([compare.map_features(run.trace) for run in runs])
+    curves = {
+        c.name: {"name": c.name, "unit": c.unit, "meaning": c.meaning, "zero": c.name != "signal to noise"}
+        for c in itertools.chain(*found)
+    }
+    paths, explained, _ = compare.joint_map([compare.map_features(run.trace) for run in runs])
     return {
         "mels": contract.n_mels,
         "frames": first.n_frames,
@@ -75,18 +75,11 @@ def group(runs: Sequence[Run]) -> dict:
         "mel_hz": np.round(contract.centers_hz(), 1).tolist(),
         "ticks": [[round(place, 4), label] for place, label in first.frequency_ticks(0.09)],
         "pitch": _pitch_range(runs),
-        "curves": [
-            {"name": c.name, "unit": c.unit, "meaning": c.meaning, "zero": c.name != "signal to noise"}
-            for c in curves.values()
-        ],
-        "map": {
-            "explained": [round(100 * float(x)) for x in placed.explained],
-            "text": "each point is one step's guess, averaged over time; one principal component analysis over all "
-            "runs shown",
-        },
+        "curves": list(curves.values()),
+        "map": {"explained": [round(100 * float(x)) for x in explained], "text": _MAP_TEXT},
         "runs": [
             {"path": np.round(path, 5).tolist(), **_run_data(run, number, low, high, curves)}
-            for number, (run, path, curves) in enumerate(zip(runs, placed.paths, found, strict=True))
+            for number, (run, path, curves) in enumerate(zip(runs, paths, found, strict=True))
         ],
     }
 
@@ -102,15 +95,13 @@ def _curves(run: Run) -> list[compare.Metric]:
     trace, (_, *found) = run.trace, compare.mel_metrics(run.trace, run.reference_db, warped=False)
     n = len(trace)
     if run.f0 and trace.target_f0 is not None and len(trace.target_f0[0]) == trace.n_frames:
-        errors = {i: step_audio.f0_error(trace, *track) for i, track in run.f0.items() if i < n}
-        values = np.array([errors[i][0]["rmse"] if i in errors else math.nan for i in range(n)])
-        counts = np.array([errors[i][1] if i in errors else 0 for i in range(n)])
-        meaning = (
-            f"root mean square over frames voiced in both, {min(counts[[*errors]])} to {max(counts)} of "
-            f"{trace.n_frames} by step; not shown below {step_audio.MIN_FRAMES}"
-        )
-        name, against = "pitch off what was asked", "the target F0"
-        found.append(compare.Metric(name, "cents", meaning, against, np.arange(n), values, counts))
+        errors = [step_audio.f0_error(trace, *run.f0[i]) if i in run.f0 else ({}, None) for i in range(n)]
+        values = np.array([error.get("rmse", math.nan) for error, _ in errors])
+        counts = [count for _, count in errors if count is not None]
+        meaning = f"root mean square over frames voiced in both, {min(counts)} to {max(counts)} of {trace.n_frames}"
+        meaning += f" by step; not shown below {step_audio.MIN_FRAMES}"
+        about = ("pitch off what was asked", "cents", meaning, "the target F0")
+        found.append(compare.Metric(*about, np.arange(n), values, np.array([count or 0 for _, count in errors])))
     return found
 
 
@@ -119,13 +110,9 @@ def _require_same(runs: Sequence[Run]) -> None:
         raise ConversionError("There is no run to show.")
     if len(runs) > MAX_RUNS and not all(run.compact for run in runs[1:]):
         raise ConversionError(f"{len(runs)} runs are too many for one page; it shows up to {MAX_RUNS}.")
-    kinds = [(run.trace.kind, run.trace.result.shape, run.trace.contract) for run in runs]
-    for run, kind in zip(runs, kinds, strict=True):
-        if kind != kinds[0]:
-            raise ConversionError(
-                f"'{run.label or run.trace.info.get('label', '')}' has {kind[0]} states of {kind[1]}, the first run "
-                f"{kinds[0][0]} states of {kinds[0][1]} or other mel settings; show runs of the same excerpt together."
-            )
+    if len({(run.trace.kind, run.trace.result.shape, run.trace.contract) for run in runs}) > 1:
+        shapes = ", ".join(f"{run.trace.kind} {run.trace.result.shape}" for run in runs)
+        raise ConversionError(f"Show runs of the same excerpt and mel together; these have results of {shapes}.")
 
 
 def _range_db(runs: Sequence[Run]) -> tuple[float, float]:
@@ -173,9 +160,7 @@ def _run_data(run: Run, number: int, low: float, high: float, curves: Sequence[c
         "label": str(run.label or info.get("label") or f"run {number + 1}"),
         "about": ", ".join(filter(None, about)),
         "notice": str(info.get("notice") or ""),
-        "t": trace.t.tolist(),
-        "alpha": trace.alpha.tolist(),
-        "sigma": trace.sigma.tolist(),
+        **{name: getattr(trace, name).tolist() for name in ("t", "alpha", "sigma")},
         "snr": np.clip(10 / math.log(10) * trace.log_snr, -100, 100).tolist(),
         "xt": "" if run.compact else _packed(seen),
         "wave": wave,

@@ -23,10 +23,8 @@ _COLUMNS = {"index": np.int64, "t": float, "alpha": float, "sigma": float, "x_t"
 class Recorder:
     """Sampler callback that keeps copies of the states in float16.
 
-    Args:
-        keep: Most steps to keep, at least 2; all by default.
-        max_bytes: Memory limit for states; takes precedence over ``keep``.
-        denoiser: A ``denoiser.CachedDenoiser`` whose hidden features are recorded inside ``with recorder.hooked():``.
+    At most ``keep`` steps, 2 or more, and ``max_bytes`` of states are kept. The hidden features of ``denoiser``, a
+    ``denoiser.CachedDenoiser``, are recorded inside ``with recorder.hooked():``.
     """
 
     def __init__(self, keep: int | None = None, max_bytes: int = MAX_BYTES, denoiser: Any = None):
@@ -107,10 +105,9 @@ def capture(
 
     ``condition`` is from ``model.condition``, ``denoiser`` from ``model.prepare`` for it, to reuse. ``conditions`` are
     target curves to store: ``f0_hz``, ``voiced``, ``loudness_db``, each ``[frames]``. ``callback`` is called with each
-    step after it was recorded; denoiser calls inside it are not recorded. Without ``features`` no hidden features are.
-    Returns a ``mel`` trace with the sampling settings in ``info``.
+    recorded step; denoiser calls inside it are not recorded. Without ``features`` no hidden features are.
     """
-    denoiser = denoiser or model.prepare(condition, sampling.precision)
+    denoiser, settings = denoiser or model.prepare(condition, sampling.precision), model.settings
     recorder = Recorder(denoiser=denoiser if features else None)
 
     def on_step(step: SamplerStep) -> None:
@@ -121,20 +118,10 @@ def capture(
 
     with recorder.hooked():
         log_mel = model.sample(condition, sampling, denoiser, on_step)
-    return recorder.trace(
-        model.scale(log_mel),
-        low=model.mel_low,
-        high=model.mel_high,
-        conditions=conditions,
-        label=label,
-        method=sampling.sampler or model.settings.sampler,
-        seed=sampling.seed,
-        shallow=sampling.shallow,
-        mel=model.contract.to_json(),
-        precision=denoiser.precision,
-        prediction=model.settings.prediction,
-        condition_dropout=float(model.settings.condition_dropout),
-    )
+    info = {"label": label, "method": sampling.sampler or settings.sampler, "seed": sampling.seed}
+    info |= {"shallow": sampling.shallow, "mel": model.contract.to_json(), "precision": denoiser.precision}
+    info |= {"prediction": settings.prediction, "condition_dropout": float(settings.condition_dropout)}
+    return recorder.trace(model.scale(log_mel), "mel", model.mel_low, model.mel_high, conditions, **info)
 
 
 class _Taps:
@@ -205,8 +192,7 @@ def select_steps(features: np.ndarray, k: int, ends: bool = True) -> np.ndarray:
     """Increasing indices of ``k`` of ``N`` steps, by interval clustering (SingVisio, Xue et al. 2024).
 
     Of each of ``k`` intervals the step nearest to the mean of its features ``[N, dims]`` is taken, at a tie the first;
-    interval ``i`` are the steps from ``i N // k`` on. ``ends``: the first and the last step instead of those of the
-    outer intervals. Concatenate two runs along ``dims`` to select steps for both.
+    interval ``i`` are the steps from ``i N // k`` on. ``ends``: of the outer intervals the first and the last step.
     """
     features = np.asarray(features, np.float64)
     n = len(features)

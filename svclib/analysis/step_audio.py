@@ -46,20 +46,15 @@ class StepAudio:
 
     def at(self, positions: Sequence[int] | np.ndarray) -> "StepAudio":
         """The audio of some positions, numbered anew."""
-        kept, attenuated_db = (
-            {k: found[int(i)] for k, i in enumerate(positions) if int(i) in found}
-            for found in (self.audio, self.attenuated_db)
-        )
-        return dataclasses.replace(self, audio=kept, attenuated_db=attenuated_db)
+        places = {int(i): k for k, i in enumerate(positions)}
+        kept, quieter = ({places[i]: x[i] for i in places if i in x} for x in (self.audio, self.attenuated_db))
+        return dataclasses.replace(self, audio=kept, attenuated_db=quieter)
 
 
-def render_audio(
-    model, trace: Trace, positions=None, seed=0, progress=None, cancelled=None, mel_only=False
-) -> StepAudio:
-    """Render x0 predictions by the vocoder of the model, or by Griffin-Lim: without a vocoder, or ``mel_only``.
+def render_audio(model, trace: Trace, positions=None, seed=0, progress=None, cancelled=None, mel_only=False):
+    """:func:`render_steps` by the vocoder of the model, or by Griffin-Lim: without a vocoder, or ``mel_only``.
 
-    A vocoder receives the target F0, Griffin-Lim the mel alone. ``seed`` is that of the vocoder's noise or of the
-    initial phases; the others are those of :func:`render_steps`.
+    A vocoder receives the target F0, Griffin-Lim the mel alone; ``seed`` is that of its noise or initial phases.
     """
 
     def vocode(log_mel: np.ndarray) -> np.ndarray:
@@ -84,26 +79,18 @@ def render_steps(trace: Trace, vocode: Callable, positions=None, progress=None, 
         state = trace.result if i == n else trace.x0_hat[i]
         rendered[i] = np.asarray(vocode(trace.log_mel(state).T), np.float32)
     report(1.0, f"audio {len(steps)} of {len(steps)}")
-    found, attenuated_db = common_gain(rendered, rendered[n])
-    return StepAudio(found, trace.sample_rate_hz, attenuated_db=attenuated_db)
+    return common_gain(rendered, rendered[n], trace.sample_rate_hz)
 
 
 def waveform_audio(trace: Trace) -> tuple[StepAudio, StepAudio]:
     """x0 predictions and noisy states of a ``wave`` trace, with the gain of :func:`common_gain`."""
-    end = trace.result.astype(np.float32)
-    guesses, noisy = (common_gain(dict(enumerate(x.astype(np.float32))), end) for x in (trace.x0_hat, trace.x_t))
-    rate_hz = trace.sample_rate_hz
-    return (
-        StepAudio(guesses[0], rate_hz, attenuated_db=guesses[1]),
-        StepAudio(noisy[0], rate_hz, "the noisy signal", noisy[1]),
-    )
+    end, rate_hz = trace.result.astype(np.float32), trace.sample_rate_hz
+    guesses, noisy = (dict(enumerate(states.astype(np.float32))) for states in (trace.x0_hat, trace.x_t))
+    return common_gain(guesses, end, rate_hz), common_gain(noisy, end, rate_hz, "the noisy signal")
 
 
-def common_gain(rendered: Mapping[int, np.ndarray], end: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, float]]:
-    """Apply the gain that brings the peak of the result ``end`` to 0.7: ``(audio, {position: attenuation in dB})``.
-
-    Steps louder than the result, such as noise, are attenuated to 12 dB below it.
-    """
+def common_gain(rendered: Mapping[int, np.ndarray], end: np.ndarray, rate_hz: int, kind="the guess") -> StepAudio:
+    """Apply the gain that brings the peak of the result ``end`` to 0.7; louder steps, such as noise, to 12 dB below."""
 
     def rms(samples: np.ndarray) -> float:
         return math.sqrt(np.square(samples, dtype=np.float64).mean()) if len(samples) else 0.0
@@ -117,7 +104,7 @@ def common_gain(rendered: Mapping[int, np.ndarray], end: np.ndarray) -> tuple[di
             factor = limit / level * 10 ** (-GUARD_DB / 20)
             attenuated_db[i] = round(-20 * math.log10(factor), 1)
         found[i] = np.clip(samples * (gain * factor), -1, 1)
-    return found, attenuated_db
+    return StepAudio(found, rate_hz, kind, attenuated_db)
 
 
 def measure_f0(trace: Trace, rendered: StepAudio, method: str = "swift") -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -144,10 +131,9 @@ def audio_metrics(
 ) -> list[Metric]:
     """Metrics of the audio of steps against the target curves of the trace, one curve per entry of ``AUDIO_METRICS``.
 
-    The vocoder receives the target F0, so F0 errors measure its output, not the x0 prediction alone. ``rendered`` is
-    audio ``[samples]`` by position, ``settings`` the feature settings of the instrument. With the audio of the
-    ``source``: speaker similarity to it, where it can be computed, and with a ``SpeechRecognizer`` the character error
-    rate against its transcript, which takes seconds per step.
+    A vocoder receives the target F0: F0 errors measure its output, not the x0 prediction alone. ``rendered`` is audio by
+    position, ``settings`` are those of the instrument's features. With the audio of the ``source``: speaker similarity,
+    where it can be computed, and by a ``SpeechRecognizer`` the character error rate, which takes seconds per step.
     """
     missing = {"f0_hz", "voiced", "loudness_db"} - set(trace.conditions)
     if missing or not rendered:
@@ -161,19 +147,21 @@ def audio_metrics(
     for k, position in enumerate(sorted(rendered)):
         report(k / len(rendered), f"metrics of {k + 1} of {len(rendered)}")
         samples = np.asarray(rendered[position], np.float32)
-        measured = extract.extract(samples, dataclasses.replace(settings, mel=None))
+        measured = extract.extract(samples, dataclasses.replace(settings, mel=None, units=None))
         rows[position] = _target_metrics(trace, measured)
-        if embedding is not None:
-            rows[position]["speaker similarity"] = _similarity(samples, rate_hz, embedding), measured.n_frames
+        with contextlib.suppress(ConversionError):  # silence has no voice
+            if embedding is not None:
+                found = speaker_similarity.similarity(_at_16k(samples, rate_hz), embedding)
+                rows[position]["speaker similarity"] = found["speaker_similarity"], measured.n_frames
         if words is not None:
             cer = intelligibility(recognizer, _at_16k(samples, rate_hz), words).cer
             rows[position]["character error rate"] = cer, measured.n_frames
-    found = []
+    curves = []
     for name, about in AUDIO_METRICS.items():
         values, frames = np.array([row.get(name, (math.nan, 0)) for row in rows.values()]).T
         if name not in _OPTIONAL or np.isfinite(values).any():
-            found.append(Metric(name, *about, np.array(list(rows)), values, frames.astype(int)))
-    return found
+            curves.append(Metric(name, *about, np.array(list(rows)), values, frames.astype(int)))
+    return curves
 
 
 def _target_metrics(trace: Trace, measured: extract.Features) -> dict[str, tuple[float, int]]:
@@ -197,11 +185,3 @@ def _target_metrics(trace: Trace, measured: extract.Features) -> dict[str, tuple
 
 def _at_16k(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     return audio.resample(np.asarray(samples, np.float32), rate_hz, SAMPLE_RATE_HZ).astype(np.float32)
-
-
-def _similarity(samples: np.ndarray, rate_hz: int, embedding: np.ndarray) -> float:
-    """Speaker similarity; NaN for audio without a voice."""
-    try:
-        return speaker_similarity.similarity(_at_16k(samples, rate_hz), embedding)["speaker_similarity"]
-    except ConversionError:
-        return math.nan

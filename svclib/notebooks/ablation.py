@@ -156,7 +156,7 @@ class AblationPanel(widgets.Panel):
         ):
             widget.layout.display = "" if words in choice else "none"
         calls = samplers.SAMPLERS[self.sampler.value].n_calls(self.steps.value)
-        more = ablation.probe_calls(calls, len(PROBES))
+        more = len(PROBES) * len(ablation.probed_steps(calls))
         self.probe.description = f"Influence of factors: +{more} calls"
 
     def _missing(self) -> str:

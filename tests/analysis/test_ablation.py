@@ -141,9 +141,9 @@ def test_probing_costs_what_is_stated_and_changes_no_bit():
     probe = ablation.Probe({n: lambda x, t: calls.append(t) or 0 * x for n in "abc"}, keep=24)
     plain, made = walk(MEAN, steps=100), walk(MEAN, probe, steps=100)
     np.testing.assert_array_equal(made.result, plain.result)
-    assert len(calls) == ablation.probe_calls(100, 3) == 72 and len(probe.rows) == 24
+    assert len(calls) == 3 * len(ablation.probed_steps(100)) == 72 and len(probe.rows) == 24
     assert probe.rows[0]["index"] == 0 and probe.rows[-1]["index"] == 99
-    assert ablation.probe_calls(20, 3) == 60
+    assert len(ablation.probed_steps(20)) == 20
     assert probe.rows[5]["share"]["a"] == pytest.approx(1)  # it names no noise at all
 
 

@@ -97,7 +97,8 @@ def test_the_template_is_small():
 
 def test_sounds_share_one_gain_and_noise_is_turned_down():
     end = 0.2 * np.sin(np.arange(8000) / 10).astype(np.float32)
-    audio, quieter = step_audio.common_gain({0: 4 * end, 1: 0.5 * end, 2: end}, end)
+    made = step_audio.common_gain({0: 4 * end, 1: 0.5 * end, 2: end}, end, 8000)
+    audio, quieter = made.audio, made.attenuated_db
     assert np.abs(audio[2]).max() == pytest.approx(0.7, rel=1e-3)
     np.testing.assert_allclose(audio[1], audio[2] / 2, atol=1e-6)
     np.testing.assert_allclose(audio[0], audio[2] * 10 ** (-12 / 20), atol=1e-6)

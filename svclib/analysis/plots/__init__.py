@@ -151,8 +151,7 @@ def features_overview(samples, features, start_s=0.0) -> Figure:
 
 
 def doctor_picture(report) -> Figure:
-    """A quality report as bars for the 40 longest usable files: length, F0 range, level and noise floor; warnings in
-    orange."""
+    """A quality report as bars for the 40 longest usable files: length, F0 range, level, noise; orange: warned."""
     files = sorted((f for f in report.files if f.usable), key=lambda f: -f.duration_s)[:40]
     names = [f.name if len(f.name) <= 28 else f"{f.name[:13]}…{f.name[-14:]}" for f in files]
     position = np.arange(len(files))
@@ -226,10 +225,7 @@ def compare_runs(runs: Mapping[str, Mapping], key="validation_loss", title="", y
 
 
 def conversion_plots(song, tracks, controls) -> Figure:
-    """Loudness, pitch, confidence of the F0 tracker and note mask of a conversion over time.
-
-    ``song`` are its ``Features``, ``tracks`` the ``controls.ConditioningTracks`` that ``controls`` made of them.
-    """
+    """Loudness, pitch, F0 confidence and note mask of a song (``Features``), and what ``controls`` made of them."""
     time_s = units.frame_centers_s(len(song.f0_hz), song.settings.hop_samples, song.settings.sample_rate_hz)
     before, after = (  # lines break in unvoiced frames
         np.where(np.asarray(x.voiced, bool) & (x.f0_hz > 0), units.hz_to_midi(x.f0_hz), np.nan) for x in (song, tracks)
@@ -306,11 +302,11 @@ def spectrum_at(amplitude, distribution, noise_magnitudes, f0_hz, sample_rate_hz
 
 def z_map(trajectories: Mapping[str, np.ndarray], title="") -> Figure:
     """z trajectories, ``name -> [frames, dims]``, on the two principal components of all of them together."""
-    made = joint_map(list(trajectories.values()))
-    first, second = (f"{share:.0%}" for share in made.explained)
+    paths, explained, _ = joint_map(list(trajectories.values()))
+    first, second = (f"{share:.0%}" for share in explained)
     labels = {"xlabel": f"first axis ({first} of the variance)", "ylabel": f"second axis ({second})"}
     with styled_axis((6.4, 5), title=title, **labels) as (figure, axis):
-        for index, (name, path) in enumerate(zip(trajectories, made.paths, strict=True)):
+        for index, (name, path) in enumerate(zip(trajectories, paths, strict=True)):
             colour = CYCLE[index % len(CYCLE)]
             axis.plot(*path.T, color=colour, alpha=0.55, linewidth=0.8)
             axis.plot(*path[:1].T, "o", color=colour, markersize=5, label=name)
@@ -341,25 +337,15 @@ class LivePreview:
             self._draw(model, {"noisy mel x_t": step.x_t, "x0 prediction": step.x0_hat}, about)
 
     def _draw(self, model, states: dict[str, Tensor], about: str) -> None:
-        self._shown_s = self._clock()
-        low, high = range_db(model)
-        parts = []
+        self._shown_s, parts, to_db = self._clock(), [], model.contract.to_db
+        high = 10.0 * np.ceil(to_db(float(model.mel_high.max())) / 10)  # of the model's scale, in tens
+        low = high - RANGE_DB
         for name, state in states.items():
-            drawn = page.picture(plain_levels(level_db(model, state), low, high), f"{name}, {about}", 560, 130)
+            level_db = to_db(model.unscale(state)[0].detach().T.float().cpu().numpy())
+            drawn = page.picture(plain_levels(level_db, low, high), f"{name}, {about}", 560, 130)
             parts.append(f'<div style="flex:1 1 260px;max-width:560px">{page.paragraph(name)}{drawn}</div>')
         scale = page.paragraph(f"{about} · colours from {low:g} dB (dark) to {high:g} dB (bright)")
         self._show(page.flow(*parts) + scale)
-
-
-def level_db(model, state: Tensor) -> np.ndarray:
-    """A state ``[1, mels, frames]`` of a diffusion model as levels in dB, ``[mels, frames]``."""
-    return model.contract.to_db(model.unscale(state.detach())[0].detach().T.float().cpu().numpy())
-
-
-def range_db(model) -> tuple[float, float]:
-    """Colour range: 80 dB below the highest level of the model's scale, rounded up to 10 dB."""
-    high = 10.0 * np.ceil(model.contract.to_db(float(model.mel_high.max())) / 10)
-    return high - RANGE_DB, high
 
 
 def plain_levels(level_db: np.ndarray, low_db: float | int, high_db: float | int) -> bytes:

@@ -6,9 +6,9 @@ runs`` of which one has another recording or singer. Levels have one fixed colou
 one, both readable for the colour-blind.
 """
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -58,13 +58,7 @@ class ViewRequest:
         return {"cmap": LEVELS, "vmin": high - 80.0, "vmax": high}
 
 
-class View(NamedTuple):
-    """A picture, its table and an explanation."""
-
-    figure: Any
-    head: list[str]
-    rows: list[list]
-    about: str
+View = collections.namedtuple("View", "figure head rows about")  # a picture, its table and an explanation
 
 
 def _mel(axis, trace: Trace, picture, title: str = "", f0: bool = False, **scale):
@@ -314,11 +308,11 @@ def _layers_by_steps(request: ViewRequest) -> View:
 def _map_of_the_steps(request: ViewRequest) -> View:
     own = request.trace.contract
     traces = {label: run.trace for label, run in request.runs.items() if run.trace.contract == own}
-    made = compare.joint_map([compare.map_features(trace) for trace in traces.values()])
+    paths, explained, _ = compare.joint_map([compare.map_features(trace) for trace in traces.values()])
     scale = {"cmap": TIMES, "vmin": 1, "vmax": max(len(t) for t in traces.values()), "zorder": 3}
     rows = []
     with styled_axis((6.6, 4.6), title="the mean guess, step by step") as (figure, axis):
-        for k, ((label, trace), path) in enumerate(zip(traces.items(), made.paths, strict=True)):
+        for k, ((label, trace), path) in enumerate(zip(traces.items(), paths, strict=True)):
             colour, steps = CYCLE[k % len(CYCLE)], np.arange(1, len(path) + 1)
             axis.plot(*path.T, color=colour, linewidth=1, label=label)
             for p, q in zip(path[:-1:2], path[1::2], strict=False):
@@ -326,7 +320,7 @@ def _map_of_the_steps(request: ViewRequest) -> View:
             dots = axis.scatter(*path.T, s=18, c=steps, edgecolors=colour, linewidths=1, **scale)
             places = zip(trace.index.tolist(), trace.t.tolist(), path.tolist(), strict=True)
             rows += [[label, call, t, *place] for call, t, place in places]
-        first, second = (f"{100 * e:.0f} % of the variance" for e in made.explained)
+        first, second = (f"{100 * e:.0f} % of the variance" for e in explained)
         axis.set(xlabel=f"first component ({first})", ylabel=f"second component ({second})")
         axis.legend(loc="best", fontsize=7)
         _bar(figure, dots, axis, "step")
