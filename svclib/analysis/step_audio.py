@@ -131,7 +131,7 @@ def audio_metrics(
 ) -> list[Metric]:
     """Metrics of the audio of steps against the target curves of the trace, one curve per entry of ``AUDIO_METRICS``.
 
-    A vocoder receives the target F0: F0 errors measure its output, not the x0 prediction alone. ``rendered`` is audio by
+    A vocoder receives the target F0: F0 errors measure its output, not the x0 prediction alone. ``rendered`` is by
     position, ``settings`` are those of the instrument's features. With the audio of the ``source``: speaker similarity,
     where it can be computed, and by a ``SpeechRecognizer`` the character error rate, which takes seconds per step.
     """
