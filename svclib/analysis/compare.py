@@ -23,7 +23,7 @@ BANDS_HZ = {"low (below 500 Hz)": (0, 500), "middle (500 to 3000 Hz)": (500, 300
 Metric = collections.namedtuple("Metric", "name unit meaning reference positions values frames")
 
 
-def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray | float:
     """Mean absolute difference over ``[..., mels, frames]``, float64 ``[...]``."""
     return np.abs(a - b).mean(axis=(-2, -1), dtype=np.float64)
 
