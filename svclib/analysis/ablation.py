@@ -205,8 +205,7 @@ def build_condition(model, excerpt: Excerpt, interventions: Sequence[Interventio
 class Probe:
     """Sampler callback that evaluates other denoisers at the same ``x_t``; it does not affect the sampling run.
 
-    ``others`` are ``name -> (x_t, t) -> eps`` under other conditions, ``keep`` the most steps to probe, ``clip`` the
-    limit of ``|x0_hat|``, the same as of the sampler. ``rows`` holds the measurements of each probed step.
+    ``others`` are ``name -> (x_t, t) -> eps`` under other conditions, ``clip`` is the sampler's limit of ``|x0_hat|``.
     """
 
     def __init__(self, others: Mapping[str, Callable], keep: int = PROBE_STEPS, clip: float | int | None = 1.0):
@@ -260,12 +259,8 @@ def influence(probe: Probe, trace: Trace) -> Influence:
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Options of an ablation run.
-
-    ``features`` records hidden features. ``singer`` is one of the model, or names with weights; the first one if None.
-    ``probe`` are interventions whose local influence is measured, none of them ``scale``, at one more
-    denoiser call for each of :func:`probed_steps`.
-    """
+    """Options of an ablation run: ``features`` records hidden features, ``singer`` is a name or names with weights, of
+    ``probe``, interventions other than ``scale``, the local influence is measured."""
 
     sampling: SamplingOptions = SamplingOptions()
     features: bool = True
@@ -341,10 +336,7 @@ def run(
 def run_checkpoints(
     folder, training_steps, make_excerpt: Callable, options=DEFAULTS, progress=None, cancelled=None, callback=None
 ) -> list[RunResult]:
-    """:func:`run` by several checkpoints of a training run, from the same noise.
-
-    ``make_excerpt`` is ``(model, statistics) -> Excerpt``.
-    """
+    """:func:`run` by several checkpoints of a training run; ``make_excerpt`` is ``(model, statistics) -> Excerpt``."""
     report, runs = reporter(progress), []
     for i, step in enumerate(training_steps):
         name = f"training step {step}"

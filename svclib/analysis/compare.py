@@ -3,8 +3,9 @@
 import collections
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +30,8 @@ def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray | float:
 
 
 def mel_metrics(trace: Trace, source_db: np.ndarray | None = None, warped: bool = True) -> list[Metric]:
-    """Metrics of every x0 prediction that need no audio: log-mel and mel-cepstral distances, signal-to-noise ratio.
-
-    ``source_db`` is a log-mel ``[mels, frames]`` in dB to compare with as well; time warping (``warped``) is slow.
-    """
+    """Log-mel and mel-cepstral distances of every x0 prediction to the result, also along the path of time warping
+    (``warped``, slow), its distance to ``source_db [mels, frames]`` if given, and the signal-to-noise ratio."""
     guesses, end = trace.level_db(trace.x0_hat), trace.level_db(trace.result)
     n, frames = len(trace), f"{end.shape[1]} frames"
 
@@ -178,21 +177,12 @@ def matrix_table(names: Sequence[str], matrix: np.ndarray) -> tuple[list[str], l
 
 
 def save_csv(folder: str | Path, name: str, head: Sequence[str], rows: Sequence[Sequence]) -> Path:
-    """Write a table as a CSV file (UTF-8, full precision) under a free name; see :func:`save_bytes`."""
+    """Write a table as a CSV file (UTF-8, full precision); see :func:`save_file`."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    return save_bytes(folder, name, ".csv", text.getvalue().encode())
+    return save_file(folder, name, ".csv", lambda part: part.write_bytes(text.getvalue().encode()))
 
 
-def save_bytes(folder: str | Path, name: str, suffix: str, data: bytes) -> Path:
-    """Write a file under a safe and free name, such as ``name 2.csv``; returns the path. StorageError on failure."""
-    return atomic_store.commit_new(_place(folder, name, suffix), lambda part: atomic_store.commit_bytes(part, data))
-
-
-def save_trace(folder: str | Path, name: str, trace: Trace) -> Path:
-    """Write a trace as ``.npz`` under a safe and free name; ``trace.load`` reads it."""
-    return atomic_store.commit_new(_place(folder, name, ".npz"), trace.save)
-
-
-def _place(folder, name: str, suffix: str) -> Path:
-    return Path(folder) / f"{filesystem.safe_name(name, 'study')}{suffix}"
+def save_file(folder: str | Path, name: str, suffix: str, write: Callable[[Path], Any]) -> Path:
+    """Commit what ``write`` writes under a safe and free name, such as ``name 2.csv``; StorageError on failure."""
+    return atomic_store.commit_new(Path(folder) / f"{filesystem.safe_name(name, 'study')}{suffix}", write)

@@ -1,8 +1,7 @@
 """A lesson of eight pages about one song: how a diffusion model makes it out of noise; and pages about DiffWave.
 
-:func:`make` samples an excerpt several times from the same noise, :func:`document` puts it on one self-contained page:
-``player.html`` with ``lesson.html`` and the texts of ``lesson_pages.json``. :func:`example` is a lesson that comes with
-the package, made from the synthetic singers by ``benchmarks/example_lesson.py``.
+:func:`make` samples an excerpt several times from the same noise, :func:`document` puts it on one page: ``player.html``
+with ``lesson.html`` and ``lesson_pages.json``. :func:`example` is a lesson made by ``benchmarks/example_lesson.py``.
 """
 
 import base64
@@ -51,10 +50,9 @@ DEFAULTS = LessonOptions()
 
 
 class Lesson(NamedTuple):
-    """Data of the pages: values for the texts (see :func:`pages`), runs, and the DiffWave group of ``player.group``.
+    """Values for the texts (see :func:`pages`), runs, sounds ``(samples, sample_rate_hz)``, and the DiffWave group.
 
     The groups of runs: the main one; interventions; fewer steps; steps of the main one rendered without a vocoder.
-    ``sounds`` are ``source``, ``result``, optionally ``target``: ``(samples, sample_rate_hz)``.
     """
 
     title: str
@@ -224,7 +222,7 @@ def pages(facts: dict) -> dict:
 
     ``lesson_pages.json`` has for each page ``title``, ``text`` with placeholders (``[[word]]`` is one of ``words``),
     ``cards`` of the player, ``acts`` (buttons, or the name of a list of them that depends on the facts) and ``todo`` (a
-    sentence and the events that tick it off). The facts are made by :func:`make`.
+    sentence and the events that tick it off).
     """
     book = json.loads(Path(__file__).with_name("lesson_pages.json").read_text(encoding="utf-8"))
     sounds = {"source": f"the song: {facts['song']}", "target": f"the voice: {facts['target']}"}
@@ -288,7 +286,7 @@ def fast_and_full(
     """One sound by the fast schedule of the model (six steps in the paper), if it has one, and by all trained steps.
 
     A vocoder needs the ``excerpt``, other models ``n_samples`` and, if class-conditional, a ``label``. Without
-    ``every_step`` the slow run is made only if there is no fast one. Each run keeps at most ``WAVE_STEPS`` steps.
+    ``every_step`` the slow run is made only if there is no fast one.
     """
     n_fast, options, report = len(model.settings.fast_etas), SamplingOptions(seed=seed), reporter(progress, cancelled)
     schedules = [True] * bool(n_fast) + [False] * (every_step or not n_fast)

@@ -1,7 +1,6 @@
 """Traces as one self-contained HTML page: scrub through the steps, from noise to signal, in pictures and sound.
 
-``player.html`` is the template. The same text is the output of a notebook cell (``html.frame``) and an exported file
-(:func:`export`). The page makes no network requests, and text from outside is escaped.
+``player.html`` is the template. The text is the output of a notebook cell (``html.frame``) and a file (:func:`export`).
 """
 
 import base64
@@ -29,11 +28,8 @@ _MAP_TEXT = "each point is one step's guess, averaged over time; one principal c
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One trace and what is shown with it: audio of the x0 predictions and of the noisy states from ``step_audio``.
-
-    ``f0`` is ``(f0_hz, voiced)`` measured on the audio by step position, on the frames of the trace. ``reference_db``
-    is a log-mel ``[mels, frames]`` to compare with. ``compact`` leaves out the pictures of the noisy states.
-    """
+    """One trace, audio of its x0 predictions and noisy states, ``(f0_hz, voiced)`` of the audio by position, and a
+    log-mel ``[mels, frames]`` to compare with; ``compact`` leaves out the pictures of the noisy states."""
 
     trace: Trace
     label: str = ""

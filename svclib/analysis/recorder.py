@@ -1,7 +1,6 @@
 """Recording of sampling runs: a sampler callback that keeps steps and pooled hidden features, and the choice of steps.
 
-Recording changes no bit of the result. Memory is bounded: of a long run one step per interval is kept while it is
-recorded, chosen by :func:`select_steps`.
+Recording changes no bit of the result. Of a long run one step per interval is kept, chosen by :func:`select_steps`.
 """
 
 import contextlib
@@ -78,10 +77,7 @@ class Recorder:
         self.edges = np.arange(k + 1) * n // k
 
     def trace(self, result: Tensor, kind="mel", low=(), high=(), conditions: Mapping | None = None, **info) -> Trace:
-        """The recorded steps with the ``result`` of the sampling run, ``[1, mels, frames]`` or ``[1, samples]``.
-
-        The other arguments are those of :class:`Trace`; a notice about steps left out to save memory is added.
-        """
+        """The recorded steps with the ``result``, ``[1, mels, frames]`` or ``[1, samples]``, as a :class:`Trace`."""
         if not self.rows:
             raise ConversionError("No step was recorded: the sampler did not call the recorder.")
         columns = {name: np.array([row[name] for row in self.rows], dtype) for name, dtype in _COLUMNS.items()}
@@ -125,10 +121,7 @@ def capture(
 
 
 class _Taps:
-    """Forward hooks on the named taps of a denoiser that sum hidden features over time.
-
-    Long songs pass in chunks with a halo; the halo is cut off, so that the result equals that of the whole.
-    """
+    """Forward hooks on the named taps of a denoiser that sum hidden features over time, without the halo of chunks."""
 
     def __init__(self, cached):
         self.denoiser, self.chunks = cached.denoiser, cached.chunks

@@ -18,7 +18,6 @@ from svclib.features import extract
 from svclib.utils.errors import ConversionError, reporter
 
 GUARD_DB, MIN_FRAMES = 12.0, 10  # values of fewer frames are NaN
-_PEAK = 0.7
 _BOTH = "over frames voiced in both"
 AUDIO_METRICS = {  # name: (unit, meaning, reference)
     "F0 error": ("cents", f"root mean square {_BOTH}", "the target F0"),
@@ -34,10 +33,8 @@ _OPTIONAL = ("speaker similarity", "character error rate")
 
 @dataclasses.dataclass(frozen=True)
 class StepAudio:
-    """Audio of the steps of a trace, float32 ``[samples]`` by position; the number of steps stands for the result.
-
-    ``kind`` describes the signal for the player, ``attenuated_db`` are the steps that were louder than the result.
-    """
+    """Audio of steps, float32 ``[samples]`` by position (the number of steps stands for the result), what it is of, and
+    the attenuation of the steps that were louder than the result."""
 
     audio: Mapping[int, np.ndarray]
     sample_rate_hz: int
@@ -68,10 +65,7 @@ def render_audio(model, trace: Trace, positions=None, seed=0, progress=None, can
 
 
 def render_steps(trace: Trace, vocode: Callable, positions=None, progress=None, cancelled=None) -> StepAudio:
-    """Render the x0 predictions of a ``mel`` trace by ``vocode``: ``log_mel [frames, mels] -> samples``.
-
-    ``positions`` are kept steps, all by default; the result is always rendered. One gain, see :func:`common_gain`.
-    """
+    """Render x0 predictions (all by default) and the result by ``vocode``: ``log_mel [frames, mels] -> samples``."""
     report, n = reporter(progress, cancelled), len(trace)
     steps, rendered = sorted({int(i) for i in (range(n) if positions is None else positions)} | {n}), {}
     for k, i in enumerate(steps):
@@ -95,7 +89,7 @@ def common_gain(rendered: Mapping[int, np.ndarray], end: np.ndarray, rate_hz: in
     def rms(samples: np.ndarray) -> float:
         return math.sqrt(np.square(samples, dtype=np.float64).mean()) if len(samples) else 0.0
 
-    gain = _PEAK / max(float(np.abs(end).max(initial=0.0)), 1e-4)
+    gain = 0.7 / max(float(np.abs(end).max(initial=0.0)), 1e-4)
     limit = max(rms(end), 1e-6)
     found, attenuated_db = {}, {}
     for i, samples in rendered.items():

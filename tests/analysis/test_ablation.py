@@ -426,6 +426,6 @@ def test_mel_metrics_and_their_table(tmp_path):
     path = compare.save_csv(tmp_path, "matrix", *compare.matrix_table(list("abcdef"), matrix))
     with path.open(newline="") as file:
         np.testing.assert_array_equal([list(map(float, row[1:])) for row in list(csv.reader(file))[1:]], matrix)
-    kept = [compare.save_trace(tmp_path, "run", made) for _ in range(2)]
+    kept = [compare.save_file(tmp_path, "run", ".npz", made.save) for _ in range(2)]
     assert [p.name for p in kept] == ["run.npz", "run 2.npz"]
     np.testing.assert_array_equal(trace.load(kept[1]).x0_hat, made.x0_hat)

@@ -332,7 +332,7 @@ def test_lesson(world, n_actions, monkeypatch, caplog):
 @pytest.mark.case("H3")
 def test_study(world, n_actions, monkeypatch, caplog):
     class Trace(list):
-        info, n_calls, n_bytes = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000
+        info, n_calls, n_bytes, save = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000, None
 
     def run(model, excerpt, changes=(), options=None, label="", progress=None, cancelled=None, callback=None):
         progress(0.1, "sampling")
@@ -370,7 +370,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(step_audio, "audio_metrics", lambda *a: world.work(a[5]) or [])
     monkeypatch.setattr(recognition, "WhisperRecognizer", lambda: None)
     monkeypatch.setattr(views, "draw_view", draw_view)
-    monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
+    monkeypatch.setattr(comparison, "save_file", lambda folder, name, *a: world.work() or folder / f"{name}.npz")
     monkeypatch.setattr(ablation, "cut_excerpt", lambda *a: world.work())
     monkeypatch.setattr(ablation, "from_choice", lambda *a: [])
     monkeypatch.setattr(first_run, "checkpoint_steps", steps_of)

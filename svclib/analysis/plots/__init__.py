@@ -123,12 +123,10 @@ def compare_spectrograms(items: Sequence[tuple], columns: int = 2) -> Figure:
             axis.set_visible(False)
         for axis, (title, *sound) in zip(axes.flat, items, strict=False):
             draw_spectrogram(axis, *sound)
-            axis.set_title(title)
+            axis.set(title=title, xlabel="time (s)")
             axis.label_outer()
         axes[0, 0].set_ylim(np.log2(60.0), np.log2(max(item[2] for item in items) / 2))
         axes[0, 0].set_xlim(0, max(len(item[1]) / item[2] for item in items))
-        for axis in axes[-1]:
-            axis.set_xlabel("time (s)")
         return figure
 
 

@@ -2,8 +2,7 @@
 
 They cover the five modes of SingVisio (Xue et al. 2024): *step comparison* is ``steps side by side`` and ``step
 matrix``, *metric comparison* is ``metrics per step``; *source singer*, *song* and *target singer comparison* are ``two
-runs`` of which one has another recording or singer. Levels have one fixed colour scale in dB, differences a symmetric
-one, both readable for the colour-blind.
+runs`` of which one has another recording or singer. The colour scales are readable for the colour-blind.
 """
 
 import collections
