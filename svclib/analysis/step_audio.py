@@ -69,10 +69,9 @@ def render_steps(trace: Trace, vocode: Callable, positions=None, progress=None, 
     report, n = reporter(progress, cancelled), len(trace)
     steps, rendered = sorted({int(i) for i in (range(n) if positions is None else positions)} | {n}), {}
     for k, i in enumerate(steps):
-        report(k / len(steps), f"audio {k + 1} of {len(steps)}")
         state = trace.result if i == n else trace.x0_hat[i]
         rendered[i] = np.asarray(vocode(trace.log_mel(state).T), np.float32)
-    report(1.0, f"audio {len(steps)} of {len(steps)}")
+        report((k + 1) / len(steps), f"audio {k + 1} of {len(steps)}")
     return common_gain(rendered, rendered[n], trace.sample_rate_hz)
 
 
