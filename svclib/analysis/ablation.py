@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +86,8 @@ def cut_excerpt(song: Song, statistics: dict | None, start_s=0.0, seconds=5.0, c
     source = (measured.log_mel[cut], measured.f0_hz[cut], measured.voiced[cut])
     curves = (np.array(x) for x in (*source, target.f0_hz[cut], target.voiced[cut], target.loudness_db[cut]))
     content = None if measured.content is None else np.array(measured.content[cut])
-    return Excerpt(song.name, first * hop / rate_hz, *curves, song.audio[first * hop : last * hop], content)
+    audio = song.audio[first * hop : last * hop]
+    return Excerpt(song.name, first * hop / rate_hz, *curves, audio=audio, content=content)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +233,8 @@ def probed_steps(n_calls: int, keep: int = PROBE_STEPS) -> np.ndarray:
     return select_steps(np.arange(n_calls)[:, None], min(max(keep, 2), n_calls))
 
 
-class Influence(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Influence:
     """Local influence of each factor at the probed denoiser calls ``index [P]``, at the same ``x_t``.
 
     By factor: ``share [P]``, ``|eps with the factor replaced - eps| / |eps|``, and ``bins_db [P, mels, frames]``, the

@@ -1,8 +1,8 @@
 """Steps and runs compared in dB of log-mels: distances, metrics, decision times, maps, and tables of them as files."""
 
-import collections
 import csv
 import io
+from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ BANDS_HZ = {"low (below 500 Hz)": (0, 500), "middle (500 to 3000 Hz)": (500, 300
 
 # One curve over the steps, with its definition (meaning) and what it is measured against (reference): positions [P] of
 # kept steps, the number of steps stands for the result, values [P], NaN where undefined, and numbers of frames [P].
-Metric = collections.namedtuple("Metric", "name unit meaning reference positions values frames")
+Metric = namedtuple("Metric", "name unit meaning reference positions values frames")
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray | float:
@@ -100,7 +100,7 @@ def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple
 
 # Distance of two runs at each step: of the x0 predictions' mean spectra [S], defined for any two songs; of the x0
 # predictions bin by bin [S]; |x_t of b - x_t of a| / |x_t of a| [S]; b - a of the results [mels, frames].
-RunDistance = collections.namedtuple("RunDistance", "spectrum_db bins_db state_share result_db", defaults=[None] * 3)
+RunDistance = namedtuple("RunDistance", "spectrum_db bins_db state_share result_db", defaults=(None, None, None))
 
 
 def run_distance(a: Trace, b: Trace) -> RunDistance:

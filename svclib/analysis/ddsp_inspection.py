@@ -1,9 +1,9 @@
 """Inspection of conversions and models: results as HTML, reconstructions, synthesiser controls, z, curves of runs."""
 
-import collections
 import dataclasses
 import itertools
 import json
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ def result_html(result: pipeline.Conversion, path: Path, number: int, full: bool
 
 
 # A held-out excerpt of a recording, float32 [samples], beside its reconstruction from its features; the loss of it.
-Reconstruction = collections.namedtuple("Reconstruction", "name start_s original reconstructed features loss")
+Reconstruction = namedtuple("Reconstruction", "name start_s original reconstructed features loss")
 
 
 def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed: int = 0) -> Reconstruction:
@@ -72,8 +72,7 @@ def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed
 
 # Controls of the synthesiser of a DDSP instrument over frames: f0_hz, voiced, amplitude [frames]; distribution
 # [frames, harmonics], rows sum to 1; noise_magnitudes [frames, bands]; z [frames, dims] or None.
-_FIELDS = "frame_s f0_hz voiced amplitude distribution noise_magnitudes z"
-SynthControls = collections.namedtuple("SynthControls", _FIELDS)
+SynthControls = namedtuple("SynthControls", "frame_s f0_hz voiced amplitude distribution noise_magnitudes z")
 
 
 @torch.no_grad()

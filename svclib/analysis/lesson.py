@@ -229,7 +229,7 @@ def pages(facts: dict) -> dict:
     sounds["result"] = f"the result: {facts['voice']} sings it"
     if not facts["target"]:
         del sounds["target"]
-    acts = {"sounds": [{"kind": "sound", "name": name, "text": text} for name, text in sounds.items()]}
+    acts: dict = {"sounds": [{"kind": "sound", "name": name, "text": text} for name, text in sounds.items()]}
     todo = {"sounds": [(f"you heard {text.split(':')[0]}", f"heard:{name}") for name, text in sounds.items()]}
     for name in ("without", "fewer"):
         acts[name] = [{"kind": "run", "run": i, "text": label} for i, label in enumerate(facts[name])]

@@ -190,6 +190,6 @@ def _pitch_range(runs: Sequence[Run]) -> list | None:
     """Range of the melody panel in MIDI notes: the target F0 (else the measured), and half an octave around it."""
     tracks = [run.trace.target_f0 for run in runs if run.trace.target_f0 is not None]
     tracks = tracks or [track for run in runs for track in run.f0.values()]
-    f0_hz = np.concatenate([f0_hz[np.asarray(voiced, bool) & (f0_hz > 0)] for f0_hz, voiced in tracks] or [[]])
+    f0_hz = np.concatenate([f0_hz[np.asarray(voiced, bool) & (f0_hz > 0)] for f0_hz, voiced in tracks] or [np.zeros(0)])
     notes = units.hz_to_midi(f0_hz)
     return [math.floor(notes.min()) - 6, math.ceil(notes.max()) + 6] if len(notes) else None

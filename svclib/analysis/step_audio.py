@@ -28,7 +28,6 @@ AUDIO_METRICS = {  # name: (unit, meaning, reference)
     "speaker similarity": ("0 to 1", "cosine of GE2E embeddings, 5 s windows without pauses", "the source singer"),
     "character error rate": ("0 to 1", "edit distance of transcripts over the length of the source's", "the source"),
 }
-_OPTIONAL = ("speaker similarity", "character error rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +151,7 @@ def audio_metrics(
     curves = []
     for name, about in AUDIO_METRICS.items():
         values, frames = np.array([row.get(name, (math.nan, 0)) for row in rows.values()]).T
-        if name not in _OPTIONAL or np.isfinite(values).any():
+        if np.isfinite(values).any() or name not in ("speaker similarity", "character error rate"):
             curves.append(Metric(name, *about, np.array(list(rows)), values, frames.astype(int)))
     return curves
 

@@ -109,7 +109,7 @@ class Trace:
         return ((np.asarray(states, np.float32) + 1) / 2 * (high - low) + low).astype(np.float32)
 
     def level_db(self, states: np.ndarray) -> np.ndarray:
-        """Mel levels of states in dB, ``[..., mels, frames]``: 20 log10 of the magnitude, as :attr:`contract` says."""
+        """Mel levels of states in dB, ``[..., mels, frames]``: 20 log10 of the magnitude, by :attr:`contract`."""
         contract = self.contract
         if self.kind == "mel":
             return contract.to_db(self.log_mel(states))

@@ -5,8 +5,8 @@ matrix``, *metric comparison* is ``metrics per step``; *source singer*, *song* a
 runs`` of which one has another recording or singer. The colour scales are readable for the colour-blind.
 """
 
-import collections
 import dataclasses
+from collections import namedtuple
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -57,7 +57,7 @@ class ViewRequest:
         return {"cmap": LEVELS, "vmin": high - 80.0, "vmax": high}
 
 
-View = collections.namedtuple("View", "figure head rows about")  # a picture, its table and an explanation
+View = namedtuple("View", "figure head rows about")  # a picture, its table and an explanation
 
 
 def _mel(axis, trace: Trace, picture, title: str = "", f0: bool = False, **scale):
