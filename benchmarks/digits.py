@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from lib import classifier, generation
-from svclib.analysis.plots import base as plots
+from svclib.analysis import plots
 from svclib.audio import io as audio
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions

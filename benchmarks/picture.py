@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from svclib.analysis.plots import base as plots
+from svclib.analysis import plots
 from svclib.audio import io as audio
 from svclib.utils import atomic_store
 

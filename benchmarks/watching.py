@@ -21,10 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"
 import browsing
 from test_player import sharpening
 
-from svclib.analysis import ablation, interventions, player, projection, step_audio, step_metrics
-from svclib.analysis.lesson import build as lesson
+from svclib.analysis import ablation, compare, lesson, player, plots, step_audio
 from svclib.analysis.plots import ablation as views
-from svclib.analysis.plots import base as plots
 from svclib.analysis.recorder import Recorder, select_steps
 from svclib.audio.mel import MelConfig
 from svclib.conversion import song as songs
@@ -131,19 +129,19 @@ def a_study() -> None:
 
     measured = extract.extract(sound, model.features)
     song = songs.Song(Path("song.wav"), "song", rate, n, sound, measured)
-    asked = interventions.cut_excerpt(song, None, 0, 5, Controls(use_loudness_statistics=False))
+    asked = ablation.cut_excerpt(song, None, 0, 5, Controls(use_loudness_statistics=False))
     mark("measuring 5 s")
-    factors = [interventions.Intervention(name) for name in ("content", "melody", "timbre")]
+    factors = [ablation.Intervention(name) for name in ("content", "melody", "timbre")]
     options = ablation.RunOptions(SamplingOptions(steps=20))
     plain = ablation.run(model, asked, (), options)
     mark("20 steps with all layers kept")
     ablation.run(model, asked, (), dataclasses.replace(options, probe=factors, features=False))
-    mark(f"the same with +{ablation.probe_calls(20, 3)} calls for the influence of three factors")
+    mark(f"the same with +{3 * len(ablation.probed_steps(20))} calls for the influence of three factors")
     runs = {"as asked": plain} | {c.text: ablation.run(model, asked, [c], options) for c in factors}
     mark("three ablations")
-    sounds = ablation.render_audio(model, plain, range(19))
+    sounds = step_audio.render_audio(model, plain.trace, range(19))
     mark("20 sounds of 5 s through the harmonic vocoder")
-    found = step_metrics.audio_metrics(plain.trace, sounds.audio, model.features, sound)
+    found = step_audio.audio_metrics(plain.trace, sounds.audio, model.features, sound)
     mark("pitch, voicing, loudness and speaker of 20 sounds")
     request = views.ViewRequest(runs, "as asked", "content off", audio_metrics={"as asked": found})
     for name in views.VIEWS:
@@ -155,9 +153,9 @@ def a_study() -> None:
         model, asked, (), ablation.RunOptions(SamplingOptions(sampler="ddim", steps=48), features=False)
     )
     begun = time.process_time()
-    ablation.render_audio(model, many, range(48))
+    step_audio.render_audio(model, many.trace, range(48))
     print(f"48 steps x 5 s made audible: {time.process_time() - begun:.1f} s CPU (target: 30 s on two cores)")
-    print(f"24 probed steps, 3 factors: +{ablation.probe_calls(48, 3)} calls of the network")
+    print(f"24 probed steps, 3 factors: +{3 * len(ablation.probed_steps(48))} calls of the network")
 
 
 def arithmetic() -> None:
@@ -166,7 +164,7 @@ def arithmetic() -> None:
     print(f"states of 10 s x 100 steps x 128 mels: {2 * 100 * 128 * frames * 2 / 1e6:.1f} MB")
     runs = [np.random.default_rng(i).standard_normal((1000, 1024)) for i in range(4)]
     for name, call in (
-        ("joint map of 4 x 1000 x 1024", lambda: projection.joint_map(runs)),
+        ("joint map of 4 x 1000 x 1024", lambda: compare.joint_map(runs)),
         ("selection of 100 from 1000 x 512", lambda: select_steps(runs[0][:, :512], 100)),
     ):
         seconds = []

@@ -440,8 +440,7 @@ def _print_paths(paths: list[Path]) -> int:
 
 def trace(a) -> int:
     """``svclib trace``."""
-    from svclib.analysis import player
-    from svclib.analysis.lesson import build as lesson
+    from svclib.analysis import lesson, player
     from svclib.models import instrument
 
     out = Path(a.out)

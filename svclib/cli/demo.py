@@ -294,7 +294,7 @@ def report_html(
     Returns:
         HTML without script or link.
     """
-    from svclib.analysis.plots import base as plots  # matplotlib takes its time
+    from svclib.analysis import plots  # matplotlib takes its time
 
     song, rate = made.song, made.sample_rate_hz
     curves, (harmonic, noise) = training.curves(run_folder), made.stems

@@ -6,7 +6,7 @@ from pathlib import Path
 import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loaded now: the first Run would wait a second for it
 
-from svclib.analysis import ablation, interventions, live_preview, step_metrics
+from svclib.analysis import ablation, plots, step_audio
 from svclib.audio import io as audio
 from svclib.conversion import recognition
 from svclib.conversion import song as songs
@@ -21,12 +21,12 @@ from svclib.utils.errors import Cancelled
 
 MAX_RUNS = 8
 PROBES = (
-    interventions.Intervention("content"),
-    interventions.Intervention("melody"),
-    interventions.Intervention("timbre"),
+    ablation.Intervention("content"),
+    ablation.Intervention("melody"),
+    ablation.Intervention("timbre"),
 )
 
-CHANGES = (*interventions.CHOICES, "the whole other song", "checkpoints of a training")
+CHANGES = (*ablation.CHOICES, "the whole other song", "checkpoints of a training")
 OTHER_SONG, CHECKPOINTS = CHANGES[-2:]
 _OFF = {"value": False, "indent": False}
 _STRENGTH = {"min": -5.0, "max": 10.0, "value": 2.0, "step": 0.25}
@@ -156,7 +156,7 @@ class AblationPanel(widgets.Panel):
         ):
             widget.layout.display = "" if words in choice else "none"
         calls = samplers.SAMPLERS[self.sampler.value].n_calls(self.steps.value)
-        more = ablation.probe_calls(calls, len(PROBES))
+        more = len(PROBES) * len(ablation.probed_steps(calls))
         self.probe.description = f"Influence of factors: +{more} calls"
 
     def _missing(self) -> str:
@@ -226,10 +226,10 @@ class AblationPanel(widgets.Panel):
 
     def _excerpt(self, path, request, features, statistics):
         song = songs.cached_song(path, features, progress=self.progress, cancelled=self.task.cancelled)
-        return interventions.cut_excerpt(song, statistics, request["start_s"], request["seconds"])
+        return ablation.cut_excerpt(song, statistics, request["start_s"], request["seconds"])
 
     def _run(self, request, options):
-        preview = live_preview.LivePreview(self._show_live)
+        preview = plots.LivePreview(self._show_live)
         common = {"progress": self.progress, "cancelled": self.task.cancelled, "callback": preview}
         if request["change"] == CHECKPOINTS:
 
@@ -250,7 +250,7 @@ class AblationPanel(widgets.Panel):
             other = None
             if "other song" in request["change"]:
                 other = self._excerpt(request["other"], request, loaded.features, loaded.statistics)
-            changes = interventions.from_choice(
+            changes = ablation.from_choice(
                 request["change"], other, request["semitones"], request["strength"], request["other_singer"]
             )
         self._add(ablation.run(loaded.model, excerpt, changes, options, **common), loaded.model, loaded.name)
@@ -286,14 +286,14 @@ class AblationPanel(widgets.Panel):
             recognizer = recognition.WhisperRecognizer() if words else None
             card = self.viewer.cards[label]
             positions = ablation.probed_steps(len(card.result.trace))
-            sounds = ablation.render_audio(
+            sounds = step_audio.render_audio(
                 card.model,
-                card.result,
+                card.result.trace,
                 positions,
                 progress=lambda f, text: self.progress(0.6 * f, text),
                 cancelled=self.task.cancelled,
             )
-            found = step_metrics.audio_metrics(
+            found = step_audio.audio_metrics(
                 card.result.trace,
                 sounds.audio,
                 card.model.features,

@@ -6,10 +6,9 @@ from typing import Any
 
 import ipywidgets as W
 
-from svclib.analysis import ablation, compare
+from svclib.analysis import ablation, compare, plots
 from svclib.analysis import html as page
 from svclib.analysis.plots import ablation as views
-from svclib.analysis.plots import base as plots
 from svclib.notebooks import base as widgets
 from svclib.utils.errors import StorageError
 
@@ -209,12 +208,12 @@ class RunViewer:
         card = self.cards[self.chosen()]
         name, folder = f"study {self.a.value} - {self.look.value}", self.folder
         if kind == "npz":
-            path = compare.save_trace(folder, f"study {self.a.value}", card.result.trace)
+            path = compare.save_file(folder, f"study {self.a.value}", ".npz", card.result.trace.save)
         elif self.view is None:
             raise StorageError("Nothing is shown that could be saved; choose another view.")
         elif kind == "CSV":
             path = compare.save_csv(folder, name, self.view.head, self.view.rows)
         else:
-            draw = plots.png if kind == "PNG" else plots.svg
-            path = compare.save_bytes(folder, name, f".{kind.lower()}", draw(self.view.figure))
+            data = (plots.png if kind == "PNG" else plots.svg)(self.view.figure)
+            path = compare.save_file(folder, name, f".{kind.lower()}", lambda part: part.write_bytes(data))
         self._message.show(f"Saved as {path}.", "done")

@@ -5,10 +5,8 @@ from pathlib import Path
 import ipywidgets as W
 from IPython.display import HTML, display
 
-from svclib.analysis import ddsp_inspection
+from svclib.analysis import ddsp_inspection, plots
 from svclib.analysis import html as page
-from svclib.analysis.plots import base as plots
-from svclib.analysis.plots import ddsp
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run, train
 from svclib.notebooks.convert import ensure_instruments_and_songs
@@ -46,13 +44,13 @@ def players(result) -> HTML:
 
 def harmonics(played: ddsp_inspection.SynthControls) -> HTML:
     """The level of every harmonic over time."""
-    drawing = plots.png(ddsp.harmonics_over_time(played.amplitude, played.distribution, played.frame_s))
+    drawing = plots.png(plots.harmonics_over_time(played.amplitude, played.distribution, played.frame_s))
     return HTML(page.picture(drawing, "level of each harmonic over time"))
 
 
 def noise(played: ddsp_inspection.SynthControls, sample_rate_hz: int) -> HTML:
     """The noise filter over time."""
-    drawing = plots.png(ddsp.noise_over_time(played.noise_magnitudes, played.frame_s, sample_rate_hz))
+    drawing = plots.png(plots.noise_over_time(played.noise_magnitudes, played.frame_s, sample_rate_hz))
     return HTML(page.picture(drawing, "gain of each noise band over time"))
 
 
@@ -60,8 +58,8 @@ def z(played: ddsp_inspection.SynthControls) -> HTML:
     """The z path of the song, or the sentence that there is none."""
     if played.z is None:
         return HTML(page.notice("This instrument has no z: it follows pitch and loudness only."))
-    first = page.picture(plots.png(ddsp.z_over_time(played.z, played.frame_s)), "z over time")
-    path = plots.png(ddsp.z_map({"this song": played.z}, "The same path, seen from above"))
+    first = page.picture(plots.png(plots.z_over_time(played.z, played.frame_s)), "z over time")
+    path = plots.png(plots.z_map({"this song": played.z}, "The same path, seen from above"))
     return HTML(first + page.picture(path, "map of z", 760))
 
 
@@ -91,7 +89,7 @@ class MomentPanel(widgets.Panel):
         """Draw the chosen frame."""
         p, i = self.played, self.frame.value
         pitch = f"F0 {p.f0_hz[i]:.0f} Hz" if p.voiced[i] else "unvoiced: harmonics are silent"
-        drawing = ddsp.spectrum_at(
+        drawing = plots.spectrum_at(
             p.amplitude[i],
             p.distribution[i],
             p.noise_magnitudes[i],

@@ -7,9 +7,7 @@ import librosa.core.convert  # noqa: F401  loads now what the first Run would wa
 from IPython.display import HTML, display
 
 from svclib.analysis import html as page
-from svclib.analysis import live_preview, player
-from svclib.analysis.lesson import build as lesson
-from svclib.analysis.lesson import diffwave
+from svclib.analysis import lesson, player, plots
 from svclib.audio import io as audio
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
@@ -23,7 +21,7 @@ def example(base: workspace.Base | None = None) -> HTML:
     """The lesson that comes with the package; with a person's folder, below a button that saves it there as a file."""
     if base is not None:
         display(example_file(base))
-    return HTML(f"<div>{player.frame(lesson.example())}</div>")  # IPython warns of a frame that stands alone
+    return HTML(f"<div>{page.frame(lesson.example())}</div>")  # IPython warns of a frame that stands alone
 
 
 def example_file(base: workspace.Base) -> widgets.Panel:
@@ -47,10 +45,10 @@ def waves(base: workspace.Base, seed: int = 0) -> HTML:
         note = "No DiffWave instrument in your folder sounds by itself, so this is the example that comes with svclib."
         if listed:
             note += f" {listed[0].name} is a vocoder and needs a song: choose it in part 2."
-        return HTML(page.notice(note) + player.frame(lesson.example_diffwave()))
+        return HTML(page.notice(note) + page.frame(lesson.example_diffwave()))
     opened = instrument.open(first_run.newest_first(entry.path for entry in found)[0])
-    made = diffwave.demonstrate(opened, seed=seed)
-    return HTML(page.notice(f"Your instrument {opened.name}.") + player.frame(made))
+    made = lesson.demonstrate(opened, seed=seed)
+    return HTML(page.notice(f"Your instrument {opened.name}.") + page.frame(made))
 
 
 def lesson_panel(base: workspace.Base, start_s: float | int = 0.0, seconds: float | int = 5.0) -> "LessonPanel":
@@ -137,7 +135,7 @@ class LessonPanel(widgets.Panel):
 
     def _make(self, path: Path, song: Path, options: lesson.LessonOptions) -> None:
         self.progress(0.0, "opening the instrument")
-        opened, preview = instrument.open(path), live_preview.LivePreview(self._show_live)
+        opened, preview = instrument.open(path), plots.LivePreview(self._show_live)
         if opened.kind == "diffusion":
             preview.begin(opened.model, options.seconds, options.seed)
         try:
@@ -147,7 +145,7 @@ class LessonPanel(widgets.Panel):
         finally:
             self.live.value = ""
         self.text, self.title = text, f"{song.stem} - {path.stem}"
-        self.view.value = player.frame(text)
+        self.view.value = page.frame(text)
         self.message.show(f"Here is {about}: {len(text.encode()) / 1e6:.1f} MB.", "done")
 
     def _show_live(self, markup: str) -> None:

@@ -4,7 +4,7 @@ import ipywidgets as W
 from IPython.display import HTML, display
 
 from svclib.analysis import html as page
-from svclib.analysis.plots import base as plots
+from svclib.analysis import plots
 from svclib.audio import units
 from svclib.data import dataset, quality, quality_report
 from svclib.data.recordings import Recording

@@ -6,10 +6,8 @@ from typing import Any
 import ipywidgets as W
 from IPython.display import HTML, display
 
-from svclib.analysis import ddsp_inspection
+from svclib.analysis import ddsp_inspection, plots
 from svclib.analysis import html as page
-from svclib.analysis.plots import base as plots
-from svclib.analysis.plots import ddsp
 from svclib.audio import units
 from svclib.notebooks import base as widgets
 from svclib.notebooks import first_run
@@ -377,5 +375,5 @@ def z_map(run: Path, data, which="best") -> HTML:
         return HTML(
             page.notice("This model has no z, so there is no map to draw. The presets ddsp_small and ddsp_z have it.")
         )
-    drawing = plots.png(ddsp.z_map(paths, "Paths of recordings through z"))
+    drawing = plots.png(plots.z_map(paths, "Paths of recordings through z"))
     return HTML(page.picture(drawing, "two-dimensional map of z paths", 760))

@@ -10,7 +10,7 @@ import pytest
 from diffusion_files import make_instrument, make_song
 from panels import NASTY
 
-from svclib.analysis import ablation, live_preview, trace
+from svclib.analysis import ablation, plots, trace
 from svclib.analysis.plots import ablation as views
 from svclib.conversion import song
 from svclib.models import instrument
@@ -235,9 +235,7 @@ def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_pictu
 @pytest.mark.case("L7")
 def test_pictures_while_it_sings(base, monkeypatch):
     panel = panel_of(base, probe=True)
-    monkeypatch.setattr(
-        live_preview.LivePreview, "__init__", functools.partialmethod(live_preview.LivePreview.__init__, every_s=0.0)
-    )
+    monkeypatch.setattr(plots.LivePreview, "__init__", functools.partialmethod(plots.LivePreview.__init__, every_s=0.0))
     seen = []
     panel.live.observe(lambda change: seen.append(change["new"]), "value")
     run(panel)

@@ -10,7 +10,7 @@ import pytest
 from diffusion_files import make_instrument, make_song
 from panels import said
 
-from svclib.analysis.lesson import build as lesson
+from svclib.analysis import lesson
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument

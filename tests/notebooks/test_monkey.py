@@ -22,12 +22,9 @@ from panels import make_instrument, make_song, said, upload
 from toy_diffusion import VOCODER, save_instrument
 from traitlets import TraitError
 
-from svclib.analysis import ablation, ddsp_inspection, interventions, live_preview, step_metrics
+from svclib.analysis import ablation, ddsp_inspection, lesson, plots, step_audio
 from svclib.analysis import compare as comparison
-from svclib.analysis.lesson import build as lesson
 from svclib.analysis.plots import ablation as views
-from svclib.analysis.plots import base as plots
-from svclib.analysis.plots import ddsp
 from svclib.conversion import ab_compare, batch, key_suggestion, pipeline, recognition
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
@@ -230,9 +227,7 @@ def world(base, monkeypatch):
         return types.SimpleNamespace(features=None)
 
     monkeypatch.setattr(instrument, "open", opened)
-    monkeypatch.setattr(
-        live_preview.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>")
-    )
+    monkeypatch.setattr(plots.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>"))
     monkeypatch.setattr(songs, "cached_song", cached_song)
     yield made
     made.go.set()
@@ -337,7 +332,7 @@ def test_lesson(world, n_actions, monkeypatch, caplog):
 @pytest.mark.case("H3")
 def test_study(world, n_actions, monkeypatch, caplog):
     class Trace(list):
-        info, n_calls, n_bytes = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000
+        info, n_calls, n_bytes, save = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000, None
 
     def run(model, excerpt, changes=(), options=None, label="", progress=None, cancelled=None, callback=None):
         progress(0.1, "sampling")
@@ -352,10 +347,10 @@ def test_study(world, n_actions, monkeypatch, caplog):
     def run_checkpoints(folder, training_steps, make_excerpt, options, **common):
         return [run(None, None, (), options, **common) for _ in training_steps]
 
-    def render_audio(model, result, positions, progress, cancelled):
+    def render_audio(model, trace, positions, progress, cancelled):
         progress(0.1, "rendering")
         world.work(cancelled)
-        audio = {len(result.trace): np.zeros(800)}
+        audio = {len(trace): np.zeros(800)}
         return types.SimpleNamespace(audio=audio, sample_rate_hz=8000, attenuated_db={})
 
     def draw_view(name, request):
@@ -370,14 +365,14 @@ def test_study(world, n_actions, monkeypatch, caplog):
 
     monkeypatch.setattr(ablation, "run", run)
     monkeypatch.setattr(ablation, "run_checkpoints", run_checkpoints)
-    monkeypatch.setattr(ablation, "render_audio", render_audio)
+    monkeypatch.setattr(step_audio, "render_audio", render_audio)
     monkeypatch.setattr(ablation, "probed_steps", lambda n, *more: [n])
-    monkeypatch.setattr(step_metrics, "audio_metrics", lambda *a: world.work(a[5]) or [])
+    monkeypatch.setattr(step_audio, "audio_metrics", lambda *a: world.work(a[5]) or [])
     monkeypatch.setattr(recognition, "WhisperRecognizer", lambda: None)
     monkeypatch.setattr(views, "draw_view", draw_view)
-    monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
-    monkeypatch.setattr(interventions, "cut_excerpt", lambda *a: world.work())
-    monkeypatch.setattr(interventions, "from_choice", lambda *a: [])
+    monkeypatch.setattr(comparison, "save_file", lambda folder, name, *a: world.work() or folder / f"{name}.npz")
+    monkeypatch.setattr(ablation, "cut_excerpt", lambda *a: world.work())
+    monkeypatch.setattr(ablation, "from_choice", lambda *a: [])
     monkeypatch.setattr(first_run, "checkpoint_steps", steps_of)
     monkeypatch.setattr(training, "load_model", lambda run, step: (world.work(path=run), {}))
 
@@ -441,7 +436,7 @@ def test_moment(world, n_actions, monkeypatch, caplog):
     played = ddsp_inspection.SynthControls(
         0.01, np.full(50, 200.0), np.arange(50) % 2 == 0, np.ones(50), np.ones((50, 3)), np.ones((50, 4)), None
     )
-    monkeypatch.setattr(ddsp, "spectrum_at", lambda *a: world.work())
+    monkeypatch.setattr(plots, "spectrum_at", lambda *a: world.work())
 
     def works(panel):
         for frame in (3, 5):

@@ -464,7 +464,7 @@ def test_names_from_files_stay_text_on_every_piece_of_a_page(tmp_path):
     shown = player.document([player.Run(trace.load(tmp_path / "a.npz"))], title=MARKUP)
     pieces = [
         shown,
-        player.frame(shown),
+        page.frame(shown),
         page.player(tone, 8000, MARKUP, MARKUP),
         page.small_player(tone, 8000, MARKUP),
         page.notice(MARKUP),
