@@ -35,7 +35,7 @@ def sentence(name: str, seen: dict) -> str:
 def prepared(home: Path, arguments) -> None:
     """The folder with an instrument and a song."""
     from svclib.models import instrument
-    from svclib.notebooks import first_run
+    from svclib.notebooks import prepare
     from svclib.utils import workspace
 
     base = workspace.base_folder(base=home)
@@ -54,7 +54,7 @@ def prepared(home: Path, arguments) -> None:
     if arguments.song:
         shutil.copy(arguments.song, base.examples)
     else:
-        first_run.songs(base)
+        prepare.songs(base)
 
 
 def main() -> int:
