@@ -3,7 +3,6 @@
 import dataclasses
 import types
 
-import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loaded now: the first Run would wait a second for it
 
 from svclib.analysis import ablation, interventions, live_preview, step_metrics
@@ -22,13 +21,14 @@ MAX_RUNS = 8
 PROBES = tuple(interventions.Intervention(factor) for factor in ("content", "melody", "timbre"))
 CHANGES = (*interventions.CHOICES, "the whole other song", "checkpoints of a training")
 OTHER_SONG, CHECKPOINTS = CHANGES[-2:]
-# The controls that a change needs, by a part of its name.
+# The part of a change's name with which a control is shown.
 NEEDED = {
-    "other song": ("other_song",),
-    "other singer": ("other_singer",),
-    "transposed": ("semitones",),
-    "strength": ("strength",),
-    "checkpoints": ("run", "checkpoints"),
+    "other_song": "other song",
+    "other_singer": "other singer",
+    "semitones": "transposed",
+    "strength": "strength",
+    "run": "checkpoints",
+    "checkpoints": "checkpoints",
 }
 
 
@@ -45,7 +45,6 @@ class AblationPanel(TaskPanel):
         super().__init__(base)
         self.n_runs, self.viewer = 0, RunViewer(self)
         self._make_controls()
-        self._make_buttons()
         song = (self.instrument, self.song, self.start_s, self.seconds, self.singer)
         change = (self.other_song, self.other_singer, self.semitones, self.strength, self.run, self.checkpoints)
         self.lay_out(
@@ -80,23 +79,17 @@ class AblationPanel(TaskPanel):
         hint = "0 off, 1 unchanged, 2 twice; twice the time"
         self.strength = self.number("Strength", "strength", hint, 2.0, (-5.0, 10.0), step=0.25)
         self.run = self.dropdown("Training", "training", f"runs in {self.base.runs}")
-        self.checkpoints = self.control(
-            W.SelectMultiple, "Steps of it", "checkpoints", "several with Ctrl", options=[], rows=4
-        )
+        self.checkpoints = self.several("Steps of it", "checkpoints", "several with Ctrl", [], rows=4)
         hint = "character error rate; needs faster-whisper, seconds for every step"
         self.words = self.checkbox("Words", "words", hint)
         self.on_change(self._instrument_chosen, self.instrument)
         self.on_change(self._training_chosen, self.run)
         self.on_change(self._show_relevant, self.change, self.steps, self.sampler)
-
-    def _make_buttons(self):
         self.run_button = self.button("Run", self.start_run, "run", "primary", "sample and keep every step")
         hint = "makes steps audible; adds pitch, voicing, loudness to the metrics"
         self.render_button = self.button("Hear and measure", self.render, "hear", hint=hint)
         self.remove_button = self.button("Remove run", self.remove, "remove", hint="frees its memory")
         self.work_buttons = (self.run_button,)
-
-    # Choices ---------------------------------------------------------------------------------------------------------
 
     def read_folders(self) -> None:
         """Fill the menus."""
@@ -120,13 +113,10 @@ class AblationPanel(TaskPanel):
         self.checkpoints.value = tuple(dict.fromkeys(e.step for e in entries[:1] + entries[-1:]))
 
     def _show_relevant(self):
-        for words, names in NEEDED.items():
-            for name in names:
-                getattr(self, name).layout.display = "" if words in self.change.value else "none"
+        for name, words in NEEDED.items():
+            getattr(self, name).layout.display = "" if words in self.change.value else "none"
         calls = samplers.SAMPLERS[self.sampler.value].n_calls(self.steps.value)
         self.probe.description = f"Influence of factors: +{ablation.probe_calls(calls, len(PROBES))} calls"
-
-    # Work ------------------------------------------------------------------------------------------------------------
 
     def show_busy(self, busy: bool) -> None:
         """Turn the buttons on and off."""
@@ -202,28 +192,18 @@ class AblationPanel(TaskPanel):
         """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""
         label, steps, words = self.viewer.chosen(), self.viewer.pinned or None, self.words.value
 
+        def share(begin, part):
+            return lambda fraction, text: self.progress(begin + part * fraction, text)
+
         def work():
             self.progress(0.0, "beginning")
-            card, cancelled = self.viewer.cards[label], self.task.cancelled
+            result, model = self.viewer.cards[label].result, self.viewer.cards[label].model
             recognizer = recognition.WhisperRecognizer() if words else None
-            positions = ablation.probed_steps(len(card.result.trace))
-            sounds = ablation.render_audio(
-                card.model,
-                card.result,
-                positions,
-                progress=lambda f, text: self.progress(0.6 * f, text),
-                cancelled=cancelled,
-            )
-            found = step_metrics.audio_metrics(
-                card.result.trace,
-                sounds.audio,
-                card.model.features,
-                card.result.excerpt.audio,
-                lambda f, text: self.progress(0.6 + 0.4 * f, text),
-                cancelled,
-                recognizer,
-            )
+            positions, cancelled = ablation.probed_steps(len(result.trace)), self.task.cancelled
+            sounds = ablation.render_audio(model, result, positions, progress=share(0.0, 0.6), cancelled=cancelled)
+            measured = (result.trace, sounds.audio, model.features, result.excerpt.audio)
+            found = step_metrics.audio_metrics(*measured, share(0.6, 0.4), cancelled, recognizer)
             self.viewer.show_audio(label, sounds, found, steps)
             self.message.show(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")
 
-        self.task.start(lambda: self._work(work))
+        self.start(work, "")

@@ -27,12 +27,8 @@ class Card:
 class RunViewer:
     """The lower half of the ablation panel: views, players and files of finished runs.
 
-    Attributes:
-        cards: The runs by label.
-        rendered: Sounds of the steps and their metrics, of the runs that were made audible.
-        pinned: Steps to see side by side; none stands for the first, the middle and the result.
-        view: What is drawn, or None.
-        rows, keep_buttons: To lay out.
+    It holds the runs as ``cards`` by label; ``rendered``, sounds of the steps and their metrics, of those that were
+    made audible; ``pinned`` steps to see side by side (none: the first, the middle and the result); ``view``, or None.
     """
 
     def __init__(self, panel: TaskPanel):

@@ -27,8 +27,6 @@ V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
 log = logging.getLogger("svclib")
 
-# Cells of the notebooks ----------------------------------------------------------------------------------------------
-
 
 def show(markup: str) -> None:
     """Display HTML below the cell."""
@@ -45,13 +43,9 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "–" if value is None else format(value, form)
 
 
-def show_notes(*sentences: str, kind: str = "info") -> None:
-    """Display sentences below the cell; empty ones are left out."""
-    for sentence in filter(None, sentences):
-        show(page.notice(sentence, kind))
-
-
-# Small elements ------------------------------------------------------------------------------------------------------
+def show_note(sentence: str, kind: str = "info") -> None:
+    """Display a sentence below the cell."""
+    show(page.notice(sentence, kind))
 
 
 def html(content: str = "", css_class: str = "") -> W.HTML:
@@ -170,9 +164,6 @@ def recorder(message: "Message", receive: Callable[[bytes], None]) -> W.VBox:
     box = W.VBox([face, area])
     box.add_class("svclib-record")
     return box
-
-
-# Messages, progress, background work ---------------------------------------------------------------------------------
 
 
 class Message:

@@ -61,24 +61,16 @@ def vocoder_menu(listed: Sequence[InstrumentEntry]) -> list[tuple[str, Path | st
 
 def controls_table() -> HTML:
     """All controls with their ranges, as a table for the notebook."""
-    groups = {"": Controls, " (diffusion)": SamplingOptions}
-    rows = [
-        [spec.label + note, spec.range_text, spec.help]
-        for note, settings in groups.items()
-        for spec in control_specs(settings)
-    ]
+    rows = [[spec.label, spec.range_text, spec.help] for spec in control_specs(Controls)]
+    rows += [[f"{spec.label} (diffusion)", spec.range_text, spec.help] for spec in control_specs(SamplingOptions)]
     return HTML(page.table(["control", "range", "effect"], rows))
 
 
 class ControlSliders:
-    """``Controls`` as widgets of a panel, which shows the errors of their handlers.
+    """``Controls`` as ``widgets`` by name, to lay out in ``columns``; their errors are shown by the panel.
 
-    Attributes:
-        widgets: By the name of the control.
-        columns: The groups to lay out.
-        preset: A menu of starting points.
-        suggestion, take_buttons: A suggested shift as text, and buttons that apply it.
-        kind: Of the instrument: the defaults depend on it.
+    Beside them: ``preset``, a menu of starting points; ``suggestion`` and ``take_buttons``, a suggested shift as text
+    and buttons that apply it. ``kind`` is that of the instrument: the defaults depend on it.
     """
 
     def __init__(self, panel: Panel):
@@ -141,13 +133,8 @@ class ControlSliders:
 
 
 class SamplingControls(W.VBox):
-    """``SamplingOptions``, singers and vocoder of a diffusion instrument; hidden until one is chosen.
-
-    Attributes:
-        widgets: By the name of the option.
-        singers: A slider for each singer, where there are several.
-        vocoder: A menu.
-    """
+    """``SamplingOptions`` as ``widgets`` by name, ``singers`` as sliders where there are several, and the ``vocoder``
+    of a diffusion instrument; hidden until one is chosen."""
 
     def __init__(self):
         self.widgets = {spec.name: widget_of(spec) for spec in control_specs(SamplingOptions)}

@@ -1,4 +1,4 @@
-"""The panels of notebook 03: conversion, whose results append below, and the A/B table of one clip in several variants."""
+"""The panels of notebook 03: conversion, whose results append below, and the A/B table of one clip in variants."""
 
 import dataclasses
 from pathlib import Path
@@ -12,6 +12,7 @@ from svclib.audio import io as audio
 from svclib.conversion import ab_compare, batch, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
+from svclib.models.instrument import InstrumentEntry
 from svclib.notebooks import base as widgets
 from svclib.notebooks.controls import OWN, ControlSliders, SamplingControls, sampling_menu, vocoder_menu
 from svclib.notebooks.panel import TaskPanel
@@ -42,8 +43,7 @@ class ConvertPanel(TaskPanel):
         self.on_change(lambda: self._store(widgets.take_uploads(self.upload)), self.upload)
         self.record = widgets.recorder(self.message, lambda wav: self._store([("recording.wav", wav)]))
         self.sliders, self.sampling, self.results = ControlSliders(self), SamplingControls(), W.VBox([])
-        self._make_output()
-        self._make_buttons()
+        self._make_controls()
         self.lay_out(
             widgets.row(self.instrument, self.song),
             widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
@@ -57,7 +57,7 @@ class ConvertPanel(TaskPanel):
         self.add_class("svclib-convert")
         self.refresh_button.click()
 
-    def _make_output(self):
+    def _make_controls(self):
         hint = "also original, harmonic and noise part, spectrograms and the four plots"
         self.full_output = self.checkbox("Full output", "full-output", hint, True)
         hint = "otherwise the file has the instrument's rate"
@@ -66,8 +66,6 @@ class ConvertPanel(TaskPanel):
         hint = "for Transfer all songs: octave and semitones are suggested for every song by itself"
         self.own_keys = self.checkbox("All songs: each in its suggested key", "own-keys", hint, True)
         self.output = widgets.column("Output", self.full_output, self.keep_rate, self.format, self.own_keys)
-
-    def _make_buttons(self):
         hint = "compares where the song and the instrument sing, and says which shift fits"
         self.suggest_button = self.button("Suggest key", self.suggest, "suggest", hint=hint)
         hint = "sing the song with the instrument"
@@ -77,8 +75,6 @@ class ConvertPanel(TaskPanel):
         self.reset_button = self.button("Reset", self.reset, "reset", hint="all controls back to where they began")
         self.work_buttons = (self.transfer_button, self.all_button)
         self.buttons = (*self.work_buttons, self.cancel_button, self.reset_button)
-
-    # Choices ---------------------------------------------------------------------------------------------------------
 
     def read_folders(self) -> None:
         """Fill the menus."""
@@ -109,8 +105,6 @@ class ConvertPanel(TaskPanel):
         if not self.missing():
             self.message.show(f"{path.name} is stored in {path.parent} and chosen. Press Transfer.", "done")
 
-    # Controls --------------------------------------------------------------------------------------------------------
-
     def controls(self) -> Controls:
         """The controls as they stand."""
         return self.sliders.controls(self.sampling.singer())
@@ -123,19 +117,11 @@ class ConvertPanel(TaskPanel):
     def _options(self) -> dict:
         return {"sampling": self.sampling.options(), "vocoder": self.sampling.chosen_vocoder()}
 
-    def settings_of(self, paths: list[Path]) -> dict[Path, ab_compare.Settings]:
-        """The settings of the panel for other instruments too: each gets what it has options for, the mix of singers
-        only the chosen one."""
-        found = {}
-        for path in paths:
-            controls, entry = self.controls(), self.entries.get(path)
-            if path != self.instrument.value:
-                controls = dataclasses.replace(controls, singer=None)
-            options = self._options() if entry is not None and entry.kind == "diffusion" else {}
-            found[path] = ab_compare.Settings(controls, **options)
-        return found
-
-    # Work ------------------------------------------------------------------------------------------------------------
+    def settings_for(self, entry: InstrumentEntry) -> ab_compare.Settings:
+        """The settings of the panel for an instrument: what it has options for, the singers only for the chosen one."""
+        singer = self.sampling.singer() if entry.path == self.instrument.value else None
+        options = self._options() if entry.kind == "diffusion" else {}
+        return ab_compare.Settings(self.sliders.controls(singer), **options)
 
     def _load(self):
         """The chosen instrument and song, opened or as opened before."""
@@ -217,13 +203,13 @@ class ComparePanel(TaskPanel):
 
     def __init__(self, base: workspace.Base, convert: ConvertPanel | None = None):
         super().__init__(base)
-        self.convert, self.rows, self._cells, self._settings = convert, [], [], ""
+        self.convert, self.rows, self._cells, self._about = convert, [], [], ""
         starts = [OWN, ("pure noise", ab_compare.PURE_NOISE), *sampling_menu("shallow")[1:]]
-        self.instruments = self._several("Instruments", "instruments", "several with Ctrl or Shift")
-        self.samplers = self._several("Samplers", "samplers", "of diffusion instruments", sampling_menu("sampler"))
-        self.steps = self._several("Steps", "steps", "of diffusion instruments", sampling_menu("steps"))
-        self.starts = self._several("Shallow start", "shallow", "of diffusion instruments", starts)
-        self.vocoders = self._several("Vocoders", "vocoders", "of diffusion instruments")
+        self.instruments = self.several("Instruments", "instruments", "several with Ctrl or Shift", [OWN])
+        self.samplers = self.several("Samplers", "samplers", "of diffusion instruments", sampling_menu("sampler"))
+        self.steps = self.several("Steps", "steps", "of diffusion instruments", sampling_menu("steps"))
+        self.starts = self.several("Shallow start", "shallow", "of diffusion instruments", starts)
+        self.vocoders = self.several("Vocoders", "vocoders", "of diffusion instruments", [OWN])
         self.start_s = self.number("Start (s)", "start", "where the clip begins", 0.0, (0.0, 36000.0))
         self.seconds = self.number("Length (s)", "seconds", "of the clip", 6.0, (0.5, 60.0))
         hint = "key, loudness, singers, seed and whatever is not chosen here as the panel has it; otherwise every "
@@ -248,15 +234,12 @@ class ComparePanel(TaskPanel):
         self.add_class("svclib-compare")
         self.refresh_button.click()
 
-    def _several(self, label, name, hint, options=(OWN,)):
-        return self.control(W.SelectMultiple, label, name, hint, options=list(options), index=(0,), rows=5)
-
     def read_folders(self) -> None:
         """Fill the menus; the song is at first that of the panel above."""
         before = self.song.value or (self.convert and self.convert.song.value)
         super().read_folders()
         _fill(self.instruments, [(path.stem, entry) for path, entry in self.entries.items() if entry.converts])
-        _fill(self.vocoders, vocoder_menu(self.entries.values()))
+        _fill(self.vocoders, vocoder_menu(list(self.entries.values())))
         if before in [value for _, value in self.song.options]:
             self.song.value = before
 
@@ -264,30 +247,23 @@ class ComparePanel(TaskPanel):
         """Convert the clip in every chosen combination, in the background."""
         menus = (self.instruments, self.samplers, self.steps, self.starts, self.vocoders)
         chosen = ab_compare.variants(*(menu.value for menu in menus))
-        clip = ab_compare.Clip(self.song.value, self.start_s.value, self.seconds.value)
-        settings = self._panel_settings()
+        clip = (self.song.value, self.start_s.value, self.seconds.value)
+        settings, about = {}, ""
+        if self.convert is not None and self.as_set.value:
+            settings = {entry.path: self.convert.settings_for(entry) for entry in self.instruments.value}
+            texts = [settings[entry.path].text(entry.kind) for entry in self.instruments.value]
+            about = f"Set in the panel: {'; '.join(dict.fromkeys(filter(None, texts))) or 'only the defaults'}. "
 
         def work():
-            self.rows, self._cells, self._settings = [], [], self._settings_text(settings)
-            for made in ab_compare.compare(chosen, clip, settings, widgets.open_instrument, **self.callbacks):
+            self.rows, self._cells, self._about = [], [], about
+            given = (chosen, ab_compare.Clip(*clip), settings, widgets.open_instrument)
+            for made in ab_compare.compare(*given, **self.callbacks):
                 self.append(made)
             count = "One variant was" if len(chosen) == 1 else f"{len(chosen)} variants were"
             self.message.show(f"{count} compared.", "done")
 
         problem = "" if chosen else "Choose at least one instrument, sampler, number of steps, start and vocoder."
-        self.start(work, problem)
-
-    def _panel_settings(self) -> dict[Path, ab_compare.Settings]:
-        """Settings by instrument, as the panel above has them."""
-        if self.convert is None or not self.as_set.value:
-            return {}
-        return self.convert.settings_of([entry.path for entry in self.instruments.value])
-
-    def _settings_text(self, settings: dict[Path, ab_compare.Settings]) -> str:
-        """The settings of the panel above as a sentence; empty where every instrument has its own."""
-        kinds = {entry.path: entry.kind for _, entry in self.instruments.options}
-        texts = dict.fromkeys(text for path, value in settings.items() if (text := value.text(kinds[path])))
-        return f"Set in the panel: {'; '.join(texts) or 'only the defaults'}. " if settings else ""
+        self.start(work, self.missing() or problem)
 
     def append(self, made: ab_compare.Row) -> None:
         """Show another row."""
@@ -296,7 +272,7 @@ class ComparePanel(TaskPanel):
         self._cells.append([made.label, sound, *made.cells()])
         marks = ["error" if row.problem else "" for row in self.rows]
         table = page.table(list(ab_compare.HEADINGS), self._cells, marks)
-        self.table.value = table + page.paragraph(self._settings + _LEGEND)
+        self.table.value = table + page.paragraph(self._about + _LEGEND)
 
 
 def _fill(menu: W.SelectMultiple, options: list[tuple]) -> None:

@@ -20,12 +20,8 @@ from svclib.utils import workspace
 class BackgroundTask:
     """One background task at a time for one panel, so that its Cancel button works while it runs.
 
-    The task receives nothing and may ask ``cancelled()``. ``on_busy(True|False)`` is called when it begins and ends,
-    never at the same time from two threads, so that what it enables fits what runs.
-
-    Attributes:
-        busy: True while a task runs.
-        cancelled: Returns True once :meth:`cancel` was called for the running task.
+    It is ``busy`` while a task runs, which may ask ``cancelled()``. ``on_busy(True|False)`` is called when one begins
+    and ends, never at the same time from two threads, so that what it enables fits what runs.
     """
 
     def __init__(self, message: widgets.Message, on_busy: Callable[[bool], None]):
@@ -95,9 +91,7 @@ class Panel(W.VBox):
     In a copy saved with its outputs, where no kernel runs, a line stands in its place: it is shown above the panel,
     which hides it while it lives. What cannot show widgets at all has the line as text.
 
-    Attributes:
-        PREFIX: Of the classes by which tests and styles find the controls.
-        message: The line that reports.
+    Its ``message`` is the line that reports; tests and styles find the controls by classes that begin with ``PREFIX``.
     """
 
     ASLEEP = "A panel stands here while its kernel runs. To see it, run the notebook from its first cell."
@@ -132,6 +126,11 @@ class Panel(W.VBox):
     def dropdown(self, label: str, name: str, hint: str, options=widgets.NONE, **settings) -> W.Dropdown:
         """A menu of ``(label, value)``."""
         return self.control(W.Dropdown, label, name, hint, options=options, **settings)
+
+    def several(self, label: str, name: str, hint: str, options: list, rows: int = 5) -> W.SelectMultiple:
+        """A menu of ``(label, value)`` of which several can be chosen, the first one until then."""
+        index = (0,) if options else ()
+        return self.control(W.SelectMultiple, label, name, hint, options=options, index=index, rows=rows)
 
     def checkbox(self, label: str, name: str, hint: str, value: bool = False) -> W.Checkbox:
         """A checkbox."""
@@ -171,15 +170,14 @@ def _close(widget: W.Widget) -> None:
 class TaskPanel(Panel):
     """A panel that works in the background, mostly on one of the instruments and songs of a person's folder.
 
-    It has menus of both, a progress bar, Cancel, Look again and a live preview.
+    It has menus of both, a progress bar, Cancel, Look again and a live preview. Its ``work_buttons`` are off while it
+    works or something is missing; their actions call :meth:`start`.
 
     Attributes:
         WANTED, KINDS: The instruments of the menu, in words and by kind (all but vocoders if empty); the newest of the
             first kind is the one to begin with.
-        STOPPING: The sentence after Cancel.
-        SIZE: Of the menus.
+        STOPPING, SIZE: The sentence after Cancel, and the size of the menus.
         entries: Every file in the folder of instruments, by path.
-        work_buttons: Off while it works or something is missing; their actions call :meth:`start`.
     """
 
     WANTED, KINDS = "instrument", ()
@@ -238,19 +236,20 @@ class TaskPanel(Panel):
         self.progress(0.0, f"opening {path.name}")
         return widgets.open_instrument(path)
 
-    def start(self, work: Callable[[], None], missing: str = "") -> None:
-        """Run ``work()`` in the background, or show what is missing."""
-        if missing := missing or self.missing():
+    def start(self, work: Callable[[], None], missing: str | None = None) -> None:
+        """Run ``work()`` in the background, or show what is missing (by default :meth:`missing`)."""
+        if missing := self.missing() if missing is None else missing:
             self.message.show(missing, "warning")
-        else:
-            self.task.start(lambda: self._work(work))
+            return
 
-    def _work(self, work):
-        self.message.show("")
-        try:
-            work()
-        finally:
-            self.live.value = ""
+        def task():
+            self.message.show("")
+            try:
+                work()
+            finally:
+                self.live.value = ""
+
+        self.task.start(task)
 
     def show_live(self, markup: str) -> None:
         """Show a live preview until the work ends."""

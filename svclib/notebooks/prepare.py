@@ -39,7 +39,7 @@ def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
     there = [entry.kind for entry in instrument.list_folder(opened.instruments)]  # None: damaged
     if base_model and BASE_PATH.is_file() and "diffusion" not in there:
         atomic_store.copy_file(BASE_PATH, opened.instruments / BASE_PATH.name)
-        widgets.show_notes(
+        widgets.show_note(
             f"There was no diffusion instrument in {opened.instruments}, so the base model was put there: it sings any "
             "song in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in 15 to 20 "
             "minutes."
@@ -50,9 +50,6 @@ def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
 def preset(name: str) -> config.Preset:
     """A preset by name; overlays are added with ``+``: ``ddsp_small+tiny``."""
     return config.load([part.strip() for part in name.split("+")])
-
-
-# Recordings and songs ------------------------------------------------------------------------------------------------
 
 
 def voices(base: workspace.Base) -> list[str]:
@@ -67,15 +64,10 @@ def recordings(
 ) -> tuple[str, list[Recording]]:
     """The recordings to work with: ``(name of the dataset, recordings)``.
 
-    Args:
-        base: The person's folder.
-        voice: A folder in ``base.audio``, or several, joined by commas; empty: the first of :func:`voices`.
-        source: A zip, a Google Drive link or another address to fetch recordings from, into that folder.
-        minutes: Minutes of the first synthetic singer, if nothing is there; the other one gets a quarter of it.
-
-    Raises:
-        DatasetError: if a voice is not there (names those that are), or ``voice`` and ``source`` contradict
-            each other, before anything is fetched.
+    ``voice`` is a folder in ``base.audio``, or several, joined by commas; empty: the first of :func:`voices`.
+    ``source`` is a zip, a Google Drive link or another address to fetch them from, into that folder. Where there are
+    none, ``minutes`` of a synthetic singer are made, and a quarter of it of another one. DatasetError if a voice is not
+    there (names those that are), or ``voice`` and ``source`` contradict each other, before anything is fetched.
     """
     note = ""
     with widgets.shown_progress() as bar:
@@ -98,7 +90,7 @@ def recordings(
             )
     found = find_recordings([base.audio / name for name in wanted])
     others = "" if voice or note else _others(there, wanted)
-    widgets.show_notes(f"{note}Voice: {', '.join(wanted)}, {len(found)} files.{others}")
+    widgets.show_note(f"{note}Voice: {', '.join(wanted)}, {len(found)} files.{others}")
     return "+".join(wanted), found
 
 
@@ -139,7 +131,7 @@ def songs(base: workspace.Base) -> list[Path]:
     path = atomic_store.commit_new(
         base.examples / "twinkle.wav", lambda part: audio.write(part, song.audio, song.sample_rate_hz, tags)
     )
-    widgets.show_notes(f"{base.examples} was empty, so {OTHER_SINGER}, a synthetic singer, sang a song into it.")
+    widgets.show_note(f"{base.examples} was empty, so {OTHER_SINGER}, a synthetic singer, sang a song into it.")
     return [path]
 
 
@@ -174,9 +166,6 @@ def file_row(file: quality_report.FileReport) -> list[str]:
     return [file.name, widgets.number(file.duration_s, ".1f"), pitch, *levels, *shares]
 
 
-# Datasets ------------------------------------------------------------------------------------------------------------
-
-
 def dataset_folder(base: workspace.Base, name: str, chosen: config.Preset) -> Path:
     """Folder of the dataset of a voice, measured as a preset needs it: ``datasets / NAME / RATE-HOP``."""
     return base.datasets / name / f"{chosen.features.sample_rate_hz}-{chosen.features.hop_samples}"
@@ -205,7 +194,7 @@ def open_dataset(base: workspace.Base, voice: str, preset_name: str, minutes: fl
         data = dataset.Dataset.open(folder)
         if training.fits(data.settings, chosen) is None:
             others = "" if voice else _others(there, _names(wanted))
-            widgets.show_notes(f"Dataset {wanted}, as it was prepared.{others}")
+            widgets.show_note(f"Dataset {wanted}, as it was prepared.{others}")
             _show_summary(data)
             return data
     name, found = recordings(base, voice, minutes=minutes)

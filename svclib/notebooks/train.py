@@ -43,7 +43,7 @@ def instruments(
     view = TrainingView(None, minutes)
     training.train(data, run, prepare.preset(preset), minutes=minutes, on_progress=view)
     path = training.export(run, base.instruments / f"{voice}.zip")
-    widgets.show_notes(
+    widgets.show_note(
         f"{base.instruments} held no {f'{kind} ' if kind else ''}instrument, so one of {voice} was trained for "
         f"{minutes:g} min: enough to hear that it sings, not enough to sound well. Notebook 02 trains a better one."
     )
@@ -60,7 +60,12 @@ class PresetPanel(Panel):
 
     def __init__(self, data, wanted: str):
         super().__init__()
-        problems = {name: _problem(data, name) for name in dict.fromkeys([*config.preset_names(), wanted])}
+        problems = {}
+        for name in dict.fromkeys([*config.preset_names(), wanted]):
+            try:
+                problems[name] = training.fits(data.settings, prepare.preset(name))
+            except ConfigError as error:
+                problems[name] = str(error)
         fitting = [name for name, problem in problems.items() if not problem]
         self.about = widgets.html(css_class="t-about")
         size = {"width": "min(360px, 98%)", "label_width": "80px"}
@@ -86,13 +91,6 @@ class PresetPanel(Panel):
         return self.menu.value
 
 
-def _problem(data, name: str) -> str | None:
-    try:
-        return training.fits(data.settings, prepare.preset(name))
-    except ConfigError as error:
-        return str(error)
-
-
 def device() -> HTML:
     """The GPU and what it means for the time, in one sentence."""
     return HTML(page.notice(training.device_summary()))
@@ -109,7 +107,7 @@ class TrainingView:
     def __init__(self, run: Path | None = None, minutes: float | int | None = None):
         self.run, self.minutes = run, minutes
         self._began_s = self._log = None
-        self._drawn_s, self._messages = 0.0, []
+        self._drawn_s, self._messages = 0.0, {}
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
         self.numbers, self.messages_html = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
         self.curve, self.message = widgets.html(css_class="t-curve"), widgets.Message()
@@ -123,18 +121,16 @@ class TrainingView:
             display(self.widget)
         self.bar.value, left_s = progress_summary(status, self.minutes, now - self._began_s)
         self.numbers.value = status_html(status, left_s)
-        if status.message and status.message not in self._messages[-1:]:
-            self._messages.append(status.message)
-            self._show_messages(self._messages)
+        if status.message and status.message not in self._messages:
+            self._messages[status.message] = page.paragraph(status.message)
+            self.messages_html.value = "".join([*self._messages.values()][-4:])
         if self.run and now - self._drawn_s > self.DRAW_EVERY_S:
             self.draw()
 
-    def _show_messages(self, messages):
-        self.messages_html.value = "".join(page.paragraph(message) for message in messages[-4:])
-
     def finish(self, message: str) -> None:
         """Draw the whole curve; ``message`` is shown elsewhere and leaves the list."""
-        self._show_messages([text for text in self._messages if text != message])
+        self._messages.pop(message, None)
+        self.messages_html.value = "".join([*self._messages.values()][-4:])
         self.draw()
 
     def draw(self) -> None:
@@ -186,16 +182,10 @@ def train(
 ) -> Path:
     """Train, or go on where the run stopped, with a live view; interrupting the cell saves. Returns the run's folder.
 
-    Args:
-        data: The dataset, from ``prepare.open_dataset``.
-        base: The person's folder; the songs in its ``examples`` decide which step is the best.
-        preset: Name of a preset.
-        minutes: Stop after so many minutes; 0 or None: at the preset's last step.
-        steps: Total steps instead of the preset's; 0 or None: the preset's.
-        on_cpu: Go on although there is no GPU, no limit in minutes, and it would take more than six hours; otherwise
-            TrainingError, once that is known and saved.
-        init: What a new run starts from: ``base``, the shipped base model where the preset is its; ``none``, fresh
-            weights; or the path of an instrument.
+    It ends after ``minutes`` or at ``steps`` in total (0 or None: the preset's). Without GPU and ``minutes``, one of
+    more than six hours raises TrainingError, once that is known and saved, unless ``on_cpu``. The songs in
+    ``base.examples`` decide which step is the best. A new run starts from ``init``: ``base``, the shipped base model
+    where the preset is its; ``none``, fresh weights; or the path of an instrument.
     """
     run = run_folder(base, data, preset)
     view, too_long_s = TrainingView(run, minutes), []
@@ -223,7 +213,7 @@ def train(
             "CPU. Choose a GPU runtime or the preset ddsp_small, give MINUTES, or write ON_CPU = True to go on anyway."
         )
     view.finish(result.message)
-    widgets.show_notes(result.message, kind="done" if result.reason in ("finished", "minutes") else "warning")
+    widgets.show_note(result.message, kind="done" if result.reason in ("finished", "minutes") else "warning")
     return run
 
 

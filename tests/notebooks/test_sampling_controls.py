@@ -200,8 +200,8 @@ def test_singers_of_one_instrument_are_not_asked_of_another(base):
     save_instrument(base.instruments, "solo", SETTINGS, singers=("ann", "bea"), seed=1)
     convert = pick(widgets_convert.ConvertPanel(base), base, "duo")
     convert.sampling.singers["ann"].value, convert.sampling.singers["bea"].value = 0.5, 0.5
-    found = convert.settings_of([base.instruments / f"{name}.zip" for name in ("duo", "solo", "plain")])
-    duo, solo, plain = found.values()
+    names = ("duo", "solo", "plain")
+    duo, solo, plain = (convert.settings_for(convert.entries[base.instruments / f"{name}.zip"]) for name in names)
     assert duo.controls.singer == {"ann": 0.5, "bea": 0.5}
     assert solo.controls.singer is None and plain.controls.singer is None and plain.sampling == SamplingOptions()
     assert duo.sampling == solo.sampling

@@ -125,7 +125,7 @@ def test_equal_names_in_a_zip_get_numbers(tmp_path):
 def notes(monkeypatch):
     """The sentences that a cell of a notebook shows."""
     shown = []
-    monkeypatch.setattr(widgets, "show_notes", lambda *sentences: shown.extend(sentences))
+    monkeypatch.setattr(widgets, "show_note", shown.append)
     return shown
 
 
