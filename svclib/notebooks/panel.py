@@ -171,13 +171,9 @@ class TaskPanel(Panel):
     """A panel that works in the background, mostly on one of the instruments and songs of a person's folder.
 
     It has menus of both, a progress bar, Cancel, Look again and a live preview. Its ``work_buttons`` are off while it
-    works or something is missing; their actions call :meth:`start`.
-
-    Attributes:
-        WANTED, KINDS: The instruments of the menu, in words and by kind (all but vocoders if empty); the newest of the
-            first kind is the one to begin with.
-        STOPPING, SIZE: The sentence after Cancel, and the size of the menus.
-        entries: Every file in the folder of instruments, by path.
+    works or something is missing; their actions call :meth:`start`. ``WANTED`` and ``KINDS`` are the instruments of the
+    menu, in words and by kind (all but vocoders if empty); the newest of the first kind is the one to begin with.
+    ``STOPPING`` is the sentence after Cancel, ``SIZE`` that of the menus, ``entries`` every instrument's file, by path.
     """
 
     WANTED, KINDS = "instrument", ()

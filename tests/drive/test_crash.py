@@ -15,6 +15,7 @@ import cheap_features
 import pytest
 import toy
 import traces
+from explaining import assert_explains
 from faults import FaultyDisk, failing
 
 import svclib
@@ -241,8 +242,9 @@ def test_a_run_json_that_is_damaged_never_begins_anew(tmp_path, whole):
     (tmp_path / "run.json").write_bytes(b'{"run_id": ')
     (tmp_path / "checkpoints").rename(tmp_path / "late")
     (tmp_path / "metrics.jsonl").rename(tmp_path / "late.jsonl")
-    with pytest.raises(TrainingError, match="run.json is damaged"):
+    with pytest.raises(TrainingError) as error:
         training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=15)
+    assert_explains(error.value, path="run.json")
     (tmp_path / "late").rename(tmp_path / "checkpoints")
     (tmp_path / "late.jsonl").rename(tmp_path / "metrics.jsonl")
     training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=15)
