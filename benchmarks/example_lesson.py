@@ -2,7 +2,7 @@
 
     python benchmarks/example_lesson.py FOLDER [--steps 900] [--wave-steps 1800]
 
-Trains a small diffusion model on aria and bruno (5 minutes of singing) and a small DiffWave on their sung vowels, on
+Trains a small diffusion model on aria and bruno (5 minutes of singing) and a small DiffWave on their vowels, on
 one CPU thread (about 180 and 230 s here), then writes ``svclib/analysis/lesson/lesson_example.json.gz``. A stage
 whose result is in FOLDER is not repeated.
 """
@@ -54,7 +54,7 @@ SMALL_WAVE = (
 PITCHES = (62,)
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     """One line, at once."""
     print(text, flush=True)
 
@@ -65,12 +65,12 @@ def train(recordings, preset, folder: Path, name: str, steps: int) -> Path:
     if made.exists():
         return made
     data = dataset.prepare(recordings, folder / f"{name}_data", preset.features)
-    told = {"at": -50}
+    shown = {"at": -50}
 
     def watch(status):
-        if status.step >= told["at"] + 50:
-            told["at"] = status.step
-            say(f"{name}: step {status.step}, loss {status.loss}, held out {status.validation_loss}")
+        if status.step >= shown["at"] + 50:
+            shown["at"] = status.step
+            report(f"{name}: step {status.step}, loss {status.loss}, held out {status.validation_loss}")
 
     training.train(data, folder / f"{name}_run", preset, steps=steps, on_progress=watch)
     return training.export(folder / f"{name}_run", made, "last")
@@ -92,8 +92,8 @@ def wave(folder: Path, steps: int) -> Path:
             for take, note in enumerate(PITCHES):
                 path = place / f"{vowel}_{singer}_{take}.wav"
                 if not path.exists():
-                    sung = singers.render(singer, Score((Note(note, 1.0, vowel, -1.0),), vowel), 8000, seed=take)
-                    audio.write(path, sung.audio[1200:9600], 8000, {"comment": audio.SYNTHETIC_TAG})
+                    vowel_sound = singers.render(singer, Score((Note(note, 1.0, vowel, -1.0),), vowel), 8000, seed=take)
+                    audio.write(path, vowel_sound.audio[1200:9600], 8000, {"comment": audio.SYNTHETIC_TAG})
     found = find_recordings([place], labels="{label}_{singer}_{take}")
     return train(found, config.load(["diffwave_digits"], SMALL_WAVE), folder, "vowels", steps)
 
@@ -126,7 +126,7 @@ def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) 
     """All stages."""
     begun = time.monotonic()
     mel_zip, wave_zip = diffusion(folder, steps), wave(folder, wave_steps)
-    say(f"trained after {time.monotonic() - begun:.0f} s")
+    report(f"trained after {time.monotonic() - begun:.0f} s")
     voice = instrument.open(mel_zip)
     path = folder / "twinkle.wav"
     if not path.exists():
@@ -140,12 +140,14 @@ def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) 
         lesson.LessonOptions(0.1, 4.2, 36, singer="aria"),
         target=("aria sings something else", target.audio, 22050),
         wave=(group, facts),
-        progress=lambda fraction, text: say(f"{fraction:.0%} {text}"),
+        progress=lambda fraction, text: report(f"{fraction:.0%} {text}"),
     )
     stored = {**lesson.data(made), "diffwave": diffwave}
     text = json.dumps(stored, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
     atomic_store.commit_file(lesson.EXAMPLE, lambda part: part.write_bytes(gzip.compress(text, 9, mtime=0)))
-    say(f"{lesson.EXAMPLE.name}: {lesson.EXAMPLE.stat().st_size / 1e6:.2f} MB after {time.monotonic() - begun:.0f} s")
+    report(
+        f"{lesson.EXAMPLE.name}: {lesson.EXAMPLE.stat().st_size / 1e6:.2f} MB after {time.monotonic() - begun:.0f} s"
+    )
 
 
 if __name__ == "__main__":
@@ -153,7 +155,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--wave-steps", type=int, default=1800)
-    parser.add_argument("--wave-text", default=WAVE_TEXT, help="what page 8 says of its model")
+    parser.add_argument("--wave-text", default=WAVE_TEXT, help="what page 8 reports of its model")
     options = parser.parse_args()
     torch.set_num_threads(1)
     main(options.folder, options.steps, options.wave_steps, options.wave_text)
