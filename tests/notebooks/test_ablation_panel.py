@@ -1,4 +1,4 @@
-"""Truths about the study panel, without a browser: it runs, cancels, compares, hears and keeps; it overwrites nothing,
+"""Truths about the study panel, without a browser: it runs, cancels, compares, renders and keeps; it overwrites nothing,
 says what is missing, and shows names as text."""
 
 import csv
@@ -233,7 +233,7 @@ def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_pictu
 
 
 @pytest.mark.case("L7")
-def test_pictures_while_it_sings(base, monkeypatch):
+def test_pictures_while_it_samples(base, monkeypatch):
     panel = panel_of(base, probe=True)
     monkeypatch.setattr(
         live_preview.LivePreview, "__init__", functools.partialmethod(live_preview.LivePreview.__init__, every_s=0.0)

@@ -389,13 +389,13 @@ def test_work_that_cannot_begin_leaves_the_panel_usable(monkeypatch):
 
 
 @pytest.mark.case("J10")
-def test_buttons_are_told_what_is_true_at_that_moment():
-    message, told = widgets.Message(), []
-    job = panels.BackgroundTask(message, lambda busy: told.append((busy, job.busy)))
+def test_buttons_show_what_is_true_at_that_moment():
+    message, seen = widgets.Message(), []
+    job = panels.BackgroundTask(message, lambda busy: seen.append((busy, job.busy)))
     job.start(job.show)  # folders are read again while it works
     job.wait(10)
     job.show()
-    assert told == [(True, True), (True, True), (False, False), (False, False)]
+    assert seen == [(True, True), (True, True), (False, False), (False, False)]
 
 
 @pytest.mark.case("H6")

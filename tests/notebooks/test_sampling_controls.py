@@ -1,5 +1,5 @@
 """Truths about what notebook 03 offers for diffusion instruments, without a browser: controls that appear only where
-they mean something and reach the conversion, many songs in one go, and the table that compares ways to sing."""
+they mean something and reach the conversion, many songs in one go, and the table that compares variants."""
 
 import dataclasses
 import threading
@@ -115,25 +115,25 @@ def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
     assert all(r.value.count("<audio") == 1 for r in panel.results.children)
 
 
-def test_cancelling_many_songs_keeps_what_was_sung(base):
+def test_cancelling_many_songs_keeps_what_was_converted(base):
     opened = instrument.open(base.instruments / "plain.zip")
     paths = [base.examples / "a song.wav", make_song(base.examples / "b.wav")]
-    sung, told = [], []
+    converted, reports = [], []
     with pytest.raises(Cancelled):
         for outcome in batch.convert_songs(
             opened,
             paths,
             batch.Output(base.output),
-            cancelled=lambda: bool(sung),
-            progress=lambda f, text: told.append((f, text)),
+            cancelled=lambda: bool(converted),
+            progress=lambda f, text: reports.append((f, text)),
         ):
-            sung.append(outcome)
-    assert len(sung) == 1 and sung[0].saved.is_file() and len(list(base.output.glob("*.wav"))) == 1
-    assert [f for f, _ in told] == sorted(f for f, _ in told) and told[-1][0] <= 0.5
-    assert "a song.wav: " in told[0][1]
+            converted.append(outcome)
+    assert len(converted) == 1 and converted[0].saved.is_file() and len(list(base.output.glob("*.wav"))) == 1
+    assert [f for f, _ in reports] == sorted(f for f, _ in reports) and reports[-1][0] <= 0.5
+    assert "a song.wav: " in reports[0][1]
 
 
-def test_the_table_shows_each_way_with_time_and_metrics(base):
+def test_the_table_shows_each_variant_with_time_and_metrics(base):
     panel = widgets_convert.ComparePanel(base)
     entries = {entry.path.stem: entry for _, entry in panel.instruments.options}
     assert list(entries) == ["duo", "plain"]
@@ -151,7 +151,7 @@ def test_the_table_shows_each_way_with_time_and_metrics(base):
     assert "cents" in table and list(base.output.iterdir()) == []
 
 
-def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
+def test_the_table_converts_with_what_is_set_in_the_panel_above(base):
     convert = pick(widgets_convert.ConvertPanel(base), base, "duo")
     convert.sliders.widgets["octave_shift"].value, convert.sliders.widgets["semitone_shift"].value = 1, -2
     convert.sliders.widgets["loudness_shift_db"].value, convert.sliders.widgets["use_loudness_statistics"].value = (
@@ -244,7 +244,7 @@ def test_numbers_of_a_row_against_a_sound_that_is_known(base):
     assert row.cells()[0] == "0.50" and row.cells()[2].endswith(" cents")
 
 
-def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
+def test_a_variant_that_fails_is_a_row_and_the_others_go_on(base):
     other = FeatureSettings(RATE, 256, mel=dataclasses.replace(FEATURES.mel, fmax_hz=7000.0))
     wrong = save_instrument(base.instruments, "wrong", VOCODER, other)
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
