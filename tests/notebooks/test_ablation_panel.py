@@ -1,4 +1,4 @@
-"""Truths about the study panel, without a browser: it runs, cancels, compares, renders and keeps; it overwrites nothing,
+"""Truths about the study panel, without a browser: it runs, cancels, compares, renders, keeps; it overwrites nothing,
 says what is missing, and shows names as text."""
 
 import csv
