@@ -97,7 +97,6 @@ def test_everything_under_the_base_is_written_by_the_store(tmp_path, monkeypatch
 def test_no_other_module_opens_a_file_of_its_own_choice_for_writing():
     """Whatever else writes does so into a path it was handed by the store (by custom named ``part``), or outside."""
     allowed = {"utils/filesystem.py", "utils/atomic_store.py", "utils/workspace.py"}
-    allowed |= {"notebooks/colab.py", "notebooks/convert.py"}  # for makers of badges; into a path of the store's
     files = [p for p in sorted(PACKAGE.rglob("*.py")) if p.relative_to(PACKAGE).as_posix() not in allowed]
     assert len(files) > 50
     for path in files:

@@ -233,7 +233,7 @@ def study_notebook(folder: Path, home: Path) -> None:
         "from svclib.notebooks import ablation\nfrom svclib.utils import workspace\n",
         f"base = workspace.base_folder(base={str(home)!r})\n",
     ]
-    lines += ["ablation.ablation_panel(base)"]
+    lines += ["ablation.AblationPanel(base)"]
     cell = {"cell_type": "code", "metadata": {}, "source": lines, "outputs": [], "execution_count": None, "id": "a"}
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     book = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
