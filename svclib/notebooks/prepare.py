@@ -73,14 +73,15 @@ def recordings(
     with widgets.shown_progress() as bar:
         if source:
             voice, note = _fetch(base, voice, source, bar)
-        if not voices(base):
+        there = voices(base)
+        if not there:
             for singer, share in ((SINGER, 1.0), (OTHER_SINGER, 0.25)):
                 singers.make_recordings(singer, base.audio / singer, share * minutes, progress=bar)
             note = (
                 f"{base.audio} was empty, so two synthetic singers sang for you: {SINGER} and {OTHER_SINGER}. For your "
                 "own voice, put recordings into a folder of its own there, and write its name into VOICE. "
             )
-    there = voices(base)
+            there = voices(base)
     wanted = _names(voice) or there[:1]
     for name in wanted:
         if name not in there:

@@ -113,8 +113,8 @@ class TrainingView:
         self.curve, self.message = widgets.html(css_class="t-curve"), widgets.Message()
         self.widget = W.VBox([self.bar, self.numbers, self.messages_html, self.curve, self.message.widget])
 
-    def __call__(self, status: training.Status) -> None:
-        """Show a status."""
+    def __call__(self, status) -> None:
+        """Show a ``training.Status``."""
         now = time.monotonic()
         if self._began_s is None:
             self._began_s = now

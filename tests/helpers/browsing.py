@@ -266,7 +266,7 @@ def cancel_study(page, after_s: float) -> dict:
     press(page, "t-study-run")
     page.wait_for_timeout(1000 * after_s)
     press(page, "t-study-cancel")
-    page.wait_for_function("document.querySelector('.svclib-study').innerText.match(/Stopping|Cancelled/)", polling=10)
+    page.wait_for_function("document.querySelector('.svclib-study').innerText.match(/Stopping|cancelled/)", polling=10)
     said = page.evaluate("performance.now() - window.pressed")
     page.wait_for_function("document.querySelector('button.t-study-cancel').disabled", polling=10)
     free = page.evaluate("performance.now() - window.pressed")

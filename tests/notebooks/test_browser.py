@@ -79,7 +79,7 @@ def test_training_in_jupyterlab(page, lab, folder):
 
 def compare_one(page):
     """Press Compare as the panel stands: the song itself and one variant, 6 s each, every measure a number."""
-    page.locator(".t-compare").click()
+    page.locator(".t-ab-compare").click()
     page.wait_for_selector(".svclib-compare .svclib-message .svclib-done", timeout=60000)
     song, converted = page.locator(".t-ab-table tbody tr").all_inner_texts()
     assert browsing.durations_s(page, ".t-ab-table audio") == [pytest.approx(6.0, abs=0.1)] * 2
@@ -224,6 +224,6 @@ def test_pictures_while_the_study_panel_samples(page, lab, folder):
         assert max(b - a for a, b in zip(pictures, pictures[1:], strict=False)) < 3000, seen  # 500
     browsing.set_number(page, "t-study-steps", 1000)
     found = browsing.cancel_study(page, 0.7)
-    assert found["said"] < 2000 and found["free"] < 3000 and "Cancelled" in found["text"], found
+    assert found["said"] < 2000 and found["free"] < 3000 and "cancelled" in found["text"], found
     assert page.locator(".t-study-live img").count() == 0
     assert page.locator(".t-study-runs tbody tr").count() == 2
