@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/diffwave_speed.py FOLDER [--seconds 1] [--repeats 5] [--training]
 
 Only the package's model is used; its weights are random, converted where both have to agree. Every variant is timed in
-turn, ``repeats`` times over, by the thread's own clock (work of other processes counts little), and the best is told.
+turn, ``repeats`` times over, by the thread's own clock (other processes count little), and the best is printed.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def table(title: str, best: dict[str, float], seconds: float) -> None:
 
 
 def steps(public, frames: int, repeats: int) -> None:
-    """One step of a walk, and what has to be prepared for it."""
+    """One step of a sampling run, and what has to be prepared for it."""
     x, mel, t = torch.randn(1, frames * HOP), torch.rand(1, MELS, frames), torch.tensor([T])
     converted, own = diffwave_weights.convert(public.state_dict()), DiffWaveNet(64, 30, 10, MELS).eval()
     torch.nn.init.normal_(own.output.weight, std=0.1)

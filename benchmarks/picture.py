@@ -12,7 +12,7 @@ def main(demo: str, out: str) -> None:
     """Song and result beside each other."""
     base = Path(demo)
     song, result = next((base / "examples").glob("*.wav")), next((base / "output").glob("*.wav"))
-    titles = ("a song by one synthetic singer", "the same, sung by an instrument trained on the other")
+    titles = ("a song by one synthetic singer", "the same, rendered by an instrument trained on the other")
     sounds = [audio.read(path, 16000) for path in (song, result)]
     pairs = zip(titles, sounds, strict=True)
     figure = plots.compare_spectrograms([(title, s.samples, s.sample_rate_hz, None) for title, s in pairs])

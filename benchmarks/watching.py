@@ -1,4 +1,4 @@
-"""What watching a walk costs: capture, memory, map, page size, and the page in a headless Chromium.
+"""Cost of watching a sampling run: capture, memory, map, page size, and the page in a headless Chromium.
 
     python benchmarks/watching.py [--no-browser] [--only overhead|study|arithmetic|page|lessons]
 
@@ -54,8 +54,8 @@ def small_model(n_layers: int = 10, channels: int = 128):
 
 
 def overhead(repeats: int = 12, steps: int = 6) -> None:
-    """What capturing costs, in CPU time of this thread, twice: by the clock inside of what capture does, and as the
-    median over rounds of neighbouring short walks with and without it (ddim, 5 s, 10 x 128 channels)."""
+    """Cost of capturing, in CPU time of this thread, twice: by the clock inside of what capture does, and as the
+    median over rounds of neighbouring short runs with and without it (ddim, 5 s, 10 x 128 channels)."""
     model = small_model()
     condition = torch.randn(1, 128, 430, generator=torch.Generator().manual_seed(0))
     prepared = model.prepare(condition, "fp32")
@@ -109,7 +109,7 @@ def overhead(repeats: int = 12, steps: int = 6) -> None:
         print(
             f"capture, {name}: {np.median(clocks[:, k]):.1f} % by the clock inside "
             f"({clocks[:, k].min():.1f} to {clocks[:, k].max():.1f}), {np.median(share[:, k]):+.1f} % as the median of "
-            f"{repeats} neighbouring walks (quartiles {np.percentile(share[:, k], 25):+.1f}, "
+            f"{repeats} neighbouring runs (quartiles {np.percentile(share[:, k], 25):+.1f}, "
             f"{np.percentile(share[:, k], 75):+.1f})"
         )
 
@@ -188,10 +188,10 @@ def page(browser: bool) -> None:
     """A page of 5 s x 50 steps, every step with its sound."""
     trace = sharpening(50, seconds=5.0)
     rng = np.random.default_rng(0)
-    heard = step_audio.render_steps(
+    rendered = step_audio.render_steps(
         trace, lambda mel: 0.1 * rng.standard_normal(len(mel) * 256).cumsum().astype(np.float32) % 1
     )
-    run = player.Run(trace, "50 steps", heard)
+    run = player.Run(trace, "50 steps", rendered)
     text = player.document([run])
     print(f"page of 5 s x 50 steps, 80 mels, 50 sounds: {len(text) / 1e6:.1f} MB")
     if browser:

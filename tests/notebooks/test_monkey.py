@@ -25,15 +25,16 @@ from traitlets import TraitError
 from svclib.analysis import ablation, ddsp_inspection, lesson, plots, step_audio
 from svclib.analysis import compare as comparison
 from svclib.analysis.plots import ablation as views
+from svclib.audio import io as audio
 from svclib.conversion import ab_compare, batch, key_suggestion, pipeline, recognition
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.data import dataset
 from svclib.models import instrument
-from svclib.notebooks import ab_table, ddsp_views, first_run, prepare, train
 from svclib.notebooks import ablation as widgets_study
 from svclib.notebooks import convert as widgets_convert
-from svclib.notebooks import lesson as widgets_lesson
+from svclib.notebooks import prepare, train, visualize
+from svclib.notebooks import visualize as widgets_lesson
 from svclib.training import api as training
 from svclib.utils import workspace
 from svclib.utils.errors import Cancelled, raise_if_cancelled
@@ -227,7 +228,9 @@ def world(base, monkeypatch):
         return types.SimpleNamespace(features=None)
 
     monkeypatch.setattr(instrument, "open", opened)
-    monkeypatch.setattr(plots.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>"))
+    monkeypatch.setattr(
+        plots.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>")
+    )
     monkeypatch.setattr(songs, "cached_song", cached_song)
     yield made
     made.go.set()
@@ -278,7 +281,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         assert not panel.suggest_button.disabled and isinstance(panel.controls(), Controls)
         panel.results.children = ()
 
-    panel = widgets_convert.convert_panel(world.base)
+    panel = widgets_convert.ConvertPanel(world.base)
     play(world, panel, n_actions, check, press("transfer_button"), caplog, monkeypatch)
 
 
@@ -303,8 +306,8 @@ def test_compare(world, n_actions, monkeypatch, caplog):
             menu.index = (0,)
         press("compare_button")(panel)
 
-    convert = widgets_convert.convert_panel(world.base)
-    play(world, ab_table.compare_panel(world.base, convert), n_actions, check, works, caplog, monkeypatch)
+    convert = widgets_convert.ConvertPanel(world.base)
+    play(world, widgets_convert.ComparePanel(world.base, convert), n_actions, check, works, caplog, monkeypatch)
 
 
 @pytest.mark.case("H3")
@@ -317,7 +320,8 @@ def test_lesson(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(lesson, "from_file", from_file)
 
     def check(panel):
-        assert not panel.run_button.disabled and not panel.export_button.disabled
+        able = panel.instrument.value is not None and panel.song.value is not None
+        assert panel.run_button.disabled == (not able) and not panel.export_button.disabled
 
     def works(panel):
         press("run_button")(panel)
@@ -326,13 +330,13 @@ def test_lesson(world, n_actions, monkeypatch, caplog):
         panel.export_button.click()
         assert "Written" in said(panel)
 
-    play(world, widgets_lesson.lesson_panel(world.base), n_actions, check, works, caplog, monkeypatch)
+    play(world, widgets_lesson.LessonPanel(world.base), n_actions, check, works, caplog, monkeypatch)
 
 
 @pytest.mark.case("H3")
 def test_study(world, n_actions, monkeypatch, caplog):
     class Trace(list):
-        info, n_calls, n_bytes, save = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000, None
+        info, n_calls, n_bytes = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000
 
     def run(model, excerpt, changes=(), options=None, label="", progress=None, cancelled=None, callback=None):
         progress(0.1, "sampling")
@@ -350,7 +354,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
     def render_audio(model, trace, positions, progress, cancelled):
         progress(0.1, "rendering")
         world.work(cancelled)
-        audio = {len(trace): np.zeros(800)}
+        audio = {len(result.trace): np.zeros(800)}
         return types.SimpleNamespace(audio=audio, sample_rate_hz=8000, attenuated_db={})
 
     def draw_view(name, request):
@@ -361,7 +365,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
 
     def steps_of(run):
         world.work(path=run)
-        return [first_run.CheckpointEntry(step, None, False, []) for step in (1, 2, 3)]
+        return [train.CheckpointEntry(step, None, False, []) for step in (1, 2, 3)]
 
     monkeypatch.setattr(ablation, "run", run)
     monkeypatch.setattr(ablation, "run_checkpoints", run_checkpoints)
@@ -370,10 +374,10 @@ def test_study(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(step_audio, "audio_metrics", lambda *a: world.work(a[5]) or [])
     monkeypatch.setattr(recognition, "WhisperRecognizer", lambda: None)
     monkeypatch.setattr(views, "draw_view", draw_view)
-    monkeypatch.setattr(comparison, "save_file", lambda folder, name, *a: world.work() or folder / f"{name}.npz")
+    monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
     monkeypatch.setattr(ablation, "cut_excerpt", lambda *a: world.work())
     monkeypatch.setattr(ablation, "from_choice", lambda *a: [])
-    monkeypatch.setattr(first_run, "checkpoint_steps", steps_of)
+    monkeypatch.setattr(train, "checkpoint_steps", steps_of)
     monkeypatch.setattr(training, "load_model", lambda run, step: (world.work(path=run), {}))
 
     def check(panel):
@@ -392,7 +396,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
         press("run_button")(panel)
         assert len(panel.viewer.cards) == 1
 
-    play(world, widgets_study.ablation_panel(world.base), n_actions, check, works, caplog, monkeypatch)
+    play(world, widgets_study.AblationPanel(world.base), n_actions, check, works, caplog, monkeypatch)
 
 
 def test_chunk(world, n_actions, monkeypatch, caplog):
@@ -405,7 +409,7 @@ def test_chunk(world, n_actions, monkeypatch, caplog):
         panel.another()
         assert panel.seed == before + 1 and said(panel) == ""
 
-    play(world, prepare.chunk_panel(data), n_actions, lambda panel: None, works, caplog, monkeypatch)
+    play(world, prepare.ChunkPanel(data), n_actions, lambda panel: None, works, caplog, monkeypatch)
 
 
 def test_checkpoint(world, n_actions, monkeypatch, caplog):
@@ -413,12 +417,12 @@ def test_checkpoint(world, n_actions, monkeypatch, caplog):
 
     def read(path):
         world.work(path=path)
-        return np.zeros(800), 8000
+        return types.SimpleNamespace(samples=np.zeros(800), sample_rate_hz=8000)
 
-    previews = [types.SimpleNamespace(original=song, path=song, number=1, score=1.0)]
-    entries = [first_run.CheckpointEntry(s, 1.0, s == 2, previews if s else []) for s in range(3)]
-    monkeypatch.setattr(first_run, "checkpoint_steps", lambda run: entries)
-    monkeypatch.setattr(first_run, "read_preview", read)
+    previews = [types.SimpleNamespace(original=song, path=song, number=1, step=2, score=1.0)]
+    entries = [train.CheckpointEntry(s, 1.0, s == 2, previews if s else []) for s in range(3)]
+    monkeypatch.setattr(train, "checkpoint_steps", lambda run: entries)
+    monkeypatch.setattr(audio, "read", read)
 
     def check(panel):
         if "svclib-error" in said(panel):
@@ -429,7 +433,7 @@ def test_checkpoint(world, n_actions, monkeypatch, caplog):
             panel.menu.value = step
         assert "Step 2" in panel.view.value and said(panel) == "" and panel.value == 2
 
-    play(world, train.choose_checkpoint(world.base.runs), n_actions, check, works, caplog, monkeypatch)
+    play(world, train.CheckpointPanel(world.base.runs), n_actions, check, works, caplog, monkeypatch)
 
 
 def test_moment(world, n_actions, monkeypatch, caplog):
@@ -443,4 +447,4 @@ def test_moment(world, n_actions, monkeypatch, caplog):
             panel.frame.value = frame
         assert said(panel) == ""
 
-    play(world, ddsp_views.moment_panel(played, 8000), n_actions, lambda panel: None, works, caplog, monkeypatch)
+    play(world, visualize.MomentPanel(played, 8000), n_actions, lambda panel: None, works, caplog, monkeypatch)

@@ -1,4 +1,4 @@
-"""Files from strangers: nothing in them runs, nothing is written outside, and what is wrong with them is one sentence,
+"""Untrusted files: nothing in them runs, nothing is written outside, and what is wrong with them is one sentence,
 quickly and in little memory.
 
 Thousands of mutations of every kind of file a person may be given (``tests/helpers/untrusted.py`` makes them from a
