@@ -8,41 +8,34 @@ import os
 import sys
 import traceback
 
-from svclib.cli.arguments import parser
+from svclib.cli import arguments, commands
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: Arguments without the program's name; those of the process by default.
-
-    Returns:
-        The exit status, see the module's first lines.
-    """
+    """Run one command; returns the exit status, see the module's first lines."""
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to stop
     try:
-        arguments = parser(next((x for x in argv if not x.startswith("-")), "")).parse_args(argv)
+        given = arguments.parser(next((x for x in argv if not x.startswith("-")), "")).parse_args(argv)
     except SystemExit as leave:
         return int(leave.code or 0)
     # threads that wait by sleeping: by spinning, training beside other busy programs was ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from svclib.cli import commands
-
     try:
-        return commands.HANDLERS[arguments.command](arguments) or 0
+        return arguments.COMMANDS[given.command].run(given) or 0
     except KeyboardInterrupt:
-        _traceback(arguments)
+        if given.debug:
+            traceback.print_exc()
         print("\nInterrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except Exception as error:
-        _traceback(arguments)
+        if given.debug:
+            traceback.print_exc()
         message = commands.user_message(error)
         if message:
             print(message, file=sys.stderr)
@@ -54,11 +47,6 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-
-
-def _traceback(arguments) -> None:
-    if arguments.debug:
-        traceback.print_exc()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from svclib.models.diffusion.denoiser import DENOISERS
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoding
 from svclib.notebooks.controls import SamplingControls
-from svclib.utils.errors import ConversionError
+from svclib.utils.errors import ConfigError
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -75,7 +75,7 @@ def test_a_sampler_of_ones_own(mine):
     assert len(seen) == seen[-1].n_calls == 79
     wild = samplers.sample(lambda x, t: -3 * x, chain, x, SamplingOptions("heun", 10), clip=1.0)
     assert float(wild.abs().max()) <= 1
-    with pytest.raises(ConversionError) as error:
+    with pytest.raises(ConfigError) as error:
         SamplingOptions("huen", 4)
     assert_explains(error.value, remedy="heun")
 

@@ -144,7 +144,7 @@ def audio_metrics(
         with contextlib.suppress(ConversionError):  # silence has no voice
             if embedding is not None:
                 found = speaker_similarity.similarity(_at_16k(samples, rate_hz), embedding)
-                rows[position]["speaker similarity"] = found["speaker_similarity"], measured.n_frames
+                rows[position]["speaker similarity"] = found, measured.n_frames
         if words is not None:
             cer = intelligibility(recognizer, _at_16k(samples, rate_hz), words).cer
             rows[position]["character error rate"] = cer, measured.n_frames

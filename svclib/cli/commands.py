@@ -1,26 +1,47 @@
 """The commands of ``svclib``: the calls of the notebooks, with progress on the terminal.
 
-Results go to standard output; progress, warnings and errors to standard error. Heavy modules are imported where they
-are needed, so that ``svclib --help`` stays quick.
+Results go to standard output; progress, warnings and errors to standard error. A command's docstring is its help. Heavy
+modules are imported where they are needed, so that ``svclib --help`` stays quick.
 """
 
 import dataclasses
 import json
 import math
 import os
+from functools import partial
 from pathlib import Path
 
-from svclib.cli.arguments import given
+import svclib
+from svclib.cli.arguments import command, given, number, option
 from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log
 from svclib.utils.errors import ConfigError
+
+required, repeated = partial(option, required=True), partial(option, action="append")
+COUNT, POSITIVE = number(0), number(0.001)
+JSON = option("--json FILE", "write the report as JSON; - for standard output")
+CONFIG = (
+    repeated("--config FILE", "preset or file; later ones win", required=True),
+    repeated("--set NAME=VALUE", "change a setting; repeat for more", default=[]),
+)
+LIMITS = (
+    option("--steps N", "train until this step", type=COUNT),
+    option("--minutes M", "stop after this time, or at the last step", type=POSITIVE),
+    option("--seed S", type=int),
+    option("--device", choices=("auto", "cpu", "cuda"), default="auto"),
+)
+SEED = option("--seed S", type=int, default=0)
+F0 = option("--f0 NAME", "swift, crepe, crepe_tiny or pyin (default: the instrument's)")
+AUDIO_FILE = "wav, flac or mp3; nothing is ever overwritten"
+DIFFWAVE = required("--model NAME.zip", "a DiffWave trained without a mel")
 
 
 def user_message(error: Exception) -> str | None:
     """The message of an error that the user can correct, or None for a fault of the program."""
-    if isinstance(error, ValueError) and type(error).__module__.startswith("svclib"):
+    ours = type(error).__module__.startswith("svclib")
+    if isinstance(error, ValueError) and ours:
         return str(error)
     if isinstance(error, OSError):
-        text = str(error) if type(error).__module__.startswith("svclib") else error.strerror or str(error)
+        text = str(error) if ours else error.strerror or str(error)
         named = f"'{error.filename}': " if error.filename and str(error.filename) not in text else ""
         return f"{named}{text}".rstrip(".") + "."
     if isinstance(error, MemoryError):
@@ -28,139 +49,131 @@ def user_message(error: Exception) -> str | None:
     return None
 
 
-def _preset(arguments):
-    from svclib.utils import config
-
-    return config.load(arguments.config, arguments.set)
-
-
-def _report(value: dict, where: str | None) -> None:
-    """Write a report as JSON where it was asked for."""
+def _report(text: str, value: dict, where: str | None) -> None:
+    """Print a report, and write it as JSON where it was asked for."""
     from svclib.utils import atomic_store
 
-    if where == "-":
-        print(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True))
-    elif where:
+    print(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) if where == "-" else text)
+    if where and where != "-":
         atomic_store.write_json(Path(where), value)
         print(f"Report: {where}")
 
 
-# Prepare --------------------------------------------------------------------------------------------------------------
+def _warn_renamed(asked: Path, got: Path) -> None:
+    """Report that a result got another name because the one asked for was taken."""
+    if asked.name != got.name:
+        log(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
 
 
-def demo(a) -> int:
-    """``svclib demo``."""
+@command(
+    option("--out DIR", "folder for everything (default: %(default)s)", default="svclib_demo"),
+    option("--audio DIR", "recordings of one voice, instead of a synthetic singer"),
+    option("--song FILE", "the song to convert; with --audio"),
+    option("--minutes M", "how long to train (default: %(default)s)", type=POSITIVE, default=1.5),
+    SEED,
+)
+def demo(a) -> None:
+    """Everything in one go on two synthetic singers, or on your own files."""
     from svclib.cli import demo as demo_run
 
     if bool(a.audio) != bool(a.song):
         raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
-    options = demo_run.Options(seed=a.seed, **({"minutes": a.minutes} if a.minutes else {}))
     with ProgressPrinter("demo") as progress:
-        result = demo_run.run(a.out, a.audio, a.song, options, progress, progress.note)
-    print(result.text)
-    return 0
+        options = demo_run.Options(a.minutes, a.seed)
+        print(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
 
 
-def doctor(a) -> int:
-    """``svclib doctor``."""
-    from svclib.data import quality as examiner
+@command(repeated("--audio DIR", "folder or file; repeat for more", required=True), JSON)
+def doctor(a) -> None:
+    """Report on recordings; changes nothing."""
+    from svclib.data import quality
 
     with ProgressPrinter("examining") as progress:
-        report = examiner.examine([Path(p) for p in a.audio], progress=progress)
-    if a.json != "-":
-        print(report.table())
-    _report(report.to_json(), a.json)
-    return 0
+        report = quality.examine([Path(p) for p in a.audio], progress=progress)
+    _report(report.table(), report.to_json(), a.json)
 
 
-def prepare(a) -> int:
-    """``svclib prepare``."""
+@command(
+    repeated("--audio DIR|ZIP|URL", "repeat for more voices", required=True),
+    repeated("--singer NAME", "the singer of each --audio, in the same order"),
+    option("--labels PATTERN", "of file names, such as {label}_{singer}_{take}"),
+    option("--validation PATTERN", "recordings to hold out, by name, such as 'song_0*'"),
+    required("--out DATASET", "the dataset's folder; a second run adds to it"),
+    option("--executor dask://HOST:PORT", "measure on a dask cluster (default: this machine)"),
+    *CONFIG,
+)
+def prepare(a) -> None:
+    """Measure recordings once and keep them as a dataset."""
     from svclib.data import dataset
-    from svclib.data.recordings import find_recordings
+    from svclib.utils import download
 
-    preset = _preset(a)
+    preset, out = svclib.load_preset(a.config, a.set), Path(a.out)
     with ProgressPrinter("preparing") as progress:
-        folders = [_fetched(where, Path(a.out), progress) for where in a.audio]
+        unpacked = out.parent / f"{out.name}_sources"  # of a zip or a link
+        folders = [Path(download.fetch(where, unpacked, progress=progress)) for where in a.audio]
         names = a.singer
-        if names is None and any(Path(w) != f for w, f in zip(a.audio, folders, strict=True)):
-            names = [f.name for f in folders] if len(folders) > 1 else None
-        found = find_recordings(folders, names, a.labels)
+        if names is None and len(folders) > 1 and [Path(where) for where in a.audio] != folders:
+            names = [folder.name for folder in folders]
+        found = svclib.find_recordings(folders, names, a.labels)
         made = dataset.prepare(found, a.out, preset.features, a.validation, progress, executor=a.executor)
     for message in made.messages:
         log(message)
     print(f"{a.out}\n{dataset.describe(made)}")
-    return 0
 
 
-def _fetched(where: str, out: Path, progress) -> Path:
-    """A folder of recordings; a zip or a link is unpacked beside the dataset first."""
-    from svclib.utils import download
-
-    return Path(download.fetch(where, out.parent / f"{out.name}_sources", progress=progress))
-
-
-# Train ----------------------------------------------------------------------------------------------------------------
-
-
+@command(
+    required("--dataset DATASET"),
+    required("--run RUN", "folder of checkpoints and logs"),
+    *CONFIG,
+    *LIMITS,
+    option(
+        "--init NAME.zip|base|none", "weights to start from (default: base, where the preset fits it)", default="base"
+    ),
+    option("--from STEP", "go back to a kept checkpoint", dest="from_step", type=COUNT),
+    option("--songs DIR", "songs to convert at every validation; the best step is chosen by them"),
+    option("--words", "judge them by their words too (extra 'words')", action="store_true"),
+    option("--take-over", "although another machine trains it: that one stops", action="store_true"),
+)
 def train(a) -> int:
-    """``svclib train``."""
+    """Train a model; continues from the last checkpoint where there is one."""
     from svclib.training import api as training
 
-    preset, score = _preset(a), None
+    preset, score = svclib.load_preset(a.config, a.set), None
+    speaks = os.environ.get("RANK", "0") == "0"  # one process of several
     if a.songs:
-        from svclib.conversion import validation_songs
+        from svclib.conversion import evaluate
 
-        score = validation_songs.for_training(a.dataset, a.songs, a.words or None)
-    if os.environ.get("RANK", "0") == "0":
+        score = evaluate.for_training(a.dataset, a.songs, a.words or None)
+    if speaks:
         log(training.device_summary())
-    shown = TrainingProgress(a.minutes)
-    try:
-        result = training.train(
-            a.dataset,
-            a.run,
-            preset,
-            shown,
-            steps=a.steps,
-            minutes=a.minutes,
-            seed=a.seed,
-            device=a.device,
-            init=None if a.init == "none" else a.init,
-            from_step=a.from_step,
-            take_over=a.take_over,
-            score=score,
-        )
-    finally:
-        shown.close()
-    if os.environ.get("RANK", "0") != "0":  # one process of several speaks
-        return 130 if result.reason == "interrupted" else 0
-    loss = "" if result.loss is None else f", loss {result.loss:.3f}"
-    held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
-    print(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
-    print(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
+    options = {name: getattr(a, name) for name in ("steps", "minutes", "seed", "device", "from_step", "take_over")}
+    with TrainingProgress(a.minutes) as shown:
+        init = None if a.init == "none" else a.init
+        result = training.train(a.dataset, a.run, preset, shown, init=init, score=score, **options)
+    if speaks:
+        loss = "" if result.loss is None else f", loss {result.loss:.3f}"
+        held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
+        print(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
+        print(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
 
 
+@command(
+    required("--dataset DATASET"),
+    required("--runs DIR", "folder of one run per cell"),
+    *CONFIG,
+    repeated("--grid NAME=V1,V2,...", "repeat for more axes", required=True),
+    *LIMITS,
+)
 def sweep(a) -> int:
-    """``svclib sweep``."""
+    """Train one run per cell of a grid of settings; skips finished cells. --minutes counts for all cells together."""
     from svclib.training import sweep as sweeping
 
     grid = sweeping.parse_grid(a.grid)
-    shown = TrainingProgress(a.minutes)
-    try:
-        cells = sweeping.run(
-            a.dataset,
-            a.runs,
-            a.config,
-            grid,
-            a.set,
-            on_progress=lambda name, status: shown(status, f"{name}: "),
-            steps=a.steps,
-            minutes=a.minutes,
-            seed=a.seed,
-            device=a.device,
-        )
-    finally:
-        shown.close()
+    options = {name: getattr(a, name) for name in ("steps", "minutes", "seed", "device")}
+    with TrainingProgress(a.minutes) as shown:
+        options["on_progress"] = lambda name, status: shown(status, f"{name}: ")
+        cells = sweeping.run(a.dataset, a.runs, a.config, grid, a.set, **options)
     print(sweeping.table(cells))
     unfinished = [c.name for c in cells if c.step < c.steps and not c.problem]
     if unfinished:
@@ -168,39 +181,36 @@ def sweep(a) -> int:
     return 130 if unfinished and a.minutes is None else 0
 
 
-def export(a) -> int:
-    """``svclib export``."""
+@command(
+    required("--run RUN"),
+    required("--out NAME.zip"),
+    option("--checkpoint best|last|STEP", default="best", type=number(0, words=("best", "last"))),
+    option("--licence TEXT", "terms of use; stored in the file"),
+    option("--vocoder NAME.zip", "embed this vocoder (preset harmonic) in place of the run's"),
+    option("--consent TEXT", "the singer and what they agreed to; stored in the file"),
+    option("--dataset DATASET", "of the run: stores what --retrieval of convert draws on"),
+)
+def export(a) -> None:
+    """Make an instrument file of a run."""
     from svclib.models import instrument
-    from svclib.training import api as training
 
     out = Path(a.out)
     if out.suffix.lower() != ".zip":
         raise ConfigError(f"--out is '{a.out}'; an instrument's name ends in .zip.")
-    named = {"licence": a.licence, "consent": a.consent, "vocoder": a.vocoder, "dataset": a.dataset}
-    more = {k: v for k, v in named.items() if v}
-    path = training.export(a.run, out, a.checkpoint, **more)
-    warn_renamed(out, path)
+    more = {name: value for name in ("licence", "consent", "vocoder", "dataset") if (value := getattr(a, name))}
+    path = svclib.export_instrument(a.run, out, a.checkpoint, **more)
+    _warn_renamed(out, path)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
-    return 0
 
 
-def warn_renamed(asked: Path, got: Path) -> None:
-    """Say that a result got another name because the one asked for was taken."""
-    if asked.name != got.name:
-        log(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
-
-
-def info(a) -> int:
-    """``svclib info``."""
+@command(option("path NAME.zip | RUN | DATASET"), JSON)
+def info(a) -> None:
+    """Describe an instrument, a run or a dataset."""
     path = Path(a.path)
     if not path.exists():
         raise ConfigError(f"There is nothing at '{path}'; give an instrument (.zip), a run's or a dataset's folder.")
     about = _about_instrument if path.is_file() else _about_run if (path / "run.json").exists() else _about_dataset
-    text, value = about(path)
-    if a.json != "-":
-        print(text)
-    _report(value, a.json)
-    return 0
+    _report(*about(path), a.json)
 
 
 def _about_instrument(path: Path) -> tuple[str, dict]:
@@ -208,16 +218,8 @@ def _about_instrument(path: Path) -> tuple[str, dict]:
     from svclib.utils.serialization import to_dict
 
     made = instrument.open(path)
-    value = {
-        "what": "instrument",
-        "name": made.name,
-        "kind": made.kind,
-        "sha256": made.sha256,
-        "info": made.info,
-        "features": to_dict(made.features),
-        "model": to_dict(made.model.settings),
-        "statistics": made.statistics,
-    }
+    value = {name: getattr(made, name) for name in ("name", "kind", "sha256", "info", "statistics")}
+    value |= {"what": "instrument", "features": to_dict(made.features), "model": to_dict(made.model.settings)}
     return instrument.describe(made), value
 
 
@@ -225,83 +227,65 @@ def _about_run(path: Path) -> tuple[str, dict]:
     from svclib.training import api as training
     from svclib.utils import filesystem
 
-    found = training.checkpoints(path)
-    lines = [f"{path}: a run with {len(found)} checkpoints"]
-    for c in found:
+    lines, rows = [], []
+    for c in training.checkpoints(path):
         held = "" if c.validation_loss is None else f", held-out loss {c.validation_loss:.4f}"
         lines.append(f"step {c.step} ({c.kind}){held}" + (f": cannot be used, {c.problem}" if c.problem else ""))
-    kept = ("step", "kind", "validation_loss", "problem")
-    value = {"what": "run", "run": filesystem.read_json(path / "run.json")}
-    value["checkpoints"] = [{**{k: getattr(c, k) for k in kept}, "file": c.path.name} for c in found]
+        kept = {name: getattr(c, name) for name in ("step", "kind", "validation_loss", "problem")}
+        rows.append({**kept, "file": c.path.name})
     try:
-        lines.append(f"last loss {training.curves(path)['last']:.4f}")
+        last = f"last loss {training.curves(path)['last']:.4f}"
     except ValueError:
-        lines.append("nothing was logged yet")
-    return "\n".join(lines), value
+        last = "nothing was logged yet"
+    text = "\n".join([f"{path}: a run with {len(rows)} checkpoints", *lines, last])
+    return text, {"what": "run", "run": filesystem.read_json(path / "run.json"), "checkpoints": rows}
 
 
 def _about_dataset(path: Path) -> tuple[str, dict]:
     from svclib.data import dataset
 
     made = dataset.Dataset.open(path)
-    value = {
-        "what": "dataset",
-        "features": made.settings.to_json(),
-        "recordings": made.recordings,
-        "singers": made.singers,
-        "labels": made.labels,
-        "statistics": made.statistics,
-        "fingerprint": made.fingerprint,
-        "skipped": made.skipped,
-        "duplicates": made.duplicates,
-    }
+    names = ("recordings", "singers", "labels", "statistics", "fingerprint", "skipped", "duplicates")
+    value = {"what": "dataset", "features": made.settings.to_json(), **{name: getattr(made, name) for name in names}}
     return f"{path}: a dataset\n{dataset.describe(made)}", value
 
 
-# Convert --------------------------------------------------------------------------------------------------------------
-
-
-def convert(a) -> int:
-    """``svclib convert``."""
-    from svclib.conversion import batch
-    from svclib.conversion.pipeline import FORMATS
-    from svclib.models import instrument
-    from svclib.models.diffusion.samplers import SamplingOptions
-    from svclib.models.vocoders import auto as vocoders
+@command(
+    required("--instrument NAME.zip"),
+    repeated("--input SONG", "repeat for more songs", required=True),
+    required("--out FILE|DIR", AUDIO_FILE),
+    F0,
+    option("--keep-rate", "write at the song's sample rate", action="store_true"),
+    repeated("--singer NAME[=WEIGHT]", "one of a diffusion instrument's singers; repeat for a mix"),
+    option("--vocoder NAME|ZIP|PATH|URL", "a vocoder of the same mel, instead of a diffusion instrument's own"),
+    controls={"controls": "conversion.controls:Controls", "diffusion": "models.diffusion.samplers:SamplingOptions"},
+)
+def convert(a) -> None:
+    """Convert songs with an instrument."""
+    from svclib.conversion import pipeline
 
     songs = _audio_files(a.input)
-    folder, name = _target(Path(a.out), FORMATS, len(songs))
-    singer, sampling = singer_mix(a.singer), SamplingOptions(**given(a, SamplingOptions))
-    voice = instrument.open(a.instrument)
-    vocoder = vocoders.load_vocoder(a.vocoder, near=Path(a.instrument).parent) if a.vocoder else None
-    form = "wav" if name is None else Path(name).suffix[1:]
-    output = batch.Output(folder, form, None if name is None else Path(name).stem, a.keep_rate)
-    outcomes = []
+    folder, name = _target(Path(a.out), pipeline.FORMATS, len(songs))
+    singer, sampling = singer_mix(a.singer), svclib.SamplingOptions(**given(a, svclib.SamplingOptions))
+    voice = svclib.load_instrument(a.instrument)
+    vocoder = svclib.load_vocoder(a.vocoder, near=Path(a.instrument).parent) if a.vocoder else None
+    kind = {} if name is None else {"format": Path(name).suffix[1:], "name": Path(name).stem}
+    options = {"sampling": sampling, "vocoder": vocoder, "keep_rate": a.keep_rate}
     with ProgressPrinter(songs[0].name if len(songs) == 1 else f"{len(songs)} songs") as progress:
-        for outcome in batch.convert_songs(
-            voice,
-            songs,
-            output,
-            lambda song: _controls(a, song, voice, singer),
-            a.f0,
-            progress,
-            sampling=sampling,
-            vocoder=vocoder,
-        ):
-            if outcome.error is not None and len(songs) == 1:
-                raise outcome.error
-            if progress.bar is not None:
-                progress.bar.clear()
-            outcomes.append(dataclasses.replace(outcome, conversion=None))
-            if outcome.saved is not None:
-                if name is not None:
-                    warn_renamed(Path(a.out), outcome.saved)
-                for warning in outcome.conversion.warnings:
-                    log(f"{outcome.path.stem}: {warning}")
-                print(f"{outcome.saved}\n{outcome.conversion.settings_text}")
-    if any(o.error is not None for o in outcomes):
-        raise ConfigError(batch.describe(outcomes))
-    return 0
+
+        def done(made):
+            saved = pipeline.save(made, folder, **kind)
+            if name is not None:
+                _warn_renamed(Path(a.out), saved)
+            for warning in made.warnings:
+                log(f"{made.song.name}: {warning}")
+            progress.note(f"{saved}\n{made.settings_text}")
+
+        controls = partial(_controls, a, voice, singer)
+        failed = pipeline.convert_songs(voice, songs, done, controls, a.f0, progress, **options)
+    if failed:
+        error = next(iter(failed.values()))
+        raise error if len(songs) == 1 else ConfigError(pipeline.describe(len(songs), failed))
 
 
 def _audio_files(inputs: list[str]) -> list[Path]:
@@ -322,17 +306,7 @@ def _target(out: Path, formats, n_inputs: int) -> tuple[Path, str | None]:
 
 
 def singer_mix(flags: list[str] | None) -> dict[str, float] | str | None:
-    """The values of ``--singer``, each ``NAME`` or ``NAME=WEIGHT``, as ``Controls.singer``.
-
-    Args:
-        flags: Each ``--singer`` as it was written; a name without weight counts 1. None or empty: there was none.
-
-    Returns:
-        None for the instrument's own choice, one name, or weights by name.
-
-    Raises:
-        ConfigError: if a weight is not a number of 0 or more, or a name comes twice.
-    """
+    """``--singer`` as ``Controls.singer``: None, one name, or weights by name (1 without ``=WEIGHT``)."""
     if not flags:
         return None
     if len(flags) == 1 and "=" not in flags[0]:
@@ -341,140 +315,154 @@ def singer_mix(flags: list[str] | None) -> dict[str, float] | str | None:
     for text in flags:
         name, weight = text.rsplit("=", 1) if "=" in text else (text, "1")
         try:
-            value = float(weight)
+            mix_weight = float(weight)
         except ValueError:
-            value = math.nan
-        if not name or not 0 <= value < math.inf:
-            raise ConfigError(f"--singer is '{text}'; give NAME, or NAME=WEIGHT with a weight of 0 or more.")
-        if name in mix:
-            raise ConfigError(f"--singer names '{name}' twice; give each singer once.")
-        mix[name] = value
+            mix_weight = math.nan
+        if not name or name in mix or not 0 <= mix_weight < math.inf:
+            raise ConfigError(f"--singer is '{text}'; give each singer once: NAME, or NAME=WEIGHT of 0 or more.")
+        mix[name] = mix_weight
     return mix
 
 
-def _controls(a, song, voice, singer):
-    from svclib.conversion.controls import Controls, defaults
-    from svclib.conversion.key_suggestion import suggest_shift
+def _controls(a, voice, singer, song):
+    from svclib.conversion.controls import defaults
 
-    chosen = given(a, Controls)
+    chosen = given(a, svclib.Controls)
     if chosen.get("semitone_shift") == "auto":
-        suggestion = suggest_shift(song.features, voice.statistics, voice.kind)
+        suggestion = svclib.suggest_shift(song.features, voice.statistics, voice.kind)
         log(f"{song.name}: {suggestion.text}")
         chosen["octave_shift"] = chosen.get("octave_shift", 0) + suggestion.octaves
         chosen["semitone_shift"] = suggestion.extra_semitones
     return dataclasses.replace(defaults(voice.kind), **chosen, singer=singer)
 
 
-def vocode(a) -> int:
-    """``svclib vocode``."""
+@command(
+    required("--vocoder NAME.zip", "or an NSF-HiFiGAN checkpoint, or a link"),
+    required("--input SONG"),
+    required("--out FILE", AUDIO_FILE),
+    SEED,
+    F0,
+    option("--every-step", "diffwave: every trained step, not its fast schedule", action="store_true"),
+)
+def vocode(a) -> None:
+    """Analysis and resynthesis of a song by a vocoder, from its mel and F0."""
     from svclib.audio import io as audio
     from svclib.conversion.pipeline import FORMATS
-    from svclib.conversion.pipeline import vocode as resynthesize
-    from svclib.conversion.song import load_song
-    from svclib.models.vocoders import auto as vocoders
 
     out = Path(a.out)
     if out.suffix.lower().lstrip(".") not in FORMATS:
         raise ConfigError(f"--out is '{out}'; results are written as {', '.join(FORMATS)}.")
     with ProgressPrinter(Path(a.input).name) as progress:
-        vocoder = vocoders.load_vocoder(a.vocoder, fast=not a.every_step, progress=progress)
-        song = load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
-        samples = resynthesize(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
+        vocoder = svclib.load_vocoder(a.vocoder, fast=not a.every_step, progress=progress)
+        song = svclib.load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
+        samples = svclib.vocode(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
     comment = f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"
-    written = audio.write(out, samples, vocoder.sample_rate_hz, comment)
-    warn_renamed(out, written.path)
-    print(
-        f"{written.path}\n{song.name} resynthesized by the {vocoder.kind} vocoder '{vocoder.name}' "
-        f"({vocoder.sample_rate_hz} Hz, seed {a.seed})"
-    )
-    return 0
+    path = audio.write(out, samples, vocoder.sample_rate_hz, comment).path
+    _warn_renamed(out, path)
+    about = f"the {vocoder.kind} vocoder '{vocoder.name}' ({vocoder.sample_rate_hz} Hz, seed {a.seed})"
+    print(f"{path}\n{song.name} resynthesized by {about}")
 
 
-# DiffWave -------------------------------------------------------------------------------------------------------------
-
-
-def generate(a) -> int:
-    """``svclib generate``."""
+def _make_sounds(a, *inputs, **more) -> list[Path]:
+    """Call the function of ``diffwave_files`` that has the command's name, and print the files; ``more`` options."""
     from svclib.conversion import diffwave_files as files
 
-    options = files.Generation(**given(a, files.Generation), labels=tuple(a.label or (None,)))
+    options = files.OPTIONS[a.command](**given(a, files.OPTIONS[a.command]), **more)
     model = files.load_model(a.model)
-    with ProgressPrinter("generating") as progress:
-        return _print_paths(files.generate(model, a.out, options, progress))
+    with ProgressPrinter(a.command) as progress:
+        made = getattr(files, a.command)(model, *inputs, options=options, progress=progress)
+    print(*made, sep="\n")
+    return made
 
 
-def denoise(a) -> int:
-    """``svclib denoise``."""
-    from svclib.audio import io as audio
-    from svclib.conversion import diffwave_files as files
+@command(
+    DIFFWAVE,
+    required("--out DIR", "folder of LABEL_NUMBER_seedSEED.wav; what is already there is not made twice"),
+    repeated("--label L", "repeat for more"),
+    controls={"sounds": "conversion.diffwave_files:Generation"},
+)
+def generate(a) -> None:
+    """Generate sounds with a DiffWave, by label where it was trained with labels."""
+    _make_sounds(a, a.out, labels=tuple(a.label or (None,)))
+
+
+@command(
+    DIFFWAVE,
+    required("--out FILE|DIR", "a file, or a folder for several"),
+    repeated("--input FILE|DIR", "repeat for more", required=True),
+    controls={"denoising": "conversion.diffwave_files:Denoising"},
+)
+def denoise(a) -> None:
+    """Take noise out of recordings with a DiffWave that was trained on clean ones."""
+    from svclib.audio.io import WRITABLE
 
     inputs = _audio_files(a.input)
-    folder, name = _target(Path(a.out), audio.WRITABLE, len(inputs))
-    options, model = files.Denoising(**given(a, files.Denoising)), files.load_model(a.model)
-    with ProgressPrinter("denoising") as progress:
-        made = files.denoise(model, inputs, folder, options, name, progress)
+    folder, name = _target(Path(a.out), WRITABLE, len(inputs))
+    made = _make_sounds(a, inputs, folder, name)
     if name is not None:
-        warn_renamed(Path(a.out), made[0])
-    return _print_paths(made)
+        _warn_renamed(Path(a.out), made[0])
 
 
-def interpolate(a) -> int:
-    """``svclib interpolate``."""
-    from svclib.conversion import diffwave_files as files
-
+@command(
+    DIFFWAVE,
+    required("--out DIR", "folder of 'A to B 1 of N.wav'"),
+    repeated("--input FILE", "twice: the two ends", required=True),
+    controls={"mixing": "conversion.diffwave_files:Interpolation"},
+)
+def interpolate(a) -> None:
+    """Sounds between two recordings, by a DiffWave."""
     if len(a.input) != 2:
         raise ConfigError(f"--input was given {len(a.input)} times; give it twice: the two ends.")
-    options, model = files.Interpolation(**given(a, files.Interpolation)), files.load_model(a.model)
-    with ProgressPrinter("interpolating") as progress:
-        return _print_paths(files.interpolate(model, tuple(a.input), a.out, options, progress))
+    _make_sounds(a, tuple(a.input), a.out)
 
 
-def _print_paths(paths: list[Path]) -> int:
-    for path in paths:
-        print(path)
-    return 0
-
-
-# Look inside, compare -------------------------------------------------------------------------------------------------
-
-
-def trace(a) -> int:
-    """``svclib trace``."""
+@command(
+    option("--instrument NAME.zip"),
+    option("--example", "write the lesson that comes with svclib, instead of one of --instrument", action="store_true"),
+    option("--input SONG", "the song to convert"),
+    required("--out LESSON.html", "nothing is ever overwritten"),
+    option("--start S", "start of the excerpt, seconds", type=float, default=0.0),
+    option("--seconds S", "its length (default: %(default)s)", type=POSITIVE, default=5.0),
+    option("--steps N", "steps of the main run (default: 50)", type=COUNT),
+    SEED,
+)
+def trace(a) -> None:
+    """Make a lesson of a diffusion or DiffWave instrument: one page, from noise to song."""
     from svclib.analysis import lesson, player
-    from svclib.models import instrument
 
     out = Path(a.out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out is '{out}'; a lesson is a page, so give a name that ends in .html.")
+    if bool(a.example) == bool(a.instrument):
+        raise ConfigError("Give either --instrument or --example.")
     if a.example:
         text, about = lesson.example(), "The lesson that comes with svclib"
     elif a.input is None:
         raise ConfigError("--input is missing: the song that the lesson converts.")
     else:
-        voice, steps = instrument.open(a.instrument), a.steps or lesson.STEPS
+        voice = svclib.load_instrument(a.instrument)
+        options = lesson.LessonOptions(a.start, a.seconds, a.steps or lesson.STEPS, a.seed)
         with ProgressPrinter(f"{voice.name}: lesson") as progress:
-            options = lesson.LessonOptions(a.start, a.seconds, steps, a.seed)
             text, about = lesson.from_file(voice, a.input, options, progress, note=progress.note)
     path = player.export(text, out.with_suffix(".html"))
-    warn_renamed(out, path)
+    _warn_renamed(out, path)
     print(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
-    return 0
 
 
-def evaluate(a) -> int:
-    """``svclib evaluate``."""
+@command(
+    required("--reference FILE|DIR"),
+    required("--converted FILE|DIR", "files of a folder are matched by name"),
+    option("--target-voice DIR", "recordings of the target voice: adds speaker similarity"),
+    option("--words MODEL", "character error rate by Whisper: folder, name, or what is here", nargs="?", const=""),
+    option("--download", "fetch the recognizer from the Hugging Face hub if missing", action="store_true"),
+    option("--language CODE", "of the words, for example en; detected otherwise"),
+    JSON,
+)
+def evaluate(a) -> None:
+    """Compare converted songs with their references: pitch, loudness, spectrum, words."""
     from svclib.conversion import evaluate as evaluation
-    from svclib.conversion import recognition
 
-    recognizer = None if a.words is None else recognition.WhisperRecognizer(a.words or None, a.download)
+    recognizer = None if a.words is None else evaluation.WhisperRecognizer(a.words or None, a.download)
     with ProgressPrinter("comparing") as progress:
         report = evaluation.compare(a.reference, a.converted, progress, a.target_voice, recognizer, a.language)
-    if a.json != "-":
-        print(evaluation.table(report))
-    _report(report, a.json)
-    return 0
-
-
-_COMMANDS = (demo, doctor, prepare, train, sweep, export, info, convert, vocode)
-_COMMANDS += (generate, denoise, interpolate, trace, evaluate)
-HANDLERS = {f.__name__: f for f in _COMMANDS}
+    _report(evaluation.table(report), report, a.json)

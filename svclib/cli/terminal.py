@@ -6,17 +6,12 @@ import time
 _LINE_EVERY_S = 10.0
 
 
-def duration_text(seconds: float) -> str:
-    """Such as ``3 min``."""
-    from svclib.audio import units
-
-    return units.duration_text(seconds)
-
-
 class ProgressPrinter:
     """Progress on stderr: a bar with the remaining time on a terminal, else a line about every ten seconds."""
 
-    def __init__(self, title: str):
+    layout = "{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining}{postfix}"
+
+    def __init__(self, title: str = ""):
         self.title, self.bar = title, None
         self.started = self.shown_s = time.monotonic()
 
@@ -24,8 +19,7 @@ class ProgressPrinter:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            layout = "{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining}{postfix}"
-            self.bar = tqdm(total=100.0, desc=self.title, bar_format=layout, leave=False, dynamic_ncols=True)
+            self.bar = tqdm(total=100.0, desc=self.title, bar_format=self.layout, leave=False, dynamic_ncols=True)
         return self
 
     def __exit__(self, *_):
@@ -34,72 +28,62 @@ class ProgressPrinter:
 
     def __call__(self, fraction: float, text: str = "") -> None:
         """Show how far it is (0 to 1) and what is being done; 0 starts the clock anew."""
+        now = time.monotonic()
         if fraction == 0:
-            self.started = time.monotonic()
+            self.started = now
             if self.bar is not None:
                 self.bar.reset()
         if self.bar is not None:
-            self.bar.n = max(0.0, min(100.0, 100.0 * fraction))
-            self.bar.set_postfix_str(text[:60], refresh=False)
-            self.bar.refresh()
-            return
-        now = time.monotonic()
-        if now - self.shown_s >= _LINE_EVERY_S:
+            self.bar.n = min(100.0, 100.0 * fraction)
+            self.bar.set_postfix_str(text[:60])
+        elif now - self.shown_s >= _LINE_EVERY_S:
             self.shown_s, passed = now, now - self.started
-            left = f", about {duration_text(passed / fraction - passed)} left" if 0.02 < fraction < 1 else ""
+            left = f", about {_duration(passed / fraction - passed)} left" if 0.02 < fraction < 1 else ""
             log(f"{self.title}: {100 * fraction:.0f} %{left}. {text}".rstrip())
 
-    def note(self, line: str) -> None:
+    def note(self, line: str, file=None) -> None:
         """Print a line that stays, on standard output."""
         if self.bar is not None:
             self.bar.clear()
-        print(line, flush=True)
+        print(line, file=file, flush=True)
 
 
-class TrainingProgress:
+class TrainingProgress(ProgressPrinter):
     """One line that follows a training: step, loss, speed, remaining time, last saved; messages get their own lines."""
 
+    layout = "{desc}"
+
     def __init__(self, minutes: float | None = None):
-        self.deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
-        self.shown_s, self.message, self.width, self.live = 0.0, "", 0, sys.stderr.isatty()
+        super().__init__()
+        self.deadline = None if minutes is None else self.started + 60.0 * minutes
+        self.shown_s, self.message = 0.0, ""
 
     def __call__(self, status, before: str = "") -> None:
         """Show a ``training.Status``, with some words before it."""
         if status.message and status.message != self.message:
             self.message = status.message
-            self._line(before + status.message, keep=True)
+            self.note(before + status.message, sys.stderr)
         now = time.monotonic()
-        if now - self.shown_s >= (0.3 if self.live else _LINE_EVERY_S) and status.loss is not None:
+        if now - self.shown_s >= (_LINE_EVERY_S if self.bar is None else 0.3) and status.loss is not None:
             self.shown_s = now
-            self._line(before + self.text(status), keep=not self.live)
+            (log if self.bar is None else self.bar.set_description_str)(before + self.text(status))
 
     def text(self, status) -> str:
         """``step 120/2000, loss 6.310 (held out 6.502), 3.2 steps/s, 10 min left, saved 20 s ago``."""
         held = "" if status.validation_loss is None else f" (held out {status.validation_loss:.3f})"
         parts = [f"step {status.step}/{status.steps}, loss {status.loss:.3f}{held}"]
-        if status.steps_per_s:
-            parts.append(f"{status.steps_per_s:.2f} steps/s")
-        left = status.remaining_s
-        if self.deadline is not None:
-            until = max(0.0, self.deadline - time.monotonic())
-            left = until if left is None else min(left, until)
-        if left is not None:
-            parts.append(f"{duration_text(left)} left")
+        parts += [f"{status.steps_per_s:.2f} steps/s"] if status.steps_per_s else []
+        until = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        left = [seconds for seconds in (until, status.remaining_s) if seconds is not None]
+        parts += [f"{_duration(min(left))} left"] if left else []
         age = status.last_saved_age_s
-        parts.append("not saved yet" if age is None else f"saved {duration_text(age)} ago")
-        return ", ".join(parts)
+        return ", ".join([*parts, "not saved yet" if age is None else f"saved {_duration(age)} ago"])
 
-    def close(self) -> None:
-        """Leave the line."""
-        if self.live and self.width:
-            self._line("", keep=False)
 
-    def _line(self, text: str, keep: bool) -> None:
-        if self.live:
-            print(f"\r{text:<{self.width}}", end="\n" if keep else "", file=sys.stderr, flush=True)
-            self.width = 0 if keep else len(text)
-        else:
-            log(text)
+def _duration(seconds: float) -> str:
+    from svclib.audio.units import duration_text
+
+    return duration_text(seconds)
 
 
 def log(text: str) -> None:

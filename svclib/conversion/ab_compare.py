@@ -13,24 +13,30 @@ import numpy as np
 
 from svclib.conversion import metrics, pipeline
 from svclib.conversion.controls import Controls
-from svclib.conversion.pipeline import Conversion
 from svclib.conversion.song import cached_song, excerpt
 from svclib.features import extract
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
-from svclib.utils.errors import Cancelled, ProgressCallback
+from svclib.utils.errors import Cancelled, ProgressCallback, reporter
 
 PURE_NOISE = -1  # as ``shallow``: start from pure noise, whatever else is set
+# Columns of numbers: figure of :class:`Row`, heading, format.
+_COLUMNS = (
+    ("seconds", ">seconds", "{:.2f}"),
+    ("seconds_per_second", ">s per s", "{:.3f}"),
+    ("rmse", ">F0 RMSE", "{:.0f} cents"),
+    ("correlation", ">F0 corr.", "{:.3f}"),
+    ("voicing_f1", ">voicing F1", "{:.3f}"),
+    ("loudness_l1_db", ">loudness", "{:.1f} dB"),
+)
+HEADINGS = ("variant", "listen", *(heading for _, heading, _ in _COLUMNS))
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One setting to compare; None stands for the instrument's own, or for that of :class:`Settings`.
 
-    Attributes:
-        instrument: The instrument's file.
-        sampler, steps, shallow: See ``SamplingOptions``; :data:`PURE_NOISE` is no shallow start.
-        vocoder: A vocoder's file, or its registered name.
+    ``sampler``, ``steps`` and ``shallow`` are those of ``SamplingOptions``; :data:`PURE_NOISE` is no shallow start.
     """
 
     instrument: Path
@@ -52,7 +58,7 @@ class Variant:
 
     def sampling(self, shared: SamplingOptions) -> SamplingOptions:
         """The shared options with the variant's own."""
-        own = {name: getattr(self, name) for name in ("sampler", "steps", "shallow") if getattr(self, name) is not None}
+        own = {name: value for name in ("sampler", "steps", "shallow") if (value := getattr(self, name)) is not None}
         return dataclasses.replace(shared, **own | ({"shallow": None} if self.shallow == PURE_NOISE else {}))
 
 
@@ -72,55 +78,23 @@ class Settings:
         return ", ".join(filter(None, words))
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """An excerpt of a song file; shorter where the song ends before."""
-
-    song: Path
-    start_s: float | int = 0.0
-    seconds: float | int = 10.0
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """A variant and its measurements.
+    """A variant (or the song itself) and its sound, or the problem why it failed.
 
-    Attributes:
-        label: The variant for people, or "The song itself".
-        audio, sample_rate_hz: The result; None where it failed.
-        seconds: Duration of the conversion.
-        seconds_per_second: The same per second of sound.
-        f0_rmse_cents, f0_correlation: F0 of the result against the target F0, over frames voiced in both.
-        voicing_f1: Of measured against target voicing, 0..1.
-        loudness_l1_db: Mean absolute difference of measured and target loudness over frames with a target above -60 dB.
-        problem: Why it failed; empty otherwise.
+    ``figures`` are ``seconds`` that the conversion took, ``seconds_per_second`` of sound, and :func:`track_metrics`.
     """
 
     label: str
     audio: np.ndarray | None = None
     sample_rate_hz: int = 0
-    seconds: float = math.nan
-    seconds_per_second: float = math.nan
-    f0_rmse_cents: float = math.nan
-    f0_correlation: float = math.nan
-    voicing_f1: float = math.nan
-    loudness_l1_db: float = math.nan
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     problem: str = ""
 
     def cells(self) -> list[str]:
         """The numbers as text, in the order of ``HEADINGS`` from the third on; a dash where there is none."""
-        numbers = (
-            (self.seconds, "{:.2f}"),
-            (self.seconds_per_second, "{:.3f}"),
-            (self.f0_rmse_cents, "{:.0f} cents"),
-            (self.f0_correlation, "{:.3f}"),
-            (self.voicing_f1, "{:.3f}"),
-            (self.loudness_l1_db, "{:.1f} dB"),
-        )
+        numbers = [(self.figures.get(name, math.nan), form) for name, _, form in _COLUMNS]
         return ["\N{EN DASH}" if math.isnan(value) else form.format(value) for value, form in numbers]
-
-
-HEADINGS = ("variant", "listen", ">seconds", ">s per s", ">F0 RMSE", ">F0 corr.", ">voicing F1", ">loudness")
 
 
 def variants(
@@ -130,10 +104,7 @@ def variants(
     shallow: Sequence[int | str | None] = (None,),
     vocoders: Sequence[Path | str | None] = (None,),
 ) -> list[Variant]:
-    """Every combination for every diffusion instrument; a ``ddsp`` instrument has one variant only.
-
-    None or an empty choice stands for the instrument's own.
-    """
+    """Every combination for every diffusion instrument, and one of a ``ddsp`` one; None or "": the instrument's own."""
     found = []
     for listing in listings:
         diffusion = listing.kind == "diffusion"
@@ -144,54 +115,37 @@ def variants(
 
 def compare(
     compared: Sequence[Variant],
-    clip: Clip,
+    song: Path,
+    start_s: float | int = 0.0,
+    seconds: float | int = 10.0,
     settings: Mapping[Path, Settings] | None = None,
     load: Callable[[Path], instrument.Instrument] = instrument.open,
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[Row]:
-    """Convert a clip with every variant and measure the results.
+    """Convert an excerpt of a song file with every variant and measure the results.
 
-    A variant that fails gives a row with the reason; the others go on. ``Cancelled`` ends the rest.
-
-    Args:
-        compared: From :func:`variants`.
-        clip: What is converted.
-        settings: By instrument; an instrument's own where there are none.
-        load: Loads an instrument (a cache).
-        progress: See ``utils.errors``.
-        cancelled: See ``utils.errors``.
-
-    Yields:
-        The clip itself, before the first variant that gets so far, and a row for each variant once it is measured.
+    ``settings`` are by instrument; an instrument's own where there are none. Yields the clip itself, before the first
+    variant that gets so far, and a row for each variant once it is measured, or with the reason why it failed.
     """
-    shown_song = False
+    shown_song, progress = False, reporter(progress)
     for i, variant in enumerate(compared):
 
-        def report(fraction, text="", i=i, variant=variant):
-            if progress is not None:
-                progress((i + fraction) / len(compared), f"{variant.label}: {text}")
+        def report(begin, share, i=i, variant=variant):
+            return lambda f, text="": progress((i + begin + share * f) / len(compared), f"{variant.label}: {text}")
 
         shared = (settings or {}).get(variant.instrument, Settings())
         try:
             voice = load(variant.instrument)
-            whole = cached_song(
-                clip.song, voice.features, progress=lambda f, t: report(0.3 * f, t), cancelled=cancelled
-            )
-            source = excerpt(whole, clip.start_s, clip.seconds)
+            whole = cached_song(song, voice.features, progress=report(0.0, 0.3), cancelled=cancelled)
+            source = excerpt(whole, start_s, seconds)
             if not shown_song:
                 shown_song = True
                 yield Row("The song itself", source.audio, voice.features.sample_rate_hz)
-            made = pipeline.convert(
-                voice,
-                source,
-                shared.controls,
-                variant.sampling(shared.sampling),
-                variant.vocoder or shared.vocoder,
-                progress=lambda f, t: report(0.3 + 0.6 * f, t),
-                cancelled=cancelled,
-            )
-            report(0.9, "measuring")
+            sampling, vocoder = variant.sampling(shared.sampling), variant.vocoder or shared.vocoder
+            watch = {"progress": report(0.3, 0.6), "cancelled": cancelled}
+            made = pipeline.convert(voice, source, shared.controls, sampling, vocoder, **watch)
+            report(0.9, 0.1)(0.0, "measuring")
             row = measure(variant.label, made)
         except Cancelled:
             raise
@@ -200,28 +154,15 @@ def compare(
         yield row
 
 
-def track_metrics(made: Conversion) -> dict[str, float]:
-    """F0, voicing and loudness of a conversion at the instrument's rate against its target tracks.
-
-    The figures of ``metrics.f0_accuracy`` and ``metrics.f0_error_cents``, and ``loudness_l1_db``.
-    """
+def track_metrics(made: pipeline.Conversion) -> dict[str, float]:
+    """``metrics`` of F0, voicing and loudness of a conversion at the instrument's rate against its target tracks."""
     measured, target = extract.extract(made.audio, made.features.settings), made.tracks
     tracks = target.f0_hz, target.voiced, measured.f0_hz, measured.voiced
     loudness = metrics.loudness_l1_db(target.loudness_db + np.float32(made.gain_db), measured.loudness_db)
     return {**metrics.f0_accuracy(*tracks), **metrics.f0_error_cents(*tracks), "loudness_l1_db": loudness}
 
 
-def measure(label: str, made: Conversion) -> Row:
+def measure(label: str, made: pipeline.Conversion) -> Row:
     """A conversion at the instrument's rate as a row of the table."""
-    found = track_metrics(made)
-    return Row(
-        label,
-        made.audio,
-        made.sample_rate_hz,
-        made.seconds,
-        made.seconds * made.sample_rate_hz / len(made.audio),
-        found["rmse"],
-        found["correlation"],
-        found["voicing_f1"],
-        found["loudness_l1_db"],
-    )
+    time = {"seconds": made.seconds, "seconds_per_second": made.seconds * made.sample_rate_hz / len(made.audio)}
+    return Row(label, made.audio, made.sample_rate_hz, {**time, **track_metrics(made)})

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from svclib.utils.errors import ConfigError
+
 NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 KEYS = ("chromatic", "auto", *(f"{n} major" for n in NOTE_NAMES), *(f"{n} minor" for n in NOTE_NAMES))
 _SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
@@ -22,26 +24,19 @@ def note_name(midi: float) -> str:
 
 
 def key_name(text: str) -> str:
-    """A key as ``KEYS`` writes it: "Bb minor" becomes "A# minor"; ValueError if it is none."""
+    """A key as ``KEYS`` writes it: "Bb minor" becomes "A# minor"; ConfigError if it is none."""
     tonic, _, mode = str(text).partition(" ")
     name = f"{_FLATS.get(tonic, tonic)} {mode}".strip()
     if name not in KEYS:
-        raise ValueError(f"'{text}' is no key. Write 'chromatic', 'auto', or a scale such as 'C major' or 'Bb minor'.")
+        raise ConfigError(f"'{text}' is no key. Write 'chromatic', 'auto', or a scale such as 'C major' or 'Bb minor'.")
     return name
 
 
 def tuning_offset(f0_midi: np.ndarray, confidence: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Tuning offset of a performance against concert pitch.
+    """Tuning offset of a performance against concert pitch: semitones from -0.50 to 0.50 in steps of 0.01.
 
-    Of 101 candidate offsets the one that leaves the least distance to the nearest notes and the fewest note changes.
-
-    Args:
-        f0_midi: ``[frames]``.
-        confidence: Weight of each frame, ``[frames]``.
-        mask: Frames to use, bool ``[frames]``; all by default.
-
-    Returns:
-        Semitones, -0.50..0.50 in steps of 0.01; 0 where all confidence is 0 or the mask is empty.
+    Of 101 candidates the one that leaves the least distance to the nearest notes and the fewest note changes; 0 where
+    all ``confidence`` (the weight of each frame) is 0 or the ``mask`` of frames to use is empty.
     """
     use = np.ones(len(f0_midi), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     midi, weight = np.asarray(f0_midi, dtype=np.float64)[use], np.asarray(confidence, dtype=np.float64)[use]
@@ -59,23 +54,13 @@ def tuning_offset(f0_midi: np.ndarray, confidence: np.ndarray, mask: np.ndarray 
 def autotune(
     f0_midi: np.ndarray, voiced: np.ndarray, amount: float, tuning_semitones: float = 0.0, key: str = "chromatic"
 ) -> np.ndarray:
-    """Move voiced pitch towards the nearest note of a key that is tuned like the performance; the rest is untouched.
+    """Move voiced pitch towards the nearest note of a key (of ``KEYS``, not "auto"), float64 ``[frames]``.
 
-    With ``amount`` 1 every voiced pitch is a note of the key plus ``tuning_semitones``.
-
-    Args:
-        f0_midi: ``[frames]``.
-        voiced: bool ``[frames]``.
-        amount: 0..1.
-        tuning_semitones: From :func:`tuning_offset`.
-        key: One of ``KEYS`` except "auto".
-
-    Returns:
-        float64 ``[frames]``.
+    With ``amount`` 1 every voiced pitch is a note of the key plus ``tuning_semitones`` (:func:`tuning_offset`), so the
+    key is tuned like the performance.
     """
     midi = np.asarray(f0_midi, dtype=np.float64)
-    x = midi - tuning_semitones
-    notes = _scale_notes(key)
+    x, notes = midi - tuning_semitones, _scale_notes(key)
     above = np.clip(np.searchsorted(notes, x), 1, len(notes) - 1)
     low, high = notes[above - 1], notes[above]
     nearest = np.where(high - x < x - low, high, low) + tuning_semitones
@@ -102,11 +87,9 @@ def suggest_key(f0_midi: np.ndarray, weight: np.ndarray, tuning_semitones: float
 
 def _scale_notes(key: str) -> np.ndarray:
     """MIDI notes of a key, ascending, beyond both ends of the audible range."""
-    every = np.arange(-24, 180)
-    if key == "chromatic":
-        return every.astype(np.float64)
-    tonic, mode = key.split()
-    return every[np.isin((every - NOTE_NAMES.index(tonic)) % 12, _SCALES[mode])].astype(np.float64)
+    tonic, _, mode = key.partition(" ")
+    notes = np.arange(-24.0, 180.0)
+    return notes if key == "chromatic" else notes[np.isin((notes - NOTE_NAMES.index(tonic)) % 12, _SCALES[mode])]
 
 
 def _zscore(x) -> np.ndarray:

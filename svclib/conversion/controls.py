@@ -2,7 +2,6 @@
 
 The order of :func:`adjust`: note-on ratio and mask; loudness through the instrument's loudness distribution; dynamics;
 attenuation between notes; loudness shift; autotune of voiced frames; F0 interpolated over unvoiced frames; pitch shift.
-
 The *mask* (note-on ratio >= threshold) selects the frames on which loudness distribution and tuning are measured, and
 frames outside it are attenuated. It never moves a pitch.
 """
@@ -12,15 +11,15 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
+from svclib.audio import loudness as level
 from svclib.audio import units
-from svclib.audio.loudness import note_mask
-from svclib.audio.loudness import note_on_ratio as compute_note_on_ratio
+from svclib.audio.synthesis import upsample_linear
 from svclib.conversion import autotune as tuning
 from svclib.features.extract import Features
 from svclib.features.f0 import fill_unvoiced
-from svclib.utils.errors import ConversionError
-from svclib.utils.serialization import check_controls, control, control_specs
+from svclib.utils.serialization import check, control, control_specs
 
 LOUDNESS_FLOOR_DB = -80.0
 F0_LIMITS_HZ = (20.0, float(units.midi_to_hz(110.0)))  # a shifted pitch is clipped to these; 110 is 4698.6 Hz
@@ -33,51 +32,29 @@ _loudness = functools.partial(control, group="Loudness")
 class Controls:
     """The controls of a conversion that every instrument has. Panels, command line and tables are made from the fields.
 
-    Attributes:
-        singer: One of a diffusion instrument's singers, or weights by name; None: its first one.
+    ``singer`` is one of a diffusion instrument's singers, or weights by name; None: its first one.
     """
 
     octave_shift: int | float = _pitch(
         0, -3, 3, step=1, label="Octave", flags=("--octave",), help="octaves up or down; the song stays in its key"
     )
     semitone_shift: float | int = _pitch(
-        0.0,
-        -36.0,
-        36.0,
-        step=1,
-        label="Semitones",
-        flags=("--key",),
-        metavar="N|auto",
-        help="semitones up or down, on top of the octaves",
+        0.0, -36.0, 36.0, step=1, label="Semitones", flags=("--key",), metavar="N|auto", help="semitones on top"
     )
     autotune: float | int = _pitch(
-        0.0,
-        0.0,
-        1.0,
-        step=0.1,
-        help="how far each note moves to the nearest note of the key: 0 not at all, 1 all the way",
+        0.0, 0.0, 1.0, step=0.1, help="how far notes move to the nearest note of the key: 0 not at all, 1 all the way"
     )
     autotune_key: str = _pitch(
         "chromatic", choices=tuning.KEYS, metavar="KEY", help="a scale such as C major; auto finds the song's"
     )
     repair_octaves: bool = _pitch(
-        False,
-        label="Repair octave jumps",
-        help="correct where the pitch tracker is an octave off; a result lists the places",
+        False, label="Repair octave jumps", help="where the F0 tracker is an octave off; a result lists the places"
     )
     use_loudness_statistics: bool = _loudness(
-        True,
-        label="Loudness statistics",
-        flags=("--loudness-statistics",),
-        help="give the notes the loudness distribution of the instrument's recordings",
+        True, label="Loudness statistics", flags=("--loudness-statistics",), help="give notes the recordings' loudness"
     )
     dynamics: float | int = _loudness(
-        1.0,
-        0.0,
-        1.0,
-        step=0.1,
-        flags=("--dynamics", "--loudness-follow"),
-        help="1 keeps the song's dynamics, 0 gives every note the mean level of the instrument",
+        1.0, 0.0, 1.0, step=0.1, flags=("--dynamics", "--loudness-follow"), help="1 as in the song, 0 all notes level"
     )
     loudness_shift_db: float | int = _loudness(
         0.0, -30.0, 30.0, step=1, label="Loudness (dB)", metavar="DB", help="louder or softer; timbre follows"
@@ -86,21 +63,13 @@ class Controls:
         1.0, 0.0, 2.0, step=0.1, help="note-on ratio from which a frame belongs to a note; 0 takes every frame"
     )
     attenuation_db: float | int = _loudness(
-        20.0,
-        0.0,
-        50.0,
-        step=1,
-        metavar="DB",
-        help="how much quieter it becomes between notes; a diffusion instrument begins with 0",
+        20.0, 0.0, 50.0, step=1, metavar="DB", help="decibels off between notes; a diffusion instrument begins with 0"
     )
     singer: Mapping[str, float | int] | str | None = None
 
     def __post_init__(self):
-        try:
-            object.__setattr__(self, "autotune_key", tuning.key_name(self.autotune_key))
-        except ValueError as error:
-            raise ConversionError(str(error)) from None
-        check_controls(self, ConversionError)
+        object.__setattr__(self, "autotune_key", tuning.key_name(self.autotune_key))
+        check(self, [spec.name for spec in control_specs(self)])
 
     @property
     def pitch_shift_semitones(self) -> float:
@@ -111,18 +80,18 @@ class Controls:
         """Differences from :func:`defaults` of this kind of instrument, for people; empty if nothing does."""
         usual, found = defaults(kind), []
         for spec in control_specs(self):
-            value, label = getattr(self, spec.name), spec.label[0].lower() + spec.label[1:]
+            value = getattr(self, spec.name)
             if value != getattr(usual, spec.name):
                 shown = ("on" if value else "off") if isinstance(value, bool) else value
-                if isinstance(shown, (int, float)):
-                    shown = f"{shown:+g}" if spec.low < 0 else f"{shown:g}"
-                found.append(f"{label} {shown}")
-        return ", ".join([*found, *([f"singer {mix_text(self.singer)}"] if self.singer else [])])
-
-
-def mix_text(singer: Mapping[str, float | int] | str) -> str:
-    """A singer, or a mix as ``ann 0.7 + bea 0.3``."""
-    return singer if isinstance(singer, str) else " + ".join(f"{name} {weight:g}" for name, weight in singer.items())
+                if spec.low is not None:
+                    shown = f"{value:+g}" if spec.low < 0 else f"{value:g}"
+                found.append(f"{spec.label[0].lower()}{spec.label[1:]} {shown}")
+        if self.singer:
+            mix = {self.singer: ""} if isinstance(self.singer, str) else self.singer
+            found.append(
+                "singer " + " + ".join(f"{name} {weight:g}" if weight else name for name, weight in mix.items())
+            )
+        return ", ".join(found)
 
 
 def defaults(kind: str) -> Controls:
@@ -134,43 +103,31 @@ def defaults(kind: str) -> Controls:
     return Controls(attenuation_db=0.0) if kind == "diffusion" else Controls()
 
 
-# Starting points for a menu.
-PRESETS = {
-    "Everyday": Controls(),
-    "As sung": Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0),
-    "Quiet pauses": Controls(mask_threshold=1.3, attenuation_db=40.0),
-    "Soft voice": Controls(loudness_shift_db=-10.0),
-    "Gentle autotune": Controls(autotune=0.5, autotune_key="auto"),
-    "Hard autotune": Controls(autotune=1.0),
-    "Octave up": Controls(octave_shift=1),
-    "Octave down": Controls(octave_shift=-1),
+PRESETS: dict[str, dict] = {  # starting points for a menu: what differs from the defaults
+    "Everyday": {},
+    "As sung": {"use_loudness_statistics": False, "mask_threshold": 0.0, "attenuation_db": 0.0},
+    "Quiet pauses": {"mask_threshold": 1.3, "attenuation_db": 40.0},
+    "Soft voice": {"loudness_shift_db": -10.0},
+    "Gentle autotune": {"autotune": 0.5, "autotune_key": "auto"},
+    "Hard autotune": {"autotune": 1.0},
+    "Octave up": {"octave_shift": 1},
+    "Octave down": {"octave_shift": -1},
 }
 
 
 def preset(name: str, kind: str = "ddsp") -> Controls:
-    """One of ``PRESETS`` with the attenuation of this kind of instrument, unless the preset sets one."""
-    chosen = PRESETS[name]
-    if chosen.attenuation_db != Controls().attenuation_db:
-        return chosen
-    return dataclasses.replace(chosen, attenuation_db=defaults(kind).attenuation_db)
+    """One of ``PRESETS`` for a kind of instrument."""
+    return dataclasses.replace(defaults(kind), **PRESETS[name])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ConditioningTracks:
-    """Pitch and loudness that a conversion asks of the instrument, on the frames of the song.
+    """Pitch and loudness that a conversion asks of the instrument, ``[frames]`` of the song.
 
-    Attributes:
-        f0_hz: float32 ``[frames]``, > 0 everywhere (interpolated where unvoiced); all 0 if nothing is voiced.
-        voiced: bool ``[frames]``; harmonics sound only here.
-        loudness_db: float32 ``[frames]``, not below -80.
-        mask: bool ``[frames]``, note or not.
-        note_on_ratio: float32 ``[frames]``.
-        autotuned_midi: float64 ``[frames]``, pitch after autotune and before the shift; NaN where unvoiced.
-        tuning_semitones: Offset of the song's tuning from 440 Hz, -0.5..0.5.
-        key: The key that autotune used.
-        song_mean_midi: Mean pitch of the song's notes before the shift; None without any.
-        instrument_mean_midi: Mean pitch of the notes in the instrument's recordings; None if unknown.
-        warnings: Sentences for the person.
+    ``f0_hz`` is > 0 everywhere (interpolated where unvoiced), or 0 everywhere if nothing is voiced; harmonics sound
+    only where it is ``voiced``. ``loudness_db`` is not below -80. ``mask`` marks notes. ``autotuned_midi`` is the pitch
+    before the shift, NaN where unvoiced; ``key`` and ``tuning_semitones`` (-0.5..0.5 from 440 Hz) are autotune's. The
+    mean pitches are those of the notes, before the shift; None where unknown. ``warnings`` are for the person.
     """
 
     f0_hz: np.ndarray
@@ -186,14 +143,9 @@ class ConditioningTracks:
     warnings: tuple[str, ...]
 
 
-# Loudness -------------------------------------------------------------------------------------------------------------
-
-
 def loudness_quantiles(loudness_db: np.ndarray, n_quantiles: int = N_QUANTILES) -> np.ndarray:
-    """Evenly spaced quantiles of loudness, float64 ``[min(n_quantiles, values)]``; raises ConversionError if empty."""
+    """Evenly spaced quantiles of loudness (one value or more), float64 ``[min(n_quantiles, values)]``."""
     loudness_db = np.asarray(loudness_db, dtype=np.float64)
-    if loudness_db.size == 0:
-        raise ConversionError("A loudness distribution needs at least one frame; none was given.")
     return np.quantile(loudness_db, np.linspace(0.0, 1.0, min(n_quantiles, loudness_db.size)))
 
 
@@ -206,13 +158,8 @@ def quantile_transform(
     the mean of the lowest and the highest. Outside, the curve goes on: above with slope 1; below with slope 1 too, or
     steeper where that is needed to keep silence (-80 dB) silent. So quiet frames stay on one scale with the notes.
 
-    Args:
-        loudness_db: ``[frames]``.
-        source_quantiles: Ascending, evenly spaced in rank, ``[n]`` (:func:`loudness_quantiles`).
-        target_quantiles: The same of the target, ``[m]``.
-
-    Returns:
-        float64 ``[frames]``; may lie below the floor, which the caller applies.
+    Both distributions are from :func:`loudness_quantiles`. Returns float64 ``[frames]``; it may lie below the floor,
+    which the caller applies.
     """
     source, target = (np.asarray(q, dtype=np.float64) for q in (source_quantiles, target_quantiles))
 
@@ -224,8 +171,7 @@ def quantile_transform(
     x = np.asarray(loudness_db, dtype=np.float64)
     low, high = inside(source[[0, -1]])
     slope = max(1.0, (low - LOUDNESS_FLOOR_DB) / max(source[0] - LOUDNESS_FLOOR_DB, 1e-3))
-    moved = inside(x)
-    moved = np.where(x < source[0], low - slope * (source[0] - x), moved)
+    moved = np.where(x < source[0], low - slope * (source[0] - x), inside(x))
     return np.where(x > source[-1], high + (x - source[-1]), moved)
 
 
@@ -235,9 +181,7 @@ def attenuation_db(note_on_ratio: np.ndarray, threshold: float, amount_db: float
     Never negative, so no threshold makes anything louder, and 0 at the threshold, so the mask's edges do not step.
     """
     ratio = np.asarray(note_on_ratio, dtype=np.float64)
-    if threshold <= 0:
-        return np.zeros_like(ratio)
-    return amount_db * np.clip(1.0 - ratio / threshold, 0.0, 1.0)
+    return amount_db * np.clip(1.0 - ratio / threshold, 0.0, 1.0) if threshold > 0 else np.zeros_like(ratio)
 
 
 def compress_dynamics(
@@ -253,51 +197,30 @@ def compress_dynamics(
 
 
 def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> np.ndarray | None:
-    """Gain that keeps silence silent: 0 in frames at the loudness floor, 1 in others, straight lines between centres.
+    """Gain ``[n_samples]`` that keeps silence silent: 0 in frames of the song at the loudness floor, 1 in others.
 
-    A frame is at the floor when its whole window is silent, and the window is longer than the fade: what sounds is not
-    touched.
-
-    Args:
-        loudness_db: ``[frames]`` of the song, as measured.
-        n_samples: Length of the result.
-        hop_samples: Samples per frame at the result's rate.
-
-    Returns:
-        float32 ``[n_samples]``, 0..1; None where no frame is at the floor.
+    Straight lines join the frame centres. A frame is at the floor when its whole window is silent, and the window is
+    longer than the fade: what sounds is not touched. None where no frame is at the floor.
     """
-    open_ = np.asarray(loudness_db) > LOUDNESS_FLOOR_DB
-    if open_.all() or not len(open_):
+    sounding = np.asarray(loudness_db) > LOUDNESS_FLOOR_DB
+    if sounding.all():
         return None
-    centres = np.arange(len(open_)) * hop_samples + (hop_samples - 1) / 2
-    gain = np.empty(n_samples, np.float32)
-    for start in range(0, n_samples, 1 << 20):
-        stop = min(n_samples, start + (1 << 20))
-        gain[start:stop] = np.interp(np.arange(start, stop), centres, open_)
-    return gain
-
-
-# Together -------------------------------------------------------------------------------------------------------------
+    gain = upsample_linear(torch.from_numpy(sounding.astype(np.float32))[None], hop_samples)[0].numpy()
+    return np.pad(gain, (0, max(0, n_samples - len(gain))), mode="edge")[:n_samples]
 
 
 def adjust(features: Features, statistics: dict | None, controls: Controls) -> ConditioningTracks:
-    """Turn a song's measurements into what the instrument is asked to sing.
+    """Turn a song's measurements into the pitch and loudness that are asked of the instrument.
 
-    Args:
-        features: Of the song, on the instrument's grid.
-        statistics: Of the instrument's recordings (``dataset``); None if it carries none.
-        controls: The knobs.
-
-    Returns:
-        ConditioningTracks; a song without voiced frames or notes gives a defined result and a warning, never an error.
+    ``statistics`` are those of the instrument's recordings, None if it carries none. A song without voiced frames or
+    notes gives a defined result and a warning, never an error.
     """
     warnings = []
     voiced = np.asarray(features.voiced, dtype=bool) & (features.f0_hz > 0)
-    ratio = compute_note_on_ratio(features.loudness_db, features.confidence)
-    mask = note_mask(ratio, controls.mask_threshold)
+    ratio = level.note_on_ratio(features.loudness_db, features.confidence)
+    mask = level.note_mask(ratio, controls.mask_threshold)
     if not voiced.any():
         warnings.append("No pitch was found in this song: the result has no harmonic part, only noise.")
-
     loudness = _adjust_loudness(features, statistics, controls, ratio, mask, warnings)
 
     midi = units.hz_to_midi(np.asarray(features.f0_hz, dtype=np.float64))
@@ -317,10 +240,8 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> C
             f"The pitch shift puts {100 * beyond.sum() / voiced.sum():.0f} % of the voiced frames outside {low:.0f} to "
             f"{high:.0f} Hz; they are held at the limit. Choose a smaller shift."
         )
-    if voiced.any():
-        f0_hz = np.clip(f0_hz, low, high)
     return ConditioningTracks(
-        f0_hz=f0_hz.astype(np.float32),
+        f0_hz=(np.clip(f0_hz, low, high) if voiced.any() else f0_hz).astype(np.float32),
         voiced=voiced,
         loudness_db=loudness.astype(np.float32),
         mask=mask,
@@ -340,24 +261,21 @@ def _adjust_loudness(features, statistics, controls, ratio, mask, warnings) -> n
     target = (statistics or {}).get("loudness_quantiles_db")
     if not fitted.any():
         warnings.append(
-            "No frame of this song counts as a note; its loudness is used as it is. Lower the mask threshold."
+            "No frame of this song counts as a note; its loudness stays as it is. Lower the mask threshold."
         )
     elif controls.use_loudness_statistics and not target:
         warnings.append("This instrument carries no loudness statistics; the song's loudness is used as it is.")
     elif controls.use_loudness_statistics:
         seconds = fitted.sum() * features.settings.hop_samples / features.settings.sample_rate_hz
         if seconds < 0.5 and fitted.mean() < 0.5:
-            warnings.append(
-                f"Only {seconds:.2f} s of this song count as notes, too little to measure its loudness by. Lower the "
-                "mask threshold."
-            )
-        loudness = quantile_transform(
-            loudness, _without_tails(loudness_quantiles(loudness[fitted])), _without_tails(np.asarray(target))
-        )
+            text = f"Only {seconds:.2f} s of this song count as notes, too little to measure its loudness by."
+            warnings.append(f"{text} Lower the mask threshold.")
+        source = _without_tails(loudness_quantiles(loudness[fitted]))
+        loudness = quantile_transform(loudness, source, _without_tails(np.asarray(target)))
     if controls.dynamics < 1 and fitted.any():
-        level = statistic(statistics, "loudness_db", "mean_note") if target else None
-        level = float(loudness[fitted].mean()) if level is None else level
-        loudness = compress_dynamics(loudness, ratio, level, controls.dynamics)
+        mean = statistic(statistics, "loudness_db", "mean_note") if target else None
+        mean = float(loudness[fitted].mean()) if mean is None else mean
+        loudness = compress_dynamics(loudness, ratio, mean, controls.dynamics)
     loudness = loudness - attenuation_db(ratio, controls.mask_threshold, controls.attenuation_db)
     loudness = np.maximum(loudness + controls.loudness_shift_db, LOUDNESS_FLOOR_DB)
     loudest = statistic(statistics, "loudness_db", "max")
@@ -367,9 +285,6 @@ def _adjust_loudness(features, statistics, controls, ratio, mask, warnings) -> n
             f"instrument's recordings ({loudest:.0f} dB); it may sound strained."
         )
     return loudness
-
-
-# Inside ---------------------------------------------------------------------------------------------------------------
 
 
 def _without_tails(quantiles: np.ndarray) -> np.ndarray:

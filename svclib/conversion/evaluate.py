@@ -1,40 +1,43 @@
-"""Comparing sound files: converted songs against their references, pair by pair."""
+"""Evaluation of conversions: sound files against their references, and songs converted while a model is trained.
+
+A diffusion model's held-out loss predicts little of how it converts other people's singing. :class:`ValidationSongs` is
+given to ``training.train`` as ``score``; the best checkpoint is then the one with the highest ``score``.
+"""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from svclib.audio import io as audio
 from svclib.audio.mel import MelConfig, log_mel
-from svclib.conversion import metrics, speaker_similarity
-from svclib.conversion.recognition import SpeechRecognizer, intelligibility
+from svclib.conversion import metrics, pipeline, speaker_similarity
+from svclib.conversion.controls import Controls
+from svclib.conversion.key_suggestion import suggest_shift
+from svclib.conversion.recognition import SpeechRecognizer, Transcript, WhisperRecognizer, intelligibility
+from svclib.conversion.song import Song, excerpt, load_song
+from svclib.data.dataset import Dataset
 from svclib.features import extract
-from svclib.utils.errors import ConversionError
+from svclib.models.instrument import Instrument
+from svclib.utils.errors import ConversionError, ModelError, ProgressCallback, reporter
 
 SETTINGS = extract.FeatureSettings()
-MEL = MelConfig(
-    sample_rate_hz=16000, n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmin_hz=40.0, fmax_hz=8000.0
-)
+MEL = MelConfig(16000, n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmin_hz=40.0, fmax_hz=8000.0)
+MAX_SONGS, EXCERPT_S = 3, 8.0  # of a validation
+TARGET_S = 60.0  # of the target's recordings, training and held-out each
 
 
 def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path]]:
-    """Pairs of files to compare: two files, or the files of two folders by name.
+    """Pairs of files to compare: two files whatever their names, or the usable audio files of folders by name.
 
     A converted file belongs to the reference of the same name (suffix aside), or to the one whose name it begins with,
-    followed by a space, ``-`` or ``_`` (``song - voice.wav`` belongs to ``song.wav``); the longest name wins.
-
-    Args:
-        reference: A file, or a folder whose usable audio files are taken.
-        converted: The same of what is to be compared. Two files are a pair whatever their names.
-
-    Returns:
-        (reference, converted) for every converted file that belongs to a reference; the others are left out.
-
-    Raises:
-        ConversionError: if nothing fits together.
+    followed by a space, ``-`` or ``_`` (``song - voice.wav`` belongs to ``song.wav``); the longest name wins. Files
+    without a reference are left out; ConversionError if nothing fits together.
     """
     reference, converted = Path(reference), Path(converted)
     for path in (reference, converted):
@@ -42,8 +45,7 @@ def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path
             raise ConversionError(f"There is nothing at '{path}'.")
     if reference.is_file() and converted.is_file():
         return [(reference, converted)]
-    ours = [reference] if reference.is_file() else audio.find(reference)[0]
-    theirs = [converted] if converted.is_file() else audio.find(converted)[0]
+    ours, theirs = ([path] if path.is_file() else audio.find(path)[0] for path in (reference, converted))
     found = []
     for path in theirs:
         fits = [r for r in ours if path.stem == r.stem or path.stem.startswith(tuple(r.stem + s for s in " -_"))]
@@ -59,58 +61,48 @@ def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path
 def compare(
     reference: str | Path,
     converted: str | Path,
-    progress: Callable[[float, str], None] | None = None,
+    progress: ProgressCallback | None = None,
     target_voice: str | Path | None = None,
     recognizer: SpeechRecognizer | None = None,
     language: str | None = None,
 ) -> dict:
-    """Measure converted songs against their references.
+    """Measure converted songs (a file or folder) against their references, matched by :func:`pairs`.
 
-    Both are measured alike on one grid (16 kHz, 4 ms); where their lengths differ, the common part counts.
+    Where their lengths differ, the common part counts. ``target_voice``, a folder with recordings, adds
+    ``speaker_similarity`` of the converted file and ``speaker_similarity_of_reference``; ``recognizer`` adds ``cer``,
+    the character error rate against the reference's own transcript, and ``words``: both transcripts, their ``language``
+    (ISO 639-1; detected in the reference if None) and the number of characters.
 
-    Args:
-        reference: The truth, file or folder; see :func:`pairs`.
-        converted: What is measured against it, file or folder.
-        progress: Called with a fraction and the name of the converted file.
-        target_voice: Folder with recordings of the target voice: adds ``speaker_similarity`` of the
-            converted file and ``speaker_similarity_of_reference``, both to that voice.
-        recognizer: Adds ``cer``, the character error rate against the reference's own transcript, and ``words``: both
-            transcripts, their language and the number of characters.
-        language: Of the words (ISO 639-1); detected in each reference if None.
-
-    Returns:
-        ``pairs``: a list of dicts with ``reference``, ``converted``, ``difference_s`` (of the lengths) and the figures
-        of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
+    Returns ``pairs``: a list of dicts with ``reference``, ``converted``, ``difference_s`` (of the lengths) and the
+    figures of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
     """
-    wanted, rows = pairs(reference, converted), []
+    wanted, rows, figures, report = pairs(reference, converted), [], [], reporter(progress)
     target = None if target_voice is None else speaker_embedding(target_voice)
     for i, (one, two) in enumerate(wanted):
-        if progress:
-            progress(i / len(wanted), two.name)
+        report(i / len(wanted), two.name)
         a, b = (audio.read(p, sample_rate_hz=SETTINGS.sample_rate_hz).samples for p in (one, two))
-        row = {"reference": str(one), "converted": str(two)}
-        row["difference_s"] = round((len(b) - len(a)) / SETTINGS.sample_rate_hz, 4)
-        rows.append({**row, **measure(a, b)})
+        found, words = measure(a, b), {}
         if target is not None:
-            rows[-1]["speaker_similarity"] = speaker_similarity.similarity(b, target)["speaker_similarity"]
-            rows[-1]["speaker_similarity_of_reference"] = speaker_similarity.similarity(a, target)["speaker_similarity"]
+            for name, sound in (("speaker_similarity", b), ("speaker_similarity_of_reference", a)):
+                found[name] = speaker_similarity.similarity(sound, target)
         if recognizer is not None:
-            words = dataclasses.asdict(intelligibility(recognizer, b, a, language))
-            cer = words.pop("cer")
-            rows[-1] |= {"cer": cer if np.isfinite(cer) else None, "words": words}
-    names = [k for k in rows[0] if k not in ("reference", "converted", "difference_s", "words")]
-    mean = {k: [r[k] for r in rows if r[k] is not None] for k in names}
-    return {"pairs": rows, "mean": {k: float(np.mean(v)) if v else None for k, v in mean.items()}}
+            transcripts = dataclasses.asdict(intelligibility(recognizer, b, a, language))
+            cer = transcripts.pop("cer")
+            found["cer"], words = cer if np.isfinite(cer) else None, {"words": transcripts}
+        figures.append(found)
+        difference = round((len(b) - len(a)) / SETTINGS.sample_rate_hz, 4)
+        rows.append({"reference": str(one), "converted": str(two), "difference_s": difference, **found, **words})
+    known = {name: [f[name] for f in figures if f[name] is not None] for name in figures[0]}
+    return {"pairs": rows, "mean": {name: float(np.mean(v)) if v else None for name, v in known.items()}}
 
 
 def speaker_embedding(folder: str | Path) -> np.ndarray:
-    """``speaker.speaker_embedding`` of all recordings in a folder."""
+    """``speaker_similarity.speaker_embedding`` of all recordings in a folder."""
     found = audio.find(folder)[0]
     if not found:
         raise ConversionError(f"There is no recording in '{folder}'; give the folder of the wanted voice.")
-    return speaker_similarity.speaker_embedding(
-        [audio.read(p, sample_rate_hz=speaker_similarity.SAMPLE_RATE_HZ).samples for p in found]
-    )
+    rate_hz = speaker_similarity.SAMPLE_RATE_HZ
+    return speaker_similarity.speaker_embedding([audio.read(p, sample_rate_hz=rate_hz).samples for p in found])
 
 
 def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | None]:
@@ -118,17 +110,23 @@ def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | N
     n = min(len(reference), len(converted))
     if n < SETTINGS.sample_rate_hz // 10:
         raise ConversionError(f"{n} samples are in common; a comparison needs at least a tenth of a second.")
-    a, b = (extract.extract(np.ascontiguousarray(x[:n]), SETTINGS) for x in (reference, converted))
-    found = dict(metrics.f0_accuracy(a.f0_hz, a.voiced, b.f0_hz, b.voiced))
-    error = metrics.f0_error_cents(a.f0_hz, a.voiced, b.f0_hz, b.voiced)
-    found |= {"f0_error_cents": error["median_absolute"], "f0_rmse_cents": error["rmse"]}
-    found |= {"f0_correlation": error["correlation"], "frames": float(len(a.f0_hz))}
-    found["frames_voiced_in_both"] = float((a.voiced & b.voiced).sum())
-    found["loudness_l1_db"] = metrics.loudness_l1_db(a.loudness_db, b.loudness_db)
-    found |= metrics.spectral_distance(reference[:n], converted[:n], SETTINGS.sample_rate_hz)
-    mels = log_mel(torch.from_numpy(np.stack([reference[:n], converted[:n]]).astype(np.float32)), MEL).numpy()
-    found["log_mel_l1"] = float(np.abs(mels[0] - mels[1]).mean())
-    found["mcd_db"] = metrics.mcd_db(mels[0], mels[1])
+    sounds = [np.ascontiguousarray(x[:n], np.float32) for x in (reference, converted)]
+    a, b = (extract.extract(sound, SETTINGS) for sound in sounds)
+    mels = log_mel(torch.from_numpy(np.stack(sounds)), MEL).numpy()
+    tracks = a.f0_hz, a.voiced, b.f0_hz, b.voiced
+    error = metrics.f0_error_cents(*tracks)
+    found = {
+        **metrics.f0_accuracy(*tracks),
+        "f0_error_cents": error["median_absolute"],
+        "f0_rmse_cents": error["rmse"],
+        "f0_correlation": error["correlation"],
+        "frames": len(a.f0_hz),
+        "frames_voiced_in_both": (a.voiced & b.voiced).sum(),
+        "loudness_l1_db": metrics.loudness_l1_db(a.loudness_db, b.loudness_db),
+        **metrics.spectral_distance(*sounds, sample_rate_hz=SETTINGS.sample_rate_hz),
+        "log_mel_l1": np.abs(mels[0] - mels[1]).mean(),
+        "mcd_db": metrics.mcd_db(*mels),
+    }
     return {k: float(v) if np.isfinite(v) else None for k, v in found.items()}
 
 
@@ -143,8 +141,108 @@ def table(report: dict) -> str:
             lines.append(f"{name} is {row['difference_s']:+.2f} s longer than its reference: the common part counts.")
     for row in (row for row in report["pairs"] if "words" in row):
         words, cer = row["words"], "none" if row["cer"] is None else f"{row['cer']:.2f}"
-        lines.append(
-            f"{Path(row['converted']).name}: CER {cer} of {words['n_characters']} characters ({words['language']})"
-        )
+        rate = f"CER {cer} of {words['n_characters']} characters ({words['language']})"
+        lines.append(f"{Path(row['converted']).name}: {rate}")
         lines += [f"  {name:<9}  {words[name]}" for name in ("reference", "converted")]
     return "\n".join(lines)
+
+
+@dataclasses.dataclass
+class ValidationSongs:
+    """Converts excerpts of songs with a model in training; called with the model, returns figures by name.
+
+    ``voice`` is how far the speaker embedding moved from the songs (0) to the target's held-out recordings (1), limited
+    to that range; ``words`` is 1 minus the character error rate; ``score`` is the mean of those that can be measured
+    here. ``dataset`` is the model's; of the ``songs``, audio files of other singers, the first three count, of each the
+    8 s with the most voiced frames.
+    """
+
+    dataset: Any
+    songs: Sequence[Path]
+    recognizer: SpeechRecognizer | None = None
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """``voice``, ``words`` and ``score`` of a diffusion model in eval mode; empty for other kinds."""
+        if model.settings.kind != "diffusion" or not self.songs:
+            return {}
+        data, made, figures = self.dataset, [], {}
+        shell = Instrument(
+            "validation", model.settings.kind, model, data.settings, data.statistics, {}, "0" * 64, Path("validation")
+        )
+        songs, words, voice = self._reference
+        for song in songs:
+            found = suggest_shift(song.features, data.statistics, "diffusion")
+            controls = Controls(octave_shift=found.octaves, semitone_shift=found.semitones)
+            converted = pipeline.convert(shell, song, controls)
+            made.append(_at_16k(converted.audio, converted.sample_rate_hz))
+        result = np.concatenate(made)
+        if voice is not None:
+            figures["voice"] = voice(result)
+        if words is not None:
+            cer = intelligibility(self.recognizer, result, words).cer
+            figures |= {"words": 1.0 - cer} if np.isfinite(cer) else {}
+        return figures | ({"score": float(np.mean(list(figures.values())))} if figures else {})
+
+    @functools.cached_property
+    def _reference(self) -> tuple[list[Song], Transcript | None, Callable[[np.ndarray], float] | None]:
+        """The songs, the transcript of all, and ``voice`` of a sound; None where it cannot be measured."""
+        data = self.dataset
+        songs = [_most_voiced(load_song(path, data.settings)) for path in list(self.songs)[:MAX_SONGS]]
+        source = np.concatenate([_at_16k(song.audio, data.settings.sample_rate_hz) for song in songs])
+        words = None if self.recognizer is None else self.recognizer.transcribe(source)
+        try:
+            target = speaker_similarity.speaker_embedding(_recordings(data, "train"))
+            held_out = np.concatenate(_recordings(data, "validation") or _recordings(data, "train"))
+            start, end = (speaker_similarity.similarity(sound, target) for sound in (source, held_out))
+        except ConversionError:  # no weights of the speaker encoder here, or no voice
+            return songs, words, None
+
+        def voice(sound: np.ndarray) -> float:
+            moved = (speaker_similarity.similarity(sound, target) - start) / max(end - start, 1e-3)
+            return float(np.clip(moved, 0.0, 1.0))
+
+        return songs, words, voice
+
+
+def for_training(dataset: Any, folder: str | Path, words: bool | None = None) -> ValidationSongs | None:
+    """The songs of a folder for ``training.train(..., score=...)``; None if there is none.
+
+    ``words``: whether to transcribe them; None does so where Whisper is installed, True raises where it is not.
+    """
+    found = audio.find(folder)[0]
+    if not found:
+        return None
+    try:
+        recognizer = None if words is False else WhisperRecognizer()
+    except ModelError:
+        if words:
+            raise
+        recognizer = None
+    dataset = Dataset.open(dataset) if isinstance(dataset, (str, Path)) else dataset
+    return ValidationSongs(dataset, [Path(path) for path in found], recognizer)
+
+
+def _most_voiced(song: Song) -> Song:
+    """The 8 s of a song with the most voiced frames."""
+    settings = song.features.settings
+    length = round(EXCERPT_S * settings.sample_rate_hz / settings.hop_samples)
+    total = np.concatenate([[0], np.cumsum(song.features.voiced)])
+    counts = total[length:] - total[:-length] if len(total) > length else np.zeros(1)
+    return excerpt(song, int(np.argmax(counts)) * settings.hop_samples / settings.sample_rate_hz, EXCERPT_S)
+
+
+def _recordings(dataset: Any, split: str) -> list[np.ndarray]:
+    """Recordings of a split at 16 kHz, about a minute in all."""
+    found, seconds = [], 0.0
+    for index in dataset.indices(split):
+        if seconds > TARGET_S:
+            break
+        found.append(_at_16k(dataset.audio(index), dataset.settings.sample_rate_hz))
+        seconds += len(found[-1]) / speaker_similarity.SAMPLE_RATE_HZ
+    return found
+
+
+def _at_16k(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+    return audio.resample(np.asarray(samples, np.float32), rate_hz, speaker_similarity.SAMPLE_RATE_HZ).astype(
+        np.float32
+    )

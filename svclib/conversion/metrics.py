@@ -1,4 +1,4 @@
-"""Metrics of a result against its reference, with definitions, units and alignment.
+"""Metrics of a result against its reference, with definitions and units.
 
 Reference and result must lie on the same grid; nothing is shifted, cut or scaled to fit.
 """
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from svclib.audio import units
 from svclib.utils.errors import ModelError
 
-STFT_SIZES = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # FFT, hop, window; Yamamoto et al. 2020
+STFT_SIZES = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # FFT, hop, window at 24 kHz; Yamamoto et al. 2020
 Track = Float[np.ndarray, " _"]  # lengths are checked by _same_length, in a sentence
 Flags = Bool[np.ndarray, " _"]
 
@@ -18,64 +18,53 @@ Flags = Bool[np.ndarray, " _"]
 def f0_accuracy(reference_f0_hz: Track, reference_voiced: Flags, f0_hz: Track, voiced: Flags) -> dict[str, float]:
     """Pitch and voicing against a reference on the same frames, as in ``mir_eval.melody`` (Poliner et al. 2007).
 
-    Args:
-        reference_f0_hz: The true pitch of each frame; frames of 0 Hz count as unvoiced.
-        reference_voiced: Whether each frame is voiced in truth.
-        f0_hz: The estimated pitch; it may be positive in frames called unvoiced.
-        voiced: Which frames the estimate calls voiced; those of 0 Hz count as unvoiced.
+    Frames of 0 Hz count as unvoiced; the estimate may be positive in frames that it calls unvoiced.
 
-    Returns:
-        Shares from 0 to 1 (NaN where there is nothing to divide by): ``raw_pitch_accuracy``, truly voiced frames whose
-        estimate is within 50 cents, whatever its voicing; ``raw_chroma_accuracy``, the same with octaves forgiven;
-        ``octave_error_rate``, truly voiced frames within 50 cents of a wrong octave; ``overall_accuracy``, all frames
-        with right voicing and, where voiced, right pitch; ``voicing_precision``, ``voicing_recall``, ``voicing_f1``.
+    Returns shares from 0 to 1 (NaN where there is nothing to divide by): ``raw_pitch_accuracy``, truly voiced frames
+    whose estimate is within 50 cents, whatever its voicing; ``raw_chroma_accuracy``, the same with octaves forgiven;
+    ``octave_error_rate``, truly voiced frames within 50 cents of a wrong octave; ``overall_accuracy``, all frames with
+    right voicing and, where voiced, right pitch; ``voicing_precision``, ``voicing_recall``, ``voicing_f1``.
     """
     _same_length(reference_f0_hz, reference_voiced, f0_hz, voiced)
-    truth = reference_voiced & (reference_f0_hz > 0)
-    called = voiced & (f0_hz > 0)
+    truth, called = reference_voiced & (reference_f0_hz > 0), voiced & (f0_hz > 0)
     both = truth & (f0_hz > 0)
     error = np.full(len(truth), np.inf)
     error[both] = units.cents(f0_hz[both], reference_f0_hz[both])
-    folded = np.full(len(truth), np.inf)
-    folded[both] = error[both] - 1200.0 * np.floor(error[both] / 1200.0 + 0.5)
-    right, right_chroma = np.abs(error) < 50.0, np.abs(folded) < 50.0
+    right, right_chroma = np.abs(error) < 50.0, np.zeros(len(truth), bool)
+    right_chroma[both] = np.abs((error[both] + 600.0) % 1200.0 - 600.0) < 50.0
     hits = float((truth & called).sum())
-    precision, recall = _ratio(hits, called.sum()), _ratio(hits, truth.sum())
     return {
         "raw_pitch_accuracy": _ratio((truth & right).sum(), truth.sum()),
         "raw_chroma_accuracy": _ratio((truth & right_chroma).sum(), truth.sum()),
         "octave_error_rate": _ratio((truth & right_chroma & ~right).sum(), truth.sum()),
         "overall_accuracy": _ratio((truth & called & right).sum() + (~truth & ~called).sum(), len(truth)),
-        "voicing_precision": precision,
-        "voicing_recall": recall,
+        "voicing_precision": _ratio(hits, called.sum()),
+        "voicing_recall": _ratio(hits, truth.sum()),
         "voicing_f1": _ratio(2.0 * hits, called.sum() + truth.sum()),
     }
 
 
 def f0_error_cents(reference_f0_hz: Track, reference_voiced: Flags, f0_hz: Track, voiced: Flags) -> dict[str, float]:
-    """Pitch error in cents over frames that both call voiced: ``mean_absolute``, ``median_absolute``, ``rmse``,
-    ``median`` (signed: a detuned result) and ``correlation`` of log F0. NaN if there are no such frames.
+    """Pitch error in cents over frames that both call voiced: ``median_absolute``, ``rmse``, ``median`` (signed: a
+    detuned result) and ``correlation`` of log F0. NaN if there are no such frames.
     """
     _same_length(reference_f0_hz, reference_voiced, f0_hz, voiced)
     both = reference_voiced & voiced & (reference_f0_hz > 0) & (f0_hz > 0)
     if not both.any():
-        return dict.fromkeys(("mean_absolute", "median_absolute", "rmse", "median", "correlation"), float("nan"))
+        return dict.fromkeys(("median_absolute", "rmse", "median", "correlation"), float("nan"))
     error = units.cents(f0_hz[both], reference_f0_hz[both])
-    a, b = np.log2(reference_f0_hz[both].astype(float)), np.log2(f0_hz[both].astype(float))
-    spread = a.std() * b.std()
+    a, b = (np.log2(f0[both].astype(float)) for f0 in (reference_f0_hz, f0_hz))
+    varies = a.std() * b.std() > 0
     return {
-        "mean_absolute": float(np.abs(error).mean()),
         "median_absolute": float(np.median(np.abs(error))),
         "rmse": float(np.sqrt(np.square(error).mean())),
         "median": float(np.median(error)),
-        "correlation": float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else float("nan"),
+        "correlation": float(np.corrcoef(a, b)[0, 1]) if varies else float("nan"),
     }
 
 
 def loudness_l1_db(reference_db: Track, measured_db: Track, above_db: float = -60.0) -> float:
-    """Mean absolute difference of two loudness curves in dB over frames whose reference is above ``above_db``; NaN if
-    there are none.
-    """
+    """Mean absolute difference of two loudness curves over frames whose reference is above ``above_db``, or NaN."""
     _same_length(reference_db, measured_db)
     counted = reference_db > above_db
     return float(np.abs(reference_db[counted] - measured_db[counted]).mean()) if counted.any() else float("nan")
@@ -86,10 +75,9 @@ def spectral_distance(
 ) -> dict[str, float]:
     """Multi-resolution STFT distance of two signals of equal length (Yamamoto, Song, Kim 2020, arXiv:1910.11480).
 
-    Over three resolutions (the paper's at 24 kHz; at other rates the same in seconds), the mean of ``stft_convergence``
-    (norm of the difference of magnitudes over that of the reference) and of ``stft_log_magnitude`` (mean absolute
-    difference of natural logarithms, power floored at 1e-8); ``stft_distance`` is their sum. 0 for equal signals; phase
-    does not count, level does.
+    The mean over three resolutions of ``stft_convergence`` (norm of the difference of magnitudes over that of the
+    reference) and of ``stft_log_magnitude`` (mean absolute difference of natural logarithms, power floored at 1e-8);
+    ``stft_distance`` is their sum.
     """
     _same_length(reference, result)
     sizes = [tuple(2 * round(n * sample_rate_hz / 48000) for n in size) for size in STFT_SIZES]
@@ -112,26 +100,14 @@ def _magnitude(samples: np.ndarray, n_fft: int, hop: int, window: int) -> torch.
 
 
 def mcd_db(
-    reference: Float[np.ndarray, "_ mels"],
-    result: Float[np.ndarray, "_ mels"],
-    n_cepstra: int = 13,
-    warped: bool = False,
+    reference: Float[np.ndarray, "_ mels"], result: Float[np.ndarray, "_ mels"], n_cepstra: int = 13, warped=False
 ) -> float:
-    """Mel-cepstral distortion of two natural-log amplitude mel spectrograms (Kubichek 1993), without the level.
+    """Mel-cepstral distortion in dB of two natural-log amplitude mel spectrograms (Kubichek 1993), without the level.
 
     ``10 / ln 10 * sqrt(2 * sum_d (c_d - c'_d)^2)`` over d = 1 ... ``n_cepstra``, averaged over frames. ``c_d`` are the
     coefficients of the cosine series ``c_0 + sum_d c_d cos(d w)`` of the log-mel: the distortion is the root mean
-    square difference in dB of the two smoothed spectra, whatever the number of mels.
-
-    Args:
-        reference: ``[frames, mels]``.
-        result: The same, of the same mel configuration.
-        n_cepstra: Highest order that counts.
-        warped: Compare along the path of dynamic time warping (MCD-DTW: steps of one frame in either or both, the path
-            with the least sum) instead of frame by frame; then the lengths may differ.
-
-    Returns:
-        The distortion in dB, 0 for equal spectrograms; NaN without frames.
+    square difference in dB of the two smoothed spectra, whatever the number of mels. NaN without frames.
+    ``warped``: along the path of dynamic time warping (MCD-DTW) instead of frame by frame; lengths may differ then.
     """
     from scipy.fft import dct
 

@@ -1,8 +1,7 @@
 """Intelligibility: automatic speech recognition of a source and its conversion, and the character error rate.
 
 The source's own transcript is the reference, so that most errors of the recognizer cancel. The recognizer is optional:
-Whisper (Radford et al. 2022, arXiv:2212.04356) through ``faster-whisper``, or anything with :class:`SpeechRecognizer`'s
-one method.
+Whisper (Radford et al. 2022, arXiv:2212.04356) through ``faster-whisper``, or any other :class:`SpeechRecognizer`.
 """
 
 import dataclasses
@@ -38,18 +37,12 @@ class SpeechRecognizer(Protocol):
 
     def transcribe(self, samples: Float[np.ndarray, " _"], language: str | None = None) -> Transcript:
         """The transcript of a mono signal at 16 kHz; without a language it is detected."""
-        ...
 
 
 class WhisperRecognizer:
-    """Whisper through ``faster-whisper`` (CTranslate2): greedy temperature 0, beam of 5, int8 on the CPU.
+    """Whisper of ``whisper_features.open_whisper``: temperature 0, beam of 5, int8 on the CPU.
 
-    Args:
-        model: See ``whisper_features.open_whisper``.
-        download: See there.
-
-    Raises:
-        ModelError: if the package or the model is missing.
+    ModelError if the package or the model is missing.
     """
 
     def __init__(self, model: str | Path | None = None, download: bool = False):
@@ -57,14 +50,9 @@ class WhisperRecognizer:
         self.name = f"whisper {Path(model or folder).name}"
 
     def transcribe(self, samples: Float[np.ndarray, " _"], language: str | None = None) -> Transcript:
-        """The transcript of a mono signal at 16 kHz; without a language it is detected."""
-        found, about = self._model.transcribe(
-            np.asarray(samples, np.float32),
-            language=language,
-            beam_size=5,
-            temperature=0.0,
-            condition_on_previous_text=False,
-        )
+        """See :class:`SpeechRecognizer`."""
+        options = {"beam_size": 5, "temperature": 0.0, "condition_on_previous_text": False}
+        found, about = self._model.transcribe(np.asarray(samples, np.float32), language=language, **options)
         return Transcript("".join(segment.text for segment in found).strip(), about.language)
 
 
@@ -86,9 +74,9 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def character_error_rate(reference: str, hypothesis: str) -> float:
-    """Edit distance of two normalized texts over the length of the reference, at most 1; NaN without a reference.
+    """Edit distance of two normalized texts over the length of the reference; NaN without a reference.
 
-    The cap keeps the loops that recognizers fall into on noise from dominating a mean.
+    It is at most 1, for recognizers repeat themselves on noise, and that must not dominate a mean.
     """
     a, b = normalize_text(reference), normalize_text(hypothesis)
     return min(1.0, edit_distance(a, b) / len(a)) if a else float("nan")
@@ -96,14 +84,7 @@ def character_error_rate(reference: str, hypothesis: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Intelligibility:
-    """Transcripts of a source and its conversion in one language, and their character error rate.
-
-    Attributes:
-        reference, converted: The transcripts.
-        language: Of both; detected on the source unless given.
-        n_characters: Of the normalized reference: rates of short texts are coarse.
-        cer: See :func:`character_error_rate`.
-    """
+    """Transcripts in one language, their :func:`character_error_rate`, and the length of the normalized reference."""
 
     reference: str
     converted: str
@@ -118,20 +99,12 @@ def intelligibility(
     reference: np.ndarray | Transcript,
     language: str | None = None,
 ) -> Intelligibility:
-    """Transcribe a conversion and compare it with its source.
+    """Transcribe a conversion (mono, 16 kHz) and compare it with its source, or with the source's transcript.
 
-    Args:
-        recognizer: What transcribes.
-        converted: Mono at 16 kHz.
-        reference: The source at 16 kHz, or its transcript where that is known already.
-        language: Forced for both; None takes the one detected in the source.
-
-    Returns:
-        Both transcripts and the character error rate.
+    ``language`` is forced for both; None takes the one detected in the source.
     """
     if not isinstance(reference, Transcript):
         reference = recognizer.transcribe(reference, language)
     found = recognizer.transcribe(converted, reference.language or None)
-    n = len(normalize_text(reference.text))
-    cer = character_error_rate(reference.text, found.text)
+    n, cer = len(normalize_text(reference.text)), character_error_rate(reference.text, found.text)
     return Intelligibility(reference.text, found.text, reference.language, n, cer)

@@ -1,7 +1,6 @@
 """Speaker similarity: cosine between the embeddings of a speaker encoder.
 
-The network is the GE2E speaker encoder (Wan et al. 2018, arXiv:1710.10467): three LSTM layers of 256 over 40 mel powers
-every 10 ms, the last state through a linear layer and a ReLU, scaled to length 1. Its weights (17 MB) are read from an
+The network is the GE2E speaker encoder (Wan et al. 2018, arXiv:1710.10467). Its weights (17 MB) are read from an
 installed ``resemblyzer`` package (Apache 2.0), which itself is never imported. It was trained on speech: figures of
 singing compare with each other, not with those of speech.
 """
@@ -27,7 +26,7 @@ SILENCE_DB, PAUSE_S = -40.0, 0.2  # this far below the loudest is silence; of lo
 
 
 class SpeakerEncoder(nn.Module):
-    """Mel powers -> a direction in 256 dimensions; near for one speaker, far for two."""
+    """Three LSTM layers over mel powers every 10 ms -> a direction in 256 dimensions; near for one speaker."""
 
     def __init__(self):
         super().__init__()
@@ -41,16 +40,11 @@ class SpeakerEncoder(nn.Module):
 
 
 def weights_path() -> Path:
-    """Path of the weights in an installed resemblyzer package, which is not imported.
-
-    Raises ConversionError if the package is not installed.
-    """
+    """The weights in an installed resemblyzer package, which is not imported; ConversionError without it."""
     spec = importlib.util.find_spec("resemblyzer")
     path = Path(spec.submodule_search_locations[0]) / "pretrained.pt" if spec else None
     if path is None or not path.is_file():
-        raise ConversionError(
-            "Speaker similarity needs the weights of resemblyzer: run `pip install --no-deps resemblyzer`."
-        )
+        raise ConversionError("Speaker similarity needs the weights: run `pip install --no-deps resemblyzer`.")
     return path
 
 
@@ -67,9 +61,8 @@ def mel_power(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, "frames 40"
     """Slaney mel powers of 25 ms Hann windows every 10 ms at 16 kHz, float32; no logarithm."""
     import librosa
 
-    found = librosa.feature.melspectrogram(
-        y=np.asarray(samples, np.float32), sr=SAMPLE_RATE_HZ, n_fft=N_FFT, hop_length=HOP_SAMPLES, n_mels=N_MELS
-    )
+    sizes = {"n_fft": N_FFT, "hop_length": HOP_SAMPLES, "n_mels": N_MELS}
+    found = librosa.feature.melspectrogram(y=np.asarray(samples, np.float32), sr=SAMPLE_RATE_HZ, **sizes)
     return found.T.astype(np.float32)
 
 
@@ -115,16 +108,6 @@ def speaker_embedding(phrases: Sequence[np.ndarray]) -> Float[np.ndarray, "256"]
     return mean / np.linalg.norm(mean)
 
 
-def similarity(samples: Float[np.ndarray, " _"], target: Float[np.ndarray, "256"]) -> dict[str, float | int]:
-    """Similarity of a sound to a voice.
-
-    Args:
-        samples: At 16 kHz; without pauses it has to last 0.8 s.
-        target: From :func:`speaker_embedding`.
-
-    Returns:
-        ``speaker_similarity``: the mean over :func:`windows` of the cosine to the target, -1 to 1 (the network gives
-        0 to 1); ``n_windows``.
-    """
-    cosines = [float(embed(piece) @ target) for piece in windows(samples)]
-    return {"speaker_similarity": float(np.mean(cosines)), "n_windows": len(cosines)}
+def similarity(samples: Float[np.ndarray, " _"], target: Float[np.ndarray, "256"]) -> float:
+    """Mean cosine (0 to 1) of the :func:`windows` of a sound at 16 kHz to a :func:`speaker_embedding`."""
+    return float(np.mean([embed(piece) @ target for piece in windows(samples)]))

@@ -200,7 +200,8 @@ class AblationPanel(TaskPanel):
             result, model = self.viewer.cards[label].result, self.viewer.cards[label].model
             recognizer = recognition.WhisperRecognizer() if words else None
             positions, cancelled = ablation.probed_steps(len(result.trace)), self.task.cancelled
-            sounds = step_audio.render_audio(model, result.trace, positions, progress=share(0.0, 0.6), cancelled=cancelled)
+            given = {"progress": share(0.0, 0.6), "cancelled": cancelled}
+            sounds = step_audio.render_audio(model, result.trace, positions, **given)
             measured = (result.trace, sounds.audio, model.features, result.excerpt.audio)
             found = step_audio.audio_metrics(*measured, share(0.6, 0.4), cancelled, recognizer)
             self.viewer.show_audio(label, sounds, found, steps)

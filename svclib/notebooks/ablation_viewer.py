@@ -159,5 +159,6 @@ class RunViewer:
             path = compare.save_csv(self.folder, f"{name} - {self.look.value}", view.head, view.rows)
         else:
             data = (plots.png if kind == "PNG" else plots.svg)(view.figure)
-            path = compare.save_file(self.folder, f"{name} - {self.look.value}", f".{kind.lower()}", lambda part: part.write_bytes(data))
+            name = f"{name} - {self.look.value}"
+            path = compare.save_file(self.folder, name, f".{kind.lower()}", lambda part: part.write_bytes(data))
         self._message.show(f"Saved as {path}.", "done")

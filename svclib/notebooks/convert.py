@@ -1,6 +1,5 @@
 """The panels of notebook 03: conversion, whose results append below, and the A/B table of one clip in variants."""
 
-import dataclasses
 from pathlib import Path
 
 import ipywidgets as W
@@ -9,7 +8,7 @@ from IPython.display import HTML
 from svclib.analysis import html as page
 from svclib.analysis.ddsp_inspection import result_html
 from svclib.audio import io as audio
-from svclib.conversion import ab_compare, batch, key_suggestion, pipeline
+from svclib.conversion import ab_compare, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.models.instrument import InstrumentEntry
@@ -158,21 +157,21 @@ class ConvertPanel(TaskPanel):
         """Convert every song of the menu; each result appends as soon as it is there."""
         controls, options, path = self.controls(), self._options(), self.instrument.value
         paths, own_keys = [value for _, value in self.song.options], self.own_keys.value
-        output = batch.Output(self.base.output, self.format.value, keep_rate=self.keep_rate.value)
+        keep_rate, suffix = self.keep_rate.value, self.format.value
 
         def work():
-            voice, outcomes = self.open_instrument(path), []
+            voice = self.open_instrument(path)
 
             def controls_for(song):
                 found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
                 return found.applied(controls) if own_keys else controls
 
-            for outcome in batch.convert_songs(voice, paths, output, controls_for, **options, **self.callbacks):
-                if outcome.saved is not None:
-                    self._append(outcome.conversion, outcome.saved, False)
-                outcomes.append(dataclasses.replace(outcome, conversion=None))
-            failed = any(outcome.error is not None for outcome in outcomes)
-            self.message.show(batch.describe(outcomes), "warning" if failed else "done")
+            def done(result):
+                self._append(result, pipeline.save(result, self.base.output, suffix), False)
+
+            options_ = {**options, **self.callbacks, "keep_rate": keep_rate}
+            failed = pipeline.convert_songs(voice, paths, done, controls_for, **options_)
+            self.message.show(pipeline.describe(len(paths), failed), "warning" if failed else "done")
 
         self.start(work)
 
@@ -256,7 +255,7 @@ class ComparePanel(TaskPanel):
 
         def work():
             self.rows, self._cells, self._about = [], [], about
-            given = (chosen, ab_compare.Clip(*clip), settings, widgets.open_instrument)
+            given = (chosen, *clip, settings, widgets.open_instrument)
             for made in ab_compare.compare(*given, **self.callbacks):
                 self.append(made)
             count = "One variant was" if len(chosen) == 1 else f"{len(chosen)} variants were"

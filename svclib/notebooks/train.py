@@ -13,7 +13,7 @@ from svclib.analysis import ddsp_inspection, plots
 from svclib.analysis import html as page
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.conversion import validation_songs
+from svclib.conversion import evaluate
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
 from svclib.notebooks import prepare
@@ -202,7 +202,7 @@ def train(
         minutes=minutes or None,
         on_progress=on_progress,
         cancelled=lambda: bool(too_long_s),
-        score=validation_songs.for_training(data, base.examples),
+        score=evaluate.for_training(data, base.examples),
         init=None if init == "none" else init,
     )
     if too_long_s and result.reason == "cancelled":

@@ -74,7 +74,7 @@ class SessionOptions:
         take_over: Train although another machine trains this run; that one then saves and stops.
         score: Called with the EMA model at every validation; returns figures by name, logged beside the held-out loss.
             With a figure ``score`` the best checkpoint is that of the highest one instead of the lowest loss
-            (``conversion.validation_songs``).
+            (``conversion.evaluate``).
     """
 
     steps: int | None = None

@@ -198,14 +198,6 @@ def control_specs(settings: Any) -> list[ControlSpec]:
     return [ControlSpec(f.name, f.default, **limits.pop("control"), **limits) for f, limits in found]
 
 
-def check_controls(settings: Any, error: type[ValueError]) -> None:
-    """Refuse values that their :class:`ControlSpec` does not allow; fields without one are left as they are."""
-    try:
-        check(settings, [spec.name for spec in control_specs(settings)])
-    except ConfigError as found:
-        raise error(str(found)) from None
-
-
 # Untrusted JSON -------------------------------------------------------------------------------------------------------
 
 

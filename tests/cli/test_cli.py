@@ -15,7 +15,8 @@ import soundfile
 
 from svclib import __main__
 from svclib.audio import io as audio
-from svclib.cli import commands, terminal
+from svclib.cli import arguments as declared
+from svclib.cli import terminal
 from svclib.data import singers
 
 COMMANDS = ("demo", "doctor", "prepare", "train", "sweep", "export", "info", "convert", "evaluate")
@@ -52,7 +53,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
 
 
 def test_every_command_is_there_and_explains_itself(capsys):
-    assert set(commands.HANDLERS) == set(COMMANDS)
+    assert set(declared.COMMANDS) == set(COMMANDS)
     for command in COMMANDS:
         status, out, _ = run(capsys, command, "--help")
         assert status == 0 and "usage" in out
@@ -108,10 +109,13 @@ def test_interrupt_and_fault_have_their_own_status(capsys, monkeypatch):
     def broken(arguments):
         raise IndexError("list index out of range")
 
-    monkeypatch.setitem(commands.HANDLERS, "info", interrupted)
+    def answer_with(run):
+        monkeypatch.setitem(declared.COMMANDS, "info", declared.COMMANDS["info"]._replace(run=run))
+
+    answer_with(interrupted)
     status, _, err = run(capsys, "info", "x")
     assert status == 130 and "Interrupted" in err and "Traceback" not in err
-    monkeypatch.setitem(commands.HANDLERS, "info", broken)
+    answer_with(broken)
     status, _, err = run(capsys, "info", "x")
     assert status == 1 and "fault of the program" in err and "--debug" in err
 

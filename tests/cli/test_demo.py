@@ -107,13 +107,13 @@ def test_recordings_without_a_song(tmp_path):
 
 
 def test_an_interrupted_training_goes_on(made, tmp_path):
-    def interrupt(status):
-        if status.step >= 3:
+    def interrupt(fraction, text=""):
+        if text.startswith("training, step") and int(text.split()[2].rstrip(",")) >= 3:
             raise KeyboardInterrupt
 
     lines = []
     with pytest.raises(KeyboardInterrupt):
-        demo.run(tmp_path, log=lines.append, on_training=interrupt, **SMALL)
+        demo.run(tmp_path, log=lines.append, progress=interrupt, **SMALL)
     assert len(lines) == 2  # recordings and dataset are finished
     result = demo.run(tmp_path, log=lines.append, **SMALL)
     assert "(as before)" in lines[2] and "(as before)" in lines[3]

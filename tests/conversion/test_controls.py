@@ -10,7 +10,7 @@ from svclib.audio import units
 from svclib.conversion import autotune, controls, key_suggestion
 from svclib.conversion.controls import Controls, adjust
 from svclib.features.extract import Features, FeatureSettings
-from svclib.utils.errors import ConversionError
+from svclib.utils.errors import ConfigError
 from svclib.utils.serialization import control_specs
 
 SETTINGS = FeatureSettings()
@@ -59,8 +59,8 @@ def test_defaults_and_ranges():
     assert limits["mask_threshold"] == (0, 2) and limits["attenuation_db"] == (0, 50) and limits["autotune"] == (0, 1)
     assert limits["octave_shift"] == (-3, 3) and limits["loudness_shift_db"] == (-30, 30)
     assert len(autotune.KEYS) == 2 + 12 + 12
-    for preset in controls.PRESETS.values():
-        assert isinstance(preset, Controls)
+    for name in controls.PRESETS:
+        assert isinstance(controls.preset(name), Controls)
 
 
 @pytest.mark.parametrize("name", list(NUMBERS))
@@ -68,14 +68,14 @@ def test_defaults_and_ranges():
 def test_values_out_of_range_are_refused_with_the_range(name, beyond):
     low, high = NUMBERS[name].low, NUMBERS[name].high
     value = {-1: low - 0.1, 1: high + 0.1}.get(beyond, beyond) if not isinstance(beyond, bool) else beyond
-    with pytest.raises(ConversionError, match=f"{name}.*{low:g} to {high:g}"):
+    with pytest.raises(ConfigError, match=f"{name}.*{low:g} to {high:g}"):
         Controls(**{name: value})
 
 
 def test_other_values_are_refused():
-    with pytest.raises(ConversionError, match="whole"):
+    with pytest.raises(ConfigError, match="whole"):
         Controls(octave_shift=0.5)
-    with pytest.raises(ConversionError, match="no key"):
+    with pytest.raises(ConfigError, match="no key"):
         Controls(autotune_key="H major")
     assert Controls(autotune_key="Bb minor").autotune_key == "A# minor"
     assert Controls(octave_shift=-1, semitone_shift=5).pitch_shift_semitones == -7

@@ -110,17 +110,17 @@ def test_what_is_finished_stays_when_it_is_stopped(digits, tmp_path, monkeypatch
             opened,
             tmp_path,
             diffwave_files.Generation(3, labels=("7",)),
-            lambda f, text: told.append(f),
-            lambda: len(told) > 7,
+            progress=lambda f, text: told.append(f),
+            cancelled=lambda: len(told) > 7,
         )
     assert sorted(contents(tmp_path)) == ["7_000_seed0.wav", "7_000_seed0.wav.json"]
     assert told == sorted(told) and told[-1] < 0.7
     real = diffwave_uses.generate
 
-    def interrupted(model, n, count, label, options, *rest):
+    def interrupted(model, n, count, label, options, *rest, **watch):
         if options.seed == 2:
             raise KeyboardInterrupt
-        return real(model, n, count, label, options, *rest)
+        return real(model, n, count, label, options, *rest, **watch)
 
     monkeypatch.setattr(diffwave_uses, "generate", interrupted)
     arguments = ["generate", "--model", str(digits), "--out", str(tmp_path), "--count", "3", "--label", "7"]

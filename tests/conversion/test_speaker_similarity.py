@@ -76,8 +76,7 @@ def test_a_voice_is_nearer_to_itself_than_to_another(voices):
     target = speaker_similarity.speaker_embedding(one[:3])
     same = speaker_similarity.similarity(np.concatenate(one[3:5]), target)
     other = speaker_similarity.similarity(np.concatenate(two[:2]), target)
-    assert same["speaker_similarity"] > other["speaker_similarity"] + 0.05
-    assert same["n_windows"] == len(speaker_similarity.windows(np.concatenate(one[3:5])))
+    assert same > other + 0.05
 
 
 def test_the_level_of_a_loud_enough_recording_is_made_equal(voices):

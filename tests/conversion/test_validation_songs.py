@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from svclib.audio import io
-from svclib.conversion import validation_songs
+from svclib.conversion import evaluate
 from svclib.conversion.recognition import Transcript
 from svclib.features.extract import FeatureSettings
 
@@ -59,8 +59,8 @@ def validated(data_dir, monkeypatch):
             made = song.audio if sound is None else data.sounds[sound]
             return types.SimpleNamespace(audio=made, sample_rate_hz=RATE_HZ)
 
-        monkeypatch.setattr(validation_songs.pipeline, "convert", convert)
-        return validation_songs.ValidationSongs(data, songs, recognizer)(model)
+        monkeypatch.setattr(evaluate.pipeline, "convert", convert)
+        return evaluate.ValidationSongs(data, songs, recognizer)(model)
 
     return measure
 
@@ -78,7 +78,7 @@ def test_the_targets_own_recording_is_the_other_end(validated):
 
 
 def test_other_kinds_of_models_have_no_score():
-    assert validation_songs.ValidationSongs(None, [Path("a.wav")])(Model("ddsp")) == {}
+    assert evaluate.ValidationSongs(None, [Path("a.wav")])(Model("ddsp")) == {}
 
 
 def test_excerpts_have_the_most_voiced_frames():
@@ -88,12 +88,12 @@ def test_excerpts_have_the_most_voiced_frames():
     t = np.arange(24 * RATE_HZ) / RATE_HZ
     sound = np.where(t > 14, 0.3 * np.sin(2 * np.pi * 220 * t), 0).astype(np.float32)
     song = Song(Path("a.wav"), "a", RATE_HZ, len(sound), sound, extract(sound, SETTINGS))
-    cut = validation_songs._most_voiced(song)
-    assert cut.duration_s == pytest.approx(validation_songs.EXCERPT_S, abs=0.01)
+    cut = evaluate._most_voiced(song)
+    assert cut.duration_s == pytest.approx(evaluate.EXCERPT_S, abs=0.01)
     n, voiced = cut.features.n_frames, song.features.voiced
     assert cut.features.voiced.sum() == max(voiced[i : i + n].sum() for i in range(len(voiced) - n + 1))
     assert cut.features.voiced.mean() > 0.7  # of the whole song at most 0.42
 
 
 def test_a_folder_without_songs_gives_none(tmp_path):
-    assert validation_songs.for_training(None, tmp_path, words=False) is None
+    assert evaluate.for_training(None, tmp_path, words=False) is None

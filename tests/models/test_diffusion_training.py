@@ -120,7 +120,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(exported):
     opened, _ = exported
     s = song()
     for options in ({"sampler": "euler"}, {"temperature": -1}, {"steps": 0}, {"precision": "int8"}):
-        with pytest.raises(ConversionError, match=f"{next(iter(options))} is .*; expected"):
+        with pytest.raises(ConfigError, match=f"{next(iter(options))} is .*; expected"):
             SamplingOptions(**options)
     with pytest.raises(ConversionError, match="'voice': .*from 1 to 1000"):
         convert(opened, s, PLAIN, SamplingOptions(shallow=5000))
@@ -305,7 +305,7 @@ def test_singers_are_mixed_on_the_command_line(tmp_path):
         (["ann", "a=b=2"], {"ann": 1.0, "a=b": 2.0}),
     ):
         assert singer_mix(given) == wanted
-    for bad, words in ((["ann=x"], "'ann=x'"), (["ann=-1"], "0 or more"), (["ann", "ann=1"], "twice")):
+    for bad, words in ((["ann=x"], "'ann=x'"), (["ann=-1"], "0 or more"), (["ann", "ann=1"], "once")):
         with pytest.raises(ConfigError, match=words):
             singer_mix(bad)
     model = SETTINGS.build(FEATURES, {**STATISTICS, "singers": {"ann": {}, "bea": {}}})

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from svclib.models.diffusion import samplers, schedule
 from svclib.models.diffusion.samplers import SamplingOptions
-from svclib.utils.errors import Cancelled, ConversionError, ModelError
+from svclib.utils.errors import Cancelled, ConfigError, ModelError
 
 MEL = schedule.Schedule()
 DETERMINISTIC = ("ddim", "plms", "dpmpp")
@@ -356,7 +356,7 @@ def test_refusals_say_what_is_possible():
         with pytest.raises(ModelError, match=words):
             samplers.sample(mixture_eps, MEL, x, SamplingOptions(**kwargs))
     for bad in ({"sampler": "euler"}, {"steps": 0}, {"temperature": 2.5}):
-        with pytest.raises(ConversionError, match=next(iter(bad))):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
             SamplingOptions(**bad)
     with pytest.raises(ModelError, match="ddpm, ddim, plms, dpmpp"):
         samplers.sampling_times(MEL, "euler", 4)

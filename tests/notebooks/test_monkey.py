@@ -26,7 +26,7 @@ from svclib.analysis import ablation, ddsp_inspection, lesson, plots, step_audio
 from svclib.analysis import compare as comparison
 from svclib.analysis.plots import ablation as views
 from svclib.audio import io as audio
-from svclib.conversion import ab_compare, batch, key_suggestion, pipeline, recognition
+from svclib.conversion import ab_compare, key_suggestion, pipeline, recognition
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.data import dataset
@@ -228,9 +228,7 @@ def world(base, monkeypatch):
         return types.SimpleNamespace(features=None)
 
     monkeypatch.setattr(instrument, "open", opened)
-    monkeypatch.setattr(
-        plots.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>")
-    )
+    monkeypatch.setattr(plots.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>"))
     monkeypatch.setattr(songs, "cached_song", cached_song)
     yield made
     made.go.set()
@@ -255,15 +253,16 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         progress(0.5, "singing")
         world.work(cancelled)
 
-    def convert_songs(loaded, paths, output, chosen, *, progress, cancelled, **options):
+    def convert_songs(loaded, paths, done, chosen, *, progress, cancelled, **options):
+        failed = {}
         for path in paths:
             try:
-                chosen(songs.cached_song(path, None, progress, cancelled))
-                yield batch.Outcome(path, output.folder / "x.wav", None, None)
+                done(chosen(songs.cached_song(path, None, progress, cancelled)))
             except Cancelled:
                 raise
             except (ValueError, OSError) as error:
-                yield batch.Outcome(path, error=error)
+                failed[path] = error
+        return failed
 
     def suggest(*args):
         world.work()
@@ -272,7 +271,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(pipeline, "convert", convert)
     monkeypatch.setattr(pipeline, "save", lambda result, folder, suffix: world.work() or folder / f"x.{suffix}")
     monkeypatch.setattr(key_suggestion, "suggest_shift", suggest)
-    monkeypatch.setattr(batch, "convert_songs", convert_songs)
+    monkeypatch.setattr(pipeline, "convert_songs", convert_songs)
     monkeypatch.setattr(widgets_convert, "result_html", lambda *a: world.work() or "made")
 
     def check(panel):
@@ -287,11 +286,11 @@ def test_convert(world, n_actions, monkeypatch, caplog):
 
 @pytest.mark.case("H3")
 def test_compare(world, n_actions, monkeypatch, caplog):
-    def compare(compared, clip, settings, load, progress, cancelled):
+    def compare(compared, song, start_s, seconds, settings, load, progress, cancelled):
         for variant in compared[:3]:
             load(variant.instrument)
             progress(0.5, "singing")
-            songs.cached_song(clip.song, None, progress, cancelled)
+            songs.cached_song(song, None, progress, cancelled)
             yield ab_compare.Row(variant.label, problem="<i>no</i>")
 
     monkeypatch.setattr(ab_compare, "compare", compare)
@@ -354,7 +353,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
     def render_audio(model, trace, positions, progress, cancelled):
         progress(0.1, "rendering")
         world.work(cancelled)
-        audio = {len(result.trace): np.zeros(800)}
+        audio = {len(trace): np.zeros(800)}
         return types.SimpleNamespace(audio=audio, sample_rate_hz=8000, attenuated_db={})
 
     def draw_view(name, request):

@@ -11,9 +11,9 @@ import soundfile
 from toy_diffusion import FEATURES, RATE, SETTINGS, VOCODER, save_instrument
 
 from svclib.analysis import html as page
-from svclib.conversion import ab_compare, batch, pipeline
+from svclib.conversion import ab_compare, pipeline
 from svclib.conversion import song as songs
-from svclib.conversion.controls import PRESETS, Controls, defaults
+from svclib.conversion.controls import Controls, defaults, preset
 from svclib.features import extract
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
@@ -63,9 +63,9 @@ def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base
     panel.sliders.preset.value = "Everyday"
     assert panel.sliders.controls() == defaults("diffusion")
     panel.sliders.preset.value = "Quiet pauses"
-    assert panel.sliders.controls() == PRESETS["Quiet pauses"]
+    assert panel.sliders.controls() == preset("Quiet pauses", "diffusion")
     pick(panel, base, "plain")
-    assert panel.sliders.controls() == PRESETS["Quiet pauses"]  # moved by the person: it stays
+    assert panel.sliders.controls() == preset("Quiet pauses", "diffusion")  # moved by the person: it stays
     panel.reset_button.click()
     assert panel.controls() == Controls()
 
@@ -120,15 +120,14 @@ def test_cancelling_many_songs_keeps_what_was_converted(base):
     paths = [base.examples / "a song.wav", make_song(base.examples / "b.wav")]
     converted, reports = [], []
     with pytest.raises(Cancelled):
-        for outcome in batch.convert_songs(
+        pipeline.convert_songs(
             opened,
             paths,
-            batch.Output(base.output),
+            lambda made: converted.append(pipeline.save(made, base.output)),
             cancelled=lambda: bool(converted),
             progress=lambda f, text: reports.append((f, text)),
-        ):
-            converted.append(outcome)
-    assert len(converted) == 1 and converted[0].saved.is_file() and len(list(base.output.glob("*.wav"))) == 1
+        )
+    assert len(converted) == 1 and converted[0].is_file() and len(list(base.output.glob("*.wav"))) == 1
     assert [f for f, _ in reports] == sorted(f for f, _ in reports) and reports[-1][0] <= 0.5
     assert "a song.wav: " in reports[0][1]
 
@@ -212,12 +211,15 @@ def test_a_clip_is_cut_and_timed(base):
     controls = Controls(use_loudness_statistics=False, attenuation_db=0.0, semitone_shift=3.0)
     song, row = ab_compare.compare(
         ab_compare.variants([listing], ("ddim",), (3,)),
-        ab_compare.Clip(base.examples / "a song.wav", 0.2, 1.0),
+        base.examples / "a song.wav",
+        0.2,
+        1.0,
         {listing.path: ab_compare.Settings(controls)},
     )
     assert len(song.audio) == len(row.audio) == round(RATE / FEATURES.hop_samples) * FEATURES.hop_samples
     assert row.label == "duo, ddim, 3 steps" and row.problem == ""
-    assert row.seconds > 0 and row.seconds_per_second == pytest.approx(row.seconds * RATE / len(row.audio))
+    assert row.figures["seconds"] > 0
+    assert row.figures["seconds_per_second"] == pytest.approx(row.figures["seconds"] * RATE / len(row.audio))
     assert song.cells() == ["\N{EN DASH}"] * 6
 
 
@@ -237,10 +239,10 @@ def test_numbers_of_a_row_against_a_sound_that_is_known(base):
             made, audio=tone, tracks=dataclasses.replace(asked, loudness_db=loudness), seconds=0.5, gain_db=0.0
         ),
     )
-    assert row.f0_rmse_cents == pytest.approx(20, abs=4)
-    assert row.voicing_f1 == pytest.approx(2 * 48 / (48 + 64), abs=0.03)
-    assert row.loudness_l1_db == pytest.approx(6.02, abs=0.05)
-    assert row.seconds_per_second == pytest.approx(0.5 / 1.024)
+    assert row.figures["rmse"] == pytest.approx(20, abs=4)
+    assert row.figures["voicing_f1"] == pytest.approx(2 * 48 / (48 + 64), abs=0.03)
+    assert row.figures["loudness_l1_db"] == pytest.approx(6.02, abs=0.05)
+    assert row.figures["seconds_per_second"] == pytest.approx(0.5 / 1.024)
     assert row.cells()[0] == "0.50" and row.cells()[2].endswith(" cents")
 
 
@@ -249,7 +251,7 @@ def test_a_variant_that_fails_is_a_row_and_the_others_go_on(base):
     wrong = save_instrument(base.instruments, "wrong", VOCODER, other)
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
     asked = ab_compare.variants([listing], (None,), (3,), vocoders=(wrong, None))
-    _, bad, good = ab_compare.compare(asked, ab_compare.Clip(base.examples / "a song.wav", seconds=1.0))
+    _, bad, good = ab_compare.compare(asked, base.examples / "a song.wav", seconds=1.0)
     assert "fmax_hz 7000.0 against 7600.0" in bad.problem and bad.audio is None
     assert good.problem == "" and good.audio is not None
     panel = widgets_convert.ComparePanel(base)
@@ -260,7 +262,7 @@ def test_a_variant_that_fails_is_a_row_and_the_others_go_on(base):
 
 def test_a_song_that_vanished_is_listed_with_a_sentence(tmp_path):
     error = FileNotFoundError(2, "No such file or directory", str(tmp_path / "a.wav"))
-    text = batch.describe([batch.Outcome(tmp_path / "a.wav", error=error)])
+    text = pipeline.describe(1, {tmp_path / "a.wav": error})
     assert "0 of 1 songs" in text and "a.wav' could not be used" in text and "[Errno" not in text
 
 

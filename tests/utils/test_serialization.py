@@ -78,12 +78,8 @@ def test_absent_keys_keep_defaults_only_where_that_is_allowed_and_unknown_ones_a
 # Controls -------------------------------------------------------------------------------------------------------------
 
 
-class SettingsError(ValueError):
-    pass
-
-
 @dataclasses.dataclass(frozen=True)
-class Panel:
+class Panel(serialization.Settings):
     octave: int = serialization.control(
         0, -3, 3, step=1, label="Octave", help="octaves up or down", flags=("--octave",)
     )
@@ -91,9 +87,6 @@ class Panel:
     repair: bool = serialization.control(False)
     steps: int | None = serialization.control(None, 1, 100)
     other: str = "no control"
-
-    def __post_init__(self):
-        serialization.check_controls(self, SettingsError)
 
 
 def test_controls_are_described_in_the_order_of_the_fields():
@@ -108,7 +101,7 @@ def test_controls_are_described_in_the_order_of_the_fields():
     [("octave", 4), ("octave", 0.5), ("octave", None), ("key", "D"), ("key", None), ("repair", 1), ("steps", 0)],
 )
 def test_a_control_outside_its_description_is_refused_by_name(name, value):
-    with pytest.raises(SettingsError, match=name):
+    with pytest.raises(ConfigError, match=name):
         Panel(**{name: value})
 
 

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from svclib.models.diffusion.schedule import CLEAN, NoiseLevel, Schedule, eps_from_x0, x0_from_eps
 from svclib.models.layers import PRECISIONS
-from svclib.utils.errors import ConversionError, ModelError, raise_if_cancelled
-from svclib.utils.serialization import check_controls, control
+from svclib.utils.errors import ModelError, raise_if_cancelled
+from svclib.utils.serialization import Settings, control
 
 MAX_SEED = 2**31 - 1
 EpsModel = Callable[[Tensor, float], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplingOptions:
+class SamplingOptions(Settings):
     """Options of one sampling run; None stands for the model's own setting (``DiffusionSettings``).
 
     Attributes:
@@ -110,9 +110,6 @@ class SamplingOptions:
     eta: float | None = None
     chunk_frames: int = 2048
     cache_bytes: int = 10**9
-
-    def __post_init__(self):
-        check_controls(self, ConversionError)
 
     def given(self) -> dict[str, str | int | float]:
         """The options that differ from their defaults, by name."""
