@@ -26,28 +26,28 @@ class _Collector:
         self.loudness_min, self.loudness_max = np.inf, -np.inf
 
     def add(self, item: extract.Features) -> None:
+        loudness = item.loudness_db
         hop_s = item.settings.hop_samples / item.settings.sample_rate_hz
         self.n_recordings += 1
         self.duration_s += item.n_samples / item.settings.sample_rate_hz
-        if not len(item.loudness_db):
+        if not len(loudness):
             return
-        ratio = note_on_ratio(item.loudness_db, item.confidence)
-        note = np.asarray(note_mask(ratio, 1.0))
+        note = np.asarray(note_mask(note_on_ratio(loudness, item.confidence), 1.0))
         midi = units.hz_to_midi(item.f0_hz[note & item.voiced & (item.f0_hz > 0)].astype(np.float64))
         inside = np.clip(midi, HISTOGRAM_EDGES_MIDI[0], HISTOGRAM_EDGES_MIDI[-1])
         self.seconds += np.histogram(inside, HISTOGRAM_EDGES_MIDI)[0] * hop_s
         self.midi.append(midi.astype(np.float32))
-        self.loudness_notes.append(item.loudness_db[note].astype(np.float32))
-        self.loudness_sum += float(item.loudness_db.sum(dtype=np.float64))
-        self.n_frames += len(item.loudness_db)
-        self.loudness_min = min(self.loudness_min, float(item.loudness_db.min()))
-        self.loudness_max = max(self.loudness_max, float(item.loudness_db.max()))
+        self.loudness_notes.append(loudness[note].astype(np.float32))
+        self.loudness_sum += float(loudness.sum(dtype=np.float64))
+        self.n_frames += len(loudness)
+        self.loudness_min = min(self.loudness_min, float(loudness.min()))
+        self.loudness_max = max(self.loudness_max, float(loudness.max()))
 
     def result(self) -> dict:
-        midi = np.concatenate(self.midi or [np.zeros(0)]).astype(np.float64)
-        loud = np.concatenate(self.loudness_notes or [np.zeros(0)]).astype(np.float64)
+        midi, loud = (np.concatenate([np.zeros(0), *x]) for x in (self.midi, self.loudness_notes))
         some = self.n_frames > 0
         quantiles = np.quantile(loud, np.linspace(0, 1, N_QUANTILES)) if len(loud) else []
+        seconds = [round(float(s), 6) for s in self.seconds]
         return {
             "n_recordings": self.n_recordings,
             "duration_s": self.duration_s,
@@ -56,10 +56,7 @@ class _Collector:
                 "std_note": _value(np.std, midi),
                 "min_note": _value(np.min, midi),
                 "max_note": _value(np.max, midi),
-                "histogram": {
-                    "edges_midi": HISTOGRAM_EDGES_MIDI,
-                    "seconds": [round(float(s), 6) for s in self.seconds],
-                },
+                "histogram": {"edges_midi": HISTOGRAM_EDGES_MIDI, "seconds": seconds},
             },
             "loudness_db": {
                 "mean_note": _value(np.mean, loud),
@@ -85,16 +82,14 @@ def compute(recordings: Iterable[tuple[str, extract.Features]]) -> dict:
         1000 values from minimum to maximum over note frames, [] without any; ``singers``: the same for each;
         ``log_mel`` {min, max} or None. Values without any frames are None.
     """
-    everything, singers = _Collector(), {}
-    mels = []
+    everything, singers, extremes = _Collector(), {}, []
     for singer, item in recordings:
         everything.add(item)
         singers.setdefault(singer, _Collector()).add(item)
-        mels.append(value_range([item.log_mel]) if item.log_mel is not None else None)
-    result = everything.result()
-    result["singers"] = {singer: collector.result() for singer, collector in sorted(singers.items())}
-    result["log_mel"] = value_range([np.array([m["min"], m["max"]]) for m in mels if m])
-    return result
+        if item.log_mel is not None and item.log_mel.size:
+            extremes.append(np.array([item.log_mel.min(), item.log_mel.max()]))
+    singers = {singer: collector.result() for singer, collector in sorted(singers.items())}
+    return {**everything.result(), "singers": singers, "log_mel": value_range(extremes)}
 
 
 def value_range(arrays: Iterable[np.ndarray]) -> dict | None:

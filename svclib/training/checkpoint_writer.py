@@ -56,13 +56,9 @@ def sync_back(run: str | Path, run_id: str) -> list[str]:
             continue
         target = Path(run) / "checkpoints" / info.path.name
         if not filesystem.exists(atomic_store.marker_path(target)):
+            data = filesystem.read_bytes(info.path)
             marker = {k: v for k, v in info.marked.info.items() if k not in ("bytes", "sha256")}
-
-            def write(part: Path, info=info) -> str:
-                atomic_store.commit_bytes(part, filesystem.read_bytes(info.path))
-                return info.marked.info["sha256"]
-
-            atomic_store.put_marked(target, write, marker)
+            atomic_store.put_marked(target, lambda part, data=data: atomic_store.write_bytes(part, [data]), marker)
         atomic_store.remove_marked(info.marked)
         moved.append(info.path.name)
     return moved
@@ -110,25 +106,25 @@ class CheckpointWriter:
         """True if an action succeeds; an error of the disk is logged only, as training goes on."""
         try:
             action()
-            return True
         except OSError as error:
             saved = "nothing yet" if self.saved_step is None else f"step {self.saved_step}"
             self.log_message(f"{error} Training goes on and tries again; saved so far: {saved}.")
             return False
+        return True
 
     def identify(self, identity: dict) -> None:
         """Write the run's identity into ``run.json`` unless it is there."""
-        self._identity = checkpoints.run_identity(self.run)
-        first_saved = {k: v for k, v in self._identity.items() if k == "first_saved"}
-        if self._identity != {**identity, **first_saved}:
-            self._identity = {**identity, **first_saved}
+        found = checkpoints.run_identity(self.run)
+        self._identity = {**identity, **({"first_saved": found["first_saved"]} if "first_saved" in found else {})}
+        if found != self._identity:
             atomic_store.write_json(self.run / "run.json", self._identity)
 
     def note_saved(self, step: int) -> None:
         """Record in ``run.json`` that a checkpoint exists: if Drive lists none later, no new run begins."""
         if "first_saved" not in self._identity:
-            atomic_store.write_json(self.run / "run.json", {**self._identity, "first_saved": [step]})
-            self._identity["first_saved"] = [step]
+            identity = {**self._identity, "first_saved": [step]}
+            atomic_store.write_json(self.run / "run.json", identity)
+            self._identity = identity
 
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a complete checkpoint to the run's folder, or else to the local disk; False if both fail."""
@@ -151,33 +147,29 @@ class CheckpointWriter:
 
     def sync_back(self) -> None:
         """Move local checkpoints to the run's folder; raises StorageError if it cannot be written."""
-        moved = sync_back(self.run, self.run_id)
-        if moved:
+        if moved := sync_back(self.run, self.run_id):
             self.log_message(f"'{self.run}' can be written again: {len(moved)} checkpoints were copied there.")
         self.fallback_reason = ""
 
     def prune(self) -> None:
         """Delete old checkpoints in the folder in use."""
-        checkpoints.prune(
-            self.local if self.fallback_reason else self.folder, self.run_id, self.settings.keep_checkpoints
-        )
+        folder = self.local if self.fallback_reason else self.folder
+        checkpoints.prune(folder, self.run_id, self.settings.keep_checkpoints)
 
     def _save(self, checkpoint: Checkpoint) -> None:
         try:
             self.sync_back()
             checkpoints.save(self.folder, checkpoint, "last", self.session_id)
-            return
-        except OSError as failed:
-            error = failed
-        try:
-            checkpoints.save(self._made_local(), checkpoint, "last", self.session_id)
-        except OSError:
-            raise error from None
-        self.fallback_reason = str(error)
-        self.log_message(
-            f"{error} Training goes on. Step {checkpoint.record['step']} is kept on this machine only, in "
-            f"'{self.local.parent}', and copied as soon as '{self.run}' can be written again."
-        )
+        except OSError as error:
+            try:
+                checkpoints.save(self._made_local(), checkpoint, "last", self.session_id)
+            except OSError:
+                raise error from None
+            self.fallback_reason = str(error)
+            self.log_message(
+                f"{error} Training goes on. Step {checkpoint.record['step']} is kept on this machine only, in "
+                f"'{self.local.parent}', and copied as soon as '{self.run}' can be written again."
+            )
 
     def _made_local(self) -> Path:
         self.local.parent.mkdir(mode=0o700, exist_ok=True)

@@ -20,13 +20,13 @@ from svclib.utils.errors import TrainingError
 HEARTBEAT_S = 20.0
 WATCH_S = 28.0
 POLL_S = 1.0
-PREFIX = "lease-"
+PREFIX, SUFFIX = "lease-", ".json"
 _FIELDS = {"machine": str, "boot": str, "pid": int, "since": str, "seen": str, "beat": int, "number": int}
 _held: set[str] = set()  # sessions of this process
 
 
 class RunLock:
-    """Holds the lock of a run while the ``with`` block lasts.
+    """Holds the lock of a run while the ``with`` block lasts; of several processes the first locks for all.
 
     Args:
         run: Folder of the run.
@@ -41,33 +41,22 @@ class RunLock:
         TrainingError: on entering, if another live session holds the lock; names machine and time.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        session_id: str,
-        take_over: bool = False,
-        log_message: Callable[[str], None] = lambda _: None,
-    ):
+    def __init__(self, run: Path, session_id: str, take_over: bool = False, log_message: Callable = lambda text: None):
         self.run, self.session_id, self.take_over, self.log_message = Path(run), session_id, take_over, log_message
-        self.lost = ""
+        self.lost, self.path = "", self._path(session_id)
         self._lock = {"machine": filesystem.host_name(), "boot": _boot(), "pid": os.getpid(), "since": now(), "beat": 0}
         self._stop, self._thread = threading.Event(), None
 
-    @property
-    def path(self) -> Path:
-        """The heartbeat file."""
-        return self.run / f"{PREFIX}{self.session_id}.json"
-
     def __enter__(self):
-        if os.environ.get("RANK", "0") != "0":  # the first process locks for all
+        if os.environ.get("RANK", "0") != "0":
             return self
         self._made = not filesystem.exists(self.run)
         try:
-            files = self._files()
+            sessions = self._sessions()
         except OSError as error:
-            files = []
+            sessions = []
             self.log_message(f"{error} The lock of the run is checked again in {HEARTBEAT_S:.0f} s.")
-        others = self._others(files)
+        others = self._others(sessions)
         live = {session: lock for session, lock in others.items() if not _dead(session, lock)}
         if live and not self.take_over and (alive := self._watch(live)):
             raise TrainingError(
@@ -75,15 +64,13 @@ class RunLock:
                 "--take-over): then that one saves and stops."
             )
         self._lock["number"] = 1 + max((lock["number"] for lock in others.values()), default=0)
-        for session, lock in others.items():
+        for session in sessions:
             if session in live and self.take_over:
-                self.log_message(f"{_described(self.run, lock)} It is taken over here.")
-            else:
-                with contextlib.suppress(OSError):
-                    atomic_store.remove(self.run / f"{PREFIX}{session}.json")
-        for path in files:
+                self.log_message(f"{_described(self.run, live[session])} It is taken over here.")
+                continue
             with contextlib.suppress(OSError):
-                if filesystem.size_of(path) == 0:  # its deletion was interrupted
+                path = self._path(session)
+                if session in others or filesystem.size_of(path) == 0:  # 0: its deletion was interrupted
                     atomic_store.remove(path)
         try:
             self._beat()
@@ -133,28 +120,24 @@ class RunLock:
         self._lock |= {"beat": self._lock["beat"] + 1, "seen": now()}
         atomic_store.write_json(self.path, self._lock)
 
-    def _others(self, files: list[Path] | None = None) -> dict[str, dict]:
-        """Valid locks of other sessions, by session."""
+    def _path(self, session: str) -> Path:
+        return self.run / f"{PREFIX}{session}{SUFFIX}"
+
+    def _sessions(self) -> list[str]:
+        names = [n for n in filesystem.names(self.run) if n.startswith(PREFIX) and n.endswith(SUFFIX)]
+        return [n[len(PREFIX) : -len(SUFFIX)] for n in names]
+
+    def _others(self, sessions: list[str] | None = None) -> dict[str, dict]:
+        """Valid locks of other sessions; none while the folder cannot be listed."""
         found = {}
-        if files is None:
-            try:
-                files = self._files()
-            except OSError:
-                return {}
-        for path in files:
-            session = path.name[len(PREFIX) : -len(".json")]
-            with contextlib.suppress(OSError):
-                lock = filesystem.read_json(path)
-                if session != self.session_id and isinstance(lock, dict) and _valid(lock):
-                    found[session] = lock
+        with contextlib.suppress(OSError):
+            for session in self._sessions() if sessions is None else sessions:
+                with contextlib.suppress(OSError):
+                    lock = filesystem.read_json(self._path(session))
+                    valid = isinstance(lock, dict) and all(type(lock.get(n)) is kind for n, kind in _FIELDS.items())
+                    if valid and session != self.session_id:
+                        found[session] = lock
         return found
-
-    def _files(self) -> list[Path]:
-        return [self.run / n for n in filesystem.names(self.run) if n.startswith(PREFIX) and n.endswith(".json")]
-
-
-def _valid(lock: dict) -> bool:
-    return all(type(lock.get(name)) is kind for name, kind in _FIELDS.items())
 
 
 def _dead(session: str, lock: dict) -> bool:
