@@ -4,6 +4,7 @@
 part of a recording can be an entry of its own.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -39,10 +40,7 @@ def _hash(value) -> str:
 
 
 def read(folder: Path) -> dict:
-    """The validated manifest of a dataset, without its checksum.
-
-    It raises DatasetError if there is none, or it is damaged or of a newer format; OSError if the disk failed.
-    """
+    """The manifest of a dataset; DatasetError if there is none, or it is damaged or of a newer format."""
     path = Path(folder) / NAME
     again = "Delete it and prepare again; finished parts are used again."
     if not filesystem.exists(path):
@@ -57,8 +55,7 @@ def read(folder: Path) -> dict:
         raise DatasetError(f"{error} {again}") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise DatasetError(f"'{path}' is no manifest of a dataset. Choose another folder.")
-    version = manifest.get("format")
-    if not isinstance(version, int) or version > FORMAT:
+    if not isinstance(version := manifest.get("format"), int) or version > FORMAT:
         raise DatasetError(f"'{folder}' was made by a newer svclib (format {str(version)[:20]}). Update svclib.")
     if version != 1 and manifest.pop("checksum", None) != _hash(manifest):
         raise DatasetError(f"'{path}' is damaged. {again}")
@@ -74,10 +71,8 @@ def versions() -> dict[str, str]:
     """Versions of the libraries of the feature extraction."""
     found = {"svclib": __version__}
     for name in _LIBRARIES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -91,7 +86,7 @@ def entry_of(recording: Recording, digest: str, segments: list[shards.Segment], 
         "n_samples": sum(s.n_samples for s in segments),
         "n_frames": sum(s.n_frames for s in segments),
         "notes": notes,
-        "segments": [list(dataclasses.astuple(s)) for s in segments],
+        "segments": [list(s) for s in segments],
     }
 
 
@@ -133,11 +128,8 @@ def part_of(entry: dict, from_frame: int, to_frame: int, hop_samples: int) -> di
 
 
 def build(folder: Path, settings, entries: list[dict], skipped: list[dict], duplicates: list[dict], old) -> dict:
-    """The manifest of these recordings; ``statistics`` is {} unless ``old``, the one so far, has the same contents.
-
-    ``fingerprint`` hashes what a batch depends on: settings and recordings with singer, label and split.
-    """
-    key = settings_key(settings)
+    """The manifest of these recordings; ``statistics`` is {} unless ``old``, the one so far, has the same contents."""
+    key = settings_key(settings)  # the fingerprint hashes what a batch depends on
     fingerprint = _hash([key, [[e[k] for k in ("sha256", "singer", "label", "split", "n_samples")] for e in entries]])
     names = sorted({segment[0] for e in entries for segment in e["segments"]})
     markers = {name: filesystem.read_json(atomic_store.marker_path(folder / name)) for name in names}
@@ -160,17 +152,15 @@ def build(folder: Path, settings, entries: list[dict], skipped: list[dict], dupl
 
 def compute_statistics(folder: Path, manifest: dict, settings: extract.FeatureSettings) -> dict:
     """Statistics of the train split, read recording by recording."""
-    readers = {name: shards.Reader(folder / name) for name in manifest["shards"]}
-    try:
-        train = [e for e in manifest["recordings"] if e["split"] == "train"]
+    train = [e for e in manifest["recordings"] if e["split"] == "train"]
+    with contextlib.ExitStack() as stack:
+        names = manifest["shards"]
+        readers = {n: stack.enter_context(contextlib.closing(shards.Reader(folder / n))) for n in names}
         found = statistics.compute((e["singer"], read_features(readers, e, settings, large=False)) for e in train)
         if settings.mel:  # segment by segment: the mel of a long recording is large
             pieces = (readers[s[0]].read("log_mel", s[3], s[3] + s[4]) for e in train for s in e["segments"])
             found["log_mel"] = statistics.value_range(pieces)
         return found
-    finally:
-        for reader in readers.values():
-            reader.close()
 
 
 def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
@@ -180,18 +170,13 @@ def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
 
 
 def pin_content_encoder(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
-    """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found now.
-
-    It raises ModelError if the encoder has to be loaded and cannot be had.
-    """
+    """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found."""
     wanted, known = settings.units, None
     if wanted is None or wanted.fingerprint:
         return settings
     content_features.allow(wanted)
-    try:
+    with contextlib.suppress(ValueError):
         known = extract.FeatureSettings.from_json(read(folder)["settings"]).units
-    except ValueError:
-        pass
     content = known if wanted.same_but_for_fingerprint(known) else content_features.pinned(wanted)
     return dataclasses.replace(settings, units=content)
 

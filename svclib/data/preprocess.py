@@ -1,13 +1,10 @@
 """Build the shards and the manifest of a dataset from recordings, incrementally.
 
-Recordings are decoded once in sorted order, stored as 16-bit audio, and cut into segments of a few minutes (constant
-memory), whose features are extracted with context on both sides of each cut. Shards are committed as they fill; the
-manifest is committed last and alone defines the dataset. A recording is identified by the SHA-256 of its file, a
-segment by its index: a run after an interruption reuses the committed segments and gives the same bytes as an
-uninterrupted one, and a changed file is processed alone.
-
-After the manifest is committed, shards it does not refer to are deleted. Shards less than half in use, and small ones
-when there are more than 16, are merged first.
+Recordings are decoded once in sorted order and cut into segments (constant memory), whose features are extracted with
+context on both sides. Shards are committed as they fill, the manifest last. A recording is identified by the SHA-256 of
+its file, a segment by its index: a run after an interruption reuses the committed segments and gives the same bytes as
+an uninterrupted one, and a changed file is processed alone. Shards that are not referred to are deleted; those less
+than half in use, and small ones when there are more than 16, are merged.
 """
 
 import contextlib

@@ -16,14 +16,7 @@ KINDS = {kind: texts["label"] for kind, texts in _TEXTS.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A finding about one file, or about all of them if ``file`` is empty.
-
-    Attributes:
-        file: Name of the file.
-        kind: A key of ``KINDS``.
-        severity: "problem" (leave it out or record again), "warning" (better fixed), "note".
-        text: The finding and the advice, in plain language.
-    """
+    """A finding of one of the ``KINDS`` about a file (all if it is empty): problem, warning or note; with advice."""
 
     file: str
     kind: str
@@ -36,15 +29,14 @@ class FileReport:
     """Measurements of one file; None if there is nothing to measure.
 
     Attributes:
-        level_db: Level of its loud parts (90th percentile of 50 ms RMS), dB of full scale.
-        peak_db: Highest sample.
+        level_db: Of its loud parts (90th percentile of 50 ms RMS), dB of full scale.
         silence_share, longest_silence_s: Time below -60 dB or 45 dB below the loud parts.
         clipped_share: Fraction of the samples on flat peaks.
-        noise_floor_db: Level of the steady pauses between phrases, if there are any.
+        noise_floor_db: Level of the steady pauses between phrases.
         level_spread_db: Between loud and soft notes (95th and 10th percentile of 0.4 s levels, pauses left out).
-        f0_low_hz, f0_high_hz: 2nd and 98th percentile of F0.
+        f0_low_hz, f0_high_hz: 2nd and 98th percentile.
         voiced_share: Voiced fraction of the time that is not silent.
-        octave_jumps_per_min: Jumps by an octave per voiced minute.
+        octave_jumps_per_min: Per voiced minute.
         mixture_share: Fraction of the steady notes with another pitch present.
     """
 
@@ -76,13 +68,10 @@ class FileReport:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Result of the quality check.
+    """Result of the quality check; findings about files and about the whole, the most serious first.
 
-    Attributes:
-        files: One report per file, in order.
-        totals: ``n_files``, ``n_usable``, ``duration_s``, ``sounding_s`` (without silence), ``f0_low_hz``,
-            ``f0_high_hz``, ``level_db`` {min, max} of the loud parts.
-        findings: About files and about the whole, the most serious first.
+    ``totals``: ``n_files``, ``n_usable``, ``duration_s``, ``sounding_s`` (without silence), ``f0_low_hz``,
+    ``f0_high_hz``, ``level_db`` {min, max} of the loud parts.
     """
 
     files: list[FileReport]

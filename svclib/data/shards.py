@@ -11,6 +11,7 @@ import json
 import struct
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -29,8 +30,7 @@ FULL_SCALE = 32767.0  # of the stored 16-bit audio
 _NAMES = {"I16": "<i2", "F32": "<f4", "F16": "<f2", "U8": "|u1"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """Location of a segment: file name, range of the audio tensor, range of every feature tensor."""
 
     shard: str
@@ -44,8 +44,7 @@ class Segment:
 class Item:
     """A marker's entry: segment ``index`` of ``count`` of the recording with this SHA-256.
 
-    ``notes`` are messages about the recording, stored with its first segment; hash and length of all its decoded audio
-    are stored with its last.
+    The first segment carries messages about the recording, the last one hash and length of all its decoded audio.
     """
 
     sha256: str
@@ -66,18 +65,13 @@ class Item:
 class Writer:
     """Collects segments and commits a shard before it would exceed the cap; deterministic, byte for byte.
 
-    Args:
-        folder: Where the shards go.
-        settings_key: Hash of the feature settings; only shards with the same key can be reused.
-        cap_bytes: Largest size of a shard, unless a single segment is larger.
+    Only shards with the same hash of the feature settings can be reused.
     """
 
     def __init__(self, folder: Path, settings_key: str, cap_bytes: int = CAP_BYTES):
         self.folder, self.settings_key, self.cap_bytes = Path(folder), settings_key, cap_bytes
         self.placed: dict[tuple[str, int], Segment] = {}
-        self._items: list[Item] = []
-        self._arrays: list[dict[str, np.ndarray]] = []
-        self._bytes = 0
+        self._items, self._arrays, self._bytes = [], [], 0
 
     def add(self, item: Item, arrays: dict[str, np.ndarray]) -> None:
         """Add one segment: ``audio`` int16 ``[samples]`` and the feature arrays ``[frames]``, ``[frames, mels]``."""
@@ -107,8 +101,7 @@ class Writer:
         self._items, self._arrays, self._bytes = [], [], 0
 
 
-@dataclasses.dataclass
-class Committed:
+class Committed(NamedTuple):
     """A whole shard of a folder: its marked file, items and segments by ``(sha256, index)``."""
 
     marked: atomic_store.Marked
