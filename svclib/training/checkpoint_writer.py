@@ -45,8 +45,7 @@ def newest(run: str | Path, run_id: str, step: int | None = None) -> Checkpoint 
 def sync_back(run: str | Path, run_id: str) -> list[str]:
     """Move the local checkpoints of a run into its folder, verifying each copy before the original is deleted.
 
-    Checkpoints of any other run stay. Returns the moved file names, oldest first; raises StorageError, with every local
-    file intact, if the run's folder cannot be written.
+    Returns the moved file names, oldest first; StorageError, with every local file intact, if it cannot be written.
     """
     if not filesystem.is_own_folder(local_folder(run)):
         return []
@@ -71,14 +70,7 @@ def remove_if_empty(run: str | Path) -> None:
 
 
 class CheckpointWriter:
-    """Saves the checkpoints of one session.
-
-    Args:
-        run: The run's folder.
-        start: The ``ResumePoint`` of the session.
-        session_id: Part of the checkpoints' file names.
-        settings: ``TrainingSettings`` with the schedule.
-        log_message: Receives a message when something cannot be written, and when it was copied back.
+    """Saves the checkpoints of the session that begins at a ``ResumePoint``.
 
     Attributes:
         saved_step, saved_at: The last committed step, or None, and its time in this session.

@@ -1,8 +1,8 @@
 """Checkpoints of a run: file format, saving, retention, and loading of the newest usable one.
 
-A checkpoint is one safetensors file. Its tensors are model, EMA and optimiser; its metadata hold the record (run, step,
-settings, versions) as JSON and the SHA-256 of record and tensors. ``RUN/checkpoints`` holds three kinds, each committed
-by a marker with its SHA-256 (``atomic_store.put_marked``):
+A checkpoint is one safetensors file of model, EMA and optimiser; its metadata hold the record (run, step, settings,
+versions) as JSON and the SHA-256 of record and tensors. ``RUN/checkpoints`` holds three kinds, each committed by a
+marker (``atomic_store.put_marked``):
 
     ck-STEP-WRITER.safetensors       complete training state: training resumes from it
     best-STEP-WRITER.safetensors     EMA weights of the best validation: lowest loss or highest score
@@ -63,12 +63,9 @@ class CheckpointInfo:
     """One checkpoint file of a run.
 
     Attributes:
-        step: Optimiser steps done.
-        path: The file.
         kind: A key of ``PREFIXES``.
-        validation_loss: Held-out loss at that step, if it was measured.
         problem: None, or why it cannot be used. Contents are verified when it is loaded.
-        run_id, generation: The run it belongs to, and how often that run was resumed from an earlier step.
+        generation: How often the run was resumed from an earlier step.
     """
 
     step: int
@@ -103,20 +100,18 @@ def pack(checkpoint: Checkpoint) -> bytes:
 
 
 def unpack(path: Path) -> Checkpoint:
-    """Read a checkpoint and verify its own checksum; TrainingError if it cannot be used, with the reason as a clause.
-
-    The tensors are copies: a memory map would crash the process when retention truncates the file.
-    """
+    """Read a checkpoint and verify its own checksum; TrainingError if it cannot be used, the reason is a clause."""
     try:
-        data = filesystem.read_bytes(path)
+        data = filesystem.read_bytes(path)  # a memory map would crash the process when retention truncates the file
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
         record = json.loads(metadata["record"])
+        foreign = record["format"] != FORMAT
     except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise TrainingError(f"it cannot be read ({str(error)[:160]})") from None
-    except (KeyError, TypeError, AttributeError):
-        record = None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    except (KeyError, TypeError):
+        foreign = True
+    if foreign:
         raise TrainingError("it was not written by svclib's training")
     if record.get("format_version", 0) > FORMAT_VERSION:
         raise TrainingError("it was written by a newer svclib; update svclib")
@@ -194,14 +189,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
 def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str = "") -> CheckpointInfo:
     """Commit a checkpoint under a new name; StorageError, with every earlier file untouched, if that fails.
 
-    Args:
-        folder: ``checkpoints`` of the run.
-        checkpoint: The complete state.
-        kind: A key of ``PREFIXES``: ``last`` keeps everything, ``best`` and ``history`` the EMA weights only.
-        writer: Hexadecimal name of the session, part of the file name.
-
-    Returns:
-        The file.
+    ``kind`` is a key of ``PREFIXES``: ``last`` keeps everything, ``best`` and ``history`` the EMA weights only.
     """
     record, tensors = {**checkpoint.record, "kind": kind, "saved": now()}, checkpoint.tensors
     if kind != "last":
@@ -216,10 +204,10 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
 
 
 def prune(folder: Path, run_id: str, keep: int) -> None:
-    """Delete all but the ``keep`` newest checkpoints and the newest best of a run.
+    """Delete checkpoints of a run that are older than ``keep`` committed ones, and all but the newest best.
 
-    Only files older than ``keep`` committed ones and named by svclib are deleted, never those of other runs. On Drive,
-    which uploads later, those of the last half hour stay, up to three times as many.
+    Never files of other runs or names. On Drive, which uploads later, those of the last half hour stay, up to three
+    times as many.
     """
     found, on_drive = listing(folder), filesystem.on_drive(folder)
     for kind, count in (("last", keep), ("best", 1)):
@@ -261,21 +249,11 @@ def listing(folder: str | Path) -> list[CheckpointInfo]:
 
 
 def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
-    """The newest usable checkpoint of a run, and the files that could not be used.
+    """The newest usable checkpoint of a run (None takes the only one), or that of a step, with its weights at least.
 
     Committed files come first, newest first. A file without its marker is used only if nothing else is left and it
-    matches its own checksum.
-
-    Args:
-        folder: ``checkpoints`` of the run.
-        run_id: Files of other runs are ignored; None takes the only run there is.
-        step: Load the checkpoint of this step instead of the newest; weights-only files count as well then.
-
-    Returns:
-        The checkpoint, and ``name: reason`` of each file not used; (None, []) only if the folder lists no checkpoint.
-
-    Raises:
-        TrainingError: if there are files and none can be used.
+    matches its own checksum. Also returns ``name: reason`` of each file not used; (None, []) only if the folder lists
+    no checkpoint. TrainingError if there are files and none can be used.
     """
     every = listing(folder)
     if not every:
@@ -308,17 +286,10 @@ def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[C
 
 
 def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, dict]:
-    """A run's model with its EMA weights, in eval mode on the CPU, and its record.
+    """A run's model with its EMA weights, in eval mode on the CPU, and the checkpoint's record.
 
-    Args:
-        run: The run's folder, with ``checkpoints`` in it.
-        which: ``best`` by validation (the last if there was none), ``last``, or a step.
-
-    Returns:
-        The model, and the checkpoint's record: step, preset (with ``text``), statistics, metrics, dataset, ...
-
-    Raises:
-        TrainingError: if there is no such checkpoint, or none that can be used.
+    ``which``: ``best`` by validation (the last if there was none), ``last``, or a step. The record holds step, preset
+    (with ``text``), statistics, metrics, dataset, ... TrainingError if there is no such checkpoint that can be used.
     """
     found = listing(Path(run) / "checkpoints")
     if not found:

@@ -23,7 +23,7 @@ from svclib.training.checkpoints import (
     restore_optimizer,
     run_identity,
 )
-from svclib.training.session import BASE
+from svclib.training.session import BASE, SessionOptions
 from svclib.utils import config, filesystem
 from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import from_dict, to_dict
@@ -47,14 +47,14 @@ class ResumePoint:
 
 
 def find_checkpoint(
-    run: Path, preset: config.Preset, dataset: Any, device: str, from_step: int | None, allow_changed_dataset: bool
+    run: Path, preset: config.Preset, dataset: Any, device: str, options: SessionOptions
 ) -> ResumePoint:
     """The newest usable checkpoint of a run, or a new run if neither the folder nor the log knows of one.
 
-    ``from_step`` resumes from the checkpoint of that step, as a new generation. TrainingError if there are checkpoints
-    but none can be used, the log lists checkpoints that are not there, or architecture or dataset differ.
+    ``options.from_step`` resumes from that step, as a new generation. TrainingError if there are checkpoints but none
+    can be used, the log lists checkpoints that are not there, or architecture or dataset differ.
     """
-    folder, identity, messages, local = run / "checkpoints", run_identity(run), [], None
+    identity, from_step, messages, local = run_identity(run), options.from_step, [], None
     if run_id := identity.get("run_id"):
         messages = _sync_back(run, run_id)
         local = checkpoint_writer.newest(run, run_id, from_step)
@@ -77,10 +77,10 @@ def find_checkpoint(
             )
         return ResumePoint(None, run_id or secrets.token_hex(8), 0, 0, messages)
     record = found.record
-    messages += _compare(run, record, preset, dataset, device, allow_changed_dataset)
+    messages += _compare(run, record, preset, dataset, device, options.allow_changed_dataset)
     generation = record["generation"]
     if from_step is not None:
-        generation = 1 + max([generation, *(c.generation for c in listing(folder))])
+        generation = 1 + max([generation, *(c.generation for c in listing(run / "checkpoints"))])
     return ResumePoint(found, record["run_id"], generation, record["step"], messages)
 
 

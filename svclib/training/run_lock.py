@@ -28,17 +28,8 @@ _held: set[str] = set()  # sessions of this process
 class RunLock:
     """Holds the lock of a run while the ``with`` block lasts; of several processes the first locks for all.
 
-    Args:
-        run: Folder of the run.
-        session_id: Name of the session, as in its file names.
-        take_over: Acquire the lock even if it is held; the session that holds it saves and stops.
-        log_message: Receives messages.
-
-    Attributes:
-        lost: Empty, or the message that another session has taken over.
-
-    Raises:
-        TrainingError: on entering, if another live session holds the lock; names machine and time.
+    Entering raises TrainingError if another live session holds the lock, unless ``take_over``: then that one saves and
+    stops. ``lost`` is empty, or the message that another session has taken over.
     """
 
     def __init__(self, run: Path, session_id: str, take_over: bool = False, log_message: Callable = lambda text: None):

@@ -28,7 +28,7 @@ FLUSH_S = 10.0
 
 
 class SessionLog:
-    """Log, messages and progress of one session.
+    """Log, messages (all, and the one shown at present) and progress of one session.
 
     Args:
         run: Folder of the run.
@@ -36,9 +36,6 @@ class SessionLog:
         status: Returns the current ``Status``.
         on_progress: Receives a ``Status``, at most five times a second, and with every message.
         main: False in every process but the first, which alone writes and reports.
-
-    Attributes:
-        messages, message: All messages, and the one shown at present.
     """
 
     def __init__(self, run: Path, local: Path, status: Callable, on_progress: Callable | None, main: bool):
@@ -138,9 +135,8 @@ class SessionLog:
 class LogReader:
     """Reads the log of a run incrementally: :meth:`update` parses only the lines added since the last call.
 
-    Attributes:
-        events: Records of events (``start``, ``resume``, ``saved``, ...) in order.
-        steps, validations: Records of the trained steps and of the validations that count, sorted by step.
+    ``events`` (``start``, ``resume``, ``saved``, ...) are in order; ``steps`` and ``validations``, the records of the
+    trained steps and validations that count, are sorted by step.
     """
 
     def __init__(self, run: str | Path):
@@ -284,8 +280,7 @@ def spectrogram_image(audio: np.ndarray, n_fft: int = 1024) -> np.ndarray:
 class TensorBoardWriter:
     """Writes TensorBoard events to the local disk and copies them to ``RUN/tensorboard`` with each checkpoint.
 
-    A session that resumes drops the events an interrupted one wrote beyond that step. Without the tensorboard package
-    nothing is written, and ``problem`` names the cause.
+    Resuming drops later events. Without the tensorboard package nothing is written, and ``problem`` names the cause.
     """
 
     def __init__(self, run: Path, step: int):

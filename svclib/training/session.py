@@ -32,10 +32,9 @@ class TrainingSettings(Settings):
         adam_eps: Adam's epsilon.
         clip_norm: Largest global norm of the gradient.
         ema_decay: Of the moving average of the weights, which is exported; early steps use (1 + n) / (10 + n).
-        init_average_steps: A run that starts from an instrument averages all its steps so far until ``ema_decay``
-            forgets faster, and the instrument's weights count as so many steps: they keep words that a few minutes of
-            one voice unlearn (running mean of Izmailov et al. 2018, arXiv:1803.05407, with the initial weights as in
-            Wortsman et al. 2022, arXiv:2109.01903).
+        init_average_steps: A run from an instrument averages all its steps until ``ema_decay`` forgets faster (Izmailov
+            et al. 2018, arXiv:1803.05407); the instrument's weights, which know words that a few minutes of one voice
+            unlearn, count as so many (Wortsman et al. 2022, arXiv:2109.01903).
         save_every_steps, save_every_minutes: A checkpoint is due when either has passed.
         validate_every_steps: Interval of held-out loss and previews.
         keep_checkpoints: Newest checkpoints kept.
@@ -69,14 +68,13 @@ class SessionOptions:
         steps, seed: Instead of the preset's.
         minutes: Stop and save after so many minutes of this session.
         device: ``auto``, ``cpu`` or ``cuda``.
-        init: An instrument whose weights a new run starts from; ``base``: the shipped base model where the preset
-            builds the same network, else fresh weights; None: fresh weights.
+        init: An instrument whose weights a new run starts from; None: fresh weights; ``base``: the shipped base model
+            where the preset builds the same network, else fresh weights.
         from_step: Resume from the checkpoint of this step; later checkpoints no longer count.
         allow_changed_dataset: Resume although the dataset has changed since the last session.
         take_over: Train although another machine trains this run; that one then saves and stops.
-        score: Called with the EMA model at every validation; returns figures by name, logged beside the held-out loss.
-            With a figure ``score`` the best checkpoint is that of the highest one instead of the lowest loss
-            (``conversion.validation_songs``).
+        score: Returns figures of the EMA model at every validation (``conversion.validation_songs``). With one called
+            ``score`` the best checkpoint is that of the highest instead of the lowest loss.
     """
 
     steps: int | None = None
@@ -116,14 +114,9 @@ class Status:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """Result of a session.
+    """Result of a session: step reached, newest losses, reason and message of its end, all messages.
 
-    Attributes:
-        step, steps: Step reached, and total steps of the run.
-        loss, validation_loss: The newest, None if there was none.
-        reason: ``finished``, ``minutes``, ``interrupted``, ``cancelled`` or ``elsewhere`` (another machine took over).
-        message: The result in words, and how to resume.
-        messages: All messages of the session, in order.
+    ``reason``: ``finished``, ``minutes``, ``interrupted``, ``cancelled`` or ``elsewhere`` (another machine took over).
     """
 
     run: Path
@@ -137,13 +130,9 @@ class RunResult:
 
 
 class StopRequest:
-    """Reason to end the training loop.
+    """Reason to end the training loop: SIGINT or SIGTERM while the ``with`` block lasts, or one of named conditions.
 
-    Handles SIGINT and SIGTERM while the ``with`` block lasts: the first finishes the step, the second raises.
-
-    Args:
-        announce: Receives a message when the first signal arrives.
-        conditions: Further reasons (``minutes``, ``elsewhere``, ``cancelled``), and functions that return True to stop.
+    The first signal finishes the step, with a message to ``announce``; the second raises KeyboardInterrupt.
     """
 
     def __init__(self, announce: Callable[[str], None], conditions: dict[str, Callable[[], bool]]):
@@ -167,9 +156,8 @@ class StopRequest:
 
     def reason(self) -> str:
         """Empty while training should go on; the first reason stays."""
-        if self.interrupted and not self.why:
-            self.why = "interrupted"
-        self.why = self.why or next((name for name, holds in self.conditions.items() if holds()), "")
+        conditions = {"interrupted": lambda: self.interrupted, **self.conditions}
+        self.why = self.why or next((name for name, holds in conditions.items() if holds()), "")
         return self.why
 
 

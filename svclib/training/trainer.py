@@ -4,7 +4,6 @@ import copy
 import math
 import secrets
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +27,12 @@ MIN_PREVIEW_PEAK = 0.01  # segments below are silence
 
 
 class Trainer:
-    """One session of a run.
+    """One session of a run; see :func:`svclib.training.api.train` for its arguments.
 
-    Args:
-        dataset: A ``Dataset``, or an object with its ``batch`` and ``validation_batches``.
-        run: The run's folder.
-        preset: Settings of features, model and training.
-        options: Of this session.
-        on_progress: Called with a ``Status``, at most five times a second, and with every message.
-        session_id: Hexadecimal; part of the file names of this session's checkpoints.
+    ``session_id`` is hexadecimal and part of the file names of this session's checkpoints.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        run: Path,
-        preset: Any,
-        options: SessionOptions | None = None,
-        on_progress: Callable[[Status], None] | None = None,
-        session_id: str | None = None,
-    ):
+    def __init__(self, dataset: Any, run: Path, preset: Any, options=None, on_progress=None, session_id: str = ""):
         if problem := resume.fits(dataset.settings, preset):
             raise TrainingError(problem)
         self.options = options = options or SessionOptions()
@@ -61,19 +46,16 @@ class Trainer:
                 "of it. Start fewer, or raise batch_size."
             )
         self.sync_steps = SYNC_STEPS if self.device.type == "cuda" else 1
-        start = resume.find_checkpoint(
-            run, preset, dataset, self.device.type, options.from_step, options.allow_changed_dataset
-        )
+        start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
         self.record = new_record(start.run_id, start.generation, preset, dataset)
         self.step, self.validated_step = start.step, None
         self.held_out: list[dict] | None = None
         self.log = run_log.SessionLog(run, checkpoint_writer.local_log(run), self.status, on_progress, self.main)
-        self.writer = checkpoint_writer.CheckpointWriter(
-            run, start, session_id or secrets.token_hex(3), self.settings, self.log.add_message
-        )
+        session_id = session_id or secrets.token_hex(3)
+        self.writer = checkpoint_writer.CheckpointWriter(run, start, session_id, self.settings, self.log.add_message)
         self._build(start, options.init)
-        features = preset.features
-        self.n_frames = round(self.settings.segment_s * features.sample_rate_hz / features.hop_samples)
+        self.rate_hz = preset.features.sample_rate_hz
+        self.n_frames = round(self.settings.segment_s * self.rate_hz / preset.features.hop_samples)
         encoder = getattr(self.model, "content", None)
         cached = hasattr(encoder, "variants") and isinstance(dataset, Dataset)
         self.content = ContentCache(dataset, encoder, self.settings.seed) if cached else None
@@ -86,8 +68,8 @@ class Trainer:
         """Model, EMA and optimiser, from the checkpoint, an instrument, or the seed."""
         settings, preset = self.settings, self.preset
         self.model = instrument.build_model(preset.model, preset.features, self.dataset.statistics, settings.seed)
-        fresh = start.checkpoint is None
-        self.record["init"] = resume.initialise(self.model, init, preset) if fresh else start.checkpoint.record.get("init")
+        found = start.checkpoint
+        self.record["init"] = resume.initialise(self.model, init, preset) if found is None else found.record.get("init")
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.adam = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
@@ -97,10 +79,10 @@ class Trainer:
         self.averaged = [p for p in pairs if p[0].is_floating_point()]
         self.copied = [p for p in pairs if not p[0].is_floating_point()]
         metrics = {"loss": None, "validation_loss": None, "best": None}
-        if start.checkpoint is not None:
-            start.messages.extend(resume.restore(start.checkpoint, self.model, self.ema, self.adam, self.scaler))
-            metrics = start.checkpoint.record["metrics"]
-        self.loss, self.validation_loss, self.best = (metrics[k] for k in ("loss", "validation_loss", "best"))
+        if found is not None:
+            start.messages.extend(resume.restore(found, self.model, self.ema, self.adam, self.scaler))
+            metrics = found.record["metrics"]
+        self.loss, self.validation_loss, self.best = metrics["loss"], metrics["validation_loss"], metrics["best"]
 
     def _begin(self, start: resume.ResumePoint) -> None:
         """Write the run's identity and the first lines of the log."""
@@ -155,11 +137,9 @@ class Trainer:
         return bool(broadcast_object_list([stop.reason()])[0])  # the first process's: all end after the same step
 
     def train_step(self) -> None:
-        """One optimiser step.
+        """One optimiser step; TrainingError if loss or gradient is not finite.
 
-        Raises:
-            TrainingError: if loss or gradient is not finite. On the CPU the weights are those of the step before; on a
-                GPU it is noticed at the next synchronisation, and nothing is saved in between.
+        On a GPU that is noticed at the next synchronisation, and nothing is saved in between.
         """
         step, settings = self.step + 1, self.settings
         batch = self.batches.batch(step, settings.steps)
@@ -257,7 +237,11 @@ class Trainer:
         if not math.isfinite(loss):
             return self.log.add_message(f"The held-out loss of step {self.step} is not a finite number.")
         self.validation_loss = loss
-        figures = self._score()
+        figures = {}
+        try:
+            figures = self.options.score(self.ema) if self.options.score else {}
+        except (ValueError, OSError) as error:
+            self.log.add_message(f"The validation songs could not be measured at step {self.step}: {error}")
         self.log.write_validation(self.step, loss, figures)
         self.writer.attempt(lambda: self._previews(batches))
         if self._improved(loss, figures.get("score")):
@@ -272,14 +256,6 @@ class Trainer:
         if best_by_score:
             return self.options.score is None  # the songs are gone for good, not only at this step
         return self.best is None or loss < self.best[1]
-
-    def _score(self) -> dict[str, float]:
-        """Figures of the EMA weights by ``options.score``; none, and a message, if it fails."""
-        try:
-            return self.options.score(self.ema) if self.options.score else {}
-        except (ValueError, OSError) as error:
-            self.log.add_message(f"The validation songs could not be measured at step {self.step}: {error}")
-            return {}
 
     def _held_out(self) -> list[dict]:
         """A fixed selection of held-out segments, spread over all."""
@@ -302,10 +278,9 @@ class Trainer:
         originals = [s["audio"][0].float().cpu().numpy() for s in segments]
         made = [self.ema.reconstruct(s, seed=0)[0].float().cpu().numpy() for s in segments]
         scores = [float(self.ema.validation_loss(s)) for s in segments]
-        rate_hz = self.preset.features.sample_rate_hz
-        run_log.save_previews(self.run, self.step, originals, made, scores, rate_hz)
+        run_log.save_previews(self.run, self.step, originals, made, scores, self.rate_hz)
         for number, (original, audio) in enumerate(zip(originals, made, strict=True), start=1):
-            self.log.tensorboard.preview(self.step, number, original, audio, rate_hz)
+            self.log.tensorboard.preview(self.step, number, original, audio, self.rate_hz)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -339,15 +314,11 @@ class Trainer:
         if self.step != (self.writer.saved_step or 0):
             if validate_last and self.validated_step != self.step:
                 self.validate()
-            for pause_s in (0.0, 0.5, 2.0):
-                time.sleep(pause_s)
-                if self.save():
-                    break
-            else:
+            if not any(time.sleep(pause_s) or self.save() for pause_s in (0.0, 0.5, 2.0)):
+                last = self.writer.saved_step or self.writer.first_step
                 raise TrainingError(
                     f"Step {self.step} was reached but could not be saved ({self.log.message}). The last checkpoint is "
-                    f"of step {self.writer.saved_step or self.writer.first_step}; make room, then train again: it goes "
-                    "on from there."
+                    f"of step {last}; make room, then train again: it goes on from there."
                 )
         if self.main and self.writer.fallback_reason and self.writer.attempt(self.writer.sync_back):
             self.writer.attempt(self.log.flush)
