@@ -51,8 +51,7 @@ def prepare(
             by their contents, at least one of two (and the end of a single one).
         progress: Called with a fraction and a text with the remaining time.
         cancelled: Called between segments; True stops with ``Cancelled``, and a later run continues.
-        executor: ``dask://HOST:PORT`` of a dask.distributed cluster; None for processes of this machine. The bytes are
-            the same.
+        executor: ``dask://HOST:PORT`` of a dask.distributed cluster; None for threads of this process: the same bytes.
 
     Returns:
         The dataset, open.

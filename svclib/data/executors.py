@@ -1,4 +1,4 @@
-"""Executors that extract features of segments: processes of this machine, or a running dask.distributed cluster.
+"""Executors that extract features of segments: threads of this process, or a running dask.distributed cluster.
 
 Recordings are decoded here and sent as samples: no worker needs access to a folder, and the results are the same bytes
 everywhere. The segment of a lost worker is computed again. A scheduler executes whatever it is sent by anybody who can
@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import threading
 import time
 import urllib.parse
@@ -25,9 +24,7 @@ from svclib.utils.errors import StorageError
 
 CONNECT_S = 10.0
 PATIENCE_S = 60.0  # how long a cluster may be without workers
-BEGIN_S = 60.0  # work that takes longer gets processes, which need seconds of all cores to start
-MAX_PROCESSES = 16
-IDLE_S = 60.0  # idle workers exit, also if this process was killed
+MAX_THREADS = 16
 MAX_PENDING = 64  # segments; one of 160 s at 44.1 kHz takes 14 MB of the scheduler's memory
 Cut = tuple[int, int, int, int]
 _KEPT = "What is finished is kept: start it again and it goes on."
@@ -50,43 +47,28 @@ def opened(executor: str | None, log_message: Callable[[str], None]) -> Iterator
 
 
 class LocalExecutor:
-    """Two threads of this process, replaced by one process per core when the work takes longer than ``BEGIN_S``."""
+    """Threads of this process, one per core: the extraction spends its time outside of Python."""
 
     def __init__(self):
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = concurrent.futures.ThreadPoolExecutor(min(2, self.cores))
-        self.processes = self.ready = None
-        self.pending, self.since = 3, time.monotonic()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = concurrent.futures.ThreadPoolExecutor(min(MAX_THREADS, cores))
+        self.pending = 1 + min(MAX_THREADS, cores)
         self.running: set[concurrent.futures.Future] = set()
 
     def submit(self, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> Callable[[], dict]:
         """Start ``segments.measure``; the returned function waits for its arrays."""
-        try:
-            future = self.workers().submit(segments.measure, samples, cut, settings)
-        except concurrent.futures.BrokenExecutor:
-            self._fall_back()
-            future = self.threads.submit(segments.measure, samples, cut, settings)
+        future = self.threads.submit(segments.measure, samples, cut, settings)
         self.running.add(future)
         return lambda: self._result(future, samples, cut, settings)
 
-    def workers(self) -> concurrent.futures.Executor:
-        """Threads or processes, whichever takes the next segment."""
-        if self.processes is None and self.cores > 1 and self.pending and time.monotonic() - self.since >= BEGIN_S:
-            self.processes = _pool(self.cores)
-            self.ready = self.processes.submit(manifest.versions)  # done when a worker has loaded svclib
-        if self.ready is None or not self.ready.done() or self.ready.exception():
-            return self.threads
-        self.pending = self.pending and min(MAX_PENDING, self.cores + 2)
-        return self.processes
-
     def _result(self, future, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> dict:
-        """If memory ran out or a worker died, this segment and all later ones are computed one by one."""
+        """If memory ran out, this segment and all later ones are computed one by one."""
         self.running.discard(future)
         try:
             return future.result()
-        except (MemoryError, concurrent.futures.BrokenExecutor):
+        except MemoryError:
             concurrent.futures.wait(self.running)
-            self._fall_back()
+            self.pending = 0
         try:
             return segments.measure(samples, cut, settings)
         except MemoryError:
@@ -96,25 +78,9 @@ class LocalExecutor:
                 f"take a machine with more. {_KEPT}"
             ) from None
 
-    def _fall_back(self) -> None:
-        self.pending, self.ready = 0, None
-
     def close(self) -> None:
-        """Drop pending segments and end the workers."""
-        if self.processes is not None:
-            self.processes.shutdown(kill_workers=True)
+        """Drop pending segments and end the threads."""
         self.threads.shutdown(wait=True, cancel_futures=True)
-
-
-def _pool(n: int) -> concurrent.futures.Executor:
-    """Processes that do not import the caller's script, exit when idle, and leave Ctrl-C to the parent."""
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    return ProcessPoolExecutor(
-        min(MAX_PROCESSES, n), timeout=IDLE_S, initializer=signal.signal, initargs=ignore, env=environment
-    )
 
 
 # Dask -----------------------------------------------------------------------------------------------------------------
