@@ -65,10 +65,7 @@ def prepare(
 
 
 def local_copy(data: Any, log_message: Callable[[str], None]) -> Any:
-    """A copy on the local disk of a dataset on Drive: faster, and independent of the connection.
-
-    Any other dataset is returned unchanged; so is this one, with a message, if it cannot be copied.
-    """
+    """A copy on the local disk of a dataset on Drive; any other, or one that cannot be copied, is returned as it is."""
     if not isinstance(data, Dataset) or not filesystem.on_drive(data.path):
         return data
     here = Path(tempfile.gettempdir()) / f"svclib-dataset-{data.fingerprint[:16]}"
@@ -91,6 +88,11 @@ def local_copy(data: Any, log_message: Callable[[str], None]) -> Any:
 class Dataset:
     """A prepared dataset, open for reading; :meth:`open` makes one.
 
+    Args:
+        path: Its folder.
+        contents: Of its manifest.
+        messages: Of the preparation, if it was just made.
+
     Attributes:
         settings: Of the feature extraction.
         recordings: One dict each: ``name``, ``singer``, ``label``, ``split`` ("train" or "validation"), ``n_samples``,
@@ -99,7 +101,6 @@ class Dataset:
         statistics: See ``statistics.compute``; of the train split.
         fingerprint: Hash of the contents; equal fingerprints give equal batches.
         skipped, duplicates: Files left out: dicts with ``name`` and ``reason``, or ``same_as``.
-        messages: Of the preparation, if it was just made.
     """
 
     thread_safe = True
@@ -151,8 +152,6 @@ class Dataset:
         found = [(m.path, problem) for m in marked if (problem := atomic_store.verify(m))]
         return [f"'{path}': {problem}. Prepare the dataset again to repair it." for path, problem in found]
 
-    # Reading -----------------------------------------------------------------------------------------------------
-
     def audio(self, index: int, start_sample: int = 0, n_samples: int | None = None) -> np.ndarray:
         """Audio of a recording from a sample on, float32 ``[n_samples]``, full scale 1; IndexError outside of it."""
         entry, stop = self._range(index, "samples", start_sample, n_samples)
@@ -185,17 +184,7 @@ class Dataset:
         index, start = everything.draw(np.random.default_rng([seed, 1]), n_frames)
         return index, start, min(n_frames, self.recordings[index]["n_frames"] - start)
 
-    # Batches -----------------------------------------------------------------------------------------------------
-
-    def batch(
-        self,
-        seed: int,
-        step: int,
-        batch_size: int,
-        n_frames: int,
-        split: str = "train",
-        device: str | torch.device = "cpu",
-    ) -> dict[str, Tensor]:
+    def batch(self, seed: int, step: int, batch_size: int, n_frames: int, split: str = "train", device: Any = "cpu"):
         """Random segments, uniform over the time of a split: a function of (seed, step) and the contents.
 
         Args:
@@ -320,10 +309,9 @@ class ValidationBatches(Sequence):
 
 
 class BatchLoader:
-    """Loads the batches of a training; those of the next steps are prefetched by a thread.
+    """Loads the batches of a training; those of the next steps are prefetched by a thread if it is ``thread_safe``.
 
-    A dataset without a true attribute ``thread_safe`` is read synchronously. Copies to a GPU are asynchronous, from
-    pinned memory.
+    Copies to a GPU are asynchronous, from pinned memory.
     """
 
     def __init__(self, dataset: Any, seed: int, batch_size: int, n_frames: int, device: torch.device):

@@ -83,9 +83,6 @@ class LocalExecutor:
         self.threads.shutdown(wait=True, cancel_futures=True)
 
 
-# Dask -----------------------------------------------------------------------------------------------------------------
-
-
 class DaskExecutor:
     """Workers of a dask.distributed cluster."""
 

@@ -30,13 +30,12 @@ MIN_DURATION_S = 0.1
 SILENT_PEAK = 1e-4  # -80 dB
 SMALL_SHARDS = 16
 UNCHANGED = "Nothing changed."  # a message
-ProgressCallback = Callable[[float, str], None] | None
 
 
 class DatasetBuilder:
     """State of one preparation: stored segments, remaining work, progress."""
 
-    def __init__(self, sources, out: Path, settings, progress: ProgressCallback, cancelled):
+    def __init__(self, sources: list[Recording], out: Path, settings, progress, cancelled):
         self.out, self.settings, self.key = out, settings, manifest.settings_key(settings)
         self.progress, self.cancelled = progress, cancelled
         self.skipped = [{"name": r.name, "reason": r.problem} for r in sources if r.problem]
@@ -51,8 +50,6 @@ class DatasetBuilder:
             raise Cancelled("Preparation was stopped. What is finished is kept: start it again and it goes on.")
         if self.progress:
             self.progress(min(1.0, fraction), text)
-
-    # Planning -----------------------------------------------------------------------------------------------------
 
     def hash_files(self, sources: list[Recording]) -> list[tuple[Recording, str]]:
         """Every usable file with its SHA-256, without duplicates."""
@@ -97,8 +94,6 @@ class DatasetBuilder:
         """Segments of a recording, if all of them are stored, else 0."""
         first = self.items.get((digest, 0))
         return first.count if first and all((digest, i) in self.stored for i in range(first.count)) else 0
-
-    # Extraction ---------------------------------------------------------------------------------------------------
 
     def segments_to_write(self, hashed, pool) -> Iterator[tuple[Recording, shards.Item, Callable[[], dict], float]]:
         """Segments for new shards, in order: item, a function that returns its arrays, length in seconds."""
@@ -157,9 +152,7 @@ class DatasetBuilder:
             raise DatasetError("it is silent")
         scale = np.float32(shards.FULL_SCALE / max(1.0, found.peak))
 
-        def blocks() -> Iterator[np.ndarray]:
-            return (found.mono(block) * scale for block in audio.blocks(recording.path))
-
+        blocks = lambda: (found.mono(block) * scale for block in audio.blocks(recording.path))  # noqa: E731
         return ResampledStream(n, info.sample_rate_hz, rate, blocks, notes)
 
     def copy(self, segment: shards.Segment) -> dict:
@@ -218,15 +211,7 @@ class DatasetBuilder:
         return 0.03 + 0.94 * min(1.0, self.done_s / self.total_s) if self.total_s > 0 else 0.97
 
 
-def run(
-    sources,
-    out,
-    settings,
-    validation=None,
-    progress: ProgressCallback = None,
-    cancelled=None,
-    executor: str | None = None,
-) -> list[str]:
+def run(sources, out, settings, validation=None, progress=None, cancelled=None, executor=None) -> list[str]:
     """Build or update the dataset in ``out``; returns messages. See ``dataset.prepare``."""
     sources = sorted(sources, key=lambda r: (r.singer, r.name, str(r.path)))
     builder = DatasetBuilder(sources, Path(out), settings, progress, cancelled)
@@ -280,10 +265,8 @@ def _require_some(found: list, builder: DatasetBuilder) -> None:
     if not found:
         reasons = "; ".join(f"'{s['name']}': {s['reason']}" for s in builder.skipped[:3])
         kinds = ", ".join(sorted(s.lstrip(".") for s in audio.SUFFIXES))
-        raise DatasetError(
-            f"There is no usable recording{' (' + reasons + ')' if reasons else ''}.",
-            hint=f"Give a folder with recordings of one voice: {kinds}.",
-        )
+        hint = f"Give a folder with recordings of one voice: {kinds}."
+        raise DatasetError(f"There is no usable recording{' (' + reasons + ')' if reasons else ''}.", hint=hint)
 
 
 def _changes(old: dict | None, new: dict) -> list[str]:

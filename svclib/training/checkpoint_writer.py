@@ -72,9 +72,8 @@ def remove_if_empty(run: str | Path) -> None:
 class CheckpointWriter:
     """Saves the checkpoints of the session that begins at a ``ResumePoint``.
 
-    Attributes:
-        saved_step, saved_at: The last committed step, or None, and its time in this session.
-        fallback_reason: Why checkpoints go to the local disk at present; empty while the run's folder is writable.
+    ``saved_step`` and ``saved_at`` are the last committed step, or None, and its time in this session;
+    ``fallback_reason`` says why checkpoints go to the local disk at present, or is empty.
     """
 
     def __init__(self, run: Path, start: Any, session_id: str, settings: Any, log_message: Callable[[str], None]):
