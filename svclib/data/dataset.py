@@ -40,8 +40,7 @@ def prepare(
 ) -> "Dataset":
     """Make the dataset of these recordings in ``out``, or update the one that is there.
 
-    Incremental: only new or changed files are processed, and an interrupted run continues. Unusable files are listed in
-    ``skipped``, repeated audio in ``duplicates``, and all messages in ``messages``.
+    Incremental: only new or changed files are processed, and an interrupted run continues.
 
     Args:
         sources: From :func:`find_recordings`.
@@ -54,11 +53,11 @@ def prepare(
         executor: ``dask://HOST:PORT`` of a dask.distributed cluster; None for threads of this process: the same bytes.
 
     Returns:
-        The dataset, open.
+        The dataset, open, with ``messages``.
 
     Raises:
-        DatasetError: if nothing can be used, or ``out`` or ``validation`` do not fit.
-        StorageError: if the disk fails, or the cluster cannot be used; what was committed stays.
+        DatasetError, StorageError: if nothing can be used, ``out`` or ``validation`` do not fit, or the disk or the
+            cluster fails; what was committed stays.
     """
     settings = manifest.pin_content_encoder(Path(out), settings)
     return Dataset.open(out, preprocess.run(sources, out, settings, validation, progress, cancelled, executor))
@@ -88,19 +87,10 @@ def local_copy(data: Any, log_message: Callable[[str], None]) -> Any:
 class Dataset:
     """A prepared dataset, open for reading; :meth:`open` makes one.
 
-    Args:
-        path: Its folder.
-        contents: Of its manifest.
-        messages: Of the preparation, if it was just made.
-
-    Attributes:
-        settings: Of the feature extraction.
-        recordings: One dict each: ``name``, ``singer``, ``label``, ``split`` ("train" or "validation"), ``n_samples``,
-            ``n_frames``, ``sha256`` of the source file, ``notes``.
-        singers, labels: Sorted names; batches hold indices into them.
-        statistics: See ``statistics.compute``; of the train split.
-        fingerprint: Hash of the contents; equal fingerprints give equal batches.
-        skipped, duplicates: Files left out: dicts with ``name`` and ``reason``, or ``same_as``.
+    ``recordings`` are dicts with ``name``, ``singer``, ``label``, ``split`` ("train" or "validation"), ``n_samples``,
+    ``n_frames``, ``sha256`` of the source file, ``notes``; files left out are in ``skipped`` (``name``, ``reason``) and
+    ``duplicates`` (``name``, ``same_as``). Batches hold indices into ``singers`` and ``labels``, which are sorted.
+    ``statistics`` (``statistics.compute``) are of the train split; equal ``fingerprint`` gives equal batches.
     """
 
     thread_safe = True
@@ -184,27 +174,15 @@ class Dataset:
         index, start = everything.draw(np.random.default_rng([seed, 1]), n_frames)
         return index, start, min(n_frames, self.recordings[index]["n_frames"] - start)
 
-    def batch(self, seed: int, step: int, batch_size: int, n_frames: int, split: str = "train", device: Any = "cpu"):
+    def batch(self, seed: int, step: int, batch_size: int, n_frames: int, split="train", device="cpu") -> dict:
         """Random segments, uniform over the time of a split: a function of (seed, step) and the contents.
 
-        Args:
-            seed: Of the training.
-            step: From 0; every step draws anew.
-            batch_size: Number of segments.
-            n_frames: Length of each.
-            split: ``train`` or ``validation``.
-            device: Where the tensors go.
-
-        Returns:
-            ``audio`` ``[batch, n_frames * hop]``; ``f0_hz`` (unvoiced gaps filled from their neighbours in the whole
-            recording, 0 where it has no pitch at all), ``confidence``, ``loudness_db`` ``[batch, n_frames]`` float32;
-            ``voiced`` bool; ``log_mel`` ``[batch, n_frames, mels]`` and ``content`` ``[batch, n_frames, dims]`` if the
-            settings have them; ``singer``, ``label`` ``[batch]`` int64, positions in ``singers`` and ``labels`` (-1
-            without label); ``recording``, ``start_frame`` ``[batch]`` int64, where the segments lie. A recording that
-            is too short is followed by silence: loudness -80 dB, unvoiced.
-
-        Raises:
-            DatasetError: if the split is empty.
+        They are ``audio`` ``[batch, n_frames * hop]``; ``f0_hz`` (unvoiced gaps filled from their neighbours in the
+        whole recording, 0 where it has no pitch at all), ``confidence``, ``loudness_db`` ``[batch, n_frames]`` float32;
+        ``voiced`` bool; ``log_mel`` ``[batch, n_frames, mels]`` and ``content`` ``[batch, n_frames, dims]`` if the
+        settings have them; ``singer``, ``label`` ``[batch]`` int64 (-1 without label); ``recording``, ``start_frame``
+        ``[batch]`` int64, where the segments lie. A recording that is too short is followed by silence: loudness
+        -80 dB, unvoiced. DatasetError if the split is empty.
         """
         chosen = self._splits[split]
         if not len(chosen.indices):

@@ -174,7 +174,7 @@ class DatasetBuilder:
     def write(self, hashed, pool) -> dict[tuple[str, int], shards.Segment]:
         """Extract missing segments; returns the location of every segment of the dataset."""
         self.total_s = sum(_estimate_s(r) for r, digest in hashed if not self.n_segments(digest))
-        writer = shards.Writer(self.out, self.key, shards.CAP_BYTES)
+        writer = shards.Writer(self.out, self.key)
         waiting, items = deque(), dict(self.items)
 
         def finish() -> None:

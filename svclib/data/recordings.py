@@ -16,13 +16,8 @@ LARGEST_VALIDATION_SHARE = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """One file of a voice.
-
-    Attributes:
-        singer: Name of the voice.
-        label: A class (a digit, a vowel, ...) or None.
-        name: Display name: the path inside the given folder.
-        problem: Why it cannot be used, or None.
+    """One file of a singer's voice, with a class (a digit, a vowel, ...) or None, a display name (the path inside the
+    given folder), and the problem why it cannot be used, or None.
     """
 
     path: Path

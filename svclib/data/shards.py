@@ -68,8 +68,8 @@ class Writer:
     Only shards with the same hash of the feature settings can be reused.
     """
 
-    def __init__(self, folder: Path, settings_key: str, cap_bytes: int = CAP_BYTES):
-        self.folder, self.settings_key, self.cap_bytes = Path(folder), settings_key, cap_bytes
+    def __init__(self, folder: Path, settings_key: str):
+        self.folder, self.settings_key = Path(folder), settings_key
         self.placed: dict[tuple[str, int], Segment] = {}
         self._items, self._arrays, self._bytes = [], [], 0
 
@@ -77,7 +77,7 @@ class Writer:
         """Add one segment: ``audio`` int16 ``[samples]`` and the feature arrays ``[frames]``, ``[frames, mels]``."""
         arrays = {name: np.ascontiguousarray(value, dtype=DTYPES[name]) for name, value in arrays.items()}
         size = sum(a.nbytes for a in arrays.values())
-        if self._bytes + size > self.cap_bytes:
+        if self._bytes + size > CAP_BYTES:
             self.flush()
         self._items.append(item)
         self._arrays.append(arrays)

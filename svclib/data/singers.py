@@ -75,8 +75,6 @@ class Singer:
         octave: Octaves added to the written pitch.
         low_midi, high_midi: Sounding range.
         rolloff_db: Fall of the source spectrum per octave, radiation included.
-        vibrato_hz, vibrato_cents: Rate and peak deviation.
-        glide_s: Time from one pitch to the next.
         breath_db: Level of the breath noise against the harmonics.
         consonant_ratio: Factor on the frequencies of the noise consonants.
         formants_hz: Five resonances per vowel and voiced consonant; F1 follows F0 where F0 is above it.
@@ -115,20 +113,11 @@ class SyntheticRecording:
 def render(
     singer: str | Singer, score: Score, sample_rate_hz: int = 44100, seed: int = 0, octave: int | None = None
 ) -> SyntheticRecording:
-    """Render a score with the voice of a singer.
+    """Render a score with the voice of a singer (a name in :data:`SINGERS`, or parameters).
 
-    Args:
-        singer: A name in :data:`SINGERS`, or a :class:`Singer`.
-        score: Notes and syllables; 0.15 s of silence are added before and 0.25 s after.
-        sample_rate_hz: Rate of the audio.
-        seed: Of the noise and the phase of the vibrato.
-        octave: Octaves added to the written pitch; None: the singer's default.
-
-    Returns:
-        The audio with its score and phones.
-
-    Raises:
-        DatasetError: for a note out of the singer's range, an unknown phone or an impossible duration.
+    0.15 s of silence are added before and 0.25 s after; ``seed`` is that of the noise and of the phase of the vibrato;
+    ``octave`` is added to the written pitch instead of the singer's own. DatasetError for a note out of the singer's
+    range, an unknown phone or an impossible duration.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Saves the checkpoints of a session: schedule, retries, and a local folder while the run's folder cannot be written.
 
-A mounted Drive can be disconnected or full for hours. Training continues: checkpoints and log lines go to a local
-folder and are copied to the run's folder as soon as it is writable again, by this session or the next one.
+A mounted Drive can be disconnected or full for hours: checkpoints and log lines go to a local folder and are copied to
+the run's folder as soon as it is writable again, by this session or the next one.
 """
 
 import hashlib
@@ -25,11 +25,6 @@ def local_folder(run: str | Path) -> Path:
     """The local folder that stands in for a run's folder; readable by its owner only."""
     key = hashlib.sha256(os.path.abspath(run).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"svclib-kept-{key}"
-
-
-def local_log(run: str | Path) -> Path:
-    """The local file for log lines."""
-    return local_folder(run) / "metrics.jsonl"
 
 
 def newest(run: str | Path, run_id: str, step: int | None = None) -> Checkpoint | None:

@@ -56,7 +56,11 @@ def find_checkpoint(
     """
     identity, from_step, messages, local = run_identity(run), options.from_step, [], None
     if run_id := identity.get("run_id"):
-        messages = _sync_back(run, run_id)
+        try:
+            if moved := checkpoint_writer.sync_back(run, run_id):
+                messages.append(f"{len(moved)} checkpoints kept on this machine were copied to '{run}'.")
+        except OSError as error:
+            messages.append(f"{error} Local checkpoints stay on this machine for now.")
         local = checkpoint_writer.newest(run, run_id, from_step)
     try:
         found, unused = _newest(run, run_id, from_step)
@@ -206,7 +210,11 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
     if differ := differences(then["training"], today["training"], {"steps"}):
         messages.append(f"Training settings changed since step {record['step']}: {differ}.")
     if record["dataset"]["fingerprint"] != dataset.fingerprint:
-        changes = _changes(record["dataset"]["recordings"], recording_hashes(dataset))
+        old, new = record["dataset"]["recordings"], recording_hashes(dataset)
+        changed = sum(old[name] != new[name] for name in old.keys() & new.keys())
+        changes = f"{len(new.keys() - old)} recordings added, {len(old.keys() - new)} removed, {changed} changed"
+        if old == new:
+            changes = "the recordings are the same, but not their split, singers or segments"
         text = f"The dataset changed since step {record['step']}: {changes}."
         if not allowed:
             raise TrainingError(f"{text} Allow the changed dataset to resume with it, or begin a new run elsewhere.")
@@ -226,19 +234,3 @@ def _newest(run: Path, run_id: str | None, from_step: int | None) -> tuple[Check
             if again is not None and again.order >= found.order:
                 return again, still_unused
     return found, unused
-
-
-def _sync_back(run: Path, run_id: str) -> list[str]:
-    """Move the local checkpoints of an earlier session into the run's folder; returns messages."""
-    try:
-        moved = checkpoint_writer.sync_back(run, run_id)
-    except OSError as error:
-        return [f"{error} Local checkpoints stay on this machine for now."]
-    return [f"{len(moved)} checkpoints kept on this machine were copied to '{run}'."] if moved else []
-
-
-def _changes(old: dict[str, str], new: dict[str, str]) -> str:
-    if old == new:
-        return "the recordings are the same, but not their split, singers or segments"
-    changed = sum(old[name] != new[name] for name in old.keys() & new.keys())
-    return f"{len(new.keys() - old.keys())} recordings added, {len(old.keys() - new.keys())} removed, {changed} changed"

@@ -6,7 +6,6 @@ carries a number greater than those it found; of two live ones, the greater stay
 """
 
 import contextlib
-import datetime
 import os
 import threading
 import time
@@ -139,16 +138,11 @@ def _dead(session: str, lock: dict) -> bool:
 
 
 def _described(run: Path, lock: dict) -> str:
+    since, seen = (lock[name][:30].replace("T", " ").replace("Z", " UTC") for name in ("since", "seen"))
     return (
-        f"'{run}' is being trained on {lock['machine'][:60]} (process {lock['pid']}) since {_clock(lock['since'])}, "
-        f"last heartbeat {_clock(lock['seen'])} by that machine's clock."
+        f"'{run}' is being trained on {lock['machine'][:60]} (process {lock['pid']}) since {since}, last heartbeat "
+        f"{seen} by that machine's clock."
     )
-
-
-def _clock(text: str) -> str:
-    with contextlib.suppress(ValueError):
-        return f"{datetime.datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
-    return text[:30]
 
 
 def _boot() -> str:

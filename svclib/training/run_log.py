@@ -1,8 +1,7 @@
-"""What a run writes for people: metrics (``metrics.jsonl``) and their curves, messages, previews, TensorBoard.
+"""What a run writes for people: metrics and their curves, messages, previews, TensorBoard.
 
 ``RUN/metrics.jsonl`` gets one line per step and is only appended to. A session that resumes from step 500 logs that as
-an event, and reading drops the steps after 500 logged before it: curves are sorted by step, without gaps or duplicates,
-even after a crash.
+an event, and reading drops the steps after 500 logged before it.
 """
 
 import bisect
@@ -30,12 +29,8 @@ FLUSH_S = 10.0
 class SessionLog:
     """Log, messages (all, and the one shown at present) and progress of one session.
 
-    Args:
-        run: Folder of the run.
-        local: A local file for log lines while the run's folder cannot be written.
-        status: Returns the current ``Status``.
-        on_progress: Receives a ``Status``, at most five times a second, and with every message.
-        main: False in every process but the first, which alone writes and reports.
+    ``local`` is a file for log lines while the run's folder cannot be written; ``on_progress`` receives a ``Status``,
+    at most five times a second, and with every message. Only the first, ``main``, process writes and reports.
     """
 
     def __init__(self, run: Path, local: Path, status: Callable, on_progress: Callable | None, main: bool):
@@ -207,10 +202,9 @@ class LogReader:
 def curves(run: str | Path) -> dict[str, Any]:
     """A run's curves, sorted by step; ValueError if nothing was logged there.
 
-    They are ``step``, ``loss``, ``steps_per_s``, ``time`` (UTC) and, for each part of the loss, ``parts`` name ->
-    array; ``validation_step``, ``validation_loss`` and, of the validation songs, ``figures`` name -> array; ``last``
-    (loss at the last step), and ``loss_definition`` (curves with different definitions are not comparable; None if
-    unknown).
+    They are ``step``, ``loss``, ``steps_per_s``, ``time`` (UTC) and ``parts`` of the loss (name -> array);
+    ``validation_step``, ``validation_loss`` and ``figures`` of the validation songs (name -> array); ``last`` (loss at
+    the last step), and ``loss_definition`` (only curves with the same one are comparable; None if unknown).
     """
     return LogReader(run).curves()
 

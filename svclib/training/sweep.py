@@ -22,15 +22,9 @@ from svclib.utils.serialization import to_dict
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One combination and its result.
+    """One combination (setting -> value, as text), its run and result at the last step.
 
-    Attributes:
-        values: Name of the setting -> value, as text.
-        run: Its folder.
-        step, steps: Reached, and total.
-        loss, validation_loss: At the last step; None before there is one.
-        loss_definition: Only equal definitions are comparable.
-        problem: Why it stopped early, or None.
+    Only equal ``loss_definition`` are comparable; ``problem`` says why it stopped early, or is None.
     """
 
     values: dict[str, str]
@@ -55,10 +49,7 @@ class Cell:
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
-    """``["n_harmonics=20,60", ...]`` as ``{"n_harmonics": ["20", "60"]}``.
-
-    Raises TrainingError if there is no text, one is not NAME=V1,V2,... or a name, or one of its values, is repeated.
-    """
+    """``["n_harmonics=20,60", ...]`` as ``{"n_harmonics": ["20", "60"]}``; TrainingError for any other text."""
     grid: dict[str, list[str]] = {}
     for text in texts:
         name, _, values = text.partition("=")
@@ -91,18 +82,17 @@ def run(
     """Train every cell that is not finished; all presets are checked before the first one starts.
 
     Args:
-        dataset: What all cells are trained on, as for ``training.train``, or its folder.
+        dataset: As for ``training.train``.
         runs: Folder in which every cell gets one.
         files: Presets, as for ``config.load``.
         grid: Setting -> values, e.g. ``{"n_harmonics": [20, 60, 100], "n_noise_bands": [10, 35, 65]}``.
         overrides: ``NAME=VALUE`` for all cells.
         on_progress: Called with the cell's name and its training status.
-        cancelled: Called before every step; True stops like an interrupt.
+        cancelled: Called before every step; True stops like an interrupt, which ends the sweep after saving the cell.
         **options: Fields of ``SessionOptions`` for all cells; ``minutes`` is the time for all cells together.
 
     Returns:
-        All cells, best first; also written to ``runs/sweep.json``. A cell whose loss became NaN is listed with its
-        problem and the others go on; an interrupt ends the sweep after saving the cell.
+        All cells, best first; also written to ``runs/sweep.json``. One whose loss became NaN has a ``problem``.
 
     Raises:
         ConfigError, TrainingError: if a cell's settings cannot be used, or its folder holds a run with others.

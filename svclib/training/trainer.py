@@ -50,7 +50,8 @@ class Trainer:
         self.record = new_record(start.run_id, start.generation, preset, dataset)
         self.step, self.validated_step = start.step, None
         self.held_out: list[dict] | None = None
-        self.log = run_log.SessionLog(run, checkpoint_writer.local_log(run), self.status, on_progress, self.main)
+        local_log = checkpoint_writer.local_folder(run) / "metrics.jsonl"
+        self.log = run_log.SessionLog(run, local_log, self.status, on_progress, self.main)
         session_id = session_id or secrets.token_hex(3)
         self.writer = checkpoint_writer.CheckpointWriter(run, start, session_id, self.settings, self.log.add_message)
         self._build(start, options.init)
