@@ -43,14 +43,10 @@ def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: e
 
 
 class ResampledStream:
-    """Streaming decoder: a recording as 16-bit audio at the dataset's rate, read once from start to end.
+    """Streaming decoder: a recording as 16-bit audio at the dataset's rate, ``n_samples`` long, read once.
 
-    Args:
-        n_samples: Length of the result.
-        rate_in_hz: Rate of the blocks.
-        rate_out_hz: Rate of the result.
-        blocks: Called to read from the start; yields blocks of float32 with full scale 32767.
-        notes: Messages about the recording.
+    ``blocks`` is called to read from the start and yields float32 at the rate of the file with full scale 32767;
+    ``notes`` are messages about the recording.
     """
 
     def __init__(self, n_samples: int, rate_in_hz: int, rate_out_hz: int, blocks: Callable, notes: list[str]):

@@ -12,17 +12,8 @@ import torch
 
 from svclib import models
 from svclib.models import instrument
-from svclib.training import checkpoint_writer, run_log
-from svclib.training.checkpoints import (
-    Checkpoint,
-    describe_preset,
-    listing,
-    new_record,
-    newest,
-    recording_hashes,
-    restore_optimizer,
-    run_identity,
-)
+from svclib.training import checkpoint_writer, checkpoints, run_log
+from svclib.training.checkpoints import Checkpoint, newest
 from svclib.training.session import BASE, SessionOptions
 from svclib.utils import config, filesystem
 from svclib.utils.errors import TrainingError
@@ -54,7 +45,7 @@ def find_checkpoint(
     ``options.from_step`` resumes from that step, as a new generation. TrainingError if there are checkpoints but none
     can be used, the log lists checkpoints that are not there, or architecture or dataset differ.
     """
-    identity, from_step, messages, local = run_identity(run), options.from_step, [], None
+    identity, from_step, messages, local = checkpoints.run_identity(run), options.from_step, [], None
     if run_id := identity.get("run_id"):
         try:
             if moved := checkpoint_writer.sync_back(run, run_id):
@@ -84,7 +75,7 @@ def find_checkpoint(
     messages += _compare(run, record, preset, dataset, device, options.allow_changed_dataset)
     generation = record["generation"]
     if from_step is not None:
-        generation = 1 + max([generation, *(c.generation for c in listing(run / "checkpoints"))])
+        generation = 1 + max([generation, *(c.generation for c in checkpoints.listing(run / "checkpoints"))])
     return ResumePoint(found, record["run_id"], generation, record["step"], messages)
 
 
@@ -99,7 +90,7 @@ def restore(
         scaler.load_state_dict(record["scaler"])
     if "optimizer" not in record:
         return ["This checkpoint holds weights only: the optimiser starts afresh."]
-    restore_optimizer(optimizer, checkpoint.part("optimizer"), record["optimizer"])
+    checkpoints.restore_optimizer(optimizer, checkpoint.part("optimizer"), record["optimizer"])
     return []
 
 
@@ -198,7 +189,7 @@ def _require_new(run: Path, identity: dict, from_step: int | None) -> None:
 
 def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, device: str, allowed: bool) -> list[str]:
     """Refuse another architecture or, unless allowed, another dataset; returns messages on other differences."""
-    then, today, messages = record["preset"], describe_preset(preset), []
+    then, today, messages = record["preset"], checkpoints.describe_preset(preset), []
     if then["kind"] != today["kind"]:
         raise TrainingError(f"'{run}' holds a run of kind {then['kind']}; train {today['kind']} in another folder.")
     for part in ("features", "model"):
@@ -210,7 +201,7 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
     if differ := differences(then["training"], today["training"], {"steps"}):
         messages.append(f"Training settings changed since step {record['step']}: {differ}.")
     if record["dataset"]["fingerprint"] != dataset.fingerprint:
-        old, new = record["dataset"]["recordings"], recording_hashes(dataset)
+        old, new = record["dataset"]["recordings"], checkpoints.recording_hashes(dataset)
         changed = sum(old[name] != new[name] for name in old.keys() & new.keys())
         changes = f"{len(new.keys() - old)} recordings added, {len(old.keys() - new)} removed, {changed} changed"
         if old == new:
@@ -219,7 +210,7 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
         if not allowed:
             raise TrainingError(f"{text} Allow the changed dataset to resume with it, or begin a new run elsewhere.")
         messages.append(f"{text} Going on with it, as asked.")
-    if record["device"] != device or record["versions"] != new_record("", 0, preset, dataset)["versions"]:
+    if record["device"] != device or record["versions"] != checkpoints.new_record("", 0, preset, dataset)["versions"]:
         messages.append("Another device or version than last time: the result is as good, but not bit-identical.")
     return messages
 
