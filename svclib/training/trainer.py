@@ -315,7 +315,11 @@ class Trainer:
         if self.step != (self.writer.saved_step or 0):
             if validate_last and self.validated_step != self.step:
                 self.validate()
-            if not any(time.sleep(pause_s) or self.save() for pause_s in (0.0, 0.5, 2.0)):
+            for pause_s in (0.0, 0.5, 2.0):
+                time.sleep(pause_s)
+                if self.save():
+                    break
+            else:
                 last = self.writer.saved_step or self.writer.first_step
                 raise TrainingError(
                     f"Step {self.step} was reached but could not be saved ({self.log.message}). The last checkpoint is "
