@@ -282,8 +282,8 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
         "kind": "classifier",
     }
     record = {**head, "settings": to_dict(model.settings), "info": info or {}}
-    pieces = checkpoints.pack(Checkpoint(record, dict(model.state_dict())))
-    return atomic_store.commit_new(path, lambda part: atomic_store.commit_bytes(part, *pieces))
+    data = checkpoints.pack(Checkpoint(record, dict(model.state_dict())))
+    return atomic_store.commit_new(path, lambda part: atomic_store.write_bytes(part, [data]))
 
 
 def load(path: str | Path) -> tuple[Classifier, dict]:

@@ -23,7 +23,8 @@ OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing cho
 
 def widget_of(spec: ControlSpec) -> W.Widget:
     """The widget of a control: checkbox, menu, slider or number box; its class is ``t-`` and the control's name."""
-    kind, settings = W.Dropdown, {"options": menu_options(spec)}
+    settings: dict[str, Any] = {"options": menu_options(spec)}
+    kind: type[W.Widget] = W.Dropdown
     if isinstance(spec.default, bool):
         kind, settings = W.Checkbox, {"value": spec.default, "indent": False}
     elif spec.step is not None:

@@ -4,7 +4,7 @@ import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
 from IPython.display import HTML, display
 
-from svclib.analysis import ddsp_inspection, lesson, plots
+from svclib.analysis import ddsp_inspection, lesson, player, plots
 from svclib.analysis import html as page
 from svclib.models import instrument
 from svclib.notebooks import base as widgets

@@ -9,6 +9,7 @@ import pytest
 import torch
 from browsing import NAME, data_of, wait_until
 from scipy.ndimage import gaussian_filter
+from singer_truth import truth as truth_of
 
 from svclib.analysis import compare, player, step_audio
 from svclib.analysis import html as page
@@ -31,7 +32,7 @@ def sharpening(steps=24, seconds=3.0, method="dpmpp", seed=1, transpose=1.0):
     sung = singers.render("aria", singers.demo_song(), 22050, seed=1)
     n = int(seconds * 22050)
     samples = sung.audio[3300 : 3300 + n]
-    truth = sung.truth(22050, 256)
+    truth = truth_of(sung, 22050, 256)
     frames = n // 256
     first = round(3300 / 256)
     f0_hz, voiced = (np.asarray(x)[first : first + frames] for x in (truth.f0_hz, truth.voiced))
