@@ -140,7 +140,7 @@ def synth_controls(instrument, result: pipeline.Conversion, start_s=0.0, seconds
         cut(controls.amplitude),
         cut(controls.distribution),
         cut(controls.noise_magnitudes),
-        cut(controls.z),
+        cut(z),
     )
 
 

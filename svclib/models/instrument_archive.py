@@ -1,7 +1,7 @@
 """Untrusted instrument zips: nothing is extracted, executed or taken on trust.
 
-:class:`Archive` looks into a zip with a list of allowed names, caps on every size and a seal (the zip's comment holds
-the SHA-256 of all bytes before it); :func:`weights` reads tensors only where they are those that are expected.
+Names are from a list, every size has a cap, the zip's comment (the seal) holds the SHA-256 of all bytes before it, and
+tensors are read only where they are those that are expected.
 """
 
 import contextlib
@@ -38,10 +38,11 @@ _PEERS = (
 
 
 @contextlib.contextmanager
-def guard(path: Path):
-    """Turn whatever reading a broken file raises into one :class:`ModelError` that names it."""
+def opened(path: Path):
+    """Context of an :class:`Archive`; whatever a broken file raises in it becomes a ModelError that names the file."""
     try:
-        yield
+        with Archive(path) as archive:
+            yield archive
     except (ModelError, ConfigError, StorageError) as error:
         raise ModelError(f"'{path.name}' cannot be opened: {unzip.printable(str(error), 1000)}") from None
     except FileNotFoundError:
@@ -53,20 +54,14 @@ def guard(path: Path):
         raise ModelError(f"'{path.name}' cannot be read ({why}); download it again.") from None
 
 
-def check_sizes(sizes: dict[str, int]) -> None:
-    """Refuse members that are too large to be loaded again: a ModelError names the size and the limit."""
-    for name, size in sizes.items():
-        if size > MAX_BYTES[name]:
-            raise ModelError(
-                f"{name} has {size / 1e6:.0f} MB; an instrument holds at most {MAX_BYTES[name] / 1e6:.0f} MB."
-            )
-
-
 def pack(members: dict[str, bytes]) -> bytes:
-    """A sealed zip: stored, without dates or owners, so that the same members give the same bytes."""
+    """A sealed zip, stored, without dates or owners; ModelError for a member too large to be loaded again."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
+            if len(data) > MAX_BYTES[name]:
+                limit = f"an instrument holds at most {MAX_BYTES[name] / 1e6:.0f} MB"
+                raise ModelError(f"{name} has {len(data) / 1e6:.0f} MB; {limit}.")
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data)
@@ -78,18 +73,13 @@ def pack(members: dict[str, bytes]) -> bytes:
 class Archive:
     """An instrument's zip, opened for reading after everything but the contents was checked.
 
-    Args:
-        path: The file; it stays open until the ``with`` block ends.
-
-    Attributes:
-        sha256: Of the whole file, once :meth:`check_seal` has run.
+    ``sha256`` is that of the whole file, once :meth:`check_seal` has run.
     """
 
     def __init__(self, path: Path):
         if path.is_dir():
             raise ModelError("it is a folder; an instrument is one .zip file.")
-        self.file = path.open("rb")
-        self.sha256 = ""
+        self.sha256, self.file = "", path.open("rb")
         try:
             self.n_bytes, self.comment = _check_end(self.file)
             self.zip = zipfile.ZipFile(self.file)
@@ -113,10 +103,9 @@ class Archive:
         return b"".join(unzip.entry_blocks(self.zip, self.entries[name]))
 
     def check_seal(self) -> None:
-        """Compare the seal with the bytes; also computes ``sha256``. A zip packed anew has no comment and no seal.
+        """Compare the seal with the bytes and compute ``sha256``; a zip packed anew has no comment and no seal.
 
-        Raises:
-            ModelError: if any byte differs, or the file is larger than its members explain.
+        ModelError if any byte differs, or the file is larger than its members explain.
         """
         explained = sum(e.compress_size for e in self.entries.values()) + 4 * MAX_DIRECTORY_BYTES
         if self.n_bytes > explained:
@@ -191,10 +180,7 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
 
 
 def check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
-    """Refuse a weights file smaller than the expected tensors, or larger by more than ``MAX_HEADER_BYTES``.
-
-    An ModelError names both sizes.
-    """
+    """Refuse a weights file smaller than the expected tensors, or larger by more than ``MAX_HEADER_BYTES``."""
     wanted = sum(t.numel() * t.element_size() for t in expected.values())
     if not wanted <= n_bytes <= wanted + MAX_HEADER_BYTES:
         raise ModelError(
@@ -203,17 +189,9 @@ def check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
 
 
 def weights(data: bytes, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Read ``weights.safetensors``, after its header was compared with the architecture's.
+    """The tensors of a ``weights.safetensors``, on the CPU, after its header was compared with the architecture's.
 
-    Args:
-        data: The whole file.
-        expected: Tensors by name as the architecture has them, float32 or int64; their values are not read.
-
-    Returns:
-        The file's tensors by name, all finite, on the CPU.
-
-    Raises:
-        ModelError: if a name, type, shape or value is not as expected.
+    ``expected`` has the names, shapes and types (float32 or int64); a ModelError names what is not as expected.
     """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):

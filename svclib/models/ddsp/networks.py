@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.audio import spectral_loss
+from svclib.models.layers import Samples, at_positions
 
 Z_WINDOWS = {1024: 2048, 512: 1024, 256: 1024, 128: 512, 64: 256}  # hop of z -> window of its MFCCs, samples
 Z_MFCC, Z_MELS, Z_FMIN_HZ, Z_FMAX_HZ = 30, 128, 20.0, 8000.0
@@ -75,8 +76,7 @@ def htk_mel_weights(sample_rate_hz: float | int, n_fft: int) -> np.ndarray:
 class ZEncoder(nn.Module):
     """Latent z of a recording: MFCCs, normalised over the whole clip, a GRU, a dense layer.
 
-    The normalisation looks at the whole clip, so a clip is always measured whole (:meth:`mfcc` piece by piece is fine)
-    before :meth:`encode`; z of a piece on its own would differ.
+    The normalisation looks at the whole clip, so z of a piece on its own would differ.
     """
 
     def __init__(self, sample_rate_hz: float | int, hop_samples: int, rnn_channels: int, z_dims: int):
@@ -92,9 +92,7 @@ class ZEncoder(nn.Module):
         self.gru = nn.GRU(Z_MFCC, rnn_channels, batch_first=True)
         self.out = nn.Linear(rnn_channels, z_dims)
 
-    def mfcc(
-        self, audio: Float[Tensor, "batch samples"], first: int = 0, n_frames: int | None = None
-    ) -> Float[Tensor, "batch z_frames 30"]:
+    def mfcc(self, audio: Samples, first: int = 0, n_frames: int | None = None) -> Float[Tensor, "batch z_frames 30"]:
         """DCT-II of log mel magnitudes (floor 1e-5); frame ``i`` centred in samples ``[i * hop, (i + 1) * hop)``.
 
         ``ceil(samples / hop)`` frames, or ``n_frames`` of them from ``first``; outside the clip is silence.
@@ -114,7 +112,7 @@ class ZEncoder(nn.Module):
         normal = (mfcc - mean) / torch.sqrt(variance + INSTANCE_NORM_EPS) * self.scale + self.shift
         return self.out(self.gru(normal)[0])
 
-    def forward(self, audio: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch z_frames z"]:
+    def forward(self, audio: Samples) -> Float[Tensor, "batch z_frames z"]:
         """z of a whole clip from its samples."""
         return self.encode(self.mfcc(audio))
 
@@ -123,7 +121,4 @@ class ZEncoder(nn.Module):
     ) -> Float[Tensor, "batch frames z"]:
         """z on straight lines between its frames' centres, read at the centres of frames ``first...`` of the grid."""
         centre = (torch.arange(first, first + n_frames, device=z.device) + 0.5) * (hop_samples / self.hop_samples) - 0.5
-        centre = centre.clamp(0, z.shape[1] - 1)
-        left = centre.floor().long()
-        right = (left + 1).clamp_max(z.shape[1] - 1)
-        return torch.lerp(z[:, left], z[:, right], (centre - left)[:, None].to(z.dtype))
+        return at_positions(z, centre)
