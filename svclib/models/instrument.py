@@ -51,17 +51,10 @@ CONSENT = (
 
 @dataclasses.dataclass(frozen=True)
 class Instrument:
-    """An opened instrument.
+    """An opened instrument, its ``model`` in eval mode on the CPU.
 
-    Attributes:
-        name: For people.
-        kind: A key of ``KINDS``.
-        model: In eval mode, on the CPU.
-        features: How songs have to be measured for it.
-        statistics: Of the recordings it was trained on (``Dataset.statistics``).
-        info: See :func:`save`.
-        sha256: Of the whole file: it distinguishes instruments of equal name.
-        path: Where it was read from.
+    ``features`` say how songs have to be measured for it, ``statistics`` are of the recordings it was trained on,
+    ``info`` is that of :func:`save`; ``sha256`` of the whole file distinguishes instruments of equal name.
     """
 
     name: str

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings
 from svclib.models.layers import Content
+from svclib.utils import rng
 from svclib.utils.errors import ModelError
 
 NEIGHBOURS = 4
@@ -76,9 +77,9 @@ class CachedContent(ContentEncoder):
 
     fields = ("content",)
 
-    def __init__(self, dims: int):
+    def __init__(self, dims: int, code_noise: float = 0.0):
         super().__init__()
-        self.dims = dims
+        self.dims, self.code_noise = dims, code_noise
 
     @classmethod
     def from_settings(cls, settings: Any, features: FeatureSettings) -> "CachedContent":
@@ -91,7 +92,23 @@ class CachedContent(ContentEncoder):
         if inputs.content is None or tuple(inputs.content.shape) != expected:
             got = "none" if inputs.content is None else f"shape {tuple(inputs.content.shape)}"
             raise ModelError(f"Content features of shape {expected} are needed; {got} arrived. Measure them.")
-        return inputs.content.to(inputs.log_mel)
+        code = inputs.content.to(inputs.log_mel)
+        if generator is None or not self.code_noise:
+            return code
+        return code + self.code_noise * rng.normal(tuple(code.shape), generator).to(code)
+
+
+@register("whisper")
+class WhisperContent(CachedContent):
+    """Whisper's features in the code space of ``words``, which approximates them: models trained on either read both.
+
+    In training the code (of standard deviation 1) gets noise of ``code_noise``.
+    """
+
+    @classmethod
+    def from_settings(cls, settings: Any, features: FeatureSettings) -> "WhisperContent":
+        """The encoder for the features' content settings."""
+        return cls(features.units.dims, settings.code_noise)
 
 
 class ContentCodebook(nn.Module):

@@ -208,16 +208,8 @@ class Conditions(nn.Module):
     ) -> Condition:
         """The condition of every frame, channels first, normalised over its channels.
 
-        Args:
-            code: From the content encoder.
-            f0_hz: Target F0; read only where voiced.
-            voiced: Whether a frame has a pitch.
-            loudness_db: A-weighted, -80 .. 0.
-            singer: Weights of the singers, rows adding to 1.
-            dropped: Which of ``CONDITIONS`` to replace by their null, per batch entry; none if None.
-
-        Returns:
-            The condition.
+        ``f0_hz`` is read only where ``voiced``, ``loudness_db`` is A-weighted (-80 .. 0), the rows of ``singer`` are
+        weights that add to 1, and ``dropped`` says which of ``CONDITIONS`` to replace by their null.
         """
         on = voiced.float()
         octaves = torch.log2(f0_hz.clamp_min(1.0) / 220.0) * on
@@ -233,19 +225,10 @@ class Conditions(nn.Module):
 class CachedDenoiser:
     """A denoiser bound to one song: ``(x_t, t) -> eps``, evaluated in chunks with a halo, so that memory is bounded.
 
-    What :meth:`Denoiser.precompute` gives is kept (full model: 20 x 768 numbers a frame, 61 kB in fp32) as long as it
-    fits into ``cache_bytes`` (1 GB holds 3 minutes); beyond that each chunk computes its own part at every call.
-
-    Args:
-        denoiser: The network; copied in ``precision`` where that is not fp32.
-        parameterization: What its output means.
-        condition: Of the song.
-        coarse: The coarse mel, scaled to -1 .. 1, and its expected error, above 0, in the same scale.
-        precision: One of ``layers.PRECISIONS``. Input and output stay float32; one evaluation in bf16 differs from
-            fp32 by below 1 % of the noise.
-        chunk_frames: Frames computed at once, without the halo.
-        cache_bytes: Most bytes to keep.
-        cancelled: Polled before every chunk.
+    ``coarse`` is the coarse mel and its expected error. What :meth:`Denoiser.precompute` gives is kept (full model:
+    61 kB a frame in fp32) as long as it fits into ``cache_bytes`` (1 GB holds 3 minutes); beyond that each chunk
+    computes its own part at every call. Input and output stay float32 in any ``precision``; one evaluation in bf16
+    differs from fp32 by below 1 % of the noise. ``cancelled`` is polled before every chunk.
     """
 
     def __init__(

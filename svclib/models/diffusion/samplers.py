@@ -95,14 +95,9 @@ class SamplingOptions:
 class SamplerStep:
     """One evaluation of the denoiser. Tensors are the sampler's own: copy what you keep, never write into them.
 
-    Attributes:
-        index: 0 for the first evaluation.
-        n_calls: Evaluations of the whole run; ``plms`` makes one more than its steps.
-        t: Diffusion time.
-        x_t: The noisy signal.
-        x0_hat: The x0 prediction (limited to ``clip``, where that was given).
-        eps_hat: The predicted noise: the denoiser's output.
-        sigma, alpha: Factors of noise and signal in ``x_t``.
+    ``index`` counts from 0 to ``n_calls - 1`` (``plms`` makes one call more than its steps), ``t`` is the diffusion
+    time, ``x0_hat`` is limited to ``clip`` where that was given, ``eps_hat`` is the denoiser's output, ``sigma`` and
+    ``alpha`` are the factors of noise and signal in ``x_t``.
     """
 
     index: int
@@ -119,12 +114,9 @@ class SamplerStep:
 class Sampler:
     """An entry of :data:`SAMPLERS`.
 
-    Attributes:
-        function: ``(model, x, levels) -> x_0``, with ``eta`` as fourth argument where that is not None.
-        label: For menus.
-        eta: Default amount of fresh noise, or None for a deterministic sampler.
-        log_snr: Steps evenly spaced in log-SNR instead of whole diffusion times.
-        n_calls: Number of steps -> number of denoiser evaluations.
+    ``function`` is ``(model, x, levels) -> x_0``, with the amount of fresh noise as fourth argument where its default
+    ``eta`` is not None. With ``log_snr`` steps are evenly spaced in log-SNR instead of whole diffusion times.
+    ``n_calls`` gives the denoiser evaluations for a number of steps.
     """
 
     function: Callable[..., Tensor]
@@ -259,10 +251,6 @@ def sample(
 
     Returns:
         The clean signal, shape and device of ``x_t``.
-
-    Raises:
-        ModelError: as :func:`sampling_times`, or for ``eta`` with a deterministic sampler.
-        Cancelled: when ``cancelled()`` returns True.
     """
     o = options or SamplingOptions()
     o = dataclasses.replace(o, sampler=o.sampler or "dpmpp")

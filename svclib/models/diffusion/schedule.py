@@ -95,18 +95,10 @@ class Schedule:
     def aligned_levels(self, etas: Sequence[int | float]) -> list[NoiseLevel]:
         """The noise levels of a shorter schedule at the real times where this one has them, the noisiest first.
 
-        ``t_s = t + (sqrt(abar_t) - sqrt(gbar_s)) / (sqrt(abar_t) - sqrt(abar_{t+1}))`` where ``sqrt(gbar_s)`` lies
-        between ``sqrt(abar_{t+1})`` and ``sqrt(abar_t)`` (DiffWave, Kong et al. 2021, appendix B).
-
-        Args:
-            etas: Noise variance added at each step, least first.
-
-        Returns:
-            A level for each eta.
-
-        Raises:
-            ModelError: naming an eta that is no share of 0 to 1, is below the one before, or leads to a noise level
-                that this schedule does not have.
+        ``etas`` are the noise variances added at each step, least first. ``t_s = t + (sqrt(abar_t) - sqrt(gbar_s)) /
+        (sqrt(abar_t) - sqrt(abar_{t+1}))`` where ``sqrt(gbar_s)`` lies between ``sqrt(abar_{t+1})`` and
+        ``sqrt(abar_t)`` (DiffWave, Kong et al. 2021, appendix B). A ModelError names an eta that is no share of 0 to 1,
+        is below the one before, or leads to a noise level that this schedule does not have.
         """
         if not len(etas):
             raise ModelError("The list of etas is empty; a schedule needs at least one step.")

@@ -68,10 +68,12 @@ def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelCo
         )
 
 
-def render_batch(vocoder: Vocoder, log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, seed: int) -> Tensor:
-    """``render`` of each row of a batch, every one with the noise of ``seed``: ``[batch, samples]``."""
+def render_batch(
+    vocoder: Vocoder, log_mel: LogMels, f0_hz: Frames, voiced: Voiced, seed: int = 0, part: str = "audio"
+) -> Samples:
+    """``render`` of each row of a batch, every one with the noise of ``seed``."""
     rows = zip(*(x.cpu().numpy() for x in (log_mel, f0_hz, voiced)), strict=True)
-    return torch.from_numpy(np.stack([vocoder.render(*row, seed=seed).audio for row in rows])).to(log_mel)
+    return torch.from_numpy(np.stack([getattr(vocoder.render(*row, seed=seed), part) for row in rows])).to(log_mel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,8 +247,7 @@ class HarmonicSource:
 
     def songs(self, log_mel: LogMels, f0_hz: Frames, voiced: Voiced) -> Samples:
         """The signal of songs of any length, by their pitch alone."""
-        rows = zip(*(x.cpu().numpy() for x in (log_mel, f0_hz, voiced)), strict=True)
-        return torch.from_numpy(np.stack([self.vocoder.render(*row).harmonic for row in rows])).to(log_mel)
+        return render_batch(self.vocoder, log_mel, f0_hz, voiced, part="harmonic")
 
     @torch.no_grad()
     def locked(self, audio: Samples, log_mel: LogMels, f0_hz: Frames, voiced: Voiced) -> Samples:

@@ -40,16 +40,11 @@ MAX_CONFIG_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class NsfSettings(Settings):
-    """The fields of ``config.json``, under its own names.
+    """The fields of ``config.json``, under its own names; the mel always has a natural log and the floor 1e-5.
 
-    Attributes:
-        sampling_rate, hop_size, num_mels, n_fft, win_size, fmin, fmax: The mel; always natural log, floor 1e-5.
-        upsample_rates, upsample_kernel_sizes, upsample_initial_channel: The upsampling stages; rates multiply to the
-            hop, channels halve from stage to stage.
-        resblock_kernel_sizes, resblock_dilation_sizes: The residual blocks behind every stage.
-        mini_nsf: True: one sine at the rate of the second stage and for it alone, voiced or not. False: nine
-            harmonics with noise at the sample rate, for every stage.
-        noise_sigma: Noise added behind the first layer.
+    ``upsample_rates`` multiply to the hop, and channels halve from stage to stage. With ``mini_nsf`` the source is one
+    sine at the rate of the second stage and for it alone, voiced or not; without, nine harmonics with noise at the
+    sample rate, for every stage. ``noise_sigma`` is noise added behind the first layer.
     """
 
     sampling_rate: int = 44100
