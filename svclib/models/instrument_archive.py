@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors.torch
 import torch
@@ -41,8 +42,10 @@ _PEERS = (
 def opened(path: Path):
     """Context of an :class:`Archive`; whatever a broken file raises in it becomes a ModelError that names the file."""
     try:
-        with Archive(path) as archive:
-            yield archive
+        if path.is_dir():
+            raise ModelError("it is a folder; an instrument is one .zip file.")
+        with path.open("rb") as file:
+            yield Archive(file)
     except (ModelError, ConfigError, StorageError) as error:
         raise ModelError(f"'{path.name}' cannot be opened: {unzip.printable(str(error), 1000)}") from None
     except FileNotFoundError:
@@ -76,23 +79,11 @@ class Archive:
     ``sha256`` is that of the whole file, once :meth:`check_seal` has run.
     """
 
-    def __init__(self, path: Path):
-        if path.is_dir():
-            raise ModelError("it is a folder; an instrument is one .zip file.")
-        self.sha256, self.file = "", path.open("rb")
-        try:
-            self.n_bytes, self.comment = _check_end(self.file)
-            self.zip = zipfile.ZipFile(self.file)
-            self.entries = _check_entries(self.zip.infolist())
-        except BaseException:
-            self.file.close()
-            raise
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
+    def __init__(self, file: BinaryIO):
+        self.file, self.sha256 = file, ""
+        self.n_bytes, self.comment = _check_end(file)
+        self.zip = zipfile.ZipFile(file)
+        self.entries = _check_entries(self.zip.infolist())
 
     def size(self, name: str) -> int:
         """Unpacked bytes of a member by the directory."""
@@ -112,10 +103,7 @@ class Archive:
             raise ModelError(f"it has {self.n_bytes} bytes, more than its contents explain; download it again.")
         digest, left = hashlib.sha256(), self.n_bytes - len(self.comment)
         self.file.seek(0)
-        while left > 0:
-            block = self.file.read(min(left, 1 << 20))
-            if not block:
-                raise ModelError("it is cut off; download it again.")
+        while block := self.file.read(min(left, 1 << 20)):
             digest.update(block)
             left -= len(block)
         if self.comment and self.comment != (SEAL + digest.hexdigest()).encode():

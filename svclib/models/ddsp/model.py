@@ -326,16 +326,14 @@ class DdspModel(SpectralLossModel):
                 yield controls
 
         sound = render_controls(chunks(), pitch.float(), rate, hop, seed, progress, cancelled)
-        return dataclasses.replace(sound, audio=self._in_room(sound.audio, chunk_frames * hop))
+        return dataclasses.replace(sound, audio=self._in_room(sound.audio))
 
-    def _in_room(self, dry: np.ndarray, block: int) -> np.ndarray:
+    def _in_room(self, dry: np.ndarray) -> np.ndarray:
         """The dry sound with the trained room added, block by block."""
         if self.room is None:
             return dry
-        taps = torch.cat([torch.zeros_like(self.room[:1]), self.room[1:]])[None, None]
-        wet = np.concatenate([dry, np.zeros(self.room.shape[0] - 1, np.float32)])
-        for start in range(0, len(dry), block):
-            piece = torch.from_numpy(dry[start : start + block])[None].to(taps.device)
-            added = synthesis.fft_convolve(piece, taps, full=True)[0].cpu().numpy()
-            wet[start : start + len(added)] += added
-        return wet[: len(dry)]
+        import scipy.signal
+
+        taps = self.room.detach().cpu().numpy().copy()
+        taps[0] = 0.0  # the direct sound is there
+        return dry + scipy.signal.oaconvolve(dry, taps)[: len(dry)]

@@ -4,6 +4,7 @@ Layers, widths and initial values are those of the published systems (see ``ddsp
 """
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.audio import spectral_loss
+from svclib.audio.mel import MelConfig
 from svclib.models.layers import Samples, at_positions
 
 Z_WINDOWS = {1024: 2048, 512: 1024, 256: 1024, 128: 512, 64: 256}  # hop of z -> window of its MFCCs, samples
@@ -63,16 +65,6 @@ class Decoder(nn.Module):
         return self.out(self.out_stack(torch.cat([hidden, recurrent], dim=-1))), state
 
 
-def htk_mel_weights(sample_rate_hz: float | int, n_fft: int) -> np.ndarray:
-    """Triangular filters evenly spaced on the HTK mel scale (peak 1), float32 ``[mels, bins]``."""
-    low, high = (2595.0 * math.log10(1.0 + f / 700.0) for f in (Z_FMIN_HZ, Z_FMAX_HZ))
-    edges = 700.0 * (10.0 ** (np.linspace(low, high, Z_MELS + 2) / 2595.0) - 1.0)
-    bins = np.linspace(0, sample_rate_hz / 2, n_fft // 2 + 1)
-    rise = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    fall = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
-    return np.maximum(0, np.minimum(rise, fall)).astype(np.float32)
-
-
 class ZEncoder(nn.Module):
     """Latent z of a recording: MFCCs, normalised over the whole clip, a GRU, a dense layer.
 
@@ -83,7 +75,12 @@ class ZEncoder(nn.Module):
         super().__init__()
         self.hop_samples = hop_samples
         self.n_fft = Z_WINDOWS[self.hop_samples]
-        self.register_buffer("mel", torch.from_numpy(htk_mel_weights(sample_rate_hz, self.n_fft)), persistent=False)
+        mel = MelConfig(
+            sample_rate_hz, self.n_fft, self.n_fft, hop_samples, Z_MELS, Z_FMIN_HZ, Z_FMAX_HZ, scale="htk", norm="none"
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Empty filters")  # the lowest are narrower than a bin of a short window
+            self.register_buffer("mel", mel.filters(), persistent=False)
         order, k = np.arange(Z_MFCC)[:, None], np.arange(Z_MELS)
         dct = np.cos(math.pi / Z_MELS * order * (k + 0.5)) * math.sqrt(2.0 / Z_MELS)
         self.register_buffer("dct", torch.from_numpy(dct.astype(np.float32)), persistent=False)

@@ -49,11 +49,8 @@ class DiffWaveNet(nn.Module):
 
     The arguments are those of ``DiffWaveSettings``; ``n_mels`` is 0 without a mel, ``n_labels`` without labels, and
     ``sourced`` says whether a harmonic source is a second input. With ``squeeze`` (WaveGlow, Prenger et al. 2019) the
-    layers run that many times less often, so that far wider ones are affordable.
-
-    Attributes:
-        halo: Positions on either side that one output position depends on.
-        frame_positions: Positions per mel frame.
+    layers run that many times less often, so that far wider ones are affordable. One output position depends on
+    ``halo`` positions on either side; a mel frame has ``frame_positions``.
     """
 
     def __init__(

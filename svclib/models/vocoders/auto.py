@@ -91,11 +91,7 @@ class LoadedVocoder:
         return sound if isinstance(sound, Synthesis) else Synthesis(sound, sound, np.zeros_like(sound))
 
     def resynthesize(
-        self,
-        measured: Features,
-        seed: int = 0,
-        progress: ProgressCallback | None = None,
-        cancelled: Callable | None = None,
+        self, measured: Features, seed: int = 0, progress: ProgressCallback | None = None, cancelled: Any = None
     ) -> Synthesis:
         """Copy synthesis: :meth:`render` of measured features; ModelError if they have another mel contract or none."""
         if measured.log_mel is None:
@@ -137,10 +133,7 @@ def load_vocoder(
         progress: Called with a fraction and a text while something is fetched.
 
     Returns:
-        The vocoder.
-
-    Raises:
-        ModelError, StorageError: naming the file, what is wrong with it and what to do.
+        The vocoder; a ModelError or StorageError names the file, what is wrong with it and what to do.
     """
     if str(where) in VOCODERS:
         return VOCODERS[str(where)]()
