@@ -12,8 +12,9 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -176,6 +177,25 @@ def check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
         )
 
 
+def require_shapes(shapes: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights whose names and shapes are not the expected ones."""
+    if odd := sorted(set(shapes) ^ set(expected)):
+        raise ModelError(f"the weights {odd[0][:80]!r} are missing or too many: made for another model version.")
+    for name, shape in shapes.items():
+        if shape != list(expected[name].shape):
+            raise ModelError(
+                f"the weights {name[:80]!r} have shape {str(shape)[:60]}, expected {list(expected[name].shape)}: made "
+                "for another model version."
+            )
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that hold NaN or infinity."""
+    for name, tensor in tensors.items():
+        if not math.isfinite(tensor.double().sum().item()) and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"the weights {name[:80]!r} are not all finite numbers.")
+
+
 def weights(data: bytes, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of a ``weights.safetensors``, on the CPU, after its header was compared with the architecture's.
 
@@ -185,24 +205,15 @@ def weights(data: bytes, expected: dict[str, torch.Tensor]) -> dict[str, torch.T
     if len(data) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise ModelError("weights.safetensors has no valid header.")
     header = strict_json(data[8 : 8 + length], "weights.safetensors")
-    if not isinstance(header, dict) or set(header) != set(expected):
-        odd = sorted(set(header) ^ set(expected))[0] if isinstance(header, dict) else "?"
-        raise ModelError(f"the weights '{odd[:80]}' are missing or too many: made for another model version.")
-    names = {torch.float32: "F32", torch.int64: "I64"}
-    for name, entry in header.items():
-        tensor = expected[name]
-        if not isinstance(entry, dict) or entry.get("dtype") != names.get(tensor.dtype):
-            raise ModelError(f"the weights '{name[:80]}' are not float32.")
-        if entry.get("shape") != list(tensor.shape):
-            raise ModelError(
-                f"the weights '{name[:80]}' have shape {str(entry.get('shape'))[:60]}, expected {list(tensor.shape)}: "
-                "made for another model version."
-            )
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise ModelError("weights.safetensors has no valid header.")
+    require_shapes({name: entry.get("shape") for name, entry in header.items()}, expected)
+    types = {torch.float32: "F32", torch.int64: "I64"}
+    if wrong := [name for name, entry in header.items() if entry.get("dtype") != types.get(expected[name].dtype)]:
+        raise ModelError(f"the weights {wrong[0][:80]!r} are not float32.")
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # SafetensorError is a bare Exception
         raise ModelError(f"weights.safetensors cannot be read ({str(error)[:120]}).") from None
-    for name, tensor in tensors.items():
-        if not math.isfinite(tensor.double().sum().item()) and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"the weights '{name[:80]}' are not all finite numbers.")
+    require_finite(tensors)
     return tensors

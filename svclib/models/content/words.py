@@ -173,11 +173,10 @@ class Words(ContentEncoder):
     def _code(self, envelope: Tensor, n_frames: int, chunk_frames: int) -> Content:
         """Normalise over the recording, run the network in chunks, interpolate to the contract's frames."""
         x = normalised(envelope @ self.basis, envelope.mean(-1))
-        x = F.pad(x, (0, x.shape[-1] % 2))
-        network, chunk, n, parts = pretrained(str(envelope.device)), max(2, chunk_frames // 2 * 2), x.shape[-1], []
-        for start in range(0, n, chunk):
-            low, stop = max(0, start - HALO), min(n, start + chunk)
-            code = network(x[..., low : min(n, stop + HALO)])
-            parts.append(code[..., (start - low) // 2 : (stop - low) // 2])
-        code = torch.cat(parts, -1).transpose(1, 2)
+        x, network = F.pad(x, (0, x.shape[-1] % 2)), pretrained(str(envelope.device))
+        size = max(1, chunk_frames // 2)  # of code frames, each of two input frames
+        (code,) = run_in_chunks(
+            lambda low, high: (network(x[..., 2 * low : 2 * high]),), x.shape[-1] // 2, size, HALO // 2
+        )
+        code = code.transpose(1, 2)
         return at_positions(code, ((torch.arange(n_frames, device=code.device) + 0.5) * self.rate - 1.0) / 2)

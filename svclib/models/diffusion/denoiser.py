@@ -209,7 +209,7 @@ class Conditions(nn.Module):
         """The condition of every frame, channels first, normalised over its channels.
 
         ``f0_hz`` is read only where ``voiced``, ``loudness_db`` is A-weighted (-80 .. 0), the rows of ``singer`` are
-        weights that add to 1, and ``dropped`` says which of ``CONDITIONS`` to replace by their null.
+        weights that add to 1, and ``dropped`` marks which of ``CONDITIONS`` to replace by their null.
         """
         on = voiced.float()
         octaves = torch.log2(f0_hz.clamp_min(1.0) / 220.0) * on

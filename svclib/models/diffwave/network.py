@@ -48,7 +48,7 @@ class DiffWaveNet(nn.Module):
     """The network of all DiffWaves; BASE is 30 layers of 64 channels, LARGE 30 of 128.
 
     The arguments are those of ``DiffWaveSettings``; ``n_mels`` is 0 without a mel, ``n_labels`` without labels, and
-    ``sourced`` says whether a harmonic source is a second input. With ``squeeze`` (WaveGlow, Prenger et al. 2019) the
+    ``sourced`` is True if a harmonic source is a second input. With ``squeeze`` (WaveGlow, Prenger et al. 2019) the
     layers run that many times less often, so that far wider ones are affordable. One output position depends on
     ``halo`` positions on either side; a mel frame has ``frame_positions``.
     """
@@ -173,7 +173,7 @@ class DiffWaveNet(nn.Module):
         return made.transpose(1, 2).flatten(1)
 
     def gate_conditions(self, encoded: Tensor | None, fixed: Tensor | None) -> Iterator[Tensor | None]:
-        """What :meth:`encode` and :meth:`label_gates` add to the gates of each layer."""
+        """Sums of what :meth:`encode` and :meth:`label_gates` add to the gates, layer by layer."""
         for i in range(len(self.stack.blocks)):
             parts = [] if encoded is None else [self.layer_condition(i, encoded)]
             parts += [] if fixed is None else [fixed[:, i]]

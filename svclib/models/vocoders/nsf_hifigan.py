@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from svclib.audio.mel import MelConfig
 from svclib.features.f0 import fill_unvoiced
-from svclib.models import layers
+from svclib.models import instrument_archive, layers
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.layers import Frames, LogMels, Samples
 from svclib.models.vocoders.harmonic import check_shapes
@@ -299,7 +299,8 @@ def load(path: str | Path) -> NsfHifigan:
         with torch.device("meta"), layers.skip_init():
             expected = NsfHifigan(settings, path.stem).state_dict()
         plain = plain_weights(tensors)
-        _compare(plain, expected)
+        instrument_archive.require_shapes({name: list(tensor.shape) for name, tensor in plain.items()}, expected)
+        instrument_archive.require_finite(plain)
         model = NsfHifigan(settings, path.stem)
         model.load_state_dict({k: v.float() for k, v in plain.items()})
     except OSError as error:
@@ -341,15 +342,3 @@ def _require_own_numbers(tensors: Mapping[str, Tensor]) -> None:
         left[storage._cdata] = left.get(storage._cdata, 4 * storage.nbytes()) - tensor.numel() * tensor.element_size()
         if left[storage._cdata] < 0:
             raise ModelError(f"the weights {name[:80]!r} are not numbers of their own.")
-
-
-def _compare(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    if odd := sorted(set(tensors) ^ set(expected)):
-        raise ModelError(f"the weights {odd[0][:80]!r} are missing or too many for its config.json.")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise ModelError(
-                f"the weights {name!r} have shape {list(tensor.shape)}, expected {list(expected[name].shape)}."
-            )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"the weights {name!r} are not all finite numbers.")
