@@ -8,7 +8,7 @@ on the noisy signal, so it is a separate call (:meth:`GatedStack.project`) made 
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -280,6 +280,24 @@ class MelScaled(nn.Module):
     def unscale(self, x0: Mels) -> LogMels:
         """The inverse of :meth:`scale`."""
         return (x0.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+
+def registrar(registry: dict[str, Any]) -> Callable[[str], Callable[[Any], Any]]:
+    """A function ``register(name)``: a decorator that offers a class or function under a name."""
+
+    def register(name: str) -> Callable[[Any], Any]:
+        def add(entry: Any) -> Any:
+            registry[name] = entry
+            return entry
+
+        return add
+
+    return register
 
 
 @contextlib.contextmanager

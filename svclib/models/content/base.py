@@ -1,6 +1,6 @@
 """The content encoder interface, its registry, the encoder of cached features, and the retrieval codebook."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from svclib.features.condition_inputs import ConditionInputs
 from svclib.features.extract import FeatureSettings
-from svclib.models.layers import Content
+from svclib.models.layers import Content, registrar
 from svclib.utils import rng
 from svclib.utils.errors import ModelError
 
@@ -49,16 +49,7 @@ class ContentEncoder(nn.Module):
 
 
 CONTENT_ENCODERS: dict[str, type[ContentEncoder]] = {}
-
-
-def register(name: str) -> Callable[[type[ContentEncoder]], type[ContentEncoder]]:
-    """Class decorator: offer a content encoder under a name, the value of ``DiffusionSettings.content``."""
-
-    def add(encoder: type[ContentEncoder]) -> type[ContentEncoder]:
-        CONTENT_ENCODERS[name] = encoder
-        return encoder
-
-    return add
+register = registrar(CONTENT_ENCODERS)  # the value of ``DiffusionSettings.content``
 
 
 def build(settings: Any, features: FeatureSettings) -> ContentEncoder:

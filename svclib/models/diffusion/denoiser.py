@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from svclib.audio.mel import MelConfig
 from svclib.models import layers
 from svclib.models.diffusion.schedule import Schedule, expand_like
-from svclib.models.layers import Condition, Content, Frames, LogMels, Mels, Times, Voiced
+from svclib.models.layers import Condition, Content, Frames, LogMels, Mels, Times, Voiced, registrar
 from svclib.utils.errors import raise_if_cancelled
 
 CONDITIONS = ("content", "f0", "loudness", "singer")
@@ -65,16 +65,7 @@ class Denoiser(nn.Module):
 
 
 DENOISERS: dict[str, type[Denoiser]] = {}
-
-
-def register(name: str) -> Callable[[type[Denoiser]], type[Denoiser]]:
-    """Class decorator: offer a denoiser under a name, the value of ``DiffusionSettings.denoiser``."""
-
-    def add(denoiser: type[Denoiser]) -> type[Denoiser]:
-        DENOISERS[name] = denoiser
-        return denoiser
-
-    return add
+register = registrar(DENOISERS)  # the value of ``DiffusionSettings.denoiser``
 
 
 @register("wavenet")

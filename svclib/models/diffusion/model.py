@@ -155,11 +155,6 @@ class DiffusionModel(layers.MelScaled):
         what = f"mean square noise + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
         return f"{what} + {self.settings.vocoder_weight:g} {self.vocoder.loss_name}" if self.vocoder else what
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.mel_low.device
-
     def singer_weights(self, weights: Mapping[str, int | float] | str | None = None) -> Float[Tensor, "1 singers"]:
         """Names with weights, one name, or None (the first singer) -> weights that add to 1."""
         target = {weights: 1.0} if isinstance(weights, str) else dict(weights or {self.singers[0]: 1.0})

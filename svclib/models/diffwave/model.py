@@ -164,11 +164,6 @@ class DiffWaveModel(layers.MelScaled):
         """The loss in words, for curves and tables."""
         return f"mean {'square' if self.settings.loss == 'l2' else 'absolute'} error of the {self.settings.prediction}"
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.net.input.weight.device
-
     def prior_std(self, mel: Mels) -> Samples | None:
         """Standard deviation of the noise at every sample: 1 (None), or of a prior that follows the mel's energy.
 

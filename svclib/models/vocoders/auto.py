@@ -20,6 +20,7 @@ from svclib.models import instrument
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave
+from svclib.models.layers import registrar
 from svclib.models.vocoders import nsf_hifigan
 from svclib.models.vocoders.harmonic import check_shapes
 from svclib.utils import atomic_store, download, filesystem, unzip
@@ -104,16 +105,7 @@ class LoadedVocoder:
 # function ``(log_mel [frames, mels], f0_hz [frames], voiced [frames], seed, progress=, cancelled=)`` that returns
 # float32 ``[frames * hop]`` or a Synthesis.
 VOCODERS: dict[str, Callable[[], LoadedVocoder]] = {}
-
-
-def register(name: str) -> Callable[[Callable[[], LoadedVocoder]], Callable[[], LoadedVocoder]]:
-    """Decorator: offer a loader of a vocoder under a name."""
-
-    def add(loader: Callable[[], LoadedVocoder]) -> Callable[[], LoadedVocoder]:
-        VOCODERS[name] = loader
-        return loader
-
-    return add
+register = registrar(VOCODERS)
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
