@@ -59,17 +59,16 @@ def steps(public, frames: int, repeats: int) -> None:
     torch.nn.init.normal_(own.output.weight, std=0.1)
     ready = {
         "converted weights": CachedDenoiser(converted, mel),
-        "converted weights, conditions not kept": CachedDenoiser(converted, mel, cache_bytes=0),
         "own BASE": CachedDenoiser(own, mel),
         "own BASE, bf16": CachedDenoiser(own, mel, precision="bf16"),
     }
     with torch.inference_mode():
         want = public(x, mel, t)[:, 0]
-        off = float((ready["converted weights"].step(x, T) - want).abs().max() / want.abs().max())
-        half = ready["own BASE"].step(x, T)
-        rough = float((ready["own BASE, bf16"].step(x, T) - half).abs().max() / half.abs().max())
+        off = float((ready["converted weights"](x, T) - want).abs().max() / want.abs().max())
+        half = ready["own BASE"](x, T)
+        rough = float((ready["own BASE, bf16"](x, T) - half).abs().max() / half.abs().max())
         variants = {"diffwave 0.1.7": lambda: public(x, mel, t)}
-        variants.update({name: (lambda p=p: p.step(x, T)) for name, p in ready.items()})
+        variants.update({name: (lambda p=p: p(x, T)) for name, p in ready.items()})
         best = clocked(variants, repeats)
     table("one step", best, frames * HOP / RATE_HZ)
     once = {"converted weights": lambda: CachedDenoiser(converted, mel), "own BASE": lambda: CachedDenoiser(own, mel)}

@@ -87,7 +87,7 @@ def synth_controls(instrument, result: pipeline.Conversion, start_s=0.0, seconds
         z = model.z_encoder.at_frames(model.encode_z(result.song.audio), 0, last, hop)
     inputs = (torch.from_numpy(np.array(x[:last]))[None] for x in (tracks.f0_hz, tracks.voiced, tracks.loudness_db))
     made = model.controls(*inputs, z=z)
-    curves = (made.amplitude, made.distribution, made.noise_magnitudes, made.z)
+    curves = (made.amplitude, made.distribution, made.noise_magnitudes, z)
     cut = (None if x is None else x[0, first:last].numpy() for x in curves)
     return SynthControls(hop / rate_hz, tracks.f0_hz[first:last], tracks.voiced[first:last], *cut)
 
