@@ -244,9 +244,9 @@ def describe(instrument: Instrument) -> str:
 
 # Inside ---------------------------------------------------------------------------------------------------------------
 
-_INFO = {"trained_steps": int, "validation_loss": (float, int, type(None)), "singers": list}
+_INFO: dict[str, Any] = {"trained_steps": int, "validation_loss": (float, int, type(None)), "singers": list}
 _INFO |= dict.fromkeys(("loss", "f0", "versions"), dict) | dict.fromkeys(("licence", "consent", "created"), str)
-_FIELDS = dict.fromkeys(("features", "model", "statistics", "info", "members"), dict)
+_FIELDS: dict[str, Any] = dict.fromkeys(("features", "model", "statistics", "info", "members"), dict)
 _FIELDS |= {"format": str, "format_version": int, "name": str, "kind": str}
 
 

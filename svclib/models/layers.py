@@ -8,7 +8,7 @@ on the noisy signal, so it is a separate call (:meth:`GatedStack.project`) made 
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,10 +20,15 @@ from svclib.audio.mel import MelConfig
 from svclib.utils.errors import ModelError
 
 # Tensors by the shapes that the models exchange.
-Frames, Voiced, Samples = Float[Tensor, "batch frames"], Bool[Tensor, "batch frames"], Float[Tensor, "batch samples"]
-LogMels, Mels = Float[Tensor, "batch frames mels"], Float[Tensor, "batch mels frames"]  # Mels are scaled to -1 .. 1
-Hidden, Condition = Float[Tensor, "batch channels frames"], Float[Tensor, "batch dims frames"]
-Content, Times = Float[Tensor, "batch frames code"], Float[Tensor, " batch"]
+Frames: TypeAlias = Float[Tensor, "batch frames"]
+Voiced: TypeAlias = Bool[Tensor, "batch frames"]
+Samples: TypeAlias = Float[Tensor, "batch samples"]
+LogMels: TypeAlias = Float[Tensor, "batch frames mels"]
+Mels: TypeAlias = Float[Tensor, "batch mels frames"]  # scaled to -1 .. 1
+Hidden: TypeAlias = Float[Tensor, "batch channels frames"]
+Condition: TypeAlias = Float[Tensor, "batch dims frames"]
+Content: TypeAlias = Float[Tensor, "batch frames code"]
+Times: TypeAlias = Float[Tensor, " batch"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *DTYPES)
@@ -149,7 +154,7 @@ class GatedStack(nn.Module):
 
     def forward(self, x: Hidden, step: Float[Tensor, "batch step_dims"], projected: Iterable) -> Hidden:
         """Run the blocks; ``projected`` is what is added to each one's gates: from :meth:`project`, or None."""
-        total = 0.0
+        total: Any = 0.0
         for block, condition in zip(self.blocks, projected, strict=True):
             x, skip = block(x, step, condition)
             total = total + skip

@@ -16,7 +16,7 @@ from svclib.models.instrument import InstrumentEntry
 from svclib.models.vocoders import auto as vocoders
 from svclib.notebooks import base as widgets
 from svclib.notebooks.panel import Panel
-from svclib.utils.control_spec import ControlSpec, control_specs
+from svclib.utils.serialization import ControlSpec, control_specs
 
 OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing chosen
 

@@ -66,7 +66,7 @@ class Tiles:
     def run(self, x: Float[Tensor, "1 inputs n"], step: Float[Tensor, "1 512"], condition) -> Float[Tensor, "1 out n"]:
         """``net.run`` of one signal; ``condition`` comes from :meth:`gate_conditions`."""
         net, c, n, blocks = self.net, self.net.channels, x.shape[2], self.net.stack.blocks
-        now, total, reach = F.relu(net.input(x))[0], x.new_zeros(c, n), max(block.halo for block in blocks)
+        now, total, reach = F.relu(net.input(x))[0], x.new_zeros(c, n), max(int(block.halo) for block in blocks)
         padded = x.new_zeros(c, n + 2 * reach)
         stacked, gates, gated = (x.new_ones(rows, self.size) for rows in (3 * c, 2 * c, c + 1))
         for i, block in enumerate(blocks):

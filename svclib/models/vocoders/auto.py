@@ -80,12 +80,15 @@ class LoadedVocoder:
         A diffwave without a harmonic source uses no pitch. Only ``harmonic`` has parts; of the others ``harmonic`` is
         the whole sound and ``noise`` is silent. ModelError if the shapes do not belong together.
         """
-        tracks = [np.ascontiguousarray(x, dtype=np.float32) for x in (log_mel, f0_hz)]
-        tracks.append(np.ascontiguousarray(voiced, dtype=bool))
-        check_shapes(*(torch.from_numpy(x)[None] for x in tracks), self.contract)
+        arrays = zip((log_mel, f0_hz, voiced), (np.float32, np.float32, bool), strict=True)
+        tracks = [np.ascontiguousarray(x, dtype) for x, dtype in arrays]
+        mel, pitch, sounding = (torch.from_numpy(x)[None] for x in tracks)
+        check_shapes(mel, pitch, sounding, self.contract)
         if self.kind == "diffwave":
             callback, options = diffwave.step_progress(progress), SamplingOptions(seed=seed)
-            sound = diffwave.vocode(self.model, *tracks, options, self.fast, callback, cancelled)
+            sound = diffwave.vocode(
+                self.model, tracks[0], tracks[1], tracks[2], options, self.fast, callback, cancelled
+            )
         else:
             render = getattr(self.model, "render", self.model)
             sound = render(*tracks, seed, progress=progress, cancelled=cancelled)
