@@ -209,7 +209,7 @@ class TaskPanel(Panel):
         widgets.fill_files(self.song, self.base.examples, widgets.newest_first(songs))
 
     def missing(self) -> str:
-        """What has to be there before work can begin, as text; empty if all is."""
+        """Text that names what has to be there before work can begin; empty if all is."""
         lines, again = [], "and press Look again."
         if self.instrument.value is None:
             remedy = f"Make one with notebook 02, or put its zip file there, {again}"
