@@ -39,7 +39,7 @@ def compute(recordings: Iterable[tuple[str, extract.Features]]) -> dict:
 
 
 def _measure(item: extract.Features) -> dict:
-    """What the statistics keep of one recording."""
+    """Measurements of one recording that the statistics keep."""
     loudness, rate_hz = item.loudness_db, item.settings.sample_rate_hz
     note = np.asarray(note_mask(note_on_ratio(loudness, item.confidence), 1.0)) if len(loudness) else np.zeros(0, bool)
     midi = units.hz_to_midi(item.f0_hz[note & item.voiced & (item.f0_hz > 0)].astype(np.float64))

@@ -209,7 +209,7 @@ class TaskPanel(Panel):
         widgets.fill_files(self.song, self.base.examples, widgets.newest_first(songs))
 
     def missing(self) -> str:
-        """A text on all that has to be there before work can begin; empty if it is."""
+        """Text that names what has to be there before work can begin; empty if all is."""
         lines, again = [], "and press Look again."
         if self.instrument.value is None:
             remedy = f"Make one with notebook 02, or put its zip file there, {again}"
@@ -227,7 +227,7 @@ class TaskPanel(Panel):
         unusable = ["These files cannot be used:", *self._unusable] if self._unusable else []
         self.message.show(self.missing() or "\n".join(unusable), "warning")
 
-    def open_instrument(self, path: Path):
+    def open_instrument(self, path: Path) -> instrument.Instrument:
         """``base.open_instrument`` with progress."""
         self.progress(0.0, f"opening {path.name}")
         return widgets.open_instrument(path)

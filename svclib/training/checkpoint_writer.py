@@ -68,7 +68,7 @@ class CheckpointWriter:
     """Saves the checkpoints of the session that begins at a ``ResumePoint``.
 
     ``saved_step`` and ``saved_at`` are the last committed step, or None, and its time in this session;
-    ``fallback_reason`` says why checkpoints go to the local disk at present, or is empty.
+    ``fallback_reason`` is the reason why checkpoints go to the local disk at present, or is empty.
     """
 
     def __init__(self, run: Path, start: Any, session_id: str, settings: Any, log_message: Callable[[str], None]):

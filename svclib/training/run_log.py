@@ -1,4 +1,4 @@
-"""What a run writes for people: metrics and their curves, messages, previews, TensorBoard.
+"""Records of a run for people: metrics and their curves, messages, previews, TensorBoard.
 
 ``RUN/metrics.jsonl`` gets one line per step and is only appended to. A session that resumes from step 500 logs that as
 an event, and reading drops the steps after 500 logged before it.

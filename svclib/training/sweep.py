@@ -24,7 +24,7 @@ from svclib.utils.serialization import to_dict
 class Cell:
     """One combination (setting -> value, as text), its run and result at the last step.
 
-    Only equal ``loss_definition`` are comparable; ``problem`` says why it stopped early, or is None.
+    Only equal ``loss_definition`` are comparable; ``problem`` is the reason why it stopped early, or is None.
     """
 
     values: dict[str, str]
