@@ -1,4 +1,4 @@
-"""How close a vocoder comes to recordings it did not learn from, and whether it buzzes on breaths and sibilants.
+"""Closeness of a vocoder to recordings it did not learn from, and whether it buzzes on breaths and sibilants.
 
     python benchmarks/copy_synthesis.py DATA VOCODER [VOCODER ...] [--every-step] [--limit N] [--keep DIR] [--json FILE]
 

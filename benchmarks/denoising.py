@@ -85,8 +85,8 @@ def main() -> None:
     print("| step | noise | share | reading | SI-SDR before, dB | gain, dB | its spread, dB |\n" + "|---" * 7 + "|")
     rows = [row for t in chosen.step or [25] for row in gains(opened, clips, chosen.clips, t, chosen.seed)]
     if chosen.json:
-        told = {"model": opened.name, "sha256": opened.sha256, "seed": chosen.seed, "rows": rows}
-        chosen.json.write_text(json.dumps(told, indent=1) + "\n")
+        report = {"model": opened.name, "sha256": opened.sha256, "seed": chosen.seed, "rows": rows}
+        chosen.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

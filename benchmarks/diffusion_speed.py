@@ -1,4 +1,4 @@
-"""How long a diffusion conversion takes: one denoiser call, and ten seconds of song in all its parts.
+"""Seconds of a diffusion conversion: one denoiser call, and ten seconds of song in all its parts.
 
     python benchmarks/diffusion_speed.py [--seconds 10] [--repeats 5]
 
@@ -78,8 +78,8 @@ def song(name: str, seconds: float, repeats: int) -> dict:
     """CPU seconds of the parts of a conversion."""
     model = model_of(name)
     rate_hz = model.features.sample_rate_hz
-    sung = singers.render("aria", singers.demo_song(), sample_rate_hz=rate_hz).audio
-    audio = np.resize(sung, round(seconds * rate_hz))
+    rendered = singers.render("aria", singers.demo_song(), sample_rate_hz=rate_hz).audio
+    audio = np.resize(rendered, round(seconds * rate_hz))
     rows = []
     for _ in range(repeats):
         measuring, measured = clocked(lambda: extract.extract(np.asarray(audio, np.float32), model.features))

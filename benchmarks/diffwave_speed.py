@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/diffwave_speed.py FOLDER [--seconds 1] [--repeats 5] [--training]
 
 Only the package's model is used; its weights are random, converted where both have to agree. Every variant is timed in
-turn, ``repeats`` times over, by the thread's own clock (work of other processes counts little), and the best is told.
+turn, ``repeats`` times over, by the thread's own clock (other processes count little), and the best is printed.
 """
 
 import argparse
@@ -53,23 +53,22 @@ def table(title: str, best: dict[str, float], seconds: float) -> None:
 
 
 def steps(public, frames: int, repeats: int) -> None:
-    """One step of a walk, and what has to be prepared for it."""
+    """One step of a sampling run, and what has to be prepared for it."""
     x, mel, t = torch.randn(1, frames * HOP), torch.rand(1, MELS, frames), torch.tensor([T])
     converted, own = diffwave_weights.convert(public.state_dict()), DiffWaveNet(64, 30, 10, MELS).eval()
     torch.nn.init.normal_(own.output.weight, std=0.1)
     ready = {
         "converted weights": CachedDenoiser(converted, mel),
-        "converted weights, conditions not kept": CachedDenoiser(converted, mel, cache_bytes=0),
         "own BASE": CachedDenoiser(own, mel),
         "own BASE, bf16": CachedDenoiser(own, mel, precision="bf16"),
     }
     with torch.inference_mode():
         want = public(x, mel, t)[:, 0]
-        off = float((ready["converted weights"].step(x, T) - want).abs().max() / want.abs().max())
-        half = ready["own BASE"].step(x, T)
-        rough = float((ready["own BASE, bf16"].step(x, T) - half).abs().max() / half.abs().max())
+        off = float((ready["converted weights"](x, T) - want).abs().max() / want.abs().max())
+        half = ready["own BASE"](x, T)
+        rough = float((ready["own BASE, bf16"](x, T) - half).abs().max() / half.abs().max())
         variants = {"diffwave 0.1.7": lambda: public(x, mel, t)}
-        variants.update({name: (lambda p=p: p.step(x, T)) for name, p in ready.items()})
+        variants.update({name: (lambda p=p: p(x, T)) for name, p in ready.items()})
         best = clocked(variants, repeats)
     table("one step", best, frames * HOP / RATE_HZ)
     once = {"converted weights": lambda: CachedDenoiser(converted, mel), "own BASE": lambda: CachedDenoiser(own, mel)}

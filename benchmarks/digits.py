@@ -1,13 +1,13 @@
-"""How good are generated digits: samples of each class, FID, IS, mIS, AM, NDB/K and accuracy, beside real clips'.
+"""Quality of generated digits: samples of each class, FID, IS, mIS, AM, NDB/K and accuracy, beside real clips'.
 
     python benchmarks/digits.py DATA MODEL.zip OUT [--per-label 30] [--fast] [--seed 0] [--device auto]
 
 DATA is a folder of recordings named {digit}_{speaker}_{take}.wav (or holds one, digits/), takes 0-4 held out. MODEL.zip
 is a DiffWave trained with labels or with no condition. Everything is made below OUT, and a second run uses what is
-there: the listener (OUT/listener.safetensors, trained first, within a minute on one thread), every clip (OUT/made-...).
+there: the classifier (OUT/classifier.safetensors, trained first, a minute on one thread), every clip (OUT/made-...).
 Printed, and written to OUT/digits.json: one table for each number of clips per label that allows a comparison: the
 model, another part of the training set, and the test set, each against the same clips of the training set. With few
-clips FID tells more about their number than about the model: only the rows of one table compare.
+clips FID depends more on their number than on the model: only the rows of one table compare.
 OUT/digits.png shows spectrograms, made-.../all.wav plays three clips of each label.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from lib import classifier, generation
-from svclib.analysis.plots import base as plots
+from svclib.analysis import plots
 from svclib.audio import io as audio
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
@@ -36,36 +36,36 @@ class Reporter:
     """Progress on one line every few seconds, with the time that is left."""
 
     def __init__(self, what: str):
-        self.what, self.begun, self.told = what, time.monotonic(), 0.0
+        self.what, self.begun, self.reported = what, time.monotonic(), 0.0
 
     def __call__(self, fraction: float, text: str = "") -> None:
         """Tell how far it is."""
         now = time.monotonic()
-        if now - self.told > 10 or fraction >= 1:
-            self.told = now
+        if now - self.reported > 10 or fraction >= 1:
+            self.reported = now
             spent = now - self.begun
             left = f", {spent / fraction - spent:.0f} s left" if 0.02 < fraction < 1 else ""
             print(f"{self.what}: {100 * fraction:.0f} %, {spent:.0f} s{left}. {text}", flush=True)
 
 
-def listener(folder: Path, out: Path, epochs: int) -> tuple[classifier.Classifier, dict]:
-    """The listener of an earlier run, or a new one, with its accuracy on both splits."""
-    path = out / "listener.safetensors"
+def trained_classifier(folder: Path, out: Path, epochs: int) -> tuple[classifier.Classifier, dict]:
+    """The classifier of an earlier run, or a new one, with its accuracy on both splits."""
+    path = out / "classifier.safetensors"
     if not path.exists():
-        model = classifier.train(folder, epochs=epochs, progress=Reporter("listener"))
-        told = {"epochs": epochs}
+        model = classifier.train(folder, epochs=epochs, progress=Reporter("classifier"))
+        info = {"epochs": epochs}
         for split, name in (("train", "train"), ("validation", "test")):
             known = classifier.clips(folder, split)
-            heard = classifier.listen(model, known.audio, known.sample_rate_hz)
-            told |= {f"{name}_clips": len(known), f"{name}_accuracy": classifier.accuracy(heard, known.labels)}
-        classifier.save(path, model, told)
+            outputs = classifier.classify(model, known.audio, known.sample_rate_hz)
+            info |= {f"{name}_clips": len(known), f"{name}_accuracy": classifier.accuracy(outputs, known.labels)}
+        classifier.save(path, model, info)
     return classifier.load(path)
 
 
 def made_clips(voice: Instrument, labels: list[str], out: Path, options: argparse.Namespace) -> dict[str, list[Path]]:
     """The clips of each label, generated where they are missing; a batch hangs on the seed, its label and number."""
-    way = "fast" if options.fast else "all"
-    folder = out / f"made-{voice.sha256[:8]}-{way}-seed{options.seed}-by{options.batch}"
+    schedule = "fast" if options.fast else "all"
+    folder = out / f"made-{voice.sha256[:8]}-{schedule}-seed{options.seed}-by{options.batch}"
     n_samples = round(voice.model.settings.sound_s * voice.features.sample_rate_hz)
     batches = [(i, start) for start in range(0, options.per_label, options.batch) for i in range(len(labels))]
     report = Reporter("clips")
@@ -84,19 +84,19 @@ def made_clips(voice: Instrument, labels: list[str], out: Path, options: argpars
             )
             for path, sound in zip(paths, sounds, strict=True):
                 if not path.exists():
-                    told = audio.write(path, sound, voice.features.sample_rate_hz)
-                    if told.gain_db < 0:
-                        print(told.text)
+                    written = audio.write(path, sound, voice.features.sample_rate_hz)
+                    if written.gain_db < 0:
+                        print(written.text)
         report((done + 1) / len(batches), f"'{labels[i]}', {start + options.batch} clips")
     return {label: [folder / f"{label}_{k:04d}.wav" for k in range(options.per_label)] for label in labels}
 
 
-def tables(judge, known: dict, made: classifier.Heard, asked: list[str], conditional: bool) -> dict[int, dict]:
+def tables(judge, known: dict, made: classifier.Outputs, asked: list[str], conditional: bool) -> dict[int, dict]:
     """Rows of measures for each number of clips per label: model, other training clips, test set."""
     names = sorted(set(asked)) if conditional else sorted(set(known["train"].labels))
     chosen = {k: [i for i, label in enumerate(c.labels) if label in names] for k, c in known.items()}
     labels = {k: [known[k].labels[i] for i in v] for k, v in chosen.items()}
-    heard = {k: classifier.listen(judge, known[k].audio[v], known[k].sample_rate_hz) for k, v in chosen.items()}
+    outputs = {k: classifier.classify(judge, known[k].audio[v], known[k].sample_rate_hz) for k, v in chosen.items()}
     most = {k: min(v.count(name) for name in names) for k, v in labels.items()}
     of_model = min(asked.count(name) for name in names) if conditional else len(made) // len(names)
     sizes = sorted({min(of_model, n) for n in (most["test"], most["train"] // 2, most["train"])} - {0})
@@ -106,12 +106,12 @@ def tables(judge, known: dict, made: classifier.Heard, asked: list[str], conditi
         by_label = generation.balanced(asked, n)[0] if conditional else np.arange(n * len(names))
         candidates = {"model": (made[by_label], [asked[i] for i in by_label] if conditional else None)}
         if other:
-            candidates["other training clips"] = heard["train"][other[0]], [labels["train"][i] for i in other[0]]
+            candidates["other training clips"] = outputs["train"][other[0]], [labels["train"][i] for i in other[0]]
         if most["test"] >= n:
             of_test = generation.balanced(labels["test"], n)[0]
-            candidates["test set"] = heard["test"][of_test], [labels["test"][i] for i in of_test]
+            candidates["test set"] = outputs["test"][of_test], [labels["test"][i] for i in of_test]
         n_bins = max(2, min(generation.N_BINS, n * len(names) // 5))
-        against = heard["train"][reference], [labels["train"][i] for i in reference]
+        against = outputs["train"][reference], [labels["train"][i] for i in reference]
         found[n] = {
             name: generation.measure(against[0], row, row_labels, against[1], n_bins)
             for name, (row, row_labels) in candidates.items()
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=10, help="clips made at once; another number gives other clips")
     parser.add_argument("--fast", action="store_true", help="by the fast schedule instead of every trained step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=5, help="of the listener's training")
+    parser.add_argument("--epochs", type=int, default=5, help="of the classifier's training")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options = parser.parse_args(arguments)
     if options.per_label < 2 or options.batch < 1:
@@ -177,10 +177,10 @@ def main(arguments: list[str] | None = None) -> int:
     settings = getattr(voice.model, "settings", None)
     if voice.kind != "diffwave" or settings.condition == "mel":
         parser.error(f"{options.model.name} cannot generate: give a DiffWave with labels, or without a condition")
-    judge, told = listener(folder, options.out, options.epochs)
+    judge, info = trained_classifier(folder, options.out, options.epochs)
     print(
-        f"listener: {100 * told['test_accuracy']:.1f} % of {told['test_clips']} test clips, "
-        f"{100 * told['train_accuracy']:.1f} % of {told['train_clips']} training clips",
+        f"classifier: {100 * info['test_accuracy']:.1f} % of {info['test_clips']} test clips, "
+        f"{100 * info['train_accuracy']:.1f} % of {info['train_clips']} training clips",
         flush=True,
     )
     conditional = settings.condition == "label"
@@ -201,15 +201,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not together.exists():
         first = [x for sounds in made.values() for x in sounds[: 3 if conditional else 30]]
         audio.write(together, np.concatenate(first), voice.features.sample_rate_hz)
-    heard = classifier.listen(judge, [x for sounds in made.values() for x in sounds], voice.features.sample_rate_hz)
+    outputs = classifier.classify(judge, [x for sounds in made.values() for x in sounds], voice.features.sample_rate_hz)
     known = {"train": classifier.clips(folder, "train"), "test": classifier.clips(folder, "validation")}
-    found = tables(judge, known, heard, asked, conditional)
+    found = tables(judge, known, outputs, asked, conditional)
     for n, rows in found.items():
         print(f"\n{n} clips of each label, against {n} of each of the training set\n\n{generation.table(rows)}")
     per_label = {
         label: {
             "clips": asked.count(label),
-            "heard_as_asked": sum(a == b == label for a, b in zip(asked, heard.labels, strict=True)),
+            "heard_as_asked": sum(a == b == label for a, b in zip(asked, outputs.labels, strict=True)),
         }
         for label in labels
     }
@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
         "trained_steps": voice.info["trained_steps"],
         "fast": options.fast,
         "seed": options.seed,
-        "listener": told,
+        "classifier": info,
         "per_label": per_label,
         "significance": 0.05,
         "tables": {str(n): {name: _plain(row) for name, row in rows.items()} for n, rows in found.items()},

@@ -3,7 +3,7 @@
     python benchmarks/example_lesson.py FOLDER [--steps 900] [--wave-steps 1800]
 
 Trains a small diffusion model on aria and bruno (5 minutes of singing) and a small DiffWave on their sung vowels, on
-one CPU thread (about 180 and 230 s here), then writes ``svclib/analysis/lesson/lesson_example.json.gz``. A stage
+one CPU thread (about 180 and 230 s here), then writes ``svclib/analysis/lesson_example.json.gz``. A stage
 whose result is in FOLDER is not repeated.
 """
 
@@ -15,9 +15,7 @@ from pathlib import Path
 
 import torch
 
-from svclib.analysis import player
-from svclib.analysis.lesson import build as lesson
-from svclib.analysis.lesson import diffwave as lesson_wave
+from svclib.analysis import lesson, player
 from svclib.audio import io as audio
 from svclib.conversion import song as songs
 from svclib.data import dataset, singers
@@ -111,8 +109,8 @@ def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
         v: singers.render("aria", Score((Note(PITCHES[0], 1.0, v, -1.0),), v), 8000, seed=77).audio for v in place
     }
     a, o = (sounds[v][1200:9600] for v in "ao")
-    fast = lesson_wave.fast_and_full(model, 8192, "a", every_step=False)[0]
-    runs = lesson_wave.four_examples(model, a, o, "a")
+    fast = lesson.fast_and_full(model, 8192, "a", every_step=False)[0]
+    runs = lesson.four_examples(model, a, o, "a")
     facts = {"wave_steps": len(fast.trace), "wave_text": text}
     return (
         player.group([fast]),

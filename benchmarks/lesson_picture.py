@@ -10,8 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"
 
 import browsing
 
-from svclib.analysis import player
-from svclib.analysis.lesson import build as lesson
+from svclib.analysis import lesson, player
 from svclib.utils import atomic_store
 
 

@@ -1,4 +1,4 @@
-"""What a person waits for who presses Run: pictures of a walk in JupyterLab, in a headless Chromium, by its own clock.
+"""Waiting time after Run: pictures of a sampling run in JupyterLab, in a headless Chromium, by its own clock.
 
     python benchmarks/live.py [--instrument NAME.zip] [--song FILE] [--seconds S] [--steps N] [--repeats N]
 
@@ -26,7 +26,7 @@ def sentence(name: str, seen: dict) -> str:
     arrived = np.sort(np.array([*pictures, *seen["progress"]]))
     gaps = np.diff(arrived[arrived <= pictures[-1]])
     return (
-        f"{name}: first picture after {pictures[0]:.0f} ms; until the walk ended at {pictures[-1]:.0f} ms "
+        f"{name}: first picture after {pictures[0]:.0f} ms; until the run ended at {pictures[-1]:.0f} ms "
         f"{len(pictures) - 1} more, median {np.median(np.diff(pictures)):.0f} ms apart, and something new at least "
         f"every {gaps.max():.0f} ms; drawn and free after {seen['idle']:.0f} ms"
     )
@@ -35,7 +35,7 @@ def sentence(name: str, seen: dict) -> str:
 def prepared(home: Path, arguments) -> None:
     """The folder with an instrument and a song."""
     from svclib.models import instrument
-    from svclib.notebooks import first_run
+    from svclib.notebooks import prepare
     from svclib.utils import workspace
 
     base = workspace.base_folder(base=home)
@@ -54,7 +54,7 @@ def prepared(home: Path, arguments) -> None:
     if arguments.song:
         shutil.copy(arguments.song, base.examples)
     else:
-        first_run.songs(base)
+        prepare.songs(base)
 
 
 def main() -> int:
@@ -86,7 +86,7 @@ def main() -> int:
             for after_s in (0.2, 1.0):
                 found = browsing.cancel_study(page, after_s)
                 print(
-                    f"Cancel {after_s:g} s after Run: said after {found['said']:.0f} ms, free after "
+                    f"Cancel {after_s:g} s after Run: reported after {found['said']:.0f} ms, free after "
                     f"{found['free']:.0f} ms ({found['text']})",
                     flush=True,
                 )

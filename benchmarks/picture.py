@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from svclib.analysis.plots import base as plots
+from svclib.analysis import plots
 from svclib.audio import io as audio
 from svclib.utils import atomic_store
 
@@ -12,7 +12,7 @@ def main(demo: str, out: str) -> None:
     """Song and result beside each other."""
     base = Path(demo)
     song, result = next((base / "examples").glob("*.wav")), next((base / "output").glob("*.wav"))
-    titles = ("a song by one synthetic singer", "the same, sung by an instrument trained on the other")
+    titles = ("a song by one synthetic singer", "the same, rendered by an instrument trained on the other")
     sounds = [audio.read(path, 16000) for path in (song, result)]
     pairs = zip(titles, sounds, strict=True)
     figure = plots.compare_spectrograms([(title, s.samples, s.sample_rate_hz, None) for title, s in pairs])

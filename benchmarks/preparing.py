@@ -3,8 +3,8 @@
     python benchmarks/preparing.py DATA [--files N]
 
 Segments of ``voices/kathleen_sung`` are measured (``segments.measure``) by one thread, two threads and two processes
-that were started afresh ("spawn", the only way that is safe beside torch). The first two are measured again at the end:
-their spread is that of the machine. For the processes the time to start them is told apart.
+that were started afresh ("spawn", the only method that is safe beside torch). The first two are measured again at the
+end: their spread is that of the machine. For the processes the time to start them is given apart.
 """
 
 import argparse

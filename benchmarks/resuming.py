@@ -1,10 +1,10 @@
-"""What safety costs: seconds of a save at every preset's size, and from a disconnect to the next training step.
+"""Cost of safety: seconds of a save at every preset's size, and from a disconnect to the next training step.
 
     python benchmarks/resuming.py DATA OUT [--saves N]
 
 Save: checkpoints of model, running mean and Adam's moments are committed to OUT (written, synced, read again and
-compared), N times each, a training step between them; told is the median, and its share of the five minutes between two
-saves.
+compared), N times each, a training step between them; printed is the median, and its share of the five minutes
+between two saves.
 
 Restart: the three voices of ``voices_spoken`` are prepared and trained for two steps by ``diffusion_small``; then, as
 notebooks 01 and 02 do after a disconnect, a new process prepares the folders again (every file is hashed, nothing

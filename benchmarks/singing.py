@@ -1,4 +1,4 @@
-"""Train on a real voice, sing two real songs with it, and measure how far the result is from what was asked.
+"""Train on a real voice, convert two real songs with it, and measure how far the result is from what was asked.
 
     python benchmarks/singing.py DATA OUT [--preset ddsp_small] [--minutes 15] [--voice voices/kathleen_sung]
 
@@ -35,15 +35,15 @@ SONGS = ("singing/vocadito_1", "singing/nitech_f001_004")
 
 def obtained(voice: instrument.Instrument, result: pipeline.Conversion) -> dict[str, float]:
     """Asked against obtained, measured with the instrument's own analysis. ``gain_db`` of the limiter is undone."""
-    sung = extract.extract(result.audio, voice.features)
+    measured = extract.extract(result.audio, voice.features)
     asked = result.tracks
-    pitch = metrics.f0_accuracy(asked.f0_hz, asked.voiced, sung.f0_hz, sung.voiced)
-    loudness = metrics.loudness_l1_db(asked.loudness_db, sung.loudness_db - result.gain_db)
+    pitch = metrics.f0_accuracy(asked.f0_hz, asked.voiced, measured.f0_hz, measured.voiced)
+    loudness = metrics.loudness_l1_db(asked.loudness_db, measured.loudness_db - result.gain_db)
     return {"loudness_l1_db": loudness, **{name: pitch[name] for name in ("raw_pitch_accuracy", "voicing_f1")}}
 
 
 def phrase_loss(voice: instrument.Instrument, data: dataset.Dataset) -> float:
-    """Mean spectral loss over the held-out recordings, each sung whole from its own pitch and loudness."""
+    """Mean spectral loss over the held-out recordings, each rendered whole from its own pitch and loudness."""
     losses = []
     for index in data.indices("validation"):
         measured = data.features(index)

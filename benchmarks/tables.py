@@ -1,6 +1,6 @@
 """Fill the marked tables of docs/figures.md and benchmarks/README.md from ``benchmarks/results/*.json``.
 
-    python benchmarks/tables.py            # writes; --check only says which file differs, with status 1
+    python benchmarks/tables.py            # writes; --check only prints which file differs, with status 1
 
 A result is one JSON per measurement: ``what`` was measured, the ``command``, ``date`` and ``machine``, and ``figures``:
 rows of what, obtained, aim (empty where there is none), as text. A table stands between two comments::
@@ -23,8 +23,8 @@ def table(name: str) -> str:
     """The Markdown of one result, by the stem of its file."""
     result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
     rows = ["| | obtained | aim |", "|---|---|---|"] + [f"| {' | '.join(row)} |" for row in result["figures"]]
-    told = f"{result['what']} ({result['machine']}, {result['date']}): `{result['command']}`"
-    return "\n".join([told, "", *rows, ""]) + "\n"
+    about = f"{result['what']} ({result['machine']}, {result['date']}): `{result['command']}`"
+    return "\n".join([about, "", *rows, ""]) + "\n"
 
 
 def filled(text: str) -> str:

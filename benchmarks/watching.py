@@ -1,4 +1,4 @@
-"""What watching a walk costs: capture, memory, map, page size, and the page in a headless Chromium.
+"""Cost of watching a sampling run: capture, memory, map, page size, and the page in a headless Chromium.
 
     python benchmarks/watching.py [--no-browser] [--only overhead|study|arithmetic|page|lessons]
 
@@ -21,10 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"
 import browsing
 from test_player import sharpening
 
-from svclib.analysis import ablation, interventions, player, projection, step_audio, step_metrics
-from svclib.analysis.lesson import build as lesson
+from svclib.analysis import ablation, compare, lesson, player, plots, step_audio
 from svclib.analysis.plots import ablation as views
-from svclib.analysis.plots import base as plots
 from svclib.analysis.recorder import Recorder, select_steps
 from svclib.audio.mel import MelConfig
 from svclib.conversion import song as songs
@@ -56,8 +54,8 @@ def small_model(n_layers: int = 10, channels: int = 128):
 
 
 def overhead(repeats: int = 12, steps: int = 6) -> None:
-    """What capturing costs, in CPU time of this thread, twice: by the clock inside of what capture does, and as the
-    median over rounds of neighbouring short walks with and without it (ddim, 5 s, 10 x 128 channels)."""
+    """Cost of capturing, in CPU time of this thread, twice: by the clock inside of what capture does, and as the
+    median over rounds of neighbouring short runs with and without it (ddim, 5 s, 10 x 128 channels)."""
     model = small_model()
     condition = torch.randn(1, 128, 430, generator=torch.Generator().manual_seed(0))
     prepared = model.prepare(condition, "fp32")
@@ -111,7 +109,7 @@ def overhead(repeats: int = 12, steps: int = 6) -> None:
         print(
             f"capture, {name}: {np.median(clocks[:, k]):.1f} % by the clock inside "
             f"({clocks[:, k].min():.1f} to {clocks[:, k].max():.1f}), {np.median(share[:, k]):+.1f} % as the median of "
-            f"{repeats} neighbouring walks (quartiles {np.percentile(share[:, k], 25):+.1f}, "
+            f"{repeats} neighbouring runs (quartiles {np.percentile(share[:, k], 25):+.1f}, "
             f"{np.percentile(share[:, k], 75):+.1f})"
         )
 
@@ -131,19 +129,19 @@ def a_study() -> None:
 
     measured = extract.extract(sound, model.features)
     song = songs.Song(Path("song.wav"), "song", rate, n, sound, measured)
-    asked = interventions.cut_excerpt(song, None, 0, 5, Controls(use_loudness_statistics=False))
+    asked = ablation.cut_excerpt(song, None, 0, 5, Controls(use_loudness_statistics=False))
     mark("measuring 5 s")
-    factors = [interventions.Intervention(name) for name in ("content", "melody", "timbre")]
+    factors = [ablation.Intervention(name) for name in ("content", "melody", "timbre")]
     options = ablation.RunOptions(SamplingOptions(steps=20))
     plain = ablation.run(model, asked, (), options)
     mark("20 steps with all layers kept")
     ablation.run(model, asked, (), dataclasses.replace(options, probe=factors, features=False))
-    mark(f"the same with +{ablation.probe_calls(20, 3)} calls for the influence of three factors")
+    mark(f"the same with +{3 * len(ablation.probed_steps(20))} calls for the influence of three factors")
     runs = {"as asked": plain} | {c.text: ablation.run(model, asked, [c], options) for c in factors}
     mark("three ablations")
-    sounds = ablation.render_audio(model, plain, range(19))
+    sounds = step_audio.render_audio(model, plain.trace, range(19))
     mark("20 sounds of 5 s through the harmonic vocoder")
-    found = step_metrics.audio_metrics(plain.trace, sounds.audio, model.features, sound)
+    found = step_audio.audio_metrics(plain.trace, sounds.audio, model.features, sound)
     mark("pitch, voicing, loudness and speaker of 20 sounds")
     request = views.ViewRequest(runs, "as asked", "content off", audio_metrics={"as asked": found})
     for name in views.VIEWS:
@@ -155,9 +153,9 @@ def a_study() -> None:
         model, asked, (), ablation.RunOptions(SamplingOptions(sampler="ddim", steps=48), features=False)
     )
     begun = time.process_time()
-    ablation.render_audio(model, many, range(48))
+    step_audio.render_audio(model, many.trace, range(48))
     print(f"48 steps x 5 s made audible: {time.process_time() - begun:.1f} s CPU (target: 30 s on two cores)")
-    print(f"24 probed steps, 3 factors: +{ablation.probe_calls(48, 3)} calls of the network")
+    print(f"24 probed steps, 3 factors: +{3 * len(ablation.probed_steps(48))} calls of the network")
 
 
 def arithmetic() -> None:
@@ -166,7 +164,7 @@ def arithmetic() -> None:
     print(f"states of 10 s x 100 steps x 128 mels: {2 * 100 * 128 * frames * 2 / 1e6:.1f} MB")
     runs = [np.random.default_rng(i).standard_normal((1000, 1024)) for i in range(4)]
     for name, call in (
-        ("joint map of 4 x 1000 x 1024", lambda: projection.joint_map(runs)),
+        ("joint map of 4 x 1000 x 1024", lambda: compare.joint_map(runs)),
         ("selection of 100 from 1000 x 512", lambda: select_steps(runs[0][:, :512], 100)),
     ):
         seconds = []
@@ -190,10 +188,10 @@ def page(browser: bool) -> None:
     """A page of 5 s x 50 steps, every step with its sound."""
     trace = sharpening(50, seconds=5.0)
     rng = np.random.default_rng(0)
-    heard = step_audio.render_steps(
+    rendered = step_audio.render_steps(
         trace, lambda mel: 0.1 * rng.standard_normal(len(mel) * 256).cumsum().astype(np.float32) % 1
     )
-    run = player.Run(trace, "50 steps", heard)
+    run = player.Run(trace, "50 steps", rendered)
     text = player.document([run])
     print(f"page of 5 s x 50 steps, 80 mels, 50 sounds: {len(text) / 1e6:.1f} MB")
     if browser:

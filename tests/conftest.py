@@ -1,14 +1,11 @@
 """Shared fixtures: the folder of real recordings, with a red line where it is absent; the list of cases."""
 
-import math
 import os
 import threading
 from pathlib import Path
 
 import cases
 import pytest
-
-from svclib.data import executors
 
 TESTS = pytest.StashKey[dict]()
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -59,12 +56,6 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(
             "ATTENTION: tests on real recordings were skipped: set SVCLIB_TEST_DATA to their folder.", red=True
         )
-
-
-@pytest.fixture(autouse=True)
-def measured_in_this_process(monkeypatch):
-    """A machine that is busy with tests is slow: what they put in place of measuring must not be left behind for it."""
-    monkeypatch.setattr(executors, "BEGIN_S", math.inf)
 
 
 @pytest.fixture

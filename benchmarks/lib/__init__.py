@@ -1,1 +1,1 @@
-"""What only benchmarks need: clips, measures of generated sets, controls without a model, converters."""
+"""Parts that only benchmarks need: clips, measures of generated sets, controls without a model, converters."""

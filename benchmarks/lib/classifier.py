@@ -1,7 +1,7 @@
-"""A small listener that names spoken digits, or any labels of short clips, and gives 64 numbers for each clip.
+"""A small classifier that names spoken digits, or any labels of short clips, and gives 64 numbers for each clip.
 
-Measures of generated sets (``generation``) compare what it hears in real and in made clips, so they hang on it: two
-numbers compare only where the same listener heard both.
+Measures of generated sets (``generation``) compare its outputs for real and for made clips, so they hang on it: two
+numbers compare only where they come from the same classifier.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ def clips(
     nameless = [entries[i]["name"] for i in chosen if entries[i]["label"] is None]
     if not chosen or nameless:
         what = f"'{nameless[0]}' has no label" if nameless else f"there are no recordings for {split or 'it'}"
-        raise ModelError(f"A listener needs labelled recordings, but {what}. Prepare them with a naming pattern.")
+        raise ModelError(f"A classifier needs labelled recordings, but {what}. Prepare them with a naming pattern.")
     n = round(duration_s * sample_rate_hz)
     sounds = np.stack([fit(read(i), n) for i in chosen])
     labels, names = (tuple(entries[i][key] for i in chosen) for key in ("label", "name"))
@@ -108,8 +108,8 @@ def clips(
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
-    """What a listener heard in clips.
+class Outputs:
+    """Outputs of a classifier for clips.
 
     Attributes:
         features: float64 ``[clips, 64]``.
@@ -124,9 +124,9 @@ class Heard:
     def __len__(self) -> int:
         return len(self.features)
 
-    def __getitem__(self, chosen) -> "Heard":
+    def __getitem__(self, chosen) -> "Outputs":
         """Some of the clips, by a slice or positions."""
-        return Heard(self.features[chosen], self.probabilities[chosen], self.names)
+        return Outputs(self.features[chosen], self.probabilities[chosen], self.names)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -135,19 +135,19 @@ class Heard:
 
 
 @torch.no_grad()
-def listen(
+def classify(
     model: Classifier,
     sounds: np.ndarray | Sequence[np.ndarray],
     sample_rate_hz: int,
     batch_size: int = 100,
     progress: Callable[[float, str], None] | None = None,
-) -> Heard:
-    """What the listener hears in sounds.
+) -> Outputs:
+    """Outputs of the classifier for sounds.
 
     Args:
         model: From :func:`train` or :func:`load`; put into eval mode.
-        sounds: Each ``[samples]``, one channel; cut, or followed by silence, to the length of the listener's clips.
-        sample_rate_hz: Of the sounds; has to be the listener's.
+        sounds: Each ``[samples]``, one channel; cut, or followed by silence, to the length of the classifier's clips.
+        sample_rate_hz: Of the sounds; has to be the classifier's.
         batch_size: Sounds at once; memory grows with it.
         progress: Called with a fraction and a text after each batch.
 
@@ -160,7 +160,7 @@ def listen(
     s = model.settings
     if sample_rate_hz != s.sample_rate_hz:
         raise ModelError(
-            f"These sounds are at {sample_rate_hz} Hz, but the listener was trained at "
+            f"These sounds are at {sample_rate_hz} Hz, but the classifier was trained at "
             f"{s.sample_rate_hz} Hz; resample them first."
         )
     if not len(sounds) or not all(np.ndim(x) == 1 and np.isfinite(x).all() for x in sounds):
@@ -173,15 +173,15 @@ def listen(
         features.append(found.double().numpy())
         probabilities.append(model.last(found).double().softmax(dim=1).numpy())
         if progress:
-            progress(min(1.0, (start + batch_size) / len(sounds)), "listening")
-    return Heard(np.concatenate(features), np.concatenate(probabilities), s.labels)
+            progress(min(1.0, (start + batch_size) / len(sounds)), "classifying")
+    return Outputs(np.concatenate(features), np.concatenate(probabilities), s.labels)
 
 
-def accuracy(heard: Heard, labels: Sequence[str]) -> float:
-    """Share of the clips that were heard as what they are."""
-    if len(heard) != len(labels):
-        raise ModelError(f"{len(labels)} labels were given for {len(heard)} clips; give one for each.")
-    return float(np.mean([a == b for a, b in zip(heard.labels, labels, strict=True)]))
+def accuracy(outputs: Outputs, labels: Sequence[str]) -> float:
+    """Share of the clips that were classified right."""
+    if len(outputs) != len(labels):
+        raise ModelError(f"{len(labels)} labels were given for {len(outputs)} clips; give one for each.")
+    return float(np.mean([a == b for a, b in zip(outputs.labels, labels, strict=True)]))
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def train(
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Classifier:
-    """Train a listener on the train split: half a minute of CPU time for 2700 digits, and 99 % of their held-out takes.
+    """Train a classifier on the train split: half a minute on a CPU for 2700 digits, and 99 % of their held-out takes.
 
     The same clips, seed, machine and number of threads give the same weights; torch's global generator stays as it is.
 
@@ -218,12 +218,12 @@ def train(
         seed: Of weights, order and variations.
         epochs: How often every clip comes by.
         batch_size: Most clips of one step.
-        learning_rate: AdamW's highest: the rate rises to it for a fifth of the way and falls to nothing.
+        learning_rate: AdamW's highest: the rate rises to it for a fifth of the steps and falls to nothing.
         progress: Called with a fraction and a text.
         cancelled: Asked before each step.
 
     Returns:
-        The listener in eval mode on the CPU, its weights without gradient; its clips are as long as those given.
+        The classifier in eval mode on the CPU, its weights without gradient; its clips are as long as those given.
 
     Raises:
         ModelError: if there are fewer than two labels or clips; or as :func:`clips`.
@@ -246,8 +246,8 @@ def train(
         order, total = torch.randperm(len(sounds), generator=generator), 0.0
         for i, chosen in enumerate(order.chunk(n_batches)):
             raise_if_cancelled(cancelled)
-            heard = model(varied(sounds[chosen], settings.sample_rate_hz, generator))
-            loss = F.cross_entropy(heard, wanted[chosen])
+            logits = model(varied(sounds[chosen], settings.sample_rate_hz, generator))
+            loss = F.cross_entropy(logits, wanted[chosen])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -263,7 +263,7 @@ def train(
 
 
 def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
-    """Write a listener as one safetensors file; nothing is overwritten.
+    """Write a classifier as one safetensors file; nothing is overwritten.
 
     Args:
         path: ``.../NAME.safetensors``; any other suffix is refused (ModelError).
@@ -275,34 +275,34 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ModelError(f"'{path.name}' cannot be a listener's name; it has to end in .safetensors.")
+        raise ModelError(f"'{path.name}' cannot be a classifier's name; it has to end in .safetensors.")
     head = {
         "format": checkpoints.FORMAT,
         "format_version": checkpoints.FORMAT_VERSION,
         "kind": "classifier",
     }
     record = {**head, "settings": to_dict(model.settings), "info": info or {}}
-    pieces = checkpoints.pack(Checkpoint(record, dict(model.state_dict())))
-    return atomic_store.commit_new(path, lambda part: atomic_store.commit_bytes(part, *pieces))
+    data = checkpoints.pack(Checkpoint(record, dict(model.state_dict())))
+    return atomic_store.commit_new(path, lambda part: atomic_store.write_bytes(part, [data]))
 
 
 def load(path: str | Path) -> tuple[Classifier, dict]:
-    """A listener from its file; nothing in the file is run.
+    """A classifier from its file; nothing in the file is run.
 
     Args:
         path: A file that :func:`save` wrote.
 
     Returns:
-        The listener in eval mode on the CPU, its weights without gradient, and its ``info``, {} where it has none.
+        The classifier in eval mode on the CPU, its weights without gradient, and its ``info``, {} where it has none.
 
     Raises:
-        ModelError: if the file is no listener's, damaged, or of another version.
+        ModelError: if the file is no classifier's, damaged, or of another version.
     """
     path = Path(path)
     try:
         read = checkpoints.unpack(path)
         if read.record.get("kind") != "classifier":
-            raise ModelError("it holds no listener")
+            raise ModelError("it holds no classifier")
         model = Classifier(from_dict(ClassifierSettings, read.record.get("settings"), "settings"))
         model.load_state_dict(read.tensors)
     except (TrainingError, ModelError, ConfigError) as error:

@@ -19,7 +19,7 @@ QUIETEST = 5e-4  # RMS of a clip; what is fainter is not made louder
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierSettings:
-    """What defines a listener apart from its weights.
+    """Definition of a classifier apart from its weights.
 
     Attributes:
         labels: What it can name, sorted.
@@ -39,7 +39,7 @@ class ClassifierSettings:
             raise ModelError(f"{len(self.labels)} labels were given; expected 2 to 1000 different ones, sorted.")
         if not 4000 <= self.sample_rate_hz <= 96000 or not 0.1 <= self.duration_s <= 20:
             raise ModelError(
-                f"Clips of {self.duration_s} s at {self.sample_rate_hz} Hz cannot be heard; expected "
+                f"Clips of {self.duration_s} s at {self.sample_rate_hz} Hz cannot be classified; expected "
                 "0.1 to 20 s at 4000 to 96000 Hz."
             )
         if self.groups < 1 or 32 % self.groups:
@@ -52,7 +52,7 @@ class ClassifierSettings:
 
     @property
     def mel(self) -> MelConfig:
-        """40 bands every 20 ms. The floor is high, so that faint noise in pauses is not heard."""
+        """40 bands every 20 ms. The floor is high, so that faint noise in pauses does not count."""
         hop, n_fft = (2 * round(self.sample_rate_hz * s / 2) for s in (0.020, 0.032))
         return MelConfig(
             self.sample_rate_hz, n_fft, n_fft, hop, n_mels=40, fmin_hz=40.0, fmax_hz=self.sample_rate_hz / 2, floor=1e-2
@@ -87,7 +87,7 @@ class Block(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The listener; ``classifier.listen`` asks it."""
+    """The classifier; ``classifier.classify`` asks it."""
 
     def __init__(self, settings: ClassifierSettings):
         super().__init__()

@@ -1,8 +1,8 @@
 """Copy synthesis: recordings measured, made again by a vocoder, and compared; above all, whether it buzzes.
 
 A vocoder that puts harmonics where there is no pitch turns breaths and sibilants into buzz. That is looked for in two
-ways: the level of the harmonic part in unvoiced frames (which has to be silence), and how periodic the sound is there,
-beside how periodic the recording was.
+places: the level of the harmonic part in unvoiced frames (which has to be silence), and how periodic the sound is
+there, beside how periodic the recording was.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,7 +35,7 @@ HEADINGS = {
 
 
 def periodicity(samples: np.ndarray, centres: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """How periodic the sound is around each centre: 1 for a repeating wave, near 0 for noise, NaN for silence.
+    """Periodicity of the sound around each centre: 1 for a repeating wave, near 0 for noise, NaN for silence.
 
     The highest normalised autocorrelation over lags of 80 to 600 Hz, of the first difference of 40 ms.
 
@@ -76,7 +76,7 @@ def measure(vocoder: LoadedVocoder, samples: np.ndarray, seed: int = 0, cancelle
         vocoder: Of any kind; ``harmonic_unvoiced_db`` is known only where it has parts.
         samples: ``[n]`` float at the vocoder's rate, full scale 1; a last incomplete frame is left out.
         seed: Of the vocoder's noise.
-        cancelled: Asked by the vocoder while it sings; True raises ``Cancelled``.
+        cancelled: Asked by the vocoder while it renders; True raises ``Cancelled``.
 
     Returns:
         The figures, ``frames`` and ``frames_unvoiced`` that they stand on, and the sound itself as ``audio``.
@@ -89,9 +89,9 @@ def measure(vocoder: LoadedVocoder, samples: np.ndarray, seed: int = 0, cancelle
     cents = metrics.f0_error_cents(original.f0_hz, original.voiced, again.f0_hz, again.voiced)
     quiet = unvoiced_frames(original)
     centres = (quiet + 0.5) * hop
-    heard, true = (periodicity(x, centres, rate) for x in (made.audio, samples))
-    both = ~(np.isnan(heard) | np.isnan(true))
-    periodic, original_periodic = (float(x[both].mean()) if both.any() else float("nan") for x in (heard, true))
+    periodic_made, true = (periodicity(x, centres, rate) for x in (made.audio, samples))
+    both = ~(np.isnan(periodic_made) | np.isnan(true))
+    periodic, original_periodic = (float(x[both].mean()) if both.any() else float("nan") for x in (periodic_made, true))
     level = float("nan")
     if vocoder.kind == "harmonic" and len(quiet):
         peak = np.abs(made.harmonic.reshape(-1, hop)[quiet]).max()

@@ -45,7 +45,7 @@ def convert(
 
     Args:
         weights: The package's ``model.state_dict()``, names and tensors.
-        dilation_cycle: Layers after which dilations start again at 1; the weights do not tell.
+        dilation_cycle: Layers after which dilations start again at 1; the weights do not define it.
         step_rule: ``table`` gives that package's output at fractional steps too; ``exact`` evaluates the sinusoids.
         n_steps: Length of the package's training schedule, which is the length of its table.
 

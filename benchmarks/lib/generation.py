@@ -1,13 +1,13 @@
-"""How far a set of made sounds is from a set of real ones: the measures of DiffWave's digits.
+"""Distance of a set of made sounds from a set of real ones: the measures of DiffWave's digits.
 
-After Kong et al. 2021 (https://arxiv.org/abs/2009.09761, appendix D). All of them hang on the listener
+After Kong et al. 2021 (https://arxiv.org/abs/2009.09761, appendix D). All of them hang on the classifier
 (``classifier``): values of another one, the paper's tables among them, do not compare. Most hang on the number of clips
 too, so real and made sets have equal size, the size stands beside every value, and two disjoint sets of real clips show
 what the best obtainable value of that size is.
 
     judge, _ = classifier.load("digits.safetensors")
-    real = classifier.listen(judge, classifier.clips("digits", "validation").audio, 8000)
-    print(generation.table({"model": generation.measure(real, classifier.listen(judge, sounds, 8000))}))
+    real = classifier.classify(judge, classifier.clips("digits", "validation").audio, 8000)
+    print(generation.table({"model": generation.measure(real, classifier.classify(judge, sounds, 8000))}))
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from lib.classifier import Heard, accuracy
+from lib.classifier import Outputs, accuracy
 from svclib.utils.errors import ConversionError, ModelError
 
 N_BINS, SIGNIFICANT_Z = 50, 1.959964  # two-sided 0.05
@@ -33,7 +33,7 @@ COLUMNS = {
 Probabilities = Float[np.ndarray, "_ labels"]
 
 
-# Measures of what was heard -------------------------------------------------------------------------------------------
+# Measures of classifications ------------------------------------------------------------------------------------------
 
 
 def frechet_distance(a: Float[np.ndarray, "_ _"], b: Float[np.ndarray, "_ _"]) -> float:
@@ -70,8 +70,8 @@ def frechet_distance(a: Float[np.ndarray, "_ _"], b: Float[np.ndarray, "_ _"]) -
 def inception_score(p: Probabilities) -> float:
     """IS (Salimans et al. 2016): ``exp E_x KL(p(x) || E p)``.
 
-    1 where every clip is heard alike, the number of labels where each clip is one label for certain and all are equally
-    frequent. Every clip of a label may be the same: see :func:`modified_inception_score`.
+    1 where every clip is classified alike, the number of labels where each clip is one label for certain and all are
+    equally frequent. Every clip of a label may be the same: see :func:`modified_inception_score`.
     """
     p = _checked(p)
     return float(np.exp(_entropy(p.mean(axis=0)) - _entropy(p).mean()))
@@ -94,7 +94,7 @@ def modified_inception_score(p: Probabilities) -> float:
 def am_score(real: Probabilities, made: Probabilities) -> float:
     """AM (Zhou et al. 2018): ``KL(E_real p || E_made p) + E_made H(p)`` in nats; 0 is best.
 
-    The first part is the balance of the labels against the real ones, the second how unsure the listener is.
+    The first part is the balance of the labels against the real ones, the second how unsure the classifier is.
     """
     real, made = _checked(real), _checked(made)
     a, b = real.mean(axis=0), made.mean(axis=0)
@@ -109,11 +109,11 @@ def different_bins(
     """NDB (Richardson and Weiss 2018): in how many bins real and made clips differ in number; 0 is best.
 
     Bins are the cells of k-means over the real features, started at ``n_bins`` of them drawn by ``seed``. A bin differs
-    where a two-proportion z-test with pooled variance says so at 0.05, which happens by chance in about 5 % of them.
+    where a two-proportion z-test with pooled variance finds so at 0.05, which happens by chance in about 5 % of them.
 
     Args:
         real: Features of real clips.
-        made: Features of made clips, by the same listener.
+        made: Features of made clips, by the same classifier.
         n_bins: From 2 to the number of real clips.
         seed: Draws the starts of the bins.
 
@@ -148,14 +148,14 @@ def two_proportions_z(count_a: np.ndarray, n_a: int, count_b: np.ndarray, n_b: i
 
 
 def fid_of_classes(
-    real: Heard, real_labels: Sequence[str], made: Heard, made_labels: Sequence[str]
+    real: Outputs, real_labels: Sequence[str], made: Outputs, made_labels: Sequence[str]
 ) -> dict[str, float]:
     """Frechet distance of the features of each label: made clips asked for it against real clips of it.
 
     Args:
-        real: From ``classifier.listen``.
+        real: From ``classifier.classify``.
         real_labels: What each real clip is.
-        made: By the same listener.
+        made: By the same classifier.
         made_labels: What each made clip was asked for.
 
     Returns:
@@ -183,8 +183,8 @@ def fid_of_classes(
 
 
 def measure(
-    real: Heard,
-    made: Heard,
+    real: Outputs,
+    made: Outputs,
     asked: Sequence[str] | None = None,
     real_labels: Sequence[str] | None = None,
     n_bins: int = N_BINS,
@@ -193,8 +193,8 @@ def measure(
     """All measures of made clips against equally many real ones.
 
     Args:
-        real: From ``classifier.listen``.
-        made: By the same listener.
+        real: From ``classifier.classify``.
+        made: By the same classifier.
         asked: The label that each made clip was asked for.
         real_labels: What each real clip is: with ``asked``, and 200 clips of every label, also the FID of classes.
         n_bins: Of NDB, see :func:`different_bins`.
@@ -206,12 +206,12 @@ def measure(
         few clips of a label.
 
     Raises:
-        ConversionError: if the sets differ in size or in the listener's labels.
+        ConversionError: if the sets differ in size or in the classifier's labels.
     """
     if len(real) != len(made) or real.names != made.names:
         raise ConversionError(
-            f"{len(real)} real and {len(made)} made clips, heard by listeners of {len(real.names)} and "
-            f"{len(made.names)} labels, do not compare; take equally many (generation.balanced), heard by one listener."
+            f"{len(real)} real and {len(made)} made clips, classified with {len(real.names)} and "
+            f"{len(made.names)} labels, do not compare; take equally many (generation.balanced), and one classifier."
         )
     classes = None
     if asked is not None and real_labels is not None:

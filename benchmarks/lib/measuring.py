@@ -1,4 +1,4 @@
-"""What one conversion is measured by: words, pitch, likeness to the target; the references are measured once."""
+"""Measures of one conversion: words, pitch, likeness to the target; the references are measured once."""
 
 import dataclasses
 import functools
@@ -195,6 +195,6 @@ class Bench:
         return row
 
     def relative_similarity(self, likeness: Mapping[str, Mapping[str, float]], name: str) -> float:
-        """How far a sound came from the shifted song (0) to the target's own held-out windows (1)."""
+        """Distance that a sound came from the shifted song (0) to the target's own held-out windows (1)."""
         start, end = likeness["shifted"]["windows"], self.target.held_out["windows"]
         return (likeness[name]["windows"] - start) / (end - start)

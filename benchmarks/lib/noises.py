@@ -1,7 +1,7 @@
 """Five noises made in code, mixed in at a share of a signal's level, and how much of them was taken out again.
 
 The set of Kong et al. (*DiffWave*, section 5.4) cannot be shipped; these stand in for it. The paper adds each noise "at
-10 %" and does not say of what: here a share is the noise's root mean square over the signal's, so that 10 % is a
+10 %" and does not define of what: here a share is the noise's root mean square over the signal's, so that 10 % is a
 signal-to-noise ratio of 20 dB and 30 % one of 10.5 dB.
 """
 
@@ -77,8 +77,8 @@ def _coloured(n: int, rate: int, rng: np.random.Generator, exponent: float) -> S
     spectrum = np.fft.rfft(rng.standard_normal(size))
     hz = np.fft.rfftfreq(size, 1 / rate)
     if exponent:
-        heard = hz >= LOWEST_HZ
-        spectrum = np.where(heard, spectrum * np.where(heard, hz, 1.0) ** (-exponent / 2), 0)
+        audible = hz >= LOWEST_HZ
+        spectrum = np.where(audible, spectrum * np.where(audible, hz, 1.0) ** (-exponent / 2), 0)
     return np.fft.irfft(spectrum, size)[:n]
 
 
@@ -94,13 +94,13 @@ def _hum(n: int, rate: int, rng: np.random.Generator, mains_hz: int | float | No
 
 
 def _babble(n: int, rng: np.random.Generator, voices: Sequence[Signal]) -> Signal:
-    heard = [v for v in voices if rms(v) > 0]
-    if not heard:
+    sounding = [v for v in voices if rms(v) > 0]
+    if not sounding:
         raise ConversionError("Babble is made of other recordings; give some that are not silent.")
-    picked = rng.choice(len(heard), min(N_VOICES, len(heard)), replace=False)
+    picked = rng.choice(len(sounding), min(N_VOICES, len(sounding)), replace=False)
     total = np.zeros(n)
     for i in picked:
-        voice = np.asarray(heard[i], np.float64)
+        voice = np.asarray(sounding[i], np.float64)
         places = (int(rng.integers(len(voice))) + np.arange(n)) % len(voice)
         total += voice[places] / rms(voice)
     return total
@@ -141,5 +141,5 @@ def si_sdr_db(reference: Signal, estimate: Signal) -> float:
 
 
 def si_sdr_gain_db(reference: Signal, noisy: Signal, cleaned: Signal) -> float:
-    """How many dB :func:`si_sdr_db` rose by the cleaning; negative where it did harm."""
+    """Rise of :func:`si_sdr_db` in dB by the cleaning; negative where it did harm."""
     return si_sdr_db(reference, cleaned) - si_sdr_db(reference, noisy)

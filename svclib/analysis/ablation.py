@@ -1,9 +1,9 @@
 """Ablation of a diffusion model: sampling runs from the same noise with one factor changed, and its influence.
 
-An ``Intervention`` replaces one factor of an excerpt by its learned null embedding, by that of another recording, or by
-another strength (classifier-free guidance, Ho and Salimans 2022, Eq. 6, for one factor). Two effects are measured.
-*Global*: the result of a whole run without the factor. *Local*: the change of the noise estimate at the same ``x_t``,
-measured by a :class:`Probe` during the run.
+An :class:`Intervention` replaces one factor of an :class:`Excerpt` by its learned null embedding, by that of another
+recording, or by another strength (classifier-free guidance, Ho and Salimans 2022, Eq. 6, for one factor). Two effects
+are measured. *Global*: the result of a whole run without the factor. *Local*: the change of the noise estimate at the
+same ``x_t``, measured by a :class:`Probe` during the run.
 """
 
 import dataclasses
@@ -14,51 +14,208 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from svclib.analysis import step_metrics
-from svclib.analysis.interventions import Excerpt, Intervention, build_condition, dropout_warning, target_f0
-from svclib.analysis.recorder import CaptureOptions, capture, select_steps
-from svclib.analysis.step_audio import StepAudio, common_gain
+from svclib.analysis import compare
+from svclib.analysis.recorder import capture, select_steps
 from svclib.analysis.trace import Trace
-from svclib.audio.mel import griffin_lim
-from svclib.models.diffusion.samplers import SamplerStep
+from svclib.audio import units
+from svclib.conversion import key_suggestion
+from svclib.conversion.controls import adjust, defaults
+from svclib.conversion.song import Song
+from svclib.features.extract import ConditionInputs
+from svclib.models.diffusion.denoiser import GuidedDenoiser
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffusion.schedule import x0_from_eps
 from svclib.training import api as training
-from svclib.utils.errors import ConversionError, ProgressCallback, raise_if_cancelled
+from svclib.utils.errors import ConversionError, reporter
 
 PROBE_STEPS = 24
+FACTORS = {"content": "content", "melody": "f0", "timbre": "singer", "loudness": "loudness"}  # -> model condition
+KINDS = ("null", "swap", "scale")
+_TRACKS = {  # fields of an excerpt that a swap takes from another one
+    "content": ("log_mel", "source_f0_hz", "source_voiced", "content"),
+    "melody": ("f0_hz", "voiced"),
+    "loudness": ("loudness_db",),
+}
 
 
-class GuidedDenoiser:
-    """Two denoisers as one: ``noise(off) + scale (noise(on) - noise(off))``, exact at 0 and at 1."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Excerpt:
+    """An excerpt of a song, from ``start_s`` on, with the target curves of its conversion.
 
-    def __init__(self, on, off, scale: float | int):
-        self.on, self.off, self.scale = on, off, float(scale)
-        self.denoiser, self.chunks, self.precision = on.denoiser, on.chunks, on.precision
+    Of the source: ``log_mel [frames, mels]``, ``source_f0_hz`` and ``source_voiced [frames]``, ``audio [samples]``,
+    and ``content [frames, dims]``, cached features that some instruments use. Other curves ``[frames]`` are targets.
+    """
 
-    def __call__(self, x_t: Tensor, t: float | int) -> Tensor:
-        """The noise estimate."""
-        return torch.lerp(self.off(x_t, t), self.on(x_t, t), self.scale)
+    name: str
+    start_s: float
+    log_mel: np.ndarray
+    source_f0_hz: np.ndarray
+    source_voiced: np.ndarray
+    f0_hz: np.ndarray
+    voiced: np.ndarray
+    loudness_db: np.ndarray
+    audio: np.ndarray
+    content: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.f0_hz)
+
+
+def cut_excerpt(song: Song, statistics: dict | None, start_s=0.0, seconds=5.0, controls=None) -> Excerpt:
+    """Cut an excerpt out of a song, on whole frames, and adjust it for an instrument as a conversion does.
+
+    The song was measured with the features of the instrument, ``statistics`` are the instrument's. The excerpt has at
+    least two frames and ends with the song. ``controls``: by default the suggested pitch shift alone.
+    """
+    measured = song.features
+    if measured.log_mel is None:
+        raise ConversionError(f"'{song.name}' was measured without a log-mel; use the features of a diffusion model.")
+    hop, rate_hz = measured.settings.hop_samples, measured.settings.sample_rate_hz
+    first, length = (units.frame_of_time(max(float(x), 0.0), hop, rate_hz) for x in (start_s, seconds))
+    last = min(measured.n_frames, first + max(2, length))
+    if start_s < 0 or last - first < 2:
+        raise ConversionError(
+            f"'{song.name}' has {song.duration_s:.1f} s; an excerpt from {start_s:g} s on holds nothing of it."
+        )
+    if controls is None:
+        shift = key_suggestion.suggest_shift(measured, statistics, "diffusion")
+        semitones = float(shift.shift_semitones - 12 * shift.octaves)
+        controls = dataclasses.replace(defaults("diffusion"), octave_shift=shift.octaves, semitone_shift=semitones)
+    target, cut = adjust(measured, statistics, controls), slice(first, last)
+    source = (measured.log_mel[cut], measured.f0_hz[cut], measured.voiced[cut])
+    curves = (np.array(x) for x in (*source, target.f0_hz[cut], target.voiced[cut], target.loudness_db[cut]))
+    content = None if measured.content is None else np.array(measured.content[cut])
+    audio = song.audio[first * hop : last * hop]
+    return Excerpt(song.name, first * hop / rate_hz, *curves, audio=audio, content=content)
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervention:
+    """One factor of ``FACTORS`` changed, everything else as it was; ``timbre`` is the singer.
+
+    ``null``: replaced by its learned null embedding. ``swap``: taken from an ``other`` excerpt, at least as long, or
+    ``singer``, a name or names with weights; a melody without ``other`` is transposed by ``amount`` semitones.
+    ``scale``: guidance with ``noise(off) + amount (noise(on) - noise(off))``; 0 equals ``null``, 1 changes nothing.
+    """
+
+    factor: str
+    kind: str = "null"
+    amount: float | int = 0.0
+    other: Excerpt | None = dataclasses.field(default=None, compare=False)
+    singer: Mapping[str, int | float] | str | None = None
+
+    def __post_init__(self):
+        if self.factor not in FACTORS or self.kind not in KINDS:
+            known = f"{', '.join(KINDS)} of {', '.join(FACTORS)}"
+            raise ConversionError(f"Unknown intervention '{self.kind}' of '{self.factor}'; choose one of {known}.")
+        if not np.isfinite(self.amount) or abs(self.amount) > 100:
+            raise ConversionError(f"The amount is {self.amount}; it must be a number from -100 to 100.")
+        needed = {"timbre": self.singer, "melody": self.amount, "content": self.other, "loudness": self.other}
+        if self.kind == "swap" and needed[self.factor] is None:
+            what = "another singer of the instrument" if self.factor == "timbre" else "another excerpt to take it from"
+            raise ConversionError(f"Swapping {self.factor} needs {what}.")
+
+    @property
+    def text(self) -> str:
+        """The intervention as a label."""
+        if self.kind == "null":
+            return f"{self.factor} off"
+        if self.kind == "scale":
+            return f"{self.factor} x {self.amount:g}"
+        if self.factor == "timbre":
+            weights = self.singer if isinstance(self.singer, Mapping) else {self.singer: 1}
+            return "timbre of " + " + ".join(n if w == 1 else f"{w:g} {n}" for n, w in weights.items())
+        if self.other is None:
+            return f"melody {self.amount:+g} semitones"
+        return f"{self.factor} of {self.other.name}"
+
+
+CHOICES = {
+    "nothing": None,
+    **{f"{factor} off": (factor, "null") for factor in FACTORS},
+    **{f"{factor} of the other song": (factor, "swap") for factor in _TRACKS},
+    "melody transposed": ("melody", "swap"),
+    "timbre of the other singer": ("timbre", "swap"),
+    **{f"{factor} by strength": (factor, "scale") for factor in ("content", "melody", "timbre")},
+}
+
+
+def from_choice(choice: str, other=None, semitones=0, strength=1, singer=None) -> list[Intervention]:
+    """The intervention for a menu entry of ``CHOICES``; each uses the arguments that it needs."""
+    if CHOICES[choice] is None:
+        return []
+    factor, kind = CHOICES[choice]
+    amount = strength if kind == "scale" else semitones if choice == "melody transposed" else 0.0
+    return [Intervention(factor, kind, amount, other if "song" in choice else None, singer if kind == "swap" else None)]
+
+
+def dropout_warning(settings: Any, interventions: Sequence[Intervention]) -> str:
+    """Warning if the model rarely or never saw these conditions dropped (or scaled) in training; "" if all is well."""
+    off = {change.factor for change in interventions if change.kind in ("null", "scale")}
+    p = settings.condition_dropout
+    if off and p == 0:
+        return "Out of distribution: this model was trained without condition dropout; its nulls mean nothing."
+    if len(off) > 1:
+        share = p ** len(off) * (1 - p) ** (len(FACTORS) - len(off))
+        return f"{len(off)} conditions are dropped at once, as in {share:.2%} of the training examples: take care."
+    return ""
+
+
+def swapped(excerpt: Excerpt, interventions: Sequence[Intervention]) -> Excerpt:
+    """The excerpt with the tracks of swaps; ConversionError if another excerpt is shorter or has other mels."""
+    n = len(excerpt)
+    for change in interventions:
+        if change.kind != "swap" or change.factor == "timbre":
+            continue
+        other = change.other
+        if other is None:
+            excerpt = dataclasses.replace(excerpt, f0_hz=excerpt.f0_hz * np.float32(2 ** (change.amount / 12)))
+            continue
+        if len(other) < n or other.log_mel.shape[1] != excerpt.log_mel.shape[1]:
+            raise ConversionError(
+                f"The excerpt of '{other.name}' has {len(other)} frames of {other.log_mel.shape[1]} mels, that of "
+                f"'{excerpt.name}' {n} of {excerpt.log_mel.shape[1]}; choose one that is at least as long."
+            )
+        tracks = {name: getattr(other, name) for name in _TRACKS[change.factor]}
+        excerpt = dataclasses.replace(excerpt, **{k: None if v is None else v[:n] for k, v in tracks.items()})
+    return excerpt
+
+
+def build_condition(model, excerpt: Excerpt, interventions: Sequence[Intervention] = (), singer=None) -> torch.Tensor:
+    """The condition ``[1, dims, frames]`` of a diffusion model for an excerpt with interventions other than ``scale``.
+
+    ``singer`` is one of the model, or names with weights, by default the first one; a swap of the timbre wins.
+    """
+    parts = swapped(excerpt, interventions)
+    content = parts.content if model.features.units is not None else None
+    if model.features.units is not None and content is None:
+        sources = [excerpt, *(c.other for c in interventions if c.factor == "content" and c.other is not None)]
+        raise ConversionError(f"'{sources[-1].name}' has no content features for this instrument. Load it again.")
+    source, target = (
+        ConditionInputs.from_arrays(parts.log_mel, f0_hz, voiced, parts.loudness_db, content, model.device)
+        for f0_hz, voiced in ((parts.source_f0_hz, parts.source_voiced), (parts.f0_hz, parts.voiced))
+    )
+    for change in interventions:
+        if change.kind == "swap" and change.factor == "timbre":
+            singer = change.singer
+    off = [FACTORS[change.factor] for change in interventions if change.kind == "null"]
+    return model.condition(source, target, model.singer_weights(singer), off)
 
 
 class Probe:
     """Sampler callback that evaluates other denoisers at the same ``x_t``; it does not affect the sampling run.
 
-    ``others`` are ``name -> (x_t, t) -> eps`` under other conditions, ``keep`` the most steps to probe, ``clip`` the
-    limit of ``|x0_hat|``, the same as of the sampler. ``rows`` holds the measurements of each probed step.
+    ``others`` are ``name -> (x_t, t) -> eps`` under other conditions, ``clip`` is the sampler's limit of ``|x0_hat|``.
     """
 
     def __init__(self, others: Mapping[str, Callable], keep: int = PROBE_STEPS, clip: float | int | None = 1.0):
         self.others, self.keep, self.clip = dict(others), keep, clip
-        self.steps: set[int] | None = None
         self.rows: list[dict] = []
 
     def __call__(self, step: SamplerStep) -> None:
         """Probe one step, if it is selected."""
-        if self.steps is None:
-            self.steps = {int(i) for i in probed_steps(step.n_calls, self.keep)}
-        if step.index not in self.steps:
+        if step.index not in probed_steps(step.n_calls, self.keep):
             return
         row = {"index": step.index, "share": {}, "moved": {}}
         size = float(torch.linalg.vector_norm(step.eps_hat.double()))
@@ -73,24 +230,15 @@ class Probe:
 
 def probed_steps(n_calls: int, keep: int = PROBE_STEPS) -> np.ndarray:
     """Indices of the denoiser calls that a :class:`Probe` evaluates: all, or ``keep`` of them, evenly spaced."""
-    if n_calls <= max(keep, 2):
-        return np.arange(n_calls)
-    return select_steps(np.arange(n_calls)[:, None], max(keep, 2))
-
-
-def probe_calls(n_calls: int, n_factors: int, keep: int = PROBE_STEPS) -> int:
-    """Number of additional denoiser calls: one per factor and probed step."""
-    return n_factors * len(probed_steps(n_calls, keep))
+    return select_steps(np.arange(n_calls)[:, None], min(max(keep, 2), n_calls))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Influence:
-    """Local influence of each factor at each probed step, at the same ``x_t``.
+    """Local influence of each factor at the probed denoiser calls ``index [P]``, at the same ``x_t``.
 
-    Attributes:
-        index: Probed denoiser calls, ``[P]``.
-        share: ``|eps with the factor replaced - eps| / |eps|`` by factor, ``[P]``.
-        bins_db: Signed change of the x0 prediction by factor in dB, float16 ``[P, mels, frames]``.
+    By factor: ``share [P]``, ``|eps with the factor replaced - eps| / |eps|``, and ``bins_db [P, mels, frames]``, the
+    signed change of the x0 prediction in dB, float16.
     """
 
     index: np.ndarray
@@ -104,26 +252,22 @@ class Influence:
 
 def influence(probe: Probe, trace: Trace) -> Influence:
     """The measurements of a probe, in dB of the mels of the trace."""
-    index = np.array([row["index"] for row in probe.rows], np.int64)
+    unit_db = trace.contract.to_db(trace.high - trace.low)[:, None] / 2
     share = {name: np.array([row["share"][name] for row in probe.rows]) for name in probe.others}
-    unit_db = (trace.level_db(np.ones_like(trace.result)) - trace.level_db(np.zeros_like(trace.result)))[:, :1]
-    moved = {name: [(row["moved"][name] * unit_db).astype(np.float16) for row in probe.rows] for name in probe.others}
-    return Influence(index, share, {name: np.stack(rows) for name, rows in moved.items()})
+    moved = {name: np.stack([row["moved"][name] for row in probe.rows]) for name in probe.others}
+    bins_db = {name: (rows * unit_db).astype(np.float16) for name, rows in moved.items()}
+    return Influence(np.array([row["index"] for row in probe.rows]), share, bins_db)
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions(CaptureOptions):
-    """Options of an ablation run.
+class RunOptions:
+    """Options of an ablation run: ``features`` records hidden features, ``singer`` is a name or names with weights, of
+    ``probe``, interventions other than ``scale``, the local influence is measured."""
 
-    Attributes:
-        singer: A singer of the model, or names with weights; the first one if None.
-        probe: Interventions whose local influence is measured; see :func:`probe_calls` for the cost.
-        probe_steps: Most steps to probe.
-    """
-
+    sampling: SamplingOptions = SamplingOptions()
+    features: bool = True
     singer: Mapping[str, int | float] | str | None = None
     probe: Sequence[Intervention] = ()
-    probe_steps: int = PROBE_STEPS
 
 
 DEFAULTS = RunOptions()
@@ -131,16 +275,7 @@ DEFAULTS = RunOptions()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunResult:
-    """One run.
-
-    Attributes:
-        label: Its name.
-        trace: The recorded sampling run.
-        excerpt: The input before interventions.
-        interventions: What was changed.
-        influence: Of the probed factors, or None.
-        notice: A warning, or "".
-    """
+    """One recorded run, its input before the interventions, the influence of probed factors, and a warning or ""."""
 
     label: str
     trace: Trace
@@ -150,58 +285,33 @@ class RunResult:
     notice: str = ""
 
     @functools.cached_property
-    def mel_metrics(self) -> list["step_metrics.Metric"]:
+    def mel_metrics(self) -> list[compare.Metric]:
         """Metrics of every step against the result and the source, computed once (time warping is slow)."""
-        trace = self.trace
-        state = 2 * (self.excerpt.log_mel.T - trace.low[:, None]) / (trace.high - trace.low)[:, None] - 1
-        return step_metrics.mel_metrics(trace, trace.level_db(state))
+        return compare.mel_metrics(self.trace, self.trace.contract.to_db(self.excerpt.log_mel.T))
 
 
 def run(
-    model: Any,
-    excerpt: Excerpt,
-    interventions: Sequence[Intervention] = (),
-    options: RunOptions = DEFAULTS,
-    label: str = "",
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    callback: Callable[[Any, SamplerStep], None] | None = None,
+    model, excerpt: Excerpt, interventions=(), options=DEFAULTS, label="", progress=None, cancelled=None, callback=None
 ) -> RunResult:
     """Sample an excerpt with a diffusion model and record the run.
 
-    Runs with equal seed, length, sampler and steps start from the same noise, whatever the interventions.
-
-    Args:
-        model: A ``diffusion.DiffusionModel``.
-        excerpt: From ``interventions.cut_excerpt``.
-        interventions: At most one ``scale``, which doubles the denoiser calls and excludes hidden features.
-        options: Of sampler, recorder and probe.
-        label: Name of the run; the text of the interventions by default.
-        progress: See ``utils.errors``.
-        cancelled: See ``utils.errors``; checked at each call of the denoiser.
-        callback: Called with the model and each step, after the probe.
-
-    Returns:
-        The run, with its influence if factors were probed.
+    Runs with equal seed, length, sampler and steps start from the same noise, whatever the interventions. Each
+    ``scale`` among them adds a denoiser call to every step and excludes hidden features. ``label`` is the name of the
+    run, by default the text of its interventions. ``callback`` is called with the model and each step, after the probe.
     """
-    report = progress or (lambda fraction, text: None)
+    report = reporter(progress, cancelled)
     report(0.0, "conditions")
-    scaled = [change for change in interventions if change.kind == "scale"]
-    if len(scaled) > 1 or any(change.kind == "scale" for change in options.probe):
-        raise ConversionError("One factor can be scaled in a run, and none in a probe.")
-    raise_if_cancelled(cancelled)
+    label = label or ", ".join(change.text for change in interventions) or "as asked"
+    asked = tuple(interventions)
+    changes = [dataclasses.replace(c, kind="null") if (c.kind, c.amount) == ("scale", 0) else c for c in asked]
 
-    def condition(*more: Intervention) -> Tensor:
-        return build_condition(model, excerpt, [*interventions, *more], options.singer)
+    def prepare(*more: Intervention):
+        condition = build_condition(model, excerpt, [*changes, *more], options.singer)
+        return condition, model.prepare(condition, options.sampling.precision, cancelled=cancelled)
 
-    def prepare(condition: Tensor):
-        return model.prepare(condition, options.sampling.precision, cancelled=cancelled)
-
-    plain = condition()
-    denoiser = prepare(plain)
-    if scaled:
-        denoiser = GuidedDenoiser(denoiser, prepare(condition(Intervention(scaled[0].factor))), scaled[0].amount)
-    probe = Probe({change.text: prepare(condition(change)) for change in options.probe}, options.probe_steps)
+    condition, denoiser = prepare()
+    scaled = [(float(c.amount) - 1, prepare(Intervention(c.factor))[1]) for c in changes if c.kind == "scale"]
+    probe = Probe({change.text: prepare(change)[1] for change in options.probe})
 
     def on_step(step: SamplerStep) -> None:
         probe(step)
@@ -209,47 +319,33 @@ def run(
             callback(model, step)
         report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
-    dropped = [[*interventions, *more] for more in ([], *([change] for change in options.probe))]
-    notice = " ".join(dict.fromkeys(filter(None, (dropout_warning(model.settings, changes) for changes in dropped))))
-    label = label or ", ".join(change.text for change in interventions) or "as asked"
-    f0_hz, voiced = target_f0(excerpt, interventions)
+    target = swapped(excerpt, asked)
     trace = capture(
         model,
-        plain,
-        dataclasses.replace(options, features=options.features and not scaled, blocks="all"),
-        {"f0_hz": f0_hz, "voiced": voiced, "loudness_db": excerpt.loudness_db},
+        condition,
+        options.sampling,
+        {"f0_hz": target.f0_hz, "voiced": target.voiced, "loudness_db": target.loudness_db},
         label,
-        denoiser,
+        GuidedDenoiser(denoiser, scaled) if scaled else denoiser,
         on_step,
-        cancelled,
+        options.features and not scaled,
     )
-    found = influence(probe, trace) if options.probe else None
-    return RunResult(label, trace, excerpt, tuple(interventions), found, notice)
+    warnings = (dropout_warning(model.settings, [*asked, *more]) for more in ([], *([c] for c in options.probe)))
+    notice = " ".join(dict.fromkeys(filter(None, warnings)))
+    return RunResult(label, trace, excerpt, asked, influence(probe, trace) if options.probe else None, notice)
 
 
 def run_checkpoints(
-    folder: str | Path,
-    training_steps: Sequence[int],
-    make_excerpt: Callable[[Any, dict], Excerpt],
-    options: RunOptions = DEFAULTS,
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    callback: Callable[[Any, SamplerStep], None] | None = None,
+    folder, training_steps, make_excerpt: Callable, options=DEFAULTS, progress=None, cancelled=None, callback=None
 ) -> list[RunResult]:
-    """The same excerpt from the same noise by several checkpoints of a training run.
-
-    ``make_excerpt`` is ``(model, statistics) -> Excerpt``; the remaining arguments are those of :func:`run`.
-    ConversionError if the training run in ``folder`` has no diffusion model.
-    """
-    report, runs = progress or (lambda fraction, text: None), []
+    """:func:`run` by several checkpoints of a training run; ``make_excerpt`` is ``(model, statistics) -> Excerpt``."""
+    report, runs = reporter(progress), []
     for i, step in enumerate(training_steps):
         name = f"training step {step}"
         report(i / len(training_steps), f"loading {name}")
         model, record = training.load_model(folder, step)
-        if model.settings.kind != "diffusion":
-            raise ConversionError(
-                f"'{Path(folder).name}' trains a '{model.settings.kind}' model; only diffusion has steps.", path=folder
-            )
+        if (kind := model.settings.kind) != "diffusion":
+            raise ConversionError(f"'{Path(folder).name}' trains a '{kind}' model; only diffusion has steps.")
 
         def share(fraction: float, text: str, i=i, name=name) -> None:
             report((i + fraction) / len(training_steps), f"{name}: {text}")
@@ -257,34 +353,3 @@ def run_checkpoints(
         excerpt = make_excerpt(model, record["statistics"])
         runs.append(run(model, excerpt, (), options, name, share, cancelled, callback))
     return runs
-
-
-def render_audio(
-    model: Any,
-    result: RunResult,
-    positions: Sequence[int] | np.ndarray | None = None,
-    seed: int = 0,
-    progress: ProgressCallback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> StepAudio:
-    """Render the x0 predictions of steps by the vocoder of the model, or by Griffin-Lim if it has none.
-
-    ``positions`` are kept steps, all by default; the result, at position ``len(trace)``, is always rendered. One gain
-    for all, see ``step_audio.common_gain``. ``seed`` is that of the vocoder's noise or of the initial phases.
-    """
-    trace = result.trace
-    f0_hz, voiced = (np.asarray(trace.conditions[name]) for name in ("f0_hz", "voiced"))
-    steps = sorted({int(i) for i in (range(len(trace)) if positions is None else positions)} | {len(trace)})
-    rendered = {}
-    for n, i in enumerate(steps):
-        raise_if_cancelled(cancelled)
-        mel = trace.log_mel(trace.result if i == len(trace) else trace.x0_hat[i]).T
-        if model.vocoder is not None:
-            rendered[i] = model.vocoder.render(mel, f0_hz, voiced, seed).audio
-        else:
-            rows = torch.from_numpy(np.ascontiguousarray(mel))[None]
-            rendered[i] = griffin_lim(rows, model.contract, seed=seed)[0].numpy()
-        if progress:
-            progress((n + 1) / len(steps), f"audio {n + 1} of {len(steps)}")
-    audio, attenuated_db = common_gain(rendered, rendered[len(trace)])
-    return StepAudio(audio, trace.sample_rate_hz, attenuated_db=attenuated_db)

@@ -3,118 +3,76 @@
 import dataclasses
 import itertools
 import json
+from collections import namedtuple
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from svclib.analysis import html as page
-from svclib.analysis.plots import base as plots
+from svclib.analysis import plots
 from svclib.audio import units
 from svclib.conversion import pipeline
 from svclib.data import dataset
-from svclib.features.extract import Features
 from svclib.training import api as training
 from svclib.utils.errors import DatasetError
 
 
 def result_html(result: pipeline.Conversion, path: Path, number: int, full: bool = True) -> str:
     """A conversion as HTML: settings, players, a download link; ``full``: original, parts and plots as well."""
-    rate_hz, song = result.sample_rate_hz, result.song
+    rate_hz, song, measured, tracks = result.sample_rate_hz, result.song, result.song.features, result.tracks
     title, *settings = result.settings_text.splitlines()
+    sounds, drawings = [(result.audio, rate_hz, "Result")], {}
+    if full:
+        sounds = [(song.original(), song.sample_rate_hz, "Original"), *sounds]
+        sounds += [(x, rate_hz, name) for x, name in zip(result.stems, ("Harmonic part", "Noise part"), strict=True)]
+        target = dataclasses.replace(measured, f0_hz=tracks.f0_hz, voiced=tracks.voiced)
+        original = ("Original", song.audio, measured.settings.sample_rate_hz, measured)
+        compared = plots.compare_spectrograms([original, ("Result, with the target F0", result.audio, rate_hz, target)])
+        drawings["spectrograms of the original and the result with their F0"] = compared
+        drawn = plots.conversion_plots(measured, tracks, result.controls)
+        drawings["loudness, pitch, confidence and note-on ratio before and after"] = drawn
     parts = [
         '<hr style="opacity:.3">',
         page.heading(f"{number}. {title}"),
         *(page.paragraph(line) for line in settings),
         *(page.notice(warning, "warning") for warning in result.warnings),
+        page.flow(*(page.player(*sound) for sound in sounds)),
+        *(page.picture(plots.png(figure), alt) for alt, figure in drawings.items()),
+        page.paragraph(f"Saved as {path}"),
+        page.download_link(path),
     ]
-    sounds = [(result.audio, rate_hz, "Result")]
-    if full:
-        sounds = [(song.original(), song.sample_rate_hz, "Original"), *sounds]
-        harmonic, noise = result.stems
-        sounds += [(harmonic, rate_hz, "Harmonic part"), (noise, rate_hz, "Noise part")]
-    parts.append(page.flow(*(page.player(*sound) for sound in sounds)))
-    if full:
-        measured = song.features
-        target = dataclasses.replace(measured, f0_hz=result.tracks.f0_hz, voiced=result.tracks.voiced)
-        items = [
-            ("Original", song.audio, measured.settings.sample_rate_hz, measured),
-            ("Result, with the target F0", result.audio, rate_hz, target),
-        ]
-        drawing = plots.png(plots.compare_spectrograms(items))
-        parts.append(page.picture(drawing, "spectrograms of the original and the result with their F0"))
-        drawing = plots.png(plots.conversion_plots(measured, result.tracks, result.controls))
-        parts.append(page.picture(drawing, "loudness, pitch, confidence and note-on ratio before and after"))
-    return "".join([*parts, page.paragraph(f"Saved as {path}"), page.download_link(path)])
+    return "".join(parts)
 
 
-@dataclasses.dataclass(frozen=True)
-class Reconstruction:
-    """A held-out excerpt beside its reconstruction from pitch, loudness and other conditions.
-
-    Attributes:
-        name: Of the recording.
-        start_s: Start of the excerpt in it.
-        original, reconstructed: float32 ``[samples]`` at ``features.settings.sample_rate_hz``.
-        features: Of the original.
-        loss: The model's validation loss on the excerpt.
-    """
-
-    name: str
-    start_s: float
-    original: np.ndarray
-    reconstructed: np.ndarray
-    features: Features
-    loss: float
+# A held-out excerpt of a recording, float32 [samples], beside its reconstruction from its features; the loss of it.
+Reconstruction = namedtuple("Reconstruction", "name start_s original reconstructed features loss")
 
 
-def reconstruct(
-    model: Any, data: dataset.Dataset, seconds: float | int = 4.0, number: int = 0, seed: int = 0
-) -> Reconstruction:
-    """Reconstruct excerpt ``number`` (modulo their number) of the held-out recordings, cut into ``seconds`` each.
-
-    ``model`` is from ``training.load_model``, ``data`` the dataset it was trained on.
-    """
+def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed: int = 0) -> Reconstruction:
+    """Reconstruct excerpt ``number`` (modulo their number) of the held-out recordings, cut into ``seconds`` each."""
     hop, rate_hz = data.hop_samples, data.settings.sample_rate_hz
     length = max(1, units.frame_count(round(seconds * rate_hz), hop))
-    places = [
-        (index, start)
-        for index in data.indices("validation")
-        for start in range(0, data.recordings[index]["n_frames"], length)
-    ]
+    sizes = {index: data.recordings[index]["n_frames"] for index in data.indices("validation")}
+    places = [(index, start) for index, n_frames in sizes.items() for start in range(0, n_frames, length)]
     if not places:
         raise DatasetError("No recording is held out; prepare the dataset with at least two recordings.")
     index, start = places[number % len(places)]
-    n_frames = min(length, data.recordings[index]["n_frames"] - start)
-    measured = data.features(index, start, n_frames)
-    original = data.audio(index, start * hop, n_frames * hop)
+    n_frames = min(length, sizes[index] - start)
     batch = data.window(index, start, n_frames)
-    reconstructed = model.reconstruct(batch, seed=seed)[0].numpy()
-    loss = float(model.validation_loss(batch))
-    name = data.recordings[index]["name"]
-    return Reconstruction(name, start * hop / rate_hz, original, reconstructed, measured, loss)
+    return Reconstruction(
+        data.recordings[index]["name"],
+        start * hop / rate_hz,
+        data.audio(index, start * hop, n_frames * hop),
+        model.reconstruct(batch, seed=seed)[0].numpy(),
+        data.features(index, start, n_frames),
+        float(model.validation_loss(batch)),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class SynthControls:
-    """Controls of the synthesiser of a DDSP instrument over frames.
-
-    Attributes:
-        frame_s: Seconds per frame.
-        f0_hz, voiced, amplitude: ``[frames]``.
-        distribution: ``[frames, harmonics]``, rows sum to 1.
-        noise_magnitudes: ``[frames, bands]``.
-        z: ``[frames, dims]`` or None.
-    """
-
-    frame_s: float
-    f0_hz: np.ndarray
-    voiced: np.ndarray
-    amplitude: np.ndarray
-    distribution: np.ndarray
-    noise_magnitudes: np.ndarray
-    z: np.ndarray | None
+# Controls of the synthesiser of a DDSP instrument over frames: f0_hz, voiced, amplitude [frames]; distribution
+# [frames, harmonics], rows sum to 1; noise_magnitudes [frames, bands]; z [frames, dims] or None.
+SynthControls = namedtuple("SynthControls", "frame_s f0_hz voiced amplitude distribution noise_magnitudes z")
 
 
 @torch.no_grad()
@@ -128,20 +86,10 @@ def synth_controls(instrument, result: pipeline.Conversion, start_s=0.0, seconds
     if model.settings.z_dims:
         z = model.z_encoder.at_frames(model.encode_z(result.song.audio), 0, last, hop)
     inputs = (torch.from_numpy(np.array(x[:last]))[None] for x in (tracks.f0_hz, tracks.voiced, tracks.loudness_db))
-    controls = model.controls(*inputs, z=z)
-
-    def cut(x):
-        return None if x is None else x[0, first:last].numpy()
-
-    return SynthControls(
-        hop / rate_hz,
-        tracks.f0_hz[first:last],
-        tracks.voiced[first:last],
-        cut(controls.amplitude),
-        cut(controls.distribution),
-        cut(controls.noise_magnitudes),
-        cut(controls.z),
-    )
+    made = model.controls(*inputs, z=z)
+    curves = (made.amplitude, made.distribution, made.noise_magnitudes, z)
+    cut = (None if x is None else x[0, first:last].numpy() for x in curves)
+    return SynthControls(hop / rate_hz, tracks.f0_hz[first:last], tracks.voiced[first:last], *cut)
 
 
 @torch.no_grad()
@@ -170,20 +118,17 @@ def runs_by_loss(folder: str | Path) -> tuple[dict[str, dict[str, dict]], list[s
             curves = training.curves(run)
         except ValueError as error:
             problems.append(str(error))
-            continue
-        groups.setdefault(loss_text(curves["loss_definition"]), {})[run.name] = curves
+        else:
+            groups.setdefault(loss_text(curves["loss_definition"]), {})[run.name] = curves
     return groups, problems
 
 
 def loss_text(definition: dict | None) -> str:
     """A loss definition as text, equal for comparable losses."""
-    if not definition:
-        return "loss of unknown definition"
-    rest = dict(definition)
+    rest = dict(definition or {"kind": "loss of unknown definition"})
     words = [str(rest.pop("kind", ""))]
-    if "fft_sizes" in rest:
-        sizes = rest.pop("fft_sizes")
+    if sizes := rest.pop("fft_sizes", None):
         words.append(f"spectral loss, {len(sizes)} FFT sizes ({', '.join(map(str, sizes))})")
-    if "log_rule" in rest:
-        words.append(f"log rule {rest.pop('log_rule')}")
+    if rule := rest.pop("log_rule", None):
+        words.append(f"log rule {rule}")
     return ", ".join([*words, json.dumps(rest, sort_keys=True)] if rest else words)

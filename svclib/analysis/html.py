@@ -1,39 +1,25 @@
-"""HTML elements shared by notebooks, panels and exported pages: players, pictures, notices, tables (jinja2 templates).
+"""HTML elements shared by notebooks, panels and exported pages: players, pictures, notices, tables.
 
-Self-contained (data URIs, inline styles, no script, no network), for light and dark pages and phones. Autoescape is on:
-text from outside, such as a file name, is shown and never interpreted.
+They are the jinja2 macros of ``elements.html``, where their arguments are explained: self-contained (data URIs, inline
+styles, no network), for light and dark pages and phones. Text from outside, such as a file name, is escaped.
 """
 
 import base64
 import html
 import io
+import mimetypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import soundfile
-from markupsafe import Markup
 
 FONT = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;font-size:14px;line-height:1.5"
 LINK_LIMIT_BYTES = 20_000_000
 _COLOURS = {"info": "#3b6ea5", "done": "#2e8b57", "warning": "#c77d0a", "error": "#c0392b"}
 _MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-_MIME = {
-    ".wav": "audio/wav",
-    ".flac": "audio/flac",
-    ".mp3": "audio/mpeg",
-    ".ogg": "audio/ogg",
-    ".zip": "application/zip",
-}
-
-_HERE = Path(__file__).parent
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader([_HERE, _HERE / "lesson"]), autoescape=True, undefined=jinja2.StrictUndefined
-)
-TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # of the filter tojson
-TEMPLATES.globals |= {"font": FONT, "colours": _COLOURS}
-_ELEMENTS: Any = TEMPLATES.get_template("elements.html").module  # its macros are attributes
 
 
 def text(value) -> str:
@@ -42,10 +28,9 @@ def text(value) -> str:
 
 
 def encode(samples: np.ndarray, sample_rate_hz: int, small: bool = False) -> tuple[bytes, str]:
-    """Encode a mono signal ``[samples]`` for embedding: ``(bytes, MIME type)``.
+    """Encode a mono signal ``[samples]``, clipped to +-1, for embedding: ``(bytes, MIME type)``.
 
-    MP3 at its own rates, a sixth of the size of WAV (``small``: a tenth); 16-bit WAV at other rates. Values are clipped
-    to +-1.
+    MP3 at its own rates, a sixth of the size of WAV (``small``: a tenth); 16-bit WAV at other rates.
     """
     samples = np.clip(np.nan_to_num(np.asarray(samples, dtype=np.float32)), -1.0, 1.0)
     kind, mime = ("MP3", "audio/mpeg") if sample_rate_hz in _MP3_RATES_HZ and samples.size else ("WAV", "audio/wav")
@@ -60,54 +45,21 @@ def data_uri(data: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
-def player(samples: np.ndarray, sample_rate_hz: int, label: str = "", note: str = "") -> str:
-    """An audio element with a label above and a note in small print below."""
-    return str(_ELEMENTS.player(data_uri(*encode(samples, sample_rate_hz)), label, note))
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+)
+TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # of the filter tojson
+TEMPLATES.globals |= {"font": FONT, "colours": _COLOURS, "encode": encode, "data_uri": data_uri}
+_ELEMENTS: Any = TEMPLATES.get_template("elements.html").module  # its macros are attributes
 
 
-def small_player(samples: np.ndarray, sample_rate_hz: int, label: str) -> Markup:
-    """An audio element for a table cell."""
-    return _ELEMENTS.small_player(data_uri(*encode(samples, sample_rate_hz)), label)
+def _element(name: str) -> Callable[..., str]:
+    return lambda *args, **options: str(getattr(_ELEMENTS, name)(*args, **options))
 
 
-def picture(png: bytes, alt: str, width_px: int = 900, height_px: int | None = None) -> str:
-    """A PNG that shrinks with the page; with ``height_px`` its pixels are scaled to that height without smoothing."""
-    height = "auto" if height_px is None else f"{height_px}px;image-rendering:pixelated"
-    return str(_ELEMENTS.picture(data_uri(png, "image/png"), alt, width_px, height))
-
-
-def notice(message: str, kind: str = "info") -> str:
-    """A message in a coloured frame; line breaks are kept. ``kind``: info, done, warning or error."""
-    return str(_ELEMENTS.notice(str(message), kind))
-
-
-def flow(*parts: str) -> str:
-    """HTML elements side by side, or below each other on a phone."""
-    return str(_ELEMENTS.flow(parts))
-
-
-def heading(title: str, note: str = "") -> str:
-    """A small heading with an optional note after it."""
-    return str(_ELEMENTS.heading(title, note))
-
-
-def paragraph(message: str) -> str:
-    """A paragraph of plain text."""
-    return str(_ELEMENTS.paragraph(message))
-
-
-def table(columns: list[str], rows: list[list], marks: list[str] | None = None) -> str:
-    """A table that scrolls sideways if it is wider than the page; cells are escaped unless they are ``Markup``.
-
-    Args:
-        columns: Headings; a leading ``>`` right-aligns the column.
-        rows: Cells of any type.
-        marks: Coloured edge of each row: info, done, warning, error or "" for none.
-
-    Returns:
-        HTML.
-    """
-    return str(_ELEMENTS.table(columns, rows, marks or [""] * len(rows)))
+_NAMES = ("player", "picture", "notice", "flow", "heading", "paragraph", "table", "frame")
+player, picture, notice, flow, heading, paragraph, table, frame = map(_element, _NAMES)
+small_player = _ELEMENTS.small_player  # markup, which a table does not escape
 
 
 def download_link(path: Path, label: str = "Download") -> str:
@@ -116,5 +68,5 @@ def download_link(path: Path, label: str = "Download") -> str:
     size = path.stat().st_size
     if size > LINK_LIMIT_BYTES:
         return paragraph(f"{path.name} has {size / 1e6:.0f} MB, too much for a link in this page. It is at {path}.")
-    source = data_uri(path.read_bytes(), _MIME.get(path.suffix.lower(), "application/octet-stream"))
+    source = data_uri(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream")
     return str(_ELEMENTS.download_link(source, path.name, label, f"{size / 1e6:.1f}"))

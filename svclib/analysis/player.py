@@ -1,11 +1,11 @@
 """Traces as one self-contained HTML page: scrub through the steps, from noise to signal, in pictures and sound.
 
-``player.html`` is the template. The same text is the output of a notebook cell (:func:`frame`) and an exported file
-(:func:`export`). The page makes no network requests, and text from outside is escaped.
+``player.html`` is the template. The text is the output of a notebook cell (``html.frame``) and a file (:func:`export`).
 """
 
 import base64
 import dataclasses
+import itertools
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,64 +13,35 @@ from pathlib import Path
 
 import numpy as np
 
+from svclib.analysis import compare, step_audio
 from svclib.analysis import html as page
-from svclib.analysis import plot_data, projection
 from svclib.analysis.step_audio import StepAudio
 from svclib.analysis.trace import Trace
-from svclib.conversion import metrics
+from svclib.audio import units
 from svclib.utils import atomic_store
 from svclib.utils.errors import ConversionError
 
-CHANGE_DB = 30.0  # range of the difference colours
-LARGE_BYTES = 10_000_000
-MAX_RUNS = 4
-_BOTTOM_DB = -100.0
-_FIT = (  # asks the page in the frame for its height, now and whenever it changes
-    "const f=this,ask=()=>f.contentWindow.postMessage('height?','*');if(f.asked)return ask();f.asked=1;"
-    "window.addEventListener('message',function fit(e){"
-    "if(!f.isConnected)return window.removeEventListener('message',fit);"
-    "if(e.source!==f.contentWindow||!(e.data.height>0))return;const phone=f.clientWidth<600;"
-    "f.style.height=Math.min(Math.ceil(e.data.height),phone?Math.max(480,.9*window.screen.height):3000)+'px'});ask()"
-)
-_TAP_TEXT = {
-    "guess": "each point is one step's guess, averaged over time",
-    "step": "each point is one step: the embedding of the diffusion time",
-    "noise": "each point is one step: the input of layer {} with the step, mean and spread over time",
-    "condition": "each point is one step: the gates of layer {} with step and condition, mean and spread over time",
-}
+CHANGE_DB, MAX_RUNS = 30.0, 4  # range of the difference colours
+_BOTTOM_DB, _N_COLUMNS = -100.0, 600
+_MAP_TEXT = "each point is one step's guess, averaged over time; one principal component analysis over all runs shown"
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One trace and what is shown with it.
-
-    Attributes:
-        trace: A page shows mels or waveforms, not both.
-        label: Its name; the label of the trace by default.
-        audio: Of the x0 predictions, from ``step_audio``.
-        f0: ``(f0_hz, voiced)`` measured on the audio by step position, on the frames of the trace.
-        reference_db: ``[mels, frames]`` to compare with.
-        tap: Features of the map: a tap or ``guess``; the same for all runs of a page.
-        noisy_audio: Of the noisy states.
-        compact: Leave out the pictures of the noisy states, to save space.
-    """
+    """One trace, audio of its x0 predictions and noisy states, ``(f0_hz, voiced)`` of the audio by position, and a
+    log-mel ``[mels, frames]`` to compare with; ``compact`` leaves out the pictures of the noisy states."""
 
     trace: Trace
     label: str = ""
     audio: StepAudio | None = None
     f0: Mapping[int, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
     reference_db: np.ndarray | None = None
-    tap: str = "guess"
     noisy_audio: StepAudio | None = None
     compact: bool = False
 
 
 def document(runs: Sequence[Run], title: str = "Watch it sing") -> str:
-    """The page of runs of one excerpt side by side, as self-contained HTML.
-
-    ConversionError for no runs, more than four (unless all but the first are ``compact``), or runs of different kinds,
-    mel settings, lengths or taps.
-    """
+    """The page of up to four runs of one excerpt side by side, or more ``compact`` ones, as self-contained HTML."""
     return fill({"title": title, **group(runs), "more": []})
 
 
@@ -82,51 +53,31 @@ def fill(data: dict, pages: dict | None = None) -> str:
 def group(runs: Sequence[Run]) -> dict:
     """Runs to be shown side by side, as JSON data of the page."""
     _require_same(runs)
-    first = runs[0].trace
+    first, contract = runs[0].trace, runs[0].trace.contract
     low, high = _range_db(runs)
-    contract = plot_data.contract(first)
-    hz = contract.centers_hz()
-    n_mels, n_frames = plot_data.levels_db(first, first.result).shape
-    placed = projection.joint_map([_features(run) for run in runs])
-    curves = [_curves(run) for run in runs]
-    names = list(dict.fromkeys(name for found in curves for name in found if name != "distance to the result"))
-    about = {name: curve for found in curves for name, curve in found.items()}
-    tap, _, number = runs[0].tap.partition(" ")
+    found = [_curves(run) for run in runs]
+    curves = {
+        c.name: {"name": c.name, "unit": c.unit, "meaning": c.meaning, "zero": c.name != "signal to noise"}
+        for c in itertools.chain(*found)
+    }
+    paths, explained, _ = compare.joint_map([compare.map_features(run.trace) for run in runs])
     return {
-        "mels": n_mels,
-        "frames": n_frames,
+        "mels": contract.n_mels,
+        "frames": first.n_frames,
         "kind": first.kind,
         "frame_s": contract.hop_samples / contract.sample_rate_hz,
         "range_db": [low, high],
         "change_db": CHANGE_DB,
-        "mel_hz": np.round(hz, 1).tolist(),
-        "ticks": [[round(place, 4), label] for place, label in plot_data.frequency_ticks(hz, 0.09)],
+        "mel_hz": np.round(contract.centers_hz(), 1).tolist(),
+        "ticks": [[round(place, 4), label] for place, label in first.frequency_ticks(0.09)],
         "pitch": _pitch_range(runs),
-        "curves": [
-            {"name": n, "unit": about[n]["unit"], "meaning": about[n]["meaning"], "zero": n != "signal to noise"}
-            for n in names
-        ],
-        "map": {
-            "explained": [round(100 * float(x)) for x in placed.explained],
-            "text": f"{_TAP_TEXT.get(tap, tap).format(number)}; one principal component analysis over all runs shown",
-        },
+        "curves": list(curves.values()),
+        "map": {"explained": [round(100 * float(x)) for x in explained], "text": _MAP_TEXT},
         "runs": [
-            _run_data(run, number, low, high, path, {n: found[n]["values"] for n in names if n in found})
-            for number, (run, path, found) in enumerate(zip(runs, placed.paths, curves, strict=True))
+            {"path": np.round(path, 5).tolist(), **_run_data(run, number, low, high, curves)}
+            for number, (run, path, curves) in enumerate(zip(runs, paths, found, strict=True))
         ],
     }
-
-
-def frame(document_text: str, height_px: int = 1100) -> str:
-    """The page as the output of a notebook cell: an isolated iframe that may run only its own script.
-
-    It takes the height of the page, on a phone at most that of the screen; ``height_px`` where scripts do not run.
-    """
-    return (
-        f'<iframe title="Player" sandbox="allow-scripts" allow="autoplay" srcdoc="{page.text(document_text)}" '
-        f'onload="{page.text(_FIT)}" '
-        f'style="width:100%;height:{int(height_px)}px;border:0;border-radius:8px"></iframe>'
-    )
 
 
 def export(document_text: str, path: str | Path) -> Path:
@@ -135,35 +86,19 @@ def export(document_text: str, path: str | Path) -> Path:
     return atomic_store.commit_new(Path(path).with_suffix(".html"), lambda part: part.write_bytes(data))
 
 
-def _features(run: Run) -> np.ndarray:
-    if run.tap == "guess":
-        return plot_data.levels_db(run.trace, run.trace.x0_hat).astype(np.float64).mean(axis=2)
-    return projection.map_features(run.trace, run.tap)
-
-
-def _curves(run: Run) -> dict[str, dict]:
-    """Curves over the steps, and the F0 error if F0 was measured."""
-    trace = run.trace
-    levels = plot_data.levels_db(trace, trace.x0_hat), plot_data.levels_db(trace, trace.result)
-    found = projection.curves(trace, run.reference_db, levels)
-    if run.f0 and len(trace.conditions.get("f0_hz", ())) == levels[1].shape[1]:
-        target_hz, on = trace.conditions["f0_hz"], _voiced(trace)
-        counts, values = [], np.full(len(trace), math.nan)
-        for i, (f0_hz, voiced) in run.f0.items():
-            counts.append(int((on & voiced & (target_hz > 0) & (f0_hz > 0)).sum()))
-            if counts[-1] >= 10:
-                values[i] = metrics.f0_error_cents(target_hz, on, f0_hz, voiced)["rmse"]
-        found["pitch off what was asked"] = {
-            "unit": "cents",
-            "values": values,
-            "meaning": f"root mean square over frames voiced in both, {min(counts)} to {max(counts)} of "
-            f"{len(target_hz)} by step; not shown below 10",
-        }
+def _curves(run: Run) -> list[compare.Metric]:
+    """Curves over the steps, and the F0 error if F0 was measured; the page itself draws the distance to the result."""
+    trace, (_, *found) = run.trace, compare.mel_metrics(run.trace, run.reference_db, warped=False)
+    n = len(trace)
+    if run.f0 and trace.target_f0 is not None and len(trace.target_f0[0]) == trace.n_frames:
+        errors = [step_audio.f0_error(trace, *run.f0[i]) if i in run.f0 else ({}, None) for i in range(n)]
+        values = np.array([error.get("rmse", math.nan) for error, _ in errors])
+        counts = [count for _, count in errors if count is not None]
+        meaning = f"root mean square over frames voiced in both, {min(counts)} to {max(counts)} of {trace.n_frames}"
+        meaning += f" by step; not shown below {step_audio.MIN_FRAMES}"
+        about = ("pitch off what was asked", "cents", meaning, "the target F0")
+        found.append(compare.Metric(*about, np.arange(n), values, np.array([count or 0 for _, count in errors])))
     return found
-
-
-def _voiced(trace: Trace) -> np.ndarray:
-    return trace.conditions.get("voiced", trace.conditions["f0_hz"] > 0)
 
 
 def _require_same(runs: Sequence[Run]) -> None:
@@ -171,25 +106,16 @@ def _require_same(runs: Sequence[Run]) -> None:
         raise ConversionError("There is no run to show.")
     if len(runs) > MAX_RUNS and not all(run.compact for run in runs[1:]):
         raise ConversionError(f"{len(runs)} runs are too many for one page; it shows up to {MAX_RUNS}.")
-    first = runs[0]
-    for run in runs:
-        name, shape = run.label or run.trace.info.get("label", ""), run.trace.result.shape
-        if run.trace.kind != first.trace.kind:
-            raise ConversionError(f"'{name}' is a {run.trace.kind} trace, the first run a {first.trace.kind} trace.")
-        if plot_data.contract(run.trace) != plot_data.contract(first.trace) or shape != first.trace.result.shape:
-            raise ConversionError(
-                f"'{name}' has states of {shape}, the first run of {first.trace.result.shape} or other mel settings; "
-                "show runs of the same excerpt together."
-            )
-        if run.tap != first.tap:
-            raise ConversionError(f"The runs have the taps '{first.tap}' and '{run.tap}'; choose one tap for all.")
+    if len({(run.trace.kind, run.trace.result.shape, run.trace.contract) for run in runs}) > 1:
+        shapes = ", ".join(f"{run.trace.kind} {run.trace.result.shape}" for run in runs)
+        raise ConversionError(f"Show runs of the same excerpt and mel together; these have results of {shapes}.")
 
 
 def _range_db(runs: Sequence[Run]) -> tuple[float, float]:
     """One colour range for a page: the floor of the mels (at least -100 dB) to the loudest result."""
-    low = float(max(_BOTTOM_DB, 10 * math.floor(2 * math.log10(plot_data.contract(runs[0].trace).floor))))
+    low = float(max(_BOTTOM_DB, 10 * math.floor(2 * math.log10(runs[0].trace.contract.floor))))
     shown = [run.trace.result if run.trace.kind == "mel" else run.trace.x_t[0] for run in runs]  # noise is loud
-    high = max(float(plot_data.levels_db(run.trace, state).max()) for run, state in zip(runs, shown, strict=True))
+    high = max(float(run.trace.level_db(state).max()) for run, state in zip(runs, shown, strict=True))
     return low, float(max(10 * math.ceil(high / 10), low + 40))
 
 
@@ -201,60 +127,59 @@ def _packed(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(values.tobytes(), 6)).decode()
 
 
-def _noisy(trace: Trace, i: int, low: float, high: float) -> np.ndarray:
-    """Levels of a noisy state as bytes; in 16 levels where more than a quarter of its power is noise."""
-    values = _bytes_of(plot_data.levels_db(trace, trace.x_t[i]), low, high)
-    return np.rint(values / 17).astype(np.uint8) * 17 if trace.sigma[i] > 0.5 else values
+def outline(states: np.ndarray, limit: float | int, columns: int = _N_COLUMNS) -> np.ndarray:
+    """Minimum and maximum of the samples in each column, int8 ``[states, 2, columns]``; +-127 stands for +-limit."""
+    n = states.shape[-1]
+    columns = min(columns, n)
+    starts = np.arange(columns) * n // columns
+    values = np.asarray(states, np.float32)
+    ends = np.stack([np.minimum.reduceat(values, starts, axis=-1), np.maximum.reduceat(values, starts, axis=-1)], 1)
+    return np.clip(np.rint(ends / limit * 127), -127, 127).astype(np.int8)
 
 
-def _run_data(run: Run, number: int, low, high, path, values) -> dict:
-    trace, info, steps = run.trace, run.trace.info, range(len(run.trace))
-    guesses = _bytes_of(plot_data.levels_db(trace, np.concatenate([trace.x0_hat, trace.result[None]])), low, high)
+def _run_data(run: Run, number: int, low: float, high: float, curves: Sequence[compare.Metric]) -> dict:
+    trace, info = run.trace, run.trace.info
+    states = np.concatenate([trace.x0_hat, trace.result[None]])
+    guesses, seen = (_bytes_of(trace.level_db(x), low, high) for x in (states, trace.x_t))
     guesses[1:] -= guesses[:-1].copy()  # differences of similar steps compress better; the page adds them up
+    loud = trace.sigma > 0.5  # 16 levels do where more than a quarter of the power is noise
+    seen[loud] = np.rint(seen[loud] / 17).astype(np.uint8) * 17
     about = [str(info.get("method") or ""), f"{trace.n_calls} calls of the network"]
     about += [f"noise of seed {info['seed']}"] if "seed" in info else []
+    (audio, quieter), (noisy, noisy_quieter) = (_audio(x, len(trace)) for x in (run.audio, run.noisy_audio))
     wave = {}
     if trace.kind == "wave":
-        peak = max(float(np.abs(trace.result.astype(np.float32)).max()), 1e-3)
-        shown = np.concatenate([trace.x0_hat, trace.result[None]])
-        wave = {"columns": min(plot_data.N_COLUMNS, trace.result.shape[-1]), "peak": round(1.25 * peak, 3)}
-        wave |= {
-            "seen": _packed(plot_data.outline(trace.x_t, 4.0)),
-            "guess": _packed(plot_data.outline(shown, 1.25 * peak)),
-        }
+        limit = 1.25 * max(float(np.abs(trace.result.astype(np.float32)).max()), 1e-3)
+        wave = {"columns": min(_N_COLUMNS, trace.result.shape[-1]), "peak": round(limit, 3)}
+        wave |= {"seen": _packed(outline(trace.x_t, 4.0)), "guess": _packed(outline(states, limit))}
     return {
         "label": str(run.label or info.get("label") or f"run {number + 1}"),
         "about": ", ".join(filter(None, about)),
         "notice": str(info.get("notice") or ""),
-        "t": trace.t.tolist(),
-        "alpha": trace.alpha.tolist(),
-        "sigma": trace.sigma.tolist(),
+        **{name: getattr(trace, name).tolist() for name in ("t", "alpha", "sigma")},
         "snr": np.clip(10 / math.log(10) * trace.log_snr, -100, 100).tolist(),
-        "xt": "" if run.compact else _packed(np.stack([_noisy(trace, i, low, high) for i in steps])),
+        "xt": "" if run.compact else _packed(seen),
         "wave": wave,
         "x0": _packed(guesses),
-        "path": np.round(path, 5).tolist(),
-        "values": {n: [round(float(v), 4) if math.isfinite(v) else None for v in vs] for n, vs in values.items()},
+        "values": {c.name: [round(float(v), 4) if math.isfinite(v) else None for v in c.values] for c in curves},
         "ref": None if run.reference_db is None else _packed(_bytes_of(run.reference_db, low, high)),
-        "asked": _track(trace.conditions["f0_hz"], _voiced(trace)) if "f0_hz" in trace.conditions else None,
-        "sung": [_track(*run.f0[i]) if i in run.f0 else None for i in steps],
-        "audio": _audio(run.audio),
+        "asked": None if trace.target_f0 is None else _track(*trace.target_f0),
+        "sung": [_track(*run.f0[i]) if i in run.f0 else None for i in range(len(trace))],
+        "audio": audio,
         "sound": "" if run.audio is None else run.audio.kind,
-        "quieter": _attenuated(run.audio),
-        "noisy": _audio(run.noisy_audio),
-        "noisy_quieter": _attenuated(run.noisy_audio),
+        "quieter": quieter,
+        "noisy": noisy,
+        "noisy_quieter": noisy_quieter,
     }
 
 
-def _audio(rendered: StepAudio | None) -> dict[str, str]:
+def _audio(rendered: StepAudio | None, n_steps: int) -> tuple[dict[str, str], dict[str, float]]:
+    """The sounds of the steps, encoded, and their attenuation in dB."""
     if rendered is None:
-        return {}
-    encoded = {i: page.encode(samples, rendered.sample_rate_hz, True)[0] for i, samples in rendered.audio.items()}
-    return {str(int(i)): base64.b64encode(data).decode() for i, data in encoded.items()}
-
-
-def _attenuated(rendered: StepAudio | None) -> dict[str, float]:
-    return {} if rendered is None else {str(i): db for i, db in rendered.attenuated_db.items()}
+        return {}, {}
+    sounds = {i: page.encode(x, rendered.sample_rate_hz, True)[0] for i, x in rendered.audio.items() if i < n_steps}
+    quieter = {str(i): db for i, db in rendered.attenuated_db.items()}
+    return {str(i): base64.b64encode(data).decode() for i, data in sounds.items()}, quieter
 
 
 def _track(f0_hz, voiced) -> list:
@@ -263,8 +188,8 @@ def _track(f0_hz, voiced) -> list:
 
 def _pitch_range(runs: Sequence[Run]) -> list | None:
     """Range of the melody panel in MIDI notes: the target F0 (else the measured), and half an octave around it."""
-    tracks = [(r.trace.conditions["f0_hz"], _voiced(r.trace)) for r in runs if "f0_hz" in r.trace.conditions]
+    tracks = [run.trace.target_f0 for run in runs if run.trace.target_f0 is not None]
     tracks = tracks or [track for run in runs for track in run.f0.values()]
-    notes = [plot_data.notes_midi(f0_hz, voiced) for f0_hz, voiced in tracks]
-    notes = np.concatenate([n[np.isfinite(n)] for n in notes] or [np.zeros(0)])
+    f0_hz = np.concatenate([f0_hz[np.asarray(voiced, bool) & (f0_hz > 0)] for f0_hz, voiced in tracks] or [np.zeros(0)])
+    notes = units.hz_to_midi(f0_hz)
     return [math.floor(notes.min()) - 6, math.ceil(notes.max()) + 6] if len(notes) else None

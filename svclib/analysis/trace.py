@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from svclib.audio.mel import MelConfig
+from svclib.audio.mel import MelConfig, log_mel
 from svclib.utils import atomic_store, serialization
 from svclib.utils.errors import ConfigError, ConversionError
 
@@ -31,13 +32,9 @@ class Trace:
 
     Attributes:
         kind: ``mel`` (states ``[S, mels, frames]``, scaled to about -1 .. 1) or ``wave`` (``[S, samples]``).
-        x_t: Noisy states, float16.
-        x0_hat: x0 predictions, float16.
-        result: The final state, float16.
-        t: Diffusion times, float64 ``[S]``.
-        alpha, sigma: Signal and noise level at those times, float64 ``[S]``.
-        index: Index of the denoiser call, int64 ``[S]``.
-        n_calls: Number of denoiser calls; more than ``S`` if steps were left out.
+        x_t, x0_hat, result: Noisy states, x0 predictions and the final state, float16.
+        t, alpha, sigma: Diffusion times, signal and noise level at them, float64 ``[S]``.
+        index, n_calls: Index of the denoiser call, int64 ``[S]``, and number of calls; some may be left out.
         features: Pooled hidden features by tap, float32 ``[S, dims]``; see ``Denoiser.named_taps``.
         conditions: Target curves by name, such as ``f0_hz``, ``voiced``, ``loudness_db``: ``[frames]``.
         low, high: Log-mels ``[mels]`` that -1 and 1 of a mel state stand for, float32; empty for ``wave``.
@@ -75,26 +72,34 @@ class Trace:
 
     @property
     def contract(self) -> MelConfig:
-        """The mel settings of a ``mel`` trace."""
-        return MelConfig.from_json(self.info["mel"])
+        """The mel settings; of a ``wave`` for its pictures: 64 mels, hops of about 8 ms (longer above 800 frames)."""
+        if self.kind == "mel":
+            return MelConfig.from_json(self.info["mel"])
+        rate_hz = self.info["sample_rate_hz"]
+        hop = 1 << max(4, round(np.log2(max(0.008 * rate_hz, len(self.result) / 800))))
+        return MelConfig(rate_hz, 4 * hop, 4 * hop, hop, 64, 0.0, rate_hz / 2)
 
     @property
     def sample_rate_hz(self) -> int:
         """Sample rate of the audio."""
-        return self.contract.sample_rate_hz if self.kind == "mel" else self.info["sample_rate_hz"]
+        return self.contract.sample_rate_hz
+
+    @property
+    def n_frames(self) -> int:
+        """Number of mel frames, with the hop of :attr:`contract`."""
+        size = self.result.shape[-1]
+        return size if self.kind == "mel" else size // self.contract.hop_samples
 
     @property
     def n_bytes(self) -> int:
         """Memory of the states."""
         return sum(getattr(self, name).nbytes for name in _STATES)
 
-    def eps_hat(self, i: int) -> np.ndarray:
-        """The noise prediction of step ``i`` from ``x_t = alpha x0 + sigma eps``, float32, exact where x0 was not
-        clipped."""
-        if self.sigma[i] == 0:
-            return np.zeros_like(self.x_t[i], dtype=np.float32)
-        x_t, x0 = self.x_t[i].astype(np.float32), self.x0_hat[i].astype(np.float32)
-        return ((x_t - self.alpha[i] * x0) / self.sigma[i]).astype(np.float32)
+    @property
+    def target_f0(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Target F0 in Hz and voicing, ``[frames]`` each, or None."""
+        f0_hz = self.conditions.get("f0_hz")
+        return None if f0_hz is None else (f0_hz, self.conditions.get("voiced", f0_hz > 0))
 
     def log_mel(self, states: np.ndarray) -> np.ndarray:
         """States ``[..., mels, frames]`` as log-mels, float32; ConversionError for a waveform trace."""
@@ -104,8 +109,22 @@ class Trace:
         return ((np.asarray(states, np.float32) + 1) / 2 * (high - low) + low).astype(np.float32)
 
     def level_db(self, states: np.ndarray) -> np.ndarray:
-        """:meth:`log_mel` in dB: 20 log10 of the mel magnitude."""
-        return self.contract.to_db(self.log_mel(states))
+        """Mel levels of states in dB, ``[..., mels, frames]``: 20 log10 of the magnitude, by :attr:`contract`."""
+        contract = self.contract
+        if self.kind == "mel":
+            return contract.to_db(self.log_mel(states))
+        rows = torch.from_numpy(np.asarray(states, np.float32).reshape(-1, states.shape[-1]))
+        level_db = contract.to_db(log_mel(rows, contract).transpose(1, 2).numpy())
+        return level_db.reshape(*states.shape[:-1], *level_db.shape[1:])
+
+    def frequency_ticks(self, distance: float) -> list[tuple[float, str]]:
+        """Round frequencies on the mel axis, ``(position from 0 to 1, label)``, at least ``distance`` apart."""
+        hz, ticks = self.contract.centers_hz(), [(-np.inf, "")]
+        for f in (250, 500, 1000, 2000, 4000, 8000, 16000):
+            place = float(np.interp(f, hz, np.arange(len(hz))) + 0.5) / len(hz)
+            if hz[0] < f < hz[-1] and place - ticks[-1][0] > distance:
+                ticks.append((place, f"{f // 1000} k" if f >= 1000 else str(f)))
+        return ticks[1:]
 
     def steps(self, positions) -> "Trace":
         """The trace with a subset of its steps."""
@@ -155,17 +174,15 @@ def load(path: str | Path) -> Trace:
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Trace:
-    if "head" not in arrays:
-        raise ConversionError("it is an archive without a head.")
-    head = serialization.strict_json(arrays.pop("head").tobytes(), "its head")
-    serialization.check_plain(head, "its head", items=10_000)
-    if not isinstance(head, dict) or head.get("schema") != SCHEMA:
-        version = head.get("schema") if isinstance(head, dict) else None
-        raise ConversionError(f"it has version {str(version)[:20]}; this program reads {SCHEMA}. Make the trace again.")
-    serialization.check_fields(head, {"schema": int, "kind": str, "n_calls": int, "info": dict}, "its head")
-    missing = [name for name in _ARRAYS if name not in arrays]
+    missing = [name for name in ("head", *_ARRAYS) if name not in arrays]
     if missing:
         raise ConversionError(f"'{missing[0]}' is missing.")
+    head = serialization.strict_json(arrays.pop("head").tobytes(), "its head")
+    serialization.check_plain(head, "its head", items=10_000)
+    version = head.get("schema") if isinstance(head, dict) else None
+    if version != SCHEMA:
+        raise ConversionError(f"it has version {str(version)[:20]}; this program reads {SCHEMA}. Make the trace again.")
+    serialization.check_fields(head, {"schema": int, "kind": str, "n_calls": int, "info": dict}, "its head")
     fixed = {name: arrays.pop(name) for name in _ARRAYS}
     groups: dict[str, dict] = {"feature": {}, "condition": {}}
     for name, value in arrays.items():
@@ -198,16 +215,12 @@ def _rules(trace: Trace) -> Iterator[tuple[Any, str]]:
     for name, value in trace.features.items():
         usable = value.dtype == np.float32 and value.ndim == 2 and len(value) == n_steps and np.isfinite(value).all()
         yield usable, f"feature '{name}' is not one finite float32 row for each of the {n_steps} steps."
-    if trace.kind == "mel":
-        yield from _mel_rules(trace, *state)
-    else:
+    if trace.kind == "wave":
         rate_hz = trace.info.get("sample_rate_hz")
         yield type(rate_hz) is int and 1000 <= rate_hz <= 400_000, "its sample rate is missing or out of range."
-
-
-def _mel_rules(trace: Trace, n_mels: int, n_frames: int) -> Iterator[tuple[Any, str]]:
+        return
     try:
-        contract = trace.contract
+        contract, (n_mels, n_frames) = trace.contract, state
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise ConversionError(f"its mel settings are missing or wrong ({error}).") from None
     fits = contract.n_mels == n_mels and trace.low.shape == trace.high.shape == (n_mels,)

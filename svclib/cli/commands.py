@@ -428,8 +428,7 @@ def interpolate(a) -> None:
 )
 def trace(a) -> None:
     """Make a lesson of a diffusion or DiffWave instrument: one page, from noise to song."""
-    from svclib.analysis import player
-    from svclib.analysis.lesson import build as lesson
+    from svclib.analysis import lesson, player
 
     out = Path(a.out)
     if out.suffix.lower() not in (".html", ".htm"):

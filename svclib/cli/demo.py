@@ -197,7 +197,7 @@ class DemoRun:
 
     def page(self, voice, made, run_folder: Path, shift: str, truth: Any) -> str:
         """HTML with all sounds and pictures in it, without script or link; ``truth`` is the target's own rendition."""
-        from svclib.analysis.plots import base as plots  # matplotlib takes its time
+        from svclib.analysis import plots  # matplotlib takes its time
 
         song, curves, previews = made.song, training.curves(run_folder), training.previews(run_folder)
         pictures = [("original", song.audio, song.features.settings.sample_rate_hz, song.features)]

@@ -6,22 +6,27 @@ contents, the seed and the step, so training can resume at any step without the 
 
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from svclib.audio import units
 from svclib.data import manifest, preprocess, shards
-from svclib.data.batches import ValidationBatches
 from svclib.data.recordings import Recording
 from svclib.features import extract
+from svclib.features.extract import ConditionInputs
 from svclib.features.f0 import fill_unvoiced
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import DatasetError, StorageError
 
 SILENT_DB = -80.0
+PREFETCHED = 2  # batches
+N_VARIANTS = 4
+MAX_CODE_BYTES = 10**9  # of codes in memory; beyond it recordings get fewer variants
 
 
 def prepare(
@@ -35,8 +40,7 @@ def prepare(
 ) -> "Dataset":
     """Make the dataset of these recordings in ``out``, or update the one that is there.
 
-    Incremental: only new or changed files are processed, and an interrupted run continues. Unusable files are listed in
-    ``skipped``, repeated audio in ``duplicates``, and all messages in ``messages``.
+    Incremental: only new or changed files are processed, and an interrupted run continues.
 
     Args:
         sources: From :func:`find_recordings`.
@@ -46,26 +50,21 @@ def prepare(
             by their contents, at least one of two (and the end of a single one).
         progress: Called with a fraction and a text with the remaining time.
         cancelled: Called between segments; True stops with ``Cancelled``, and a later run continues.
-        executor: ``dask://HOST:PORT`` of a dask.distributed cluster; None for processes of this machine. The bytes are
-            the same.
+        executor: ``dask://HOST:PORT`` of a dask.distributed cluster; None for threads of this process: the same bytes.
 
     Returns:
-        The dataset, open.
+        The dataset, open, with ``messages``.
 
     Raises:
-        DatasetError: if nothing can be used, or ``out`` or ``validation`` do not fit.
-        StorageError: if the cluster cannot be used or is lost; what was committed stays.
-        StorageError: if the disk fails; what was committed stays.
+        DatasetError, StorageError: if nothing can be used, ``out`` or ``validation`` do not fit, or the disk or the
+            cluster fails; what was committed stays.
     """
     settings = manifest.pin_content_encoder(Path(out), settings)
     return Dataset.open(out, preprocess.run(sources, out, settings, validation, progress, cancelled, executor))
 
 
 def local_copy(data: Any, log_message: Callable[[str], None]) -> Any:
-    """A copy on the local disk of a dataset on Drive: faster, and independent of the connection.
-
-    Any other dataset is returned unchanged; so is this one, with a message, if it cannot be copied.
-    """
+    """A copy on the local disk of a dataset on Drive; any other, or one that cannot be copied, is returned as it is."""
     if not isinstance(data, Dataset) or not filesystem.on_drive(data.path):
         return data
     here = Path(tempfile.gettempdir()) / f"svclib-dataset-{data.fingerprint[:16]}"
@@ -88,21 +87,10 @@ def local_copy(data: Any, log_message: Callable[[str], None]) -> Any:
 class Dataset:
     """A prepared dataset, open for reading; :meth:`open` makes one.
 
-    Args:
-        path: Its folder.
-        contents: Of its manifest.
-        messages: Of the preparation.
-
-    Attributes:
-        path: Its folder.
-        settings: Of the feature extraction.
-        recordings: One dict each: ``name``, ``singer``, ``label``, ``split`` ("train" or "validation"), ``n_samples``,
-            ``n_frames``, ``sha256`` of the source file, ``notes``.
-        singers, labels: Sorted names; batches hold indices into them.
-        statistics: See ``statistics.compute``; of the train split.
-        fingerprint: Hash of the contents; equal fingerprints give equal batches.
-        skipped, duplicates: Files left out: dicts with ``name`` and ``reason``, or ``same_as``.
-        messages: Of the preparation, if it was just made.
+    ``recordings`` are dicts with ``name``, ``singer``, ``label``, ``split`` ("train" or "validation"), ``n_samples``,
+    ``n_frames``, ``sha256`` of the source file, ``notes``; files left out are in ``skipped`` (``name``, ``reason``) and
+    ``duplicates`` (``name``, ``same_as``). Batches hold indices into ``singers`` and ``labels``, which are sorted.
+    ``statistics`` (``statistics.compute``) are of the train split; equal ``fingerprint`` gives equal batches.
     """
 
     thread_safe = True
@@ -110,14 +98,13 @@ class Dataset:
     def __init__(self, path: Path, contents: dict, messages: Sequence[str] = ()):
         self.path = Path(path)
         self.settings = extract.FeatureSettings.from_json(contents["settings"])
+        self.hop_samples = self.settings.hop_samples
         self._entries = contents["recordings"]
         self.recordings = [{k: v for k, v in e.items() if k != "segments"} for e in self._entries]
         self.singers, self.labels = contents["singers"], contents["labels"]
         self.statistics, self.fingerprint = contents["statistics"], contents["fingerprint"]
         self.skipped, self.duplicates = contents["skipped"], contents["duplicates"]
-        self.messages = list(messages)
-        self.versions = contents["versions"]
-        self._shards = contents["shards"]
+        self.messages, self.versions, self._shards = list(messages), contents["versions"], contents["shards"]
         self._readers = {name: shards.Reader(self.path / name) for name in self._shards}
         self._filled: dict[int, np.ndarray] = {}
         self._n_frames = np.array([r["n_frames"] for r in self.recordings], np.int64)
@@ -136,15 +123,9 @@ class Dataset:
             size = filesystem.size_of(path / name)
             if size != expected["bytes"]:
                 state = "is missing" if size is None else f"has {size} bytes instead of {expected['bytes']}"
-                raise DatasetError(
-                    f"'{path / name}' {state}. Prepare the dataset again: only what is lost is measured again."
-                )
+                hint = "Prepare the dataset again: only what is lost is measured again."
+                raise DatasetError(f"'{path / name}' {state}.", path=path / name, hint=hint)
         return cls(path, contents, messages)
-
-    @property
-    def hop_samples(self) -> int:
-        """Samples per frame."""
-        return self.settings.hop_samples
 
     def duration_s(self, split: str | None = None) -> float:
         """Seconds of audio, of one split or of all."""
@@ -157,22 +138,13 @@ class Dataset:
 
     def verify(self) -> list[str]:
         """Check the contents against their SHA-256; returns a sentence for each damaged shard."""
-        problems = []
-        for name, expected in self._shards.items():
-            problem = atomic_store.verify(atomic_store.Marked(self.path / name, expected))
-            if problem:
-                problems.append(f"'{self.path / name}': {problem}. Prepare the dataset again to repair it.")
-        return problems
-
-    # Reading -----------------------------------------------------------------------------------------------------
+        marked = [atomic_store.Marked(self.path / name, expected) for name, expected in self._shards.items()]
+        found = [(m.path, problem) for m in marked if (problem := atomic_store.verify(m))]
+        return [f"'{path}': {problem}. Prepare the dataset again to repair it." for path, problem in found]
 
     def audio(self, index: int, start_sample: int = 0, n_samples: int | None = None) -> np.ndarray:
-        """Audio of a recording, float32 ``[n_samples]``, full scale 1; to its end by default. Raises IndexError
-        outside the recording."""
-        entry = self._entries[index]
-        stop = entry["n_samples"] if n_samples is None else start_sample + n_samples
-        if not 0 <= start_sample <= stop <= entry["n_samples"]:
-            raise IndexError(f"samples {start_sample} to {stop} of the {entry['n_samples']} of '{entry['name']}'")
+        """Audio of a recording from a sample on, float32 ``[n_samples]``, full scale 1; IndexError outside of it."""
+        entry, stop = self._range(index, "samples", start_sample, n_samples)
         out, position = np.zeros(stop - start_sample, np.float32), 0
         for shard, s0, n, _, _ in entry["segments"]:
             a, b = max(start_sample, position), min(stop, position + n)
@@ -183,12 +155,17 @@ class Dataset:
         return out
 
     def features(self, index: int, start_frame: int = 0, n_frames: int | None = None) -> extract.Features:
-        """Features of a recording or a range of its frames; raises IndexError outside the recording."""
-        entry = self._entries[index]
-        stop = entry["n_frames"] if n_frames is None else start_frame + n_frames
-        if not 0 <= start_frame <= stop <= entry["n_frames"]:
-            raise IndexError(f"frames {start_frame} to {stop} of the {entry['n_frames']} of '{entry['name']}'")
+        """Features of a recording or a range of its frames; IndexError outside of it."""
+        entry, stop = self._range(index, "frames", start_frame, n_frames)
         return manifest.read_features(self._readers, entry, self.settings, start_frame, stop)
+
+    def _range(self, index: int, unit: str, start: int, n: int | None) -> tuple[dict, int]:
+        entry = self._entries[index]
+        total = entry[f"n_{unit}"]
+        stop = total if n is None else start + n
+        if not 0 <= start <= stop <= total:
+            raise IndexError(f"{unit} {start} to {stop} of the {total} of '{entry['name']}'")
+        return entry, stop
 
     def random_chunk(self, seed: int, seconds: float = 5.0) -> tuple[int, int, int]:
         """A random excerpt: index, start_frame, n_frames; uniform over the time of all recordings."""
@@ -197,37 +174,15 @@ class Dataset:
         index, start = everything.draw(np.random.default_rng([seed, 1]), n_frames)
         return index, start, min(n_frames, self.recordings[index]["n_frames"] - start)
 
-    # Batches -----------------------------------------------------------------------------------------------------
-
-    def batch(
-        self,
-        seed: int,
-        step: int,
-        batch_size: int,
-        n_frames: int,
-        split: str = "train",
-        device: str | torch.device = "cpu",
-    ) -> dict[str, torch.Tensor]:
+    def batch(self, seed: int, step: int, batch_size: int, n_frames: int, split="train", device="cpu") -> dict:
         """Random segments, uniform over the time of a split: a function of (seed, step) and the contents.
 
-        Args:
-            seed: Of the training.
-            step: From 0; every step draws anew.
-            batch_size: Number of segments.
-            n_frames: Length of each.
-            split: ``train`` or ``validation``.
-            device: Where the tensors go.
-
-        Returns:
-            ``audio`` ``[batch, n_frames * hop]``; ``f0_hz`` (unvoiced gaps filled from their neighbours in the whole
-            recording, 0 where it has no pitch at all), ``confidence``, ``loudness_db`` ``[batch, n_frames]`` float32;
-            ``voiced`` bool; ``log_mel`` ``[batch, n_frames, mels]`` and ``content`` ``[batch, n_frames, dims]`` if the
-            settings have them; ``singer``, ``label`` ``[batch]`` int64, positions in ``singers`` and ``labels`` (-1
-            without label); ``recording``, ``start_frame`` ``[batch]`` int64, where the segments lie. A recording that
-            is too short is followed by silence: loudness -80 dB, unvoiced.
-
-        Raises:
-            DatasetError: if the split is empty.
+        They are ``audio`` ``[batch, n_frames * hop]``; ``f0_hz`` (unvoiced gaps filled from their neighbours in the
+        whole recording, 0 where it has no pitch at all), ``confidence``, ``loudness_db`` ``[batch, n_frames]`` float32;
+        ``voiced`` bool; ``log_mel`` ``[batch, n_frames, mels]`` and ``content`` ``[batch, n_frames, dims]`` if the
+        settings have them; ``singer``, ``label`` ``[batch]`` int64 (-1 without label); ``recording``, ``start_frame``
+        ``[batch]`` int64, where the segments lie. A recording that is too short is followed by silence: loudness
+        -80 dB, unvoiced. DatasetError if the split is empty.
         """
         chosen = self._splits[split]
         if not len(chosen.indices):
@@ -235,30 +190,22 @@ class Dataset:
         rng = np.random.default_rng([seed, step, 0])
         return self._collect([chosen.draw(rng, n_frames) for _ in range(batch_size)], n_frames, device)
 
-    def validation_batches(
-        self, batch_size: int, n_frames: int, device: str | torch.device = "cpu"
-    ) -> ValidationBatches:
+    def validation_batches(self, batch_size: int, n_frames: int, device="cpu") -> "ValidationBatches":
         """The validation split in adjacent segments, as a fixed sequence of batches that are read on access.
 
-        The last segment of a recording ends with the recording and overlaps the one before it; only recordings shorter
-        than a segment are padded with silence.
+        The last segment of a recording ends with it and overlaps the one before; only shorter recordings are padded.
         """
         return ValidationBatches(self, batch_size, n_frames, device)
 
-    def window(self, index: int, start_frame: int, n_frames: int) -> dict[str, torch.Tensor]:
+    def window(self, index: int, start_frame: int, n_frames: int) -> dict[str, Tensor]:
         """One segment as a batch of one, see :meth:`batch`."""
         return self._collect([(index, start_frame)], n_frames, "cpu")
 
-    def _collect(self, windows: Sequence[tuple[int, int]], n_frames: int, device) -> dict[str, torch.Tensor]:
-        hop, mel = self.hop_samples, self.settings.mel
-        shape = (len(windows), n_frames)
-        out = {
-            "audio": np.zeros((len(windows), n_frames * hop), np.float32),
-            "f0_hz": np.zeros(shape, np.float32),
-            "voiced": np.zeros(shape, bool),
-            "confidence": np.zeros(shape, np.float32),
-            "loudness_db": np.full(shape, SILENT_DB, np.float32),
-        }
+    def _collect(self, windows: Sequence[tuple[int, int]], n_frames: int, device) -> dict[str, Tensor]:
+        hop, mel, shape = self.hop_samples, self.settings.mel, (len(windows), n_frames)
+        out = {"audio": np.zeros((len(windows), n_frames * hop), np.float32), "voiced": np.zeros(shape, bool)}
+        silent = {"f0_hz": 0.0, "confidence": 0.0, "loudness_db": SILENT_DB}
+        out |= {name: np.full(shape, value, np.float32) for name, value in silent.items()}
         large = manifest.large_features(self.settings)
         for name, width in large.items():
             out[name] = np.full((*shape, width), mel.log_floor if name == "log_mel" else 0.0, np.float32)
@@ -283,6 +230,26 @@ class Dataset:
         return self._filled[index]
 
 
+def describe(dataset: Dataset) -> str:
+    """Summary of a dataset in a few lines of text."""
+    s, pitch = dataset.settings, dataset.statistics["f0_midi"]
+    total, held = (units.duration_text(dataset.duration_s(split)) for split in (None, "validation"))
+    lines = [
+        f"{len(dataset.recordings)} recordings, {total} ({held} held out for validation)",
+        f"singers: {', '.join(dataset.singers)}",
+        f"{s.sample_rate_hz} Hz, a frame every {1000 * s.hop_samples / s.sample_rate_hz:.3g} ms, "
+        f"F0 by {s.f0_method}" + (f", {s.mel.n_mels} mel bands" if s.mel else ""),
+    ]
+    if dataset.labels:
+        lines.append(f"labels: {', '.join(dataset.labels)}")
+    if pitch["mean_note"] is not None:
+        low, high, mean = (units.midi_to_hz(pitch[f"{k}_note"]) for k in ("min", "max", "mean"))
+        lines.append(f"notes from {low:.0f} to {high:.0f} Hz, {mean:.0f} Hz on average")
+    if dataset.skipped or dataset.duplicates:
+        lines.append(f"{len(dataset.skipped)} files skipped, {len(dataset.duplicates)} duplicates left out")
+    return "\n".join(lines)
+
+
 class _Split:
     """The recordings of a split with the cumulative sum of their lengths, for draws uniform over time."""
 
@@ -297,22 +264,90 @@ class _Split:
         return int(self.indices[position]), int(start)
 
 
-def describe(dataset: Dataset) -> str:
-    """Summary of a dataset in a few lines of text."""
-    s, pitch = dataset.settings, dataset.statistics["f0_midi"]
-    held = dataset.duration_s("validation")
-    lines = [
-        f"{len(dataset.recordings)} recordings, {units.duration_text(dataset.duration_s())} "
-        f"({units.duration_text(held)} held out for validation)",
-        f"singers: {', '.join(dataset.singers)}",
-        f"{s.sample_rate_hz} Hz, a frame every {1000 * s.hop_samples / s.sample_rate_hz:.3g} ms, F0 by {s.f0_method}"
-        + (f", {s.mel.n_mels} mel bands" if s.mel else ""),
-    ]
-    if dataset.labels:
-        lines.append(f"labels: {', '.join(dataset.labels)}")
-    if pitch["mean_note"] is not None:
-        low, high = (units.midi_to_hz(pitch[k]) for k in ("min_note", "max_note"))
-        lines.append(f"notes from {low:.0f} to {high:.0f} Hz, {units.midi_to_hz(pitch['mean_note']):.0f} Hz on average")
-    if dataset.skipped or dataset.duplicates:
-        lines.append(f"{len(dataset.skipped)} files skipped, {len(dataset.duplicates)} duplicates left out")
-    return "\n".join(lines)
+class ValidationBatches(Sequence):
+    """The validation split in segments; each batch is read on access."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, n_frames: int, device="cpu"):
+        self._dataset, self._batch_size, self._n_frames, self._device = dataset, batch_size, n_frames, device
+        lengths = {index: dataset.recordings[index]["n_frames"] for index in dataset.indices("validation")}
+        self._windows = [
+            (index, max(0, min(start, length - n_frames)))
+            for index, length in lengths.items()
+            for start in range(0, length, n_frames)
+        ]
+
+    def __len__(self) -> int:
+        return -(-len(self._windows) // self._batch_size)
+
+    def __getitem__(self, position):
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        start = range(len(self))[position] * self._batch_size
+        return self._dataset._collect(self._windows[start : start + self._batch_size], self._n_frames, self._device)
+
+
+class BatchLoader:
+    """Loads the batches of a training; those of the next steps are prefetched by a thread if it is ``thread_safe``.
+
+    Copies to a GPU are asynchronous, from pinned memory.
+    """
+
+    def __init__(self, dataset: Any, seed: int, batch_size: int, n_frames: int, device: torch.device):
+        self._dataset, self._arguments, self._device = dataset, (seed, batch_size, n_frames), device
+        self._pool = ThreadPoolExecutor(1, "svclib-batches") if getattr(dataset, "thread_safe", False) else None
+        self._waiting: dict[int, Future] = {}
+
+    def batch(self, step: int, last: int) -> dict[str, Tensor]:
+        """The batch of a step; up to ``last``, the next ones are prefetched."""
+        if self._pool is None:
+            batch = self._read(step)
+        else:
+            for ahead in range(step, min(step + PREFETCHED, last) + 1):
+                if ahead not in self._waiting:
+                    self._waiting[ahead] = self._pool.submit(self._read, ahead)
+            batch = self._waiting.pop(step).result()
+        return {k: v.to(self._device, non_blocking=True) for k, v in batch.items()}
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> dict[str, Tensor]:
+        seed, batch_size, n_frames = self._arguments
+        batch = self._dataset.batch(seed, step, batch_size, n_frames)
+        return {k: v.pin_memory() for k, v in batch.items()} if self._device.type == "cuda" else batch
+
+
+class ContentCache:
+    """Fills ``batch["content"]`` for encoders that have ``variants``: the recording's own code in validation, in
+    training also codes of augmentations of it (drawn by ``seed``), while the target stays the recording.
+    """
+
+    def __init__(self, dataset: Dataset, encoder: Any, seed: int):
+        self.dataset, self.encoder, self.seed, self.codes = dataset, encoder, seed, {}
+        frame_bytes = 2 * encoder.dims * sum(r["n_frames"] for r in dataset.recordings)
+        self.n_variants = max(1, min(N_VARIANTS, MAX_CODE_BYTES // max(1, frame_bytes)))
+
+    def fill(self, batch: dict[str, Tensor], step: int | None = None) -> dict[str, Tensor]:
+        """The batch with its content; ``step`` None takes the plain codes."""
+        n_frames = batch["f0_hz"].shape[1]
+        rows = list(zip(batch["recording"].tolist(), batch["start_frame"].tolist(), strict=True))
+        which = np.zeros(len(rows), int)
+        if step is not None:
+            which = np.random.default_rng([self.seed, step, 2]).integers(self.n_variants, size=len(rows))
+        content = torch.zeros(len(rows), n_frames, self.encoder.dims)
+        for row, ((recording, start), variant) in enumerate(zip(rows, which, strict=True)):
+            code = self._codes(recording)[variant, start : start + n_frames]
+            content[row, : len(code)] = code
+        return {**batch, "content": content.to(batch["f0_hz"].device)}
+
+    def _codes(self, recording: int) -> Tensor:
+        """Every variant of a recording, float16 ``[variants, frames, dims]``."""
+        if recording not in self.codes:
+            found, device = self.dataset.features(recording), self.encoder.basis.device
+            arrays = (found.log_mel, found.f0_hz, found.voiced, found.loudness_db)
+            inputs = ConditionInputs.from_arrays(*arrays, device=device)
+            seed = int(np.random.SeedSequence([self.seed, recording]).generate_state(1)[0])
+            self.codes[recording] = self.encoder.variants(inputs, self.n_variants, seed).half().cpu()
+        return self.codes[recording]

@@ -1,15 +1,15 @@
-"""Executors that extract features of segments: processes of this machine, or a running dask.distributed cluster.
+"""Executors that extract features of segments: threads of this process, or a running dask.distributed cluster.
 
-Recordings are always decoded here, and segments are sent to the workers as samples: no worker needs access to a folder,
-and the results are the same bytes everywhere. The segment of a lost worker is computed again by another. A scheduler
-executes whatever it is sent by anybody who can connect to it: keep it inside a network you trust.
+Recordings are decoded here and sent as samples: no worker needs access to a folder, and the results are the same bytes
+everywhere. The segment of a lost worker is computed again. A scheduler executes whatever it is sent by anybody who can
+connect to it: keep it inside a network you trust.
 """
 
 import concurrent.futures
 import contextlib
 import logging
 import os
-import signal
+import re
 import threading
 import time
 import urllib.parse
@@ -24,9 +24,7 @@ from svclib.utils.errors import StorageError
 
 CONNECT_S = 10.0
 PATIENCE_S = 60.0  # how long a cluster may be without workers
-BEGIN_S = 60.0  # work that takes longer gets processes, which need seconds of all cores to start
-MAX_PROCESSES = 16
-IDLE_S = 60.0  # idle workers exit, also if this process was killed
+MAX_THREADS = 16
 MAX_PENDING = 64  # segments; one of 160 s at 44.1 kHz takes 14 MB of the scheduler's memory
 Cut = tuple[int, int, int, int]
 _KEPT = "What is finished is kept: start it again and it goes on."
@@ -34,66 +32,43 @@ _KEPT = "What is finished is kept: start it again and it goes on."
 
 @contextlib.contextmanager
 def opened(executor: str | None, log_message: Callable[[str], None]) -> Iterator[Any]:
-    """The executor of an address, with ``submit`` and ``pending``, the number of segments to keep in progress.
+    """The executor of an address, ``dask://HOST:PORT``, or of this machine; pending segments are dropped at the end.
 
-    Args:
-        executor: ``dask://HOST:PORT`` of a scheduler, or None for this machine: two threads of this process, and after
-            ``BEGIN_S`` a pool with one process per core; on a single core one thread.
-        log_message: Called with a text while the cluster is waited for; an exception it raises ends the waiting.
-
-    Yields:
-        ``submit(samples, cut, settings)`` starts ``segments.measure`` and returns a function that waits for its arrays.
-        Segments still pending at the end are dropped.
-
-    Raises:
-        StorageError: for an invalid address, a missing package, or a scheduler that does not answer.
+    Its ``submit(samples, cut, settings)`` starts ``segments.measure`` and returns a function that waits for its arrays;
+    ``pending`` is the number of segments to keep in progress. StorageError for an invalid address, a missing package,
+    or a scheduler that does not answer; ``log_message`` receives texts while the cluster is waited for.
     """
-    if executor is not None:
+    if executor is None:
+        with contextlib.closing(LocalExecutor()) as local:
+            yield local
+    else:
         with _client(executor) as client:
             yield DaskExecutor(client, executor, log_message)
-        return
-    with contextlib.closing(LocalExecutor()) as local:
-        yield local
 
 
 class LocalExecutor:
-    """Threads of this process, replaced by a pool of processes when the work takes long."""
+    """Threads of this process, one per core: the extraction spends its time outside of Python."""
 
     def __init__(self):
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = concurrent.futures.ThreadPoolExecutor(min(2, self.cores))
-        self.processes = self.ready = None
-        self.pending, self.since = 3, time.monotonic()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = concurrent.futures.ThreadPoolExecutor(min(MAX_THREADS, cores))
+        self.pending = 1 + min(MAX_THREADS, cores)
         self.running: set[concurrent.futures.Future] = set()
 
     def submit(self, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> Callable[[], dict]:
         """Start ``segments.measure``; the returned function waits for its arrays."""
-        try:
-            future = self.workers().submit(segments.measure, samples, cut, settings)
-        except concurrent.futures.BrokenExecutor:
-            self._fall_back()
-            future = self.threads.submit(segments.measure, samples, cut, settings)
+        future = self.threads.submit(segments.measure, samples, cut, settings)
         self.running.add(future)
-        return lambda: self.result(future, samples, cut, settings)
+        return lambda: self._result(future, samples, cut, settings)
 
-    def workers(self) -> concurrent.futures.Executor:
-        """Threads or processes, whichever takes the next segment."""
-        if self.processes is None and self.cores > 1 and self.pending and time.monotonic() - self.since >= BEGIN_S:
-            self.processes = _pool(self.cores)
-            self.ready = self.processes.submit(manifest.versions)  # done when a worker has loaded svclib
-        if self.ready is None or not self.ready.done() or self.ready.exception():
-            return self.threads
-        self.pending = self.pending and min(MAX_PENDING, self.cores + 2)
-        return self.processes
-
-    def result(self, future, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> dict:
-        """Arrays of a segment. If memory ran out or a worker died, it and all later ones are computed one by one."""
+    def _result(self, future, samples: np.ndarray, cut: Cut, settings: FeatureSettings) -> dict:
+        """If memory ran out, this segment and all later ones are computed one by one."""
         self.running.discard(future)
         try:
             return future.result()
-        except (MemoryError, concurrent.futures.BrokenExecutor):
+        except MemoryError:
             concurrent.futures.wait(self.running)
-            self._fall_back()
+            self.pending = 0
         try:
             return segments.measure(samples, cut, settings)
         except MemoryError:
@@ -103,30 +78,9 @@ class LocalExecutor:
                 f"take a machine with more. {_KEPT}"
             ) from None
 
-    def _fall_back(self) -> None:
-        self.pending, self.ready = 0, None
-
     def close(self) -> None:
-        """Drop pending segments and end the workers."""
-        if self.processes is not None:
-            self.processes.shutdown(kill_workers=True)
+        """Drop pending segments and end the threads."""
         self.threads.shutdown(wait=True, cancel_futures=True)
-
-
-def _pool(n: int) -> concurrent.futures.Executor:
-    """Processes that do not import the caller's script and exit when idle; joblib comes with librosa."""
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return ProcessPoolExecutor(min(MAX_PROCESSES, n), timeout=IDLE_S, initializer=_ignore_interrupts, env=one_thread)
-
-
-def _ignore_interrupts() -> None:
-    """In a worker: Ctrl-C in the terminal is handled by the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-# Dask -----------------------------------------------------------------------------------------------------------------
 
 
 class DaskExecutor:
@@ -149,19 +103,17 @@ class DaskExecutor:
         """Start ``segments.measure`` on a worker; the returned function waits for its arrays."""
         with _connection_errors(self.address):
             future = self.client.submit(_measure_remotely, self.versions, samples, cut, settings, pure=False)
-        return lambda: self.result(future)
+        return lambda: self._result(future)
 
-    def result(self, future) -> dict:
+    def _result(self, future) -> dict:
         """Arrays of a segment; StorageError if the cluster is lost or has had no worker for ``PATIENCE_S``."""
         from distributed import KilledWorker
 
-        since, found = time.monotonic(), None
+        since = time.monotonic()
         while True:
             try:
                 found = future.result(timeout=1.0)
-                if isinstance(found, RuntimeError):
-                    raise found
-                return found
+                break
             except TimeoutError:
                 pass
             except KilledWorker as error:
@@ -169,16 +121,12 @@ class DaskExecutor:
                     f"Several workers of {self.address} were lost one after the other on the same segment. Give each "
                     f"more memory, or fewer threads. {_KEPT}"
                 ) from error
-            except (ImportError, RuntimeError) as error:  # the latter of the scheduler, see _measure_remotely
-                if isinstance(error, RuntimeError) and error is found:
-                    raise
+            except (ImportError, RuntimeError) as error:
                 raise StorageError(
                     f"Scheduler or workers of {self.address} cannot load svclib ({type(error).__name__}). Install the "
                     "same svclib there as here, with the same versions of its libraries."
                 ) from error
-            except ValueError:  # of a recording, or our own
-                raise
-            except (OSError, concurrent.futures.CancelledError) as error:
+            except Exception as error:
                 raise _lost(self.address, error) from error
             if self._n_threads():
                 since = time.monotonic()
@@ -190,55 +138,58 @@ class DaskExecutor:
                     f"The cluster at {self.address} has had no worker for {PATIENCE_S:.0f} seconds. Start workers "
                     f"with `dask worker {self.address.removeprefix('dask://')}`. {_KEPT}"
                 )
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
-def _measure_remotely(
-    expected: dict[str, str], samples: np.ndarray, cut: Cut, settings: FeatureSettings
-) -> dict | RuntimeError:
+def _measure_remotely(expected: dict[str, str], samples: np.ndarray, cut: Cut, settings: FeatureSettings):
     """On a worker: ``segments.measure``, if its libraries have the versions that the manifest will name.
 
-    A RuntimeError is returned, to distinguish it from those that dask raises itself.
+    Errors are returned, to distinguish them from those that dask raises itself.
     """
     here = manifest.versions()
     if here != expected:
         names = sorted(n for n in {*here, *expected} if here.get(n) != expected.get(n))
         which = ", ".join(f"{n} {here.get(n, 'missing')} instead of {expected.get(n, 'none')}" for n in names)
-        raise StorageError(f"A worker of the cluster has {which}. Install the same versions there as here.")
+        return StorageError(f"A worker of the cluster has {which}. Install the same versions there as here.")
     try:
         return segments.measure(samples, cut, settings)
-    except RuntimeError as error:
+    except Exception as error:
         return error
 
 
 @contextlib.contextmanager
-def _client(executor: str):
-    scheduler = _scheduler_of(executor)
+def _client(address: str):
+    """A client of the scheduler at an address; the log of distributed is silent, its errors are raised."""
+    parts = urllib.parse.urlsplit(address)
+    valid = parts.scheme == "dask" and parts.hostname and re.fullmatch(r"[^@/?]+:\d{1,5}", parts.netloc)
+    if not valid or parts.path not in ("", "/") or parts.query:
+        raise StorageError(
+            f"'{address}' is not an executor. Give dask://HOST:PORT with the address that the cluster's scheduler "
+            "prints, such as dask://10.0.0.5:8786."
+        )
     try:
         import dask
         import distributed
     except ImportError:
         raise StorageError(
-            f"The executor {executor} needs the package distributed: run `pip install distributed`, or leave "
+            f"The executor {address} needs the package distributed: run `pip install distributed`, or leave "
             "--executor out to measure on this machine."
         ) from None
-    names = [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "distributed"]
-    levels = {logging.getLogger(n): logging.getLogger(n).level for n in names}
-    for logger in levels:  # errors are raised instead
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}):
-            try:
-                client = _connected(distributed.Client, scheduler)
-            except Exception as error:
-                raise StorageError(
-                    f"No dask scheduler answers at {executor}. Start one with `dask scheduler`, give the address that "
-                    "it prints, and check that no firewall stands between."
-                ) from error
-            with contextlib.closing(client):
-                yield client
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}))
+        for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "distributed"]:
+            stack.callback(logging.getLogger(name).setLevel, logging.getLogger(name).level)
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        try:
+            client = _connected(distributed.Client, f"tcp://{parts.netloc}")
+        except Exception as error:
+            raise StorageError(
+                f"No dask scheduler answers at {address}. Start one with `dask scheduler`, give the address that it "
+                "prints, and check that no firewall stands between."
+            ) from error
+        yield stack.enter_context(contextlib.closing(client))
 
 
 def _connected(kind, scheduler: str):
@@ -255,20 +206,6 @@ def _connected(kind, scheduler: str):
     return found.result(timeout=2 * CONNECT_S)
 
 
-def _scheduler_of(executor: str) -> str:
-    parts = urllib.parse.urlsplit(executor)
-    try:
-        valid = parts.scheme == "dask" and parts.hostname and parts.port and parts.path in ("", "/")
-    except ValueError:  # of the port
-        valid = False
-    if not valid or parts.username or parts.query:
-        raise StorageError(
-            f"'{executor}' is not an executor. Give dask://HOST:PORT with the address that the cluster's scheduler "
-            "prints, such as dask://10.0.0.5:8786."
-        )
-    return f"tcp://{parts.netloc}"
-
-
 @contextlib.contextmanager
 def _connection_errors(address: str):
     try:
@@ -277,5 +214,5 @@ def _connection_errors(address: str):
         raise _lost(address, error) from error
 
 
-def _lost(address: str, error: BaseException) -> StorageError:
+def _lost(address: str, error: Exception) -> StorageError:
     return StorageError(f"The cluster at {address} was lost ({type(error).__name__}). {_KEPT}")

@@ -4,6 +4,7 @@
 part of a recording can be an entry of its own.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -25,20 +26,23 @@ KIND = "svclib dataset"
 FORMAT = 2  # 2: carries a checksum of itself
 EXTRACTION_VERSION = 1  # part of the settings' key: increase it when the same settings give other features
 HOLD_OUT_END_S = (20.0, 60.0)  # of a single recording, its end is held out: from this length on, at most this much
+_LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "swift-f0", "onnxruntime", "torch")
 
 
 def settings_key(settings: extract.FeatureSettings) -> str:
     """Hash of everything the stored features depend on."""
-    text = json.dumps([settings.to_json(), EXTRACTION_VERSION], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _hash([settings.to_json(), EXTRACTION_VERSION])[:16]
+
+
+def _hash(value) -> str:
+    """SHA-256 of JSON, independent of its layout."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path) -> dict:
-    """The validated manifest of a dataset, without its checksum.
-
-    It raises DatasetError if there is none, or it is damaged or of a newer format; OSError if the disk failed.
-    """
+    """The manifest of a dataset; DatasetError if there is none, or it is damaged or of a newer format."""
     path = Path(folder) / NAME
+    again = "Delete it and prepare again; finished parts are used again."
     if not filesystem.exists(path):
         n = len(atomic_store.find_marked(folder, shards.PATTERN))
         state = f"an unfinished dataset ({n} finished parts)" if n else "no dataset"
@@ -48,35 +52,27 @@ def read(folder: Path) -> dict:
     except OSError as error:
         if error.errno is not None:  # the disk failed, the file may be well
             raise
-        raise DatasetError(f"{error} Delete it and prepare again; finished parts are used again.") from error
+        raise DatasetError(f"{error} {again}") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise DatasetError(f"'{path}' is no manifest of a dataset. Choose another folder.")
-    version = manifest.get("format")
-    if not isinstance(version, int) or version > FORMAT:
+    if not isinstance(version := manifest.get("format"), int) or version > FORMAT:
         raise DatasetError(f"'{folder}' was made by a newer svclib (format {str(version)[:20]}). Update svclib.")
-    if version != 1 and manifest.pop("checksum", None) != checksum(manifest):
-        raise DatasetError(f"'{path}' is damaged. Delete it and prepare again; finished parts are used again.")
+    if version != 1 and manifest.pop("checksum", None) != _hash(manifest):
+        raise DatasetError(f"'{path}' is damaged. {again}")
     return manifest
 
 
 def write(folder: Path, manifest: dict) -> None:
     """Commit a manifest with a checksum of its contents."""
-    atomic_store.write_json(Path(folder) / NAME, {**manifest, "checksum": checksum(manifest)})
-
-
-def checksum(manifest: dict) -> str:
-    """SHA-256 of a manifest's contents, independent of its layout."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    atomic_store.write_json(Path(folder) / NAME, {**manifest, "checksum": _hash(manifest)})
 
 
 def versions() -> dict[str, str]:
     """Versions of the libraries of the feature extraction."""
     found = {"svclib": __version__}
-    for name in ("numpy", "scipy", "soxr", "soundfile", "swift-f0", "onnxruntime", "torch"):
-        try:
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -90,7 +86,7 @@ def entry_of(recording: Recording, digest: str, segments: list[shards.Segment], 
         "n_samples": sum(s.n_samples for s in segments),
         "n_frames": sum(s.n_frames for s in segments),
         "notes": notes,
-        "segments": [[s.shard, s.sample_start, s.n_samples, s.frame_start, s.n_frames] for s in segments],
+        "segments": [list(s) for s in segments],
     }
 
 
@@ -98,17 +94,16 @@ def split_entries(entries: list[dict], validation: str | None, settings, message
     """Set ``split``; of a single recording that is long enough, the end is held out."""
     rate, hop = settings.sample_rate_hz, settings.hop_samples
     if validation is None and len(entries) == 1:
-        seconds = entries[0]["n_samples"] / rate
+        entry, n_frames = entries[0], entries[0]["n_frames"]
+        seconds = entry["n_samples"] / rate
         if seconds < HOLD_OUT_END_S[0]:
             messages.append("There is only one short recording, so nothing is held out for validation.")
-            return [{**entries[0], "split": "train"}]
+            return [{**entry, "split": "train"}]
         end = int(min(HOLD_OUT_END_S[1], 0.075 * seconds) * rate / hop)
-        cut = entries[0]["n_frames"] - end
-        messages.append(
-            f"There is only one recording; its last {units.duration_text(end * hop / rate)} are kept for validation."
-        )
-        begin, rest = part_of(entries[0], 0, cut, hop), part_of(entries[0], cut, entries[0]["n_frames"], hop)
-        return [{**begin, "split": "train"}, {**rest, "split": "validation", "name": f"{rest['name']} (end)"}]
+        kept = units.duration_text(end * hop / rate)
+        messages.append(f"There is only one recording; its last {kept} are kept for validation.")
+        begin, rest = (part_of(entry, a, b, hop) for a, b in ((0, n_frames - end), (n_frames - end, n_frames)))
+        return [{**begin, "split": "train"}, {**rest, "split": "validation", "name": f"{entry['name']} (end)"}]
     split = [{**e, "split": s} for e, s in zip(entries, hold_out(entries, validation), strict=True)]
     if lost := only_held_out(split):
         messages.append(
@@ -121,12 +116,11 @@ def split_entries(entries: list[dict], validation: str | None, settings, message
 def part_of(entry: dict, from_frame: int, to_frame: int, hop_samples: int) -> dict:
     """A range of frames of a recording, as an entry that refers to the same shards."""
     segments, start = [], 0
-    last = to_frame == entry["n_frames"]
     for shard, s0, n_samples, f0, n_frames in entry["segments"]:
         a, b = max(from_frame - start, 0), min(to_frame - start, n_frames)
         if a < b:
-            whole = last and b == n_frames
-            n = (n_samples if whole else b * hop_samples) - a * hop_samples
+            to_end = to_frame == entry["n_frames"] and b == n_frames  # with the samples after the last whole frame
+            n = (n_samples if to_end else b * hop_samples) - a * hop_samples
             segments.append([shard, s0 + a * hop_samples, n, f0 + a, b - a])
         start += n_frames
     n_samples = sum(s[2] for s in segments)
@@ -134,13 +128,9 @@ def part_of(entry: dict, from_frame: int, to_frame: int, hop_samples: int) -> di
 
 
 def build(folder: Path, settings, entries: list[dict], skipped: list[dict], duplicates: list[dict], old) -> dict:
-    """The manifest of these recordings; ``statistics`` is {} unless ``old``, the one so far, has the same contents.
-
-    ``fingerprint`` hashes what a batch depends on: settings and recordings with singer, label and split.
-    """
-    key = settings_key(settings)
-    contents = [[e["sha256"], e["singer"], e["label"], e["split"], e["n_samples"]] for e in entries]
-    fingerprint = hashlib.sha256(json.dumps([key, contents]).encode()).hexdigest()
+    """The manifest of these recordings; ``statistics`` is {} unless ``old``, the one so far, has the same contents."""
+    key = settings_key(settings)  # the fingerprint hashes what a batch depends on
+    fingerprint = _hash([key, [[e[k] for k in ("sha256", "singer", "label", "split", "n_samples")] for e in entries]])
     names = sorted({segment[0] for e in entries for segment in e["segments"]})
     markers = {name: filesystem.read_json(atomic_store.marker_path(folder / name)) for name in names}
     return {
@@ -160,24 +150,17 @@ def build(folder: Path, settings, entries: list[dict], skipped: list[dict], dupl
     }
 
 
-def without_versions(manifest: dict) -> dict:
-    """A manifest for comparison: changed versions of libraries alone do not rewrite it."""
-    return {k: v for k, v in manifest.items() if k != "versions"}
-
-
 def compute_statistics(folder: Path, manifest: dict, settings: extract.FeatureSettings) -> dict:
     """Statistics of the train split, read recording by recording."""
-    readers = {name: shards.Reader(folder / name) for name in manifest["shards"]}
-    try:
-        train = [e for e in manifest["recordings"] if e["split"] == "train"]
+    train = [e for e in manifest["recordings"] if e["split"] == "train"]
+    with contextlib.ExitStack() as stack:
+        names = manifest["shards"]
+        readers = {n: stack.enter_context(contextlib.closing(shards.Reader(folder / n))) for n in names}
         found = statistics.compute((e["singer"], read_features(readers, e, settings, large=False)) for e in train)
         if settings.mel:  # segment by segment: the mel of a long recording is large
             pieces = (readers[s[0]].read("log_mel", s[3], s[3] + s[4]) for e in train for s in e["segments"])
             found["log_mel"] = statistics.value_range(pieces)
         return found
-    finally:
-        for reader in readers.values():
-            reader.close()
 
 
 def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
@@ -187,18 +170,13 @@ def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
 
 
 def pin_content_encoder(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
-    """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found now.
-
-    It raises ModelError if the encoder has to be loaded and cannot be had.
-    """
-    wanted = settings.units
+    """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found."""
+    wanted, known = settings.units, None
     if wanted is None or wanted.fingerprint:
         return settings
     content_features.allow(wanted)
-    try:
+    with contextlib.suppress(ValueError):
         known = extract.FeatureSettings.from_json(read(folder)["settings"]).units
-    except ValueError:
-        known = None
     content = known if wanted.same_but_for_fingerprint(known) else content_features.pinned(wanted)
     return dataclasses.replace(settings, units=content)
 
@@ -206,18 +184,13 @@ def pin_content_encoder(folder: Path, settings: extract.FeatureSettings) -> extr
 def read_features(
     readers: dict, entry: dict, settings, from_frame: int = 0, to_frame: int | None = None, large: bool = True
 ) -> extract.Features:
-    """Features of a recording or a range of its frames.
-
-    ``large``: also those with many values per frame, ``log_mel`` and ``content``.
-    """
-    to_frame = entry["n_frames"] if to_frame is None else to_frame
-    part = part_of(entry, from_frame, to_frame, settings.hop_samples)
-    arrays = {}
-    widths = large_features(settings) if large else {}
-    for name in ("f0_hz", "voiced", "confidence", "loudness_db", *widths):
-        stored = "units" if name == "content" else name  # the stored name of content features
-        pieces = [readers[s[0]].read(stored, s[3], s[3] + s[4]) for s in part["segments"]]
-        empty = np.zeros((0, widths[name]) if name in widths else 0, shards.DTYPES[stored])
-        arrays[name] = np.concatenate(pieces) if pieces else empty
-    arrays["voiced"] = arrays["voiced"].astype(bool)
-    return extract.Features(settings, part["n_samples"], **arrays)
+    """Features of a recording or a range of its frames; ``large``: also ``log_mel`` and ``content``."""
+    part = part_of(entry, from_frame, entry["n_frames"] if to_frame is None else to_frame, settings.hop_samples)
+    widths, arrays = large_features(settings) if large else {}, {}
+    for stored, dtype in shards.DTYPES.items():
+        name = shards.FEATURES.get(stored, stored)
+        if stored != "audio" and (name in widths or stored not in ("log_mel", "units")):
+            empty = np.zeros((0, widths[name]) if name in widths else 0, dtype)
+            pieces = [readers[s[0]].read(stored, s[3], s[3] + s[4]) for s in part["segments"]]
+            arrays[name] = np.concatenate(pieces or [empty])
+    return extract.Features(settings, part["n_samples"], **{**arrays, "voiced": arrays["voiced"].astype(bool)})

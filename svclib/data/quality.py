@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.audio.io import silence_warning
-from svclib.data.quality_report import NOTE, PROBLEM, WARNING, FileReport, Finding, Report, about, about_all, totals_of
+from svclib.data import quality_report
+from svclib.data.quality_report import NOTE, PROBLEM, WARNING, FileReport, Finding, Report, make_finding
+from svclib.data.recordings import find_recordings
 from svclib.features import extract
-from svclib.utils.errors import AudioError
+from svclib.utils.errors import DatasetError
 
 FRAME_S = 0.05
 COMPARED_S = 60.0
@@ -25,6 +27,7 @@ RATE_HZ, HOP, WINDOW = 16000, 256, 2048  # of the pitch measurements
 _SETTINGS = extract.FeatureSettings(sample_rate_hz=RATE_HZ, hop_samples=HOP)
 _INHARMONIC_SHARE = 0.01  # of the energy, -20 dB: from here on another pitch counts as present
 _LOWEST_HZ, _HIGHEST_HZ = 70.0, 2500.0
+_PAUSE_FRAMES = 19  # 0.3 s
 
 
 def examine(paths: Sequence[str | Path] | str | Path, progress: Callable[[float, str], None] | None = None) -> Report:
@@ -38,32 +41,21 @@ def examine(paths: Sequence[str | Path] | str | Path, progress: Callable[[float,
         Reports of all files, in the order given and sorted within a folder; totals; findings, the most serious first.
 
     Raises:
-        AudioError: if a folder or file does not exist.
+        DatasetError: if a folder or file does not exist.
     """
-    found = []
-    for path in [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]:
-        if path.is_dir():
-            usable, skipped = audio.find(path)
-            entries = [(Path(p), None) for p in usable] + [(Path(p), reason) for p, reason in skipped]
-            found += [(p, p.relative_to(path).as_posix(), reason) for p, reason in sorted(entries, key=lambda e: e[0])]
-        elif path.exists():
-            found.append((path, path.name, None))
-        else:
-            raise AudioError(f"There is no file or folder '{path}'.")
-    files, fingerprints = [], []
-    for n, (path, name, problem) in enumerate(found):
+    found = [r for path in ([paths] if isinstance(paths, (str, Path)) else paths) for r in find_recordings(path)]
+    measured = []
+    for n, recording in enumerate(found):
         if progress:
-            progress(n / len(found), f"checking {name} ({n + 1} of {len(found)})")
-        report, fingerprint = _measure(path, name, problem)
-        files.append(report)
-        fingerprints.append(fingerprint)
-    files = _with_duplicates(files, fingerprints)
-    totals = totals_of(files)
-    everything = [f for report in files for f in report.findings if f.kind != "other"] + about_all(files, totals)
-    order = {PROBLEM: 0, WARNING: 1, NOTE: 2}
+            progress(n / len(found), f"checking {recording.name} ({n + 1} of {len(found)})")
+        measured.append(_measure(recording.path, recording.name, recording.problem))
+    files = _with_duplicates(measured)
+    totals = quality_report.totals_of(files)
+    everything = [f for report in files for f in report.findings if f.kind != "other"]
+    everything += quality_report.about_all(files, totals)
     if progress:
         progress(1.0, f"{len(files)} files examined")
-    return Report(files, totals, sorted(everything, key=lambda f: order[f.severity]))
+    return Report(files, totals, sorted(everything, key=lambda f: (PROBLEM, WARNING, NOTE).index(f.severity)))
 
 
 # One file -------------------------------------------------------------------------------------------------------------
@@ -81,43 +73,36 @@ class _Fingerprint:
 class _Scan:
     """One pass over a file: histograms of samples and of flat tops, levels, and excerpts for the pitch tracker."""
 
-    BINS = 2000
+    BINS, TOP = 2000, 1.25  # the last bin is 1.25 times full scale, 2 dB over it, and beyond
 
     def __init__(self, found: audio.Survey):
-        self.found, self.rate = found, found.info.sample_rate_hz
+        self.found, self.rate, n = found, found.info.sample_rate_hz, found.info.n_samples
         self.n_frame = max(1, round(FRAME_S * self.rate))
         self.counts, self.flat = np.zeros(self.BINS, np.int64), np.zeros(self.BINS, np.int64)
         self.rest, self.levels, self.wave, self.position = np.zeros(0, np.float32), [], [], 0
         self.digest = hashlib.sha256(str(self.rate).encode())
-        n = found.info.n_samples
-        if n <= WHOLE_S * self.rate:
-            self.spans = [(0, n)]
-        else:
-            length = round(EXCERPT_S * self.rate)
+        self.spans, length = [(0, n)], round(EXCERPT_S * self.rate)
+        if n > WHOLE_S * self.rate:
             starts = np.linspace(0.02 * n, 0.98 * n - length, N_EXCERPTS).astype(int)
             self.spans = [(int(s), int(s) + length) for s in starts]
         self.excerpts = [[] for _ in self.spans]
 
     def add(self, block: np.ndarray) -> None:
-        size = np.minimum(np.abs(block), 1.25) * (self.BINS / 1.25)  # 1.25 times full scale, 2 dB over it, and beyond
+        size = np.minimum(np.abs(block), self.TOP) * (self.BINS / self.TOP)
         size = np.minimum(size.astype(np.int64), self.BINS - 1)
         self.counts += np.bincount(size.ravel(), minlength=self.BINS)
-        for channel in range(block.shape[1]):
-            x = block[:, channel]
-            same = (x[1:] == x[:-1]) & (np.abs(x[1:]) > 0.02)
-            inner = np.flatnonzero(same[1:] & same[:-1])  # the middle of three equal samples
-            self.flat += np.bincount(size[inner + 1, channel], minlength=self.BINS)
+        same = (block[1:] == block[:-1]) & (np.abs(block[1:]) > 0.02)
+        self.flat += np.bincount(size[1:-1][same[1:] & same[:-1]], minlength=self.BINS)  # middles of three equal ones
         mono = self.found.mono(block)
         self.digest.update(np.clip(np.rint(mono * 32767), -32768, 32767).astype("<i2").tobytes())
         joined = np.concatenate([self.rest, mono])
         whole = len(joined) // self.n_frame * self.n_frame
-        frames = joined[:whole].reshape(-1, self.n_frame).astype(np.float64)
+        frames, self.rest = joined[:whole].reshape(-1, self.n_frame).astype(np.float64), joined[whole:]
         self.levels.append(np.sqrt((frames**2).mean(axis=1)))
         if sum(map(len, self.wave)) < COMPARED_S / FRAME_S:
             points = min(50, self.n_frame)
             length = self.n_frame // points
             self.wave.append(frames[:, : points * length].reshape(len(frames), points, length).mean(axis=2))
-        self.rest = joined[whole:]
         for (start, stop), parts in zip(self.spans, self.excerpts, strict=True):
             a, b = max(start - self.position, 0), min(stop - self.position, len(mono))
             if a < b:
@@ -125,14 +110,10 @@ class _Scan:
         self.position += len(mono)
 
     def levels_db(self) -> np.ndarray:
-        levels = np.concatenate(self.levels) if self.levels else np.zeros(0)
+        levels = np.concatenate(self.levels or [np.zeros(0)])
         if not len(levels) and len(self.rest):
             levels = np.array([np.sqrt((self.rest.astype(np.float64) ** 2).mean())])
         return units.amplitude_to_db(levels, -120.0) * np.ones(len(levels))
-
-    def fingerprint(self, levels_db: np.ndarray) -> _Fingerprint:
-        wave = np.concatenate(self.wave).ravel() if self.wave else np.zeros(0)
-        return _Fingerprint(self.digest.hexdigest(), levels_db, wave)
 
     def clipped(self) -> tuple[float, float]:
         """Share of samples on flat tops within 3 % of the highest sample, and that sample."""
@@ -140,12 +121,8 @@ class _Scan:
         if not len(filled):
             return 0.0, 0.0
         top, total = int(filled[-1]), int(self.counts.sum())
-        near = int(0.97 * top)
-        flat = int(self.flat[near:].sum())
-        if flat < 1e-4 * total:
-            flat = self._pile(top)
-        share = flat / total
-        return share, (top + 0.5) * 1.25 / self.BINS
+        flat = int(self.flat[int(0.97 * top) :].sum())
+        return (flat if flat >= 1e-4 * total else self._pile(top)) / total, (top + 0.5) * self.TOP / self.BINS
 
     def _pile(self, top: int) -> int:
         """Samples in a peak of the histogram near its top: what a lossy codec leaves of clipping."""
@@ -160,17 +137,16 @@ class _Scan:
 def _measure(path: Path, name: str, problem: str | None) -> tuple[FileReport, _Fingerprint | None]:
     try:
         if problem:
-            raise AudioError(problem)
+            raise DatasetError(problem)
         found = audio.survey(path)
         scan = _Scan(found)
         for block in audio.blocks(path):
             scan.add(block)
     except (ValueError, OSError) as error:
-        if path.suffix.lower() not in audio.SUFFIXES:
-            return FileReport(name, path, findings=(Finding(name, "other", NOTE, str(error)),)), None
-        text = f"{error} It will be left out."
-        return FileReport(name, path, findings=(Finding(name, "unusable", PROBLEM, text),)), None
-    info, levels = found.info, scan.levels_db()
+        unusable = make_finding(name, "unusable", PROBLEM, "error", error=error)
+        other = Finding(name, "other", NOTE, str(error))
+        return FileReport(name, path, findings=(unusable if path.suffix.lower() in audio.SUFFIXES else other,)), None
+    info, levels_db = found.info, scan.levels_db()
     clipped, peak = scan.clipped()
     values = {
         "duration_s": info.n_samples / info.sample_rate_hz,
@@ -179,15 +155,16 @@ def _measure(path: Path, name: str, problem: str | None) -> tuple[FileReport, _F
         "format": str(getattr(info, "format", "")),
         "peak_db": float(units.amplitude_to_db(peak)),
         "clipped_share": clipped,
-        **_levels(levels),
+        **_levels(levels_db),
     }
     if values["level_db"] > -80:
         excerpts = [np.concatenate(parts) for parts in scan.excerpts if parts]
         values |= measure_pitch(excerpts, info.sample_rate_hz, values["level_db"])
     report = FileReport(name, path, **values)
-    findings = [Finding(name, "reading", WARNING, w) for w in info.warnings if w != silence_warning(path.name)]
-    findings += about(report)
-    return dataclasses.replace(report, findings=tuple(findings)), scan.fingerprint(levels)
+    reading = [Finding(name, "reading", WARNING, w) for w in info.warnings if w != audio.silence_warning(path.name)]
+    report = dataclasses.replace(report, findings=(*reading, *quality_report.about(report)))
+    wave = np.concatenate(scan.wave).ravel() if scan.wave else np.zeros(0)
+    return report, _Fingerprint(scan.digest.hexdigest(), levels_db, wave)
 
 
 def _levels(levels_db: np.ndarray) -> dict:
@@ -196,38 +173,34 @@ def _levels(levels_db: np.ndarray) -> dict:
     level = float(np.percentile(levels_db, 90))
     silent = levels_db < max(-60.0, level - 45.0)
     edges = np.flatnonzero(np.diff(np.r_[0, silent.astype(int), 0]))
-    longest = float((edges[1::2] - edges[::2]).max() * FRAME_S) if len(edges) else 0.0
     n = len(levels_db) // 8 * 8
     blocks = 10 * np.log10((10 ** (levels_db[:n] / 10)).reshape(-1, 8).mean(axis=1)) if n else np.zeros(0)
     blocks = blocks[blocks > level - 35]
-    spread = float(np.percentile(blocks, 95) - np.percentile(blocks, 10)) if len(blocks) >= 10 else None
     return {
         "level_db": level,
         "silence_share": float(silent.mean()),
-        "longest_silence_s": longest,
-        "level_spread_db": spread,
+        "longest_silence_s": float((edges[1::2] - edges[::2]).max() * FRAME_S) if len(edges) else 0.0,
+        "level_spread_db": float(np.ptp(np.percentile(blocks, [10, 95]))) if len(blocks) >= 10 else None,
     }
 
 
 # All files ------------------------------------------------------------------------------------------------------------
 
 
-def _with_duplicates(files: list[FileReport], fingerprints: list[_Fingerprint | None]) -> list[FileReport]:
+def _with_duplicates(measured: list[tuple[FileReport, _Fingerprint | None]]) -> list[FileReport]:
     """Add a finding to every file that repeats an earlier one."""
     out, names, digests = [], [], {}
-    shapes, kept = np.zeros((len(files), 3)), []
-    for report, fingerprint in zip(files, fingerprints, strict=True):
+    shapes, kept = np.zeros((len(measured), 3)), []
+    for report, fingerprint in measured:
         twin = None
         if fingerprint:
             shape = _shape(fingerprint)
             near = np.abs(shapes[: len(kept)] - shape) <= (2, *[2 + 0.02 * len(fingerprint.levels_db)] * 2)
             candidates = [digests.get(fingerprint.digest), *np.flatnonzero(near.all(axis=1))]
-            same = (i for i in candidates if i is not None and _same(fingerprint, kept[i]))
-            twin = next((names[i] for i in same), None)
+            twin = next((names[i] for i in candidates if i is not None and _same(fingerprint, kept[i])), None)
         if twin:
-            text = f"It is the same recording as {twin}. Keep one of them; svclib uses the same audio once."
-            finding = Finding(report.name, "duplicate", WARNING, text)
-            report = dataclasses.replace(report, findings=(*report.findings, finding))
+            repeated = make_finding(report.name, "duplicate", WARNING, twin=twin)
+            report = dataclasses.replace(report, findings=(*report.findings, repeated))
         elif fingerprint and report.usable:
             digests[fingerprint.digest], shapes[len(kept)] = len(kept), shape
             names.append(report.name)
@@ -249,9 +222,9 @@ def _same(a: _Fingerprint, b: _Fingerprint) -> bool:
     """The same samples, or the same waveform within a tenth of a second (another format of one recording)."""
     if a.digest == b.digest:
         return True
-    if abs(len(a.levels_db) - len(b.levels_db)) > 2 or min(len(a.levels_db), len(b.levels_db)) < 60:
-        return False
     n = min(len(a.levels_db), len(b.levels_db))
+    if abs(len(a.levels_db) - len(b.levels_db)) > 2 or n < 60:
+        return False
     x, y = np.maximum(a.levels_db[:n], -50), np.maximum(b.levels_db[:n], -50)
     if min(x.std(), y.std()) < 1 or np.corrcoef(x, y)[0, 1] < 0.9:
         return False
@@ -302,13 +275,11 @@ def pause_levels_db(levels_db: np.ndarray, voiced: np.ndarray, level_db: float) 
     """Levels of pauses: 0.3 s without pitch, 12 dB below the loud parts, constant within 8 dB.
 
     Consonants change faster than room noise, and soft notes have a pitch. Digital silence (an edited pause) is ignored.
-    ``levels_db`` and ``voiced`` are per frame of 16 ms; a pause may begin at every frame.
     """
-    n = 19
-    if len(levels_db) < n:
+    if len(levels_db) < _PAUSE_FRAMES:
         return np.zeros(0)
-    levels = np.lib.stride_tricks.sliding_window_view(levels_db, n)
-    pitched = np.lib.stride_tricks.sliding_window_view(voiced, n).any(axis=1)
+    levels = sliding_window_view(levels_db, _PAUSE_FRAMES)
+    pitched = sliding_window_view(voiced, _PAUSE_FRAMES).any(axis=1)
     quiet = (levels.max(axis=1) < level_db - 12) & (levels.min(axis=1) > -100)
     return levels[(np.ptp(levels, axis=1) < 8) & quiet & ~pitched].mean(axis=1)
 
@@ -316,8 +287,6 @@ def pause_levels_db(levels_db: np.ndarray, voiced: np.ndarray, level_db: float) 
 def count_octave_jumps(f0_hz: np.ndarray, voiced: np.ndarray) -> int:
     """Jumps by an octave (within a semitone) between voiced frames at most three frames (48 ms) apart."""
     known = np.flatnonzero(voiced)
-    if len(known) < 2:
-        return 0
     semitones = np.abs(12 * np.diff(np.log2(f0_hz[known])))
     return int(((np.diff(known) <= 3) & (np.abs(semitones - 12) < 1)).sum())
 
@@ -325,21 +294,19 @@ def count_octave_jumps(f0_hz: np.ndarray, voiced: np.ndarray) -> int:
 def inharmonic_shares(samples: np.ndarray, f0_hz: np.ndarray, voiced: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """Share of the energy in tones that are not harmonics of the pitch, in each steady note.
 
-    In windows of 128 ms whose pitch changes by less than 0.6 semitones, it sums the spectral peaks that lie more than
-    0.22 F0 from every harmonic and 15 dB above their surroundings. Side tones of the voice itself (vibrato, beats) lie
-    nearer to the harmonics, and noise makes no such peaks. Audio is at 16 kHz, frames have 256 samples.
+    Windows of 128 ms whose pitch changes by less than 0.6 semitones; spectral peaks more than 0.22 F0 from every
+    harmonic and 15 dB above their surroundings. Side tones of the voice itself (vibrato, beats) lie nearer to the
+    harmonics, and noise makes no such peaks.
     """
     window = np.hanning(WINDOW + 1)[:WINDOW]
     freqs_hz = np.arange(WINDOW // 2 + 1) * RATE_HZ / WINDOW
     band = (freqs_hz >= _LOWEST_HZ) & (freqs_hz <= _HIGHEST_HZ)
-    per_window = WINDOW // HOP
     shares = []
-    for frame in range(0, len(f0_hz) - per_window + 1, 3):
-        around = slice(frame, frame + per_window)
+    for frame in range(0, len(f0_hz) - WINDOW // HOP + 1, 3):
+        around = slice(frame, frame + WINDOW // HOP)
         if not voiced[around].all() or confidence[around].min() < 0.6:
             continue
-        lowest, highest = f0_hz[around].min(), f0_hz[around].max()
-        spread = np.log(highest / lowest)
+        spread = np.log(f0_hz[around].max() / f0_hz[around].min())
         if spread > np.log(2) * 0.6 / 12:
             continue
         f0 = float(np.median(f0_hz[around]))
@@ -348,11 +315,11 @@ def inharmonic_shares(samples: np.ndarray, f0_hz: np.ndarray, voiced: np.ndarray
         width = np.maximum(0.22 * f0, 2.6 * RATE_HZ / WINDOW + nearest * (0.5 * spread + 0.004))
         usable = band & (2 * width < 0.7 * f0)
         between = usable & (np.abs(freqs_hz - nearest) > width)
-        if usable.sum() < 10 or between.sum() < 8 or power[usable].sum() <= 0:
+        energy, total = 0.0, power[usable].sum()
+        if usable.sum() < 10 or between.sum() < 8 or total <= 0:
             continue
         peaks = np.zeros(len(power), bool)
         peaks[1:-1] = (power[1:-1] > power[:-2]) & (power[1:-1] >= power[2:])
-        energy, total = 0.0, power[usable].sum()
         for k in np.flatnonzero(peaks & between & (power > 1e-4 * total)):
             near = slice(max(0, k - 24), k + 25)
             if power[k] > 30 * np.median(power[near][between[near]]):

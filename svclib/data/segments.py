@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import soxr
 
 from svclib.data import shards
 from svclib.features import extract
@@ -21,8 +22,7 @@ def cuts(n_samples: int, settings: extract.FeatureSettings) -> list[tuple[int, i
     of 16 and 10 ms), so that features of segments equal those of the whole recording.
     """
     rate, hop = settings.sample_rate_hz, settings.hop_samples
-    step = 2 * rate // math.gcd(2 * rate, 25)  # the smallest whole number of samples that is n * 80 ms
-    unit = math.lcm(hop, step)
+    unit = math.lcm(hop, 2 * rate // math.gcd(2 * rate, 25))  # the smallest whole number of samples that is n * 80 ms
     unit = unit if unit < 30 * rate else hop
     length = max(1, round(SEGMENT_S * rate / unit)) * unit
     context = math.ceil(CONTEXT_S * rate / unit) * unit
@@ -37,29 +37,16 @@ def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: e
     hop = settings.hop_samples
     found = extract.extract(audio_int16.astype(np.float32) / shards.FULL_SCALE, settings)
     frames = slice((start - from_sample) // hop, (start - from_sample) // hop + (stop - start) // hop)
-    arrays = {
-        "audio": audio_int16[start - from_sample : stop - from_sample],
-        "f0_hz": found.f0_hz[frames],
-        "confidence": found.confidence[frames],
-        "loudness_db": found.loudness_db[frames],
-        "voiced": found.voiced[frames].astype(np.uint8),
-    }
-    if found.log_mel is not None:
-        arrays["log_mel"] = found.log_mel[frames]
-    if found.content is not None:
-        arrays["units"] = found.content[frames]  # the stored name of content features
-    return arrays
+    arrays = {name: getattr(found, shards.FEATURES.get(name, name)) for name in shards.DTYPES if name != "audio"}
+    arrays = {name: value[frames] for name, value in arrays.items() if value is not None}
+    return {"audio": audio_int16[start - from_sample : stop - from_sample], **arrays}
 
 
 class ResampledStream:
-    """Streaming decoder: a recording as 16-bit audio at the dataset's rate, read once from start to end.
+    """Streaming decoder: a recording as 16-bit audio at the dataset's rate, ``n_samples`` long, read once.
 
-    Args:
-        n_samples: Length of the result.
-        rate_in_hz: Rate of the blocks.
-        rate_out_hz: Rate of the result.
-        blocks: Called to read from the start; yields blocks of float32 with full scale 32767.
-        notes: Messages about the recording.
+    ``blocks`` is called to read from the start and yields float32 at the rate of the file with full scale 32767;
+    ``notes`` are messages about the recording.
     """
 
     def __init__(self, n_samples: int, rate_in_hz: int, rate_out_hz: int, blocks: Callable, notes: list[str]):
@@ -68,21 +55,23 @@ class ResampledStream:
         self._stream, self._held, self._start = self._pieces(), [], 0
         self._sha = hashlib.sha256()
 
-    def _pieces(self) -> Iterator[np.ndarray]:
-        import soxr
-
+    def _resampled(self) -> Iterator[np.ndarray]:
         rate_in, rate_out = self._rates
-        stream = None if rate_in == rate_out else soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32")
-        left = self.n_samples
+        if rate_in == rate_out:
+            yield from self._blocks()
+            return
+        stream = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32")
         for block in self._blocks():
-            piece = block if stream is None else stream.resample_chunk(np.ascontiguousarray(block, np.float32))
-            yield _int16(piece[:left])
-            left -= len(piece[:left])
-        if stream is not None:
-            piece = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-            yield _int16(piece[:left])
-            left -= len(piece[:left])
-        if left > 0.01 * rate_out:
+            yield stream.resample_chunk(np.ascontiguousarray(block, np.float32))
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+    def _pieces(self) -> Iterator[np.ndarray]:
+        left = self.n_samples
+        for piece in self._resampled():
+            piece = piece[:left]
+            yield np.clip(np.rint(piece), -shards.FULL_SCALE, shards.FULL_SCALE).astype(np.int16)
+            left -= len(piece)
+        if left > 0.01 * self._rates[1]:
             raise DatasetError("it changed while it was read; wait until it is complete, then prepare again")
         yield np.zeros(left, np.int16)  # a resampler may end a sample early
 
@@ -109,7 +98,3 @@ class ResampledStream:
         joined = np.concatenate(self._held)[start - self._start :]
         self._held, self._start = [joined], start
         return joined[: stop - start].copy()
-
-
-def _int16(samples: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(samples), -shards.FULL_SCALE, shards.FULL_SCALE).astype(np.int16)

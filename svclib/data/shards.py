@@ -11,8 +11,10 @@ import json
 import struct
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import StorageError
@@ -22,20 +24,14 @@ KIND = "svclib shard"
 CAP_BYTES = 64 << 20
 DTYPES = {"audio": "<i2", "f0_hz": "<f4", "confidence": "<f4", "loudness_db": "<f4", "voiced": "|u1"}
 DTYPES |= {"log_mel": "<f4", "units": "<f2"}
+FEATURES = {"units": "content"}  # stored names that differ from those of the features
 _NAMES = {"I16": "<i2", "F32": "<f4", "F16": "<f2", "U8": "|u1"}
 MAX_HEADER_BYTES = 1 << 20
 FULL_SCALE = 32767.0  # of the stored 16-bit audio
 
 
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """Location of a segment of a recording.
-
-    Attributes:
-        shard: File name.
-        sample_start, n_samples: Range of the audio tensor.
-        frame_start, n_frames: Range of every feature tensor.
-    """
+class Segment(NamedTuple):
+    """Location of a segment: file name, range of the audio tensor, range of every feature tensor."""
 
     shard: str
     sample_start: int
@@ -48,8 +44,7 @@ class Segment:
 class Item:
     """A marker's entry: segment ``index`` of ``count`` of the recording with this SHA-256.
 
-    ``notes`` are messages about the recording, stored with its first segment; hash and length of all its decoded audio
-    are stored with its last.
+    The first segment carries messages about the recording, the last one hash and length of all its decoded audio.
     """
 
     sha256: str
@@ -70,24 +65,19 @@ class Item:
 class Writer:
     """Collects segments and commits a shard before it would exceed the cap; deterministic, byte for byte.
 
-    Args:
-        folder: Where the shards go.
-        settings_key: Hash of the feature settings; only shards with the same key can be reused.
-        cap_bytes: Largest size of a shard, unless a single segment is larger.
+    Only shards with the same hash of the feature settings can be reused.
     """
 
-    def __init__(self, folder: Path, settings_key: str, cap_bytes: int = CAP_BYTES):
-        self.folder, self.settings_key, self.cap_bytes = Path(folder), settings_key, cap_bytes
+    def __init__(self, folder: Path, settings_key: str):
+        self.folder, self.settings_key = Path(folder), settings_key
         self.placed: dict[tuple[str, int], Segment] = {}
-        self._items: list[Item] = []
-        self._arrays: list[dict[str, np.ndarray]] = []
-        self._bytes = 0
+        self._items, self._arrays, self._bytes = [], [], 0
 
     def add(self, item: Item, arrays: dict[str, np.ndarray]) -> None:
         """Add one segment: ``audio`` int16 ``[samples]`` and the feature arrays ``[frames]``, ``[frames, mels]``."""
         arrays = {name: np.ascontiguousarray(value, dtype=DTYPES[name]) for name, value in arrays.items()}
         size = sum(a.nbytes for a in arrays.values())
-        if self._items and self._bytes + size > self.cap_bytes:
+        if self._bytes + size > CAP_BYTES:
             self.flush()
         self._items.append(item)
         self._arrays.append(arrays)
@@ -97,23 +87,21 @@ class Writer:
         """Commit the collected segments, if any."""
         if not self._items:
             return
-        from safetensors.numpy import save_file
-
-        rows = [_row(item) for item in self._items]
+        rows = [{**dataclasses.asdict(item), "notes": list(item.notes)} for item in self._items]
+        rows = [{k: v for k, v in row.items() if v or k in ("index", "n_frames")} for row in rows]
         digest = hashlib.sha256(json.dumps([self.settings_key, rows], sort_keys=True).encode()).hexdigest()
         path = self.folder / f"shard-{digest[:16]}.safetensors"
         filesystem.free_space_check(self.folder, 2 * self._bytes)
         tensors = {name: np.concatenate([a[name] for a in self._arrays]) for name in self._arrays[0]}
-        info = {"kind": KIND, "settings": self.settings_key, "items": rows}
         if filesystem.exists(atomic_store.marker_path(path)):  # broken, else its segments would be reused
             atomic_store.remove_marked(atomic_store.Marked(path, {}))
+        info = {"kind": KIND, "settings": self.settings_key, "items": rows}
         atomic_store.put_marked(path, lambda part: save_file(tensors, part), info)
         self.placed.update(_segments(path.name, self._items))
         self._items, self._arrays, self._bytes = [], [], 0
 
 
-@dataclasses.dataclass
-class Committed:
+class Committed(NamedTuple):
     """A whole shard of a folder: its marked file, items and segments by ``(sha256, index)``."""
 
     marked: atomic_store.Marked
@@ -125,17 +113,11 @@ def committed(folder: Path, settings_key: str) -> list[Committed]:
     """The intact shards of a folder with these settings, verified by their SHA-256."""
     found = []
     for marked in atomic_store.find_marked(folder, PATTERN):
-        if (marked.info.get("kind"), marked.info.get("settings")) == (KIND, settings_key):
-            if atomic_store.verify(marked) is None:
-                items = [Item(**{**row, "notes": tuple(row.get("notes", ()))}) for row in marked.info["items"]]
-                found.append(Committed(marked, items, _segments(marked.path.name, items)))
+        ours = (marked.info.get("kind"), marked.info.get("settings")) == (KIND, settings_key)
+        if ours and atomic_store.verify(marked) is None:
+            items = [Item(**{**row, "notes": tuple(row.get("notes", ()))}) for row in marked.info["items"]]
+            found.append(Committed(marked, items, _segments(marked.path.name, items)))
     return found
-
-
-def _row(item: Item) -> dict:
-    row = dataclasses.asdict(item)
-    row["notes"] = list(item.notes)
-    return {k: v for k, v in row.items() if v or k in ("index", "n_frames")}
 
 
 def _segments(shard: str, items: list[Item]) -> dict[tuple[str, int], Segment]:
@@ -150,8 +132,7 @@ class Reader:
     """Random access to one shard, thread-safe; StorageError if the file is missing, damaged or cannot be read."""
 
     def __init__(self, path: Path):
-        self.path = Path(path)
-        self._lock = threading.Lock()
+        self.path, self._lock, self._file = Path(path), threading.Lock(), None
         try:
             self._file = open(self.path, "rb", buffering=0)
             size = struct.unpack("<Q", self._file.read(8))[0]
@@ -166,8 +147,7 @@ class Reader:
         except FileNotFoundError:
             raise StorageError(f"'{self.path}' is missing; prepare the dataset again.") from None
         except (OSError, ValueError, KeyError, TypeError, struct.error, AttributeError) as error:
-            if hasattr(self, "_file"):
-                self._file.close()
+            self.close()
             raise StorageError(f"'{self.path}' is no whole shard ({error}); prepare the dataset again.") from error
 
     @property
@@ -182,22 +162,19 @@ class Reader:
             raise IndexError(f"rows {start} to {stop} of {shape[0]} in '{self.path.name}'")
         row = int(np.prod(shape[1:], dtype=np.int64))
         out = np.empty((stop - start, *shape[1:]), dtype)
-        view = memoryview(out.reshape(-1).view(np.uint8))
+        view, done = memoryview(out.reshape(-1).view(np.uint8)), 0
         try:
             with self._lock:
                 self._file.seek(offset + start * row * out.itemsize)
-                done = 0
-                while done < len(view):
-                    n = self._file.readinto(view[done:])
-                    if not n:
-                        raise StorageError(f"'{self.path}' has become shorter; prepare the dataset again.")
+                while done < len(view) and (n := self._file.readinto(view[done:])):
                     done += n
-        except StorageError:
-            raise
         except OSError as error:
             raise StorageError(f"'{self.path}' could not be read ({error}); is the Drive still connected?") from error
+        if done < len(view):
+            raise StorageError(f"'{self.path}' has become shorter; prepare the dataset again.")
         return out
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

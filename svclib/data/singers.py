@@ -1,8 +1,7 @@
-"""Synthetic singers with exactly known F0, voicing, loudness and phones, for tests, demo and lessons.
+"""Synthetic singers for demo, lessons and tests: a source-filter voice (Fant 1960) that renders a score.
 
-A source-filter voice (acoustic theory of speech production, Fant 1960) renders a score: harmonics of a glottal source,
-shaped by the formants of each vowel, plus noise for breath and consonants. Every control is a closed function of time,
-so ground truth exists on any frame grid, and all singers render a score with the same phones at the same times.
+Harmonics of a glottal source are shaped by the formants of each vowel; noise makes breath and consonants. Every control
+is a closed function of time, and all singers render a score with the same phones at the same times.
 """
 
 import dataclasses
@@ -15,7 +14,6 @@ import numpy as np
 
 from svclib.audio import io as audio
 from svclib.audio import synthesis, units
-from svclib.audio.loudness import a_weighting_db
 from svclib.utils.errors import DatasetError, ProgressCallback
 
 VOWELS = ("a", "e", "i", "o", "u")
@@ -35,20 +33,15 @@ _BANDWIDTHS_HZ = np.array([80.0, 90.0, 120.0, 150.0, 200.0])
 _NOISE_SHAPES = {"s": (6200.0, 0.45), "sh": (3100.0, 0.5), "f": (6500.0, 1.5), "t": (4200.0, 0.7), "k": (1900.0, 0.4)}
 _NOISE_LEVELS_DB = {"s": -12.0, "sh": -10.0, "f": -20.0, "h": -20.0, "t": -10.0, "k": -10.0}
 _CONTROL_HZ = 344.53125  # control points per second; 128 samples at 44.1 kHz
-_TRUTH_S = 0.002  # time grid of the loudness
 _N_BANDS = 129
 _WHITE_POWER = 1.0 / 3.0  # synthesis.filtered_noise starts from noise that is uniform in -1..1
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """One note.
+    """One note: written pitch, 0.05 to 60 seconds, and a level relative to the singer's usual one.
 
-    Attributes:
-        midi: Written pitch (a singer may transpose it by octaves); of no meaning for a rest.
-        duration_s: 0.05 to 60 seconds.
-        lyric: Phones run together (``"sha"``, ``"tin"``), ``"-"`` to hold the last vowel, ``""`` for a rest.
-        level_db: Louder or softer than the singer's usual level.
+    ``lyric`` is phones run together (``"sha"``, ``"tin"``), ``"-"`` to hold the last vowel, or ``""`` for a rest.
     """
 
     midi: float | int
@@ -79,11 +72,9 @@ class Singer:
     """Parameters of a voice.
 
     Attributes:
-        octave: Octaves added to the written pitch, to reach the singer's range.
+        octave: Octaves added to the written pitch.
         low_midi, high_midi: Sounding range.
         rolloff_db: Fall of the source spectrum per octave, radiation included.
-        vibrato_hz, vibrato_cents: Rate and peak deviation.
-        glide_s: Time from one pitch to the next.
         breath_db: Level of the breath noise against the harmonics.
         consonant_ratio: Factor on the frequencies of the noise consonants.
         formants_hz: Five resonances per vowel and voiced consonant; F1 follows F0 where F0 is above it.
@@ -107,29 +98,8 @@ SINGERS = {name: Singer(name, **fields) for name, fields in _PARAMETERS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Truth:
-    """Ground truth at the frame centres.
-
-    Attributes:
-        f0_hz: float32 ``[frames]``, 0 where unvoiced.
-        voiced: bool ``[frames]``: the centre lies in a vowel or a voiced consonant.
-        loudness_db: float32 ``[frames]``, comparable with ``features.loudness_db``.
-        formants_hz: float32 ``[frames, 5]``.
-        phones: One per frame.
-    """
-
-    sample_rate_hz: int
-    hop_samples: int
-    f0_hz: np.ndarray
-    voiced: np.ndarray
-    loudness_db: np.ndarray
-    formants_hz: np.ndarray
-    phones: list[str]
-
-
-@dataclasses.dataclass(frozen=True)
 class SyntheticRecording:
-    """A rendered score: audio float32 ``[samples]`` within -1..1, and everything known about it."""
+    """A rendered score: audio float32 ``[samples]`` within -1..1, and its phones."""
 
     singer: Singer
     score: Score
@@ -139,55 +109,15 @@ class SyntheticRecording:
     seed: int
     octave: int
 
-    def truth(self, sample_rate_hz: int | None = None, hop_samples: int = 64, n_fft: int = 512) -> Truth:
-        """Ground truth on a frame grid of any rate; harmonics above its Nyquist frequency are left out."""
-        rate = sample_rate_hz or self.sample_rate_hz
-        curves, limit_hz = (
-            VoiceCurves(self.singer, self.score, self.octave, self.seed),
-            min(rate, self.sample_rate_hz) / 2,
-        )
-        n_samples = units.resampled_length(len(self.audio), self.sample_rate_hz, rate)
-        centers = units.frame_centers_s(units.frame_count(n_samples, hop_samples), hop_samples, rate)
-        f0_hz = curves.f0_hz(centers)
-        starts_s = [p.start_s for p in curves.phones[1:]]
-        phones = [curves.phones[i].phone for i in np.searchsorted(starts_s, centers, side="right")]
-        voiced = np.array([p in self.singer.formants_hz for p in phones], dtype=bool)
-        # loudness: A-weighted power, averaged with the squared Hann window of the analysis
-        t = np.arange(0, curves.duration_s + _TRUTH_S, _TRUTH_S)
-        fine_f0 = curves.f0_hz(t)
-        partials = curves.harmonics(t, fine_f0, limit_hz)
-        power = 0.5 * np.sum(partials**2 * _a_weight(fine_f0[:, None] * np.arange(1, partials.shape[1] + 1)), axis=1)
-        bands_hz = np.linspace(0, limit_hz, _N_BANDS)
-        power += np.trapezoid(curves.noise_power(t, bands_hz, limit_hz) * _a_weight(bands_hz), bands_hz, axis=1)
-        window_s = n_fft / rate
-        half = int(window_s / 2 / _TRUTH_S)
-        window = np.cos(np.pi * _TRUTH_S * np.arange(-half, half + 1) / window_s) ** 4
-        smoothed = np.convolve(np.pad(power, half), window / window.sum(), mode="valid")
-        # a Hann window of N points turns mean square p into the mean over N/2+1 bins of p * 3 N^2 / 16
-        scale = 3 * n_fft**2 / 16 / (n_fft // 2 + 1)
-        loudness = 10 * np.log10(np.maximum(np.interp(centers, t, smoothed) * scale, 1e-8))
-        arrays = (np.where(voiced, f0_hz, 0), loudness, curves.formants_hz(centers, f0_hz))
-        masked, loudness, formants = (a.astype(np.float32) for a in arrays)
-        return Truth(rate, hop_samples, masked, voiced, loudness, formants, phones)
-
 
 def render(
     singer: str | Singer, score: Score, sample_rate_hz: int = 44100, seed: int = 0, octave: int | None = None
 ) -> SyntheticRecording:
-    """Render a score with the voice of a singer.
+    """Render a score with the voice of a singer (a name in :data:`SINGERS`, or parameters).
 
-    Args:
-        singer: A name in :data:`SINGERS`, or a :class:`Singer`.
-        score: Notes and syllables; 0.15 s of silence are added before and 0.25 s after.
-        sample_rate_hz: Rate of the audio.
-        seed: Of the noise and the phase of the vibrato.
-        octave: Octaves added to the written pitch; None: the singer's default.
-
-    Returns:
-        The audio with its score, phones and ground truth.
-
-    Raises:
-        DatasetError: for a note out of the singer's range, an unknown phone or an impossible duration.
+    0.15 s of silence are added before and 0.25 s after; ``seed`` is that of the noise and of the phase of the vibrato;
+    ``octave`` is added to the written pitch instead of the singer's own. DatasetError for a note out of the singer's
+    range, an unknown phone or an impossible duration.
     """
     import torch
 
@@ -197,7 +127,7 @@ def render(
         singer = SINGERS[singer]
     octave = singer.octave if octave is None else octave
     curves, limit_hz = VoiceCurves(singer, score, octave, seed), sample_rate_hz / 2
-    n_samples = int(round(curves.duration_s * sample_rate_hz))
+    n_samples = int(round(curves.phones[-1].end_s * sample_rate_hz))
     hop = 2 * max(1, int(round(sample_rate_hz / _CONTROL_HZ / 2)))
     t = units.frame_centers_s(-(-n_samples // hop), hop, sample_rate_hz)
     f0_hz = curves.f0_hz(t)
@@ -237,7 +167,6 @@ class VoiceCurves:
         self.singer = singer
         self.vibrato_phase = float(np.random.default_rng(seed).uniform(0, 2 * np.pi))
         self._read_score(score, octave)
-        self.duration_s = self.phones[-1].end_s
         self._plan()
 
     def _read_score(self, score: Score, octave: int) -> None:
@@ -380,11 +309,6 @@ def _tract_power(f_hz: np.ndarray, formants_hz: np.ndarray, bandwidths_hz: np.nd
 def _bump(f_hz: np.ndarray, center_hz: float, octaves: float) -> np.ndarray:
     """A bell over log-frequency, ``octaves`` wide (standard deviation)."""
     return np.exp(-0.5 * (np.log2(np.maximum(f_hz, 1.0) / center_hz) / octaves) ** 2)
-
-
-def _a_weight(f_hz: np.ndarray) -> np.ndarray:
-    """A-weighting as a power ratio."""
-    return 10 ** (np.asarray(a_weighting_db(np.maximum(f_hz, 1.0)), dtype=float) / 10)
 
 
 # Scores and recordings ------------------------------------------------------------------------------------------------

@@ -15,63 +15,6 @@ HISTOGRAM_EDGES_MIDI = [n - 0.5 for n in range(24, 110)]
 N_QUANTILES = 1000
 
 
-class _Collector:
-    """Running statistics of the recordings of one singer, or of all."""
-
-    def __init__(self):
-        self.n_recordings, self.duration_s = 0, 0.0
-        self.midi, self.loudness_notes = [], []
-        self.seconds = np.zeros(len(HISTOGRAM_EDGES_MIDI) - 1)
-        self.loudness_sum = self.n_frames = 0
-        self.loudness_min, self.loudness_max = np.inf, -np.inf
-
-    def add(self, item: extract.Features) -> None:
-        hop_s = item.settings.hop_samples / item.settings.sample_rate_hz
-        self.n_recordings += 1
-        self.duration_s += item.n_samples / item.settings.sample_rate_hz
-        if not len(item.loudness_db):
-            return
-        ratio = note_on_ratio(item.loudness_db, item.confidence)
-        note = np.asarray(note_mask(ratio, 1.0))
-        midi = units.hz_to_midi(item.f0_hz[note & item.voiced & (item.f0_hz > 0)].astype(np.float64))
-        inside = np.clip(midi, HISTOGRAM_EDGES_MIDI[0], HISTOGRAM_EDGES_MIDI[-1])
-        self.seconds += np.histogram(inside, HISTOGRAM_EDGES_MIDI)[0] * hop_s
-        self.midi.append(midi.astype(np.float32))
-        self.loudness_notes.append(item.loudness_db[note].astype(np.float32))
-        self.loudness_sum += float(item.loudness_db.sum(dtype=np.float64))
-        self.n_frames += len(item.loudness_db)
-        self.loudness_min = min(self.loudness_min, float(item.loudness_db.min()))
-        self.loudness_max = max(self.loudness_max, float(item.loudness_db.max()))
-
-    def result(self) -> dict:
-        midi = np.concatenate(self.midi or [np.zeros(0)]).astype(np.float64)
-        loud = np.concatenate(self.loudness_notes or [np.zeros(0)]).astype(np.float64)
-        some = self.n_frames > 0
-        quantiles = np.quantile(loud, np.linspace(0, 1, N_QUANTILES)) if len(loud) else []
-        return {
-            "n_recordings": self.n_recordings,
-            "duration_s": self.duration_s,
-            "f0_midi": {
-                "mean_note": _value(np.mean, midi),
-                "std_note": _value(np.std, midi),
-                "min_note": _value(np.min, midi),
-                "max_note": _value(np.max, midi),
-                "histogram": {
-                    "edges_midi": HISTOGRAM_EDGES_MIDI,
-                    "seconds": [round(float(s), 6) for s in self.seconds],
-                },
-            },
-            "loudness_db": {
-                "mean_note": _value(np.mean, loud),
-                "std_note": _value(np.std, loud),
-                "min": self.loudness_min if some else None,
-                "max": self.loudness_max if some else None,
-                "mean": self.loudness_sum / self.n_frames if some else None,
-            },
-            "loudness_quantiles_db": [round(float(q), 4) for q in quantiles],
-        }
-
-
 def compute(recordings: Iterable[tuple[str, extract.Features]]) -> dict:
     """Statistics over recordings.
 
@@ -85,23 +28,57 @@ def compute(recordings: Iterable[tuple[str, extract.Features]]) -> dict:
         1000 values from minimum to maximum over note frames, [] without any; ``singers``: the same for each;
         ``log_mel`` {min, max} or None. Values without any frames are None.
     """
-    everything, singers = _Collector(), {}
-    mels = []
+    found, extremes = [], []
     for singer, item in recordings:
-        everything.add(item)
-        singers.setdefault(singer, _Collector()).add(item)
-        mels.append(value_range([item.log_mel]) if item.log_mel is not None else None)
-    result = everything.result()
-    result["singers"] = {singer: collector.result() for singer, collector in sorted(singers.items())}
-    result["log_mel"] = value_range([np.array([m["min"], m["max"]]) for m in mels if m])
-    return result
+        found.append((singer, _measure(item)))
+        if item.log_mel is not None and item.log_mel.size:
+            extremes.append(np.array([item.log_mel.min(), item.log_mel.max()]))
+    names = sorted({singer for singer, _ in found})
+    singers = {name: _summary([m for singer, m in found if singer == name]) for name in names}
+    return {**_summary([m for _, m in found]), "singers": singers, "log_mel": value_range(extremes)}
+
+
+def _measure(item: extract.Features) -> dict:
+    """Measurements of one recording that the statistics keep."""
+    loudness, rate_hz = item.loudness_db, item.settings.sample_rate_hz
+    note = np.asarray(note_mask(note_on_ratio(loudness, item.confidence), 1.0)) if len(loudness) else np.zeros(0, bool)
+    midi = units.hz_to_midi(item.f0_hz[note & item.voiced & (item.f0_hz > 0)].astype(np.float64))
+    inside = np.clip(midi, HISTOGRAM_EDGES_MIDI[0], HISTOGRAM_EDGES_MIDI[-1])
+    return {
+        "duration_s": item.n_samples / rate_hz,
+        "seconds": np.histogram(inside, HISTOGRAM_EDGES_MIDI)[0] * (item.settings.hop_samples / rate_hz),
+        "midi": midi.astype(np.float32),
+        "notes_db": loudness[note].astype(np.float32),
+        "n_frames": len(loudness),
+        "sum_db": float(loudness.sum(dtype=np.float64)),
+        "range_db": (float(loudness.min()), float(loudness.max())) if len(loudness) else (),
+    }
+
+
+def _summary(found: list[dict]) -> dict:
+    midi, loud = (np.concatenate([np.zeros(0), *(m[k] for m in found)]) for k in ("midi", "notes_db"))
+    n_frames, extremes = sum(m["n_frames"] for m in found), [v for m in found for v in m["range_db"]]
+    quantiles = np.quantile(loud, np.linspace(0, 1, N_QUANTILES)) if len(loud) else []
+    seconds = sum((m["seconds"] for m in found), np.zeros(len(HISTOGRAM_EDGES_MIDI) - 1))
+    histogram = {"edges_midi": HISTOGRAM_EDGES_MIDI, "seconds": [round(float(s), 6) for s in seconds]}
+    over_notes = {"mean_note": np.mean, "std_note": np.std, "min_note": np.min, "max_note": np.max}
+    f0_midi = {name: float(function(midi)) if len(midi) else None for name, function in over_notes.items()}
+    return {
+        "n_recordings": len(found),
+        "duration_s": sum((m["duration_s"] for m in found), 0.0),
+        "f0_midi": {**f0_midi, "histogram": histogram},
+        "loudness_db": {
+            "mean_note": float(loud.mean()) if len(loud) else None,
+            "std_note": float(loud.std()) if len(loud) else None,
+            "min": min(extremes, default=None),
+            "max": max(extremes, default=None),
+            "mean": sum(m["sum_db"] for m in found) / n_frames if n_frames else None,
+        },
+        "loudness_quantiles_db": [round(float(q), 4) for q in quantiles],
+    }
 
 
 def value_range(arrays: Iterable[np.ndarray]) -> dict | None:
     """{min, max} over arrays; None if they are empty."""
     found = [(float(a.min()), float(a.max())) for a in arrays if a.size]
     return {"min": min(low for low, _ in found), "max": max(high for _, high in found)} if found else None
-
-
-def _value(function, values) -> float | None:
-    return float(function(values)) if len(values) else None

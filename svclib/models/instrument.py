@@ -11,8 +11,8 @@ file manager has no comment and is verified by its members' checksums.
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,10 @@ CONSENT = (
 
 @dataclasses.dataclass(frozen=True)
 class Instrument:
-    """An opened instrument.
+    """An opened instrument, its ``model`` in eval mode on the CPU.
 
-    Attributes:
-        name: For people.
-        kind: A key of ``KINDS``.
-        model: In eval mode, on the CPU.
-        features: How songs have to be measured for it.
-        statistics: Of the recordings it was trained on (``Dataset.statistics``).
-        info: Trained steps, validation loss, loss definition, F0 package, singers, licence, consent, created, versions.
-        sha256: Of the whole file: it distinguishes instruments of equal name.
-        path: Where it was read from.
+    ``features`` say how songs have to be measured for it, ``statistics`` are of the recordings it was trained on,
+    ``info`` is that of :func:`save`; ``sha256`` of the whole file distinguishes instruments of equal name.
     """
 
     name: str
@@ -110,8 +103,6 @@ def loss_definition(settings: Any) -> dict:
 
 def f0_definition(features: FeatureSettings) -> dict:
     """The F0 method with the package and version that computes it here."""
-    import importlib.metadata
-
     package = F0_METHODS[features.f0_method].package
     try:
         version = importlib.metadata.version(package)
@@ -120,44 +111,16 @@ def f0_definition(features: FeatureSettings) -> dict:
     return {"method": features.f0_method, "package": package, "version": version}
 
 
-# Saving ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class About:
-    """Description that :func:`save` writes besides the model.
-
-    Attributes:
-        created: Date for people, ``2026-11-21``.
-        name: Shown in menus; the file's name if None.
-        trained_steps: Training steps of the weights.
-        validation_loss: Their held-out loss; None where it was not measured.
-        singers: Names of the singers, as the dataset has them.
-        licence: What others may do with it, a text for people.
-        consent: What the person whose voice it is agreed to, a text for people.
-        config_text: The gin text of the training, as a record.
-        f0: :func:`f0_definition` at preparation; of this machine if None.
-    """
-
-    created: str
-    name: str | None = None
-    trained_steps: int = 0
-    validation_loss: float | None = None
-    singers: Sequence[str] = ()
-    licence: str = LICENCE
-    consent: str = CONSENT
-    config_text: str = ""
-    f0: dict | None = None
-
-
 def save(
     path: str | Path,
     model: nn.Module,
     features: FeatureSettings,
     statistics: dict,
     *,
+    name: str | None = None,
+    config_text: str = "",
     overwrite: bool = False,
-    **about: Any,
+    **info: Any,
 ) -> Path:
     """Write an instrument: weights only, in one atomic step.
 
@@ -166,8 +129,11 @@ def save(
         model: Of a kind in ``KINDS``, with the weights to ship (a training's EMA); has ``settings``.
         features: How its recordings were measured.
         statistics: Of its dataset.
+        name: Shown in menus; the file's name if None.
+        config_text: The gin text of the training, as a record.
         overwrite: Replace what is at ``path``, in one step too.
-        **about: Fields of :class:`About`; ``created`` is required.
+        **info: For people: ``created`` (required, ``2026-11-21``), ``trained_steps``, ``validation_loss`` (None where
+            it was not measured), ``singers``, ``licence``, ``consent``; ``f0``, :func:`f0_definition` at preparation.
 
     Returns:
         The path that was written.
@@ -176,49 +142,42 @@ def save(
         ModelError: if the model is of no known kind, has a weight that is not finite, or if the file would be refused
             by :func:`open`.
     """
-    about = About(**about)
-    path = Path(path)
+    path, settings = Path(path), model.settings
     if path.suffix != ".zip":
         raise ModelError(f"'{path.name}' cannot be an instrument's name; it has to end in .zip.")
     if not statistics:
         raise ModelError("The dataset has no statistics; prepare it again, then export.")
-    settings = model.settings
     if KINDS.get(settings.kind) is not type(settings):
         raise ModelError(f"'{settings.kind}' is no kind of instrument; known: {', '.join(KINDS)}.")
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     bad = [k for k, v in tensors.items() if not bool(torch.isfinite(v).all())]
     if bad:
         raise ModelError(f"The weights '{bad[0]}' are not finite numbers; choose an earlier checkpoint.")
-    others = {
-        "weights.safetensors": safetensors.torch.save(tensors),
-        "config.gin": about.config_text.encode(),
+    defaults = {
+        "trained_steps": 0,
+        "validation_loss": None,
+        "loss": loss_definition(settings),
+        "f0": f0_definition(features),
+        "singers": [],
+        "licence": LICENCE,
+        "consent": CONSENT,
+        "versions": {"svclib": __version__, "torch": torch.__version__},
     }
+    others = {"weights.safetensors": safetensors.torch.save(tensors), "config.gin": config_text.encode()}
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": path.stem if about.name is None else about.name,
+        "name": path.stem if name is None else name,
         "kind": settings.kind,
         "features": to_dict(features),
         "model": to_dict(settings),
         "statistics": statistics,
-        "info": {
-            "trained_steps": about.trained_steps,
-            "validation_loss": about.validation_loss,
-            "loss": loss_definition(settings),
-            "f0": about.f0 or f0_definition(features),
-            "singers": list(about.singers),
-            "licence": about.licence,
-            "consent": about.consent,
-            "created": about.created,
-            "versions": {"svclib": __version__, "torch": torch.__version__},
-        },
+        "info": defaults | {k: v for k, v in info.items() if v is not None},
         "members": {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in others.items()},
     }
     text = json.dumps(description, ensure_ascii=False, allow_nan=False, indent=1)
     _description(strict_json(text.encode(), "instrument.json"))  # what is written has to open again
-    members = {"instrument.json": text.encode(), **others}
-    instrument_archive.check_sizes({name: len(data) for name, data in members.items()})
-    data = instrument_archive.pack(members)
+    data = instrument_archive.pack({"instrument.json": text.encode(), **others})
     if overwrite:
         return atomic_store.commit_bytes(path, data)
     return atomic_store.commit_new(path, lambda part: atomic_store.commit_bytes(part, data))
@@ -228,37 +187,25 @@ def save(
 
 
 def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads well)
-    """Open an instrument made by anybody.
+    """Open an instrument made by anybody, its model in eval mode on the CPU with weights that take no gradient.
 
-    Args:
-        path: The zip; it is read, never extracted.
-
-    Returns:
-        The instrument, its model in eval mode on the CPU with weights that take no gradient.
-
-    Raises:
-        ModelError: naming the file, what is wrong with it, and what to do.
+    The zip is read, never extracted; a ModelError names the file, what is wrong with it, and what to do.
     """
     path = Path(path)
-    with instrument_archive.guard(path), instrument_archive.Archive(path) as archive:
+    with instrument_archive.opened(path) as archive:
         name, settings, features, raw = _description(strict_json(archive.read("instrument.json"), "instrument.json"))
-        members = raw["members"]
-        expected = _architecture(settings, features, raw["statistics"])
+        statistics, others = raw["statistics"], {}
+        expected = _architecture(settings, features, statistics)
         instrument_archive.check_size(expected, archive.size("weights.safetensors"))
         archive.check_seal()
-        for member in instrument_archive.MEMBERS[1:]:
-            data = archive.read(member)
-            expected_member = members[member]
-            if len(data) != expected_member["bytes"] or hashlib.sha256(data).hexdigest() != expected_member["sha256"]:
+        for member, entry in raw["members"].items():
+            others[member] = archive.read(member)
+            if (len(others[member]), hashlib.sha256(others[member]).hexdigest()) != (entry["bytes"], entry["sha256"]):
                 raise ModelError(f"{member} is damaged (its checksum differs); download the file again.")
-            if member == "weights.safetensors":
-                tensors = instrument_archive.weights(data, expected)
-        model = build_model(settings, features, raw["statistics"])
-        model.load_state_dict(tensors, strict=True)
-        sha256 = archive.sha256
-    return Instrument(
-        name, settings.kind, model.eval().requires_grad_(False), features, raw["statistics"], raw["info"], sha256, path
-    )
+        model = build_model(settings, features, statistics)
+        model.load_state_dict(instrument_archive.weights(others["weights.safetensors"], expected), strict=True)
+    model = model.eval().requires_grad_(False)
+    return Instrument(name, settings.kind, model, features, statistics, raw["info"], archive.sha256, path)
 
 
 def list_folder(folder: str | Path) -> list[InstrumentEntry]:
@@ -267,11 +214,9 @@ def list_folder(folder: str | Path) -> list[InstrumentEntry]:
     Reads only the descriptions: weights are checked when one is opened.
     """
     found = []
-    for path in sorted(Path(folder).glob("*.zip"), key=lambda p: p.name.lower()):
-        if path.name.startswith("."):
-            continue
+    for path in sorted(Path(folder).glob("[!.]*.zip"), key=lambda p: p.name.lower()):
         try:
-            with instrument_archive.guard(path), instrument_archive.Archive(path) as archive:
+            with instrument_archive.opened(path) as archive:
                 name, settings, _, raw = _description(strict_json(archive.read("instrument.json"), "instrument.json"))
             found.append(InstrumentEntry(path, name, settings.kind, raw["info"], None, settings))
         except ModelError as error:
@@ -299,28 +244,10 @@ def describe(instrument: Instrument) -> str:
 
 # Inside ---------------------------------------------------------------------------------------------------------------
 
-_INFO = {
-    "trained_steps": int,
-    "validation_loss": (float, int, type(None)),
-    "loss": dict,
-    "f0": dict,
-    "singers": list,
-    "licence": str,
-    "consent": str,
-    "created": str,
-    "versions": dict,
-}
-_FIELDS = {
-    "format": str,
-    "format_version": int,
-    "name": str,
-    "kind": str,
-    "features": dict,
-    "model": dict,
-    "statistics": dict,
-    "info": dict,
-    "members": dict,
-}
+_INFO: dict[str, Any] = {"trained_steps": int, "validation_loss": (float, int, type(None)), "singers": list}
+_INFO |= dict.fromkeys(("loss", "f0", "versions"), dict) | dict.fromkeys(("licence", "consent", "created"), str)
+_FIELDS: dict[str, Any] = dict.fromkeys(("features", "model", "statistics", "info", "members"), dict)
+_FIELDS |= {"format": str, "format_version": int, "name": str, "kind": str}
 
 
 def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
@@ -338,15 +265,16 @@ def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
     name = raw["name"]
     if not 0 < len(name) <= 120 or not name.isprintable():
         raise ModelError("its name is empty, longer than 120 characters or not printable.")
-    serialization.check_fields(raw["info"], _INFO, "info")
-    serialization.check_plain(raw["info"], "info", items=4000)
-    if raw["info"]["trained_steps"] < 0 or not all(isinstance(s, str) for s in raw["info"]["singers"]):
+    info = raw["info"]
+    serialization.check_fields(info, _INFO, "info")
+    serialization.check_plain(info, "info", items=4000)
+    if info["trained_steps"] < 0 or not all(isinstance(s, str) for s in info["singers"]):
         raise ModelError("info: trained_steps or singers are out of range.")
-    serialization.check_fields(raw["info"]["f0"], {"method": str, "package": str, "version": str}, "info.f0")
-    if not isinstance(raw["info"]["loss"].get("fft_sizes", []), list):
+    serialization.check_fields(info["f0"], {"method": str, "package": str, "version": str}, "info.f0")
+    if not isinstance(info["loss"].get("fft_sizes", []), list):
         raise ModelError("info.loss: fft_sizes is not a list.")
     serialization.check_statistics(raw["statistics"])
-    serialization.check_fields(raw["members"], {m: dict for m in instrument_archive.MEMBERS[1:]}, "members")
+    serialization.check_fields(raw["members"], dict.fromkeys(instrument_archive.MEMBERS[1:], dict), "members")
     for member, entry in raw["members"].items():
         serialization.check_fields(entry, {"bytes": int, "sha256": str}, f"members.{member}")
     features = from_dict(FeatureSettings, raw["features"], "features")

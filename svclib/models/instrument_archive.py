@@ -1,7 +1,7 @@
 """Untrusted instrument zips: nothing is extracted, executed or taken on trust.
 
-:class:`Archive` looks into a zip with a list of allowed names, caps on every size and a seal (the zip's comment holds
-the SHA-256 of all bytes before it); :func:`weights` reads tensors only where they are those that are expected.
+Names are from a list, every size has a cap, the zip's comment (the seal) holds the SHA-256 of all bytes before it, and
+tensors are read only where they are those that are expected.
 """
 
 import contextlib
@@ -12,7 +12,9 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -38,10 +40,13 @@ _PEERS = (
 
 
 @contextlib.contextmanager
-def guard(path: Path):
-    """Turn whatever reading a broken file raises into one :class:`ModelError` that names it."""
+def opened(path: Path):
+    """Context of an :class:`Archive`; whatever a broken file raises in it becomes a ModelError that names the file."""
     try:
-        yield
+        if path.is_dir():
+            raise ModelError("it is a folder; an instrument is one .zip file.")
+        with path.open("rb") as file:
+            yield Archive(file)
     except (ModelError, ConfigError, StorageError) as error:
         raise ModelError(f"'{path.name}' cannot be opened: {unzip.printable(str(error), 1000)}") from None
     except FileNotFoundError:
@@ -53,20 +58,14 @@ def guard(path: Path):
         raise ModelError(f"'{path.name}' cannot be read ({why}); download it again.") from None
 
 
-def check_sizes(sizes: dict[str, int]) -> None:
-    """Refuse members that are too large to be loaded again: a ModelError names the size and the limit."""
-    for name, size in sizes.items():
-        if size > MAX_BYTES[name]:
-            raise ModelError(
-                f"{name} has {size / 1e6:.0f} MB; an instrument holds at most {MAX_BYTES[name] / 1e6:.0f} MB."
-            )
-
-
 def pack(members: dict[str, bytes]) -> bytes:
-    """A sealed zip: stored, without dates or owners, so that the same members give the same bytes."""
+    """A sealed zip, stored, without dates or owners; ModelError for a member too large to be loaded again."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
+            if len(data) > MAX_BYTES[name]:
+                limit = f"an instrument holds at most {MAX_BYTES[name] / 1e6:.0f} MB"
+                raise ModelError(f"{name} has {len(data) / 1e6:.0f} MB; {limit}.")
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data)
@@ -78,31 +77,14 @@ def pack(members: dict[str, bytes]) -> bytes:
 class Archive:
     """An instrument's zip, opened for reading after everything but the contents was checked.
 
-    Args:
-        path: The file; it stays open until the ``with`` block ends.
-
-    Attributes:
-        sha256: Of the whole file, once :meth:`check_seal` has run.
+    ``sha256`` is that of the whole file, once :meth:`check_seal` has run.
     """
 
-    def __init__(self, path: Path):
-        if path.is_dir():
-            raise ModelError("it is a folder; an instrument is one .zip file.")
-        self.file = path.open("rb")
-        self.sha256 = ""
-        try:
-            self.n_bytes, self.comment = _check_end(self.file)
-            self.zip = zipfile.ZipFile(self.file)
-            self.entries = _check_entries(self.zip.infolist())
-        except BaseException:
-            self.file.close()
-            raise
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
+    def __init__(self, file: BinaryIO):
+        self.file, self.sha256 = file, ""
+        self.n_bytes, self.comment = _check_end(file)
+        self.zip = zipfile.ZipFile(file)
+        self.entries = _check_entries(self.zip.infolist())
 
     def size(self, name: str) -> int:
         """Unpacked bytes of a member by the directory."""
@@ -113,20 +95,16 @@ class Archive:
         return b"".join(unzip.entry_blocks(self.zip, self.entries[name]))
 
     def check_seal(self) -> None:
-        """Compare the seal with the bytes; also computes ``sha256``. A zip packed anew has no comment and no seal.
+        """Compare the seal with the bytes and compute ``sha256``; a zip packed anew has no comment and no seal.
 
-        Raises:
-            ModelError: if any byte differs, or the file is larger than its members explain.
+        ModelError if any byte differs, or the file is larger than its members explain.
         """
         explained = sum(e.compress_size for e in self.entries.values()) + 4 * MAX_DIRECTORY_BYTES
         if self.n_bytes > explained:
             raise ModelError(f"it has {self.n_bytes} bytes, more than its contents explain; download it again.")
         digest, left = hashlib.sha256(), self.n_bytes - len(self.comment)
         self.file.seek(0)
-        while left > 0:
-            block = self.file.read(min(left, 1 << 20))
-            if not block:
-                raise ModelError("it is cut off; download it again.")
+        while block := self.file.read(min(left, 1 << 20)):
             digest.update(block)
             left -= len(block)
         if self.comment and self.comment != (SEAL + digest.hexdigest()).encode():
@@ -191,10 +169,7 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
 
 
 def check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
-    """Refuse a weights file smaller than the expected tensors, or larger by more than ``MAX_HEADER_BYTES``.
-
-    An ModelError names both sizes.
-    """
+    """Refuse a weights file smaller than the expected tensors, or larger by more than ``MAX_HEADER_BYTES``."""
     wanted = sum(t.numel() * t.element_size() for t in expected.values())
     if not wanted <= n_bytes <= wanted + MAX_HEADER_BYTES:
         raise ModelError(
@@ -202,41 +177,43 @@ def check_size(expected: dict[str, torch.Tensor], n_bytes: int) -> None:
         )
 
 
+def require_shapes(shapes: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights whose names and shapes are not the expected ones."""
+    if odd := sorted(set(shapes) ^ set(expected)):
+        raise ModelError(f"the weights {odd[0][:80]!r} are missing or too many: made for another model version.")
+    for name, shape in shapes.items():
+        if shape != list(expected[name].shape):
+            raise ModelError(
+                f"the weights {name[:80]!r} have shape {str(shape)[:60]}, expected {list(expected[name].shape)}: made "
+                "for another model version."
+            )
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that hold NaN or infinity."""
+    for name, tensor in tensors.items():
+        if not math.isfinite(tensor.double().sum().item()) and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"the weights {name[:80]!r} are not all finite numbers.")
+
+
 def weights(data: bytes, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Read ``weights.safetensors``, after its header was compared with the architecture's.
+    """The tensors of a ``weights.safetensors``, on the CPU, after its header was compared with the architecture's.
 
-    Args:
-        data: The whole file.
-        expected: Tensors by name as the architecture has them, float32 or int64; their values are not read.
-
-    Returns:
-        The file's tensors by name, all finite, on the CPU.
-
-    Raises:
-        ModelError: if a name, type, shape or value is not as expected.
+    ``expected`` has the names, shapes and types (float32 or int64); a ModelError names what is not as expected.
     """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise ModelError("weights.safetensors has no valid header.")
     header = strict_json(data[8 : 8 + length], "weights.safetensors")
-    if not isinstance(header, dict) or set(header) != set(expected):
-        odd = sorted(set(header) ^ set(expected))[0] if isinstance(header, dict) else "?"
-        raise ModelError(f"the weights '{odd[:80]}' are missing or too many: made for another model version.")
-    names = {torch.float32: "F32", torch.int64: "I64"}
-    for name, entry in header.items():
-        tensor = expected[name]
-        if not isinstance(entry, dict) or entry.get("dtype") != names.get(tensor.dtype):
-            raise ModelError(f"the weights '{name[:80]}' are not float32.")
-        if entry.get("shape") != list(tensor.shape):
-            raise ModelError(
-                f"the weights '{name[:80]}' have shape {str(entry.get('shape'))[:60]}, expected {list(tensor.shape)}: "
-                "made for another model version."
-            )
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise ModelError("weights.safetensors has no valid header.")
+    require_shapes({name: entry.get("shape") for name, entry in header.items()}, expected)
+    types = {torch.float32: "F32", torch.int64: "I64"}
+    if wrong := [name for name, entry in header.items() if entry.get("dtype") != types.get(expected[name].dtype)]:
+        raise ModelError(f"the weights {wrong[0][:80]!r} are not float32.")
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # SafetensorError is a bare Exception
         raise ModelError(f"weights.safetensors cannot be read ({str(error)[:120]}).") from None
-    for name, tensor in tensors.items():
-        if not math.isfinite(tensor.double().sum().item()) and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"the weights '{name[:80]}' are not all finite numbers.")
+    require_finite(tensors)
     return tensors

@@ -7,17 +7,28 @@ on the noisy signal, so it is a separate call (:meth:`GatedStack.project`) made 
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from svclib.audio.mel import MelConfig
 from svclib.utils.errors import ModelError
+
+# Tensors by the shapes that the models exchange.
+Frames: TypeAlias = Float[Tensor, "batch frames"]
+Voiced: TypeAlias = Bool[Tensor, "batch frames"]
+Samples: TypeAlias = Float[Tensor, "batch samples"]
+LogMels: TypeAlias = Float[Tensor, "batch frames mels"]
+Mels: TypeAlias = Float[Tensor, "batch mels frames"]  # scaled to -1 .. 1
+Hidden: TypeAlias = Float[Tensor, "batch channels frames"]
+Condition: TypeAlias = Float[Tensor, "batch dims frames"]
+Content: TypeAlias = Float[Tensor, "batch frames code"]
+Times: TypeAlias = Float[Tensor, " batch"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *DTYPES)
@@ -41,23 +52,11 @@ def resolve_precision(
     return "bf16" if fast_bf16 and purpose == "inference" else "fp32"
 
 
-def step_embedding(
-    t: Float[Tensor, " batch"], dims: int, first: float = 1.0, last: float = 1e-4
-) -> Float[Tensor, "batch dims"]:
-    """Sines and cosines of the diffusion time at ``dims / 2`` geometrically spaced angular frequencies.
+def step_embedding(t: Times, dims: int, first: float = 1.0, last: float = 1e-4) -> Float[Tensor, "batch dims"]:
+    """Sines, then cosines, of any real diffusion time at ``dims / 2`` geometrically spaced angular frequencies.
 
-    Any real time is allowed. Angles are computed in float64: at ``t = 1000`` and frequency 10^4 float32 would be off
-    by 0.7.
-
-    Args:
-        t: Diffusion times.
-        dims: Even size of the embedding, at least 4.
-        first: Frequency of the first sine and the first cosine, radians per diffusion step.
-        last: Frequency of the last ones. 1 and 1e-4 is Vaswani et al. 2017 as Diff-SVC uses it; 1 and 1e4 is DiffWave
-            (section 3.1).
-
-    Returns:
-        float32, all sines before all cosines.
+    From ``first`` to ``last`` radians per step: 1 and 1e-4 is Vaswani et al. 2017 as Diff-SVC uses it, 1 and 1e4
+    DiffWave (section 3.1). Angles are float64: at ``t = 1000`` and frequency 10^4 float32 would be off by 0.7.
     """
     half = dims // 2
     exponents = torch.arange(half, dtype=torch.float64, device=t.device) / (half - 1)
@@ -66,15 +65,9 @@ def step_embedding(
 
 
 class StepEmbedding(nn.Module):
-    """Diffusion time -> vector: sinusoids, then two linear layers.
+    """Diffusion time -> vector: sinusoids up to frequency ``last`` (:func:`step_embedding`), then two linear layers.
 
-    Args:
-        sinusoids: Size of the sinusoidal embedding.
-        hidden: Size of the vector between the two layers.
-        out: Size of the vector that comes out.
-        last: Highest-index frequency, see :func:`step_embedding`.
-        activation: Class of the non-linearity between the layers.
-        activate_last: Whether the non-linearity follows the second layer too (DiffWave).
+    With ``activate_last`` the non-linearity follows the second layer too (DiffWave).
     """
 
     def __init__(
@@ -88,10 +81,11 @@ class StepEmbedding(nn.Module):
     ):
         super().__init__()
         self.sinusoids, self.last = sinusoids, last
-        layers = [nn.Linear(sinusoids, hidden), activation(), nn.Linear(hidden, out)]
-        self.layers = nn.Sequential(*layers, *([activation()] if activate_last else []))
+        self.layers = nn.Sequential(nn.Linear(sinusoids, hidden), activation(), nn.Linear(hidden, out))
+        if activate_last:
+            self.layers.append(activation())
 
-    def forward(self, t: Float[Tensor, " batch"]) -> Float[Tensor, "batch out"]:
+    def forward(self, t: Times) -> Float[Tensor, "batch out"]:
         """Embed diffusion times."""
         embedded = step_embedding(t, self.sinusoids, last=self.last)
         return self.layers(embedded.to(self.layers[0].weight.dtype))
@@ -100,7 +94,7 @@ class StepEmbedding(nn.Module):
 class Gate(nn.Module):
     """Gated activation ``sigmoid(a) * tanh(b)`` (Kong et al. 2021, Fig. 2) of two halves of the channels."""
 
-    def forward(self, y: Float[Tensor, "batch gates frames"]) -> Float[Tensor, "batch channels frames"]:
+    def forward(self, y: Float[Tensor, "batch gates frames"]) -> Hidden:
         """The gated signal."""
         gate, signal = y.chunk(2, dim=1)
         if torch.is_grad_enabled() or y.dtype != torch.float32:
@@ -125,10 +119,10 @@ class GatedResidualBlock(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch channels frames"],
+        x: Hidden,
         step: Float[Tensor, "batch step_dims"],
         condition: Float[Tensor, "batch gates frames"] | Float[Tensor, "batch gates 1"] | None = None,
-    ) -> tuple[Float[Tensor, "batch channels frames"], Float[Tensor, "batch channels frames"]]:
+    ) -> tuple[Hidden, Hidden]:
         """The next residual signal, of unchanged variance, and this block's contribution to the output."""
         y = self.dilated(x + self.step(step)[:, :, None])
         if condition is not None:
@@ -140,15 +134,7 @@ class GatedResidualBlock(nn.Module):
 class GatedStack(nn.Module):
     """Gated blocks in a row, dilations ``1, 2, 4, ...`` in cycles; the output is the sum of skips / sqrt(layers).
 
-    Args:
-        channels: Width of the residual signal.
-        n_layers: Number of blocks.
-        dilation_cycle: Blocks after which the dilation starts again at 1.
-        step_dims: Size of the step vector.
-        condition_dims: Channels of the condition; 0 for an unconditional stack.
-
-    Attributes:
-        halo: Frames on either side that one output frame depends on.
+    One output frame depends on ``halo`` frames on either side; ``condition_dims`` 0 makes an unconditional stack.
     """
 
     def __init__(self, channels: int, n_layers: int, dilation_cycle: int, step_dims: int, condition_dims: int = 0):
@@ -166,17 +152,12 @@ class GatedStack(nn.Module):
         """The condition's addition to every block's gates, ``n_layers`` tensors ``[batch, 2 channels, frames]``."""
         return self.conditions(condition).chunk(len(self.blocks), dim=1)
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch channels frames"],
-        step: Float[Tensor, "batch step_dims"],
-        projected: Sequence[Tensor] | None = None,
-    ) -> Float[Tensor, "batch channels frames"]:
-        """Run the blocks; ``projected`` comes from :meth:`project`."""
-        total = None
-        for i, block in enumerate(self.blocks):
-            x, skip = block(x, step, None if projected is None else projected[i])
-            total = skip if total is None else total + skip
+    def forward(self, x: Hidden, step: Float[Tensor, "batch step_dims"], projected: Iterable) -> Hidden:
+        """Run the blocks; ``projected`` is what is added to each one's gates: from :meth:`project`, or None."""
+        total: Any = 0.0
+        for block, condition in zip(self.blocks, projected, strict=True):
+            x, skip = block(x, step, condition)
+            total = total + skip
         return total * (1.0 / math.sqrt(len(self.blocks)))
 
 
@@ -187,7 +168,7 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
+    def forward(self, x: Hidden) -> Hidden:
         """Normalise every frame over its channels."""
         # Contiguous on both sides: strided activations cost a third of the time of a training step on a CPU.
         return self.norm(x.transpose(1, 2).contiguous()).transpose(1, 2).contiguous()
@@ -207,7 +188,7 @@ class ConvStack(nn.Module):
         self.halo = n_layers * (kernel_size // 2)
 
     def forward(self, x: Float[Tensor, "batch dims_in frames"]) -> Float[Tensor, "batch dims_out frames"]:
-        """Map ``dims_in`` to ``dims_out`` channels; one output frame sees ``halo`` frames on either side."""
+        """One output frame sees ``halo`` frames on either side."""
         x = self.first(x)
         for norm, conv in zip(self.norms, self.convs, strict=False):
             x = x + conv(F.gelu(norm(x)))
@@ -217,18 +198,13 @@ class ConvStack(nn.Module):
 class Upsampler(nn.Module):
     """Frames -> samples by transposed convolutions over time and frequency (DiffWave, section 4.1 and appendix C).
 
-    Every stage multiplies the length by one even factor with a filter of ``2 * factor`` samples by 3 bands and is
-    centred: a frame's value lands in the middle of the samples the frame covers.
-
-    Args:
-        factors: Even factors; their product is the hop. (16, 16) is DiffWave's, 194 parameters.
-        slope: Negative slope of the leaky ReLU after each stage.
+    Every stage multiplies the length by one of the even ``factors``, whose product is the hop (16 and 16 in DiffWave:
+    194 parameters), with a filter of ``2 * factor`` samples by 3 bands. It is centred: a frame's value lands in the
+    middle of the samples the frame covers. A leaky ReLU of ``slope`` follows.
     """
 
     def __init__(self, factors: Sequence[int] = (16, 16), slope: float = 0.4):
         super().__init__()
-        if any(f < 2 or f % 2 for f in factors):
-            raise ValueError(f"Upsampling factors {tuple(factors)} must all be even, so that a frame has a middle.")
         self.stages = nn.ModuleList(
             nn.ConvTranspose2d(1, 1, (3, 2 * f), stride=(1, f), padding=(1, f // 2)) for f in factors
         )
@@ -243,10 +219,9 @@ class Upsampler(nn.Module):
 
 
 def chunks(n_frames: int, chunk_frames: int, halo: int) -> Iterator[tuple[int, int, int, int]]:
-    """Split a long signal into chunks that are computed with a halo and then trimmed.
+    """``(start, stop, low, high)``: frames ``start:stop`` are a chunk's result, ``low:high`` with its halo.
 
-    Yields ``(start, stop, low, high)``: frames ``start:stop`` are this chunk's result, ``low:high`` its receptive
-    field. At the ends of the signal there is no halo, so zero padding happens exactly where the whole signal has it.
+    At the ends of the signal there is no halo, so zero padding happens exactly where the whole signal has it.
     """
     for start in range(0, n_frames, chunk_frames):
         stop = min(start + chunk_frames, n_frames)
@@ -256,38 +231,83 @@ def chunks(n_frames: int, chunk_frames: int, halo: int) -> Iterator[tuple[int, i
 def run_in_chunks(
     compute: Callable[[int, int], tuple[Tensor, ...]], n_frames: int, chunk_frames: int, halo: int
 ) -> tuple[Tensor, ...]:
-    """Compute something long with the memory of one chunk: with a halo, trimmed, concatenated.
-
-    Args:
-        compute: Frames ``low:high`` -> tensors whose last axis is those frames.
-        n_frames: Number of frames of the whole.
-        chunk_frames: Frames of a chunk without its halo; the last one may have fewer.
-        halo: Frames on either side that one frame depends on.
-
-    Returns:
-        The same as ``compute(0, n_frames)``.
-    """
+    """``compute(0, n_frames)``, tensors whose last axis is frames, with the memory of one chunk and its halo."""
     parts = []
     for start, stop, low, high in chunks(n_frames, chunk_frames, halo):
         parts.append([x[..., start - low : stop - low] for x in compute(low, high)])
     return tuple(torch.cat(same, dim=-1) for same in zip(*parts, strict=True))
 
 
-def mel_range(mel: MelConfig, statistics: Mapping | None) -> tuple[Float[Tensor, " mels"], Float[Tensor, " mels"]]:
-    """Lowest and highest log-mel per band: the dataset's, or floor .. 2 nepers where there are no statistics."""
-    known = (statistics or {}).get("log_mel") or {"min": mel.log_floor, "max": 2.0 / mel.nepers_per_unit}
-    # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
-    low, high = (np.full(mel.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
-    # A constant band still needs a scale.
-    return torch.tensor(low), torch.tensor(np.maximum(high, low + np.float32(1.0 / mel.nepers_per_unit)))
+def brackets(
+    grid: Float[Tensor, " n"], at: Float[Tensor, "*shape"]
+) -> tuple[Int[Tensor, "*shape"], Int[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """The points of a rising grid left and right of values, and where between them (0 .. 1) a value lies."""
+    right = torch.searchsorted(grid, at.contiguous()).clamp(1, len(grid) - 1)
+    low, high = grid[right - 1], grid[right]
+    return right - 1, right, ((at - low) / (high - low)).clamp(0, 1)
+
+
+def interpolate(
+    values: Float[Tensor, "*batch n"], grid: Float[Tensor, " n"], at: Float[Tensor, "*batch m"]
+) -> Float[Tensor, "*batch m"]:
+    """Values known at a rising grid, on straight lines between, ends held."""
+    left, right, share = brackets(grid, at)
+    return torch.lerp(values.gather(-1, left), values.gather(-1, right), share)
+
+
+def at_positions(x: Content, position: Float[Tensor, " n"]) -> Float[Tensor, "batch n dims"]:
+    """Frames at fractional positions, on straight lines between, ends held."""
+    position = position.clamp(0, x.shape[1] - 1)
+    left = position.floor().long()
+    right = (left + 1).clamp_max(x.shape[1] - 1)
+    return torch.lerp(x[:, left], x[:, right], (position - left)[:, None].to(x))
+
+
+class MelScaled(nn.Module):
+    """A model of log-mels scaled to about -1 .. 1 by the range of its training data."""
+
+    mel_low: Tensor
+    mel_high: Tensor
+
+    def set_mel_range(self, mel: MelConfig, statistics: Mapping | None) -> None:
+        """Register the range of the dataset's ``log_mel`` per band, or floor .. 2 nepers where it is not known."""
+        known = (statistics or {}).get("log_mel") or {"min": mel.log_floor, "max": 2.0 / mel.nepers_per_unit}
+        # By numpy: on the meta device torch would load its compiler for this, which takes seconds.
+        low, high = (np.full(mel.n_mels, known[k], dtype=np.float32) for k in ("min", "max"))
+        self.register_buffer("mel_low", torch.tensor(low))
+        # A constant band still needs a scale.
+        self.register_buffer("mel_high", torch.tensor(np.maximum(high, low + np.float32(1.0 / mel.nepers_per_unit))))
+
+    def scale(self, log_mel: LogMels) -> Mels:
+        """Log-mel -> -1 .. 1, channels first."""
+        return (2 * (log_mel - self.mel_low) / (self.mel_high - self.mel_low) - 1).transpose(1, 2)
+
+    def unscale(self, x0: Mels) -> LogMels:
+        """The inverse of :meth:`scale`."""
+        return (x0.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+
+def registrar(registry: dict[str, Any]) -> Callable[[str], Callable[[Any], Any]]:
+    """A function ``register(name)``: a decorator that offers a class or function under a name."""
+
+    def register(name: str) -> Callable[[Any], Any]:
+        def add(entry: Any) -> Any:
+            registry[name] = entry
+            return entry
+
+        return add
+
+    return register
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Context with torch's CPU generator seeded, and restored afterwards; CUDA generators are untouched.
-
-    ``torch.manual_seed`` would reseed every CUDA device too, which ``fork_rng(devices=[])`` does not restore.
-    """
+    """Context with torch's CPU generator seeded, and restored afterwards; ``torch.manual_seed`` reseeds CUDA too."""
     state = torch.random.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

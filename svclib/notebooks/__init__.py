@@ -17,11 +17,7 @@ MISSING_ON_COLAB = {
 
 
 def install_missing() -> None:
-    """Add the packages that Colab lacks; on other machines report what is missing.
-
-    Raises:
-        RuntimeError: if a package is missing and this is not Colab, or cannot be installed; with the remedy.
-    """
+    """Add the packages that Colab lacks; RuntimeError with the remedy where that fails, or elsewhere one is missing."""
     missing = [wanted for name, wanted in MISSING_ON_COLAB.items() if importlib.util.find_spec(name) is None]
     if not missing:
         return

@@ -1,263 +1,174 @@
 """The ablation study panel: change one thing, run on the same noise, compare views and sounds, save."""
 
 import dataclasses
-from pathlib import Path
+import types
 
-import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loaded now: the first Run would wait a second for it
 
-from svclib.analysis import ablation, interventions, live_preview, step_metrics
-from svclib.audio import io as audio
+from svclib.analysis import ablation, plots, step_audio
 from svclib.conversion import recognition
 from svclib.conversion import song as songs
-from svclib.models import instrument
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.notebooks import base as widgets
-from svclib.notebooks import first_run
+from svclib.notebooks import train
 from svclib.notebooks.ablation_viewer import Card, RunViewer
+from svclib.notebooks.panel import TaskPanel
 from svclib.training import api as training
-from svclib.utils.errors import Cancelled
+from svclib.utils import workspace
 
 MAX_RUNS = 8
-PROBES = (
-    interventions.Intervention("content"),
-    interventions.Intervention("melody"),
-    interventions.Intervention("timbre"),
-)
-
-CHANGES = (*interventions.CHOICES, "the whole other song", "checkpoints of a training")
+PROBES = tuple(ablation.Intervention(factor) for factor in ("content", "melody", "timbre"))
+CHANGES = (*ablation.CHOICES, "the whole other song", "checkpoints of a training")
 OTHER_SONG, CHECKPOINTS = CHANGES[-2:]
-_OFF = {"value": False, "indent": False}
-_STRENGTH = {"min": -5.0, "max": 10.0, "value": 2.0, "step": 0.25}
-_CLASSES = {"start_s": "start", "other_song": "other", "other_singer": "other-singer", "run": "training"}
+# The part of a change's name with which a control is shown.
+NEEDED = {
+    "other_song": "other song",
+    "other_singer": "other singer",
+    "semitones": "transposed",
+    "strength": "strength",
+    "run": "checkpoints",
+    "checkpoints": "checkpoints",
+}
 
 
-def ablation_panel(base) -> "AblationPanel":
-    """The ablation panel for a folder; a panel made earlier in this kernel is closed."""
-    panel = AblationPanel(base)
-    widgets.only_one("study", panel)
-    return panel
-
-
-class AblationPanel(widgets.Panel):
+class AblationPanel(TaskPanel):
     """Runs of a diffusion instrument side by side. Nothing is computed before a button is pressed."""
 
-    def __init__(self, base):
-        self.base, self.n_runs = base, 0
-        self.message, self.progress = widgets.Message(), widgets.ProgressBar()
-        self.viewer, self.live = RunViewer(self.message, base.output), widgets.html(css_class="t-study-live")
-        self.task = widgets.BackgroundTask(self.message, self._busy)
-        self.models, self._guard = widgets.Cache(2), widgets.guarded(self.message)
-        self._make_choices()
-        groups = widgets.row(
-            widgets.column("Song", self.instrument, self.song, self.start_s, self.seconds, self.singer),
-            widgets.column("Sampling", self.sampler, self.steps, self.seed, self.probe),
-            widgets.column(
-                "Change one thing",
-                self.change,
-                self.other_song,
-                self.other_singer,
-                self.semitones,
-                self.strength,
-                self.run,
-                self.checkpoints,
+    PREFIX = "t-study-"
+    WANTED = "diffusion instrument (preset diffusion_small or diffusion)"
+    KINDS = ("diffusion",)
+    STOPPING = "Stopping; finished runs stay."
+    SIZE = {}
+
+    def __init__(self, base: workspace.Base):
+        super().__init__(base)
+        self.n_runs, self.viewer = 0, RunViewer(self)
+        self._make_controls()
+        song = (self.instrument, self.song, self.start_s, self.seconds, self.singer)
+        change = (self.other_song, self.other_singer, self.semitones, self.strength, self.run, self.checkpoints)
+        self.lay_out(
+            widgets.row(
+                widgets.column("Song", *song),
+                widgets.column("Sampling", self.sampler, self.steps, self.seed, self.probe),
+                widgets.column("Change one thing", self.change, *change),
+                align="flex-start",
             ),
-        )
-        groups.layout.align_items = "flex-start"
-        super().__init__(
-            [
-                groups,
-                widgets.row(self.run_button, self.cancel_button, self.refresh_button, self.progress.widget),
-                self.message.widget,
-                self.live,
-                *self.viewer.rows,
-                widgets.row(self.render_button, self.words, self.remove_button, *self.viewer.keep_buttons),
-            ]
+            widgets.row(self.run_button, self.cancel_button, self.refresh_button, self.progress.widget),
+            self.message.widget,
+            self.live,
+            *self.viewer.rows,
+            widgets.row(self.render_button, self.words, self.remove_button, *self.viewer.keep_buttons),
         )
         self.add_class("svclib-study")
-        self.refresh()
+        self.refresh_button.click()
 
-    # ------------------------------------------------------------------------------------------------ building blocks
-
-    def _make_choices(self):
-        none, seconds = {"options": [("(none yet)", None)]}, {"max": 36000.0, "step": 0.5}
-        for name, kind, label, hint, settings in (
-            ("instrument", W.Dropdown, "Instrument", "diffusion instruments", none),
-            ("song", W.Dropdown, "Song", f"recordings in {self.base.examples}", none),
-            ("start_s", W.BoundedFloatText, "From (s)", "start of the excerpt", seconds),
-            ("seconds", W.BoundedFloatText, "Length (s)", "of the excerpt", {**seconds, "max": 60.0, "value": 4.0}),
-            ("singer", W.Dropdown, "Singer", "of the instrument", none),
-            ("sampler", W.Dropdown, "Sampler", "sampling algorithm", {"options": list(samplers.SAMPLERS)}),
-            ("steps", W.BoundedIntText, "Steps", "sampling steps", {"min": 2, "max": 1000, "value": 20}),
-            ("seed", W.BoundedIntText, "Seed", "equal seeds begin with equal noise", {"max": 2**31 - 1}),
-            ("probe", W.Checkbox, "", "content, melody, timbre: extra denoiser calls at the same noisy mels", _OFF),
-            ("change", W.Dropdown, "Change", "everything else stays as it is", {"options": CHANGES}),
-            ("other_song", W.Dropdown, "Other song", "source of what is replaced", none),
-            ("other_singer", W.Dropdown, "Other singer", "of this instrument", none),
-            ("semitones", W.BoundedFloatText, "Semitones", "of the melody", {"min": -24.0, "max": 24.0, "value": 5.0}),
-            ("strength", W.BoundedFloatText, "Strength", "0 off, 1 unchanged, 2 twice; twice the time", _STRENGTH),
-            ("run", W.Dropdown, "Training", f"runs in {self.base.runs}", none),
-            ("checkpoints", W.SelectMultiple, "Steps of it", "several with Ctrl", {"options": [], "rows": 4}),
-            ("words", W.Checkbox, "Words", "character error rate; needs faster-whisper, seconds for every step", _OFF),
-        ):
-            setattr(self, name, widgets.control(kind, label, f"t-study-{_CLASSES.get(name, name)}", hint, **settings))
-        self.sampler.value = "dpmpp"
-        self.instrument.observe(self._guard(lambda _: self._instrument_chosen()), "value")
-        self.run.observe(self._guard(lambda _: self._training_chosen()), "value")
-        for choice in (self.change, self.steps, self.sampler):
-            choice.observe(self._guard(lambda _: self._show_relevant()), "value")
-        button, guard = widgets.button, self._guard
-        self.run_button = button("Run", guard(self.start_run), "t-study-run", "primary", "sample and keep every step")
-        self.cancel_button = button("Cancel", guard(self._cancel), "t-study-cancel", hint="stop the running work")
-        self.refresh_button = button("Look again", guard(self.refresh), "t-study-refresh")
-        self.cancel_button.disabled = True
+    def _make_controls(self):
+        self.start_s = self.number("From (s)", "start", "start of the excerpt", 0.0, (0.0, 36000.0), step=0.5)
+        self.seconds = self.number("Length (s)", "seconds", "of the excerpt", 4.0, (0.0, 60.0), step=0.5)
+        self.singer = self.dropdown("Singer", "singer", "of the instrument")
+        self.sampler = self.dropdown("Sampler", "sampler", "sampling algorithm", list(samplers.SAMPLERS), value="dpmpp")
+        self.steps = self.number("Steps", "steps", "sampling steps", 20, (2, 1000))
+        self.seed = self.number("Seed", "seed", "equal seeds begin with equal noise", 0, (0, 2**31 - 1))
+        hint = "content, melody, timbre: extra denoiser calls at the same noisy mels"
+        self.probe = self.checkbox("", "probe", hint)
+        self.change = self.dropdown("Change", "change", "everything else stays as it is", CHANGES)
+        self.other_song = self.dropdown("Other song", "other", "source of what is replaced")
+        self.other_singer = self.dropdown("Other singer", "other-singer", "of this instrument")
+        self.semitones = self.number("Semitones", "semitones", "of the melody", 5.0, (-24.0, 24.0))
+        hint = "0 off, 1 unchanged, 2 twice; twice the time"
+        self.strength = self.number("Strength", "strength", hint, 2.0, (-5.0, 10.0), step=0.25)
+        self.run = self.dropdown("Training", "training", f"runs in {self.base.runs}")
+        self.checkpoints = self.several("Steps of it", "checkpoints", "several with Ctrl", [], rows=4)
+        hint = "character error rate; needs faster-whisper, seconds for every step"
+        self.words = self.checkbox("Words", "words", hint)
+        self.on_change(self._instrument_chosen, self.instrument)
+        self.on_change(self._training_chosen, self.run)
+        self.on_change(self._show_relevant, self.change, self.steps, self.sampler)
+        self.run_button = self.button("Run", self.start_run, "run", "primary", "sample and keep every step")
         hint = "makes steps audible; adds pitch, voicing, loudness to the metrics"
-        self.render_button = button("Hear and measure", guard(self.render), "t-study-hear", hint=hint)
-        self.remove_button = button("Remove run", guard(self.remove), "t-study-remove", hint="frees its memory")
+        self.render_button = self.button("Hear and measure", self.render, "hear", hint=hint)
+        self.remove_button = self.button("Remove run", self.remove, "remove", hint="frees its memory")
+        self.work_buttons = (self.run_button,)
 
-    # -------------------------------------------------------------------------------------------------------- choices
-
-    def refresh(self) -> None:
-        """Read the folders again; keeps the choices that still exist."""
-        entries = [e for e in instrument.list_folder(self.base.instruments) if not e.problem and e.kind == "diffusion"]
-        self.singers = {e.path: list(e.info.get("singers") or ()) for e in entries}
-        songs = [(str(Path(p).relative_to(self.base.examples)), Path(p)) for p in audio.find(self.base.examples)[0]]
-        runs = [(p.name, p) for p in sorted(self.base.runs.iterdir()) if (p / "checkpoints").is_dir()]
-        widgets.fill(self.instrument, [(e.path.name, e.path) for e in entries])
-        widgets.fill(self.song, songs)
-        widgets.fill(self.other_song, songs)
-        widgets.fill(self.run, runs)
+    def read_folders(self) -> None:
+        """Fill the menus."""
+        super().read_folders()
+        runs = [path for path in self.base.runs.iterdir() if (path / "checkpoints").is_dir()]
+        widgets.fill(self.other_song, list(self.song.options))
+        widgets.fill_files(self.run, self.base.runs, widgets.newest_first(runs))
         self._instrument_chosen()
         self._show_relevant()
-        self.message.show(self._missing(), "warning")
-        self.task.show()
 
     def _instrument_chosen(self):
-        names = [(name, name) for name in self.singers.get(self.instrument.value, ())]
+        entry = self.entries.get(self.instrument.value)
+        names = [(name, name) for name in entry.info.get("singers") or ()] if entry else []
         widgets.fill(self.singer, names)
         widgets.fill(self.other_singer, names[1:] + names[:1])
 
     def _training_chosen(self):
         self.checkpoints.options = ()  # also if the next line fails
-        entries = [] if self.run.value is None else first_run.checkpoint_steps(self.run.value)
+        entries = [] if self.run.value is None else train.checkpoint_steps(self.run.value)
         self.checkpoints.options = [(f"step {e.step}" + (", best" if e.best else ""), e.step) for e in entries]
-        self.checkpoints.value = tuple(e.step for e in (entries[:1] + entries[-1:] if len(entries) > 1 else entries))
+        self.checkpoints.value = tuple(dict.fromkeys(e.step for e in entries[:1] + entries[-1:]))
 
     def _show_relevant(self):
-        choice = self.change.value
-        for widget, words in (
-            (self.other_song, "other song"),
-            (self.other_singer, "other singer"),
-            (self.semitones, "transposed"),
-            (self.strength, "strength"),
-            (self.run, "checkpoints"),
-            (self.checkpoints, "checkpoints"),
-        ):
-            widget.layout.display = "" if words in choice else "none"
+        for name, words in NEEDED.items():
+            getattr(self, name).layout.display = "" if words in self.change.value else "none"
         calls = samplers.SAMPLERS[self.sampler.value].n_calls(self.steps.value)
-        more = ablation.probe_calls(calls, len(PROBES))
-        self.probe.description = f"Influence of factors: +{more} calls"
+        self.probe.description = f"Influence of factors: +{len(PROBES) * len(ablation.probed_steps(calls))} calls"
 
-    def _missing(self) -> str:
-        if self.instrument.value is None:
-            return (
-                f"There is no diffusion instrument in {self.base.instruments}. Train one with notebook 02 and the "
-                "preset diffusion_small or diffusion, then press Look again."
-            )
-        if self.song.value is None:
-            return f"There is no song in {self.base.examples}. Put a recording there, then press Look again."
-        return ""
-
-    # -------------------------------------------------------------------------------------------------------- working
-
-    def _busy(self, busy: bool) -> None:
-        self.cancel_button.disabled = not busy
-        self.run_button.disabled = busy or bool(self._missing())
+    def show_busy(self, busy: bool) -> None:
+        """Turn the buttons on and off."""
+        super().show_busy(busy)
         for button in (self.render_button, self.remove_button, *self.viewer.keep_buttons):
             button.disabled = busy or not self.viewer.cards
-        if not busy:
-            self.progress.hide()
-
-    def _cancel(self):
-        self.task.cancel("Stopping; finished runs stay.")
-
-    def _start(self, task) -> None:
-        def work():
-            self.progress(0.0, "beginning")
-            try:
-                task()
-            except Cancelled:
-                self.message.show("Cancelled; nothing unfinished is kept.", "warning")
-            finally:
-                self.live.value = ""
-
-        self.task.start(work)
 
     def start_run(self) -> None:
         """Run on the excerpt with the chosen change in the background and keep the result."""
-        missing = self._missing()
-        checkpoints = list(self.checkpoints.value) if self.change.value == CHECKPOINTS else [None]
-        if not missing and len(self.viewer.cards) + len(checkpoints) > MAX_RUNS:
-            missing = f"At most {MAX_RUNS} runs are kept; choose one and press Remove run."
-        if not missing and (not checkpoints or (checkpoints[0] is not None and self.run.value is None)):
-            missing = f"Choose a training from {self.base.runs} and one or more of its steps."
-        if missing:
-            self.message.show(missing, "warning")
-            return
-        request = {
-            "change": self.change.value,
-            "path": self.instrument.value,
-            "song": self.song.value,
-            "other": self.other_song.value,
-            "start_s": self.start_s.value,
-            "seconds": self.seconds.value,
-            "semitones": self.semitones.value,
-            "strength": self.strength.value,
-            "other_singer": self.other_singer.value,
-            "run": self.run.value,
-            "checkpoints": checkpoints,
-        }
+        names = ("change", "instrument", "song", "other_song", "start_s", "seconds", "semitones", "strength")
+        names += ("other_singer", "run", "checkpoints")
+        request = types.SimpleNamespace(**{name: getattr(self, name).value for name in names})
+        n_runs, problem = len(request.checkpoints) if request.change == CHECKPOINTS else 1, ""
+        if len(self.viewer.cards) + n_runs > MAX_RUNS:
+            problem = f"At most {MAX_RUNS} runs are kept; choose one and press Remove run."
+        elif request.change == CHECKPOINTS and (not n_runs or request.run is None):
+            problem = f"Choose a training from {self.base.runs} and one or more of its steps."
         sampling = SamplingOptions(sampler=self.sampler.value, steps=self.steps.value, seed=self.seed.value)
         probe = PROBES if self.probe.value else ()
         options = ablation.RunOptions(sampling, singer=self.singer.value, probe=probe)
-        self.message.show("")
-        self._start(lambda: self._run(request, options))
-
-    def _excerpt(self, path, request, features, statistics):
-        song = songs.cached_song(path, features, progress=self.progress, cancelled=self.task.cancelled)
-        return interventions.cut_excerpt(song, statistics, request["start_s"], request["seconds"])
+        self.start(lambda: self._run(request, options), self.missing() or problem)
 
     def _run(self, request, options):
-        preview = live_preview.LivePreview(self._show_live)
-        common = {"progress": self.progress, "cancelled": self.task.cancelled, "callback": preview}
-        if request["change"] == CHECKPOINTS:
+        preview = plots.LivePreview(self.show_live)
+        common = {**self.callbacks, "callback": preview}
+
+        def cut(path, features, statistics):
+            song = songs.cached_song(path, features, **self.callbacks)
+            return ablation.cut_excerpt(song, statistics, request.start_s, request.seconds)
+
+        if request.change == CHECKPOINTS:
 
             def make_excerpt(model, statistics):
-                preview.begin(model, request["seconds"], options.sampling.seed)
-                return self._excerpt(request["song"], request, model.features, statistics)
+                preview.begin(model, request.seconds, options.sampling.seed)
+                return cut(request.song, model.features, statistics)
 
             options = dataclasses.replace(options, singer=None)  # a training run may have other singers
-            runs = ablation.run_checkpoints(request["run"], request["checkpoints"], make_excerpt, options, **common)
-            for step, result in zip(request["checkpoints"], runs, strict=True):
-                self._add(result, training.load_model(request["run"], step)[0], request["run"].name)
+            runs = ablation.run_checkpoints(request.run, request.checkpoints, make_excerpt, options, **common)
+            for step, result in zip(request.checkpoints, runs, strict=True):
+                self._add(result, training.load_model(request.run, step)[0], request.run.name)
             return
-        loaded = self.models.get(request["path"], lambda: instrument.open(request["path"]))
-        preview.begin(loaded.model, request["seconds"], options.sampling.seed)
-        song = request["other"] if request["change"] == OTHER_SONG else request["song"]
-        excerpt, changes = self._excerpt(song, request, loaded.features, loaded.statistics), []
-        if request["change"] != OTHER_SONG:
-            other = None
-            if "other song" in request["change"]:
-                other = self._excerpt(request["other"], request, loaded.features, loaded.statistics)
-            changes = interventions.from_choice(
-                request["change"], other, request["semitones"], request["strength"], request["other_singer"]
-            )
-        self._add(ablation.run(loaded.model, excerpt, changes, options, **common), loaded.model, loaded.name)
-
-    def _show_live(self, markup: str) -> None:
-        if not self.task.cancelled():
-            self.live.value = markup
+        voice = self.open_instrument(request.instrument)
+        preview.begin(voice.model, request.seconds, options.sampling.seed)
+        whole = request.change == OTHER_SONG
+        excerpt = cut(request.other_song if whole else request.song, voice.features, voice.statistics)
+        changes, other = [], None
+        if not whole:
+            if "other song" in request.change:
+                other = cut(request.other_song, voice.features, voice.statistics)
+            amounts = (request.semitones, request.strength, request.other_singer)
+            changes = ablation.from_choice(request.change, other, *amounts)
+        self._add(ablation.run(voice.model, excerpt, changes, options, **common), voice.model, voice.name)
 
     def _add(self, result, model, name):
         self.progress(1.0, "drawing")
@@ -266,44 +177,34 @@ class AblationPanel(widgets.Panel):
         about, calls = result.trace.info, result.trace.n_calls
         text = f"{name}; from {result.excerpt.start_s:.1f} s; {about['method']}, {calls} calls, seed {about['seed']}"
         self.viewer.add(label, Card(result, model, text))
-        text = " ".join(filter(None, (f"Run {self.n_runs} is below.", result.notice, about["notice"])))
-        self.message.show(text, "warning" if result.notice or about["notice"] else "done")
+        warnings = [text for text in (result.notice, about["notice"]) if text]
+        self.message.show(" ".join([f"Run {self.n_runs} is below.", *warnings]), "warning" if warnings else "done")
 
     def remove(self) -> None:
         """Forget the chosen run."""
         if self.task.busy:
-            self._start(lambda: None)  # reports that it is busy
+            self.task.start(lambda: None)  # reports that it is busy
             return
         self.viewer.forget(self.viewer.chosen())
         self.task.show()
 
     def render(self) -> None:
         """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""
-        label, steps = self.viewer.chosen(), self.viewer.pinned or None
-        words = self.words.value
+        label, steps, words = self.viewer.chosen(), self.viewer.pinned or None, self.words.value
 
-        def task():
+        def share(begin, part):
+            return lambda fraction, text: self.progress(begin + part * fraction, text)
+
+        def work():
+            self.progress(0.0, "beginning")
+            result, model = self.viewer.cards[label].result, self.viewer.cards[label].model
             recognizer = recognition.WhisperRecognizer() if words else None
-            card = self.viewer.cards[label]
-            positions = ablation.probed_steps(len(card.result.trace))
-            sounds = ablation.render_audio(
-                card.model,
-                card.result,
-                positions,
-                progress=lambda f, text: self.progress(0.6 * f, text),
-                cancelled=self.task.cancelled,
-            )
-            found = step_metrics.audio_metrics(
-                card.result.trace,
-                sounds.audio,
-                card.model.features,
-                card.result.excerpt.audio,
-                lambda f, text: self.progress(0.6 + 0.4 * f, text),
-                self.task.cancelled,
-                recognizer,
-            )
+            positions, cancelled = ablation.probed_steps(len(result.trace)), self.task.cancelled
+            given = {"progress": share(0.0, 0.6), "cancelled": cancelled}
+            sounds = step_audio.render_audio(model, result.trace, positions, **given)
+            measured = (result.trace, sounds.audio, model.features, result.excerpt.audio)
+            found = step_audio.audio_metrics(*measured, share(0.6, 0.4), cancelled, recognizer)
             self.viewer.show_audio(label, sounds, found, steps)
             self.message.show(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")
 
-        self.message.show("")
-        self._start(task)
+        self.start(work, "")

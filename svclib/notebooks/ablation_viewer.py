@@ -1,17 +1,17 @@
 """Views, players and saved files of the runs of the ablation panel."""
 
 import dataclasses
-from pathlib import Path
+import functools
 from typing import Any
 
-import ipywidgets as W
-
-from svclib.analysis import ablation, compare
+from svclib.analysis import ablation, compare, plots
 from svclib.analysis import html as page
 from svclib.analysis.plots import ablation as views
-from svclib.analysis.plots import base as plots
 from svclib.notebooks import base as widgets
+from svclib.notebooks.panel import TaskPanel
 from svclib.utils.errors import StorageError
+
+KINDS = {"CSV": "the numbers", "PNG": "the picture", "SVG": "the picture, scalable", "npz": "the whole run"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,44 +26,36 @@ class Card:
 class RunViewer:
     """The lower half of the ablation panel: views, players and files of finished runs.
 
-    Args:
-        message: For errors and the paths of saved files.
-        folder: For saved files.
-
-    Attributes:
-        cards: The runs by label.
-        rendered: Sounds of the steps and their metrics, of the runs that were made audible.
-        pinned: Steps to see side by side; none stands for the first, the middle and the result.
-        view: What is drawn, or None.
-        rows, keep_buttons: To lay out.
+    It holds the runs as ``cards`` by label; ``rendered``, sounds of the steps and their metrics, of those that were
+    made audible; ``pinned`` steps to see side by side (none: the first, the middle and the result); ``view``, or None.
     """
 
-    def __init__(self, message: widgets.Message, folder: Path):
+    def __init__(self, panel: TaskPanel):
         self.cards: dict[str, Card] = {}
         self.rendered: dict[str, tuple] = {}
         self.pinned: list[int] = []
         self.view: views.View | None = None
-        self.folder, self.updating, self._message = folder, False, message
-        guard, button = widgets.guarded(message), widgets.button
-        self._make_controls()
-        draw = guard(lambda _: self.draw())
-        for widget in (self.look, self.b, self.state, self.step, self.tolerance):
-            widget.observe(draw, "value")
-        self.a.observe(guard(lambda _: self._run_chosen()), "value")
-        self.pin_button = button("Pin step", guard(self.pin), "t-study-pin", hint="keep it to see side by side")
-        self.unpin_button = button("Unpin all", guard(self.unpin), "t-study-unpin")
-        kinds = {"CSV": "the numbers", "PNG": "the picture", "SVG": "the picture, scalable", "npz": "the whole run"}
-        self.keep_buttons = [
-            button(
-                f"Save {kind}",
-                guard(lambda kind=kind: self.keep(kind)),
-                f"t-study-{kind.lower()}",
-                hint=f"{text}, into {folder}",
-            )
-            for kind, text in kinds.items()
-        ]
-        self.listing, self.shown = widgets.html(css_class="t-study-runs"), widgets.html(css_class="t-study-view")
-        self.players = widgets.html(css_class="t-study-players")
+        self.folder, self.updating, self._message = panel.base.output, False, panel.message
+        size = {"width": "min(290px, 98%)", "label_width": "84px"}
+        states = [(text, name) for name, text in compare.STATES.items()]
+        self.look = panel.dropdown("View", "look", "what to look at", list(views.VIEWS), **size)
+        self.a = panel.dropdown("Run", "a", "the run in question", **size)
+        self.b = panel.dropdown("against", "b", "the run it is compared with", **size)
+        self.state = panel.dropdown("Show", "state", "of every step", states, **size)
+        size_of_step = {**size, "width": "min(420px, 98%)"}
+        self.step = panel.slider("Step", "step", "arrow keys move it by one", 1, (1, 2), **size_of_step)
+        hint = "when a bin counts as settled"
+        self.tolerance = panel.number("Within (dB)", "tolerance", hint, 3.0, (0.1, 40.0), step=0.5, **size)
+        panel.on_change(self.draw, self.look, self.b, self.state, self.step, self.tolerance)
+        panel.on_change(self._run_chosen, self.a)
+        self.pin_button = panel.button("Pin step", self.pin, "pin", hint="keep it to see side by side")
+        self.unpin_button = panel.button("Unpin all", self.unpin, "unpin")
+        self.keep_buttons = []
+        for kind, text in KINDS.items():
+            keep, hint = functools.partial(self.keep, kind), f"{text}, into {self.folder}"
+            self.keep_buttons.append(panel.button(f"Save {kind}", keep, kind.lower(), hint=hint))
+        names = ("runs", "view", "players")
+        self.listing, self.shown, self.players = (widgets.html(css_class=f"t-study-{name}") for name in names)
         self.rows = (
             self.listing,
             widgets.row(self.look, self.a, self.b, self.state),
@@ -71,37 +63,6 @@ class RunViewer:
             self.shown,
             self.players,
         )
-
-    def _make_controls(self):
-        control = widgets.control
-        states = [(text, name) for name, text in compare.STATES.items()]
-        self.look = control(W.Dropdown, "View", "t-study-look", "what to look at", options=list(views.VIEWS))
-        self.a = control(W.Dropdown, "Run", "t-study-a", "the run in question", options=[("", None)])
-        self.b = control(W.Dropdown, "against", "t-study-b", "the run it is compared with", options=[("", None)])
-        self.state = control(W.Dropdown, "Show", "t-study-state", "of every step", options=states)
-        self.step = control(
-            W.IntSlider,
-            "Step",
-            "t-study-step",
-            "arrow keys move it by one",
-            min=1,
-            max=2,
-            value=1,
-            continuous_update=False,
-        )
-        self.tolerance = control(
-            W.BoundedFloatText,
-            "Within (dB)",
-            "t-study-tolerance",
-            "when a bin counts as settled",
-            min=0.1,
-            max=40.0,
-            value=3.0,
-            step=0.5,
-        )
-        for widget in (self.look, self.a, self.b, self.state, self.step, self.tolerance):
-            widget.layout.width, widget.style.description_width = "min(290px, 98%)", "84px"
-        self.step.layout.width = "min(420px, 98%)"
 
     def add(self, label: str, card: Card) -> None:
         """Show another run, which becomes the chosen one."""
@@ -115,7 +76,7 @@ class RunViewer:
         self._runs_changed()
 
     def show_audio(self, label: str, sounds, metrics: list, steps: list[int] | None) -> None:
-        """Show players for steps of a run that was made audible (``player.StepAudio``), and its metrics."""
+        """Show players for steps of a run that was made audible (``step_audio.StepAudio``), and its metrics."""
         self.rendered = {**self.rendered, label: (sounds, metrics)}
         self._show_players(label, steps)
         if self.look.value == "metrics per step":
@@ -131,29 +92,21 @@ class RunViewer:
     def _runs_changed(self, wanted=None):
         rows = [[label, card.text, f"{card.result.trace.n_bytes / 1e6:.1f} MB"] for label, card in self.cards.items()]
         self.listing.value = page.table(["run", "made with", ">memory"], rows) if rows else ""
-        self.updating = True
+        self.updating = True  # draws once, at the end
         try:
             for menu in (self.a, self.b):
                 widgets.fill(menu, [(label, label) for label in self.cards])
-            if wanted is not None:
-                self.a.value = wanted
+            self.a.value = wanted or self.a.value
         finally:
             self.updating = False
         self._run_chosen()
 
     def _run_chosen(self):
-        if self.updating:
-            return
-        card = self.cards.get(self.a.value)
-        if card is not None:
-            self.updating = True
-            try:
-                self.step.max = len(card.result.trace) + 1
-                self.step.value = min(self.step.value, self.step.max)
-            finally:
-                self.updating = False
-        self._show_players(self.a.value, self.pinned or None)
-        self.draw()
+        if not self.updating:
+            if self.a.value in self.cards:
+                self.step.max = len(self.cards[self.a.value].result.trace) + 1
+            self._show_players(self.a.value, self.pinned or None)
+            self.draw()
 
     def pin(self) -> None:
         """Put the step of the slider among those side by side."""
@@ -167,30 +120,21 @@ class RunViewer:
 
     def draw(self) -> None:
         """Draw the chosen view."""
-        if self.updating or not self.cards:
-            if not self.cards:
-                self.shown.value, self.view = "", None
+        if self.updating:
             return
-        request = views.ViewRequest(
-            {label: card.result for label, card in self.cards.items()},
-            self.a.value,
-            self.b.value,
-            self.step.value - 1,
-            self.pinned,
-            self.state.value,
-            self.tolerance.value,
-            {label: found for label, (_, found) in self.rendered.items()},
-        )
+        self.view, shown = None, ""
+        runs = {label: card.result for label, card in self.cards.items()}
+        metrics = {label: found for label, (_, found) in self.rendered.items()}
+        choices = (self.a.value, self.b.value, self.step.value - 1, self.pinned, self.state.value, self.tolerance.value)
         try:
-            self.view = views.draw_view(self.look.value, request)
+            if runs:
+                self.view = views.draw_view(self.look.value, views.ViewRequest(runs, *choices, metrics))
+                shown = widgets.drawing(self.view.figure, f"{self.look.value} of run {self.a.value}", 1000)
+                shown += page.paragraph(self.view.about)
         except ValueError as error:
-            self.view, self.shown.value = None, page.notice(str(error), "warning")
-            return
-        except BaseException:
-            self.view, self.shown.value = None, ""  # never another view's picture under this name
-            raise
-        drawing = page.picture(plots.png(self.view.figure), f"{self.look.value} of run {self.a.value}", 1000)
-        self.shown.value = drawing + page.paragraph(self.view.about)
+            shown = page.notice(str(error), "warning")
+        finally:
+            self.shown.value = shown  # never another view's picture under this name
 
     def _show_players(self, label, steps):
         if label not in self.rendered:
@@ -206,15 +150,15 @@ class RunViewer:
 
     def keep(self, kind: str) -> None:
         """Save what is shown (CSV, PNG, SVG), or the chosen run (npz), under a name that is not taken."""
-        card = self.cards[self.chosen()]
-        name, folder = f"study {self.a.value} - {self.look.value}", self.folder
+        card, name, view = self.cards[self.chosen()], f"study {self.a.value}", self.view
         if kind == "npz":
-            path = compare.save_trace(folder, f"study {self.a.value}", card.result.trace)
-        elif self.view is None:
+            path = compare.save_file(self.folder, name, ".npz", card.result.trace.save)
+        elif view is None:
             raise StorageError("Nothing is shown that could be saved; choose another view.")
         elif kind == "CSV":
-            path = compare.save_csv(folder, name, self.view.head, self.view.rows)
+            path = compare.save_csv(self.folder, f"{name} - {self.look.value}", view.head, view.rows)
         else:
-            draw = plots.png if kind == "PNG" else plots.svg
-            path = compare.save_bytes(folder, name, f".{kind.lower()}", draw(self.view.figure))
+            data = (plots.png if kind == "PNG" else plots.svg)(view.figure)
+            name = f"{name} - {self.look.value}"
+            path = compare.save_file(self.folder, name, f".{kind.lower()}", lambda part: part.write_bytes(data))
         self._message.show(f"Saved as {path}.", "done")

@@ -1,14 +1,13 @@
 """Widgets and helpers that the panels of all notebooks share.
 
-One source for ipywidgets 7.7.1 (Colab) and 8. Everything a panel shows is an HTML widget: unlike an Output widget it
-can be set from a background thread and looks the same in JupyterLab, classic Notebook and Colab. No exception is lost:
-every handler goes through :func:`guarded`, which shows it in the panel.
+One source for ipywidgets 7.7.1 (Colab) and 8. Panels show HTML widgets only: unlike an Output widget they can be set
+from a background thread and look the same in JupyterLab, classic Notebook and Colab.
 """
 
-import collections
+import base64
+import contextlib
 import functools
 import logging
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -18,107 +17,48 @@ import ipywidgets as W
 from IPython.display import HTML, display
 
 from svclib.analysis import html as page
+from svclib.analysis import plots
 from svclib.audio import units
+from svclib.models import instrument
 from svclib.utils import filesystem
 from svclib.utils.errors import Cancelled
 
 V8 = int(W.__version__.split(".")[0]) >= 8
+NONE = (("(none yet)", None),)  # of a menu that waits for its options
 log = logging.getLogger("svclib")
-_live: dict[str, W.Widget] = {}
 
 
-# ------------------------------------------------------------------------------------------- two versions, one source
+def show(markup: str) -> None:
+    """Display HTML below the cell."""
+    display(HTML(markup))
 
 
-def uploads(widget) -> list[tuple[str, bytes]]:
-    """Uploaded files as ``(name, bytes)``: ``value`` is a dict of dicts in ipywidgets 7 and a tuple of dicts in 8."""
-    if V8:
-        items = widget.value
-    else:
-        items = [dict(item["metadata"], content=item["content"]) for item in widget.value.values()]
-    return [(item["name"], bytes(item["content"])) for item in items]
+def drawing(figure, alt: str, width_px: int = 900) -> str:
+    """A figure as an HTML picture."""
+    return page.picture(plots.png(figure), alt, width_px)
 
 
-def clear_uploads(widget: W.FileUpload) -> None:
-    """Forget uploaded files, so that the same file can be uploaded again."""
-    if V8:
-        widget.value = ()
-    else:
-        widget.value.clear()
-        widget._counter = 0
+def number(value: float | None, form: str = ".3f") -> str:
+    """A number as text; what was not measured is a dash."""
+    return "–" if value is None else format(value, form)
 
 
-def tip(widget: W.Widget, text: str) -> W.Widget:
-    """Set the text shown while the pointer rests on a widget; returns the widget."""
-    for trait in ("tooltip", "description_tooltip"):
-        if widget.has_trait(trait):
-            setattr(widget, trait, text)
-            break
-    return widget
-
-
-def only_one(name: str, widget: W.Widget) -> None:
-    """Register a panel; an older one of the same name is closed, so that running a cell twice leaves one."""
-    older = _live.pop(name, None)
-    if older is not None:
-        _close(older)
-    _live[name] = widget
-
-
-def _close(widget: W.Widget) -> None:
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()
-
-
-class Panel(W.VBox):
-    """A panel of a notebook. In a copy saved with its outputs, where no kernel runs, a line stands in its place.
-
-    Above the panel a line is shown that the living panel hides; what cannot show widgets at all has the line as text.
-    """
-
-    ASLEEP = "A panel stands here while its kernel runs. To see it, run the notebook from its first cell."
-
-    def __init__(self, children=(), **settings):
-        awake = W.HTML()
-        super().__init__([*children, awake], **settings)
-        self._line = f"svclib-asleep-{self.model_id}"
-        awake.value = f"<style>#{self._line} {{ display: none }}</style>"
-
-    def __repr__(self):
-        return self.ASLEEP
-
-    def _ipython_display_(self, **kwargs):
-        display(HTML(f'<div id="{self._line}">{page.notice(self.ASLEEP, "warning")}</div>'))
-        if V8:
-            display(self._repr_mimebundle_(), raw=True)
-        else:
-            super()._ipython_display_(**kwargs)
-
-
-# ---------------------------------------------------------------------------------------------------- small elements
+def show_note(sentence: str, kind: str = "info") -> None:
+    """Display a sentence below the cell."""
+    show(page.notice(sentence, kind))
 
 
 def html(content: str = "", css_class: str = "") -> W.HTML:
     """An HTML widget; ``content`` must have been made by ``page`` (escaped)."""
-    widget = W.HTML(content)
-    widget.layout.width = "100%"
+    widget = W.HTML(content, layout=W.Layout(width="100%"))
     if css_class:
         widget.add_class(css_class)
     return widget
 
 
-def button(label: str, action, css_class: str, style: str = "", hint: str = "", icon: str = "") -> W.Button:
-    """A button that calls ``action()``; tests and styles find it by its class."""
-    widget = W.Button(description=label, button_style=style, icon=icon, layout=W.Layout(width="auto", min_width="90px"))
-    widget.add_class(css_class)
-    widget.on_click(lambda _: action())
-    return tip(widget, hint) if hint else widget
-
-
-def row(*children: W.Widget) -> W.HBox:
+def row(*children: W.Widget, align: str = "center") -> W.HBox:
     """Widgets beside each other that wrap on a narrow screen."""
-    return W.HBox(children, layout=W.Layout(flex_flow="row wrap", align_items="center", width="100%"))
+    return W.HBox(children, layout=W.Layout(flex_flow="row wrap", align_items=align, width="100%"))
 
 
 def column(title: str, *children: W.Widget) -> W.VBox:
@@ -127,62 +67,107 @@ def column(title: str, *children: W.Widget) -> W.VBox:
     return W.VBox([html(page.heading(title)), *children], layout=layout)
 
 
+def tip(widget: W.Widget, text: str) -> W.Widget:
+    """Set the text shown while the pointer rests on a widget; returns the widget."""
+    setattr(widget, "tooltip" if widget.has_trait("tooltip") else "description_tooltip", text)
+    return widget
+
+
 def described(kind, label: str) -> str:
     """A label, such as a singer's name from an instrument, as a widget's description: ipywidgets 7 takes it for HTML,
     8 for text unless allowed."""
     return label if "description_allow_html" in kind.class_trait_names() else page.text(label)
 
 
-def control(kind, label: str, css_class: str, hint: str, **settings) -> W.Widget:
-    """A labelled control as wide as its group, with a hint."""
-    style, layout = {"description_width": "116px"}, W.Layout(width="98%")
+def control(
+    kind, label: str, css_class: str, hint: str, width: str = "98%", label_width: str = "116px", **settings
+) -> W.Widget:
+    """A labelled control with a hint, as wide as its group; tests and styles find it by its class."""
+    style, layout = {"description_width": label_width}, W.Layout(width=width)
     widget = kind(description=described(kind, label), layout=layout, style=style, **settings)
     widget.add_class(css_class)
     return tip(widget, hint)
 
 
-def fill(menu: W.Dropdown, options: list[tuple[str, object]], wanted=None, first=()) -> None:
-    """Give a menu new options ``(label, value)``; it shows ``wanted``, else what it showed, else the first of ``first``
-    or, where that is empty, of the options."""
-    wanted = wanted or menu.value
-    menu.options = options or [("(none yet)", None)]
+def fill(menu: W.Dropdown, options: list[tuple[str, object]], first=()) -> None:
+    """Give a menu new options ``(label, value)``; it shows what it showed, or the first of ``first``, or of them."""
+    shown = menu.value
+    menu.options = options or NONE
     values = [value for _, value in menu.options]
     # by index: a menu without a choice stays so by value
-    menu.index = values.index(wanted if wanted in values else [*first, *values][0])
+    menu.index = values.index(shown if shown in values else [*first, *values][0])
 
 
-class Cache:
-    """Opened files by path, kept while they are unchanged on disk, the last few only. A failed load leaves nothing."""
+def newest_first(paths) -> list[Path]:
+    """Files by when they were written, what is gone last: what a person just made or brought is what is meant."""
+    written = {path: path.stat().st_mtime if path.exists() else 0.0 for path in paths}
+    return sorted(written, key=written.get, reverse=True)
 
-    def __init__(self, n_kept: int = 4):
-        self._n_kept, self._kept = n_kept, collections.OrderedDict()
 
-    def get(self, path: Path, load: Callable, *more):
-        """``load()``, or what it gave last time for this file (same size and time) and these further keys.
+def fill_files(menu: W.Dropdown, folder: Path, paths: list[Path]) -> None:
+    """:func:`fill` a menu with files of a folder, by name; ``paths`` begin with what is shown where nothing was."""
+    options = [(str(path.relative_to(folder)), path) for path in paths]
+    fill(menu, sorted(options, key=lambda option: option[0].lower()), paths)
 
-        Args:
-            path: The file.
-            load: Opens it; called without arguments.
-            *more: What else the result depends on, hashable.
 
-        Returns:
-            What ``load`` gave: the same object as last time, if it is still kept.
+@functools.lru_cache(4)
+def _opened(path, size, mtime_ns):
+    return instrument.open(path)
 
-        Raises:
-            OSError: if the file is gone; whatever ``load`` raises.
-        """
-        stat = Path(path).stat()
-        key = (str(path), stat.st_size, stat.st_mtime_ns, *more)
-        if key not in self._kept:
-            self._kept[key] = load()
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._n_kept:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+
+def open_instrument(path: Path):
+    """An instrument; the last few are kept for all panels while their files are unchanged."""
+    stat = path.stat()
+    return _opened(path, stat.st_size, stat.st_mtime_ns)
+
+
+def take_uploads(widget) -> list[tuple[str, bytes]]:
+    """Uploaded files as ``(name, bytes)``; they are forgotten, so that the same file can be uploaded again.
+
+    The value is a dict of dicts in ipywidgets 7 and a tuple of dicts in 8.
+    """
+    if V8:
+        items, widget.value = widget.value, ()
+    else:
+        items = [dict(item["metadata"], content=item["content"]) for item in widget.value.values()]
+        widget.value.clear()
+        widget._counter = 0
+    return [(item["name"], bytes(item["content"])) for item in items]
+
+
+def recorder(message: "Message", receive: Callable[[bytes], None]) -> W.VBox:
+    """A Record button; ``receive(wav_bytes)`` is called with each recording, failures are shown in ``message``.
+
+    The browser records, decodes to samples and sends a 16-bit wav at 24 kHz through a hidden text widget: no ffmpeg is
+    needed. It gives its microphone only to pages from localhost or https, after asking.
+    """
+    area = W.Textarea(continuous_update=True, layout=W.Layout(display="none"))
+    code = Path(__file__).with_name("microphone.js").read_text("utf-8")
+    face = W.HTML(
+        '<button type="button" class="svclib-record-button jupyter-button widget-button" style="width:auto" '
+        f'title="record up to 60 s with the microphone" onclick="{page.text(code)}">● Record</button> '
+        f'<span class="svclib-record-state" style="{page.FONT}"></span>'
+    )
+
+    def changed(change):
+        text, area.value = change["new"], ""  # the sound is not kept in the widget
+        if text.startswith("error:"):
+            message.show(
+                f"The microphone gave no recording ({text.split(':')[-1].strip()}). Allow it in the browser and press "
+                "Record again, or record with another program and use Upload.",
+                "warning",
+            )
+        elif text:
+            receive(base64.b64decode(text.partition(",")[2], validate=True))
+
+    area.observe(message.guard(changed), "value")
+    box = W.VBox([face, area])
+    box.add_class("svclib-record")
+    return box
 
 
 class Message:
-    """The line of a panel that speaks: what to do next, what was done, what went wrong."""
+    """The line of a panel that reports: what to do next, what was done, what went wrong."""
 
     def __init__(self):
         self.widget = html(css_class="svclib-message")
@@ -195,37 +180,33 @@ class Message:
         """Show an exception: a user's mistake as its sentence, anything else with its details folded below it."""
         if isinstance(error, Cancelled):
             self.show(str(error), "warning")
-            return
-        if isinstance(error, (ValueError, OSError)) and str(error):
+        elif isinstance(error, (ValueError, OSError)) and str(error):
             self.show(filesystem.error_text(error), "error")
-            log.info("told in the panel: %s", error)
-            return
-        lines = "".join(traceback.format_exception(error))
-        log.error("in a panel: %s", lines)
-        sentence = f"Something unexpected happened ({type(error).__name__}: {error}). Please report the details below."
-        self.widget.value = page.notice(sentence, "error") + (
-            f'<details style="{page.FONT}"><summary>details</summary><pre style="overflow-x:auto;font-size:12px">'
-            f"{page.text(lines)}</pre></details>"
-        )
+            log.info("shown in the panel: %s", error)
+        else:
+            lines = "".join(traceback.format_exception(error))
+            log.error("in a panel: %s", lines)
+            name = f"{type(error).__name__}: {error}"
+            self.show(f"Something unexpected happened ({name}). Please report the details below.", "error")
+            self.widget.value += (
+                f'<details style="{page.FONT}"><summary>details</summary><pre style="overflow-x:auto;font-size:12px">'
+                f"{page.text(lines)}</pre></details>"
+            )
 
+    def guard(self, handler: Callable) -> Callable:
+        """The handler, with an exception shown here in place of raised; it returns None then."""
 
-def guarded(message: Message):
-    """Decorator for handlers: an exception is shown by ``message`` and the handler returns None."""
-
-    def decorate(handler):
         @functools.wraps(handler)
         def safe(*args, **kwargs):
             try:
                 return handler(*args, **kwargs)
             except KeyboardInterrupt:
-                message.show("Interrupted. What was finished before is kept.", "warning")
+                self.show("Interrupted. What was finished before is kept.", "warning")
             except Exception as error:  # the one place where everything is caught: nothing may vanish in a callback
-                message.show_error(error)
+                self.show_error(error)
             return None
 
         return safe
-
-    return decorate
 
 
 class ProgressBar:
@@ -259,77 +240,12 @@ class ProgressBar:
         self.widget.layout.display = "none"
 
 
-class BackgroundTask:
-    """One background task at a time for one panel, so that its Cancel button works while it runs.
-
-    The task receives nothing and may ask :meth:`cancelled`. ``on_busy(True|False)`` is called when it begins and ends,
-    never at the same time from two threads, so that what it enables fits what runs.
-    """
-
-    def __init__(self, message: Message, on_busy):
-        self._message, self._on_busy = message, on_busy
-        self._lock, self._cancel = threading.RLock(), threading.Event()
-        self._thread: threading.Thread | None = None
-        self._running, self._passing, self._before = False, None, ""
-
-    @property
-    def busy(self) -> bool:
-        """True while a task runs."""
-        return self._running
-
-    def cancelled(self) -> bool:
-        """True once :meth:`cancel` was called for the running task."""
-        return self._cancel.is_set()
-
-    def cancel(self, text: str = "Stopping; nothing unfinished is kept.") -> None:
-        """Ask the running task to stop at its next opportunity, and say so; nothing happens while none runs."""
-        with self._lock:
-            if self.busy:
-                self._cancel.set()
-                self._say_meanwhile(text)
-
-    def show(self) -> None:
-        """Call ``on_busy`` with how it stands, after choices have changed."""
-        with self._lock:
-            self._on_busy(self.busy)
-
-    def start(self, task) -> bool:
-        """Run ``task()`` in a thread; False, and a word in the panel, while another one runs."""
-        with self._lock:
-            if self.busy:
-                self._say_meanwhile("Still working on the one before; press Cancel to stop it.")
-                return False
-            self._running, self._passing = True, None
-            self._cancel.clear()
-            try:
-                self._on_busy(True)
-                self._thread = threading.Thread(target=self._run, args=(task,), daemon=True, name="svclib-panel")
-                self._thread.start()
-            except BaseException:
-                self._end()
-                raise
-        return True
-
-    def _say_meanwhile(self, text: str) -> None:
-        if self._message.widget.value != self._passing:
-            self._before = self._message.widget.value
-        self._message.show(text, "warning")
-        self._passing = self._message.widget.value
-
-    def _run(self, task) -> None:
-        try:
-            guarded(self._message)(task)()
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        with self._lock:
-            self._running = False
-            if self._message.widget.value == self._passing:  # the task's last word came before it
-                self._message.widget.value = self._before
-            guarded(self._message)(self._on_busy)(False)
-
-    def wait(self, timeout_s: float | int | None = None) -> None:
-        """Wait until the running task is over (tests and scripts)."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+@contextlib.contextmanager
+def shown_progress():
+    """``with shown_progress() as bar``: a progress bar below the cell while a task runs."""
+    bar = ProgressBar()
+    display(bar.widget)
+    try:
+        yield bar
+    finally:
+        bar.hide()

@@ -1,6 +1,6 @@
 """Widgets of the conversion controls and the sampling options, generated from their ``ControlSpec``."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.instrument import InstrumentEntry
 from svclib.models.vocoders import auto as vocoders
 from svclib.notebooks import base as widgets
+from svclib.notebooks.panel import Panel
 from svclib.utils.serialization import ControlSpec, control_specs
 
 OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing chosen
@@ -22,15 +23,16 @@ OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing cho
 
 def widget_of(spec: ControlSpec) -> W.Widget:
     """The widget of a control: checkbox, menu, slider or number box; its class is ``t-`` and the control's name."""
-    kind, settings = W.Dropdown, {"options": menu_options(spec)}
+    settings: dict[str, Any] = {"options": menu_options(spec)}
+    kind: type[W.Widget] = W.Dropdown
     if isinstance(spec.default, bool):
         kind, settings = W.Checkbox, {"value": spec.default, "indent": False}
     elif spec.step is not None:
         whole = spec.step == int(spec.step)
         kind, number = (W.IntSlider, int) if whole else (W.FloatSlider, float)
-        limits = {"min": number(spec.low), "max": number(spec.high), "step": number(spec.step)}
-        settings = {**limits, "value": number(spec.default), "continuous_update": False}
-        settings["readout_format"] = "d" if whole else ".1f"
+        settings = {"min": spec.low, "max": spec.high, "step": spec.step, "value": spec.default}
+        settings = {name: number(value) for name, value in settings.items()}
+        settings |= {"continuous_update": False, "readout_format": "d" if whole else ".1f"}
     elif spec.low is not None and spec.default is not None:
         kind, settings = W.BoundedIntText, {"min": spec.low, "max": spec.high, "value": spec.default}
     elif spec.default is not None:
@@ -66,32 +68,19 @@ def controls_table() -> HTML:
 
 
 class ControlSliders:
-    """``Controls`` as widgets.
+    """``Controls`` as ``widgets`` by name, to lay out in ``columns``; their errors are shown by the panel.
 
-    Args:
-        guard: Decorator for their handlers, from ``widgets.guarded``: errors are shown.
-
-    Attributes:
-        widgets: By the name of the control.
-        columns: The groups to lay out.
-        preset: A menu of starting points.
-        suggestion, take_buttons: A suggested shift as text, and buttons that apply it.
-        kind: Of the instrument: the defaults depend on it.
+    Beside them: ``preset``, a menu of starting points; ``suggestion`` and ``take_buttons``, a suggested shift as text
+    and buttons that apply it. ``kind`` is that of the instrument: the defaults depend on it.
     """
 
-    def __init__(self, guard: Callable[[Callable], Callable]):
-        self._guard, self.kind = guard, "ddsp"
-        specs = control_specs(Controls)
+    def __init__(self, panel: Panel):
+        self._panel, self.kind, specs = panel, "ddsp", control_specs(Controls)
         self.widgets = {spec.name: widget_of(spec) for spec in specs}
-        self.preset = widgets.control(
-            W.Dropdown,
-            "Preset",
-            "t-preset",
-            "starting points; the controls stay free",
-            options=[("", None), *((name, name) for name in PRESETS)],
-        )
-        self.preset.layout.width, self.preset.style.description_width = "230px", "60px"
-        self.preset.observe(self._guard(lambda change: self._set_preset(change["new"])), "value")
+        names, size = [("", None), *((name, name) for name in PRESETS)], {"width": "230px", "label_width": "60px"}
+        hint = "starting points; the controls stay free"
+        self.preset = panel.dropdown("Preset", "preset", hint, names, **size)
+        panel.on_change(self._preset_chosen, self.preset)
         self.suggestion, self.take_buttons = widgets.html(css_class="t-suggestion"), widgets.row()
         self.columns = tuple(
             widgets.column(group, *(self.widgets[spec.name] for spec in specs if spec.group == group))
@@ -118,74 +107,67 @@ class ControlSliders:
         self.set(defaults(self.kind))
         self.preset.value = None
 
+    def _preset_chosen(self):
+        if self.preset.value is not None:
+            self.set(preset(self.preset.value, self.kind))
+
     def suggest(self, found: Suggestion) -> None:
         """Show which octave and semitones fit the instrument and why, with buttons that move the two sliders there."""
         self.suggestion.value = page.notice(found.text)
-        shifts = {"octave": (found.octaves, 0), "fit": (found.octaves, found.semitones)}
-        suggested = "fit" if found.extra_semitones else "octave"
-        buttons = []
-        for name, (octaves, semitones) in shifts.items():
-            if name == "fit" and not semitones:
-                continue
-            label = f"Take octave {octaves:+d}" + (f", semitones {semitones:+d}" if semitones else "")
-            style = "success" if name == suggested else ""
-            take = self._guard(lambda octaves=octaves, semitones=semitones: self._take(octaves, semitones))
-            buttons.append(widgets.button(label, take, f"t-take-{name}", style, "move the two sliders there"))
+        best = "fit" if found.extra_semitones else "octave"
+        buttons = [self._take_button("octave", found.octaves, 0, best)]
+        if found.semitones:
+            buttons.append(self._take_button("fit", found.octaves, found.semitones, best))
         self.take_buttons.children = tuple(buttons)
+
+    def _take_button(self, name, octaves, semitones, best):
+        def take():
+            self.widgets["octave_shift"].value, self.widgets["semitone_shift"].value = octaves, semitones
+
+        label = f"Take octave {octaves:+d}" + (f", semitones {semitones:+d}" if semitones else "")
+        style, hint = "success" if name == best else "", "move the two sliders there"
+        return self._panel.button(label, take, f"take-{name}", style, hint)
 
     def suggest_nothing(self) -> None:
         """Another song or instrument was chosen."""
         self.suggestion.value, self.take_buttons.children = "", ()
 
-    def _take(self, octaves, semitones):
-        self.widgets["octave_shift"].value, self.widgets["semitone_shift"].value = octaves, semitones
-
-    def _set_preset(self, name):
-        if name is not None:
-            self.set(preset(name, self.kind))
-
 
 class SamplingControls(W.VBox):
-    """``SamplingOptions``, singers and vocoder of a diffusion instrument; hidden until one is chosen.
-
-    Attributes:
-        widgets: By the name of the option.
-        singers: A slider for each singer, where there are several.
-        vocoder: A menu.
-    """
+    """``SamplingOptions`` as ``widgets`` by name, ``singers`` as sliders where there are several, and the ``vocoder``
+    of a diffusion instrument; hidden until one is chosen."""
 
     def __init__(self):
         self.widgets = {spec.name: widget_of(spec) for spec in control_specs(SamplingOptions)}
-        self.vocoder = widgets.control(
-            W.Dropdown, "Vocoder", "t-vocoder", "makes the sound of the mel; another of the same mel", options=[OWN]
-        )
+        self._initial = {name: widget.value for name, widget in self.widgets.items()}
+        hint = "makes the sound of the mel; another of the same mel"
+        self.vocoder = widgets.control(W.Dropdown, "Vocoder", "t-vocoder", hint, options=[OWN])
         self.singers, self._mix = {}, W.VBox([])
         group = widgets.column("Diffusion", *self.widgets.values(), self._mix, self.vocoder)
         super().__init__(group.children, layout=group.layout)
         self.add_class("t-diffusion")
         self.show(None)
 
-    def show(self, listing: InstrumentEntry | None, listed: Sequence[InstrumentEntry] = ()) -> None:
+    def show(self, entry: InstrumentEntry | None, listed: Sequence[InstrumentEntry] = ()) -> None:
         """Show the options of this instrument, with the vocoders among ``listed``; None hides the group."""
-        self.layout.display = "none" if listing is None else ""
-        names = tuple(listing.info.get("singers", ())) if listing else ()
-        names = tuple(sorted(names)) if len(names) > 1 else ()
-        if names != tuple(self.singers):
+        self.layout.display = "none" if entry is None else ""
+        names = sorted(entry.info.get("singers", ())) if entry else []
+        names = names if len(names) > 1 else []
+        if names != list(self.singers):
             limits = {"min": 0.0, "max": 1.0, "step": 0.05, "readout_format": ".2f", "continuous_update": False}
+            hint = "share of this singer's voice"
             self.singers = {
-                name: widgets.control(
-                    W.FloatSlider, name, "t-singer", "share of this singer's voice", value=float(i == 0), **limits
-                )
-                for i, name in enumerate(names)
+                name: widgets.control(W.FloatSlider, name, "t-singer", hint, value=float(name == names[0]), **limits)
+                for name in names
             }
             self._mix.children = tuple(self.singers.values())
         widgets.fill(self.vocoder, vocoder_menu(listed))
 
     def reset(self) -> None:
         """Everything back to the instrument's own."""
-        for spec in control_specs(SamplingOptions):
-            self.widgets[spec.name].value = "" if spec.default is None else spec.default
-        self.vocoder.value = ""
+        for name, value in self._initial.items():
+            self.widgets[name].value = value
+        self.vocoder.value = OWN[1]
         for i, slider in enumerate(self.singers.values()):
             slider.value = float(i == 0)
 
@@ -197,7 +179,7 @@ class SamplingControls(W.VBox):
     def options(self) -> SamplingOptions:
         """The options as they stand; the defaults while the group is hidden."""
         values = {} if self.hidden else {name: widget.value for name, widget in self.widgets.items()}
-        return SamplingOptions(**{name: value for name, value in values.items() if value != ""})
+        return SamplingOptions(**{name: value for name, value in values.items() if value != OWN[1]})
 
     def chosen_vocoder(self) -> Path | str | None:
         """The chosen vocoder; None for the instrument's own."""

@@ -1,10 +1,9 @@
-"""The panel of notebook 03: an instrument, a song, the controls, Transfer; results append below."""
+"""The panels of notebook 03: conversion, whose results append below, and the A/B table of one clip in variants."""
 
-import dataclasses
 from pathlib import Path
 
 import ipywidgets as W
-from IPython.display import HTML, display
+from IPython.display import HTML
 
 from svclib.analysis import html as page
 from svclib.analysis.ddsp_inspection import result_html
@@ -12,240 +11,98 @@ from svclib.audio import io as audio
 from svclib.conversion import ab_compare, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
-from svclib.models import instrument
+from svclib.models.instrument import InstrumentEntry
 from svclib.notebooks import base as widgets
-from svclib.notebooks import first_run, microphone, train
-from svclib.notebooks.ab_table import compare_panel
-from svclib.notebooks.controls import ControlSliders, SamplingControls, controls_table
-from svclib.notebooks.prepare import open_folder
+from svclib.notebooks.controls import OWN, ControlSliders, SamplingControls, sampling_menu, vocoder_menu
+from svclib.notebooks.panel import TaskPanel
 from svclib.utils import atomic_store, filesystem, workspace
 
-__all__ = [
-    "ConvertPanel",
-    "compare_panel",
-    "controls_table",
-    "convert_panel",
-    "ensure_instruments_and_songs",
-    "open_folder",
-    "result_html",
-    "show",
-]
+_LEGEND = (
+    "seconds: of the conversion alone, and per second of sound. F0 RMSE, F0 corr.: measured against target F0, where "
+    "both are voiced; below 20 cents hardly anybody hears it. Voicing F1: tone where tone was the target, breath where "
+    "breath; 1 is all right. Loudness: mean distance from the target."
+)
 
 
-def ensure_instruments_and_songs(
-    base: workspace.Base,
-    preset: str = "ddsp_small",
-    minutes: float | int = 1.0,
-    singer_minutes: float | int = first_run.MINUTES,
-) -> tuple[list[Path], list[Path]]:
-    """Instruments and songs to begin with; where there are none, a quick instrument and a synthetic song are made."""
-    songs, note = first_run.songs(base)
-    if note:
-        display(HTML(page.notice(note)))
-    watch = train.LazyView(minutes)
-    instruments, note = first_run.instruments(base, preset, minutes, singer_minutes, watch)
-    if note:
-        display(HTML(page.notice(note)))
-    return instruments, songs
+def show(result: pipeline.Conversion, path: Path) -> HTML:
+    """A conversion and the file it was saved in, as in the panel."""
+    return HTML(result_html(result, path, 1))
 
 
-def convert_panel(base: workspace.Base) -> "ConvertPanel":
-    """The conversion panel for a person's folder; a panel made earlier in this kernel is closed."""
-    panel = ConvertPanel(base)
-    widgets.only_one("convert", panel)
-    return panel
-
-
-class ConvertPanel(widgets.Panel):
+class ConvertPanel(TaskPanel):
     """Choose, adjust, transfer, listen. Nothing is computed before a button is pressed."""
 
-    def __init__(self, base):
-        self.base = base
-        self.message, self.progress = widgets.Message(), widgets.ProgressBar()
-        self.task = widgets.BackgroundTask(self.message, self._busy)
-        self.instruments = widgets.Cache()
-        self.n_results, self.listings = 0, {}
-        self._guard = widgets.guarded(self.message)
-        self._make_choices()
-        self.sliders = ControlSliders(self._guard)
-        self._make_output()
-        self._make_actions()
-        self.sampling, self.results = SamplingControls(), W.VBox([])
-        groups = widgets.row(
-            *self.sliders.columns,
-            self.sampling,
-            widgets.column("Output", self.full_output, self.keep_rate, self.format, self.own_keys),
-        )
-        groups.layout.align_items = "flex-start"
-        super().__init__(
-            [
-                widgets.row(self.instrument, self.song),
-                widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
-                self.sliders.suggestion,
-                self.sliders.take_buttons,
-                groups,
-                widgets.row(
-                    self.transfer_button,
-                    self.all_button,
-                    self.cancel_button,
-                    self.reset_button,
-                    self.sliders.preset,
-                    self.progress.widget,
-                ),
-                self.message.widget,
-                self.results,
-            ]
+    def __init__(self, base: workspace.Base):
+        super().__init__(base)
+        self.n_results = 0
+        self.on_change(self._choice_changed, self.instrument, self.song)
+        kinds, layout = ",".join(sorted(audio.SUFFIXES)), {"width": "auto"}
+        self.upload = W.FileUpload(accept=kinds, multiple=True, description="Upload a song", layout=layout)
+        self.upload.add_class("t-upload")
+        self.on_change(lambda: self._store(widgets.take_uploads(self.upload)), self.upload)
+        self.record = widgets.recorder(self.message, lambda wav: self._store([("recording.wav", wav)]))
+        self.sliders, self.sampling, self.results = ControlSliders(self), SamplingControls(), W.VBox([])
+        self._make_controls()
+        self.lay_out(
+            widgets.row(self.instrument, self.song),
+            widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
+            self.sliders.suggestion,
+            self.sliders.take_buttons,
+            widgets.row(*self.sliders.columns, self.sampling, self.output, align="flex-start"),
+            widgets.row(*self.buttons, self.sliders.preset, self.progress.widget),
+            self.message.widget,
+            self.results,
         )
         self.add_class("svclib-convert")
-        self.refresh()
+        self.refresh_button.click()
 
-    # ------------------------------------------------------------------------------------------------ building blocks
+    def _make_controls(self):
+        hint = "also original, harmonic and noise part, spectrograms and the four plots"
+        self.full_output = self.checkbox("Full output", "full-output", hint, True)
+        hint = "otherwise the file has the instrument's rate"
+        self.keep_rate = self.checkbox("Keep the song's sample rate", "keep-rate", hint)
+        self.format = self.dropdown("File", "format", "format of the saved file", ["wav", "flac", "mp3"])
+        hint = "for Transfer all songs: octave and semitones are suggested for every song by itself"
+        self.own_keys = self.checkbox("All songs: each in its suggested key", "own-keys", hint, True)
+        self.output = widgets.column("Output", self.full_output, self.keep_rate, self.format, self.own_keys)
+        hint = "compares where the song and the instrument sing, and says which shift fits"
+        self.suggest_button = self.button("Suggest key", self.suggest, "suggest", hint=hint)
+        hint = "sing the song with the instrument"
+        self.transfer_button = self.button("Transfer", self.transfer, "transfer", "primary", hint)
+        hint = "sing every song of the menu; one that fails does not stop the others"
+        self.all_button = self.button("Transfer all songs", self.transfer_all, "transfer-all", hint=hint)
+        self.reset_button = self.button("Reset", self.reset, "reset", hint="all controls back to where they began")
+        self.work_buttons = (self.transfer_button, self.all_button)
+        self.buttons = (*self.work_buttons, self.cancel_button, self.reset_button)
 
-    def _make_choices(self):
-        menu = {"options": [("", None)]}
-        self.instrument = widgets.control(
-            W.Dropdown, "Instrument", "t-instrument", f"files in {self.base.instruments}", **menu
-        )
-        self.song = widgets.control(W.Dropdown, "Song", "t-song", f"recordings in {self.base.examples}", **menu)
-        for choice in (self.instrument, self.song):
-            choice.layout.width, choice.style.description_width = "min(430px, 98%)", "80px"
-            choice.observe(self._guard(lambda _: self._choice_changed()), "value")
-        self.upload = W.FileUpload(
-            accept=",".join(sorted(audio.SUFFIXES)),
-            multiple=True,
-            description="Upload a song",
-            layout=W.Layout(width="auto"),
-        )
-        self.upload.add_class("t-upload")
-        self.upload.observe(self._guard(lambda _: self._uploaded()), "value")
-        self.record = microphone.recorder(self.message, self._guard(self._recorded))
-        self.refresh_button = widgets.button(
-            "Look again", self._guard(self.refresh), "t-refresh", hint="read the folders of instruments and songs again"
-        )
-        self.suggest_button = widgets.button(
-            "Suggest key",
-            self._guard(self.suggest),
-            "t-suggest",
-            hint="compares where the song and the instrument sing, and says which shift fits",
-        )
-
-    def _make_output(self):
-        self.own_keys = widgets.control(
-            W.Checkbox,
-            "All songs: each in its suggested key",
-            "t-own-keys",
-            "for Transfer all songs: octave and semitones are suggested for every song by itself",
-            value=True,
-            indent=False,
-        )
-        self.full_output = widgets.control(
-            W.Checkbox,
-            "Full output",
-            "t-full-output",
-            "also original, harmonic and noise part, spectrograms and the four plots",
-            value=True,
-            indent=False,
-        )
-        self.keep_rate = widgets.control(
-            W.Checkbox,
-            "Keep the song's sample rate",
-            "t-keep-rate",
-            "otherwise the file has the instrument's rate",
-            value=False,
-            indent=False,
-        )
-        self.format = widgets.control(
-            W.Dropdown, "File", "t-format", "format of the saved file", options=["wav", "flac", "mp3"]
-        )
-
-    def _make_actions(self):
-        self.transfer_button = widgets.button(
-            "Transfer", self._guard(self.transfer), "t-transfer", "primary", "sing the song with the instrument"
-        )
-        self.all_button = widgets.button(
-            "Transfer all songs",
-            self._guard(self.transfer_all),
-            "t-transfer-all",
-            hint="sing every song of the menu; one that fails does not stop the others",
-        )
-        self.cancel_button = widgets.button(
-            "Cancel", self._guard(self._cancel), "t-cancel", hint="stop the running work"
-        )
-        self.cancel_button.disabled = True
-        self.reset_button = widgets.button(
-            "Reset", self._guard(self.reset), "t-reset", hint="all controls back to where they began"
-        )
-
-    # -------------------------------------------------------------------------------------------------------- choices
-
-    def refresh(self, song: Path | None = None) -> None:
-        """Read the folders again; keeps the choices that still exist, or chooses ``song``."""
-        skipped = []
-        songs, unusable = audio.find(self.base.examples)
-        skipped += [f"{Path(path).name}: {reason}" for path, reason in unusable]
-        listed = instrument.list_folder(self.base.instruments)
-        skipped += [f"{entry.path.name}: {entry.problem}" for entry in listed if entry.problem]
-        voices = [entry for entry in listed if entry.kind not in instrument.VOCODERS]
-        self.listings = {entry.path: entry for entry in listed}
-        named = [(str(e.path.relative_to(self.base.instruments)), e.path) for e in voices]
-        widgets.fill(self.instrument, named, first=first_run.newest_first(e.path for e in voices))
-        named = [(str(Path(p).relative_to(self.base.examples)), Path(p)) for p in songs]
-        widgets.fill(self.song, named, song, first_run.newest_first(songs))
+    def read_folders(self) -> None:
+        """Fill the menus."""
+        super().read_folders()
         self._choice_changed()
-        missing = self._missing()
-        if missing or not skipped:
-            self.message.show(missing, "warning")
-        else:
-            self.message.show("These files cannot be used:\n" + "\n".join(skipped), "warning")
-
-    def _missing(self) -> str:
-        lines = []
-        if self.instrument.value is None:
-            lines.append(
-                f"There is no instrument in {self.base.instruments}. Make one with notebook 02, or put an instrument's "
-                "zip file there and press Look again."
-            )
-        if self.song.value is None:
-            lines.append(
-                f"There is no song in {self.base.examples}. Press Upload a song or Record, or put a recording there "
-                "and press Look again."
-            )
-        return "\n".join(lines)
 
     def _choice_changed(self):
         self.sliders.suggest_nothing()
         self.task.show()
-        listing = self.listings.get(self.instrument.value)
-        kind = listing.kind if listing and listing.kind else self.sliders.kind
+        entry = self.entries.get(self.instrument.value)
+        kind = entry.kind if entry and entry.kind else self.sliders.kind
         self.sliders.for_kind(kind)
-        self.sampling.show(listing if kind == "diffusion" else None, list(self.listings.values()))
+        self.sampling.show(entry if kind == "diffusion" else None, list(self.entries.values()))
 
-    def _uploaded(self):
-        files = widgets.uploads(self.upload)
-        if not files:
+    def _store(self, files: list[tuple[str, bytes]]) -> None:
+        """Store songs under free names and choose the last one."""
+        path = None
+        for name, data in files:
+            target = self.base.examples / filesystem.safe_name(Path(name).name)
+            path = atomic_store.commit_new(target, lambda part, data=data: part.write_bytes(data))
+        if path is None:
             return
-        last = None
-        try:
-            for name, data in files:
-                target = self.base.examples / filesystem.safe_name(Path(name).name)
-                last = atomic_store.commit_new(target, lambda path, data=data: path.write_bytes(data))
-        finally:
-            widgets.clear_uploads(self.upload)
-        self.refresh(last)
-        self._say_chosen(last)
-
-    def _recorded(self, wav: bytes):
-        last = atomic_store.commit_new(self.base.examples / "recording.wav", lambda path: path.write_bytes(wav))
-        self.refresh(last)
-        self._say_chosen(last)
-
-    def _say_chosen(self, path):
-        if self.song.value != path:
+        self.refresh()
+        if path not in [value for _, value in self.song.options]:
             self.message.show(f"{path.name} was stored, but it cannot be used as a song.", "error")
-        elif not self._missing():
+            return
+        self.song.value = path
+        if not self.missing():
             self.message.show(f"{path.name} is stored in {path.parent} and chosen. Press Transfer.", "done")
-
-    # ------------------------------------------------------------------------------------------------------- controls
 
     def controls(self) -> Controls:
         """The controls as they stand."""
@@ -256,64 +113,45 @@ class ConvertPanel(widgets.Panel):
         self.sliders.reset()
         self.sampling.reset()
 
-    # -------------------------------------------------------------------------------------------------------- working
+    def _options(self) -> dict:
+        return {"sampling": self.sampling.options(), "vocoder": self.sampling.chosen_vocoder()}
 
-    def _busy(self, busy: bool) -> None:
-        self.cancel_button.disabled = not busy
-        self.suggest_button.disabled = busy
-        for button in (self.transfer_button, self.all_button):
-            button.disabled = busy or bool(self._missing())
-        if not busy:
-            self.progress.hide()
-
-    def _cancel(self):
-        self.task.cancel()
-
-    def _start(self, task) -> None:
-        missing = self._missing()
-        if missing:
-            self.message.show(missing, "warning")
-        else:
-            self.task.start(task)
-
-    def _open(self, path):
-        self.progress(0.0, f"opening {path.name}")
-        return self.instruments.get(path, lambda: instrument.open(path))
+    def settings_for(self, entry: InstrumentEntry) -> ab_compare.Settings:
+        """The settings of the panel for an instrument: what it has options for, the singers only for the chosen one."""
+        singer = self.sampling.singer() if entry.path == self.instrument.value else None
+        options = self._options() if entry.kind == "diffusion" else {}
+        return ab_compare.Settings(self.sliders.controls(singer), **options)
 
     def _load(self):
         """The chosen instrument and song, opened or as opened before."""
         path, song_path = self.instrument.value, self.song.value
-        loaded = self._open(path)
-        song = songs.cached_song(song_path, loaded.features, progress=self.progress, cancelled=self.task.cancelled)
-        return loaded, song
+        voice = self.open_instrument(path)
+        return voice, songs.cached_song(song_path, voice.features, **self.callbacks)
 
     def suggest(self) -> None:
-        """Say which octave and semitones fit the instrument and why, with buttons that take them."""
-        self._start(self._suggest)
+        """Show which octave and semitones fit the instrument and why, with buttons that take them."""
 
-    def _suggest(self):
-        loaded, song = self._load()
-        found = key_suggestion.suggest_shift(song.features, loaded.statistics, loaded.kind)
-        self.sliders.suggest(found)
-        self.message.show("")
+        def work():
+            voice, song = self._load()
+            self.sliders.suggest(key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind))
+
+        self.start(work)
 
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
         controls, options, full = self.controls(), self._options(), self.full_output.value
         suffix, keep_rate = self.format.value, self.keep_rate.value
 
-        def task():
-            self.message.show("")
+        def work():
             voice, song = self._load()
-            options_ = {**options, "progress": self.progress, "cancelled": self.task.cancelled}
-            result = pipeline.convert(voice, song, controls, keep_rate=keep_rate, **options_)
+            result = pipeline.convert(voice, song, controls, keep_rate=keep_rate, **options, **self.callbacks)
             path = pipeline.save(result, self.base.output, suffix)
             self._append(result, path, full)
             found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
             text = f"Result {self.n_results} is below, and in {path}. {found.reminder(controls)}"
             self.message.show(text.strip(), "done")
 
-        self._start(task)
+        self.start(work)
 
     def transfer_all(self) -> None:
         """Convert every song of the menu; each result appends as soon as it is there."""
@@ -321,9 +159,8 @@ class ConvertPanel(widgets.Panel):
         paths, own_keys = [value for _, value in self.song.options], self.own_keys.value
         keep_rate, suffix = self.keep_rate.value, self.format.value
 
-        def task():
-            self.message.show("")
-            voice = self._open(path)
+        def work():
+            voice = self.open_instrument(path)
 
             def controls_for(song):
                 found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
@@ -332,27 +169,16 @@ class ConvertPanel(widgets.Panel):
             def done(result):
                 self._append(result, pipeline.save(result, self.base.output, suffix), False)
 
-            options_ = {**options, "progress": self.progress, "cancelled": self.task.cancelled}
-            failed = pipeline.convert_songs(voice, paths, done, controls_for, keep_rate=keep_rate, **options_)
+            options_ = {**options, **self.callbacks, "keep_rate": keep_rate}
+            failed = pipeline.convert_songs(voice, paths, done, controls_for, **options_)
             self.message.show(pipeline.describe(len(paths), failed), "warning" if failed else "done")
 
-        self._start(task)
+        self.start(work)
 
-    def _options(self) -> dict:
-        return {"sampling": self.sampling.options(), "vocoder": self.sampling.chosen_vocoder()}
-
-    def settings_of(self, paths: list[Path]) -> dict[Path, ab_compare.Settings]:
-        """The settings of the panel for other instruments too: each gets what it has options for, the mix of singers
-        only the chosen one."""
-        found = {}
-        for path in paths:
-            controls = self.controls()
-            if path != self.instrument.value:
-                controls = dataclasses.replace(controls, singer=None)
-            listing = self.listings.get(path)
-            options = self._options() if listing is not None and listing.kind == "diffusion" else {}
-            found[path] = ab_compare.Settings(controls, **options)
-        return found
+    def show_busy(self, busy: bool) -> None:
+        """Turn the buttons on and off."""
+        super().show_busy(busy)
+        self.suggest_button.disabled = busy
 
     def _append(self, result, path, full):
         self.progress(1.0, "drawing")
@@ -361,6 +187,95 @@ class ConvertPanel(widgets.Panel):
         self.results.children = (*self.results.children, shown)
 
 
-def show(result: pipeline.Conversion, path: Path) -> HTML:
-    """A conversion and the file it was saved in, as in the panel."""
-    return HTML(result_html(result, path, 1))
+class ComparePanel(TaskPanel):
+    """Choose variants, press Compare; a row appears whenever one is converted and measured. Nothing is written.
+
+    Args:
+        base: The person's folder, whose instruments and songs are used.
+        convert: The panel of notebook 03, whose song, controls and diffusion settings are taken; None takes every
+            instrument's own.
+    """
+
+    PREFIX = "t-ab-"
+    STOPPING = "Stopping; the rows so far stay."
+    SIZE = {}
+
+    def __init__(self, base: workspace.Base, convert: ConvertPanel | None = None):
+        super().__init__(base)
+        self.convert, self.rows, self._cells, self._about = convert, [], [], ""
+        starts = [OWN, ("pure noise", ab_compare.PURE_NOISE), *sampling_menu("shallow")[1:]]
+        self.instruments = self.several("Instruments", "instruments", "several with Ctrl or Shift", [OWN])
+        self.samplers = self.several("Samplers", "samplers", "of diffusion instruments", sampling_menu("sampler"))
+        self.steps = self.several("Steps", "steps", "of diffusion instruments", sampling_menu("steps"))
+        self.starts = self.several("Shallow start", "shallow", "of diffusion instruments", starts)
+        self.vocoders = self.several("Vocoders", "vocoders", "of diffusion instruments", [OWN])
+        self.start_s = self.number("Start (s)", "start", "where the clip begins", 0.0, (0.0, 36000.0))
+        self.seconds = self.number("Length (s)", "seconds", "of the clip", 6.0, (0.5, 60.0))
+        hint = "key, loudness, singers, seed and whatever is not chosen here as the panel has it; otherwise every "
+        hint += "instrument's own"
+        self.as_set = self.checkbox("As set in the panel above", "as-set", hint, convert is not None)
+        self.as_set.layout.display = "none" if convert is None else ""
+        hint = "convert the clip in every chosen combination"
+        self.compare_button = self.button("Compare", self.compare, "compare", "primary", hint)
+        self.work_buttons = (self.compare_button,)
+        self.table = widgets.html(css_class="t-ab-table")
+        self.lay_out(
+            widgets.row(
+                widgets.column("Voice", self.instruments, self.vocoders),
+                widgets.column("Sampling", self.samplers, self.steps, self.starts),
+                widgets.column("Clip", self.song, self.start_s, self.seconds, self.as_set),
+                align="flex-start",
+            ),
+            widgets.row(self.compare_button, self.cancel_button, self.refresh_button, self.progress.widget),
+            self.message.widget,
+            self.table,
+        )
+        self.add_class("svclib-compare")
+        self.refresh_button.click()
+
+    def read_folders(self) -> None:
+        """Fill the menus; the song is at first that of the panel above."""
+        before = self.song.value or (self.convert and self.convert.song.value)
+        super().read_folders()
+        _fill(self.instruments, [(path.stem, entry) for path, entry in self.entries.items() if entry.converts])
+        _fill(self.vocoders, vocoder_menu(list(self.entries.values())))
+        if before in [value for _, value in self.song.options]:
+            self.song.value = before
+
+    def compare(self) -> None:
+        """Convert the clip in every chosen combination, in the background."""
+        menus = (self.instruments, self.samplers, self.steps, self.starts, self.vocoders)
+        chosen = ab_compare.variants(*(menu.value for menu in menus))
+        clip = (self.song.value, self.start_s.value, self.seconds.value)
+        settings, about = {}, ""
+        if self.convert is not None and self.as_set.value:
+            settings = {entry.path: self.convert.settings_for(entry) for entry in self.instruments.value}
+            texts = [settings[entry.path].text(entry.kind) for entry in self.instruments.value]
+            about = f"Set in the panel: {'; '.join(dict.fromkeys(filter(None, texts))) or 'only the defaults'}. "
+
+        def work():
+            self.rows, self._cells, self._about = [], [], about
+            given = (chosen, *clip, settings, widgets.open_instrument)
+            for made in ab_compare.compare(*given, **self.callbacks):
+                self.append(made)
+            count = "One variant was" if len(chosen) == 1 else f"{len(chosen)} variants were"
+            self.message.show(f"{count} compared.", "done")
+
+        problem = "" if chosen else "Choose at least one instrument, sampler, number of steps, start and vocoder."
+        self.start(work, self.missing() or problem)
+
+    def append(self, made: ab_compare.Row) -> None:
+        """Show another row."""
+        sound = made.problem if made.audio is None else page.small_player(made.audio, made.sample_rate_hz, made.label)
+        self.rows.append(made)
+        self._cells.append([made.label, sound, *made.cells()])
+        marks = ["error" if row.problem else "" for row in self.rows]
+        table = page.table(list(ab_compare.HEADINGS), self._cells, marks)
+        self.table.value = table + page.paragraph(self._about + _LEGEND)
+
+
+def _fill(menu: W.SelectMultiple, options: list[tuple]) -> None:
+    chosen = [label for label, value in menu.options if value in menu.value]
+    menu.options = options
+    kept = [i for i, (label, _) in enumerate(options) if label in chosen]
+    menu.index = tuple(kept) or ((0,) if options else ())

@@ -1,112 +1,92 @@
 """The panels of notebook 02: presets that fit, the live view of a training, checkpoints to listen to, runs compared."""
 
+import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
+import torch
 from IPython.display import HTML, display
 
-from svclib.analysis import ddsp_inspection
+from svclib.analysis import ddsp_inspection, plots
 from svclib.analysis import html as page
-from svclib.analysis.plots import base as plots
-from svclib.analysis.plots import ddsp
+from svclib.audio import io as audio
 from svclib.audio import units
+from svclib.conversion import evaluate
+from svclib.models import instrument
 from svclib.notebooks import base as widgets
-from svclib.notebooks import first_run
-from svclib.notebooks.prepare import open_folder, shown_progress, summary_html
+from svclib.notebooks import prepare
+from svclib.notebooks.panel import Panel
 from svclib.training import api as training
-from svclib.utils import config
-from svclib.utils.errors import ConfigError
+from svclib.utils import config, filesystem
+from svclib.utils.errors import ConfigError, TrainingError
 
-__all__ = [
-    "CheckpointPanel",
-    "PresetPanel",
-    "TrainingView",
-    "choose_checkpoint",
-    "choose_preset",
-    "compare_runs",
-    "device",
-    "export",
-    "open_dataset",
-    "open_folder",
-    "reconstruction",
-    "tensorboard",
-    "train",
-    "z_map",
-]
+PATIENCE_HOURS = 6.0
 
 
-def open_dataset(base, voice: str, preset: str, minutes: float | int = first_run.MINUTES):
-    """The dataset of a voice as the preset needs it, prepared first where it is not, with a note."""
-    bar = shown_progress()
-    try:
-        data, note = first_run.prepared(base, voice, first_run.preset(preset), minutes, progress=bar)
-    finally:
-        bar.hide()
-    display(HTML(page.notice(note) + summary_html(data)))
-    return data
+def instruments(
+    base, preset: str, minutes: float | int, singer_minutes: float | int = prepare.MINUTES, kind: str = ""
+) -> list[Path]:
+    """Usable instruments of a kind (empty: of any), the newest first; where there is none, one is trained shortly.
+
+    That takes ``minutes`` with the preset, on ``singer_minutes`` of a synthetic singer if there are no recordings.
+    """
+    listed = [entry for entry in instrument.list_folder(base.instruments) if entry.problem is None and entry.converts]
+    usable = [entry.path for entry in listed if kind in ("", entry.kind)]
+    if usable:
+        return widgets.newest_first(usable)
+    data = prepare.open_dataset(base, "", preset, singer_minutes)
+    run, voice = run_folder(base, data, preset), data.path.parent.name
+    view = TrainingView(None, minutes)
+    training.train(data, run, prepare.preset(preset), minutes=minutes, on_progress=view)
+    path = training.export(run, base.instruments / f"{voice}.zip")
+    widgets.show_note(
+        f"{base.instruments} held no {f'{kind} ' if kind else ''}instrument, so one of {voice} was trained for "
+        f"{minutes:g} min: enough to hear that it sings, not enough to sound well. Notebook 02 trains a better one."
+    )
+    return [path]
 
 
-# ------------------------------------------------------------------------------------------------------------- preset
+def run_folder(base, data, preset: str) -> Path:
+    """The folder of the run that trains a dataset with a preset."""
+    return base.runs / filesystem.safe_name(f"{data.path.parent.name}-{preset}")
 
 
-class PresetPanel(widgets.Panel):
-    """A menu of the presets that fit a dataset, with what they are for and cost; ``value`` is the chosen one."""
+class PresetPanel(Panel):
+    """A menu of the presets that fit a dataset, with what they are for and cost; ``wanted`` is chosen if it fits."""
 
     def __init__(self, data, wanted: str):
-        self.unfit = {}
-        fitting = []
+        super().__init__()
+        problems = {}
         for name in dict.fromkeys([*config.preset_names(), wanted]):
             try:
-                problem = training.fits(data.settings, first_run.preset(name))
+                problems[name] = training.fits(data.settings, prepare.preset(name))
             except ConfigError as error:
-                problem = str(error)
-            if problem is None:
-                fitting.append(name)
-            else:
-                self.unfit[name] = problem
-        self.message, self.about = widgets.Message(), widgets.html(css_class="t-about")
-        self.menu = widgets.control(
-            W.Dropdown,
-            "Preset",
-            "t-preset",
-            "what to train",
-            options=fitting,
-            value=wanted if wanted in fitting else None,
-        )
-        self.menu.layout.width, self.menu.style.description_width = "min(360px, 98%)", "80px"
-        self.menu.observe(widgets.guarded(self.message)(lambda _: self._changed()), "value")
-        super().__init__([self.menu, self.about, self.message.widget])
-        if wanted in self.unfit:
-            self.message.show(f"{self.unfit[wanted]} Choose one of the menu.", "warning")
+                problems[name] = str(error)
+        fitting = [name for name, problem in problems.items() if not problem]
+        self.about = widgets.html(css_class="t-about")
+        size = {"width": "min(360px, 98%)", "label_width": "80px"}
+        chosen = wanted if wanted in fitting else None
+        self.menu = self.dropdown("Preset", "preset", "what to train", fitting, value=chosen, **size)
+        self.on_change(self._describe, self.menu)
+        self.lay_out(self.menu, self.about, self.message.widget)
         self._describe()
-
-    def _changed(self):
-        self.message.show("")
-        self._describe()
+        if problems[wanted]:
+            self.message.show(f"{problems[wanted]} Choose one of the menu.", "warning")
 
     def _describe(self):
+        self.message.show("")
         name = self.menu.value
         text = "\n".join(config.describe(part) for part in name.split("+")) if name else ""
         self.about.value = page.notice(text) if text else ""
 
     @property
     def value(self) -> str:
-        """The chosen preset.
-
-        Raises:
-            ValueError: if none is chosen.
-        """
+        """The chosen preset; ValueError if none is chosen."""
         if self.menu.value is None:
             raise ValueError("Choose a preset in the menu above, then run this cell again.")
         return self.menu.value
-
-
-def choose_preset(data, wanted: str) -> PresetPanel:
-    """The preset menu for a dataset, with ``wanted`` chosen if it fits."""
-    panel = PresetPanel(data, wanted)
-    widgets.only_one("preset", panel)
-    return panel
 
 
 def device() -> HTML:
@@ -114,46 +94,47 @@ def device() -> HTML:
     return HTML(page.notice(training.device_summary()))
 
 
-# ----------------------------------------------------------------------------------------------------------- training
-
-
 class TrainingView:
-    """The live view of a training, up to ``minutes`` of it: numbers, bar and curve; called with ``training.Status``."""
+    """The live view of a training, for ``on_progress``: numbers, bar and curve; it appears with the first status.
 
-    def __init__(self, run: Path | None, curve_every_s: float | int = 15.0, minutes: float | int | None = None):
-        self.run, self._every_s, self._drawn_at = run, curve_every_s, 0.0
-        self._log: training.LogReader | None = None
-        self.minutes = minutes
-        self._began_s: float | None = None
+    ``run`` is the folder whose curve is drawn, None draws none; ``minutes`` is the limit of the training.
+    """
+
+    DRAW_EVERY_S = 15.0
+
+    def __init__(self, run: Path | None = None, minutes: float | int | None = None):
+        self.run, self.minutes = run, minutes
+        self._began_s = self._log = None
+        self._drawn_s, self._messages = 0.0, {}
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
         self.numbers, self.messages_html = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
         self.curve, self.message = widgets.html(css_class="t-curve"), widgets.Message()
         self.widget = W.VBox([self.bar, self.numbers, self.messages_html, self.curve, self.message.widget])
-        self._messages = []
 
     def __call__(self, status) -> None:
         """Show a ``training.Status``."""
-        self._began_s = self._began_s or first_run.elapsed_s()
-        self.bar.value, left_s = first_run.progress_summary(status, self.minutes, first_run.elapsed_s() - self._began_s)
+        now = time.monotonic()
+        if self._began_s is None:
+            self._began_s = now
+            display(self.widget)
+        self.bar.value, left_s = progress_summary(status, self.minutes, now - self._began_s)
         self.numbers.value = status_html(status, left_s)
-        if status.message and status.message not in self._messages[-1:]:
-            self._messages.append(status.message)
-            self.messages_html.value = "".join(page.paragraph(message) for message in self._messages[-4:])
-        if self.run and first_run.elapsed_s() - self._drawn_at > self._every_s:
+        if status.message and status.message not in self._messages:
+            self._messages[status.message] = page.paragraph(status.message)
+            self.messages_html.value = "".join([*self._messages.values()][-4:])
+        if self.run and now - self._drawn_s > self.DRAW_EVERY_S:
             self.draw()
 
     def finish(self, message: str) -> None:
         """Draw the whole curve; ``message`` is shown elsewhere and leaves the list."""
-        self.messages_html.value = "".join(page.paragraph(text) for text in self._messages[-4:] if text != message)
+        self._messages.pop(message, None)
+        self.messages_html.value = "".join([*self._messages.values()][-4:])
         self.draw()
 
     def draw(self) -> None:
         """Draw the curve of what is logged so far; a failure is shown and stops no training."""
-        self._drawn_at = first_run.elapsed_s()
-        try:
-            self._draw()
-        except Exception as error:  # a picture is not worth a night of training
-            self.message.show_error(error)
+        self._drawn_s = time.monotonic()
+        self.message.guard(self._draw)()
 
     def _draw(self):
         try:
@@ -161,47 +142,31 @@ class TrainingView:
             curves = self._log.update().curves(max_points=2000)
         except ValueError:
             return  # nothing logged yet
-        picture = plots.png(plots.loss_curves(curves, self.run.name))
-        self.curve.value = page.picture(picture, "training and validation loss over steps")
+        figure = plots.loss_curves(curves, self.run.name)
+        self.curve.value = widgets.drawing(figure, "training and validation loss over steps")
         self.message.show("")
 
 
-class LazyView:
-    """A training view without curve that appears with the first status."""
-
-    def __init__(self, minutes: float | int | None = None):
-        self._minutes = minutes
-        self._view: TrainingView | None = None
-
-    def __call__(self, status) -> None:
-        """Show a ``training.Status``."""
-        if self._view is None:
-            self._view = TrainingView(None, minutes=self._minutes)
-            display(self._view.widget)
-        self._view(status)
+def progress_summary(status, minutes: float | int | None, elapsed_s: float) -> tuple[float, float | None]:
+    """Share done (0..1) and seconds left of a session that ends at the last step or after so many minutes."""
+    share, left_s = status.step / max(status.steps, 1), status.remaining_s
+    if minutes:
+        until_s = max(0.0, 60.0 * minutes - elapsed_s)
+        share = min(1.0, max(share, elapsed_s / (60.0 * minutes)))
+        left_s = until_s if left_s is None else min(left_s, until_s)
+    return share, left_s
 
 
 def status_html(status, left_s: float | None) -> str:
     """A ``training.Status`` and the time left as a row of figures."""
-    figures = [
-        ("step", f"{status.step} of {status.steps}"),
-        ("loss", "–" if status.loss is None else f"{status.loss:.3f}"),
-        ("held-out loss", "–" if status.validation_loss is None else f"{status.validation_loss:.3f}"),
-        ("steps per second", "–" if not status.steps_per_s else f"{status.steps_per_s:.2f}"),
-        ("time left", "–" if left_s is None else units.duration_text(left_s)),
-        ("saved", _saved(status)),
-    ]
-    cell = '<div style="min-width:96px"><div style="opacity:.7;font-size:12px">{}</div><b>{}</b></div>'
-    cells = "".join(cell.format(page.text(name), page.text(value)) for name, value in figures)
-    style = f"{page.FONT};display:flex;flex-wrap:wrap;gap:4px 22px;margin:4px 0;font-variant-numeric:tabular-nums"
-    return f'<div style="{style}">{cells}</div>'
-
-
-def _saved(status) -> str:
-    if status.last_saved_step is None:
-        return "not yet"
-    age_s = status.last_saved_age_s
-    return f"step {status.last_saved_step}" + ("" if age_s is None else f", {units.duration_text(age_s)} ago")
+    saved = "not yet" if status.last_saved_step is None else f"step {status.last_saved_step}"
+    if status.last_saved_age_s is not None:
+        saved += f", {units.duration_text(status.last_saved_age_s)} ago"
+    left = "–" if left_s is None else units.duration_text(left_s)
+    losses = [widgets.number(status.loss), widgets.number(status.validation_loss)]
+    speed = widgets.number(status.steps_per_s or None, ".2f")
+    columns = ["step", "loss", "held-out loss", "steps per second", "time left", "saved"]
+    return page.table(columns, [[f"{status.step} of {status.steps}", *losses, speed, left, saved]])
 
 
 def train(
@@ -213,28 +178,40 @@ def train(
     on_cpu: bool = False,
     init: str = "base",
 ) -> Path:
-    """Train, or go on where the run stopped, with a live view; interrupting the cell saves.
+    """Train, or go on where the run stopped, with a live view; interrupting the cell saves. Returns the run's folder.
 
-    Args:
-        data: The dataset, from :func:`open_dataset`.
-        base: ``folders.Base``; the run lies in ``base.runs / "<dataset>-<preset>"``.
-        preset: Name of a preset.
-        minutes: Stop after so many minutes; 0 or None: at the preset's last step.
-        steps: Total steps instead of the preset's; 0 or None: the preset's.
-        on_cpu: Go on although no GPU is there and it would take many hours.
-        init: What a new run starts from: ``base``, the shipped base model where the preset is its; ``none``, fresh
-            weights; or the path of an instrument.
-
-    Returns:
-        The run's folder.
+    It ends after ``minutes`` or at ``steps`` in total (0 or None: the preset's). Without GPU and ``minutes``, one of
+    more than six hours raises TrainingError, once that is known and saved, unless ``on_cpu``. The songs in
+    ``base.examples`` decide which step is the best. A new run starts from ``init``: ``base``, the shipped base model
+    where the preset is its; ``none``, fresh weights; or the path of an instrument.
     """
-    run = first_run.run_folder(base, data, preset)
-    view = TrainingView(run, minutes=minutes)
-    display(view.widget)
-    start = None if init == "none" else init
-    result = first_run.train(data, run, preset, minutes or None, steps or None, on_cpu, view, base.examples, start)
+    run = run_folder(base, data, preset)
+    view, too_long_s = TrainingView(run, minutes), []
+    patient = on_cpu or minutes or torch.cuda.is_available()
+
+    def on_progress(status):
+        if not patient and status.step >= 5 and (status.remaining_s or 0) > PATIENCE_HOURS * 3600:
+            too_long_s.append(status.remaining_s)
+        view(status)
+
+    result = training.train(
+        data,
+        run,
+        prepare.preset(preset),
+        steps=steps or None,
+        minutes=minutes or None,
+        on_progress=on_progress,
+        cancelled=lambda: bool(too_long_s),
+        score=evaluate.for_training(data, base.examples),
+        init=None if init == "none" else init,
+    )
+    if too_long_s and result.reason == "cancelled":
+        raise TrainingError(
+            f"There is no GPU here, and '{preset}' would need about {units.duration_text(too_long_s[-1])} on this "
+            "CPU. Choose a GPU runtime or the preset ddsp_small, give MINUTES, or write ON_CPU = True to go on anyway."
+        )
     view.finish(result.message)
-    display(HTML(page.notice(result.message, "done" if result.reason in ("finished", "minutes") else "warning")))
+    widgets.show_note(result.message, kind="done" if result.reason in ("finished", "minutes") else "warning")
     return run
 
 
@@ -245,51 +222,57 @@ def tensorboard(run: Path, wanted: bool = True) -> None:
 
         notebook.start(f'--logdir "{Path(run) / "tensorboard"}"')
     else:
-        display(HTML(page.paragraph("TensorBoard is off; set TENSORBOARD = True in the first cell to see it here.")))
+        widgets.show(page.paragraph("TensorBoard is off; set TENSORBOARD = True in the first cell to see it here."))
 
 
-# --------------------------------------------------------------------------------------------------- after a training
-
-
-def reconstruction(run: Path, data, which="best", number: int = 0) -> HTML:
+def reconstruction(run: Path, data) -> HTML:
     """A held-out excerpt and its reconstruction side by side: spectrograms, players, loss."""
-    model, record = training.load_model(run, which)
-    made = ddsp_inspection.reconstruct(model, data, number=number)
+    model, record = training.load_model(run, "best")
+    made = ddsp_inspection.reconstruct(model, data)
     rate_hz = made.features.settings.sample_rate_hz
-    items = [
-        ("Original", made.original, rate_hz, made.features),
-        ("Reconstruction", made.reconstructed, rate_hz, made.features),
-    ]
+    sounds = {"Original": made.original, "Reconstruction": made.reconstructed}
+    figure = plots.compare_spectrograms([(name, sound, rate_hz, made.features) for name, sound in sounds.items()])
     return HTML(
         page.heading(f"{made.name}, from {made.start_s:.1f} s", f"loss {made.loss:.3f} at step {record['step']}")
-        + page.picture(plots.png(plots.compare_spectrograms(items)), "spectrograms of original and reconstruction")
-        + page.flow(
-            page.player(made.original, rate_hz, "Original"), page.player(made.reconstructed, rate_hz, "Reconstruction")
-        )
+        + widgets.drawing(figure, "spectrograms of original and reconstruction")
+        + page.flow(*(page.player(sound, rate_hz, name) for name, sound in sounds.items()))
     )
 
 
-class CheckpointPanel(widgets.Panel):
-    """Choose a checkpoint by listening: held-out previews of each, with their scores; ``value`` is a step."""
+@dataclasses.dataclass(frozen=True)
+class CheckpointEntry:
+    """A step that can be exported: its held-out loss, and whether it is the best."""
+
+    step: int
+    validation_loss: float | None
+    best: bool
+
+
+def checkpoint_steps(run: str | Path) -> list[CheckpointEntry]:
+    """The usable checkpoints of a run, one entry for each step, in order."""
+    found = [info for info in training.checkpoints(run) if info.problem is None]
+    best = max((info.step for info in found if info.kind == "best"), default=None)
+    losses = {info.step: info.validation_loss for info in sorted(found, key=lambda i: i.validation_loss is not None)}
+    return [CheckpointEntry(step, losses[step], step == best) for step in sorted(losses)]
+
+
+class CheckpointPanel(Panel):
+    """Choose a checkpoint of a run by listening: held-out previews of each, with their scores; the best is chosen."""
 
     def __init__(self, run: Path):
-        self.run, self.message = run, widgets.Message()
-        self.entries = first_run.checkpoint_steps(run)
-        options = [(f"step {e.step}{_score(e)}{', the best' if e.best else ''}", e.step) for e in self.entries]
-        best = next((e.step for e in self.entries if e.best), None)
-        self.menu = widgets.control(
-            W.Dropdown,
-            "Checkpoint",
-            "t-checkpoint",
-            "which one to export",
-            options=options,
-            value=best if best is not None else (options[-1][1] if options else None),
-        )
-        self.menu.layout.width, self.menu.style.description_width = "min(430px, 98%)", "90px"
+        super().__init__()
+        self.previews, entries = training.previews(run), checkpoint_steps(run)
+        options, best = [], entries[-1].step if entries else None
+        for entry in entries:
+            loss = "" if entry.validation_loss is None else f", held-out loss {entry.validation_loss:.3f}"
+            options.append((f"step {entry.step}{loss}{', the best' if entry.best else ''}", entry.step))
+            best = entry.step if entry.best else best
+        size = {"width": "min(430px, 98%)", "label_width": "90px"}
+        self.menu = self.dropdown("Checkpoint", "checkpoint", "which one to export", options, value=best, **size)
         self.view = widgets.html(css_class="t-previews")
-        self.menu.observe(widgets.guarded(self.message)(lambda _: self._show()), "value")
-        super().__init__([self.menu, self.message.widget, self.view])
-        widgets.guarded(self.message)(self._show)()
+        self.on_change(self._show, self.menu)
+        self.lay_out(self.menu, self.message.widget, self.view)
+        self.message.guard(self._show)()
 
     @property
     def value(self) -> int | str:
@@ -298,84 +281,74 @@ class CheckpointPanel(widgets.Panel):
 
     def _show(self):
         self.view.value = ""  # if something fails, no sound of another step stays
-        entry = next((e for e in self.entries if e.step == self.menu.value), None)
-        if entry is None:
+        previews = [preview for preview in self.previews if preview.step == self.menu.value]
+        if self.menu.value is None:
             self.message.show("There is no usable checkpoint yet; train first.", "warning")
-            return
-        if not entry.previews:
-            some = any(e.previews for e in self.entries)
+        elif previews:
+            self.message.show("")
+            self.view.value = "".join(map(_preview_html, previews))
+        elif self.previews:
+            self.message.show("No previews were made at this step; choose another one to listen.")
+        else:
             self.message.show(
-                "No previews were made at this step; choose another one to listen."
-                if some
-                else "No previews yet: the training stopped before its first validation. Train longer; until then "
+                "No previews yet: the training stopped before its first validation. Train longer; until then "
                 "play the reconstruction above."
             )
-            return
-        self.message.show("")
-        rows = ""
-        for preview in entry.previews:
-            original, rate_hz = first_run.read_preview(preview.original)
-            made, _ = first_run.read_preview(preview.path)
-            rows += page.flow(
-                page.player(original, rate_hz, f"Held-out piece {preview.number}"),
-                page.player(made, rate_hz, f"Step {entry.step}", f"loss {preview.score:.3f}"),
-            )
-        self.view.value = rows
 
 
-def _score(entry) -> str:
-    return "" if entry.validation_loss is None else f", held-out loss {entry.validation_loss:.3f}"
+def _preview_html(preview) -> str:
+    original, made = audio.read(preview.original), audio.read(preview.path)
+    return page.flow(
+        page.player(original.samples, original.sample_rate_hz, f"Held-out piece {preview.number}"),
+        page.player(made.samples, made.sample_rate_hz, f"Step {preview.step}", f"loss {preview.score:.3f}"),
+    )
 
 
-def choose_checkpoint(run: Path) -> CheckpointPanel:
-    """The checkpoint menu of a run, the best one chosen."""
-    panel = CheckpointPanel(run)
-    widgets.only_one("checkpoint", panel)
-    return panel
+def export(run: Path, base, which: str | int = "best", name: str = "", data: Any = None) -> Path:
+    """Write the instrument into ``base.instruments``, unless this very one is there already; with a link.
 
-
-def export(run: Path, base, which="best", name: str = "", data=None) -> Path:
-    """Write the instrument into ``base.instruments``, where nothing is overwritten; shows the path and a link."""
-    path, note = first_run.export(run, base, which, name, data)
-    display(HTML(page.notice(note, "done") + page.download_link(path)))
+    ``which`` is ``best``, ``last`` or a step; ``name`` that of the instrument and its file, the run's if empty. With
+    its dataset ``data``, a diffusion instrument keeps the content for retrieval. Returns the file.
+    """
+    name = filesystem.safe_name(name or run.name)
+    _, record = training.load_model(run, which)
+    wanted = (name, record["step"], record["metrics"]["validation_loss"])
+    for entry in instrument.list_folder(base.instruments):
+        if (entry.name, entry.info.get("trained_steps"), entry.info.get("validation_loss")) == wanted:
+            path, note = entry.path, f"This instrument, step {record['step']}, was exported before: {entry.path}"
+            break
+    else:
+        path = training.export(run, base.instruments / f"{name}.zip", which, name, dataset=data)
+        note = f"The instrument, from step {record['step']}, is {path}"
+    widgets.show(page.notice(note, "done") + page.download_link(path))
     return path
 
 
 def compare_runs(base) -> HTML:
     """Curves of all runs, one picture for each kind of loss, and the values at the last step."""
     groups, problems = ddsp_inspection.runs_by_loss(base.runs)
-    parts = [page.notice(f"No run in {base.runs} has curves yet.")] if not groups else []
+    parts = [] if groups else [page.notice(f"No run in {base.runs} has curves yet.")]
+    columns = ["run", ">last step", ">training loss there", ">held-out loss", ">at step"]
     for loss, runs in groups.items():
-        parts.append(page.heading(loss))
-        key, title = ("validation_loss", "Held-out recordings") if _measured(runs) else ("loss", "Training")
-        drawing = plots.png(plots.compare_runs(runs, key, title, "loss"))
-        parts.append(page.picture(drawing, f"{title}: curves of {', '.join(runs)}"))
-        rows = [
-            [name, int(curves["step"][-1]), f"{curves['last']:.3f}", *_last_validation(curves)]
-            for name, curves in runs.items()
-        ]
-        parts.append(page.table(["run", ">last step", ">training loss there", ">held-out loss", ">at step"], rows))
-    parts += [page.paragraph(problem) for problem in problems]
-    return HTML("".join(parts))
+        rows = []
+        for name, curves in runs.items():
+            losses = list(zip(curves["validation_loss"], curves["validation_step"], strict=True)) or [(None, "–")]
+            last = [curves["step"][-1], widgets.number(curves["last"])]
+            rows.append([name, *last, widgets.number(losses[-1][0]), losses[-1][1]])
+        measured = any(row[-1] != "–" for row in rows)
+        key, title = ("validation_loss", "Held-out recordings") if measured else ("loss", "Training")
+        figure = plots.compare_runs(runs, key, title, "loss")
+        parts += [page.heading(loss), widgets.drawing(figure, f"{title}: curves of {', '.join(runs)}")]
+        parts.append(page.table(columns, rows))
+    return HTML("".join([*parts, *map(page.paragraph, problems)]))
 
 
-def _measured(runs: dict) -> bool:
-    return any(len(curves["validation_step"]) for curves in runs.values())
-
-
-def _last_validation(curves: dict) -> list:
-    if not len(curves["validation_step"]):
-        return ["–", "–"]
-    return [f"{curves['validation_loss'][-1]:.3f}", int(curves["validation_step"][-1])]
-
-
-def z_map(run: Path, data, which="best") -> HTML:
+def z_map(run: Path, data) -> HTML:
     """A map of z paths for models that have z; for others a sentence."""
-    model, _ = training.load_model(run, which)
+    model, _ = training.load_model(run, "best")
     paths = ddsp_inspection.z_paths(model, data)
     if not paths:
-        return HTML(
-            page.notice("This model has no z, so there is no map to draw. The presets ddsp_small and ddsp_z have it.")
-        )
-    drawing = plots.png(ddsp.z_map(paths, "Paths of recordings through z"))
-    return HTML(page.picture(drawing, "two-dimensional map of z paths", 760))
+        note = "This model has no z, so there is no map to draw. The presets ddsp_small and ddsp_z have it."
+        return HTML(page.notice(note))
+    figure = plots.z_map(paths, "Paths of recordings through z")
+    return HTML(widgets.drawing(figure, "two-dimensional map of z paths", 760))

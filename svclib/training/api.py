@@ -5,7 +5,6 @@ resumed on the CPU ends with the same bits as one that never stopped.
 """
 
 import dataclasses
-import math
 import secrets
 import time
 from collections.abc import Callable
@@ -20,31 +19,20 @@ from svclib.features.extract import ConditionInputs
 from svclib.models import instrument
 from svclib.models.diffusion.denoiser import CHUNK_FRAMES
 from svclib.training.checkpoints import CheckpointInfo, listing, load_model, now
-from svclib.training.device import device_summary
-from svclib.training.resume import fits, pin_content_encoder
+from svclib.training.resume import fits as fits
+from svclib.training.resume import pin_content_encoder
 from svclib.training.run_lock import RunLock
-from svclib.training.run_log import LogReader, curves
-from svclib.training.session import RunResult, SessionOptions, Status, StopRequest, TrainingSettings
+from svclib.training.run_log import LogReader as LogReader
+from svclib.training.run_log import curves as curves
+from svclib.training.run_log import previews as previews
+from svclib.training.session import RunResult, SessionOptions, Status, StopRequest
+from svclib.training.session import TrainingSettings as TrainingSettings
+from svclib.training.session import device_summary as device_summary
 from svclib.training.trainer import Trainer
-from svclib.training.validate import previews
 from svclib.utils import config, filesystem
 from svclib.utils.errors import TrainingError
 
-__all__ = [
-    "LogReader",
-    "RunResult",
-    "SessionOptions",
-    "Status",
-    "TrainingSettings",
-    "checkpoints",
-    "curves",
-    "device_summary",
-    "export",
-    "fits",
-    "load_model",
-    "previews",
-    "train",
-]
+_ENDED = {"minutes": "Time is up", "interrupted": "Interrupted", "cancelled": "Stopped"}
 
 
 def train(
@@ -66,8 +54,7 @@ def train(
         preset: Settings. ``features`` and ``model`` of a run never change, ``training`` may.
         on_progress: Called about five times a second and with every message.
         cancelled: Called before every step; True stops like an interrupt.
-        **options: Fields of :class:`SessionOptions`: ``steps``, ``minutes``, ``seed``, ``device``, ``init``,
-            ``from_step``, ``allow_changed_dataset``, ``take_over``, ``score``.
+        **options: Fields of :class:`SessionOptions`.
 
     Returns:
         The step reached and the reason why it ended.
@@ -76,7 +63,7 @@ def train(
         TrainingError: if it cannot start or resume, another machine trains this run, or the loss is not finite.
     """
     options = SessionOptions(**options)
-    dataset = dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset)
+    dataset = _opened(dataset)
     changes = {name: v for name in ("steps", "seed") if (v := getattr(options, name)) is not None}
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
     preset = pin_content_encoder(preset, dataset.settings)
@@ -93,25 +80,31 @@ def train(
             on_progress(Status(0, preset.training.steps, message=text))
 
     with RunLock(run, secrets.token_hex(3), options.take_over, log_message) as lock:
-        dataset = local_copy(dataset, log_message)
-        trainer = Trainer(dataset, run, preset, options, on_progress, lock.session_id)
+        trainer = Trainer(local_copy(dataset, log_message), run, preset, options, on_progress, lock.session_id)
         trainer.log.messages[:0] = messages
-        minutes = math.inf if options.minutes is None else options.minutes
-        deadline = time.monotonic() + 60.0 * minutes  # preparation does not count
-        with trainer, StopRequest(trainer.log.announce, deadline, cancelled, lambda: bool(lock.lost)) as stop:
+        conditions = {"elsewhere": lambda: bool(lock.lost)}
+        if options.minutes is not None:
+            deadline = time.monotonic() + 60.0 * options.minutes  # preparation does not count
+            conditions = {"minutes": lambda: time.monotonic() > deadline, **conditions}
+        if cancelled is not None:
+            conditions["cancelled"] = cancelled
+        with trainer, StopRequest(trainer.log.announce, conditions) as stop:
             trainer.fit(stop)
         return _result(trainer, stop.why, lock.lost)
 
 
+def _opened(dataset: Any) -> Any:
+    return Dataset.open(dataset) if isinstance(dataset, (str, Path)) else dataset
+
+
 def _result(trainer: Trainer, reason: str, lost: str) -> RunResult:
     step, steps = trainer.step, trainer.settings.steps
-    ended = {"minutes": "Time is up", "interrupted": "Interrupted", "cancelled": "Stopped"}
     if not reason:
         message = f"Finished: step {step} of {steps} in '{trainer.run}'."
     elif reason == "elsewhere":
         message = f"{lost} Saved at step {step} of {steps}."
     else:
-        message = f"{ended[reason]}: saved at step {step} of {steps}. Run the same again to go on from there."
+        message = f"{_ENDED[reason]}: saved at step {step} of {steps}. Run the same again to go on from there."
     if trainer.writer.fallback_reason:
         message += (
             f" But the run's folder cannot be written ({trainer.writer.fallback_reason}): the last checkpoints lie on "
@@ -120,8 +113,8 @@ def _result(trainer: Trainer, reason: str, lost: str) -> RunResult:
         )
     trainer.log.announce(message)
     trainer.log.report(force=True)
-    loss, held_out = trainer.loss, trainer.validation_loss
-    return RunResult(trainer.run, step, steps, loss, held_out, reason or "finished", message, trainer.log.messages)
+    losses = (trainer.loss, trainer.validation_loss)
+    return RunResult(trainer.run, step, steps, *losses, reason or "finished", message, trainer.log.messages)
 
 
 def checkpoints(run: str | Path) -> list[CheckpointInfo]:
@@ -147,12 +140,12 @@ def export(
         which: ``best``, ``last`` or a step.
         name: Display name; the file's or the run's name by default.
         vocoder: A ``harmonic`` instrument to embed in a diffusion instrument in place of the one trained with it.
-        overwrite: Replace a file of that name.
+        overwrite: Replace a file of that name; else ``NAME 2.zip`` is made if it is taken.
         dataset: The ``Dataset`` or its folder; adds the retrieval codebook of its content to a diffusion instrument.
         **info: Texts for people: ``licence``, ``consent`` of the person whose voice it is, ``created`` (a date).
 
     Returns:
-        The file; ``NAME 2.zip`` if the name was taken and ``overwrite`` is False.
+        The file.
 
     Raises:
         TrainingError, ModelError: if there is no such checkpoint or it cannot be an instrument.
@@ -161,7 +154,7 @@ def export(
     if vocoder is not None:
         _embed(model, vocoder)
     if dataset is not None and model.settings.kind == "diffusion":
-        _add_codebook(model, dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset))
+        _add_codebook(model, _opened(dataset))
     out = Path(out)
     if out.suffix != ".zip":
         out = out / f"{filesystem.safe_name(name or Path(run).name)}.zip"

@@ -1,7 +1,7 @@
 """Saves the checkpoints of a session: schedule, retries, and a local folder while the run's folder cannot be written.
 
-A mounted Drive can be disconnected or full for hours. Training continues: checkpoints and log lines go to a local
-folder and are copied to the run's folder as soon as it is writable again, by this session or the next one.
+A mounted Drive can be disconnected or full for hours: checkpoints and log lines go to a local folder and are copied to
+the run's folder as soon as it is writable again, by this session or the next one.
 """
 
 import hashlib
@@ -27,11 +27,6 @@ def local_folder(run: str | Path) -> Path:
     return Path(tempfile.gettempdir()) / f"svclib-kept-{key}"
 
 
-def local_log(run: str | Path) -> Path:
-    """The local file for log lines."""
-    return local_folder(run) / "metrics.jsonl"
-
-
 def newest(run: str | Path, run_id: str, step: int | None = None) -> Checkpoint | None:
     """The newest usable local checkpoint of this run, or None."""
     if not filesystem.is_own_folder(local_folder(run)):
@@ -45,8 +40,7 @@ def newest(run: str | Path, run_id: str, step: int | None = None) -> Checkpoint 
 def sync_back(run: str | Path, run_id: str) -> list[str]:
     """Move the local checkpoints of a run into its folder, verifying each copy before the original is deleted.
 
-    Checkpoints of any other run stay. Returns the moved file names, oldest first; raises StorageError, with every local
-    file intact, if the run's folder cannot be written.
+    Returns the moved file names, oldest first; StorageError, with every local file intact, if it cannot be written.
     """
     if not filesystem.is_own_folder(local_folder(run)):
         return []
@@ -56,13 +50,9 @@ def sync_back(run: str | Path, run_id: str) -> list[str]:
             continue
         target = Path(run) / "checkpoints" / info.path.name
         if not filesystem.exists(atomic_store.marker_path(target)):
+            data = filesystem.read_bytes(info.path)
             marker = {k: v for k, v in info.marked.info.items() if k not in ("bytes", "sha256")}
-
-            def write(part: Path, info=info) -> str:
-                atomic_store.commit_bytes(part, filesystem.read_bytes(info.path))
-                return info.marked.info["sha256"]
-
-            atomic_store.put_marked(target, write, marker)
+            atomic_store.put_marked(target, lambda part, data=data: atomic_store.write_bytes(part, [data]), marker)
         atomic_store.remove_marked(info.marked)
         moved.append(info.path.name)
     return moved
@@ -75,18 +65,10 @@ def remove_if_empty(run: str | Path) -> None:
 
 
 class CheckpointWriter:
-    """Saves the checkpoints of one session.
+    """Saves the checkpoints of the session that begins at a ``ResumePoint``.
 
-    Args:
-        run: The run's folder.
-        start: The ``ResumePoint`` of the session.
-        session_id: Part of the checkpoints' file names.
-        settings: ``TrainingSettings`` with the schedule.
-        log_message: Receives a message when something cannot be written, and when it was copied back.
-
-    Attributes:
-        saved_step, saved_at: The last committed step, or None, and its time in this session.
-        fallback_reason: Why checkpoints go to the local disk at present; empty while the run's folder is writable.
+    ``saved_step`` and ``saved_at`` are the last committed step, or None, and its time in this session;
+    ``fallback_reason`` is the reason why checkpoints go to the local disk at present, or is empty.
     """
 
     def __init__(self, run: Path, start: Any, session_id: str, settings: Any, log_message: Callable[[str], None]):
@@ -110,25 +92,25 @@ class CheckpointWriter:
         """True if an action succeeds; an error of the disk is logged only, as training goes on."""
         try:
             action()
-            return True
         except OSError as error:
             saved = "nothing yet" if self.saved_step is None else f"step {self.saved_step}"
             self.log_message(f"{error} Training goes on and tries again; saved so far: {saved}.")
             return False
+        return True
 
     def identify(self, identity: dict) -> None:
         """Write the run's identity into ``run.json`` unless it is there."""
-        self._identity = checkpoints.run_identity(self.run)
-        first_saved = {k: v for k, v in self._identity.items() if k == "first_saved"}
-        if self._identity != {**identity, **first_saved}:
-            self._identity = {**identity, **first_saved}
+        found = checkpoints.run_identity(self.run)
+        self._identity = {**identity, **({"first_saved": found["first_saved"]} if "first_saved" in found else {})}
+        if found != self._identity:
             atomic_store.write_json(self.run / "run.json", self._identity)
 
     def note_saved(self, step: int) -> None:
         """Record in ``run.json`` that a checkpoint exists: if Drive lists none later, no new run begins."""
         if "first_saved" not in self._identity:
-            atomic_store.write_json(self.run / "run.json", {**self._identity, "first_saved": [step]})
-            self._identity["first_saved"] = [step]
+            identity = {**self._identity, "first_saved": [step]}
+            atomic_store.write_json(self.run / "run.json", identity)
+            self._identity = identity
 
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a complete checkpoint to the run's folder, or else to the local disk; False if both fail."""
@@ -151,33 +133,29 @@ class CheckpointWriter:
 
     def sync_back(self) -> None:
         """Move local checkpoints to the run's folder; raises StorageError if it cannot be written."""
-        moved = sync_back(self.run, self.run_id)
-        if moved:
+        if moved := sync_back(self.run, self.run_id):
             self.log_message(f"'{self.run}' can be written again: {len(moved)} checkpoints were copied there.")
         self.fallback_reason = ""
 
     def prune(self) -> None:
         """Delete old checkpoints in the folder in use."""
-        checkpoints.prune(
-            self.local if self.fallback_reason else self.folder, self.run_id, self.settings.keep_checkpoints
-        )
+        folder = self.local if self.fallback_reason else self.folder
+        checkpoints.prune(folder, self.run_id, self.settings.keep_checkpoints)
 
     def _save(self, checkpoint: Checkpoint) -> None:
         try:
             self.sync_back()
             checkpoints.save(self.folder, checkpoint, "last", self.session_id)
-            return
-        except OSError as failed:
-            error = failed
-        try:
-            checkpoints.save(self._made_local(), checkpoint, "last", self.session_id)
-        except OSError:
-            raise error from None
-        self.fallback_reason = str(error)
-        self.log_message(
-            f"{error} Training goes on. Step {checkpoint.record['step']} is kept on this machine only, in "
-            f"'{self.local.parent}', and copied as soon as '{self.run}' can be written again."
-        )
+        except OSError as error:
+            try:
+                checkpoints.save(self._made_local(), checkpoint, "last", self.session_id)
+            except OSError:
+                raise error from None
+            self.fallback_reason = str(error)
+            self.log_message(
+                f"{error} Training goes on. Step {checkpoint.record['step']} is kept on this machine only, in "
+                f"'{self.local.parent}', and copied as soon as '{self.run}' can be written again."
+            )
 
     def _made_local(self) -> Path:
         self.local.parent.mkdir(mode=0o700, exist_ok=True)

@@ -1,8 +1,8 @@
 """Checkpoints of a run: file format, saving, retention, and loading of the newest usable one.
 
-A checkpoint is one safetensors file. Its tensors are model, EMA and optimiser; its metadata hold the record (run, step,
-settings, versions) as JSON and the SHA-256 of record and tensors. ``RUN/checkpoints`` holds three kinds, each committed
-by a marker with its SHA-256 (``atomic_store.put_marked``):
+A checkpoint is one safetensors file of model, EMA and optimiser; its metadata hold the record (run, step, settings,
+versions) as JSON and the SHA-256 of record and tensors. ``RUN/checkpoints`` holds three kinds, each committed by a
+marker (``atomic_store.put_marked``):
 
     ck-STEP-WRITER.safetensors       complete training state: training resumes from it
     best-STEP-WRITER.safetensors     EMA weights of the best validation: lowest loss or highest score
@@ -23,8 +23,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -37,17 +35,7 @@ from svclib.utils.errors import StorageError, TrainingError
 from svclib.utils.serialization import from_dict, to_dict
 
 FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
-MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors library
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors library when it reads
 PREFIXES = {"last": "ck", "best": "best", "history": "history"}
 UPLOAD_LAG_S = 1800.0
 _OWN_NAME = re.compile(r"(ck|best|history)-\d{8}-[0-9a-f]{6,12}\.safetensors")
@@ -75,12 +63,9 @@ class CheckpointInfo:
     """One checkpoint file of a run.
 
     Attributes:
-        step: Optimiser steps done.
-        path: The file.
-        kind: ``last`` (complete state), ``best`` or ``history`` (weights only).
-        validation_loss: Held-out loss at that step, if it was measured.
+        kind: A key of ``PREFIXES``.
         problem: None, or why it cannot be used. Contents are verified when it is loaded.
-        run_id, generation: The run it belongs to, and how often that run was resumed from an earlier step.
+        generation: How often the run was resumed from an earlier step.
     """
 
     step: int
@@ -101,46 +86,32 @@ class CheckpointInfo:
 # The file -------------------------------------------------------------------------------------------------------------
 
 
-def pack(checkpoint: Checkpoint) -> list[bytes | memoryview]:
-    """Serialise a checkpoint as the parts of a safetensors file, with record and checksum in its metadata.
-
-    The tensors are not copied (a checkpoint may be large), so write the parts before the next step changes them.
-    """
+def pack(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint as a safetensors file, with record and checksum in its metadata."""
     text = json.dumps(checkpoint.record, ensure_ascii=False, allow_nan=False, sort_keys=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
-    header: dict[str, dict] = {"__metadata__": {"record": text, "sha256": _digest(text, tensors)}}
-    offset = 0
-    ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # keeps every tensor aligned
-    for name in ordered:
-        shape, end = list(tensors[name].shape), offset + tensors[name].nbytes
-        header[name] = {"dtype": DTYPES[tensors[name].dtype], "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    if len(head) > MAX_HEADER_BYTES:
+    data = safetensors.torch.save(tensors, {"record": text, "sha256": _digest(text, tensors)})
+    if (size := int.from_bytes(data[:8], "little")) > MAX_HEADER_BYTES:
         raise TrainingError(
-            f"The checkpoint's record takes {len(head) / 1e6:.0f} MB; a safetensors header holds at most 100 MB. Train "
-            "on fewer recordings or singers."
+            f"The checkpoint's record takes {size / 1e6:.0f} MB; a safetensors header holds at most 100 MB.",
+            hint="Train on fewer recordings or singers.",
         )
-    return [len(head).to_bytes(8, "little"), head, *(memoryview(_bytes_of(tensors[name])) for name in ordered)]
+    return data
 
 
 def unpack(path: Path) -> Checkpoint:
-    """Read a checkpoint and verify its own checksum.
-
-    The tensors are copies: a memory map would crash the process when retention truncates the file. Raises TrainingError
-    if it cannot be used, with the reason as a clause.
-    """
+    """Read a checkpoint and verify its own checksum; TrainingError if it cannot be used, the reason is a clause."""
     try:
-        data = filesystem.read_bytes(path)
+        data = filesystem.read_bytes(path)  # a memory map would crash the process when retention truncates the file
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
         record = json.loads(metadata["record"])
+        foreign = record["format"] != FORMAT
     except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise TrainingError(f"it cannot be read ({str(error)[:160]})") from None
-    except (KeyError, TypeError, AttributeError):
-        raise TrainingError("it was not written by svclib's training") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    except (KeyError, TypeError):
+        foreign = True
+    if foreign:
         raise TrainingError("it was not written by svclib's training")
     if record.get("format_version", 0) > FORMAT_VERSION:
         raise TrainingError("it was written by a newer svclib; update svclib")
@@ -151,15 +122,10 @@ def unpack(path: Path) -> Checkpoint:
 
 def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(_bytes_of(tensor))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 # The record -----------------------------------------------------------------------------------------------------------
@@ -223,59 +189,45 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
 def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str = "") -> CheckpointInfo:
     """Commit a checkpoint under a new name; StorageError, with every earlier file untouched, if that fails.
 
-    ``kind``, a key of ``PREFIXES``: ``last`` keeps everything, ``best`` and ``history`` the EMA weights only.
-    ``writer``: hexadecimal name of the session, part of the file name.
+    ``kind`` is a key of ``PREFIXES``: ``last`` keeps everything, ``best`` and ``history`` the EMA weights only.
     """
+    record, tensors = {**checkpoint.record, "kind": kind, "saved": now()}, checkpoint.tensors
     if kind != "last":
-        record = {k: v for k, v in checkpoint.record.items() if k not in ("optimizer", "scaler")}
-        tensors = {k: v for k, v in checkpoint.tensors.items() if k.startswith("ema.")}
-        checkpoint = Checkpoint(record, tensors)
-    record = {**checkpoint.record, "kind": kind, "saved": now()}
-    parts = pack(Checkpoint(record, checkpoint.tensors))
-    filesystem.free_space_check(folder, sum(map(len, parts)) + (16 << 20))
+        record = {k: v for k, v in record.items() if k not in ("optimizer", "scaler")}
+        tensors = {k: v for k, v in tensors.items() if k.startswith("ema.")}
+    data = pack(Checkpoint(record, tensors))
+    filesystem.free_space_check(folder, len(data) + (16 << 20))
     name = f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
     marker = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
     marker["validation_loss"] = record["metrics"]["validation_loss"]
-
-    def write(part: Path) -> str:
-        atomic_store.commit_bytes(part, *parts)
-        digest = hashlib.sha256()
-        for data in parts:
-            digest.update(data)
-        return digest.hexdigest()
-
-    return _info(atomic_store.put_marked(folder / name, write, marker), kind)
+    return _info(atomic_store.put_marked(folder / name, lambda p: atomic_store.write_bytes(p, [data]), marker), kind)
 
 
-def prune(folder: Path, run_id: str, keep: int) -> list[str]:
-    """Delete all but the ``keep`` newest checkpoints and the newest best of a run; returns the deleted names.
+def prune(folder: Path, run_id: str, keep: int) -> None:
+    """Delete checkpoints of a run that are older than ``keep`` committed ones, and all but the newest best.
 
-    Only files older than ``keep`` committed ones and named by svclib are deleted, never those of other runs. On Drive,
-    which uploads later, those of the last half hour stay, up to three times as many.
+    Never files of other runs or names. On Drive, which uploads later, those of the last half hour stay, up to three
+    times as many.
     """
     found, on_drive = listing(folder), filesystem.on_drive(folder)
-    removed = []
     for kind, count in (("last", keep), ("best", 1)):
         own = [c for c in found if c.kind == kind and c.run_id in (run_id, "")]
         good = [c for c in own if c.problem is None]
         if len(good) < count:
             continue
         oldest = good[-count]
-        older = [c for c in own if c.order < oldest.order if c.run_id]
+        older = [c for c in own if c.run_id and c.order < oldest.order]
         older += [c for c in own if not c.run_id and c.step < oldest.step and _OWN_NAME.fullmatch(c.path.name)]
         recent = sorted((c for c in older if on_drive and _age_s(c.path) < UPLOAD_LAG_S), key=lambda c: c.order)
         for old in older:
             if old not in recent[-2 * count :]:
                 atomic_store.remove_marked(old.marked)
-                removed.append(old.path.name)
     atomic_store.remove_parts(folder)
-    return removed
 
 
 def history_due(before: int, step: int) -> bool:
     """True if a step of the series 100, 200, 500, 1000, 2000, 5000, ... lies in ``(before, step]``."""
-    marks = [m * 10**e for e in range(2, 9) for m in (1, 2, 5)]
-    return any(before < m <= step for m in marks)
+    return any(before < m * 10**e <= step for e in range(2, 9) for m in (1, 2, 5))
 
 
 def _age_s(path: Path) -> float:
@@ -290,77 +242,60 @@ def _age_s(path: Path) -> float:
 
 def listing(folder: str | Path) -> list[CheckpointInfo]:
     """Every checkpoint of a folder, oldest first; unusable ones carry their ``problem``."""
-    found = []
-    for kind, prefix in PREFIXES.items():
-        found += [_info(m, kind) for m in atomic_store.find_marked(folder, f"{prefix}-*.safetensors")]
-    return sorted(found, key=lambda c: (c.order, c.path.name))
+    files = (
+        (m, k) for k, prefix in PREFIXES.items() for m in atomic_store.find_marked(folder, f"{prefix}-*.safetensors")
+    )
+    return sorted((_info(marked, kind) for marked, kind in files), key=lambda c: (c.order, c.path.name))
 
 
 def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
-    """The newest usable checkpoint of a run, and the files that could not be used.
+    """The newest usable checkpoint of a run (None takes the only one), or that of a step, with its weights at least.
 
     Committed files come first, newest first. A file without its marker is used only if nothing else is left and it
-    matches its own checksum.
-
-    Args:
-        folder: ``checkpoints`` of the run.
-        run_id: Files of other runs are ignored; None takes the only run there is.
-        step: Load the checkpoint of this step instead of the newest; weights-only files count as well then.
-
-    Returns:
-        The checkpoint, and ``name: reason`` of each file not used; (None, []) only if the folder lists no checkpoint.
-
-    Raises:
-        TrainingError: if there are files and none can be used.
+    matches its own checksum. Also returns ``name: reason`` of each file not used; (None, []) only if the folder lists
+    no checkpoint. TrainingError if there are files and none can be used.
     """
     every = listing(folder)
-    found = [c for c in every if step is None or c.step == step]
     if not every:
         return None, []
     ids = {c.run_id for c in every if c.run_id}
     if run_id is None and len(ids) > 1:
         raise TrainingError(f"'{folder}' holds checkpoints of {len(ids)} runs and no run.json names one of them.")
-    run_id = run_id or (ids.pop() if ids else None)
+    run_id = run_id or next(iter(ids), None)
+    found = [c for c in every if step is None or c.step == step]
     if not found:
         raise TrainingError(f"There is no checkpoint of step {step}; there are: {_steps(every)}.")
-    if step is None and any(c.kind == "last" for c in found):
-        found = [c for c in found if c.kind == "last"]
+    if step is None:
+        found = [c for c in found if c.kind == "last"] or found
     unused = []
     for info in sorted(found, key=lambda c: (bool(c.marked.info), c.kind == "last", c.order), reverse=True):
         checkpoint, problem = _load(info, run_id)
         if checkpoint is None:
             unused.append(f"{info.path.name}: {problem}")
         elif info.marked.info:
-            unmarked = [c for c in found if not c.marked.info and c.step > info.step]
-            return checkpoint, unused + [f"{c.path.name}: {c.problem}" for c in unmarked]
+            later = [c for c in found if not c.marked.info and c.step > info.step]
+            return checkpoint, unused + [f"{c.path.name}: {c.problem}" for c in later]
         else:
             return checkpoint, [*unused, f"{info.path.name}: {info.problem}; it matches its own checksum and is used"]
     more = f"; {len(unused) - 3} more" if len(unused) > 3 else ""
     raise TrainingError(
-        f"'{folder}' holds {len(found)} checkpoint files, but none can be used: {'; '.join(unused[:3])}{more}. "
-        "Nothing was changed. Put back a backup of this folder, or train in another folder."
+        f"'{folder}' holds {len(found)} checkpoint files, but none can be used: {'; '.join(unused[:3])}{more}.",
+        path=folder,
+        hint="Nothing was changed. Put back a backup of this folder, or train in another folder.",
     )
 
 
 def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, dict]:
-    """A run's model with its EMA weights, in eval mode on the CPU, and its record.
+    """A run's model with its EMA weights, in eval mode on the CPU, and the checkpoint's record.
 
-    Args:
-        run: The run's folder, with ``checkpoints`` in it.
-        which: ``best`` by validation (the last if there was none), ``last``, or a step.
-
-    Returns:
-        The model, and the checkpoint's record: step, preset (with ``text``), statistics, metrics, dataset, ...
-
-    Raises:
-        TrainingError: if there is no such checkpoint, or none that can be used.
+    ``which``: ``best`` by validation (the last if there was none), ``last``, or a step. The record holds step, preset
+    (with ``text``), statistics, metrics, dataset, ... TrainingError if there is no such checkpoint that can be used.
     """
     found = listing(Path(run) / "checkpoints")
     if not found:
         raise TrainingError(f"'{run}' has no checkpoints; train it first.")
     if which in ("best", "last"):
-        kinds = [k for k in (which, "last") if any(c.kind == k for c in found)]
-        choice = [c for c in found if kinds and c.kind == kinds[0]]
+        choice = [c for c in found if c.kind == which] or [c for c in found if c.kind == "last"]
     elif str(which).isdigit():
         choice = [c for c in found if c.step == int(which)]
     else:
@@ -369,7 +304,7 @@ def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, d
     for info in reversed(choice):
         checkpoint, problem = _load(info, run_identity(run).get("run_id"))
         if checkpoint is not None:
-            return rebuild(checkpoint), checkpoint.record
+            return _rebuild(checkpoint), checkpoint.record
         problems.append(f"{info.path.name}: {problem}")
     why = f"none can be used ({'; '.join(problems)})" if problems else "there is none"
     raise TrainingError(f"Checkpoint '{which}' of '{run}': {why}. There are steps {_steps(found)}; choose another one.")
@@ -387,8 +322,7 @@ def run_identity(run: str | Path) -> dict:
     return found if isinstance(found, dict) else {"damaged": True}
 
 
-def rebuild(checkpoint: Checkpoint) -> nn.Module:
-    """The model of a checkpoint with its EMA weights, in eval mode."""
+def _rebuild(checkpoint: Checkpoint) -> nn.Module:
     preset = checkpoint.record["preset"]
     features = from_dict(FeatureSettings, preset["features"], "features")
     settings = from_dict(instrument.KINDS[preset["kind"]], preset["model"], "model")
@@ -399,31 +333,28 @@ def rebuild(checkpoint: Checkpoint) -> nn.Module:
 
 def _load(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | None, str]:
     """Verify and read one file: (checkpoint, "") or (None, reason)."""
-    foreign = "it belongs to another run"
+    marked, foreign = info.marked, "it belongs to another run"
     if info.run_id and run_id and info.run_id != run_id:
         return None, foreign
-    if info.marked.info and (problem := atomic_store.verify(info.marked)):
+    if marked.info and (problem := atomic_store.verify(marked)):
         return None, problem
     try:
         checkpoint = unpack(info.path)
     except TrainingError as error:
-        return None, str(error) if info.marked.info else f"{info.problem}, and {error}"
-    if info.marked.info and info.order != checkpoint.order:
+        return None, str(error) if marked.info else f"{info.problem}, and {error}"
+    if marked.info and info.order != checkpoint.order:
         return None, "its marker belongs to another checkpoint"
     return (None, foreign) if run_id and checkpoint.record["run_id"] != run_id else (checkpoint, "")
 
 
 def _info(marked: atomic_store.Marked, kind: str) -> CheckpointInfo:
-    marker = marked.info
-    digits = marked.path.name.split("-")[1]
-    step = marker.get("step", int(digits) if digits.isdigit() else 0)
+    marker, digits = marked.info, marked.path.name.split("-")[1]
+    step, generation = marker.get("step", int(digits) if digits.isdigit() else 0), marker.get("generation", 0)
     valid = isinstance(step, int) and isinstance(marker.get("run_id", ""), str) and "generation" in marker
     problem = marked.problem or (None if valid else "its marker was not written by svclib's training")
-    generation = marker.get("generation", 0) if isinstance(marker.get("generation", 0), int) else 0
+    step, generation = (n if isinstance(n, int) else 0 for n in (step, generation))
     loss, run_id = marker.get("validation_loss"), str(marker.get("run_id", ""))
-    return CheckpointInfo(
-        step if isinstance(step, int) else 0, marked.path, kind, loss, problem, run_id, generation, marked
-    )
+    return CheckpointInfo(step, marked.path, kind, loss, problem, run_id, generation, marked)
 
 
 def _steps(found: list[CheckpointInfo]) -> str:

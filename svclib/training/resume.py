@@ -1,9 +1,10 @@
-"""Resuming a run: selection of the checkpoint, and the differences that forbid it."""
+"""Start of a session: the checkpoint to resume from, the differences that forbid it, or initial weights."""
 
 import contextlib
 import dataclasses
 import secrets
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,9 @@ import torch
 
 from svclib import models
 from svclib.models import instrument
-from svclib.training import checkpoint_writer, run_log
-from svclib.training.checkpoints import (
-    Checkpoint,
-    describe_preset,
-    listing,
-    new_record,
-    newest,
-    recording_hashes,
-    restore_optimizer,
-    run_identity,
-)
+from svclib.training import checkpoint_writer, checkpoints, run_log
+from svclib.training.checkpoints import Checkpoint, newest
+from svclib.training.session import BASE, SessionOptions
 from svclib.utils import config, filesystem
 from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import from_dict, to_dict
@@ -45,17 +38,21 @@ class ResumePoint:
 
 
 def find_checkpoint(
-    run: Path, preset: config.Preset, dataset: Any, device: str, from_step: int | None, allow_changed_dataset: bool
+    run: Path, preset: config.Preset, dataset: Any, device: str, options: SessionOptions
 ) -> ResumePoint:
     """The newest usable checkpoint of a run, or a new run if neither the folder nor the log knows of one.
 
-    ``from_step`` resumes from the checkpoint of that step, as a new generation. TrainingError if there are checkpoints
-    but none can be used, the log lists checkpoints that are not there, or architecture or dataset differ.
+    ``options.from_step`` resumes from that step, as a new generation. TrainingError if there are checkpoints but none
+    can be used, the log lists checkpoints that are not there, or architecture or dataset differ.
     """
-    folder, identity, messages = run / "checkpoints", run_identity(run), []
+    identity, from_step, messages, local = checkpoints.run_identity(run), options.from_step, [], None
     if run_id := identity.get("run_id"):
-        messages = _sync_back(run, run_id)
-    local = checkpoint_writer.newest(run, run_id, from_step) if run_id else None
+        try:
+            if moved := checkpoint_writer.sync_back(run, run_id):
+                messages.append(f"{len(moved)} checkpoints kept on this machine were copied to '{run}'.")
+        except OSError as error:
+            messages.append(f"{error} Local checkpoints stay on this machine for now.")
+        local = checkpoint_writer.newest(run, run_id, from_step)
     try:
         found, unused = _newest(run, run_id, from_step)
     except TrainingError as error:
@@ -64,10 +61,8 @@ def find_checkpoint(
         found, unused = None, [str(error)]
     messages += [f"Not used: {reason}." for reason in unused]
     if local is not None and (found is None or local.order > found.order):
-        found = local
-        messages.append(
-            f"Step {found.record['step']} lies on this machine only, in '{checkpoint_writer.local_folder(run)}'."
-        )
+        found, kept = local, checkpoint_writer.local_folder(run)
+        messages.append(f"Step {found.record['step']} lies on this machine only, in '{kept}'.")
     if found is None:
         _require_new(run, identity, from_step)
         if filesystem.on_drive(run):
@@ -75,12 +70,12 @@ def find_checkpoint(
                 f"A new run begins: '{run}' shows no checkpoint. If there should be one, stop now and wait: after a "
                 "disconnect Drive may take a while to show everything."
             )
-        return ResumePoint(None, identity.get("run_id") or secrets.token_hex(8), 0, 0, messages)
+        return ResumePoint(None, run_id or secrets.token_hex(8), 0, 0, messages)
     record = found.record
-    messages += _compare(run, record, preset, dataset, device, allow_changed_dataset)
+    messages += _compare(run, record, preset, dataset, device, options.allow_changed_dataset)
     generation = record["generation"]
     if from_step is not None:
-        generation = 1 + max([generation, *(c.generation for c in listing(folder))])
+        generation = 1 + max([generation, *(c.generation for c in checkpoints.listing(run / "checkpoints"))])
     return ResumePoint(found, record["run_id"], generation, record["step"], messages)
 
 
@@ -95,8 +90,23 @@ def restore(
         scaler.load_state_dict(record["scaler"])
     if "optimizer" not in record:
         return ["This checkpoint holds weights only: the optimiser starts afresh."]
-    restore_optimizer(optimizer, checkpoint.part("optimizer"), record["optimizer"])
+    checkpoints.restore_optimizer(optimizer, checkpoint.part("optimizer"), record["optimizer"])
     return []
+
+
+def initialise(model: torch.nn.Module, init: str | Path | None, preset: config.Preset) -> dict | None:
+    """Initial weights from an instrument of the same architecture, or (``BASE``) the base model where it is one.
+
+    Returns the name and hash of the instrument, None for fresh weights.
+    """
+    path = base_model(preset) if init == BASE else init
+    if path is None:
+        return None
+    other = instrument.open(path)
+    if differ := architecture_differences(other, preset):
+        raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
+    init_from(model, other.model)
+    return {"name": other.name, "sha256": other.sha256}
 
 
 def base_model(preset: config.Preset) -> Path | None:
@@ -109,13 +119,13 @@ def base_model(preset: config.Preset) -> Path | None:
 def architecture_differences(other: instrument.Instrument, preset: config.Preset) -> str:
     """Differences of an instrument and a preset in features or in the meaning of weights; empty if there are none."""
     for theirs, mine in ((other.model.settings, preset.model), (other.features, preset.features)):
-        records = [{k: v for k, v in to_dict(x).items() if k not in _RETRAINABLE} for x in (theirs, mine)]
+        records = [to_dict(theirs), to_dict(mine)]
         for record in records:
             if record.get("content") == "whisper":
                 record["content"] = "words"  # the same code space
             if (record.get("units") or {}).get("kind") == "whisper":
                 record["units"] = None
-        if differ := differences(*records):
+        if differ := differences(*records, ignored=_RETRAINABLE):
             return differ
     return ""
 
@@ -137,9 +147,7 @@ def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
 def fits(dataset_settings: Any, preset: config.Preset) -> str | None:
     """None if a dataset has the features a preset needs, else a sentence that names the differences."""
     have, need = to_dict(dataset_settings), to_dict(preset.features)
-    for name in ("mel", "units"):
-        if need[name] is None:
-            have[name] = None
+    have |= {name: None for name in ("mel", "units") if need[name] is None}
     if need["units"] and have["units"] and not need["units"]["fingerprint"]:
         need["units"]["fingerprint"] = have["units"]["fingerprint"]
     if not (differ := differences(have, need)):
@@ -155,29 +163,33 @@ def pin_content_encoder(preset: config.Preset, dataset_settings: Any) -> config.
     return dataclasses.replace(preset, features=dataclasses.replace(preset.features, units=have))
 
 
-def differences(old: dict, new: dict) -> str:
+def differences(old: dict, new: dict, ignored: Collection[str] = ()) -> str:
     """``n_harmonics 100 there, 60 here; ...`` or an empty string."""
-    keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    keys = [k for k in {**old, **new} if old.get(k) != new.get(k) and k not in ignored]
     return "; ".join(f"{k} {old.get(k)} there, {new.get(k)} here" for k in keys)
 
 
 def _require_new(run: Path, identity: dict, from_step: int | None) -> None:
     """Refuse to begin a new run where log or run.json know of checkpoints."""
-    events = run_log.LogReader(run).events
-    saved = [e["step"] for e in events if e["event"] == "saved"] or identity.get("first_saved", [])
-    if not saved and "damaged" not in identity and from_step is None:
+    saved = [e["step"] for e in run_log.LogReader(run).events if e["event"] == "saved"]
+    if saved := saved or identity.get("first_saved", []):
+        why = f"its log says that step {saved[-1]} was saved"
+    elif "damaged" in identity:
+        why = "its run.json is damaged"
+    elif from_step is not None:
+        why = f"step {from_step} was asked for"
+    else:
         return
-    why = "its run.json is damaged" if "damaged" in identity else f"step {from_step} was asked for"
-    why = f"its log says that step {saved[-1]} was saved" if saved else why
     raise TrainingError(
-        f"'{run / 'checkpoints'}' shows no checkpoint, but {why}. On Drive, wait until the folder has loaded and try "
-        "again; or give a new run another folder."
+        f"'{run / 'checkpoints'}' shows no checkpoint, but {why}.",
+        path=run,
+        hint="On Drive, wait until the folder has loaded and try again; or give a new run another folder.",
     )
 
 
 def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, device: str, allowed: bool) -> list[str]:
     """Refuse another architecture or, unless allowed, another dataset; returns messages on other differences."""
-    then, today, messages = record["preset"], describe_preset(preset), []
+    then, today, messages = record["preset"], checkpoints.describe_preset(preset), []
     if then["kind"] != today["kind"]:
         raise TrainingError(f"'{run}' holds a run of kind {then['kind']}; train {today['kind']} in another folder.")
     for part in ("features", "model"):
@@ -186,15 +198,19 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
             raise TrainingError(
                 f"'{run}' was begun with other settings: {differ}. Use those to resume, or another folder."
             )
-    if differ := differences({**then["training"], "steps": 0}, {**today["training"], "steps": 0}):
+    if differ := differences(then["training"], today["training"], {"steps"}):
         messages.append(f"Training settings changed since step {record['step']}: {differ}.")
     if record["dataset"]["fingerprint"] != dataset.fingerprint:
-        changes = _changes(record["dataset"]["recordings"], recording_hashes(dataset))
+        old, new = record["dataset"]["recordings"], checkpoints.recording_hashes(dataset)
+        changed = sum(old[name] != new[name] for name in old.keys() & new.keys())
+        changes = f"{len(new.keys() - old)} recordings added, {len(old.keys() - new)} removed, {changed} changed"
+        if old == new:
+            changes = "the recordings are the same, but not their split, singers or segments"
         text = f"The dataset changed since step {record['step']}: {changes}."
         if not allowed:
             raise TrainingError(f"{text} Allow the changed dataset to resume with it, or begin a new run elsewhere.")
         messages.append(f"{text} Going on with it, as asked.")
-    if record["device"] != device or record["versions"] != new_record("", 0, preset, dataset)["versions"]:
+    if record["device"] != device or record["versions"] != checkpoints.new_record("", 0, preset, dataset)["versions"]:
         messages.append("Another device or version than last time: the result is as good, but not bit-identical.")
     return messages
 
@@ -209,19 +225,3 @@ def _newest(run: Path, run_id: str | None, from_step: int | None) -> tuple[Check
             if again is not None and again.order >= found.order:
                 return again, still_unused
     return found, unused
-
-
-def _sync_back(run: Path, run_id: str) -> list[str]:
-    """Move the local checkpoints of an earlier session into the run's folder; returns messages."""
-    try:
-        moved = checkpoint_writer.sync_back(run, run_id)
-    except OSError as error:
-        return [f"{error} Local checkpoints stay on this machine for now."]
-    return [f"{len(moved)} checkpoints kept on this machine were copied to '{run}'."] if moved else []
-
-
-def _changes(old: dict[str, str], new: dict[str, str]) -> str:
-    changed = sum(old[name] != new[name] for name in old.keys() & new.keys())
-    if old == new:
-        return "the recordings are the same, but not their split, singers or segments"
-    return f"{len(new.keys() - old.keys())} recordings added, {len(old.keys() - new.keys())} removed, {changed} changed"

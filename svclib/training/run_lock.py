@@ -6,7 +6,6 @@ carries a number greater than those it found; of two live ones, the greater stay
 """
 
 import contextlib
-import datetime
 import os
 import threading
 import time
@@ -20,54 +19,34 @@ from svclib.utils.errors import TrainingError
 HEARTBEAT_S = 20.0
 WATCH_S = 28.0
 POLL_S = 1.0
-PREFIX = "lease-"
+PREFIX, SUFFIX = "lease-", ".json"
 _FIELDS = {"machine": str, "boot": str, "pid": int, "since": str, "seen": str, "beat": int, "number": int}
 _held: set[str] = set()  # sessions of this process
 
 
 class RunLock:
-    """Holds the lock of a run while the ``with`` block lasts.
+    """Holds the lock of a run while the ``with`` block lasts; of several processes the first locks for all.
 
-    Args:
-        run: Folder of the run.
-        session_id: Name of the session, as in its file names.
-        take_over: Acquire the lock even if it is held; the session that holds it saves and stops.
-        log_message: Receives messages.
-
-    Attributes:
-        lost: Empty, or the message that another session has taken over.
-
-    Raises:
-        TrainingError: on entering, if another live session holds the lock; names machine and time.
+    Entering raises TrainingError if another live session holds the lock, unless ``take_over``: then that one saves and
+    stops. ``lost`` is empty, or the message that another session has taken over.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        session_id: str,
-        take_over: bool = False,
-        log_message: Callable[[str], None] = lambda _: None,
-    ):
+    def __init__(self, run: Path, session_id: str, take_over: bool = False, log_message: Callable = lambda text: None):
         self.run, self.session_id, self.take_over, self.log_message = Path(run), session_id, take_over, log_message
-        self.lost = ""
+        self.lost, self.path = "", self._path(session_id)
         self._lock = {"machine": filesystem.host_name(), "boot": _boot(), "pid": os.getpid(), "since": now(), "beat": 0}
         self._stop, self._thread = threading.Event(), None
 
-    @property
-    def path(self) -> Path:
-        """The heartbeat file."""
-        return self.run / f"{PREFIX}{self.session_id}.json"
-
     def __enter__(self):
-        if os.environ.get("RANK", "0") != "0":  # the first process locks for all
+        if os.environ.get("RANK", "0") != "0":
             return self
         self._made = not filesystem.exists(self.run)
         try:
-            files = self._files()
+            sessions = self._sessions()
         except OSError as error:
-            files = []
+            sessions = []
             self.log_message(f"{error} The lock of the run is checked again in {HEARTBEAT_S:.0f} s.")
-        others = self._others(files)
+        others = self._others(sessions)
         live = {session: lock for session, lock in others.items() if not _dead(session, lock)}
         if live and not self.take_over and (alive := self._watch(live)):
             raise TrainingError(
@@ -75,15 +54,13 @@ class RunLock:
                 "--take-over): then that one saves and stops."
             )
         self._lock["number"] = 1 + max((lock["number"] for lock in others.values()), default=0)
-        for session, lock in others.items():
+        for session in sessions:
             if session in live and self.take_over:
-                self.log_message(f"{_described(self.run, lock)} It is taken over here.")
-            else:
-                with contextlib.suppress(OSError):
-                    atomic_store.remove(self.run / f"{PREFIX}{session}.json")
-        for path in files:
+                self.log_message(f"{_described(self.run, live[session])} It is taken over here.")
+                continue
             with contextlib.suppress(OSError):
-                if filesystem.size_of(path) == 0:  # its deletion was interrupted
+                path = self._path(session)
+                if session in others or filesystem.size_of(path) == 0:  # 0: its deletion was interrupted
                     atomic_store.remove(path)
         try:
             self._beat()
@@ -133,28 +110,24 @@ class RunLock:
         self._lock |= {"beat": self._lock["beat"] + 1, "seen": now()}
         atomic_store.write_json(self.path, self._lock)
 
-    def _others(self, files: list[Path] | None = None) -> dict[str, dict]:
-        """Valid locks of other sessions, by session."""
+    def _path(self, session: str) -> Path:
+        return self.run / f"{PREFIX}{session}{SUFFIX}"
+
+    def _sessions(self) -> list[str]:
+        names = [n for n in filesystem.names(self.run) if n.startswith(PREFIX) and n.endswith(SUFFIX)]
+        return [n[len(PREFIX) : -len(SUFFIX)] for n in names]
+
+    def _others(self, sessions: list[str] | None = None) -> dict[str, dict]:
+        """Valid locks of other sessions; none while the folder cannot be listed."""
         found = {}
-        if files is None:
-            try:
-                files = self._files()
-            except OSError:
-                return {}
-        for path in files:
-            session = path.name[len(PREFIX) : -len(".json")]
-            with contextlib.suppress(OSError):
-                lock = filesystem.read_json(path)
-                if session != self.session_id and isinstance(lock, dict) and _valid(lock):
-                    found[session] = lock
+        with contextlib.suppress(OSError):
+            for session in self._sessions() if sessions is None else sessions:
+                with contextlib.suppress(OSError):
+                    lock = filesystem.read_json(self._path(session))
+                    valid = isinstance(lock, dict) and all(type(lock.get(n)) is kind for n, kind in _FIELDS.items())
+                    if valid and session != self.session_id:
+                        found[session] = lock
         return found
-
-    def _files(self) -> list[Path]:
-        return [self.run / n for n in filesystem.names(self.run) if n.startswith(PREFIX) and n.endswith(".json")]
-
-
-def _valid(lock: dict) -> bool:
-    return all(type(lock.get(name)) is kind for name, kind in _FIELDS.items())
 
 
 def _dead(session: str, lock: dict) -> bool:
@@ -165,16 +138,11 @@ def _dead(session: str, lock: dict) -> bool:
 
 
 def _described(run: Path, lock: dict) -> str:
+    since, seen = (lock[name][:30].replace("T", " ").replace("Z", " UTC") for name in ("since", "seen"))
     return (
-        f"'{run}' is being trained on {lock['machine'][:60]} (process {lock['pid']}) since {_clock(lock['since'])}, "
-        f"last heartbeat {_clock(lock['seen'])} by that machine's clock."
+        f"'{run}' is being trained on {lock['machine'][:60]} (process {lock['pid']}) since {since}, last heartbeat "
+        f"{seen} by that machine's clock."
     )
-
-
-def _clock(text: str) -> str:
-    with contextlib.suppress(ValueError):
-        return f"{datetime.datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
-    return text[:30]
 
 
 def _boot() -> str:

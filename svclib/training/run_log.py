@@ -1,14 +1,14 @@
-"""Log of a run: metrics (``metrics.jsonl``) and their curves, messages, progress, TensorBoard.
+"""Records of a run for people: metrics and their curves, messages, previews, TensorBoard.
 
 ``RUN/metrics.jsonl`` gets one line per step and is only appended to. A session that resumes from step 500 logs that as
-an event, and reading drops the steps after 500 logged before it: curves are sorted by step, without gaps or duplicates,
-even after a crash.
+an event, and reading drops the steps after 500 logged before it.
 """
 
-import array
 import bisect
 import collections
 import contextlib
+import dataclasses
+import io
 import json
 import math
 import time
@@ -17,26 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.signal
+import soundfile
 
 from svclib.training.checkpoints import now
-from svclib.training.validate import spectrogram_image
 from svclib.utils import atomic_store, filesystem
 
 FLUSH_S = 10.0
 
 
 class SessionLog:
-    """Log, messages and progress of one session.
+    """Log, messages (all, and the one shown at present) and progress of one session.
 
-    Args:
-        run: Folder of the run.
-        local: A local file for log lines while the run's folder cannot be written.
-        status: Returns the current ``Status``.
-        on_progress: Receives a ``Status``, at most five times a second, and with every message.
-        main: False in every process but the first, which alone writes and reports.
-
-    Attributes:
-        messages, message: All messages, and the one shown at present.
+    ``local`` is a file for log lines while the run's folder cannot be written; ``on_progress`` receives a ``Status``,
+    at most five times a second, and with every message. Only the first, ``main``, process writes and reports.
     """
 
     def __init__(self, run: Path, local: Path, status: Callable, on_progress: Callable | None, main: bool):
@@ -70,14 +64,15 @@ class SessionLog:
         if earlier := filesystem.read_lines(self.local):
             atomic_store.append_lines(self.path, earlier)
             atomic_store.remove(self.local)
-        if self._waiting:
-            atomic_store.append_lines(self.path, self._waiting)
-            self._waiting.clear()
+        self._append(self.path)
 
     def flush_locally(self) -> None:
         """Write the buffered lines to the local file, so that they survive this process."""
+        self._append(self.local)
+
+    def _append(self, path: Path) -> None:
         if self._waiting:
-            atomic_store.append_lines(self.local, self._waiting)
+            atomic_store.append_lines(path, self._waiting)
             self._waiting.clear()
 
     def write_step(self, step: int, loss: float, parts: dict[str, float]) -> None:
@@ -129,36 +124,29 @@ class SessionLog:
             self.tensorboard.close()
 
 
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
 class LogReader:
     """Reads the log of a run incrementally: :meth:`update` parses only the lines added since the last call.
 
-    Args:
-        run: Folder of the run.
-
-    Attributes:
-        events: Records of events (``start``, ``resume``, ``saved``, ...) in order.
-        step, loss: Sorted, of every trained step that counts.
-        validation_step, validation_loss: The same for the held-out loss.
-        figures: Of each validation, what ``SessionOptions.score`` returned.
+    ``events`` (``start``, ``resume``, ``saved``, ...) are in order; ``steps`` and ``validations``, the records of the
+    trained steps and validations that count, are sorted by step.
     """
 
     def __init__(self, run: str | Path):
         self.run, self.path = Path(run), Path(run) / "metrics.jsonl"
-        self._reset()
+        self._clear()
         self.update()
 
-    def _reset(self) -> None:
-        self._offset, self.events = 0, []
-        self.step, self.loss = array.array("q"), array.array("d")
-        self._rate, self._time, self._parts = array.array("d"), [], []
-        self.validation_step, self.validation_loss = array.array("q"), array.array("d")
-        self.figures: list[dict[str, float]] = []
+    def _clear(self) -> None:
+        self._offset, self.events, self.steps, self.validations = 0, [], [], []
 
     def update(self) -> "LogReader":
         """Read what was appended; raises StorageError if there is a log and it cannot be read."""
         size = filesystem.size_of(self.path) or 0
         if size < self._offset:  # another file
-            self._reset()
+            self._clear()
         if size == self._offset:
             return self
         with filesystem.translate_os_errors(self.path, "read"), filesystem.active.open(self.path, "rb") as file:
@@ -178,53 +166,35 @@ class LogReader:
         if "event" in record:
             self.events.append(record)
             if record["event"] in ("start", "resume") and isinstance(step, int):
-                self._truncate(step + 1)
+                _drop(self.steps, step + 1)
+                _drop(self.validations, step + 1)
         elif isinstance(step, int) and "loss" in record:
-            self._truncate(step)
-            self.step.append(step)
-            self.loss.append(record["loss"])
-            self._rate.append(record.get("steps_per_s", np.nan))
-            self._time.append(record.get("time"))
-            self._parts.append(record.get("parts", {}))
+            _drop(self.steps, step)
+            _drop(self.validations, step)
+            self.steps.append(record)
         elif isinstance(step, int) and "validation_loss" in record:
-            del self.validation_loss[bisect.bisect_left(self.validation_step, step) :]
-            del self.validation_step[len(self.validation_loss) :], self.figures[len(self.validation_loss) :]
-            self.figures.append(record.get("figures", {}))
-            self.validation_step.append(step)
-            self.validation_loss.append(record["validation_loss"])
-
-    def _truncate(self, step: int) -> None:
-        """Drop everything from a step on."""
-        n = bisect.bisect_left(self.step, step)
-        for column in (self.step, self.loss, self._rate, self._time, self._parts):
-            del column[n:]
-        n = bisect.bisect_left(self.validation_step, step)
-        del self.validation_step[n:], self.validation_loss[n:], self.figures[n:]
+            _drop(self.validations, step)
+            self.validations.append(record)
 
     def curves(self, max_points: int | None = None) -> dict[str, Any]:
-        """Curves sorted by step; see :func:`curves`.
-
-        ``max_points``: keep every n-th step only, so that at most about so many remain; the last one stays.
-        """
-        if not self.step:
+        """See :func:`curves`. ``max_points`` keeps every n-th step only, at most about so many, and the last one."""
+        if not self.steps:
             raise ValueError(f"'{self.run}' has no metrics.jsonl with losses; is it the folder of a run?")
-        stride = 1 if max_points is None else -(-len(self.step) // max_points)
-        chosen = range((len(self.step) - 1) % stride, len(self.step), stride)
+        stride = 1 if max_points is None else -(-len(self.steps) // max_points)
+        rows = self.steps[(len(self.steps) - 1) % stride :: stride]
+        ends = self.steps[:1] + self.steps[-1:]
+        figures = [r.get("figures", {}) for r in self.validations]
         identity = self.run / "run.json"
-        names = sorted({name for parts in self._parts[:1] + self._parts[-1:] for name in parts})
         return {
-            "step": np.array([self.step[i] for i in chosen]),
-            "loss": np.array([self.loss[i] for i in chosen]),
-            "steps_per_s": np.array([self._rate[i] for i in chosen]),
-            "time": [self._time[i] for i in chosen],
-            "parts": {n: np.array([self._parts[i].get(n, np.nan) for i in chosen]) for n in names},
-            "validation_step": np.array(self.validation_step, dtype=int),
-            "validation_loss": np.array(self.validation_loss, dtype=float),
-            "figures": {
-                name: np.array([row.get(name, np.nan) for row in self.figures])
-                for name in sorted({name for row in self.figures for name in row})
-            },
-            "last": self.loss[-1],
+            "step": np.array([r["step"] for r in rows]),
+            "loss": np.array([r["loss"] for r in rows]),
+            "steps_per_s": np.array([r.get("steps_per_s", np.nan) for r in rows]),
+            "time": [r.get("time") for r in rows],
+            "parts": _columns([r.get("parts", {}) for r in rows], [r.get("parts", {}) for r in ends]),
+            "validation_step": np.array([r["step"] for r in self.validations], dtype=int),
+            "validation_loss": np.array([r["validation_loss"] for r in self.validations], dtype=float),
+            "figures": _columns(figures, figures),
+            "last": self.steps[-1]["loss"],
             "loss_definition": filesystem.read_json(identity).get("loss") if identity.is_file() else None,
         }
 
@@ -232,19 +202,79 @@ class LogReader:
 def curves(run: str | Path) -> dict[str, Any]:
     """A run's curves, sorted by step; ValueError if nothing was logged there.
 
-    They are ``step``, ``loss``, ``steps_per_s``, ``time`` (UTC) and, for each part of the loss, ``parts`` name ->
-    array; ``validation_step``, ``validation_loss`` and, of the validation songs, ``figures`` name -> array; ``last``
-    (loss at the last step), and ``loss_definition`` (curves with different definitions are not comparable; None if
-    unknown).
+    They are ``step``, ``loss``, ``steps_per_s``, ``time`` (UTC) and ``parts`` of the loss (name -> array);
+    ``validation_step``, ``validation_loss`` and ``figures`` of the validation songs (name -> array); ``last`` (loss at
+    the last step), and ``loss_definition`` (only curves with the same one are comparable; None if unknown).
     """
     return LogReader(run).curves()
+
+
+def _drop(records: list[dict], step: int) -> None:
+    """Remove the records from a step on."""
+    del records[bisect.bisect_left(records, step, key=lambda r: r["step"]) :]
+
+
+def _columns(rows: list[dict], named: list[dict]) -> dict[str, np.ndarray]:
+    """Numbers by name as arrays, NaN where a row has none; the names are those of ``named``."""
+    return {n: np.array([r.get(n, np.nan) for r in rows]) for n in sorted({n for row in named for n in row})}
+
+
+# Previews -------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """One held-out segment at one step: audio file, score (loss of this segment) and the original's file."""
+
+    step: int
+    number: int
+    path: Path
+    score: float
+    original: Path
+
+
+def save_previews(run: Path, step: int, originals: list, made: list, scores: list[float], rate_hz: int) -> None:
+    """Write the reconstructions (audio ``[samples]``) of one validation and their scores to ``RUN/previews``."""
+    folder = Path(run) / "previews"
+    for number, (original, audio) in enumerate(zip(originals, made, strict=True), start=1):
+        if not (folder / f"original-{number}.wav").is_file():
+            atomic_store.commit_bytes(folder / f"original-{number}.wav", wav_bytes(original, rate_hz))
+        atomic_store.commit_bytes(folder / f"step-{step:06d}-{number}.wav", wav_bytes(audio, rate_hz))
+    scores = [round(float(s), 6) for s in scores]
+    atomic_store.write_json(folder / f"step-{step:06d}.json", {"step": step, "scores": scores})
+
+
+def previews(run: str | Path) -> list[Preview]:
+    """The previews of a run, sorted by step and number."""
+    folder, found = Path(run) / "previews", []
+    for path in folder.glob("step-*.json"):
+        saved = filesystem.read_json(path)
+        for number, score in enumerate(saved["scores"], start=1):
+            audio = folder / f"step-{saved['step']:06d}-{number}.wav"
+            if audio.is_file():
+                found.append(Preview(saved["step"], number, audio, score, folder / f"original-{number}.wav"))
+    return sorted(found, key=lambda p: (p.step, p.number))
+
+
+def wav_bytes(audio: np.ndarray, sample_rate_hz: int) -> bytes:
+    """Mono float audio ``[samples]`` as a 16-bit WAV file, clipped at full scale."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, sample_rate_hz, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def spectrogram_image(audio: np.ndarray, n_fft: int = 1024) -> np.ndarray:
+    """Log-magnitude spectrogram as grey values over 80 dB, uint8 ``[bins, frames]``, low frequencies at the bottom."""
+    audio = np.pad(np.asarray(audio, dtype=np.float64), (0, max(0, n_fft - len(audio))))
+    bins = scipy.signal.stft(audio, nperseg=n_fft, noverlap=n_fft * 3 // 4)[2]
+    level_db = 20.0 * np.log10(np.maximum(np.abs(bins), 1e-6))
+    return np.round(np.clip((level_db + 100.0) / 80.0, 0.0, 1.0)[::-1] * 255.0).astype(np.uint8)
 
 
 class TensorBoardWriter:
     """Writes TensorBoard events to the local disk and copies them to ``RUN/tensorboard`` with each checkpoint.
 
-    A session that resumes drops the events an interrupted one wrote beyond that step. Without the tensorboard package
-    nothing is written, and ``problem`` names the cause.
+    Resuming drops later events. Without the tensorboard package nothing is written, and ``problem`` names the cause.
     """
 
     def __init__(self, run: Path, step: int):
@@ -261,9 +291,8 @@ class TensorBoardWriter:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Add numbers: ``{"loss/total": 5.2, ...}``."""
-        if self.local:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
+        for name, value in values.items() if self.local else ():
+            self.writer.add_scalar(name, value, step)
 
     def preview(self, step: int, number: int, original: np.ndarray, made: np.ndarray, rate_hz: int) -> None:
         """Add original and reconstruction as audio, and their spectrograms as one image."""

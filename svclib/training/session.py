@@ -1,15 +1,18 @@
-"""Settings of a training run and of one session of it, its status, and the conditions that stop it."""
+"""One session of a training run: settings, options, device, status, result, and the conditions that stop it."""
 
 import dataclasses
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
-from svclib.models.layers import PRECISIONS
+from svclib.models.layers import PRECISIONS, resolve_precision
 from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import Settings, setting
 
@@ -29,13 +32,12 @@ class TrainingSettings(Settings):
         adam_eps: Adam's epsilon.
         clip_norm: Largest global norm of the gradient.
         ema_decay: Of the moving average of the weights, which is exported; early steps use (1 + n) / (10 + n).
-        init_average_steps: A run that starts from an instrument averages all its steps so far until ``ema_decay``
-            forgets faster, and the instrument's weights count as so many steps: they keep words that a few minutes of
-            one voice unlearn (running mean of Izmailov et al. 2018, arXiv:1803.05407, with the initial weights as in
-            Wortsman et al. 2022, arXiv:2109.01903).
+        init_average_steps: A run from an instrument averages all its steps until ``ema_decay`` forgets faster (Izmailov
+            et al. 2018, arXiv:1803.05407); the instrument's weights, which know words that a few minutes of one voice
+            unlearn, count as so many (Wortsman et al. 2022, arXiv:2109.01903).
         save_every_steps, save_every_minutes: A checkpoint is due when either has passed.
         validate_every_steps: Interval of held-out loss and previews.
-        keep_checkpoints: Newest checkpoints kept; at least 2.
+        keep_checkpoints: Newest checkpoints kept.
         precision: ``auto``: bf16 on GPUs that support it, fp16 with loss scaling on older GPUs, fp32 on the CPU.
         seed: Of everything random.
     """
@@ -63,18 +65,16 @@ class SessionOptions:
     """Options of one session of a run.
 
     Attributes:
-        steps: Total steps of the run instead of the preset's.
+        steps, seed: Instead of the preset's.
         minutes: Stop and save after so many minutes of this session.
-        seed: Instead of the preset's.
         device: ``auto``, ``cpu`` or ``cuda``.
-        init: An instrument whose weights a new run starts from; ``base``: the shipped base model where the preset
-            builds the same network, else fresh weights; None: fresh weights.
+        init: An instrument whose weights a new run starts from; None: fresh weights; ``base``: the shipped base model
+            where the preset builds the same network, else fresh weights.
         from_step: Resume from the checkpoint of this step; later checkpoints no longer count.
         allow_changed_dataset: Resume although the dataset has changed since the last session.
         take_over: Train although another machine trains this run; that one then saves and stops.
-        score: Called with the EMA model at every validation; returns figures by name, logged beside the held-out loss.
-            With a figure ``score`` the best checkpoint is that of the highest one instead of the lowest loss
-            (``conversion.evaluate``).
+        score: Returns figures of the EMA model at every validation (``conversion.evaluate``). With one called
+            ``score`` the best checkpoint is that of the highest instead of the lowest loss.
     """
 
     steps: int | None = None
@@ -114,16 +114,9 @@ class Status:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """Result of a session.
+    """Result of a session: step reached, newest losses, reason and message of its end, all messages.
 
-    Attributes:
-        run: The run's folder.
-        step, steps: Step reached, and total steps of the run.
-        loss: Of the last step, None if no step was made.
-        validation_loss: The newest, None if there was none.
-        reason: ``finished``, ``minutes``, ``interrupted``, ``cancelled`` or ``elsewhere`` (another machine took over).
-        message: The result in words, and how to resume.
-        messages: All messages of the session, in order.
+    ``reason``: ``finished``, ``minutes``, ``interrupted``, ``cancelled`` or ``elsewhere`` (another machine took over).
     """
 
     run: Path
@@ -137,25 +130,13 @@ class RunResult:
 
 
 class StopRequest:
-    """Reason to end the training loop: signal, time limit, cancellation, or another machine that took over.
+    """Reason to end the training loop: SIGINT or SIGTERM while the ``with`` block lasts, or one of named conditions.
 
-    Handles SIGINT and SIGTERM while the ``with`` block lasts: the first finishes the step, the second raises.
-
-    Args:
-        announce: Receives a message when the first signal arrives.
-        deadline: Time limit on the clock of ``time.monotonic``.
-        cancelled: Returns True to stop.
-        elsewhere: Returns True once another machine has taken over the run.
+    The first signal finishes the step, with a message to ``announce``; the second raises KeyboardInterrupt.
     """
 
-    def __init__(
-        self,
-        announce: Callable[[str], None],
-        deadline: float,
-        cancelled: Callable[[], bool] | None,
-        elsewhere: Callable[[], bool] = lambda: False,
-    ):
-        self.announce, self.deadline, self.cancelled, self.elsewhere = announce, deadline, cancelled, elsewhere
+    def __init__(self, announce: Callable[[str], None], conditions: dict[str, Callable[[], bool]]):
+        self.announce, self.conditions = announce, conditions
         self.interrupted, self.old_handlers, self.why = False, {}, ""
 
     def __enter__(self):
@@ -175,13 +156,61 @@ class StopRequest:
 
     def reason(self) -> str:
         """Empty while training should go on; the first reason stays."""
-        if not self.why:
-            if self.interrupted:
-                self.why = "interrupted"
-            elif time.monotonic() > self.deadline:
-                self.why = "minutes"
-            elif self.elsewhere():
-                self.why = "elsewhere"
-            elif self.cancelled is not None and self.cancelled():
-                self.why = "cancelled"
+        conditions = {"interrupted": lambda: self.interrupted, **self.conditions}
+        self.why = self.why or next((name for name, holds in conditions.items() if holds()), "")
         return self.why
+
+
+# Device ---------------------------------------------------------------------------------------------------------------
+
+
+def device_summary() -> str:
+    """The GPU or its absence, and what that means for training time."""
+    if not torch.cuda.is_available():
+        return (
+            "No GPU here: ddsp_small trains on the CPU, with a first voice after about 15 minutes; the full preset "
+            "ddsp would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
+        )
+    card, precision = torch.cuda.get_device_properties(0), resolve_precision("cuda", "training")
+    return (
+        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision}: the full preset ddsp is "
+        "the one to train; the remaining time is shown after the first steps."
+    )
+
+
+def make_accelerator(device: str, precision: str):
+    """An ``accelerate.Accelerator`` for this session."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(f"Device cuda is not available. {device_summary()}")
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    precision = resolve_precision("cpu" if on_cpu else "cuda", "training", precision)
+    if precision == "fp16" and on_cpu:
+        raise TrainingError("Precision fp16 needs a GPU; choose auto.")
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier session of a notebook may use another
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=on_cpu, mixed_precision={"fp32": "no"}.get(precision, precision), kwargs_handlers=[unused])
+
+
+def micro_batches(batch: dict, accelerator: Any, size: int) -> Iterator[tuple[dict, list[int], float]]:
+    """This process's rows of a batch, at most ``size`` at a time: the micro-batch, its rows, and its weight.
+
+    Weighted so and averaged over the processes, the losses add up to the mean over the whole batch.
+    """
+    n_rows, n = len(batch["audio"]), accelerator.num_processes
+    rows = range(n_rows)[accelerator.process_index :: n]
+    for start in range(0, len(rows), size):
+        chosen = list(rows[start : start + size])
+        piece = batch if len(chosen) == n_rows else {k: v[chosen] for k, v in batch.items()}
+        yield piece, chosen, n * len(chosen) / n_rows
+
+
+@torch.no_grad()
+def all_finite(tensor: torch.Tensor) -> bool:
+    """False if a tensor holds NaN or infinity: either reaches its minimum or maximum."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(math.isfinite(float(extreme)) for extreme in torch.aminmax(tensor))

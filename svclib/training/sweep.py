@@ -22,15 +22,9 @@ from svclib.utils.serialization import to_dict
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One combination and its result.
+    """One combination (setting -> value, as text), its run and result at the last step.
 
-    Attributes:
-        values: Name of the setting -> value, as text.
-        run: Its folder.
-        step, steps: Reached, and total.
-        loss, validation_loss: At the last step; None before there is one.
-        loss_definition: Only equal definitions are comparable.
-        problem: Why it stopped early, or None.
+    Only equal ``loss_definition`` are comparable; ``problem`` is the reason why it stopped early, or is None.
     """
 
     values: dict[str, str]
@@ -47,21 +41,24 @@ class Cell:
         """The folder's name."""
         return self.run.name
 
+    @property
+    def rank(self) -> tuple:
+        """Better cells compare smaller."""
+        value = self.loss if self.validation_loss is None else self.validation_loss
+        return self.step < self.steps, value is None, value or 0.0, self.name
+
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
-    """``["n_harmonics=20,60", ...]`` as ``{"n_harmonics": ["20", "60"]}``.
-
-    Raises TrainingError if there is no text, one is not NAME=V1,V2,... or a name, or one of its values, is repeated.
-    """
+    """``["n_harmonics=20,60", ...]`` as ``{"n_harmonics": ["20", "60"]}``; TrainingError for any other text."""
     grid: dict[str, list[str]] = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        found = [v.strip() for v in values.split(",") if v.strip()]
-        if not equals or not name.strip() or not found:
+        name, _, values = text.partition("=")
+        name, found = name.strip(), [v.strip() for v in values.split(",") if v.strip()]
+        if not name or not found:
             raise TrainingError(f"'{text}' is not NAME=V1,V2,... for example n_harmonics=20,60,100.")
-        if name.strip() in grid or len(set(found)) != len(found):
+        if name in grid or len(set(found)) != len(found):
             raise TrainingError(f"'{text}': a name or value is repeated.")
-        grid[name.strip()] = found
+        grid[name] = found
     if not grid:
         raise TrainingError("A sweep needs at least one grid, for example n_harmonics=20,60,100.")
     return grid
@@ -85,18 +82,17 @@ def run(
     """Train every cell that is not finished; all presets are checked before the first one starts.
 
     Args:
-        dataset: What all cells are trained on, as for ``training.train``, or its folder.
+        dataset: As for ``training.train``.
         runs: Folder in which every cell gets one.
         files: Presets, as for ``config.load``.
         grid: Setting -> values, e.g. ``{"n_harmonics": [20, 60, 100], "n_noise_bands": [10, 35, 65]}``.
         overrides: ``NAME=VALUE`` for all cells.
         on_progress: Called with the cell's name and its training status.
-        cancelled: Called before every step; True stops like an interrupt.
+        cancelled: Called before every step; True stops like an interrupt, which ends the sweep after saving the cell.
         **options: Fields of ``SessionOptions`` for all cells; ``minutes`` is the time for all cells together.
 
     Returns:
-        All cells, best first; also written to ``runs/sweep.json``. A cell whose loss became NaN is listed with its
-        problem and the others go on; an interrupt ends the sweep after saving the cell.
+        All cells, best first; also written to ``runs/sweep.json``. One whose loss became NaN has a ``problem``.
 
     Raises:
         ConfigError, TrainingError: if a cell's settings cannot be used, or its folder holds a run with others.
@@ -109,28 +105,23 @@ def run(
         preset = config.load(files, [*overrides, *(f"{k}={v}" for k, v in values.items())])
         folder = Path(runs) / filesystem.safe_name("_".join(f"{k}-{v}" for k, v in values.items()))
         planned.append((values, folder, preset, steps or preset.training.steps))
-    cells = []
-    for values, folder, preset, target in planned:
-        problem, stop = None, False
-        if not _finished(folder, preset, target):
-            left = None if deadline is None else (deadline - time.monotonic()) / 60.0
-            report = None if on_progress is None else (lambda status, name=folder.name: on_progress(name, status))
-            try:
-                if left is None or left > 0:
-                    result = training.train(
-                        dataset, folder, preset, report, cancelled, steps=target, minutes=left, **options
-                    )
-                    stop = result.reason in ("interrupted", "cancelled")
-            except TrainingError as error:
-                if error.code != "diverged":
-                    raise
-                problem = str(error)
-        cells.append(_look(values, folder, preset, target, problem))
-        if stop:
-            break
-    cells += [_look(v, f, p, t, None) for v, f, p, t in planned[len(cells) :]]
-    cells.sort(key=_rank)
-    atomic_store.write_json(Path(runs) / "sweep.json", [_row(c) for c in cells])
+    problems, stop = {}, False
+    for _, folder, preset, target in planned:
+        left = None if deadline is None else (deadline - time.monotonic()) / 60.0
+        if stop or _finished(folder, preset, target) or (left is not None and left <= 0):
+            continue
+        report = None if on_progress is None else (lambda status, name=folder.name: on_progress(name, status))
+        try:
+            result = training.train(dataset, folder, preset, report, cancelled, steps=target, minutes=left, **options)
+            stop = result.reason in ("interrupted", "cancelled")
+        except TrainingError as error:
+            if error.code != "diverged":
+                raise
+            problems[folder] = str(error)
+    cells = [_look(values, folder, preset, target, problems.get(folder)) for values, folder, preset, target in planned]
+    cells.sort(key=lambda c: c.rank)
+    rows = [{**dataclasses.asdict(c), "run": c.name} for c in cells]
+    atomic_store.write_json(Path(runs) / "sweep.json", rows)
     return cells
 
 
@@ -138,14 +129,14 @@ def table(cells: Sequence[Cell]) -> str:
     """The cells as plain text, best first, with one table for each definition of the loss."""
     blocks = []
     for definition in {str(c.loss_definition): c.loss_definition for c in cells}.values():
-        own = sorted((c for c in cells if c.loss_definition == definition), key=_rank)
-        names = list(own[0].values)
-        rows = [[*names, "step", "loss", "held-out loss", ""]]
+        own = sorted((c for c in cells if c.loss_definition == definition), key=lambda c: c.rank)
+        rows = [[*own[0].values, "step", "loss", "held-out loss", ""]]
         for c in own:
             state = c.problem or ("" if c.step >= c.steps else "not started" if not c.step else "not finished")
-            rows.append([*c.values.values(), f"{c.step}/{c.steps}", _number(c.loss), _number(c.validation_loss), state])
-        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]) - 1)]
-        lines = ["  ".join([*(v.rjust(w) for v, w in zip(r, widths, strict=False)), r[-1]]).rstrip() for r in rows]
+            losses = ["" if v is None else f"{v:.4f}" for v in (c.loss, c.validation_loss)]
+            rows.append([*c.values.values(), f"{c.step}/{c.steps}", *losses, state])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1] + [0]
+        lines = ["  ".join(v.rjust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         meaning = ", ".join(f"{k} {v}" for k, v in definition.items())
         blocks.append("\n".join([f"Loss at the last step ({meaning}):", *lines]))
     return "\n\n".join(blocks)
@@ -163,22 +154,10 @@ def _finished(folder: Path, preset: config.Preset, target: int) -> bool:
 
 def _look(values: dict, folder: Path, preset: config.Preset, target: int, problem: str | None) -> Cell:
     log = training.LogReader(folder)
-    loss = log.loss[-1] if log.loss else None
-    validated = bool(log.step) and log.validation_step[-1:] == log.step[-1:]
-    validation_loss = log.validation_loss[-1] if validated else None
+    last, validated = log.steps[-1:], log.validations[-1:]
+    loss = last[0]["loss"] if last else None
+    at_last = last and validated and validated[0]["step"] == last[0]["step"]
+    validation_loss = validated[0]["validation_loss"] if at_last else None
     step = max((c.step for c in listing(folder / "checkpoints") if c.kind == "last" and not c.problem), default=0)
     definition = instrument.loss_definition(preset.model)
     return Cell(values, folder, step, target, loss, validation_loss, definition, problem)
-
-
-def _rank(cell: Cell) -> tuple:
-    value = cell.validation_loss if cell.validation_loss is not None else cell.loss
-    return cell.step < cell.steps, value is None, value or 0.0, cell.name
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _row(cell: Cell) -> dict:
-    return {**dataclasses.asdict(cell), "run": cell.run.name}

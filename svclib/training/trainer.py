@@ -4,73 +4,59 @@ import copy
 import math
 import secrets
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from svclib.data.batches import BatchLoader, ContentCache
-from svclib.data.dataset import Dataset
+from svclib.data.dataset import BatchLoader, ContentCache, Dataset
 from svclib.models import instrument
-from svclib.training import checkpoint_writer, resume, run_log, validate
-from svclib.training import device as devices
+from svclib.training import checkpoint_writer, resume, run_log, session
 from svclib.training.checkpoints import Checkpoint, new_record, now, optimizer_tensors
-from svclib.training.session import BASE, SessionOptions, Status, StopRequest
+from svclib.training.session import SessionOptions, Status, StopRequest
 from svclib.utils import rng
 from svclib.utils.errors import TrainingError
 
 SYNC_STEPS = 10  # steps between host synchronisations on a GPU; on the CPU there is nothing to wait for
+VALIDATION_BATCH, MAX_VALIDATION_BATCHES = 8, 8
+N_PREVIEWS = 3
+MIN_PREVIEW_PEAK = 0.01  # segments below are silence
 
 
 class Trainer:
-    """One session of a run.
+    """One session of a run; see :func:`svclib.training.api.train` for its arguments.
 
-    Args:
-        dataset: A ``Dataset``, or an object with its ``batch`` and ``validation_batches``.
-        run: The run's folder.
-        preset: Settings of features, model and training.
-        options: Options of this session.
-        on_progress: Called with a ``Status``, at most five times a second, and with every message.
-        session_id: Hexadecimal; part of the file names of this session's checkpoints.
+    ``session_id`` is hexadecimal and part of the file names of this session's checkpoints.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        run: Path,
-        preset: Any,
-        options: SessionOptions | None = None,
-        on_progress: Callable[[Status], None] | None = None,
-        session_id: str | None = None,
-    ):
+    def __init__(self, dataset: Any, run: Path, preset: Any, options=None, on_progress=None, session_id: str = ""):
         if problem := resume.fits(dataset.settings, preset):
             raise TrainingError(problem)
         self.options = options = options or SessionOptions()
         self.dataset, self.run, self.preset, self.settings = dataset, run, preset, preset.training
-        self.accelerator = devices.make_accelerator(options.device, self.settings.precision)
+        self.accelerator = session.make_accelerator(options.device, self.settings.precision)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        n_processes, self.micro_batch = self.accelerator.num_processes, self.settings.batch_size
-        if n_processes > self.micro_batch:
+        self.n_processes, self.micro_batch = self.accelerator.num_processes, self.settings.batch_size
+        if self.n_processes > self.micro_batch:
             raise TrainingError(
-                f"There are {n_processes} processes for a batch of {self.micro_batch}; every process needs a part of "
-                "it. Start fewer, or raise batch_size."
+                f"There are {self.n_processes} processes for a batch of {self.micro_batch}; every process needs a part "
+                "of it. Start fewer, or raise batch_size."
             )
         self.sync_steps = SYNC_STEPS if self.device.type == "cuda" else 1
-        start = resume.find_checkpoint(
-            run, preset, dataset, self.device.type, options.from_step, options.allow_changed_dataset
-        )
+        start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
         self.record = new_record(start.run_id, start.generation, preset, dataset)
         self.step, self.validated_step = start.step, None
         self.held_out: list[dict] | None = None
-        self.log = run_log.SessionLog(run, checkpoint_writer.local_log(run), self.status, on_progress, self.main)
-        self.writer = checkpoint_writer.CheckpointWriter(
-            run, start, session_id or secrets.token_hex(3), self.settings, self.log.add_message
-        )
+        local_log = checkpoint_writer.local_folder(run) / "metrics.jsonl"
+        self.log = run_log.SessionLog(run, local_log, self.status, on_progress, self.main)
+        session_id = session_id or secrets.token_hex(3)
+        self.writer = checkpoint_writer.CheckpointWriter(run, start, session_id, self.settings, self.log.add_message)
         self._build(start, options.init)
-        features = preset.features
-        self.n_frames = round(self.settings.segment_s * features.sample_rate_hz / features.hop_samples)
+        self.rate_hz = preset.features.sample_rate_hz
+        self.n_frames = round(self.settings.segment_s * self.rate_hz / preset.features.hop_samples)
         encoder = getattr(self.model, "content", None)
         cached = hasattr(encoder, "variants") and isinstance(dataset, Dataset)
         self.content = ContentCache(dataset, encoder, self.settings.seed) if cached else None
@@ -83,42 +69,29 @@ class Trainer:
         """Model, EMA and optimiser, from the checkpoint, an instrument, or the seed."""
         settings, preset = self.settings, self.preset
         self.model = instrument.build_model(preset.model, preset.features, self.dataset.statistics, settings.seed)
-        self.record["init"] = self._init_from(init) if start.checkpoint is None else start.checkpoint.record.get("init")
+        found = start.checkpoint
+        self.record["init"] = resume.initialise(self.model, init, preset) if found is None else found.record.get("init")
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.adam = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
-        self.network, self.optimizer = self.accelerator.prepare(devices.LossModule(self.model), self.adam)
+        self.network, self.optimizer = self.accelerator.prepare(_LossModule(self.model), self.adam)
         self.scaler = self.accelerator.scaler
         pairs = list(zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True))
         self.averaged = [p for p in pairs if p[0].is_floating_point()]
         self.copied = [p for p in pairs if not p[0].is_floating_point()]
         metrics = {"loss": None, "validation_loss": None, "best": None}
-        if start.checkpoint is not None:
-            start.messages.extend(resume.restore(start.checkpoint, self.model, self.ema, self.adam, self.scaler))
-            metrics = start.checkpoint.record["metrics"]
-        self.loss, self.validation_loss, self.best = (metrics[k] for k in ("loss", "validation_loss", "best"))
-
-    def _init_from(self, path: str | Path | None) -> dict | None:
-        """Initial weights from an instrument of the same architecture, or from the base model where it is one.
-
-        Returns the name and hash of the instrument, None for fresh weights.
-        """
-        path = resume.base_model(self.preset) if path == BASE else path
-        if path is None:
-            return None
-        other = instrument.open(path)
-        if differ := resume.architecture_differences(other, self.preset):
-            raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
-        resume.init_from(self.model, other.model)
-        return {"name": other.name, "sha256": other.sha256}
+        if found is not None:
+            start.messages.extend(resume.restore(found, self.model, self.ema, self.adam, self.scaler))
+            metrics = found.record["metrics"]
+        self.loss, self.validation_loss, self.best = metrics["loss"], metrics["validation_loss"], metrics["best"]
 
     def _begin(self, start: resume.ResumePoint) -> None:
         """Write the run's identity and the first lines of the log."""
         loss = instrument.loss_definition(self.preset.model)
         self.writer.identify({"run_id": start.run_id, "preset": self.preset.name, "loss": loss})
         messages = self.log.begin(self.step, "start" if start.checkpoint is None else "resume")
-        if self.accelerator.num_processes > 1:
-            messages.append(f"{self.accelerator.num_processes} processes train together, each on part of every batch.")
+        if self.n_processes > 1:
+            messages.append(f"{self.n_processes} processes train together, each on part of every batch.")
         messages += start.messages
         if start.checkpoint is not None:
             messages.append(f"Going on from step {self.step} of {self.settings.steps}.")
@@ -146,21 +119,28 @@ class Trainer:
                 if self.writer.is_due(self.step):
                     self.save()
                 self.log.report()
-        except OSError as error:
-            self._save_after(error)
+        except OSError as error:  # of the dataset or the disk: save what is trained
+            if self.step > (self.writer.saved_step or 0):
+                self.save()
+            raise TrainingError(
+                f"{error} Training stopped after step {self.step}; saved so far: step {self.writer.saved_step or 0}. "
+                "Run the same again to resume from there."
+            ) from error
         self.finish(validate_last=not stop.why)
 
     def _stopped(self, stop: StopRequest) -> bool:
-        if self.accelerator.num_processes > 1 and self.step % self.sync_steps:
+        if self.n_processes == 1:
+            return bool(stop.reason())
+        if self.step % self.sync_steps:
             return False
-        return bool(devices.broadcast_flag(stop.reason(), self.accelerator))
+        from accelerate.utils import broadcast_object_list
+
+        return bool(broadcast_object_list([stop.reason()])[0])  # the first process's: all end after the same step
 
     def train_step(self) -> None:
-        """One optimiser step.
+        """One optimiser step; TrainingError if loss or gradient is not finite.
 
-        Raises:
-            TrainingError: if loss or gradient is not finite. On the CPU the weights are those of the step before; on a
-                GPU it is noticed at the next synchronisation, and nothing is saved in between.
+        On a GPU that is noticed at the next synchronisation, and nothing is saved in between.
         """
         step, settings = self.step + 1, self.settings
         batch = self.batches.batch(step, settings.steps)
@@ -175,7 +155,7 @@ class Trainer:
             self._read_losses()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._update_ema(self._ema_decay(step))
+        self._update_ema(step)
         self.step = step
         self.log.count(step)
 
@@ -188,7 +168,7 @@ class Trainer:
         while True:
             names, values = [], torch.zeros((), dtype=torch.float64, device=self.device)
             try:
-                for piece, rows, share in devices.micro_batches(batch, self.accelerator, self.micro_batch):
+                for piece, rows, share in session.micro_batches(batch, self.accelerator, self.micro_batch):
                     generator = rng.for_rows(seed, rows, len(batch["audio"]), self.device)
                     loss, parts = self.network(piece, generator)
                     self.accelerator.backward(loss * share)
@@ -196,7 +176,7 @@ class Trainer:
                     values = values + share * torch.stack([loss, *parts.values()]).detach().double()
                 return names, values
             except torch.OutOfMemoryError:
-                if self.micro_batch <= 1 or self.accelerator.num_processes > 1:
+                if self.micro_batch <= 1 or self.n_processes > 1:
                     raise
                 self.micro_batch = (self.micro_batch + 1) // 2
                 self.optimizer.zero_grad(set_to_none=True)
@@ -205,16 +185,12 @@ class Trainer:
                     f"The GPU's memory is too small for the batch; it is computed {self.micro_batch} at a time."
                 )
 
-    def _ema_decay(self, step: int) -> float:
+    def _update_ema(self, step: int) -> None:
         """Short averages at first; from an instrument the running mean of its weights, counted often, and all steps."""
         known = self.settings.init_average_steps
         warmup = (1 + step) / (10 + step) if self.record["init"] is None else 1 - 1 / (known + step)
-        return min(self.settings.ema_decay, warmup)
-
-    def _update_ema(self, decay: float) -> None:
-        """ema = decay * ema + (1 - decay) * weights."""
         averages, values = zip(*self.averaged, strict=True)
-        get_ema_multi_avg_fn(decay)(averages, values, None)
+        get_ema_multi_avg_fn(min(self.settings.ema_decay, warmup))(averages, values, None)
         for target, value in self.copied:
             target.copy_(value)
 
@@ -227,7 +203,7 @@ class Trainer:
             return
         unread, self.unread = self.unread, []
         losses = torch.stack([losses for _, _, losses, _ in unread])
-        if self.accelerator.num_processes > 1:
+        if self.n_processes > 1:
             losses = self.accelerator.reduce(losses, "mean")
         norms = torch.stack([norm.to(losses) for *_, norm in unread])
         rows = torch.cat([losses, norms[:, None]], 1).tolist()
@@ -256,11 +232,17 @@ class Trainer:
         self.validated_step = self.step
         if not self.main or not (batches := self._held_out()):
             return
-        loss = validate.held_out_loss(self.ema, batches)
+        with torch.no_grad():
+            losses = [(float(self.ema.validation_loss(b)), len(b["audio"])) for b in batches]
+        loss = sum(v * n for v, n in losses) / sum(n for _, n in losses)
         if not math.isfinite(loss):
             return self.log.add_message(f"The held-out loss of step {self.step} is not a finite number.")
         self.validation_loss = loss
-        figures = self._score()
+        figures = {}
+        try:
+            figures = self.options.score(self.ema) if self.options.score else {}
+        except (ValueError, OSError) as error:
+            self.log.add_message(f"The validation songs could not be measured at step {self.step}: {error}")
         self.log.write_validation(self.step, loss, figures)
         self.writer.attempt(lambda: self._previews(batches))
         if self._improved(loss, figures.get("score")):
@@ -276,42 +258,41 @@ class Trainer:
             return self.options.score is None  # the songs are gone for good, not only at this step
         return self.best is None or loss < self.best[1]
 
-    def _score(self) -> dict[str, float]:
-        """Figures of the EMA weights by ``options.score``; none, and a message, if it fails."""
-        if self.options.score is None:
-            return {}
-        try:
-            return self.options.score(self.ema)
-        except (ValueError, OSError) as error:
-            self.log.add_message(f"The validation songs could not be measured at step {self.step}: {error}")
-            return {}
-
     def _held_out(self) -> list[dict]:
+        """A fixed selection of held-out segments, spread over all."""
         if self.held_out is None:
-            self.held_out = validate.held_out_batches(self.dataset, self.n_frames, self.device)
+            every = self.dataset.validation_batches(VALIDATION_BATCH, self.n_frames)
+            spread = np.linspace(0, len(every) - 1, min(len(every), MAX_VALIDATION_BATCHES)).round().astype(int)
+            self.held_out = [{k: v.to(self.device) for k, v in every[i].items()} for i in spread]
             if self.content:
                 self.held_out = [self.content.fill(batch) for batch in self.held_out]
             if not self.held_out:
                 self.log.add_message("No recording is held out, so there is no validation loss and no best checkpoint.")
         return self.held_out
 
+    @torch.no_grad()
     def _previews(self, batches: list[dict]) -> None:
-        originals, made, scores = validate.reconstructions(self.ema, batches)
-        rate_hz = self.preset.features.sample_rate_hz
-        validate.save_previews(self.run, self.step, originals, made, scores, rate_hz)
+        """Save the reconstructions of a few segments that are not silent, always the same."""
+        rows = [(b, i) for b in batches for i in range(len(b["audio"])) if b["audio"][i].abs().max() > MIN_PREVIEW_PEAK]
+        picked = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), N_PREVIEWS)).astype(int))]
+        segments = [{k: v[i : i + 1] for k, v in b.items()} for b, i in picked]
+        originals = [s["audio"][0].float().cpu().numpy() for s in segments]
+        made = [self.ema.reconstruct(s, seed=0)[0].float().cpu().numpy() for s in segments]
+        scores = [float(self.ema.validation_loss(s)) for s in segments]
+        run_log.save_previews(self.run, self.step, originals, made, scores, self.rate_hz)
         for number, (original, audio) in enumerate(zip(originals, made, strict=True), start=1):
-            self.log.tensorboard.preview(self.step, number, original, audio, rate_hz)
+            self.log.tensorboard.preview(self.step, number, original, audio, self.rate_hz)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def save(self) -> bool:
         """Commit a checkpoint. A failure is logged, and training goes on. True if committed."""
-        if self.accelerator.num_processes == 1:  # several read them at the same steps only
+        if self.n_processes == 1:  # several read them at the same steps only
             self._read_losses()
         if not self.main:
             return True
         checkpoint, attempt = self._checkpoint(), self.writer.attempt
-        if not all(map(devices.all_finite, checkpoint.tensors.values())):
+        if not all(map(session.all_finite, checkpoint.tensors.values())):
             self._stop_at_nan(self.step, "state")
         attempt(self.log.flush)
         if not self.writer.save(checkpoint):
@@ -339,22 +320,13 @@ class Trainer:
                 if self.save():
                     break
             else:
+                last = self.writer.saved_step or self.writer.first_step
                 raise TrainingError(
                     f"Step {self.step} was reached but could not be saved ({self.log.message}). The last checkpoint is "
-                    f"of step {self.writer.saved_step or self.writer.first_step}; make room, then train again: it goes "
-                    "on from there."
+                    f"of step {last}; make room, then train again: it goes on from there."
                 )
         if self.main and self.writer.fallback_reason and self.writer.attempt(self.writer.sync_back):
             self.writer.attempt(self.log.flush)
-
-    def _save_after(self, error: OSError) -> None:
-        """Save what is trained after the dataset or the disk failed, and raise a TrainingError."""
-        if self.step > (self.writer.saved_step or 0):
-            self.save()
-        raise TrainingError(
-            f"{error} Training stopped after step {self.step}; saved so far: step {self.writer.saved_step or 0}. Run "
-            "the same again to resume from there."
-        ) from error
 
     def _checkpoint(self) -> Checkpoint:
         state, groups = optimizer_tensors(self.adam)
@@ -375,3 +347,15 @@ class Trainer:
         left_s = max(0, self.settings.steps - self.step) / rate if rate else None
         losses, saved = (self.loss, self.validation_loss), (self.writer.saved_step, self.writer.saved_at)
         return Status(self.step, self.settings.steps, *losses, rate, left_s, *saved, self.log.message)
+
+
+class _LossModule(nn.Module):
+    """A model's loss as a forward pass, so that accelerate can wrap it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict, generator: torch.Generator):
+        """The loss and its parts."""
+        return self.model.loss(batch, generator)

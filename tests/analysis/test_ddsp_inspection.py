@@ -9,7 +9,7 @@ from svclib.analysis import ddsp_inspection
 from svclib.data import dataset
 from svclib.data.recordings import find_recordings
 from svclib.models import instrument
-from svclib.notebooks import first_run
+from svclib.notebooks import prepare
 
 PRESETS = ("diffusion_small", "diffwave_small")
 
@@ -20,13 +20,13 @@ def data(tmp_path_factory):
     (folder / "ann").mkdir()
     for i in range(4):
         make_song(folder / "ann" / f"{i}.wav", 200.0 + 20 * i, 1.5)
-    chosen = first_run.preset(f"{PRESETS[0]}+tiny")
+    chosen = prepare.preset(f"{PRESETS[0]}+tiny")
     return dataset.prepare(find_recordings([folder / "ann"]), folder / "data", chosen.features)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_kind_of_model_is_reconstructed_in_notebook_02(data, name):
-    chosen = first_run.preset(f"{name}+tiny")
+    chosen = prepare.preset(f"{name}+tiny")
     model = instrument.build_model(chosen.model, data.settings, data.statistics, 0)
     made = ddsp_inspection.reconstruct(model, data, seconds=0.6)
     index = data.indices("validation")[0]

@@ -16,9 +16,7 @@ import toy
 from browsing import NAME, data_of, wait_until
 
 from svclib.__main__ import main
-from svclib.analysis import player, plot_data, step_audio
-from svclib.analysis.lesson import build as lesson
-from svclib.analysis.lesson import diffwave as lesson_wave
+from svclib.analysis import lesson, player, step_audio
 from svclib.audio import io as audio
 from svclib.audio import mel as mel_
 from svclib.audio.mel import MelConfig
@@ -74,7 +72,7 @@ def wave_model():
 
 @pytest.fixture(scope="module")
 def made(voice, song_path, wave_model):
-    group = player.group(lesson_wave.fast_and_full(wave_model, 4096, every_step=False))
+    group = player.group(lesson.fast_and_full(wave_model, 4096, every_step=False))
     facts = {"wave_steps": 6, "wave_text": f"a small model {NAME}"}
     song = songs.load_song(song_path, FEATURES)
     return lesson.make(voice, song, lesson.LessonOptions(0.1, 1.5, 16), wave=(group, facts))
@@ -118,7 +116,8 @@ def test_sound_without_the_melody_does_not_depend_on_it(made, voice):
     other = {**trace.conditions, "f0_hz": trace.conditions["f0_hz"] * 2}
     import dataclasses
 
-    again = lesson.render_from_mel(dataclasses.replace(trace, conditions=other), CONTRACT, [3])
+    other = dataclasses.replace(trace, conditions=other)
+    again = step_audio.render_audio(voice.model, other, [3], mel_only=True)
     np.testing.assert_array_equal(again.audio[3], guessed[0].audio.audio[3])
 
 
@@ -181,14 +180,14 @@ def test_refusals(voice, song_path):
 
 
 def test_a_waveform_is_shown_and_heard_as_the_walk_saw_it(wave_model):
-    run = lesson_wave.fast_and_full(wave_model, 4096, seed=3, every_step=False)[0]
+    run = lesson.fast_and_full(wave_model, 4096, seed=3, every_step=False)[0]
     steps = []
     made = diffwave_uses.generate(wave_model, 4096, options=SamplingOptions(seed=3), fast=True, callback=steps.append)
     np.testing.assert_allclose(run.trace.result.astype(float), made[0], atol=2e-3)
     assert len(run.trace) == len(steps) == 6
-    contract = plot_data.contract(run.trace)
+    contract = run.trace.contract
     wanted = mel_.log_mel(steps[2].x_t.half().float(), contract)[0].T.numpy() * 20 / np.log(10)
-    np.testing.assert_allclose(plot_data.levels_db(run.trace, run.trace.x_t)[2], wanted, atol=0.05)
+    np.testing.assert_allclose(run.trace.level_db(run.trace.x_t)[2], wanted, atol=0.05)
     shown = data_of(player.document([run]))
     assert (shown["kind"], shown["mels"], shown["frames"]) == ("wave", 64, 4096 // contract.hop_samples)
     states = run.trace.x_t[5].astype(float), run.trace.x0_hat[5].astype(float)
@@ -202,7 +201,7 @@ def test_a_waveform_is_shown_and_heard_as_the_walk_saw_it(wave_model):
 def test_outline_holds_every_peak():
     x = np.zeros((1, 6000), np.float16)
     x[0, 3333], x[0, 17] = 2.0, -4.0
-    found = plot_data.outline(x, 4.0)
+    found = player.outline(x, 4.0)
     assert found.shape == (1, 2, 600) and found[0, 1, 333] == 64 and found[0, 0, 1] == -127
     assert np.count_nonzero(found) == 2
 
@@ -210,11 +209,11 @@ def test_outline_holds_every_peak():
 def test_pitch_of_each_step_is_measured_on_its_sound(voice, song_path):
     """A tone of known pitch in place of every sound: its distance to what was asked is known."""
     song = songs.load_song(song_path, FEATURES)
-    asked = lesson.interventions.cut_excerpt(song, voice.statistics, 0.1, 1.5)
+    asked = lesson.ablation.cut_excerpt(song, voice.statistics, 0.1, 1.5)
     trace = lesson.ablation.run(
         voice.model, asked, (), lesson.ablation.RunOptions(SamplingOptions(steps=4), features=False)
     ).trace
-    n = plot_data.n_frames(trace) * 256
+    n = trace.n_frames * 256
     tone = np.sin(2 * np.pi * 220 * np.arange(n) / 16000).astype(np.float32)
     heard = step_audio.StepAudio({1: 0.3 * tone}, 16000)
     sung = step_audio.measure_f0(trace, heard)
@@ -243,7 +242,7 @@ def test_trace_command_shows_diffwave(tmp_path, capsys, song_path, wave_file):
     shown = data_of(text)
     assert (shown["kind"], [run["label"] for run in shown["runs"]]) == ("wave", ["6 steps", "50 steps"])
     assert shown["frames"] * shown["frame_s"] == pytest.approx(0.25, abs=shown["frame_s"])
-    assert text == lesson_wave.document(instrument.open(wave_file), None, 0.0, 0.25)
+    assert text == lesson.diffwave_document(instrument.open(wave_file), None, 0.0, 0.25)
 
 
 def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
@@ -251,23 +250,23 @@ def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
     features = FeatureSettings(sample_rate_hz=8000, hop_samples=64, mel=MelConfig(8000, 256, 256, 64, 12, 0.0, 4000.0))
     vocoder = types.SimpleNamespace(kind="diffwave", name="v", model=settings.build(features), features=features)
     song = songs.load_song(song_path, features)
-    text = lesson_wave.document(vocoder, song, 0.4, 0.25)
+    text = lesson.diffwave_document(vocoder, song, 0.4, 0.25)
     assert "v: sings one &amp; two again, out of noise" in text
-    asked = lesson_wave.interventions.cut_excerpt(song, None, 0.4, 0.25, Controls())
+    asked = lesson.ablation.cut_excerpt(song, None, 0.4, 0.25, Controls())
     assert [len(run["t"]) for run in data_of(text)["runs"]] == [4]
-    run = lesson_wave.fast_and_full(vocoder.model, 0, excerpt=asked)[0]
+    run = lesson.fast_and_full(vocoder.model, 0, excerpt=asked)[0]
     made = diffwave_uses.vocode(vocoder.model, asked.log_mel, fast=False)
     np.testing.assert_allclose(run.trace.result.astype(float), np.ravel(made), atol=2e-3)
     with pytest.raises(ConversionError, match="needs a mel"):
-        lesson_wave.demonstrate(vocoder)
+        lesson.demonstrate(vocoder)
     with pytest.raises(ConversionError, match="up to 5 s"):
-        lesson_wave.document(vocoder, song, 0.0, 6.0)
+        lesson.diffwave_document(vocoder, song, 0.0, 6.0)
     with pytest.raises(ConversionError, match="'v' is a vocoder.*needs a song"):
-        lesson_wave.document(vocoder)
+        lesson.diffwave_document(vocoder)
 
 
 def test_an_instrument_of_waves_at_work(wave_file):
-    shown = data_of(lesson_wave.demonstrate(instrument.open(wave_file), 0.2))
+    shown = data_of(lesson.demonstrate(instrument.open(wave_file), 0.2))
     labels = [run["label"] for run in shown["runs"]]
     assert labels[0] == "6 steps" and labels[1].startswith("noise taken out, from step 6")
     assert [label.split(",")[0] for label in labels[2:]] == ["0 % of the second sound", "50 % of the second sound"]

@@ -13,9 +13,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from svclib.analysis import html as page
-from svclib.analysis import plot_data
-from svclib.analysis.plots import base as plots
-from svclib.analysis.plots import ddsp
+from svclib.analysis import plots
 from svclib.conversion.controls import ConditioningTracks, Controls
 from svclib.data.quality_report import FileReport, Finding, Report
 from svclib.features.extract import Features, FeatureSettings
@@ -40,11 +38,11 @@ def _features(n_frames=500, f0_hz=440.0):
 @pytest.mark.parametrize("tone_hz", [110.0, 440.0, 3000.0, 7000.0])
 def test_spectrogram_shows_a_sine_at_its_frequency_and_level(tone_hz):
     t = np.arange(RATE_HZ) / RATE_HZ
-    level_db, frequency_hz, _ = plot_data.log_spectrogram(0.5 * np.sin(2 * np.pi * tone_hz * t), RATE_HZ)
+    level_db, frequency_hz, _ = plots.log_spectrogram(0.5 * np.sin(2 * np.pi * tone_hz * t), RATE_HZ)
     middle = level_db[:, level_db.shape[1] // 2]
     assert abs(np.log2(frequency_hz[middle.argmax()] / tone_hz)) < 0.08
     assert middle.max() == pytest.approx(-6.02, abs=1.5)  # Hann scalloping is at most 1.42 dB
-    assert level_db.min() >= plot_data.FLOOR_DB
+    assert level_db.min() >= plots.FLOOR_DB
 
 
 @pytest.mark.parametrize("n_samples", [1, 500, 16000, 60 * 16000])
@@ -52,7 +50,7 @@ def test_spectrogram_shows_a_click_at_its_time_whatever_the_length(n_samples):
     samples = np.zeros(n_samples)
     at = int(0.6 * n_samples)
     samples[at] = 1.0
-    level_db, _, time_s = plot_data.log_spectrogram(samples, RATE_HZ)
+    level_db, _, time_s = plots.log_spectrogram(samples, RATE_HZ)
     column_s = time_s[1] - time_s[0]
     assert level_db.shape[1] <= 1210
     assert abs(time_s[level_db.sum(axis=0).argmax()] - at / RATE_HZ) <= column_s
@@ -62,14 +60,9 @@ def test_spectrogram_shows_a_click_at_its_time_whatever_the_length(n_samples):
 def test_curves_are_sorted_by_step_without_gaps_in_the_data():
     curves = {"step": [300, 100, 200], "loss": [3.0, 1.0, np.nan]}
     curves |= {"validation_step": [20, 10], "validation_loss": [2, 1]}
-    step, loss = plot_data.sorted_curve(curves, "loss")
+    step, loss = plots.sorted_curve(curves, "loss")
     assert step.tolist() == [100, 300] and loss.tolist() == [1.0, 3.0]
-    assert plot_data.sorted_curve(curves, "validation_loss")[0].tolist() == [10, 20]
-
-
-def test_running_mean_keeps_length_and_constants():
-    assert plot_data.running_mean(np.full(50, 2.5), 7).tolist() == [2.5] * 50
-    assert plot_data.running_mean(np.arange(50.0), 5)[10] == pytest.approx(10.0)
+    assert plots.sorted_curve(curves, "validation_loss")[0].tolist() == [10, 20]
 
 
 @pytest.mark.case("P49")
@@ -77,7 +70,7 @@ def test_z_map_shows_the_plane_that_points_lie_in():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.standard_normal((16, 2)))[0].T
     points = rng.standard_normal((400, 2)) * [5.0, 1.0] @ basis + 3.0
-    axis = ddsp.z_map({"a": points}).axes[0]
+    axis = plots.z_map({"a": points}).axes[0]
     flat = axis.lines[0].get_xydata()
     assert float(axis.get_xlabel().split("(")[1].split("%")[0]) > 90
     a, b = points[:50], flat[:50]
@@ -136,16 +129,16 @@ def test_every_picture_can_be_drawn_from_nothing_sung_and_from_hostile_names():
     samples = np.zeros(40 * 64)
     curves = {"step": [], "loss": [], "validation_step": [], "validation_loss": []}
     figures = [
-        plots.features_overview(samples, silent, title=NASTY),
+        plots.features_overview(samples, silent),
         plots.compare_spectrograms([(NASTY, samples, RATE_HZ, silent), ("b", samples, 44100, None)]),
-        plots.loss_curves(curves, NASTY, (5, 6)),
+        plots.loss_curves(curves, NASTY),
         plots.compare_runs({NASTY: curves}),
         plots.conversion_plots(silent, _tracks(silent, nobody), Controls()),
-        ddsp.harmonics_over_time(np.zeros(40), np.zeros((40, 5)), 0.004),
-        ddsp.noise_over_time(np.zeros((40, 5)), 0.004, RATE_HZ),
-        ddsp.spectrum_at(0.0, np.zeros(5), np.zeros(9), 0.0, RATE_HZ),
-        ddsp.z_map({NASTY: np.zeros((9, 4)), "b": np.ones((3, 4))}),
-        ddsp.z_over_time(np.zeros((9, 4)), 0.004),
+        plots.harmonics_over_time(np.zeros(40), np.zeros((40, 5)), 0.004),
+        plots.noise_over_time(np.zeros((40, 5)), 0.004, RATE_HZ),
+        plots.spectrum_at(0.0, np.zeros(5), np.zeros(9), 0.0, RATE_HZ),
+        plots.z_map({NASTY: np.zeros((9, 4)), "b": np.ones((3, 4))}),
+        plots.z_over_time(np.zeros((9, 4)), 0.004),
     ]
     for figure in figures:
         assert isinstance(figure, Figure)
@@ -170,7 +163,7 @@ def test_no_figure_stays_open_and_no_backend_is_chosen():
     import subprocess
     import sys
 
-    code = "import sys\nfrom svclib.analysis.plots import base\nassert 'matplotlib.pyplot' not in sys.modules"
+    code = "import sys\nfrom svclib.analysis import plots\nassert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -12,7 +12,7 @@ from diffusion_models import CONTRACT, batch_of, condition_of, tiny, tune
 from traces import SCHEDULE, gaussian, recorded
 
 from svclib.analysis import trace
-from svclib.analysis.recorder import CaptureOptions, Recorder, capture, select_steps
+from svclib.analysis.recorder import Recorder, capture, select_steps
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffusion.schedule import expand_like
@@ -35,8 +35,7 @@ def test_what_is_kept_is_what_the_sampler_saw(method):
         assert (made.t[i], made.alpha[i], made.sigma[i], made.index[i]) == (t, alpha, sigma, i)
         np.testing.assert_allclose(made.x_t[i], x_t[0], rtol=5e-4, atol=1e-6)
         np.testing.assert_allclose(made.x0_hat[i], x0[0], rtol=5e-4, atol=1e-6)
-        named = made.eps_hat(i)
-        np.testing.assert_allclose(alpha * made.x0_hat[i].astype(np.float32) + sigma * named, made.x_t[i], atol=1e-4)
+        named = (made.x_t[i].astype(np.float32) - alpha * made.x0_hat[i].astype(np.float32)) / sigma
         np.testing.assert_allclose(named, eps[0], atol=2.2e-3 / sigma)
     np.testing.assert_allclose(made.result, result[0], rtol=5e-4, atol=1e-6)
     np.testing.assert_allclose(made.log_snr[0], np.log(SCHEDULE.alpha_bar[-1] / (1 - SCHEDULE.alpha_bar[-1])))
@@ -46,7 +45,7 @@ def test_what_is_kept_is_what_the_sampler_saw(method):
 def test_capturing_changes_no_bit(song, method):
     model, _, condition = song
     plain = model.sample(condition, SamplingOptions(method, 6, seed=5))
-    made = capture(model, condition, CaptureOptions(SamplingOptions(sampler=method, steps=6, seed=5)))
+    made = capture(model, condition, SamplingOptions(sampler=method, steps=6, seed=5))
     assert torch.equal(model.sample(condition, SamplingOptions(method, 6, seed=5)), plain)
     np.testing.assert_allclose(made.log_mel(made.result).T, plain[0], atol=6e-3)
     steps_seen = []
@@ -61,7 +60,7 @@ def test_capturing_changes_no_bit(song, method):
 
 def test_features_are_the_networks_own(song):
     model, _, condition = song
-    made = capture(model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=4, seed=5, precision="fp32")))
+    made = capture(model, condition, SamplingOptions(sampler="ddim", steps=4, seed=5, precision="fp32"))
     net = model.denoiser
     with torch.no_grad():
         guess, spread = model.coarse_and_std(condition)
@@ -79,24 +78,21 @@ def test_features_are_the_networks_own(song):
         for i, block in enumerate(net.stack.blocks):
             noisy = x + block.step(step)[:, :, None]
             gates = block.dilated(noisy) + projected[i]
-            if i in (0, 2, 3):
-                for tap, hidden in (("noise", noisy[0]), ("condition", gates[0])):
-                    row = torch.cat([hidden.mean(1), hidden.std(1, correction=0)])
-                    np.testing.assert_allclose(made.features[f"{tap} {i + 1}"][2], row, atol=2e-4)
+            for tap, hidden in (("noise", noisy[0]), ("condition", gates[0])):
+                row = torch.cat([hidden.mean(1), hidden.std(1, correction=0)])
+                np.testing.assert_allclose(made.features[f"{tap} {i + 1}"][2], row, atol=2e-4)
             gate, signal = gates.chunk(2, dim=1)
             residual, _ = block.out(torch.sigmoid(gate) * torch.tanh(signal)).chunk(2, dim=1)
             x = (x + residual) / 2**0.5
     np.testing.assert_allclose(made.features["step"][2], step[0].detach(), atol=1e-6)
-    assert set(made.features) == {"step", *(f"{tap} {i}" for tap in ("noise", "condition") for i in (1, 3, 4))}
+    assert set(made.features) == {"step", *(f"{tap} {i}" for tap in ("noise", "condition") for i in (1, 2, 3, 4))}
 
 
 def test_features_in_pieces_are_those_of_the_whole(song):
     model, _, condition = song
     pieces = model.prepare(condition, "fp32", chunk_frames=37)
-    whole = capture(
-        model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=3, seed=5, precision="fp32"))
-    )
-    parts = capture(model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=3, seed=5)), denoiser=pieces)
+    whole = capture(model, condition, SamplingOptions(sampler="ddim", steps=3, seed=5, precision="fp32"))
+    parts = capture(model, condition, SamplingOptions(sampler="ddim", steps=3, seed=5), denoiser=pieces)
     for tap, rows in whole.features.items():
         np.testing.assert_allclose(parts.features[tap], rows, atol=1e-4, err_msg=tap)
 
@@ -142,9 +138,7 @@ def test_five_seconds_of_128_mels_stay_within_the_target():
 def test_levels_are_the_models_own(song):
     model, batch, condition = song
     conditions = {"f0_hz": batch["f0_hz"][0], "voiced": batch["voiced"][0]}
-    made = capture(
-        model, condition, CaptureOptions(SamplingOptions(sampler="ddim", steps=3), features=False), conditions, "x"
-    )
+    made = capture(model, condition, SamplingOptions(sampler="ddim", steps=3), conditions, "x", features=False)
     x0 = torch.from_numpy(made.x0_hat[1].astype(np.float32))[None]
     np.testing.assert_allclose(made.log_mel(made.x0_hat[1]).T, model.unscale(x0)[0], atol=1e-5)
     level = made.level_db(made.x0_hat)[1]
@@ -170,7 +164,7 @@ def test_files_round_trip_and_hold_no_pickle(tmp_path, song):
     made = capture(
         model,
         condition,
-        CaptureOptions(SamplingOptions(sampler="dpmpp", steps=5)),
+        SamplingOptions(sampler="dpmpp", steps=5),
         {"f0_hz": batch["f0_hz"][0]},
         '<b>"ä"</b>',
     )
@@ -218,7 +212,7 @@ def test_untrusted_files_are_refused(tmp_path):
         "goes beyond": {"high": np.full_like(made.high, 1e30)},
         "mel settings": {"head": head(info={"mel": {"n_mels": 40}})},
         "JSON": {"head": np.frombuffer(b"{", np.uint8)},
-        "without a head": {"head": None},
+        "'head' is missing": {"head": None},
         "damaged": {"x_t": np.array([{"a": 1}], dtype=object)},  # numpy refuses to unpickle it
         "frames": {"condition f0_hz": np.zeros(3)},
         "row for each": {"feature step": np.zeros((3, 4), np.float32)},

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
+from singer_truth import truth as truth_of
 
 from lib import copysynthesis
 from svclib.audio import io as audio
@@ -76,7 +77,7 @@ def test_unvoiced_frames_are_the_sibilants():
 
     measured = extract.extract(sung().audio, FEATURES)
     frames = copysynthesis.unvoiced_frames(measured)
-    phones = np.array(sung().truth(RATE, HOP).phones)[frames]
+    phones = np.array(truth_of(sung(), RATE, HOP).phones)[frames]
     assert len(frames) >= 10 and np.isin(phones, ("s", "sh", "pau")).all()
 
 

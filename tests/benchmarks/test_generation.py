@@ -1,4 +1,4 @@
-"""Truths about measures of generated sets: closed forms, scipy; and about the listener under them."""
+"""Truths about measures of generated sets: closed forms, scipy; and about the classifier under them."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ import torch
 import toy
 
 from lib import classifier, generation
-from lib.classifier import Clips, Heard
+from lib.classifier import Clips, Outputs
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave_uses
@@ -78,7 +78,7 @@ def test_frechet_distance_of_fewer_examples_than_features():
 # Scores of probabilities ----------------------------------------------------------------------------------------------
 
 
-def test_scores_of_certain_and_of_clueless_listeners():
+def test_scores_of_certain_and_of_clueless_classifiers():
     certain, clueless = one_hot(np.arange(100) % 10), np.full((100, 10), 0.1)
     assert generation.inception_score(certain) == pytest.approx(10.0, rel=1e-12)
     assert generation.inception_score(clueless) == pytest.approx(1.0, rel=1e-12)
@@ -94,7 +94,7 @@ def test_scores_of_certain_and_of_clueless_listeners():
     assert generation.am_score(certain, half) == pytest.approx(np.sum(0.1 * np.log(0.1 / shares)), rel=1e-12)
 
 
-def test_scores_of_a_listener_of_one_sureness():
+def test_scores_of_a_classifier_of_one_sureness():
     """Each clip: probability q for its label, the rest shared: everything follows from q."""
     q, k = 0.91, 10
     p = np.full((200, k), (1 - q) / (k - 1))
@@ -177,7 +177,7 @@ def heard(labels, seed=0, sureness=6.0):
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels)
     features = 4 * one_hot(labels, 64) + rng.normal(size=(len(labels), 64))
-    return Heard(features, softmax(sureness * one_hot(labels, 2)), ("no", "yes"))
+    return Outputs(features, softmax(sureness * one_hot(labels, 2)), ("no", "yes"))
 
 
 def test_measure_puts_the_single_measures_together():
@@ -230,7 +230,7 @@ def test_balanced_draws_are_disjoint_and_balanced():
         generation.balanced(labels, 4, parts=2)
 
 
-# The listener ---------------------------------------------------------------------------------------------------------
+# The classifier -------------------------------------------------------------------------------------------------------
 
 
 def tones(n, seed=0):
@@ -248,16 +248,16 @@ def tones(n, seed=0):
 
 
 @pytest.fixture(scope="module")
-def listener():
+def model():
     return classifier.train(tones(48), epochs=10, batch_size=8)
 
 
-def test_a_listener_learns_and_the_same_seed_gives_the_same(listener):
+def test_a_classifier_learns_and_the_same_seed_gives_the_same(model):
     other = tones(30, seed=9)
-    found = classifier.listen(listener, other.audio, RATE_HZ)
+    found = classifier.classify(model, other.audio, RATE_HZ)
     assert classifier.accuracy(found, other.labels) == 1.0
     assert found.features.shape == (30, 64) and found.features.dtype == np.float64
-    logits = found.features @ listener.last.weight.double().numpy().T + listener.last.bias.double().numpy()
+    logits = found.features @ model.last.weight.double().numpy().T + model.last.bias.double().numpy()
     np.testing.assert_allclose(found.probabilities, softmax(logits), atol=1e-6)
     before = torch.get_rng_state()
     few = [classifier.train(tones(12), seed=s, epochs=1, batch_size=4).state_dict() for s in (0, 0, 1)]
@@ -266,17 +266,17 @@ def test_a_listener_learns_and_the_same_seed_gives_the_same(listener):
     assert not torch.equal(few[0]["last.weight"], few[2]["last.weight"])
 
 
-def test_level_and_company_of_a_clip_do_not_count(listener):
+def test_level_and_company_of_a_clip_do_not_count(model):
     sounds = tones(6, seed=3).audio
-    together = classifier.listen(listener, sounds, RATE_HZ)
-    softer = classifier.listen(listener, 0.1 * sounds, RATE_HZ)
+    together = classifier.classify(model, sounds, RATE_HZ)
+    softer = classifier.classify(model, 0.1 * sounds, RATE_HZ)
     np.testing.assert_allclose(softer.features, together.features, atol=1e-4)
-    alone = classifier.listen(listener, sounds[2:3], RATE_HZ)
+    alone = classifier.classify(model, sounds[2:3], RATE_HZ)
     np.testing.assert_allclose(alone.features, together.features[2:3], atol=1e-5)
     ragged = [sounds[0], np.concatenate([sounds[1], sounds[0]]), sounds[2][:800]]
-    whole = classifier.listen(listener, np.stack([classifier.fit(x, 1600) for x in ragged]), RATE_HZ)
-    np.testing.assert_array_equal(classifier.listen(listener, ragged, RATE_HZ).features, whole.features)
-    assert np.isfinite(classifier.listen(listener, np.zeros((1, 1600), np.float32), RATE_HZ).features).all()
+    whole = classifier.classify(model, np.stack([classifier.fit(x, 1600) for x in ragged]), RATE_HZ)
+    np.testing.assert_array_equal(classifier.classify(model, ragged, RATE_HZ).features, whole.features)
+    assert np.isfinite(classifier.classify(model, np.zeros((1, 1600), np.float32), RATE_HZ).features).all()
 
 
 def test_variations_stay_inside_what_is_said():
@@ -291,14 +291,14 @@ def test_variations_stay_inside_what_is_said():
     assert -61 < float(noise_db.min()) < -58 and -17 < float(noise_db.max()) < -14
 
 
-def test_a_listener_travels_and_a_damaged_file_is_refused(listener, tmp_path):
-    path = classifier.save(tmp_path / "ear.safetensors", listener, {"accuracy": 1.0})
+def test_a_classifier_travels_and_a_damaged_file_is_refused(model, tmp_path):
+    path = classifier.save(tmp_path / "ear.safetensors", model, {"accuracy": 1.0})
     opened, info = classifier.load(path)
     sounds = tones(5, seed=5).audio
-    a, b = (classifier.listen(m, sounds, RATE_HZ) for m in (listener, opened))
+    a, b = (classifier.classify(m, sounds, RATE_HZ) for m in (model, opened))
     assert np.array_equal(a.probabilities, b.probabilities) and b.names == ("high", "low", "middle")
-    assert info == {"accuracy": 1.0} and opened.settings == listener.settings
-    assert classifier.save(path, listener).name == "ear 2.safetensors"
+    assert info == {"accuracy": 1.0} and opened.settings == model.settings
+    assert classifier.save(path, model).name == "ear 2.safetensors"
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     (tmp_path / "bad.safetensors").write_bytes(data)
@@ -307,19 +307,19 @@ def test_a_listener_travels_and_a_damaged_file_is_refused(listener, tmp_path):
         with pytest.raises(ModelError, match=f"'{name}.safetensors' cannot be used: .*Train a new one"):
             classifier.load(tmp_path / f"{name}.safetensors")
     other = classifier.Classifier(classifier.ClassifierSettings(("a", "b"), RATE_HZ, 0.2))
-    other.settings = listener.settings
+    other.settings = model.settings
     with pytest.raises(ModelError, match="another network"):
         classifier.load(classifier.save(tmp_path / "other.safetensors", other))
 
 
-def test_what_cannot_be_heard_is_refused_in_a_sentence(listener):
+def test_what_cannot_be_classified_is_refused_in_a_sentence(model):
     with pytest.raises(ModelError, match="at 16000 Hz, .* trained at 8000 Hz"):
-        classifier.listen(listener, np.zeros((1, 9)), 16000)
+        classifier.classify(model, np.zeros((1, 9)), 16000)
     for sounds in (np.zeros((0, 9)), np.zeros((2, 9, 2)), np.full((1, 9), np.nan)):
         with pytest.raises(ModelError, match="one channel of finite samples"):
-            classifier.listen(listener, sounds, RATE_HZ)
+            classifier.classify(model, sounds, RATE_HZ)
     with pytest.raises(ModelError, match="2 labels were given for 1 clips"):
-        classifier.accuracy(classifier.listen(listener, np.zeros((1, 9)), RATE_HZ), ["low", "low"])
+        classifier.accuracy(classifier.classify(model, np.zeros((1, 9)), RATE_HZ), ["low", "low"])
     with pytest.raises(ModelError, match="2 to 1000 different"):
         classifier.train(Clips(np.zeros((2, 4000), np.float32), ("a", "a"), ("x", "y"), RATE_HZ))
     with pytest.raises(Cancelled):
@@ -338,10 +338,10 @@ def test_digits_come_with_labels_and_their_own_split(data_dir):
 
 
 @pytest.mark.slow
-def test_the_digits_listener_hears_the_held_out_takes(data_dir):
+def test_the_digits_classifier_knows_the_held_out_takes(data_dir):
     model = classifier.train(data_dir / "digits")
     held = classifier.clips(data_dir / "digits", "validation")
-    assert classifier.accuracy(classifier.listen(model, held.audio, RATE_HZ), held.labels) >= 0.97
+    assert classifier.accuracy(classifier.classify(model, held.audio, RATE_HZ), held.labels) >= 0.97
 
 
 # The benchmark --------------------------------------------------------------------------------------------------------
@@ -367,7 +367,7 @@ def test_the_benchmark_goes_on_where_it_was_and_tells_the_same(tmp_path, capsys)
     report = filesystem.read_json(out / "digits.json")
     assert list(report["tables"]) == ["2"] and report["per_label"]["7"]["clips"] == 2
     assert set(report["tables"]["2"]) == {"model", "other training clips", "test set"}
-    assert report["listener"]["train_clips"] == 8 and {r["clips"] for r in report["tables"]["2"].values()} == {4}
+    assert report["classifier"]["train_clips"] == 8 and {r["clips"] for r in report["tables"]["2"].values()} == {4}
     assert (out / "digits.png").read_bytes()[:4] == b"\x89PNG"
     made = sorted(out.glob("made-*/[37]_*.wav"))
     assert [p.name for p in made] == ["3_0000.wav", "3_0001.wav", "7_0000.wav", "7_0001.wav"]

@@ -1,4 +1,4 @@
-"""Processes and a dask cluster make the dataset that this process makes, byte for byte, whatever becomes of workers.
+"""A dask cluster makes the dataset that this process makes, byte for byte, whatever becomes of workers.
 
 Truths: the bytes of a preparation in this process; a worker process killed by the system half-way; a port where nobody
 listens, or somebody else does. Most tests of the cluster use workers in threads with the cheap measure of
@@ -10,11 +10,9 @@ import http.server
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import distributed
 import pytest
@@ -176,163 +174,6 @@ def _on_a_worker() -> bool:
     try:
         return bool(distributed.get_worker())
     except ValueError:
-        return False
-
-
-# ------------------------------------------------------------------------------------------- processes of this machine
-
-
-@pytest.fixture
-def pool(monkeypatch):
-    """Work that lasts: processes are started for the first segment and waited for; the list gets every pool."""
-    pools, start, workers = [], executors._pool, executors.LocalExecutor.workers
-
-    def started(n):
-        pools.append(start(2))
-        return pools[-1]
-
-    def waited(self):
-        workers(self)
-        if self.ready is not None:
-            self.ready.result(600)
-        return workers(self)
-
-    monkeypatch.setattr(executors, "BEGIN_S", 0.0)
-    monkeypatch.setattr(executors, "_pool", started)
-    monkeypatch.setattr(executors.LocalExecutor, "workers", waited)
-    return pools
-
-
-def pids(pool) -> list[int]:
-    return list(pool._processes)
-
-
-def test_processes_make_the_same_bytes_and_are_gone_afterwards(tmp_path, short, pool, monkeypatch):
-    """The real measure, in this process and in two others."""
-    sources, seen = make_files(tmp_path / "a", 3, 2.0), set()
-    with monkeypatch.context() as here:
-        here.setattr(executors, "BEGIN_S", 1e9)
-        dataset.prepare(sources, tmp_path / "here", SETTINGS)
-    assert not pool
-
-    this = os.getpid()
-
-    def elsewhere(samples, cut, settings):
-        import os
-
-        from svclib.data import segments
-
-        assert os.getpid() != this, "measured in this process"
-        return segments.measure(samples, cut, settings)
-
-    monkeypatch.setattr(segments, "measure", elsewhere)
-    look = lambda fraction, text: seen.update(*map(pids, pool))  # noqa: E731
-    data = dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=look)
-    assert contents(tmp_path / "out") == contents(tmp_path / "here") and len(data.recordings) == 3
-    assert len(pool) == 1 and len(seen) == 2 and not any(_lives(pid) for pid in seen)
-
-
-@pytest.mark.parametrize("pause_s", [0.0, 1.0])
-def test_a_worker_that_the_system_kills_loses_nothing(tmp_path, short, pool, monkeypatch, pause_s):
-    """As where memory is short; what remains is measured here, one at a time."""
-    sources, killed = make_files(tmp_path / "a", 4, 2.0), []
-    with monkeypatch.context() as here:
-        here.setattr(executors, "BEGIN_S", 1e9)
-        dataset.prepare(sources, tmp_path / "here", SETTINGS)
-
-    def progress(fraction, text):
-        if "measured" in text and not killed:
-            killed.append(pids(pool[0])[0])
-            os.kill(killed[0], signal.SIGKILL)
-            time.sleep(pause_s)  # it is noticed with the next result, or when the next segment is handed over
-
-    dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=progress)
-    assert killed and len(pool) == 1
-    assert contents(tmp_path / "out") == contents(tmp_path / "here")
-
-
-def test_cancel_interrupt_and_a_bad_recording_with_processes(tmp_path, short, pool, monkeypatch):
-    def picky(samples, settings, progress=None, extract=features.extract):
-        if len(samples) > 40_000:
-            raise ModelError("nobody can measure this")
-        return extract(samples, settings)
-
-    def picky_there(samples, cut, settings):
-        from svclib.data import segments
-
-        if len(samples) > 40_000:
-            raise ModelError("nobody can measure this")
-        return segments.measure(samples, cut, settings)
-
-    monkeypatch.setattr(segments, "SEGMENT_S", 100.0)
-    sources = make_files(tmp_path / "a", 3, 1.0) + make_files(tmp_path / "b", 1, 4.0, first=7)
-    with monkeypatch.context() as here:
-        here.setattr(executors, "BEGIN_S", 1e9)
-        here.setattr(features, "extract", picky)
-        expected = dataset.prepare(sources, tmp_path / "here", SETTINGS)
-    monkeypatch.setattr(segments, "measure", picky_there)
-    assert "nobody can measure this" in expected.skipped[0]["reason"]
-
-    def interrupt(fraction, text):
-        if "measured" in text:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        dataset.prepare(sources, tmp_path / "out", SETTINGS, progress=interrupt)
-    calls = iter([False] * 7 + [True] * 100)
-    with pytest.raises(Cancelled, match="goes on"):
-        dataset.prepare(sources, tmp_path / "out", SETTINGS, cancelled=lambda: next(calls))
-    assert len(pool) == 2 and not any(_lives(pid) for one in pool for pid in pids(one))
-    assert dataset.prepare(sources, tmp_path / "out", SETTINGS).skipped == expected.skipped
-    assert contents(tmp_path / "out") == contents(tmp_path / "here")
-
-
-@pytest.mark.parametrize("cores, after, started", [(2, 0.3, 1), (2, 60.0, 0), (1, 0.0, 0)])
-def test_processes_begin_when_the_work_lasts_and_there_are_cores(
-    tmp_path,
-    short,
-    measured,
-    monkeypatch,
-    cores,
-    after,
-    started,
-):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
-    monkeypatch.setattr(executors, "BEGIN_S", after)
-    pools, real, measure = [], executors._pool, segments.measure
-    monkeypatch.setattr(executors, "_pool", lambda n: pools.append(n) or real(n))
-
-    def slow(samples, cut, settings):
-        time.sleep(0.1)
-        return measure(samples, cut, settings)
-
-    monkeypatch.setattr(segments, "measure", slow)
-    dataset.prepare(make_files(tmp_path / "a", 4, 2.0), tmp_path / "out", SETTINGS)
-    assert len(pools) == started
-
-
-@pytest.mark.slow
-def test_workers_leave_when_the_process_that_asked_is_killed(tmp_path):
-    code = (
-        "import sys; from svclib.data import executors; executors.IDLE_S = 1.0; here = executors.LocalExecutor(); "
-        "here.processes = executors._pool(2); here.processes.submit(abs, 1).result(); "
-        "print(*here.processes._processes, flush=True); sys.stdin.read()"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    workers = [int(pid) for pid in child.stdout.readline().split()]
-    assert workers and all(map(_lives, workers))
-    child.kill()
-    child.wait()
-    until = time.monotonic() + 60
-    while any(map(_lives, workers)) and time.monotonic() < until:
-        time.sleep(0.5)
-    assert not any(map(_lives, workers))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
         return False
 
 

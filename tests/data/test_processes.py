@@ -13,7 +13,7 @@ import toy
 
 from svclib.__main__ import main
 from svclib.training import api as training
-from svclib.training import device as machine
+from svclib.training import session
 from svclib.utils import rng as draws
 from svclib.utils.errors import TrainingError
 
@@ -58,8 +58,8 @@ def test_a_batch_in_pieces_learns_what_the_whole_batch_teaches(tmp_path, monkeyp
         return [json.loads(line)["loss"] for line in open(tmp_path / name / "metrics.jsonl") if '"loss"' in line]
 
     whole = losses("whole")
-    pieces = machine.micro_batches
-    monkeypatch.setattr(machine, "micro_batches", lambda batch, accelerator, size: pieces(batch, accelerator, 3))
+    pieces = session.micro_batches
+    monkeypatch.setattr(session, "micro_batches", lambda batch, accelerator, size: pieces(batch, accelerator, 3))
     np.testing.assert_allclose(losses("micro_batches"), whole, rtol=1e-5)
 
 
@@ -125,6 +125,6 @@ def test_more_processes_than_rows_are_refused(monkeypatch, tmp_path):
     class Crowd:
         num_processes, process_index, is_main_process, device = 3, 0, True, torch.device("cpu")
 
-    monkeypatch.setattr(machine, "make_accelerator", lambda device, precision: Crowd())
+    monkeypatch.setattr(session, "make_accelerator", lambda device, precision: Crowd())
     with pytest.raises(TrainingError, match="3 processes for a batch of 2"):
         training.train(toy.ToyDataset(), tmp_path, toy.preset(steps=1, batch_size=2))

@@ -18,7 +18,7 @@ import soundfile
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.data import quality, quality_report
-from svclib.utils.errors import AudioError
+from svclib.utils.errors import DatasetError
 
 RATE = 16000
 
@@ -214,7 +214,7 @@ def test_finding_duplicates_compares_few_pairs(monkeypatch):
     files = [quality_report.FileReport(str(i), Path(str(i))) for i in range(len(prints))]
     compared, same = [], quality._same
     monkeypatch.setattr(quality, "_same", lambda a, b: compared.append(1) or same(a, b))
-    found = quality._with_duplicates(files, prints)
+    found = quality._with_duplicates(list(zip(files, prints, strict=True)))
     twins = {f.name: f.findings[0].text for f in found if f.findings}
     assert twins.keys() == {str(i) for i in range(300, 311)}
     assert all(f"as {7 * i}." in twins[str(300 + i)] for i in range(10)) and "as 299." in twins["310"]
@@ -265,7 +265,7 @@ def test_totals(tmp_path):
     assert "b.wav is the softest" in about_all["level"].text and about_all["short"].severity == quality.WARNING
     os.mkdir(tmp_path / "none")
     assert "Accepted types" in quality.examine(tmp_path / "none").findings[0].text
-    with pytest.raises(AudioError, match="There is no file"):
+    with pytest.raises(DatasetError, match="There is no file"):
         quality.examine(tmp_path / "absent")
 
 

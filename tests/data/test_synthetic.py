@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.signal
+from singer_truth import truth as truth_of
 
 from svclib.audio import io as audio
 from svclib.audio import units
@@ -53,7 +54,7 @@ def test_f0_is_what_an_independent_tracker_hears(songs):
     tracker = SwiftF0()
     for sung in songs:
         heard = tracker.detect(sung.audio, sung.sample_rate_hz)
-        truth = sung.truth(1000, 1)  # one frame per millisecond
+        truth = truth_of(sung, 1000, 1)  # one frame per millisecond
         index = np.minimum((heard.timestamps * 1000).astype(int), len(truth.f0_hz) - 1)
         voiced = truth.voiced[index]
         error = np.abs(units.cents(heard.pitch_hz[voiced], truth.f0_hz[index][voiced]))
@@ -64,7 +65,7 @@ def test_f0_is_what_an_independent_tracker_hears(songs):
 
 def test_loudness_is_closed_form_and_right_on_every_voiced_frame(songs):
     for sung in songs:
-        truth = sung.truth(RATE_HZ, HOP)
+        truth = truth_of(sung, RATE_HZ, HOP)
         error = measured_loudness_db(at_16k(sung))[: len(truth.loudness_db)] - truth.loudness_db
         vowels = np.isin(truth.phones, singers.VOWELS)
         assert np.percentile(np.abs(error[vowels]), 99) < 0.3, sung.singer.name
@@ -76,7 +77,7 @@ def test_loudness_is_closed_form_and_right_on_every_voiced_frame(songs):
 
 def test_truth_fits_any_grid(songs):
     sung = songs[0]
-    coarse, fine = sung.truth(44100, 512), sung.truth(22050, 256)
+    coarse, fine = truth_of(sung, 44100, 512), truth_of(sung, 22050, 256)
     assert len(coarse.f0_hz) == len(sung.audio) // 512
     assert len(fine.f0_hz) == units.resampled_length(len(sung.audio), 44100, 22050) // 256
     n = min(len(coarse.f0_hz), len(fine.f0_hz))
@@ -145,12 +146,12 @@ def test_both_singers_sing_the_same_phones_at_the_same_times(songs):
     aria, bruno = songs
     assert aria.phones == bruno.phones
     assert len(aria.audio) == len(bruno.audio)
-    one, two = aria.truth(RATE_HZ, HOP), bruno.truth(RATE_HZ, HOP)
+    one, two = truth_of(aria, RATE_HZ, HOP), truth_of(bruno, RATE_HZ, HOP)
     np.testing.assert_array_equal(one.voiced, two.voiced)
     interval = units.cents(one.f0_hz[one.voiced], two.f0_hz[two.voiced])
     assert abs(np.median(interval) - 1200) < 10  # an octave apart, but for vibrato and glides
     assert np.abs(one.formants_hz - two.formants_hz).mean() > 100  # and with another vocal tract
-    shifted = singers.render("aria", Score((Note(60, 0.5, "a"),)), octave=1).truth(RATE_HZ, HOP)
+    shifted = truth_of(singers.render("aria", Score((Note(60, 0.5, "a"),)), octave=1), RATE_HZ, HOP)
     assert np.median(shifted.f0_hz[shifted.voiced]) == pytest.approx(523.25, rel=0.01)
 
 
@@ -158,7 +159,7 @@ def clicks(samples, sung):
     """The highest level within a millisecond above 15 kHz, away from noise consonants, where a voice has nothing."""
     high = scipy.signal.sosfilt(scipy.signal.butter(8, 15000, "high", fs=44100, output="sos"), samples)
     level = np.sqrt(np.convolve(high**2, np.ones(44) / 44, "same"))[22::44]
-    truth = sung.truth(44100, 44)
+    truth = truth_of(sung, 44100, 44)
     near = np.convolve(np.isin(truth.phones, singers.NOISES), np.ones(61), "same") > 0
     n = min(len(level), len(near))
     return level[:n][~near[:n]].max()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from svclib.analysis import ablation, interventions
+from svclib.analysis import ablation
 from svclib.audio import io as audio
 from svclib.audio.mel import MelConfig
 from svclib.conversion import pipeline
@@ -289,28 +289,28 @@ def test_a_study_hears_the_units_of_its_stretch(home):
         found = extract.extract(samples, measured)
         songs_.append(songs.Song(Path(f"{name}.wav"), name, 16000, len(samples), samples, found))
     plain = Controls(use_loudness_statistics=False, attenuation_db=0.0)
-    asked, other = (interventions.cut_excerpt(song, None, 0.4, 0.8, plain) for song in songs_)
+    asked, other = (ablation.cut_excerpt(song, None, 0.4, 0.8, plain) for song in songs_)
     first, n = 25, len(asked)  # frame 25 is centred at 0.408 s
     np.testing.assert_array_equal(asked.content, songs_[0].features.content[first : first + n])
     f0_hz = fill_unvoiced(asked.f0_hz, asked.voiced)
     given = ConditionInputs.from_arrays(asked.log_mel, f0_hz, asked.voiced, asked.loudness_db, asked.content)
-    base = interventions.build_condition(model, asked)
+    base = ablation.build_condition(model, asked)
     assert torch.equal(base, model.condition(given))
-    swap = interventions.Intervention("content", "swap", other=other)
-    swapped = interventions.build_condition(model, asked, [swap])
+    swap = ablation.Intervention("content", "swap", other=other)
+    swapped = ablation.build_condition(model, asked, [swap])
     assert torch.equal(
         swapped, model.condition(dataclasses.replace(given, content=torch.from_numpy(other.content)[None]))
     )
     assert not torch.equal(swapped, base)
-    off = interventions.build_condition(model, asked, [interventions.Intervention("content")])
+    off = ablation.build_condition(model, asked, [ablation.Intervention("content")])
     assert torch.equal(
         off,
-        interventions.build_condition(
-            model, dataclasses.replace(asked, content=other.content), [interventions.Intervention("content")]
+        ablation.build_condition(
+            model, dataclasses.replace(asked, content=other.content), [ablation.Intervention("content")]
         ),
     )
     made = ablation.run(model, asked, (), ablation.RunOptions(SamplingOptions(steps=3), features=False))
     assert np.isfinite(made.trace.result).all()
-    deaf = interventions.Intervention("content", "swap", other=dataclasses.replace(other, content=None))
+    deaf = ablation.Intervention("content", "swap", other=dataclasses.replace(other, content=None))
     with pytest.raises(ConversionError, match="'b' has no content features for this instrument"):
-        interventions.build_condition(model, asked, [deaf])
+        ablation.build_condition(model, asked, [deaf])

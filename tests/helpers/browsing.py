@@ -233,7 +233,7 @@ def study_notebook(folder: Path, home: Path) -> None:
         "from svclib.notebooks import ablation\nfrom svclib.utils import workspace\n",
         f"base = workspace.base_folder(base={str(home)!r})\n",
     ]
-    lines += ["ablation.ablation_panel(base)"]
+    lines += ["ablation.AblationPanel(base)"]
     cell = {"cell_type": "code", "metadata": {}, "source": lines, "outputs": [], "execution_count": None, "id": "a"}
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     book = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
@@ -266,7 +266,7 @@ def cancel_study(page, after_s: float) -> dict:
     press(page, "t-study-run")
     page.wait_for_timeout(1000 * after_s)
     press(page, "t-study-cancel")
-    page.wait_for_function("document.querySelector('.svclib-study').innerText.match(/Stopping|Cancelled/)", polling=10)
+    page.wait_for_function("document.querySelector('.svclib-study').innerText.match(/Stopping|cancelled/)", polling=10)
     said = page.evaluate("performance.now() - window.pressed")
     page.wait_for_function("document.querySelector('button.t-study-cancel').disabled", polling=10)
     free = page.evaluate("performance.now() - window.pressed")

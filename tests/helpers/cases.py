@@ -178,7 +178,7 @@ CASES = {
     "K5": "a sampler, an F0 method, a vocoder in one file of one's own",
     "L1": "every page can be done, by mouse and by keyboard, also at phone width",
     "L2": "the main run holds every step, the others at most eight, all from the same noise",
-    "L3": "one file below 10 MB, its size said before; where it would be larger, which stretch fits",
+    "L3": "one file below 10 MB, its size said before; where it would be larger, which excerpt fits",
     "L4": "the sound of a run without melody knows nothing of the melody",
     "L5": "the command makes the same file as Python, for a diffusion and for DiffWave",
     "L6": "progress within a second, Cancel within a step, Export overwrites nothing",

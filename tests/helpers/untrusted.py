@@ -1,4 +1,4 @@
-"""What strangers may send: well-formed small files of every kind, thousands of mutations of them, and a watch over what
+"""Untrusted files: well-formed small files of every kind, thousands of mutations of them, and a watch over what
 opening one does.
 """
 
@@ -191,12 +191,12 @@ def other_json(value, rng: random.Random):
     """A JSON value with one place in it replaced, removed, doubled or renamed."""
     places = []
 
-    def walk(node, path):
+    def visit(node, path):
         places.append(path)
         for key, item in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-            walk(item, (*path, key))
+            visit(item, (*path, key))
 
-    walk(value, ())
+    visit(value, ())
     made = json.loads(json.dumps(value))
     path = rng.choice(places[1:] or places)
     if not path:
@@ -401,7 +401,7 @@ def vocoder_zip(tensors=None, config=None) -> bytes:
 
 
 def trace_file(**changes) -> bytes:
-    """A small trace of a walk over a mel, as bytes of its ``.npz``."""
+    """A small trace of a sampling run, as bytes of its ``.npz``."""
     from svclib.audio.mel import MelConfig
 
     rng, n = np.random.default_rng(0), 4
@@ -411,7 +411,7 @@ def trace_file(**changes) -> bytes:
         "schema": 1,
         "kind": "mel",
         "n_calls": n,
-        "info": {"label": "a walk", "method": "ddim", "seed": 3, "notice": "", "mel": contract.to_json()},
+        "info": {"label": "a run", "method": "ddim", "seed": 3, "notice": "", "mel": contract.to_json()},
     }
     arrays = {
         "head": head,
@@ -450,7 +450,7 @@ def instruments(folder: Path) -> dict[str, bytes]:
     voice = harmonic.HarmonicSettings(n_harmonics=4, n_noise_bands=3, channels=4, n_layers=1, fft_sizes=(64,))
     mel = FeatureSettings(8000, 64, mel=MelConfig(8000, 256, 256, 64, 8, 40.0, 4000.0))
     small = ddsp.DdspSettings(n_harmonics=5, n_noise_bands=3, rnn_channels=4, mlp_channels=4, layers_per_stack=1)
-    walk = diffusion.DiffusionSettings(
+    settings = diffusion.DiffusionSettings(
         code_dims=3,
         content_channels=4,
         content_layers=1,
@@ -463,12 +463,20 @@ def instruments(folder: Path) -> dict[str, bytes]:
         vocoder=voice,
     )
     one = {k: v for k, v in toy.STATISTICS.items() if k != "singers"}
-    sung = {**toy.STATISTICS, "log_mel": {"min": [-11.0] * 8, "max": [1.0] * 8}, "singers": {"ann": one, "bea": one}}
+    statistics = {
+        **toy.STATISTICS,
+        "log_mel": {"min": [-11.0] * 8, "max": [1.0] * 8},
+        "singers": {"ann": one, "bea": one},
+    }
     kinds = {
         "ddsp": (small, toy.FEATURES, toy.STATISTICS),
-        "diffusion": (walk, mel, sung),
-        "diffwave": (diffwave.DiffWaveSettings(condition="mel", channels=4, n_layers=2, condition_dims=4), mel, sung),
-        "harmonic": (voice, mel, sung),
+        "diffusion": (settings, mel, statistics),
+        "diffwave": (
+            diffwave.DiffWaveSettings(condition="mel", channels=4, n_layers=2, condition_dims=4),
+            mel,
+            statistics,
+        ),
+        "harmonic": (voice, mel, statistics),
     }
     made = {}
     for kind, (settings, features, statistics) in kinds.items():

@@ -65,8 +65,8 @@ def journey(folder: Path) -> None:
     score = singers.Score(tuple(singers.Note(n, 0.8, s) for n, s in ((60, "la"), (64, "sa"), (62, "na"))))
     for seed, name in enumerate(("one", "two")):
         (folder / "voice").mkdir(exist_ok=True)
-        sung = singers.render("aria", score, seed=seed)
-        audio.write(folder / "voice" / f"{name}.wav", sung.audio, sung.sample_rate_hz)
+        rendered = singers.render("aria", score, seed=seed)
+        audio.write(folder / "voice" / f"{name}.wav", rendered.audio, rendered.sample_rate_hz)
     song, presets = folder / "voice" / "two.wav", ["--config", "diffusion_small", "--config", "tiny"]
     sings = ["--instrument", folder / "aria.zip", "--input", song]
     for command in (
@@ -75,8 +75,8 @@ def journey(folder: Path) -> None:
         ["train", "--dataset", folder / "data", "--run", folder / "run", *presets, "--steps", "3"],
         ["export", "--run", folder / "run", "--out", folder / "aria.zip"],
         ["info", folder / "aria.zip"],
-        ["convert", *sings, "--out", folder / "sung.wav", "--key", "auto"],
-        ["evaluate", "--reference", song, "--converted", folder / "sung.wav", "--json", folder / "figures.json"],
+        ["convert", *sings, "--out", folder / "rendered.wav", "--key", "auto"],
+        ["evaluate", "--reference", song, "--converted", folder / "rendered.wav", "--json", folder / "figures.json"],
         ["trace", *sings, "--out", folder / "lesson.html", "--seconds", "1", "--steps", "8"],
     ):
         status = main([str(part) for part in command])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from svclib.models.content.codebook import ContentCodebook
+from svclib.models.content.base import ContentCodebook
 
 
 def test_fit_finds_separate_clusters():

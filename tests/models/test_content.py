@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+from singer_truth import truth as truth_of
 
 from svclib.audio.mel import MelConfig
 from svclib.audio.mel import log_mel as compute_log_mel
@@ -174,7 +175,7 @@ def test_pitch_moves_a_singers_code_less_than_a_vowel_does(name):
     for shift in (-7, 0, 7):
         score = singers.Score(tuple(singers.Note(67 + shift, 0.6, v) for v in vowels))
         sung = singers.render(name, score)
-        truth = sung.truth(hop_samples=512)
+        truth = truth_of(sung, hop_samples=512)
         f0 = torch.from_numpy(np.asarray(fill_unvoiced(truth.f0_hz, truth.voiced), np.float32))[None]
         log_mel = compute_log_mel(torch.from_numpy(sung.audio)[None], MEL)
         with torch.no_grad():

@@ -17,7 +17,6 @@ import torch
 
 from svclib.features.extract import FeatureSettings
 from svclib.features.f0 import fill_unvoiced
-from svclib.models.ddsp import networks as decoder
 from svclib.models.ddsp.model import DdspSettings
 from svclib.utils.errors import Cancelled, ConfigError, ModelError
 
@@ -168,23 +167,16 @@ def test_untrained_controls():
 # ---- z ----
 
 
-@pytest.mark.parametrize("n_fft", [256, 1024, 2048])
-@pytest.mark.filterwarnings("ignore:Empty filters")
-def test_mel_filters_against_librosa(n_fft):
-    ours = decoder.htk_mel_weights(RATE, n_fft)
-    theirs = librosa.filters.mel(sr=RATE, n_fft=n_fft, n_mels=128, fmin=20, fmax=8000, htk=True, norm=None)
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
-
-
 def test_mfcc_against_scipy():
     encoder = DdspSettings(z_dims=4).build(FEATURES).z_encoder
     audio = song(200)[3]
     mfcc = encoder.mfcc(torch.from_numpy(audio)[None])[0].numpy()
     assert mfcc.shape == (25, 30)
     padded = np.pad(audio, 256)
+    mel = librosa.filters.mel(sr=RATE, n_fft=1024, n_mels=128, fmin=20, fmax=8000, htk=True, norm=None)
     for i in (0, 10, 24):
         spectrum = np.abs(np.fft.rfft(padded[i * 512 :][:1024] * scipy.signal.get_window("hann", 1024)))
-        log = np.log(np.maximum(decoder.htk_mel_weights(RATE, 1024) @ spectrum, 1e-5))
+        log = np.log(np.maximum(mel @ spectrum, 1e-5))
         expected = scipy.fft.dct(log, type=2)[:30] / np.sqrt(2 * 128)
         np.testing.assert_allclose(mfcc[i], expected, atol=2e-3)
 

@@ -159,7 +159,7 @@ def test_pieces_equal_the_whole(chunk_frames):
     for part in ("audio", "harmonic", "noise"):
         np.testing.assert_allclose(getattr(made, part), getattr(whole, part), atol=1e-5)
     assert len(whole.audio) == 93 * HOP
-    at_once = model.synthesize(batch["log_mel"], batch["f0_hz"], batch["voiced"], torch.Generator().manual_seed(5))
+    at_once = model.resynthesize(batch, torch.Generator().manual_seed(5))
     np.testing.assert_allclose(whole.audio, at_once[0].detach().numpy(), atol=1e-4)  # as it was trained
     assert not np.array_equal(model.render(*arrays, seed=6).noise, whole.noise)
 
@@ -218,19 +218,17 @@ def test_an_instrument_of_this_kind_opens_and_sings_the_same(tmp_path):
     opened = instrument.open(path)
     assert opened.kind == "harmonic" and opened.info["loss"]["fft_sizes"] == [1024, 256, 64]
     batch = batch_of(tone(np.full(30, 220.0)), np.full(30, 220.0))
-    arguments = (batch["log_mel"], batch["f0_hz"], batch["voiced"], 3)
-    assert torch.equal(opened.model(*arguments), model(*arguments))
+    assert torch.equal(opened.model.reconstruct(batch, 3), model.reconstruct(batch, 3))
 
 
 def test_another_mel_is_refused_naming_both_sides():
     batch = batch_of(tone(np.full(30, 220.0)), np.full(30, 220.0))
-    arguments = (batch["f0_hz"], batch["voiced"])
     model = busy()
     other = dataclasses.replace(CONTRACT, log_base="10", fmax_hz=8000.0)
     with pytest.raises(ModelError, match="'harmonic' and of my song differ: fmax_hz 7600.0 against 8000.0, log_base"):
         model.contract.require(other, "the vocoder 'harmonic'", "my song")
     with pytest.raises(ModelError, match=r"expected \[batch, frames, 64\]"):
-        model(batch["log_mel"][..., :40], *arguments)
+        model.reconstruct({**batch, "log_mel": batch["log_mel"][..., :40]})
     with pytest.raises(ModelError, match="do not fit"):
         harmonic.check_shapes(batch["log_mel"], batch["f0_hz"][:, :20], batch["voiced"][:, :20], CONTRACT)
 

@@ -11,7 +11,7 @@ import torch
 
 from svclib.audio import io
 from svclib.audio.mel import MelConfig
-from svclib.data.batches import ContentCache
+from svclib.data.dataset import ContentCache
 from svclib.features import extract
 from svclib.features.extract import ConditionInputs
 from svclib.models.content import words

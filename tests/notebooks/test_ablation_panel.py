@@ -1,4 +1,4 @@
-"""Truths about the study panel, without a browser: it runs, cancels, compares, hears and keeps; it overwrites nothing,
+"""Truths about the study panel, without a browser: it runs, cancels, compares, renders, keeps; it overwrites nothing,
 says what is missing, and shows names as text."""
 
 import csv
@@ -10,7 +10,7 @@ import pytest
 from diffusion_files import make_instrument, make_song
 from panels import NASTY
 
-from svclib.analysis import ablation, live_preview, trace
+from svclib.analysis import ablation, plots, trace
 from svclib.analysis.plots import ablation as views
 from svclib.conversion import song
 from svclib.models import instrument
@@ -28,8 +28,8 @@ def empty(tmp_path):
 @pytest.fixture
 def base(empty):
     make_instrument(empty.instruments)
-    make_song(empty.examples / "a.wav")
     make_song(empty.examples / "b.wav", 330.0)
+    make_song(empty.examples / "a.wav")  # the newest is chosen
     return empty
 
 
@@ -38,7 +38,7 @@ def said(panel):
 
 
 def panel_of(base, **choices):
-    panel = widgets_study.ablation_panel(base)
+    panel = widgets_study.AblationPanel(base)
     panel.seconds.value, panel.steps.value = 0.8, 4
     for name, value in choices.items():
         getattr(panel, name).value = value
@@ -143,7 +143,7 @@ def test_cancel_keeps_what_was_there(base, slow):
     panel.cancel_button.click()
     go.set()
     panel.task.wait(60)
-    assert panel.viewer.cards == {} and "Cancelled" in said(panel) and not panel.run_button.disabled
+    assert panel.viewer.cards == {} and "cancelled" in said(panel) and not panel.run_button.disabled
     run(panel)
     assert len(panel.viewer.cards) == 1
 
@@ -188,14 +188,14 @@ def test_names_stay_text(empty):
 
 
 def test_checkpoints_of_a_training(base, monkeypatch):
-    from svclib.notebooks import first_run
+    from svclib.notebooks import train
 
     folder = base.runs / "mine" / "checkpoints"
     folder.mkdir(parents=True)
     loaded = [instrument.open(make_instrument(base.instruments, f"c{i}", i)) for i in (1, 1, 2)]
     by_step = dict(zip((10, 20, 30), loaded, strict=True))
-    entries = [first_run.CheckpointEntry(step, None, step == 30, []) for step in by_step]
-    monkeypatch.setattr(first_run, "checkpoint_steps", lambda run: entries)
+    entries = [train.CheckpointEntry(step, None, step == 30) for step in by_step]
+    monkeypatch.setattr(train, "checkpoint_steps", lambda run: entries)
 
     def load_model(run, step):
         return by_step[step].model, {"statistics": by_step[step].statistics}
@@ -233,11 +233,9 @@ def test_buttons_that_need_a_run_say_so_and_a_failing_view_leaves_no_other_pictu
 
 
 @pytest.mark.case("L7")
-def test_pictures_while_it_sings(base, monkeypatch):
+def test_pictures_while_it_samples(base, monkeypatch):
     panel = panel_of(base, probe=True)
-    monkeypatch.setattr(
-        live_preview.LivePreview, "__init__", functools.partialmethod(live_preview.LivePreview.__init__, every_s=0.0)
-    )
+    monkeypatch.setattr(plots.LivePreview, "__init__", functools.partialmethod(plots.LivePreview.__init__, every_s=0.0))
     seen = []
     panel.live.observe(lambda change: seen.append(change["new"]), "value")
     run(panel)
@@ -246,7 +244,7 @@ def test_pictures_while_it_sings(base, monkeypatch):
     assert seen[-1] == "" == panel.live.value
     seen.clear()
     step = panel.task.cancel
-    monkeypatch.setattr(live_preview, "_pictures", lambda *a: step() or "<i>late</i>")
+    monkeypatch.setattr(live_preview, "_pictures", lambda *a: step("Stopping.") or "<i>late</i>")
     panel.run_button.click()
     panel.task.wait(60)
-    assert seen == [] and panel.live.value == "" and "Cancelled" in said(panel) and len(panel.viewer.cards) == 1
+    assert seen == [] and panel.live.value == "" and "cancelled" in said(panel) and len(panel.viewer.cards) == 1

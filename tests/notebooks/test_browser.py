@@ -78,12 +78,14 @@ def test_training_in_jupyterlab(page, lab, folder):
 
 
 def compare_one(page):
-    """Press Compare as the panel stands: the song itself and one way to sing it, 6 s each, every measure a number."""
-    page.locator(".t-compare").click()
+    """Press Compare as the panel stands: the song itself and one variant, 6 s each, every measure a number."""
+    page.locator(".t-ab-compare").click()
     page.wait_for_selector(".svclib-compare .svclib-message .svclib-done", timeout=60000)
-    song, sung = page.locator(".t-ab-table tbody tr").all_inner_texts()
+    song, converted = page.locator(".t-ab-table tbody tr").all_inner_texts()
     assert browsing.durations_s(page, ".t-ab-table audio") == [pytest.approx(6.0, abs=0.1)] * 2
-    assert song.count("\N{EN DASH}") == 6 and re.fullmatch(r"\S+\s+([\d.]+\s+){2}\d+ cents\s+([\d.]+\s+){3}dB", sung)
+    assert song.count("\N{EN DASH}") == 6 and re.fullmatch(
+        r"\S+\s+([\d.]+\s+){2}\d+ cents\s+([\d.]+\s+){3}dB", converted
+    )
 
 
 @pytest.mark.browser
@@ -201,7 +203,7 @@ def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
 
 @pytest.mark.case("L7")
 @pytest.mark.browser
-def test_pictures_while_the_study_panel_sings(page, lab, folder):
+def test_pictures_while_the_study_panel_samples(page, lab, folder):
     from diffusion_files import make_instrument, make_song
 
     home = folder / "study"
@@ -222,6 +224,6 @@ def test_pictures_while_the_study_panel_sings(page, lab, folder):
         assert max(b - a for a, b in zip(pictures, pictures[1:], strict=False)) < 3000, seen  # 500
     browsing.set_number(page, "t-study-steps", 1000)
     found = browsing.cancel_study(page, 0.7)
-    assert found["said"] < 2000 and found["free"] < 3000 and "Cancelled" in found["text"], found
+    assert found["said"] < 2000 and found["free"] < 3000 and "cancelled" in found["text"], found
     assert page.locator(".t-study-live img").count() == 0
     assert page.locator(".t-study-runs tbody tr").count() == 2

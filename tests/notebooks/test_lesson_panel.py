@@ -10,12 +10,12 @@ import pytest
 from diffusion_files import make_instrument, make_song
 from panels import said
 
-from svclib.analysis.lesson import build as lesson
+from svclib.analysis import lesson
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffwave import model as diffwave
-from svclib.notebooks import lesson as widgets_lesson
+from svclib.notebooks import visualize as widgets_lesson
 from svclib.utils import workspace
 
 pytestmark = pytest.mark.case("L6")
@@ -31,24 +31,24 @@ def base(tmp_path_factory):
 
 
 def panel_of(base):
-    panel = widgets_lesson.lesson_panel(base, 0.0, 0.5)
+    panel = widgets_lesson.LessonPanel(base, 0.0, 0.5)
     panel.steps.value = 8
     return panel
 
 
 @pytest.mark.case("H1")
 def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base, tmp_path):
-    panel = widgets_lesson.lesson_panel(base)
-    assert [label for label, _ in panel.instrument.options] == ["voice"] and not panel.task.busy
+    panel = widgets_lesson.LessonPanel(base)
+    assert [label for label, _ in panel.instrument.options] == ["voice.zip"] and not panel.task.busy
     assert (panel.instrument.value, panel.song.value) == (base.instruments / "voice.zip", base.examples / "a song.wav")
     make_song(base.examples / "later.wav", 330.0)
     panel.song.value = base.examples / "a song.wav"
     panel.refresh_button.click()
     assert len(panel.song.options) == 2 and panel.song.value == base.examples / "a song.wav"
-    empty = widgets_lesson.lesson_panel(workspace.base_folder(base=tmp_path / "home"))
-    assert "Train one in notebook 02" in said(empty)
+    empty = widgets_lesson.LessonPanel(workspace.base_folder(base=tmp_path / "home"))
+    assert "Make one with notebook 02" in said(empty)
     empty.run()
-    assert "Choose an instrument" in said(empty)
+    assert "Make one with notebook 02" in said(empty)
     empty.export()
     assert "Run first" in said(empty)
 
@@ -60,11 +60,11 @@ def test_the_example_says_nothing_on_stderr(recwarn):
 
 def test_the_example_is_written_as_a_file_by_a_button(tmp_path):
     home = workspace.base_folder(base=tmp_path / "home")
-    box = widgets_lesson.example_file(home)
+    panel = widgets_lesson.ExamplePanel(home)
     assert list(home.output.iterdir()) == []
-    box.children[0].children[0].click()
+    panel.save_button.click()
     assert (home.output / "lesson.html").read_text("utf-8") == lesson.example()
-    assert "lesson.html" in box.children[1].value
+    assert "lesson.html" in said(panel)
 
 
 def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):
@@ -79,9 +79,9 @@ def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):
     assert "Your instrument sea." in widgets_lesson.waves(home).data
     listed = {entry.name: entry.is_vocoder for entry in instrument.list_folder(home.instruments)}
     assert listed == {"a vocoder": True, "sea": False}
-    assert widgets_lesson.lesson_panel(home).instrument.value.name == "sea.zip"  # the newest
+    assert widgets_lesson.LessonPanel(home).instrument.value.name == "sea.zip"  # the newest
     os.utime(make_instrument(home.instruments, "voice"), (1e9, 1e9))
-    assert widgets_lesson.lesson_panel(home).instrument.value.name == "voice.zip"  # a diffusion instrument comes first
+    assert widgets_lesson.LessonPanel(home).instrument.value.name == "voice.zip"  # a diffusion instrument comes first
 
 
 def save_wave(path, settings, features):
@@ -121,7 +121,7 @@ def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatc
     panel.task.wait(60)
     assert "cancelled" in said(panel), said(panel)
     assert panel.view.value == "" and not panel.run_button.disabled
-    panel.start.value = 500.0
+    panel.start_s.value = 500.0
     panel.run_button.click()
     panel.task.wait(60)
     assert "holds nothing" in said(panel)
@@ -138,7 +138,7 @@ def test_a_lesson_is_named_after_what_it_shows_although_the_choice_changed(base,
 
     monkeypatch.setattr(lesson, "from_file", from_file)
     make_song(base.examples / "zz other.wav")
-    panel = widgets_lesson.lesson_panel(base)
+    panel = widgets_lesson.LessonPanel(base)
     panel.song.value = base.examples / "zz other.wav"
     panel.refresh_button.click()
     assert panel.song.value == base.examples / "zz other.wav"  # reading the folders keeps the choice

@@ -22,21 +22,19 @@ from panels import make_instrument, make_song, said, upload
 from toy_diffusion import VOCODER, save_instrument
 from traitlets import TraitError
 
-from svclib.analysis import ablation, ddsp_inspection, interventions, live_preview, step_metrics
+from svclib.analysis import ablation, ddsp_inspection, lesson, plots, step_audio
 from svclib.analysis import compare as comparison
-from svclib.analysis.lesson import build as lesson
 from svclib.analysis.plots import ablation as views
-from svclib.analysis.plots import base as plots
-from svclib.analysis.plots import ddsp
+from svclib.audio import io as audio
 from svclib.conversion import ab_compare, key_suggestion, pipeline, recognition
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.data import dataset
 from svclib.models import instrument
-from svclib.notebooks import ab_table, ddsp_views, first_run, prepare, train
 from svclib.notebooks import ablation as widgets_study
 from svclib.notebooks import convert as widgets_convert
-from svclib.notebooks import lesson as widgets_lesson
+from svclib.notebooks import prepare, train, visualize
+from svclib.notebooks import visualize as widgets_lesson
 from svclib.training import api as training
 from svclib.utils import workspace
 from svclib.utils.errors import Cancelled, raise_if_cancelled
@@ -230,9 +228,7 @@ def world(base, monkeypatch):
         return types.SimpleNamespace(features=None)
 
     monkeypatch.setattr(instrument, "open", opened)
-    monkeypatch.setattr(
-        live_preview.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>")
-    )
+    monkeypatch.setattr(plots.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>"))
     monkeypatch.setattr(songs, "cached_song", cached_song)
     yield made
     made.go.set()
@@ -284,7 +280,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         assert not panel.suggest_button.disabled and isinstance(panel.controls(), Controls)
         panel.results.children = ()
 
-    panel = widgets_convert.convert_panel(world.base)
+    panel = widgets_convert.ConvertPanel(world.base)
     play(world, panel, n_actions, check, press("transfer_button"), caplog, monkeypatch)
 
 
@@ -309,8 +305,8 @@ def test_compare(world, n_actions, monkeypatch, caplog):
             menu.index = (0,)
         press("compare_button")(panel)
 
-    convert = widgets_convert.convert_panel(world.base)
-    play(world, ab_table.compare_panel(world.base, convert), n_actions, check, works, caplog, monkeypatch)
+    convert = widgets_convert.ConvertPanel(world.base)
+    play(world, widgets_convert.ComparePanel(world.base, convert), n_actions, check, works, caplog, monkeypatch)
 
 
 @pytest.mark.case("H3")
@@ -323,7 +319,8 @@ def test_lesson(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(lesson, "from_file", from_file)
 
     def check(panel):
-        assert not panel.run_button.disabled and not panel.export_button.disabled
+        able = panel.instrument.value is not None and panel.song.value is not None
+        assert panel.run_button.disabled == (not able) and not panel.export_button.disabled
 
     def works(panel):
         press("run_button")(panel)
@@ -332,7 +329,7 @@ def test_lesson(world, n_actions, monkeypatch, caplog):
         panel.export_button.click()
         assert "Written" in said(panel)
 
-    play(world, widgets_lesson.lesson_panel(world.base), n_actions, check, works, caplog, monkeypatch)
+    play(world, widgets_lesson.LessonPanel(world.base), n_actions, check, works, caplog, monkeypatch)
 
 
 @pytest.mark.case("H3")
@@ -353,10 +350,10 @@ def test_study(world, n_actions, monkeypatch, caplog):
     def run_checkpoints(folder, training_steps, make_excerpt, options, **common):
         return [run(None, None, (), options, **common) for _ in training_steps]
 
-    def render_audio(model, result, positions, progress, cancelled):
+    def render_audio(model, trace, positions, progress, cancelled):
         progress(0.1, "rendering")
         world.work(cancelled)
-        audio = {len(result.trace): np.zeros(800)}
+        audio = {len(trace): np.zeros(800)}
         return types.SimpleNamespace(audio=audio, sample_rate_hz=8000, attenuated_db={})
 
     def draw_view(name, request):
@@ -367,19 +364,19 @@ def test_study(world, n_actions, monkeypatch, caplog):
 
     def steps_of(run):
         world.work(path=run)
-        return [first_run.CheckpointEntry(step, None, False, []) for step in (1, 2, 3)]
+        return [train.CheckpointEntry(step, None, False) for step in (1, 2, 3)]
 
     monkeypatch.setattr(ablation, "run", run)
     monkeypatch.setattr(ablation, "run_checkpoints", run_checkpoints)
-    monkeypatch.setattr(ablation, "render_audio", render_audio)
+    monkeypatch.setattr(step_audio, "render_audio", render_audio)
     monkeypatch.setattr(ablation, "probed_steps", lambda n, *more: [n])
-    monkeypatch.setattr(step_metrics, "audio_metrics", lambda *a: world.work(a[5]) or [])
+    monkeypatch.setattr(step_audio, "audio_metrics", lambda *a: world.work(a[5]) or [])
     monkeypatch.setattr(recognition, "WhisperRecognizer", lambda: None)
     monkeypatch.setattr(views, "draw_view", draw_view)
     monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
-    monkeypatch.setattr(interventions, "cut_excerpt", lambda *a: world.work())
-    monkeypatch.setattr(interventions, "from_choice", lambda *a: [])
-    monkeypatch.setattr(first_run, "checkpoint_steps", steps_of)
+    monkeypatch.setattr(ablation, "cut_excerpt", lambda *a: world.work())
+    monkeypatch.setattr(ablation, "from_choice", lambda *a: [])
+    monkeypatch.setattr(train, "checkpoint_steps", steps_of)
     monkeypatch.setattr(training, "load_model", lambda run, step: (world.work(path=run), {}))
 
     def check(panel):
@@ -398,7 +395,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
         press("run_button")(panel)
         assert len(panel.viewer.cards) == 1
 
-    play(world, widgets_study.ablation_panel(world.base), n_actions, check, works, caplog, monkeypatch)
+    play(world, widgets_study.AblationPanel(world.base), n_actions, check, works, caplog, monkeypatch)
 
 
 def test_chunk(world, n_actions, monkeypatch, caplog):
@@ -411,7 +408,7 @@ def test_chunk(world, n_actions, monkeypatch, caplog):
         panel.another()
         assert panel.seed == before + 1 and said(panel) == ""
 
-    play(world, prepare.chunk_panel(data), n_actions, lambda panel: None, works, caplog, monkeypatch)
+    play(world, prepare.ChunkPanel(data), n_actions, lambda panel: None, works, caplog, monkeypatch)
 
 
 def test_checkpoint(world, n_actions, monkeypatch, caplog):
@@ -419,12 +416,13 @@ def test_checkpoint(world, n_actions, monkeypatch, caplog):
 
     def read(path):
         world.work(path=path)
-        return np.zeros(800), 8000
+        return types.SimpleNamespace(samples=np.zeros(800), sample_rate_hz=8000)
 
-    previews = [types.SimpleNamespace(original=song, path=song, number=1, score=1.0)]
-    entries = [first_run.CheckpointEntry(s, 1.0, s == 2, previews if s else []) for s in range(3)]
-    monkeypatch.setattr(first_run, "checkpoint_steps", lambda run: entries)
-    monkeypatch.setattr(first_run, "read_preview", read)
+    previews = [types.SimpleNamespace(original=song, path=song, number=1, step=step, score=1.0) for step in (1, 2)]
+    entries = [train.CheckpointEntry(s, 1.0, s == 2) for s in range(3)]
+    monkeypatch.setattr(train, "checkpoint_steps", lambda run: entries)
+    monkeypatch.setattr(training, "previews", lambda run: previews)
+    monkeypatch.setattr(audio, "read", read)
 
     def check(panel):
         if "svclib-error" in said(panel):
@@ -435,18 +433,18 @@ def test_checkpoint(world, n_actions, monkeypatch, caplog):
             panel.menu.value = step
         assert "Step 2" in panel.view.value and said(panel) == "" and panel.value == 2
 
-    play(world, train.choose_checkpoint(world.base.runs), n_actions, check, works, caplog, monkeypatch)
+    play(world, train.CheckpointPanel(world.base.runs), n_actions, check, works, caplog, monkeypatch)
 
 
 def test_moment(world, n_actions, monkeypatch, caplog):
     played = ddsp_inspection.SynthControls(
         0.01, np.full(50, 200.0), np.arange(50) % 2 == 0, np.ones(50), np.ones((50, 3)), np.ones((50, 4)), None
     )
-    monkeypatch.setattr(ddsp, "spectrum_at", lambda *a: world.work())
+    monkeypatch.setattr(plots, "spectrum_at", lambda *a: world.work())
 
     def works(panel):
         for frame in (3, 5):
             panel.frame.value = frame
         assert said(panel) == ""
 
-    play(world, ddsp_views.moment_panel(played, 8000), n_actions, lambda panel: None, works, caplog, monkeypatch)
+    play(world, visualize.MomentPanel(played, 8000), n_actions, lambda panel: None, works, caplog, monkeypatch)

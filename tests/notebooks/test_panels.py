@@ -18,7 +18,8 @@ from svclib.conversion import song as songs
 from svclib.conversion.controls import PRESETS, Controls, preset
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
-from svclib.notebooks import controls, convert, first_run, microphone, train
+from svclib.notebooks import controls, convert, prepare, train
+from svclib.notebooks import panel as panels
 from svclib.training import api as training
 from svclib.utils import atomic_store, workspace
 from svclib.utils.errors import Cancelled, StorageError
@@ -45,7 +46,7 @@ def outputs(base) -> list[str]:
 
 
 def test_ranges_are_those_of_the_controls(base):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     ranges = {name: (s.min, s.max) for name, s in panel.sliders.widgets.items() if hasattr(s, "min")}
     assert ranges["mask_threshold"] == (0, 2) and ranges["attenuation_db"] == (0, 50) and ranges["autotune"] == (0, 1)
     assert ranges["octave_shift"] == (-3, 3) and ranges["loudness_shift_db"] == (-30, 30)
@@ -56,13 +57,13 @@ def test_ranges_are_those_of_the_controls(base):
 def test_nothing_is_computed_before_a_button_is_pressed(base, monkeypatch):
     monkeypatch.setattr(songs, "cached_song", lambda *a, **k: pytest.fail("a song was measured"))
     monkeypatch.setattr(instrument, "open", lambda *a: pytest.fail("an instrument was opened"))
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     panel.song.value = panel.song.options[0][1]
     assert not panel.task.busy
 
 
 def test_transfer_appends_results_with_their_settings_and_never_overwrites(base):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     panel.transfer_button.click()
     panel.task.wait(60)
     panel.sliders.widgets["octave_shift"].value = 1
@@ -84,7 +85,7 @@ def test_changing_one_choice_does_not_recompute_the_other(base, monkeypatch):
     open_, load = instrument.open, songs.load_song
     monkeypatch.setattr(instrument, "open", lambda path: opened.append(path.name) or open_(path))
     monkeypatch.setattr(songs, "load_song", lambda path, *a, **k: measured.append(path.name) or load(path, *a, **k))
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     panel.full_output.value = False
     for choice in (0, 1, 0):
         panel.instrument.value = panel.instrument.options[choice][1]
@@ -96,7 +97,7 @@ def test_changing_one_choice_does_not_recompute_the_other(base, monkeypatch):
 
 @pytest.mark.case("P28", "H1")
 def test_empty_folders_and_transfer_before_a_choice_say_what_to_do(empty):
-    panel = convert.convert_panel(empty)
+    panel = convert.ConvertPanel(empty)
     assert panel.transfer_button.disabled
     for press in (panel.transfer_button, panel.suggest_button):
         press.click()
@@ -113,7 +114,7 @@ def test_a_broken_instrument_is_named_and_loads_once_it_is_mended(base):
     path = base.instruments / "small.zip"
     whole = path.read_bytes()
     path.write_bytes(whole[:-2000] + bytes(2000))
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     panel.transfer_button.click()
     panel.task.wait(60)
     assert "svclib-error" in said(panel) and "small" in said(panel) and outputs(base) == []
@@ -124,7 +125,7 @@ def test_a_broken_instrument_is_named_and_loads_once_it_is_mended(base):
 
 
 def test_a_song_that_vanished_is_named(base):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     (base.examples / "a song.wav").unlink()
     panel.transfer_button.click()
     panel.task.wait(60)
@@ -139,7 +140,7 @@ def slow(held):
 @pytest.mark.case("H2", "H3")
 def test_many_clicks_are_one_conversion(base, slow):
     began, go = slow
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     panel.full_output.value = False
     panel.transfer_button.click()
     assert began.wait(30) and panel.transfer_button.disabled and not panel.cancel_button.disabled
@@ -154,7 +155,7 @@ def test_many_clicks_are_one_conversion(base, slow):
 @pytest.mark.case("P40", "H6")
 def test_cancel_stops_and_leaves_no_file(base, slow):
     began, go = slow
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     panel.transfer_button.click()
     assert began.wait(30)
     panel.cancel_button.click()
@@ -168,7 +169,7 @@ def test_cancel_stops_and_leaves_no_file(base, slow):
 def test_a_result_is_labelled_with_what_it_used_although_the_choice_changed(base, slow):
     began, go = slow
     make_instrument(base.instruments, "other", 1)
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     panel.instrument.value = base.instruments / "small.zip"
     panel.transfer_button.click()
     assert began.wait(30)
@@ -181,7 +182,7 @@ def test_a_result_is_labelled_with_what_it_used_although_the_choice_changed(base
 
 
 def test_presets_and_reset_move_every_control(base):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     for name in PRESETS:
         panel.sliders.preset.value = name
         assert panel.controls() == preset(name)
@@ -191,7 +192,7 @@ def test_presets_and_reset_move_every_control(base):
 
 def test_suggestion_says_why_and_is_taken_by_a_button(base):
     make_song(base.examples / "low.wav", 65.4)  # C2, two octaves below the instrument's mean
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     panel.song.value = base.examples / "low.wav"
     panel.suggest_button.click()
     panel.task.wait(60)
@@ -206,7 +207,7 @@ def test_suggestion_says_why_and_is_taken_by_a_button(base):
 
 def test_a_transfer_far_from_the_suggested_shift_says_so(base):
     make_song(base.examples / "low.wav", 65.4)  # C2, two octaves below the instrument's mean
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     assert panel.song.value == base.examples / "low.wav"  # the newest
     panel.full_output.value = False
     panel.transfer_button.click()
@@ -220,7 +221,7 @@ def test_a_transfer_far_from_the_suggested_shift_says_so(base):
 
 @pytest.mark.case("H7")
 def test_every_control_out_of_range_is_held_inside(base):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     for slider in (widget for widget in panel.sliders.widgets.values() if hasattr(widget, "max")):
         slider.value = 1000
         assert slider.value == slider.max
@@ -230,7 +231,7 @@ def test_every_control_out_of_range_is_held_inside(base):
 @pytest.mark.case("H7")
 def test_nan_in_a_slider_reaches_no_model(base, monkeypatch):
     monkeypatch.setattr(pipeline, "convert", lambda *a, **k: pytest.fail("NaN came through"))
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     panel.sliders.widgets["autotune"].value = float("nan")
     panel.transfer_button.click()
     panel.task.wait(30)
@@ -243,12 +244,12 @@ BUTTONS = ("transfer_button", "all_button", "suggest_button", "refresh_button", 
 @pytest.mark.case("P39", "H10")
 @pytest.mark.parametrize("press", BUTTONS)
 def test_an_exception_in_any_handler_is_shown_in_the_panel(base, monkeypatch, press):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
 
     def bad(*args, **kwargs):
         raise ZeroDivisionError("a <b>bug</b>")
 
-    monkeypatch.setattr(type(panel.task), "busy", property(bad))
+    monkeypatch.setattr(type(panel.task), "busy", property(bad), raising=False)
     parts = [(controls, "Controls"), (controls, "defaults"), (controls, "SamplingOptions")]
     for owner, name in ((instrument, "open"), (instrument, "list_folder"), *parts):
         monkeypatch.setattr(owner, name, bad)
@@ -261,9 +262,10 @@ def test_an_exception_in_any_handler_is_shown_in_the_panel(base, monkeypatch, pr
 def test_a_copy_saved_with_its_outputs_says_what_the_panel_needs(base, monkeypatch):
     """GitHub, mail and a notebook without a kernel show the line; the living panel carries the style that hides it."""
     shown = []
-    monkeypatch.setattr(widgets, "display", lambda *things, **options: shown.extend(things))
+    for module in (widgets, panels):
+        monkeypatch.setattr(module, "display", lambda *things, **options: shown.extend(things))
     monkeypatch.setattr("ipywidgets.widgets.widget.display", widgets.display, raising=False)
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     for _ in range(2):
         panel._ipython_display_()
     line, bundle = shown[0].data, shown[1]
@@ -276,14 +278,14 @@ def test_a_copy_saved_with_its_outputs_says_what_the_panel_needs(base, monkeypat
 
 @pytest.mark.case("H8")
 def test_running_the_cell_twice_leaves_one_living_panel(base):
-    older = convert.convert_panel(base)
-    newer = convert.convert_panel(base)
+    older = convert.ConvertPanel(base)
+    newer = convert.ConvertPanel(base)
     assert older.comm is None and newer.comm is not None
     assert all(child.comm is None for child in older.children)
 
 
 def test_uploads_are_stored_under_a_free_name_chosen_and_shown_escaped(base):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     data = make_song(base.root / "x.wav").read_bytes()
     for _ in range(2):
         upload(panel.upload, f"../{NASTY}.wav", data)
@@ -299,13 +301,13 @@ def test_uploads_are_stored_under_a_free_name_chosen_and_shown_escaped(base):
 
 
 def test_an_upload_that_is_no_sound_says_so(base):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     upload(panel.upload, "notes.txt", b"no sound")
     assert "cannot be used" in said(panel)
 
 
 def test_a_recording_becomes_a_song_and_a_failure_a_sentence(base):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
     area = panel.record.children[1]
     wav = make_song(base.root / "r.wav").read_bytes()
     area.value = "123," + base64.b64encode(wav).decode()
@@ -318,9 +320,9 @@ def test_a_recording_becomes_a_song_and_a_failure_a_sentence(base):
 
 
 def test_the_record_button_cannot_end_its_own_attribute():
-    face = microphone.recorder(widgets.Message(), lambda data: None).children[0].value
+    face = widgets.recorder(widgets.Message(), lambda data: None).children[0].value
     handler = face.split('onclick="')[1].split('"')[0]
-    assert handler.rstrip().endswith(")(this)") and "@MAX@" not in handler
+    assert handler.rstrip().endswith(")(this)")
 
 
 # ------------------------------------------------------------------------------------------------- what panels share
@@ -328,9 +330,9 @@ def test_the_record_button_cannot_end_its_own_attribute():
 
 def test_a_users_mistake_is_its_sentence_and_a_bug_keeps_its_details():
     message = widgets.Message()
-    widgets.guarded(message)(lambda: int("x"))()
+    message.guard(lambda: int("x"))()
     assert "invalid literal" in message.widget.value and "<details" not in message.widget.value
-    widgets.guarded(message)(lambda: {}["k"])()
+    message.guard(lambda: {}["k"])()
     assert "KeyError" in message.widget.value and "<details" in message.widget.value
 
 
@@ -341,7 +343,7 @@ def test_an_interrupt_in_a_handler_is_said():
     def interrupted():
         raise KeyboardInterrupt
 
-    assert widgets.guarded(message)(interrupted)() is None
+    assert message.guard(interrupted)() is None
     assert "Interrupted" in message.widget.value
 
 
@@ -356,7 +358,7 @@ def test_progress_shows_fraction_text_and_hides():
 
 def test_a_job_that_fails_frees_the_panel():
     message, states = widgets.Message(), []
-    job = widgets.BackgroundTask(message, states.append)
+    job = panels.BackgroundTask(message, states.append)
 
     def bad():
         raise ValueError("no good")
@@ -371,7 +373,7 @@ def test_a_job_that_fails_frees_the_panel():
 @pytest.mark.case("J10")
 def test_work_that_cannot_begin_leaves_the_panel_usable(monkeypatch):
     states = []
-    job = widgets.BackgroundTask(widgets.Message(), states.append)
+    job = panels.BackgroundTask(widgets.Message(), states.append)
 
     def no_thread(self):
         raise RuntimeError("can't start new thread")
@@ -387,19 +389,19 @@ def test_work_that_cannot_begin_leaves_the_panel_usable(monkeypatch):
 
 
 @pytest.mark.case("J10")
-def test_buttons_are_told_what_is_true_at_that_moment():
-    message, told = widgets.Message(), []
-    job = widgets.BackgroundTask(message, lambda busy: told.append((busy, job.busy)))
+def test_buttons_show_what_is_true_at_that_moment():
+    message, seen = widgets.Message(), []
+    job = panels.BackgroundTask(message, lambda busy: seen.append((busy, job.busy)))
     job.start(job.show)  # folders are read again while it works
     job.wait(10)
     job.show()
-    assert told == [(True, True), (True, True), (False, False), (False, False)]
+    assert seen == [(True, True), (True, True), (False, False), (False, False)]
 
 
 @pytest.mark.case("H6")
 def test_a_cancel_that_comes_too_late_does_not_hide_the_last_word():
     message = widgets.Message()
-    job = widgets.BackgroundTask(message, lambda busy: None)
+    job = panels.BackgroundTask(message, lambda busy: None)
 
     def task():
         message.show("Result 1 is below.", "done")
@@ -418,14 +420,14 @@ def test_what_a_person_stopped_is_no_error_and_the_system_speaks_in_sentences(tm
     message = widgets.Message()
     message.show_error(Cancelled())
     assert "svclib-warning" in message.widget.value
-    widgets.guarded(message)((tmp_path / "gone.wav").read_bytes)()
+    message.guard((tmp_path / "gone.wav").read_bytes)()
     assert "gone.wav" in message.widget.value and "no such file" in message.widget.value
     assert "[Errno" not in message.widget.value and "put it back" in message.widget.value
 
 
 @pytest.mark.case("H5")
 def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
-    panel = convert.convert_panel(base)
+    panel = convert.ConvertPanel(base)
 
     def full(*args):
         raise StorageError("The disk is full.")
@@ -433,7 +435,7 @@ def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(atomic_store, "commit_new", full)
         upload(panel.upload, "b.wav", b"x")
-    assert "The disk is full" in said(panel) and widgets.uploads(panel.upload) == []
+    assert "The disk is full" in said(panel) and widgets.take_uploads(panel.upload) == []
 
 
 @pytest.mark.case("J11")
@@ -469,14 +471,15 @@ def test_finding_the_recordings_opens_few_files_of_other_voices(empty, monkeypat
             make_song(empty.audio / voice / f"{i}.wav")
     opened, probe = [], io.probe
     monkeypatch.setattr(io, "probe", lambda path: opened.append(path) or probe(path))
-    name, found, _ = first_run.recordings(empty)
+    name, found = prepare.recordings(empty)
     assert name == "anna" and len(found) == 6
     assert len(opened) <= 3 + 6  # one of each voice, and those of the chosen one
 
 
-def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_path):
+def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_path, monkeypatch):
     """The widgets' channels close in the middle of a training; a new view draws the same picture from the log alone."""
-    view = train.TrainingView(tmp_path, curve_every_s=0)
+    monkeypatch.setattr(train.TrainingView, "DRAW_EVERY_S", 0.0)
+    view = train.TrainingView(tmp_path)
 
     def watched(status):
         if status.step >= 10:
@@ -493,32 +496,31 @@ def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_
     assert "data:image/png" in again.curve.value and again.curve.value == view.curve.value
 
 
-def test_a_training_with_a_limit_shows_how_far_it_is_towards_that(monkeypatch):
+def test_a_training_with_a_limit_shows_how_far_it_is_towards_that():
     import types
 
     status = types.SimpleNamespace(step=50, steps=1000, remaining_s=950.0)
-    assert first_run.progress_summary(status, None, 50.0) == (0.05, 950.0)
-    assert first_run.progress_summary(status, 1.0, 45.0) == (0.75, 15.0)
-    assert first_run.progress_summary(status, 1.0, 70.0) == (1.0, 0.0)
-    assert first_run.progress_summary(status, 60.0, 50.0) == (0.05, 950.0)  # the last step comes first
-    assert first_run.progress_summary(types.SimpleNamespace(step=0, steps=10, remaining_s=None), 2.0, 30.0) == (
+    assert train.progress_summary(status, None, 50.0) == (0.05, 950.0)
+    assert train.progress_summary(status, 1.0, 45.0) == (0.75, 15.0)
+    assert train.progress_summary(status, 1.0, 70.0) == (1.0, 0.0)
+    assert train.progress_summary(status, 60.0, 50.0) == (0.05, 950.0)  # the last step comes first
+    assert train.progress_summary(types.SimpleNamespace(step=0, steps=10, remaining_s=None), 2.0, 30.0) == (
         0.25,
         90.0,
     )
-    clock = iter((100.0, 100.0, 130.0))
-    monkeypatch.setattr(first_run, "elapsed_s", lambda: next(clock))
     view = train.TrainingView(None, minutes=1.0)
     for step in (1, 31):
-        told = {"loss": 9.0, "validation_loss": None, "steps_per_s": 1.0, "last_saved_step": None, "message": ""}
-        view(types.SimpleNamespace(step=step, steps=8000, remaining_s=8000.0 - step, last_saved_age_s=None, **told))
-    assert view.bar.value == 0.5 and "time left</div><b>30 s" in view.numbers.value
+        shown = {"loss": 9.0, "validation_loss": None, "steps_per_s": 1.0, "last_saved_step": None, "message": ""}
+        view(types.SimpleNamespace(step=step, steps=8000, remaining_s=8000.0 - step, last_saved_age_s=None, **shown))
+        view._began_s -= 20.0
+    assert view.bar.value == pytest.approx(1 / 3, abs=0.01) and ">40 s<" in view.numbers.value
 
 
 def test_a_run_too_short_for_previews_says_so(tmp_path):
     calls = iter([False] * 3 + [True] * 99)
     preset = toy.preset(validate_every_steps=50)
     training.train(toy.ToyDataset(), tmp_path / "run", preset, cancelled=lambda: next(calls))
-    panel = train.choose_checkpoint(tmp_path / "run")
+    panel = train.CheckpointPanel(tmp_path / "run")
     assert "No previews yet" in said(panel) and "choose another" not in said(panel)
 
 
@@ -527,7 +529,7 @@ def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):
 
     fit = types.SimpleNamespace(settings=None)
     monkeypatch.setattr(training, "fits", lambda settings, preset: None)
-    panel = train.choose_preset(fit, "no_such_preset")
+    panel = train.PresetPanel(fit, "no_such_preset")
     assert "no_such_preset" in said(panel)
     panel.menu.value = "ddsp"
     assert said(panel) == "" and "100 harmonics" in panel.about.value
@@ -538,10 +540,10 @@ def test_both_versions_of_uploads_are_read(monkeypatch):
         value = {"a.wav": {"metadata": {"name": "a.wav"}, "content": b"abc"}}
 
     monkeypatch.setattr(widgets, "V8", False)
-    assert widgets.uploads(Upload) == [("a.wav", b"abc")]
+    assert widgets.take_uploads(Upload) == [("a.wav", b"abc")]
     monkeypatch.setattr(widgets, "V8", True)
     Upload.value = ({"name": "a.wav", "content": memoryview(b"abc")},)
-    assert widgets.uploads(Upload) == [("a.wav", b"abc")]
+    assert widgets.take_uploads(Upload) == [("a.wav", b"abc")]
 
 
 def test_hints_reach_sliders_in_both_versions():

@@ -1,5 +1,5 @@
 """Truths about what notebook 03 offers for diffusion instruments, without a browser: controls that appear only where
-they mean something and reach the conversion, many songs in one go, and the table that compares ways to sing."""
+they mean something and reach the conversion, many songs in one go, and the table that compares variants."""
 
 import dataclasses
 import threading
@@ -50,7 +50,7 @@ def said(panel):
 
 
 def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base):
-    panel = widgets_convert.convert_panel(base)
+    panel = widgets_convert.ConvertPanel(base)
     assert [label for label, _ in panel.instrument.options] == ["duo.zip", "plain.zip"]
     pick(panel, base, "plain")
     assert panel.sampling.layout.display == "none" and panel.sampling.options() == SamplingOptions()
@@ -71,7 +71,7 @@ def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base
 
 
 def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):
-    panel = pick(widgets_convert.convert_panel(base), base, "duo")
+    panel = pick(widgets_convert.ConvertPanel(base), base, "duo")
     asked, convert = [], pipeline.convert
 
     def watch(voice, song, controls, **options):
@@ -104,7 +104,7 @@ def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
     make_song(base.examples / "b song.wav", 110.0)
     soundfile.write(base.examples / "c short.wav", np.zeros(20), RATE)
     make_song(base.examples / "d song.wav")
-    panel = pick(widgets_convert.convert_panel(base), base, "plain")
+    panel = pick(widgets_convert.ConvertPanel(base), base, "plain")
     panel.all_button.click()
     panel.task.wait(120)
     made = sorted(p.name for p in base.output.glob("*.wav"))
@@ -115,25 +115,25 @@ def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
     assert all(r.value.count("<audio") == 1 for r in panel.results.children)
 
 
-def test_cancelling_many_songs_keeps_what_was_sung(base):
+def test_cancelling_many_songs_keeps_what_was_converted(base):
     opened = instrument.open(base.instruments / "plain.zip")
     paths = [base.examples / "a song.wav", make_song(base.examples / "b.wav")]
-    sung, told = [], []
+    converted, reports = [], []
     with pytest.raises(Cancelled):
         pipeline.convert_songs(
             opened,
             paths,
-            lambda made: sung.append(pipeline.save(made, base.output)),
-            cancelled=lambda: bool(sung),
-            progress=lambda f, text: told.append((f, text)),
+            lambda made: converted.append(pipeline.save(made, base.output)),
+            cancelled=lambda: bool(converted),
+            progress=lambda f, text: reports.append((f, text)),
         )
-    assert len(sung) == 1 and sung[0].is_file() and len(list(base.output.glob("*.wav"))) == 1
-    assert [f for f, _ in told] == sorted(f for f, _ in told) and told[-1][0] <= 0.5
-    assert "a song.wav: " in told[0][1]
+    assert len(converted) == 1 and converted[0].is_file() and len(list(base.output.glob("*.wav"))) == 1
+    assert [f for f, _ in reports] == sorted(f for f, _ in reports) and reports[-1][0] <= 0.5
+    assert "a song.wav: " in reports[0][1]
 
 
-def test_the_table_shows_each_way_with_time_and_metrics(base):
-    panel = widgets_convert.compare_panel(base)
+def test_the_table_shows_each_variant_with_time_and_metrics(base):
+    panel = widgets_convert.ComparePanel(base)
     entries = {entry.path.stem: entry for _, entry in panel.instruments.options}
     assert list(entries) == ["duo", "plain"]
     panel.instruments.value = tuple(entries.values())
@@ -150,8 +150,8 @@ def test_the_table_shows_each_way_with_time_and_metrics(base):
     assert "cents" in table and list(base.output.iterdir()) == []
 
 
-def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
-    convert = pick(widgets_convert.convert_panel(base), base, "duo")
+def test_the_table_converts_with_what_is_set_in_the_panel_above(base):
+    convert = pick(widgets_convert.ConvertPanel(base), base, "duo")
     convert.sliders.widgets["octave_shift"].value, convert.sliders.widgets["semitone_shift"].value = 1, -2
     convert.sliders.widgets["loudness_shift_db"].value, convert.sliders.widgets["use_loudness_statistics"].value = (
         -6.0,
@@ -161,10 +161,10 @@ def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
     for name, value in {"sampler": "ddim", "steps": 5, "shallow": 400, "seed": 7}.items():
         own.widgets[name].value = value
     own.singers["ann"].value, own.singers["bea"].value = 0.25, 0.75
-    panel = widgets_convert.compare_panel(base, convert)
+    panel = widgets_convert.ComparePanel(base, convert)
     assert panel.as_set.value and panel.as_set.layout.display == "" and panel.song.value == convert.song.value
     panel.instruments.value = tuple(entry for _, entry in panel.instruments.options)
-    panel.starts.value, panel.seconds.value, panel.start.value = ("", ab_compare.PURE_NOISE, 100), 0.5, 0.3
+    panel.starts.value, panel.seconds.value, panel.start_s.value = ("", ab_compare.PURE_NOISE, 100), 0.5, 0.3
     panel.compare_button.click()
     panel.task.wait(120)
     rows = {row.label: row for row in panel.rows}
@@ -197,10 +197,10 @@ def test_the_table_sings_with_what_is_set_in_the_panel_above(base):
 
 def test_singers_of_one_instrument_are_not_asked_of_another(base):
     save_instrument(base.instruments, "solo", SETTINGS, singers=("ann", "bea"), seed=1)
-    convert = pick(widgets_convert.convert_panel(base), base, "duo")
+    convert = pick(widgets_convert.ConvertPanel(base), base, "duo")
     convert.sampling.singers["ann"].value, convert.sampling.singers["bea"].value = 0.5, 0.5
-    found = convert.settings_of([base.instruments / f"{name}.zip" for name in ("duo", "solo", "plain")])
-    duo, solo, plain = found.values()
+    names = ("duo", "solo", "plain")
+    duo, solo, plain = (convert.settings_for(convert.entries[base.instruments / f"{name}.zip"]) for name in names)
     assert duo.controls.singer == {"ann": 0.5, "bea": 0.5}
     assert solo.controls.singer is None and plain.controls.singer is None and plain.sampling == SamplingOptions()
     assert duo.sampling == solo.sampling
@@ -246,7 +246,7 @@ def test_numbers_of_a_row_against_a_sound_that_is_known(base):
     assert row.cells()[0] == "0.50" and row.cells()[2].endswith(" cents")
 
 
-def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
+def test_a_variant_that_fails_is_a_row_and_the_others_go_on(base):
     other = FeatureSettings(RATE, 256, mel=dataclasses.replace(FEATURES.mel, fmax_hz=7000.0))
     wrong = save_instrument(base.instruments, "wrong", VOCODER, other)
     listing = next(x for x in instrument.list_folder(base.instruments) if x.path.stem == "duo")
@@ -254,10 +254,9 @@ def test_a_way_that_fails_is_a_row_and_the_others_go_on(base):
     _, bad, good = ab_compare.compare(asked, base.examples / "a song.wav", seconds=1.0)
     assert "fmax_hz 7000.0 against 7600.0" in bad.problem and bad.audio is None
     assert good.problem == "" and good.audio is not None
-    panel = widgets_convert.compare_panel(base)
+    panel = widgets_convert.ComparePanel(base)
     for row in (bad, good):
-        panel.rows.append(row)
-        panel._append(row)
+        panel.append(row)
     assert "fmax_hz 7000.0" in panel.table.value and panel.table.value.count("<audio") == 1
 
 
@@ -268,7 +267,7 @@ def test_a_song_that_vanished_is_listed_with_a_sentence(tmp_path):
 
 
 def test_a_folder_that_is_gone_leaves_menus_and_buttons_of_one_mind(base):
-    panel = widgets_convert.compare_panel(base)
+    panel = widgets_convert.ComparePanel(base)
     for path in (*base.instruments.glob("*.zip"), *base.examples.iterdir()):
         path.unlink()
     base.examples.rmdir()
@@ -278,7 +277,7 @@ def test_a_folder_that_is_gone_leaves_menus_and_buttons_of_one_mind(base):
 
 
 def test_comparing_can_be_cancelled_and_the_rows_stay(base, monkeypatch):
-    panel = widgets_convert.compare_panel(base)
+    panel = widgets_convert.ComparePanel(base)
     panel.instruments.value = tuple(entry for _, entry in panel.instruments.options)
     began, go, measured = threading.Event(), threading.Event(), ab_compare.measure
 

@@ -1,4 +1,4 @@
-"""Files from strangers: nothing in them runs, nothing is written outside, and what is wrong with them is one sentence,
+"""Untrusted files: nothing in them runs, nothing is written outside, and what is wrong with them is one sentence,
 quickly and in little memory.
 
 Thousands of mutations of every kind of file a person may be given (``tests/helpers/untrusted.py`` makes them from a
@@ -464,7 +464,7 @@ def test_names_from_files_stay_text_on_every_piece_of_a_page(tmp_path):
     shown = player.document([player.Run(trace.load(tmp_path / "a.npz"))], title=MARKUP)
     pieces = [
         shown,
-        player.frame(shown),
+        page.frame(shown),
         page.player(tone, 8000, MARKUP, MARKUP),
         page.small_player(tone, 8000, MARKUP),
         page.notice(MARKUP),

@@ -440,25 +440,23 @@ def test_a_checkpoint_survives_packing(run20):
 
 
 def test_the_file_is_what_safetensors_reads(tmp_path):
-    """Every kind of number, no dimension, nothing, parts of others; aligned as its own writer does."""
+    """Every kind of number, no dimension, nothing, parts of others."""
     generator = torch.Generator().manual_seed(0)
+    dtypes = "float64 float32 bfloat16 float16 int64 int32 uint8 bool".split()
     tensors = {
-        f"{name}.{i}": torch.randint(0, 2, shape, generator=generator).to(dtype)
+        f"{name}.{i}": torch.randint(0, 2, shape, generator=generator).to(getattr(torch, name))
         for i, shape in enumerate([(), (0, 3), (5,), (3, 1_000, 700)])
-        for name, dtype in {str(dtype): dtype for dtype in checkpoints.DTYPES}.items()
+        for name in dtypes
     }
     tensors["turned"] = torch.randn(4, 6, generator=generator).T[1:, ::2]
     record = {"format": checkpoints.FORMAT, "format_version": 1, "who": "ü \u2028 <b>"}
-    pieces = checkpoints.pack(checkpoints.Checkpoint(record, tensors))
-    path = atomic_store.commit_bytes(tmp_path / "x.safetensors", *pieces)
-    assert path.read_bytes() == b"".join(pieces)
+    data = checkpoints.pack(checkpoints.Checkpoint(record, tensors))
+    path = atomic_store.commit_bytes(tmp_path / "x.safetensors", data)
     with safetensors.safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["record"]) == record and set(file.keys()) == set(tensors)
         for name, wanted in tensors.items():
             found = file.get_tensor(name)
             assert found.dtype == wanted.dtype and found.shape == wanted.shape and torch.equal(found, wanted), name
-    places = {name: entry["data_offsets"][0] for name, entry in json.loads(pieces[1]).items() if name in tensors}
-    assert len(pieces[1]) % 8 == 0 and all(at % tensors[name].element_size() == 0 for name, at in places.items())
     back = checkpoints.unpack(path)
     assert back.record == record and all(torch.equal(back.tensors[name], wanted) for name, wanted in tensors.items())
 

@@ -24,7 +24,7 @@ from svclib.models import instrument
 from svclib.models.ddsp import model as ddsp
 from svclib.models.layers import resolve_precision
 from svclib.training import api as training
-from svclib.training import checkpoint_writer, checkpoints, device, run_log, trainer, validate
+from svclib.training import checkpoint_writer, checkpoints, run_log, session, trainer
 from svclib.training.api import SessionOptions, TrainingSettings
 from svclib.utils import atomic_store, config, filesystem
 from svclib.utils.errors import ConfigError, ConversionError, StorageError, TrainingError
@@ -120,11 +120,11 @@ def test_loss_falls(run):
 def test_a_batch_in_pieces_has_the_same_gradient():
     model = toy.MODEL.build(toy.FEATURES, None)
     batch = toy.ToyDataset().batch(0, 1, 5, 32)
-    accelerator = device.make_accelerator("cpu", "auto")
+    accelerator = session.make_accelerator("cpu", "auto")
     grads = []
     for size in (5, 2):
         model.zero_grad()
-        pieces = list(device.micro_batches(batch, accelerator, size))
+        pieces = list(session.micro_batches(batch, accelerator, size))
         assert [len(p["audio"]) for p, _, _ in pieces] == ([5] if size == 5 else [2, 2, 1])
         for piece, _, share in pieces:
             (_silent_noise(model, piece) * share).backward()
@@ -299,16 +299,16 @@ def test_previews(run):
 
 
 def test_loud_previews_are_limited_not_wrapped():
-    _, samples = scipy.io.wavfile.read(io.BytesIO(validate.wav_bytes(np.array([1.5, -1.5, 0.5]), 8000)))
-    assert list(samples) == [32767, -32767, 16384]
+    _, samples = scipy.io.wavfile.read(io.BytesIO(run_log.wav_bytes(np.array([1.5, -1.5, 0.5]), 8000)))
+    assert list(samples) == [32767, -32768, 16384]
 
 
 def test_spectrogram_image_shows_a_tone_where_it_is():
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
-    image = validate.spectrogram_image(tone)
+    image = run_log.spectrogram_image(tone)
     assert image.dtype == np.uint8 and image.shape[0] == 513
     assert 512 - image[:, 20].argmax() == pytest.approx(1000 / 16000 * 1024, abs=1)
-    assert not validate.spectrogram_image(np.zeros(2000)).any()
+    assert not run_log.spectrogram_image(np.zeros(2000)).any()
 
 
 def test_tensorboard_reads_it(run):
@@ -351,10 +351,10 @@ def test_one_bad_number_anywhere_is_seen(value, dtype):
     """As ``isfinite`` of every element; whole numbers and nothing at all are fine."""
     for shape, place in (((1,), 0), ((7, 5, 3), 52), ((7, 5, 3), 104), ((70_001,), 69_999)):
         tensor = torch.full(shape, torch.finfo(dtype).max, dtype=dtype)
-        assert device.all_finite(tensor)
+        assert session.all_finite(tensor)
         tensor.view(-1)[place] = value
-        assert not device.all_finite(tensor) and not bool(torch.isfinite(tensor).all())
-    assert device.all_finite(torch.zeros(0)) and device.all_finite(torch.tensor([2**62]))
+        assert not session.all_finite(tensor) and not bool(torch.isfinite(tensor).all())
+    assert session.all_finite(torch.zeros(0)) and session.all_finite(torch.tensor([2**62]))
 
 
 @pytest.mark.case("P4", "I1")
@@ -363,11 +363,11 @@ def test_devices(monkeypatch):
     assert "No GPU" in training.device_summary() and "Colab" in training.device_summary()
     assert resolve_precision("cpu", "training") == "fp32"
     with pytest.raises(TrainingError, match="cuda is not available"):
-        device.make_accelerator("cuda", "auto")
+        session.make_accelerator("cuda", "auto")
     with pytest.raises(TrainingError, match="device is 'tpu'"):
         SessionOptions(device="tpu")
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):
-        device.make_accelerator("cpu", "fp16")
+        session.make_accelerator("cpu", "fp16")
     for capability, precision in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, c=capability: c)
         assert resolve_precision("cuda", "training") == precision
@@ -435,7 +435,7 @@ def test_the_log_is_read_incrementally(tmp_path, monkeypatch):
 
     write({"event": "start", "step": 0}, *({"step": n, "loss": 1.0, "parts": {"a": n}} for n in range(1, 2001)))
     reader = run_log.LogReader(tmp_path)
-    assert list(reader.step) == list(range(1, 2001))
+    assert [r["step"] for r in reader.steps] == list(range(1, 2001))
     monkeypatch.setattr(filesystem, "active", Counting())
     write({"step": 2001, "loss": 2.0, "parts": {"a": 0}}, {"step": 2001, "validation_loss": 3.0})
     sizes.clear()
@@ -444,7 +444,7 @@ def test_the_log_is_read_incrementally(tmp_path, monkeypatch):
     write({"event": "resume", "step": 1000}, {"step": 1001, "loss": 4.0, "parts": {"a": 1}})
     with open(path, "ab") as file:
         file.write(b'{"step": 1002, "lo')
-    assert list(reader.update().step) == list(range(1, 1002)) and not reader.validation_step
+    assert [r["step"] for r in reader.update().steps] == list(range(1, 1002)) and not reader.validations
     write({"step": 1003, "loss": 5.0, "parts": {"a": 2}})
     curves = reader.update().curves()
     assert list(curves["step"][-2:]) == [1001, 1003] and list(curves["parts"]["a"][-2:]) == [1, 2]
@@ -452,7 +452,7 @@ def test_the_log_is_read_incrementally(tmp_path, monkeypatch):
     assert 90 <= len(few["step"]) <= 100 and few["step"][-1] == 1003
     path.unlink()
     write({"event": "start", "step": 0}, {"step": 1, "loss": 6.0})
-    assert list(reader.update().loss) == [6.0]
+    assert [r["loss"] for r in reader.update().steps] == [6.0]
 
 
 def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):

@@ -19,7 +19,8 @@ import pytest
 import soundfile
 
 from svclib.audio import io as audio
-from svclib.notebooks import first_run
+from svclib.notebooks import base as widgets
+from svclib.notebooks import prepare
 from svclib.utils import atomic_store, unzip, workspace
 from svclib.utils import download as sources
 from svclib.utils.errors import StorageError
@@ -120,35 +121,42 @@ def test_equal_names_in_a_zip_get_numbers(tmp_path):
     assert len({str(path) for _, path in found}) == 20_000 and max(len(str(path)) for _, path in found) < 140
 
 
+@pytest.fixture
+def notes(monkeypatch):
+    """The sentences that a cell of a notebook shows."""
+    shown = []
+    monkeypatch.setattr(widgets, "show_note", shown.append)
+    return shown
+
+
 @pytest.mark.case("D6")
-def test_choices_of_the_notebook_that_contradict_each_other(tmp_path):
+def test_choices_of_the_notebook_that_contradict_each_other(tmp_path, notes):
     """A voice that has recordings, and a source to fetch others from; several voices, and one source."""
     base = workspace.base_folder(base=tmp_path / "home")
     one = make_zip(tmp_path / "one.zip", {"a.wav": wav_bytes()})
     other = make_zip(tmp_path / "other.zip", {"a.wav": wav_bytes(1)})
-    name, found, said = first_run.recordings(base, "ana", str(one))
-    assert name == "ana" and len(found) == 1 and "Fetched" in said
-    assert len(first_run.recordings(base, "ana", str(one))[1]) == 1  # run again: nothing more
+    name, found = prepare.recordings(base, "ana", str(one))
+    assert name == "ana" and len(found) == 1 and "Fetched" in notes[-1]
+    assert len(prepare.recordings(base, "ana", str(one))[1]) == 1  # run again: nothing more
     before = everything_under(base.root)
     with pytest.raises(ValueError, match="'.*ana' has recordings already.*Leave SOURCE empty.*another name into VOICE"):
-        first_run.recordings(base, "ana", str(other))
+        prepare.recordings(base, "ana", str(other))
     with pytest.raises(ValueError, match="SOURCE is fetched into one voice, but VOICE is 'ana, eva'"):
-        first_run.recordings(base, "ana, eva", str(other))
+        prepare.recordings(base, "ana, eva", str(other))
     assert everything_under(base.root) == before
     one.unlink()  # an uploaded file that this session no longer has
-    assert len(first_run.recordings(base, "ana", str(one))[1]) == 1
+    assert len(prepare.recordings(base, "ana", str(one))[1]) == 1
 
 
-def test_a_voice_of_ones_own_comes_before_the_synthetic_singers_and_others_are_named(tmp_path):
+def test_a_voice_of_ones_own_comes_before_the_synthetic_singers_and_others_are_named(tmp_path, notes):
     """Who played with the demo first and then brought recordings means these."""
     base = workspace.base_folder(base=tmp_path / "home")
     for name in ("aria", "bruno", "zoe"):
         (base.audio / name).mkdir()
         (base.audio / name / "a.wav").write_bytes(wav_bytes())
-    name, _, said = first_run.recordings(base)
-    assert name == "zoe" and said == "Voice: zoe, 1 files. Write another name into VOICE for aria or bruno."
-    name, _, said = first_run.recordings(base, "bruno")
-    assert name == "bruno" and said == "Voice: bruno, 1 files."
+    assert prepare.recordings(base)[0] == "zoe"
+    assert notes[-1] == "Voice: zoe, 1 files. Write another name into VOICE for aria or bruno."
+    assert prepare.recordings(base, "bruno")[0] == "bruno" and notes[-1] == "Voice: bruno, 1 files."
 
 
 def test_the_newest_song_is_the_one_to_begin_with(tmp_path):
@@ -156,8 +164,8 @@ def test_the_newest_song_is_the_one_to_begin_with(tmp_path):
     for age_s, name in ((0, "new.wav"), (50, "a.wav"), (100, "b.wav")):
         (base.examples / name).write_bytes(wav_bytes())
         os.utime(base.examples / name, (1e9 - age_s, 1e9 - age_s))
-    assert [path.name for path in first_run.songs(base)[0]] == ["new.wav", "a.wav", "b.wav"]
-    assert first_run.newest_first([base.examples / "gone.wav", base.examples / "b.wav"])[0].name == "b.wav"
+    assert [path.name for path in prepare.songs(base)] == ["new.wav", "a.wav", "b.wav"]
+    assert widgets.newest_first([base.examples / "gone.wav", base.examples / "b.wav"])[0].name == "b.wav"
 
 
 @pytest.mark.parametrize("n, finished", [(1, False), (1, True), (2, False), (2, True), (4, True)])

@@ -2,42 +2,33 @@
 
 They cover the five modes of SingVisio (Xue et al. 2024): *step comparison* is ``steps side by side`` and ``step
 matrix``, *metric comparison* is ``metrics per step``; *source singer*, *song* and *target singer comparison* are ``two
-runs`` of which one has another recording or singer. Levels have one fixed colour scale in dB, differences a symmetric
-one, both readable for the colour-blind.
+runs`` of which one has another recording or singer. The colour scales are readable for the colour-blind.
 """
 
 import dataclasses
+from collections import namedtuple
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from svclib.analysis import compare, plot_data, projection, step_metrics
+from svclib.analysis import compare
 from svclib.analysis.ablation import RunResult
-from svclib.analysis.plots.base import BLUE, CYCLE, F0_COLOUR, GREY, INK, ORANGE, styled_figure
+from svclib.analysis.plots import CYCLE, F0_COLOUR, GREY, INK, draw_image, styled_axis, styled_figure
 from svclib.analysis.trace import Trace
 from svclib.utils.errors import ConversionError
 
 LEVELS, CHANGES, TIMES = "viridis", "PuOr_r", "cividis"
-CHANGE_DB = 30.0
-_CHANGE_SCALE = {"cmap": CHANGES, "vmin": -CHANGE_DB, "vmax": CHANGE_DB}
+_CHANGE = {"cmap": CHANGES, "vmin": -30.0, "vmax": 30.0}
 _STEP_LABEL = "step; below it the share of noise"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ViewRequest:
-    """The choice of a view and its parameters.
+    """The runs by label, the shown one ``a`` and the one it is compared with ``b``, and the parameters of the views.
 
-    Attributes:
-        runs: All runs, by label.
-        a, b: Labels of the shown run and of the one it is compared with.
-        step: A kept step of ``a``; the number of steps is the result.
-        pinned: Steps to show side by side.
-        state: ``x0_hat`` or ``x_t``.
-        tolerance_db: Of the decision times.
-        audio_metrics: Of runs whose audio was rendered, by label.
+    ``step`` is a kept step of ``a``, the number of steps its result; ``pinned`` are steps to show side by side;
+    ``state`` is one of ``compare.STATES``; ``audio_metrics`` are of runs whose audio was rendered, by label.
     """
 
     runs: Mapping[str, RunResult]
@@ -47,55 +38,47 @@ class ViewRequest:
     pinned: Sequence[int] = ()
     state: str = "x0_hat"
     tolerance_db: float | int = 3.0
-    audio_metrics: Mapping[str, Sequence[step_metrics.Metric]] = dataclasses.field(default_factory=dict)
+    audio_metrics: Mapping[str, Sequence[compare.Metric]] = dataclasses.field(default_factory=dict)
 
     @property
-    def run(self) -> RunResult:
-        """The shown run."""
-        return self.runs[self.a]
+    def trace(self) -> Trace:
+        """The trace of the shown run."""
+        return self.runs[self.a].trace
 
     @property
-    def has_other(self) -> bool:
-        """True if there is another run to compare with."""
-        return self.b in self.runs and self.b != self.a
+    def labels(self) -> list[str]:
+        """The shown run and, if there is another one, the run it is compared with."""
+        return [self.a, self.b] if self.b in self.runs and self.b != self.a else [self.a]
 
-    def colour_range(self, *labels: str) -> dict:
+    def levels(self, labels: Sequence[str]) -> dict:
         """One colour scale for runs: 80 dB below the loudest result, in tens."""
-        traces = [self.runs[label].trace for label in labels or [self.a]]
+        traces = [self.runs[label].trace for label in labels]
         high = 10.0 * np.ceil(max(float(t.level_db(t.result).max()) for t in traces) / 10)
         return {"cmap": LEVELS, "vmin": high - 80.0, "vmax": high}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class View:
-    """A picture, its table and an explanation."""
-
-    figure: Any
-    head: list[str]
-    rows: list[list]
-    about: str
+View = namedtuple("View", "figure head rows about")  # a picture, its table and an explanation
 
 
-# Axes -----------------------------------------------------------------------------------------------------------------
-
-
-def _mel(axis, trace: Trace, picture, title: str = "", f0: bool = False, **options):
+def _mel(axis, trace: Trace, picture, title: str = "", f0: bool = False, **scale):
     """Draw a mel picture over seconds and mel bands labelled in Hz, with the target F0 if ``f0``."""
-    n_mels, n_frames = picture.shape
-    frame_s = trace.contract.hop_samples / trace.contract.sample_rate_hz
-    extent = (0, n_frames * frame_s, 0, n_mels)
-    drawn = axis.imshow(picture, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **options)
-    hz = trace.contract.centers_hz()
-    ticks = plot_data.frequency_ticks(hz, 0.12)
+    n_mels, contract = len(picture), trace.contract
+    frame_s, hz = contract.hop_samples / contract.sample_rate_hz, contract.centers_hz()
+    drawn = draw_image(axis, picture, (0, picture.shape[1] * frame_s, 0, n_mels), **scale)
+    ticks = trace.frequency_ticks(0.12)
     axis.set_yticks([place * n_mels for place, _ in ticks], [label for _, label in ticks])
-    axis.grid(False)
     axis.set_title(title, fontsize=9)
-    if f0 and "f0_hz" in trace.conditions:
-        f0_hz = np.where(trace.conditions.get("voiced", True), trace.conditions["f0_hz"], np.nan)
-        f0_hz = np.where((f0_hz > hz[0]) & (f0_hz < hz[-1]), f0_hz, np.nan)
+    axis.set(xlabel="time (s)", ylabel="Hz")
+    if f0 and trace.target_f0 is not None:
+        f0_hz, voiced = trace.target_f0
+        f0_hz = np.where(voiced & (f0_hz > hz[0]) & (f0_hz < hz[-1]), f0_hz, np.nan)
         places = np.interp(f0_hz, hz, np.arange(n_mels)) + 0.5
         axis.plot((np.arange(len(f0_hz)) + 0.5) * frame_s, places, color=F0_COLOUR, linewidth=0.9)
     return drawn
+
+
+def _bar(figure, drawn, axes, label: str):
+    return figure.colorbar(drawn, ax=list(np.ravel(axes)), label=label, pad=0.01)
 
 
 def _step_axis(axis, trace: Trace, label: str = _STEP_LABEL) -> None:
@@ -105,201 +88,175 @@ def _step_axis(axis, trace: Trace, label: str = _STEP_LABEL) -> None:
     axis.set_xlabel(label)
 
 
-def _curves(axis, trace: Trace, curves: Mapping, title: str, ylabel: str, **limits) -> None:
+def _lines(axis, trace: Trace, curves: Mapping, label: str = _STEP_LABEL, **labels) -> None:
     """Draw ``name -> values`` or ``(positions, values)`` over the steps; without curves "not measured"."""
     for k, (name, values) in enumerate(curves.items()):
         points = values if isinstance(values, tuple) else (values,)
         axis.plot(*points, "o-", color=CYCLE[k % len(CYCLE)], markersize=3, label=name)
-    axis.set(title=title, ylabel=ylabel, **limits)
-    _step_axis(axis, trace)
+    axis.set(**labels)
+    _step_axis(axis, trace, label)
     if curves:
         axis.legend(loc="best", fontsize=7)
     else:
         axis.text(0.05, 0.5, "not measured", transform=axis.transAxes, color=GREY)
 
 
-def _step_name(trace: Trace, step: int | None) -> str:
+def _step_name(trace: Trace, step: int) -> str:
     """A kept step as text, with its diffusion time and noise level."""
-    if step is None or step >= len(trace):
+    if step >= len(trace):
         return "result"
     return f"step {trace.index[step] + 1} of {trace.n_calls}: t {trace.t[step]:.0f}, noise {trace.sigma[step]:.2f}"
 
 
-def _matrix(values: np.ndarray, names: Sequence[str], title: str) -> Figure:
+def _matrix(values: np.ndarray, names: Sequence[str], title: str, about: str) -> View:
     """A symmetric matrix of distances in dB; numbers are written where there is room."""
     n, top = len(values), float(np.nanmax(values, initial=0)) or 1.0
-    with styled_figure(size=(6.4, 5.2)) as (figure, axes):
-        axis = axes[0, 0]
-        drawn = axis.imshow(values, cmap=TIMES, vmin=0, vmax=top, interpolation="nearest")
+    with styled_axis((6.4, 5.2), title=title) as (figure, axis):
+        drawn = draw_image(axis, values, origin="upper", aspect="equal", cmap=TIMES, vmin=0, vmax=top)
         every = max(1, n // 12)
         axis.set_xticks(range(0, n, every), names[::every], rotation=45, ha="right")
         axis.set_yticks(range(0, n, every), names[::every])
-        for i, j in np.ndindex(n, n) if n <= 12 else ():
-            if np.isfinite(values[i, j]):
-                colour = "white" if values[i, j] < 0.5 * top else INK
-                axis.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize=7, color=colour)
-        axis.grid(False)
-        axis.set_title(title)
-        figure.colorbar(drawn, ax=axis, label="mean difference (dB)", pad=0.01)
-        return figure
-
-
-# Views ----------------------------------------------------------------------------------------------------------------
+        for i, j in np.argwhere(np.isfinite(values)) if n <= 12 else ():
+            colour = "white" if values[i, j] < 0.5 * top else INK
+            axis.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize=7, color=colour)
+        _bar(figure, drawn, axis, "mean difference (dB)")
+    return View(figure, *compare.matrix_table(names, values), about)
 
 
 def _steps_side_by_side(request: ViewRequest) -> View:
-    trace, state = request.run.trace, request.state
+    trace, state = request.trace, request.state
     pinned = [min(max(int(s), 0), len(trace)) for s in (request.pinned or (0, len(trace) // 2, len(trace)))]
-    levels = [compare.level_of(trace, None if s == len(trace) else s, state) for s in pinned]
+    levels, names = [compare.level_of(trace, s, state) for s in pinned], [_step_name(trace, s) for s in pinned]
     n = min(len(pinned), 6)
     with styled_figure(2, n, size=(2.2 + 2.6 * n, 4.6), sharex=True, sharey=True) as (figure, axes):
-        for i, (step, level) in enumerate(zip(pinned[:n], levels, strict=False)):
-            title = _step_name(trace, step).replace(": ", "\n")
-            drawn = _mel(axes[0, i], trace, level, title, f0=True, **request.colour_range())
-            if i:
-                moved = compare.difference_db(levels[i - 1], level)
-                title = f"minus the one before:\nmean {np.abs(moved).mean():.1f} dB"
-                changed = _mel(axes[1, i], trace, moved, title, **_CHANGE_SCALE)
-            axes[1, i].set_xlabel("time (s)")
         axes[1, 0].axis("off")
-        figure.colorbar(drawn, ax=list(axes[0]), label=f"{compare.STATES[state]} (dB)", pad=0.01)
+        for i in range(n):
+            title = names[i].replace(": ", "\n")
+            drawn = _mel(axes[0, i], trace, levels[i], title, f0=True, **request.levels([request.a]))
+            if i:
+                moved = levels[i] - levels[i - 1]
+                title = f"minus the one before:\nmean {np.abs(moved).mean():.1f} dB"
+                changed = _mel(axes[1, i], trace, moved, title, **_CHANGE)
+        for axis in axes.flat:
+            axis.label_outer()
+        _bar(figure, drawn, axes[0], f"{compare.STATES[state]} (dB)")
         if n > 1:
-            figure.colorbar(changed, ax=list(axes[1]), label="change (dB)", pad=0.01)
-        axes[0, 0].set_ylabel("Hz")
+            _bar(figure, changed, axes[1], "change (dB)")
         figure.suptitle(request.a, x=0.01, ha="left", fontsize=11)
-    names = [_step_name(trace, s) for s in pinned]
-    far = [[float(np.abs(a - b).mean(dtype=np.float64)) for b in levels] for a in levels]
+    far = np.array([[compare.distance(a, b) for b in levels] for a in levels])
     about = "Pinned steps on one colour scale; below, the change: brown is louder, violet softer."
-    return View(figure, *compare.matrix_table(names, np.array(far)), about)
+    return View(figure, *compare.matrix_table(names, far), about)
 
 
 def _step_matrix(request: ViewRequest) -> View:
-    trace = request.run.trace
-    values, names = compare.step_matrix(trace, request.state), [str(i + 1) for i in trace.index]
     title = f"{request.a}: {compare.STATES[request.state]}, step against step"
     about = "Distance of any two steps: mean absolute difference of their log-mels in dB, all mels and frames."
-    return View(_matrix(values, names, title), *compare.matrix_table(names, values), about)
+    names = [str(i + 1) for i in request.trace.index]
+    return _matrix(compare.step_matrix(request.trace, request.state), names, title, about)
 
 
-def _metrics(request: ViewRequest) -> View:
-    labels = [request.a] + ([request.b] if request.has_other else [])
-    found = {label: [*request.runs[label].mel_metrics, *request.audio_metrics.get(label, ())] for label in labels}
-    names = list(dict.fromkeys(m.name for run in found.values() for m in run))
-    columns = min(3, max(1, len(names)))
+def _all_runs(request: ViewRequest) -> View:
+    values = compare.run_matrix([run.trace for run in request.runs.values()])
+    about = "Distance of the results of the runs: mean absolute difference of their log-mels in dB."
+    return _matrix(values, list(request.runs), "results of the runs", about)
+
+
+def _metrics_per_step(request: ViewRequest) -> View:
+    found = {
+        label: {m.name: m for m in [*request.runs[label].mel_metrics, *request.audio_metrics.get(label, ())]}
+        for label in request.labels
+    }
+    names = list(dict.fromkeys(name for run in found.values() for name in run))
+    columns = min(3, len(names))
     rows = -(-len(names) // columns)
     with styled_figure(rows, columns, size=(3.7 * columns + 0.4, 2.5 * rows + 0.4)) as (figure, axes):
         for axis in axes.flat[len(names) :]:
             axis.set_visible(False)
         for axis, name in zip(axes.flat, names, strict=False):
-            shown = {label: m for label, run in found.items() for m in run if m.name == name}
-            for k, label in enumerate(found):
-                if label in shown:
-                    points = shown[label].positions, shown[label].values
-                    axis.plot(*points, "o-", color=CYCLE[k % len(CYCLE)], markersize=3, label=label)
-            axis.axvline(request.step, color=GREY, linestyle=":")
-            counts = sorted(n for m in shown.values() for n in m.frames[np.isfinite(m.values)]) or [0]
-            frames = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+            shown = {label: run[name] for label, run in found.items() if name in run}
+            counts = [n for m in shown.values() for n in m.frames[np.isfinite(m.values)]] or [0]
+            frames = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
             metric = next(iter(shown.values()))
+            _lines(axis, request.trace, {k: (m.positions, m.values) for k, m in shown.items()}, "", ylabel=metric.unit)
+            axis.axvline(request.step, color=GREY, linestyle=":")
             axis.set_title(f"{name}\nagainst {metric.reference}; {frames} frames", fontsize=8)
-            axis.set_ylabel(metric.unit)
-            _step_axis(axis, request.run.trace, "")
+            if len(found) == 1 or axis is not axes[0, 0]:
+                axis.get_legend().remove()
         figure.supxlabel(_STEP_LABEL, fontsize=9)
-        if len(found) > 1:
-            axes[0, 0].legend(loc="best", fontsize=7)
-    about = "; ".join(f"{m.name} ({m.unit}): {m.meaning}" for m in found[request.a]) + "."
-    return View(figure, *step_metrics.metric_table(request.run.trace, found[request.a]), about)
+    own = list(found[request.a].values())
+    about = "; ".join(f"{m.name} ({m.unit}): {m.meaning}" for m in own) + "."
+    return View(figure, *compare.metric_table(request.trace, own), about)
 
 
 def _two_runs(request: ViewRequest) -> View:
-    if not request.has_other:
+    if len(request.labels) < 2:
         raise ConversionError("This view compares two runs; make a second one, and choose it as B.")
-    names = (request.a, request.b)
-    a, b = (request.runs[name].trace for name in names)
-    found = compare.run_distance(a, b)
-    chosen = None if request.step >= len(a) else request.step
-    levels = [compare.level_of(trace, chosen) for trace in (a, b)]
+    labels = request.labels
+    traces = a, b = [request.runs[label].trace for label in labels]
+    found, step = compare.run_distance(a, b), request.step
+    levels = [compare.level_of(trace, step) for trace in traces]
     with styled_figure(2, 2, size=(9.4, 5.4)) as (figure, axes):
-        for axis, trace, level, name in zip(axes[0], (a, b), levels, names, strict=True):
-            title = f"{name}: {_step_name(trace, chosen)}"
-            drawn = _mel(axis, trace, level, title, f0=True, **request.colour_range(*names))
-        figure.colorbar(drawn, ax=list(axes[0]), label="dB", pad=0.01)
         left, right = axes[1]
-        if found.result_db is not None:
-            moved = compare.difference_db(*levels)
-            title = f"{names[1]} minus {names[0]}: mean {np.abs(moved).mean():.1f} dB"
-            changed = _mel(left, a, moved, title, **_CHANGE_SCALE)
-            left.set_xlabel("time (s)")
-            figure.colorbar(changed, ax=left, label="difference (dB)", pad=0.01)
-        else:
+        for axis, trace, level, label in zip(axes[0], traces, levels, labels, strict=True):
+            drawn = _mel(axis, trace, level, f"{label}: {_step_name(trace, step)}", True, **request.levels(labels))
+        _bar(figure, drawn, axes[0], "dB")
+        if found.bins_db is None:
             left.axis("off")
             left.text(0, 0.5, "Two lengths: there is no difference bin by bin.")
-        if found.bins_db is not None:
-            right.plot(found.bins_db, "o-", color=BLUE, markersize=3, label="bin by bin")
-        right.plot(found.spectrum_db, "s--", color=ORANGE, markersize=3, label="mean over time")
-        right.set(ylabel="distance (dB)", title="distance of the guesses", ylim=(0, None))
-        _step_axis(right, a)
-        right.legend(loc="best")
-    curves = {"mean spectra apart (dB)": found.spectrum_db}
-    if found.bins_db is not None:
-        curves |= {"bins apart (dB)": found.bins_db, "noisy mels apart (share)": found.state_share}
+        else:
+            moved = levels[1] - levels[0]
+            title = f"{labels[1]} minus {labels[0]}: mean {np.abs(moved).mean():.1f} dB"
+            _bar(figure, _mel(left, a, moved, title, **_CHANGE), left, "difference (dB)")
+        curves = {"bin by bin": found.bins_db, "mean over time": found.spectrum_db}
+        curves = {name: values for name, values in curves.items() if values is not None}
+        _lines(right, a, curves, title="distance of the guesses", ylabel="distance (dB)", ylim=(0, None))
+    names = ("mean spectra apart (dB)", "bins apart (dB)", "noisy mels apart (share)")
+    columns = {name: values for name, values in zip(names, found, strict=False) if values is not None}
     about = "Runs of equal length begin with the same noise; later differences come from what differs between them."
-    return View(figure, *compare.curve_table(a, curves), about)
+    return View(figure, *compare.curve_table(a, columns), about)
 
 
-def _all_runs(request: ViewRequest) -> View:
-    labels = list(request.runs)
-    values = compare.run_matrix([run.trace for run in request.runs.values()])
-    about = "Distance of the results of the runs: mean absolute difference of their log-mels in dB."
-    figure = _matrix(values, labels, "results of the runs")
-    return View(figure, *compare.matrix_table(labels, values), about)
-
-
-def _decision(request: ViewRequest) -> View:
-    trace, found = request.run.trace, compare.decision(request.run.trace, request.tolerance_db)
+def _decision_times(request: ViewRequest) -> View:
+    trace, tolerance = request.trace, f"{request.tolerance_db:g} dB"
+    step, settled = compare.decision(trace, request.tolerance_db)
     with styled_figure(1, 2, size=(9.4, 3.2), width_ratios=(1.7, 1)) as (figure, axes):
         left, right = axes[0]
         title = f"{request.a}: when each bin settles"
-        drawn = _mel(left, trace, found.step + 1, title, cmap=TIMES, vmin=1, vmax=len(trace) + 1)
-        left.set(xlabel="time (s)", ylabel="Hz")
-        bar = figure.colorbar(drawn, ax=left, label=f"step from which it stays within {found.tolerance_db:g} dB")
+        drawn = _mel(left, trace, step + 1, title, cmap=TIMES, vmin=1, vmax=len(trace) + 1)
+        bar = _bar(figure, drawn, left, f"step from which it stays within {tolerance}")
         bar.locator = MaxNLocator(integer=True)
         bar.update_ticks()
-        percent = {name: 100 * share for name, share in found.settled.items()}
-        _curves(right, trace, percent, "", "settled (% of bins)", ylim=(-2, 102))
+        percent = {name: 100 * share for name, share in settled.items()}
+        _lines(right, trace, percent, ylabel="settled (% of bins)", ylim=(-2, 102))
     about = (
-        f"The first step from which on the guess of a bin stays within {request.tolerance_db:g} dB of the result. "
-        "Bright bins are decided late."
+        f"The first step from which on the guess of a bin stays within {tolerance} of the result. Bright bins are "
+        "decided late."
     )
-    table = compare.curve_table(trace, {f"settled: {name}": share for name, share in found.settled.items()})
-    return View(figure, *table, about)
+    return View(figure, *compare.curve_table(trace, {f"settled: {k}": share for k, share in settled.items()}), about)
 
 
-def _influence(request: ViewRequest) -> View:
-    own, local = request.run.trace, request.run.influence
-    others = {
-        label: run.trace
-        for label, run in request.runs.items()
-        if label != request.a
-        and np.array_equal(run.trace.t, own.t)
-        and run.trace.result.shape == own.result.shape
-        and np.array_equal(run.trace.x_t[0], own.x_t[0])
+def _influence_over_the_steps(request: ViewRequest) -> View:
+    own, local = request.trace, request.runs[request.a].influence
+    others = {label: run.trace for label, run in request.runs.items() if label != request.a}
+    distances = {
+        label: compare.run_distance(own, trace).bins_db
+        for label, trace in others.items()
+        if np.array_equal(trace.t, own.t) and np.array_equal(trace.x_t[0], own.x_t[0])
     }
-    distances = {label: compare.run_distance(own, trace).bins_db for label, trace in others.items()}
+    curves = {f"global: {label} (mean dB)": values for label, values in distances.items()}
     share, mean_db = {}, {}
-    if local:
+    for name in local.share if local else ():
         places = np.searchsorted(own.index, local.index)
-        share = {name: (places, 100 * values) for name, values in local.share.items()}
-        mean_db = {name: (places, local.mean_db(name)) for name in local.share}
+        share[name], mean_db[name] = (places, 100 * local.share[name]), (places, local.mean_db(name))
+        for unit, values in (("share of the noise", local.share[name]), ("mean dB", local.mean_db(name))):
+            curves[f"local: {name} ({unit})"] = column = np.full(len(own), np.nan)
+            column[places] = values
     with styled_figure(1, 3, size=(9.8, 3.1)) as (figure, axes):
         left, middle, right = axes[0]
-        _curves(left, own, share, "local: change of the noise estimate", "% of its size", ylim=(0, None))
-        _curves(middle, own, mean_db, "local: change of the guess", "mean |dB|", ylim=(0, None))
-        _curves(right, own, distances, "global: guesses of a whole other run", "mean |dB|", ylim=(0, None))
-    curves = {f"global: {label} (mean dB)": values for label, values in distances.items()}
-    for name in local.share if local else ():
-        place = {int(i): k for k, i in enumerate(local.index)}
-        for unit, values in (("share of the noise", local.share[name]), ("mean dB", local.mean_db(name))):
-            curves[f"local: {name} ({unit})"] = [values[place[i]] if i in place else np.nan for i in own.index]
+        _lines(left, own, share, title="local: change of the noise estimate", ylabel="% of its size", ylim=(0, None))
+        _lines(middle, own, mean_db, title="local: change of the guess", ylabel="mean |dB|", ylim=(0, None))
+        title = "global: guesses of a whole other run"
+        _lines(right, own, distances, title=title, ylabel="mean |dB|", ylim=(0, None))
     about = (
         "Local: at the same noisy mel, how much the noise estimate changes when one factor is replaced, and how much "
         "the guess. Global: distance to the guesses of a whole other run from the same noise. The two answer different "
@@ -308,47 +265,37 @@ def _influence(request: ViewRequest) -> View:
     return View(figure, *compare.curve_table(own, curves), about)
 
 
-def _influence_bins(request: ViewRequest) -> View:
-    trace, local = request.run.trace, request.run.influence
+def _influence_at_one_step(request: ViewRequest) -> View:
+    trace, local = request.trace, request.runs[request.a].influence
     if local is None:
         raise ConversionError("No influence was measured in this run; tick it before you press Run.")
     place = int(np.argmin(np.abs(local.index - trace.index[min(request.step, len(trace) - 1)])))
-    names = list(local.bins_db)
+    names, call = list(local.bins_db), int(local.index[place])
     with styled_figure(1, len(names), size=(3.2 * len(names) + 1, 2.9), sharey=True) as (figure, axes):
         for axis, name in zip(axes[0], names, strict=True):
             moved = local.bins_db[name][place].astype(np.float32)
-            drawn = _mel(axis, trace, moved, f"{name}, step {local.index[place] + 1}", **_CHANGE_SCALE)
-            axis.set_xlabel("time (s)")
-        axes[0, 0].set_ylabel("Hz")
-        figure.colorbar(drawn, ax=list(axes[0]), label="change of the guess (dB)", pad=0.01)
-    rows = [
-        [name, int(local.index[place]), float(local.share[name][place]), float(local.mean_db(name)[place])]
-        for name in names
-    ]
-    about = "Change of the guess when a factor is replaced at this very step: brown louder, violet softer."
+            drawn = _mel(axis, trace, moved, f"{name}, step {call + 1}", **_CHANGE)
+            axis.label_outer()
+        _bar(figure, drawn, axes, "change of the guess (dB)")
+    rows = [[name, call, float(local.share[name][place]), float(local.mean_db(name)[place])] for name in names]
     head = ["factor", "call", "share of the noise", "guess moves by (mean dB)"]
+    about = "Change of the guess when a factor is replaced at this very step: brown louder, violet softer."
     return View(figure, head, rows, about)
 
 
-def _layers(request: ViewRequest) -> View:
-    trace, curves = request.run.trace, {}
-    words = {
-        "noise": "input + step",
-        "condition": "gates with the condition",
-        "level": "level (RMS)",
-        "change": "new since the step before",
-    }
-    cells = [(kind, value) for kind in ("noise", "condition") for value in ("level", "change")]
+def _layers_by_steps(request: ViewRequest) -> View:
+    trace, curves = request.trace, {}
+    kinds = {"noise": ("input + step", ""), "condition": ("gates with the condition", _STEP_LABEL)}
+    values = {"level": ("level (RMS)", ""), "change": ("new since the step before", "share")}
     with styled_figure(2, 2, size=(9.4, 4.8)) as (figure, axes):
-        for axis, (kind, value) in zip(axes.flat, cells, strict=True):
-            names, values = compare.layer_map(trace, kind, value)
-            curves |= {f"{name}: {value}": row for name, row in zip(names, values, strict=True)}
-            drawn = axis.imshow(values, aspect="auto", cmap=TIMES, vmin=0, interpolation="nearest")
-            axis.set_yticks(range(len(names)), [name.split()[-1] for name in names])
-            axis.set(title=f"{words[kind]}: {words[value]}", ylabel="block")
-            axis.grid(False)
-            _step_axis(axis, trace, _STEP_LABEL if kind == "condition" else "")
-            figure.colorbar(drawn, ax=axis, pad=0.01, label="" if value == "level" else "share")
+        for row, (kind, (what, label)) in zip(axes, kinds.items(), strict=True):
+            for axis, (value, (title, unit)) in zip(row, values.items(), strict=True):
+                names, rows = compare.layer_map(trace, kind, value)
+                curves |= {f"{name}: {value}": row for name, row in zip(names, rows, strict=True)}
+                _bar(figure, draw_image(axis, rows, origin="upper", cmap=TIMES, vmin=0), axis, unit)
+                axis.set_yticks(range(len(names)), [name.split()[-1] for name in names])
+                axis.set(title=f"{what}: {title}", ylabel="block")
+                _step_axis(axis, trace, label)
         figure.suptitle(request.a, x=0.01, ha="left", fontsize=11)
     about = (
         "Residual blocks by steps, mean and spread over time of their hidden features. Level: root mean square. New: "
@@ -357,51 +304,36 @@ def _layers(request: ViewRequest) -> View:
     return View(figure, *compare.curve_table(trace, curves), about)
 
 
-def _map(request: ViewRequest) -> View:
-    contract = request.run.trace.contract
-    traces = {label: run.trace for label, run in request.runs.items() if run.trace.contract == contract}
-    made = projection.joint_map([projection.map_features(trace) for trace in traces.values()])
-    with styled_figure(size=(6.6, 4.6)) as (figure, axes):
-        axis, most = axes[0, 0], max(len(t) for t in traces.values())
-        for k, (label, path) in enumerate(zip(traces, made.paths, strict=True)):
-            colour = CYCLE[k % len(CYCLE)]
+def _map_of_the_steps(request: ViewRequest) -> View:
+    own = request.trace.contract
+    traces = {label: run.trace for label, run in request.runs.items() if run.trace.contract == own}
+    paths, explained, _ = compare.joint_map([compare.map_features(trace) for trace in traces.values()])
+    scale = {"cmap": TIMES, "vmin": 1, "vmax": max(len(t) for t in traces.values()), "zorder": 3}
+    rows = []
+    with styled_axis((6.6, 4.6), title="the mean guess, step by step") as (figure, axis):
+        for k, ((label, trace), path) in enumerate(zip(traces.items(), paths, strict=True)):
+            colour, steps = CYCLE[k % len(CYCLE)], np.arange(1, len(path) + 1)
             axis.plot(*path.T, color=colour, linewidth=1, label=label)
             for p, q in zip(path[:-1:2], path[1::2], strict=False):
                 axis.annotate("", q, p, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1})
-            scale = {"c": np.arange(1, len(path) + 1), "cmap": TIMES, "vmin": 1, "vmax": most}
-            dots = axis.scatter(*path.T, s=18, edgecolors=colour, linewidths=1, zorder=3, **scale)
-        first, second = (f"{100 * e:.0f} % of the variance" for e in made.explained)
+            dots = axis.scatter(*path.T, s=18, c=steps, edgecolors=colour, linewidths=1, **scale)
+            places = zip(trace.index.tolist(), trace.t.tolist(), path.tolist(), strict=True)
+            rows += [[label, call, t, *place] for call, t, place in places]
+        first, second = (f"{100 * e:.0f} % of the variance" for e in explained)
         axis.set(xlabel=f"first component ({first})", ylabel=f"second component ({second})")
-        axis.set_title("the mean guess, step by step")
         axis.legend(loc="best", fontsize=7)
-        figure.colorbar(dots, ax=axis, label="step", pad=0.01)
-    rows = [
-        [label, int(trace.index[i]), float(trace.t[i]), *map(float, path[i])]
-        for (label, trace), path in zip(traces.items(), made.paths, strict=True)
-        for i in range(len(trace))
-    ]
+        _bar(figure, dots, axis, "step")
     about = "Each dot is one step's guess, averaged over time, on the principal components of all runs together."
     return View(figure, ["run", "call", "diffusion time", "first", "second"], rows, about)
 
 
-VIEWS = {
-    "steps side by side": _steps_side_by_side,
-    "step matrix": _step_matrix,
-    "metrics per step": _metrics,
-    "two runs": _two_runs,
-    "all runs": _all_runs,
-    "decision times": _decision,
-    "influence over the steps": _influence,
-    "influence at one step": _influence_bins,
-    "layers by steps": _layers,
-    "map of the steps": _map,
-}
+_VIEWS = (_steps_side_by_side, _step_matrix, _metrics_per_step, _two_runs, _all_runs, _decision_times)
+_VIEWS += (_influence_over_the_steps, _influence_at_one_step, _layers_by_steps, _map_of_the_steps)
+VIEWS = {view.__name__[1:].replace("_", " "): view for view in _VIEWS}
 
 
 def draw_view(name: str, request: ViewRequest) -> View:
-    """Draw one of ``VIEWS``; ConversionError if there is no such view or run, or the run lacks the data for it."""
-    if name not in VIEWS:
-        raise ConversionError(f"Unknown view '{name}'; choose one of {', '.join(VIEWS)}.")
+    """Draw one of ``VIEWS``; ConversionError if there is no such run, or the run lacks the data for the view."""
     if request.a not in request.runs:
         raise ConversionError("There is no run yet; press Run.")
     return VIEWS[name](request)

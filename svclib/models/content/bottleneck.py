@@ -18,30 +18,19 @@ from torch import Tensor
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models.content.base import ContentEncoder, register
-from svclib.models.layers import ConvStack, run_in_chunks
+from svclib.models.layers import Content, ConvStack, Frames, LogMels, interpolate, run_in_chunks
 from svclib.utils import rng
 
 UNPITCHED_SMOOTHING_HZ = 200.0
 
 
-def spectral_envelope(
-    log_mel: Float[Tensor, "batch frames mels"],
-    f0_hz: Float[Tensor, "batch frames"],
-    centers_hz: Float[Tensor, " mels"],
-) -> Float[Tensor, "batch frames mels"]:
-    """The spectrum as the vocal tract shapes it, without the comb of the harmonics.
+def spectral_envelope(log_mel: LogMels, f0_hz: Frames, centers_hz: Float[Tensor, " mels"]) -> LogMels:
+    """The spectrum as the vocal tract shapes it, without the comb of the harmonics; natural logarithms.
 
     The magnitude is averaged over one F0 around every harmonic (a window of exactly one F0 holds one harmonic
     wherever it lies, as in CheapTrick, Morise 2015) and the logarithms are joined by straight lines over frequency.
-    Below the first harmonic its own value stands.
-
-    Args:
-        log_mel: Natural logarithm of mel magnitudes.
-        f0_hz: Filled over unvoiced frames; where it is 0, the smoothing is 200 Hz wide.
-        centers_hz: ``MelConfig.centers_hz``.
-
-    Returns:
-        Natural logarithm of the envelope at the mel centres.
+    Below the first harmonic its own value stands. Where ``f0_hz`` (filled over unvoiced frames) is 0, the smoothing is
+    200 Hz wide.
     """
     f0 = torch.where(f0_hz > 0, f0_hz, torch.full_like(f0_hz, UNPITCHED_SMOOTHING_HZ)).double()[..., None]
     centers = centers_hz.double()
@@ -74,23 +63,15 @@ def cepstrum_basis(n_mels: int, n_cepstra: int) -> Float[Tensor, "mels cepstra"]
     return torch.tensor((math.sqrt(2.0 / n_mels) * np.cos(math.pi * m * k / n_mels)).astype(np.float32))
 
 
-def warp(
-    envelope: Float[Tensor, "batch frames mels"], factor: Float[Tensor, " batch"], centers_hz: Float[Tensor, " mels"]
-) -> Float[Tensor, "batch frames mels"]:
+def warp(envelope: LogMels, factor: Float[Tensor, " batch"], centers_hz: Float[Tensor, " mels"]) -> LogMels:
     """Warp the frequency axis: what was at ``f`` comes to ``f * factor``, as from a shorter vocal tract."""
-    wanted = centers_hz / factor[:, None]
-    right = torch.searchsorted(centers_hz, wanted).clamp(1, len(centers_hz) - 1)
-    left = right - 1
-    share = ((wanted - centers_hz[left]) / (centers_hz[right] - centers_hz[left])).clamp(0, 1)[:, None]
-    shape = envelope.shape
-    a = envelope.gather(-1, left[:, None].expand(shape))
-    b = envelope.gather(-1, right[:, None].expand(shape))
-    return a + share * (b - a)
+    wanted = (centers_hz / factor[:, None])[:, None].expand(envelope.shape)
+    return interpolate(envelope, centers_hz, wanted)
 
 
 def drifting_equaliser(
     batch: int, n_frames: int, n_mels: int, strength_db: float, generator: torch.Generator, bends: int = 6
-) -> Float[Tensor, "batch frames mels"]:
+) -> LogMels:
     """Smooth random equalisers that change into another over the piece, in nepers, RMS ``strength_db`` over frequency.
 
     A constant one would vanish in the normalisation over time; one that drifts does not.
@@ -101,6 +82,21 @@ def drifting_equaliser(
     blend = torch.linspace(0, 1, n_frames, device=ends.device)[:, None]
     drift = curves[0][:, None] * (1 - blend) + curves[1][:, None] * blend
     return drift * (strength_db * math.log(10) / 20)
+
+
+def normalised(
+    x: Float[Tensor, "batch frames orders"], level: Float[Tensor, "batch frames 1"], floor: float
+) -> Float[Tensor, "batch frames orders"]:
+    """Mean 0 and variance about 1 of every order over time, each recording by itself; loud frames count more.
+
+    Orders that hardly move are lifted less than to 1: at high pitch they are mostly residue of the harmonics. The
+    weight of a frame is the square of its level above the floor (nepers), so silence has none.
+    """
+    weight = (level - floor).clamp_min(0).square()
+    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-8)
+    centred = x - (weight * x).sum(1, keepdim=True)
+    spread = (weight * centred.square()).sum(1, keepdim=True)
+    return centred / (spread + 0.2).sqrt()
 
 
 @register("bottleneck")
@@ -154,20 +150,17 @@ class Bottleneck(ContentEncoder):
             code_noise=s.code_noise,
         )
 
-    def forward(
-        self, inputs: ConditionInputs, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch frames code"]:
+    def forward(self, inputs: ConditionInputs, generator: torch.Generator | None = None) -> Content:
         """Content vectors within -1 .. 1; with a ``generator`` of the perturbed envelope, plus noise."""
-        cepstra = self.normalised(*self.measured(inputs.log_mel, inputs.f0_hz, generator))
-        code = torch.tanh(self.convs(cepstra.transpose(1, 2)).transpose(1, 2))
+        cepstra, level = self.measured(inputs.log_mel, inputs.f0_hz, generator)
+        code = torch.tanh(self.convs(normalised(cepstra, level, self.floor).transpose(1, 2)).transpose(1, 2))
         if generator is not None and self.code_noise:
-            noise = rng.normal(tuple(code.shape), generator)
-            code = code + self.code_noise * noise.to(code)
+            code = code + self.code_noise * rng.normal(tuple(code.shape), generator).to(code)
         return code
 
     @torch.no_grad()
     def measured(
-        self, log_mel: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"], generator=None
+        self, log_mel: LogMels, f0_hz: Frames, generator=None
     ) -> tuple[Float[Tensor, "batch frames cepstra"], Float[Tensor, "batch frames 1"]]:
         """Cepstra of the envelope and mean log-mel in nepers, frame by frame: no frame sees another."""
         with torch.autocast(log_mel.device.type, enabled=False):  # full precision whatever the training runs in
@@ -178,36 +171,17 @@ class Bottleneck(ContentEncoder):
             return envelope @ self.basis, nepers.mean(-1, keepdim=True)
 
     @torch.no_grad()
-    def encode(self, inputs: ConditionInputs, chunk_frames: int) -> Float[Tensor, "batch frames code"]:
-        """:meth:`forward` of a recording of any length with the memory of one chunk.
-
-        The cepstra are measured in chunks first (20 numbers a frame are kept), normalised over the whole recording,
-        then encoded in chunks.
-        """
+    def encode(self, inputs: ConditionInputs, chunk_frames: int) -> Content:
+        """:meth:`forward` of a recording of any length, measured and encoded in chunks, normalised over the whole."""
         n, f0_hz, log_mel = len(inputs), inputs.f0_hz, inputs.log_mel
 
         def measure(low, high):
             return tuple(x.transpose(1, 2) for x in self.measured(log_mel[:, low:high], f0_hz[:, low:high]))
 
-        cepstra, height = (x.transpose(1, 2) for x in run_in_chunks(measure, n, chunk_frames, 0))
-        seen = self.normalised(cepstra, height).transpose(1, 2)
+        cepstra, level = (x.transpose(1, 2) for x in run_in_chunks(measure, n, chunk_frames, 0))
+        seen = normalised(cepstra, level, self.floor).transpose(1, 2)
         (code,) = run_in_chunks(lambda low, high: (self.convs(seen[..., low:high]),), n, chunk_frames, self.convs.halo)
         return torch.tanh(code.transpose(1, 2))
-
-    @torch.no_grad()
-    def normalised(
-        self, cepstra: Float[Tensor, "batch frames cepstra"], height: Float[Tensor, "batch frames 1"]
-    ) -> Float[Tensor, "batch frames cepstra"]:
-        """Mean 0 and variance 1 of every order over time, each recording by itself; loud frames count more.
-
-        Orders that hardly move are lifted less than to 1: at high pitch they are mostly residue of the harmonics.
-        The weight of a frame is the square of its mean height above the contract's floor, so silence has none.
-        """
-        weight = (height - self.floor).clamp_min(0).square()
-        weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-8)
-        centred = cepstra - (weight * cepstra).sum(1, keepdim=True)
-        spread = (weight * centred.square()).sum(1, keepdim=True)
-        return centred / (spread + 0.2).sqrt()
 
     def _perturbed(self, envelope: Tensor, generator: torch.Generator) -> Tensor:
         if self.warp_range:
@@ -215,7 +189,6 @@ class Bottleneck(ContentEncoder):
             draw = rng.uniform((envelope.shape[0],), generator)
             envelope = warp(envelope, ((2 * draw - 1) * reach).exp().to(envelope), self.centers_hz)
         if self.equaliser_db:
-            batch, n_frames, n_mels = envelope.shape
-            drift = drifting_equaliser(batch, n_frames, n_mels, self.equaliser_db, generator)
+            drift = drifting_equaliser(*envelope.shape, strength_db=self.equaliser_db, generator=generator)
             envelope = envelope + drift.to(envelope)
         return envelope

@@ -22,7 +22,7 @@ from svclib.audio.mel import MelConfig
 from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models.content import bottleneck
 from svclib.models.content.base import ContentEncoder, register
-from svclib.models.layers import run_in_chunks
+from svclib.models.layers import Content, Frames, LogMels, at_positions, interpolate, run_in_chunks
 from svclib.utils import rng
 
 WEIGHTS = "words.safetensors"
@@ -64,50 +64,18 @@ def pretrained(device: str = "cpu") -> WordsNetwork:
     return network.eval().requires_grad_(False)
 
 
-def normalised(
-    cepstra: Float[Tensor, "batch frames cepstra"], level: Float[Tensor, "batch frames"]
-) -> Float[Tensor, "batch inputs frames"]:
-    """Cepstra and level with mean 0 and variance about 1 over time, loud frames counting more.
-
-    The weight of a frame is the square of its height above the floor, so silence has none; orders that hardly move are
-    lifted less than to 1.
-    """
-    weight = (level - math.log(MEL.floor)).clamp_min(0).square()[..., None]
-    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-8)
-    x = torch.cat([cepstra, level[..., None]], -1)
-    centred = x - (weight * x).sum(1, keepdim=True)
-    spread = (weight * centred.square()).sum(1, keepdim=True)
-    return (centred / (spread + 0.2).sqrt()).transpose(1, 2)
+def normalised(cepstra: Float[Tensor, "batch frames cepstra"], level: Frames) -> Float[Tensor, "batch inputs frames"]:
+    """Network input: ``bottleneck.normalised`` cepstra and level of a recording."""
+    level = level[..., None]
+    return bottleneck.normalised(torch.cat([cepstra, level], -1), level, math.log(MEL.floor)).transpose(1, 2)
 
 
-def at_frames(x: Float[Tensor, "batch frames dims"], position: Float[Tensor, " n"]) -> Float[Tensor, "batch n dims"]:
-    """Rows at fractional positions by linear interpolation, ends held."""
-    position = position.clamp(0, x.shape[1] - 1)
-    left = position.floor().long().clamp_max(max(0, x.shape[1] - 2))
-    right = (left + 1).clamp_max(x.shape[1] - 1)
-    return torch.lerp(x[:, left], x[:, right], (position - left).to(x)[:, None])
-
-
-def at_frequencies(
-    log_envelope: Float[Tensor, "batch frames mels"], f_hz: Float[Tensor, "batch frames n"],
-    centers_hz: Float[Tensor, " mels"],
-) -> Float[Tensor, "batch frames n"]:  # fmt: skip
-    """A log envelope at any frequencies, linear between the mel centres, ends held."""
-    right = torch.searchsorted(centers_hz, f_hz.contiguous()).clamp(1, len(centers_hz) - 1)
-    low, high = centers_hz[right - 1], centers_hz[right]
-    share = ((f_hz - low) / (high - low)).clamp(0, 1)
-    return torch.lerp(log_envelope.gather(-1, right - 1), log_envelope.gather(-1, right), share)
-
-
-def at_harmonics(
-    log_envelope: Float[Tensor, "batch frames mels"], f0_hz: Float[Tensor, "batch frames"],
-    centers_hz: Float[Tensor, " mels"],
-) -> Float[Tensor, "batch frames mels"]:  # fmt: skip
+def at_harmonics(log_envelope: LogMels, f0_hz: Frames, centers_hz: Float[Tensor, " mels"]) -> LogMels:
     """The envelope as measured at another pitch: known at the harmonics of ``f0_hz``, straight lines between."""
     f0 = f0_hz[..., None]
     number = (centers_hz / f0).clamp_min(1)
     low = number.floor()
-    at_low, at_high = (at_frequencies(log_envelope, (low + k) * f0, centers_hz) for k in (0, 1))
+    at_low, at_high = (interpolate(log_envelope, centers_hz, (low + k) * f0) for k in (0, 1))
     return at_low + (number - low) * (at_high - at_low)
 
 
@@ -115,11 +83,9 @@ def at_harmonics(
 class Words(ContentEncoder):
     """The pretrained encoder; its network is the package's, so it adds no weights to a model.
 
-    Args:
-        contract: Of the log-mels it reads; other bands and frames than its own are interpolated.
-        code_noise: Standard deviation of the noise on the code in training; the code's own is 1.
-        warp_range: In :meth:`variants` the frequency axis is scaled by up to this share, up or down.
-        equaliser_db: Strength of the drifting equaliser of :meth:`variants`.
+    It reads log-mels of ``contract``, interpolated where bands and frames are not its own. In training the code (of
+    standard deviation 1) gets ``code_noise``; :meth:`variants` scales the frequency axis by up to ``warp_range`` and
+    adds a drifting equaliser of ``equaliser_db``.
     """
 
     fields = ("log_mel", "f0_hz")
@@ -141,9 +107,7 @@ class Words(ContentEncoder):
         """The encoder that ``DiffusionSettings`` describe."""
         return cls(features.mel, settings.code_noise, settings.warp_range, settings.equaliser_db)
 
-    def forward(
-        self, inputs: ConditionInputs, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch frames code"]:
+    def forward(self, inputs: ConditionInputs, generator: torch.Generator | None = None) -> Content:
         """The code of whole recordings; a ``generator`` adds noise."""
         code = self.encode(inputs, len(inputs))
         if generator is not None and self.code_noise:
@@ -151,7 +115,7 @@ class Words(ContentEncoder):
         return code
 
     @torch.no_grad()
-    def encode(self, inputs: ConditionInputs, chunk_frames: int) -> Float[Tensor, "batch frames code"]:
+    def encode(self, inputs: ConditionInputs, chunk_frames: int) -> Content:
         """The code of a recording of any length, or ``inputs.content`` where it was encoded before.
 
         Windows of a recording need that: their own statistics are not the recording's.
@@ -196,23 +160,22 @@ class Words(ContentEncoder):
             nepers = inputs.log_mel[:, start:stop].float() * self.to_nepers
             found = bottleneck.spectral_envelope(nepers, inputs.f0_hz[:, start:stop].float(), self.centers_hz)
             if not torch.equal(self.centers_hz, self.bands_hz):
-                found = at_frequencies(found, self.bands_hz.expand(*found.shape[:2], -1), self.centers_hz)
+                found = interpolate(found, self.centers_hz, self.bands_hz.expand(*found.shape[:2], -1))
             return (found.transpose(1, 2),)
 
         envelope = run_in_chunks(measure, len(inputs), chunk_frames, 0)[0].transpose(1, 2)
         if self.rate == 1.0:
             return envelope
         n = max(1, round(envelope.shape[1] * self.rate))
-        return at_frames(envelope, (torch.arange(n, device=envelope.device) + 0.5) / self.rate - 0.5)
+        return at_positions(envelope, (torch.arange(n, device=envelope.device) + 0.5) / self.rate - 0.5)
 
-    def _code(self, envelope: Tensor, n_frames: int, chunk_frames: int) -> Float[Tensor, "batch frames code"]:
+    def _code(self, envelope: Tensor, n_frames: int, chunk_frames: int) -> Content:
         """Normalise over the recording, run the network in chunks, interpolate to the contract's frames."""
         x = normalised(envelope @ self.basis, envelope.mean(-1))
-        x = F.pad(x, (0, x.shape[-1] % 2))
-        network, chunk, n, parts = pretrained(str(envelope.device)), max(2, chunk_frames // 2 * 2), x.shape[-1], []
-        for start in range(0, n, chunk):
-            low, stop = max(0, start - HALO), min(n, start + chunk)
-            code = network(x[..., low : min(n, stop + HALO)])
-            parts.append(code[..., (start - low) // 2 : (stop - low) // 2])
-        code = torch.cat(parts, -1).transpose(1, 2)
-        return at_frames(code, ((torch.arange(n_frames, device=code.device) + 0.5) * self.rate - 1.0) / 2)
+        x, network = F.pad(x, (0, x.shape[-1] % 2)), pretrained(str(envelope.device))
+        size = max(1, chunk_frames // 2)  # of code frames, each of two input frames
+        (code,) = run_in_chunks(
+            lambda low, high: (network(x[..., 2 * low : 2 * high]),), x.shape[-1] // 2, size, HALO // 2
+        )
+        code = code.transpose(1, 2)
+        return at_positions(code, ((torch.arange(n_frames, device=code.device) + 0.5) * self.rate - 1.0) / 2)

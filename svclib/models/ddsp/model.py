@@ -1,26 +1,24 @@
 """DDSP decoder: F0 and loudness in, harmonic and noise controls out, trained through the synthesizer.
 
-After Engel et al., *DDSP: Differentiable Digital Signal Processing* (ICLR 2020), and the voices of Alonso & Erkut,
-*Latent Space Explorations of Singing Voice Synthesis using DDSP* (2021, https://arxiv.org/abs/2103.07197). The decoder
-receives F0 and loudness; with ``z_dims`` also a latent z that an encoder computes from the recording's MFCCs.
-
-Every model kind of the project offers what :class:`DdspModel` offers to training: ``settings``, ``features``, ``loss``,
-``validation_loss``, ``reconstruct`` and ``loss_name``.
+After Engel et al. (ICLR 2020) and the voices of Alonso & Erkut, *Latent Space Explorations of Singing Voice Synthesis
+using DDSP* (2021, https://arxiv.org/abs/2103.07197). With ``z_dims`` the decoder also receives a latent z that an
+encoder computes from the recording's MFCCs.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.audio import spectral_loss, synthesis, units
-from svclib.features import extract as features_module
+from svclib.features.extract import FeatureSettings
 from svclib.features.f0 import fill_unvoiced
-from svclib.models.ddsp import networks as decoder
+from svclib.models.ddsp.networks import Z_FMAX_HZ, Z_WINDOWS, Decoder, ZEncoder, initialize
+from svclib.models.layers import Frames, Samples, Voiced
 from svclib.utils.errors import ModelError, raise_if_cancelled
 from svclib.utils.serialization import Settings, setting
 
@@ -33,18 +31,15 @@ class DdspSettings(Settings):
     """Settings of the DDSP instrument and its loss.
 
     Attributes:
-        kind: Name of this model kind, always ``ddsp``.
         n_harmonics: Sines at multiples of the pitch; those at or above half the sample rate are silent.
         n_noise_bands: Noise magnitudes from 0 Hz to half the sample rate.
-        rnn_channels: Width of the GRU.
-        mlp_channels: Width of the dense stacks around it.
-        layers_per_stack: Dense layers per stack; 0 leaves the stacks out.
+        rnn_channels, mlp_channels, layers_per_stack: The GRU, and the dense stacks around it; 0 layers for none.
         z_dims: Size of the latent z; 0 for none.
         z_hop_samples: Samples per z frame: 512 is 125 frames in 4 s at 16 kHz.
         z_rnn_channels: Width of the z encoder's GRU.
         reverb_samples: Length of a trained room response; 0 for none.
         fft_sizes: Scales of the spectral loss; add 4096 in front for the seven-scale variant.
-        log_rule: ``v1`` or ``v2``, see :func:`losses.spectral_loss`. Losses compare only if both are equal.
+        log_rule: ``v1`` or ``v2``, see ``spectral_loss``. Losses compare only if both are equal.
     """
 
     kind: str = setting("ddsp", choices=("ddsp",))
@@ -54,7 +49,7 @@ class DdspSettings(Settings):
     mlp_channels: int = setting(512, 1, 4096)
     layers_per_stack: int = setting(3, 0, 10)
     z_dims: int = setting(0, 0, 512)
-    z_hop_samples: int = setting(512, choices=tuple(decoder.Z_WINDOWS))
+    z_hop_samples: int = setting(512, choices=tuple(Z_WINDOWS))
     z_rnn_channels: int = setting(512, 1, 4096)
     reverb_samples: int = setting(0, 0, 480_000)
     fft_sizes: tuple[int, ...] | list[int] = setting(spectral_loss.FFT_SIZES, 16)
@@ -64,32 +59,21 @@ class DdspSettings(Settings):
         super().__post_init__()
         spectral_loss.check_fft_sizes(self.fft_sizes)
 
-    def build(
-        self, features: "features_module.FeatureSettings", statistics: dict | None = None, seed: int = 0
-    ) -> "DdspModel":
-        """An untrained model; equal seeds give equal weights, torch's own generator stays as it was.
+    def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DdspModel":
+        """An untrained model on the CPU; equal seeds give equal weights, statistics are not needed.
 
-        Args:
-            features: How the recordings are measured.
-            statistics: Of the dataset; not needed by this kind.
-            seed: Of the weights.
-
-        Returns:
-            The model, on the CPU.
-
-        Raises:
-            ModelError: if the sample rate is too low for ``z_dims``.
+        Raises ModelError if the sample rate is too low for ``z_dims``.
         """
-        if self.z_dims and features.sample_rate_hz < 2 * decoder.Z_FMAX_HZ:
+        if self.z_dims and features.sample_rate_hz < 2 * Z_FMAX_HZ:
             raise ModelError(
-                f"The z encoder reaches up to {decoder.Z_FMAX_HZ:.0f} Hz; sample_rate_hz is {features.sample_rate_hz}: "
-                f"use at least {2 * decoder.Z_FMAX_HZ:.0f}, or z_dims=0."
+                f"The z encoder reaches up to {Z_FMAX_HZ:.0f} Hz; sample_rate_hz is {features.sample_rate_hz}: "
+                f"use at least {2 * Z_FMAX_HZ:.0f}, or z_dims=0."
             )
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):  # torch's own initialisation, replaced below, draws from it
             model = DdspModel(self, features)
         for module in model.modules():
-            decoder.initialize(module, generator)
+            initialize(module, generator)
         if model.room is not None:
             nn.init.normal_(model.room, std=1e-6, generator=generator)
         with torch.no_grad():
@@ -99,9 +83,8 @@ class DdspSettings(Settings):
     def _voice_like_bias(self) -> Float[Tensor, " amplitude_and_harmonics"]:
         """Bias for which an untrained network outputs a soft tone whose k-th harmonic has the share 1 / k.
 
-        From zero biases all harmonics start equally loud, far too loud at the top; training silences them, the noise
-        imitates the spectrum alone, and returning to a tone takes thousands of steps. Starting near a voice,
-        harmonics carry the tone from the first step.
+        From zero biases all harmonics start equally loud; training silences them, the noise imitates the spectrum
+        alone, and returning to a tone takes thousands of steps.
         """
         half_share = 0.5 / np.arange(1, self.n_harmonics + 1)
         sigmoid = half_share ** (1.0 / math.log(10.0))  # exp_sigmoid(x) is 2 sigmoid(x) ^ ln 10
@@ -111,23 +94,16 @@ class DdspSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
-    """Synthesizer controls, per frame.
+    """Synthesizer controls, per frame: linear amplitudes and magnitudes, silent where not voiced.
 
-    Attributes:
-        amplitude: Linear amplitude of all harmonics together.
-        distribution: Share of each harmonic; sums to 1, or to 0 where none fits below half the sample rate.
-        noise_magnitudes: Linear magnitudes of the noise filter.
-        f0_hz: F0; silent where not voiced.
-        voiced: Frames with harmonics.
-        z: The latent, or None.
+    The ``distribution`` over harmonics sums to 1, or to 0 where none fits below half the sample rate.
     """
 
-    amplitude: Float[Tensor, "batch frames"]
+    amplitude: Frames
     distribution: Float[Tensor, "batch frames harmonics"]
     noise_magnitudes: Float[Tensor, "batch frames bands"]
-    f0_hz: Float[Tensor, "batch frames"]
-    voiced: Bool[Tensor, "batch frames"]
-    z: Float[Tensor, "batch frames z"] | None = None
+    f0_hz: Frames
+    voiced: Voiced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +113,53 @@ class Synthesis:
     audio: Tensor | np.ndarray
     harmonic: Tensor | np.ndarray
     noise: Tensor | np.ndarray
+
+
+def render_controls(
+    chunks: Iterable[Controls],
+    held_hz: Float[Tensor, "1 frames"],
+    sample_rate_hz: int,
+    hop_samples: int,
+    seed: int = 0,
+    progress: Callable[[float, str], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Synthesis:
+    """Render consecutive chunks of controls of one song, equal to the whole at once: phase, noise, harmonics carry on.
+
+    ``held_hz`` is the F0 of all frames, without gaps; ``seed`` that of the noise.
+    """
+    n_frames, hop, half = held_hz.shape[1], hop_samples, hop_samples // 2
+    phases, _ = synthesis.frame_phase(held_hz, sample_rate_hz, hop)
+    harmonic, noise = (np.zeros(n_frames * hop, np.float32) for _ in range(2))
+    generator, known, done = torch.Generator().manual_seed(seed), None, 0
+    for now in chunks:
+        raise_if_cancelled(cancelled)
+        first, done, before = done, done + now.f0_hz.shape[1], known
+        filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, generator, full=True)[0].cpu().numpy()
+        at = first * hop - now.noise_magnitudes.shape[-1] + 1  # it rings before its first sample and after its last
+        filtered, at = filtered[max(0, -at) :], max(0, at)
+        noise[at : at + len(filtered)] += filtered[: len(noise) - at]
+        # Sound is drawn between frame centres, so the last frame of the chunk before is needed again.
+        known = (
+            now
+            if before is None
+            else Controls(
+                *(torch.cat([old[:, -1:], new], dim=1) for old, new in zip(_fields(before), _fields(now), strict=True))
+            )
+        )
+        begin, start = done - known.f0_hz.shape[1], 0 if before is None else half
+        phase = phases[:, begin].to(known.f0_hz.device) - known.f0_hz[:, 0].double() * (half / sample_rate_hz)
+        sound, _ = synthesis.harmonic_synthesis(
+            known.f0_hz, known.amplitude, known.distribution, sample_rate_hz, hop, known.voiced, phase
+        )
+        harmonic[begin * hop + start : done * hop] = sound[0, start:].cpu().numpy()
+        if progress is not None:
+            progress(done / n_frames, f"rendered {units.duration_text(done * hop / sample_rate_hz)}")
+    return Synthesis(harmonic + noise, harmonic, noise)
+
+
+def _fields(controls: Controls) -> list[Tensor]:
+    return [getattr(controls, field.name) for field in dataclasses.fields(controls)]
 
 
 class SpectralLossModel(nn.Module):
@@ -158,10 +181,7 @@ class SpectralLossModel(nn.Module):
     def loss(
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Spectral loss of the resynthesized batch, and its parts ``linear`` and ``log``, without gradient.
-
-        The generator draws the noise; its device may differ from the batch's.
-        """
+        """Spectral loss of the resynthesized batch with noise of a generator, and its parts ``linear`` and ``log``."""
         made = self.resynthesize(batch, generator)
         with torch.autocast(made.device.type, enabled=False):
             linear, log = spectral_loss.spectral_loss(
@@ -175,7 +195,7 @@ class SpectralLossModel(nn.Module):
         return self.loss(batch, torch.Generator().manual_seed(0))[0]
 
     @torch.no_grad()
-    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, "batch samples"]:
+    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Samples:
         """The batch's recordings resynthesized from their features."""
         return self.resynthesize(batch, torch.Generator().manual_seed(seed))
 
@@ -183,22 +203,22 @@ class SpectralLossModel(nn.Module):
 class DdspModel(SpectralLossModel):
     """The decoder with its synthesiser; see :class:`DdspSettings`. Make one with ``settings.build(features)``."""
 
-    def __init__(self, settings: DdspSettings, features: "features_module.FeatureSettings"):
+    def __init__(self, settings: DdspSettings, features: FeatureSettings):
         super().__init__()
         self.settings, self.features = settings, features
         inputs = {"loudness": 1, "f0": 1} | ({"z": settings.z_dims} if settings.z_dims else {})
         sizes = (settings.rnn_channels, settings.mlp_channels, settings.layers_per_stack)
-        self.decoder = decoder.Decoder(inputs, *sizes, 1 + settings.n_harmonics + settings.n_noise_bands)
+        self.decoder = Decoder(inputs, *sizes, 1 + settings.n_harmonics + settings.n_noise_bands)
         z = (features.sample_rate_hz, settings.z_hop_samples, settings.z_rnn_channels, settings.z_dims)
-        self.z_encoder = decoder.ZEncoder(*z) if settings.z_dims else None
+        self.z_encoder = ZEncoder(*z) if settings.z_dims else None
         self.room = nn.Parameter(torch.zeros(settings.reverb_samples)) if settings.reverb_samples else None
 
     def controls(
         self,
-        f0_hz: Float[Tensor, "batch frames"],
-        voiced: Bool[Tensor, "batch frames"],
-        loudness_db: Float[Tensor, "batch frames"],
-        audio: Float[Tensor, "batch samples"] | None = None,
+        f0_hz: Frames,
+        voiced: Voiced,
+        loudness_db: Frames,
+        audio: Samples | None = None,
         z: Float[Tensor, "batch frames z"] | None = None,
     ) -> Controls:
         """Synthesizer controls for this F0 (filled over unvoiced frames) and loudness.
@@ -224,7 +244,7 @@ class DdspModel(SpectralLossModel):
             distribution = synthesis.normalize_harmonics(distribution, f0_hz, self.features.sample_rate_hz)
             noise = synthesis.exp_sigmoid(noise + NOISE_BIAS)
             amplitude = synthesis.exp_sigmoid(amplitude)[..., 0]
-        return Controls(amplitude, distribution, noise, f0_hz, voiced, z), state
+        return Controls(amplitude, distribution, noise, f0_hz, voiced), state
 
     def synthesize(self, controls: Controls, generator: torch.Generator) -> Synthesis:
         """Sound of ``frames * hop`` samples; each part ``[batch, samples]``."""
@@ -248,17 +268,11 @@ class DdspModel(SpectralLossModel):
         self, audio: np.ndarray, cancelled: Callable[[], bool] | None = None, block_frames: int = 2000
     ) -> Float[Tensor, "1 z_frames z"]:
         """z of a whole recording ``[samples]`` of any length: measured in pieces, normalised over the whole."""
-        place = self.decoder.out.weight
-        samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))[None]
-        n_frames = -(-samples.shape[1] // self.z_encoder.hop_samples)
-        pieces = []
+        samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))[None].to(self.decoder.out.weight)
+        n_frames, pieces = -(-samples.shape[1] // self.z_encoder.hop_samples), []
         for first in range(0, n_frames, block_frames):
             raise_if_cancelled(cancelled)
-            count = min(block_frames, n_frames - first)
-            reach, hop = self.z_encoder.n_fft, self.z_encoder.hop_samples
-            skip = max(0, first - -(-reach // hop))  # the piece begins a window earlier
-            piece = samples[:, skip * hop : (first + count) * hop + reach].to(place.device)
-            pieces.append(self.z_encoder.mfcc(piece, first - skip, count))
+            pieces.append(self.z_encoder.mfcc(samples, first, min(block_frames, n_frames - first)))
         return self.z_encoder.encode(torch.cat(pieces, dim=1))
 
     @torch.no_grad()
@@ -273,7 +287,7 @@ class DdspModel(SpectralLossModel):
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Synthesis:
-        """Render a song of any length, in chunks that equal the whole: phase, GRU state, noise and reverb carry on.
+        """Render a song of any length, in chunks that equal the whole: float32 arrays of ``frames * hop`` samples.
 
         Args:
             f0_hz: Pitch ``[frames]``, Hz; unvoiced gaps are filled for the network and stay silent.
@@ -286,7 +300,7 @@ class DdspModel(SpectralLossModel):
             cancelled: See ``utils.errors``.
 
         Returns:
-            float32 arrays of ``frames * hop`` samples.
+            The sound and its parts.
         """
         n_frames, hop, rate = len(f0_hz), self.features.hop_samples, self.features.sample_rate_hz
         if not len(voiced) == len(loudness_db) == n_frames or n_frames == 0 or chunk_frames < 1:
@@ -294,59 +308,32 @@ class DdspModel(SpectralLossModel):
                 f"Pitch, voicing and loudness have {n_frames}, {len(voiced)} and {len(loudness_db)} frames; "
                 "they must have the same number, at least one."
             )
-        z = None
-        if self.z_encoder is not None:
-            if audio is None:
-                raise ModelError("This instrument has a z encoder: give the source audio too.")
-            z = self.encode_z(audio, cancelled)
-        place = self.decoder.out.weight
+        if self.z_encoder is not None and audio is None:
+            raise ModelError("This instrument has a z encoder: give the source audio too.")
+        z = None if self.z_encoder is None else self.encode_z(audio, cancelled)
+        place, state = self.decoder.out.weight, None
         voiced = np.asarray(voiced, dtype=bool) & (np.asarray(f0_hz) > 0)
-        f0_filled = fill_unvoiced(np.asarray(f0_hz), voiced)
-        phases, _ = synthesis.frame_phase(torch.as_tensor(f0_filled, dtype=torch.float32)[None], rate, hop)
-        generator, state, before = torch.Generator().manual_seed(seed), None, None
-        ring = 2 * (self.settings.n_noise_bands - 1) - 1
-        harmonic = np.zeros(n_frames * hop, np.float32)
-        noise = np.zeros(n_frames * hop + ring, np.float32)
-        for first in range(0, n_frames, chunk_frames):
-            raise_if_cancelled(cancelled)
-            last = min(n_frames, first + chunk_frames)
+        tracks = (fill_unvoiced(np.asarray(f0_hz), voiced), voiced, np.asarray(loudness_db))
+        pitch, on, level = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in tracks)
 
-            def piece(x, dtype, first=first, last=last):
-                return torch.as_tensor(np.ascontiguousarray(x[first:last]), dtype=dtype, device=place.device)[None]
+        def chunks():
+            nonlocal state
+            for first in range(0, n_frames, chunk_frames):
+                last = min(n_frames, first + chunk_frames)
+                z_piece = None if z is None else self.z_encoder.at_frames(z, first, last - first, hop)
+                f0, db = (x[:, first:last].to(place) for x in (pitch, level))
+                controls, state = self._controls(f0, on[:, first:last].to(place.device), db, z_piece, state)
+                yield controls
 
-            z_piece = None if z is None else self.z_encoder.at_frames(z, first, last - first, hop)
-            pitch, level = piece(f0_filled, place.dtype), piece(loudness_db, place.dtype)
-            now, state = self._controls(pitch, piece(voiced, torch.bool), level, z_piece, state)
-            filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, generator, full=True)
-            noise[first * hop : last * hop + ring] += filtered[0].cpu().numpy()
-            # samples since the last frame centre of the chunk before: its last frame is needed again
-            known = now if before is None else _join(before, now)
-            at = last - known.f0_hz.shape[1]
-            begin = phases[:, at].to(place.device) - known.f0_hz[:, 0].double() * (hop // 2 / rate)
-            sound, _ = synthesis.harmonic_synthesis(
-                known.f0_hz, known.amplitude, known.distribution, rate, hop, known.voiced, begin
-            )
-            start = 0 if before is None else hop // 2
-            harmonic[at * hop + start : last * hop] = sound[0, start:].cpu().numpy()
-            before = Controls(*(getattr(now, f.name)[:, -1:] for f in dataclasses.fields(now) if f.name != "z"))
-            if progress is not None:
-                progress(last / n_frames, f"rendered {units.duration_text(last * hop / rate)}")
-        noise = noise[self.settings.n_noise_bands - 1 :][: n_frames * hop]
-        return Synthesis(self._in_room(harmonic + noise, chunk_frames * hop), harmonic, noise)
+        sound = render_controls(chunks(), pitch.float(), rate, hop, seed, progress, cancelled)
+        return dataclasses.replace(sound, audio=self._in_room(sound.audio))
 
-    def _in_room(self, dry: np.ndarray, block: int) -> np.ndarray:
+    def _in_room(self, dry: np.ndarray) -> np.ndarray:
         """The dry sound with the trained room added, block by block."""
         if self.room is None:
             return dry
-        taps = torch.cat([torch.zeros_like(self.room[:1]), self.room[1:]])[None, None]
-        wet = np.concatenate([dry, np.zeros(self.room.shape[0] - 1, np.float32)])
-        for start in range(0, len(dry), block):
-            piece = torch.from_numpy(dry[start : start + block])[None].to(taps.device)
-            added = synthesis.fft_convolve(piece, taps, full=True)[0].cpu().numpy()
-            wet[start : start + len(added)] += added
-        return wet[: len(dry)]
+        import scipy.signal
 
-
-def _join(before: Controls, now: Controls) -> Controls:
-    names = [f.name for f in dataclasses.fields(now) if f.name != "z"]
-    return Controls(*(torch.cat([getattr(before, name), getattr(now, name)], dim=1) for name in names))
+        taps = self.room.detach().cpu().numpy().copy()
+        taps[0] = 0.0  # the direct sound is there
+        return dry + scipy.signal.oaconvolve(dry, taps)[: len(dry)]

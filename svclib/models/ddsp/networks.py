@@ -4,6 +4,7 @@ Layers, widths and initial values are those of the published systems (see ``ddsp
 """
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svclib.audio import spectral_loss
+from svclib.audio.mel import MelConfig
+from svclib.models.layers import Samples, at_positions
 
 Z_WINDOWS = {1024: 2048, 512: 1024, 256: 1024, 128: 512, 64: 256}  # hop of z -> window of its MFCCs, samples
 Z_MFCC, Z_MELS, Z_FMIN_HZ, Z_FMAX_HZ = 30, 128, 20.0, 8000.0
@@ -62,28 +65,22 @@ class Decoder(nn.Module):
         return self.out(self.out_stack(torch.cat([hidden, recurrent], dim=-1))), state
 
 
-def htk_mel_weights(sample_rate_hz: float | int, n_fft: int) -> np.ndarray:
-    """Triangular filters evenly spaced on the HTK mel scale (peak 1), float32 ``[mels, bins]``."""
-    low, high = (2595.0 * math.log10(1.0 + f / 700.0) for f in (Z_FMIN_HZ, Z_FMAX_HZ))
-    edges = 700.0 * (10.0 ** (np.linspace(low, high, Z_MELS + 2) / 2595.0) - 1.0)
-    bins = np.linspace(0, sample_rate_hz / 2, n_fft // 2 + 1)
-    rise = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    fall = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
-    return np.maximum(0, np.minimum(rise, fall)).astype(np.float32)
-
-
 class ZEncoder(nn.Module):
     """Latent z of a recording: MFCCs, normalised over the whole clip, a GRU, a dense layer.
 
-    The normalisation looks at the whole clip, so a clip is always measured whole (:meth:`mfcc` piece by piece is fine)
-    before :meth:`encode`; z of a piece on its own would differ.
+    The normalisation looks at the whole clip, so z of a piece on its own would differ.
     """
 
     def __init__(self, sample_rate_hz: float | int, hop_samples: int, rnn_channels: int, z_dims: int):
         super().__init__()
         self.hop_samples = hop_samples
         self.n_fft = Z_WINDOWS[self.hop_samples]
-        self.register_buffer("mel", torch.from_numpy(htk_mel_weights(sample_rate_hz, self.n_fft)), persistent=False)
+        mel = MelConfig(
+            sample_rate_hz, self.n_fft, self.n_fft, hop_samples, Z_MELS, Z_FMIN_HZ, Z_FMAX_HZ, scale="htk", norm="none"
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Empty filters")  # the lowest are narrower than a bin of a short window
+            self.register_buffer("mel", mel.filters(), persistent=False)
         order, k = np.arange(Z_MFCC)[:, None], np.arange(Z_MELS)
         dct = np.cos(math.pi / Z_MELS * order * (k + 0.5)) * math.sqrt(2.0 / Z_MELS)
         self.register_buffer("dct", torch.from_numpy(dct.astype(np.float32)), persistent=False)
@@ -92,9 +89,7 @@ class ZEncoder(nn.Module):
         self.gru = nn.GRU(Z_MFCC, rnn_channels, batch_first=True)
         self.out = nn.Linear(rnn_channels, z_dims)
 
-    def mfcc(
-        self, audio: Float[Tensor, "batch samples"], first: int = 0, n_frames: int | None = None
-    ) -> Float[Tensor, "batch z_frames 30"]:
+    def mfcc(self, audio: Samples, first: int = 0, n_frames: int | None = None) -> Float[Tensor, "batch z_frames 30"]:
         """DCT-II of log mel magnitudes (floor 1e-5); frame ``i`` centred in samples ``[i * hop, (i + 1) * hop)``.
 
         ``ceil(samples / hop)`` frames, or ``n_frames`` of them from ``first``; outside the clip is silence.
@@ -114,7 +109,7 @@ class ZEncoder(nn.Module):
         normal = (mfcc - mean) / torch.sqrt(variance + INSTANCE_NORM_EPS) * self.scale + self.shift
         return self.out(self.gru(normal)[0])
 
-    def forward(self, audio: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch z_frames z"]:
+    def forward(self, audio: Samples) -> Float[Tensor, "batch z_frames z"]:
         """z of a whole clip from its samples."""
         return self.encode(self.mfcc(audio))
 
@@ -123,7 +118,4 @@ class ZEncoder(nn.Module):
     ) -> Float[Tensor, "batch frames z"]:
         """z on straight lines between its frames' centres, read at the centres of frames ``first...`` of the grid."""
         centre = (torch.arange(first, first + n_frames, device=z.device) + 0.5) * (hop_samples / self.hop_samples) - 0.5
-        centre = centre.clamp(0, z.shape[1] - 1)
-        left = centre.floor().long()
-        right = (left + 1).clamp_max(z.shape[1] - 1)
-        return torch.lerp(z[:, left], z[:, right], (centre - left)[:, None].to(z.dtype))
+        return at_positions(z, centre)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from svclib.audio.mel import MelConfig
 from svclib.models import layers
 from svclib.models.diffusion.schedule import Schedule, expand_like
+from svclib.models.layers import Condition, Content, Frames, LogMels, Mels, Times, Voiced, registrar
 from svclib.utils.errors import raise_if_cancelled
 
 CONDITIONS = ("content", "f0", "loudness", "singer")
@@ -39,11 +40,8 @@ class Tap(NamedTuple):
 class Denoiser(nn.Module):
     """Interface of the exchangeable network: noisy mel, diffusion time and condition -> network output.
 
-    A subclass is registered by :func:`register`, sets ``halo`` and implements :meth:`from_settings` and
-    :meth:`forward`.
-
-    Attributes:
-        halo: Frames on either side that one output frame depends on.
+    A subclass is registered by :func:`register`, implements :meth:`from_settings` and :meth:`forward`, and sets
+    ``halo``: frames on either side that one output frame depends on.
     """
 
     halo: int
@@ -53,13 +51,11 @@ class Denoiser(nn.Module):
         """The network that ``DiffusionSettings`` describe, with fresh weights; it should output 0 at first."""
         raise NotImplementedError
 
-    def precompute(self, condition: Float[Tensor, "batch dims frames"]) -> Precomputed:
+    def precompute(self, condition: Condition) -> Precomputed:
         """The part that depends on the condition alone; computed once per song and passed to :meth:`forward`."""
         return (condition,)
 
-    def forward(
-        self, x_t: Float[Tensor, "batch mels frames"], t: Float[Tensor, " batch"], condition: Precomputed
-    ) -> Float[Tensor, "batch mels frames"]:
+    def forward(self, x_t: Mels, t: Times, condition: Precomputed) -> Mels:
         """The network's output for preconditioned ``x_t``; ``condition`` comes from :meth:`precompute`."""
         raise NotImplementedError
 
@@ -69,30 +65,15 @@ class Denoiser(nn.Module):
 
 
 DENOISERS: dict[str, type[Denoiser]] = {}
-
-
-def register(name: str) -> Callable[[type[Denoiser]], type[Denoiser]]:
-    """Class decorator: offer a denoiser under a name, the value of ``DiffusionSettings.denoiser``."""
-
-    def add(denoiser: type[Denoiser]) -> type[Denoiser]:
-        DENOISERS[name] = denoiser
-        return denoiser
-
-    return add
+register = registrar(DENOISERS)  # the value of ``DiffusionSettings.denoiser``
 
 
 @register("wavenet")
 class WaveNetDenoiser(Denoiser):
     """Diff-SVC's network: DiffWave's gated stack over mel frames.
 
-    20 layers of 384 channels, 128 mels and a condition of 256: 31,956,224 parameters.
-
-    Args:
-        n_mels: Bands of the mel.
-        channels: Width of the residual signal.
-        n_layers: Number of residual blocks.
-        dilation_cycle: Blocks after which the dilation starts again at 1.
-        condition_dims: Channels of the condition.
+    20 layers of 384 channels (dilations start again at 1 after each cycle), 128 mels and a condition of 256: 31,956,224
+    parameters.
     """
 
     def __init__(self, n_mels: int, channels: int, n_layers: int, dilation_cycle: int, condition_dims: int):
@@ -114,13 +95,11 @@ class WaveNetDenoiser(Denoiser):
         s = settings
         return cls(n_mels, s.channels, s.n_layers, s.dilation_cycle, s.condition_dims)
 
-    def precompute(self, condition: Float[Tensor, "batch dims frames"]) -> Precomputed:
+    def precompute(self, condition: Condition) -> Precomputed:
         """The condition's projection onto the gates of every block."""
         return self.stack.project(condition)
 
-    def forward(
-        self, x_t: Float[Tensor, "batch mels frames"], t: Float[Tensor, " batch"], condition: Precomputed
-    ) -> Float[Tensor, "batch mels frames"]:
+    def forward(self, x_t: Mels, t: Times, condition: Precomputed) -> Mels:
         """The output for preconditioned ``x_t``."""
         hidden = self.stack(F.relu(self.first(x_t)), self.step(t), condition)
         return self.last(F.relu(self.skip(hidden)))
@@ -141,10 +120,6 @@ class Parameterization:
     Eq. 7) around a known mean instead of 0: if the mel were normally distributed around the coarse mel ``m`` with
     standard deviation ``s``, the best noise estimate would be linear in ``x_t``; the network learns the rest, scaled
     to unit variance at every time. An untrained network (``F = 0``) then predicts the coarse mel.
-
-    Attributes:
-        schedule: The noise schedule.
-        prediction: One of ``PREDICTIONS``.
     """
 
     schedule: Schedule
@@ -158,15 +133,7 @@ class Parameterization:
         dtype = next(network.parameters()).dtype
         return network(scaled.to(dtype), t, condition).to(x_t.dtype), variance
 
-    def eps(
-        self,
-        network: Denoiser,
-        x_t: Float[Tensor, "batch mels frames"],
-        t: Float[Tensor, " batch"],
-        condition: Precomputed,
-        mean: Float[Tensor, "batch mels frames"],
-        std: Float[Tensor, "batch mels frames"],
-    ) -> Float[Tensor, "batch mels frames"]:
+    def eps(self, network: Denoiser, x_t: Mels, t: Times, condition: Precomputed, mean: Mels, std: Mels) -> Mels:
         """The predicted noise; ``mean`` is the coarse mel and ``std`` its expected error in every bin."""
         alpha, sigma = (expand_like(x, x_t) for x in self.schedule.alpha_sigma(t))
         out, variance = self._output(network, x_t, t, condition, mean, std, alpha, sigma)
@@ -176,14 +143,7 @@ class Parameterization:
         return sigma / variance * (x_t - alpha * mean) - alpha * std / variance.sqrt() * out
 
     def loss(
-        self,
-        network: Denoiser,
-        x0: Float[Tensor, "batch mels frames"],
-        t: Float[Tensor, " batch"],
-        noise: Float[Tensor, "batch mels frames"],
-        condition: Precomputed,
-        mean: Float[Tensor, "batch mels frames"],
-        std: Float[Tensor, "batch mels frames"],
+        self, network: Denoiser, x0: Mels, t: Times, noise: Mels, condition: Precomputed, mean: Mels, std: Mels
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean square error of the network's output, to train on, and of the noise (Ho et al. 2020, Eq. 14).
 
@@ -221,9 +181,7 @@ class Conditions(nn.Module):
         self.halo = self.mix.halo
         self.norm = layers.ChannelNorm(dims)  # so that the condition influences the gates at initialisation
 
-    def comb(
-        self, f0_hz: Float[Tensor, "batch frames"], voiced: Bool[Tensor, "batch frames"]
-    ) -> Float[Tensor, "batch frames mels"]:
+    def comb(self, f0_hz: Frames, voiced: Voiced) -> LogMels:
         """Harmonic positions: ``cos(2 pi f / F0)`` through the mel filters, 1 on a harmonic, 0 in unvoiced frames."""
         cycles = self.centers_hz / f0_hz.clamp_min(1.0)[..., None]
         # A triangular filter of half width w averages cos(2 pi f / F0) by sinc^2(w / F0).
@@ -232,25 +190,17 @@ class Conditions(nn.Module):
 
     def forward(
         self,
-        code: Float[Tensor, "batch frames code"],
-        f0_hz: Float[Tensor, "batch frames"],
-        voiced: Bool[Tensor, "batch frames"],
-        loudness_db: Float[Tensor, "batch frames"],
+        code: Content,
+        f0_hz: Frames,
+        voiced: Voiced,
+        loudness_db: Frames,
         singer: Float[Tensor, "batch singers"],
         dropped: Bool[Tensor, "batch 4"] | None = None,
-    ) -> Float[Tensor, "batch dims frames"]:
-        """The condition of every frame.
+    ) -> Condition:
+        """The condition of every frame, channels first, normalised over its channels.
 
-        Args:
-            code: From the content encoder.
-            f0_hz: Target F0; read only where voiced.
-            voiced: Whether a frame has a pitch.
-            loudness_db: A-weighted, -80 .. 0.
-            singer: Weights of the singers, rows adding to 1.
-            dropped: Which of ``CONDITIONS`` to replace by their null, per batch entry; none if None.
-
-        Returns:
-            The condition, channels first; every frame is normalised over its channels.
+        ``f0_hz`` is read only where ``voiced``, ``loudness_db`` is A-weighted (-80 .. 0), the rows of ``singer`` are
+        weights that add to 1, and ``dropped`` marks which of ``CONDITIONS`` to replace by their null.
         """
         on = voiced.float()
         octaves = torch.log2(f0_hz.clamp_min(1.0) / 220.0) * on
@@ -266,27 +216,18 @@ class Conditions(nn.Module):
 class CachedDenoiser:
     """A denoiser bound to one song: ``(x_t, t) -> eps``, evaluated in chunks with a halo, so that memory is bounded.
 
-    What :meth:`Denoiser.precompute` gives is kept (full model: 20 x 768 numbers a frame, 61 kB in fp32) as long as it
-    fits into ``cache_bytes``; beyond that each chunk computes its own part at every call.
-
-    Args:
-        denoiser: The network; copied in ``precision`` where that is not fp32.
-        parameterization: What its output means.
-        condition: Of the song.
-        coarse: The coarse mel, scaled to -1 .. 1, and its expected error, above 0, in the same scale.
-        precision: One of ``layers.PRECISIONS``. Input and output stay float32; one evaluation in bf16 differs from
-            fp32 by below 1 % of the noise.
-        chunk_frames: Frames computed at once, without the halo.
-        cache_bytes: Most bytes to keep; 1 GB holds 3 minutes of the full model in fp32.
-        cancelled: Polled before every chunk.
+    ``coarse`` is the coarse mel and its expected error. What :meth:`Denoiser.precompute` gives is kept (full model:
+    61 kB a frame in fp32) as long as it fits into ``cache_bytes`` (1 GB holds 3 minutes); beyond that each chunk
+    computes its own part at every call. Input and output stay float32 in any ``precision``; one evaluation in bf16
+    differs from fp32 by below 1 % of the noise. ``cancelled`` is polled before every chunk.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
         parameterization: Parameterization,
-        condition: Float[Tensor, "batch dims frames"],
-        coarse: tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]],
+        condition: Condition,
+        coarse: tuple[Mels, Mels],
         precision: str = "auto",
         chunk_frames: int = CHUNK_FRAMES,
         cache_bytes: int = CACHE_BYTES,
@@ -297,45 +238,43 @@ class CachedDenoiser:
         self.denoiser = denoiser if dtype == torch.float32 else copy.deepcopy(denoiser).to(dtype)
         self.parameterization, self.condition, self.cancelled = parameterization, condition.to(dtype), cancelled
         (self.coarse, self.coarse_std), n_frames = coarse, condition.shape[-1]
-        self.chunks = list(layers.chunks(n_frames, chunk_frames, denoiser.halo))
-        kept_frames = sum(high - low for _, _, low, high in self.chunks)
-        with torch.inference_mode():
-            per_frame = sum(x[..., 0].numel() * x.element_size() for x in self._precompute(0, 1))
-            self.cached = per_frame * kept_frames <= cache_bytes
-            self.kept = [self._precompute(low, high) for _, _, low, high in self.chunks] if self.cached else None
+        self.chunk_frames, self.kept = chunk_frames, {}
+        chunks = list(layers.chunks(n_frames, chunk_frames, denoiser.halo))
+        per_frame = sum(x[..., 0].numel() * x.element_size() for x in self._precompute(0, 1))
+        self.cached = per_frame * sum(high - low for _, _, low, high in chunks) <= cache_bytes
+        if self.cached:
+            self.kept = {(low, high): self._precompute(low, high) for _, _, low, high in chunks}
 
+    @torch.inference_mode()
     def _precompute(self, low: int, high: int) -> Precomputed:
         return tuple(x.contiguous() for x in self.denoiser.precompute(self.condition[:, :, low:high]))
 
-    def __call__(self, x_t: Float[Tensor, "batch mels frames"], t: int | float) -> Float[Tensor, "batch mels frames"]:
+    @torch.no_grad()
+    def __call__(self, x_t: Mels, t: int | float) -> Mels:
         """The predicted noise in ``x_t`` at a real diffusion time."""
-        eps = torch.empty_like(x_t)  # allocated outside inference mode: an ordinary tensor
-        with torch.inference_mode():
-            times = torch.full((x_t.shape[0],), float(t), device=x_t.device)
-            for i, (start, stop, low, high) in enumerate(self.chunks):
-                raise_if_cancelled(self.cancelled)
-                condition = self.kept[i] if self.kept is not None else self._precompute(low, high)
-                coarse, std = self.coarse[:, :, low:high], self.coarse_std[:, :, low:high]
-                chunk = self.parameterization.eps(self.denoiser, x_t[:, :, low:high], times, condition, coarse, std)
-                eps[:, :, start:stop] = chunk[:, :, start - low : stop - low]
-        return eps
+        times = torch.full((x_t.shape[0],), float(t), device=x_t.device)
+
+        def chunk(low: int, high: int) -> tuple[Tensor]:
+            raise_if_cancelled(self.cancelled)
+            condition = self.kept.get((low, high)) or self._precompute(low, high)
+            coarse = (x[:, :, low:high] for x in (self.coarse, self.coarse_std))
+            return (self.parameterization.eps(self.denoiser, x_t[:, :, low:high], times, condition, *coarse),)
+
+        return layers.run_in_chunks(chunk, x_t.shape[-1], self.chunk_frames, self.denoiser.halo)[0]
 
 
 class GuidedDenoiser:
     """Classifier-free guidance (Ho and Salimans 2022, Eq. 6) by several conditions: ``eps + sum_i w_i (eps - eps_i)``.
 
-    ``eps_i`` is predicted without condition i: one more evaluation per condition and step.
-
-    Args:
-        full: The denoiser with all conditions.
-        without: Weight, and the denoiser without one condition.
+    ``eps_i`` is predicted without condition i: one more evaluation per condition and step. ``without`` holds each
+    weight and the denoiser without that condition.
     """
 
     def __init__(self, full: CachedDenoiser, without: Sequence[tuple[float, CachedDenoiser]]):
         self.full, self.without = full, without
         self.coarse, self.precision = full.coarse, full.precision
 
-    def __call__(self, x_t: Float[Tensor, "batch mels frames"], t: int | float) -> Float[Tensor, "batch mels frames"]:
+    def __call__(self, x_t: Mels, t: int | float) -> Mels:
         """The guided noise in ``x_t`` at a real diffusion time."""
         eps = self.full(x_t, t)
         return eps + sum(weight * (eps - denoiser(x_t, t)) for weight, denoiser in self.without)

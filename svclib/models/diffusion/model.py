@@ -2,14 +2,13 @@
 
 Content, F0 with voicing, loudness and singer become one condition per frame. A denoiser predicts the noise in a log-mel
 scaled to -1 .. 1 (Ho et al. 2020, Eq. 14). A small regression head beside it predicts the *coarse* mel, where shallow
-diffusion starts. Each condition is dropped independently in training and replaced by a learned null vector
-(classifier-free guidance, Ho and Salimans 2021), so that it may be switched off at inference.
+diffusion starts. In training each condition is replaced by a learned null vector now and then (classifier-free
+guidance, Ho and Salimans 2021), so that it may be switched off at inference.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from svclib.audio.mel import griffin_lim
 from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models import layers
 from svclib.models.content import base as content_base
-from svclib.models.content.codebook import ContentCodebook
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.denoiser import (
@@ -37,7 +35,8 @@ from svclib.models.diffusion.denoiser import (
 )
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
-from svclib.models.vocoders.harmonic import HarmonicSettings, HarmonicVocoder
+from svclib.models.layers import Condition, Frames, LogMels, Mels, Samples
+from svclib.models.vocoders.harmonic import HarmonicSettings, HarmonicVocoder, Vocoder, render_batch
 from svclib.utils import rng
 from svclib.utils.errors import ConfigError, ModelError
 from svclib.utils.serialization import Settings, setting
@@ -52,23 +51,20 @@ class DiffusionSettings(Settings):
     """Everything that defines a diffusion model apart from its features and its training data.
 
     Attributes:
-        kind: Always ``diffusion``.
         content: A key of ``content.base.CONTENT_ENCODERS``. Encoders that read cached content features need
             ``FeatureSettings.units``.
         code_dims, code_noise, warp_range, equaliser_db: The bottleneck and its perturbation, see
-            ``content.bottleneck.Bottleneck``.
-        content_channels, content_layers: Size of the content encoder.
+            ``content.bottleneck.Bottleneck``; ``content_channels`` and ``content_layers`` are its size.
         channels, n_layers, dilation_cycle: Size of the denoiser; 384, 20, 4 is Diff-SVC's.
         condition_dims: Size of the condition per frame.
         prediction: What the denoiser's output means, see ``denoiser.Parameterization``.
-        coarse_channels, coarse_layers: Size of the coarse mel head.
-        coarse_weight: Weight of its loss.
+        coarse_channels, coarse_layers, coarse_weight: The coarse mel head and the weight of its loss.
         n_steps, beta_first, beta_last: The noise schedule.
         condition_dropout: Probability with which each condition is replaced by its null in training.
         sampler, sampler_steps, temperature: Defaults of sampling.
-        vocoder: Settings of a vocoder that is trained beside the model and stored with it; None for none.
-        vocoder_weight: Weight of its loss; it shares no parameters, only the gradient clipping.
-        vocoder_rows: Excerpts of a batch that it is trained on.
+        vocoder: Settings of a vocoder that is trained beside the model and stored with it; None for none. It shares no
+            parameters, only the gradient clipping.
+        vocoder_weight, vocoder_rows: Weight of its loss, and excerpts of a batch that it is trained on.
         denoiser: A key of ``denoiser.DENOISERS``.
         retrieval_size: Content vectors of each singer in the retrieval codebook; 0 for none. Export sets it.
     """
@@ -118,20 +114,17 @@ class DiffusionSettings(Settings):
         return Schedule(self.n_steps, self.beta_first, self.beta_last)
 
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffusionModel":
-        """A model with fresh weights; equal seeds give equal weights, torch's global generator is untouched.
+        """A model with fresh weights from ``seed`` for features with a mel.
 
-        The features must have a mel. Of the dataset's statistics ``log_mel`` (``min`` and ``max``, numbers or one per
-        mel) sets the scale, ``loudness_db`` the loudness range and ``singers``, sorted, the singer table.
+        Of the dataset's statistics ``log_mel`` (``min`` and ``max``) sets the scale, ``loudness_db`` the loudness range
+        and ``singers``, sorted, the singer table.
         """
         with layers.seeded(seed):
             return DiffusionModel(self, features, statistics)
 
 
-class DiffusionModel(nn.Module):
+class DiffusionModel(layers.MelScaled):
     """Content encoder, conditions, denoiser and coarse head, trained jointly."""
-
-    mel_low: Tensor
-    mel_high: Tensor
 
     def __init__(self, settings: DiffusionSettings, features: FeatureSettings, statistics: Mapping | None = None):
         super().__init__()
@@ -141,9 +134,7 @@ class DiffusionModel(nn.Module):
         self.settings, self.features, self.contract, self.schedule = s, features, features.mel, s.schedule
         self.parameterization = Parameterization(s.schedule, s.prediction)
         self.singers = tuple(sorted((statistics or {}).get("singers") or ("voice",)))  # the order of a dataset
-        low, high = layers.mel_range(features.mel, statistics)
-        self.register_buffer("mel_low", low)
-        self.register_buffer("mel_high", high)
+        self.set_mel_range(features.mel, statistics)
         known = (statistics or {}).get("loudness_db") or {}
         self.loudness_range_db = (known.get("min"), known.get("max"))
         self.content = content_base.build(s, features)
@@ -155,26 +146,13 @@ class DiffusionModel(nn.Module):
         nn.init.constant_(self.doubt.bias, math.log(0.3))
         self.vocoder = HarmonicVocoder(s.vocoder, features) if s.vocoder else None
         size = s.retrieval_size
-        self.codebook = ContentCodebook(len(self.singers), size, self.content.dims) if size else None
+        self.codebook = content_base.ContentCodebook(len(self.singers), size, self.content.dims) if size else None
 
     @property
     def loss_name(self) -> str:
         """The loss in words, for curves and tables."""
         what = f"mean square noise + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
         return f"{what} + {self.settings.vocoder_weight:g} {self.vocoder.loss_name}" if self.vocoder else what
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.mel_low.device
-
-    def scale(self, log_mel: Float[Tensor, "batch frames mels"]) -> Float[Tensor, "batch mels frames"]:
-        """Log-mel -> -1 .. 1, channels first."""
-        return (2 * (log_mel - self.mel_low) / (self.mel_high - self.mel_low) - 1).transpose(1, 2)
-
-    def unscale(self, x0: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch frames mels"]:
-        """The inverse of :meth:`scale`."""
-        return (x0.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
 
     def singer_weights(self, weights: Mapping[str, int | float] | str | None = None) -> Float[Tensor, "1 singers"]:
         """Names with weights, one name, or None (the first singer) -> weights that add to 1."""
@@ -192,17 +170,12 @@ class DiffusionModel(nn.Module):
     def loss(
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Noise error plus coarse error on a batch of the dataset, both on mels scaled to -1 .. 1.
+        """Noise error plus coarse error on a batch of the dataset, both on mels scaled to -1 .. 1, and the parts.
 
-        Args:
-            batch: As of ``dataset.Dataset.batch``; ``audio`` only for a vocoder, ``content`` only where it is read.
-            generator: Of times, noise, perturbation and condition dropout.
-
-        Returns:
-            The loss, whose value compares training steps, and its parts: ``noise`` (mean square), ``coarse`` (mean
-            absolute), ``spread`` (negative log-likelihood of the coarse error) and with a vocoder ``vocoder``, its
-            spectral loss. Gradients are those of the network's own output error (``Parameterization.loss``) in place
-            of the noise error, and of ``spread`` besides.
+        The parts are ``noise`` (mean square), ``coarse`` (mean absolute), ``spread`` (negative log-likelihood of the
+        coarse error) and with a vocoder ``vocoder``, its spectral loss. Gradients are those of the network's own output
+        error (``Parameterization.loss``) in place of the noise error, and of ``spread`` besides. The generator draws
+        times, noise, perturbation and condition dropout.
         """
         size = batch["log_mel"].shape[0]
         dropped = rng.uniform((size, len(CONDITIONS)), generator)
@@ -247,31 +220,21 @@ class DiffusionModel(nn.Module):
 
     # Conditions and coarse mel ----------------------------------------------------------------------------------------
 
-    def coarse_and_std(
-        self, condition: Float[Tensor, "batch dims frames"]
-    ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
+    def coarse_and_std(self, condition: Condition) -> tuple[Mels, Mels]:
         """The coarse mel, scaled to about -1 .. 1, and its expected error in every bin."""
         # Detached: learning the error must not change the condition.
         log_std = self.doubt(condition.detach()).float()
         return self.coarse(condition).float(), log_std.clamp(*map(math.log, COARSE_STD)).exp()
 
     @torch.no_grad()
-    def coarse_and_std_chunked(
-        self, condition: Float[Tensor, "batch dims frames"], chunk_frames: int = CHUNK_FRAMES
-    ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
+    def coarse_and_std_chunked(self, condition: Condition, chunk_frames: int = CHUNK_FRAMES) -> tuple[Tensor, ...]:
         """:meth:`coarse_and_std` of a song of any length."""
-        coarse, std = layers.run_in_chunks(
+        return layers.run_in_chunks(
             lambda low, high: self.coarse_and_std(condition[..., low:high]),
             condition.shape[-1],
             chunk_frames,
             self.coarse.halo,
         )
-        return coarse, std
-
-    @torch.no_grad()
-    def coarse_mel(self, condition: Float[Tensor, "batch dims frames"]) -> Float[Tensor, "batch frames mels"]:
-        """The coarse log-mel."""
-        return self.unscale(self.coarse_and_std_chunked(condition)[0].clamp(-1, 1))
 
     @torch.no_grad()
     def condition(
@@ -282,8 +245,8 @@ class DiffusionModel(nn.Module):
         without: Sequence[str] = (),
         retrieval: float | int = 0.0,
         chunk_frames: int = CHUNK_FRAMES,
-    ) -> Float[Tensor, "batch dims frames"]:
-        """The condition of a song, computed once, in chunks that equal the whole.
+    ) -> Condition:
+        """The condition of a song, computed once, in chunks that equal the whole: 1 kB a frame in the full model.
 
         Args:
             source: Measurements of the source recording, for the content encoder.
@@ -295,7 +258,7 @@ class DiffusionModel(nn.Module):
             chunk_frames: Frames computed at once.
 
         Returns:
-            The condition, 1 kB a frame in the full model.
+            The condition.
         """
         unknown = sorted(set(without) - set(CONDITIONS))
         if unknown:
@@ -315,7 +278,7 @@ class DiffusionModel(nn.Module):
 
         return layers.run_in_chunks(encode_chunk, code.shape[1], chunk_frames, self.conditions.halo)[0]
 
-    def loudness_excess(self, loudness_db: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames"]:
+    def loudness_excess(self, loudness_db: Frames) -> Frames:
         """Loudness outside the training range, as an offset of the log-mel in its own log base.
 
         The network does not extrapolate, so its condition is clamped and the remainder applied as gain.
@@ -331,17 +294,14 @@ class DiffusionModel(nn.Module):
     def resolve_sampling(self, options: SamplingOptions | None = None) -> SamplingOptions:
         """The options with None replaced by the settings' values, and ``auto`` precision resolved."""
         o, own = options or SamplingOptions(), self.settings
-        return dataclasses.replace(
-            o,
-            sampler=own.sampler if o.sampler is None else o.sampler,
-            steps=own.sampler_steps if o.steps is None else o.steps,
-            temperature=own.temperature if o.temperature is None else o.temperature,
-            precision=layers.resolve_precision(self.device, "inference", o.precision),
-        )
+        settings = {"sampler": own.sampler, "steps": own.sampler_steps, "temperature": own.temperature}
+        settings = {name: value for name, value in settings.items() if getattr(o, name) is None}
+        precision = layers.resolve_precision(self.device, "inference", o.precision)
+        return dataclasses.replace(o, **settings, precision=precision)
 
     def prepare(
         self,
-        condition: Float[Tensor, "batch dims frames"],
+        condition: Condition,
         precision: str = "auto",
         chunk_frames: int = CHUNK_FRAMES,
         cache_bytes: int = CACHE_BYTES,
@@ -360,7 +320,7 @@ class DiffusionModel(nn.Module):
         singer: Tensor,
         options: SamplingOptions,
         cancelled: Callable[[], bool] | None = None,
-    ) -> tuple[Float[Tensor, "batch dims frames"], CachedDenoiser | GuidedDenoiser]:
+    ) -> tuple[Condition, CachedDenoiser | GuidedDenoiser]:
         """The condition of a song with the options' retrieval, and a denoiser with their guidance."""
         o = self.resolve_sampling(options)
 
@@ -377,13 +337,13 @@ class DiffusionModel(nn.Module):
 
     def add_codebook(self, content: Sequence[np.ndarray], size: int = 512) -> None:
         """Build the retrieval codebook from content vectors ``[frames, dims]`` of each singer's recordings."""
-        self.codebook = ContentCodebook(len(self.singers), size, self.content.dims).to(self.device)
+        self.codebook = content_base.ContentCodebook(len(self.singers), size, self.content.dims).to(self.device)
         self.codebook.fit(content)
         self.settings = dataclasses.replace(self.settings, retrieval_size=size)
 
     def initial_noise(
         self, n_frames: int, seed: int | torch.Generator = 0, temperature: int | float | None = None, batch: int = 1
-    ) -> Float[Tensor, "batch mels frames"]:
+    ) -> Mels:
         """The noise that a sampling run of so many frames starts with."""
         generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
         temperature = self.settings.temperature if temperature is None else temperature
@@ -392,13 +352,13 @@ class DiffusionModel(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        condition: Float[Tensor, "batch dims frames"],
+        condition: Condition,
         options: SamplingOptions | None = None,
         denoiser: CachedDenoiser | Callable[[Tensor, float], Tensor] | None = None,
         callback: Callable[[SamplerStep], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
-    ) -> Float[Tensor, "batch frames mels"]:
-        """Sample a log-mel, from noise or from the noised coarse mel.
+    ) -> LogMels:
+        """Sample a log-mel (in its own log base, within the range of training) from noise or the noised coarse mel.
 
         Args:
             condition: From :meth:`condition`.
@@ -406,10 +366,10 @@ class DiffusionModel(nn.Module):
             denoiser: From :meth:`prepare`, to use it again, or another ``(x_t, t) -> eps``; ``precision`` of the
                 options is unused then.
             callback: Called with every ``SamplerStep``; does not affect the result.
-            cancelled: Polled before each evaluation of the denoiser and each of its chunks.
+            cancelled: See ``utils.errors``.
 
         Returns:
-            Log-mel in its own log base, within the range the model was scaled by.
+            The log-mel.
         """
         o = self.resolve_sampling(options)
         generator = torch.Generator().manual_seed(o.seed)
@@ -425,18 +385,13 @@ class DiffusionModel(nn.Module):
             x_t = self.schedule.diffuse(coarse.clamp(-1, 1), t, x_t)
         return self.unscale(samplers.sample(denoiser, self.schedule, x_t, o, 1.0, generator, callback, cancelled))
 
-    def reconstruct_mel(
-        self, batch: Mapping[str, Tensor], options: SamplingOptions | None = None
-    ) -> Float[Tensor, "batch frames mels"]:
-        """A batch of the dataset sampled from its own conditions."""
+    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Samples:
+        """Audio of a batch of the dataset sampled from its own conditions, by Griffin-Lim where there is no vocoder."""
         singer = F.one_hot(batch["singer"].long(), len(self.singers)).to(self.mel_low)
-        return self.sample(self.condition(ConditionInputs.from_batch(batch), singer=singer), options)
-
-    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, "batch samples"]:
-        """:meth:`reconstruct_mel` through the vocoder, or by Griffin-Lim where there is none."""
-        log_mel = self.reconstruct_mel(batch, SamplingOptions(seed=seed))
+        condition = self.condition(ConditionInputs.from_batch(batch), singer=singer)
+        log_mel = self.sample(condition, SamplingOptions(seed=seed))
         if self.vocoder is not None:
-            return self.vocoder(log_mel, batch["f0_hz"], batch["voiced"], seed)
+            return render_batch(self.vocoder, log_mel, batch["f0_hz"], batch["voiced"], seed)
         return griffin_lim(log_mel, self.contract, seed=seed)
 
     @torch.no_grad()
@@ -446,7 +401,7 @@ class DiffusionModel(nn.Module):
         target: ConditionInputs | None = None,
         singer: Mapping[str, int | float] | str | None = None,
         options: SamplingOptions | None = None,
-        vocoder: Any = None,
+        vocoder: Vocoder | None = None,
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Synthesis:
@@ -457,15 +412,12 @@ class DiffusionModel(nn.Module):
             target: Target ``f0_hz``, ``voiced``, ``loudness_db``; the source's own if None.
             singer: See :meth:`singer_weights`.
             options: Of the sampling run; its seed is the vocoder's, too.
-            vocoder: Another vocoder than the model's own (``vocoders.auto.LoadedVocoder``).
-            progress: Called with a fraction and a text.
-            cancelled: Polled at every sampler step and every chunk of audio.
+            vocoder: Another vocoder than the model's own.
+            progress: See ``utils.errors``.
+            cancelled: See ``utils.errors``.
 
         Returns:
-            float32 ``[frames * hop]`` each; a vocoder without separate parts gives all of it as ``harmonic``.
-
-        Raises:
-            ModelError: if there is no vocoder or its mel differs, or for impossible options.
+            float32 ``[frames * hop]`` each.
         """
         if vocoder is not None:
             vocoder.contract.require(self.contract, f"the vocoder '{vocoder.name}'", "this instrument")

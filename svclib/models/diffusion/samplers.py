@@ -4,9 +4,9 @@
 deterministic version (Song et al. 2021, Eq. 12), ``plms`` a linear multistep method on top of it (Liu et al. 2022,
 Eq. 12) and ``dpmpp`` is DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2) with steps evenly spaced in log-SNR.
 
-A sampler is a plain function in the style of k-diffusion, registered by :func:`register`:
-``sampler(model, x, levels) -> x_0``. ``levels`` are :class:`NoiseLevel` from the noisiest to :data:`CLEAN`;
-``model(x, level)`` evaluates the denoiser and returns ``(x0, eps)``, see :class:`DenoiserCall`.
+A sampler is a plain function ``(model, x, levels) -> x_0`` in the style of k-diffusion. ``levels`` are
+:class:`NoiseLevel` from the noisiest to :data:`CLEAN`; ``model(x, level)`` returns ``(x0, eps)``, see
+:class:`DenoiserCall`.
 """
 
 import dataclasses
@@ -30,19 +30,9 @@ EpsModel = Callable[[Tensor, float], Tensor]
 class SamplingOptions(Settings):
     """Options of one sampling run; None stands for the model's own setting (``DiffusionSettings``).
 
-    Attributes:
-        sampler: A key of :data:`SAMPLERS`.
-        steps: Number of steps.
-        shallow: Start step 1 .. ``n_steps`` to which the coarse mel is noised (shallow diffusion, Diff-SVC's
-            ``k_step``); None starts from pure noise.
-        temperature: Factor of all noise (Grad-TTS, Popov et al. 2021).
-        seed: Of the initial noise and of ancestral sampling; the same on every device.
-        words_guidance, voice_guidance: Weights of classifier-free guidance by content and by singer; 0 is off.
-        retrieval: Share of the content that comes from the codebook of the target's own content vectors.
-        content: Where an instrument of the content encoder ``words`` gets its content from: ``own`` or ``whisper``.
-        precision: One of ``layers.PRECISIONS``.
-        eta: Amount of fresh noise of ``ddim`` (0) and ``ddpm`` (1), Song et al. 2021, Eq. 16.
-        chunk_frames, cache_bytes: Bound the memory of long recordings; the result does not depend on them.
+    ``shallow`` is shallow diffusion (Diff-SVC's ``k_step``), ``temperature`` a factor of all noise (Grad-TTS, Popov et
+    al. 2021), ``eta`` the amount of fresh noise of ``ddim`` (0) and ``ddpm`` (1) (Song et al. 2021, Eq. 16). The result
+    does not depend on ``chunk_frames`` and ``cache_bytes``, which bound the memory of long recordings.
     """
 
     sampler: str | None = control(None, choices=lambda: tuple(SAMPLERS), metavar="NAME", help="sampling algorithm")
@@ -72,27 +62,13 @@ class SamplingOptions(Settings):
     )
     seed: int | float = control(0, 0, MAX_SEED, metavar="S", help="of all noise: the same number, the same sound")
     words_guidance: float | int = control(
-        0.0,
-        0.0,
-        5.0,
-        step=0.5,
-        label="Words guidance",
-        help="classifier-free guidance by the content: above 0 clearer words, one more network evaluation a step",
+        0.0, 0.0, 5.0, step=0.5, help="clearer words by classifier-free guidance: one more evaluation a step"
     )
     voice_guidance: float | int = control(
-        0.0,
-        0.0,
-        5.0,
-        step=0.5,
-        label="Voice guidance",
-        help="classifier-free guidance by the singer: above 0 more of the voice, one more network evaluation a step",
+        0.0, 0.0, 5.0, step=0.5, help="more of the voice by classifier-free guidance: one more evaluation a step"
     )
     retrieval: float | int = control(
-        0.0,
-        0.0,
-        1.0,
-        step=0.1,
-        help="share of the song's content that is replaced by the nearest content of the target's recordings",
+        0.0, 0.0, 1.0, step=0.1, help="share of the content taken from the nearest of the target's recordings"
     )
     content: str = control(
         "own",
@@ -101,37 +77,24 @@ class SamplingOptions(Settings):
         help="whisper measures the words by Whisper instead of words: clearer, needs the package faster-whisper",
     )
     precision: str = control(
-        "auto",
-        choices=PRECISIONS,
-        metavar="NAME",
-        help="auto is the fastest that this machine computes well, fp32 is exact",
+        "auto", choices=PRECISIONS, metavar="NAME", help="auto: the fastest this machine computes well; fp32: exact"
     )
-
     eta: float | None = None
     chunk_frames: int = 2048
     cache_bytes: int = 10**9
 
     def given(self) -> dict[str, str | int | float]:
         """The options that differ from their defaults, by name."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        }
+        return {k: v for k, v in vars(self).items() if v != getattr(type(self), k)}
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplerStep:
     """One evaluation of the denoiser. Tensors are the sampler's own: copy what you keep, never write into them.
 
-    Attributes:
-        index: 0 for the first evaluation.
-        n_calls: Evaluations of the whole run; ``plms`` makes one more than its steps.
-        t: Diffusion time.
-        x_t: The noisy signal.
-        x0_hat: The x0 prediction (limited to ``clip``, where that was given).
-        eps_hat: The predicted noise: the denoiser's output.
-        sigma, alpha: Factors of noise and signal in ``x_t``.
+    ``index`` counts from 0 to ``n_calls - 1`` (``plms`` makes one call more than its steps), ``t`` is the diffusion
+    time, ``x0_hat`` is limited to ``clip`` where that was given, ``eps_hat`` is the denoiser's output, ``sigma`` and
+    ``alpha`` are the factors of noise and signal in ``x_t``.
     """
 
     index: int
@@ -148,12 +111,9 @@ class SamplerStep:
 class Sampler:
     """An entry of :data:`SAMPLERS`.
 
-    Attributes:
-        function: ``(model, x, levels) -> x_0``, with ``eta`` as fourth argument where that is not None.
-        label: For menus.
-        eta: Default amount of fresh noise, or None for a deterministic sampler.
-        log_snr: Steps evenly spaced in log-SNR instead of whole diffusion times.
-        n_calls: Number of steps -> number of denoiser evaluations.
+    ``function`` is ``(model, x, levels) -> x_0``, with the amount of fresh noise as fourth argument where its default
+    ``eta`` is not None. With ``log_snr`` steps are evenly spaced in log-SNR instead of whole diffusion times.
+    ``n_calls`` gives the denoiser evaluations for a number of steps.
     """
 
     function: Callable[..., Tensor]
@@ -176,31 +136,21 @@ def register(name: str, label: str, **properties) -> Callable[[Callable[..., Ten
     return add
 
 
+@dataclasses.dataclass
 class DenoiserCall:
     """The ``model`` argument of samplers: evaluates the denoiser, reports the step, limits the x0 prediction.
 
-    Args:
-        denoiser: ``(x_t, t) -> eps``.
-        n_calls: Evaluations of the whole run, for the callback.
-        clip: Limit of ``|x0|``, for signals known to be bounded.
-        draw: ``x -> standard normal noise`` of its shape; torch's global generator by default.
-        temperature: Factor of fresh noise.
-        callback: Called with every :class:`SamplerStep`.
-        cancelled: Polled before each evaluation.
+    The arguments are those of :func:`solve`; ``index`` counts the evaluations, of which the run makes ``n_calls``.
     """
 
-    def __init__(
-        self,
-        denoiser: EpsModel,
-        n_calls: int,
-        clip: int | float | None = None,
-        draw: Callable[[Tensor], Tensor] = torch.randn_like,
-        temperature: int | float = 1.0,
-        callback: Callable[[SamplerStep], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-    ):
-        self.denoiser, self.n_calls, self.clip, self.draw = denoiser, n_calls, clip, draw
-        self.temperature, self.callback, self.cancelled, self.index = temperature, callback, cancelled, 0
+    denoiser: EpsModel
+    n_calls: int
+    clip: int | float | None
+    draw: Callable[[Tensor], Tensor]
+    temperature: int | float
+    callback: Callable[[SamplerStep], None] | None
+    cancelled: Callable[[], bool] | None
+    index: int = 0
 
     def __call__(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """The limited x0 prediction at ``x``, and the noise that belongs to it."""
@@ -229,33 +179,28 @@ class DenoiserCall:
         return std * self.temperature * self.draw(x)
 
 
-def seeded_noise(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-    """A ``draw`` function; noise is drawn on the generator's device, so a CPU generator gives equal noise anywhere."""
+def seeded_noise(
+    generator: torch.Generator | None, shared: bool = False, std: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """``x -> noise`` of a standard deviation; ``shared`` is one noise for all of a batch.
+
+    It is drawn on the generator's device, so a CPU generator gives equal noise anywhere.
+    """
 
     def draw(x: Tensor) -> Tensor:
-        device = x.device if generator is None else generator.device
-        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+        device, like = x.device if generator is None else generator.device, x[:1] if shared else x
+        noise = torch.randn(like.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+        return noise if std is None else noise * std
 
     return draw
 
 
 def sampling_times(schedule: Schedule, sampler: str, steps: int, start_t: int | float | None = None) -> list[float]:
-    """The diffusion times of a run, falling; after the last one comes the clean signal.
+    """The ``steps`` diffusion times of a run, falling; after the last one comes the clean signal.
 
-    With log-SNR spacing they are real times from ``start_t`` to 0. Otherwise whole times evenly spaced from
-    ``start_t``, rounded down ("trailing" spacing: the first is ``start_t``, the last one spacing above clean).
-
-    Args:
-        schedule: The noise schedule of the denoiser.
-        sampler: A key of :data:`SAMPLERS`.
-        steps: Number of times; with whole times at most as many as there are.
-        start_t: From 0 to ``n_steps - 1``; None: the noisiest.
-
-    Returns:
-        ``steps`` times; with log-SNR spacing only one from ``start_t`` 0.
-
-    Raises:
-        ModelError: for an unknown sampler, no steps, a start outside the schedule, or more steps than whole times.
+    With log-SNR spacing they are real times from ``start_t`` (by default the noisiest) to 0. Otherwise whole times
+    evenly spaced from ``start_t``, rounded down ("trailing" spacing: the last one lies one spacing above clean).
+    Raises ModelError for an unknown sampler, no steps, a start outside the schedule, or more steps than whole times.
     """
     start = schedule.n_steps - 1 if start_t is None else start_t
     if sampler not in SAMPLERS:
@@ -303,31 +248,33 @@ def sample(
 
     Returns:
         The clean signal, shape and device of ``x_t``.
-
-    Raises:
-        ModelError: as :func:`sampling_times`, or for ``eta`` with a deterministic sampler.
-        Cancelled: when ``cancelled()`` returns True.
     """
     o = options or SamplingOptions()
-    name = o.sampler or "dpmpp"
-    start_t = None if o.shallow is None else o.shallow - 1
-    times = sampling_times(schedule, name, 20 if o.steps is None else o.steps, start_t)
-    temperature = 1.0 if o.temperature is None else o.temperature
-    n_calls = SAMPLERS[name].n_calls(len(times))
-    call = DenoiserCall(denoiser, n_calls, clip, seeded_noise(generator), temperature, callback, cancelled)
-    return solve(call, x_t, [schedule.level(t) for t in times], name, o.eta)
+    o = dataclasses.replace(o, sampler=o.sampler or "dpmpp")
+    times = sampling_times(schedule, o.sampler, o.steps or 20, None if o.shallow is None else o.shallow - 1)
+    levels = [schedule.level(t) for t in times]
+    return solve(denoiser, x_t, levels, o, clip, seeded_noise(generator), callback, cancelled)
 
 
 @torch.no_grad()
 def solve(
-    call: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel], sampler: str, eta: int | float | None = None
+    denoiser: EpsModel,
+    x: Tensor,
+    levels: Sequence[NoiseLevel],
+    options: SamplingOptions,
+    clip: int | float | None,
+    draw: Callable[[Tensor], Tensor],
+    callback: Callable[[SamplerStep], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """Run a sampler over given noise levels, the noisiest first, to the clean signal."""
-    chosen = SAMPLERS[sampler]
-    if eta is not None and chosen.eta is None:
-        raise ModelError(f"{sampler} is deterministic and takes no eta; leave it out or use ddim.")
-    extra = () if chosen.eta is None else (chosen.eta if eta is None else eta,)
-    return chosen.function(call, x, [*levels, CLEAN], *extra)
+    """:func:`sample` over given noise levels, the noisiest first, with fresh noise of :func:`seeded_noise`."""
+    sampler, eta = SAMPLERS[options.sampler], options.eta
+    if eta is not None and sampler.eta is None:
+        raise ModelError(f"{options.sampler} is deterministic and takes no eta; leave it out or use ddim.")
+    temperature = 1.0 if options.temperature is None else options.temperature
+    call = DenoiserCall(denoiser, sampler.n_calls(len(levels)), clip, draw, temperature, callback, cancelled)
+    extra = () if sampler.eta is None else (sampler.eta if eta is None else eta,)
+    return sampler.function(call, x, [*levels, CLEAN], *extra)
 
 
 @register("ddim", "deterministic, first order", eta=0.0)
@@ -368,8 +315,7 @@ def sample_plms(model: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel]) ->
             return model.limited(x, eps, level)[0]
         # Eq. 12, the gradient part: Adams-Bashforth of rising order
         if len(past) == 1:
-            ahead = model.eps(transfer(x, eps, level, following), following)
-            blend = (eps + ahead) / 2
+            blend = (eps + model.eps(transfer(x, eps, level, following), following)) / 2
         elif len(past) == 2:
             blend = (3 * past[-1] - past[-2]) / 2
         elif len(past) == 3:

@@ -8,6 +8,7 @@ signal. Between whole steps the log-SNR is interpolated linearly, so that sample
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,15 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from svclib.models.layers import Times
+from svclib.utils.errors import ModelError
+
 
 class NoiseLevel(NamedTuple):
-    """One point of a noise schedule.
+    """One point of a noise schedule: a diffusion time with the factors of the clean signal and of the noise.
 
-    Attributes:
-        t: Diffusion time the denoiser is evaluated at.
-        alpha: Factor of the clean signal.
-        sigma: Factor of the noise.
-        half_log_snr: ``ln(alpha / sigma)``, the lambda of Lu et al. 2022.
+    ``half_log_snr`` is ``ln(alpha / sigma)``, the lambda of Lu et al. 2022.
     """
 
     t: float
@@ -92,6 +92,39 @@ class Schedule:
         alpha, sigma = self.alpha_sigma(t)
         return NoiseLevel(float(t), alpha, sigma, self.half_log_snr_at(t))
 
+    def aligned_levels(self, etas: Sequence[int | float]) -> list[NoiseLevel]:
+        """The noise levels of a shorter schedule at the real times where this one has them, the noisiest first.
+
+        ``etas`` are the noise variances added at each step, least first. ``t_s = t + (sqrt(abar_t) - sqrt(gbar_s)) /
+        (sqrt(abar_t) - sqrt(abar_{t+1}))`` where ``sqrt(gbar_s)`` lies between ``sqrt(abar_{t+1})`` and
+        ``sqrt(abar_t)`` (DiffWave, Kong et al. 2021, appendix B). A ModelError names an eta that is no share of 0 to 1,
+        is below the one before, or leads to a noise level that this schedule does not have.
+        """
+        if not len(etas):
+            raise ModelError("The list of etas is empty; a schedule needs at least one step.")
+        power, before = np.cumprod(1.0 - np.asarray(etas, dtype=np.float64)), 0.0
+        low, high = self.alpha_bar[-1] - 1e-12, self.alpha_bar[0] + 1e-12
+        for i, (eta, left) in enumerate(zip(etas, power, strict=True), 1):
+            where = f"eta {i} of {len(etas)} ({eta:g})"
+            if not 0 < eta < 1:
+                raise ModelError(f"{where} has to lie between 0 and 1.")
+            if eta < before:
+                raise ModelError(f"{where} is below the one before it ({before:g}); give the least noise first.")
+            if not low <= left <= high:
+                raise ModelError(
+                    f"{where} leads to {'less' if left > high else 'more'} noise than any trained step has: signal "
+                    f"power {left:.4f}, where this model knows {low:.4f} to {high:.4f}."
+                )
+            before = eta
+        times = np.interp(-np.sqrt(power), -np.sqrt(self.alpha_bar), np.arange(self.n_steps))
+        half_log_snr = 0.5 * (np.log(power) - np.log1p(-power))
+        rows = zip(times, np.sqrt(power), np.sqrt(1.0 - power), half_log_snr, strict=True)
+        return [NoiseLevel(*map(float, row)) for row in rows][::-1]
+
+    def levels_from(self, start_t: int) -> list[NoiseLevel]:
+        """The noise levels of every step from a time down."""
+        return [self.level(t) for t in range(start_t, -1, -1)]
+
     def diffuse(
         self, x0: Float[Tensor, "batch *rest"], t: Tensor, noise: Float[Tensor, "batch *rest"]
     ) -> Float[Tensor, "batch *rest"]:
@@ -105,7 +138,7 @@ def _table(schedule: Schedule, device: torch.device) -> Tensor:
     return torch.as_tensor(schedule.half_log_snr, device=device)
 
 
-def expand_like(x: Float[Tensor, " batch"], like: Tensor) -> Tensor:
+def expand_like(x: Times, like: Tensor) -> Tensor:
     """``x`` shaped and typed to multiply ``like`` ``[batch, ...]``."""
     return x.view((-1,) + (1,) * (like.ndim - 1)).to(like.dtype)
 

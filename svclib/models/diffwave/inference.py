@@ -1,6 +1,8 @@
 """DiffWave inference: vocoding, generation, zero-shot denoising and interpolation (Kong et al. 2021, section 5.4).
 
-Steps are counted from 1 here, as in the paper: ``t = 25`` is the 25th trained step.
+Steps are counted from 1 here, as in the paper: ``t = 25`` is the 25th trained step. Results are float32 and not limited
+to -1 .. 1. Everywhere ``options`` are sampler, seed, temperature and precision, ``callback`` is called with each step,
+and ``label`` is one of the model's labels, None where it takes none.
 """
 
 import dataclasses
@@ -10,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
-from svclib.models.diffwave import sampler
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions, seeded_noise
 from svclib.models.diffwave.model import DiffWaveModel
 from svclib.utils.errors import ModelError, ProgressCallback
 
@@ -33,11 +34,16 @@ def _start(model: DiffWaveModel, t: int) -> int:
     return t - 1
 
 
-def _signal(audio: np.ndarray, what: str) -> Tensor:
-    samples = np.asarray(audio, dtype=np.float32)
-    if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
-        raise ModelError(f"{what} has shape {samples.shape}; expected one channel of finite samples, at least one.")
-    return torch.from_numpy(samples)
+def _signals(model: DiffWaveModel, **recordings: np.ndarray) -> tuple[Tensor, int]:
+    """Recordings of one channel as rows, with silence up to a length the network takes, and the longest's length."""
+    for name, audio in recordings.items():
+        if np.ndim(audio) != 1 or not len(audio) or not np.isfinite(audio).all():
+            raise ModelError(f"The {name} has shape {np.shape(audio)}; expected one channel of finite samples.")
+    longest = max(map(len, recordings.values()))
+    rows = np.zeros((len(recordings), _padded_length(model, longest)), np.float32)
+    for row, audio in zip(rows, recordings.values(), strict=True):
+        row[: len(audio)] = audio
+    return torch.from_numpy(rows), longest
 
 
 def _padded_length(model: DiffWaveModel, n_samples: int) -> int:
@@ -45,26 +51,17 @@ def _padded_length(model: DiffWaveModel, n_samples: int) -> int:
     return n_samples + -n_samples % model.net.squeeze
 
 
-def condition(model: DiffWaveModel, label: str | None, batch: int) -> dict:
-    """The conditions of generation, denoising and interpolation.
+def condition(model: DiffWaveModel, label: str | None, batch: int) -> dict[str, Tensor]:
+    """The conditions of generation, denoising and interpolation of ``batch`` signals, for ``DiffWaveModel.prepare``.
 
-    Args:
-        model: Trained without a mel.
-        label: One of the model's labels, the same for all signals; None where it takes none.
-        batch: Number of signals.
-
-    Returns:
-        What ``DiffWaveModel.prepare`` takes: ``batch`` without labels, else ``label``, their numbers ``[batch]``.
-
-    Raises:
-        ModelError: for a vocoder, a label the model does not know, one too many or none where it needs one.
+    Raises ModelError for a vocoder, a label the model does not know, one too many or none where it needs one.
     """
     if model.settings.condition == "mel":
         raise ModelError("This is a vocoder: it follows a mel. Use a model trained without one, or with labels.")
     if model.settings.condition == "none":
         if label is not None:
             raise ModelError(f"This model takes no label, but '{label}' was given; leave it out.")
-        return {"batch": batch}
+        return {}
     if label is None:
         raise ModelError(f"This model needs a label: one of {', '.join(model.settings.labels)}.")
     return {"label": model.label_numbers([label] * batch)}
@@ -80,20 +77,10 @@ def vocode(
     callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Audio of a log-mel spectrogram by a model trained with ``condition = 'mel'``.
+    """Audio ``[frames * hop]`` of a log-mel ``[frames, mels]`` by a model trained with ``condition = 'mel'``.
 
-    Args:
-        model: The vocoder.
-        log_mel: ``[frames, mels]`` by ``model.contract``.
-        f0_hz: F0 ``[frames]`` in Hz, for a model with a harmonic source; unused by others.
-        voiced: Which frames have a pitch, ``[frames]``; as ``f0_hz``.
-        options: Sampler, steps, seed, temperature and precision.
-        fast: Use the model's fast schedule where the options name no steps.
-        callback: Called with each step.
-        cancelled: See ``utils.errors``.
-
-    Returns:
-        float32 ``[frames * hop]``, not limited.
+    ``f0_hz`` and ``voiced``, ``[frames]``, are for a model with a harmonic source. With ``fast`` by the model's fast
+    schedule where the options name no steps.
     """
     if model.contract is None:
         raise ModelError("This model takes no mel, so it cannot vocode; train one with condition = 'mel'.")
@@ -102,8 +89,14 @@ def vocode(
         raise ModelError(
             f"The spectrogram has shape {values.shape}; expected finite numbers, frames by {n_mels} bands."
         )
+    batch = {"log_mel": values}
+    if model.source is not None:
+        if f0_hz is None or voiced is None:
+            raise ModelError("This vocoder has a harmonic source; give f0_hz and voiced too.")
+        batch |= {"f0_hz": np.asarray(f0_hz), "voiced": np.asarray(voiced)}
     with torch.no_grad():
-        denoiser = model.prepare(options.precision, **model.song_conditions(values, f0_hz, voiced))
+        batch = {name: torch.from_numpy(value)[None].to(model.device) for name, value in batch.items()}
+        denoiser = model.prepare(options.precision, **model.conditions(batch))
     shape = (1, len(values) * model.contract.hop_samples)
     return model.sample(denoiser, shape, options, fast, callback, cancelled)[0].cpu().numpy()
 
@@ -118,25 +111,14 @@ def generate(
     callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Sounds from noise, and a label where the model takes one.
+    """``count`` sounds ``[count, n_samples]`` from noise, one batch, by a model trained without a mel.
 
-    Args:
-        model: Trained without a mel.
-        n_samples: Length of each sound.
-        count: Number of sounds, one batch.
-        label: One of the model's labels, for all of them.
-        options: Sampler, steps, seed, temperature and precision.
-        fast: Use the model's fast schedule where the options name no steps.
-        callback: Called with each step.
-        cancelled: See ``utils.errors``.
-
-    Returns:
-        float32 ``[count, n_samples]``, not limited.
+    With ``fast`` by the model's fast schedule where the options name no steps.
     """
     if count < 1 or n_samples < 1:
         raise ModelError(f"{count} sounds of {n_samples} samples; there must be at least one of each.")
     length = _padded_length(model, n_samples)
-    denoiser = model.prepare(options.precision, n_samples=length, **condition(model, label, count))
+    denoiser = model.prepare(options.precision, **condition(model, label, count))
     return model.sample(denoiser, (count, length), options, fast, callback, cancelled)[:, :n_samples].cpu().numpy()
 
 
@@ -158,7 +140,7 @@ def denoise(
     callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Denoise a recording by running the reverse process from step ``t`` (Kong et al. 2021, section 5.4).
+    """Denoise a recording by running the reverse process from step ``t``, by a model trained without a mel.
 
     The paper does not say what is fed in, so both readings are offered: ``as_is`` takes the recording for the signal
     at step ``t``; ``scaled`` takes it for ``x_0`` and adds the noise of that step. Where the model was trained at one
@@ -169,23 +151,22 @@ def denoise(
         audio: ``[samples]`` at the model's sample rate.
         t: Step from 1 to ``n_steps``; 25 of 200 in the paper.
         reading: One of ``READINGS``.
-        label: Where the model takes one.
-        options: Sampler, seed and precision; every trained step is taken.
-        callback: Called with each step, ``t`` of them.
+        label: See above.
+        options: See above; every trained step is taken.
+        callback: Called ``t`` times.
         cancelled: See ``utils.errors``.
 
     Returns:
-        float32 ``[samples]``, not limited.
+        ``[samples]``.
     """
-    start, x = check_denoise(model, t, reading, label), _signal(audio, "The recording")[None]
-    n, gain = x.shape[1], model.gain(x)
-    x = torch.nn.functional.pad(x * gain, (0, _padded_length(model, n) - n))
-    denoiser = model.prepare(options.precision, n_samples=x.shape[1], **condition(model, label, 1))
-    generator = torch.Generator().manual_seed(options.seed)
+    start, (x, n) = check_denoise(model, t, reading, label), _signals(model, recording=audio)
+    gain, generator = model.gain(x), torch.Generator().manual_seed(options.seed)
+    x = x * gain
     if reading == "scaled":
         x = model.schedule.diffuse(x, torch.tensor([start]), torch.randn(x.shape, generator=generator))
-    levels, draw = sampler.trained_levels(model.schedule, start), sampler.draw_noise(generator)
-    made = sampler.sample(denoiser, x.to(model.device), levels, draw, options, callback, cancelled)
+    denoiser = model.prepare(options.precision, **condition(model, label, 1))
+    levels, noise = model.schedule.levels_from(start), seeded_noise(generator)
+    made = model.solve(denoiser, x.to(model.device), levels, noise, options, callback, cancelled)
     return (made[0, :n].cpu() / gain[0]).numpy()
 
 
@@ -220,32 +201,19 @@ def interpolate(
     callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Sounds between two recordings: both are noised to a step, mixed there, and denoised.
+    """Sounds ``[shares, samples]`` between two recordings: both are noised to a step, mixed there, and denoised.
 
-    Args:
-        model: Trained without a mel.
-        first: ``[samples]`` at the model's sample rate.
-        second: The same; the shorter one is followed by silence.
-        mix: Shares, step, noise and label.
-        options: Sampler, seed and precision; the seed's noise is the same for all shares.
-        callback: Called with each step; all shares are one batch.
-        cancelled: See ``utils.errors``.
-
-    Returns:
-        float32 ``[shares, samples]``, as long as the longer recording, not limited.
+    The recordings ``[samples]`` are at the rate of the model, which is trained without a mel; the shorter one is
+    followed by silence. All shares are one batch and have the same noise.
     """
     shares = torch.tensor(list(mix.shares), dtype=torch.float32)[:, None]
-    start, ends = _start(model, mix.t), [_signal(first, "The first sound"), _signal(second, "The second sound")]
-    longest = max(map(len, ends))
-    n = _padded_length(model, longest)
-    x0 = torch.stack([torch.nn.functional.pad(end, (0, n - len(end))) for end in ends])
-    gain = model.gain(x0)
-    generator = torch.Generator().manual_seed(options.seed)
-    noise = torch.randn(1 if mix.shared_noise else 2, n, generator=generator).expand(2, -1)
+    start, (x0, longest) = _start(model, mix.t), _signals(model, first=first, second=second)
+    gain, generator = model.gain(x0), torch.Generator().manual_seed(options.seed)
+    noise = torch.randn(1 if mix.shared_noise else 2, x0.shape[1], generator=generator).expand(2, -1)
     noisy = model.schedule.diffuse(x0 * gain, torch.tensor([start, start]), noise)
     mixed = (1 - shares) * noisy[:1] + shares * noisy[1:]
-    denoiser = model.prepare(options.precision, n_samples=n, **condition(model, mix.label, len(mixed)))
-    levels, draw = sampler.trained_levels(model.schedule, start), sampler.draw_noise(generator, shared=True)
-    made = sampler.sample(denoiser, mixed.to(model.device), levels, draw, options, callback, cancelled)
+    denoiser = model.prepare(options.precision, **condition(model, mix.label, len(mixed)))
+    levels, draw = model.schedule.levels_from(start), seeded_noise(generator, shared=True)
+    made = model.solve(denoiser, mixed.to(model.device), levels, draw, options, callback, cancelled)
     level = (1 - shares) / gain[0] + shares / gain[1]
     return (made.cpu() * level)[:, :longest].numpy()

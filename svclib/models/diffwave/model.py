@@ -1,8 +1,8 @@
-"""DiffWave: diffusion model of waveforms. Settings, model, training loss.
+"""DiffWave: diffusion model of waveforms (Kong et al., ICLR 2021, https://arxiv.org/abs/2009.09761).
 
-After Kong et al., *DiffWave* (ICLR 2021, https://arxiv.org/abs/2009.09761). Steered by a mel spectrogram it is a
-vocoder, by a label a speaker of digits, by nothing a source of sound; ``diffwave_uses`` holds what one does with it.
-The network learns to predict the noise in ``sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` (Eq. 7).
+Steered by a mel spectrogram it is a vocoder, by a label a speaker of digits, by nothing a source of sound; see
+``inference``. The network learns to predict the noise in ``sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps`` (Eq. 7).
+Diffusion time counts from 0 here: the paper's step 25 is 24.
 """
 
 import dataclasses
@@ -13,28 +13,26 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from svclib.audio import synthesis
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
 from svclib.models import layers
-from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions, sampling_times
+from svclib.models.diffusion import samplers
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffusion.schedule import NoiseLevel, Schedule
-from svclib.models.diffwave import sampler
 from svclib.models.diffwave.cached_inference import CachedDenoiser
-from svclib.models.diffwave.harmonic_source import HarmonicSource
-from svclib.models.diffwave.network import CONDITIONERS, STEP_RULES, DiffWaveNet, parameter_count, strides
+from svclib.models.diffwave.network import CONDITIONERS, STEP_DIMS, STEP_RULES, DiffWaveNet
+from svclib.models.layers import Mels, Samples
+from svclib.models.vocoders.harmonic import HarmonicSource
 from svclib.utils import rng
 from svclib.utils.errors import ConfigError, ModelError
 from svclib.utils.serialization import Settings, setting
 
-CONDITIONS = ("mel", "label", "none")
-PRIORS = ("standard", "energy", "level")
-SOURCES = ("none", "harmonic")
+FAST_ETAS = (1e-4, 1e-3, 1e-2, 5e-2, 0.2, 0.5)  # the paper's six steps for BASE; LARGE ends with 0.7
 LEAST_SPREAD, LEAST_PEAK = 0.1, 1e-3
 LEAST_LEVEL, LEVEL = 1e-3, 0.4  # of ``level``: the quietest sound it follows, and RMS over spread
-LOSSES = ("l2", "l1")
 MAX_PARAMETERS = 200_000_000
 
 
@@ -43,7 +41,6 @@ class DiffWaveSettings(Settings):
     """Everything that defines a DiffWave apart from its features and its training data.
 
     Attributes:
-        kind: Always ``diffwave``.
         condition: What steers it: ``mel`` (a vocoder), ``label`` (a class) or ``none``.
         channels, n_layers, dilation_cycle: The network: BASE 64, 30, 10; LARGE 128, 30, 10; unconditional 256, 36, 12;
             deep and thin 128, 48, 12.
@@ -60,11 +57,11 @@ class DiffWaveSettings(Settings):
         sound_s: Default length of a generated sound, in seconds.
         prior: ``standard``, or the noise follows the mel, in training and sampling: ``energy`` as in PriorGrad (Lee
             et al. 2022); ``level`` down to silence, and the network sees every moment at one level.
-        source: ``none``, the paper's, or ``harmonic``: F0 as a second input; see ``harmonic_source``.
+        source: ``none``, the paper's, or ``harmonic``: F0 as a second input, see ``harmonic.HarmonicSource``.
     """
 
     kind: str = setting("diffwave", choices=("diffwave",))
-    condition: str = setting("mel", choices=CONDITIONS)
+    condition: str = setting("mel", choices=("mel", "label", "none"))
     channels: int = setting(64, 1, 1024)
     n_layers: int = setting(30, 1, 128)
     dilation_cycle: int = setting(10, 1, 14)
@@ -74,14 +71,14 @@ class DiffWaveSettings(Settings):
     n_steps: int = setting(50, 2, 1000)
     beta_first: float = setting(1e-4, 1e-8, 0.5)
     beta_last: float = setting(0.05, 1e-8, 0.99)
-    fast_etas: tuple[float, ...] | list[float] = sampler.FAST["base"]
-    loss: str = setting("l2", choices=LOSSES)
+    fast_etas: tuple[float, ...] | list[float] = FAST_ETAS
+    loss: str = setting("l2", choices=("l2", "l1"))
     step_rule: str = setting("exact", choices=STEP_RULES)
     squeeze: int = setting(1, 1, 64)
     peak: float = setting(0.0, 0.0, 1.0)
     sound_s: float = setting(1.0, 0.01, 60.0)
-    prior: str = setting("standard", choices=PRIORS)
-    source: str = setting("none", choices=SOURCES)
+    prior: str = setting("standard", choices=("standard", "energy", "level"))
+    source: str = setting("none", choices=("none", "harmonic"))
 
     def __post_init__(self):
         super().__post_init__()
@@ -90,25 +87,15 @@ class DiffWaveSettings(Settings):
         known = sorted({label for label in self.labels if label})
         if list(self.labels) != known or len(known) > 64:
             raise ConfigError("labels has to be at most 64 different names in sorted order, as a dataset has them.")
-        if self.prior != "standard" and self.condition != "mel":
-            raise ConfigError(f"prior '{self.prior}' follows a mel; with another condition leave it 'standard'.")
-        if self.source != "none" and self.condition != "mel":
-            raise ConfigError("source 'harmonic' is for a vocoder; with another condition leave it 'none'.")
+        if self.condition != "mel" and (self.prior, self.source) != ("standard", "none"):
+            raise ConfigError("prior and source are for a vocoder, which follows a mel: leave 'standard' and 'none'.")
         if self.peak and self.condition == "mel":
             raise ConfigError("peak is for models without a mel: a mel determines the level. Leave it 0.")
         if len(self.fast_etas) > 64:
             raise ConfigError(f"fast_etas has {len(self.fast_etas)} steps; a fast schedule has at most 64.")
         if self.fast_etas:
-            sampler.align(self.schedule, self.fast_etas)
-        mels = {"n_mels": 128, "conditioner": "frames"} if self.condition == "mel" else {}
-        size = parameter_count(
-            self.channels,
-            self.n_layers,
-            **mels,
-            condition_dims=self.condition_dims,
-            squeeze=self.squeeze,
-            sourced=self.source != "none",
-        )
+            self.schedule.aligned_levels(self.fast_etas)
+        size = self.n_layers * self.channels * (8 * self.channels + STEP_DIMS + 2 * self.condition_dims)
         if size > MAX_PARAMETERS:
             raise ConfigError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
 
@@ -126,16 +113,9 @@ class DiffWaveSettings(Settings):
         return text + (f", {self.source} source" if self.source != "none" else "")
 
     def build(self, features: FeatureSettings, statistics: Mapping | None = None, seed: int = 0) -> "DiffWaveModel":
-        """A model with these settings; raises ModelError if the features do not suit.
+        """A model with fresh weights from ``seed``; raises ModelError if the features do not suit.
 
-        Args:
-            features: How the recordings are measured; a ``mel`` model needs a mel contract.
-            statistics: The dataset's: ``log_mel`` (``min`` and ``max``) sets the scale of the mel; from the contract's
-                floor to e^2 if None.
-            seed: Of the weights; torch's own generator stays as it was.
-
-        Returns:
-            With fresh weights; equal seeds give equal ones.
+        Of the dataset's statistics ``log_mel`` (``min`` and ``max``) sets the scale of the mel.
         """
         with layers.seeded(seed):
             return DiffWaveModel(self, features, statistics)
@@ -154,7 +134,7 @@ def power_shares(mel: MelConfig) -> np.ndarray:
     return (widths / widths.sum() / mean_magnitude**2).astype(np.float32)
 
 
-class DiffWaveModel(nn.Module):
+class DiffWaveModel(layers.MelScaled):
     """A network with its schedule, its mel contract and its loss."""
 
     def __init__(self, settings: DiffWaveSettings, features: FeatureSettings, statistics: Mapping | None = None):
@@ -162,48 +142,29 @@ class DiffWaveModel(nn.Module):
         s, mel = settings, features.mel
         if s.condition == "mel" and mel is None:
             raise ModelError("A vocoder is steered by a mel, but these features have no mel contract.")
-        self.settings, self.features, self.schedule = s, features, s.schedule
-        self.contract = mel if s.condition == "mel" else None
-        if self.contract is not None and s.conditioner == "samples":
-            strides(features.hop_samples)
         if features.hop_samples % s.squeeze:
             raise ModelError(f"squeeze is {s.squeeze}; it has to divide the hop of {features.hop_samples} samples.")
+        self.settings, self.features, self.schedule = s, features, s.schedule
+        self.contract = mel if s.condition == "mel" else None
         self.net = DiffWaveNet(
-            s.channels,
-            s.n_layers,
-            s.dilation_cycle,
-            0 if self.contract is None else mel.n_mels,
-            features.hop_samples,
-            s.conditioner,
-            s.condition_dims,
-            len(s.labels),
-            s.step_rule,
-            s.n_steps,
-            s.squeeze,
-            s.source != "none",
+            **{name: getattr(s, name) for name in ("channels", "n_layers", "dilation_cycle", "conditioner")},
+            **{name: getattr(s, name) for name in ("condition_dims", "step_rule", "n_steps", "squeeze")},
+            n_mels=0 if self.contract is None else mel.n_mels,
+            hop_samples=features.hop_samples,
+            n_labels=len(s.labels),
+            sourced=s.source != "none",
         )
         self.source = HarmonicSource(features) if s.source == "harmonic" else None
         if self.contract is not None:
-            low, high = layers.mel_range(mel, statistics)
+            self.set_mel_range(mel, statistics)
             self.register_buffer("power_share", torch.tensor(power_shares(mel)), persistent=False)
-            self.register_buffer("mel_low", low)
-            self.register_buffer("mel_high", high)
 
     @property
     def loss_name(self) -> str:
         """The loss in words, for curves and tables."""
         return f"mean {'square' if self.settings.loss == 'l2' else 'absolute'} error of the {self.settings.prediction}"
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.net.input.weight.device
-
-    def scale(self, log_mel: Float[Tensor, "batch frames mels"]) -> Float[Tensor, "batch mels frames"]:
-        """Log-mel -> about -1 .. 1, channels first."""
-        return (2 * (log_mel - self.mel_low) / (self.mel_high - self.mel_low) - 1).transpose(1, 2)
-
-    def prior_std(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"] | None:
+    def prior_std(self, mel: Mels) -> Samples | None:
         """Standard deviation of the noise at every sample: 1 (None), or of a prior that follows the mel's energy.
 
         PriorGrad (Lee et al. 2022, https://arxiv.org/abs/2106.06406, section 4.1): the root of a frame's summed mel
@@ -212,8 +173,7 @@ class DiffWaveModel(nn.Module):
         """
         if self.settings.prior == "standard":
             return None
-        base = math.exp(self.contract.nepers_per_unit)
-        log_mel = (mel.transpose(1, 2) + 1) / 2 * (self.mel_high - self.mel_low) + self.mel_low
+        base, log_mel = math.exp(self.contract.nepers_per_unit), self.unscale(mel)
         if self.settings.prior == "level":
             level = (self.power_share * (base**log_mel).square()).sum(dim=2).sqrt()
             level = synthesis.upsample_linear(level, self.contract.hop_samples)
@@ -221,66 +181,41 @@ class DiffWaveModel(nn.Module):
         energy = (base**log_mel).sum(dim=2) / (base**self.mel_high).sum()
         return energy.sqrt().clamp(LEAST_SPREAD, 1.0).repeat_interleave(self.contract.hop_samples, dim=1)
 
-    def gain(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 1"]:
+    def gain(self, x: Samples) -> Float[Tensor, "batch 1"]:
         """Gain that brings signals to the training level; at most 60 dB, so silence stays silent."""
         if not self.settings.peak:
             return torch.ones_like(x[:, :1])
         return self.settings.peak / x.abs().amax(dim=1, keepdim=True).clamp_min(LEAST_PEAK)
 
-    def label_numbers(self, labels: str | Sequence[str]) -> Int[Tensor, " batch"]:
+    def label_numbers(self, labels: Sequence[str]) -> Int[Tensor, " batch"]:
         """Names of labels as the network's numbers; raises ModelError for a name it was not trained with."""
-        names = [labels] if isinstance(labels, str) else list(labels)
-        for name in names:
-            if name not in self.settings.labels:
-                known = ", ".join(self.settings.labels) or "no labels"
-                raise ModelError(f"This model was not trained with the label '{name}'; it knows {known}.")
-        return torch.tensor([self.settings.labels.index(name) for name in names], device=self.device)
-
-    def song_conditions(
-        self, log_mel: np.ndarray, f0_hz: np.ndarray | None = None, voiced: np.ndarray | None = None
-    ) -> dict[str, Tensor]:
-        """A song's conditions for a vocoder: mel ``[frames, mels]``, and F0 ``[frames]`` for a harmonic source.
-
-        Raises ModelError if the F0 is needed and missing.
-        """
-        conditions = {"mel": self.scale(torch.from_numpy(log_mel)[None].to(self.device))}
-        if self.source is not None:
-            if f0_hz is None or voiced is None:
-                raise ModelError("This vocoder has a harmonic source; give f0_hz and voiced too.")
-            conditions["source"] = torch.from_numpy(self.source.song(log_mel, f0_hz, voiced))[None].to(self.device)
-        return conditions
+        known = list(self.settings.labels)
+        for name in labels:
+            if name not in known:
+                raise ModelError(f"This model was not trained with the label '{name}'; it knows {', '.join(known)}.")
+        return torch.tensor([known.index(name) for name in labels], device=self.device)
 
     def conditions(self, batch: Mapping[str, Tensor], locked: bool = False) -> dict[str, Tensor]:
-        """The conditions of a dataset's batch.
+        """The conditions of a dataset's batch, by the network's names: ``mel`` (scaled) with ``source``, or ``label``.
 
-        Args:
-            batch: ``log_mel`` (with ``audio``, ``f0_hz`` and ``voiced`` for a harmonic source) or ``label``.
-            locked: With the phase of the batch's own sound, as training needs it; else by the pitch alone.
-
-        Returns:
-            By the network's names: ``mel``, scaled, with ``source`` for a harmonic source; ``label``; or nothing.
-
-        Raises:
-            ModelError: if the batch has recordings without a label the model knows.
+        A harmonic source has the phase of the batch's own sound if ``locked``, as training needs it. ModelError if the
+        batch has recordings without a label the model knows.
         """
-        if self.settings.condition == "mel":
-            conditions = {"mel": self.scale(batch["log_mel"])}
-            if self.source is not None and locked:
-                names = ("audio", "log_mel", "f0_hz", "voiced")
-                conditions["source"] = self.source.locked(*(batch[name] for name in names))
-            elif self.source is not None:
-                rows = zip(*(batch[name].cpu().numpy() for name in ("log_mel", "f0_hz", "voiced")), strict=True)
-                source = np.stack([self.source.song(*row) for row in rows])
-                conditions["source"] = torch.from_numpy(source).to(self.device)
-            return conditions
         if self.settings.condition == "none":
             return {}
-        low, high = int(batch["label"].min()), int(batch["label"].max())
-        if low < 0 or high >= len(self.settings.labels):
-            which = "a recording without label" if low < 0 else f"label number {high}"
+        if self.settings.condition == "mel":
+            conditions = {"mel": self.scale(batch["log_mel"])}
+            if self.source is not None:
+                inputs = [batch[name] for name in ("log_mel", "f0_hz", "voiced")]
+                source = self.source.locked(batch["audio"], *inputs) if locked else self.source.songs(*inputs)
+                conditions["source"] = source.to(self.device)
+            return conditions
+        known = self.settings.labels
+        if wrong := [i for i in batch["label"].tolist() if not 0 <= i < len(known)]:
+            which = "a recording without label" if wrong[0] < 0 else f"label number {wrong[0]}"
             raise ModelError(
-                f"The dataset has {which}; this model knows {len(self.settings.labels)} labels "
-                f"({', '.join(self.settings.labels)}). Prepare the recordings with a pattern for their labels."
+                f"The dataset has {which}; this model knows {len(known)} labels ({', '.join(known)}). Prepare the "
+                "recordings with a pattern for their labels."
             )
         return {"label": batch["label"]}
 
@@ -313,15 +248,15 @@ class DiffWaveModel(nn.Module):
         return self.loss(batch, torch.Generator().manual_seed(seed))[0]
 
     @torch.no_grad()
-    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, "batch samples"]:
+    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Samples:
         """Audio from the batch's mels or labels, or unconditional, by the fast schedule."""
         batch = {k: v.to(self.device) for k, v in batch.items()}
-        shape = tuple(batch["audio"].shape)
-        prepared = self.prepare(**self.conditions(batch), n_samples=shape[1], batch=shape[0])
-        return self.sample(prepared, shape, SamplingOptions(seed=seed))
+        return self.sample(
+            self.prepare(**self.conditions(batch)), tuple(batch["audio"].shape), SamplingOptions(seed=seed)
+        )
 
-    def prepare(self, precision: str = "auto", **conditions) -> CachedDenoiser:
-        """The network bound to its conditions; ``auto`` precision is fp32 here. See ``CachedDenoiser``."""
+    def prepare(self, precision: str = "auto", **conditions: Tensor) -> CachedDenoiser:
+        """The network bound to its :meth:`conditions`; ``auto`` precision is fp32 here."""
         std = self.prior_std(conditions["mel"]) if "mel" in conditions else None
         precision = "fp32" if precision == "auto" else precision
         unit = std if self.settings.prior == "level" else None
@@ -331,12 +266,14 @@ class DiffWaveModel(nn.Module):
 
     def noise_levels(self, options: SamplingOptions, fast: bool) -> list[NoiseLevel]:
         """The levels of a sampling run: of the options' steps, else of the fast schedule, else every trained step."""
-        if options.steps is None and fast and self.settings.fast_etas:
-            return sampler.fast_levels(self.schedule, self.settings.fast_etas)
-        if options.steps is None:
-            return sampler.trained_levels(self.schedule)
-        return [self.schedule.level(t) for t in sampling_times(self.schedule, options.sampler or "ddpm", options.steps)]
+        if options.steps is not None:
+            times = samplers.sampling_times(self.schedule, options.sampler or "ddpm", options.steps)
+            return [self.schedule.level(t) for t in times]
+        if fast and self.settings.fast_etas:
+            return self.schedule.aligned_levels(self.settings.fast_etas)
+        return self.schedule.levels_from(self.schedule.n_steps - 1)
 
+    @torch.no_grad()
     def sample(
         self,
         denoiser: Any,
@@ -345,8 +282,8 @@ class DiffWaveModel(nn.Module):
         fast: bool = True,
         callback: Callable[[SamplerStep], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
-    ) -> Float[Tensor, "batch samples"]:
-        """Sample audio from noise.
+    ) -> Samples:
+        """Sample audio of ``shape`` from noise; it may exceed -1 .. 1.
 
         Args:
             denoiser: From :meth:`prepare`, or any ``(x_t, t) -> eps``.
@@ -357,12 +294,17 @@ class DiffWaveModel(nn.Module):
             cancelled: See ``utils.errors``.
 
         Returns:
-            Audio of ``shape``; it may exceed -1 .. 1.
+            The audio.
         """
         o, std = options or SamplingOptions(), getattr(denoiser, "prior_std", None)
         generator = torch.Generator().manual_seed(o.seed)
         noise = torch.randn(shape, generator=generator).to(self.device)
         noise = noise if std is None else noise * std
         noise = noise if o.temperature is None else noise * o.temperature
-        draw = sampler.draw_noise(generator, std=std)
-        return sampler.sample(denoiser, noise, self.noise_levels(o, fast), draw, o, callback, cancelled)
+        draw = samplers.seeded_noise(generator, std=std)
+        return self.solve(denoiser, noise, self.noise_levels(o, fast), draw, o, callback, cancelled)
+
+    def solve(self, denoiser, x_t, levels, draw, options, callback=None, cancelled=None) -> Tensor:
+        """``samplers.solve`` with ``ddpm``, the paper's, where the options name no sampler."""
+        options = dataclasses.replace(options, sampler=options.sampler or "ddpm")
+        return samplers.solve(denoiser, x_t, levels, options, None, draw, callback, cancelled)

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import Features, FeatureSettings
@@ -22,18 +20,18 @@ from svclib.models import instrument
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave
-from svclib.models.vocoders import nsf_checkpoint
-from svclib.models.vocoders.harmonic import check_shapes, render_batch
+from svclib.models.layers import registrar
+from svclib.models.vocoders import nsf_hifigan
+from svclib.models.vocoders.harmonic import check_shapes
 from svclib.utils import atomic_store, download, filesystem, unzip
-from svclib.utils.errors import ModelError
+from svclib.utils.errors import ModelError, ProgressCallback
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth")
-ProgressCallback = Callable[[float, str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedVocoder:
-    """An opened vocoder of any kind, by the ``vocoders.Vocoder`` protocol.
+    """An opened vocoder of any kind, by the ``harmonic.Vocoder`` protocol.
 
     Attributes:
         name: For people and messages.
@@ -41,7 +39,7 @@ class LoadedVocoder:
         features: How sound has to be measured for it; carries the mel contract.
         sha256: Of the file it came from.
         path: That file.
-        model: What makes the sound.
+        model: What makes the sound: has :meth:`render`, or is such a function.
         fast: Of a diffwave: use its fast schedule rather than every trained step.
     """
 
@@ -77,94 +75,40 @@ class LoadedVocoder:
         progress: ProgressCallback | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Synthesis:
-        """Render a log-mel of this vocoder's mel configuration, of any length.
+        """The vocoder protocol: a log-mel of this vocoder's configuration, of any length.
 
-        Args:
-            log_mel: ``[frames, mels]``.
-            f0_hz: ``[frames]``; unused by a diffwave without a harmonic source.
-            voiced: ``[frames]``, whether there is a pitch.
-            seed: Of all noise.
-            progress: See ``utils.errors``.
-            cancelled: See ``utils.errors``.
-
-        Returns:
-            float32 arrays of ``frames * hop`` samples: the sound and its two parts. Only ``harmonic`` has parts; of
-            the others ``harmonic`` is the whole sound and ``noise`` is silent.
-
-        Raises:
-            ModelError: if the shapes do not belong together.
+        A diffwave without a harmonic source uses no pitch. Only ``harmonic`` has parts; of the others ``harmonic`` is
+        the whole sound and ``noise`` is silent. ModelError if the shapes do not belong together.
         """
-        log_mel, f0_hz = (np.ascontiguousarray(x, dtype=np.float32) for x in (log_mel, f0_hz))
-        voiced = np.ascontiguousarray(voiced, dtype=bool)
-        mel, pitch, on = (torch.from_numpy(x)[None] for x in (log_mel, f0_hz, voiced))
-        check_shapes(mel, pitch, on, self.contract)
-        render = _RENDERERS.get(self.kind, _function)
-        sound = render(self, log_mel, f0_hz, voiced, seed, progress=progress, cancelled=cancelled)
-        if isinstance(sound, Synthesis):
-            return sound
-        return Synthesis(sound, sound, np.zeros_like(sound))
-
-    def __call__(
-        self,
-        log_mel: Float[Tensor, "batch frames mels"],
-        f0_hz: Float[Tensor, "batch frames"],
-        voiced: Bool[Tensor, "batch frames"],
-        seed: int = 0,
-    ) -> Float[Tensor, "batch samples"]:
-        """The vocoder protocol."""
-        return render_batch(self, log_mel, f0_hz, voiced, seed)
+        arrays = zip((log_mel, f0_hz, voiced), (np.float32, np.float32, bool), strict=True)
+        tracks = [np.ascontiguousarray(x, dtype) for x, dtype in arrays]
+        mel, pitch, sounding = (torch.from_numpy(x)[None] for x in tracks)
+        check_shapes(mel, pitch, sounding, self.contract)
+        if self.kind == "diffwave":
+            callback, options = diffwave.step_progress(progress), SamplingOptions(seed=seed)
+            sound = diffwave.vocode(
+                self.model, tracks[0], tracks[1], tracks[2], options, self.fast, callback, cancelled
+            )
+        else:
+            render = getattr(self.model, "render", self.model)
+            sound = render(*tracks, seed, progress=progress, cancelled=cancelled)
+        return sound if isinstance(sound, Synthesis) else Synthesis(sound, sound, np.zeros_like(sound))
 
     def resynthesize(
-        self,
-        measured: Features,
-        seed: int = 0,
-        progress: ProgressCallback | None = None,
-        cancelled: Callable | None = None,
+        self, measured: Features, seed: int = 0, progress: ProgressCallback | None = None, cancelled: Any = None
     ) -> Synthesis:
-        """Copy synthesis: :meth:`render` of measured features.
-
-        Raises ModelError if it was measured by another mel contract, ModelError if without one.
-        """
+        """Copy synthesis: :meth:`render` of measured features; ModelError if they have another mel contract or none."""
         if measured.log_mel is None:
             raise ModelError(f"These features have no log-mel; measure them as the vocoder '{self.name}' says.")
         self.contract.require(measured.settings.mel, f"the vocoder '{self.name}'", "these features")
         return self.render(measured.log_mel, measured.f0_hz, measured.voiced, seed, progress, cancelled)
 
 
-def _harmonic(vocoder: LoadedVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> Synthesis:
-    return vocoder.model.render(log_mel, f0_hz, voiced, seed, **watch)
-
-
-def _diffwave(vocoder: LoadedVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
-    callback, options = diffwave.step_progress(watch["progress"]), SamplingOptions(seed=seed)
-    return diffwave.vocode(vocoder.model, log_mel, f0_hz, voiced, options, vocoder.fast, callback, watch["cancelled"])
-
-
-def _nsf_hifigan(vocoder: LoadedVocoder, log_mel, f0_hz, voiced, seed: int, **watch) -> np.ndarray:
-    place = vocoder.model.conv_pre.weight.device
-    pieces = (torch.from_numpy(x)[None].to(place) for x in (log_mel, f0_hz, voiced))
-    return vocoder.model(*pieces, seed, **watch)[0].cpu().numpy()
-
-
-def _function(vocoder: LoadedVocoder, *arguments, **watch) -> np.ndarray | Synthesis:
-    return vocoder.model(*arguments, **watch)
-
-
-_RENDERERS = {"harmonic": _harmonic, "diffwave": _diffwave, "nsf_hifigan": _nsf_hifigan}
-# Loaders of vocoders that need no file, by the name that :func:`load_vocoder` and ``--vocoder`` take. ``model`` of a
-# vocoder of another kind is a function ``(log_mel [frames, mels], f0_hz [frames], voiced [frames], seed, progress=,
-# cancelled=)`` that returns float32 ``[frames * hop]`` or a Synthesis.
+# Loaders of vocoders that need no file, by the name that :func:`load_vocoder` and ``--vocoder`` take; ``model`` is a
+# function ``(log_mel [frames, mels], f0_hz [frames], voiced [frames], seed, progress=, cancelled=)`` that returns
+# float32 ``[frames * hop]`` or a Synthesis.
 VOCODERS: dict[str, Callable[[], LoadedVocoder]] = {}
-
-
-def register(name: str) -> Callable[[Callable[[], LoadedVocoder]], Callable[[], LoadedVocoder]]:
-    """Decorator: offer a loader of a vocoder under a name."""
-
-    def add(loader: Callable[[], LoadedVocoder]) -> Callable[[], LoadedVocoder]:
-        VOCODERS[name] = loader
-        return loader
-
-    return add
+register = registrar(VOCODERS)
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -173,7 +117,7 @@ def register(name: str) -> Callable[[Callable[[], LoadedVocoder]], Callable[[], 
 def load_vocoder(
     where: str | Path, near: str | Path | None = None, fast: bool = True, progress: ProgressCallback | None = None
 ) -> LoadedVocoder:
-    """Load a vocoder by name, path or URL.
+    """Load a vocoder by name, path or URL; it is named as the instrument is, or as the checkpoint's file.
 
     Args:
         where: An instrument file of kind ``harmonic``, ``diffwave`` (trained on mels) or ``diffusion`` (for the
@@ -184,10 +128,7 @@ def load_vocoder(
         progress: Called with a fraction and a text while something is fetched.
 
     Returns:
-        Named as the instrument is, or as the checkpoint's file without suffix.
-
-    Raises:
-        ModelError, ModelError, AudioError: naming the file, what is wrong with it and what to do.
+        The vocoder; a ModelError or StorageError names the file, what is wrong with it and what to do.
     """
     if str(where) in VOCODERS:
         return VOCODERS[str(where)]()
@@ -209,15 +150,14 @@ def load_vocoder(
         )
     if path.is_file() and _holds_instrument(path):
         return dataclasses.replace(_of_instrument(instrument.open(path)), fast=fast)
+    folder, given = path, path
     try:
-        given = path
         if path.is_file() and path.suffix.lower() == ".zip":
             # one folder for the contents of each zip
-            folder = f"{filesystem.safe_name(path.stem)} {filesystem.sha256_file(path)[:8]}"
-            path = _checkpoint_in(unzip.unpack(path, into / folder, progress))
-        elif path.is_dir():
-            path = _checkpoint_in(path)
-        model = nsf_checkpoint.load(path)
+            name = f"{filesystem.safe_name(path.stem)} {filesystem.sha256_file(path)[:8]}"
+            folder = unzip.unpack(path, into / name, progress)
+        path = _checkpoint_in(folder) if folder.is_dir() else path
+        model = nsf_hifigan.load(path)
     except ModelError as error:
         raise ModelError(f"In {given.name}: {error}" if given.suffix.lower() == ".zip" else str(error)) from None
     contract = model.contract
@@ -243,12 +183,11 @@ def _of_instrument(opened: instrument.Instrument) -> LoadedVocoder:
     kind, model = opened.kind, opened.model
     if kind == "diffusion":
         kind, model = "harmonic", opened.model.vocoder
-    if kind not in ("harmonic", "diffwave") or model is None or getattr(model, "contract", None) is None:
-        why = "trained without a vocoder" if opened.kind == "diffusion" else f"of kind '{opened.kind}'"
-        why = "trained without mels" if opened.kind == "diffwave" else why
+    if kind not in ("harmonic", "diffwave") or getattr(model, "contract", None) is None:
+        whys = {"diffusion": "trained without a vocoder", "diffwave": "trained without mels"}
         raise ModelError(
-            f"'{opened.name}' is {why}, so it cannot make sound of a mel. Choose a harmonic or diffwave vocoder, or a "
-            "diffusion instrument."
+            f"'{opened.name}' is {whys.get(opened.kind, f'of kind {opened.kind!r}')}, so it cannot make sound of a "
+            "mel. Choose a harmonic or diffwave vocoder, or a diffusion instrument."
         )
     measured = dataclasses.replace(opened.features, units=None)
     return LoadedVocoder(opened.name, kind, measured, opened.sha256, opened.path, model)
@@ -256,15 +195,12 @@ def _of_instrument(opened: instrument.Instrument) -> LoadedVocoder:
 
 def _checkpoint_in(folder: Path) -> Path:
     """The one checkpoint in a folder or below it that has its config.json beside it."""
-    homes = sorted(p.parent for p in folder.rglob("config.json") if not p.name.startswith("."))
-    found = [p for home in homes for p in sorted(home.iterdir()) if p.is_file() and _may_be_checkpoint(p)]
+    beside = [p for config in sorted(folder.rglob("config.json")) for p in sorted(config.parent.iterdir())]
+    found = [p for p in beside if p.is_file() and (p.suffix.lower() in CHECKPOINTS or p.name == "model")]
+    found = [p for p in found if not p.name.startswith(".")]
     if len(found) != 1:
         raise ModelError(
             f"'{folder}' holds {len(found)} checkpoints ({', '.join(CHECKPOINTS)}) with a config.json beside them; "
             "name one."
         )
     return found[0]
-
-
-def _may_be_checkpoint(path: Path) -> bool:
-    return not path.name.startswith(".") and (path.suffix.lower() in CHECKPOINTS or path.name == "model")

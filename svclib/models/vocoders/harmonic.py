@@ -9,48 +9,51 @@ knows how much of a band is breath. Frames without pitch get no harmonics at all
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from svclib.audio import spectral_loss, synthesis, units
+from svclib.audio import spectral_loss, synthesis
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
 from svclib.models import layers
-from svclib.models.ddsp.model import SpectralLossModel, Synthesis
-from svclib.utils.errors import ModelError, raise_if_cancelled
+from svclib.models.ddsp.model import Controls, SpectralLossModel, Synthesis, render_controls
+from svclib.models.layers import Frames, LogMels, Samples, Voiced
+from svclib.utils.errors import ModelError
 from svclib.utils.serialization import Settings, setting
 
 N_ABOVE = 8  # bands above the mel's highest frequency, of which only the network knows anything
 VOICED_NOISE = -3.0  # how much quieter the noise of a voiced frame starts, nepers
 REACH = 8.0  # greatest correction of an amplitude, nepers
+LOCK_S = 0.03  # of a recording are looked at to find the phase of its fundamental
+BLOCK_ELEMENTS = 2**22  # sines at once
 
 
 @runtime_checkable
 class Vocoder(Protocol):
-    """Interface of vocoders.
-
-    Attributes:
-        name: For people and messages.
-        contract: The only mel it understands.
-        sample_rate_hz: Of its sound, the contract's.
-    """
+    """Interface of vocoders: the mel ``contract`` is the only one it understands."""
 
     name: str
     contract: MelConfig
     sample_rate_hz: int
 
-    def __call__(
+    def render(
         self,
-        log_mel: Float[Tensor, "batch frames mels"],
-        f0_hz: Float[Tensor, "batch frames"],
-        voiced: Bool[Tensor, "batch frames"],
+        log_mel: np.ndarray,
+        f0_hz: np.ndarray,
+        voiced: np.ndarray,
         seed: int = 0,
-    ) -> Float[Tensor, "batch samples"]:
-        """Sound of ``frames * hop_samples`` samples; equal seeds give equal sound."""
+        *,
+        progress: Callable[[float, str], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Synthesis:
+        """Sound of a song: log-mel ``[frames, mels]``, pitch and voicing ``[frames]`` -> ``[frames * hop]`` float32.
+
+        Equal seeds give equal sound. A vocoder without separate parts gives all of it as ``harmonic``.
+        """
         ...
 
 
@@ -65,11 +68,12 @@ def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelCo
         )
 
 
-def render_batch(vocoder: Any, log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, seed: int) -> Tensor:
-    """``render`` of each row of a batch, every one with the noise of ``seed``: ``[batch, samples]``."""
-    check_shapes(log_mel, f0_hz, voiced, vocoder.contract)
-    each = zip(*(x.cpu().numpy() for x in (log_mel, f0_hz, voiced)), strict=True)
-    return torch.from_numpy(np.stack([vocoder.render(*row, seed=seed).audio for row in each])).to(log_mel)
+def render_batch(
+    vocoder: Vocoder, log_mel: LogMels, f0_hz: Frames, voiced: Voiced, seed: int = 0, part: str = "audio"
+) -> Samples:
+    """``render`` of each row of a batch, every one with the noise of ``seed``."""
+    rows = zip(*(x.cpu().numpy() for x in (log_mel, f0_hz, voiced)), strict=True)
+    return torch.from_numpy(np.stack([getattr(vocoder.render(*row, seed=seed), part) for row in rows])).to(log_mel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +81,10 @@ class HarmonicSettings(Settings):
     """Everything that defines a harmonic vocoder apart from its features.
 
     Attributes:
-        kind: Always ``harmonic``.
         n_harmonics: Sines at multiples of the pitch; only those below the mel's highest frequency sound.
         n_noise_bands: Noise magnitudes from 0 Hz to half the sample rate.
         channels, n_layers: The network: convolutions over 5 frames.
-        fft_sizes, log_rule: Of the spectral loss, see ``losses.spectral_loss``.
+        fft_sizes, log_rule: Of the spectral loss, see ``spectral_loss``.
     """
 
     kind: str = setting("harmonic", choices=("harmonic",))
@@ -144,23 +147,12 @@ class HarmonicVocoder(SpectralLossModel):
             return torch.cat([x, x[..., -1:].expand(*x.shape[:-1], self.n_above)], dim=-1)
         return np.concatenate([x, np.full(self.n_above, x[-1])])
 
-    def _around(self, envelope: Tensor, f_hz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A log envelope ``[batch, frames, bands]`` at the bands left and right of frequencies, and where between."""
-        f_hz = f_hz.expand(*envelope.shape[:2], f_hz.shape[-1])
-        right = torch.searchsorted(self.centres, f_hz.contiguous()).clamp(1, len(self.centres) - 1)
-        low, high = self.centres[right - 1], self.centres[right]
-        weight = ((f_hz - low) / (high - low)).clamp(0, 1)
-        return envelope.gather(2, right - 1), envelope.gather(2, right), weight
-
     def _at(self, envelope: Tensor, f_hz: Tensor) -> Tensor:
-        """A log envelope read at frequencies, on straight lines, ends held."""
-        return torch.lerp(*self._around(envelope, f_hz))
+        """A log envelope ``[batch, frames, bands]`` read at frequencies, on straight lines, ends held."""
+        return layers.interpolate(envelope, self.centres, f_hz.expand(*envelope.shape[:2], f_hz.shape[-1]))
 
     def controls(
-        self,
-        log_mel: Float[Tensor, "batch frames mels"],
-        f0_hz: Float[Tensor, "batch frames"],
-        voiced: Bool[Tensor, "batch frames"],
+        self, log_mel: LogMels, f0_hz: Frames, voiced: Voiced
     ) -> tuple[Float[Tensor, "batch frames harmonics"], Float[Tensor, "batch frames bands"]]:
         """Amplitudes of the harmonics (0 in frames without pitch) and magnitudes of the noise, per frame.
 
@@ -181,9 +173,9 @@ class HarmonicVocoder(SpectralLossModel):
             noise = self._at(mel + self.noise_base + noise + VOICED_NOISE * on, self.noise_hz).exp()
             f0 = torch.where(voiced, f0_hz, torch.ones_like(f0_hz))[..., None]
             number = torch.arange(1, self.settings.n_harmonics + 1, device=mel.device)
-            left, right, _ = self._around(mel + self.height_base, f0 * number)
+            heights, (left, right, _) = mel + self.height_base, layers.brackets(self.centres, f0 * number)
             change = self._at(tone - (self.widths / f0).clamp_min(1).log(), f0 * number)
-            amplitudes = (torch.logaddexp(left, right) + change).exp()
+            amplitudes = (torch.logaddexp(heights.gather(2, left), heights.gather(2, right)) + change).exp()
             amplitudes = amplitudes * (on * (f0 * number < self.contract.fmax_hz))
         return amplitudes, noise
 
@@ -194,10 +186,9 @@ class HarmonicVocoder(SpectralLossModel):
             return 1
         return max(1, min(self.settings.n_harmonics, math.ceil(self.contract.fmax_hz / float(lowest.min()))))
 
-    def synthesize(
-        self, log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, generator: torch.Generator
-    ) -> Float[Tensor, "batch samples"]:
-        """Sound of a whole batch at once, differentiable; for songs see :meth:`render`."""
+    def resynthesize(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Samples:
+        """Audio of the batch's recordings from their mel and F0, differentiable; for songs see :meth:`render`."""
+        log_mel, f0_hz, voiced = batch["log_mel"], batch["f0_hz"], batch["voiced"]
         check_shapes(log_mel, f0_hz, voiced, self.contract)
         amplitudes, magnitudes = self.controls(log_mel, f0_hz, voiced)
         rate, hop = self.sample_rate_hz, self.contract.hop_samples
@@ -207,25 +198,9 @@ class HarmonicVocoder(SpectralLossModel):
             harmonic, _ = synthesis.harmonic_synthesis(line, torch.ones_like(line), amplitudes, rate, hop, voiced)
             return harmonic + synthesis.filtered_noise(magnitudes, hop, generator)
 
-    def resynthesize(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Audio of the batch's recordings from their mel and F0, differentiable."""
-        return self.synthesize(batch["log_mel"], batch["f0_hz"], batch["voiced"], generator)
-
-    @torch.no_grad()
-    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, "batch samples"]:
+    def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Samples:
         """The batch's recordings resynthesized from their mel and F0."""
-        return self(batch["log_mel"], batch["f0_hz"], batch["voiced"], seed)
-
-    @torch.no_grad()
-    def forward(
-        self,
-        log_mel: Float[Tensor, "batch frames mels"],
-        f0_hz: Float[Tensor, "batch frames"],
-        voiced: Bool[Tensor, "batch frames"],
-        seed: int = 0,
-    ) -> Float[Tensor, "batch samples"]:
-        """The vocoder protocol."""
-        return render_batch(self, log_mel, f0_hz, voiced, seed)
+        return render_batch(self, batch["log_mel"], batch["f0_hz"], batch["voiced"], seed)
 
     @torch.no_grad()
     def render(
@@ -238,52 +213,77 @@ class HarmonicVocoder(SpectralLossModel):
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Synthesis:
-        """Render a song of any length in chunks that equal the whole.
-
-        Args:
-            log_mel: ``[frames, mels]``.
-            f0_hz: Pitch ``[frames]``, Hz; unvoiced frames get none.
-            voiced: ``[frames]``.
-            seed: Of the noise.
-            chunk_frames: Frames per piece; memory grows with it, the sound does not change.
-            progress: See ``utils.errors``.
-            cancelled: See ``utils.errors``.
-
-        Returns:
-            float32 arrays of ``frames * hop`` samples: the sound and its two parts.
-        """
-        place = self.network.first.weight
+        """The vocoder protocol, in chunks of frames that equal the whole; memory grows with them."""
+        place = self.network.first.weight.device
         log_mel, f0_hz = (torch.as_tensor(np.asarray(x), dtype=torch.float32)[None] for x in (log_mel, f0_hz))
         voiced = torch.as_tensor(np.asarray(voiced), dtype=torch.bool)[None] & (f0_hz > 0)
         check_shapes(log_mel, f0_hz, voiced, self.contract)
-        held = synthesis.hold_f0(f0_hz * voiced)
-        rate, hop, n_frames = self.sample_rate_hz, self.contract.hop_samples, f0_hz.shape[1]
-        phases, _ = synthesis.frame_phase(held, rate, hop)
-        begins = phases - held.double() * (hop // 2 / rate)  # cycles before each frame's first sample, were it held
-        ring = 2 * (self.settings.n_noise_bands - 1) - 1
-        harmonic, noise = np.zeros(n_frames * hop, np.float32), np.zeros(n_frames * hop + ring, np.float32)
-        generator, bound = torch.Generator().manual_seed(seed), self.n_sounding(f0_hz, voiced)
-        # One frame more on either side, because sound is drawn between frame centres.
-        for start, stop, low, high in layers.chunks(n_frames, max(1, chunk_frames), self.network.halo + 1):
-            raise_if_cancelled(cancelled)
-            mel, pitch, on, line = (x[:, low:high].to(place.device) for x in (log_mel, f0_hz, voiced, held))
-            amplitudes, magnitudes = self.controls(mel, pitch, on)
-            filtered = synthesis.filtered_noise(magnitudes[:, start - low : stop - low], hop, generator, full=True)
-            noise[start * hop : stop * hop + ring] += filtered[0].cpu().numpy()
-            first, last = max(0, start - 1), min(n_frames, stop + 1)
-            near = slice(first - low, last - low)
-            sound, _ = synthesis.harmonic_synthesis(
-                line[:, near],
-                torch.ones_like(line[:, near]),
-                amplitudes[:, near, :bound],
-                rate,
-                hop,
-                on[:, near],
-                begins[:, first].to(place.device),
-            )
-            kept = sound[0, (start - first) * hop : (stop - first) * hop]
-            harmonic[start * hop : stop * hop] = kept.cpu().numpy()
-            if progress is not None:
-                progress(stop / n_frames, f"rendered {units.duration_text(stop * hop / rate)}")
-        noise = noise[self.settings.n_noise_bands - 1 :][: n_frames * hop]
-        return Synthesis(harmonic + noise, harmonic, noise)
+        held, bound = synthesis.hold_f0(f0_hz * voiced), self.n_sounding(f0_hz, voiced)
+
+        def controls(start: int, stop: int, low: int, high: int) -> Controls:
+            inputs = (x[:, low:high].to(place) for x in (log_mel, f0_hz, voiced))
+            amplitudes, magnitudes = (x[:, start - low : stop - low] for x in self.controls(*inputs))
+            line, on = (x[:, start:stop].to(place) for x in (held, voiced))
+            return Controls(torch.ones_like(line), amplitudes[..., :bound], magnitudes, line, on)
+
+        chunks = layers.chunks(f0_hz.shape[1], max(1, chunk_frames), self.network.halo)
+        made, hop = (controls(*chunk) for chunk in chunks), self.contract.hop_samples
+        return render_controls(made, held, self.sample_rate_hz, hop, seed, progress, cancelled)
+
+
+class HarmonicSource:
+    """Source signal of a DiffWave vocoder: harmonics of the F0 with amplitudes computed from the mel.
+
+    A mel of 80 bands does not determine F0 to a cent, and a short training does not learn it. Given a periodic signal
+    (as in PeriodGrad, Hono et al. 2024, https://arxiv.org/abs/2402.14692), the network need only learn the difference
+    between that signal and a voice. The signal is the harmonic part of an untrained :class:`HarmonicVocoder`.
+
+    In training its fundamental is locked to the phase of the recording's own, so that the network learns the phases of
+    a voice relative to it; at inference, it follows the phase it is given.
+    """
+
+    def __init__(self, features: FeatureSettings):
+        self.vocoder = HarmonicVocoder(HarmonicSettings(channels=1, n_layers=1), features).requires_grad_(False)
+
+    def songs(self, log_mel: LogMels, f0_hz: Frames, voiced: Voiced) -> Samples:
+        """The signal of songs of any length, by their pitch alone."""
+        return render_batch(self.vocoder, log_mel, f0_hz, voiced, part="harmonic")
+
+    @torch.no_grad()
+    def locked(self, audio: Samples, log_mel: LogMels, f0_hz: Frames, voiced: Voiced) -> Samples:
+        """The signal of training pieces, its fundamental in phase with the recording's.
+
+        The recording is turned by the running phase of its F0; what then stands still over 30 ms is the fundamental,
+        and its angle is what the signal is turned by. Every harmonic turns with its number.
+        """
+        with torch.autocast(audio.device.type, enabled=False):  # phases need full precision
+            return self._locked(audio.float(), log_mel.float(), f0_hz.float(), voiced)
+
+    def _locked(self, audio, log_mel, f0_hz, voiced) -> Tensor:
+        vocoder, hop = self.vocoder.to(log_mel.device), self.vocoder.contract.hop_samples
+        rate = vocoder.sample_rate_hz
+        on = voiced & (f0_hz > 0)
+        amplitudes, _ = vocoder.controls(log_mel, f0_hz, on)
+        amplitudes = amplitudes[..., : vocoder.n_sounding(f0_hz, on)]
+        line = synthesis.hold_f0(f0_hz * on).double()
+        phase = 2 * math.pi * torch.remainder((synthesis.upsample_linear(line, hop) / rate).cumsum(dim=1), 1.0)
+        turn = torch.polar(torch.ones_like(phase), phase)
+        still = (audio.double() * turn.conj())[:, None]
+        size = 2 * round(LOCK_S * rate / 2)
+        window = torch.hann_window(size, dtype=torch.double, device=audio.device)[None, None]
+        padded = nn.functional.pad(
+            torch.view_as_real(still).movedim(-1, 1).flatten(1, 2), (size // 2 - hop // 2, size // 2)
+        )
+        centres = nn.functional.conv1d(padded, window.expand(2, -1, -1), stride=hop, groups=2)
+        found = torch.complex(*centres[..., : f0_hz.shape[1]].unbind(1))
+        found = found / found.abs().clamp_min(1e-12)
+        angle = synthesis.upsample_linear(torch.view_as_real(found), hop).contiguous()
+        angle = (torch.view_as_complex(angle) * turn * 1j).angle().to(amplitudes)  # a sine in phase with the recording
+        gate = synthesis.upsample_gate(on, hop, amplitudes.dtype)
+        number = torch.arange(1, amplitudes.shape[-1] + 1, device=audio.device).to(amplitudes)
+        rows = max(1, BLOCK_ELEMENTS // (audio.shape[1] * len(number)))
+        made = [
+            (torch.sin(a[..., None] * number) * synthesis.upsample_hann(h, hop)).sum(dim=-1)
+            for a, h in zip(angle.split(rows), amplitudes.split(rows), strict=True)
+        ]
+        return torch.cat(made) * gate

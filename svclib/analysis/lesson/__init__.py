@@ -1,1 +1,0 @@
-"""The lesson: a page that explains the diffusion of one song."""

@@ -1,0 +1,261 @@
+"""The panel that all panels of the notebooks are made from, and the one that works in the background.
+
+No exception is lost: every handler goes through ``Message.guard``, which shows it in the panel.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import ipywidgets as W
+from IPython.display import display
+
+from svclib.analysis import html as page
+from svclib.audio import io as audio
+from svclib.models import instrument
+from svclib.notebooks import base as widgets
+from svclib.utils import workspace
+
+
+class BackgroundTask:
+    """One background task at a time for one panel, so that its Cancel button works while it runs.
+
+    It is ``busy`` while a task runs, which may ask ``cancelled()``. ``on_busy(True|False)`` is called when one begins
+    and ends, never at the same time from two threads, so that what it enables fits what runs.
+    """
+
+    def __init__(self, message: widgets.Message, on_busy: Callable[[bool], None]):
+        self._message, self._on_busy = message, on_busy
+        self._lock, self._cancel = threading.RLock(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._passing, self._before = None, ""
+        self.busy, self.cancelled = False, self._cancel.is_set
+
+    def cancel(self, text: str) -> None:
+        """Ask the running task to stop at its next opportunity, and report so; nothing happens while none runs."""
+        with self._lock:
+            if self.busy:
+                self._cancel.set()
+                self._show_meanwhile(text)
+
+    def show(self) -> None:
+        """Call ``on_busy`` with how it stands, after choices have changed."""
+        with self._lock:
+            self._on_busy(self.busy)
+
+    def start(self, task: Callable[[], None]) -> bool:
+        """Run ``task()`` in a thread; False, and a word in the panel, while another one runs."""
+        with self._lock:
+            if self.busy:
+                self._show_meanwhile("Still working on the one before; press Cancel to stop it.")
+                return False
+            self.busy, self._passing = True, None
+            self._cancel.clear()
+            try:
+                self._on_busy(True)
+                self._thread = threading.Thread(target=self._run, args=(task,), daemon=True, name="svclib-panel")
+                self._thread.start()
+            except BaseException:
+                self._end()
+                raise
+        return True
+
+    def _show_meanwhile(self, text: str) -> None:
+        if self._message.widget.value != self._passing:
+            self._before = self._message.widget.value
+        self._message.show(text, "warning")
+        self._passing = self._message.widget.value
+
+    def _run(self, task) -> None:
+        try:
+            self._message.guard(task)()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self.busy = False
+            if self._message.widget.value == self._passing:  # the task's last word came before it
+                self._message.widget.value = self._before
+            self._message.guard(self._on_busy)(False)
+
+    def wait(self, timeout_s: float | int | None = None) -> None:
+        """Wait until the running task is over (tests and scripts)."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+
+class Panel(W.VBox):
+    """A panel of a notebook; an older one of its class is closed, so that running a cell twice leaves one.
+
+    In a copy saved with its outputs, where no kernel runs, a line stands in its place: it is shown above the panel,
+    which hides it while it lives. What cannot show widgets at all has the line as text.
+
+    Its ``message`` is the line that reports; tests and styles find the controls by classes that begin with ``PREFIX``.
+    """
+
+    ASLEEP = "A panel stands here while its kernel runs. To see it, run the notebook from its first cell."
+    PREFIX = "t-"
+    _living: dict[type, "Panel"] = {}
+
+    def __init__(self):
+        super().__init__()
+        self.message = widgets.Message()
+        if (older := self._living.pop(type(self), None)) is not None:
+            _close(older)
+        self._living[type(self)] = self
+
+    def lay_out(self, *rows: W.Widget) -> None:
+        """Show these widgets below each other."""
+        self.children = (*rows, W.HTML(f"<style>#svclib-asleep-{self.model_id} {{ display: none }}</style>"))
+
+    def __repr__(self):
+        return self.ASLEEP
+
+    def _ipython_display_(self, **kwargs):
+        widgets.show(f'<div id="svclib-asleep-{self.model_id}">{page.notice(self.ASLEEP, "warning")}</div>')
+        if widgets.V8:
+            display(self._repr_mimebundle_(), raw=True)
+        else:
+            super()._ipython_display_(**kwargs)
+
+    def control(self, kind, label: str, name: str, hint: str, **settings) -> W.Widget:
+        """A labelled control with a hint, see ``base.control``."""
+        return widgets.control(kind, label, self.PREFIX + name, hint, **settings)
+
+    def dropdown(self, label: str, name: str, hint: str, options=widgets.NONE, **settings) -> W.Dropdown:
+        """A menu of ``(label, value)``."""
+        return self.control(W.Dropdown, label, name, hint, options=options, **settings)
+
+    def several(self, label: str, name: str, hint: str, options: list, rows: int = 5) -> W.SelectMultiple:
+        """A menu of ``(label, value)`` of which several can be chosen, the first one until then."""
+        index = (0,) if options else ()
+        return self.control(W.SelectMultiple, label, name, hint, options=options, index=index, rows=rows)
+
+    def checkbox(self, label: str, name: str, hint: str, value: bool = False) -> W.Checkbox:
+        """A checkbox."""
+        return self.control(W.Checkbox, label, name, hint, value=value, indent=False)
+
+    def number(self, label: str, name: str, hint: str, value, limits: tuple, **settings) -> W.Widget:
+        """A number box for values in ``limits``, for whole numbers if ``value`` is one."""
+        kind = W.BoundedIntText if isinstance(value, int) else W.BoundedFloatText
+        return self.control(kind, label, name, hint, value=value, min=limits[0], max=limits[1], **settings)
+
+    def slider(self, label: str, name: str, hint: str, value, limits: tuple, **settings) -> W.Widget:
+        """A slider for values in ``limits``, for whole numbers if ``value`` is one."""
+        kind = W.IntSlider if isinstance(value, int) else W.FloatSlider
+        settings |= {"min": limits[0], "max": limits[1], "continuous_update": False}
+        return self.control(kind, label, name, hint, value=value, **settings)
+
+    def button(self, label: str, action: Callable, name: str, style: str = "", hint: str = "", icon: str = ""):
+        """A button that calls ``action()``."""
+        layout = W.Layout(width="auto", min_width="90px")
+        widget = W.Button(description=label, button_style=style, icon=icon, layout=layout)
+        widget.add_class(self.PREFIX + name)
+        widget.on_click(self.message.guard(lambda _: action()))
+        return widgets.tip(widget, hint) if hint else widget
+
+    def on_change(self, action: Callable, *controls: W.Widget) -> None:
+        """Call ``action()`` whenever one of the widgets has another value."""
+        for widget in controls:
+            widget.observe(self.message.guard(lambda _: action()), "value")
+
+
+def _close(widget: W.Widget) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
+
+
+class TaskPanel(Panel):
+    """A panel that works in the background, mostly on one of the instruments and songs of a person's folder.
+
+    It has menus of both, a progress bar, Cancel, Look again and a live preview. Its ``work_buttons`` are off while it
+    works or something is missing; their actions call :meth:`start`. ``WANTED`` and ``KINDS`` are the instruments of the
+    menu, in words and by kind (all but vocoders if empty); the newest of the first kind is the one to begin with.
+    ``STOPPING`` is the sentence after Cancel, ``SIZE`` that of the menus, ``entries`` every instrument's file, by path.
+    """
+
+    WANTED, KINDS = "instrument", ()
+    STOPPING = "Stopping; nothing unfinished is kept."
+    SIZE = {"width": "min(430px, 98%)", "label_width": "80px"}
+    work_buttons: tuple[W.Button, ...] = ()
+
+    def __init__(self, base: workspace.Base):
+        super().__init__()
+        self.base, self.entries, self._unusable = base, {}, []
+        self.instrument = self.dropdown("Instrument", "instrument", f"files in {base.instruments}", **self.SIZE)
+        self.song = self.dropdown("Song", "song", f"recordings in {base.examples}", **self.SIZE)
+        self.progress, self.task = widgets.ProgressBar(), BackgroundTask(self.message, self.show_busy)
+        self.callbacks = {"progress": self.progress, "cancelled": self.task.cancelled}
+        self.live = widgets.html(css_class=f"{self.PREFIX}live")
+        hint = "stop the running work"
+        self.cancel_button = self.button("Cancel", lambda: self.task.cancel(self.STOPPING), "cancel", hint=hint)
+        hint = "read the folders of instruments and songs again"
+        self.refresh_button = self.button("Look again", self.refresh, "refresh", hint=hint)
+
+    def read_folders(self) -> None:
+        """Fill the menus; choices that still exist are kept."""
+        songs, unusable = audio.find(self.base.examples)
+        listed = instrument.list_folder(self.base.instruments)
+        self.entries = {entry.path: entry for entry in listed}
+        self._unusable = [f"{path.name}: {reason}" for path, reason in unusable]
+        self._unusable += [f"{entry.path.name}: {entry.problem}" for entry in listed if entry.problem]
+        kinds = self.KINDS or {entry.kind for entry in listed}.difference(instrument.VOCODERS)
+        offered = widgets.newest_first(path for path, entry in self.entries.items() if entry.kind in kinds)
+        if self.KINDS:  # in their order
+            offered.sort(key=lambda path: self.KINDS.index(self.entries[path].kind))
+        widgets.fill_files(self.instrument, self.base.instruments, offered)
+        widgets.fill_files(self.song, self.base.examples, widgets.newest_first(songs))
+
+    def missing(self) -> str:
+        """Text that names what has to be there before work can begin; empty if all is."""
+        lines, again = [], "and press Look again."
+        if self.instrument.value is None:
+            remedy = f"Make one with notebook 02, or put its zip file there, {again}"
+            lines.append(f"There is no {self.WANTED} in {self.base.instruments}. {remedy}")
+        if self.song.value is None:
+            lines.append(f"There is no song in {self.base.examples}. Put a recording there, {again}")
+        return "\n".join(lines)
+
+    def refresh(self) -> None:
+        """Read the folders again; reports what is missing, or the files that cannot be used."""
+        try:
+            self.read_folders()
+        finally:
+            self.task.show()  # also where a folder is gone: the buttons fit the menus
+        unusable = ["These files cannot be used:", *self._unusable] if self._unusable else []
+        self.message.show(self.missing() or "\n".join(unusable), "warning")
+
+    def open_instrument(self, path: Path) -> instrument.Instrument:
+        """``base.open_instrument`` with progress."""
+        self.progress(0.0, f"opening {path.name}")
+        return widgets.open_instrument(path)
+
+    def start(self, work: Callable[[], None], missing: str | None = None) -> None:
+        """Run ``work()`` in the background, or show what is missing (by default :meth:`missing`)."""
+        if missing := self.missing() if missing is None else missing:
+            self.message.show(missing, "warning")
+            return
+
+        def task():
+            self.message.show("")
+            try:
+                work()
+            finally:
+                self.live.value = ""
+
+        self.task.start(task)
+
+    def show_live(self, markup: str) -> None:
+        """Show a live preview until the work ends."""
+        if not self.task.cancelled():
+            self.live.value = markup
+
+    def show_busy(self, busy: bool) -> None:
+        """Turn the buttons on and off."""
+        self.cancel_button.disabled = not busy
+        for button in self.work_buttons:
+            button.disabled = busy or bool(self.missing())
+        if not busy:
+            self.progress.hide()

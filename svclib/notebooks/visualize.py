@@ -1,0 +1,156 @@
+"""The panels of notebook 04: the lesson on diffusion, and what a DDSP instrument plays, over time and at one moment."""
+
+import ipywidgets as W
+import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
+from IPython.display import HTML, display
+
+from svclib.analysis import ddsp_inspection, lesson, player, plots
+from svclib.analysis import html as page
+from svclib.models import instrument
+from svclib.notebooks import base as widgets
+from svclib.notebooks.panel import Panel, TaskPanel
+from svclib.utils import filesystem, workspace
+
+
+def example(base: workspace.Base | None = None) -> HTML:
+    """The lesson that comes with the package; with a person's folder, below a button that saves it there as a file."""
+    if base is not None:
+        display(ExamplePanel(base))
+    return HTML(f"<div>{page.frame(lesson.example())}</div>")  # IPython warns of a frame that stands alone
+
+
+class ExamplePanel(Panel):
+    """A button that writes the lesson that comes with the package into ``base.output``, to hand out."""
+
+    def __init__(self, base: workspace.Base):
+        super().__init__()
+        self.base = base
+        hint = f"one HTML file in {base.output}, to hand out"
+        self.save_button = self.button("Save this lesson as a file", self.save, "example-file", hint=hint)
+        self.lay_out(widgets.row(self.save_button), self.message.widget)
+
+    def save(self) -> None:
+        """Write the file."""
+        path = player.export(lesson.example(), self.base.output / "lesson.html")
+        self.message.show(f"Written: {path}. It opens in any browser, without a network.", "done")
+
+
+def waves(base: workspace.Base) -> HTML:
+    """Noise through a person's DiffWave instrument, where there is one; otherwise the bundled example."""
+    listed = [entry for entry in instrument.list_folder(base.instruments) if entry.kind == "diffwave"]
+    found = widgets.newest_first(entry.path for entry in listed if not entry.is_vocoder)
+    if found:
+        opened = instrument.open(found[0])
+        note, shown = f"Your instrument {opened.name}.", lesson.demonstrate(opened, seed=0)
+    else:
+        note = "No DiffWave instrument in your folder sounds by itself, so this is the example that comes with svclib."
+        note += f" {listed[0].name} is a vocoder and needs a song: choose it in part 2." if listed else ""
+        shown = lesson.example_diffwave()
+    return HTML(page.notice(note) + page.frame(shown))
+
+
+class LessonPanel(TaskPanel):
+    """An instrument, a song, an excerpt, Run; the lesson appears below, Export writes it as a file."""
+
+    PREFIX = "t-lesson-"
+    WANTED = "diffusion or DiffWave instrument (preset diffusion_small)"
+    KINDS = ("diffusion", "diffwave")
+
+    def __init__(self, base: workspace.Base, start_s: float | int = 0.0, seconds: float | int = 5.0):
+        super().__init__(base)
+        self.text, self.title = "", ""
+        narrow = {"width": "190px", "label_width": "80px"}
+        self.start_s = self.number("Start (s)", "start", "where in the song", float(start_s), (0.0, 36000.0), **narrow)
+        self.seconds = self.number("Length (s)", "seconds", "how much of it", float(seconds), (0.5, 30.0), **narrow)
+        hint = "of the main run; all are kept"
+        self.steps = self.number("Steps", "steps", hint, lesson.STEPS, (8, 1000), **narrow)
+        self.seed = self.control(W.IntText, "Seed", "seed", "of the noise all runs begin with", **narrow)
+        self.run_button = self.button("Run", self.run, "run", "primary")
+        hint = f"write the lesson as a file into {base.output}"
+        self.export_button = self.button("Export", self.export, "export", hint=hint)
+        self.work_buttons, self.view = (self.run_button,), widgets.html(css_class="t-lesson-view")
+        self.lay_out(
+            widgets.row(self.instrument, self.song, self.refresh_button),
+            widgets.row(self.start_s, self.seconds, self.steps, self.seed),
+            widgets.row(self.run_button, self.cancel_button, self.export_button, self.progress.widget),
+            self.message.widget,
+            self.live,
+            self.view,
+        )
+        self.refresh_button.click()
+
+    def run(self) -> None:
+        """Make the lesson; Cancel stops it within a step."""
+        path, song = self.instrument.value, self.song.value
+        options = lesson.LessonOptions(self.start_s.value, self.seconds.value, self.steps.value, self.seed.value)
+
+        def work():
+            opened, preview = self.open_instrument(path), plots.LivePreview(self.show_live)
+            if opened.kind == "diffusion":
+                preview.begin(opened.model, options.seconds, options.seed)
+            report = (self.progress, self.task.cancelled, self.message.show, preview)
+            self.text, about = lesson.from_file(opened, song, options, *report)
+            self.title, self.view.value = f"{song.stem} - {path.stem}", page.frame(self.text)
+            self.message.show(f"Here is {about}: {len(self.text.encode()) / 1e6:.1f} MB.", "done")
+
+        self.start(work)
+
+    def export(self) -> None:
+        """Write the lesson that is shown as a file."""
+        if not self.text:
+            self.message.show("Run first: there is no lesson to write yet.", "warning")
+            return
+        path = player.export(self.text, self.base.output / f"{filesystem.safe_name(self.title, 'lesson')}.html")
+        self.message.show(f"Written: {path}", "done")
+
+
+def players(result) -> HTML:
+    """The conversion and its two parts, to listen to."""
+    names = ("Result", "Harmonic part", "Noise part")
+    sounds = zip(names, (result.audio, *result.stems), strict=True)
+    title = page.heading(f"{result.song.name} by {result.instrument_name}")
+    return HTML(title + page.flow(*(page.player(sound, result.sample_rate_hz, name) for name, sound in sounds)))
+
+
+def harmonics(played: ddsp_inspection.SynthControls) -> HTML:
+    """The level of every harmonic over time."""
+    figure = plots.harmonics_over_time(played.amplitude, played.distribution, played.frame_s)
+    return HTML(widgets.drawing(figure, "level of each harmonic over time"))
+
+
+def noise(played: ddsp_inspection.SynthControls, sample_rate_hz: int) -> HTML:
+    """The noise filter over time."""
+    figure = plots.noise_over_time(played.noise_magnitudes, played.frame_s, sample_rate_hz)
+    return HTML(widgets.drawing(figure, "gain of each noise band over time"))
+
+
+def z(played: ddsp_inspection.SynthControls) -> HTML:
+    """The z path of the song, or the sentence that there is none."""
+    if played.z is None:
+        return HTML(page.notice("This instrument has no z: it follows pitch and loudness only."))
+    over_time = widgets.drawing(plots.z_over_time(played.z, played.frame_s), "z over time")
+    path = plots.z_map({"this song": played.z}, "The same path, seen from above")
+    return HTML(over_time + widgets.drawing(path, "map of z", 760))
+
+
+class MomentPanel(Panel):
+    """One frame: its harmonics as stems, its noise filter as a curve; a slider moves through time."""
+
+    def __init__(self, played: ddsp_inspection.SynthControls, sample_rate_hz: int):
+        super().__init__()
+        self.played, self.rate_hz, self.view = played, sample_rate_hz, widgets.html(css_class="t-moment-view")
+        n, hint = len(played.f0_hz), "which moment; arrow keys move it by one frame"
+        self.frame = self.slider("Frame", "moment", hint, n // 2, (0, n - 1), width="min(640px, 98%)")
+        self.on_change(self.show, self.frame)
+        self.lay_out(self.frame, self.message.widget, self.view)
+        self.message.guard(self.show)()
+
+    def show(self) -> None:
+        """Draw the chosen frame."""
+        p, i = self.played, self.frame.value
+        pitch = f"F0 {p.f0_hz[i]:.0f} Hz" if p.voiced[i] else "unvoiced: harmonics are silent"
+        f0_hz, title = p.f0_hz[i] if p.voiced[i] else 0.0, f"{i * p.frame_s:.3f} s, {pitch}"
+        frame = (p.amplitude[i], p.distribution[i], p.noise_magnitudes[i], f0_hz)
+        figure = plots.spectrum_at(*frame, self.rate_hz, title)
+        self.view.value = widgets.drawing(figure, "harmonics and noise filter of one frame")
+        self.message.show("")
