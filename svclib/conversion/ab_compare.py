@@ -123,10 +123,9 @@ def compare(
     progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[Row]:
-    """Convert an excerpt of a song file with every variant and measure the results.
+    """Convert an excerpt of a song file with every variant and measure the results, with ``settings`` by instrument.
 
-    ``settings`` are by instrument; an instrument's own where there are none. Yields the clip itself, before the first
-    variant that gets so far, and a row for each variant once it is measured, or with the reason why it failed.
+    Yields the excerpt itself, then a row for each variant once it is measured, or with the reason why it failed.
     """
     shown_song, progress = False, reporter(progress)
     for i, variant in enumerate(compared):

@@ -97,8 +97,7 @@ class Controls:
 def defaults(kind: str) -> Controls:
     """The controls of a kind of instrument before anything is changed.
 
-    Frames between notes are attenuated for ``ddsp``, which would make a tone of them. A diffusion instrument renders
-    breaths and consonants as such, so they keep their level.
+    Between notes, ``ddsp`` is attenuated, for it would make a tone of them; diffusion renders breaths and consonants.
     """
     return Controls(attenuation_db=0.0) if kind == "diffusion" else Controls()
 
@@ -176,10 +175,7 @@ def quantile_transform(
 
 
 def attenuation_db(note_on_ratio: np.ndarray, threshold: float, amount_db: float) -> np.ndarray:
-    """Decibels to take away where no note sounds: 0 from the threshold up, growing to ``amount_db`` at ratio 0.
-
-    Never negative, so no threshold makes anything louder, and 0 at the threshold, so the mask's edges do not step.
-    """
+    """Decibels (0 or more) to take away between notes: 0 from the threshold up, growing to ``amount_db`` at ratio 0."""
     ratio = np.asarray(note_on_ratio, dtype=np.float64)
     return amount_db * np.clip(1.0 - ratio / threshold, 0.0, 1.0) if threshold > 0 else np.zeros_like(ratio)
 
@@ -197,10 +193,9 @@ def compress_dynamics(
 
 
 def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> np.ndarray | None:
-    """Gain ``[n_samples]`` that keeps silence silent: 0 in frames of the song at the loudness floor, 1 in others.
+    """Gain ``[n_samples]`` that keeps silence silent: 0 in frames at the loudness floor, else 1; None if all are 1.
 
-    Straight lines join the frame centres. A frame is at the floor when its whole window is silent, and the window is
-    longer than the fade: what sounds is not touched. None where no frame is at the floor.
+    A frame is at the floor when its whole window is silent, and the window is longer than the fade of one hop.
     """
     sounding = np.asarray(loudness_db) > LOUDNESS_FLOOR_DB
     if sounding.all():
@@ -212,8 +207,7 @@ def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> n
 def adjust(features: Features, statistics: dict | None, controls: Controls) -> ConditioningTracks:
     """Turn a song's measurements into the pitch and loudness that are asked of the instrument.
 
-    ``statistics`` are those of the instrument's recordings, None if it carries none. A song without voiced frames or
-    notes gives a defined result and a warning, never an error.
+    ``statistics`` are the instrument's, if it carries any. A song without pitch or notes gives a warning, not an error.
     """
     warnings = []
     voiced = np.asarray(features.voiced, dtype=bool) & (features.f0_hz > 0)

@@ -105,10 +105,7 @@ def denoise(
     options: Denoising | None = None,
     **watch,
 ) -> list[Path]:
-    """Denoise recordings of any rate as ``<recording> denoised.wav``; ``name`` (with an ending) names the only one.
-
-    As :func:`generate`: a file for each recording, in their order; ModelError before anything is read.
-    """
+    """As :func:`generate`: recordings denoised as ``<recording> denoised.wav``, the only one as ``name``."""
     model, o = opened.model, options or Denoising()
     inference.check_denoise(model, o.step, o.reading, o.label)
 
@@ -130,10 +127,7 @@ def interpolate(
     options: Interpolation | None = None,
     **watch,
 ) -> list[Path]:
-    """Sounds between two recordings in equal shares, as ``A to B 2 of 5.wav``; the shorter one is followed by silence.
-
-    As :func:`generate`: files from the first recording to the second.
-    """
+    """As :func:`generate`: sounds between two recordings in equal shares, as ``A to B 2 of 5.wav``."""
     model, o = opened.model, options or Interpolation()
     inference.check_denoise(model, o.step, "as_is", o.label)
     first, second = map(Path, ends)

@@ -37,8 +37,7 @@ class Conversion:
 
     Attributes:
         audio: float32 ``[samples]`` at ``sample_rate_hz``, within -1..1.
-        harmonic, noise: Its two parts, under the same gain: where the instrument has no reverb their sum is ``audio``.
-            All of it is ``harmonic`` where the vocoder does not separate them.
+        harmonic, noise: Its two parts (without reverb they add up to it); all is ``harmonic`` if it is not separated.
         tracks: Pitch and loudness asked of the instrument, made with ``controls``.
         gain_db: Applied to keep the peak below full scale; 0 or negative.
         seconds: Duration of the conversion.
@@ -234,9 +233,8 @@ def convert_songs(
 ) -> dict[Path, Exception]:
     """Convert one song after the other and call ``done`` with each result, to save and show it.
 
-    ``controls`` may be a function of the loaded song (a key that fits each); ``f0_method`` is another F0 tracker than
-    the instrument's; ``options`` are further ones of :func:`convert`. Returns the songs that failed: a ValueError or
-    OSError does not stop the others.
+    ``controls`` may be a function of the loaded song (a key that fits each); ``options`` are further ones of
+    :func:`convert`. Returns the songs that failed: a ValueError or OSError does not stop the others.
     """
     report, failed = reporter(progress), dict[Path, Exception]()
     for i, path in enumerate(map(Path, paths)):

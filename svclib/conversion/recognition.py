@@ -40,10 +40,7 @@ class SpeechRecognizer(Protocol):
 
 
 class WhisperRecognizer:
-    """Whisper of ``whisper_features.open_whisper``: temperature 0, beam of 5, int8 on the CPU.
-
-    ModelError if the package or the model is missing.
-    """
+    """Whisper of ``whisper_features.open_whisper``: temperature 0, beam of 5; ModelError if it is missing."""
 
     def __init__(self, model: str | Path | None = None, download: bool = False):
         self._model, folder = whisper_features.open_whisper(model, download, torch.get_num_threads())

@@ -20,10 +20,7 @@ _songs_lock = threading.Lock()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Song:
-    """A song, measured: ``audio`` is float32 mono at ``features.settings.sample_rate_hz``, the other sizes the file's.
-
-    ``warnings`` are what was noticed while reading it; ``whole`` is False for an :func:`excerpt`.
-    """
+    """A song, measured: ``audio`` is float32 mono at ``features.settings.sample_rate_hz``, sizes are the file's."""
 
     path: Path
     name: str
@@ -32,7 +29,7 @@ class Song:
     audio: np.ndarray
     features: Features
     warnings: tuple[str, ...] = ()
-    whole: bool = True
+    whole: bool = True  # not an excerpt
 
     @property
     def duration_s(self) -> float:
@@ -107,10 +104,7 @@ def clear_song_cache() -> None:
 
 
 def excerpt(song: Song, start_s: float | int, seconds: float | int) -> Song:
-    """A piece of a measured song at the instrument's rate, cut at whole frames of its grid; nothing is measured again.
-
-    It is at least one frame long, at most what is left of the song; ConversionError where nothing is left.
-    """
+    """A piece of a measured song at the instrument's rate, of one frame or more; ConversionError if nothing is left."""
     measured, hop, rate = song.features, song.features.settings.hop_samples, song.features.settings.sample_rate_hz
     first = max(0, round(start_s * rate / hop))
     last = min(measured.n_frames, first + max(1, round(seconds * rate / hop)))
