@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -462,13 +463,11 @@ def test_saving_under_a_name_and_strange_names(tmp_path, result):
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, result, monkeypatch):
-    import svclib.audio.io as writer
-
     def fails(part, *args, **more):
-        part.write_bytes(b"half")
+        Path(part).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "_write_file", fails)
+    monkeypatch.setattr(soundfile, "SoundFile", fails)
     with pytest.raises((StorageError, OSError)):
         pipeline.save(result, tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.stat().st_size]
