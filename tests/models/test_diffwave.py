@@ -1,6 +1,6 @@
 """Truths held here: the published sizes; the whole network against a forward pass written in numpy; the computation in
 tiles and in pieces against the network itself; the golden aligned steps; Gaussian data, for which the perfect denoiser
-and the level after every sampling run are known in closed form, through vocoding, generation, denoising and interpolation."""
+and the level after sampling are known in closed form, through vocoding, generation, denoising and interpolation."""
 
 import dataclasses
 

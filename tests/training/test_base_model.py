@@ -1,5 +1,5 @@
-"""Truths held here: an independent recognizer understands unknown singers in the base model's voice, and their notes stay; a
-run of the base's preset starts with its weights, any other with fresh ones."""
+"""Truths held here: an independent recognizer understands unknown singers in the base model's voice, and their notes
+stay; a run of the base's preset starts with its weights, any other with fresh ones."""
 
 import dataclasses
 import os
