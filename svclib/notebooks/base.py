@@ -111,11 +111,11 @@ def fill_files(menu: W.Dropdown, folder: Path, paths: list[Path]) -> None:
 
 
 @functools.lru_cache(4)
-def _opened(path: Path, size: int, mtime_ns: int) -> instrument.Instrument:
+def _opened(path, size, mtime_ns):
     return instrument.open(path)
 
 
-def open_instrument(path: Path) -> instrument.Instrument:
+def open_instrument(path: Path):
     """An instrument; the last few are kept for all panels while their files are unchanged."""
     stat = path.stat()
     return _opened(path, stat.st_size, stat.st_mtime_ns)

@@ -194,7 +194,7 @@ def test_checkpoints_of_a_training(base, monkeypatch):
     folder.mkdir(parents=True)
     loaded = [instrument.open(make_instrument(base.instruments, f"c{i}", i)) for i in (1, 1, 2)]
     by_step = dict(zip((10, 20, 30), loaded, strict=True))
-    entries = [train.CheckpointEntry(step, None, step == 30, []) for step in by_step]
+    entries = [train.CheckpointEntry(step, None, step == 30) for step in by_step]
     monkeypatch.setattr(train, "checkpoint_steps", lambda run: entries)
 
     def load_model(run, step):
@@ -244,7 +244,7 @@ def test_pictures_while_it_samples(base, monkeypatch):
     assert seen[-1] == "" == panel.live.value
     seen.clear()
     step = panel.task.cancel
-    monkeypatch.setattr(live_preview, "_pictures", lambda *a: step() or "<i>late</i>")
+    monkeypatch.setattr(live_preview, "_pictures", lambda *a: step("Stopping.") or "<i>late</i>")
     panel.run_button.click()
     panel.task.wait(60)
     assert seen == [] and panel.live.value == "" and "cancelled" in said(panel) and len(panel.viewer.cards) == 1

@@ -46,9 +46,9 @@ def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base
     panel.refresh_button.click()
     assert len(panel.song.options) == 2 and panel.song.value == base.examples / "a song.wav"
     empty = widgets_lesson.LessonPanel(workspace.base_folder(base=tmp_path / "home"))
-    assert "Train one in notebook 02" in said(empty)
+    assert "Make one with notebook 02" in said(empty)
     empty.run()
-    assert "Train one in notebook 02" in said(empty)
+    assert "Make one with notebook 02" in said(empty)
     empty.export()
     assert "Run first" in said(empty)
 

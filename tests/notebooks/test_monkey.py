@@ -364,7 +364,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
 
     def steps_of(run):
         world.work(path=run)
-        return [train.CheckpointEntry(step, None, False, []) for step in (1, 2, 3)]
+        return [train.CheckpointEntry(step, None, False) for step in (1, 2, 3)]
 
     monkeypatch.setattr(ablation, "run", run)
     monkeypatch.setattr(ablation, "run_checkpoints", run_checkpoints)
@@ -418,9 +418,10 @@ def test_checkpoint(world, n_actions, monkeypatch, caplog):
         world.work(path=path)
         return types.SimpleNamespace(samples=np.zeros(800), sample_rate_hz=8000)
 
-    previews = [types.SimpleNamespace(original=song, path=song, number=1, step=2, score=1.0)]
-    entries = [train.CheckpointEntry(s, 1.0, s == 2, previews if s else []) for s in range(3)]
+    previews = [types.SimpleNamespace(original=song, path=song, number=1, step=step, score=1.0) for step in (1, 2)]
+    entries = [train.CheckpointEntry(s, 1.0, s == 2) for s in range(3)]
     monkeypatch.setattr(train, "checkpoint_steps", lambda run: entries)
+    monkeypatch.setattr(training, "previews", lambda run: previews)
     monkeypatch.setattr(audio, "read", read)
 
     def check(panel):
