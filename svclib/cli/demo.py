@@ -1,8 +1,8 @@
 """``svclib demo``: recordings, dataset, training, instrument, conversion, and a page with sounds and pictures of all.
 
-A diffusion preset starts from the base model, whose voice converts the song before anything is trained. Without arguments
-one synthetic singer (``aria``) gives the recordings and the other (``bruno``) the song, so that the result can be compared
-with a known truth. Whatever an earlier run finished is used again.
+A diffusion preset starts from the base model, whose voice converts the song before anything is trained. Without
+arguments one synthetic singer (``aria``) gives the recordings and the other (``bruno``) the song, so that the result
+can be compared with a known truth. Whatever an earlier run finished is used again.
 """
 
 import dataclasses
