@@ -138,7 +138,7 @@ class DemoRun:
 
     def convert_at_once(self, song_path: Path) -> tuple[Path, str, bool]:
         """The song in the first voice of the base model, with nothing trained."""
-        key = {"base": filesystem.sha256_file(BASE_PATH), "song": filesystem.sha256_file(song_path)}
+        key: dict = {"base": filesystem.sha256_file(BASE_PATH), "song": filesystem.sha256_file(song_path)}
         key |= {"seed": self.options.seed}
         if record := self.finished("base", key):
             return self.base.root / record["paths"][0], record["text"], True
