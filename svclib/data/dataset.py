@@ -324,7 +324,7 @@ class ContentCache:
     training also codes of augmentations of it (drawn by ``seed``), while the target stays the recording.
     """
 
-    def __init__(self, dataset: Dataset, encoder: Any, seed: int):
+    def __init__(self, dataset: Any, encoder: Any, seed: int):
         self.dataset, self.encoder, self.seed, self.codes = dataset, encoder, seed, {}
         frame_bytes = 2 * encoder.dims * sum(r["n_frames"] for r in dataset.recordings)
         self.n_variants = max(1, min(N_VARIANTS, MAX_CODE_BYTES // max(1, frame_bytes)))

@@ -227,7 +227,7 @@ class TaskPanel(Panel):
         unusable = ["These files cannot be used:", *self._unusable] if self._unusable else []
         self.message.show(self.missing() or "\n".join(unusable), "warning")
 
-    def open_instrument(self, path: Path) -> instrument.Instrument:
+    def open_instrument(self, path: Path):
         """``base.open_instrument`` with progress."""
         self.progress(0.0, f"opening {path.name}")
         return widgets.open_instrument(path)

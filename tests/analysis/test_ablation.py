@@ -44,7 +44,7 @@ def linear(mean):
     return eps
 
 
-def walk(mean, callback=None, steps=15, frames=12, seed=3):
+def sampled(mean, callback=None, steps=15, frames=12, seed=3):
     recorder = Recorder()
     noise = torch.randn((1, 40, frames), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -91,7 +91,7 @@ def test_local_influence_in_closed_form():
         sizes.append(float(step.eps_hat.norm()))
         probe(step)
 
-    made = walk(MEAN, watch)
+    made = sampled(MEAN, watch)
     found = ablation.influence(probe, made)
     total = made.alpha**2 * SPREAD**2 + made.sigma**2
     moved = made.sigma * made.alpha / total * math.sqrt(12) * float((MEAN - OTHER).norm())  # of eps, over 12 frames
@@ -106,8 +106,8 @@ def test_local_influence_in_closed_form():
 
 
 def test_global_influence_in_closed_form():
-    a, b = walk(MEAN), walk(OTHER)
-    difference, want = 0.0, []  # of the two x_t, in units of OTHER - MEAN: both walks are linear
+    a, b = sampled(MEAN), sampled(OTHER)
+    difference, want = 0.0, []  # of the two x_t, in units of OTHER - MEAN: both runs are linear
     for i in range(15):
         want.append(difference)
         total = a.alpha[i] ** 2 * SPREAD**2 + a.sigma[i] ** 2
@@ -130,7 +130,7 @@ def test_global_influence_in_closed_form():
 def test_metrics_of_a_run_are_computed_once_however_often_the_step_changes(monkeypatch):
     calls, measure = [], metrics.mcd_db
     monkeypatch.setattr(metrics, "mcd_db", lambda *a, **o: calls.append(o) or measure(*a, **o))
-    result = ablation.RunResult("a", walk(MEAN, steps=5), asked_of(12))
+    result = ablation.RunResult("a", sampled(MEAN, steps=5), asked_of(12))
     shown = [views.draw_view("metrics per step", views.ViewRequest({"a": result}, "a", step=i)) for i in (0, 3, 5)]
     assert sum(o.get("warped", False) for o in calls) == 5  # time warping, once for each step
     assert shown[0].rows == shown[1].rows == shown[2].rows and shown[0].figure is not shown[1].figure
@@ -139,7 +139,7 @@ def test_metrics_of_a_run_are_computed_once_however_often_the_step_changes(monke
 def test_probing_costs_what_is_stated_and_changes_no_bit():
     calls = []
     probe = ablation.Probe({n: lambda x, t: calls.append(t) or 0 * x for n in "abc"}, keep=24)
-    plain, made = walk(MEAN, steps=100), walk(MEAN, probe, steps=100)
+    plain, made = sampled(MEAN, steps=100), sampled(MEAN, probe, steps=100)
     np.testing.assert_array_equal(made.result, plain.result)
     assert len(calls) == 3 * len(ablation.probed_steps(100)) == 72 and len(probe.rows) == 24
     assert probe.rows[0]["index"] == 0 and probe.rows[-1]["index"] == 99
@@ -283,10 +283,10 @@ def test_equal_checkpoints_are_at_distance_0(model, monkeypatch):
     assert compare.run_distance(runs[0].trace, runs[1].trace).bins_db.max() == 0
 
 
-# Stretches ------------------------------------------------------------------------------------------------------------
+# Excerpts -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_stretch_is_a_cut_of_the_song():
+def test_an_excerpt_is_a_cut_of_the_song():
     n = 400
     log_mel, f0_hz = tune(n)
     loudness = np.linspace(-30, -10, n).astype(np.float32)
@@ -403,7 +403,7 @@ def test_the_error_rate_of_words_is_a_curve_on_request():
 
 
 def test_mel_metrics_and_their_table(tmp_path):
-    made = walk(MEAN, steps=6)
+    made = sampled(MEAN, steps=6)
     found = compare.mel_metrics(made, made.level_db(made.result) + 6.0)
     by_name = {m.name: m for m in found}
     assert by_name["distance to the source"].values[-1] == pytest.approx(6, abs=0.05)

@@ -1,6 +1,6 @@
 """Truths about the lesson: eight pages that can all be done, from the same noise, with the sound that was said; the
 comparison runs are short; it is one file below 10 MB that asks for nothing; text stays text; what cannot be is a
-sentence. DiffWave's page shows what its walk saw."""
+sentence. DiffWave's page shows the states of its run."""
 
 import base64
 import io
@@ -179,7 +179,7 @@ def test_refusals(voice, song_path):
 # DiffWave ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_waveform_is_shown_and_heard_as_the_walk_saw_it(wave_model):
+def test_a_waveform_is_shown_and_played_as_the_run_made_it(wave_model):
     run = lesson.fast_and_full(wave_model, 4096, seed=3, every_step=False)[0]
     steps = []
     made = diffwave_uses.generate(wave_model, 4096, options=SamplingOptions(seed=3), fast=True, callback=steps.append)
@@ -245,7 +245,7 @@ def test_trace_command_shows_diffwave(tmp_path, capsys, song_path, wave_file):
     assert text == lesson.diffwave_document(instrument.open(wave_file), None, 0.0, 0.25)
 
 
-def test_a_vocoder_of_waves_sings_the_stretch_again(song_path):
+def test_a_vocoder_of_waves_renders_the_excerpt_again(song_path):
     settings = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition_dims=6, n_steps=4, fast_etas=())
     features = FeatureSettings(sample_rate_hz=8000, hop_samples=64, mel=MelConfig(8000, 256, 256, 64, 12, 0.0, 4000.0))
     vocoder = types.SimpleNamespace(kind="diffwave", name="v", model=settings.build(features), features=features)

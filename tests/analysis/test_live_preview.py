@@ -1,4 +1,4 @@
-"""Truths about pictures of a walk while it goes on: they show what the walk holds, in one colour scale, in time."""
+"""Truths about pictures of a sampling run while it goes on: they show its states, in one colour scale, in time."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def pictures(markup):
     return [image.imread(io.BytesIO(base64.b64decode(text)))[::-1] for text in found]  # low bands first
 
 
-def walk(model, watch=None, steps=12, seed=3, n_frames=50):
+def sampled(model, watch=None, steps=12, seed=3, n_frames=50):
     condition = torch.randn(1, model.settings.condition_dims, n_frames, generator=torch.Generator().manual_seed(0))
     seen = []
 
@@ -38,8 +38,8 @@ def walk(model, watch=None, steps=12, seed=3, n_frames=50):
     return model.sample(condition, SamplingOptions("dpmpp", steps, seed=seed), callback=callback), seen
 
 
-def test_the_first_picture_is_the_noise_that_the_walk_begins_with(model):
-    _, seen = walk(model)
+def test_the_first_picture_is_the_noise_that_the_run_begins_with(model):
+    _, seen = sampled(model)
     torch.testing.assert_close(model.initial_noise(50, 3), seen[0], rtol=0, atol=0)
     shown = []
     plots.LivePreview(shown.append).begin(model, 50 * 256 / 16000, 3)
@@ -69,8 +69,8 @@ def test_pictures_come_in_time_and_change_no_bit(model, step_s, wanted):
         numbers.extend([step.index] * (len(shown) - before))
         now[0] += step_s + 1e-9
 
-    plain, _ = walk(model)
-    result, _ = walk(model, watched)
+    plain, _ = sampled(model)
+    result, _ = sampled(model, watched)
     assert torch.equal(plain, result)
     assert numbers == wanted
     assert f"step 1 of {samplers.SAMPLERS['dpmpp'].n_calls(12)}" in shown[0] and "noise 1.00" in shown[0]

@@ -28,7 +28,7 @@ SCHEDULE = Schedule()
 
 
 def sharpening(steps=24, seconds=3.0, method="dpmpp", seed=1, transpose=1.0):
-    """A walk to a synthetic singer's mel whose denoiser sees it the more blurred the more noise there is."""
+    """A sampling run to a synthetic singer's mel whose denoiser sees it the more blurred the more noise there is."""
     sung = singers.render("aria", singers.demo_song(), 22050, seed=1)
     n = int(seconds * 22050)
     samples = sung.audio[3300 : 3300 + n]

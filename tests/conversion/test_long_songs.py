@@ -1,4 +1,4 @@
-"""Truths held here: a song of any length is one trajectory: conditions, walk and sound in pieces equal the whole
+"""Truths held here: a song of any length is one trajectory: conditions, states and sound in pieces equal the whole
 within 1e-4 everywhere, with the projections kept or computed again, by every sampler; without halos or with statistics
 of the piece they would not; cancelling works between pieces; memory stays inside what is stated."""
 

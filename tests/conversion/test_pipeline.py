@@ -127,7 +127,7 @@ def delay_s(a, b, rate):
 
 
 def test_the_original_of_a_song_and_of_an_excerpt(tmp_path):
-    """The file at its own rate; of an excerpt that very stretch."""
+    """The file at its own rate; of an excerpt that very part."""
     path = tones(tmp_path / "tones.wav", 44100)
     whole = songs.load_song(path, SETTINGS)
     np.testing.assert_array_equal(whole.original(), soundfile.read(path, dtype="float32")[0])

@@ -269,7 +269,7 @@ def test_totals(tmp_path):
         quality.examine(tmp_path / "absent")
 
 
-def test_a_long_file_is_heard_in_stretches(tmp_path, monkeypatch):
+def test_a_long_file_is_examined_in_segments(tmp_path, monkeypatch):
     """Ten minutes: pitch is tracked on two of them at most; clipping anywhere is still seen."""
     seconds = []
     plain = quality.extract.track_f0

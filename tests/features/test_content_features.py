@@ -155,7 +155,7 @@ def test_a_zip_by_link_is_an_encoder(home, tmp_path, monkeypatch):
 @pytest.mark.case("J4")
 @pytest.mark.parametrize("source", ["somebody/hubert-of-theirs", "https://example.org/theirs.zip"])
 def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeypatch):
-    """An instrument of a stranger names an encoder: it takes a word of the person before the network is touched."""
+    """An untrusted instrument names an encoder: it takes a word of the person before the network is touched."""
     import transformers
 
     reached = []
@@ -272,8 +272,8 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
 
 
 @pytest.mark.case("L9")
-def test_a_study_hears_the_units_of_its_stretch(home):
-    """What the denoiser is told of a stretch is what a conversion would tell it; swapping content swaps the units."""
+def test_a_study_uses_the_units_of_its_excerpt(home):
+    """The conditions of an excerpt are those of a conversion; swapping content swaps the units."""
     measured = FeatureSettings(
         sample_rate_hz=16000,
         hop_samples=256,

@@ -38,14 +38,14 @@ def test_errors_put_into_a_real_track_are_found_and_mended(singer, octave, place
     true = singer.features
     long = [r for r in runs(true) if len(r) > 40][:6]
     cuts = {"inside": slice(12, 24), "start": slice(0, 12), "end": slice(-12, None)}
-    stretches = [r[cuts[place]] for r in long]
+    segments = [r[cuts[place]] for r in long]
     f0 = true.f0_hz.copy()
-    for stretch in stretches:
-        f0[stretch] *= 2.0**octave
+    for segment in segments:
+        f0[segment] *= 2.0**octave
     wrong = dataclasses.replace(true, f0_hz=f0)
     found = octave_errors.find_octave_errors(singer.audio, wrong)
-    assert [(e.start, e.stop, e.octaves) for e in found] == [(s[0], s[-1] + 1, octave) for s in stretches]
-    assert found[0].start_s == pytest.approx(stretches[0][0] * HOP / RATE)
+    assert [(e.start, e.stop, e.octaves) for e in found] == [(s[0], s[-1] + 1, octave) for s in segments]
+    assert found[0].start_s == pytest.approx(segments[0][0] * HOP / RATE)
     np.testing.assert_allclose(octave_errors.repair(wrong, found).f0_hz, true.f0_hz, rtol=1e-6)
     text = octave_errors.describe(found)
     assert f"at {len(found)} places" in text and ("too high" if octave > 0 else "too low") in text

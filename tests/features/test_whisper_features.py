@@ -19,7 +19,7 @@ from svclib.models.content import words
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.training import resume
 from svclib.utils import config
-from svclib.utils.errors import ConversionError, ModelError
+from svclib.utils.errors import ConfigError, ConversionError, ModelError
 
 RATE_HZ, HOP = 22050, 256
 
@@ -119,5 +119,5 @@ def test_an_instrument_of_words_reads_whisper_and_others_refuse(real, spoken, tm
     instrument.save(tmp_path / "voice.zip", model, base.features, base.statistics, created="2026-11-30")
     with pytest.raises(ConversionError):
         pipeline.convert(instrument.open(tmp_path / "voice.zip"), song, sampling=SamplingOptions(content="whisper"))
-    with pytest.raises(ConversionError):
+    with pytest.raises(ConfigError):
         SamplingOptions(content="mel")

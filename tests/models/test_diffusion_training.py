@@ -110,7 +110,7 @@ def test_progress_reaches_one_and_it_can_be_cancelled(exported):
     told = []
     convert(opened, song(), PLAIN, progress=lambda fraction, _: told.append(fraction))
     assert told == sorted(told) and told[-1] == 1.0 and len(told) > 5
-    for after in (2, 4):  # within the walk, and before the sound
+    for after in (2, 4):  # within the sampling run, and before the sound
         asked = iter([False] * after + [True] * 99)
         with pytest.raises(Cancelled):
             convert(opened, song(), PLAIN, cancelled=lambda asked=asked: next(asked))
@@ -212,7 +212,7 @@ def test_digital_silence_stays_silent(exported):
 
 
 def test_breaths_keep_their_energy_and_are_not_voiced(exported, monkeypatch):
-    """A walk that ends at the song's own mel: what is left of a burst of noise is the pipeline's doing alone."""
+    """A sampling run that ends at the song's own mel: the rest of a burst of noise is the pipeline's alone."""
     opened, _ = exported
     fresh = VOCODER.build(FEATURES, None, 0).eval()  # untrained, it inverts the mel
     model = SETTINGS.build(FEATURES, MelDataset.statistics).eval()

@@ -1,6 +1,6 @@
 """Truths held here: the published sizes; the whole network against a forward pass written in numpy; the computation in
 tiles and in pieces against the network itself; the golden aligned steps; Gaussian data, for which the perfect denoiser
-and the level after every walk are known in closed form, through vocoding, generation, denoising and interpolation."""
+and the level after sampling are known in closed form, through vocoding, generation, denoising and interpolation."""
 
 import dataclasses
 
@@ -345,8 +345,8 @@ def gaussian(schedule, s):
     return eps
 
 
-def walked(schedule, s, etas=None, start=None):
-    """What the paper's walk makes of x: slope of the result over x, and std of what it adds, by arithmetic."""
+def after_sampling(schedule, s, etas=None, start=None):
+    """The paper's sampling run of x: slope of the result over x, and std of what it adds, by arithmetic."""
     betas = schedule.betas[: None if start is None else start + 1] if etas is None else np.array(etas)
     power, slope, variance = np.cumprod(1 - betas), 1.0, 0.0
     for i in reversed(range(len(betas))):
@@ -364,19 +364,19 @@ def walked(schedule, s, etas=None, start=None):
         (200, None, {0.05: 0.0442, 0.1: 0.0935, 0.3: 0.2928}),
     ],
 )
-def test_level_after_a_walk_with_perfect_noise(steps, etas, golden):
+def test_level_after_sampling_with_perfect_noise(steps, etas, golden):
     schedule = paper_schedule(steps)
     for s, want in golden.items():
-        slope, spread = walked(schedule, s, etas)
+        slope, spread = after_sampling(schedule, s, etas)
         assert np.hypot(slope, spread) == pytest.approx(want, abs=0.002)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 20_000, generator=generator, dtype=torch.float64)
     levels = schedule.aligned_levels(etas) if etas else schedule.levels_from(steps - 1)
     got = solved(gaussian(schedule, 0.3), x, levels, generator)
-    assert float(got.std()) == pytest.approx(np.hypot(*walked(schedule, 0.3, etas)), rel=0.02)
+    assert float(got.std()) == pytest.approx(np.hypot(*after_sampling(schedule, 0.3, etas)), rel=0.02)
 
 
-def test_all_steps_are_the_ddpm_walk():
+def test_all_steps_are_ddpm_sampling():
     schedule, generator = paper_schedule(20), torch.Generator().manual_seed(0)
     x, denoiser = torch.randn(2, 30, dtype=torch.float64, generator=generator), gaussian(schedule, 0.2)
     ours, theirs = [], []
@@ -544,7 +544,7 @@ def test_a_prior_that_follows_the_energy():
     ideal.prior_std = model.prepare(mel=model.scale(mels)).prior_std
     for fast, etas in ((True, FAST["base"]), (False, None)):
         made = model.sample(ideal, (1, len(want)), SamplingOptions(seed=3), fast)[0].numpy()
-        level = np.hypot(*walked(model.schedule, 1.0, etas))
+        level = np.hypot(*after_sampling(model.schedule, 1.0, etas))
         for part in np.split(made / want, 3):
             assert part.std() == pytest.approx(level, rel=0.03)
 
@@ -581,7 +581,7 @@ def test_vocode():
     for fast, etas in ((True, FAST["base"]), (False, None)):
         made = diffwave_uses.vocode(model, mel, options=SamplingOptions(seed=1), fast=fast)
         assert made.shape == (400 * 64,) and made.dtype == np.float32
-        assert made.std() == pytest.approx(np.hypot(*walked(model.schedule, 0.3, etas)), rel=0.02)
+        assert made.std() == pytest.approx(np.hypot(*after_sampling(model.schedule, 0.3, etas)), rel=0.02)
     assert np.array_equal(made, diffwave_uses.vocode(model, mel, options=SamplingOptions(seed=1), fast=False))
     for bad in (np.zeros((5, 11)), np.full((5, 12), np.nan), np.zeros((0, 12))):
         with pytest.raises(ModelError, match="finite numbers, frames by 12 bands"):
@@ -618,7 +618,7 @@ def fit(made, x):
 
 def test_denoise():
     model, audio = perfect("none", 0.3), np.random.default_rng(0).normal(size=40_000) * 0.3
-    slope, spread = walked(model.schedule, 0.3, start=24)
+    slope, spread = after_sampling(model.schedule, 0.3, start=24)
     alpha = np.sqrt(0.967996)  # step 25 of 200, counted from 1
     got = fit(diffwave_uses.denoise(model, audio, reading="as_is"), audio)
     np.testing.assert_allclose(got, (slope, spread), rtol=0.02)
@@ -643,14 +643,14 @@ def test_interpolate(shared, noise):
     first, second = rng.normal(size=40_000) * 0.3, rng.normal(size=39_000) * 0.3
     mix = diffwave_uses.Mix((0.0, 0.25, 0.5), shared_noise=shared)
     made = diffwave_uses.interpolate(model, first, second, mix)
-    slope, spread = walked(model.schedule, 0.3, start=49)
+    slope, spread = after_sampling(model.schedule, 0.3, start=49)
     alpha = np.sqrt(0.880104)  # step 50 of 200, counted from 1
     second = np.pad(second, (0, 1000))
     for share, row in zip((0.0, 0.25, 0.5), made, strict=True):
         (a, b), *_ = np.linalg.lstsq(np.stack([first, second], axis=1), row, rcond=None)
         assert a == pytest.approx(slope * alpha * (1 - share), abs=0.01)
         assert b == pytest.approx(slope * alpha * share, abs=0.01)
-    # what is left in the middle is the mixed noise and the walk's own
+    # what is left in the middle is the mixed noise and the sampler's own
     rest = float((made[2] - a * first - b * second).std())
     assert rest == pytest.approx(np.hypot(spread, slope * noise), rel=0.02)
     for options, match in [({"shares": (0.5, 1.5)}, "0 to 1"), ({"shares": ()}, "at least one"), ({"t": 0}, "1 to")]:

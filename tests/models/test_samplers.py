@@ -221,7 +221,7 @@ def diffusers():
     return diffusers
 
 
-def walk(scheduler, steps, x, **options):
+def run_scheduler(scheduler, steps, x, **options):
     scheduler.set_timesteps(steps)
     x = x.clone()
     for t in scheduler.timesteps:
@@ -235,7 +235,7 @@ COMMON = {"beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing"}
 @pytest.mark.parametrize("steps", [5, 20, 100])
 def test_ddim_is_diffusers(diffusers, steps):
     x = normal(50)
-    theirs = walk(diffusers.DDIMScheduler(**COMMON, clip_sample=False), steps, x)
+    theirs = run_scheduler(diffusers.DDIMScheduler(**COMMON, clip_sample=False), steps, x)
     torch.testing.assert_close(
         samplers.sample(mixture_eps, MEL, x, SamplingOptions("ddim", steps)), theirs, atol=1e-4, rtol=0
     )
@@ -244,7 +244,7 @@ def test_ddim_is_diffusers(diffusers, steps):
 @pytest.mark.parametrize("steps", [5, 20, 100])
 def test_plms_is_diffusers(diffusers, steps):
     x = normal(50)
-    theirs = walk(diffusers.PNDMScheduler(**COMMON, skip_prk_steps=True, set_alpha_to_one=True), steps, x)
+    theirs = run_scheduler(diffusers.PNDMScheduler(**COMMON, skip_prk_steps=True, set_alpha_to_one=True), steps, x)
     torch.testing.assert_close(
         samplers.sample(mixture_eps, MEL, x, SamplingOptions("plms", steps)), theirs, atol=1e-4, rtol=0
     )
@@ -254,7 +254,7 @@ def test_plms_is_diffusers(diffusers, steps):
 def test_ddpm_is_diffusers(diffusers, steps):
     x = normal(50, 1).float()
     scheduler = diffusers.DDPMScheduler(**COMMON, variance_type="fixed_small", clip_sample=False)
-    theirs = walk(scheduler, steps, x, generator=torch.Generator().manual_seed(7))
+    theirs = run_scheduler(scheduler, steps, x, generator=torch.Generator().manual_seed(7))
     float_eps = lambda x, t: mixture_eps(x[:, 0], t).float()[:, None]  # noqa: E731
     ours = samplers.sample(
         float_eps, MEL, x, SamplingOptions("ddpm", steps), generator=torch.Generator().manual_seed(7)
@@ -275,7 +275,7 @@ def test_dpmpp_is_diffusers(diffusers, steps, monkeypatch):
         use_lu_lambdas=True,
         final_sigmas_type="zero",
     )
-    theirs = walk(scheduler, steps, x)
+    theirs = run_scheduler(scheduler, steps, x)
     unrounded = samplers.sample(mixture_eps, MEL, x, SamplingOptions("dpmpp", steps))
     assert float((unrounded - theirs).abs().mean()) < 0.004
     # Their sigmas are not rounded with their times, so the levels are ours and only the question is rounded.
@@ -324,7 +324,7 @@ def test_clip_bounds_the_result_and_keeps_a_perfect_one(method):
     )
 
 
-def test_seed_decides_the_random_walk():
+def test_seed_decides_the_random_steps():
     def run(seed, method="ddpm", eta=None):
         generator = torch.Generator().manual_seed(seed)
         return samplers.sample(mixture_eps, MEL, normal(30), SamplingOptions(method, 20, eta=eta), generator=generator)

@@ -1,5 +1,5 @@
-"""Truths held here: an independent recognizer understands strangers in the base model's voice, and their notes stay; a
-run of the base's preset starts with its weights, any other with fresh ones."""
+"""Truths held here: an independent recognizer understands unknown singers in the base model's voice, and their notes
+stay; a run of the base's preset starts with its weights, any other with fresh ones."""
 
 import dataclasses
 import os
@@ -47,7 +47,7 @@ def test_a_new_singer_begins_in_the_middle_of_the_known_ones(base):
     assert torch.equal(model.mel_low, known["mel_low"])  # the scale that the weights were trained on
 
 
-def test_strangers_are_understood_in_its_voice_and_stay_in_tune(base, data_dir, tmp_path):
+def test_unknown_singers_are_understood_in_its_voice_and_stay_in_tune(base, data_dir, tmp_path):
     """Three sentences of a speaker that neither encoder nor decoder was trained on."""
     try:
         recognizer = recognition.WhisperRecognizer()

@@ -356,14 +356,14 @@ def test_only_unmarked_files_left(run_20, whole):
 @pytest.mark.case("E5", "E11", "F8")
 def test_a_foreign_checkpoint_is_passed_over(run_20, tmp_path, whole):
     training.train(toy.ToyDataset(), tmp_path / "other", toy.preset(seed=5), steps=35)
-    stranger = newest_file(tmp_path / "other")
-    for path in (stranger, atomic_store.marker_path(stranger)):
+    foreign = newest_file(tmp_path / "other")
+    for path in (foreign, atomic_store.marker_path(foreign)):
         shutil.copy(path, run_20 / "checkpoints")
     shutil.copy(newest_file(run_20), run_20 / "checkpoints" / "ck-00000099-x (1).safetensors")
     result = training.train(toy.ToyDataset(), run_20, toy.preset())
-    assert f"{stranger.name}: it belongs to another run" in " ".join(result.messages)
+    assert f"{foreign.name}: it belongs to another run" in " ".join(result.messages)
     assert_same(run_20, whole)
-    assert (run_20 / "checkpoints" / stranger.name).stat().st_size > 0
+    assert (run_20 / "checkpoints" / foreign.name).stat().st_size > 0
 
 
 def test_run_json_may_be_lost(run_20, whole):

@@ -66,7 +66,48 @@ class Student(nn.Module):
         return code, self.classes(seen), self.components(seen)
 
 
-def at(windows: list[dict], picks: np.ndarray, places: torch.Tensor):
+def start_from(student: Student, path: Path) -> None:
+    """Weights of an earlier network of fewer layers; the layers that are new begin as the identity."""
+    old = {k: v.float() for k, v in safetensors.torch.load_file(path).items()}
+    n, new = max(int(k.split(".")[1]) for k in old if k.startswith("convs.")) + 1, len(student.net.convs)
+    renamed = {k.replace(f"norms.{n}.", f"norms.{new}."): v for k, v in old.items()}
+    _, unexpected = student.net.load_state_dict(renamed, strict=False)
+    assert not unexpected, unexpected
+    for k in range(n, new):
+        torch.nn.init.zeros_(student.net.convs[k].weight)
+        torch.nn.init.zeros_(student.net.convs[k].bias)
+
+
+def code_targets(windows: list[dict], published: Path, matrix: torch.Tensor, spread: torch.Tensor, out: Path) -> None:
+    """The teacher as points of a published encoder's code space, ``code`` [n, 64], by ridge regression.
+
+    The map is written to ``out``: normalised features of Whisper base times ``weight`` plus ``bias``, then layer norm.
+    """
+    student = Student()
+    start_from(student, published)
+    network = student.net.eval()
+    left, right = torch.zeros(513, 513, dtype=torch.float64), torch.zeros(513, CODE_DIMS, dtype=torch.float64)
+    with torch.no_grad():
+        for w in windows:
+            if w["speaker"].startswith("eval_"):
+                continue
+            n = len(w["envelope"]) // 2 * 2
+            code = network(normalised((w["envelope"][:n] @ matrix)[None], w["envelope"][None, :n].mean(-1)))[0].T
+            place = (((torch.arange(n // 2) * 2 + 1.0) * 256 / 22050 / 0.02) - 0.5).clamp(0, len(w["teacher"]) - 1)
+            low = place.floor().long().clamp_max(len(w["teacher"]) - 2)
+            x = torch.lerp(w["teacher"][low], w["teacher"][low + 1], (place - low)[:, None])
+            keep = sounding_teacher(w)[place.round().long().clamp_max(len(w["teacher"]) - 1)]
+            x = torch.cat([x, torch.ones(len(x), 1)], 1)[keep].double()
+            left, right = left + x.T @ x, right + x.T @ code[keep].double()
+    ridge = 1e-3 * left.trace() / 513 * torch.eye(513, dtype=torch.float64)
+    solved = torch.linalg.solve(left + ridge, right).float()
+    written = {"weight": solved[:512].half().contiguous(), "bias": solved[512].contiguous(), "spread": spread}
+    safetensors.torch.save_file(written, out)
+    for w in windows:
+        w["code"] = F.layer_norm(w["teacher"] @ solved[:512] + solved[512], (CODE_DIMS,))
+
+
+def at(windows: list[dict], picks: np.ndarray, places: torch.Tensor, key: str = "teacher"):
     """Labels, components and whether there is sound, at the code's frames (pairs of input frames)."""
     middle = (places[:, 0::2] + places[:, 1::2]) / 2
     labels, components, sound = [], [], []
@@ -77,7 +118,7 @@ def at(windows: list[dict], picks: np.ndarray, places: torch.Tensor):
         right = (left + 1).clamp_max(len(w["teacher"]) - 1)
         labels.append(w["label"][near])
         sound.append(w["sound"][near])
-        components.append(torch.lerp(w["teacher"][left], w["teacher"][right], (place - left)[:, None]))
+        components.append(torch.lerp(w[key][left], w[key][right], (place - left)[:, None]))
     return torch.stack(labels), torch.stack(components).transpose(1, 2), torch.stack(sound)
 
 
@@ -89,19 +130,23 @@ def evaluate(student: Student, windows: list[dict], matrix: torch.Tensor) -> dic
     for w in windows:
         n = len(w["envelope"]) // 2 * 2
         x = normalised((w["envelope"][:n] @ matrix)[None], w["envelope"][None, :n].mean(-1))
-        _, classes, components = student(x)
+        code, classes, components = student(x)
         places = ((torch.arange(n) + 0.5) * 256 / 22050 / 0.02 - 0.5)[None]
         labels, wanted, sound = at([w], np.array([0]), places)
         right = (classes.argmax(1) == labels)[sound].float()
         top5 = (classes.topk(5, 1).indices == labels[:, None]).any(1)[sound].float()
         error = (components - wanted).square().sum(1)[sound]
         all_ = wanted.square().sum(1)[sound]
-        found.setdefault(w["speaker"], []).append((right.sum(), top5.sum(), error.sum(), all_.sum(), len(right)))
+        near = torch.zeros(())
+        if "code" in w:
+            near = (code - at([w], np.array([0]), places, "code")[1]).square().mean(1)[sound].sum()
+        found.setdefault(w["speaker"], []).append((right.sum(), top5.sum(), error.sum(), all_.sum(), len(right), near))
     student.train()
     return {
         s: [round(float(sum(r[0] for r in rows) / sum(r[4] for r in rows)), 3),
             round(float(sum(r[1] for r in rows) / sum(r[4] for r in rows)), 3),
-            round(1 - float(sum(r[2] for r in rows) / sum(r[3] for r in rows)), 3)]
+            round(1 - float(sum(r[2] for r in rows) / sum(r[3] for r in rows)), 3),
+            round(float(sum(r[5] for r in rows) / sum(r[4] for r in rows)), 3)]
         for s, rows in found.items()
     }  # fmt: skip
 
@@ -122,13 +167,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--start", type=Path, help="words.safetensors to go on from, keeping its code space")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     matrix = bottleneck.cepstrum_basis(MEL.n_mels, N_CEPSTRA)
     began = time.time()
     windows = load(arguments.windows)
-    normalise_teacher(windows)
+    spread = normalise_teacher(windows)
+    if arguments.start:
+        code_targets(windows, arguments.start, matrix, spread, arguments.out / "whisper_base.safetensors")
     targets(windows)
     training = [w for w in windows if not w["speaker"].startswith("eval_")]
     held = [w for w in windows if w["speaker"].startswith("eval_")]
@@ -144,6 +192,8 @@ def main() -> None:
         flush=True,
     )
     student, augment = Student(), Augment()
+    if arguments.start:
+        start_from(student, arguments.start)
     decay = [p for p in student.parameters() if p.ndim > 1]
     rest = [p for p in student.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -172,21 +222,23 @@ def main() -> None:
             envelope = augment(envelope, noise)
             x = normalised(envelope @ matrix, envelope.mean(-1))
             labels, components, sound = at(training, picks, places)
+            wanted = at(training, picks, places, "code")[1] if arguments.start else None
         warm = min(1.0, step / 100)
         rate = arguments.rate * warm * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / arguments.steps)))
         for group in optimizer.param_groups:
             group["lr"] = max(rate, 1e-5)
         code_noise = 0.3 * torch.randn((len(x), CODE_DIMS, frames // 2), generator=noise)
-        _, classes, guess = student(x, code_noise)
+        code, classes, guess = student(x, code_noise)
         weight = sound.float() / sound.float().sum().clamp_min(1)
         ce = (F.cross_entropy(classes, labels, reduction="none", label_smoothing=0.05) * weight).sum()
         mse = ((guess - components).square().mean(1) * weight).sum()
-        loss = ce + 2.0 * mse
+        near = ((code - wanted).square().mean(1) * weight).sum() if arguments.start else torch.zeros(())
+        loss = ce + 2.0 * mse + 3.0 * near
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 2.0)
         optimizer.step()
         optimizer.zero_grad()
-        means.append((float(ce), float(mse)))
+        means.append((float(ce), float(mse), float(near)))
         step += 1
         if step % 100 == 0 or step in (5, 15):
             print(step, np.round(np.mean(means, 0), 3), f"{(time.time() - tick) / len(means):.2f} s/step", flush=True)

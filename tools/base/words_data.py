@@ -32,8 +32,11 @@ def load(folder: Path) -> list[dict]:
     return found
 
 
-def normalise_teacher(windows: list[dict]) -> None:
-    """Per speaker: subtract the mean, divide by the deviation; takes the reader out and leaves the words."""
+def normalise_teacher(windows: list[dict]) -> torch.Tensor:
+    """Per speaker: subtract the mean, divide by the deviation; takes the reader out and leaves the words.
+
+    Returns the deviation over all speech.
+    """
     speech = [w["teacher"][sounding_teacher(w)] for w in windows]
     overall = torch.cat(speech).std(0)
     for speaker in {w["speaker"] for w in windows}:
@@ -42,6 +45,7 @@ def normalise_teacher(windows: list[dict]) -> None:
         for w in windows:
             if w["speaker"] == speaker:
                 w["teacher"] = (w["teacher"] - mean) / (deviation + 0.2 * overall)
+    return overall
 
 
 def sounding_teacher(window: dict, threshold_db: float = -60.0) -> Tensor:

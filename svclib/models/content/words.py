@@ -27,7 +27,7 @@ from svclib.utils import rng
 
 WEIGHTS = "words.safetensors"
 N_CEPSTRA, CODE_DIMS = 30, 64
-CHANNELS, DILATIONS = 256, (1, 2, 4, 8, 1, 2, 4, 8, 1, 1)
+CHANNELS, DILATIONS = 256, (1, 2, 4, 8, 1, 2, 4, 8, 1, 1, 4, 8, 16, 32)
 HALO = 2 * sum(DILATIONS) + 6  # input frames on either side that one code frame depends on; even
 MEL = MelConfig(
     sample_rate_hz=22050, n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmin_hz=0.0, fmax_hz=8000.0
