@@ -1,7 +1,8 @@
 """``svclib demo``: recordings, dataset, training, instrument, conversion, and a page with sounds and pictures of all.
 
-Without arguments one synthetic singer (``aria``) gives the recordings and the other (``bruno``) the song, so that the
-result can be compared with a known truth. Whatever an earlier run finished is used again.
+A diffusion preset starts from the base model, whose voice converts the song before anything is trained. Without
+arguments one synthetic singer (``aria``) gives the recordings and the other (``bruno``) the song, so that the result
+can be compared with a known truth. Whatever an earlier run finished is used again.
 """
 
 import dataclasses
@@ -18,13 +19,14 @@ from svclib.audio import io as audio
 from svclib.conversion import ab_compare
 from svclib.data import dataset, preprocess, singers
 from svclib.training import api as training
+from svclib.training.resume import BASE_PATH
 from svclib.utils import atomic_store, filesystem, workspace
 from svclib.utils.errors import reporter
 
 VOICE, OTHER_VOICE = "aria", "bruno"
 SONG_NAME = f"{OTHER_VOICE}_twinkle.wav"
 STATE = "demo.json"
-PAGE_VERSION = f"3 ({svclib.__version__})"  # another one makes the page anew
+PAGE_VERSION = f"4 ({svclib.__version__})"  # another one makes the page anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Options:
 
     minutes: float | int = 1.5
     seed: int = 0
-    preset: tuple[str, ...] = ("ddsp_small", "demo")
+    preset: tuple[str, ...] = ("diffusion_small",)
     corpus_minutes: float | int = 2.5
 
 
@@ -66,14 +68,18 @@ def run(
         raise ValueError(f"The recordings in '{audio_folder}' need a song to convert. Give one.")
     demo = DemoRun(Path(out), options or Options(), progress, log)
     recordings, song_path = demo.stage("recordings", demo.find_recordings, audio_folder, song)
+    at_once = None
+    if demo.preset.model.kind == "diffusion":
+        at_once = demo.stage("the base model's voice", demo.convert_at_once, song_path)
     data = demo.stage("dataset", demo.prepare, recordings)
     run_folder = demo.stage("training", demo.train, data)
     voice = demo.stage("instrument", demo.export, run_folder, recordings[0].singer, audio_folder is None)
-    path, converted = demo.stage("conversion and page", demo.convert, run_folder, voice, song_path)
-    rows = {"dataset": data.path, "training": run_folder, "instrument": voice, "converted song": converted}
+    path, converted = demo.stage("conversion and page", demo.convert, run_folder, voice, song_path, at_once)
+    rows = {"base model's song": at_once} if at_once else {}
+    rows |= {"dataset": data.path, "training": run_folder, "instrument": voice, "converted song": converted}
     rows["listen and look"] = path
     head = f"Made in {sum(demo.seconds.values()):.0f} s:" if demo.made_anew else "Everything was there already:"
-    lines = [head, *(f"  {name:<16} {where}" for name, where in rows.items()), "Open the last one in a browser."]
+    lines = [head, *(f"  {name:<17} {where}" for name, where in rows.items()), "Open the last one in a browser."]
     return Result(path, voice, converted, demo.seconds, "\n".join(lines))
 
 
@@ -130,6 +136,26 @@ class DemoRun:
         text = f"{len(paths)} melodies of {VOICE}, a song of {OTHER_VOICE}"
         return (svclib.find_recordings([folder]), song_path), text, set(paths) <= before
 
+    def convert_at_once(self, song_path: Path) -> tuple[Path, str, bool]:
+        """The song in the first voice of the base model, with nothing trained."""
+        key: dict = {"base": filesystem.sha256_file(BASE_PATH), "song": filesystem.sha256_file(song_path)}
+        key |= {"seed": self.options.seed}
+        if record := self.finished("base", key):
+            return self.base.root / record["paths"][0], record["text"], True
+        path = self._convert(BASE_PATH, song_path)[0]
+        text = f"{path.name}, nothing trained"
+        self.remember("base", key, text, path)
+        return path, text, False
+
+    def _convert(self, instrument_path: Path, song_path: Path) -> tuple[Path, Any, Any, Any]:
+        """Convert the song in the nearest octave and save it: the file, the instrument, the conversion, the shift."""
+        voice = svclib.load_instrument(instrument_path)
+        song = svclib.load_song(song_path, voice.features, progress=self.progress)
+        shift = svclib.suggest_shift(song.features, voice.statistics)
+        sampling = svclib.SamplingOptions(seed=self.options.seed)
+        made = svclib.convert(voice, song, svclib.Controls(octave_shift=shift.octaves), sampling)
+        return svclib.save(made, self.base.output), voice, made, shift
+
     def prepare(self, recordings: list) -> tuple[dataset.Dataset, str, bool]:
         """The dataset of the recordings."""
         folder = self.base.datasets / filesystem.safe_name(recordings[0].singer)
@@ -172,30 +198,27 @@ class DemoRun:
             self.remember("instrument", key, path.name, path)
         return path, f"{path.name}, {path.stat().st_size / 1e6:.1f} MB", bool(record)
 
-    def convert(self, run_folder: Path, instrument_path: Path, song_path: Path) -> tuple[tuple[Path, ...], str, bool]:
+    def convert(
+        self, run_folder: Path, instrument_path: Path, song_path: Path, at_once: Path | None
+    ) -> tuple[tuple[Path, ...], str, bool]:
         """The page and the converted song."""
         files = {"instrument": instrument_path, "song": song_path}
         key: dict = {name: filesystem.sha256_file(path) for name, path in files.items()}
         key |= {"seed": self.options.seed, "page": PAGE_VERSION}
         if record := self.finished("conversion", key):
             return tuple(self.base.root / p for p in record["paths"]), record["text"], True
-        voice = svclib.load_instrument(instrument_path)
-        song = svclib.load_song(song_path, voice.features, progress=self.progress)
-        shift = svclib.suggest_shift(song.features, voice.statistics)
-        sampling = svclib.SamplingOptions(seed=self.options.seed)
-        made = svclib.convert(voice, song, svclib.Controls(octave_shift=shift.octaves), sampling)
-        converted = svclib.save(made, self.base.output)
+        converted, voice, made, shift = self._convert(instrument_path, song_path)
         truth = None
         if song_path.name == SONG_NAME:  # the target singer's own rendition of the song
             octave = singers.SINGERS[OTHER_VOICE].octave + shift.octaves
             truth = singers.render(VOICE, singers.demo_song(), seed=self.options.seed, octave=octave)
-        text = self.page(voice, made, run_folder, shift.text, truth)
+        text = self.page(voice, made, run_folder, shift.text, truth, at_once)
         path = atomic_store.commit_bytes(self.base.root / "index.html", text.encode())
         text = f"{converted.name} and {path.name}"
         self.remember("conversion", key, text, path, converted)
         return (path, converted), text, False
 
-    def page(self, voice, made, run_folder: Path, shift: str, truth: Any) -> str:
+    def page(self, voice, made, run_folder: Path, shift: str, truth: Any, at_once: Path | None) -> str:
         """HTML with all sounds and pictures in it, without script or link; ``truth`` is the target's own rendition."""
         from svclib.analysis import plots  # matplotlib takes its time
 
@@ -214,6 +237,7 @@ class DemoRun:
             voice=voice,
             made=made,
             truth=truth,
+            at_once=audio.read(at_once) if at_once else None,
             shift=shift,
             spectrograms=plots.png(plots.compare_spectrograms(pictures, columns=1)),
             figures=ab_compare.track_metrics(made),

@@ -66,7 +66,7 @@ def preset_folder() -> Path:
 
 def preset_names() -> list[str]:
     """Names of the presets that come with the project, without overlays such as ``tiny`` and ``demo``."""
-    return sorted(p.stem for p in preset_folder().glob("*.gin") if p.stem not in ("base", "tiny", "demo"))
+    return sorted(p.stem for p in preset_folder().glob("*.gin") if p.stem not in ("base", "tiny"))
 
 
 def describe(name: str) -> str:

@@ -15,7 +15,8 @@ import soundfile
 from svclib.cli import demo
 from svclib.data import singers
 from svclib.models import instrument
-from svclib.utils import atomic_store
+from svclib.training import resume
+from svclib.utils import atomic_store, filesystem
 
 SMALL = dict(options=demo.Options(minutes=1, preset=("ddsp_small", "tiny"), corpus_minutes=0.3))
 
@@ -98,6 +99,24 @@ def test_own_recordings_and_song(made, tmp_path):
     assert own.converted.name == "my song - aria.wav"
     assert not list((tmp_path / "out" / "audio").iterdir())  # recordings are read where they lie
     assert re.search(r"consent of the person", own.page.read_text(encoding="utf-8"))
+
+
+def test_the_base_model_converts_at_once_and_the_training_starts_from_it(made, tmp_path):
+    """The first file is there before the dataset, by the base model's first singer, as long as the song."""
+    lines = []
+    options = demo.Options(minutes=0.05, preset=("diffusion_small",), corpus_minutes=0.3)
+    result = demo.run(tmp_path, options=options, log=lines.append)
+    assert lines[1].startswith("2. the base model's voice: bruno_twinkle - base.wav")
+    song, first = (
+        soundfile.info(tmp_path / p) for p in ("examples/bruno_twinkle.wav", "output/bruno_twinkle - base.wav")
+    )
+    assert first.duration == pytest.approx(song.duration, abs=1e-3)
+    settings = json.loads((tmp_path / "output" / "bruno_twinkle - base.wav.json").read_text(encoding="utf-8"))
+    assert settings["instrument"]["sha256"] == filesystem.sha256_file(resume.BASE_PATH)
+    assert "At once" in _Page(result.page.read_text(encoding="utf-8")).labels
+    weights, start = (instrument.open(p).model.state_dict() for p in (result.instrument, resume.BASE_PATH))
+    moved = (weights["coarse.first.weight"] - start["coarse.first.weight"]).norm() / start["coarse.first.weight"].norm()
+    assert moved < 0.1
 
 
 def test_recordings_without_a_song(tmp_path):
