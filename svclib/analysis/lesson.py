@@ -22,6 +22,7 @@ from svclib.analysis import html as page
 from svclib.analysis.ablation import Intervention
 from svclib.analysis.player import Run
 from svclib.analysis.recorder import Recorder
+from svclib.conversion import recognition
 from svclib.conversion.controls import Controls
 from svclib.conversion.song import load_song
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
@@ -37,13 +38,17 @@ _METHOD_NOTE = "It also uses the step before, or adds fresh noise; the two lines
 
 @dataclasses.dataclass(frozen=True)
 class LessonOptions:
-    """Excerpt and sampling of the main run, of which all 8 to 1000 steps are kept; the first singer if None."""
+    """Excerpt and sampling of the main run, of which all 8 to 1000 steps are kept; the first singer if None.
+
+    With ``words`` the character error rate of the compared steps of the main run, by Whisper: seconds for each.
+    """
 
     start_s: float | int = 0.0
     seconds: float | int = 5.0
     steps: int = STEPS
     seed: int = 0
     singer: str | None = None
+    words: bool = False
 
 
 DEFAULTS = LessonOptions()
@@ -104,6 +109,11 @@ def make(
     main = sample((), o.steps, f"{o.steps} steps")
     n = len(main.trace)
     run, result_audio = render(main, np.arange(n), compact=False)
+    if o.words:
+        recognizer, positions = recognition.WhisperRecognizer(), _evenly(n)
+        rate_hz, watch = song.features.settings.sample_rate_hz, part(0, "words")
+        words = step_audio.character_error_rates(recognizer, run.audio, positions, excerpt.audio, rate_hz, watch)
+        run = dataclasses.replace(run, words=words)
     guessed, _ = render(main, _evenly(n, GUESSED_STEPS), mel_only=True)
     positions = _evenly(n)
     f0 = {k: run.f0[i] for k, i in enumerate(positions.tolist()) if i in run.f0}

@@ -29,7 +29,8 @@ _MAP_TEXT = "each point is one step's guess, averaged over time; one principal c
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One trace, audio of its x0 predictions and noisy states, ``(f0_hz, voiced)`` of the audio by position, and a
-    log-mel ``[mels, frames]`` to compare with; ``compact`` leaves out the pictures of the noisy states."""
+    log-mel ``[mels, frames]`` to compare with; ``compact`` leaves out the pictures of the noisy states. ``words`` are
+    character error rates by position."""
 
     trace: Trace
     label: str = ""
@@ -38,6 +39,7 @@ class Run:
     reference_db: np.ndarray | None = None
     noisy_audio: StepAudio | None = None
     compact: bool = False
+    words: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 def document(runs: Sequence[Run], title: str = "Watch it sing") -> str:
@@ -98,6 +100,10 @@ def _curves(run: Run) -> list[compare.Metric]:
         meaning += f" by step; not shown below {step_audio.MIN_FRAMES}"
         about = ("pitch off what was asked", "cents", meaning, "the target F0")
         found.append(compare.Metric(*about, np.arange(n), values, np.array([count or 0 for _, count in errors])))
+    if run.words:
+        values = np.array([run.words.get(i, math.nan) for i in range(n)])
+        about = ("character error rate", *step_audio.AUDIO_METRICS["character error rate"])
+        found.append(compare.Metric(*about, np.arange(n), values, np.isfinite(values).astype(int)))
     return found
 
 

@@ -156,6 +156,17 @@ def audio_metrics(
     return curves
 
 
+def character_error_rates(recognizer, rendered: StepAudio, positions, source, source_rate_hz, progress=None) -> dict:
+    """Character error rate of the audio at some positions against the recognizer's transcript of the source."""
+    words, found = recognizer.transcribe(_at_16k(source, source_rate_hz)), {}
+    for k, position in enumerate(positions.tolist()):
+        if progress is not None:
+            progress(k / len(positions), f"transcript {k + 1} of {len(positions)}")
+        samples = _at_16k(rendered.audio[position], rendered.sample_rate_hz)
+        found[position] = intelligibility(recognizer, samples, words).cer
+    return found
+
+
 def _target_metrics(trace: Trace, measured: extract.Features) -> dict[str, tuple[float, int]]:
     """Metrics against the target curves: name -> (value, number of frames)."""
     target_hz, voiced = trace.target_f0

@@ -424,6 +424,7 @@ def interpolate(a) -> None:
     option("--start S", "start of the excerpt, seconds", type=float, default=0.0),
     option("--seconds S", "its length (default: %(default)s)", type=POSITIVE, default=5.0),
     option("--steps N", "steps of the main run (default: 50)", type=COUNT),
+    option("--words", "character error rate of eight steps, by Whisper (extra 'words')", action="store_true"),
     SEED,
 )
 def trace(a) -> None:
@@ -441,7 +442,7 @@ def trace(a) -> None:
         raise ConfigError("--input is missing: the song that the lesson converts.")
     else:
         voice = svclib.load_instrument(a.instrument)
-        options = lesson.LessonOptions(a.start, a.seconds, a.steps or lesson.STEPS, a.seed)
+        options = lesson.LessonOptions(a.start, a.seconds, a.steps or lesson.STEPS, a.seed, words=a.words)
         with ProgressPrinter(f"{voice.name}: lesson") as progress:
             text, about = lesson.from_file(voice, a.input, options, progress, note=progress.note)
     path = player.export(text, out.with_suffix(".html"))

@@ -1,12 +1,9 @@
 """The shareable instrument file: saving, and safe loading.
 
-An instrument is one zip with exactly ``instrument.json`` (settings, statistics, licence, consent, checksums of the
-other members), ``weights.safetensors`` (float32, no optimiser) and ``config.gin`` (a record for people, never parsed).
-Loading executes nothing in it: it is never extracted, unpickled or parsed by gin; every name, size, type, range, shape
-and value is compared with the architecture, and the file is refused if anything differs.
-
-The zip's comment holds the SHA-256 of everything before it, so that any changed bit is noticed; a zip packed anew by a
-file manager has no comment and is verified by its members' checksums.
+One zip with exactly ``instrument.json`` (settings, statistics, licence, consent, checksums), ``weights.safetensors``
+(float32, no optimiser) and ``config.gin`` (a record for people, never parsed). Loading executes nothing in it: names,
+sizes, types, shapes and values are compared with the architecture. The zip's comment holds the SHA-256 of all before
+it; a zip packed anew by a file manager has none and is verified by its members' checksums.
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
-"""Layers shared by the models (step embedding, gated blocks, conv stack, upsampler), chunked inference, precision.
+"""Layers shared by the models, chunked inference, interpolation, precision, names of tensor shapes.
 
-Tensors are ``[batch, channels, frames]``. A gated stack is DiffWave's (Kong et al. 2021, Fig. 2): non-causal dilated
-convolutions conditioned on the diffusion time and on a condition. What the condition adds to every gate does not depend
-on the noisy signal, so it is a separate call (:meth:`GatedStack.project`) made once per song.
+A gated stack is DiffWave's (Kong et al. 2021, Fig. 2): non-causal dilated convolutions conditioned on the diffusion
+time and on a condition, whose addition to every gate is made once per song (:meth:`GatedStack.project`).
 """
 
 import contextlib

@@ -20,6 +20,7 @@ from svclib.analysis import lesson, player, step_audio
 from svclib.audio import io as audio
 from svclib.audio import mel as mel_
 from svclib.audio.mel import MelConfig
+from svclib.conversion import recognition
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.data import singers
@@ -403,3 +404,25 @@ def test_every_page_can_be_done_in_a_browser(tmp_path, text):
             wide = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > 391).length"
             assert tab.evaluate(wide) == 0, f"page {k + 1} is wider than a phone"
         assert seen == {"errors": [], "outside": []}
+
+
+def test_words_are_a_line_over_the_compared_steps(voice, song_path, wave_model, monkeypatch):
+    """Transcripts "abcd" of the source and "abxd" of every step: the error rate is 1/4 at the eight steps compared."""
+    texts = []
+
+    class Scripted:
+        name = "scripted"
+
+        def transcribe(self, samples, language=None):
+            texts.append("abxd" if texts else "abcd")
+            return recognition.Transcript(texts[-1], "en")
+
+    monkeypatch.setattr(recognition, "WhisperRecognizer", Scripted)
+    group = player.group(lesson.fast_and_full(wave_model, 4096, every_step=False))
+    options = lesson.LessonOptions(0.1, 1.0, 16, words=True)
+    made = lesson.make(
+        voice, songs.load_song(song_path, FEATURES), options, wave=(group, {"wave_steps": 6, "wave_text": ""})
+    )
+    run, metric = made.groups[0][0], "character error rate"
+    assert set(run.words.values()) == {0.25} and len(run.words) == 8 and len(texts) == 9
+    assert metric in json.dumps(player.group([run])) and metric not in json.dumps(player.group(made.groups[2][1:]))

@@ -20,13 +20,9 @@ MAX_VECTORS = 20_000  # of one singer, for k-means
 class ContentEncoder(nn.Module):
     """Frame-wise inputs -> one content vector per frame.
 
-    A subclass sets ``fields`` and ``dims`` and implements :meth:`from_settings` and :meth:`forward`; one whose result
-    depends on the whole recording (by normalisation, for instance) overrides :meth:`encode` too, so that long
-    recordings are encoded in bounded memory.
-
-    Attributes:
-        fields: Which fields of ``ConditionInputs`` it reads.
-        dims: Size of the content vector.
+    A subclass sets ``fields`` (of ``ConditionInputs`` that it reads) and ``dims`` and implements :meth:`from_settings`
+    and :meth:`forward`; one whose result depends on the whole recording (by normalisation, for instance) overrides
+    :meth:`encode` too, so that long recordings are encoded in bounded memory.
     """
 
     fields: tuple[str, ...]

@@ -3,8 +3,6 @@
 Three things keep speaker identity out of the code: the envelope's cepstra are normalised over the recording, the
 envelope is perturbed in training (warped frequency axis: another vocal tract; drifting equaliser: another microphone),
 and the code is narrow and noisy. Pitch stays out because the envelope is smoothed over one F0.
-
-Everything depends on log-mel frames with a short receptive field, so chunked encoding equals encoding the whole.
 """
 
 import math

@@ -248,17 +248,10 @@ class DiffusionModel(layers.MelScaled):
     ) -> Condition:
         """The condition of a song, computed once, in chunks that equal the whole: 1 kB a frame in the full model.
 
-        Args:
-            source: Measurements of the source recording, for the content encoder.
-            target: Target ``f0_hz``, ``voiced`` and ``loudness_db``; the source's own if None. Loudness is
-                clamped to the range of the training data, see :meth:`loudness_excess`.
-            singer: From :meth:`singer_weights`; the first singer if None.
-            without: Names of ``CONDITIONS`` to replace by their learned null.
-            retrieval: Share 0 .. 1 of the content that is taken from the codebook.
-            chunk_frames: Frames computed at once.
-
-        Returns:
-            The condition.
+        The content encoder reads ``source``; F0, voicing and loudness come from ``target``, by default the same.
+        Loudness is clamped to the range of training, see :meth:`loudness_excess`. ``singer`` comes from
+        :meth:`singer_weights`; ``without`` names ``CONDITIONS`` to replace by their null; ``retrieval`` is the share
+        of the content that is taken from the codebook.
         """
         unknown = sorted(set(without) - set(CONDITIONS))
         if unknown:

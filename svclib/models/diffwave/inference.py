@@ -140,24 +140,12 @@ def denoise(
     callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Denoise a recording by running the reverse process from step ``t``, by a model trained without a mel.
+    """Denoise a recording ``[samples]`` by running the reverse process from step ``t``; 25 of 200 in the paper.
 
-    The paper does not say what is fed in, so both readings are offered: ``as_is`` takes the recording for the signal
-    at step ``t``; ``scaled`` takes it for ``x_0`` and adds the noise of that step. Where the model was trained at one
-    level (``peak``), the recording is normalised to it before and restored afterwards.
-
-    Args:
-        model: Trained without a mel.
-        audio: ``[samples]`` at the model's sample rate.
-        t: Step from 1 to ``n_steps``; 25 of 200 in the paper.
-        reading: One of ``READINGS``.
-        label: See above.
-        options: See above; every trained step is taken.
-        callback: Called ``t`` times.
-        cancelled: See ``utils.errors``.
-
-    Returns:
-        ``[samples]``.
+    The model is trained without a mel. The paper does not say what is fed in, so both readings are offered: ``as_is``
+    takes the recording for the signal at step ``t``; ``scaled`` takes it for ``x_0`` and adds the noise of that step.
+    Where the model was trained at one level (``peak``), the recording is normalised to it before and restored
+    afterwards. Of the options' steps none count: every trained step from ``t`` down is taken.
     """
     start, (x, n) = check_denoise(model, t, reading, label), _signals(model, recording=audio)
     gain, generator = model.gain(x), torch.Generator().manual_seed(options.seed)

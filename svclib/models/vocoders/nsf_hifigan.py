@@ -2,9 +2,8 @@
 
 Generators of 2022.12, 2024.02 (``mini_nsf`` false) and PC-NSF-HiFiGAN of 2025.02 (``mini_nsf`` true): HiFi-GAN (Kong et
 al. 2020, section 2.2) whose upsampling stages also receive an excitation made from the F0 (neural source-filter, Wang
-et al. 2019, section III-A). A checkpoint is ``{'generator': tensors}`` with ``config.json`` beside it. Nothing in it
-can run, and no network is built before names and shapes of its weights are those that its ``config.json`` asks for. The
-published weights are for non-commercial use and are not part of svclib.
+et al. 2019, section III-A). Nothing in a checkpoint can run, and no network is built before names and shapes of its
+weights are those that the ``config.json`` beside it asks for. The published weights are for non-commercial use.
 """
 
 import dataclasses
