@@ -17,8 +17,9 @@ def loudness_db(
 
     10 log10 of the mean over FFT bins of A-weighted power (periodic Hann window), the loudness of magenta/ddsp from
     version 2 on. A full-scale sine at 1 kHz reads +19.8 dB with a window of 512; levels measured with different windows
-    are not comparable. ``padded`` reaches from half a window before the first frame centre to half a window after the
-    last.
+    are not comparable.
+
+    ``padded`` reaches from half a window before the first frame centre to half a window after the last.
     """
     transform = spectrum(padded, n_fft, n_fft, hop_samples)
     weights = 10.0 ** (a_weighting_db(np.fft.rfftfreq(n_fft, 1.0 / sample_rate_hz)) / 10.0) / (n_fft // 2 + 1)

@@ -29,7 +29,9 @@ def fetch(where: str | Path, into: str | Path, progress: ProgressCallback | None
     nothing, the download fails or the zip is not safe.
     """
     if is_link(where):
-        return _fetch_link(str(where), Path(into), reporter(progress))
+        folder, key = _folder_of(str(where), Path(into))
+        _fetch_once(str(where), folder, key, reporter(progress))
+        return folder
     path = Path(where)
     if not path.exists():
         hint = "Check the name, or give a link that begins with https://."
@@ -69,39 +71,34 @@ def fetch_file(address: str, into: str | Path, progress: ProgressCallback | None
 
     Raises StorageError if the link gives nothing, a web page, or more than one file.
     """
-    key = hashlib.sha256(f"file {address}".encode()).hexdigest()
-    folder = Path(into) / f"{filesystem.safe_name(_file_name(address))[:60]} {key[:8]}"
+    folder, key = _folder_of(address, Path(into), "file ")
+    return folder / _fetch_once(address, folder, key, reporter(progress), keep_zip=True)["name"]
+
+
+def _fetch_once(address: str, folder: Path, key: str, report: ProgressCallback, keep_zip: bool = False) -> dict:
+    """The record of a download, which is made if there is none with this key."""
     noted = unzip.record(folder)
     if noted.get("sha256") == key:
-        return folder / noted["name"]
-    with tempfile.TemporaryDirectory() as temporary:
-        got = _retrieve(address, Path(temporary), reporter(progress))
-        if len(got) != 1:
-            raise StorageError(f"{address} gave {len(got)} files instead of one.", hint="Give the link of the file.")
-        path = atomic_store.copy_file(got[0], folder / filesystem.safe_path((got[0].name,)))
-    atomic_store.write_json(folder / unzip.RECORD_NAME, {"sha256": key, "from": address, "name": path.name})
-    return path
-
-
-def _fetch_link(address: str, into: Path, report: ProgressCallback) -> Path:
-    folder, key = _folder_of(address, into)
-    if unzip.record(folder).get("sha256") == key:
-        return folder
+        return noted
     report(0.0, f"fetching {folder.name.rpartition(' ')[0]}")
     with tempfile.TemporaryDirectory() as temporary:
         got = _retrieve(address, Path(temporary), report)
-        for path in got:
-            if zipfile.is_zipfile(path):
+        if keep_zip and len(got) != 1:
+            raise StorageError(f"{address} gave {len(got)} files instead of one.", hint="Give the link of the file.")
+        targets = [folder / filesystem.safe_path(path.relative_to(temporary).parts) for path in got]
+        for path, target in zip(got, targets, strict=True):
+            if zipfile.is_zipfile(path) and not keep_zip:
                 unzip.unpack(path, folder / filesystem.safe_name(path.stem), report)
             else:
-                atomic_store.copy_file(path, folder / filesystem.safe_path(path.relative_to(temporary).parts))
-    atomic_store.write_json(folder / unzip.RECORD_NAME, {"sha256": key, "from": address, "n_files": len(got)})
-    return folder
+                atomic_store.copy_file(path, target)
+    noted = {"sha256": key, "from": address, "n_files": len(got), "name": targets[0].name}
+    atomic_store.write_json(folder / unzip.RECORD_NAME, noted)
+    return noted
 
 
-def _folder_of(address: str, into: Path) -> tuple[Path, str]:
+def _folder_of(address: str, into: Path, kind: str = "") -> tuple[Path, str]:
     """Folder of what a link gives, and the key of its record."""
-    host, key = _split(address).hostname.lower(), hashlib.sha256(address.encode()).hexdigest()
+    host, key = _split(address).hostname.lower(), hashlib.sha256(f"{kind}{address}".encode()).hexdigest()
     label = "drive" if host in _DRIVE_HOSTS else filesystem.safe_name(_file_name(address) or host)
     return into / f"{label} {key[:8]}", key
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from explaining import assert_explains
 
 from svclib.analysis import ablation
 from svclib.audio import io as audio
@@ -201,8 +202,9 @@ def test_what_cannot_be_loaded_is_told_with_what_to_do(home, tmp_path, monkeypat
         content_features.load(UnitSettings(str(tmp_path), LAYER, DIMS))
     monkeypatch.setitem(sys.modules, "transformers", None)
     content_features._loaded.cache_clear()
-    with pytest.raises(ModelError, match="needs the package transformers: install it"):
+    with pytest.raises(ModelError) as missing:
         content_features.load(settings(home))
+    assert_explains(missing.value, remedy="pip install transformers")
 
 
 # From recordings to a song ----------------------------------------------------------------------------------------

@@ -89,8 +89,8 @@ def test_log_mel_has_gradients():
 
 
 def loudness(x, rate=16000, hop=64, n_fft=512):
-    n, left = len(x) // hop, n_fft // 2 - hop // 2
-    padded = np.pad(np.asarray(x), (left, (n - 1) * hop + n_fft - left - len(x)))
+    start, n = n_fft // 2 + hop // 2, (len(x) // hop - 1) * hop + n_fft
+    padded = np.pad(np.asarray(x), n_fft)[start : start + n]
     return loudness_db(torch.from_numpy(padded)[None], rate, hop, n_fft)[0].numpy()
 
 
