@@ -373,7 +373,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(step_audio, "audio_metrics", lambda *a: world.work(a[5]) or [])
     monkeypatch.setattr(recognition, "WhisperRecognizer", lambda: None)
     monkeypatch.setattr(views, "draw_view", draw_view)
-    monkeypatch.setattr(comparison, "save_trace", lambda folder, name, trace: world.work() or folder / f"{name}.npz")
+    monkeypatch.setattr(comparison, "save_file", lambda folder, name, end, write: world.work() or folder / (name + end))
     monkeypatch.setattr(ablation, "cut_excerpt", lambda *a: world.work())
     monkeypatch.setattr(ablation, "from_choice", lambda *a: [])
     monkeypatch.setattr(train, "checkpoint_steps", steps_of)
