@@ -239,11 +239,11 @@ class CachedDenoiser:
         self.parameterization, self.condition, self.cancelled = parameterization, condition.to(dtype), cancelled
         (self.coarse, self.coarse_std), n_frames = coarse, condition.shape[-1]
         self.chunk_frames, self.kept = chunk_frames, {}
-        chunks = list(layers.chunks(n_frames, chunk_frames, denoiser.halo))
+        self.chunks = list(layers.chunks(n_frames, chunk_frames, denoiser.halo))  # a recorder cuts their halo off too
         per_frame = sum(x[..., 0].numel() * x.element_size() for x in self._precompute(0, 1))
-        self.cached = per_frame * sum(high - low for _, _, low, high in chunks) <= cache_bytes
+        self.cached = per_frame * sum(high - low for _, _, low, high in self.chunks) <= cache_bytes
         if self.cached:
-            self.kept = {(low, high): self._precompute(low, high) for _, _, low, high in chunks}
+            self.kept = {(low, high): self._precompute(low, high) for _, _, low, high in self.chunks}
 
     @torch.inference_mode()
     def _precompute(self, low: int, high: int) -> Precomputed:
