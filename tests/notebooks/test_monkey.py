@@ -335,7 +335,7 @@ def test_lesson(world, n_actions, monkeypatch, caplog):
 @pytest.mark.case("H3")
 def test_study(world, n_actions, monkeypatch, caplog):
     class Trace(list):
-        info, n_calls, n_bytes = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000
+        info, n_calls, n_bytes, save = {"method": "ddim", "seed": 0, "notice": ""}, 4, 1000, None
 
     def run(model, excerpt, changes=(), options=None, label="", progress=None, cancelled=None, callback=None):
         progress(0.1, "sampling")
