@@ -86,7 +86,7 @@ def made_clips(voice: Instrument, labels: list[str], out: Path, options: argpars
                 if not path.exists():
                     written = audio.write(path, sound, voice.features.sample_rate_hz)
                     if written.gain_db < 0:
-                        print(f"{written.path.name} was turned down by {-written.gain_db:.1f} dB, so that nothing clips.")
+                        print(f"{written.path.name} was turned down by {-written.gain_db:.1f} dB: nothing clips.")
         report((done + 1) / len(batches), f"'{labels[i]}', {start + options.batch} clips")
     return {label: [folder / f"{label}_{k:04d}.wav" for k in range(options.per_label)] for label in labels}
 

@@ -197,10 +197,10 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
         tensors = {k: v for k, v in tensors.items() if k.startswith("ema.")}
     data = pack(Checkpoint(record, tensors))
     filesystem.free_space_check(folder, len(data) + (16 << 20))
-    name = f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
+    path = folder / f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
     marker = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
     marker["validation_loss"] = record["metrics"]["validation_loss"]
-    return _info(atomic_store.put_marked(folder / name, lambda p: atomic_store.write_bytes(p, [data]), marker), kind)
+    return _info(atomic_store.put_marked(path, lambda part: atomic_store.write_bytes(part, [data]), marker), kind)
 
 
 def prune(folder: Path, run_id: str, keep: int) -> None:

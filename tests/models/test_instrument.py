@@ -469,7 +469,7 @@ HOSTILE = {
     "kind of model": (setting("model", "kind", "diffwave"), "kind"),
     "control characters": (setting("name", "a\x1b[31m"), "not printable"),
     "long name": (setting("name", "a" * 121), "120 characters"),
-    "long text": (setting("info", "licence", "a" * 30000), "30000 characters"),
+    "long text": (setting("info", "licence", "a" * 30000), "20000 characters"),
     "steps": (setting("info", "trained_steps", -5), "out of range"),
     "no statistics": (setting("statistics", {}), "statistics"),
     "text statistics": (setting("statistics", "f0_midi", "mean_note", "60"), "f0_midi.mean_note"),
