@@ -137,8 +137,9 @@ def _from_web(address: str, at: Path, report: ProgressCallback) -> None:
     import requests
 
     name, done = filesystem.safe_name(_file_name(address, suffix=True), "download"), 0
+    part = at / name
     try:
-        with requests.get(address, stream=True, timeout=60) as response, open(at / name, "wb") as sink:
+        with requests.get(address, stream=True, timeout=60) as response, open(part, "wb") as sink:
             response.raise_for_status()
             total = int(response.headers.get("content-length", 0))
             for block in response.iter_content(filesystem.CHUNK_BYTES):

@@ -383,7 +383,7 @@ def test_pitch_metrics_of_a_transposed_step():
 def test_the_error_rate_of_words_is_a_curve_on_request():
     class Scripted:
         name = "scripted"
-        texts = iter(["one two", "one two", "one tow", "---"])
+        texts = iter(["red fox", "red fox", "red xof", "---"])
 
         def transcribe(self, samples, language=None):
             return Transcript(next(self.texts), "en")

@@ -365,7 +365,7 @@ CRAFTED = {
                 "resblock_dilation_sizes": [[1] * 8],
             }
         ),
-        "shape|missing",
+        "whole number from 1",
     ),
     "deep config.json": (
         "vocoder",
