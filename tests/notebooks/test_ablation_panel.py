@@ -243,8 +243,7 @@ def test_pictures_while_it_samples(base, monkeypatch):
     assert [markup.count("<img") for markup in seen] == [1, 2, 2, 2, 2, 0] and "step 4 of 4" in seen[-2]
     assert seen[-1] == "" == panel.live.value
     seen.clear()
-    step = panel.task.cancel
-    monkeypatch.setattr(live_preview, "_pictures", lambda *a: step("Stopping.") or "<i>late</i>")
+    monkeypatch.setattr(plots, "plain_levels", lambda *a: panel.task.cancel("Stopping.") or b"late")
     panel.run_button.click()
     panel.task.wait(60)
     assert seen == [] and panel.live.value == "" and "cancelled" in said(panel) and len(panel.viewer.cards) == 1
