@@ -40,8 +40,8 @@ def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
         atomic_store.copy_file(BASE_PATH, opened.instruments / BASE_PATH.name)
         widgets.show_note(
             f"There was no diffusion instrument in {opened.instruments}, so the base model was put there: it sings any "
-            "song in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in 15 to 20 "
-            "minutes."
+            "song in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in a quarter "
+            "of an hour."
         )
     return opened
 
