@@ -54,8 +54,8 @@ def open_whisper(model: str | Path | None = None, download: bool = False, thread
         return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads), Path(folder)
     except Exception as error:  # the package raises errors of several libraries
         raise ModelError(
-            f"Whisper '{model}' could not be opened ({error}). Give the folder of a CTranslate2 model, or a name such "
-            "as 'base' and allow the download."
+            f"Whisper '{model}' could not be opened ({error}). Give the folder of a CTranslate2 model, or fetch base "
+            "once: svclib evaluate --words --download."
         ) from error
 
 
