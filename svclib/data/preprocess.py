@@ -105,7 +105,7 @@ class DatasetBuilder:
                     if self.stored[key].shard in self.stale:
                         yield recording, self.items[key], lambda s=self.stored[key]: self.copy(s), 0.0
                 continue
-            estimate = _estimate_s(recording)
+            estimate = self.estimates_s[digest]
             try:
                 stream = self.open(recording)
                 seconds = stream.n_samples / self.settings.sample_rate_hz
@@ -173,7 +173,8 @@ class DatasetBuilder:
 
     def write(self, hashed, pool) -> dict[tuple[str, int], shards.Segment]:
         """Extract missing segments; returns the location of every segment of the dataset."""
-        self.total_s = sum(_estimate_s(r) for r, digest in hashed if not self.n_segments(digest))
+        self.estimates_s = {digest: _estimate_s(r) for r, digest in hashed if not self.n_segments(digest)}
+        self.total_s = sum(self.estimates_s.values())
         writer = shards.Writer(self.out, self.key)
         waiting, items = deque(), dict(self.items)
 

@@ -19,7 +19,7 @@ import safetensors.numpy
 from jaxtyping import Bool, Float
 
 from svclib.features.content_features import SAMPLE_RATE_HZ, UnitSettings, register
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.download import cache_folder
 from svclib.utils.errors import ModelError
 
@@ -72,9 +72,10 @@ def installed_whisper() -> Path | None:
     target = cache_folder() / "recognizers" / "whisper-base"
     n_bytes = sum(part.stat().st_size for part in parts)
     for name in _FILES:
-        atomic_store.copy_file(folders[0] / name, target / name)
+        if filesystem.size_of(target / name) != (folders[0] / name).stat().st_size:
+            atomic_store.copy_file(folders[0] / name, target / name)
     weights = target / "model.bin"
-    if not weights.is_file() or weights.stat().st_size != n_bytes:
+    if filesystem.size_of(weights) != n_bytes:
         atomic_store.commit_bytes(weights, b"".join(part.read_bytes() for part in parts))
     return target
 
