@@ -275,11 +275,11 @@ def convert(a) -> None:
 
         def done(made):
             saved = pipeline.save(made, folder, **kind)
+            progress.note(f"{saved}\n{made.settings_text}")  # clears the bar for the lines that follow
             if name is not None:
                 _warn_renamed(Path(a.out), saved)
             for warning in made.warnings:
                 log(f"{made.song.name}: {warning}")
-            progress.note(f"{saved}\n{made.settings_text}")
 
         controls = partial(_controls, a, voice, singer)
         failed = pipeline.convert_songs(voice, songs, done, controls, a.f0, progress, **options)

@@ -159,7 +159,7 @@ def _write_all(opened: Instrument, folder, jobs: Sequence[tuple[str, dict, Calla
             "sample_rate_hz": opened.features.sample_rate_hz,
             "instrument": {"name": opened.name, "kind": opened.kind, "sha256": opened.sha256},
         }
-        name = name if Path(name).suffix in audio.WRITABLE else f"{name}.wav"
+        name = name if Path(name).suffix.lower() in audio.WRITABLE else f"{name}.wav"
         target = Path(folder) / filesystem.safe_name(name)
 
         def report(fraction, text, i=i, target=target):

@@ -4,7 +4,6 @@ A result has exactly ``round(n_samples_of_the_song * rate_out / rate_in)`` sampl
 """
 
 import dataclasses
-import functools
 import json
 import math
 import time
@@ -361,11 +360,13 @@ def _render_diffusion(instrument, song, tracks, singer, sampling, vocoder, progr
     return parts if gain is None else tuple(part * gain for part in parts)
 
 
-@functools.lru_cache(maxsize=4)
 def _whisper_code(song: Song) -> np.ndarray:
-    """Whisper's features of a song in the code space of ``words``, measured once."""
-    grid = song.features.settings
-    return content_features.extract(song.audio, grid.sample_rate_hz, grid.hop_samples, whisper_features.SETTINGS)
+    """Whisper's features of a song in the code space of ``words``, measured once and kept with the song."""
+    if "whisper" not in song.codes:
+        grid = song.features.settings
+        own = content_features.extract(song.audio, grid.sample_rate_hz, grid.hop_samples, whisper_features.SETTINGS)
+        song.codes["whisper"] = own
+    return song.codes["whisper"]
 
 
 _RENDERERS: dict[str, Callable[..., tuple]] = {"ddsp": _render_ddsp, "diffusion": _render_diffusion}

@@ -30,6 +30,7 @@ class Song:
     features: Features
     warnings: tuple[str, ...] = ()
     whole: bool = True  # not an excerpt
+    codes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # content measured on demand, by encoder
 
     @property
     def duration_s(self) -> float:
@@ -112,7 +113,7 @@ def excerpt(song: Song, start_s: float | int, seconds: float | int) -> Song:
         raise ConversionError(f"'{song.name}' is {song.duration_s:.1f} s long and has no sound from {start_s:g} s on.")
     n_samples = (last - first) * hop
     features = map_tracks(measured, lambda x: x[first:last], n_samples)
-    piece = {"audio": song.audio[first * hop : last * hop], "features": features, "whole": False}
+    piece = {"audio": song.audio[first * hop : last * hop], "features": features, "whole": False, "codes": {}}
     return dataclasses.replace(song, sample_rate_hz=rate, n_samples=n_samples, **piece)
 
 

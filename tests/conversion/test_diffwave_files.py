@@ -137,6 +137,8 @@ def test_denoise(digits, takes, tmp_path):
     assert main([*base, "--input", str(takes / "one.wav"), "--out", str(tmp_path / "clean.flac")]) == 0
     made = read(tmp_path / "clean.flac")
     assert len(made) == 800  # at the model's rate
+    assert main([*base, "--input", str(takes / "one.wav"), "--out", str(tmp_path / "shouted.FLAC")]) == 0
+    np.testing.assert_array_equal(read(tmp_path / "shouted.FLAC"), made)
     out = ["--input", str(takes), "--out", str(tmp_path / "all")]
     assert main([*base, *out]) == 0
     assert {n for n in contents(tmp_path / "all") if n[-1] == "v"} == {"one denoised.wav", "two denoised.wav"}

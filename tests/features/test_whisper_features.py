@@ -10,7 +10,7 @@ import torch
 
 from svclib.audio import io
 from svclib.conversion import pipeline
-from svclib.conversion.song import load_song
+from svclib.conversion.song import excerpt, load_song
 from svclib.features import content_features, extract, whisper_features
 from svclib.features.extract import ConditionInputs
 from svclib.features.whisper_features import WhisperEncoder
@@ -114,6 +114,8 @@ def test_an_instrument_of_words_reads_whisper_and_others_refuse(real, spoken, tm
         pipeline.convert(base, song, sampling=SamplingOptions(steps=1, content=c)) for c in ("own", "whisper")
     )
     assert not np.array_equal(own.audio, other.audio) and other.settings()["sampling"]["content"] == "whisper"
+    repaired, part = dataclasses.replace(song, features=song.features), excerpt(song, 0.0, 1.0)
+    assert repaired.codes["whisper"] is song.codes["whisper"] and not part.codes  # measured once, kept with the song
     model = config.load(["diffusion_small", "tiny"], ["diffusion.DiffusionSettings.content='bottleneck'"]).model
     model = model.build(base.features, base.statistics)
     instrument.save(tmp_path / "voice.zip", model, base.features, base.statistics, created="2026-11-30")

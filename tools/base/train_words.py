@@ -1,12 +1,13 @@
 """Train the content encoder ``words`` as a student of Whisper base.
 
-    python tools/base/train_words.py WINDOWS OUT [--steps 4000]
+    python tools/base/train_words.py WINDOWS OUT [--steps 4000] [--start words.safetensors]
 
 WINDOWS is the folder ``windows`` that ``prepare.py`` made. The student reads a pitch-free envelope under augmentation;
 the teacher listened to the clean recording. Targets: which of 512 clusters of the teacher's frames it is
 (cross-entropy; the numbers before the classifier are the code, as in Soft-VC), and the teacher's 64 principal
 components (mean square). A checkpoint is written every 500 steps and taken up again; every draw depends on
-(seed, step).
+(seed, step). With ``--start`` a published network goes on, and the mean square distance to the teacher in its code
+space is a third target, so that the code keeps its meaning; ``OUT/whisper_base.safetensors`` is the map to that space.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from words_data import Augment, crop, load, normalise_teacher, sounding_teacher
 
 from svclib.models.content import bottleneck
 from svclib.models.content.words import CODE_DIMS, MEL, N_CEPSTRA, WEIGHTS, WordsNetwork, normalised
+from svclib.models.layers import at_positions
 
 SEED, CLUSTERS, SECONDS = 0, 512, 56.0
 LENGTHS_S = (4.0, 7.0, 14.0)
@@ -78,6 +80,12 @@ def start_from(student: Student, path: Path) -> None:
         torch.nn.init.zeros_(student.net.convs[k].bias)
 
 
+def network_input(window: dict, matrix: torch.Tensor) -> torch.Tensor:
+    """The student's input ``[1, inputs, frames]`` of a whole window without augmentation; frames are even."""
+    envelope = window["envelope"][None, : len(window["envelope"]) // 2 * 2]
+    return normalised(envelope @ matrix, envelope.mean(-1))
+
+
 def code_targets(windows: list[dict], published: Path, matrix: torch.Tensor, spread: torch.Tensor, out: Path) -> None:
     """The teacher as points of a published encoder's code space, ``code`` [n, 64], by ridge regression.
 
@@ -91,11 +99,9 @@ def code_targets(windows: list[dict], published: Path, matrix: torch.Tensor, spr
         for w in windows:
             if w["speaker"].startswith("eval_"):
                 continue
-            n = len(w["envelope"]) // 2 * 2
-            code = network(normalised((w["envelope"][:n] @ matrix)[None], w["envelope"][None, :n].mean(-1)))[0].T
-            place = (((torch.arange(n // 2) * 2 + 1.0) * 256 / 22050 / 0.02) - 0.5).clamp(0, len(w["teacher"]) - 1)
-            low = place.floor().long().clamp_max(len(w["teacher"]) - 2)
-            x = torch.lerp(w["teacher"][low], w["teacher"][low + 1], (place - low)[:, None])
+            code = network(network_input(w, matrix))[0].T
+            place = (((torch.arange(len(code)) * 2 + 1.0) * 256 / 22050 / 0.02) - 0.5).clamp(0, len(w["teacher"]) - 1)
+            x = at_positions(w["teacher"][None], place)[0]
             keep = sounding_teacher(w)[place.round().long().clamp_max(len(w["teacher"]) - 1)]
             x = torch.cat([x, torch.ones(len(x), 1)], 1)[keep].double()
             left, right = left + x.T @ x, right + x.T @ code[keep].double()
@@ -114,11 +120,10 @@ def at(windows: list[dict], picks: np.ndarray, places: torch.Tensor, key: str = 
     for i, place in zip(picks, middle, strict=True):
         w = windows[int(i)]
         place = place.clamp(0, len(w["teacher"]) - 1)
-        near, left = place.round().long(), place.floor().long()
-        right = (left + 1).clamp_max(len(w["teacher"]) - 1)
+        near = place.round().long()
         labels.append(w["label"][near])
         sound.append(w["sound"][near])
-        components.append(torch.lerp(w[key][left], w[key][right], (place - left)[:, None]))
+        components.append(at_positions(w[key][None], place)[0])
     return torch.stack(labels), torch.stack(components).transpose(1, 2), torch.stack(sound)
 
 
@@ -128,10 +133,9 @@ def evaluate(student: Student, windows: list[dict], matrix: torch.Tensor) -> dic
     student.eval()
     found = {}
     for w in windows:
-        n = len(w["envelope"]) // 2 * 2
-        x = normalised((w["envelope"][:n] @ matrix)[None], w["envelope"][None, :n].mean(-1))
+        x = network_input(w, matrix)
         code, classes, components = student(x)
-        places = ((torch.arange(n) + 0.5) * 256 / 22050 / 0.02 - 0.5)[None]
+        places = ((torch.arange(x.shape[-1]) + 0.5) * 256 / 22050 / 0.02 - 0.5)[None]
         labels, wanted, sound = at([w], np.array([0]), places)
         right = (classes.argmax(1) == labels)[sound].float()
         top5 = (classes.topk(5, 1).indices == labels[:, None]).any(1)[sound].float()

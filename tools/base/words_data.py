@@ -10,6 +10,7 @@ from torch import Tensor
 
 from svclib.features.f0 import fill_unvoiced
 from svclib.models.content import bottleneck, words
+from svclib.models.layers import at_positions
 
 FLOOR = math.log(MEL.floor)
 FRAME_S = MEL.hop_samples / MEL.sample_rate_hz
@@ -52,15 +53,6 @@ def sounding_teacher(window: dict, threshold_db: float = -60.0) -> Tensor:
     """Teacher frames in which there is sound."""
     frame = ((torch.arange(len(window["teacher"])) + 0.5) * 0.02 / FRAME_S).long()
     return torch.from_numpy(window["loudness_db"])[frame.clamp_max(len(window["loudness_db"]) - 1)] > threshold_db
-
-
-def _read_rows(x: Tensor, position: Tensor) -> Tensor:
-    """Rows of ``x`` [batch, frames, dims] at fractional positions [batch, n]."""
-    left = position.floor().clamp(0, x.shape[1] - 1).long()
-    right = (left + 1).clamp_max(x.shape[1] - 1)
-    share = (position - left).clamp(0, 1)[..., None]
-    rows = torch.arange(len(x))[:, None]
-    return torch.lerp(x[rows, left], x[rows, right], share)
 
 
 class Augment:
@@ -122,6 +114,6 @@ def crop(windows: list[dict], picks: np.ndarray, frames: int, rng: np.random.Gen
         rate = min(rate, max(0.2, (n - 2) / frames))
         start = rng.uniform(0, max(0.0, n - 1 - rate * frames))
         position = torch.arange(frames) * rate + start
-        rows.append(_read_rows(w["envelope"][None], position[None])[0])
+        rows.append(at_positions(w["envelope"][None], position)[0])
         places.append((position + 0.5) * FRAME_S / 0.02 - 0.5)
     return torch.stack(rows), torch.stack(places)
