@@ -2,10 +2,9 @@
 
 import csv
 import io
-from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +18,20 @@ STATES = {"x0_hat": "the guess", "x_t": "the noisy mel"}
 BANDS_HZ = {"low (below 500 Hz)": (0, 500), "middle (500 to 3000 Hz)": (500, 3000), "high (above 3000 Hz)": (3000, 1e9)}
 
 
-# One curve over the steps, with its definition (meaning) and what it is measured against (reference): positions [P] of
-# kept steps, the number of steps stands for the result, values [P], NaN where undefined, and numbers of frames [P].
-Metric = namedtuple("Metric", "name unit meaning reference positions values frames")
+class Metric(NamedTuple):
+    """One curve over the steps, with its definition (``meaning``) and what it is measured against (``reference``).
+
+    ``positions [P]`` of kept steps, where the number of steps stands for the result; ``values [P]``, NaN where
+    undefined; ``frames [P]``, the number of frames behind each.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    reference: str
+    positions: np.ndarray
+    values: np.ndarray
+    frames: np.ndarray
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray | float:
@@ -98,9 +108,17 @@ def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple
     return taps, np.linalg.norm(np.diff(f, axis=1, prepend=f[:, :1]), axis=2) / np.maximum(size, 1e-30)
 
 
-# Distance of two runs at each step: of the x0 predictions' mean spectra [S], defined for any two songs; of the x0
-# predictions bin by bin [S]; |x_t of b - x_t of a| / |x_t of a| [S]; b - a of the results [mels, frames].
-RunDistance = namedtuple("RunDistance", "spectrum_db bins_db state_share result_db", defaults=(None, None, None))
+class RunDistance(NamedTuple):
+    """Distance of two runs at each step ``[S]``: of the x0 predictions' mean spectra, defined for any two songs.
+
+    Where the lengths are equal also of the x0 predictions bin by bin ``[S]``, ``|x_t of b - x_t of a| / |x_t of a|``
+    ``[S]``, and ``b - a`` of the results ``[mels, frames]``.
+    """
+
+    spectrum_db: np.ndarray
+    bins_db: np.ndarray | None = None
+    state_share: np.ndarray | None = None
+    result_db: np.ndarray | None = None
 
 
 def run_distance(a: Trace, b: Trace) -> RunDistance:

@@ -3,8 +3,8 @@
 import dataclasses
 import itertools
 import json
-from collections import namedtuple
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from svclib.analysis import plots
 from svclib.audio import units
 from svclib.conversion import pipeline
 from svclib.data import dataset
+from svclib.features.extract import Features
 from svclib.training import api as training
 from svclib.utils.errors import DatasetError
 
@@ -45,8 +46,16 @@ def result_html(result: pipeline.Conversion, path: Path, number: int, full: bool
     return "".join(parts)
 
 
-# A held-out excerpt of a recording, float32 [samples], beside its reconstruction from its features; the loss of it.
-Reconstruction = namedtuple("Reconstruction", "name start_s original reconstructed features loss")
+class Reconstruction(NamedTuple):
+    """A held-out excerpt of a recording, float32 ``[samples]``, beside its reconstruction from its features; the loss
+    of it."""
+
+    name: str
+    start_s: float
+    original: np.ndarray
+    reconstructed: np.ndarray
+    features: Features
+    loss: float
 
 
 def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed: int = 0) -> Reconstruction:
@@ -70,9 +79,17 @@ def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed
     )
 
 
-# Controls of the synthesiser of a DDSP instrument over frames: f0_hz, voiced, amplitude [frames]; distribution
-# [frames, harmonics], rows sum to 1; noise_magnitudes [frames, bands]; z [frames, dims] or None.
-SynthControls = namedtuple("SynthControls", "frame_s f0_hz voiced amplitude distribution noise_magnitudes z")
+class SynthControls(NamedTuple):
+    """Controls of the synthesiser of a DDSP instrument over frames: ``f0_hz``, ``voiced``, ``amplitude [frames]``;
+    ``distribution [frames, harmonics]``, rows sum to 1; ``noise_magnitudes [frames, bands]``; ``z [frames, dims]``."""
+
+    frame_s: float
+    f0_hz: np.ndarray
+    voiced: np.ndarray
+    amplitude: np.ndarray
+    distribution: np.ndarray
+    noise_magnitudes: np.ndarray
+    z: np.ndarray | None
 
 
 @torch.no_grad()

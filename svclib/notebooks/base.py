@@ -158,7 +158,13 @@ def recorder(message: "Message", receive: Callable[[bytes], None]) -> W.VBox:
                 "warning",
             )
         elif text:
-            receive(base64.b64decode(text.partition(",")[2], validate=True))
+            try:
+                wav = base64.b64decode(text.partition(",")[2], validate=True)
+            except ValueError:
+                wav = b""
+            if wav[:4] != b"RIFF" or len(wav) <= 44:
+                raise ValueError("The browser sent an empty or damaged recording. Press Record again, or use Upload.")
+            receive(wav)
 
     area.observe(message.guard(changed), "value")
     box = W.VBox([face, area])

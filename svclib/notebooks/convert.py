@@ -32,6 +32,8 @@ def show(result: pipeline.Conversion, path: Path) -> HTML:
 class ConvertPanel(TaskPanel):
     """Choose, adjust, transfer, listen. Nothing is computed before a button is pressed."""
 
+    BRING = "Press Upload a song or Record, or put a recording there"
+
     def __init__(self, base: workspace.Base):
         super().__init__(base)
         self.n_results = 0

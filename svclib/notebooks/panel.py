@@ -173,11 +173,12 @@ class TaskPanel(Panel):
     It has menus of both, a progress bar, Cancel, Look again and a live preview. Its ``work_buttons`` are off while it
     works or something is missing; their actions call :meth:`start`. ``WANTED`` and ``KINDS`` are the instruments of the
     menu, in words and by kind (all but vocoders if empty); the newest of the first kind is the one to begin with.
-    ``STOPPING`` is the sentence after Cancel, ``SIZE`` that of the menus, ``entries`` every instrument's file, by path.
+    ``BRING`` is how a song gets there, ``STOPPING`` the sentence after Cancel, ``SIZE`` that of the menus, ``entries``
+    every instrument's file, by path.
     """
 
     WANTED, KINDS = "instrument", ()
-    STOPPING = "Stopping; nothing unfinished is kept."
+    BRING, STOPPING = "Put a recording there,", "Stopping; nothing unfinished is kept."
     SIZE = {"width": "min(430px, 98%)", "label_width": "80px"}
     work_buttons: tuple[W.Button, ...] = ()
 
@@ -215,7 +216,7 @@ class TaskPanel(Panel):
             remedy = f"Make one with notebook 02, or put its zip file there, {again}"
             lines.append(f"There is no {self.WANTED} in {self.base.instruments}. {remedy}")
         if self.song.value is None:
-            lines.append(f"There is no song in {self.base.examples}. Put a recording there, {again}")
+            lines.append(f"There is no song in {self.base.examples}. {self.BRING} {again}")
         return "\n".join(lines)
 
     def refresh(self) -> None:

@@ -315,8 +315,12 @@ def test_a_recording_becomes_a_song_and_a_failure_a_sentence(base):
     assert panel.song.value.read_bytes() == wav and area.value == ""
     area.value = "error:5:Permission denied"
     assert "Permission denied" in said(panel) and "Upload" in said(panel)
-    area.value = "7,not base64!"
-    assert "svclib-error" in said(panel)
+    stored = sorted(base.examples.iterdir())
+    for damaged in ("7,not base64!", "8,", "rubbish", "9," + base64.b64encode(wav[:44]).decode()):
+        panel.message.show("")
+        area.value = damaged
+        assert "svclib-error" in said(panel) and "damaged" in said(panel) and "Record again" in said(panel)
+    assert sorted(base.examples.iterdir()) == stored
 
 
 def test_the_record_button_cannot_end_its_own_attribute():

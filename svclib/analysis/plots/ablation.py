@@ -6,10 +6,11 @@ runs`` of which one has another recording or singer. The colour scales are reada
 """
 
 import dataclasses
-from collections import namedtuple
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from svclib.analysis import compare
@@ -57,7 +58,13 @@ class ViewRequest:
         return {"cmap": LEVELS, "vmin": high - 80.0, "vmax": high}
 
 
-View = namedtuple("View", "figure head rows about")  # a picture, its table and an explanation
+class View(NamedTuple):
+    """A picture, its table and an explanation."""
+
+    figure: Figure
+    head: list[str]
+    rows: list[list]
+    about: str
 
 
 def _mel(axis, trace: Trace, picture, title: str = "", f0: bool = False, **scale):
