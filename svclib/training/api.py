@@ -192,11 +192,13 @@ def _embed(model: Any, vocoder: str | Path) -> None:
 def _add_codebook(model: Any, dataset: Any) -> None:
     """Build a diffusion model's retrieval codebook from the training recordings of its singers."""
     content = {name: [] for name in model.singers}
+    names = ["log_mel", "f0_hz", "voiced", "loudness_db"]
+    names += ["content"] * ("content" in model.content.fields)  # the dataset's may be another encoder's
     for index in dataset.indices("train"):
         singer, measured = dataset.recordings[index]["singer"], dataset.features(index)
         if singer in content:
-            arrays = (getattr(measured, name) for name in ("log_mel", "f0_hz", "voiced", "loudness_db", "content"))
-            vectors = model.content.encode(ConditionInputs.from_arrays(*arrays), CHUNK_FRAMES)
+            inputs = ConditionInputs.from_arrays(*(getattr(measured, name) for name in names))
+            vectors = model.content.encode(inputs, CHUNK_FRAMES)
             content[singer].append(vectors[0].numpy())
     if missing := [name for name, vectors in content.items() if not vectors]:
         raise TrainingError(f"The dataset has no recording of {', '.join(missing)}; give the one of this run.")

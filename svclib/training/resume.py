@@ -120,6 +120,7 @@ def architecture_differences(other: instrument.Instrument, preset: config.Preset
     """Differences of an instrument and a preset in features or in the meaning of weights; empty if there are none."""
     for theirs, mine in ((other.model.settings, preset.model), (other.features, preset.features)):
         records = [to_dict(theirs), to_dict(mine)]
+        records[0] |= {"retrieval_size": 0} if "retrieval_size" in records[0] else {}  # init_from leaves it out
         for record in records:
             if record.get("content") == "whisper":
                 record["content"] = "words"  # the same code space
@@ -133,9 +134,9 @@ def architecture_differences(other: instrument.Instrument, preset: config.Preset
 def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
     """Copy the weights of another model of the same architecture; embeddings of singers are matched by name.
 
-    A singer unknown to the other model starts from the mean of its singers.
+    A singer unknown to the other model starts from the mean of its singers; its retrieval codebook is not copied.
     """
-    weights = other.state_dict()
+    weights = {name: value for name, value in other.state_dict().items() if not name.startswith("codebook.")}
     singers, known = getattr(model, "singers", ()), getattr(other, "singers", ())
     if singers != known:
         rows = weights["conditions.singer"]
@@ -198,7 +199,9 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
             raise TrainingError(
                 f"'{run}' was begun with other settings: {differ}. Use those to resume, or another folder."
             )
-    if differ := differences(then["training"], today["training"], {"steps"}):
+    # A setting that is newer than the checkpoint had its default's effect.
+    trained = to_dict(type(preset.training)()) | then["training"]
+    if differ := differences(trained, today["training"], {"steps"}):
         messages.append(f"Training settings changed since step {record['step']}: {differ}.")
     if record["dataset"]["fingerprint"] != dataset.fingerprint:
         old, new = record["dataset"]["recordings"], checkpoints.recording_hashes(dataset)

@@ -333,8 +333,11 @@ def test_export_with_its_dataset_adds_the_retrieval_codebook(exported, tmp_path)
         recordings=[{"singer": opened.model.singers[0]}],
         features=lambda index: song().features,
     )
-    found = instrument.open(training.export(run, tmp_path / "with.zip", "last", dataset=data))
+    path = training.export(run, tmp_path / "with.zip", "last", dataset=data)
+    found = instrument.open(path)
     assert found.model.codebook.vectors.shape[:2] == (1, 512)
+    preset = toy.preset(SETTINGS, FEATURES, steps=1, segment_s=0.5)
+    assert training.train(MelDataset(), tmp_path / "run", preset, init=path).step == 1
     plain = convert(found, song(), PLAIN, SamplingOptions(seed=3)).audio
     assert np.array_equal(plain, convert(opened, song(), PLAIN, SamplingOptions(seed=3)).audio)
     made = convert(found, song(), PLAIN, SamplingOptions(seed=3, retrieval=1.0, words_guidance=0.5))
