@@ -158,10 +158,10 @@ def load(settings: UnitSettings) -> Extractor:
             f"numbers, not layer {settings.layer} of {settings.dims}. Set layer and dims to match it."
         )
     if settings.fingerprint and encoder.fingerprint != settings.fingerprint:
-        remedy = f"Name a folder with those in the environment variable {WHERE}." if settings.kind == "contentvec" else ""
+        remedies = {"contentvec": f"Name a folder with those in the environment variable {WHERE}."}
         raise ModelError(
             f"The weights of the content encoder '{settings.source}' have the fingerprint {encoder.fingerprint}, but "
-            f"{settings.fingerprint} was trained with. {remedy or 'Install those.'}"
+            f"{settings.fingerprint} was trained with. {remedies.get(settings.kind, 'Install those.')}"
         )
     return encoder
 

@@ -2,8 +2,9 @@
 
 Whisper (Radford et al. 2022, arXiv:2212.04356) was trained on 680,000 hours of speech and keeps words that the small
 network ``words`` loses. Its last layer is normalised over the recording (in a dataset over each of its segments of some
-minutes), which removes the reader, and mapped by a fixed matrix to the code that ``words``, its student, approximates: an instrument trained on either understands both.
-The matrix, of Whisper base, comes with the package (``tools/base/train_words.py``); the weights do not.
+minutes), which removes the reader, and mapped by a fixed matrix to the code that ``words``, its student, approximates:
+an instrument trained on either understands both. The matrix, of Whisper base, comes with the package
+(``tools/base/train_words.py``); the weights do not.
 """
 
 import dataclasses
