@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.utils import download
+from svclib.utils import download, filesystem
 from svclib.utils.errors import ConfigError, ModelError
 from svclib.utils.serialization import Settings, setting
 
@@ -250,7 +250,7 @@ def _unasked(source: str) -> ModelError:
 
 def _unpacked(link: str, may_fetch: bool) -> str:
     """The folder with the config.json of a downloaded zip."""
-    into = download.cache_folder() / "contentvec"
+    into = filesystem.cache_folder() / "contentvec"
     if not may_fetch and not download.fetched(link, into):
         raise _unasked(link)
     homes = [path.parent for path in download.fetch(link, into).rglob("config.json")]

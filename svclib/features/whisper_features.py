@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 
 from svclib.features.content_features import SAMPLE_RATE_HZ, UnitSettings, register
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.download import cache_folder
+from svclib.utils.filesystem import cache_folder
 from svclib.utils.errors import ModelError
 
 MAP = "whisper_base.safetensors"

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 
 from svclib.utils import unzip
-from svclib.utils.errors import ConfigError, ModelError, StorageError
+from svclib.utils.errors import ConfigError, ModelError, StorageError, printable
 from svclib.utils.serialization import strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
@@ -48,13 +48,13 @@ def opened(path: Path):
         with path.open("rb") as file:
             yield Archive(file)
     except (ModelError, ConfigError, StorageError) as error:
-        raise ModelError(f"'{path.name}' cannot be opened: {unzip.printable(str(error), 1000)}") from None
+        raise ModelError(f"'{path.name}' cannot be opened: {printable(error, 1000)}") from None
     except FileNotFoundError:
         raise ModelError(f"There is no instrument '{path}'.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
         raise ModelError(f"'{path.name}' is damaged ({str(error)[:100].strip()}); download it again.") from None
     except Exception as error:  # whatever else an untrusted file provokes
-        why = unzip.printable(str(error), 200) or type(error).__name__
+        why = printable(error, 200) or type(error).__name__
         raise ModelError(f"'{path.name}' cannot be read ({why}); download it again.") from None
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import gin
 from gin import config as gin_config
 from gin import config_parser as parser
-from svclib.utils.errors import ConfigError, did_you_mean
+from svclib.utils.errors import ConfigError, did_you_mean, printable
 
 MAX_CHARACTERS = 200_000
 _HEADER = "from __gin__ import dynamic_registration"
@@ -285,7 +285,7 @@ def _not_gin(error: Exception, source: str) -> ConfigError:
 
 def _first_line(error: Exception | str) -> str:
     text = str(error).strip() or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in text.splitlines()[0][:200])
+    return printable(text.splitlines()[0], 200)
 
 
 def _plainly(error: Exception) -> str:

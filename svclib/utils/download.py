@@ -5,14 +5,11 @@ file is overwritten.
 """
 
 import hashlib
-import os
 import re
 import tempfile
 import urllib.parse
 import zipfile
 from pathlib import Path, PurePosixPath
-
-import platformdirs
 
 from svclib.utils import atomic_store, filesystem, unzip
 from svclib.utils.errors import ProgressCallback, StorageError, reporter
@@ -46,11 +43,6 @@ def fetch(where: str | Path, into: str | Path, progress: ProgressCallback | None
 def is_link(where: str | Path) -> bool:
     """True for a text that begins like a web address."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(where)) is not None
-
-
-def cache_folder() -> Path:
-    """Folder of downloaded models: ``SVCLIB_CACHE``, else the system's place for caches."""
-    return Path(os.environ.get("SVCLIB_CACHE") or platformdirs.user_cache_dir("svclib", appauthor=False))
 
 
 def fetched(where: str | Path, into: str | Path) -> bool:

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import time
 import uuid
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from svclib.utils.errors import StorageError
@@ -35,10 +37,22 @@ _TRANSIENT = (errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR, errno.ENOSYS, errno.EBADF, errno.EPERM)
 
 
+def _open_regular(path: str, flags: int) -> int:
+    """An opener of regular files only: others may have left a link to write through, or a pipe to wait at for ever."""
+    flags |= getattr(os, "O_NONBLOCK", 0)
+    if flags & (os.O_WRONLY | os.O_RDWR):
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(kind := os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL, "it is not a regular file", str(path))
+    return handle
+
+
 class Disk:
     """The primitive operations that everything below is made of; files are opened in binary modes."""
 
-    open = staticmethod(open)
+    open = staticmethod(functools.partial(open, opener=_open_regular))
     names = staticmethod(os.listdir)
     stat = staticmethod(os.stat)
     make_folder = staticmethod(functools.partial(os.makedirs, exist_ok=True))
@@ -87,6 +101,8 @@ def translate_os_errors(path: Path, verb: str = "write"):
             text, hint = f"No space left while writing '{path}' ({free_mb:.0f} MB are free).", _space_hint(path)
         elif error.errno == errno.ENOENT:
             text = f"There is no file '{path}'."
+        elif error.errno == errno.ELOOP:
+            text, hint = f"'{path}' is a link, and nothing is written through links.", "Put the file itself there."
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             text, hint = f"No permission to {verb} '{path}' ({reason}).", "Choose a folder of your own."
         elif error.errno in _TRANSIENT:
@@ -198,6 +214,15 @@ def _refuse_constant(text: str):
     raise ValueError(f"{text} is not JSON")
 
 
+def json_text(value: Any, **layout: Any) -> str:
+    """JSON that can be stored as UTF-8, with letters of every script as they are; NaN and infinities are a ValueError.
+
+    ``layout`` are options of ``json.dumps``. Bytes of a file name that are no UTF-8 (lone surrogates) are escaped.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, **layout)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def read_lines(path: str | Path) -> list[dict]:
     """The objects of a log of ``atomic_store.append_lines``; torn lines are left out, no file is an empty log."""
     records = []
@@ -258,12 +283,34 @@ def process_alive(pid: int) -> bool:
 
 
 def is_own_folder(folder: Path) -> bool:
-    """True if a folder belongs to this user: on a shared machine anybody may make one in the temporary folder."""
+    """True for a folder, no link, of this user that no other may write into: on a shared machine they may make one."""
     try:
         found = os.lstat(folder)
     except OSError:
         return False
-    return folder.is_dir() and not folder.is_symlink() and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
+    own = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+    return stat.S_ISDIR(found.st_mode) and own
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded models: ``SVCLIB_CACHE``, else the system's place for this user's caches."""
+    return Path(os.environ.get("SVCLIB_CACHE") or platformdirs.user_cache_dir("svclib", appauthor=False))
+
+
+def state_folder(name: str) -> Path:
+    """Folder for files of this user that outlive the process and cannot be fetched again; it need not exist."""
+    home = os.environ.get("SVCLIB_CACHE") or platformdirs.user_state_dir("svclib", appauthor=False)
+    return Path(home) / name
+
+
+def make_own_folder(folder: Path) -> Path:
+    """Make a folder that is readable by its owner only; StorageError if it is there and others may write into it."""
+    with translate_os_errors(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_own_folder(folder):
+        hint = "Delete it, or name another place in the environment variable SVCLIB_CACHE."
+        raise StorageError(f"'{folder}' belongs to another user, or others may write into it.", path=folder, hint=hint)
+    return folder
 
 
 class ScratchDir:
