@@ -8,7 +8,11 @@ import os
 import sys
 import traceback
 
+if __name__ == "__main__" and os.path.abspath(sys.path[0]) == os.getcwd():
+    del sys.path[0]  # of `python -m`: a folder of recordings may hold modules of any name
+
 from svclib.cli import arguments, commands
+from svclib.cli.terminal import log
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         given = arguments.parser(next((x for x in argv if not x.startswith("-")), "")).parse_args(argv)
     except SystemExit as leave:
         return int(leave.code or 0)
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started imports from the working folder
     # threads that wait by sleeping: by spinning, training beside other busy programs was ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -28,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if given.debug:
             traceback.print_exc()
-        print("\nInterrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        log("\nInterrupted. What was finished is kept; the same command goes on from there.")
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -38,13 +43,12 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         message = commands.user_message(error)
         if message:
-            print(message, file=sys.stderr)
+            log(message)
             return 2
         first = (str(error).strip().splitlines() or [""])[0]
-        print(
+        log(
             f"svclib failed ({type(error).__name__}: {first}). This is a fault of the program, not yours; "
-            "please report it with what the same command prints with --debug.",
-            file=sys.stderr,
+            "please report it with what the same command prints with --debug."
         )
         return 1
 

@@ -26,7 +26,7 @@ def install_missing() -> None:
             f"Missing packages: {', '.join(missing)}. Install svclib with its dependencies, for example with "
             f"'{sys.executable} -m pip install -e .' in its folder, and run this cell again."
         )
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing]
+    command = [sys.executable, "-P", "-m", "pip", "install", "-q", "--no-deps", *missing]
     if subprocess.run(command).returncode:
         raise RuntimeError(f"Could not install {', '.join(missing)}; see above. Without network nothing can be added.")
     importlib.invalidate_caches()

@@ -161,7 +161,8 @@ def pin_content_encoder(preset: config.Preset, dataset_settings: Any) -> config.
     target, have = preset.features.units, getattr(dataset_settings, "units", None)
     if target is None or target.fingerprint or not target.same_but_for_fingerprint(have):
         return preset
-    return dataclasses.replace(preset, features=dataclasses.replace(preset.features, units=have))
+    features = dataclasses.replace(preset.features, units=have)
+    return dataclasses.replace(preset, features=features, text=preset.text.replace(target.source, have.source))
 
 
 def differences(old: dict, new: dict, ignored: Collection[str] = ()) -> str:

@@ -132,11 +132,14 @@ def copy_file(source: str | Path, target: str | Path) -> Path:
     return commit_file(target, copy)
 
 
-def copy_tree(source: str | Path, target: str | Path) -> list[Path]:
-    """Copy the files of a folder that are missing, older or of another size in ``target``; returns the copies."""
+def copy_tree(source: str | Path, target: str | Path, rename: Callable[[str], str] = str) -> list[Path]:
+    """Copy the files of a folder that are missing, older or of another size in ``target``; returns the copies.
+
+    ``rename`` makes the names, relative to ``target``, of the relative names in ``source``.
+    """
     copied = []
     for path in sorted(p for p in Path(source).rglob("*") if p.is_file() and not p.name.startswith(PART_PREFIX)):
-        twin, own = Path(target) / path.relative_to(source), filesystem.active.stat(path)
+        twin, own = Path(target) / rename(str(path.relative_to(source))), filesystem.active.stat(path)
         found = filesystem.active.stat(twin) if exists(twin) else None
         if not found or found.st_size != own.st_size or found.st_mtime_ns < own.st_mtime_ns:
             copied.append(copy_file(path, twin))

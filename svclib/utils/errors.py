@@ -17,8 +17,9 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: object, n: int | None = None, lines: bool = False) -> str:
-    """Text that may come from a file or its name, for a terminal or a page: at most ``n`` characters, on one line unless
-    ``lines``, with ``?`` for characters that are obeyed in place of being shown.
+    """Text that may come from a file or its name, for a terminal or a page: at most ``n`` characters.
+
+    On one line unless ``lines``, with ``?`` for characters that are obeyed in place of being shown.
     """
     shown = _UNPRINTABLE.sub("?", str(text)[:n])
     return shown if lines else shown.replace("\n", "?").replace("\t", " ")

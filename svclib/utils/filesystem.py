@@ -7,6 +7,7 @@ put another :class:`Disk` into :data:`active` to make the n-th operation fail.
 
 import contextlib
 import errno
+import fnmatch
 import functools
 import hashlib
 import json
@@ -316,8 +317,14 @@ def part_path(folder: Path, suffix: str = "") -> Path:
 
 
 def host_name() -> str:
-    """This machine's name in the characters of a file name."""
-    return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40] or "host"
+    """A name for this machine that does not disclose its own: files in shared folders hold it."""
+    return f"machine-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]}"
+
+
+def without_folders(text: str) -> str:
+    """A text for a file that may be shared: of every absolute path only the last name is left."""
+    text = re.sub(r"'(?:[A-Za-z]:)?[/\\](?:[^'\n]*[/\\])?([^'/\\\n]+)[/\\]?'", r"'\1'", text)
+    return re.sub(r"(?<![\w.:/'])/(?:[^\s/']+/)+([^\s/']+)", r"\1", text).replace(os.path.expanduser("~"), "~")
 
 
 def process_alive(pid: int) -> bool:
@@ -337,6 +344,14 @@ def is_own_folder(folder: Path) -> bool:
         return False
     own = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
     return stat.S_ISDIR(found.st_mode) and own
+
+
+def refuse_links(folder: str | Path, *patterns: str) -> None:
+    """Raise StorageError if a name in a folder that svclib would write to leads elsewhere: archives may hold links."""
+    for path in (Path(folder) / name for name in names(folder) if any(fnmatch.fnmatchcase(name, p) for p in patterns)):
+        if path.is_symlink():
+            hint = "Put what it points to there, or take another folder."
+            raise StorageError(f"'{path}' is a link, which svclib does not write through.", path=path, hint=hint)
 
 
 def cache_folder() -> Path:

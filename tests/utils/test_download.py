@@ -295,12 +295,12 @@ def test_google_drive_links(tmp_path, monkeypatch):
 
     calls = []
 
-    def download(id=None, output=None, quiet=False):
+    def download(id=None, output=None, quiet=False, use_cookies=True):
         calls.append(id)
         make_zip(Path(output) / "voice.zip", {"a.wav": wav_bytes()})
         return os.fspath(Path(output) / "voice.zip")
 
-    def download_folder(url=None, output=None, quiet=False):
+    def download_folder(url=None, output=None, quiet=False, use_cookies=True):
         calls.append(url)
         for i in range(2):
             (Path(output) / "sub").mkdir(exist_ok=True)
@@ -329,5 +329,5 @@ def test_the_real_gdown_takes_what_we_give_it():
 
     import gdown
 
-    assert {"id", "output", "quiet"} <= set(inspect.signature(gdown.download).parameters)
-    assert {"url", "output", "quiet"} <= set(inspect.signature(gdown.download_folder).parameters)
+    assert {"id", "output", "quiet", "use_cookies"} <= set(inspect.signature(gdown.download).parameters)
+    assert {"url", "output", "quiet", "use_cookies"} <= set(inspect.signature(gdown.download_folder).parameters)
