@@ -18,6 +18,7 @@ from svclib.cli.terminal import log
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status, see the module's first lines."""
     argv = sys.argv[1:] if argv is None else argv
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started imports from the working folder
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to stop
@@ -25,7 +26,6 @@ def main(argv: list[str] | None = None) -> int:
         given = arguments.parser(next((x for x in argv if not x.startswith("-")), "")).parse_args(argv)
     except SystemExit as leave:
         return int(leave.code or 0)
-    os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started imports from the working folder
     # threads that wait by sleeping: by spinning, training beside other busy programs was ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

@@ -263,7 +263,7 @@ def previews(run: str | Path) -> list[Preview]:
         for number, score in enumerate(scores if isinstance(scores, list) else (), start=1):
             audio = folder / f"step-{step:06d}-{number}.wav"
             if audio.is_file() and type(score) in (int, float):
-                found.append(Preview(step, number, audio, score, folder / f"original-{number}.wav"))
+                found.append(Preview(step, number, audio, float(score), folder / f"original-{number}.wav"))
     return sorted(found, key=lambda p: (p.step, p.number))
 
 

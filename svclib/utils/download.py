@@ -81,7 +81,9 @@ def _fetch_once(address: str, folder: Path, key: str, report: ProgressCallback, 
     with tempfile.TemporaryDirectory() as temporary:
         got = _retrieve(address, Path(temporary), report)
         if keep_zip and len(got) != 1:
-            raise StorageError(f"{_shown(address)} gave {len(got)} files instead of one.", hint="Give the link of the file.")
+            raise StorageError(
+                f"{_shown(address)} gave {len(got)} files instead of one.", hint="Give the link of the file."
+            )
         targets = [folder / filesystem.safe_path(path.relative_to(temporary).parts) for path in got]
         for path, target in zip(got, targets, strict=True):
             if zipfile.is_zipfile(path) and not keep_zip:
