@@ -31,7 +31,7 @@ from svclib.training import api
 from svclib.utils import config
 
 PRESET, CLIP = "diffusion", "flite_rms"
-TINY_STEPS, TINY_EVERY = 12, 4
+TINY_STEPS, TINY_EVERY = 24, 4
 EVERY_STEPS = 50  # between checkpoints, so that a kill loses little
 
 
@@ -65,7 +65,7 @@ def measure(a: argparse.Namespace, precision: str, data: Path, minutes: float) -
     resumed = api.checkpoints(run)[-1].step
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    ends = {"steps": resumed + TINY_STEPS} if a.tiny else {"minutes": minutes}
+    ends = {"steps": TINY_STEPS} if a.tiny else {"minutes": minutes}
     began = time.perf_counter()
     result = api.train(data, run, config.load(names, changes), **ends)
     seconds = time.perf_counter() - began

@@ -3,8 +3,8 @@
     python tools/base/sung.py WINDOWS OUT [--share 0.5]
 
 WINDOWS is the folder ``windows`` of ``prepare.py``. Every window of speech, in a fixed random order, is sung once into
-``OUT/SPEAKER/NNN.npz`` until the share of each speaker is reached, with the spoken window's teacher features moved to the
-new times. Resumable.
+``OUT/SPEAKER/NNN.npz`` until the share of each speaker is reached, with the spoken window's teacher features moved
+to the new times. Resumable.
 """
 
 import argparse
@@ -107,7 +107,8 @@ def main() -> None:
         np.savez(
             part, audio=(sung * 32767).astype(np.int16), log_mel=measured.log_mel.astype(np.float16),
             f0_hz=measured.f0_hz.astype(np.float32), voiced=measured.voiced,
-            loudness_db=measured.loudness_db.astype(np.float32), teacher=teacher_at(teacher.astype(np.float32), position),
+            loudness_db=measured.loudness_db.astype(np.float32),
+            teacher=teacher_at(teacher.astype(np.float32), position),
         )  # fmt: skip
         part.rename(target)
         print(target, flush=True)

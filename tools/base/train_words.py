@@ -2,12 +2,13 @@
 
     python tools/base/train_words.py WINDOWS OUT [--sung SUNG] [--steps 4000] [--start words.safetensors] [--map FILE]
 
-WINDOWS is the folder ``windows`` that ``prepare.py`` made, SUNG what ``sung.py`` made of it. The student reads a pitch-free envelope under augmentation;
-the teacher listened to the clean recording. Targets: which of 512 clusters of the teacher's frames it is
-(cross-entropy; the numbers before the classifier are the code, as in Soft-VC), and the teacher's 64 principal
-components (mean square). A checkpoint is written every 500 steps and taken up again; every draw depends on
-(seed, step). With ``--start`` a published network goes on, and the mean square distance to the teacher in its code
-space is a third target, so that the code keeps its meaning; ``OUT/whisper_base.safetensors`` is the map to that space.
+WINDOWS is the folder ``windows`` that ``prepare.py`` made, SUNG what ``sung.py`` made of it. The student reads a
+pitch-free envelope under augmentation; the teacher listened to the clean recording. Targets: which of 512 clusters of
+the teacher's frames it is (cross-entropy; the numbers before the classifier are the code, as in Soft-VC), and the
+teacher's 64 principal components (mean square). A checkpoint is written every 500 steps and taken up again; every draw
+depends on (seed, step). With ``--start`` a published network goes on, and the mean square distance to the teacher in
+its code space is a third target, so that the code keeps its meaning; ``OUT/whisper_base.safetensors`` is the map to
+that space, fitted here; ``--map`` takes the published one instead.
 """
 
 import argparse
