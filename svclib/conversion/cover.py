@@ -200,11 +200,8 @@ def mix(result: Conversion, stems: Stems, voice_db: float | int = 0.0) -> tuple[
     """A converted voice in place of the one that was taken out.
 
     Its level (RMS where the separated voice sounds) and its gains left and right (least squares) are those of the
-    separated voice; ``voice_db`` is added. Nothing is moved in time.
-
-    Returns:
-        ``[samples, 2]`` at the stems' rate, as long as the song, turned down as a whole where it would clip; and
-        warnings.
+    separated voice; ``voice_db`` is added. Nothing is moved in time. Returns ``[samples, 2]`` at the stems' rate, as
+    long as the song, turned down as a whole where it would clip; and warnings.
     """
     warnings, rate_hz = list(stems.warnings), stems.sample_rate_hz
     new = fit_length(audio.resample(result.audio, result.sample_rate_hz, rate_hz), len(stems.voice))
