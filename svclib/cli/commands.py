@@ -344,7 +344,7 @@ def live(a) -> None:
     settings = {"live": dataclasses.asdict(report), "instrument": {"name": voice.name, "sha256": voice.sha256}}
     written = pipeline.write_with_settings(Path(a.out), made * gain, following.rate, settings)
     _warn_renamed(Path(a.out), written)
-    print(f"{written}\n{report.text}")
+    say(f"{written}\n{report.text}")
 
 
 def _audio_files(inputs: list[str]) -> list[Path]:

@@ -91,11 +91,8 @@ class UnitSettings(Settings):
 
     def same_but_for_fingerprint(self, other: "UnitSettings | None") -> bool:
         """True if ``other`` has the same settings apart from the fingerprint and the place of a folder."""
-        if other is None:
-            return False
-        return dataclasses.replace(other, fingerprint="", source=_public(other.source)) == dataclasses.replace(
-            self, fingerprint="", source=_public(self.source)
-        )
+        bare = [dataclasses.replace(s, fingerprint="", source=_public(s.source)) for s in (self, other) if s]
+        return other is not None and bare[0] == bare[1]
 
 
 def extract(
@@ -156,8 +153,8 @@ def pinned(settings: UnitSettings) -> UnitSettings:
 
 
 def _public(source: str) -> str:
-    """A source without the place of a local folder."""
-    return Path(source).name if Path(source).is_dir() else source
+    """A source without the place of a local folder; that of Drive is the same on every machine."""
+    return Path(source).name if Path(source).is_dir() and not filesystem.on_drive(source) else source
 
 
 def _place(settings: UnitSettings) -> str:

@@ -289,13 +289,13 @@ def legacy_text(data: bytes) -> str:
     return str(best) if best else data.decode("cp1252", "replace")
 
 
-def safe_name(text: str, fallback: str = "untitled") -> str:
+def safe_name(text: str, fallback: str = "untitled", n_bytes: int = 120) -> str:
     """A file name (without suffix) from a person's text: no separators, control characters or hidden names.
 
-    Letters of every script, spaces and most signs stay, as in :func:`as_name`; at most 120 bytes.
+    Letters of every script, spaces and most signs stay, as in :func:`as_name`; at most ``n_bytes``.
     """
     name = re.sub(r'[/\\:*?"<>|]+', " ", as_name(text)).strip(" .")
-    name = name.encode("utf-8", "ignore")[:120].decode("utf-8", "ignore").strip(" .")
+    name = name.encode("utf-8", "ignore")[:n_bytes].decode("utf-8", "ignore").strip(" .")
     return name or fallback
 
 
