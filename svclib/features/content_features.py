@@ -135,8 +135,12 @@ def extract(
 
 
 def allow(settings: UnitSettings) -> None:
-    """Mark these settings as the person's own: their source may be downloaded, whatever it is."""
-    _allowed.add(settings.source)
+    """Mark these settings as the person's own: their source may be fetched from the hub.
+
+    A link is fetched only where the environment variable :data:`WHERE` names it: presets are passed on.
+    """
+    if not download.is_link(settings.source):
+        _allowed.add(settings.source)
 
 
 def pinned(settings: UnitSettings) -> UnitSettings:

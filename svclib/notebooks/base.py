@@ -21,7 +21,7 @@ from svclib.analysis import plots
 from svclib.audio import units
 from svclib.models import instrument
 from svclib.utils import filesystem
-from svclib.utils.errors import Cancelled
+from svclib.utils.errors import Cancelled, printable
 
 V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
@@ -76,7 +76,7 @@ def tip(widget: W.Widget, text: str) -> W.Widget:
 def described(kind, label: str) -> str:
     """A label, such as a singer's name from an instrument, as a widget's description: ipywidgets 7 takes it for HTML,
     8 for text unless allowed."""
-    return label if "description_allow_html" in kind.class_trait_names() else page.text(label)
+    return printable(label) if "description_allow_html" in kind.class_trait_names() else page.text(label)
 
 
 def control(

@@ -153,10 +153,18 @@ def test_a_zip_by_link_is_an_encoder(home, tmp_path, monkeypatch):
     linked = UnitSettings("https://example.org/encoder.zip", LAYER, DIMS)
     monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "cache"))
     content_features.allow(linked)
-    assert content_features.load(linked).fingerprint == content_features.load(settings(home)).fingerprint
+    with pytest.raises(ModelError, match=content_features.WHERE):  # a preset may come from anybody
+        content_features.load(linked)
+    monkeypatch.setenv(content_features.WHERE, linked.source)
+    assert content_features.load(linked).fingerprint == hubert_fingerprint(home, monkeypatch)
 
 
-@pytest.mark.case("J4")
+def hubert_fingerprint(home, monkeypatch):
+    monkeypatch.delenv(content_features.WHERE)
+    return content_features.load(settings(home)).fingerprint
+
+
+@pytest.mark.case("J4", "red 10")
 @pytest.mark.parametrize("source", ["somebody/hubert-of-theirs", "https://example.org/theirs.zip"])
 def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeypatch):
     """An untrusted instrument names an encoder: it takes a word of the person before the network is touched."""
@@ -180,7 +188,7 @@ def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeyp
     content_features.allow(theirs.units)  # as preparing does with a preset of one's own
     with pytest.raises((ModelError, OSError)):
         content_features.load(theirs.units)
-    assert reached == [source]
+    assert reached == ([] if source.startswith("https") else [source])
     reached.clear()
     content_features._allowed.clear()
     monkeypatch.setenv(content_features.WHERE, source)

@@ -193,6 +193,7 @@ CASES = {
     "red 05": "escape codes in texts and names",
     "red 08": "feature settings in range whose product is not",
     "red 09": "downloads without end, slow, redirected to this machine, secrets in addresses",
+    "red 10": "a preset that names a link",
     "red 11": "an encoder's config.json with thousands of layers",
     "red 12": "names with the marks of a template",
     "red 22": "paths, user's and machine's name in shared files",

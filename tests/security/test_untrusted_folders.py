@@ -281,7 +281,7 @@ def test_anything_raised_while_saving_is_told_and_tried_again(tmp_path, monkeypa
     def failing(folder, checkpoint, kind="last", writer=""):
         tries.append(checkpoint.record["step"])
         if len(tries) < 3:
-            raise UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates not allowed")
+            raise UnicodeError(f"surrogates not allowed in '{folder}/x' or {folder}/y")
         return save(folder, checkpoint, kind, writer)
 
     monkeypatch.setattr(checkpoints, "save", failing)
@@ -289,6 +289,8 @@ def test_anything_raised_while_saving_is_told_and_tried_again(tmp_path, monkeypa
     result = training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=20)
     assert result.step == 20 and any("surrogates" in m and "tries again" in m for m in result.messages)
     assert tries[0] == 5 and toy.tensors(tmp_path)
+    assert str(tmp_path) in "".join(result.messages)  # here
+    assert str(tmp_path) not in (tmp_path / "metrics.jsonl").read_text()  # but not where it may be shared
 
 
 @pytest.mark.case("red 24")
@@ -344,6 +346,19 @@ def test_ordinary_names_are_shown_as_they_are():
     for name in ("Anna Grün", "日本語", "👩‍🎤", "می‌خواهم", "שלום", "e\u0301", "two\nlines"):
         assert errors.printable(name, lines=True) == name
     assert errors.printable("a\nb\udcfc") == "a?b?"
+
+
+@pytest.mark.case("red 22")
+@pytest.mark.parametrize(
+    "text, kept",
+    [
+        ("Not used: '/home/jane/my run/ck-1.safetensors': damaged.", "Not used: 'ck-1.safetensors': damaged."),
+        ("'C:\\Users\\jane\\a b.wav' and /home/jane/x/y.wav, 3/4", "'a b.wav' and y.wav, 3/4"),
+        ("see https://example.org/a/b or runs/voice", "see https://example.org/a/b or runs/voice"),
+    ],
+)
+def test_of_a_place_only_the_last_name_is_kept(text, kept):
+    assert filesystem.without_folders(text) == kept
 
 
 # Helper processes -----------------------------------------------------------------------------------------------------
