@@ -73,8 +73,8 @@ def compare(
     the character error rate against the reference's own transcript, and ``words``: both transcripts, their ``language``
     (ISO 639-1; detected in the reference if None) and the number of characters.
 
-    Returns ``pairs``: a list of dicts with the names ``reference``, ``converted``, ``difference_s`` (of the lengths) and the
-    figures of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
+    Returns ``pairs``: a list of dicts with the names ``reference`` and ``converted``, ``difference_s`` (of the lengths)
+    and the figures of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
     """
     wanted, rows, figures, report = pairs(reference, converted), [], [], reporter(progress)
     target = None if target_voice is None else speaker_embedding(target_voice)
