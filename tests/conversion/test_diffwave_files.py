@@ -211,6 +211,8 @@ def test_long_names_keep_their_suffix_and_what_is_added(plain, takes, tmp_path):
         end.write_bytes((takes / take).read_bytes())
     opened = diffwave_files.load_model(plain)
     (denoised,) = diffwave_files.denoise(opened, ends[:1], tmp_path / "out", options=diffwave_files.Denoising(step=2))
-    mixed = diffwave_files.interpolate(opened, ends, tmp_path / "out", diffwave_files.Interpolation(step=2, count=2))
+    mixed = diffwave_files.interpolate(
+        opened, tuple(ends), tmp_path / "out", diffwave_files.Interpolation(step=2, count=2)
+    )
     assert denoised.name.endswith("a denoised.wav")
     assert [p.name[-10:] for p in mixed] == [" 1 of 2.wav"[-10:], " 2 of 2.wav"[-10:]] and "b" in mixed[0].name

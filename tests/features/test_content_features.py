@@ -282,6 +282,7 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     path = training.export(tmp_path / "run", tmp_path / "voice.zip", "last")
     opened = instrument.open(path)
     monkeypatch.undo()
+    monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "cache"))
     assert opened.features.units == known and not any("hubert" in n for n in opened.model.state_dict())
     # A song is measured with the same encoder, and its words reach the result.
     plain = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
