@@ -24,6 +24,7 @@ from svclib.utils.errors import ModelError, raise_if_cancelled
 from svclib.utils.serialization import Settings, control
 
 MAX_SEED = 2**31 - 1
+JUMPS_FROM = -1.5  # ln(alpha / sigma): where less is signal, jumps lead to the same
 EpsModel = Callable[[Tensor, float], Tensor]
 
 
@@ -114,7 +115,7 @@ class Sampler:
 
     ``function`` is ``(model, x, levels) -> x_0``, with the amount of fresh noise as fourth argument where its default
     ``eta`` is not None. With ``log_snr`` steps are evenly spaced in log-SNR instead of whole diffusion times; with
-    ``jumps`` each one leads to the clean signal, so none is spent at time 0 nor, after the first, below an SNR of 1.
+    ``jumps`` each one leads to the clean signal, so none is spent at time 0 nor, after the first, below an SNR of 0.05.
     ``n_calls`` gives the denoiser evaluations for a number of steps.
     """
 
@@ -217,7 +218,7 @@ def sampling_times(schedule: Schedule, sampler: str, steps: int, start_t: int | 
         if steps == 1 or first >= last:
             return [float(start)]
         jumps = SAMPLERS[sampler].jumps
-        first, n = (max(first, 0.0), steps) if jumps else (first, steps - 1)
+        first, n = (max(first, JUMPS_FROM), steps) if jumps else (first, steps - 1)
         inner = [schedule.time_at(first + (last - first) * i / n) for i in range(1, n)]
         return [float(start), *inner] if jumps else [float(start), *inner, 0.0]
     whole = int(start) + 1
@@ -350,7 +351,7 @@ def sample_dpmpp(model: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel]) -
 
 @register("consistency", "for distilled instruments, 1 to 4 steps", log_snr=True, jumps=True)
 def sample_consistency(model: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel]) -> Tensor:
-    """Multistep consistency sampling (Song et al. 2023, Algorithm 1): jump to the clean signal, add less fresh noise."""
+    """Multistep consistency sampling (Song et al. 2023, Algorithm 1): jump to the clean signal, noise it less."""
     for level, following in itertools.pairwise(levels):
         x0, _ = model(x, level)
         if following.sigma == 0.0:
