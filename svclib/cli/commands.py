@@ -502,6 +502,7 @@ def interpolate(a) -> None:
     option("--seconds S", "its length (default: %(default)s)", type=POSITIVE, default=5.0),
     option("--steps N", "steps of the main run (default: 50)", type=COUNT),
     option("--words", "character error rate of eight steps, by Whisper (extra 'words')", action="store_true"),
+    option("--student NAME.zip", "made of --instrument by distill; adds the page about one step"),
     SEED,
 )
 def trace(a) -> None:
@@ -520,6 +521,8 @@ def trace(a) -> None:
     else:
         voice = svclib.load_instrument(a.instrument)
         options = lesson.LessonOptions(a.start, a.seconds, a.steps or lesson.STEPS, a.seed, words=a.words)
+        if a.student:
+            options = dataclasses.replace(options, student=svclib.load_instrument(a.student))
         with ProgressPrinter(f"{voice.name}: lesson") as progress:
             text, about = lesson.from_file(voice, a.input, options, progress, note=progress.note)
     path = player.export(text, out.with_suffix(".html"))
