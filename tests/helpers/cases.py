@@ -14,6 +14,7 @@ GROUPS = {
     "J": "Goals",
     "K": "Clusters and extensions",
     "L": "The lesson",
+    "U": "New users with the notebooks",
 }
 CASES = {
     "P1": "could not be installed any more",
@@ -185,6 +186,9 @@ CASES = {
     "L7": "pictures during a sampling run, in one colour scale; no bit of the result changes",
     "L8": "a lesson in a notebook leaves no empty height, and on a phone its bar stays in sight",
     "L9": "an instrument with content units is studied with them",
+    "U1": "Colab shows nothing that a thread changes in a widget",
+    "U2": "uploads above 1 MB (Colab) and 10 MB (Jupyter) died, and the button with them",
+    "U3": "a text file was stored as a song",
 }
 
 
