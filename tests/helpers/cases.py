@@ -189,6 +189,10 @@ CASES = {
     "U1": "Colab shows nothing that a thread changes in a widget",
     "U2": "uploads above 1 MB (Colab) and 10 MB (Jupyter) died, and the button with them",
     "U3": "a text file was stored as a song",
+    "U4": "who declined Google Drive got an error",
+    "U5": "folders were made among a person's recordings",
+    "U6": "a folder anywhere, files dropped into the page, recordings in BASE itself were not taken",
+    "U7": "synthetic singers for who had named a voice",
 }
 
 

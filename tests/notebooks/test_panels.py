@@ -354,7 +354,9 @@ def test_on_colab_a_panel_works_in_its_callback_and_the_page_sees_all_of_it(base
     threaded = convert.ConvertPanel(base)
     threaded.transfer_button.click()
     threaded.task.wait(60)
-    assert "svclib-done" in said(threaded) and page.shows(threaded.message.widget) != said(threaded)  # is not seen there
+    assert "svclib-done" in said(threaded) and page.shows(threaded.message.widget) != said(
+        threaded
+    )  # is not seen there
     monkeypatch.setattr(workspace, "on_colab", lambda: True)
     panel, texts = convert.ConvertPanel(base), []
     panel.progress.label.observe(lambda change: texts.append(page.shows(panel.progress.label)), "value")
@@ -375,7 +377,9 @@ def interrupted(*args, **kwargs):
 def test_a_recording_is_a_file_like_any_other_and_can_be_made_where_it_was_asked_for(base):
     assert "onclick" in convert.ConvertPanel(base).upload.children[0].value.split("svclib-record-button")[1]
     face = {"label": "a", "hint": "b"}
-    assert "record" not in widgets.Uploader(widgets.Message(), print, str, face).children[0].value.lower().split("onch")[0]
+    assert (
+        "record" not in widgets.Uploader(widgets.Message(), print, str, face).children[0].value.lower().split("onch")[0]
+    )
 
 
 def test_the_handlers_of_the_page_cannot_end_their_own_attributes(base):
@@ -539,7 +543,7 @@ def test_finding_the_recordings_opens_few_files_of_other_voices(empty, monkeypat
     opened, probe = [], io.probe
     monkeypatch.setattr(io, "probe", lambda path: opened.append(path) or probe(path))
     name, found = prepare.recordings(empty)
-    assert name == "anna" and len(found) == 6
+    assert name == "carl" and len(found) == 6  # what was changed last
     assert len(opened) <= 3 + 6  # one of each voice, and those of the chosen one
 
 
