@@ -176,7 +176,7 @@ def test_songs_of_any_size_are_uploaded_dropped_and_recorded(page, lab, folder):
     browsing.whole_screenshot(page, folder / "03_upload.png")
 
 
-# A folder with a sound file, dropped on the buttons: what a browser gives a page, with the directory entries of its API.
+# A folder with a sound file, dropped on the buttons: what a browser gives a page, directory entries and all.
 DROP = """() => {
     const wav = new Uint8Array(844);
     new TextEncoder().encodeInto('RIFF', wav); new TextEncoder().encodeInto('WAVEfmt ', wav.subarray(8));
