@@ -24,7 +24,7 @@ from svclib.analysis import html as page
 from svclib.analysis import plots
 from svclib.audio import units
 from svclib.models import instrument
-from svclib.utils import filesystem, unzip
+from svclib.utils import filesystem
 from svclib.utils.errors import Cancelled, StorageError, printable
 
 V8 = int(W.__version__.split(".")[0]) >= 8
