@@ -148,7 +148,9 @@ def render_controls(
             )
         )
         begin, start = done - known.f0_hz.shape[1], 0 if before is None else half
-        phase = phases[:, begin].to(known.f0_hz.device) - known.f0_hz[:, 0].double() * (half / sample_rate_hz)
+        phase = units.double(phases[:, begin], known.f0_hz.device) - units.double(known.f0_hz[:, 0]) * (
+            half / sample_rate_hz
+        )
         sound, _ = synthesis.harmonic_synthesis(
             known.f0_hz, known.amplitude, known.distribution, sample_rate_hz, hop, known.voiced, phase
         )
