@@ -242,7 +242,7 @@ def with_breath(
     kept, share = np.pad(upsampled, ((0, max(0, n - len(upsampled))), (0, 0)), mode="edge")[:n].T
     audio, harmonic, noise = parts
     quieter, other = harmonic * (1 - kept), noise * (1 - kept) + share * source
-    return [audio - harmonic - noise + quieter + other, quieter, other]
+    return [audio + (quieter - harmonic) + (other - noise), quieter, other]
 
 
 def adjust(features: Features, statistics: dict | None, controls: Controls) -> ConditioningTracks:

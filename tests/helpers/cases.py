@@ -188,6 +188,7 @@ CASES = {
     "L7": "pictures during a sampling run, in one colour scale; no bit of the result changes",
     "L8": "a lesson in a notebook leaves no empty height, and on a phone its bar stays in sight",
     "L9": "an instrument with content units is studied with them",
+    "field F6": "breaths of the singer vanish",
     "red 24": "names with joiners, of 240 characters",
     "red 37": "a file name that is not UTF-8",
     "red 40": "names of one zip that are one on some systems",
