@@ -5,10 +5,26 @@ A message states what arrived and what was expected, its hint the remedy; ``str(
 """
 
 import difflib
+import os
+import re
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ProgressCallback = Callable[[float, str], None]
+# Control characters, which a terminal obeys, marks of direction, which reorder a line, and bytes that are no text.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: object, n: int | None = None, lines: bool = False) -> str:
+    """Text that may come from a file or its name, for a terminal or a page: at most ``n`` characters.
+
+    On one line unless ``lines``, with ``?`` for characters that are obeyed in place of being shown.
+    """
+    shown = _UNPRINTABLE.sub("?", str(text)[:n])
+    return shown if lines else shown.replace("\n", "?").replace("\t", " ")
 
 
 class _Details:
@@ -20,6 +36,10 @@ class _Details:
         super().__init__(f"{message} {hint}".strip())  # type: ignore[call-arg]  # of the exception class beside it
         self.path = None if path is None else Path(path)
         self.hint, self.code = hint, code
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows: the text alone, unless ``SVCLIB_DEBUG`` is set."""
+        return traceback.format_exception(self) if os.environ.get("SVCLIB_DEBUG") else [str(self)]  # type: ignore[arg-type]
 
 
 class AudioError(_Details, ValueError):
