@@ -351,7 +351,7 @@ def _accompaniments(a, songs: list[Path], folder: Path, progress) -> dict[Path, 
     option("--seed S", "of the noise", default=0, type=number(0)),
 )
 def live(a) -> None:
-    """Convert a recording block by block, as if it were being sung, and measure latency and time (ddsp instruments)."""
+    """Convert a recording block by block, as from a microphone, and measure latency and time (ddsp instruments)."""
     from svclib.audio import io
     from svclib.conversion import live, pipeline
 
