@@ -206,10 +206,10 @@ def example_diffwave() -> str:
 def check_size(n_bytes: int, fits_s: float | int | None = None) -> str:
     """The size of a page as a sentence; ConversionError above 10 MB, naming the length ``fits_s`` that fits."""
     if n_bytes > MAX_BYTES:
-        advice = f"; up to {fits_s:g} s fit here" if fits_s else ""
+        advice = f" (up to {fits_s:g} s fit here)" if fits_s else ""
         raise ConversionError(
             f"The lesson would have about {n_bytes / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB open everywhere.",
-            hint=f"Take a shorter excerpt (--seconds, or the length in the panel{advice}) or fewer steps.",
+            hint=f"Take a shorter excerpt{advice} or fewer steps.",
         )
     return f"The lesson will have about {n_bytes / 1e6:.1f} MB."
 
@@ -318,13 +318,14 @@ def four_examples(model, first: np.ndarray, second: np.ndarray, label: str | Non
     noise = np.random.default_rng(seed).standard_normal(len(first)).astype(np.float32)
     noisy, options = first + np.float32(0.5 * level) * noise, SamplingOptions(seed=seed)
     quarter, half = max(2, model.settings.n_steps // 8), max(2, model.settings.n_steps // 4)
-    runs = fast_and_full(model, len(first), label, seed=seed, every_step=False)[:1]
+    made = fast_and_full(model, len(first), label, seed=seed, every_step=False)[0]
+    runs = [dataclasses.replace(made, label=f"generate, {made.label}")]
     cleaned = functools.partial(inference.denoise, model, noisy, quarter, label=label, options=options)
-    runs.append(record(model, cleaned, f"noise taken out, from step {quarter}", seed))
+    runs.append(record(model, cleaned, f"denoise, from step {quarter}", seed))
     for share in (0.0, 0.5):
         mix = inference.Mix((share,), half, label=label)
         between = functools.partial(inference.interpolate, model, first, second, mix, options)
-        runs.append(record(model, between, f"{100 * share:.0f} % of the second sound, from step {half}", seed))
+        runs.append(record(model, between, f"interpolate {100 * share:.0f} %, from step {half}", seed))
     return runs
 
 

@@ -3,7 +3,9 @@
 No exception is lost: every handler goes through ``Message.guard``, which shows it in the panel.
 """
 
+import tempfile
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from svclib.audio import io as audio
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
 from svclib.utils import workspace
+from svclib.utils.errors import StorageError
 
 
 class BackgroundTask:
@@ -102,7 +105,7 @@ class Panel(W.VBox):
         super().__init__()
         self.message = widgets.Message()
         if (older := self._living.pop(type(self), None)) is not None:
-            _close(older)
+            close(older)
         self._living[type(self)] = self
 
     def lay_out(self, *rows: W.Widget) -> None:
@@ -155,15 +158,34 @@ class Panel(W.VBox):
         widget.on_click(self.message.guard(lambda _: action()))
         return widgets.tip(widget, hint) if hint else widget
 
+    def offer(self, *paths: Path) -> None:
+        """Give files to the browser, several as one zip: on Colab at once, elsewhere by a link in the message."""
+        if not paths:
+            raise StorageError("There is nothing to download yet.")
+        path = paths[0]
+        if len(paths) > 1:
+            path = Path(tempfile.mkdtemp(prefix="svclib-"), "results.zip")
+            with zipfile.ZipFile(path, "w") as archive:
+                for one in paths:
+                    archive.write(one, one.name)
+        if workspace.on_colab():
+            from google.colab import files
+
+            files.download(str(path))
+            return
+        self.message.show(f"Press the link to save {path.name} on your computer.", "done")
+        self.message.widget.value += page.download_link(path)
+
     def on_change(self, action: Callable, *controls: W.Widget) -> None:
         """Call ``action()`` whenever one of the widgets has another value."""
         for widget in controls:
             widget.observe(self.message.guard(lambda _: action()), "value")
 
 
-def _close(widget: W.Widget) -> None:
+def close(widget: W.Widget) -> None:
+    """Close a widget and all in it."""
     for child in getattr(widget, "children", ()):
-        _close(child)
+        close(child)
     widget.close()
 
 
@@ -203,7 +225,8 @@ class TaskPanel(Panel):
         self._unusable = [f"{path.name}: {reason}" for path, reason in unusable]
         self._unusable += [f"{entry.path.name}: {entry.problem}" for entry in listed if entry.problem]
         kinds = self.KINDS or {entry.kind for entry in listed}.difference(instrument.VOCODERS)
-        offered = widgets.newest_first(path for path, entry in self.entries.items() if entry.kind in kinds)
+        whole = {path: entry for path, entry in self.entries.items() if entry.problem is None and entry.kind in kinds}
+        offered = widgets.newest_first(whole)
         if self.KINDS:  # in their order
             offered.sort(key=lambda path: self.KINDS.index(self.entries[path].kind))
         widgets.fill_files(self.instrument, self.base.instruments, offered)
@@ -225,6 +248,10 @@ class TaskPanel(Panel):
             self.read_folders()
         finally:
             self.task.show()  # also where a folder is gone: the buttons fit the menus
+        for other in list(self._living.values()):  # one look at the folders is enough for all panels
+            if other is not self and isinstance(other, TaskPanel) and other.base == self.base:
+                other.read_folders()
+                other.task.show()
         unusable = ["These files cannot be used:", *self._unusable] if self._unusable else []
         self.message.show(self.missing() or "\n".join(unusable), "warning")
 

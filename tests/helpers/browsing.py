@@ -142,6 +142,19 @@ def open_player(tab, path: Path) -> dict:
     return seen
 
 
+def overlapping_texts(tab, selector: str) -> list[list[str]]:
+    """Pairs of texts whose boxes on the page cover each other by more than a pixel."""
+    return tab.evaluate(
+        """selector => {
+        const found = [...document.querySelectorAll(selector)].filter(e => e.textContent.trim() && e.checkVisibility())
+            .map(e => [e.textContent, e.getBoundingClientRect()]);
+        return found.flatMap(([a, r], i) => found.slice(i + 1).filter(([b, s]) =>
+            Math.min(r.right, s.right) - Math.max(r.left, s.left) > 1
+            && Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top) > 1).map(([b]) => [a, b])); }""",
+        selector,
+    )
+
+
 def open_in_lab(page, url, name) -> None:
     """Open one notebook and wait for a kernel that is really there (the sign says idle once before there is one)."""
     page.goto(f"{url}/doc/tree/{name}")

@@ -223,7 +223,7 @@ def world(base, monkeypatch):
             name=path.stem, kind="diffusion", features=None, statistics=None, model=types.SimpleNamespace(features=None)
         )
 
-    def cached_song(path, features, progress=None, cancelled=None):
+    def cached_song(path, features, f0_method=None, progress=None, cancelled=None):
         made.work(cancelled, path)
         return types.SimpleNamespace(features=None)
 
@@ -257,7 +257,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         failed = {}
         for path in paths:
             try:
-                done(chosen(songs.cached_song(path, None, progress, cancelled)))
+                done(chosen(songs.cached_song(path, None, None, progress, cancelled)))
             except Cancelled:
                 raise
             except (ValueError, OSError) as error:
@@ -278,7 +278,8 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         able = panel.instrument.value is not None and panel.song.value is not None
         assert panel.transfer_button.disabled == panel.all_button.disabled == (not able)
         assert not panel.suggest_button.disabled and isinstance(panel.controls(), Controls)
-        panel.results.children = ()
+        for result in list(panel.shown):
+            panel._remove(result)
 
     panel = widgets_convert.ConvertPanel(world.base)
     play(world, panel, n_actions, check, press("transfer_button"), caplog, monkeypatch)
@@ -290,7 +291,7 @@ def test_compare(world, n_actions, monkeypatch, caplog):
         for variant in compared[:3]:
             load(variant.instrument)
             progress(0.5, "singing")
-            songs.cached_song(song, None, progress, cancelled)
+            songs.cached_song(song, None, None, progress, cancelled)
             yield ab_compare.Row(variant.label, problem="<i>no</i>")
 
     monkeypatch.setattr(ab_compare, "compare", compare)

@@ -3,8 +3,11 @@ nothing is computed twice or lost, and that names of files are shown and never i
 """
 
 import base64
+import io as io_
 import json
+import re
 import threading
+import zipfile
 
 import ipywidgets as W
 import pytest
@@ -36,6 +39,11 @@ def base(empty):
     make_instrument(empty.instruments)
     make_song(empty.examples / "a song.wav")
     return empty
+
+
+def shown(panel) -> list[str]:
+    """The results as HTML, from the top."""
+    return [result.children[0].value for result in panel.results.children]
 
 
 def outputs(base) -> list[str]:
@@ -70,13 +78,13 @@ def test_transfer_appends_results_with_their_settings_and_never_overwrites(base)
     panel.full_output.value = False
     panel.transfer_button.click()
     panel.task.wait(60)
-    first, second = (r.value for r in panel.results.children)
+    second, first = shown(panel)  # the newest on top
     assert first.count("<audio") == 4 and first.count("<img") == 2 and "octave +" not in first
     assert second.count("<audio") == 1 and second.count("<img") == 0 and "octave +1" in second
     assert outputs(base) == ["a song - small 2.wav", "a song - small.wav"]
     assert soundfile.info(base.output / outputs(base)[0]).frames == 19200
     assert "svclib-done" in said(panel) and not panel.transfer_button.disabled and panel.cancel_button.disabled
-    assert "download=" in second and "Harmonic part" in first and "Noise part" in first
+    assert "Harmonic part" in first and "Noise part" in first
 
 
 def test_changing_one_choice_does_not_recompute_the_other(base, monkeypatch):
@@ -177,7 +185,7 @@ def test_a_result_is_labelled_with_what_it_used_although_the_choice_changed(base
     panel.sliders.widgets["octave_shift"].value = 3
     go.set()
     panel.task.wait(60)
-    result = panel.results.children[0].value
+    result = shown(panel)[0]
     assert "by small" in result and "octave +3" not in result and outputs(base) == ["a song - small.wav"]
 
 
@@ -187,7 +195,18 @@ def test_presets_and_reset_move_every_control(base):
         panel.sliders.preset.value = name
         assert panel.controls() == preset(name)
     panel.reset_button.click()
-    assert panel.controls() == Controls() and panel.sliders.preset.value is None
+    assert panel.controls() == Controls() and panel.sliders.preset.value is None and panel.auto_key.value
+
+
+@pytest.mark.case("user 03.4")
+def test_a_preset_leaves_the_key_as_it_is(base):
+    panel = convert.ConvertPanel(base)
+    panel.sliders.widgets["octave_shift"].value, panel.sliders.widgets["semitone_shift"].value = 2, -1
+    panel.sliders.preset.value = "Gentle autotune"
+    controls = panel.controls()
+    assert (controls.octave_shift, controls.semitone_shift, controls.autotune) == (2, -1, 0.5)
+    panel.sliders.preset.value = "Octave up"  # which is about the octave
+    assert panel.controls().octave_shift == 1
 
 
 def test_suggestion_says_why_and_is_taken_by_a_button(base):
@@ -210,6 +229,7 @@ def test_a_transfer_far_from_the_suggested_shift_says_so(base):
     panel = convert.ConvertPanel(base)
     assert panel.song.value == base.examples / "low.wav"  # the newest
     panel.full_output.value = False
+    panel.auto_key.value = False
     panel.transfer_button.click()
     panel.task.wait(60)
     assert "Result 1 is below" in said(panel) and "sings the song best at octave +2: press Suggest key" in said(panel)
@@ -217,6 +237,69 @@ def test_a_transfer_far_from_the_suggested_shift_says_so(base):
     panel.transfer_button.click()
     panel.task.wait(60)
     assert "Result 2 is below" in said(panel) and "Suggest key" not in said(panel)
+
+
+@pytest.mark.case("user 03.3")
+def test_a_transfer_takes_the_suggested_key_unless_a_slider_was_moved(base):
+    make_song(base.examples / "low.wav", 65.4)  # C2, two octaves below the instrument's mean
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value = False
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    assert "octave +2" in shown(panel)[0] and panel.sliders.widgets["octave_shift"].value == 2
+    assert panel.auto_key.value and "Suggest key" not in said(panel)
+    panel.song.value = base.examples / "a song.wav"  # A3: near the mean
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    assert "octave +" not in shown(panel)[0] and panel.sliders.widgets["octave_shift"].value == 0
+    panel.sliders.widgets["octave_shift"].value = -1
+    assert not panel.auto_key.value
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    assert "octave -1" in shown(panel)[0]
+
+
+@pytest.mark.case("user 03.7")
+def test_results_are_downloaded_and_taken_away_and_their_files_stay(base):
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value = False
+    panel.listen_button.click()
+    assert panel.player.value.count("<audio") == 1
+    for octave in (0, 1):
+        panel.sliders.widgets["octave_shift"].value = octave
+        panel.transfer_button.click()
+        panel.task.wait(60)
+    assert "data:audio/x-wav" not in "".join(shown(panel)) and panel.download_button.layout.display == ""
+    panel.download_button.click()
+    data = re.search(r'download="results.zip" href="data:[^,]*,([^"]+)"', said(panel))[1]
+    with zipfile.ZipFile(io_.BytesIO(base64.b64decode(data))) as archive:
+        assert sorted(archive.namelist()) == outputs(base)
+        assert all(archive.read(name) == (base.output / name).read_bytes() for name in outputs(base))
+    newest = panel.results.children[0]
+    keep, remove = newest.children[1].children
+    keep.click()
+    assert 'download="a song - small 2.wav"' in said(panel)
+    remove.click()
+    assert len(panel.results.children) == 1 and "octave +1" not in shown(panel)[0]
+    assert len(outputs(base)) == 2 and panel.download_button.layout.display == "none"
+    panel.song.value = None
+    assert panel.player.value == ""
+
+
+def test_a_damaged_instrument_is_named_and_not_offered(base):
+    (base.instruments / "bad.zip").write_bytes(b"PK nothing of a zip")
+    panel = convert.ConvertPanel(base)
+    assert [label for label, _ in panel.instrument.options] == ["small.zip"]
+    assert "bad.zip" in said(panel)
+
+
+def test_another_tracker_measures_the_song(base):
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value, panel.f0_method.value = False, "pyin"
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    settings = json.loads(next(base.output.glob("*.json")).read_text())
+    assert settings["f0_method"] == "pyin"
 
 
 @pytest.mark.case("H7")
@@ -296,7 +379,7 @@ def test_uploads_are_stored_under_a_free_name_chosen_and_shown_escaped(base):
     panel.full_output.value = True
     panel.transfer_button.click()
     panel.task.wait(60)
-    result = panel.results.children[0].value
+    result = shown(panel)[0]
     assert "onerror=alert(1)>" not in result and "<img src=x" not in result
 
 

@@ -342,12 +342,15 @@ class LivePreview:
             level_db = to_db(model.unscale(state)[0].detach().T.float().cpu().numpy())
             drawn = page.picture(plain_levels(level_db, low, high), f"{name}, {about}", 560, 130)
             parts.append(f'<div style="flex:1 1 260px;max-width:560px">{page.paragraph(name)}{drawn}</div>')
-        scale = page.paragraph(f"{about} · colours from {low:g} dB (dark) to {high:g} dB (bright)")
+        contract, n_frames = model.contract, next(iter(states.values())).shape[-1]
+        axes = f"across 0 to {n_frames * contract.hop_samples / contract.sample_rate_hz:.1f} s, up from "
+        axes += f"{contract.fmin_hz:g} to {contract.fmax_hz:g} Hz"
+        scale = page.paragraph(f"{about} · {axes} · colours from {low:g} dB (dark) to {high:g} dB (bright)")
         self._show(page.flow(*parts) + scale)
 
 
 def plain_levels(level_db: np.ndarray, low_db: float | int, high_db: float | int) -> bytes:
     """Levels ``[bands, frames]`` as a PNG with one pixel each, low bands at the bottom; drawn in milliseconds."""
     file = io.BytesIO()
-    image.imsave(file, level_db[::-1], vmin=low_db, vmax=high_db, cmap="viridis", format="png")
+    image.imsave(file, level_db[::-1], vmin=low_db, vmax=high_db, cmap="magma", format="png")
     return file.getvalue()
