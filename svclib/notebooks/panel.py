@@ -253,7 +253,7 @@ class TaskPanel(Panel):
                 other.read_folders()
                 other.task.show()
         unusable = ["These files cannot be used:", *self._unusable] if self._unusable else []
-        self.message.show(self.missing() or "\n".join(unusable), "warning")
+        self.message.show("\n".join([self.missing(), *unusable]).strip(), "warning")
 
     def open_instrument(self, path: Path):
         """``base.open_instrument`` with progress."""

@@ -306,6 +306,7 @@ def test_an_excerpt_is_a_cut_of_the_song():
 # Steps compared -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("user 04.3")
 def test_no_text_of_a_picture_covers_another_or_is_cut(model, plain):
     """Long names of runs, as of files: titles, labels and legends have their own places in every view."""
     name = "1: the melody of another song, a recording with a long name, dpmpp, 20 steps"

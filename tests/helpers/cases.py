@@ -191,6 +191,20 @@ CASES = {
     "red 24": "names with joiners, of 240 characters",
     "red 37": "a file name that is not UTF-8",
     "red 40": "names of one zip that are one on some systems",
+    "user 02.1": "a saved notebook held the instrument",
+    "user 02.2": "a short training ended without a held-out loss and without previews",
+    "user 02.3": "a reload hid the training until its end",
+    "user 02.4": "every run of the notebook exported an instrument",
+    "user 02.5": "no place for consent and licence",
+    "user 03.3": "a song sung in octave 0 although the fitting one was known",
+    "user 03.4": "a preset put the octave back",
+    "user 03.7": "the newest result at the bottom, none could be removed or downloaded together",
+    "user 03.9": "the table of variants did not go with the panel above it",
+    "user 04.3": "titles and labels lay over each other",
+    "user 04.4": "runs could not be told apart",
+    "user 04.6": "no sound of a run, one sampler at a time",
+    "user 04.7": "a file was written, and there was no link to it",
+    "user 04.8": "the singer of an own lesson could not be chosen",
 }
 
 
