@@ -22,6 +22,7 @@ from svclib.analysis import html as page
 from svclib.analysis.ablation import Intervention
 from svclib.analysis.player import Run
 from svclib.analysis.recorder import Recorder
+from svclib.audio import io as audio_files
 from svclib.conversion import recognition
 from svclib.conversion.controls import Controls
 from svclib.conversion.song import load_song
@@ -139,12 +140,13 @@ def make(
 
 
 def from_file(
-    instrument, path: str | Path, options=DEFAULTS, progress=None, cancelled=None, note=None, callback=None
+    instrument, path: str | Path, options=DEFAULTS, progress=None, cancelled=None, note=None, callback=None, voice=None
 ) -> tuple[str, str]:
     """The page of an instrument and a song file, and its description: a lesson, or the sampling steps of a DiffWave.
 
     A DiffWave that is not a vocoder does not read the song; its page holds at most 5 s. ``note`` receives the estimated
     size of the page before sampling, and its size in the end. ``callback``: see ``ablation.run``, not for a DiffWave.
+    ``voice`` is a folder with recordings of the target voice, one of which can be listened to, if there is one.
     ConversionError for another kind of instrument, or a page above 10 MB.
     """
     report, note = reporter(progress, cancelled), note or (lambda text: None)
@@ -162,7 +164,14 @@ def from_file(
         def main_part(fraction: float, text: str = "") -> None:
             report(0.1 + 0.85 * fraction, text)
 
-        made = make(instrument, song, options, progress=main_part, cancelled=cancelled, callback=callback)
+        recordings = audio_files.find(voice)[0] if voice is not None and voice.is_dir() else []
+        target = None
+        if recordings:
+            sound = audio_files.read(recordings[0])
+            n_samples = round(options.seconds * sound.sample_rate_hz)
+            target = (f"{voice.name}, recorded", sound.samples[:n_samples], sound.sample_rate_hz)
+        watch = {"progress": main_part, "cancelled": cancelled, "callback": callback}
+        made = make(instrument, song, options, target, **watch)
         text, about = document(made), f"a lesson of eight pages, {made.title}"
     else:
         raise ConversionError(

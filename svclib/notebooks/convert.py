@@ -367,7 +367,7 @@ class ComparePanel(TaskPanel):
         if not rows:
             raise StorageError("There are no numbers to save yet; press Compare first.")
         path = tables.save_csv(self.base.output, f"compared {self.song.value.stem}", head, rows)
-        self.message.show(f"Saved as {path}.", "done")
+        self.written(path, f"Saved as {path}.")
 
     def append(self, made: ab_compare.Row) -> None:
         """Show another row."""

@@ -173,7 +173,11 @@ class Panel(W.VBox):
 
             files.download(str(path))
             return
-        self.message.show(f"Press the link to save {path.name} on your computer.", "done")
+        self.written(path, f"Press the link to save {path.name} on your computer.")
+
+    def written(self, path: Path, text: str) -> None:
+        """Report a file that was written, with a link that saves it from the page."""
+        self.message.show(text, "done")
         self.message.widget.value += page.download_link(path)
 
     def on_change(self, action: Callable, *controls: W.Widget) -> None:

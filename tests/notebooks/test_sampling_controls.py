@@ -24,7 +24,6 @@ from svclib.notebooks import convert as widgets_convert
 from svclib.utils import workspace
 from svclib.utils.errors import Cancelled, ConversionError
 
-
 OWN_SETTINGS = {"sampler": "dpmpp", "steps": 4, "temperature": SETTINGS.temperature}  # of the toy
 
 

@@ -259,6 +259,8 @@ def conversion_plots(song, tracks, controls) -> Figure:
 def harmonics_over_time(amplitude, distribution, frame_s) -> Figure:
     """Level of each harmonic over time in dB, from ``amplitude [frames]`` and ``distribution [frames, harmonics]``."""
     level_db = units.amplitude_to_db(np.asarray(amplitude)[:, None] * distribution, -100)
+    sounding = np.flatnonzero((level_db > level_db.max(initial=-100.0) - 70).any(axis=0))
+    level_db = level_db[:, : max(10, sounding.max(initial=0) + 1)]  # without the silent rows above
     rows = (0.5, level_db.shape[1] + 0.5)
     return _over_time(level_db, frame_s, rows, "dB", title="Harmonics", ylabel="harmonic number")
 
