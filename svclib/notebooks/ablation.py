@@ -206,22 +206,17 @@ class AblationPanel(TaskPanel):
     def _add(self, result, model, name):
         self.progress(1.0, "drawing and vocoding")
         self.n_runs += 1
-        about, excerpt = result.trace.info, result.excerpt
-        made = {"method": about["method"], "calls": f"{result.trace.n_calls} steps", "seed": f"seed {about['seed']}"}
-        parts = {
-            "change": result.label,
-            "song": excerpt.name,
-            "start": f"from {excerpt.start_s:.1f} s",
-            **made,
-            "by": name,
-        }
-        first = next((card.parts for card in self.viewer.cards.values()), {"start": parts["start"], **made, "by": name})
+        trace, start = result.trace, f"from {result.excerpt.start_s:.1f} s"
+        made = {"start": start, "method": trace.info["method"], "calls": f"{trace.n_calls} steps"}
+        made |= {"seed": f"seed {trace.info['seed']}", "by": name}
+        parts = {"change": result.label, "song": result.excerpt.name, **made}
+        first = next((card.parts for card in self.viewer.cards.values()), made)
         differs = [text for part, text in parts.items() if text != first.get(part)]
         label = f"{self.n_runs}: {', '.join(differs) or 'the same again'}"
-        text = f"{name}; {parts['start']}; {about['method']}, {result.trace.n_calls} calls (NFE), {parts['seed']}"
+        text = f"{name}; {start}; {made['method']}, {trace.n_calls} calls (NFE), {made['seed']}"
         self.viewer.add(label, Card(result, model, text, parts))
-        self.viewer.show_result(label, step_audio.render_audio(model, result.trace, (), **self.callbacks))
-        warnings = [text for text in (result.notice, about["notice"]) if text]
+        self.viewer.show_result(label, step_audio.render_audio(model, trace, (), **self.callbacks))
+        warnings = [text for text in (result.notice, trace.info["notice"]) if text]
         self.message.show(" ".join([f"Run {self.n_runs} is below.", *warnings]), "warning" if warnings else "done")
 
     def remove(self) -> None:

@@ -94,26 +94,31 @@ def restore(
     return []
 
 
-def initialise(model: torch.nn.Module, init: str | Path | None, preset: config.Preset) -> dict | None:
+def initialise(model: torch.nn.Module, init: str | Path | None, preset: config.Preset) -> tuple[dict | None, str]:
     """Initial weights from an instrument of the same architecture, or (``BASE``) the base model where it is one.
 
-    Returns the name and hash of the instrument, None for fresh weights.
+    Returns the name and hash of the instrument, None for fresh weights, and a sentence that says which and why.
     """
-    path = base_model(preset) if init == BASE else init
+    path, why = (init, "as asked") if init != BASE else base_model(preset)
     if path is None:
-        return None
+        return None, f"This run starts from fresh weights: {why}."
     other = instrument.open(path)
     if differ := architecture_differences(other, preset):
         raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
     init_from(model, other.model)
-    return {"name": other.name, "sha256": other.sha256}
+    return {"name": other.name, "sha256": other.sha256}, f"This run starts from the weights of '{other.name}', {why}."
 
 
-def base_model(preset: config.Preset) -> Path | None:
-    """The shipped base model, a several-singer diffusion instrument, where the preset builds the same network."""
-    if preset.model.kind != "diffusion" or not BASE_PATH.is_file():
-        return None
-    return None if architecture_differences(instrument.open(BASE_PATH), preset) else BASE_PATH
+def base_model(preset: config.Preset) -> tuple[Path | None, str]:
+    """The shipped base model, a several-singer diffusion instrument, or None where the preset builds another network;
+    with the reason."""
+    if preset.model.kind != "diffusion":
+        return None, f"there is no base model for '{preset.name}'"
+    if not BASE_PATH.is_file():
+        return None, "this installation of svclib has no base model"
+    if differ := architecture_differences(instrument.open(BASE_PATH), preset):
+        return None, f"the base model is another network than '{preset.name}' ({differ})"
+    return BASE_PATH, "the base model of several singers"
 
 
 def architecture_differences(other: instrument.Instrument, preset: config.Preset) -> str:

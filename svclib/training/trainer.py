@@ -70,7 +70,11 @@ class Trainer:
         settings, preset = self.settings, self.preset
         self.model = instrument.build_model(preset.model, preset.features, self.dataset.statistics, settings.seed)
         found = start.checkpoint
-        self.record["init"] = resume.initialise(self.model, init, preset) if found is None else found.record.get("init")
+        if found is None:
+            self.record["init"], message = resume.initialise(self.model, init, preset)
+            start.messages.append(message)
+        else:
+            self.record["init"] = found.record.get("init")
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.adam = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
@@ -126,7 +130,7 @@ class Trainer:
                 f"{error} Training stopped after step {self.step}; saved so far: step {self.writer.saved_step or 0}. "
                 "Run the same again to resume from there."
             ) from error
-        self.finish(validate_last=not stop.why)
+        self.finish(validate_last=stop.why in ("", "minutes"))
 
     def _stopped(self, stop: StopRequest) -> bool:
         if self.n_processes == 1:

@@ -304,13 +304,14 @@ def z_map(trajectories: Mapping[str, np.ndarray], title="") -> Figure:
     """z trajectories, ``name -> [frames, dims]``, on the two principal components of all of them together."""
     paths, explained, _ = joint_map(list(trajectories.values()))
     first, second = (f"{share:.0%}" for share in explained)
-    labels = {"xlabel": f"first axis ({first} of the variance)", "ylabel": f"second axis ({second})"}
+    labels = {"xlabel": f"PC 1 ({first} of variance)", "ylabel": f"PC 2 ({second} of variance)"}
     with styled_axis((6.4, 5), title=title, **labels) as (figure, axis):
         for index, (name, path) in enumerate(zip(trajectories, paths, strict=True)):
             colour = CYCLE[index % len(CYCLE)]
             axis.plot(*path.T, color=colour, alpha=0.55, linewidth=0.8)
             axis.plot(*path[:1].T, "o", color=colour, markersize=5, label=name)
-        axis.legend(**_BESIDE, title="dot: beginning")
+        handles = axis.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower left", ncols=2, title="the dot is the beginning")
         return figure
 
 
