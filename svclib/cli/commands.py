@@ -320,6 +320,34 @@ def _accompaniments(a, songs: list[Path], folder: Path, progress) -> dict[Path, 
     return found
 
 
+@command(
+    required("--instrument NAME.zip"),
+    required("--input SONG"),
+    required("--out FILE", AUDIO_FILE),
+    option("--block MS", "length of a block", default=64.0, type=number(1.0, 2000.0)),
+    option("--lookahead MS", "sound after a frame that is waited for", default=64.0, type=number(20.0, 1000.0)),
+    option("--octave N", "octaves up or down", default=0, type=number(-3, 3)),
+    option("--semitones N", "semitones besides", default=0.0, type=number(-12.0, 12.0)),
+    option("--seed S", "of the noise", default=0, type=number(0)),
+)
+def live(a) -> None:
+    """Convert a recording block by block, as if it were being sung, and measure latency and time (ddsp instruments)."""
+    from svclib.audio import io
+    from svclib.conversion import live, pipeline
+
+    voice = svclib.load_instrument(a.instrument)
+    controls = svclib.Controls(octave_shift=a.octave, semitone_shift=a.semitones)
+    following = live.LiveVoice(voice, controls, a.lookahead / 1000, a.seed)
+    samples = io.read(a.input, following.rate).samples
+    with ProgressPrinter(Path(a.input).name) as progress:
+        made, report = live.stream(following, samples, round(a.block / 1000 * following.rate), progress)
+    gain = pipeline.limiter_gain(made)
+    settings = {"live": dataclasses.asdict(report), "instrument": {"name": voice.name, "sha256": voice.sha256}}
+    written = pipeline.write_with_settings(Path(a.out), made * gain, following.rate, settings)
+    _warn_renamed(Path(a.out), written)
+    print(f"{written}\n{report.text}")
+
+
 def _audio_files(inputs: list[str]) -> list[Path]:
     """The given files, and those of the given folders."""
     from svclib.conversion.song import find_songs

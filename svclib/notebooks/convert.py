@@ -1,5 +1,7 @@
 """The panels of notebook 03: conversion, whose results append below, and the A/B table of one clip in variants."""
 
+import functools
+import shutil
 from pathlib import Path
 
 import ipywidgets as W
@@ -13,11 +15,12 @@ from svclib.conversion import ab_compare, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.features import f0
+from svclib.models import instrument
 from svclib.models.instrument import InstrumentEntry
 from svclib.notebooks import base as widgets
 from svclib.notebooks.controls import OWN, SHIFTS, ControlSliders, SamplingControls, sampling_menu, vocoder_menu
 from svclib.notebooks.panel import TaskPanel, close
-from svclib.utils import atomic_store, download, filesystem, workspace
+from svclib.utils import atomic_store, download, workspace
 from svclib.utils.errors import StorageError
 
 _LEGEND = (
@@ -42,18 +45,16 @@ class ConvertPanel(TaskPanel):
         super().__init__(base)
         self.n_results, self.shown = 0, dict[W.VBox, Path]()
         self.on_change(self._choice_changed, self.instrument, self.song)
-        kinds, layout = ",".join(sorted(audio.SUFFIXES)), {"width": "auto"}
+        face = {"label": "Upload a song or instrument", "hint": f"they are stored in {base.root}"}
+        face["accept"] = ",".join([*sorted(audio.SUFFIXES), ".zip"])
+        self.upload = widgets.Uploader(self.message, self._keep, self._kept, face, microphone=True)
         self.listen_button = self.button("Play song", self.listen, "listen", hint="a player of the chosen song")
         self.player = widgets.html(css_class="t-song-player")
-        self.upload = W.FileUpload(accept=kinds, multiple=True, description="Upload a song", layout=layout)
-        self.upload.add_class("t-upload")
-        self.on_change(lambda: self._store(widgets.take_uploads(self.upload)), self.upload)
-        self.record = widgets.recorder(self.message, lambda wav: self._store([("recording.wav", wav)]))
         self.sliders, self.sampling, self.results = ControlSliders(self), SamplingControls(), W.VBox([])
         self._make_controls()
         self.lay_out(
             widgets.row(self.instrument, self.song),
-            widgets.row(self.refresh_button, self.upload, self.record, self.listen_button, self.suggest_button),
+            widgets.row(self.refresh_button, self.upload, self.listen_button, self.suggest_button),
             self.player,
             widgets.row(self.link, self.fetch_button),
             self.sliders.suggestion,
@@ -115,21 +116,24 @@ class ConvertPanel(TaskPanel):
         if isinstance(compared, ComparePanel) and compared.convert is self:
             compared.follow(self.song.value)
 
-    def _store(self, files: list[tuple[str, bytes]]) -> None:
-        """Store songs under free names and choose the last one."""
-        path = None
-        for name, data in files:
-            target = self.base.examples / filesystem.safe_name(Path(name).name)
-            path = atomic_store.commit_new(target, lambda part, data=data: part.write_bytes(data))
-        if path is None:
-            return
+    def _keep(self, path: Path) -> Path:
+        """Store an uploaded song or instrument under a free name, if it is one."""
+        folder = self.base.examples
+        if path.suffix.lower() == ".zip":
+            folder = self.base.instruments
+            instrument.open(path)
+        else:
+            audio.probe(path)
+        return atomic_store.commit_new(folder / path.name, functools.partial(shutil.copyfile, path))
+
+    def _kept(self, paths: list[Path]) -> str:
+        """Choose the last one of the stored songs or instruments."""
         self.refresh()
-        if path not in [value for _, value in self.song.options]:
-            self.message.show(f"{path.name} was stored, but it cannot be used as a song.", "error")
-            return
-        self.song.value = path
-        if not self.missing():
-            self.message.show(f"{path.name} is stored in {path.parent} and chosen. Press Transfer.", "done")
+        menu = self.instrument if paths[-1].parent == self.base.instruments else self.song
+        if paths[-1] in [path for _, path in menu.options]:
+            menu.value = paths[-1]
+        ready = "" if self.missing() else " and chosen. Press Transfer"
+        return f"{paths[-1].name} is stored in {paths[-1].parent}{ready}."
 
     def controls(self) -> Controls:
         """The controls as they stand."""
@@ -156,7 +160,7 @@ class ConvertPanel(TaskPanel):
 
         def work():
             found = download.fetch_file(self.link.value.strip(), download.cache_folder() / "links", self.progress)
-            self._store([(found.name, found.read_bytes())])
+            self.message.show(self._kept([self._keep(found)]), "done")
 
         self.start(work, "" if self.link.value.strip() else "Paste a link first.")
 

@@ -25,6 +25,9 @@ class BackgroundTask:
 
     It is ``busy`` while a task runs, which may ask ``cancelled()``. ``on_busy(True|False)`` is called when one begins
     and ends, never at the same time from two threads, so that what it enables fits what runs.
+
+    Colab shows nothing that a thread changes in a widget (googlecolab/colabtools #3373). There a task runs in the
+    callback that starts it, and an interrupt of the kernel stops it.
     """
 
     def __init__(self, message: widgets.Message, on_busy: Callable[[bool], None]):
@@ -47,7 +50,7 @@ class BackgroundTask:
             self._on_busy(self.busy)
 
     def start(self, task: Callable[[], None]) -> bool:
-        """Run ``task()`` in a thread; False, and a word in the panel, while another one runs."""
+        """Run ``task()`` in a thread (on Colab at once); False, and a word in the panel, while another one runs."""
         with self._lock:
             if self.busy:
                 self._show_meanwhile("Still working on the one before; press Cancel to stop it.")
@@ -56,8 +59,11 @@ class BackgroundTask:
             self._cancel.clear()
             try:
                 self._on_busy(True)
-                self._thread = threading.Thread(target=self._run, args=(task,), daemon=True, name="svclib-panel")
-                self._thread.start()
+                if workspace.on_colab():
+                    self._run(task)
+                else:
+                    self._thread = threading.Thread(target=self._run, args=(task,), daemon=True, name="svclib-panel")
+                    self._thread.start()
             except BaseException:
                 self._end()
                 raise
@@ -218,6 +224,8 @@ class TaskPanel(Panel):
         self.live = widgets.html(css_class=f"{self.PREFIX}live")
         hint = "stop the running work"
         self.cancel_button = self.button("Cancel", lambda: self.task.cancel(self.STOPPING), "cancel", hint=hint)
+        if workspace.on_colab():  # a click would wait until the work has ended
+            self.cancel_button.description = "To stop: Runtime, Interrupt execution"
         hint = "read the folders of instruments and songs again"
         self.refresh_button = self.button("Look again", self.refresh, "refresh", hint=hint)
 

@@ -5,6 +5,7 @@ A message states what arrived and what was expected, its hint the remedy; ``str(
 """
 
 import difflib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,6 +21,12 @@ class _Details:
         super().__init__(f"{message} {hint}".strip())  # type: ignore[call-arg]  # of the exception class beside it
         self.path = None if path is None else Path(path)
         self.hint, self.code = hint, code
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows: the text alone; with ``SVCLIB_DEBUG`` it fails, and IPython shows all."""
+        if os.environ.get("SVCLIB_DEBUG"):
+            raise NotImplementedError
+        return [str(self)]
 
 
 class AudioError(_Details, ValueError):

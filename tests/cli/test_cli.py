@@ -222,6 +222,17 @@ def test_export_never_overwrites_and_info_tells_what_it_is(journey, capsys):
     assert json.loads(out)["model"]["n_harmonics"] == 20
 
 
+def test_live_writes_the_whole_recording_and_its_latency(journey, short_songs, capsys, tmp_path):
+    song = short_songs / f"{next(iter(singers.SINGERS))}.wav"
+    arguments = ["--instrument", journey / "made.zip", "--input", song, "--out", tmp_path / "o.wav", "--block", 50]
+    status, out, _ = run(capsys, "live", *arguments)
+    assert status == 0 and "latency" in out
+    found = json.loads((tmp_path / "o.wav.json").read_text())["live"]
+    assert found["block_s"] == 0.05
+    assert found["n_blocks"] == -(-audio.probe(song).n_samples // 800)
+    assert audio.probe(tmp_path / "o.wav").n_samples == audio.probe(song).n_samples
+
+
 def test_the_result_is_mixed_with_the_accompaniment_of_its_song(journey, short_songs, capsys, tmp_path):
     song = short_songs / f"{next(iter(singers.SINGERS))}.wav"
     accompaniment = 0.1 * np.random.default_rng(0).standard_normal((audio.probe(song).n_samples, 2))
