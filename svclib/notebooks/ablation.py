@@ -189,7 +189,7 @@ class AblationPanel(TaskPanel):
             options = dataclasses.replace(options, singer=None)  # a training run may have other singers
             runs = ablation.run_checkpoints(request.run, request.checkpoints, make_excerpt, options, **common)
             for step, result in zip(request.checkpoints, runs, strict=True):
-                self._add(result, training.load_model(request.run, step)[0], request.run.name)
+                self._add(result, training.load_model(request.run, step)[0], request.run.name, options.sampling.steps)
             return
         voice = self.open_instrument(request.instrument)
         preview.begin(voice.model, request.seconds, options.sampling.seed)
@@ -201,13 +201,14 @@ class AblationPanel(TaskPanel):
                 other = cut(request.other_song, voice.features, voice.statistics)
             amounts = (request.semitones, request.strength, request.other_singer)
             changes = ablation.from_choice(request.change, other, *amounts)
-        self._add(ablation.run(voice.model, excerpt, changes, options, **common), voice.model, voice.name)
+        result = ablation.run(voice.model, excerpt, changes, options, **common)
+        self._add(result, voice.model, voice.name, options.sampling.steps)
 
-    def _add(self, result, model, name):
+    def _add(self, result, model, name, steps):
         self.progress(1.0, "drawing and vocoding")
         self.n_runs += 1
         trace, start = result.trace, f"from {result.excerpt.start_s:.1f} s"
-        made = {"start": start, "method": trace.info["method"], "calls": f"{trace.n_calls} steps"}
+        made = {"start": start, "method": trace.info["method"], "steps": f"{steps} steps"}
         made |= {"seed": f"seed {trace.info['seed']}", "by": name}
         parts = {"change": result.label, "song": result.excerpt.name, **made}
         first = next((card.parts for card in self.viewer.cards.values()), made)

@@ -152,7 +152,8 @@ class TrainingView:
         self.messages_html.value = "".join(self._messages[-4:])
 
     def _html(self) -> str:
-        return self.numbers.value + self.messages_html.value + self.curve.value + self.message.widget.value
+        shown = (self.numbers, self.messages_html, self.curve, self.message.widget)
+        return f'<div class="svclib-training">{"".join(widget.value for widget in shown)}</div>'
 
     def draw(self) -> None:
         """Draw the curve of what is logged so far; a failure is shown and stops no training, an interrupt does."""

@@ -32,6 +32,7 @@ FLAGS = [
 LAB_SETTINGS = {
     # windowing takes cells that are off screen out of the page; then they cannot be found
     "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/themes": {"adaptive-theme": True},  # dark where the system is
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
 }
 
@@ -152,6 +153,15 @@ def overlapping_texts(tab, selector: str) -> list[list[str]]:
             Math.min(r.right, s.right) - Math.max(r.left, s.left) > 1
             && Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top) > 1).map(([b]) => [a, b])); }""",
         selector,
+    )
+
+
+def too_wide(page) -> list[str]:
+    """Widgets that hold more than fits, which some systems show as a scroll bar, as their first words."""
+    return page.evaluate(
+        """[...document.querySelectorAll('.widget-box, .widget-html')].filter(e => e.checkVisibility()
+        && e.scrollWidth > e.clientWidth && getComputedStyle(e).overflowX !== 'visible')
+        .map(e => e.className + ': ' + e.innerText.slice(0, 40))"""
     )
 
 
