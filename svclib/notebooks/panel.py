@@ -202,7 +202,7 @@ def close(widget: W.Widget) -> None:
 class TaskPanel(Panel):
     """A panel that works in the background, mostly on one of the instruments and songs of a person's folder.
 
-    It has menus of both, a progress bar, Cancel, Look again and a live preview. Its ``work_buttons`` are off while it
+    It has menus of both, a progress bar, Cancel, Refresh and a live preview. Its ``work_buttons`` are off while it
     works or something is missing; their actions call :meth:`start`. ``WANTED`` and ``KINDS`` are the instruments of the
     menu, in words and by kind (all but vocoders if empty); the newest of the first kind is the one to begin with.
     ``BRING`` is how a song gets there, ``STOPPING`` the sentence after Cancel, ``SIZE`` that of the menus, ``entries``
@@ -227,7 +227,7 @@ class TaskPanel(Panel):
         if workspace.on_colab():  # a click would wait until the work has ended
             self.cancel_button.description = "To stop: Runtime, Interrupt execution"
         hint = "read the folders of instruments and songs again"
-        self.refresh_button = self.button("Look again", self.refresh, "refresh", hint=hint)
+        self.refresh_button = self.button("Refresh", self.refresh, "refresh", hint=hint)
 
     def read_folders(self) -> None:
         """Fill the menus; choices that still exist are kept."""
@@ -246,7 +246,7 @@ class TaskPanel(Panel):
 
     def missing(self) -> str:
         """Text that names what has to be there before work can begin; empty if all is."""
-        lines, again = [], "and press Look again."
+        lines, again = [], "and press Refresh."
         if self.instrument.value is None:
             remedy = f"Make one with notebook 02, or put its zip file there, {again}"
             lines.append(f"There is no {self.WANTED} in {self.base.instruments}. {remedy}")

@@ -97,7 +97,7 @@ def restore(
 def initialise(model: torch.nn.Module, init: str | Path | None, preset: config.Preset) -> tuple[dict | None, str]:
     """Initial weights from an instrument of the same architecture, or (``BASE``) the base model where it is one.
 
-    Returns the name and hash of the instrument, None for fresh weights, and a sentence that says which and why.
+    Returns the name and hash of the instrument, None for fresh weights, and a sentence with the reason.
     """
     path, why = (init, "as asked") if init != BASE else base_model(preset)
     if path is None:

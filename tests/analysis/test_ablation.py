@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusion_models import CONTRACT, FEATURES, STATISTICS, tiny, tune
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from svclib.analysis import ablation, compare, step_audio, trace
 from svclib.analysis.ablation import Excerpt, Intervention, build_condition, cut_excerpt, dropout_warning
@@ -316,12 +317,13 @@ def test_no_text_of_a_picture_covers_another_or_is_cut(model, plain):
         if view == "influence at one step" and plain.influence is None:
             continue
         figure = views.draw_view(view, request).figure
-        figure.canvas.draw()
+        FigureCanvasAgg(figure).draw()
         texts = [figure._suptitle, figure._supxlabel] + [
-            text for axis in figure.axes for text in (axis.title, axis.xaxis.label, axis.yaxis.label)
+            text for axis in figure.axes if axis.axison for text in (axis.title, axis.xaxis.label, axis.yaxis.label)
         ]
         boxes = [(t.get_text(), t.get_window_extent()) for t in texts if t is not None and t.get_text()]
-        boxes += [(f"legend {i}", legend.get_window_extent()) for i, legend in enumerate(figure.legends)]
+        legends = [*figure.legends, *filter(None, (axis.get_legend() for axis in figure.axes))]
+        boxes += [(f"legend {i}", legend.get_window_extent()) for i, legend in enumerate(legends)]
         for i, (a, box) in enumerate(boxes):
             assert box.x0 >= -1 and box.x1 <= figure.bbox.width + 1, f"{view}: {a} is cut"
             for b, other in boxes[i + 1 :]:

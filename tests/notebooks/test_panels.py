@@ -125,7 +125,7 @@ def test_a_broken_instrument_is_named_and_loads_once_it_is_mended(base):
     whole = path.read_bytes()
     path.write_bytes(whole[:-2000] + bytes(2000))
     panel = convert.ConvertPanel(base)
-    assert "small.zip: " in said(panel) and "damaged" in said(panel) and panel.transfer_button.disabled
+    assert "small.zip: " in said(panel) and "cut off" in said(panel) and panel.transfer_button.disabled
     path.write_bytes(whole)
     panel.refresh_button.click()
     panel.transfer_button.click()

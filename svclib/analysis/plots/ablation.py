@@ -92,6 +92,11 @@ def _title(axis, text: str) -> None:
     axis.set_title("\n".join(textwrap.fill(line, width) for line in text.split("\n")), fontsize=9)
 
 
+def _short(name: str, most: int = 30) -> str:
+    """The beginning of a name that is too long for a legend."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def _bar(figure, drawn, axes, label: str):
     return figure.colorbar(drawn, ax=list(np.ravel(axes)), label=label, pad=0.01)
 
@@ -107,7 +112,7 @@ def _lines(axis, trace: Trace, curves: Mapping, label: str = _STEP_LABEL, title:
     """Draw ``name -> values`` or ``(positions, values)`` over the steps; without curves "not measured"."""
     for k, (name, values) in enumerate(curves.items()):
         points = values if isinstance(values, tuple) else (values,)
-        axis.plot(*points, "o-", color=CYCLE[k % len(CYCLE)], markersize=3, label=name)
+        axis.plot(*points, "o-", color=CYCLE[k % len(CYCLE)], markersize=3, label=_short(name))
     axis.set(**labels)
     _title(axis, title)
     _step_axis(axis, trace, label)
@@ -131,8 +136,9 @@ def _matrix(values: np.ndarray, names: Sequence[str], title: str, about: str) ->
         _title(axis, title)
         drawn = draw_image(axis, values, origin="upper", aspect="equal", cmap=TIMES, vmin=0, vmax=top)
         every = max(1, n // 12)
-        axis.set_xticks(range(0, n, every), names[::every], rotation=45, ha="right")
-        axis.set_yticks(range(0, n, every), names[::every])
+        labels = [_short(name) for name in names[::every]]
+        axis.set_xticks(range(0, n, every), labels, rotation=45, ha="right")
+        axis.set_yticks(range(0, n, every), labels)
         for i, j in np.argwhere(np.isfinite(values)) if n <= 12 else ():
             colour = "white" if values[i, j] < 0.5 * top else INK
             axis.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize=7, color=colour)
@@ -331,7 +337,7 @@ def _map_of_the_steps(request: ViewRequest) -> View:
     with styled_axis((6.6, 4.6), title="the mean x0 prediction, step by step") as (figure, axis):
         for k, ((label, trace), path) in enumerate(zip(traces.items(), paths, strict=True)):
             colour, steps = CYCLE[k % len(CYCLE)], np.arange(1, len(path) + 1)
-            axis.plot(*path.T, color=colour, linewidth=1, label=label)
+            axis.plot(*path.T, color=colour, linewidth=1, label=_short(label, 80))
             for p, q in zip(path[:-1:2], path[1::2], strict=False):
                 axis.annotate("", q, p, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1})
             dots = axis.scatter(*path.T, s=18, c=steps, edgecolors=colour, linewidths=1, **scale)
@@ -339,7 +345,7 @@ def _map_of_the_steps(request: ViewRequest) -> View:
             rows += [[label, call, t, *place] for call, t, place in places]
         first, second = (f"{100 * e:.0f} % of the variance" for e in explained)
         axis.set(xlabel=f"PC 1 ({first})", ylabel=f"PC 2 ({second})")
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", fontsize=7, ncols=2)
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", fontsize=7)
         _bar(figure, dots, axis, "step")
     about = (
         "Each dot is one step's x0 prediction, averaged over time, on the principal components of all runs together."
