@@ -6,6 +6,7 @@ A message states what arrived and what was expected, its hint the remedy; ``str(
 
 import difflib
 import os
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -23,10 +24,8 @@ class _Details:
         self.hint, self.code = hint, code
 
     def _render_traceback_(self) -> list[str]:
-        """The lines that IPython shows: the text alone; with ``SVCLIB_DEBUG`` it fails, and IPython shows all."""
-        if os.environ.get("SVCLIB_DEBUG"):
-            raise NotImplementedError
-        return [str(self)]
+        """The lines that IPython shows: the text alone, unless ``SVCLIB_DEBUG`` is set."""
+        return traceback.format_exception(self) if os.environ.get("SVCLIB_DEBUG") else [str(self)]  # type: ignore[arg-type]
 
 
 class AudioError(_Details, ValueError):

@@ -31,6 +31,11 @@ def on_colab() -> bool:
     return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
 
 
+def root_folder(base: str | Path | None = None) -> Path:
+    """The folder of a workspace on this machine: ``base``, else ``SVCLIB_HOME``, else ``svclib_home`` beside it."""
+    return Path(os.path.abspath(Path(base or os.environ.get("SVCLIB_HOME") or "svclib_home").expanduser()))
+
+
 def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
     """Make the workspace where there is none, and test that it can be written.
 
@@ -47,7 +52,7 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
         except StorageError as error:
             base = COLAB_DISK / name
             notice = f"{error} So your files are in {base}: they vanish with this Colab machine."
-    root = Path(os.path.abspath(Path(base or os.environ.get("SVCLIB_HOME") or "svclib_home").expanduser()))
+    root = root_folder(base)
     on_drive = root.is_relative_to(filesystem.DRIVE_MOUNT)
     if on_drive and on_colab():
         _mount_drive()

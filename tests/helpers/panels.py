@@ -66,8 +66,7 @@ def upload(uploader, name, data, slice_bytes=500_000):
 
 
 class ColabPage:
-    """The values of widgets as a page on Colab shows them: without those that came from a thread (googlecolab/colabtools
-    #3373)."""
+    """The values of widgets as a page on Colab shows them: nothing from a thread (googlecolab/colabtools #3373)."""
 
     def __init__(self, monkeypatch):
         self.values, real = {}, W.Widget._send

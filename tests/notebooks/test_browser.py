@@ -149,7 +149,7 @@ def test_the_lesson_in_jupyterlab(page, lab, folder):
     browsing.whole_screenshot(page, folder / "04_phone.png")
 
 
-@pytest.mark.case("U2", "U3")
+@pytest.mark.case("user 03.1", "user 03.2")
 @pytest.mark.browser
 def test_songs_of_any_size_are_uploaded_dropped_and_recorded(page, lab, folder):
     """12 MB, which Jupyter takes in no single message; a text, refused; a folder dropped into the page; Record."""

@@ -385,7 +385,7 @@ def test_uploads_are_stored_under_a_free_name_chosen_and_shown_escaped(base):
     assert "onerror=alert(1)>" not in result and "<img src=x" not in result
 
 
-@pytest.mark.case("U3")
+@pytest.mark.case("user 03.2")
 def test_an_upload_that_is_no_sound_is_not_stored_and_says_why(base):
     panel = convert.ConvertPanel(base)
     before = sorted(base.examples.iterdir())
@@ -394,7 +394,7 @@ def test_an_upload_that_is_no_sound_is_not_stored_and_says_why(base):
     assert sorted(base.examples.iterdir()) == before and panel.song.value == base.examples / "a song.wav"
 
 
-@pytest.mark.case("U2")
+@pytest.mark.case("user 03.1")
 def test_a_song_of_any_size_arrives_in_slices_that_colab_and_jupyter_take(base):
     panel = convert.ConvertPanel(base)
     path, sent = make_song(base.root / "long.wav", seconds=120.0), []
@@ -451,7 +451,7 @@ def test_of_several_files_the_good_ones_are_kept_and_the_bad_one_is_named(base):
     assert "svclib-warning" in message.widget.value and "<b>Upload" not in uploader.children[0].value
 
 
-@pytest.mark.case("U1")
+@pytest.mark.case("user colab")
 def test_on_colab_a_panel_works_in_its_callback_and_the_page_sees_all_of_it(base, monkeypatch):
     page = ColabPage(monkeypatch)
     threaded = convert.ConvertPanel(base)

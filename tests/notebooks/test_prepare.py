@@ -49,7 +49,7 @@ def everything(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
 
 
-@pytest.mark.case("U6")
+@pytest.mark.case("user 01.1")
 @pytest.mark.parametrize("given", ["SOURCE", "quoted", "VOICE", "BASE"])
 def test_a_folder_anywhere_is_used_where_it_is(home, mine, notes, given):
     before = everything(mine)
@@ -65,7 +65,7 @@ def test_a_folder_anywhere_is_used_where_it_is(home, mine, notes, given):
     assert names(prepare.recordings(again, "My voice")[1]) == names(found)
 
 
-@pytest.mark.case("U6")
+@pytest.mark.case("user 01.1")
 def test_recordings_that_lie_in_the_home_itself_are_a_voice(home, notes):
     make_song(home.root / "one.wav")
     make_song(home.examples / "a song.wav")
@@ -82,7 +82,7 @@ def test_a_voice_named_like_another_elsewhere_is_not_mixed_with_it(home, mine, n
     assert names(prepare.recordings(home, "Anna", str(mine))[1])[0] == ("Anna", "Take 1.wav")
 
 
-@pytest.mark.case("U7")
+@pytest.mark.case("user 01.4")
 def test_who_named_a_voice_is_refused_before_anything_is_rendered(home, notes):
     with pytest.raises(DatasetError) as found:
         prepare.recordings(home, "Anna")
@@ -115,7 +115,7 @@ def zipped(files) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.case("U6")
+@pytest.mark.case("user 01.1")
 @pytest.mark.parametrize("folder", ["", "My voice/", "../../My voice/"])
 def test_uploaded_recordings_and_zips_are_the_voice_that_comes_next(home, mine, notes, folder):
     make_song(home.audio / "zoe" / "older.wav")
@@ -134,7 +134,7 @@ def test_uploaded_recordings_and_zips_are_the_voice_that_comes_next(home, mine, 
     assert name == "my voice" and [singer for singer, _ in names(found)] == ["my voice"] * 2
 
 
-@pytest.mark.case("U3")
+@pytest.mark.case("user 03.2")
 def test_an_upload_without_sound_is_not_stored(home, tmp_path):
     panel = prepare.UploadPanel(home, "Anna")
     (tmp_path / "notes.txt").write_text("la la")

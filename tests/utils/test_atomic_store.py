@@ -396,7 +396,7 @@ def test_base_folder_local(tmp_path, monkeypatch):
     assert workspace.base_folder(base=tmp_path / "mine").output == tmp_path / "mine" / "output"
 
 
-@pytest.mark.case("P2", "F1", "U4")
+@pytest.mark.case("P2", "F1", "user drive")
 def test_base_folder_on_colab(tmp_path, monkeypatch):
     """Mounted: not mounted again. Not mounted: asked once; who declines gets a local folder and a sentence, and a path
     on Drive that was asked for is refused and not made."""
@@ -427,7 +427,7 @@ def test_base_folder_on_colab(tmp_path, monkeypatch):
     assert workspace.base_folder().root == mount / "MyDrive" / "svclib" and workspace.base_folder().on_drive
 
 
-@pytest.mark.case("U5")
+@pytest.mark.case("user 01.2")
 def test_a_folder_with_other_things_gets_no_folders(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(StorageError) as found:
