@@ -116,7 +116,7 @@ def test_singer_voice_and_words_reach_the_lesson_and_its_file_has_a_link(base, m
     monkeypatch.setattr(lesson, "from_file", from_file)
     panel = panel_of(base)
     assert [name for name, _ in panel.singer.options] == ["ann", "bea"]
-    panel.singer.value, panel.words.value = "bea", True
+    panel.song.value, panel.singer.value, panel.words.value = base.examples / "a song.wav", "bea", True
     panel.run_button.click()
     panel.task.wait(30)
     ((options, voice),) = asked
