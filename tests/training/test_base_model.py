@@ -38,16 +38,14 @@ def test_it_is_small_and_is_what_the_preset_builds(base):
 
 
 def test_a_run_says_what_it_starts_from_and_why(base):
-    statistics = {**base.statistics, "singers": {"somebody": base.statistics["singers"]["kerstin"]}}
     preset = config.load("diffusion_small")
-    model = instrument.build_model(preset.model, base.features, statistics)
-    record, text = resume.initialise(model, resume.BASE, preset)
-    assert record["sha256"] == base.sha256 and base.name in text and "base model" in text
-    record, text = resume.initialise(model, None, preset)
-    assert record is None and "fresh weights" in text
-    other = config.load("diffusion_small", ["diffusion.DiffusionSettings.channels=64"])
-    record, text = resume.initialise(None, resume.BASE, other)
-    assert record is None and "fresh weights" in text and "channels" in text
+    other, text = resume.initial_instrument(resume.BASE, preset)
+    assert other.sha256 == base.sha256 and base.name in text and "base model" in text
+    other, text = resume.initial_instrument(None, preset)
+    assert other is None and "fresh weights" in text
+    narrow = config.load("diffusion_small", ["diffusion.DiffusionSettings.channels=64"])
+    other, text = resume.initial_instrument(resume.BASE, narrow)
+    assert other is None and "fresh weights" in text and "channels" in text
 
 
 def test_a_new_singer_begins_in_the_middle_of_the_known_ones(base):
