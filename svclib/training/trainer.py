@@ -74,7 +74,7 @@ class Trainer:
         student, other = resume.is_student(preset), None
         if found is None or student:
             other, message = resume.initial_instrument(init, preset)
-            start.messages += [message] if found is None else []
+            start.messages.extend([message] if found is None else [])
         if student:
             resume.require_teacher(other, self.model.singers, self.record["init"])
         if found is None and other is not None:
