@@ -13,6 +13,7 @@ import torch
 
 A4_HZ = 440.0
 A4_MIDI = 69.0
+NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
 def hz_to_midi(f0_hz):
@@ -29,6 +30,18 @@ def midi_to_hz(midi):
     """Frequency in Hz of a (fractional) MIDI note number. MIDI 0 is a pitch here (8.18 Hz), not silence."""
     midi = midi if isinstance(midi, torch.Tensor) else np.asarray(midi, dtype=float)
     return (A4_HZ * 2.0 ** ((midi - A4_MIDI) / 12.0))[()]
+
+
+def note_name(midi: float) -> str:
+    """``69`` -> ``A4``; rounds to the nearest note."""
+    note = int(math.floor(midi + 0.5))
+    return f"{NOTE_NAMES[note % 12]}{note // 12 - 1}"
+
+
+def range_text(low_hz: float, high_hz: float) -> str:
+    """A range of pitch in notes and in Hz: ``A3 to D5 (215 to 606 Hz)``."""
+    low, high = (note_name(float(hz_to_midi(hz))) for hz in (low_hz, high_hz))
+    return f"{low} to {high} ({low_hz:.0f} to {high_hz:.0f} Hz)"
 
 
 def cents(f0_hz, reference_hz):

@@ -243,10 +243,12 @@ def describe(dataset: Dataset) -> str:
     if dataset.labels:
         lines.append(f"labels: {', '.join(dataset.labels)}")
     if pitch["mean_note"] is not None:
-        low, high, mean = (units.midi_to_hz(pitch[f"{k}_note"]) for k in ("min", "max", "mean"))
-        lines.append(f"notes from {low:.0f} to {high:.0f} Hz, {mean:.0f} Hz on average")
+        low, high = statistics.note_range_midi(pitch)
+        notes = units.range_text(units.midi_to_hz(low), units.midi_to_hz(high))
+        lines.append(f"notes from {notes}, {units.note_name(pitch['mean_note'])} on average")
     if dataset.skipped or dataset.duplicates:
-        lines.append(f"{len(dataset.skipped)} files skipped, {len(dataset.duplicates)} duplicates left out")
+        left = ((len(dataset.skipped), "file", "skipped"), (len(dataset.duplicates), "duplicate", "left out"))
+        lines.append(", ".join(f"{n} {what}{'' if n == 1 else 's'} {how}" for n, what, how in left))
     return "\n".join(lines)
 
 
