@@ -166,6 +166,17 @@ def read(path: str | Path, sample_rate_hz: int | None = None, surveyed: Survey |
     return Audio(out, rate_hz, found.info)
 
 
+def beginning(path: str | Path, seconds: float) -> tuple[np.ndarray, int]:
+    """The first seconds of a file, the mean of its channels, and its sample rate; no more is decoded. For players."""
+    with Decoder(path) as decoder:
+        rate_hz, taken = decoder.info.sample_rate_hz, []
+        for block in decoder.blocks():
+            taken.append(block.mean(axis=1))
+            if sum(map(len, taken)) >= seconds * rate_hz:
+                break
+    return np.concatenate(taken or [np.zeros(0, np.float32)])[: round(seconds * rate_hz)], rate_hz
+
+
 def survey(path: str | Path, progress: ProgressCallback | None = None) -> Survey:
     """Decode a whole file once: its true length, its warnings, its mix to mono. Memory does not depend on its length.
 

@@ -67,7 +67,8 @@ def load_song(
     """
     path, report = Path(path), reporter(progress, cancelled)
     name = filesystem.as_name(path.name)
-    settings = dataclasses.replace(settings, f0_method=f0_method or settings.f0_method)
+    f0_max_hz = max(settings.f0_max_hz, extract.F0_MAX_HZ)  # instruments of earlier versions: 1100 Hz
+    settings = dataclasses.replace(settings, f0_method=f0_method or settings.f0_method, f0_max_hz=f0_max_hz)
     report(0.0, f"reading {name}")
     found = audio.survey(path)
     n_samples, sample_rate_hz = found.info.n_samples, found.info.sample_rate_hz

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from svclib.audio import units
-from svclib.data import manifest, preprocess, shards
+from svclib.data import manifest, preprocess, shards, statistics
 from svclib.data.recordings import Recording
 from svclib.features import extract
 from svclib.features.extract import ConditionInputs

@@ -14,7 +14,7 @@ from svclib.audio import units
 PROBLEM, WARNING, NOTE = "problem", "warning", "note"
 NOTHING_FOUND = "No problems found."
 LEFT_OUT = ("unusable", "other", "duplicate")  # kinds of findings
-LIMITS_HZ = (53.0, 1900.0)  # the default search range of the tracker, less 6 and 9 %
+LIMITS_HZ = (53.0, 2000.0)  # the default search range of the tracker, less a semitone
 MIXTURE_NOTE, MIXTURE_WARNING = 0.06, 0.25
 ENOUGH_S, GOOD_S = 300.0, 600.0
 _TEXTS = tomllib.loads(Path(__file__).with_name("findings.toml").read_text(encoding="utf-8"))

@@ -73,6 +73,7 @@ def train(
             "Prepare it with another validation pattern, or with more recordings."
         )
     run, messages = Path(run), []
+    _require_notes(dataset, preset, options, run)
 
     def log_message(text: str) -> None:
         messages.append(text)
@@ -97,9 +98,25 @@ def _opened(dataset: Any) -> Any:
     return Dataset.open(dataset) if isinstance(dataset, (str, Path)) else dataset
 
 
+def _require_notes(dataset: Any, preset: config.Preset, options: SessionOptions, run: Path) -> None:
+    """Refuse to begin an instrument that plays notes with a voice that has none, unless it was allowed."""
+    statistics = getattr(dataset, "statistics", None) or {}
+    singers = statistics.get("singers", {})
+    lost = [name for name, found in singers.items() if found.get("f0_midi", {}).get("mean_note", 0.0) is None]
+    if preset.model.kind in ("ddsp", "diffusion") and lost and not options.allow_unpitched and not checkpoints(run):
+        raise TrainingError(
+            f"No notes were found in the recordings of {', '.join(lost)}: they are whispered, or outside the range of "
+            "the pitch tracker, and an instrument made of them cannot sing a melody.",
+            hint="Prepare with other recordings, or train anyway by --allow-unpitched (in Python allow_unpitched=True).",
+        )
+
+
 def _result(trainer: Trainer, reason: str, lost: str) -> RunResult:
     step, steps = trainer.step, trainer.settings.steps
-    if not reason:
+    if not reason and step == trainer.first_step:
+        message = f"Nothing was trained: '{trainer.run}' is at step {step} already, and {steps} were asked for. "
+        message += f"To train on, give a number of steps above {step}."
+    elif not reason:
         message = f"Finished: step {step} of {steps} in '{trainer.run}'."
     elif reason == "elsewhere":
         message = f"{lost} Saved at step {step} of {steps}."

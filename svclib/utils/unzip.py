@@ -177,6 +177,6 @@ def _named(file: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, str]]:
     raw = {i: e.orig_filename.encode("cp437") for i, e in enumerate(entries) if not e.flag_bits & _UTF_8_FLAG}
     unknown = [i for i, name in raw.items() if not name.isascii() and b"\n" not in name]
     texts = filesystem.legacy_text(b"\n".join(raw[i] for i in unknown)).split("\n")
-    known = dict(zip(unknown, texts, strict=True))
+    known = dict(zip(unknown, texts, strict=False))
     for i, entry in enumerate(entries):
         yield entry, known.get(i, entry.orig_filename)
