@@ -44,10 +44,13 @@ _MP3_SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 _FIRST_FRAME_BYTES = 1 << 20  # in which an MP3 begins, behind its tags
 _FFMPEG_KINDS = {"mov": "AAC or ALAC in MP4", "aac": "AAC", "matroska": "WebM", "asf": "WMA"}
 # What ffmpeg may read where libsndfile cannot, by its first bytes; none of these refers to other files.
-_FFMPEG_FORMATS = "aac,ac3,aiff,amr,ape,au,caf,dts,eac3,flac,mp3,mpc,mpc8,ogg,tta,w64,wav,wv"
+_FFMPEG_FORMATS = "aac,ac3,aiff,amr,ape,au,avi,caf,dts,eac3,flac,flv,mp3,mpc,mpc8,mpeg,mpegts,ogg,tta,w64,wav,wv"
 _FFMPEG_HEAD = re.compile(
-    rb"ID3|OggS|fLaC|caff|wvpk|RIFF|RF64|BW64|riff|FORM|\.snd|\x0bw|\x7f\xfe\x80\x01|\xff[\xe0-\xff]|TTA|MAC |MPCK|MP\+|#!AMR"
+    rb"ID3|OggS|fLaC|caff|wvpk|RIFF|RF64|BW64|riff|FORM|\.snd|\x0bw|\x7f\xfe\x80\x01|\xff[\xe0-\xff]|TTA|MAC |"
+    rb"MPCK|MP\+|#!AMR|FLV|\0\0\x01\xba|G(?s:.{187})G"
 )
+_OGG_BEGIN = re.compile(rb"OggS\0[\x02\x06]")  # the first page of a stream
+_OGG_PAGE = re.compile(rb"OggS\0[\0\x01\x04\x05]")  # any other
 _PACKED = {b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"PK\3\4": "zip", b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zX": "xz"}
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")
 _UNKNOWN_LENGTH = 1 << 60  # libsndfile's number of samples of a stream whose header does not give it
@@ -165,10 +168,14 @@ class Decoder:
 
 
 def _opened(path: Path, warn: Callable[[str], None]) -> "_Sndfile | _Ffmpeg":
-    """The decoder of a file, by its content; ``warn`` receives the ends of sentences that begin with the file's name."""
+    """The decoder of a file by its content; ``warn`` receives the ends of sentences that begin with the file's name."""
     size, head = _head_of(path)
     if kind := _ffmpeg_kind(path, size, head):
         return _Ffmpeg(path, kind)
+    if head[:4] == b"OggS" and _is_chained(path):  # libsndfile reads the first stream only
+        if shutil.which("ffmpeg"):
+            return _Ffmpeg(path, "ogg")
+        warn(" holds several recordings in a chain; only the first one is used. With ffmpeg all are.")
     try:
         return _Sndfile(path, _wav_pieces(path, warn) or _mp3_pieces(path, warn))
     except AudioError:
@@ -298,7 +305,9 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
     if sum(32 <= b < 127 or b in (9, 10, 13) for b in head) > 0.95 * len(head):
         return _error(path, "is not audio: it holds text.", "Choose a recording instead.")
     if packed := next((name for start, name in _PACKED.items() if head.startswith(start)), ""):
-        return _error(path, f"is not a sound file but packed files ({packed}).", "Unpack it first, and give the folder.")
+        return _error(
+            path, f"is not a sound file but packed files ({packed}).", "Unpack it first, and give the folder."
+        )
     if _FFMPEG_HEAD.match(head) and not shutil.which("ffmpeg"):
         return _error(path, "is not among the formats that are read without ffmpeg.", _FFMPEG_HINT)
     if path.suffix.lower() not in SUFFIXES:
@@ -320,6 +329,20 @@ def _is_encrypted(path: Path) -> bool:
             if size < read:
                 break
             file.seek(size - read, 1)
+    return False
+
+
+def _is_chained(path: Path) -> bool:
+    """True if a stream of an Ogg file begins behind other sound: recordings of a radio, or joined files."""
+    with open(path, "rb") as file:
+        begun, before = False, b""
+        while block := file.read(filesystem.CHUNK_BYTES):
+            data = before + block
+            if not begun and (page := _OGG_PAGE.search(data)):
+                begun, data = True, data[page.start() :]
+            if begun and _OGG_BEGIN.search(data):
+                return True
+            before = block[-5:]
     return False
 
 
@@ -410,12 +433,19 @@ def _wav_pieces(path: Path, warn: Callable[[str], None]) -> list[_Piece] | None:
                 file.seek(min(stop + (stop & 1), size))
                 behind = file.read(4)
                 open_end = stop == body or (len(behind) == 4 and not behind.isascii())
+                if behind == b"RIFF":
+                    warn(": another WAV stands behind it in the same file; only the first one is used.")
                 if not format or not (odd or open_end) or size <= body:
                     return None
                 if open_end:
                     stop = size
                     warn(": its header gives no length, or a wrong one; the sound up to the end of the file is used.")
-                parts = (b"RIFF\xff\xff\xff\xffWAVEfmt ", struct.pack("<I", len(format)), format, b"data\xff\xff\xff\xff")
+                parts = (
+                    b"RIFF\xff\xff\xff\xffWAVEfmt ",
+                    struct.pack("<I", len(format)),
+                    format,
+                    b"data\xff\xff\xff\xff",
+                )
                 return [b"".join(parts), (body, min(stop, size))]
             at = stop
             if n & 1:
@@ -428,7 +458,7 @@ def _wav_pieces(path: Path, warn: Callable[[str], None]) -> list[_Piece] | None:
 def _mp3_pieces(path: Path, warn: Callable[[str], None], unopened: bool = False) -> list[_Piece] | None:
     """The frames of an MP3 behind a header with their true number; None if there are none, or the file is so already.
 
-    What is not a frame (tags, junk in front, damage) is left out. ``unopened``: libsndfile cannot open the file as it is.
+    What is not a frame (tags, junk in front, damage) is left out. ``unopened``: libsndfile cannot open the file itself.
     """
     with open(path, "rb") as file:
         tag = file.read(10)

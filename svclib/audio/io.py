@@ -32,9 +32,9 @@ _CANCELLED_SHARE = 0.05  # a mix with less of the louder channel's energy cancel
 def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The usable sound files of a folder (or of one file), and those left out, each with the reason; sorted by path.
 
-    A file is usable if it can be opened as sound, whatever its suffix. Links are followed inside the folder only; system
-    files (``.DS_Store``, ``._song.wav``, ``.ipynb_checkpoints``) are passed over. An AudioError names the nearest folders
-    if there is none.
+    A file is usable if it can be opened as sound, whatever its suffix. Links are followed inside the folder only;
+    system files (``.DS_Store``, ``._song.wav``, ``.ipynb_checkpoints``) are passed over. An AudioError names the
+    nearest folders if there is none.
     """
     folder = Path(folder)
     if not folder.exists():

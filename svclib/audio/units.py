@@ -32,13 +32,13 @@ def midi_to_hz(midi):
     return (A4_HZ * 2.0 ** ((midi - A4_MIDI) / 12.0))[()]
 
 
-def note_name(midi: float) -> str:
+def note_name(midi: float | int) -> str:
     """``69`` -> ``A4``; rounds to the nearest note."""
     note = int(math.floor(midi + 0.5))
     return f"{NOTE_NAMES[note % 12]}{note // 12 - 1}"
 
 
-def range_text(low_hz: float, high_hz: float) -> str:
+def range_text(low_hz: float | int, high_hz: float | int) -> str:
     """A range of pitch in notes and in Hz: ``A3 to D5 (215 to 606 Hz)``."""
     low, high = (note_name(float(hz_to_midi(hz))) for hz in (low_hz, high_hz))
     return f"{low} to {high} ({low_hz:.0f} to {high_hz:.0f} Hz)"

@@ -8,7 +8,6 @@ import numpy as np
 
 from svclib.audio import units
 from svclib.audio.loudness import note_mask, note_on_ratio
-from svclib.conversion import autotune
 from svclib.conversion.controls import Controls, defaults, statistic
 from svclib.features.extract import Features
 

@@ -63,7 +63,8 @@ def load_song(
     """Read a song and measure it at an instrument's sample rate and on its grid.
 
     ``settings`` are those of the instrument; ``f0_method`` is another F0 tracker than theirs, of ``f0.F0_METHODS``.
-    Raises ConversionError if the song is shorter than one frame or longer than two hours, AudioError if it cannot be read.
+    Raises ConversionError if the song is shorter than one frame or longer than two hours, AudioError if it cannot be
+    read.
     """
     path, report = Path(path), reporter(progress, cancelled)
     name = filesystem.as_name(path.name)

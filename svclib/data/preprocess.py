@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.audio.decode import low_rate_warning
-from svclib.data import executors, manifest, quality, segments, shards
+from svclib.data import executors, manifest, quality, segments, shards, statistics
 from svclib.data.recordings import Recording
 from svclib.data.segments import ResampledStream
 from svclib.utils import atomic_store, filesystem
@@ -309,7 +309,7 @@ def _build(builder: DatasetBuilder, hashed: list, placed: dict, validation: str 
 def _without_notes(new: dict, settings) -> list[str]:
     """A message if a singer's recordings have no pitch."""
     singers = new["statistics"]["singers"]
-    lost = [name for name, found in singers.items() if found["f0_midi"]["mean_note"] is None]
+    lost = [name for name, found in singers.items() if statistics.lacks_notes(found)]
     if not lost:
         return []
     whose = f" of {', '.join(lost)}" if len(lost) < len(singers) else ""
@@ -361,7 +361,9 @@ def _changes(old: dict | None, new: dict) -> list[str]:
     others = [s["name"] for s in new["skipped"] if Path(s["name"]).suffix.lower() not in audio.SUFFIXES]
     if others:
         more = " and so on" if len(others) > 5 else ""
-        what = "1 file is no recording and was" if len(others) == 1 else f"{len(others)} files are no recordings and were"
+        what = (
+            "1 file is no recording and was" if len(others) == 1 else f"{len(others)} files are no recordings and were"
+        )
         messages.append(f"{what} left out: {', '.join(others[:5])}{more}.")
     for name, reason in ((s["name"], s["reason"]) for s in new["skipped"] if s["name"] not in others):
         named = reason.startswith(Path(name).name)

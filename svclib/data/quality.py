@@ -40,7 +40,8 @@ def examine(
         progress: Called with a fraction and a text before each file, and at the end.
 
     Returns:
-        Reports of all files, in the order given and in natural order within a folder; totals; findings, the most serious first.
+        Reports of all files, in the order given and in natural order within a folder; totals; findings, the most
+        serious first.
 
     Raises:
         DatasetError: if a folder or file does not exist.
@@ -139,6 +140,8 @@ class _Scan:
         if not len(filled):
             return 0.0, 0.0
         top, total = int(filled[-1]), int(self.counts.sum())
+        if top == self.BINS - 1:  # a float file above full scale: nothing was cut off
+            return 0.0, self.found.peak / self.found.gain
         flat = int(self.flat[int(0.97 * top) :].sum())
         return (flat if flat >= 1e-4 * total else self._pile(top)) / total, (top + 0.5) * self.TOP / self.BINS
 
@@ -224,7 +227,7 @@ def fingerprint(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> _Fingerpri
 
 
 def twins(prints: Sequence[_Fingerprint | None]) -> list[int | None]:
-    """For each recording the position of the first one with the same sound, also in another format or level, or None."""
+    """For each recording the position of the first one of the same sound, also in another format or level, or None."""
     found, digests, shapes, kept = [], {}, np.zeros((len(prints), 3)), []
     for position, one in enumerate(prints):
         twin = None

@@ -78,6 +78,14 @@ def _summary(found: list[dict]) -> dict:
     }
 
 
+def lacks_notes(found: dict) -> bool:
+    """True if the statistics of a dataset or a singer hold no notes, or in less than 2 % of the time."""
+    pitch = found.get("f0_midi") or {}
+    seconds = (pitch.get("histogram") or {}).get("seconds")
+    few = seconds is not None and sum(seconds) < 0.02 * found["duration_s"]
+    return few or pitch.get("mean_note", 0.0) is None
+
+
 def note_range_midi(pitch: dict) -> tuple[float, float]:
     """Lowest and highest note of ``f0_midi`` that is held for more than half a percent of the time.
 

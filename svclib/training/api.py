@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from svclib.data import statistics
 from svclib.data.dataset import Dataset, local_copy
 from svclib.data.recordings import only_held_out
 from svclib.features.extract import ConditionInputs
@@ -100,14 +101,13 @@ def _opened(dataset: Any) -> Any:
 
 def _require_notes(dataset: Any, preset: config.Preset, options: SessionOptions, run: Path) -> None:
     """Refuse to begin an instrument that plays notes with a voice that has none, unless it was allowed."""
-    statistics = getattr(dataset, "statistics", None) or {}
-    singers = statistics.get("singers", {})
-    lost = [name for name, found in singers.items() if found.get("f0_midi", {}).get("mean_note", 0.0) is None]
+    singers = (getattr(dataset, "statistics", None) or {}).get("singers", {})
+    lost = [name for name, found in singers.items() if statistics.lacks_notes(found)]
     if preset.model.kind in ("ddsp", "diffusion") and lost and not options.allow_unpitched and not checkpoints(run):
         raise TrainingError(
             f"No notes were found in the recordings of {', '.join(lost)}: they are whispered, or outside the range of "
             "the pitch tracker, and an instrument made of them cannot sing a melody.",
-            hint="Prepare with other recordings, or train anyway by --allow-unpitched (in Python allow_unpitched=True).",
+            hint="Prepare with other recordings, or train anyway: --allow-unpitched, in Python allow_unpitched=True.",
         )
 
 

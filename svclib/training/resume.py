@@ -212,9 +212,10 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
             changes = "the recordings are the same, but not their split, singers or segments"
         text = f"The dataset changed since step {record['step']}: {changes}."
         if not allowed:
-            hint = "Resume with it by --allow-changed-dataset (in Python allow_changed_dataset=True; a field of notebook 02)"
+            how = "--allow-changed-dataset, in Python allow_changed_dataset=True, in notebook 02 ALLOW_CHANGED_DATASET"
             other = run.with_name(f"{run.name} 2")
-            raise TrainingError(text, path=run, hint=f"{hint}, or begin a new run, for example '{other}'.")
+            hint = f"Resume with it ({how}), or begin a new run, for example '{other}'."
+            raise TrainingError(text, path=run, hint=hint)
         messages.append(f"{text} Going on with it, as asked.")
     if record["device"] != device or record["versions"] != checkpoints.new_record("", 0, preset, dataset)["versions"]:
         messages.append("Another device or version than last time: the result is as good, but not bit-identical.")

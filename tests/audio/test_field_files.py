@@ -1,5 +1,5 @@
-"""Sound files of which users of such programs report that they are refused, cut or misread: the sound that is there comes
-out whole, whatever their header says, and what is wrong with them is one sentence.
+"""Sound files of which users of such programs report that they are refused, cut or misread: the sound that is there
+comes out whole, whatever their header says, and what is wrong with them is one sentence.
 """
 
 import io
@@ -199,6 +199,8 @@ OTHERS = {  # options of ffmpeg by file name
     "g.wav": ["-c:a", "ac3", "-f", "ac3"],
     "h.m4a": ["-c:a", "alac"],
     "i.tta": [],
+    "k.avi": ["-c:a", "mp3"],
+    "l.ts": ["-c:a", "aac"],
     "j.bin": ["-c:a", "wavpack", "-f", "wv"],
 }
 
@@ -212,6 +214,19 @@ def test_ffmpeg_reads_what_libsndfile_cannot(tmp_path, name):
     command = ["ffmpeg", "-v", "error", "-i", tmp_path / "source.wav", *OTHERS[name], tmp_path / name]
     subprocess.run([os.fspath(part) for part in command], check=True)
     assert_whole(read(tmp_path / name, (tmp_path / name).read_bytes()), slack_s=0.1)
+
+
+@pytest.mark.case("field F2", "field F4")
+@needs_ffmpeg
+def test_streams_in_a_chain_are_all_read(tmp_path, monkeypatch):
+    """As a radio sends them; without ffmpeg it is said that only the first one is used."""
+    data = as_bytes("OGG", "VORBIS") * 2
+    assert abs(read(tmp_path / "a.ogg", data).duration_s - 2 * SECONDS) < 0.05
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    got = read(tmp_path / "b.ogg", data)
+    assert abs(got.duration_s - SECONDS) < 0.05 and "ffmpeg" in got.info.warnings[0]
+    joined = read(tmp_path / "c.wav", WAV + WAV)
+    assert abs(joined.duration_s - SECONDS) < 0.01 and "another WAV" in joined.info.warnings[0]
 
 
 @pytest.mark.case("field F4")
@@ -283,7 +298,10 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     usable, skipped = audio.find(inside)
     assert [path.name for path in usable] == ["a.wav", "again.wav"]
     assert sorted(path.name for path, _ in skipped) == ["b.wav", "more"]
-    assert [path.name for path in audio.find(tmp_path / "link")[0]] == ["a.wav", "again.wav"]  # the folder that was named
+    assert [path.name for path in audio.find(tmp_path / "link")[0]] == [
+        "a.wav",
+        "again.wav",
+    ]  # the folder that was named
     assert audio.has_audio(inside) and not audio.has_audio(outside / "nothing")
 
 

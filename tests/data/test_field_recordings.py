@@ -1,5 +1,5 @@
-"""Folders of recordings as people have them: names of any kind, copies in other formats, voices beyond a tracker's range,
-manifests of others, two preparations at once.
+"""Folders of recordings as people have them: names of any kind, copies in other formats, voices beyond a tracker's
+range, manifests of others, two preparations at once.
 """
 
 import dataclasses
@@ -38,7 +38,17 @@ def put(path, samples, rate=RATE):
 
 # Names ----------------------------------------------------------------------------------------------------------------
 
-NAMES = ["👩\u200d🎤", "می\u200cخواهم", "gr\udcfcn", "x" * 250, "発表", "e\u0301tude", "a\nb", "\x1b]0;owned\x07", "a\u202eb"]
+NAMES = [
+    "👩\u200d🎤",
+    "می\u200cخواهم",
+    "gr\udcfcn",
+    "x" * 250,
+    "発表",
+    "e\u0301tude",
+    "a\nb",
+    "\x1b]0;owned\x07",
+    "a\u202eb",
+]
 
 
 @pytest.mark.case("red 24", "red 37", "B5")
@@ -191,7 +201,9 @@ def test_recordings_without_notes_are_said(tmp_path):
         report = quality.examine(tmp_path / name)
         assert "pitch" in {f.kind for f in report.flagged()[0].findings}
     put(tmp_path / "voice" / "b.wav", vowel(300, 4.0))
-    data = dataset.prepare(find_recordings([tmp_path / n for n in ("whistle", "whisper", "voice")]), tmp_path / "out", SETTINGS)
+    data = dataset.prepare(
+        find_recordings([tmp_path / n for n in ("whistle", "whisper", "voice")]), tmp_path / "out", SETTINGS
+    )
     [message] = [m for m in data.messages if m.startswith("No notes")]
     assert "whisper, whistle" in message and "voice:" not in message
 

@@ -263,7 +263,10 @@ def legacy_zip(path, names, page, sound=True):
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("cp932", ["発表.wav", "代表曲.wav", "能.wav", "私の声/ソ.wav", "歌 1.wav"]),  # the second byte of 表 is a backslash
+        (
+            "cp932",
+            ["発表.wav", "代表曲.wav", "能.wav", "私の声/ソ.wav", "歌 1.wav"],
+        ),  # the second byte of 表 is a backslash
         ("gbk", ["我的声音/歌曲.wav", "录音.wav", "月亮代表我的心.wav"]),
         ("cp866", ["Мой голос/песня.wav", "запись 2.wav"]),
         ("cp850", ["grün.wav", "Übung 1.wav", "Ærøskøbing.wav"]),

@@ -170,11 +170,13 @@ def doctor_picture(report) -> Figure:
                 level.barh(y, file.level_db - floor_db, left=floor_db, color=colour, height=0.6, alpha=0.55)
                 level.plot([file.level_db], [y], "o", color=colour, markersize=5)
         pitch.set(title="How high", xlabel="note (C4: middle C)")
-        octaves = np.arange(24, 109, 12)
+        octaves = range(24, 109, 12)
         near = [n for n in octaves if pitch.get_xlim()[0] - 6 <= n <= pitch.get_xlim()[1] + 6]
         pitch.set_xticks(near, [units.note_name(n) for n in near])
         floors = any(f.noise_floor_db is not None for f in files)
-        level.set(title="How loud", xlabel=f"loud parts{', down to the noise floor' if floors else ''} (dB)", xlim=(-90, 0))
+        level.set(
+            title="How loud", xlabel=f"loud parts{', down to the noise floor' if floors else ''} (dB)", xlim=(-90, 0)
+        )
         for axis in axes[0]:
             axis.grid(False, axis="y")
         return figure
