@@ -19,7 +19,7 @@ from svclib.cli import arguments as declared
 from svclib.cli import terminal
 from svclib.data import singers
 
-COMMANDS = ("demo", "doctor", "prepare", "train", "sweep", "export", "info", "convert", "evaluate")
+COMMANDS = ("demo", "doctor", "prepare", "train", "distill", "sweep", "export", "info", "convert", "evaluate")
 COMMANDS += ("vocode", "generate", "denoise", "interpolate", "trace")
 
 
