@@ -389,9 +389,6 @@ class _Pieces(io.RawIOBase):
         self._at = max(0, offset + (0, self._at, self._ends[-1])[whence])
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def readinto(self, buffer) -> int:
         i = bisect.bisect_right(self._ends, self._at)
         if i == len(self._pieces):

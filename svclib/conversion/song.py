@@ -15,6 +15,7 @@ from svclib.utils import filesystem
 from svclib.utils.errors import ConversionError, ProgressCallback, reporter
 
 CACHED_SONGS = 4
+HIGH_SHARE = 0.01  # of the frames: fewer above an instrument's range are errors of the tracker
 MAX_SONG_S = 7200.0  # about 1 MB of memory per second
 _songs: dict[tuple, "Song"] = {}  # the newest last
 _songs_lock = threading.Lock()
@@ -68,8 +69,7 @@ def load_song(
     """
     path, report = Path(path), reporter(progress, cancelled)
     name = filesystem.as_name(path.name)
-    f0_max_hz = max(settings.f0_max_hz, extract.F0_MAX_HZ)  # instruments of earlier versions: 1100 Hz
-    settings = dataclasses.replace(settings, f0_method=f0_method or settings.f0_method, f0_max_hz=f0_max_hz)
+    settings = dataclasses.replace(settings, f0_method=f0_method or settings.f0_method)
     report(0.0, f"reading {name}")
     found = audio.survey(path)
     n_samples, sample_rate_hz = found.info.n_samples, found.info.sample_rate_hz
@@ -85,6 +85,12 @@ def load_song(
         )
     report(0.1, "measuring pitch and loudness")
     measured = extract.extract(samples, settings, progress=lambda f, text: report(0.1 + 0.9 * f, text))
+    if settings.f0_max_hz < extract.F0_MAX_HZ:  # an instrument of an earlier version; a soprano's notes may be higher
+        wide = dataclasses.replace(settings, f0_max_hz=extract.F0_MAX_HZ)
+        f0_hz, voiced, confidence = extract.track_f0(samples, settings.sample_rate_hz, wide)
+        if (f0_hz[voiced] > settings.f0_max_hz).sum() > HIGH_SHARE * len(f0_hz):
+            found_f0 = {"f0_hz": f0_hz, "voiced": voiced, "confidence": confidence}
+            measured = dataclasses.replace(measured, settings=wide, **found_f0)
     report(1.0, "measured")
     return Song(path, Path(name).stem, sample_rate_hz, n_samples, samples, measured, tuple(found.info.warnings))
 

@@ -59,7 +59,7 @@ def prepare(
         DatasetError, StorageError: if nothing can be used, ``out`` or ``validation`` do not fit, or the disk or the
             cluster fails; what was committed stays.
     """
-    settings = manifest.pin_content_encoder(Path(out), settings)
+    settings = manifest.pin_settings(Path(out), settings)
     return Dataset.open(out, preprocess.run(sources, out, settings, validation, progress, cancelled, executor))
 
 

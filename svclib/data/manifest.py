@@ -26,6 +26,7 @@ from svclib.utils.errors import DatasetError
 NAME = "manifest.json"
 KIND = "svclib dataset"
 FORMAT = 2  # 2: carries a checksum of itself
+EARLIER_F0_MAX_HZ = 1100.0
 EXTRACTION_VERSION = 1  # part of the settings' key: increase it when the same settings give other features
 HOLD_OUT_END_S = (20.0, 60.0)  # of a single recording, its end is held out: from this length on, at most this much
 _FIELDS = {"settings": dict, "versions": dict, "statistics": dict}
@@ -69,7 +70,7 @@ def read(folder: Path) -> dict:
 
 
 def _problem(manifest: dict) -> str:
-    """What a manifest of others lacks; empty if its names lead nowhere else and its numbers are numbers.
+    """Fault of a manifest as the end of a sentence; empty if its names lead nowhere else and its numbers are numbers.
 
     Its checksum shows only that it is whole: whoever writes a manifest writes that, too.
     """
@@ -220,14 +221,21 @@ def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
     return {**({"log_mel": mel.n_mels} if mel else {}), **({"content": content.dims} if content else {})}
 
 
-def pin_content_encoder(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
-    """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found."""
-    wanted, known = settings.units, None
+def pin_settings(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
+    """The settings with what only the dataset in the folder, if there is one, decides.
+
+    Its content encoder is known by its weights, or the one that is found; and where the tracker searched up to the
+    default of earlier versions, 1100 Hz, it does so for recordings that are added.
+    """
+    wanted, old = settings.units, None
+    with contextlib.suppress(ValueError):
+        old = extract.FeatureSettings.from_json(read(folder)["settings"])
+    if old and (old.f0_max_hz, settings.f0_max_hz) == (EARLIER_F0_MAX_HZ, extract.F0_MAX_HZ):
+        settings = dataclasses.replace(settings, f0_max_hz=EARLIER_F0_MAX_HZ)
     if wanted is None or wanted.fingerprint:
         return settings
     content_features.allow(wanted)
-    with contextlib.suppress(ValueError):
-        known = extract.FeatureSettings.from_json(read(folder)["settings"]).units
+    known = old.units if old else None
     content = known if wanted.same_but_for_fingerprint(known) else content_features.pinned(wanted)
     return dataclasses.replace(settings, units=content)
 

@@ -25,6 +25,7 @@ from svclib.audio.decode import low_rate_warning
 from svclib.data import executors, manifest, quality, segments, shards, statistics
 from svclib.data.recordings import Recording
 from svclib.data.segments import ResampledStream
+from svclib.features import extract
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import Cancelled, DatasetError
 
@@ -307,11 +308,17 @@ def _build(builder: DatasetBuilder, hashed: list, placed: dict, validation: str 
 
 
 def _without_notes(new: dict, settings) -> list[str]:
-    """A message if a singer's recordings have no pitch."""
+    """A message if a singer's recordings have no pitch, or notes reach a limit that is lower than the default."""
     singers = new["statistics"]["singers"]
-    lost = [name for name, found in singers.items() if statistics.lacks_notes(found)]
+    lost, pitch = (
+        [name for name, found in singers.items() if statistics.lacks_notes(found)],
+        new["statistics"]["f0_midi"],
+    )
     if not lost:
-        return []
+        highest = 0.0 if pitch["mean_note"] is None else units.midi_to_hz(statistics.note_range_midi(pitch)[1] + 1)
+        limit = f"Notes reach the limit of the pitch tracker, {settings.f0_max_hz:.0f} Hz; higher ones are unvoiced. "
+        limit += f"To measure up to {extract.F0_MAX_HZ:.0f} Hz, prepare into another folder."
+        return [limit] if settings.f0_max_hz < min(highest, extract.F0_MAX_HZ) else []
     whose = f" of {', '.join(lost)}" if len(lost) < len(singers) else ""
     limits = f"{settings.f0_min_hz:.0f} to {settings.f0_max_hz:.0f} Hz"
     return [

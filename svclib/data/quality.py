@@ -219,7 +219,7 @@ def _with_duplicates(measured: list[tuple[FileReport, _Fingerprint | None]]) -> 
 
 
 def fingerprint(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> _Fingerprint:
-    """What :func:`twins` compares, of mono sound given block by block."""
+    """Features for :func:`twins`, of mono sound given block by block."""
     trace = _Trace(sample_rate_hz)
     for block in blocks:
         trace.add(block)

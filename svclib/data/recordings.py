@@ -92,7 +92,7 @@ def _with_own_names(recordings: list[Recording]) -> list[Recording]:
 
 
 def leave_out(recordings: Sequence[Recording], paths: Collection[Path]) -> list[Recording]:
-    """The recordings, those of these files marked as left out: preparing skips them and says so."""
+    """The recordings, those of these files marked as left out; preparing skips them with a message."""
     why = "it was left out by choice"
     return [dataclasses.replace(r, problem=r.problem or why) if r.path in paths else r for r in recordings]
 

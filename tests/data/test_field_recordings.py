@@ -17,12 +17,15 @@ from explaining import assert_explains
 
 from svclib.audio import io as audio
 from svclib.audio import units
+from svclib.conversion import pipeline
 from svclib.conversion import song as songs
 from svclib.data import dataset, manifest, preprocess, quality, quality_report
 from svclib.data import recordings as recordings_of
 from svclib.data.recordings import find_recordings
 from svclib.features import extract
-from svclib.utils import filesystem
+from svclib.models import instrument
+from svclib.training import api as training
+from svclib.utils import config, filesystem
 from svclib.utils.errors import DatasetError
 
 
@@ -183,6 +186,19 @@ def test_an_older_instrument_hears_high_notes_of_a_song(tmp_path):
 
 
 @pytest.mark.case("field F1")
+def test_a_dataset_of_an_earlier_version_is_not_measured_again_and_tells_its_limit(tmp_path):
+    older = dataclasses.replace(SETTINGS, f0_max_hz=manifest.EARLIER_F0_MAX_HZ)
+    put(tmp_path / "a" / "low.wav", vowel(300))
+    before = dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", older)
+    again = dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+    assert again.fingerprint == before.fingerprint and preprocess.UNCHANGED in again.messages
+    for f_hz in (1066, 1072, 1078):  # one of them may be held out
+        put(tmp_path / "a" / f"{f_hz}.wav", vowel(f_hz))
+    later = dataset.prepare(find_recordings(tmp_path / "a"), tmp_path / "out", SETTINGS)
+    assert later.settings == older and any("1100 Hz" in message for message in later.messages)
+
+
+@pytest.mark.case("field F1")
 def test_the_doctor_says_when_notes_touch_the_limits(tmp_path):
     report = quality.examine(put(tmp_path / "whistle.wav", vowel(2060, 4.0)))
     assert "limit" in {f.kind for f in report.findings}
@@ -325,3 +341,23 @@ def test_one_preparation_at_a_time(tmp_path, measured, monkeypatch):
     first.join()
     data = dataset.prepare(ours, tmp_path / "out", SETTINGS)  # and after it anybody may
     assert len(data.recordings) == 2 and not (tmp_path / "out" / preprocess.LOCK_NAME).exists()
+
+
+# From the folder to a song
+
+
+@pytest.mark.case("red 24", "red 37")
+@pytest.mark.parametrize("name", ["👩\u200d🎤", "gr\udcfcn", "x" * 250])
+def test_every_name_trains_saves_exports_and_converts(tmp_path, name):
+    for i in range(2):
+        put(tmp_path / name / f"{i}{name[:200]}.wav", vowel(200 + 40 * i, 1.5))
+    preset = config.load(["ddsp_small", "tiny"])
+    data = dataset.prepare(find_recordings(tmp_path / name), tmp_path / "data", preset.features)
+    training.train(data, tmp_path / "run", preset, steps=2, device="cpu")
+    path = training.export(tmp_path / "run", tmp_path)
+    made = instrument.open(path)
+    assert list(made.statistics["singers"]) == data.singers and "singers" in instrument.describe(made)
+    song = songs.load_song(put(tmp_path / f"{name[:200]} song.wav", vowel(250, 1.0)), made.features)
+    saved = pipeline.save(pipeline.convert(made, song), tmp_path / "out")
+    assert audio.read(saved).duration_s > 0.9 and filesystem.is_name(saved.name)
+    json.dumps([song.name, made.info], ensure_ascii=False).encode()
