@@ -20,8 +20,9 @@ from svclib.audio import units
 from svclib.data import shards, statistics
 from svclib.data.recordings import Recording, hold_out, only_held_out
 from svclib.features import content_features, extract
-from svclib.utils import atomic_store, filesystem, unzip
-from svclib.utils.errors import DatasetError
+from svclib.utils import atomic_store, filesystem
+from svclib.utils.errors import ConfigError, DatasetError, printable
+from svclib.utils.serialization import check_statistics
 
 NAME = "manifest.json"
 KIND = "svclib dataset"
@@ -79,7 +80,7 @@ def _problem(manifest: dict) -> str:
         return "it lists no shards or no recordings"
     for name, file in files.items():
         if not re.fullmatch(r"shard-[0-9a-f]{16}\.safetensors", name):
-            return f"'{unzip.printable(name)}' is no name of a shard"
+            return f"'{printable(name, 80)}' is no name of a shard"
         if not isinstance(file, dict) or not (_is_count(file.get("bytes")) and _is_hex(file.get("sha256"), 64)):
             return f"size or checksum of {name} is missing"
     if not _is_hex(manifest.get("fingerprint"), 64) or not _is_hex(manifest.get("settings_key"), 16):
@@ -100,9 +101,13 @@ def _problem(manifest: dict) -> str:
         )
         notes = isinstance(entry.get("notes"), list) and all(isinstance(note, str) for note in entry["notes"])
         if not (whole and known and placed and notes and entry.get("split") in ("train", "validation")):
-            return f"the entry of recording '{unzip.printable(str(entry.get('name')))}' is none"
+            return f"the entry of recording '{printable(entry.get('name'), 80)}' is none"
         if counts != [sum(s[2] for s in segments), sum(s[4] for s in segments)]:
-            return f"the segments of recording '{unzip.printable(entry['name'])}' do not make its length"
+            return f"the segments of recording '{printable(entry['name'], 80)}' do not make its length"
+    try:
+        check_statistics(manifest["statistics"])
+    except ConfigError as error:
+        return str(error).rstrip(".")
     return ""
 
 
@@ -194,7 +199,9 @@ def build(folder: Path, settings, entries: list[dict], skipped: list[dict], dupl
         "recordings": entries,
         "singers": sorted({e["singer"] for e in entries}),
         "labels": sorted({e["label"] for e in entries if e["label"] is not None}),
-        "skipped": sorted(skipped, key=lambda s: s["name"]),
+        "skipped": [
+            {**s, "reason": filesystem.without_folders(s["reason"])} for s in sorted(skipped, key=lambda s: s["name"])
+        ],
         "duplicates": sorted(duplicates, key=lambda d: d["name"]),
         "shards": {name: {k: marker[k] for k in ("bytes", "sha256")} for name, marker in markers.items()},
         "fingerprint": fingerprint,

@@ -432,7 +432,7 @@ def test_a_run_that_is_beyond_the_steps_asked_for_says_so(run_20, steps):
 def test_a_voice_without_notes_is_asked_about(tmp_path):
     """Whispered, or beyond the tracker's range: no instrument is begun unasked."""
     data = toy.ToyDataset()
-    nothing = {**toy.STATISTICS, "f0_midi": dict.fromkeys(toy.STATISTICS["f0_midi"])}
+    nothing = {**toy.STATISTICS, "f0_midi": dict.fromkeys(("mean_note", "std_note", "min_note", "max_note"))}
     data.statistics = {**toy.STATISTICS, "singers": {"loud": toy.STATISTICS, "whisper": nothing}}
     with pytest.raises(TrainingError, match="whisper") as error:
         training.train(data, tmp_path / "run", toy.preset(), steps=2)
@@ -489,7 +489,7 @@ def test_the_file_is_what_safetensors_reads(tmp_path):
     tensors["turned"] = torch.randn(4, 6, generator=generator).T[1:, ::2]
     record = {"format": checkpoints.FORMAT, "format_version": 1, "who": "ü \u2028 <b>"}
     data = checkpoints.pack(checkpoints.Checkpoint(record, tensors))
-    path = atomic_store.commit_bytes(tmp_path / "x.safetensors", data)
+    path = atomic_store.commit_bytes(tmp_path / "x.safetensors", *data)
     with safetensors.safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["record"]) == record and set(file.keys()) == set(tensors)
         for name, wanted in tensors.items():
