@@ -240,7 +240,6 @@ CASES = {
     "user 01.1": "a folder anywhere, files dropped into the page, recordings in BASE itself were not taken",
     "user 01.4": "synthetic singers for who had named a voice",
     "red 24": "names with joiners, of 240 characters",
-    "red 26": "a FIFO among recordings, links out of their folder",
     "red 37": "a file name that is not UTF-8",
     "red 40": "names of one zip that are one on some systems",
     "user 01.6": "red means left out, orange worth a look",
