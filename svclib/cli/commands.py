@@ -13,7 +13,7 @@ from pathlib import Path
 
 import svclib
 from svclib.cli.arguments import command, given, number, option
-from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log
+from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log, say
 from svclib.utils.errors import ConfigError
 
 required, repeated = partial(option, required=True), partial(option, action="append")
@@ -27,7 +27,7 @@ LIMITS = (
     option("--steps N", "train until this step", type=COUNT),
     option("--minutes M", "stop after this time, or at the last step", type=POSITIVE),
     option("--seed S", type=int),
-    option("--device", choices=("auto", "cpu", "cuda"), default="auto"),
+    option("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto"),
 )
 SEED = option("--seed S", type=int, default=0)
 F0 = option("--f0 NAME", "swift, crepe, crepe_tiny or pyin (default: the instrument's)")
@@ -53,10 +53,10 @@ def _report(text: str, value: dict, where: str | None) -> None:
     """Print a report, and write it as JSON where it was asked for."""
     from svclib.utils import atomic_store
 
-    print(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) if where == "-" else text)
+    say(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) if where == "-" else text)
     if where and where != "-":
         atomic_store.write_json(Path(where), value)
-        print(f"Report: {where}")
+        say(f"Report: {where}")
 
 
 def _warn_renamed(asked: Path, got: Path) -> None:
@@ -80,7 +80,7 @@ def demo(a) -> None:
         raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
     with ProgressPrinter("demo") as progress:
         options = demo_run.Options(a.minutes, a.seed)
-        print(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
+        say(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
 
 
 @command(repeated("--audio DIR", "folder or file; repeat for more", required=True), JSON)
@@ -118,7 +118,7 @@ def prepare(a) -> None:
         made = dataset.prepare(found, a.out, preset.features, a.validation, progress, executor=a.executor)
     for message in made.messages:
         log(message)
-    print(f"{a.out}\n{dataset.describe(made)}")
+    say(f"{a.out}\n{dataset.describe(made)}")
 
 
 @command(
@@ -171,8 +171,8 @@ def _train(a, init: str | None) -> int:
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
-        print(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
-        print(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
+        say(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
+        say(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
 
 
@@ -192,7 +192,7 @@ def sweep(a) -> int:
     with TrainingProgress(a.minutes) as shown:
         options["on_progress"] = lambda name, status: shown(status, f"{name}: ")
         cells = sweeping.run(a.dataset, a.runs, a.config, grid, a.set, **options)
-    print(sweeping.table(cells))
+    say(sweeping.table(cells))
     unfinished = [c.name for c in cells if c.step < c.steps and not c.problem]
     if unfinished:
         log(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
@@ -218,7 +218,7 @@ def export(a) -> None:
     more = {name: value for name in ("licence", "consent", "vocoder", "dataset") if (value := getattr(a, name))}
     path = svclib.export_instrument(a.run, out, a.checkpoint, **more)
     _warn_renamed(out, path)
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
 
 
 @command(option("path NAME.zip | RUN | DATASET"), JSON)
@@ -269,7 +269,7 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 
 
 @command(
-    required("--instrument NAME.zip"),
+    repeated("--instrument NAME.zip[=SHARE]", "repeat to blend several of the same base", required=True),
     repeated("--input SONG", "repeat for more songs", required=True),
     required("--out FILE|DIR", AUDIO_FILE),
     F0,
@@ -286,12 +286,15 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 def convert(a) -> None:
     """Convert songs with an instrument."""
     from svclib.conversion import cover, pipeline
+    from svclib.models import instrument
 
     songs = _audio_files(a.input)
     folder, name = _target(Path(a.out), pipeline.FORMATS, len(songs))
     singer, sampling = singer_mix(a.singer), svclib.SamplingOptions(**given(a, svclib.SamplingOptions))
-    voice = svclib.load_instrument(a.instrument)
-    vocoder = svclib.load_vocoder(a.vocoder, near=Path(a.instrument).parent) if a.vocoder else None
+    shares = weights(a.instrument, "--instrument")
+    voices = [(svclib.load_instrument(path), share) for path, share in shares.items()]
+    voice = voices[0][0] if len(voices) == 1 else instrument.blend(voices)
+    vocoder = svclib.load_vocoder(a.vocoder, near=voice.path.parent) if a.vocoder else None
     kind = {} if name is None else {"format": Path(name).suffix[1:], "name": Path(name).stem}
     options = {"sampling": sampling, "vocoder": vocoder, "keep_rate": a.keep_rate}
     with ProgressPrinter(songs[0].name if len(songs) == 1 else f"{len(songs)} songs") as progress:
@@ -348,7 +351,7 @@ def _accompaniments(a, songs: list[Path], folder: Path, progress) -> dict[Path, 
     option("--seed S", "of the noise", default=0, type=number(0)),
 )
 def live(a) -> None:
-    """Convert a recording block by block, as if it were being sung, and measure latency and time (ddsp instruments)."""
+    """Convert a recording block by block, as from a microphone, and measure latency and time (ddsp instruments)."""
     from svclib.audio import io
     from svclib.conversion import live, pipeline
 
@@ -362,7 +365,7 @@ def live(a) -> None:
     settings = {"live": dataclasses.asdict(report), "instrument": {"name": voice.name, "sha256": voice.sha256}}
     written = pipeline.write_with_settings(Path(a.out), made * gain, following.rate, settings)
     _warn_renamed(Path(a.out), written)
-    print(f"{written}\n{report.text}")
+    say(f"{written}\n{report.text}")
 
 
 def _audio_files(inputs: list[str]) -> list[Path]:
@@ -383,20 +386,21 @@ def _target(out: Path, formats, n_inputs: int) -> tuple[Path, str | None]:
 
 
 def singer_mix(flags: list[str] | None) -> dict[str, float] | str | None:
-    """``--singer`` as ``Controls.singer``: None, one name, or weights by name (1 without ``=WEIGHT``)."""
-    if not flags:
-        return None
-    if len(flags) == 1 and "=" not in flags[0]:
-        return flags[0]
-    mix = {}
-    for text in flags:
-        name, weight = text.rsplit("=", 1) if "=" in text else (text, "1")
+    """``--singer`` as ``Controls.singer``: None, one name, or weights by name."""
+    return flags[0] if flags and len(flags) == 1 and "=" not in flags[0] else weights(flags or [], "--singer") or None
+
+
+def weights(texts: list[str], flag: str) -> dict[str, float]:
+    """The values ``NAME`` or ``NAME=WEIGHT`` of a repeated flag as weights by name, 1 where none is given."""
+    mix: dict[str, float] = {}
+    for text in texts:
+        name, weight = text.rsplit("=", 1) if "=" in text and not Path(text).exists() else (text, "1")
         try:
             mix_weight = float(weight)
         except ValueError:
             mix_weight = math.nan
         if not name or name in mix or not 0 <= mix_weight < math.inf:
-            raise ConfigError(f"--singer is '{text}'; give each singer once: NAME, or NAME=WEIGHT of 0 or more.")
+            raise ConfigError(f"{flag} is '{text}'; give each one once: NAME, or NAME=WEIGHT of 0 or more.")
         mix[name] = mix_weight
     return mix
 
@@ -437,7 +441,7 @@ def vocode(a) -> None:
     path = audio.write(out, samples, vocoder.sample_rate_hz, comment).path
     _warn_renamed(out, path)
     about = f"the {vocoder.kind} vocoder '{vocoder.name}' ({vocoder.sample_rate_hz} Hz, seed {a.seed})"
-    print(f"{path}\n{song.name} resynthesized by {about}")
+    say(f"{path}\n{song.name} resynthesized by {about}")
 
 
 def _make_sounds(a, *inputs, **more) -> list[Path]:
@@ -448,7 +452,7 @@ def _make_sounds(a, *inputs, **more) -> list[Path]:
     model = files.load_model(a.model)
     with ProgressPrinter(a.command) as progress:
         made = getattr(files, a.command)(model, *inputs, options=options, progress=progress)
-    print(*made, sep="\n")
+    say("\n".join(map(str, made)))
     return made
 
 
@@ -527,7 +531,7 @@ def trace(a) -> None:
             text, about = lesson.from_file(voice, a.input, options, progress, note=progress.note)
     path = player.export(text, out.with_suffix(".html"))
     _warn_renamed(out, path)
-    print(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
+    say(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
 
 
 @command(
