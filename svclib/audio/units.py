@@ -11,8 +11,24 @@ import math
 import numpy as np
 import torch
 
+from svclib.utils.errors import ConfigError
+
 A4_HZ = 440.0
 A4_MIDI = 69.0
+NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+MAX_FRAMES_PER_S, MAX_BINS_PER_S, MAX_MELS_PER_S = 2000, 1 << 24, 1 << 18
+
+
+def check_budget(sample_rate_hz: int, hop_samples: int, n_fft: int, n_mels: int = 0) -> None:
+    """Refuse a frame grid (ConfigError) on which each value is in range and their product is not: a second of sound
+    would take gigabytes. The usual 44.1 kHz, hop 512, FFT 2048 and 128 mels need a hundredth of what is allowed.
+    """
+    rate = sample_rate_hz / hop_samples
+    if rate > MAX_FRAMES_PER_S or rate * n_fft > MAX_BINS_PER_S or rate * n_mels > MAX_MELS_PER_S:
+        raise ConfigError(
+            f"A hop of {hop_samples} samples at {sample_rate_hz} Hz makes {rate:.0f} frames a second, each of an FFT "
+            f"of {n_fft}{f' and {n_mels} mels' if n_mels else ''}: too much. Choose a longer hop or a shorter FFT."
+        )
 
 
 def hz_to_midi(f0_hz):
@@ -31,6 +47,18 @@ def midi_to_hz(midi):
     return (A4_HZ * 2.0 ** ((midi - A4_MIDI) / 12.0))[()]
 
 
+def note_name(midi: float | int) -> str:
+    """``69`` -> ``A4``; rounds to the nearest note."""
+    note = int(math.floor(midi + 0.5))
+    return f"{NOTE_NAMES[note % 12]}{note // 12 - 1}"
+
+
+def range_text(low_hz: float | int, high_hz: float | int) -> str:
+    """A range of pitch in notes and in Hz: ``A3 to D5 (215 to 606 Hz)``."""
+    low, high = (note_name(float(hz_to_midi(hz))) for hz in (low_hz, high_hz))
+    return f"{low} to {high} ({low_hz:.0f} to {high_hz:.0f} Hz)"
+
+
 def cents(f0_hz, reference_hz):
     """Interval from ``reference_hz`` to ``f0_hz`` in cents; both must be positive."""
     return 1200.0 * np.log2(np.asarray(f0_hz, dtype=float) / np.asarray(reference_hz, dtype=float))[()]
@@ -47,6 +75,12 @@ def amplitude_to_db(amplitude, floor_db: float | int = -120.0):
 def db_to_amplitude(level_db):
     """Amplitude factor of a level in dB."""
     return 10.0 ** (level_db / 20.0)
+
+
+def double(x: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    """A tensor (on another device) in float64; in float32 on Apple's GPUs (``mps``), which have no float64."""
+    device = device or x.device
+    return x.to(device, torch.float32 if device.type == "mps" else torch.float64)
 
 
 def frame_count(n_samples: int, hop_samples: int) -> int:

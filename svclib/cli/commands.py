@@ -13,7 +13,7 @@ from pathlib import Path
 
 import svclib
 from svclib.cli.arguments import command, given, number, option
-from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log
+from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log, say
 from svclib.utils.errors import ConfigError
 
 required, repeated = partial(option, required=True), partial(option, action="append")
@@ -27,7 +27,7 @@ LIMITS = (
     option("--steps N", "train until this step", type=COUNT),
     option("--minutes M", "stop after this time, or at the last step", type=POSITIVE),
     option("--seed S", type=int),
-    option("--device", choices=("auto", "cpu", "cuda"), default="auto"),
+    option("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto"),
 )
 SEED = option("--seed S", type=int, default=0)
 F0 = option("--f0 NAME", "swift, crepe, crepe_tiny or pyin (default: the instrument's)")
@@ -53,10 +53,10 @@ def _report(text: str, value: dict, where: str | None) -> None:
     """Print a report, and write it as JSON where it was asked for."""
     from svclib.utils import atomic_store
 
-    print(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) if where == "-" else text)
+    say(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) if where == "-" else text)
     if where and where != "-":
         atomic_store.write_json(Path(where), value)
-        print(f"Report: {where}")
+        say(f"Report: {where}")
 
 
 def _warn_renamed(asked: Path, got: Path) -> None:
@@ -81,7 +81,7 @@ def demo(a) -> None:
         raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
     with ProgressPrinter("demo") as progress:
         options = demo_run.Options(a.minutes, a.seed)
-        print(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
+        say(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
 
 
 @command(repeated("--audio DIR", "folder or file; repeat for more", required=True), JSON)
@@ -119,7 +119,7 @@ def prepare(a) -> None:
         made = dataset.prepare(found, a.out, preset.features, a.validation, progress, executor=a.executor)
     for message in made.messages:
         log(message)
-    print(f"{a.out}\n{dataset.describe(made)}")
+    say(f"{a.out}\n{dataset.describe(made)}")
 
 
 @command(
@@ -134,6 +134,8 @@ def prepare(a) -> None:
     option("--songs DIR", "songs to convert at every validation; the best step is chosen by them"),
     option("--words", "judge them by their words too (extra 'words')", action="store_true"),
     option("--take-over", "although another machine trains it: that one stops", action="store_true"),
+    option("--allow-changed-dataset", "resume although recordings were added or removed", action="store_true"),
+    option("--allow-unpitched", "although a singer's recordings have no notes", action="store_true"),
 )
 def train(a) -> int:
     """Train a model; continues from the last checkpoint where there is one."""
@@ -165,15 +167,16 @@ def _train(a, init: str | None) -> int:
         score = evaluate.for_training(a.dataset, a.songs, a.words or None)
     if speaks:
         log(training.device_summary())
-    names = ("steps", "minutes", "seed", "device", "from_step", "take_over")
+    names = ("steps", "minutes", "seed", "device", "from_step", "take_over", "allow_changed_dataset", "allow_unpitched")
     options = {name: getattr(a, name) for name in names if hasattr(a, name)}
     with TrainingProgress(a.minutes) as shown:
         result = training.train(a.dataset, a.run, preset, shown, init=init, score=score, **options)
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
-        print(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
-        print(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
+        of = f" of {result.steps}" if result.step <= result.steps else ""
+        say(f"{result.run}: step {result.step}{of}{loss}{held}")
+        say(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
 
 
@@ -193,7 +196,7 @@ def sweep(a) -> int:
     with TrainingProgress(a.minutes) as shown:
         options["on_progress"] = lambda name, status: shown(status, f"{name}: ")
         cells = sweeping.run(a.dataset, a.runs, a.config, grid, a.set, **options)
-    print(sweeping.table(cells))
+    say(sweeping.table(cells))
     unfinished = [c.name for c in cells if c.step < c.steps and not c.problem]
     if unfinished:
         log(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
@@ -219,7 +222,7 @@ def export(a) -> None:
     more = {name: value for name in ("licence", "consent", "vocoder", "dataset") if (value := getattr(a, name))}
     path = svclib.export_instrument(a.run, out, a.checkpoint, **more)
     _warn_renamed(out, path)
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
 
 
 @command(option("path NAME.zip | RUN | DATASET"), JSON)
@@ -270,13 +273,14 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 
 
 @command(
-    required("--instrument NAME.zip"),
+    repeated("--instrument NAME.zip[=SHARE]", "repeat to blend several of the same base", required=True),
     repeated("--input SONG", "repeat for more songs", required=True),
     required("--out FILE|DIR", AUDIO_FILE),
     F0,
     option("--keep-rate", "write at the song's sample rate", action="store_true"),
     repeated("--singer NAME[=WEIGHT]", "one of a diffusion instrument's singers; repeat for a mix"),
     option("--vocoder NAME|ZIP|PATH|URL", "a vocoder of the same mel, instead of a diffusion instrument's own"),
+    option("--f0-edit FILE", "edits of the song's F0, as the pitch lane of notebook 03 keeps them (SONG.f0.json)"),
     option("--mix", "the inputs are finished songs: convert the voice, keep the accompaniment", action="store_true"),
     option("--separator NAME|DIR", "the Demucs model of --mix", default="htdemucs"),
     option("--download", "fetch the weights of --separator where they are missing", action="store_true"),
@@ -286,13 +290,19 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 )
 def convert(a) -> None:
     """Convert songs with an instrument."""
-    from svclib.conversion import cover, pipeline
+    from svclib.conversion import cover, f0_edit, pipeline
+    from svclib.models import instrument
 
     songs = _audio_files(a.input)
+    if a.f0_edit and len(songs) > 1:
+        raise ConfigError(f"--f0-edit is of one song, but there are {len(songs)}; convert that song alone.")
+    edit = f0_edit.read(Path(a.f0_edit)) if a.f0_edit else None
     folder, name = _target(Path(a.out), pipeline.FORMATS, len(songs))
     singer, sampling = singer_mix(a.singer), svclib.SamplingOptions(**given(a, svclib.SamplingOptions))
-    voice = svclib.load_instrument(a.instrument)
-    vocoder = svclib.load_vocoder(a.vocoder, near=Path(a.instrument).parent) if a.vocoder else None
+    shares = weights(a.instrument, "--instrument")
+    voices = [(svclib.load_instrument(path), share) for path, share in shares.items()]
+    voice = voices[0][0] if len(voices) == 1 else instrument.blend(voices)
+    vocoder = svclib.load_vocoder(a.vocoder, near=voice.path.parent) if a.vocoder else None
     kind = {} if name is None else {"format": Path(name).suffix[1:], "name": Path(name).stem}
     options = {"sampling": sampling, "vocoder": vocoder, "keep_rate": a.keep_rate}
     with ProgressPrinter(songs[0].name if len(songs) == 1 else f"{len(songs)} songs") as progress:
@@ -312,7 +322,7 @@ def convert(a) -> None:
             for warning in made.warnings:
                 log(f"{made.song.name}: {warning}")
 
-        controls = partial(_controls, a, voice, singer)
+        controls = partial(_controls, a, voice, {"singer": singer, "f0_edit": edit})
         failed = pipeline.convert_songs(voice, songs, done, controls, a.f0, progress, **options)
     if failed:
         error = next(iter(failed.values()))
@@ -349,7 +359,7 @@ def _accompaniments(a, songs: list[Path], folder: Path, progress) -> dict[Path, 
     option("--seed S", "of the noise", default=0, type=number(0)),
 )
 def live(a) -> None:
-    """Convert a recording block by block, as if it were being sung, and measure latency and time (ddsp instruments)."""
+    """Convert a recording block by block, as from a microphone, and measure latency and time (ddsp instruments)."""
     from svclib.audio import io
     from svclib.conversion import live, pipeline
 
@@ -363,7 +373,7 @@ def live(a) -> None:
     settings = {"live": dataclasses.asdict(report), "instrument": {"name": voice.name, "sha256": voice.sha256}}
     written = pipeline.write_with_settings(Path(a.out), made * gain, following.rate, settings)
     _warn_renamed(Path(a.out), written)
-    print(f"{written}\n{report.text}")
+    say(f"{written}\n{report.text}")
 
 
 def _audio_files(inputs: list[str]) -> list[Path]:
@@ -384,25 +394,26 @@ def _target(out: Path, formats, n_inputs: int) -> tuple[Path, str | None]:
 
 
 def singer_mix(flags: list[str] | None) -> dict[str, float] | str | None:
-    """``--singer`` as ``Controls.singer``: None, one name, or weights by name (1 without ``=WEIGHT``)."""
-    if not flags:
-        return None
-    if len(flags) == 1 and "=" not in flags[0]:
-        return flags[0]
-    mix = {}
-    for text in flags:
-        name, weight = text.rsplit("=", 1) if "=" in text else (text, "1")
+    """``--singer`` as ``Controls.singer``: None, one name, or weights by name."""
+    return flags[0] if flags and len(flags) == 1 and "=" not in flags[0] else weights(flags or [], "--singer") or None
+
+
+def weights(texts: list[str], flag: str) -> dict[str, float]:
+    """The values ``NAME`` or ``NAME=WEIGHT`` of a repeated flag as weights by name, 1 where none is given."""
+    mix: dict[str, float] = {}
+    for text in texts:
+        name, weight = text.rsplit("=", 1) if "=" in text and not Path(text).exists() else (text, "1")
         try:
             mix_weight = float(weight)
         except ValueError:
             mix_weight = math.nan
         if not name or name in mix or not 0 <= mix_weight < math.inf:
-            raise ConfigError(f"--singer is '{text}'; give each singer once: NAME, or NAME=WEIGHT of 0 or more.")
+            raise ConfigError(f"{flag} is '{text}'; give each one once: NAME, or NAME=WEIGHT of 0 or more.")
         mix[name] = mix_weight
     return mix
 
 
-def _controls(a, voice, singer, song):
+def _controls(a, voice, others, song):
     from svclib.conversion.controls import defaults
 
     chosen = given(a, svclib.Controls)
@@ -411,7 +422,7 @@ def _controls(a, voice, singer, song):
         log(f"{song.name}: {suggestion.text}")
         chosen["octave_shift"] = chosen.get("octave_shift", 0) + suggestion.octaves
         chosen["semitone_shift"] = suggestion.extra_semitones
-    return dataclasses.replace(defaults(voice.kind), **chosen, singer=singer)
+    return dataclasses.replace(defaults(voice.kind), **chosen, **others)
 
 
 @command(
@@ -438,7 +449,7 @@ def vocode(a) -> None:
     path = audio.write(out, samples, vocoder.sample_rate_hz, comment).path
     _warn_renamed(out, path)
     about = f"the {vocoder.kind} vocoder '{vocoder.name}' ({vocoder.sample_rate_hz} Hz, seed {a.seed})"
-    print(f"{path}\n{song.name} resynthesized by {about}")
+    say(f"{path}\n{song.name} resynthesized by {about}")
 
 
 def _make_sounds(a, *inputs, **more) -> list[Path]:
@@ -449,7 +460,7 @@ def _make_sounds(a, *inputs, **more) -> list[Path]:
     model = files.load_model(a.model)
     with ProgressPrinter(a.command) as progress:
         made = getattr(files, a.command)(model, *inputs, options=options, progress=progress)
-    print(*made, sep="\n")
+    say("\n".join(map(str, made)))
     return made
 
 
@@ -528,7 +539,7 @@ def trace(a) -> None:
             text, about = lesson.from_file(voice, a.input, options, progress, note=progress.note)
     path = player.export(text, out.with_suffix(".html"))
     _warn_renamed(out, path)
-    print(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
+    say(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
 
 
 @command(

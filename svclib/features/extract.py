@@ -22,6 +22,9 @@ from svclib.features.f0 import F0_METHODS, fill_unvoiced
 from svclib.utils.errors import AudioError, ConfigError, ModelError, ProgressCallback, reporter
 from svclib.utils.serialization import Settings, setting
 
+F0_MAX_HZ = 2100.0
+MAX_CHUNK_VALUES = 1 << 25  # of a spectrogram that is computed at a time
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSettings(Settings):
@@ -31,7 +34,7 @@ class FeatureSettings(Settings):
     hop_samples: int = setting(64, 2, 65536)  # per frame
     f0_method: str = setting("swift", choices=F0_METHODS)
     f0_min_hz: float = setting(50.0, 20, 2000)  # search range of the tracker
-    f0_max_hz: float = setting(1100.0, 50, 5000)
+    f0_max_hz: float = setting(F0_MAX_HZ, 50, 5000)  # the default is above C7: sopranos, and most whistle notes
     voicing_threshold: float = setting(0.5, 0, 1)  # confidence from which a frame counts as voiced
     loudness_n_fft: int = setting(512, 16, 65536)  # window of the A-weighted loudness, samples
     mel: MelConfig | None = None  # where the model needs it; its rate and hop must equal the grid's
@@ -44,6 +47,7 @@ class FeatureSettings(Settings):
             raise ConfigError(f"{sizes} must be even, so that windows have a middle.")
         if self.f0_max_hz < 1.5 * self.f0_min_hz:
             raise ConfigError(f"f0_max_hz {self.f0_max_hz:g} must be at least 1.5 times f0_min_hz {self.f0_min_hz:g}.")
+        units.check_budget(self.sample_rate_hz, self.hop_samples, self.loudness_n_fft)
         grid, mel = (self.sample_rate_hz, self.hop_samples), self.mel
         if mel and (mel.sample_rate_hz, mel.hop_samples) != grid:
             theirs = f"{mel.sample_rate_hz} Hz and a hop of {mel.hop_samples}"
@@ -146,7 +150,8 @@ def extract(
     n_frames = len(f0_hz)
     loudness = np.empty(n_frames, np.float32)
     mels = None if mel is None else np.empty((n_frames, mel.n_mels), np.float32)
-    chunk_frames = max(1, chunk_s * rate // hop)
+    n_fft = max(settings.loudness_n_fft, 0 if mel is None else mel.n_fft)
+    chunk_frames = max(1, min(chunk_s * rate // hop, MAX_CHUNK_VALUES // n_fft))
     for first in range(0, n_frames, chunk_frames):
         last = min(n_frames, first + chunk_frames)
         window = _samples_around(samples, first, last, hop, settings.loudness_n_fft, reflect=False)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
-import torch
 from IPython.display import HTML
 
 from svclib.analysis import ddsp_inspection, plots
@@ -207,17 +206,19 @@ def train(
     steps: int | None = None,
     on_cpu: bool = False,
     init: str = "base",
+    allow_changed_dataset: bool = False,
 ) -> Path:
     """Train, or go on where the run stopped, with a live view; interrupting the cell saves. Returns the run's folder.
 
     It ends after ``minutes`` or at ``steps`` in total (0 or None: the preset's). Without GPU and ``minutes``, one of
     more than six hours raises TrainingError, once that is known and saved, unless ``on_cpu``. The songs in
     ``base.examples`` decide which step is the best. A new run starts from ``init``: ``base``, the shipped base model
-    where the preset is its; ``none``, fresh weights; or the path of an instrument.
+    where the preset is its; ``none``, fresh weights; or the path of an instrument. With ``allow_changed_dataset`` a run
+    goes on although recordings were added or removed.
     """
     run = run_folder(base, data, preset)
     too_long_s = []
-    patient = on_cpu or minutes or torch.cuda.is_available()
+    patient = on_cpu or minutes or training.gpu()
 
     def on_progress(status):
         if not patient and status.step >= 5 and (status.remaining_s or 0) > PATIENCE_HOURS * 3600:
@@ -235,6 +236,7 @@ def train(
             cancelled=lambda: bool(too_long_s),
             score=evaluate.for_training(data, base.examples),
             init=None if init == "none" else init,
+            allow_changed_dataset=allow_changed_dataset,
         )
     if too_long_s and result.reason == "cancelled":
         raise TrainingError(

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from svclib.audio import units
 from svclib.data.dataset import BatchLoader, ContentCache, Dataset
 from svclib.models import instrument
 from svclib.training import checkpoint_writer, resume, run_log, session
 from svclib.training.checkpoints import Checkpoint, new_record, now, optimizer_tensors
 from svclib.training.session import SessionOptions, Status, StopRequest
 from svclib.utils import rng
-from svclib.utils.errors import TrainingError
+from svclib.utils.errors import TrainingError, printable
 
 SYNC_STEPS = 10  # steps between host synchronisations on a GPU; on the CPU there is nothing to wait for
 VALIDATION_BATCH, MAX_VALIDATION_BATCHES = 8, 8
@@ -46,9 +47,11 @@ class Trainer:
                 "of it. Start fewer, or raise batch_size."
             )
         self.sync_steps = SYNC_STEPS if self.device.type == "cuda" else 1
-        start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
+        with self.accelerator.main_process_first():  # it moves checkpoints that are kept on this machine
+            start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
         self.record = new_record(start.run_id, start.generation, preset, dataset)
-        self.step, self.validated_step = start.step, None
+        self.step = self.first_step = start.step
+        self.validated_step = None
         self.held_out: list[dict] | None = None
         local_log = checkpoint_writer.local_folder(run) / "metrics.jsonl"
         self.log = run_log.SessionLog(run, local_log, self.status, on_progress, self.main)
@@ -93,7 +96,15 @@ class Trainer:
         self.copied = [p for p in pairs if not p[0].is_floating_point()]
         metrics = {"loss": None, "validation_loss": None, "best": None}
         if found is not None:
-            start.messages.extend(resume.restore(found, self.model, self.ema, self.adam, self.scaler))
+            try:
+                start.messages.extend(resume.restore(found, self.model, self.ema, self.adam, self.scaler))
+            except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+                why = printable(str(error).partition("\n")[0], 200)
+                raise TrainingError(
+                    f"The checkpoint of step {start.step} in '{self.run}' does not fit this model ({why}).",
+                    path=self.run,
+                    hint="Go back to another step, or train in another folder.",
+                ) from None
             metrics = found.record["metrics"]
         self.loss, self.validation_loss, self.best = metrics["loss"], metrics["validation_loss"], metrics["best"]
 
@@ -105,7 +116,7 @@ class Trainer:
         if self.n_processes > 1:
             messages.append(f"{self.n_processes} processes train together, each on part of every batch.")
         messages += start.messages
-        if start.checkpoint is not None:
+        if start.checkpoint is not None and self.step < self.settings.steps:
             messages.append(f"Going on from step {self.step} of {self.settings.steps}.")
         for message in messages:
             self.log.add_message(message)
@@ -178,14 +189,14 @@ class Trainer:
         """
         seed = rng.seed_of(self.settings.seed, step)
         while True:
-            names, values = [], torch.zeros((), dtype=torch.float64, device=self.device)
+            names, values = [], units.double(torch.zeros(()), self.device)
             try:
                 for piece, rows, share in session.micro_batches(batch, self.accelerator, self.micro_batch):
                     generator = rng.for_rows(seed, rows, len(batch["audio"]), self.device)
                     loss, parts = self.network(piece, generator)
                     self.accelerator.backward(loss * share)
                     names = ["loss", *parts]
-                    values = values + share * torch.stack([loss, *parts.values()]).detach().double()
+                    values = values + share * units.double(torch.stack([loss, *parts.values()]).detach())
                 return names, values
             except torch.OutOfMemoryError:
                 if self.micro_batch <= 1 or self.n_processes > 1:

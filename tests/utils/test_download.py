@@ -3,13 +3,17 @@
 Downloads come from a small web server on this machine; Google Drive is played by a stand-in for gdown.
 """
 
+import contextlib
 import functools
+import gzip
 import hashlib
 import http.server
 import io
 import os
 import stat
 import threading
+import time
+import unicodedata
 import warnings
 import zipfile
 from pathlib import Path
@@ -17,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from explaining import assert_explains
 
 from svclib.audio import io as audio
 from svclib.notebooks import base as widgets
@@ -244,6 +249,102 @@ def test_damaged_empty_and_no_zip(tmp_path):
     assert everything_under(tmp_path) == ["e.zip", "v.zip"]
 
 
+def legacy_zip(path, names, page, sound=True):
+    """A zip as older programs make it: names in a code page, not marked as UTF-8."""
+    raw, entries = [name.encode(page) for name in names], {}
+    for i, name in enumerate(raw):
+        stand_in = f"{i:02d}".ljust(len(name), "_")
+        entries[stand_in] = wav_bytes(i) if sound else b"%d" % i
+    data = make_zip(path, entries).read_bytes()
+    for stand_in, name in zip(entries, raw, strict=True):
+        data = data.replace(stand_in.encode(), name)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.case("field F7")
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        (
+            "cp932",
+            ["発表.wav", "代表曲.wav", "能.wav", "私の声/ソ.wav", "歌 1.wav"],
+        ),  # the second byte of 表 is a backslash
+        ("gbk", ["我的声音/歌曲.wav", "录音.wav", "月亮代表我的心.wav"]),
+        ("cp866", ["Мой голос/песня.wav", "запись 2.wav"]),
+        ("cp850", ["grün.wav", "Übung 1.wav", "Ærøskøbing.wav"]),
+        ("utf-8", ["発表.wav", "grün.wav"]),
+    ],
+)
+def test_names_of_other_programs_zips_are_read_and_nothing_is_lost(tmp_path, page, names):
+    folder = sources.fetch(legacy_zip(tmp_path / "a.zip", names, page), tmp_path / "into")
+    assert sorted(p for p in everything_under(folder) if p != ".source.json") == sorted(names)
+    assert len(audio.find(folder)[0]) == len(names)
+
+
+@pytest.mark.case("field F7", "red 40")
+def test_names_that_macos_takes_for_one_are_kept_apart(tmp_path):
+    names = ["e\u0301.wav", "é.wav", "straße.wav", "STRASSE.wav", "A.wav", "a.wav"]
+    entries = {name: wav_bytes(i) for i, name in enumerate(names)}
+    folder = sources.fetch(make_zip(tmp_path / "a.zip", entries), tmp_path / "into")
+    found = [p.name for p in folder.iterdir() if p.suffix == ".wav"]
+    keys = {unicodedata.normalize("NFC", name).casefold() for name in found}
+    assert len(found) == len(keys) == len(names)
+    assert sorted((folder / name).read_bytes() for name in found) == sorted(entries.values())
+
+
+def with_method(path, method):
+    """A zip whose only entry says that it is packed by another method."""
+    data = bytearray(make_zip(path, {"a.wav": wav_bytes()}).read_bytes())
+    for mark, place in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        at = data.index(mark) + place
+        data[at : at + 2] = method.to_bytes(2, "little")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.case("field F5", "red 06")
+@pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (98, "ppmd"), (12, "bzip2"), (93, "93")])
+def test_another_method_of_packing_is_named(tmp_path, method, name):
+    with pytest.raises(StorageError) as error:
+        sources.fetch(with_method(tmp_path / "a.zip", method), tmp_path / "into")
+    assert name in str(error.value)
+    assert_explains(error.value, path=tmp_path / "a.zip", remedy="ordinary compression")
+    assert not (tmp_path / "into").exists()
+
+
+@pytest.mark.case("red 06")
+def test_many_small_bombs_are_one_bomb(tmp_path):
+    """Each entry is below the size from which its own ratio is looked at."""
+    path = make_zip(tmp_path / "a.zip", {f"{i}.wav": bytes(15 << 20) for i in range(3)})
+    assert path.stat().st_size < 100_000
+    with pytest.raises(StorageError):
+        sources.fetch(path, tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+
+
+@pytest.mark.case("field F11")
+def test_a_part_of_a_split_zip_and_a_padded_one_are_told_what_they_are(tmp_path):
+    whole = make_zip(tmp_path / "a.zip", {"a.wav": wav_bytes()}).read_bytes()
+    at = whole.rindex(b"PK\5\6")
+    (tmp_path / "a.zip").write_bytes(whole[: at + 4] + b"\2\0\2\0" + whole[at + 8 :])
+    (tmp_path / "b.zip").write_bytes(whole + bytes(70_000))
+    for name, remedy in (("a.zip", "join"), ("b.zip", "again")):
+        with pytest.raises(StorageError) as error:
+            sources.fetch(tmp_path / name, tmp_path / "into")
+        assert_explains(error.value, path=tmp_path / name, remedy=remedy)
+        assert error.value.errno is None  # not the disk
+
+
+@pytest.mark.case("field F13")
+def test_a_zip_in_a_zip_is_named(tmp_path):
+    inner = make_zip(tmp_path / "inner.zip", {"a.wav": wav_bytes()})
+    folder = sources.fetch(make_zip(tmp_path / "a.zip", {"inner.zip": inner.read_bytes()}), tmp_path / "into")
+    usable, [(path, reason)] = audio.find(folder)
+    assert not usable and path.name == "inner.zip"
+    assert_explains(StorageError(reason), path=path, remedy="unpack")
+
+
 @pytest.mark.case("B6")
 def test_names_that_collide_are_kept_apart(tmp_path):
     entries = {"A.wav": wav_bytes(0), "a.wav": wav_bytes(1), "a?.wav": wav_bytes(2), "x" * 300 + ".wav": wav_bytes(3)}
@@ -290,17 +391,106 @@ def test_pages_failures_and_strange_addresses(tmp_path, web):
     assert not (tmp_path / "into").exists()
 
 
+@pytest.fixture
+def odd_web():
+    """A web server that misbehaves by the path it is asked for; the encodings that it was offered."""
+    offered = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            offered.append(self.headers["Accept-Encoding"])
+            kind = self.path.partition("?")[0].strip("/").partition(".")[0]
+            self.send_response(302 if kind in ("inside", "loop") else 200)
+            if kind in ("inside", "loop"):
+                port = self.server.server_port
+                self.send_header("Location", f"http://localhost:{port}/one.wav" if kind == "inside" else "/loop.wav")
+            if kind == "short":
+                self.send_header("Content-Length", "1000000")
+            if kind == "packed":
+                self.send_header("Content-Encoding", "gzip")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range({"endless": 10**6, "slow": 400, "packed": 1}.get(kind, 0)):
+                    self.wfile.write(
+                        gzip.compress(bytes(1 << 22))
+                        if kind == "packed"
+                        else bytes(1 << 16 if kind == "endless" else 1)
+                    )
+                    time.sleep(0.01 if kind == "slow" else 0)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", offered
+    server.shutdown()
+
+
+@pytest.mark.case("red 09")
+@pytest.mark.parametrize(
+    "kind, words", [("endless", "larger"), ("slow", "slower"), ("short", "ended|IncompleteRead"), ("loop", "times")]
+)
+def test_downloads_end(tmp_path, odd_web, monkeypatch, kind, words):
+    monkeypatch.setattr(sources, "MAX_BYTES", 1 << 22)
+    monkeypatch.setattr(sources, "PATIENCE_S", 0.2)
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=words):
+        sources.fetch(f"{odd_web[0]}/{kind}.wav", tmp_path / "into")
+    assert not (tmp_path / "into").exists() and time.monotonic() - began < 60
+
+
+@pytest.mark.case("red 09")
+def test_a_download_fills_no_disk(tmp_path, odd_web, monkeypatch):
+    monkeypatch.setattr(sources, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(StorageError, match="Not enough space"):
+        sources.fetch(f"{odd_web[0]}/endless.wav", tmp_path / "into")
+
+
+@pytest.mark.case("red 09")
+def test_what_arrives_packed_is_not_unpacked(tmp_path, odd_web):
+    address, offered = odd_web
+    got = sources.fetch(f"{address}/packed.wav", tmp_path / "into")
+    assert offered == ["identity"] and (got / "packed.wav").stat().st_size < 10_000
+
+
+@pytest.mark.case("red 09")
+def test_a_redirection_into_this_machine_is_not_followed(tmp_path, odd_web, monkeypatch):
+    monkeypatch.setattr(sources, "_is_local", lambda address: "localhost" in address)
+    with pytest.raises(StorageError, match="address of this machine"):
+        sources.fetch(f"{odd_web[0]}/inside.wav", tmp_path / "into")
+    assert len(odd_web[1]) == 1
+    monkeypatch.undo()
+    for address, local in {"http://127.1.2.3/": True, "http://192.168.1.1": True, "http://1.1.1.1/x": False}.items():
+        assert sources._is_local(address) is local
+
+
+@pytest.mark.case("red 09", "red 22")
+def test_the_secret_part_of_an_address_is_kept_and_shown_nowhere(tmp_path, web):
+    folder, address, _ = web
+    (folder / "one.wav").write_bytes(wav_bytes())
+    secret = address.replace("//", "//jane:pa55@") + "/{}?token=t0ken"
+    got = sources.fetch(secret.format("one.wav"), tmp_path / "into")
+    assert "/one.wav" in (got / unzip.RECORD_NAME).read_text()
+    with pytest.raises(StorageError, match="absent.wav") as absent:
+        sources.fetch(secret.format("absent.wav"), tmp_path / "into")
+    with pytest.raises(StorageError) as closed:
+        sources.fetch("http://jane:pa55@127.0.0.1:9/x.wav?token=t0ken", tmp_path / "into")
+    for text in (str(absent.value), str(closed.value), str(got), (got / unzip.RECORD_NAME).read_text()):
+        assert "pa55" not in text and "t0ken" not in text
+
+
 def test_google_drive_links(tmp_path, monkeypatch):
     import gdown
 
     calls = []
 
-    def download(id=None, output=None, quiet=False):
+    def download(id=None, output=None, quiet=False, use_cookies=True):
         calls.append(id)
         make_zip(Path(output) / "voice.zip", {"a.wav": wav_bytes()})
         return os.fspath(Path(output) / "voice.zip")
 
-    def download_folder(url=None, output=None, quiet=False):
+    def download_folder(url=None, output=None, quiet=False, use_cookies=True):
         calls.append(url)
         for i in range(2):
             (Path(output) / "sub").mkdir(exist_ok=True)
@@ -329,5 +519,5 @@ def test_the_real_gdown_takes_what_we_give_it():
 
     import gdown
 
-    assert {"id", "output", "quiet"} <= set(inspect.signature(gdown.download).parameters)
-    assert {"url", "output", "quiet"} <= set(inspect.signature(gdown.download_folder).parameters)
+    assert {"id", "output", "quiet", "use_cookies"} <= set(inspect.signature(gdown.download).parameters)
+    assert {"url", "output", "quiet", "use_cookies"} <= set(inspect.signature(gdown.download_folder).parameters)

@@ -92,7 +92,7 @@ class DiffusionSettings(Settings):
     beta_last: float = 0.02
     condition_dropout: float = setting(0.1, 0.0, 0.99)
     sampler: str = "dpmpp"
-    sampler_steps: int = setting(20, 1, 100_000)
+    sampler_steps: int = setting(20, 1, 1000)
     temperature: float = setting(1.0, 0.0, 2.0)
     vocoder: HarmonicSettings | None = None
     vocoder_weight: float = setting(0.1, 0.0, 1000.0)
@@ -318,7 +318,12 @@ class DiffusionModel(layers.MelScaled):
         settings = {"sampler": own.sampler, "steps": own.sampler_steps, "temperature": own.temperature}
         settings = {name: value for name, value in settings.items() if getattr(o, name) is None}
         precision = layers.resolve_precision(self.device, "inference", o.precision)
-        return dataclasses.replace(o, **settings, precision=precision)
+        resolved = dataclasses.replace(o, **settings, precision=precision)
+        if own.prediction == "consistency" and not samplers.SAMPLERS[resolved.sampler].jumps:
+            raise ModelError(
+                f"A distilled model knows jumps only; '{resolved.sampler}' cannot use it. Take consistency."
+            )
+        return resolved
 
     def prepare(
         self,
