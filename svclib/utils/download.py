@@ -166,7 +166,8 @@ def _from_drive(address: str, at: Path) -> None:
         else:
             gdown.download(id=identity, output=f"{at}/", quiet=True)
     except Exception as error:  # gdown's errors have no common base over its versions
-        raise StorageError(f"Google Drive did not give {address} ({_first_line(error)}).", hint=_SHARE) from None
+        # gdown's own text repeats the link, and gives advice of its own
+        raise StorageError(f"Google Drive did not give {address} ({type(error).__name__}).", hint=_SHARE) from None
 
 
 def _first_line(error: Exception) -> str:
