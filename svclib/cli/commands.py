@@ -13,7 +13,7 @@ from pathlib import Path
 
 import svclib
 from svclib.cli.arguments import command, given, number, option
-from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log
+from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log, say
 from svclib.utils.errors import ConfigError
 
 required, repeated = partial(option, required=True), partial(option, action="append")
@@ -53,10 +53,10 @@ def _report(text: str, value: dict, where: str | None) -> None:
     """Print a report, and write it as JSON where it was asked for."""
     from svclib.utils import atomic_store
 
-    print(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) if where == "-" else text)
+    say(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) if where == "-" else text)
     if where and where != "-":
         atomic_store.write_json(Path(where), value)
-        print(f"Report: {where}")
+        say(f"Report: {where}")
 
 
 def _warn_renamed(asked: Path, got: Path) -> None:
@@ -80,7 +80,7 @@ def demo(a) -> None:
         raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
     with ProgressPrinter("demo") as progress:
         options = demo_run.Options(a.minutes, a.seed)
-        print(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
+        say(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
 
 
 @command(repeated("--audio DIR", "folder or file; repeat for more", required=True), JSON)
@@ -118,7 +118,7 @@ def prepare(a) -> None:
         made = dataset.prepare(found, a.out, preset.features, a.validation, progress, executor=a.executor)
     for message in made.messages:
         log(message)
-    print(f"{a.out}\n{dataset.describe(made)}")
+    say(f"{a.out}\n{dataset.describe(made)}")
 
 
 @command(
@@ -136,25 +136,43 @@ def prepare(a) -> None:
 )
 def train(a) -> int:
     """Train a model; continues from the last checkpoint where there is one."""
+    return _train(a, None if a.init == "none" else a.init)
+
+
+@command(
+    required("--instrument NAME.zip|base", "the teacher; give the same one to go on"),
+    required("--dataset DATASET", "of the teacher's singers"),
+    required("--run RUN", "folder of checkpoints and logs"),
+    repeated("--config FILE", "the teacher's preset, then distilled (default: those of diffusion_small)"),
+    CONFIG[1],
+    *LIMITS,
+)
+def distill(a) -> int:
+    """Train a student of a diffusion instrument that samples in one to four steps; goes on where it stopped."""
+    a.config = a.config or ["diffusion_small", "distilled"]
+    return _train(a, a.instrument)
+
+
+def _train(a, init: str | None) -> int:
     from svclib.training import api as training
 
     preset, score = svclib.load_preset(a.config, a.set), None
     speaks = os.environ.get("RANK", "0") == "0"  # one process of several
-    if a.songs:
+    if getattr(a, "songs", None):
         from svclib.conversion import evaluate
 
         score = evaluate.for_training(a.dataset, a.songs, a.words or None)
     if speaks:
         log(training.device_summary())
-    options = {name: getattr(a, name) for name in ("steps", "minutes", "seed", "device", "from_step", "take_over")}
+    names = ("steps", "minutes", "seed", "device", "from_step", "take_over")
+    options = {name: getattr(a, name) for name in names if hasattr(a, name)}
     with TrainingProgress(a.minutes) as shown:
-        init = None if a.init == "none" else a.init
         result = training.train(a.dataset, a.run, preset, shown, init=init, score=score, **options)
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
-        print(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
-        print(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
+        say(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
+        say(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
 
 
@@ -174,7 +192,7 @@ def sweep(a) -> int:
     with TrainingProgress(a.minutes) as shown:
         options["on_progress"] = lambda name, status: shown(status, f"{name}: ")
         cells = sweeping.run(a.dataset, a.runs, a.config, grid, a.set, **options)
-    print(sweeping.table(cells))
+    say(sweeping.table(cells))
     unfinished = [c.name for c in cells if c.step < c.steps and not c.problem]
     if unfinished:
         log(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
@@ -200,7 +218,7 @@ def export(a) -> None:
     more = {name: value for name in ("licence", "consent", "vocoder", "dataset") if (value := getattr(a, name))}
     path = svclib.export_instrument(a.run, out, a.checkpoint, **more)
     _warn_renamed(out, path)
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
 
 
 @command(option("path NAME.zip | RUN | DATASET"), JSON)
@@ -344,7 +362,7 @@ def live(a) -> None:
     settings = {"live": dataclasses.asdict(report), "instrument": {"name": voice.name, "sha256": voice.sha256}}
     written = pipeline.write_with_settings(Path(a.out), made * gain, following.rate, settings)
     _warn_renamed(Path(a.out), written)
-    print(f"{written}\n{report.text}")
+    say(f"{written}\n{report.text}")
 
 
 def _audio_files(inputs: list[str]) -> list[Path]:
@@ -419,7 +437,7 @@ def vocode(a) -> None:
     path = audio.write(out, samples, vocoder.sample_rate_hz, comment).path
     _warn_renamed(out, path)
     about = f"the {vocoder.kind} vocoder '{vocoder.name}' ({vocoder.sample_rate_hz} Hz, seed {a.seed})"
-    print(f"{path}\n{song.name} resynthesized by {about}")
+    say(f"{path}\n{song.name} resynthesized by {about}")
 
 
 def _make_sounds(a, *inputs, **more) -> list[Path]:
@@ -430,7 +448,7 @@ def _make_sounds(a, *inputs, **more) -> list[Path]:
     model = files.load_model(a.model)
     with ProgressPrinter(a.command) as progress:
         made = getattr(files, a.command)(model, *inputs, options=options, progress=progress)
-    print(*made, sep="\n")
+    say("\n".join(map(str, made)))
     return made
 
 
@@ -484,6 +502,7 @@ def interpolate(a) -> None:
     option("--seconds S", "its length (default: %(default)s)", type=POSITIVE, default=5.0),
     option("--steps N", "steps of the main run (default: 50)", type=COUNT),
     option("--words", "character error rate of eight steps, by Whisper (extra 'words')", action="store_true"),
+    option("--student NAME.zip", "made of --instrument by distill; adds the page about one step"),
     SEED,
 )
 def trace(a) -> None:
@@ -502,11 +521,13 @@ def trace(a) -> None:
     else:
         voice = svclib.load_instrument(a.instrument)
         options = lesson.LessonOptions(a.start, a.seconds, a.steps or lesson.STEPS, a.seed, words=a.words)
+        if a.student:
+            options = dataclasses.replace(options, student=svclib.load_instrument(a.student))
         with ProgressPrinter(f"{voice.name}: lesson") as progress:
             text, about = lesson.from_file(voice, a.input, options, progress, note=progress.note)
     path = player.export(text, out.with_suffix(".html"))
     _warn_renamed(out, path)
-    print(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
+    say(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
 
 
 @command(

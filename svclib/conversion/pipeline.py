@@ -4,7 +4,6 @@ A result has exactly ``round(n_samples_of_the_song * rate_out / rate_in)`` sampl
 """
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -207,9 +206,9 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
 
 def write_with_settings(target: Path, samples: np.ndarray, sample_rate_hz: int, settings: dict[str, Any]) -> Path:
     """Write a sound under a name that is not taken, its settings in its tags and beside it as ``<file>.json``."""
-    comment = f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"
+    comment = f"{audio.SYNTHETIC_TAG}; {filesystem.json_text(settings)}"
     path = audio.write(target, samples, sample_rate_hz, comment).path
-    text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
+    text = filesystem.json_text(settings, indent=1) + "\n"
     atomic_store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
     return path
 

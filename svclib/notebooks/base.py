@@ -24,8 +24,8 @@ from svclib.analysis import html as page
 from svclib.analysis import plots
 from svclib.audio import units
 from svclib.models import instrument
-from svclib.utils import filesystem, unzip
-from svclib.utils.errors import Cancelled, StorageError
+from svclib.utils import filesystem
+from svclib.utils.errors import Cancelled, StorageError, printable
 
 V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
@@ -95,7 +95,7 @@ def control(
     The hint is in the description: of many widgets ipywidgets 8 shows no tooltip beside one. Label and hint may come
     from an instrument, and are escaped.
     """
-    style, layout, text = {"description_width": label_width}, W.Layout(width=width), page.text(label)
+    style, layout, text = {"description_width": label_width}, W.Layout(width=width), page.text(printable(label))
     settings["description"] = f'<span title="{page.text(hint)}">{text}</span>' if hint else text
     if "description_allow_html" in kind.class_trait_names():  # ipywidgets 7 takes every description for HTML
         settings["description_allow_html"] = True
@@ -187,7 +187,7 @@ class Uploader(W.VBox):
                 self._take(sent)
                 verdict = "ok"
             except (ValueError, OSError) as error:
-                self._problems.append(f"{unzip.printable(sent['name'])}: {filesystem.error_text(error)}")
+                self._problems.append(f"{printable(sent['name'], 80)}: {filesystem.error_text(error)}")
                 self._close()
             if self._folder is None:
                 lines = [self._done(self._kept)] if self._kept else []

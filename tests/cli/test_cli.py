@@ -19,8 +19,8 @@ from svclib.cli import arguments as declared
 from svclib.cli import terminal
 from svclib.data import singers
 
-COMMANDS = ("demo", "doctor", "prepare", "train", "sweep", "export", "info", "convert", "evaluate")
-COMMANDS += ("vocode", "generate", "denoise", "interpolate", "trace")
+COMMANDS = ("demo", "doctor", "prepare", "train", "distill", "sweep", "export", "info", "convert", "evaluate")
+COMMANDS += ("vocode", "generate", "denoise", "interpolate", "trace", "live")
 
 
 def run(capsys, *arguments):

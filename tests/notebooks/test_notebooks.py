@@ -55,7 +55,9 @@ def test_notebook_narrates_and_holds_no_logic(name):
         allowed_if = "find_spec" in source
         forbidden = {"FunctionDef", "ClassDef", "Lambda", "For", "While", "Try", "With", "ListComp", "BinOp"}
         assert not kinds & (forbidden | (set() if allowed_if else {"If"})), source
-        assert len([ln for ln in source.splitlines() if ln.strip() and not ln.startswith("#")]) <= 10
+        assert len([ln for ln in source.splitlines() if ln.strip() and not ln.startswith("#")]) <= (
+            12 if allowed_if else 10
+        )
     prose = " ".join(sources(name, "markdown"))
     assert len(prose.split()) > 150 and "agreed" in prose
 
