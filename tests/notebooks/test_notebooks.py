@@ -186,7 +186,7 @@ def test_notebook_runs_top_to_bottom_without_a_word_on_stderr(ran, name):
 
 def test_preparing_shows_report_dataset_and_a_chunk(ran):
     text = words(ran["01_prepare.ipynb"])
-    assert "two synthetic singers sang" in text and "files usable" in text and "held out for validation" in text
+    assert "two synthetic singers stand in" in text and "files usable" in text and "held out for validation" in text
     page = shown(ran["01_prepare.ipynb"])
     assert page.count("<audio") == 1 and page.count("<img") == 2
 
