@@ -187,7 +187,8 @@ class Uploader(W.VBox):
                 self._take(sent)
                 verdict = "ok"
             except (ValueError, OSError) as error:
-                self._problems.append(f"{printable(sent['name'], 80)}: {filesystem.error_text(error)}")
+                name, why = printable(sent["name"], 80), filesystem.error_text(error)
+                self._problems.append(why if why.startswith(name) else f"{name}: {why}")
                 self._close()
             if self._folder is None:
                 lines = [self._done(self._kept)] if self._kept else []

@@ -166,7 +166,7 @@ def test_songs_of_any_size_are_uploaded_dropped_and_recorded(page, lab, folder):
     message = page.locator(".svclib-convert .svclib-message")
     page.locator(".svclib-upload input").set_input_files([song, folder / "lyrics.wav"])
     page.wait_for_selector(".svclib-upload progress:not([hidden])")
-    page.get_by_text("lyrics.wav: ").wait_for(timeout=60000)
+    page.get_by_text("lyrics.wav is not audio").wait_for(timeout=60000)
     assert "song.wav is stored" in message.inner_text() and "text" in message.inner_text()
     assert (home / "examples" / "song.wav").read_bytes() == song.read_bytes()
     assert page.locator(".t-song select").input_value() and not page.locator(".svclib-upload progress").is_visible()
