@@ -27,7 +27,7 @@ LIMITS = (
     option("--steps N", "train until this step", type=COUNT),
     option("--minutes M", "stop after this time, or at the last step", type=POSITIVE),
     option("--seed S", type=int),
-    option("--device", choices=("auto", "cpu", "cuda"), default="auto"),
+    option("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto"),
 )
 SEED = option("--seed S", type=int, default=0)
 F0 = option("--f0 NAME", "swift, crepe, crepe_tiny or pyin (default: the instrument's)")
@@ -269,13 +269,14 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 
 
 @command(
-    required("--instrument NAME.zip"),
+    repeated("--instrument NAME.zip[=SHARE]", "repeat to blend several of the same base", required=True),
     repeated("--input SONG", "repeat for more songs", required=True),
     required("--out FILE|DIR", AUDIO_FILE),
     F0,
     option("--keep-rate", "write at the song's sample rate", action="store_true"),
     repeated("--singer NAME[=WEIGHT]", "one of a diffusion instrument's singers; repeat for a mix"),
     option("--vocoder NAME|ZIP|PATH|URL", "a vocoder of the same mel, instead of a diffusion instrument's own"),
+    option("--f0-edit FILE", "edits of the song's F0, as the pitch lane of notebook 03 keeps them (SONG.f0.json)"),
     option("--mix", "the inputs are finished songs: convert the voice, keep the accompaniment", action="store_true"),
     option("--separator NAME|DIR", "the Demucs model of --mix", default="htdemucs"),
     option("--download", "fetch the weights of --separator where they are missing", action="store_true"),
@@ -285,13 +286,19 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 )
 def convert(a) -> None:
     """Convert songs with an instrument."""
-    from svclib.conversion import cover, pipeline
+    from svclib.conversion import cover, f0_edit, pipeline
+    from svclib.models import instrument
 
     songs = _audio_files(a.input)
+    if a.f0_edit and len(songs) > 1:
+        raise ConfigError(f"--f0-edit is of one song, but there are {len(songs)}; convert that song alone.")
+    edit = f0_edit.read(Path(a.f0_edit)) if a.f0_edit else None
     folder, name = _target(Path(a.out), pipeline.FORMATS, len(songs))
     singer, sampling = singer_mix(a.singer), svclib.SamplingOptions(**given(a, svclib.SamplingOptions))
-    voice = svclib.load_instrument(a.instrument)
-    vocoder = svclib.load_vocoder(a.vocoder, near=Path(a.instrument).parent) if a.vocoder else None
+    shares = weights(a.instrument, "--instrument")
+    voices = [(svclib.load_instrument(path), share) for path, share in shares.items()]
+    voice = voices[0][0] if len(voices) == 1 else instrument.blend(voices)
+    vocoder = svclib.load_vocoder(a.vocoder, near=voice.path.parent) if a.vocoder else None
     kind = {} if name is None else {"format": Path(name).suffix[1:], "name": Path(name).stem}
     options = {"sampling": sampling, "vocoder": vocoder, "keep_rate": a.keep_rate}
     with ProgressPrinter(songs[0].name if len(songs) == 1 else f"{len(songs)} songs") as progress:
@@ -311,7 +318,7 @@ def convert(a) -> None:
             for warning in made.warnings:
                 log(f"{made.song.name}: {warning}")
 
-        controls = partial(_controls, a, voice, singer)
+        controls = partial(_controls, a, voice, {"singer": singer, "f0_edit": edit})
         failed = pipeline.convert_songs(voice, songs, done, controls, a.f0, progress, **options)
     if failed:
         error = next(iter(failed.values()))
@@ -348,7 +355,7 @@ def _accompaniments(a, songs: list[Path], folder: Path, progress) -> dict[Path, 
     option("--seed S", "of the noise", default=0, type=number(0)),
 )
 def live(a) -> None:
-    """Convert a recording block by block, as if it were being sung, and measure latency and time (ddsp instruments)."""
+    """Convert a recording block by block, as from a microphone, and measure latency and time (ddsp instruments)."""
     from svclib.audio import io
     from svclib.conversion import live, pipeline
 
@@ -383,25 +390,26 @@ def _target(out: Path, formats, n_inputs: int) -> tuple[Path, str | None]:
 
 
 def singer_mix(flags: list[str] | None) -> dict[str, float] | str | None:
-    """``--singer`` as ``Controls.singer``: None, one name, or weights by name (1 without ``=WEIGHT``)."""
-    if not flags:
-        return None
-    if len(flags) == 1 and "=" not in flags[0]:
-        return flags[0]
-    mix = {}
-    for text in flags:
-        name, weight = text.rsplit("=", 1) if "=" in text else (text, "1")
+    """``--singer`` as ``Controls.singer``: None, one name, or weights by name."""
+    return flags[0] if flags and len(flags) == 1 and "=" not in flags[0] else weights(flags or [], "--singer") or None
+
+
+def weights(texts: list[str], flag: str) -> dict[str, float]:
+    """The values ``NAME`` or ``NAME=WEIGHT`` of a repeated flag as weights by name, 1 where none is given."""
+    mix: dict[str, float] = {}
+    for text in texts:
+        name, weight = text.rsplit("=", 1) if "=" in text and not Path(text).exists() else (text, "1")
         try:
             mix_weight = float(weight)
         except ValueError:
             mix_weight = math.nan
         if not name or name in mix or not 0 <= mix_weight < math.inf:
-            raise ConfigError(f"--singer is '{text}'; give each singer once: NAME, or NAME=WEIGHT of 0 or more.")
+            raise ConfigError(f"{flag} is '{text}'; give each one once: NAME, or NAME=WEIGHT of 0 or more.")
         mix[name] = mix_weight
     return mix
 
 
-def _controls(a, voice, singer, song):
+def _controls(a, voice, others, song):
     from svclib.conversion.controls import defaults
 
     chosen = given(a, svclib.Controls)
@@ -410,7 +418,7 @@ def _controls(a, voice, singer, song):
         log(f"{song.name}: {suggestion.text}")
         chosen["octave_shift"] = chosen.get("octave_shift", 0) + suggestion.octaves
         chosen["semitone_shift"] = suggestion.extra_semitones
-    return dataclasses.replace(defaults(voice.kind), **chosen, singer=singer)
+    return dataclasses.replace(defaults(voice.kind), **chosen, **others)
 
 
 @command(

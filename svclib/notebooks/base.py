@@ -136,7 +136,9 @@ def open_instrument(path: Path):
     return _opened(path, stat.st_size, stat.st_mtime_ns)
 
 
-class _Slice(W.Textarea):
+class Inbox(W.Textarea):
+    """A text area that the browser writes into; what it sends is not sent back."""
+
     value = traitlets.Unicode("").tag(sync=True, echo_update=False)  # ipywidgets 8 would send every slice back
 
 
@@ -167,7 +169,7 @@ class Uploader(W.VBox):
         template = page.TEMPLATES.from_string(files["upload.html"])
         record = files["microphone.js"] if microphone else ""
         hidden = {"layout": W.Layout(display="none")}
-        self._area, self._answer = _Slice(**hidden), W.HTML(**hidden)
+        self._area, self._answer = Inbox(**hidden), W.HTML(**hidden)
         self._answer.add_class("svclib-upload-answer")
         shown = W.HTML(template.render({"accept": "", **face}, upload=files["upload.js"], record=record))
         super().__init__([shown, self._area, self._answer], layout=W.Layout(margin="0"))

@@ -20,7 +20,7 @@ from svclib.cli import terminal
 from svclib.data import singers
 
 COMMANDS = ("demo", "doctor", "prepare", "train", "distill", "sweep", "export", "info", "convert", "evaluate")
-COMMANDS += ("vocode", "generate", "denoise", "interpolate", "trace", "live")
+COMMANDS += ("live", "vocode", "generate", "denoise", "interpolate", "trace")
 
 
 def run(capsys, *arguments):
