@@ -41,7 +41,8 @@ def fetch(where: str | Path, into: str | Path, progress: ProgressCallback | None
     if path.is_file() and zipfile.is_zipfile(path):
         return unzip.unpack(path, unzip.folder_for(path, into), progress)
     if path.is_file() and path.suffix.lower() == ".zip":
-        raise StorageError(f"{path.name} is not a readable zip.", path=path, hint="Is it cut off? Upload it again.")
+        text = f"{path.name} is not a readable zip: it does not end with the list of its files."
+        raise StorageError(text, path=path, hint="Is it cut off, or padded? Upload it, or make it again.")
     return path
 
 

@@ -60,7 +60,7 @@ def test_preparing_in_jupyterlab(page, lab, folder):
     assert page.locator(".jp-CodeCell .jp-InputPlaceholder").count() == 2  # the form stands for the code of the choices
     browsing.whole_screenshot(page, folder / "01_prepare.png")
     asleep = page.locator("[id^=svclib-asleep]")
-    assert asleep.count() == 3 and not asleep.first.is_visible()
+    assert asleep.count() == 4 and not asleep.first.is_visible()
     page.keyboard.press("Control+s")
     browsing.saved_with_outputs(folder / "01_prepare.ipynb")
     assert (folder / "01_prepare.ipynb").stat().st_size < 2e6
