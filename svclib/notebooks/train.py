@@ -176,13 +176,15 @@ def train(
     steps: int | None = None,
     on_cpu: bool = False,
     init: str = "base",
+    allow_changed_dataset: bool = False,
 ) -> Path:
     """Train, or go on where the run stopped, with a live view; interrupting the cell saves. Returns the run's folder.
 
     It ends after ``minutes`` or at ``steps`` in total (0 or None: the preset's). Without GPU and ``minutes``, one of
     more than six hours raises TrainingError, once that is known and saved, unless ``on_cpu``. The songs in
     ``base.examples`` decide which step is the best. A new run starts from ``init``: ``base``, the shipped base model
-    where the preset is its; ``none``, fresh weights; or the path of an instrument.
+    where the preset is its; ``none``, fresh weights; or the path of an instrument. With ``allow_changed_dataset`` a run
+    goes on although recordings were added or removed.
     """
     run = run_folder(base, data, preset)
     view, too_long_s = TrainingView(run, minutes), []
@@ -203,6 +205,7 @@ def train(
         cancelled=lambda: bool(too_long_s),
         score=evaluate.for_training(data, base.examples),
         init=None if init == "none" else init,
+        allow_changed_dataset=allow_changed_dataset,
     )
     if too_long_s and result.reason == "cancelled":
         raise TrainingError(

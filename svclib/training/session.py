@@ -72,6 +72,7 @@ class SessionOptions:
             where the preset builds the same network, else fresh weights.
         from_step: Resume from the checkpoint of this step; later checkpoints no longer count.
         allow_changed_dataset: Resume although the dataset has changed since the last session.
+        allow_unpitched: Begin although no recording of the dataset, or of one of its singers, has a note.
         take_over: Train although another machine trains this run; that one then saves and stops.
         score: Returns figures of the EMA model at every validation (``conversion.evaluate``). With one called
             ``score`` the best checkpoint is that of the highest instead of the lowest loss.
@@ -84,6 +85,7 @@ class SessionOptions:
     init: str | Path | None = BASE
     from_step: int | None = None
     allow_changed_dataset: bool = False
+    allow_unpitched: bool = False
     take_over: bool = False
     score: Callable[[nn.Module], dict[str, float]] | None = None
 

@@ -50,7 +50,8 @@ class Trainer:
         with self.accelerator.main_process_first():  # it moves checkpoints that are kept on this machine
             start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
         self.record = new_record(start.run_id, start.generation, preset, dataset)
-        self.step, self.validated_step = start.step, None
+        self.step = self.first_step = start.step
+        self.validated_step = None
         self.held_out: list[dict] | None = None
         local_log = checkpoint_writer.local_folder(run) / "metrics.jsonl"
         self.log = run_log.SessionLog(run, local_log, self.status, on_progress, self.main)
@@ -114,7 +115,7 @@ class Trainer:
         if self.n_processes > 1:
             messages.append(f"{self.n_processes} processes train together, each on part of every batch.")
         messages += start.messages
-        if start.checkpoint is not None:
+        if start.checkpoint is not None and self.step < self.settings.steps:
             messages.append(f"Going on from step {self.step} of {self.settings.steps}.")
         for message in messages:
             self.log.add_message(message)

@@ -150,14 +150,15 @@ def features_overview(samples, features, start_s=0.0) -> Figure:
 
 def doctor_picture(report) -> Figure:
     """A quality report as bars for the 40 longest usable files: length, F0 range, level, noise; orange: warned."""
-    files = sorted((f for f in report.files if f.usable), key=lambda f: -f.duration_s)[:40]
+    usable = [f for f in report.files if f.usable]
+    files = sorted(usable, key=lambda f: -f.duration_s)[:40]
     names = [f.name if len(f.name) <= 28 else f"{f.name[:13]}…{f.name[-14:]}" for f in files]
     position = np.arange(len(files))
     colours = [ORANGE if any(x.severity != "note" for x in f.findings) else BLUE for f in files]
     with styled_figure(1, 3, size=(9, 1.1 + 0.24 * max(3, len(files))), sharey=True) as (figure, axes):
         length, pitch, level = axes[0]
         length.barh(position, [f.duration_s for f in files], color=colours, height=0.6)
-        length.set(xlabel="length (s)", title="How much")
+        length.set(xlabel="length (s)", title="How long" if len(usable) <= 40 else f"The longest 40 of {len(usable)}")
         length.set_yticks(position, names)
         length.set_ylim(len(files) - 0.4, -0.6)
         for y, file, colour in zip(position, files, colours, strict=True):
@@ -168,8 +169,14 @@ def doctor_picture(report) -> Figure:
                 floor_db = file.level_db if file.noise_floor_db is None else file.noise_floor_db
                 level.barh(y, file.level_db - floor_db, left=floor_db, color=colour, height=0.6, alpha=0.55)
                 level.plot([file.level_db], [y], "o", color=colour, markersize=5)
-        pitch.set(title="How high", xlabel="MIDI note (60: middle C)")
-        level.set(title="How loud", xlabel="noise floor to singing (dB)", xlim=(-90, 0))
+        pitch.set(title="How high", xlabel="note (C4: middle C)")
+        octaves = range(24, 109, 12)
+        near = [n for n in octaves if pitch.get_xlim()[0] - 6 <= n <= pitch.get_xlim()[1] + 6]
+        pitch.set_xticks(near, [units.note_name(n) for n in near])
+        floors = any(f.noise_floor_db is not None for f in files)
+        level.set(
+            title="How loud", xlabel=f"loud parts{', down to the noise floor' if floors else ''} (dB)", xlim=(-90, 0)
+        )
         for axis in axes[0]:
             axis.grid(False, axis="y")
         return figure
