@@ -217,7 +217,7 @@ class UploadPanel(Panel):
 
     def _keep(self, path: Path) -> Path:
         if zipfile.is_zipfile(path):
-            unpacked = unzip.unpack(path, path.with_suffix(""))
+            unpacked = unzip.unpack(path, path.parent / "unpacked")
             if not audio.has_audio(unpacked):
                 raise DatasetError("It holds no recordings.")
             return download.fetch(path, self.folder)

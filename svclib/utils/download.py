@@ -207,7 +207,8 @@ def _from_drive(address: str, at: Path) -> None:
         else:
             gdown.download(id=identity, output=f"{at}/", quiet=True, use_cookies=False)
     except Exception as error:  # gdown's errors have no common base over its versions
-        text = f"Google Drive did not give {_shown(address)} ({_why(error, address)})."
+        # gdown's own text repeats the link, and gives advice of its own
+        text = f"Google Drive did not give {_shown(address)} ({type(error).__name__})."
         raise StorageError(text, hint=_SHARE) from None
 
 

@@ -176,12 +176,13 @@ def open_in_lab(page, url, name) -> None:
 
 
 def run_all_in_lab(page, timeout_s=180) -> None:
-    """Run > Run All Cells, and wait until every cell has its number."""
+    """Run > Run All Cells, and wait until every cell whose code is shown has its number."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     page.wait_for_function(
         """() => {
-        const p = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.innerText.trim());
+        const p = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+            .map(e => e.innerText.trim()).filter(text => text);
         return document.querySelector('[data-mime-type="application/vnd.jupyter.error"]')
           || (p.length && p.every(t => /^\\[\\d+\\]:?$/.test(t))); }""",
         timeout=timeout_s * 1000,
