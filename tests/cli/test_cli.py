@@ -20,7 +20,7 @@ from svclib.cli import terminal
 from svclib.data import singers
 
 COMMANDS = ("demo", "doctor", "prepare", "train", "distill", "sweep", "export", "info", "convert", "evaluate")
-COMMANDS += ("vocode", "generate", "denoise", "interpolate", "trace", "live")
+COMMANDS += ("live", "vocode", "generate", "denoise", "interpolate", "trace")
 
 
 def run(capsys, *arguments):
@@ -257,6 +257,9 @@ def test_convert_writes_what_was_asked_and_never_overwrites(journey, short_songs
     assert settings["controls"]["loudness_shift_db"] == -6 and settings["seed"] == 3
     status, out, err = run(capsys, *arguments)
     assert status == 0 and "sung 2.flac" in out and "never overwritten" in err
+    arguments[6] = tmp_path / "loud.FLAC"
+    status, out, err = run(capsys, *arguments)
+    assert status == 0 and (tmp_path / "loud.FLAC").is_file() and "overwritten" not in err and "portable" not in err
     status, out, _ = run(
         capsys,
         "convert",
