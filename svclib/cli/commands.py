@@ -133,6 +133,7 @@ def prepare(a) -> None:
     option("--songs DIR", "songs to convert at every validation; the best step is chosen by them"),
     option("--words", "judge them by their words too (extra 'words')", action="store_true"),
     option("--take-over", "although another machine trains it: that one stops", action="store_true"),
+    option("--changed-dataset", "although the dataset changed since then", action="store_true"),
 )
 def train(a) -> int:
     """Train a model; continues from the last checkpoint where there is one."""
@@ -149,7 +150,8 @@ def train(a) -> int:
     options = {name: getattr(a, name) for name in ("steps", "minutes", "seed", "device", "from_step", "take_over")}
     with TrainingProgress(a.minutes) as shown:
         init = None if a.init == "none" else a.init
-        result = training.train(a.dataset, a.run, preset, shown, init=init, score=score, **options)
+        options |= {"init": init, "score": score, "allow_changed_dataset": a.changed_dataset}
+        result = training.train(a.dataset, a.run, preset, shown, **options)
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"

@@ -61,7 +61,7 @@ class PresetPanel(Panel):
         problems = {}
         for name in dict.fromkeys([*config.preset_names(), wanted]):
             try:
-                problems[name] = training.fits(data.settings, prepare.preset(name))
+                problems[name] = training.fits(data, prepare.preset(name))
             except ConfigError as error:
                 problems[name] = str(error)
         fitting = [name for name, problem in problems.items() if not problem]
@@ -177,13 +177,15 @@ def train(
     steps: int | None = None,
     on_cpu: bool = False,
     init: str = "base",
+    changed_dataset: bool = False,
 ) -> Path:
     """Train, or go on where the run stopped, with a live view; interrupting the cell saves. Returns the run's folder.
 
     It ends after ``minutes`` or at ``steps`` in total (0 or None: the preset's). Without GPU and ``minutes``, one of
     more than six hours raises TrainingError, once that is known and saved, unless ``on_cpu``. The songs in
     ``base.examples`` decide which step is the best. A new run starts from ``init``: ``base``, the shipped base model
-    where the preset is its; ``none``, fresh weights; or the path of an instrument.
+    where the preset is its; ``none``, fresh weights; or the path of an instrument. ``changed_dataset`` resumes although
+    the dataset is another than before.
     """
     run = run_folder(base, data, preset)
     view, too_long_s = TrainingView(run, minutes), []
@@ -204,6 +206,7 @@ def train(
         cancelled=lambda: bool(too_long_s),
         score=evaluate.for_training(data, base.examples),
         init=None if init == "none" else init,
+        allow_changed_dataset=changed_dataset,
     )
     if too_long_s and result.reason == "cancelled":
         raise TrainingError(
@@ -249,9 +252,9 @@ class CheckpointEntry:
 
 
 def checkpoint_steps(run: str | Path) -> list[CheckpointEntry]:
-    """The usable checkpoints of a run, one entry for each step, in order."""
-    found = [info for info in training.checkpoints(run) if info.problem is None]
-    best = max((info.step for info in found if info.kind == "best"), default=None)
+    """The checkpoints of a run that count, one entry for each step, in order."""
+    found = training.counting(run)
+    best = next((info.step for info in reversed(found) if info.kind == "best"), None)
     losses = {info.step: info.validation_loss for info in sorted(found, key=lambda i: i.validation_loss is not None)}
     return [CheckpointEntry(step, losses[step], step == best) for step in sorted(losses)]
 
@@ -311,10 +314,11 @@ def export(run: Path, base, which: str | int = "best", name: str = "", data: Any
     its dataset ``data``, a diffusion instrument keeps the content for retrieval. Returns the file.
     """
     name = filesystem.safe_name(name or run.name)
-    _, record = training.load_model(run, which)
+    model, record = training.load_model(run, which)
     wanted = (name, record["step"], record["metrics"]["validation_loss"])
     for entry in instrument.list_folder(base.instruments):
-        if (entry.name, entry.info.get("trained_steps"), entry.info.get("validation_loss")) == wanted:
+        found = (entry.name, entry.info.get("trained_steps"), entry.info.get("validation_loss"))
+        if found == wanted and _same_weights(model, entry.path):
             path, note = entry.path, f"This instrument, step {record['step']}, was exported before: {entry.path}"
             break
     else:
@@ -322,6 +326,12 @@ def export(run: Path, base, which: str | int = "best", name: str = "", data: Any
         note = f"The instrument, from step {record['step']}, is {path}"
     widgets.show(page.notice(note, "done") + page.download_link(path))
     return path
+
+
+def _same_weights(model, path: Path) -> bool:
+    """True if an instrument has these weights; it may have a codebook beside them."""
+    theirs = instrument.open(path).model.state_dict()
+    return all(name in theirs and torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
 
 
 def compare_runs(base) -> HTML:

@@ -23,7 +23,7 @@ RETRY_S = 30.0
 
 def local_folder(run: str | Path) -> Path:
     """The local folder that stands in for a run's folder; readable by its owner only."""
-    key = hashlib.sha256(os.path.abspath(run).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    key = hashlib.sha256(os.path.realpath(run).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"svclib-kept-{key}"
 
 
@@ -145,6 +145,12 @@ class CheckpointWriter:
     def _save(self, checkpoint: Checkpoint) -> None:
         try:
             self.sync_back()
+            if not filesystem.exists(self.run / "run.json"):
+                atomic_store.write_json(self.run / "run.json", self._identity)
+                self.log_message(
+                    f"'{self.run}' was renamed, moved or deleted while it was trained; training goes on into a new "
+                    "folder of that name. What was saved before is where you moved it."
+                )
             checkpoints.save(self.folder, checkpoint, "last", self.session_id)
         except OSError as error:
             try:

@@ -17,9 +17,11 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import math
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
 MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors library when it reads
 PREFIXES = {"last": "ck", "best": "best", "history": "history"}
 UPLOAD_LAG_S = 1800.0
+_NOT_OURS = "its marker was not written by svclib's training"
 _OWN_NAME = re.compile(r"(ck|best|history)-\d{8}-[0-9a-f]{6,12}\.safetensors")
 
 
@@ -66,6 +69,7 @@ class CheckpointInfo:
         kind: A key of ``PREFIXES``.
         problem: None, or why it cannot be used. Contents are verified when it is loaded.
         generation: How often the run was resumed from an earlier step.
+        lineage: Where: ``[generation, step]`` of those it goes on from; None in files of earlier versions.
     """
 
     step: int
@@ -76,6 +80,7 @@ class CheckpointInfo:
     run_id: str
     generation: int
     marked: atomic_store.Marked = dataclasses.field(repr=False, compare=False)
+    lineage: list[list[int]] | None = None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -131,13 +136,14 @@ def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
 # The record -----------------------------------------------------------------------------------------------------------
 
 
-def new_record(run_id: str, generation: int, preset: Any, dataset: Any) -> dict:
+def new_record(run_id: str, generation: int, preset: Any, dataset: Any, lineage: Sequence = ()) -> dict:
     """The part of a record that stays constant over a session."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "run_id": run_id,
         "generation": generation,
+        "lineage": list(lineage),
         "preset": describe_preset(preset),
         "statistics": dataset.statistics,
         "dataset": {
@@ -198,7 +204,7 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
     data = pack(Checkpoint(record, tensors))
     filesystem.free_space_check(folder, len(data) + (16 << 20))
     path = folder / f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
-    marker = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
+    marker = {k: record.get(k) for k in ("step", "run_id", "generation", "lineage", "kind", "saved")}
     marker["validation_loss"] = record["metrics"]["validation_loss"]
     return _info(atomic_store.put_marked(path, lambda part: atomic_store.write_bytes(part, [data]), marker), kind)
 
@@ -248,6 +254,20 @@ def listing(folder: str | Path) -> list[CheckpointInfo]:
     return sorted((_info(marked, kind) for marked, kind in files), key=lambda c: (c.order, c.path.name))
 
 
+def counting(run: str | Path) -> list[CheckpointInfo]:
+    """The usable checkpoints of a run, oldest first, without those after a step from which it was resumed anew."""
+    run_id = run_identity(run).get("run_id")
+    found = [c for c in listing(Path(run) / "checkpoints") if c.problem is None and c.run_id == (run_id or c.run_id)]
+    if not found:
+        return []
+    generation, lineage = found[-1].generation, found[-1].lineage
+    if lineage is None:
+        first = min(c.step for c in found if c.generation == generation)
+        lineage = [[earlier, first] for earlier in range(generation)]
+    last_steps = {generation: math.inf, **dict(lineage)}
+    return [c for c in found if c.step <= last_steps.get(c.generation, -1)]
+
+
 def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
     """The newest usable checkpoint of a run (None takes the only one), or that of a step, with its weights at least.
 
@@ -288,15 +308,16 @@ def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[C
 def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, dict]:
     """A run's model with its EMA weights, in eval mode on the CPU, and the checkpoint's record.
 
-    ``which``: ``best`` by validation (the last if there was none), ``last``, or a step. The record holds step, preset
-    (with ``text``), statistics, metrics, dataset, ... TrainingError if there is no such checkpoint that can be used.
+    ``which``: ``best`` by validation of those that count (the last if there is none), ``last``, or a step. The record
+    holds step, preset (with ``text``), statistics, metrics, dataset, ... TrainingError if no such one can be used.
     """
     found = listing(Path(run) / "checkpoints")
     if not found:
         raise TrainingError(f"'{run}' has no checkpoints; train it first.")
     if which in ("best", "last"):
-        choice = [c for c in found if c.kind == which] or [c for c in found if c.kind == "last"]
-    elif str(which).isdigit():
+        usable = counting(run) or found
+        choice = [c for c in usable if c.kind == which] or [c for c in usable if c.kind == "last"]
+    elif str(which).isdecimal():
         choice = [c for c in found if c.step == int(which)]
     else:
         raise TrainingError(f"Unknown checkpoint '{which}'; expected best, last or a step.")
@@ -351,10 +372,17 @@ def _info(marked: atomic_store.Marked, kind: str) -> CheckpointInfo:
     marker, digits = marked.info, marked.path.name.split("-")[1]
     step, generation = marker.get("step", int(digits) if digits.isdigit() else 0), marker.get("generation", 0)
     valid = isinstance(step, int) and isinstance(marker.get("run_id", ""), str) and "generation" in marker
-    problem = marked.problem or (None if valid else "its marker was not written by svclib's training")
+    problem = marked.problem or (None if valid else _NOT_OURS)
     step, generation = (n if isinstance(n, int) else 0 for n in (step, generation))
-    loss, run_id = marker.get("validation_loss"), str(marker.get("run_id", ""))
-    return CheckpointInfo(step, marked.path, kind, loss, problem, run_id, generation, marked)
+    loss, run_id, lineage = marker.get("validation_loss"), str(marker.get("run_id", "")), marker.get("lineage")
+    if lineage is not None and not _is_lineage(lineage):
+        problem = problem or _NOT_OURS
+    return CheckpointInfo(step, marked.path, kind, loss, problem, run_id, generation, marked, lineage)
+
+
+def _is_lineage(value: Any) -> bool:
+    pairs = value if isinstance(value, list) else [value]
+    return all(isinstance(p, list) and len(p) == 2 and all(type(n) is int for n in p) for p in pairs)
 
 
 def _steps(found: list[CheckpointInfo]) -> str:

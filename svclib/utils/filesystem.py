@@ -240,7 +240,7 @@ def is_system_file(name: str) -> bool:
 
 def part_path(folder: Path, suffix: str = "") -> Path:
     """A new name for a file that this process has not finished writing; ``atomic_store.remove_parts`` knows it."""
-    return folder / f"{PART_PREFIX}{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}{suffix}"
+    return folder / f"{PART_PREFIX}{process_scope()}~{os.getpid()}~{uuid.uuid4().hex[:8]}{suffix}"
 
 
 def host_name() -> str:
@@ -248,8 +248,16 @@ def host_name() -> str:
     return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40] or "host"
 
 
+def process_scope() -> str:
+    """Within which a process id has one meaning: a digest of machine, boot and PID namespace (that of a container)."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
 def process_alive(pid: int) -> bool:
-    """True if a process of this machine is still there."""
+    """True if a process of this :func:`process_scope` is still there."""
     try:
         os.kill(pid, 0)
     except (OSError, OverflowError) as error:

@@ -14,6 +14,7 @@ GROUPS = {
     "J": "Goals",
     "K": "Clusters and extensions",
     "L": "The lesson",
+    "R": "The red team",
 }
 CASES = {
     "P1": "could not be installed any more",
@@ -185,6 +186,21 @@ CASES = {
     "L7": "pictures during a sampling run, in one colour scale; no bit of the result changes",
     "L8": "a lesson in a notebook leaves no empty height, and on a phone its bar stays in sight",
     "L9": "an instrument with content units is studied with them",
+    "R13": "a run renamed while it trains",
+    "R14": "two containers of one host train one run",
+    "R16": "a sweep with other settings, seed, dataset or names too long for a folder",
+    "R17": "an export after training anew",
+    "R18": "settings of one sound beside another",
+    "R19": "a singer renamed between two sessions",
+    "R20": "a sound without its settings",
+    "R21": "parts of killed processes stay, permissions are lost",
+    "R25": "labels of preset and dataset differ",
+    "R31": "a copy of a run by hard links",
+    "R32": "the best of an abandoned branch",
+    "R38": "folders compared by name",
+    "R41": "a process that sleeps while another session trains its run",
+    "R42": "kept checkpoints under another name of the run",
+    "R45": "the way on with a changed dataset",
 }
 
 

@@ -443,6 +443,34 @@ def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
 
 
 @pytest.mark.case("J11")
+@pytest.mark.case("R17")
+def test_an_instrument_is_the_same_only_with_the_same_weights(tmp_path):
+    """A run trained anew in the same folder: name, step and held-out loss (none) are those of the old instrument."""
+    base, data = types.SimpleNamespace(instruments=tmp_path / "instruments"), toy.ToyDataset()
+    data.validation_batches = lambda *_: []
+    paths, run = [], tmp_path / "run"
+    for seed in (0, 1):
+        training.train(data, run, toy.preset(seed=seed), steps=3)
+        paths += [train.export(run, base, name="voice"), train.export(run, base, name="voice")]
+        expected = training.load_model(run)[0].state_dict()
+        assert all(torch.equal(v, expected[k]) for k, v in instrument.open(paths[-1]).model.state_dict().items())
+        shutil.rmtree(run)
+    assert [p.name for p in paths] == ["voice.zip", "voice.zip", "voice 2.zip", "voice 2.zip"]
+
+
+@pytest.mark.case("R32")
+def test_the_menu_of_checkpoints_leaves_out_an_abandoned_branch(tmp_path):
+    preset = toy.preset(validate_every_steps=5)
+    training.train(toy.ToyDataset(), tmp_path, preset, steps=30)
+    training.train(toy.ToyDataset(), tmp_path, preset, steps=21, from_step=20)
+    entries = train.checkpoint_steps(tmp_path)
+    assert (
+        entries[-1].step == 21
+        and {e.step for e in entries} <= {5, 10, 15, 20, 21}
+        and sum(e.best for e in entries) == 1
+    )
+
+
 def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
     view = train.TrainingView(tmp_path)
 

@@ -98,7 +98,7 @@ def test_killed_at_every_operation(tmp_path):
 
 
 def test_parts_of_living_processes_are_kept(tmp_path):
-    mine = tmp_path / f"{atomic_store.PART_PREFIX}{filesystem.host_name()}~{os.getpid()}~x.wav"
+    mine = tmp_path / f"{atomic_store.PART_PREFIX}{filesystem.process_scope()}~{os.getpid()}~x.wav"
     mine.write_bytes(b"x")
     other = tmp_path / f"{atomic_store.PART_PREFIX}elsewhere~1~x.wav"
     other.write_bytes(b"x")
