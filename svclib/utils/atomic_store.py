@@ -166,8 +166,13 @@ def _place_as(part: Path, target: Path) -> None:
             filesystem.active.remove(target)
             raise
     else:
-        with contextlib.suppress(OSError):  # the file is in place; a second name left over does no harm
+        try:
             filesystem.active.remove(part)
+        except OSError:
+            pass  # the file is in place; a second name left over does no harm
+        except BaseException:
+            filesystem.active.remove(target)
+            raise
 
 
 def copy_file(source: str | Path, target: str | Path) -> Path:

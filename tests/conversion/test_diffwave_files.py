@@ -99,7 +99,7 @@ def test_generate(digits, tmp_path, capsys):
 
 @pytest.mark.case("R18")
 def test_settings_never_lie_beside_another_sound(digits, tmp_path):
-    """A sound deleted and its settings left, or another sound put in its place: what is written anew belongs together."""
+    """A sound deleted and its settings left, or another sound in its place: what is written anew belongs together."""
     arguments = ["generate", "--model", str(digits), "--out", str(tmp_path), "--label", "7"]
     assert main(arguments) == 0
     first = tmp_path / "7_000_seed0.wav"

@@ -4,11 +4,14 @@ nothing is computed twice or lost, and that names of files are shown and never i
 
 import base64
 import json
+import shutil
 import threading
+import types
 
 import ipywidgets as W
 import pytest
 import soundfile
+import torch
 import toy
 from panels import NASTY, make_instrument, make_song, said, upload
 
@@ -442,7 +445,6 @@ def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
     assert "The disk is full" in said(panel) and widgets.take_uploads(panel.upload) == []
 
 
-@pytest.mark.case("J11")
 @pytest.mark.case("R17")
 def test_an_instrument_is_the_same_only_with_the_same_weights(tmp_path):
     """A run trained anew in the same folder: name, step and held-out loss (none) are those of the old instrument."""
@@ -471,6 +473,7 @@ def test_the_menu_of_checkpoints_leaves_out_an_abandoned_branch(tmp_path):
     )
 
 
+@pytest.mark.case("J11")
 def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
     view = train.TrainingView(tmp_path)
 
@@ -529,7 +532,6 @@ def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_
 
 
 def test_a_training_with_a_limit_shows_how_far_it_is_towards_that():
-    import types
 
     status = types.SimpleNamespace(step=50, steps=1000, remaining_s=950.0)
     assert train.progress_summary(status, None, 50.0) == (0.05, 950.0)
@@ -557,7 +559,6 @@ def test_a_run_too_short_for_previews_says_so(tmp_path):
 
 
 def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):
-    import types
 
     fit = types.SimpleNamespace(settings=None)
     monkeypatch.setattr(training, "fits", lambda settings, preset: None)
