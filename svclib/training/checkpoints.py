@@ -376,7 +376,7 @@ def _info(marked: atomic_store.Marked, kind: str) -> CheckpointInfo:
     step, generation = (n if isinstance(n, int) else 0 for n in (step, generation))
     loss, run_id, lineage = marker.get("validation_loss"), str(marker.get("run_id", "")), marker.get("lineage")
     if lineage is not None and not _is_lineage(lineage):
-        problem = problem or _NOT_OURS
+        problem, lineage = problem or _NOT_OURS, None
     return CheckpointInfo(step, marked.path, kind, loss, problem, run_id, generation, marked, lineage)
 
 
