@@ -7,7 +7,7 @@ DATA holds the test recordings. Every instrument has to be of the voice ``voices
 
 - character error rate by two recognizers (Whisper; a phoneme recognizer that is no relative of it) against the
   transcript of the clean clip, and for degraded clips that of the source itself;
-- F0 correlation (of logarithms) and RMSE in cents against the clean clip's F0 in the new key;
+- F0: median absolute error and RMSE in cents, correlation (of logarithms), against the clean clip's F0 in the new key;
 - likeness: cosine of speaker embeddings, mean over windows of 5 s to the target's voice print, and pairwise with its
   held-out windows; ``relative_similarity`` puts the shifted song at 0 and the target's held-out windows at 1; the
   control without a model is the shifted song through an equalizer to the target's long-term spectrum;
@@ -39,7 +39,7 @@ COLUMNS = (
     "relative similarity: mean (least)",
     "control",
     "pairwise (target's own)",
-    "F0 RMSE, correlation",
+    "F0: median error, RMSE, correlation",
     "STFT distance",
     "real-time factor",
     "MB",
@@ -66,6 +66,7 @@ def summary(rows: list[dict], first: str, second: str) -> dict:
         "relative_similarity": [float(np.mean(relative)), float(min(relative))],
         "relative_similarity_of_control": float(np.mean([r["relative_similarity_of_control"] for r in others])),
         "pairwise": float(np.mean([r["likeness"]["result"]["pairwise"] for r in others])),
+        "f0_median_cents": float(np.nanmedian([r["f0_median_cents"] for r in clean])),
         "f0_rmse_cents": float(np.nanmedian([r["f0_rmse_cents"] for r in clean])),
         "f0_correlation": float(np.nanmin([r["f0_correlation"] for r in clean])),
         "stft_distance": float(np.mean(parallel or [np.nan])),
@@ -92,7 +93,7 @@ def cells(report: dict) -> list[str]:
         pair(s["relative_similarity"]),
         f"{s['relative_similarity_of_control']:.2f}",
         f"{s['pairwise']:.2f} ({report['held_out']['pairwise']:.2f})",
-        f"{s['f0_rmse_cents']:.0f} cents, {s['f0_correlation']:.3f}",
+        f"{s['f0_median_cents']:.0f}, {s['f0_rmse_cents']:.0f} cents, {s['f0_correlation']:.3f}",
         f"{s['stft_distance']:.2f}",
         f"{s['real_time_factor']:.2f}",
         f"{report['megabytes']:.1f}",

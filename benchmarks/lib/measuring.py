@@ -13,7 +13,7 @@ import numpy as np
 from lib import clips, controls
 from svclib.audio import io
 from svclib.conversion import metrics, pipeline, recognition, speaker_similarity
-from svclib.conversion.controls import Controls
+from svclib.conversion.controls import defaults
 from svclib.conversion.key_suggestion import suggest_shift
 from svclib.conversion.song import Song, cached_song
 from svclib.features import extract
@@ -126,16 +126,16 @@ class Bench:
         return cached_song(path, self.voice.features)
 
     def key(self, clip: clips.Clip) -> int:
-        """The clip's own shift in semitones, or the one suggested for its clean version."""
+        """The clip's own shift in semitones, or the one that a user gets for its clean version by default."""
         if clip.key is not None:
             return clip.key
-        found = suggest_shift(self.song(clip).features, self.voice.statistics, self.voice.kind)
-        return 12 * found.octaves + found.semitones
+        return suggest_shift(self.song(clip).features, self.voice.statistics, self.voice.kind).shift_semitones
 
     def convert(self, measured: Song, key: int, seed: int = 0, **sampling):
         """The conversion by so many semitones."""
         octaves = int(key / 12)
-        wanted = Controls(octave_shift=octaves, semitone_shift=key - 12 * octaves)
+        shift = {"octave_shift": octaves, "semitone_shift": key - 12 * octaves}
+        wanted = dataclasses.replace(defaults(self.voice.kind), **shift)
         options = SamplingOptions(**{**self.sampling, **sampling, "seed": seed})
         return pipeline.convert(self.voice, measured, wanted, options)
 

@@ -260,11 +260,16 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
     option("--keep-rate", "write at the song's sample rate", action="store_true"),
     repeated("--singer NAME[=WEIGHT]", "one of a diffusion instrument's singers; repeat for a mix"),
     option("--vocoder NAME|ZIP|PATH|URL", "a vocoder of the same mel, instead of a diffusion instrument's own"),
+    option("--mix", "the inputs are finished songs: convert the voice, keep the accompaniment", action="store_true"),
+    option("--separator NAME|DIR", "the Demucs model of --mix", default="htdemucs"),
+    option("--download", "fetch the weights of --separator where they are missing", action="store_true"),
+    option("--accompaniment FILE", "of the song, whose voice is --input: mix the result with it"),
+    option("--voice-db DB", "level of the voice in the mix", default=0.0, type=number(-60.0, 60.0)),
     controls={"controls": "conversion.controls:Controls", "diffusion": "models.diffusion.samplers:SamplingOptions"},
 )
 def convert(a) -> None:
     """Convert songs with an instrument."""
-    from svclib.conversion import pipeline
+    from svclib.conversion import cover, pipeline
 
     songs = _audio_files(a.input)
     folder, name = _target(Path(a.out), pipeline.FORMATS, len(songs))
@@ -274,9 +279,16 @@ def convert(a) -> None:
     kind = {} if name is None else {"format": Path(name).suffix[1:], "name": Path(name).stem}
     options = {"sampling": sampling, "vocoder": vocoder, "keep_rate": a.keep_rate}
     with ProgressPrinter(songs[0].name if len(songs) == 1 else f"{len(songs)} songs") as progress:
+        accompaniments = _accompaniments(a, songs, folder, progress)
+        songs = list(accompaniments) or songs
 
         def done(made):
             saved = pipeline.save(made, folder, **kind)
+            if rest := accompaniments.get(made.song.path):
+                mixed = cover.save_mix(
+                    made, cover.open_stems(made.song.path, rest), folder, saved.suffix[1:], a.voice_db
+                )
+                progress.note(str(mixed))
             progress.note(f"{saved}\n{made.settings_text}")  # clears the bar for the lines that follow
             if name is not None:
                 _warn_renamed(Path(a.out), saved)
@@ -288,6 +300,53 @@ def convert(a) -> None:
     if failed:
         error = next(iter(failed.values()))
         raise error if len(songs) == 1 else ConfigError(pipeline.describe(len(songs), failed))
+
+
+def _accompaniments(a, songs: list[Path], folder: Path, progress) -> dict[Path, Path]:
+    """By voice to convert, the accompaniment to mix it with; of ``--mix`` both are separated and kept in ``folder``."""
+    from svclib.conversion import cover
+
+    if a.accompaniment and (a.mix or len(songs) > 1):
+        raise ConfigError("--accompaniment is of one --input, and not with --mix, which makes both of a finished song.")
+    if a.accompaniment:
+        return {songs[0]: Path(a.accompaniment)}
+    found, separator = {}, cover.DemucsSeparator(a.separator, a.download) if a.mix else None
+    for song in songs if a.mix else []:
+        stems = cover.separate(song, separator, progress)
+        voice, rest = cover.save_stems(stems, folder, song.stem)
+        found[voice] = rest
+        progress.note(f"{voice}\n{rest}")
+        if warning := cover.harmony_warning(voice):
+            log(f"{song.stem}: {warning}")
+    return found
+
+
+@command(
+    required("--instrument NAME.zip"),
+    required("--input SONG"),
+    required("--out FILE", AUDIO_FILE),
+    option("--block MS", "length of a block", default=64.0, type=number(1.0, 2000.0)),
+    option("--lookahead MS", "sound after a frame that is waited for", default=64.0, type=number(20.0, 1000.0)),
+    option("--octave N", "octaves up or down", default=0, type=number(-3, 3)),
+    option("--semitones N", "semitones besides", default=0.0, type=number(-12.0, 12.0)),
+    option("--seed S", "of the noise", default=0, type=number(0)),
+)
+def live(a) -> None:
+    """Convert a recording block by block, as if it were being sung, and measure latency and time (ddsp instruments)."""
+    from svclib.audio import io
+    from svclib.conversion import live, pipeline
+
+    voice = svclib.load_instrument(a.instrument)
+    controls = svclib.Controls(octave_shift=a.octave, semitone_shift=a.semitones)
+    following = live.LiveVoice(voice, controls, a.lookahead / 1000, a.seed)
+    samples = io.read(a.input, following.rate).samples
+    with ProgressPrinter(Path(a.input).name) as progress:
+        made, report = live.stream(following, samples, round(a.block / 1000 * following.rate), progress)
+    gain = pipeline.limiter_gain(made)
+    settings = {"live": dataclasses.asdict(report), "instrument": {"name": voice.name, "sha256": voice.sha256}}
+    written = pipeline.write_with_settings(Path(a.out), made * gain, following.rate, settings)
+    _warn_renamed(Path(a.out), written)
+    print(f"{written}\n{report.text}")
 
 
 def _audio_files(inputs: list[str]) -> list[Path]:

@@ -16,6 +16,7 @@ import shutil
 import socket
 import tempfile
 import time
+import unicodedata
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,9 @@ DRIVE_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 PART_PREFIX = ".part-"
 CHUNK_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
+MAX_NAME = 255  # characters: no file system has longer names
+_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
+_CODE_PAGES = ["cp932", "gb18030", "big5", "cp949", "cp866", "cp1251", "cp1252", "cp850"]
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TRANSIENT = (errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR, errno.ENOSYS, errno.EBADF, errno.EPERM)
@@ -216,12 +220,55 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def is_name(text: Any) -> bool:
+    """True for a text that may name a singer, a label, a recording, a run or an instrument: the one rule for names.
+
+    1 to 255 characters of any script, spaces, joiners (U+200C, U+200D) and emoji, which every file format of svclib can
+    store and show on one line; no control characters, line breaks, changes of the writing direction, or lone surrogates
+    (bytes of a file name that are not UTF-8). Names from files that others made are checked with it; names of files and
+    folders become legal by :func:`as_name` when they are collected.
+    """
+    return isinstance(text, str) and 0 < len(text) <= MAX_NAME and not _NOT_IN_NAMES.search(text)
+
+
+def as_name(text: str) -> str:
+    """A legal name (:func:`is_name`) for a file's or folder's name: composed characters (NFC), bytes that are not UTF-8
+    decoded by :func:`legacy_text`, spaces for characters that no name may hold, at most 255 characters.
+    """
+    if re.search("[\udc80-\udcff]", text):
+        with contextlib.suppress(UnicodeEncodeError):
+            text = legacy_text(text.encode("utf-8", "surrogateescape"))
+    return _NOT_IN_NAMES.sub(" ", unicodedata.normalize("NFC", text))[:MAX_NAME]
+
+
+def name_key(text: str) -> str:
+    """Equal for names that some file system takes for one: they differ in case or in the normal form only."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def legacy_text(data: bytes) -> str:
+    """Text of bytes in an unknown encoding: UTF-8, else the code page of Windows or DOS that fits best.
+
+    A guess, and a better one the more text there is: give all names of a zip in one call.
+    """
+    with contextlib.suppress(UnicodeDecodeError):
+        return data.decode("utf-8")
+    words = b"".join(word for word in re.findall(rb"[\x40-\xff]+", data) if not word.isascii())
+    high = [byte for byte in words if byte > 127]
+    if len(high) < 0.4 * len(words):  # accents among plain letters: below 0xA6 in DOS, above in Windows
+        return data.decode("cp850" if sum(byte < 0xA6 for byte in high) > len(high) / 2 else "cp1252", "replace")
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(data, cp_isolation=_CODE_PAGES, threshold=0.5).best()
+    return str(best) if best else data.decode("cp1252", "replace")
+
+
 def safe_name(text: str, fallback: str = "untitled") -> str:
     """A file name (without suffix) from a person's text: no separators, control characters or hidden names.
 
-    Letters of every script, spaces and most signs stay; at most 120 bytes.
+    Letters of every script, spaces and most signs stay, as in :func:`as_name`; at most 120 bytes.
     """
-    name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', " ", text).strip(" .")
+    name = re.sub(r'[/\\:*?"<>|]+', " ", as_name(text)).strip(" .")
     name = name.encode("utf-8", "ignore")[:120].decode("utf-8", "ignore").strip(" .")
     return name or fallback
 

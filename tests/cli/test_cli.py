@@ -77,6 +77,7 @@ def test_every_command_is_there_and_explains_itself(capsys):
         (["convert", "--instrument", "x.zip", "--input", "a.wav", "--out", "b.m4a"], ["b.m4a", "wav"]),
         (["convert", "--instrument", "x.zip", "--input", "a", "--input", "b", "--out", "c.wav"], ["c.wav", "folder"]),
         (["convert", "--instrument", "x", "--input", "a", "--out", "b", "--key", "high"], ["high", "auto"]),
+        (["convert", "--instrument", "x", "--input", "a", "--out", "b", "--voice-db", "90"], ["90", "-60 to 60"]),
         (["export", "--run", "nowhere", "--out", "x.zip"], ["nowhere"]),
         (["export", "--run", "nowhere", "--out", "x.tar"], ["x.tar", ".zip"]),
         (["export", "--run", "r", "--out", "x.zip", "--checkpoint", "newest"], ["newest", "best"]),
@@ -148,7 +149,7 @@ def test_evaluate_finds_no_difference_and_a_known_difference(short_songs, capsys
     assert found["mean"]["raw_pitch_accuracy"] > 0.99
 
 
-@pytest.mark.case("R38")
+@pytest.mark.case("red 38")
 def test_files_of_folders_are_compared_within_the_same_folder(tmp_path):
     """Equal names in two folders; folders on one side only; names in two normal forms; one that fits two."""
 
@@ -245,7 +246,7 @@ def test_train_goes_on_from_where_it_was(journey, capsys):
     assert status == 2 and "n_harmonics" in err
 
 
-@pytest.mark.case("R45")
+@pytest.mark.case("red 45")
 def test_a_changed_dataset_needs_the_option_that_the_sentence_names(journey, capsys, tmp_path):
     dataset, run_folder = tmp_path / "dataset", shutil.copytree(journey / "run", tmp_path / "run")
     run(capsys, "prepare", "--audio", journey / "aria", "--out", dataset, *TINY, "--validation", "*_001.wav")
@@ -265,6 +266,31 @@ def test_export_never_overwrites_and_info_tells_what_it_is(journey, capsys):
     assert status == 0 and "a ddsp instrument" in out and "CC0 1.0" in out and "synthetic voice" in out
     status, out, _ = run(capsys, "info", journey / "made.zip", "--json", "-")
     assert json.loads(out)["model"]["n_harmonics"] == 20
+
+
+def test_live_writes_the_whole_recording_and_its_latency(journey, short_songs, capsys, tmp_path):
+    song = short_songs / f"{next(iter(singers.SINGERS))}.wav"
+    arguments = ["--instrument", journey / "made.zip", "--input", song, "--out", tmp_path / "o.wav", "--block", 50]
+    status, out, _ = run(capsys, "live", *arguments)
+    assert status == 0 and "latency" in out
+    found = json.loads((tmp_path / "o.wav.json").read_text())["live"]
+    assert found["block_s"] == 0.05
+    assert found["n_blocks"] == -(-audio.probe(song).n_samples // 800)
+    assert audio.probe(tmp_path / "o.wav").n_samples == audio.probe(song).n_samples
+
+
+def test_the_result_is_mixed_with_the_accompaniment_of_its_song(journey, short_songs, capsys, tmp_path):
+    song = short_songs / f"{next(iter(singers.SINGERS))}.wav"
+    accompaniment = 0.1 * np.random.default_rng(0).standard_normal((audio.probe(song).n_samples, 2))
+    audio.write(tmp_path / "rest.wav", accompaniment, 16000)
+    arguments = ["--instrument", journey / "made.zip", "--input", song, "--out", tmp_path / "out"]
+    status, out, _ = run(capsys, "convert", *arguments, "--accompaniment", tmp_path / "rest.wav")
+    mixed, alone = (next((tmp_path / "out").glob(f"{song.stem}*made{end}.wav")) for end in (" (mix)", ""))
+    assert status == 0 and mixed.name in out
+    voice = soundfile.read(mixed)[0] - soundfile.read(tmp_path / "rest.wav")[0]
+    # What is left without the accompaniment is the conversion, in the middle, at another level.
+    correlation = np.corrcoef(np.concatenate([voice.T, soundfile.read(alone)[0][None]]))
+    assert correlation.min() > 0.999
 
 
 def test_convert_writes_what_was_asked_and_never_overwrites(journey, short_songs, capsys, tmp_path):

@@ -97,7 +97,7 @@ def test_generate(digits, tmp_path, capsys):
     assert {n: after[n] for n in before} == before
 
 
-@pytest.mark.case("R18")
+@pytest.mark.case("red 18")
 def test_settings_never_lie_beside_another_sound(digits, tmp_path):
     """A sound deleted and its settings left, or another sound in its place: what is written anew belongs together."""
     arguments = ["generate", "--model", str(digits), "--out", str(tmp_path), "--label", "7"]

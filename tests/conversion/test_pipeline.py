@@ -467,7 +467,7 @@ def belongs_together(folder):
     return [p.name for p in sounds]
 
 
-@pytest.mark.case("R18")
+@pytest.mark.case("red 18")
 def test_a_sound_and_its_settings_take_one_free_name(tmp_path, result):
     """Where the settings of a deleted sound were left behind, neither is that name taken nor that file changed."""
     stale = tmp_path / "my song - voice.wav.json"
@@ -480,7 +480,7 @@ def test_a_sound_and_its_settings_take_one_free_name(tmp_path, result):
     assert belongs_together(tmp_path) == ["my song - voice 2.wav", "my song - voice.wav"]
 
 
-@pytest.mark.case("R18")
+@pytest.mark.case("red 18")
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("what", ["sound", "settings"])
 def test_somebody_takes_the_name_in_between(tmp_path, result, monkeypatch, links, what):
@@ -501,7 +501,7 @@ def test_somebody_takes_the_name_in_between(tmp_path, result, monkeypatch, links
     assert belongs_together(tmp_path) == ["my song - voice 2.wav"]
 
 
-@pytest.mark.case("R20")
+@pytest.mark.case("red 20")
 @pytest.mark.parametrize("how", [28, "interrupt"])
 def test_every_operation_of_saving_fails_once(tmp_path, result, how):
     """Both files or neither, whatever fails and whatever is said about it."""

@@ -445,7 +445,7 @@ def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
     assert "The disk is full" in said(panel) and widgets.take_uploads(panel.upload) == []
 
 
-@pytest.mark.case("R17")
+@pytest.mark.case("red 17")
 def test_an_instrument_is_the_same_only_with_the_same_weights(tmp_path):
     """A run trained anew in the same folder: name, step and held-out loss (none) are those of the old instrument."""
     base, data = types.SimpleNamespace(instruments=tmp_path / "instruments"), toy.ToyDataset()
@@ -460,7 +460,7 @@ def test_an_instrument_is_the_same_only_with_the_same_weights(tmp_path):
     assert [p.name for p in paths] == ["voice.zip", "voice.zip", "voice 2.zip", "voice 2.zip"]
 
 
-@pytest.mark.case("R32")
+@pytest.mark.case("red 32")
 def test_the_menu_of_checkpoints_leaves_out_an_abandoned_branch(tmp_path):
     preset = toy.preset(validate_every_steps=5)
     training.train(toy.ToyDataset(), tmp_path, preset, steps=30)

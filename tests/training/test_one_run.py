@@ -50,7 +50,7 @@ class At(toy.ToyDataset):
 # Two sessions, one run ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.case("R41")
+@pytest.mark.case("red 41")
 @pytest.mark.skipif(os.name == "nt", reason="no SIGSTOP there")
 def test_a_sleeper_that_wakes_trains_nothing_twice(tmp_path, monkeypatch):
     """A stopped process; another session takes its run to the end meanwhile, and nothing of it changes afterwards."""
@@ -76,7 +76,7 @@ def test_a_sleeper_that_wakes_trains_nothing_twice(tmp_path, monkeypatch):
     assert toy.losses(run) == toy.losses(tmp_path / "whole")
 
 
-@pytest.mark.case("R14")
+@pytest.mark.case("red 14")
 def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path, monkeypatch):
     """Containers of one host share its name and boot, but not their process ids."""
     real, here = os.readlink, filesystem.process_scope()
@@ -98,7 +98,7 @@ def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path, monkeypa
 # One run, several names -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.case("R31")
+@pytest.mark.case("red 31")
 def test_a_hard_linked_copy_keeps_its_log(tmp_path):
     run, copy = tmp_path / "run", tmp_path / "snapshot"
     training.train(toy.ToyDataset(), run, toy.preset(), steps=10)
@@ -110,7 +110,7 @@ def test_a_hard_linked_copy_keeps_its_log(tmp_path):
     assert len(toy.losses(run)) == 20 and len(toy.losses(copy)) == 12
 
 
-@pytest.mark.case("R13")
+@pytest.mark.case("red 13")
 def test_a_run_renamed_while_it_trains_is_noticed(tmp_path):
     run, renamed = tmp_path / "run", tmp_path / "better name"
     result = training.train(At(12, lambda: run.rename(renamed)), run, toy.preset(), steps=20)
@@ -122,7 +122,7 @@ def test_a_run_renamed_while_it_trains_is_noticed(tmp_path):
     assert "Going on from step 20" in " ".join(again.messages)
 
 
-@pytest.mark.case("R42")
+@pytest.mark.case("red 42")
 def test_checkpoints_kept_on_this_machine_are_found_under_every_name_of_the_run(tmp_path, monkeypatch):
     """The run's folder cannot be written; the next session calls it by a symbolic link."""
     run, link, kept = tmp_path / "run", tmp_path / "link", []
@@ -148,7 +148,7 @@ def test_checkpoints_kept_on_this_machine_are_found_under_every_name_of_the_run(
 # Files of others, permissions, parts ----------------------------------------------------------------------------------
 
 
-@pytest.mark.case("R21")
+@pytest.mark.case("red 21")
 def test_a_file_committed_anew_keeps_its_permissions(tmp_path):
     path = atomic_store.write_json(tmp_path / "run.json", 1)
     for mode in (0o600, 0o640):
@@ -157,7 +157,7 @@ def test_a_file_committed_anew_keeps_its_permissions(tmp_path):
         assert path.stat().st_mode & 0o777 == mode
 
 
-@pytest.mark.case("R21")
+@pytest.mark.case("red 21")
 def test_parts_of_killed_exports_and_conversions_go_with_the_next_result(tmp_path):
     dead = tmp_path / filesystem.part_path(tmp_path, ".wav").name.replace(f"~{os.getpid()}~", f"~{2**22 + 1}~")
     living = filesystem.part_path(tmp_path, ".wav")
@@ -216,7 +216,7 @@ def test_an_unmarked_file_with_other_weights_is_not_used(tmp_path):
 # What a run counts ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.case("R32")
+@pytest.mark.case("red 32")
 def test_the_best_of_an_abandoned_branch_does_not_count(tmp_path):
     """Held-out losses that always fall: the best of the first branch is its last step, which --from left behind."""
     settings = toy.preset(save_every_steps=5, validate_every_steps=5, keep_checkpoints=6)
@@ -232,7 +232,7 @@ def test_the_best_of_an_abandoned_branch_does_not_count(tmp_path):
     assert (record["generation"], record["step"]) == (1, record["metrics"]["best"][0]) and record["step"] in (17, 20)
 
 
-@pytest.mark.case("R32")
+@pytest.mark.case("red 32")
 def test_a_best_before_the_branch_still_counts(tmp_path):
     scores = iter([0.9] + [0.1] * 20)
     settings = toy.preset(validate_every_steps=5)
@@ -266,7 +266,7 @@ def test_a_lineage_that_cannot_be_is_a_problem_of_that_file(tmp_path, lineage):
 # Names, not positions -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.case("R25")
+@pytest.mark.case("red 25")
 def test_labels_of_preset_and_dataset_have_to_be_the_same(tmp_path):
     """Digits 3 and 7 are no part of a preset for 0 to 9: they would be trained as its first two."""
     from svclib.models.diffwave.model import DiffWaveSettings
@@ -288,7 +288,7 @@ def test_labels_of_preset_and_dataset_have_to_be_the_same(tmp_path):
     assert training.train(data, tmp_path / "run", toy.preset(model=fitting), steps=1).step == 1
 
 
-@pytest.mark.case("R19")
+@pytest.mark.case("red 19")
 def test_a_renamed_singer_does_not_get_anothers_row(tmp_path):
     """Also where a changed dataset is allowed: rows of the singer table go by position."""
     import toy_diffusion

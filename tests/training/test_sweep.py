@@ -109,7 +109,7 @@ def test_a_cell_that_fails_leaves_the_others_alone(gin_file, tmp_path):
     assert "step 4" in sweep.table(cells)
 
 
-@pytest.mark.case("R16")
+@pytest.mark.case("red 16")
 def test_other_settings_in_the_same_folder_are_refused(swept, gin_file):
     """Of the network, of training, of the seed, or another dataset: no cell shows another training's losses."""
     changed = toy.ToyDataset()
@@ -128,7 +128,7 @@ def test_other_settings_in_the_same_folder_are_refused(swept, gin_file):
     assert {p: p.read_bytes() for p in swept[0].rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.case("R16")
+@pytest.mark.case("red 16")
 def test_an_unfinished_cell_goes_on_with_its_own_settings_only(gin_file, tmp_path):
     grid = {"n_harmonics": [4]}
     sweep.run(toy.ToyDataset(), tmp_path, gin_file, grid, steps=2)
@@ -138,7 +138,7 @@ def test_an_unfinished_cell_goes_on_with_its_own_settings_only(gin_file, tmp_pat
     assert sweep.run(toy.ToyDataset(), tmp_path, gin_file, grid, steps=4)[0].step == 4
 
 
-@pytest.mark.case("R16")
+@pytest.mark.case("red 16")
 def test_cells_whose_names_are_cut_are_two_runs():
     """Values that differ beyond what a file name holds, or in characters that it cannot hold."""
     long = [{"learning_rate": f"0.{'0' * 150}{i}"} for i in (1, 2)]

@@ -363,6 +363,41 @@ def test_safe_name_is_short_enough():
     assert len(filesystem.safe_name("🎵" * 200).encode()) <= 120
 
 
+@pytest.mark.case("red 24")
+@pytest.mark.parametrize(
+    "text", ["👩‍🎤", "می\u200cخواهم", "Grün", "　ー", "🏴\U000e0067\U000e0062\U000e007f", "a" * 255, "क्\u200dष"]
+)
+def test_names_of_every_script_are_names(text):
+    assert filesystem.is_name(text) and filesystem.as_name(text) == text
+
+
+@pytest.mark.case("red 37")
+@pytest.mark.parametrize(
+    "text", ["", "a\nb", "\x1b]0;x\x07", "\x9b31m", "a\u2028b", "a\u202egpj.wav", "gr\udcfcn", "\ud800", "a" * 256, 5]
+)
+def test_what_is_no_name_becomes_one(text):
+    assert not filesystem.is_name(text)
+    if isinstance(text, str) and text:
+        assert filesystem.is_name(filesystem.as_name(text))
+
+
+@pytest.mark.case("red 37")
+def test_file_names_in_other_encodings_are_read():
+    """As they arrive from a disk: bytes that are not UTF-8 are lone surrogates."""
+    pages = {"latin-1": "grün.wav", "cp850": "grün.wav", "cp932": "発表会.wav", "cp866": "Мой голос.wav"}
+    for page, name in pages.items():
+        assert filesystem.as_name(name.encode(page).decode("utf-8", "surrogateescape")) == name
+        assert filesystem.safe_name(name.encode(page).decode("utf-8", "surrogateescape")) == name
+    assert filesystem.as_name("e\u0301") == "é"
+
+
+@pytest.mark.case("red 40")
+def test_names_that_some_systems_take_for_one():
+    for one, other in (("é", "e\u0301"), ("straße", "STRASSE"), ("Ａ", "ａ"), ("İ", "i\u0307"), ("ﬁ", "FI")):
+        assert filesystem.name_key(one) == filesystem.name_key(other)
+    assert filesystem.name_key("a") != filesystem.name_key("á")
+
+
 @pytest.mark.case("P2")
 def test_base_folder_local(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "on_colab", lambda: False)

@@ -3,7 +3,8 @@
     python tools/base/sung.py WINDOWS OUT [--share 0.5]
 
 WINDOWS is the folder ``windows`` of ``prepare.py``. Every window of speech, in a fixed random order, is sung once into
-``OUT/SPEAKER/NNN.npz`` until the share of each speaker is reached. Resumable.
+``OUT/SPEAKER/NNN.npz`` until the share of each speaker is reached, with the spoken window's teacher features moved
+to the new times. Resumable.
 """
 
 import argparse
@@ -41,14 +42,28 @@ def melody(f0_hz: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(voiced, 2 ** (glided + vibrato), 0.0)
 
 
-def sing(samples: np.ndarray, f0_hz: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Samples at 22.05 kHz sung; ``f0_hz`` at 10 ms."""
+def time_map(voiced: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Place in the spoken window, in frames of 10 ms, of every such frame of the sung one: voiced parts last longer."""
+    duration = np.where(voiced, rng.uniform(1.4, 2.0), 1.05)
+    ends = np.cumsum(duration)
+    return np.interp(np.arange(int(ends[-1])), ends - duration / 2, np.arange(len(voiced)))
+
+
+def teacher_at(teacher: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """The spoken window's features, every 20 ms, at the times of the sung one."""
+    middle_s = (np.arange(len(position) // 2) + 0.5) * 0.02
+    place = np.interp(middle_s / FRAME_S, np.arange(len(position)), position) * FRAME_S / 0.02 - 0.5
+    place = place.clip(0, len(teacher) - 1)
+    left, share = place.astype(int), (place % 1)[:, None]
+    right = np.minimum(left + 1, len(teacher) - 1)
+    return (teacher[left] * (1 - share) + teacher[right] * share).astype(np.float16)
+
+
+def sing(samples: np.ndarray, f0_hz: np.ndarray, position: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Samples at 22.05 kHz sung; ``f0_hz`` at 10 ms, ``position`` from :func:`time_map`."""
     times = np.arange(len(f0_hz)) * FRAME_S
     envelope = pyworld.cheaptrick(samples, f0_hz, times, RATE_HZ)
     aperiodicity = pyworld.d4c(samples, f0_hz, times, RATE_HZ)
-    duration = np.where(f0_hz > 0, rng.uniform(1.4, 2.0), 1.05)
-    ends = np.cumsum(duration)
-    position = np.interp(np.arange(int(ends[-1])), ends - duration / 2, np.arange(len(f0_hz)))
     left = np.minimum(position.astype(int), len(f0_hz) - 1)
     right, share = np.minimum(left + 1, len(f0_hz) - 1), (position - position.astype(int))[:, None]
     envelope = np.exp(np.log(envelope[left]) * (1 - share) + np.log(envelope[right]) * share)
@@ -79,10 +94,12 @@ def main() -> None:
             continue
         rng = np.random.default_rng(zlib.crc32(f"{path.parent.name}{path.name}".encode()))
         with np.load(path) as z:
-            samples, f0_hz, voiced = z["audio"] / 32768.0, z["f0_hz"], z["voiced"]
+            samples, f0_hz, voiced, teacher = z["audio"] / 32768.0, z["f0_hz"], z["voiced"], z["teacher"]
         at = np.arange(0, len(samples) / RATE_HZ - FRAME_S, FRAME_S)
         frame = np.clip(np.round(at * RATE_HZ / 256 - 0.5).astype(int), 0, len(f0_hz) - 1)
-        sung = sing(samples, np.where(voiced, f0_hz, 0.0).astype(np.float64)[frame], rng).astype(np.float32)
+        f0_hz = np.where(voiced, f0_hz, 0.0).astype(np.float64)[frame]
+        position = time_map(f0_hz > 0, rng)
+        sung = sing(samples, f0_hz, position, rng).astype(np.float32)
         sung *= 0.5 / max(1e-3, float(np.abs(sung).max()))
         measured = extract.extract(sung, SETTINGS)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +108,7 @@ def main() -> None:
             part, audio=(sung * 32767).astype(np.int16), log_mel=measured.log_mel.astype(np.float16),
             f0_hz=measured.f0_hz.astype(np.float32), voiced=measured.voiced,
             loudness_db=measured.loudness_db.astype(np.float32),
+            teacher=teacher_at(teacher.astype(np.float32), position),
         )  # fmt: skip
         part.rename(target)
         print(target, flush=True)

@@ -1,13 +1,14 @@
 """Train the content encoder ``words`` as a student of Whisper base.
 
-    python tools/base/train_words.py WINDOWS OUT [--steps 4000] [--start words.safetensors]
+    python tools/base/train_words.py WINDOWS OUT [--sung SUNG] [--steps 4000] [--start words.safetensors] [--map FILE]
 
-WINDOWS is the folder ``windows`` that ``prepare.py`` made. The student reads a pitch-free envelope under augmentation;
-the teacher listened to the clean recording. Targets: which of 512 clusters of the teacher's frames it is
-(cross-entropy; the numbers before the classifier are the code, as in Soft-VC), and the teacher's 64 principal
-components (mean square). A checkpoint is written every 500 steps and taken up again; every draw depends on
-(seed, step). With ``--start`` a published network goes on, and the mean square distance to the teacher in its code
-space is a third target, so that the code keeps its meaning; ``OUT/whisper_base.safetensors`` is the map to that space.
+WINDOWS is the folder ``windows`` that ``prepare.py`` made, SUNG what ``sung.py`` made of it. The student reads a
+pitch-free envelope under augmentation; the teacher listened to the clean recording. Targets: which of 512 clusters of
+the teacher's frames it is (cross-entropy; the numbers before the classifier are the code, as in Soft-VC), and the
+teacher's 64 principal components (mean square). A checkpoint is written every 500 steps and taken up again; every draw
+depends on (seed, step). With ``--start`` a published network goes on, and the mean square distance to the teacher in
+its code space is a third target, so that the code keeps its meaning; ``OUT/whisper_base.safetensors`` is the map to
+that space, fitted here; ``--map`` takes the published one instead.
 """
 
 import argparse
@@ -113,6 +114,13 @@ def code_targets(windows: list[dict], published: Path, matrix: torch.Tensor, spr
         w["code"] = F.layer_norm(w["teacher"] @ solved[:512] + solved[512], (CODE_DIMS,))
 
 
+def mapped_targets(windows: list[dict], path: Path) -> None:
+    """The teacher in the code space of a published map (``features/whisper_base.safetensors``)."""
+    stored = safetensors.torch.load_file(path)
+    for w in windows:
+        w["code"] = F.layer_norm(w["teacher"] @ stored["weight"].float() + stored["bias"], (CODE_DIMS,))
+
+
 def at(windows: list[dict], picks: np.ndarray, places: torch.Tensor, key: str = "teacher"):
     """Labels, components and whether there is sound, at the code's frames (pairs of input frames)."""
     middle = (places[:, 0::2] + places[:, 1::2]) / 2
@@ -172,14 +180,18 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--start", type=Path, help="words.safetensors to go on from, keeping its code space")
+    parser.add_argument("--sung", type=Path, help="what sung.py made: the same words, sung")
+    parser.add_argument("--map", type=Path, help="with --start: the published map from the teacher to the code space")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     matrix = bottleneck.cepstrum_basis(MEL.n_mels, N_CEPSTRA)
     began = time.time()
-    windows = load(arguments.windows)
+    windows = load(arguments.windows) + (load(arguments.sung) if arguments.sung else [])
     spread = normalise_teacher(windows)
-    if arguments.start:
+    if arguments.map:
+        mapped_targets(windows, arguments.map)
+    elif arguments.start:
         code_targets(windows, arguments.start, matrix, spread, arguments.out / "whisper_base.safetensors")
     targets(windows)
     training = [w for w in windows if not w["speaker"].startswith("eval_")]

@@ -115,6 +115,58 @@ class Synthesis:
     noise: Tensor | np.ndarray
 
 
+class ControlRenderer:
+    """Renders consecutive chunks of controls, equal to the whole at once: phase, noise and harmonics carry on.
+
+    ``margin`` samples before the end of the frames that were added may still change; ``seed`` is that of the noise.
+    """
+
+    def __init__(self, n_noise_bands: int, sample_rate_hz: int, hop_samples: int, seed: int = 0):
+        self.rate, self.hop, self.ring = sample_rate_hz, hop_samples, n_noise_bands - 1
+        self.margin = max(hop_samples - hop_samples // 2, self.ring)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.last: Controls | None = None  # the last frame: sound is drawn between frame centres
+        self.n_frames, self.begin = 0, 0  # frames added; first sample of the buffers
+        self.harmonic, self.noise = (np.zeros(0, np.float32) for _ in range(2))
+
+    def add(self, now: Controls, phase: Float[Tensor, " 1"]) -> tuple[np.ndarray, np.ndarray]:
+        """Add frames; the samples of harmonic and noise part that became final.
+
+        ``phase`` is that of :func:`synthesis.frame_phase` at the centre of the last frame before, at the very first
+        chunk of its first frame.
+        """
+        hop, half = self.hop, self.hop // 2
+        first, self.n_frames = self.n_frames, self.n_frames + now.f0_hz.shape[1]
+        grown = self.n_frames * hop + self.ring - self.begin - len(self.noise)
+        self.harmonic, self.noise = (np.pad(x, (0, grown)) for x in (self.harmonic, self.noise))
+        filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, self.generator, full=True)[0].cpu().numpy()
+        at = first * hop - self.ring - self.begin  # it rings before its first sample and after its last
+        filtered, at = filtered[max(0, -at) :], max(0, at)
+        self.noise[at : at + len(filtered)] += filtered[: len(self.noise) - at]
+        known, start = now, 0
+        if self.last is not None:
+            pairs = zip(_fields(self.last), _fields(now), strict=True)
+            known, start, first = Controls(*(torch.cat(pair, dim=1) for pair in pairs)), half, first - 1
+        self.last = Controls(*(x[:, -1:] for x in _fields(now)))
+        phase = phase.to(known.f0_hz.device) - known.f0_hz[:, 0].double() * (half / self.rate)
+        sound, _ = synthesis.harmonic_synthesis(
+            known.f0_hz, known.amplitude, known.distribution, self.rate, hop, known.voiced, phase
+        )
+        at = first * hop + start - self.begin
+        self.harmonic[at : at + sound.shape[1] - start] = sound[0, start:].cpu().numpy()
+        return self._take(self.n_frames * hop - self.margin)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rest, up to the end of the last frame."""
+        return self._take(self.n_frames * self.hop)
+
+    def _take(self, end: int) -> tuple[np.ndarray, np.ndarray]:
+        n = max(0, end - self.begin)
+        taken = self.harmonic[:n], self.noise[:n]
+        self.harmonic, self.noise, self.begin = self.harmonic[n:], self.noise[n:], self.begin + n
+        return taken
+
+
 def render_controls(
     chunks: Iterable[Controls],
     held_hz: Float[Tensor, "1 frames"],
@@ -124,37 +176,21 @@ def render_controls(
     progress: Callable[[float, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Synthesis:
-    """Render consecutive chunks of controls of one song, equal to the whole at once: phase, noise, harmonics carry on.
+    """Render consecutive chunks of controls of one song by :class:`ControlRenderer`.
 
     ``held_hz`` is the F0 of all frames, without gaps; ``seed`` that of the noise.
     """
-    n_frames, hop, half = held_hz.shape[1], hop_samples, hop_samples // 2
-    phases, _ = synthesis.frame_phase(held_hz, sample_rate_hz, hop)
-    harmonic, noise = (np.zeros(n_frames * hop, np.float32) for _ in range(2))
-    generator, known, done = torch.Generator().manual_seed(seed), None, 0
+    n_frames, parts, renderer = held_hz.shape[1], [], None
+    phases, _ = synthesis.frame_phase(held_hz, sample_rate_hz, hop_samples)
     for now in chunks:
         raise_if_cancelled(cancelled)
-        first, done, before = done, done + now.f0_hz.shape[1], known
-        filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, generator, full=True)[0].cpu().numpy()
-        at = first * hop - now.noise_magnitudes.shape[-1] + 1  # it rings before its first sample and after its last
-        filtered, at = filtered[max(0, -at) :], max(0, at)
-        noise[at : at + len(filtered)] += filtered[: len(noise) - at]
-        # Sound is drawn between frame centres, so the last frame of the chunk before is needed again.
-        known = (
-            now
-            if before is None
-            else Controls(
-                *(torch.cat([old[:, -1:], new], dim=1) for old, new in zip(_fields(before), _fields(now), strict=True))
-            )
-        )
-        begin, start = done - known.f0_hz.shape[1], 0 if before is None else half
-        phase = phases[:, begin].to(known.f0_hz.device) - known.f0_hz[:, 0].double() * (half / sample_rate_hz)
-        sound, _ = synthesis.harmonic_synthesis(
-            known.f0_hz, known.amplitude, known.distribution, sample_rate_hz, hop, known.voiced, phase
-        )
-        harmonic[begin * hop + start : done * hop] = sound[0, start:].cpu().numpy()
+        bands = now.noise_magnitudes.shape[-1]
+        renderer = renderer or ControlRenderer(bands, sample_rate_hz, hop_samples, seed)
+        parts.append(renderer.add(now, phases[:, max(0, renderer.n_frames - 1)]))
         if progress is not None:
-            progress(done / n_frames, f"rendered {units.duration_text(done * hop / sample_rate_hz)}")
+            done = renderer.n_frames
+            progress(done / n_frames, f"rendered {units.duration_text(done * hop_samples / sample_rate_hz)}")
+    harmonic, noise = (np.concatenate(part) for part in zip(*parts, renderer.finish(), strict=True))
     return Synthesis(harmonic + noise, harmonic, noise)
 
 
@@ -328,12 +364,16 @@ class DdspModel(SpectralLossModel):
         sound = render_controls(chunks(), pitch.float(), rate, hop, seed, progress, cancelled)
         return dataclasses.replace(sound, audio=self._in_room(sound.audio))
 
+    def reflections(self) -> Float[np.ndarray, " taps"]:
+        """The trained room's response without the direct sound."""
+        taps = self.room.detach().cpu().numpy().copy()
+        taps[0] = 0.0
+        return taps
+
     def _in_room(self, dry: np.ndarray) -> np.ndarray:
         """The dry sound with the trained room added, block by block."""
         if self.room is None:
             return dry
         import scipy.signal
 
-        taps = self.room.detach().cpu().numpy().copy()
-        taps[0] = 0.0  # the direct sound is there
-        return dry + scipy.signal.oaconvolve(dry, taps)[: len(dry)]
+        return dry + scipy.signal.oaconvolve(dry, self.reflections())[: len(dry)]

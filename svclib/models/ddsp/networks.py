@@ -101,7 +101,11 @@ class ZEncoder(nn.Module):
         piece = F.pad(piece, (max(0, -start), stop - max(0, start) - piece.shape[1]))
         window = torch.hann_window(self.n_fft, device=audio.device)
         spectrum = torch.fft.rfft(piece.unfold(1, self.n_fft, self.hop_samples) * window)
-        return (spectrum.abs() @ self.mel.T).clamp_min(spectral_loss.LOG_FLOOR).log() @ self.dct.T
+        return self.cepstra(spectrum.abs())
+
+    def cepstra(self, magnitudes: Float[Tensor, "*shape bins"]) -> Float[Tensor, "*shape 30"]:
+        """DCT-II of log mel magnitudes."""
+        return (magnitudes @ self.mel.T).clamp_min(spectral_loss.LOG_FLOOR).log() @ self.dct.T
 
     def encode(self, mfcc: Float[Tensor, "batch z_frames 30"]) -> Float[Tensor, "batch z_frames z"]:
         """z of a whole clip from its MFCCs."""
