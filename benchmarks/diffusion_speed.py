@@ -1,13 +1,14 @@
 """Seconds of a diffusion conversion: one denoiser call, and ten seconds of song in all its parts.
 
-    python benchmarks/diffusion_speed.py [--seconds 10] [--repeats 5]
+    python benchmarks/diffusion_speed.py [--seconds 10] [--repeats 5] [--sampler consistency --steps 1]
 
 One thread; CPU seconds of this thread, the median of calls made in turn, so that other programs disturb all alike.
 Fresh weights: the time does not depend on what they are.
 
 - a call of the full preset's denoiser (20 x 384, 44.1 kHz) in fp32 and bf16, as share of the same network with nothing
   computed ahead (fp32: its condition projected in every call), and how far bf16 is off;
-- both presets on a song: features (log-mel, loudness, F0), conditions, 20 steps of dpmpp, vocoder; share of real time.
+- both presets on a song: features (log-mel, loudness, F0), conditions, sampling (20 steps of dpmpp, or as asked),
+  vocoder; share of real time.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def denoiser_calls(seconds: float, repeats: int) -> dict:
     }
 
 
-def song(name: str, seconds: float, repeats: int) -> dict:
+def song(name: str, seconds: float, repeats: int, sampling: SamplingOptions) -> dict:
     """CPU seconds of the parts of a conversion."""
     model = model_of(name)
     rate_hz = model.features.sample_rate_hz
@@ -86,10 +87,10 @@ def song(name: str, seconds: float, repeats: int) -> dict:
         names = ("log_mel", "f0_hz", "voiced", "loudness_db")
         source = ConditionInputs.from_arrays(*(getattr(measured, name) for name in names))
         conditioning, condition = clocked(lambda: model.condition(source))  # noqa: B023
-        sampling, mel = clocked(lambda: model.sample(condition, SamplingOptions("dpmpp", 20)))  # noqa: B023
+        stepping, mel = clocked(lambda: model.sample(condition, sampling))  # noqa: B023
         mel = mel[0].numpy()
         vocoding, _ = clocked(lambda: model.vocoder.render(mel, measured.f0_hz, measured.voiced))  # noqa: B023
-        rows.append({"features": measuring, "conditions": conditioning, "sampling": sampling, "vocoder": vocoding})
+        rows.append({"features": measuring, "conditions": conditioning, "sampling": stepping, "vocoder": vocoding})
     spent = {part: statistics.median(row[part] for row in rows) for part in rows[0]}
     whole = sum(spent.values())
     return {
@@ -103,11 +104,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sampler", default="dpmpp")
+    parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     report = {"denoiser": denoiser_calls(arguments.seconds, arguments.repeats)}
+    sampling = SamplingOptions(arguments.sampler, arguments.steps)
     for name in ("diffusion_small", "diffusion"):
-        report[name] = song(name, arguments.seconds, min(3, arguments.repeats))
+        report[name] = song(name, arguments.seconds, min(3, arguments.repeats), sampling)
     print(json.dumps(report, indent=1))
     return 0
 

@@ -11,6 +11,11 @@ from pathlib import Path
 
 BADGE_SVG = "https://colab.research.google.com/assets/colab-badge.svg"
 
+LOCAL_REMEDY = (
+    "f\"svclib is not in the Python of this kernel, {sys.executable}. In svclib's folder run '{sys.executable} -m pip "
+    "install -e .' and then this cell again, or choose the kernel that has it (menu Kernel, Change Kernel).\""
+)
+
 
 def badge(notebook: str, address: str) -> str:
     """Markdown of the badge that opens a notebook of a GitHub repository in Colab."""
@@ -23,12 +28,17 @@ def install_cell(address: str) -> str:
     return (
         '# @title Install { display-mode: "form" }\n'
         "import importlib.util\n"
+        "import sys\n"
         "\n"
         'if importlib.util.find_spec("svclib") is None:\n'
+        '    if "google.colab" not in sys.modules:\n'
+        f"        problem = ImportError({LOCAL_REMEDY})\n"
+        "        problem._render_traceback_ = [str(problem)].copy  # shown in place of a traceback\n"
+        "        raise problem\n"
         f"    %pip install -q --no-deps git+{address}\n"
-        "from svclib.notebooks import install_missing\n"
+        "from svclib import notebooks\n"
         "\n"
-        "install_missing()"
+        "notebooks.start(globals())"
     )
 
 

@@ -1,4 +1,4 @@
-"""A lesson of eight pages about one song: how a diffusion model makes it out of noise; and pages about DiffWave.
+"""A lesson of eight or nine pages about a song: how a diffusion model makes it out of noise; pages about DiffWave.
 
 :func:`make` samples an excerpt several times from the same noise, :func:`document` puts it on one page: ``player.html``
 with ``lesson.html`` and ``lesson_pages.json``. :func:`example` is a lesson made by ``benchmarks/example_lesson.py``.
@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,17 +22,19 @@ from svclib.analysis import html as page
 from svclib.analysis.ablation import Intervention
 from svclib.analysis.player import Run
 from svclib.analysis.recorder import Recorder
+from svclib.analysis.trace import Trace
 from svclib.conversion import recognition
 from svclib.conversion.controls import Controls
 from svclib.conversion.song import load_song
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
+from svclib.models.diffusion.schedule import x0_from_eps
 from svclib.models.diffwave import inference
 from svclib.utils.errors import ConversionError, reporter
 
 EXAMPLE = Path(__file__).with_name("lesson_example.json.gz")
 MAX_BYTES, WAVE_S = 10_000_000, 5.0
 STEPS, COMPARED_STEPS, GUESSED_STEPS, WAVE_STEPS = 50, 8, 12, 12
-FEWER = (4, 10)
+FEWER, JUMPS = (4, 10), (1, 2, 4)
 _METHOD_NOTE = "It also uses the step before, or adds fresh noise; the two lines above are what all samplers share."
 
 
@@ -40,7 +42,8 @@ _METHOD_NOTE = "It also uses the step before, or adds fresh noise; the two lines
 class LessonOptions:
     """Excerpt and sampling of the main run, of which all 8 to 1000 steps are kept; the first singer if None.
 
-    With ``words`` the character error rate of the compared steps of the main run, by Whisper: seconds for each.
+    With ``words`` the character error rate of the compared steps of the main run, by Whisper: seconds for each. A
+    ``student`` that was distilled from the instrument (an ``Instrument``) adds the ninth page.
     """
 
     start_s: float | int = 0.0
@@ -49,6 +52,7 @@ class LessonOptions:
     seed: int = 0
     singer: str | None = None
     words: bool = False
+    student: Any = None
 
 
 DEFAULTS = LessonOptions()
@@ -57,7 +61,8 @@ DEFAULTS = LessonOptions()
 class Lesson(NamedTuple):
     """Values for the texts (see :func:`pages`), runs, sounds ``(samples, sample_rate_hz)``, and the DiffWave group.
 
-    The groups of runs: the main one; interventions; fewer steps; steps of the main one rendered without a vocoder.
+    The groups of runs: the main one; interventions; fewer steps; steps of the main one rendered without a vocoder; with
+    a student the main one, the student's jumps from its states, and the student's own runs.
     """
 
     title: str
@@ -78,21 +83,24 @@ def make(
     o, model = options, instrument.model
     if not COMPARED_STEPS <= o.steps <= 1000:
         raise ConversionError(f"The lesson has {o.steps} steps; choose {COMPARED_STEPS} to 1000, such as {STEPS}.")
+    student = _student(o.student, instrument)
     excerpt = ablation.cut_excerpt(song, instrument.statistics, o.start_s, o.seconds)
     others = [name for name in model.singers if name != (o.singer or model.singers[0])]
     changes = [Intervention(factor) for factor in ("content", "melody", "timbre")]
     changes += [Intervention("timbre", "swap", singer=others[0])] if others else []
     fewer = [n for n in FEWER if n < o.steps]
     compared = [((change,), o.steps, change.text) for change in changes] + [((), n, f"{n} steps") for n in fewer]
-    n_sounds = o.steps + COMPARED_STEPS * len(compared) + GUESSED_STEPS
-    share = 1 / (o.steps + sum(n for _, n, _ in compared) + 2 * n_sounds)  # rendering costs about as much as two steps
+    jumps = JUMPS if student else ()
+    n_sounds = o.steps + COMPARED_STEPS * (len(compared) + bool(student)) + GUESSED_STEPS + sum(jumps)
+    n_steps = o.steps + sum(n for _, n, _ in compared) + sum(jumps)
+    share = 1 / (n_steps + 2 * n_sounds)  # rendering costs about as much as two steps
     done, report = [0.0], reporter(progress, cancelled)
 
     def part(weight: int, text: str):
         begin, done[0] = done[0], done[0] + weight * share
         return lambda fraction, more="": report(begin + fraction * weight * share, f"{text}: {more}" if more else text)
 
-    def sample(changes, n: int, label: str) -> ablation.RunResult:
+    def sample(changes, n: int, label: str, model=model) -> ablation.RunResult:
         run_options = ablation.RunOptions(SamplingOptions(steps=n, seed=o.seed), features=False, singer=o.singer)
         return ablation.run(model, excerpt, changes, run_options, label, part(n, label), cancelled, callback)
 
@@ -120,6 +128,11 @@ def make(
     brief = Run(main.trace.steps(positions), main.label, run.audio.at(positions), f0, compact=True)
     results = [sample(*call) for call in compared]
     runs = [render(result, _evenly(len(result.trace)))[0] for result in results]
+    jumped = []
+    if student:
+        landed = ablation.RunResult("the student's jump from there", _jumps(student, main, positions, o), excerpt)
+        results = [sample((), n, f"the student: {n} step{'s' * (n > 1)}", student) for n in jumps]
+        jumped = [brief, *(render(result, np.arange(len(result.trace)))[0] for result in (landed, *results))]
     if wave is None:
         stored = example_data()
         wave = stored["groups"][3], stored["facts"]
@@ -129,13 +142,37 @@ def make(
     facts |= {"method": main.trace.info["method"], "caution": ablation.dropout_warning(model.settings, changes[:1])}
     facts["without"] = ["all three", *(change.text for change in changes)]
     facts["fewer"] = [main.label, *(f"{n} steps" for n in fewer)]
+    facts |= {"jumps": [f"the teacher: {main.label}", *(run.label for run in jumped[1:])]} if jumped else {}
     source = (excerpt.audio, song.features.settings.sample_rate_hz)
     sounds = {"source": source, "result": (result_audio, main.trace.sample_rate_hz)}
     sounds |= {"target": target[1:]} if target else {}
     report(1.0, "done")
     without = [dataclasses.replace(brief, label="all three"), *runs[: len(changes)]]
-    groups = ([run], without, [brief, *runs[len(changes) :]], [guessed])
+    groups = ([run], without, [brief, *runs[len(changes) :]], [guessed], *([jumped] if jumped else []))
     return Lesson(f"How {voice} sings {excerpt.name}", facts, groups, sounds, wave[0])
+
+
+def _student(student, teacher):
+    """The model of an instrument that was distilled from another, None for None."""
+    if student is None:
+        return None
+    if student.kind != "diffusion" or student.model.settings.prediction != "consistency":
+        raise ConversionError(f"'{student.name}' was not distilled; make a student of '{teacher.name}' (distill).")
+    if student.features != teacher.features:
+        raise ConversionError(f"'{student.name}' has other features than '{teacher.name}'; it is no student of it.")
+    return student.model
+
+
+def _jumps(student, main: ablation.RunResult, positions: np.ndarray, options: LessonOptions) -> Trace:
+    """The states of a run at some positions, each with the student's estimate of the clean mel from there."""
+    kept = main.trace.steps(positions)
+    denoiser = student.prepare(ablation.build_condition(student, main.excerpt, (), options.singer))
+    guesses = []
+    for x_t, t, alpha, sigma in zip(kept.x_t, kept.t, kept.alpha, kept.sigma, strict=True):
+        x_t = torch.from_numpy(x_t.astype(np.float32))[None].to(student.device)
+        x0 = x0_from_eps(x_t, denoiser(x_t, float(t)), float(alpha), float(sigma)).clamp(-1, 1)
+        guesses.append(x0[0].cpu().numpy().astype(kept.x0_hat.dtype))
+    return dataclasses.replace(kept, x0_hat=np.stack(guesses))
 
 
 def from_file(
@@ -155,7 +192,7 @@ def from_file(
         about = f"a page of DiffWave's steps, {seconds:g} s"
     elif instrument.kind == "diffusion":
         contract = instrument.model.contract
-        size = estimate_bytes(options.seconds, options.steps, contract)
+        size = estimate_bytes(options.seconds, options.steps, contract, 9 if options.student else 6)
         note(check_size(size, max_seconds(options.steps, contract)))
         song = load_song(path, instrument.features, None, lambda f, text="": report(0.1 * f, text))
 
@@ -163,7 +200,7 @@ def from_file(
             report(0.1 + 0.85 * fraction, text)
 
         made = make(instrument, song, options, progress=main_part, cancelled=cancelled, callback=callback)
-        text, about = document(made), f"a lesson of eight pages, {made.title}"
+        text, about = document(made), f"a lesson of {'nine' if options.student else 'eight'} pages, {made.title}"
     else:
         raise ConversionError(
             f"'{instrument.name}' is of kind '{instrument.kind}', which has no sampling steps to show.",
@@ -182,8 +219,8 @@ def data(lesson: Lesson) -> dict:
     """All data of the page as JSON values."""
     encoded = {name: page.encode(*sound) for name, sound in lesson.sounds.items()}
     sounds = {name: [mime, base64.b64encode(bytes_).decode()] for name, (bytes_, mime) in encoded.items()}
-    main, without, fewer, guessed = (player.group(group) for group in lesson.groups)
-    groups = [main, without, fewer, lesson.wave, guessed]
+    main, without, fewer, guessed, *jumped = (player.group(group) for group in lesson.groups)
+    groups = [main, without, fewer, lesson.wave, guessed, *jumped]
     return {"title": lesson.title, "facts": lesson.facts, "groups": groups, "sounds": sounds}
 
 
@@ -241,7 +278,8 @@ def pages(facts: dict) -> dict:
         del sounds["target"]
     acts: dict = {"sounds": [{"kind": "sound", "name": name, "text": text} for name, text in sounds.items()]}
     todo = {"sounds": [(f"you heard {text.split(':')[0]}", f"heard:{name}") for name, text in sounds.items()]}
-    for name in ("without", "fewer"):
+    book["pages"] = [entry for entry in book["pages"] if entry["acts"] != "jumps" or "jumps" in facts]
+    for name in {"without", "fewer", "jumps"} & facts.keys():
         acts[name] = [{"kind": "run", "run": i, "text": label} for i, label in enumerate(facts[name])]
         todo[name] = [(f"you heard: {label}", f"heardrun:{i}") for i, label in enumerate(facts[name])]
     acts["without"] += [{"kind": "note", "text": facts["caution"]}] if facts["caution"] else []

@@ -137,20 +137,38 @@ def prepare(a) -> None:
 )
 def train(a) -> int:
     """Train a model; continues from the last checkpoint where there is one."""
+    return _train(a, None if a.init == "none" else a.init)
+
+
+@command(
+    required("--instrument NAME.zip|base", "the teacher; give the same one to go on"),
+    required("--dataset DATASET", "of the teacher's singers"),
+    required("--run RUN", "folder of checkpoints and logs"),
+    repeated("--config FILE", "the teacher's preset, then distilled (default: those of diffusion_small)"),
+    CONFIG[1],
+    *LIMITS,
+)
+def distill(a) -> int:
+    """Train a student of a diffusion instrument that samples in one to four steps; goes on where it stopped."""
+    a.config = a.config or ["diffusion_small", "distilled"]
+    return _train(a, a.instrument)
+
+
+def _train(a, init: str | None) -> int:
     from svclib.training import api as training
 
     preset, score = svclib.load_preset(a.config, a.set), None
     speaks = os.environ.get("RANK", "0") == "0"  # one process of several
-    if a.songs:
+    if getattr(a, "songs", None):
         from svclib.conversion import evaluate
 
         score = evaluate.for_training(a.dataset, a.songs, a.words or None)
     if speaks:
         log(training.device_summary())
-    options = {name: getattr(a, name) for name in ("steps", "minutes", "seed", "device", "from_step", "take_over")}
+    names = ("steps", "minutes", "seed", "device", "from_step", "take_over")
+    options = {name: getattr(a, name) for name in names if hasattr(a, name)}
     with TrainingProgress(a.minutes) as shown:
-        init = None if a.init == "none" else a.init
-        options |= {"init": init, "score": score, "allow_changed_dataset": a.changed_dataset}
+        options |= {"init": init, "score": score, "allow_changed_dataset": getattr(a, "changed_dataset", False)}
         result = training.train(a.dataset, a.run, preset, shown, **options)
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
@@ -486,6 +504,7 @@ def interpolate(a) -> None:
     option("--seconds S", "its length (default: %(default)s)", type=POSITIVE, default=5.0),
     option("--steps N", "steps of the main run (default: 50)", type=COUNT),
     option("--words", "character error rate of eight steps, by Whisper (extra 'words')", action="store_true"),
+    option("--student NAME.zip", "made of --instrument by distill; adds the page about one step"),
     SEED,
 )
 def trace(a) -> None:
@@ -504,6 +523,8 @@ def trace(a) -> None:
     else:
         voice = svclib.load_instrument(a.instrument)
         options = lesson.LessonOptions(a.start, a.seconds, a.steps or lesson.STEPS, a.seed, words=a.words)
+        if a.student:
+            options = dataclasses.replace(options, student=svclib.load_instrument(a.student))
         with ProgressPrinter(f"{voice.name}: lesson") as progress:
             text, about = lesson.from_file(voice, a.input, options, progress, note=progress.note)
     path = player.export(text, out.with_suffix(".html"))

@@ -1,30 +1,36 @@
 """Widgets and helpers that the panels of all notebooks share.
 
 One source for ipywidgets 7.7.1 (Colab) and 8. Panels show HTML widgets only: unlike an Output widget they can be set
-from a background thread and look the same in JupyterLab, classic Notebook and Colab.
+from a background thread (not on Colab, see ``panel.BackgroundTask``) and look the same everywhere.
 """
 
 import base64
 import contextlib
 import functools
+import json
 import logging
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import ipywidgets as W
+import traitlets
 from IPython.display import HTML, display
 
 from svclib.analysis import html as page
 from svclib.analysis import plots
 from svclib.audio import units
 from svclib.models import instrument
-from svclib.utils import filesystem
-from svclib.utils.errors import Cancelled
+from svclib.utils import filesystem, unzip
+from svclib.utils.errors import Cancelled, StorageError
 
 V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
+_UPLOAD_FILES = ("upload.html", "upload.js", "microphone.js")
+_FIT = "calc(100% - 4px)"  # ipywidgets adds a margin of 2 px at both sides, and a scroll bar to what is wider
 log = logging.getLogger("svclib")
 
 
@@ -43,6 +49,14 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "–" if value is None else format(value, form)
 
 
+def show_widget(widget: W.Widget) -> Callable[[str], None]:
+    """Display a widget; the function that is returned puts HTML in its place, which a saved notebook keeps."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    bundle = {"application/vnd.jupyter.widget-view+json": view, "text/plain": ""}
+    handle = display(bundle, raw=True, display_id=True)  # None where no notebook is
+    return lambda markup: handle and handle.update(HTML(markup))
+
+
 def show_note(sentence: str, kind: str = "info") -> None:
     """Display a sentence below the cell."""
     show(page.notice(sentence, kind))
@@ -50,7 +64,7 @@ def show_note(sentence: str, kind: str = "info") -> None:
 
 def html(content: str = "", css_class: str = "") -> W.HTML:
     """An HTML widget; ``content`` must have been made by ``page`` (escaped)."""
-    widget = W.HTML(content, layout=W.Layout(width="100%"))
+    widget = W.HTML(content, layout=W.Layout(width=_FIT))
     if css_class:
         widget.add_class(css_class)
     return widget
@@ -58,7 +72,7 @@ def html(content: str = "", css_class: str = "") -> W.HTML:
 
 def row(*children: W.Widget, align: str = "center") -> W.HBox:
     """Widgets beside each other that wrap on a narrow screen."""
-    return W.HBox(children, layout=W.Layout(flex_flow="row wrap", align_items=align, width="100%"))
+    return W.HBox(children, layout=W.Layout(flex_flow="row wrap", align_items=align, width=_FIT))
 
 
 def column(title: str, *children: W.Widget) -> W.VBox:
@@ -121,55 +135,89 @@ def open_instrument(path: Path):
     return _opened(path, stat.st_size, stat.st_mtime_ns)
 
 
-def take_uploads(widget) -> list[tuple[str, bytes]]:
-    """Uploaded files as ``(name, bytes)``; they are forgotten, so that the same file can be uploaded again.
+class _Slice(W.Textarea):
+    value = traitlets.Unicode("").tag(sync=True, echo_update=False)  # ipywidgets 8 would send every slice back
 
-    The value is a dict of dicts in ipywidgets 7 and a tuple of dicts in 8.
+
+class Uploader(W.VBox):
+    """A button, and a place to drop, for files of any size; with ``microphone`` one that records too.
+
+    The browser sends slices of 500 kB through a hidden text area, each after the answer to the one before: Colab takes
+    messages of 1 MB, Jupyter of 10 MB. A recording comes as 16-bit WAV at 24 kHz; browsers give their microphone only
+    to pages from localhost or https.
+
+    Args:
+        message: The line of the panel that reports.
+        keep: Stores one complete file, which is in a temporary folder under its safe name; its errors are shown.
+        done: Gives the sentence to show, from what ``keep`` returned for the files of one choice so far.
+        face: Texts of the button, ``label`` and ``hint``, and ``accept``, the suffixes that the browser offers.
+        microphone: Whether there is a Record button.
     """
-    if V8:
-        items, widget.value = widget.value, ()
-    else:
-        items = [dict(item["metadata"], content=item["content"]) for item in widget.value.values()]
-        widget.value.clear()
-        widget._counter = 0
-    return [(item["name"], bytes(item["content"])) for item in items]
 
+    def __init__(
+        self,
+        message: "Message",
+        keep: Callable[[Path], Any],
+        done: Callable[[list], str],
+        face: dict[str, str],
+        microphone: bool = False,
+    ):
+        files = {name: Path(__file__).with_name(name).read_text("utf-8") for name in _UPLOAD_FILES}
+        template = page.TEMPLATES.from_string(files["upload.html"])
+        record = files["microphone.js"] if microphone else ""
+        hidden = {"layout": W.Layout(display="none")}
+        self._area, self._answer = _Slice(**hidden), W.HTML(**hidden)
+        self._answer.add_class("svclib-upload-answer")
+        shown = W.HTML(template.render({"accept": "", **face}, upload=files["upload.js"], record=record))
+        super().__init__([shown, self._area, self._answer], layout=W.Layout(margin="0"))
+        self.add_class("svclib-upload")
+        self._message, self._keep, self._done = message, keep, done
+        self._batch, self._id, self._at, self._kept, self._problems = "", "", 0, [], []
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._area.observe(message.guard(self._received), "value")
 
-def recorder(message: "Message", receive: Callable[[bytes], None]) -> W.VBox:
-    """A Record button; ``receive(wav_bytes)`` is called with each recording, failures are shown in ``message``.
-
-    The browser records, decodes to samples and sends a 16-bit wav at 24 kHz through a hidden text widget: no ffmpeg is
-    needed. It gives its microphone only to pages from localhost or https, after asking.
-    """
-    area = W.Textarea(continuous_update=True, layout=W.Layout(display="none"))
-    code = Path(__file__).with_name("microphone.js").read_text("utf-8")
-    face = W.HTML(
-        '<button type="button" class="svclib-record-button jupyter-button widget-button" style="width:auto" '
-        f'title="record up to 60 s with the microphone" onclick="{page.text(code)}">● Record</button> '
-        f'<span class="svclib-record-state" style="{page.FONT}"></span>'
-    )
-
-    def changed(change):
-        text, area.value = change["new"], ""  # the sound is not kept in the widget
-        if text.startswith("error:"):
-            message.show(
-                f"The microphone gave no recording ({text.split(':')[-1].strip()}). Allow it in the browser and press "
-                "Record again, or record with another program and use Upload.",
-                "warning",
-            )
-        elif text:
+    def _received(self, change):
+        text, self._area.value = change["new"], ""  # nothing of the file stays in the widget
+        if not text:
+            return
+        sent, verdict = json.loads(text), "no"
+        try:
             try:
-                wav = base64.b64decode(text.partition(",")[2], validate=True)
-            except ValueError:
-                wav = b""
-            if wav[:4] != b"RIFF" or len(wav) <= 44:
-                raise ValueError("The browser sent an empty or damaged recording. Press Record again, or use Upload.")
-            receive(wav)
+                self._take(sent)
+                verdict = "ok"
+            except (ValueError, OSError) as error:
+                self._problems.append(f"{unzip.printable(sent['name'])}: {filesystem.error_text(error)}")
+                self._close()
+            if self._folder is None:
+                lines = [self._done(self._kept)] if self._kept else []
+                kind = "error" if not lines else "warning" if self._problems else "done"
+                self._message.show("\n".join([*lines, *self._problems]), kind)
+        finally:
+            self._answer.value = page.text(f"{sent['id']} {sent['at']} {verdict}")
 
-    area.observe(message.guard(changed), "value")
-    box = W.VBox([face, area])
-    box.add_class("svclib-record")
-    return box
+    def _take(self, sent: dict) -> None:
+        if sent["batch"] != self._batch:
+            self._batch, self._kept, self._problems = sent["batch"], [], []
+        data = base64.b64decode(sent["data"])
+        if sent["at"] == 0:
+            self._close()
+            self._folder, self._id, self._at = tempfile.TemporaryDirectory(prefix="svclib-upload-"), sent["id"], 0
+            filesystem.free_space_check(self._folder.name, sent["size"])
+        if self._folder is None or (sent["id"], sent["at"]) != (self._id, self._at):
+            raise StorageError("The upload was interrupted.", hint="Choose the file again.")
+        name = PurePosixPath(sent["name"].replace("\\", "/")).name or "file"
+        path = Path(self._folder.name, filesystem.safe_path((name,)))
+        with open(path, "ab") as file:
+            file.write(data)
+        self._at += len(data)
+        if self._at >= sent["size"]:
+            self._kept.append(self._keep(path))
+            self._close()
+
+    def _close(self) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder = None
 
 
 class Message:
@@ -250,8 +298,9 @@ class ProgressBar:
 def shown_progress():
     """``with shown_progress() as bar``: a progress bar below the cell while a task runs."""
     bar = ProgressBar()
-    display(bar.widget)
+    replace = show_widget(bar.widget)
     try:
         yield bar
     finally:
         bar.hide()
+        replace("")

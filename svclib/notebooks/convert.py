@@ -1,5 +1,7 @@
 """The panels of notebook 03: conversion, whose results append below, and the A/B table of one clip in variants."""
 
+import functools
+import shutil
 from pathlib import Path
 
 import ipywidgets as W
@@ -15,7 +17,7 @@ from svclib.models.instrument import InstrumentEntry
 from svclib.notebooks import base as widgets
 from svclib.notebooks.controls import OWN, ControlSliders, SamplingControls, sampling_menu, vocoder_menu
 from svclib.notebooks.panel import TaskPanel
-from svclib.utils import atomic_store, filesystem, workspace
+from svclib.utils import atomic_store, workspace
 
 _LEGEND = (
     "seconds: of the conversion alone, and per second of sound. F0 RMSE, F0 corr.: measured against target F0, where "
@@ -38,16 +40,14 @@ class ConvertPanel(TaskPanel):
         super().__init__(base)
         self.n_results = 0
         self.on_change(self._choice_changed, self.instrument, self.song)
-        kinds, layout = ",".join(sorted(audio.SUFFIXES)), {"width": "auto"}
-        self.upload = W.FileUpload(accept=kinds, multiple=True, description="Upload a song", layout=layout)
-        self.upload.add_class("t-upload")
-        self.on_change(lambda: self._store(widgets.take_uploads(self.upload)), self.upload)
-        self.record = widgets.recorder(self.message, lambda wav: self._store([("recording.wav", wav)]))
+        face = {"label": "Upload a song", "hint": f"it is stored in {base.examples}"}
+        face["accept"] = ",".join(sorted(audio.SUFFIXES))
+        self.upload = widgets.Uploader(self.message, self._keep, self._kept, face, microphone=True)
         self.sliders, self.sampling, self.results = ControlSliders(self), SamplingControls(), W.VBox([])
         self._make_controls()
         self.lay_out(
             widgets.row(self.instrument, self.song),
-            widgets.row(self.refresh_button, self.upload, self.record, self.suggest_button),
+            widgets.row(self.refresh_button, self.upload, self.suggest_button),
             self.sliders.suggestion,
             self.sliders.take_buttons,
             widgets.row(*self.sliders.columns, self.sampling, self.output, align="flex-start"),
@@ -90,21 +90,18 @@ class ConvertPanel(TaskPanel):
         self.sliders.for_kind(kind)
         self.sampling.show(entry if kind == "diffusion" else None, list(self.entries.values()))
 
-    def _store(self, files: list[tuple[str, bytes]]) -> None:
-        """Store songs under free names and choose the last one."""
-        path = None
-        for name, data in files:
-            target = self.base.examples / filesystem.safe_name(Path(name).name)
-            path = atomic_store.commit_new(target, lambda part, data=data: part.write_bytes(data))
-        if path is None:
-            return
+    def _keep(self, path: Path) -> Path:
+        """Store an uploaded song under a free name, if it is one."""
+        audio.probe(path)
+        return atomic_store.commit_new(self.base.examples / path.name, functools.partial(shutil.copyfile, path))
+
+    def _kept(self, paths: list[Path]) -> str:
+        """Choose the last one of the stored songs."""
         self.refresh()
-        if path not in [value for _, value in self.song.options]:
-            self.message.show(f"{path.name} was stored, but it cannot be used as a song.", "error")
-            return
-        self.song.value = path
-        if not self.missing():
-            self.message.show(f"{path.name} is stored in {path.parent} and chosen. Press Transfer.", "done")
+        if paths[-1] in [path for _, path in self.song.options]:
+            self.song.value = paths[-1]
+        ready = "" if self.missing() else " and chosen. Press Transfer"
+        return f"{paths[-1].name} is stored in {paths[-1].parent}{ready}."
 
     def controls(self) -> Controls:
         """The controls as they stand."""

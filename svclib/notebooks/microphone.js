@@ -1,11 +1,12 @@
 // The handler of the Record button: an attribute, because a script element inside an HTML widget is not run.
-// MediaRecorder records, the audio decoder makes samples of it, and a 16-bit wav goes into the hidden text area.
+// MediaRecorder records, the audio decoder makes samples of it, and a 16-bit wav goes the way of a chosen file.
 (async (button) => {
-  const box = button.closest('.svclib-record'), area = box.querySelector('textarea');
-  const show = (text) => { box.querySelector('.svclib-record-state').textContent = text; };
-  const send = (text) => {
-    area.value = text;
-    for (const kind of ['input', 'change']) area.dispatchEvent(new Event(kind, {bubbles: true}));
+  const box = button.closest('.svclib-upload'), input = box.querySelector('input[type=file]');
+  const show = (text) => { box.querySelector('.svclib-upload-state').textContent = text; };
+  const fail = (error) => {
+    box.recorder = null;
+    show('The microphone gave no recording (' + (error.message || error.name) + '). Allow it in the browser and press '
+      + 'Record again, or record with another program and upload the file.');
   };
   if (box.recorder) { box.recorder.stop(); return; }
   try {
@@ -42,12 +43,12 @@
         bytes.setUint16(32, 2, true); bytes.setUint16(34, 16, true);
         word(36, 'data'); bytes.setUint32(40, 2 * samples.length, true);
         samples.forEach((x, i) => bytes.setInt16(44 + 2 * i, Math.round(32767 * Math.max(-1, Math.min(1, x))), true));
-        const reader = new FileReader();
-        reader.onload = () => { show(''); send(Date.now() + ',' + reader.result.split(',')[1]); };
-        reader.readAsDataURL(new Blob([bytes]));
-      } catch (error) { show(''); send('error:' + Date.now() + ':' + error.message); }
+        show('');
+        input.recorded = [new File([bytes], 'recording.wav')];
+        input.dispatchEvent(new Event('change'));
+      } catch (error) { fail(error); }
     };
     recorder.start();
     button.textContent = '\u25a0 Stop';
-  } catch (error) { box.recorder = null; send('error:' + Date.now() + ':' + (error.message || error.name)); }
+  } catch (error) { fail(error); }
 })(this)

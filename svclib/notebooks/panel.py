@@ -3,9 +3,13 @@
 No exception is lost: every handler goes through ``Message.guard``, which shows it in the panel.
 """
 
+import ast
+import functools
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as W
 from IPython.display import display
@@ -22,6 +26,9 @@ class BackgroundTask:
 
     It is ``busy`` while a task runs, which may ask ``cancelled()``. ``on_busy(True|False)`` is called when one begins
     and ends, never at the same time from two threads, so that what it enables fits what runs.
+
+    Colab shows nothing that a thread changes in a widget (googlecolab/colabtools #3373). There a task runs in the
+    callback that starts it, and an interrupt of the kernel stops it.
     """
 
     def __init__(self, message: widgets.Message, on_busy: Callable[[bool], None]):
@@ -44,7 +51,7 @@ class BackgroundTask:
             self._on_busy(self.busy)
 
     def start(self, task: Callable[[], None]) -> bool:
-        """Run ``task()`` in a thread; False, and a word in the panel, while another one runs."""
+        """Run ``task()`` in a thread (on Colab at once); False, and a word in the panel, while another one runs."""
         with self._lock:
             if self.busy:
                 self._show_meanwhile("Still working on the one before; press Cancel to stop it.")
@@ -53,8 +60,11 @@ class BackgroundTask:
             self._cancel.clear()
             try:
                 self._on_busy(True)
-                self._thread = threading.Thread(target=self._run, args=(task,), daemon=True, name="svclib-panel")
-                self._thread.start()
+                if workspace.on_colab():
+                    self._run(task)
+                else:
+                    self._thread = threading.Thread(target=self._run, args=(task,), daemon=True, name="svclib-panel")
+                    self._thread.start()
             except BaseException:
                 self._end()
                 raise
@@ -161,6 +171,66 @@ class Panel(W.VBox):
             widget.observe(self.message.guard(lambda _: action()), "value")
 
 
+class Form(Panel):
+    """The choices of a notebook's first cell as controls, outside Colab, which makes such a form itself.
+
+    ``fields`` are made from the lines ``NAME = value  # @param ...`` and the ``# @markdown`` lines above each. A choice
+    is written into ``variables``, the notebook's global ones, and stays when the cells are run again, until somebody
+    writes another value into the cell.
+    """
+
+    PREFIX = "t-choice-"
+    KINDS = {"boolean": W.Checkbox, "integer": W.IntText, "number": W.FloatText}
+    _chosen: dict[str, tuple[Any, Any]] = {}  # by name: what stood in the cell, and what was chosen instead
+
+    def __init__(self, variables: dict[str, Any]):
+        super().__init__()
+        self.variables, self.fields, self._written, help_lines, rows = variables, {}, {}, [], []
+        cells = [text for text in variables.get("In", ()) if "# @param" in text]
+        for line in cells[-1].splitlines() if cells else ():
+            if line.startswith("# @markdown "):
+                help_lines.append(line.removeprefix("# @markdown ").replace("`", ""))
+            if found := re.match(r"(\w+) = .*# @param (?:(\[.*?\])|.*?type: ?\"(\w+)\")", line):
+                rows.append(
+                    widgets.row(self._field(*found.groups()), widgets.html(page.paragraph(" ".join(help_lines))))
+                )
+                rows[-1].children[1].layout = W.Layout(flex="1 1 300px", min_width="200px")
+                help_lines = []
+        self.lay_out(widgets.html(page.heading("Your choices")), *rows, self.message.widget)
+
+    def _field(self, name: str, options: str | None, kind: str | None) -> W.Widget:
+        self._written[name] = value = self.variables[name]
+        written, chosen = self._chosen.get(name, (None, None))
+        if name in self._chosen and written == value:
+            value = self.variables[name] = chosen
+        settings: dict[str, Any] = {"width": "min(400px, 98%)", "label_width": "120px", "value": value}
+        label, kind_of = name.replace("_", " ").capitalize(), self.KINDS.get(kind or "", W.Text)
+        if options or name == "VOICE":
+            kind_of, listed = W.Dropdown, ast.literal_eval(options) if options else self._voices(value)
+            settings["options"] = list(dict.fromkeys([*listed, value])) if options else listed
+        elif kind_of is W.Checkbox:
+            settings["indent"] = False
+        else:
+            settings["continuous_update"] = False
+        self.fields[name] = self.control(kind_of, label, name.lower().replace("_", "-"), "", **settings)
+        self.on_change(functools.partial(self._choose, name), self.fields[name])
+        return self.fields[name]
+
+    def _choose(self, name: str) -> None:
+        value = self.fields[name].value
+        self.variables[name], self._chosen[name] = value, (self._written[name], value)
+        if name == "BASE" and "VOICE" in self.fields:
+            widgets.fill(self.fields["VOICE"], self._voices(self.fields["VOICE"].value))
+        self.message.show("Now run the cells below (menu Run, Run Selected Cell and All Below), or Run All.")
+
+    def _voices(self, chosen: str) -> list[tuple[str, str]]:
+        """The voices in the folder that is chosen, and ``chosen``."""
+        folder = workspace.root_folder(self.variables.get("BASE")) / "audio"
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        listed = dict.fromkeys(name for name in (*names, chosen) if name)
+        return [("(the one changed last)", ""), *((name, name) for name in listed)]
+
+
 def _close(widget: W.Widget) -> None:
     for child in getattr(widget, "children", ()):
         _close(child)
@@ -192,6 +262,8 @@ class TaskPanel(Panel):
         self.live = widgets.html(css_class=f"{self.PREFIX}live")
         hint = "stop the running work"
         self.cancel_button = self.button("Cancel", lambda: self.task.cancel(self.STOPPING), "cancel", hint=hint)
+        if workspace.on_colab():  # a click would wait until the work has ended
+            self.cancel_button.description = "To stop: Runtime, Interrupt execution"
         hint = "read the folders of instruments and songs again"
         self.refresh_button = self.button("Look again", self.refresh, "refresh", hint=hint)
 

@@ -4,6 +4,10 @@ Where a person's folder is still empty, synthetic singers make recordings and a 
 makes only what is missing, and shows in a sentence which.
 """
 
+import dataclasses
+import functools
+import shutil
+import zipfile
 from pathlib import Path
 
 from IPython.display import HTML
@@ -19,8 +23,8 @@ from svclib.notebooks import base as widgets
 from svclib.notebooks.panel import Panel
 from svclib.training import api as training
 from svclib.training.resume import BASE_PATH
-from svclib.utils import atomic_store, config, download, filesystem, workspace
-from svclib.utils.errors import DatasetError
+from svclib.utils import atomic_store, config, download, filesystem, unzip, workspace
+from svclib.utils.errors import ConfigError, DatasetError, StorageError
 
 SINGER, OTHER_SINGER, MINUTES = "aria", "bruno", 2.0
 MARKS = {quality_report.PROBLEM: "error", quality_report.WARNING: "warning", quality_report.NOTE: "info"}
@@ -31,10 +35,20 @@ def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
     """The person's folder, made if needed, with a line that names it.
 
     Without ``base``: ``svclib`` in Google Drive on Colab; elsewhere the environment variable ``SVCLIB_HOME``, else
-    ``svclib_home`` beside the notebook. With ``base_model`` the shipped one is put where no diffusion instrument is.
+    ``svclib_home`` beside the notebook. A ``base`` of recordings is used as a voice, and nothing is made in it. With
+    ``base_model`` the shipped one is put where no diffusion instrument is.
     """
-    opened = workspace.base_folder(base=base or None)
+    try:
+        opened, note = workspace.base_folder(base=base.strip() or None), ""
+    except StorageError as error:
+        if error.code != "foreign" or error.path is None or not audio.has_audio(error.path):
+            raise
+        opened = workspace.base_folder()
+        voice = _use_in_place(opened, "", error.path)
+        note = f"'{error.path}' holds recordings: they are used as the voice {voice}, and nothing is written there. "
     widgets.show(page.paragraph(f"Your folder{' on your Google Drive' if opened.on_drive else ''}: {opened.root}"))
+    if note := note + opened.notice:
+        widgets.show_note(note, "warning" if opened.notice else "info")
     there = [entry.kind for entry in instrument.list_folder(opened.instruments)]  # None: damaged
     if base_model and BASE_PATH.is_file() and "diffusion" not in there:
         atomic_store.copy_file(BASE_PATH, opened.instruments / BASE_PATH.name)
@@ -52,10 +66,11 @@ def preset(name: str) -> config.Preset:
 
 
 def voices(base: workspace.Base) -> list[str]:
-    """Names of the folders in ``base.audio`` with at least one usable recording, the synthetic singers last."""
-    folders = [p for p in base.audio.iterdir() if p.is_dir()]
-    found = sorted(folders, key=lambda p: (p.name in (SINGER, OTHER_SINGER), p.name.lower()))
-    return [folder.name for folder in found if audio.has_audio(folder)]
+    """Names of the folders in ``base.audio`` with at least one usable recording: what was changed last comes first, the
+    synthetic singers come last."""
+    folders = widgets.newest_first(path for path in base.audio.iterdir() if path.is_dir())
+    found = sorted(folders, key=lambda path: path.name * (path.name in (SINGER, OTHER_SINGER)))
+    return [folder.name for folder in found if any(map(audio.has_audio, _places(base, folder.name)))]
 
 
 def recordings(
@@ -64,62 +79,153 @@ def recordings(
     """The recordings to work with: ``(name of the dataset, recordings)``.
 
     ``voice`` is a folder in ``base.audio``, or several, joined by commas; empty: the first of :func:`voices`.
-    ``source`` is a zip, a Google Drive link or another address to fetch them from, into that folder. Where there are
-    none, ``minutes`` of a synthetic singer are made, and a quarter of it of another one. DatasetError if a voice is not
-    there (names those that are), or ``voice`` and ``source`` contradict each other, before anything is fetched.
+    ``source`` is a folder or sound file anywhere, which is used where it is, or a zip, a Google Drive link or another
+    address, fetched into the voice's folder; a ``voice`` that is a path is taken for a source. Sound files that lie in
+    ``base`` itself are a voice where there is no other. Where there is nothing and nothing was named, ``minutes`` of a
+    synthetic singer are made, and a quarter of it of another one. DatasetError if a voice is not there (names those
+    that are), or ``voice`` and ``source`` contradict each other, before anything is fetched or made.
     """
-    note = ""
+    note, source = "", source.strip().strip("\"'")
+    voice, source = ("", voice) if not source and _is_path(base, voice) else (voice, source)
     with widgets.shown_progress() as bar:
         if source:
             voice, note = _fetch(base, voice, source, bar)
         there = voices(base)
-        if not there:
+        if not voice and not set(there).difference((SINGER, OTHER_SINGER)) and _loose(base.root):
+            voice = _use_in_place(base, "my voice", base.root)
+            note, there = f"These recordings are used where they are, in {base.root}. ", voices(base)
+        if not there and not voice:
+            if not isinstance(minutes, (int, float)) or not 0 < minutes <= 60:
+                raise ConfigError(f"SINGER_MINUTES is {minutes!r}; expected are minutes, more than 0 and at most 60.")
             for singer, share in ((SINGER, 1.0), (OTHER_SINGER, 0.25)):
                 singers.make_recordings(singer, base.audio / singer, share * minutes, progress=bar)
             note = (
-                f"{base.audio} was empty, so two synthetic singers sang for you: {SINGER} and {OTHER_SINGER}. For your "
-                "own voice, put recordings into a folder of its own there, and write its name into VOICE. "
+                f"You have no recordings yet, so two synthetic singers stand in: {SINGER} and {OTHER_SINGER}. For your "
+                "own voice, upload recordings above, or write their folder into SOURCE. "
             )
             there = voices(base)
     wanted = _names(voice) or there[:1]
     for name in wanted:
         if name not in there:
-            raise DatasetError(
-                f"There are no recordings in '{base.audio / name}'. Voices there are: {', '.join(there)}. "
-                "Put recordings there, or write another name into VOICE."
-            )
-    found = find_recordings([base.audio / name for name in wanted])
+            known = f" Voices there are: {', '.join(there)}." if there else ""
+            hint = "Upload recordings, write their folder or zip into SOURCE, or another name into VOICE."
+            raise DatasetError(f"There are no recordings in '{base.audio / name}'.{known}", hint=hint)
+    found = [recording for name in wanted for recording in _recordings_of(base, name)]
     others = "" if voice or note else _others(there, wanted)
-    widgets.show_note(f"{note}Voice: {', '.join(wanted)}, {len(found)} files.{others}")
+    widgets.show_note(f"{note}Voice: {', '.join(wanted)}, {_count(len(found), 'file')}.{others}")
     return "+".join(wanted), found
 
 
-def _fetch(base, voice, source, progress) -> tuple[str, str]:
-    """Fetch recordings of a voice; its name, and a sentence if they are new."""
-    if len(_names(voice)) > 1:
+def _recordings_of(base, name) -> list[Recording]:
+    """The recordings of a voice; several singers only where several folders hold them, otherwise it is its name's."""
+    found = []
+    for place in _places(base, name):
+        while place.is_dir() and len(inside := _visible(place)) == 1 and inside[0].is_dir():
+            place = inside[0]  # as in a zip of a folder
+        found += find_recordings(_loose(place) if place == base.root else [place])
+    if len({recording.singer for recording in found}) == 1 or any(place == base.root for place in _places(base, name)):
+        found = [dataclasses.replace(recording, singer=name) for recording in found]
+    return found
+
+
+def _places(base, name) -> list[Path]:
+    """Where the recordings of a voice are: its folder, and the folder or file elsewhere that is noted in it."""
+    folder = base.audio / name
+    noted = unzip.record(folder).get("in_place")
+    return [folder, *([Path(noted)] if noted and Path(noted).exists() else [])]
+
+
+def _use_in_place(base, voice: str, path: Path) -> str:
+    """Note that recordings of a voice (empty: named as they are) are elsewhere; its name."""
+    name = filesystem.safe_name(voice or (path.stem if path.is_file() else path.name))
+    folder = base.audio / name
+    if audio.has_audio(folder) or unzip.record(folder).get("in_place", str(path)) != str(path):
         raise DatasetError(
-            f"SOURCE is fetched into one voice, but VOICE is '{voice}'. Write one name, or leave SOURCE empty."
+            f"'{folder}' has recordings already, and they are not those in '{path}'.",
+            hint="Leave SOURCE empty to use them, or write another name into VOICE for the others.",
         )
+    atomic_store.write_json(folder / unzip.RECORD_NAME, {"in_place": str(path)})
+    return name
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not filesystem.is_system_file(path.name))
+
+
+def _loose(folder: Path) -> list[Path]:
+    """Sound files that lie in a folder itself."""
+    return [path for path in _visible(folder) if path.is_file() and path.suffix.lower() in audio.SUFFIXES]
+
+
+def _is_path(base, voice: str) -> bool:
+    path = Path(voice.strip()).expanduser()
+    return path.is_absolute() or bool(voice.strip()) and path.is_dir() and not (base.audio / voice).is_dir()
+
+
+def _fetch(base, voice, source, progress) -> tuple[str, str]:
+    """Fetch recordings of a voice, or note where they are; its name, and a sentence if they are new."""
+    if len(_names(voice)) > 1:
+        raise DatasetError(f"SOURCE is one voice, but VOICE is '{voice}'.", hint="Write one name, or empty SOURCE.")
+    path = Path(source).expanduser().absolute()
+    where = source if download.is_link(source) else path
+    if where is path and path.exists() and not zipfile.is_zipfile(path) and path.suffix.lower() != ".zip":
+        if path.parent == base.audio:
+            return path.name, ""
+        if not (path.is_dir() and audio.has_audio(path)) and path.suffix.lower() not in audio.SUFFIXES:
+            raise DatasetError(f"There are no recordings in '{path}'.", hint="Write another folder or zip into SOURCE.")
+        return _use_in_place(base, voice.strip(), path), f"The recordings are used where they are, in {path}. "
     target = base.audio / filesystem.safe_name(voice or "fetched")
     there = audio.find(target)[0] if target.is_dir() else []
-    if not there or download.is_link(source) or Path(source).exists():
-        own = download.place(source, target)
+    if not there or where is source or path.exists():
+        own = download.place(where, target)
         if any(not path.is_relative_to(own) for path in there):
             raise DatasetError(
                 f"'{target}' has recordings already, and they are not those of SOURCE. Leave SOURCE empty to use "
                 "them, or write another name into VOICE for what is fetched."
             )
-        download.fetch(source, target, progress=progress)  # does nothing where all of it is there
+        download.fetch(where, target, progress=progress)  # does nothing where all of it is there
     return target.name, "" if there else f"Fetched recordings into {target}. "
 
 
 def _names(voice: str) -> list[str]:
+    """The voices that a text names; that of a path is the name of its folder."""
+    if Path(voice.strip()).expanduser().is_absolute():
+        return [filesystem.safe_name(Path(voice.strip()).name)]
     return [name.strip() for name in voice.split(",") if name.strip()]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _others(there: list[str], chosen: list[str]) -> str:
     others = [name for name in there if name not in chosen]
     return f" Write another name into VOICE for {' or '.join(others)}." if others else ""
+
+
+class UploadPanel(Panel):
+    """Recordings, or a zip of them, from the browser into the folder of a voice."""
+
+    def __init__(self, base: workspace.Base, voice: str = ""):
+        super().__init__()
+        self.folder = base.audio / filesystem.safe_name((_names(voice) or ["my voice"])[0])
+        face = {"label": "Upload recordings, or a zip of them", "hint": f"they are stored in {self.folder}"}
+        face["accept"] = ",".join(sorted({*audio.SUFFIXES, ".zip"}))
+        self.upload = widgets.Uploader(self.message, self._keep, self._kept, face, microphone=True)
+        self.lay_out(self.upload, self.message.widget)
+
+    def _keep(self, path: Path) -> Path:
+        if zipfile.is_zipfile(path):
+            unpacked = unzip.unpack(path, path.with_suffix(""))
+            if not audio.has_audio(unpacked):
+                raise DatasetError("It holds no recordings.")
+            return download.fetch(path, self.folder)
+        audio.probe(path)
+        return atomic_store.commit_new(self.folder / path.name, functools.partial(shutil.copyfile, path))
+
+    def _kept(self, paths: list[Path]) -> str:
+        stored = _count(len(audio.find(self.folder)[0]), "recording")
+        return f"{stored} of the voice {self.folder.name} in {self.folder}. Now run the next cell and those below it."
 
 
 def songs(base: workspace.Base) -> list[Path]:

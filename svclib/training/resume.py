@@ -102,19 +102,33 @@ def restore(
     return []
 
 
-def initialise(model: torch.nn.Module, init: str | Path | None, preset: config.Preset) -> dict | None:
-    """Initial weights from an instrument of the same architecture, or (``BASE``) the base model where it is one.
-
-    Returns the name and hash of the instrument, None for fresh weights.
-    """
+def initial_instrument(init: str | Path | None, preset: config.Preset) -> instrument.Instrument | None:
+    """The instrument of the same architecture that a run starts from, or (``BASE``) the base model where it is one."""
     path = base_model(preset) if init == BASE else init
     if path is None:
         return None
     other = instrument.open(path)
     if differ := architecture_differences(other, preset):
         raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
-    init_from(model, other.model)
-    return {"name": other.name, "sha256": other.sha256}
+    return other
+
+
+def is_student(preset: config.Preset) -> bool:
+    """True for a preset of a diffusion model that is distilled from the instrument it starts from."""
+    return getattr(preset.model, "prediction", None) == "consistency"
+
+
+def require_teacher(other: instrument.Instrument | None, singers: Collection[str], begun_with: dict | None) -> None:
+    """Refuse a student without teacher, of singers that it does not know, or one that resumes with another."""
+    if other is None:
+        raise TrainingError("A student needs a teacher: give the instrument that it is distilled from.")
+    if unknown := sorted(set(singers) - set(other.model.singers)):
+        raise TrainingError(f"The teacher '{other.name}' does not know {', '.join(unknown)}, a singer of the dataset.")
+    if begun_with is not None and begun_with["sha256"] != other.sha256:
+        raise TrainingError(
+            f"The run was begun with the teacher '{begun_with['name']}' (file {begun_with['sha256'][:8]}), and "
+            f"'{other.name}' ({other.sha256[:8]}) is another. Give that one to resume."
+        )
 
 
 def base_model(preset: config.Preset) -> Path | None:
@@ -134,6 +148,8 @@ def architecture_differences(other: instrument.Instrument, preset: config.Preset
                 record["content"] = "words"  # the same code space
             if (record.get("units") or {}).get("kind") == "whisper":
                 record["units"] = None
+        if records[1].get("prediction") == "consistency":
+            records[1]["prediction"] = "residual"  # of the teacher
         if differ := differences(*records, ignored=_RETRAINABLE):
             return differ
     return ""

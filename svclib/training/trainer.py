@@ -71,9 +71,20 @@ class Trainer:
         settings, preset = self.settings, self.preset
         self.model = instrument.build_model(preset.model, preset.features, self.dataset.statistics, settings.seed)
         found = start.checkpoint
-        self.record["init"] = resume.initialise(self.model, init, preset) if found is None else found.record.get("init")
+        self.record["init"] = None if found is None else found.record.get("init")
+        student, other = resume.is_student(preset), None
+        if found is None or student:
+            other = resume.initial_instrument(init, preset)
+        if student:
+            resume.require_teacher(other, self.model.singers, self.record["init"])
+        if found is None and other is not None:
+            resume.init_from(self.model, other.model)
+            self.record["init"] = {"name": other.name, "sha256": other.sha256}
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        if student:
+            for model in (self.model, self.ema):
+                model.distil(other.model.to(self.device), self.ema)
         self.adam = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=settings.adam_eps)
         self.network, self.optimizer = self.accelerator.prepare(_LossModule(self.model), self.adam)
         self.scaler = self.accelerator.scaler

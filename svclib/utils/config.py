@@ -65,8 +65,9 @@ def preset_folder() -> Path:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with the project, without overlays such as ``tiny`` and ``demo``."""
-    return sorted(p.stem for p in preset_folder().glob("*.gin") if p.stem not in ("base", "tiny"))
+    """Names of the presets that come with the project, without the overlays ``tiny`` and ``distilled``."""
+    overlays = ("base", "tiny", "distilled")
+    return sorted(p.stem for p in preset_folder().glob("*.gin") if p.stem not in overlays)
 
 
 def describe(name: str) -> str:

@@ -5,6 +5,8 @@ A message states what arrived and what was expected, its hint the remedy; ``str(
 """
 
 import difflib
+import os
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,6 +22,10 @@ class _Details:
         super().__init__(f"{message} {hint}".strip())  # type: ignore[call-arg]  # of the exception class beside it
         self.path = None if path is None else Path(path)
         self.hint, self.code = hint, code
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows: the text alone, unless ``SVCLIB_DEBUG`` is set."""
+        return traceback.format_exception(self) if os.environ.get("SVCLIB_DEBUG") else [str(self)]  # type: ignore[arg-type]
 
 
 class AudioError(_Details, ValueError):

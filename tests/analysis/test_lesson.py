@@ -3,6 +3,7 @@ comparison runs are short; it is one file below 10 MB that asks for nothing; tex
 sentence. DiffWave's page shows the states of its run."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -115,8 +116,6 @@ def test_sound_without_the_melody_does_not_depend_on_it(made, voice):
     assert "picture alone" in without[2].audio.kind and "picture alone" in guessed[0].audio.kind
     trace = guessed[0].trace
     other = {**trace.conditions, "f0_hz": trace.conditions["f0_hz"] * 2}
-    import dataclasses
-
     other = dataclasses.replace(trace, conditions=other)
     again = step_audio.render_audio(voice.model, other, [3], mel_only=True)
     np.testing.assert_array_equal(again.audio[3], guessed[0].audio.audio[3])
@@ -161,6 +160,27 @@ def test_every_word_is_explained_and_every_task_has_an_event():
     assert len(found) == 8 and all(p["todo"] and all(t["when"] for t in p["todo"]) for p in found)
     words = set(re.findall(r"\[\[(.*?)\]\]", json.dumps(found)))
     assert {w.lower() for w in words} <= set(book["words"])
+
+
+def test_a_student_adds_the_page_of_its_jumps(voice, song_path, wave_model):
+    """Fresh weights put out nothing: then the flow is straight, and jumps from everywhere land in one place."""
+    settings = dataclasses.replace(SETTINGS, prediction="consistency", sampler="consistency")
+    student = types.SimpleNamespace(**{**vars(voice), "model": settings.build(FEATURES, voice.statistics).eval()})
+    song, options = songs.load_song(song_path, FEATURES), lesson.LessonOptions(0.1, 1.0, 40, student=student)
+    group = player.group(lesson.fast_and_full(wave_model, 4096, every_step=False))
+    made = lesson.make(voice, song, options, wave=(group, {"wave_steps": 6, "wave_text": ""}))
+    teacher, landed, *own = made.groups[4]
+    assert [len(run.trace) for run in made.groups[4]] == [8, 8, 1, 2, 4]
+    np.testing.assert_array_equal(landed.trace.x_t, teacher.trace.x_t)
+    guesses = landed.trace.x0_hat.astype(float)
+    moved, teachers = (np.abs(x - x[0]).mean() for x in (guesses, teacher.trace.x0_hat.astype(float)))
+    assert moved < 0.01 < 0.1 < teachers
+    np.testing.assert_allclose(own[0].trace.x0_hat[0], guesses[0], atol=0.02)  # by one step, from the same noise
+    page = pages_of(lesson.document(made))["pages"][8]
+    assert len(page["acts"]) == len(page["todo"]) == 5 and page["group"] == 5
+    for other in (voice, types.SimpleNamespace(kind="ddsp", name="x")):
+        with pytest.raises(ConversionError):
+            lesson.make(voice, song, dataclasses.replace(options, student=other))
 
 
 def test_refusals(voice, song_path):

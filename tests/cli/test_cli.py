@@ -24,7 +24,7 @@ from svclib.conversion import evaluate
 from svclib.data import singers
 from svclib.utils.errors import ConversionError
 
-COMMANDS = ("demo", "doctor", "prepare", "train", "sweep", "export", "info", "convert", "evaluate")
+COMMANDS = ("demo", "doctor", "prepare", "train", "distill", "sweep", "export", "info", "convert", "evaluate")
 COMMANDS += ("vocode", "generate", "denoise", "interpolate", "trace")
 
 

@@ -224,17 +224,14 @@ STUDY = """() => {
 }"""
 
 
-def study_notebook(folder: Path, home: Path) -> None:
-    """A notebook that shows the study panel for a folder."""
-    lines = [
-        "from svclib.notebooks import ablation\nfrom svclib.utils import workspace\n",
-        f"base = workspace.base_folder(base={str(home)!r})\n",
-    ]
-    lines += ["ablation.AblationPanel(base)"]
+def panel_notebook(folder: Path, name: str, home: Path, module: str, shown: str) -> None:
+    """A notebook of one cell that shows ``module.shown`` for a person's folder ``base``."""
+    lines = f"from svclib.notebooks import {module}\nfrom svclib.utils import workspace\n"
+    lines += f"base = workspace.base_folder(base={str(home)!r})\n{module}.{shown}"
     cell = {"cell_type": "code", "metadata": {}, "source": lines, "outputs": [], "execution_count": None, "id": "a"}
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     book = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
-    (folder / "study.ipynb").write_text(json.dumps(book))
+    (folder / name).write_text(json.dumps(book))
 
 
 def press(page, button: str) -> None:

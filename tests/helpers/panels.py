@@ -1,14 +1,18 @@
 """Files and actions for the tests of panels."""
 
-import datetime
+import base64
+import html
+import json
+import threading
+import uuid
 
+import ipywidgets as W
 import numpy as np
 import soundfile
 
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.ddsp import model as ddsp
-from svclib.notebooks import base as widgets
 
 NASTY = "<img src=x onerror=alert(1)> & 'so\N{MUSICAL NOTE}ng'"
 MODEL = ddsp.DdspSettings(
@@ -48,12 +52,32 @@ def said(panel) -> str:
     return panel.message.widget.value
 
 
-def upload(widget, name, data):
-    """What the browser does when a file is uploaded."""
-    if widgets.V8:
-        now = datetime.datetime.now(datetime.UTC)
-        item = {"name": name, "type": "audio/wav", "size": len(data), "content": memoryview(data), "last_modified": now}
-        widget.set_trait("value", (item,))
-    else:
-        meta = {"name": name, "type": "audio/wav", "size": len(data), "lastModified": 0}
-        widget.set_trait("value", {name: {"metadata": meta, "content": data}})
+def upload(uploader, name, data, slice_bytes=500_000):
+    """What the page does with a chosen file: slice after slice, each after the answer to the one before."""
+    identity, at = uuid.uuid4().hex, 0
+    while True:
+        piece = data[at : at + slice_bytes]
+        sent = {"batch": identity, "id": identity, "name": name, "size": len(data), "at": at}
+        uploader._area.value = json.dumps({**sent, "data": base64.b64encode(piece).decode()})
+        verdict = html.unescape(uploader._answer.value).removeprefix(f"{identity} {at} ")
+        at += slice_bytes
+        if verdict != "ok" or at >= len(data):
+            return verdict
+
+
+class ColabPage:
+    """The values of widgets as a page on Colab shows them: nothing from a thread (googlecolab/colabtools #3373)."""
+
+    def __init__(self, monkeypatch):
+        self.values, real = {}, W.Widget._send
+
+        def send(widget, msg, buffers=None):
+            if msg["method"] == "update" and threading.current_thread() is threading.main_thread():
+                self.values.setdefault(widget.model_id, {}).update(msg["state"])
+            real(widget, msg, buffers)
+
+        monkeypatch.setattr(W.Widget, "_send", send)
+
+    def shows(self, widget, name="value"):
+        """A value of a widget as the page has it, None if it never came."""
+        return self.values.get(widget.model_id, {}).get(name)

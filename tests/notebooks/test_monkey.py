@@ -6,13 +6,15 @@ Long work is replaced by stand-ins that wait, fail or succeed as the monkey will
 file names are the real ones. 10,000 actions on each panel are slow tests, 300 are not.
 """
 
-import base64
+import functools
 import html
 import logging
 import random
 import shutil
+import tempfile
 import threading
 import types
+from pathlib import Path
 
 import ipywidgets as W
 import numpy as np
@@ -35,6 +37,7 @@ from svclib.notebooks import ablation as widgets_study
 from svclib.notebooks import convert as widgets_convert
 from svclib.notebooks import prepare, train, visualize
 from svclib.notebooks import visualize as widgets_lesson
+from svclib.notebooks.base import Uploader
 from svclib.training import api as training
 from svclib.utils import workspace
 from svclib.utils.errors import Cancelled, raise_if_cancelled
@@ -112,6 +115,12 @@ class World:
                 path.unlink()
 
 
+@functools.cache
+def song_bytes():
+    with tempfile.TemporaryDirectory() as folder:
+        return make_song(Path(folder, "a.wav"), seconds=0.1).read_bytes()
+
+
 def inside(widget):
     """Every widget of a panel."""
     yield widget
@@ -129,17 +138,15 @@ def act(world, panel):
         world.go.set()
         world.go = threading.Event()
         return None
-    alive = [w for w in inside(panel) if isinstance(w, W.Button | W.FileUpload | W.Textarea | W.ValueWidget)]
-    widget = rng.choice([w for w in alive if not isinstance(w, W.HTML | W.FloatProgress)])
+    alive = [w for w in inside(panel) if isinstance(w, W.Button | Uploader | W.ValueWidget)]
+    widget = rng.choice([w for w in alive if not isinstance(w, W.HTML | W.FloatProgress | W.Textarea)])
     try:
         if isinstance(widget, W.Button):  # disabled ones too: a second click is on its way before the first is seen
             for _ in range(rng.choice((1, 1, 2, 3))):
                 widget.click()
-        elif isinstance(widget, W.FileUpload):
-            upload(widget, rng.choice(("a.wav", "../b.wav", "c.txt", "\N{MUSICAL NOTE}.wav", "")), rng.randbytes(60))
-        elif isinstance(widget, W.Textarea):
-            wav = base64.b64encode(b"RIFF" + rng.randbytes(60)).decode()
-            widget.value = rng.choice((f"1,{wav}", "error:1:no: microphone", "rubbish", ""))
+        elif isinstance(widget, Uploader):
+            data = rng.choice((rng.randbytes(60), song_bytes()))
+            upload(widget, rng.choice(("a.wav", "../b.wav", "c.txt", "\N{MUSICAL NOTE}.wav", "")), data, 500)
         elif isinstance(widget, W.SelectMultiple):
             widget.index = sorted(rng.sample(range(len(widget.options)), rng.randint(0, len(widget.options))))
         elif isinstance(widget, W.Dropdown):

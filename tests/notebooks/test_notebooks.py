@@ -11,8 +11,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from explaining import assert_explains
 
 from svclib import notebooks as colab
+from svclib.utils.errors import ConfigError
 from tools import notebook_links
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,8 +102,10 @@ def test_install_cell_adds_only_what_is_missing(monkeypatch):
     assert commands == []
     find = colab.importlib.util.find_spec
     monkeypatch.setattr(colab.importlib.util, "find_spec", lambda n: None if n == "swift_f0" else find(n))
-    with pytest.raises(RuntimeError, match="swift-f0"):
+    with pytest.raises(ConfigError) as found:
         colab.install_missing()
+    assert_explains(found.value, remedy="pip install")
+    assert "swift-f0" in str(found.value)
     monkeypatch.setitem(colab.sys.modules, "google.colab", object())
     colab.install_missing()
     assert commands[0][1:] == ["-m", "pip", "install", "-q", "--no-deps", "swift-f0==0.3.0"]

@@ -3,6 +3,7 @@ nothing is computed twice or lost, and that names of files are shown and never i
 """
 
 import base64
+import html.parser
 import json
 import shutil
 import threading
@@ -13,7 +14,7 @@ import pytest
 import soundfile
 import torch
 import toy
-from panels import NASTY, make_instrument, make_song, said, upload
+from panels import NASTY, ColabPage, make_instrument, make_song, said, upload
 
 from svclib.audio import io
 from svclib.conversion import pipeline
@@ -303,33 +304,97 @@ def test_uploads_are_stored_under_a_free_name_chosen_and_shown_escaped(base):
     assert "onerror=alert(1)>" not in result and "<img src=x" not in result
 
 
-def test_an_upload_that_is_no_sound_says_so(base):
+@pytest.mark.case("user 03.2")
+def test_an_upload_that_is_no_sound_is_not_stored_and_says_why(base):
     panel = convert.ConvertPanel(base)
-    upload(panel.upload, "notes.txt", b"no sound")
-    assert "cannot be used" in said(panel)
+    before = sorted(base.examples.iterdir())
+    upload(panel.upload, "lyrics.wav", b"There is a house in New Orleans, they call the rising sun.\n" * 9)
+    assert "lyrics.wav" in said(panel) and "text" in said(panel) and "svclib-error" in said(panel)
+    assert sorted(base.examples.iterdir()) == before and panel.song.value == base.examples / "a song.wav"
 
 
-def test_a_recording_becomes_a_song_and_a_failure_a_sentence(base):
+@pytest.mark.case("user 03.1")
+def test_a_song_of_any_size_arrives_in_slices_that_colab_and_jupyter_take(base):
     panel = convert.ConvertPanel(base)
-    area = panel.record.children[1]
-    wav = make_song(base.root / "r.wav").read_bytes()
-    area.value = "123," + base64.b64encode(wav).decode()
-    assert panel.song.value == base.examples / "recording.wav"
-    assert panel.song.value.read_bytes() == wav and area.value == ""
-    area.value = "error:5:Permission denied"
-    assert "Permission denied" in said(panel) and "Upload" in said(panel)
-    stored = sorted(base.examples.iterdir())
-    for damaged in ("7,not base64!", "8,", "rubbish", "9," + base64.b64encode(wav[:44]).decode()):
-        panel.message.show("")
-        area.value = damaged
-        assert "svclib-error" in said(panel) and "damaged" in said(panel) and "Record again" in said(panel)
-    assert sorted(base.examples.iterdir()) == stored
+    path, sent = make_song(base.root / "long.wav", seconds=120.0), []
+    panel.upload._area.observe(lambda change: sent.append(len(change["new"])), "value")
+    assert upload(panel.upload, "long.wav", path.read_bytes()) == "ok"
+    assert (base.examples / "long.wav").read_bytes() == path.read_bytes()
+    assert panel.song.value == base.examples / "long.wav" and panel.upload._area.value == ""
+    assert max(sent) < 1_000_000 and sum(size > 600_000 for size in sent) == path.stat().st_size // 500_000
 
 
-def test_the_record_button_cannot_end_its_own_attribute():
-    face = widgets.recorder(widgets.Message(), lambda data: None).children[0].value
-    handler = face.split('onclick="')[1].split('"')[0]
-    assert handler.rstrip().endswith(")(this)")
+def test_an_upload_with_a_gap_is_refused_and_the_next_one_works(base):
+    panel = convert.ConvertPanel(base)
+    sent = {"batch": "1", "id": "1", "name": "a.wav", "size": 9, "at": 3, "data": "AAAA"}
+    panel.upload._area.value = json.dumps(sent)
+    assert "interrupted" in said(panel) and panel.upload._answer.value == "1 3 no"
+    upload(panel.upload, "b.wav", make_song(base.root / "b.wav").read_bytes())
+    assert "svclib-done" in said(panel) and panel.song.value.name == "b.wav"
+
+
+def test_of_several_files_the_good_ones_are_kept_and_the_bad_one_is_named(base):
+    kept, message = [], widgets.Message()
+
+    def keep(path):
+        if path.read_bytes() == b"bad":
+            raise StorageError("It is bad.")
+        return path.name
+
+    face = {"label": "<b>Upload</b>", "hint": "of things"}
+    uploader = widgets.Uploader(message, keep, lambda names: kept.append(names[:]) or ", ".join(names), face)
+    for name, data in (("a", b"1"), ("b", b"bad"), ("c", b"")):
+        text = base64.b64encode(data).decode()
+        sent = {"batch": "x", "id": name, "name": name, "size": len(data), "at": 0, "data": text}
+        uploader._area.value = json.dumps(sent)
+    assert kept[-1] == ["a", "c"] and "a, c" in message.widget.value and "b: It is bad." in message.widget.value
+    assert "svclib-warning" in message.widget.value and "<b>Upload" not in uploader.children[0].value
+
+
+@pytest.mark.case("user colab")
+def test_on_colab_a_panel_works_in_its_callback_and_the_page_sees_all_of_it(base, monkeypatch):
+    page = ColabPage(monkeypatch)
+    threaded = convert.ConvertPanel(base)
+    threaded.transfer_button.click()
+    threaded.task.wait(60)
+    assert "svclib-done" in said(threaded) and page.shows(threaded.message.widget) != said(
+        threaded
+    )  # is not seen there
+    monkeypatch.setattr(workspace, "on_colab", lambda: True)
+    panel, texts = convert.ConvertPanel(base), []
+    panel.progress.label.observe(lambda change: texts.append(page.shows(panel.progress.label)), "value")
+    panel.transfer_button.click()
+    assert page.shows(panel.message.widget) == said(panel) and "svclib-done" in said(panel)
+    assert len(page.shows(panel.results, "children")) == 1 and len(texts) > 1
+    assert page.shows(panel.transfer_button, "disabled") is False
+    monkeypatch.setattr(pipeline, "convert", interrupted)
+    panel.transfer_button.click()
+    assert "Interrupted" in page.shows(panel.message.widget) and not panel.task.busy
+    assert page.shows(panel.transfer_button, "disabled") is False and "Runtime" in panel.cancel_button.description
+
+
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_a_recording_is_a_file_like_any_other_and_can_be_made_where_it_was_asked_for(base):
+    assert "onclick" in convert.ConvertPanel(base).upload.children[0].value.split("svclib-record-button")[1]
+    face = {"label": "a", "hint": "b"}
+    assert (
+        "record" not in widgets.Uploader(widgets.Message(), print, str, face).children[0].value.lower().split("onch")[0]
+    )
+
+
+def test_the_handlers_of_the_page_cannot_end_their_own_attributes(base):
+    class Found(html.parser.HTMLParser):
+        attributes = {}
+
+        def handle_starttag(self, tag, attrs):
+            self.attributes.update({(tag, name): value for name, value in attrs if name.startswith("on")})
+
+    Found().feed(convert.ConvertPanel(base).upload.children[0].value)
+    for key in (("input", "onchange"), ("button", "onclick")):
+        assert Found.attributes[key].rstrip().endswith(")(this)") and "=>" in Found.attributes[key]
 
 
 # ------------------------------------------------------------------------------------------------- what panels share
@@ -434,15 +499,17 @@ def test_what_a_person_stopped_is_no_error_and_the_system_speaks_in_sentences(tm
 
 @pytest.mark.case("H5")
 def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
-    panel = convert.ConvertPanel(base)
+    panel, data = convert.ConvertPanel(base), make_song(base.root / "b.wav").read_bytes()
 
     def full(*args):
         raise StorageError("The disk is full.")
 
     with monkeypatch.context() as m:
         m.setattr(atomic_store, "commit_new", full)
-        upload(panel.upload, "b.wav", b"x")
-    assert "The disk is full" in said(panel) and widgets.take_uploads(panel.upload) == []
+        upload(panel.upload, "b.wav", data)
+    assert "The disk is full" in said(panel)
+    upload(panel.upload, "b.wav", data)
+    assert panel.song.value == base.examples / "b.wav"
 
 
 @pytest.mark.case("red 17")
@@ -507,7 +574,7 @@ def test_finding_the_recordings_opens_few_files_of_other_voices(empty, monkeypat
     opened, probe = [], io.probe
     monkeypatch.setattr(io, "probe", lambda path: opened.append(path) or probe(path))
     name, found = prepare.recordings(empty)
-    assert name == "anna" and len(found) == 6
+    assert name == "carl" and len(found) == 6  # what was changed last
     assert len(opened) <= 3 + 6  # one of each voice, and those of the chosen one
 
 
@@ -566,17 +633,6 @@ def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):
     assert "no_such_preset" in said(panel)
     panel.menu.value = "ddsp"
     assert said(panel) == "" and "100 harmonics" in panel.about.value
-
-
-def test_both_versions_of_uploads_are_read(monkeypatch):
-    class Upload:
-        value = {"a.wav": {"metadata": {"name": "a.wav"}, "content": b"abc"}}
-
-    monkeypatch.setattr(widgets, "V8", False)
-    assert widgets.take_uploads(Upload) == [("a.wav", b"abc")]
-    monkeypatch.setattr(widgets, "V8", True)
-    Upload.value = ({"name": "a.wav", "content": memoryview(b"abc")},)
-    assert widgets.take_uploads(Upload) == [("a.wav", b"abc")]
 
 
 def test_hints_reach_sliders_in_both_versions():

@@ -411,19 +411,19 @@ def test_base_folder_local(tmp_path, monkeypatch):
     assert workspace.base_folder(base=tmp_path / "mine").output == tmp_path / "mine" / "output"
 
 
-@pytest.mark.case("P2", "F1")
+@pytest.mark.case("P2", "F1", "user drive")
 def test_base_folder_on_colab(tmp_path, monkeypatch):
-    """Mounted: not mounted again. Not mounted: mounted once; declined: a sentence, and no path is made."""
+    """Mounted: not mounted again. Not mounted: asked once; who declines gets a local folder and a sentence, and a path
+    on Drive that was asked for is refused and not made."""
     mount = tmp_path / "drive"
     monkeypatch.setattr(filesystem, "DRIVE_MOUNT", mount)
     monkeypatch.setattr(workspace, "DRIVE", mount / "MyDrive")
+    monkeypatch.setattr(workspace, "COLAB_DISK", tmp_path / "content")
     monkeypatch.setattr(workspace, "on_colab", lambda: True)
     calls = []
     module = types.ModuleType("google.colab")
     module.drive = types.SimpleNamespace(mount=lambda where: calls.append(where))
     monkeypatch.setitem(sys.modules, "google.colab", module)
-    with pytest.raises(StorageError, match="not mounted"):
-        workspace.base_folder()
     with pytest.raises(StorageError, match="not mounted"):
         workspace.base_folder(base=mount / "MyDrive" / "mine")
     assert not mount.exists() and calls == [str(mount)]
@@ -432,13 +432,38 @@ def test_base_folder_on_colab(tmp_path, monkeypatch):
         raise ValueError("mount failed")
 
     module.drive.mount = declined
-    with pytest.raises(StorageError, match="mount failed"):
-        workspace.base_folder()
+    base = workspace.base_folder()
+    assert base.root == tmp_path / "content" / "svclib" and base.audio.is_dir() and not base.on_drive
+    assert "mount failed" in base.notice and str(base.root) in base.notice and "vanish" in base.notice
     assert not mount.exists()
     module.drive.mount = lambda where: (mount / "MyDrive").mkdir(parents=True)
-    assert workspace.base_folder().root == mount / "MyDrive" / "svclib"
+    assert workspace.base_folder(base=mount / "MyDrive" / "mine").on_drive  # asked for, so it is mounted
     module.drive.mount = declined  # must not be called again
-    assert workspace.base_folder().on_drive
+    assert workspace.base_folder().root == mount / "MyDrive" / "svclib" and workspace.base_folder().on_drive
+
+
+@pytest.mark.case("user 01.2")
+def test_a_folder_with_other_things_gets_no_folders(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(StorageError) as found:
+        workspace.base_folder(base=tmp_path)
+    assert found.value.code == "foreign" and str(tmp_path / "svclib") in str(found.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    base = workspace.base_folder(base=tmp_path / "svclib")
+    (base.root / "notes.txt").write_text("mine")
+    assert workspace.base_folder(base=base.root) == base  # it is svclib's already
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".DS_Store").write_text("x")
+    assert workspace.base_folder(base=tmp_path / "empty").audio.is_dir()
+
+
+def test_a_file_and_an_impossible_place_are_no_workspace(tmp_path):
+    path = tmp_path / "voice.zip"
+    path.write_bytes(b"x")
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        workspace.base_folder(base=path)
+    with pytest.raises(StorageError, match="No folder can be made"):
+        workspace.base_folder(base=path / "below")
 
 
 @pytest.mark.case("F9")

@@ -141,7 +141,7 @@ def test_choices_of_the_notebook_that_contradict_each_other(tmp_path, notes):
     before = everything_under(base.root)
     with pytest.raises(ValueError, match="'.*ana' has recordings already.*Leave SOURCE empty.*another name into VOICE"):
         prepare.recordings(base, "ana", str(other))
-    with pytest.raises(ValueError, match="SOURCE is fetched into one voice, but VOICE is 'ana, eva'"):
+    with pytest.raises(ValueError, match="SOURCE is one voice, but VOICE is 'ana, eva'"):
         prepare.recordings(base, "ana, eva", str(other))
     assert everything_under(base.root) == before
     one.unlink()  # an uploaded file that this session no longer has
@@ -155,8 +155,8 @@ def test_a_voice_of_ones_own_comes_before_the_synthetic_singers_and_others_are_n
         (base.audio / name).mkdir()
         (base.audio / name / "a.wav").write_bytes(wav_bytes())
     assert prepare.recordings(base)[0] == "zoe"
-    assert notes[-1] == "Voice: zoe, 1 files. Write another name into VOICE for aria or bruno."
-    assert prepare.recordings(base, "bruno")[0] == "bruno" and notes[-1] == "Voice: bruno, 1 files."
+    assert notes[-1] == "Voice: zoe, 1 file. Write another name into VOICE for aria or bruno."
+    assert prepare.recordings(base, "bruno")[0] == "bruno" and notes[-1] == "Voice: bruno, 1 file."
 
 
 def test_the_newest_song_is_the_one_to_begin_with(tmp_path):

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from svclib.audio.mel import MelConfig
 from svclib.models import layers
-from svclib.models.diffusion.schedule import Schedule, expand_like
+from svclib.models.diffusion.schedule import CLEAN, NoiseLevel, Schedule, expand_like
 from svclib.models.layers import Condition, Content, Frames, LogMels, Mels, Times, Voiced, registrar
 from svclib.utils.errors import raise_if_cancelled
 
 CONDITIONS = ("content", "f0", "loudness", "singer")
-PREDICTIONS = ("residual", "eps")
+DISTILLED_LEVELS = 12  # divisible by 1 to 4: the times of so many steps are levels of the grid
+PREDICTIONS = ("residual", "eps", "consistency")
 CHUNK_FRAMES = 2048  # of a long song, computed at once
 CACHE_BYTES = 10**9  # of what is precomputed for a sampling run
 
@@ -120,6 +121,11 @@ class Parameterization:
     Eq. 7) around a known mean instead of 0: if the mel were normally distributed around the coarse mel ``m`` with
     standard deviation ``s``, the best noise estimate would be linear in ``x_t``; the network learns the rest, scaled
     to unit variance at every time. An untrained network (``F = 0``) then predicts the coarse mel.
+
+    ``consistency`` is for students of ``residual`` (:class:`Distillation`). With ``y = (x_t - alpha m) / c_out`` and
+    the angle ``phi = atan(sigma / (alpha s))`` the probability flow of the teacher is ``dy/dphi = -F`` (TrigFlow, Lu
+    and Song 2024, around the mean m); the student's output is the mean of ``F`` from ``phi`` to 0, so that one call
+    gives the end of the flow, ``m + s (y + phi F)``. At ``phi = 0`` that is ``x_t`` itself (Song et al. 2023, Eq. 5).
     """
 
     schedule: Schedule
@@ -139,6 +145,9 @@ class Parameterization:
         out, variance = self._output(network, x_t, t, condition, mean, std, alpha, sigma)
         if self.prediction == "eps":
             return out
+        if self.prediction == "consistency":
+            y = (x_t - alpha * mean) / variance.sqrt()
+            return (x_t - alpha * (mean + std * (y + torch.atan2(sigma, alpha * std) * out))) / sigma
         # E[eps | x_t, m] = sigma / Var (x_t - alpha m) takes the part of c_skip, alpha s / sqrt(Var) that of c_out
         return sigma / variance * (x_t - alpha * mean) - alpha * std / variance.sqrt() * out
 
@@ -160,6 +169,50 @@ class Parameterization:
         target = (sigma / std * (x0 - mean) - alpha * std * noise) / variance.sqrt()
         error = out - target
         return error.square().mean(), (alpha * std / variance.sqrt() * error).square().mean()
+
+
+class Distillation:
+    """Consistency distillation (Song et al. 2023, Algorithm 2) of a ``residual`` teacher over a grid of noise levels.
+
+    ``teacher`` is fixed and ``average`` the moving average of the student; ``levels`` begin with the noisiest and end
+    before the clean signal. States are ``y`` of :class:`Parameterization`, with ``residual = (x_0 - m) / s``. A step of
+    the teacher along the angle is exact where the mel is normally distributed around the coarse mel.
+    """
+
+    def __init__(self, teacher: Denoiser, average: Denoiser, levels: Sequence[NoiseLevel]):
+        self.teacher, self.average, self.n_levels = teacher, average, len(levels)
+        self.levels = torch.tensor([*levels, CLEAN])
+
+    def _level(self, index: Tensor, std: Mels) -> tuple[Times, Mels]:
+        """Times and angles of levels ``[batch]``."""
+        t, alpha, sigma, _ = self.levels.to(std.device)[index].unbind(-1)
+        return t.clamp_min(0), torch.atan2(expand_like(sigma, std), expand_like(alpha, std) * std)
+
+    def loss(
+        self, student: Denoiser, residual: Mels, noise: Mels, index: Tensor, condition: Condition, std: Mels
+    ) -> Float[Tensor, ""]:
+        """Mean square of jumps from levels ``[batch]`` against a step of the teacher and the average's jump from there.
+
+        Clean mels are in units of their expected error ``std``.
+        """
+        (t, angle), (t_after, angle_after) = (self._level(i, std) for i in (index, index + 1))
+        y = angle.cos() * residual + angle.sin() * noise
+        with torch.no_grad():
+            step = (angle - angle_after) * self.teacher(y, t, self.teacher.precompute(condition))
+            jump = angle_after * self.average(y + step, t_after, self.average.precompute(condition))
+        return (angle * student(y, t, student.precompute(condition)) - step - jump).square().mean()
+
+    def one_step_error(
+        self, student: Denoiser, residual: Mels, noise: Mels, condition: Condition, std: Mels
+    ) -> Float[Tensor, ""]:
+        """Mean square distance of the jump from the noisiest level to the end of the teacher's flow from there."""
+        t, angle = self._level(torch.zeros(len(std), dtype=torch.long, device=std.device), std)
+        y = angle.cos() * residual + angle.sin() * noise
+        jump, projected = y + angle * student(y, t, student.precompute(condition)), self.teacher.precompute(condition)
+        for i in range(self.n_levels):
+            (t, angle), (_, after) = (self._level(torch.full_like(t, k).long(), std) for k in (i, i + 1))
+            y = y + (angle - after) * self.teacher(y, t, projected)
+        return (jump - y).square().mean()
 
 
 class Conditions(nn.Module):

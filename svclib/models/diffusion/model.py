@@ -27,9 +27,11 @@ from svclib.models.diffusion.denoiser import (
     CHUNK_FRAMES,
     CONDITIONS,
     DENOISERS,
+    DISTILLED_LEVELS,
     PREDICTIONS,
     CachedDenoiser,
     Conditions,
+    Distillation,
     GuidedDenoiser,
     Parameterization,
 )
@@ -141,6 +143,7 @@ class DiffusionModel(layers.MelScaled):
         self.conditions = Conditions(self.contract, self.content.dims, len(self.singers), s.condition_dims)
         self.denoiser = DENOISERS[s.denoiser].from_settings(s, self.contract.n_mels)
         self.coarse = layers.ConvStack(s.condition_dims, s.coarse_channels, self.contract.n_mels, s.coarse_layers)
+        self.distillation: Distillation | None = None
         self.doubt = nn.Conv1d(s.condition_dims, self.contract.n_mels, 1)  # log standard deviation of the coarse mel
         nn.init.zeros_(self.doubt.weight)
         nn.init.constant_(self.doubt.bias, math.log(0.3))
@@ -151,6 +154,8 @@ class DiffusionModel(layers.MelScaled):
     @property
     def loss_name(self) -> str:
         """The loss in words, for curves and tables."""
+        if self.settings.prediction == "consistency":
+            return "mean square of a jump against the teacher's step and a shorter jump (in expected errors of the mel)"
         what = f"mean square noise + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
         return f"{what} + {self.settings.vocoder_weight:g} {self.vocoder.loss_name}" if self.vocoder else what
 
@@ -175,7 +180,7 @@ class DiffusionModel(layers.MelScaled):
         The parts are ``noise`` (mean square), ``coarse`` (mean absolute), ``spread`` (negative log-likelihood of the
         coarse error) and with a vocoder ``vocoder``, its spectral loss. Gradients are those of the network's own output
         error (``Parameterization.loss``) in place of the noise error, and of ``spread`` besides. The generator draws
-        times, noise, perturbation and condition dropout.
+        times, noise, perturbation and condition dropout. A student's loss is ``Distillation.loss``, without parts.
         """
         size = batch["log_mel"].shape[0]
         dropped = rng.uniform((size, len(CONDITIONS)), generator)
@@ -184,7 +189,10 @@ class DiffusionModel(layers.MelScaled):
 
     @torch.no_grad()
     def validation_loss(self, batch: Mapping[str, Tensor], seed: int = 0) -> Float[Tensor, ""]:
-        """As :meth:`loss` without perturbation and dropout, on noise and times that depend on ``seed`` alone."""
+        """As :meth:`loss` without perturbation and dropout, on noise and times that depend on ``seed`` alone.
+
+        Of a student ``Distillation.one_step_error``.
+        """
         return self._loss(batch, torch.Generator().manual_seed(seed), None, None)[0]
 
     def _loss(self, batch, generator, perturbation, dropped):
@@ -194,6 +202,8 @@ class DiffusionModel(layers.MelScaled):
         condition = self.conditions(code, inputs.f0_hz, inputs.voiced, inputs.loudness_db, singer, dropped)
         x0 = self.scale(inputs.log_mel)
         size, n_steps = x0.shape[0], self.schedule.n_steps
+        if self.settings.prediction == "consistency":
+            return self._distillation_loss(x0, condition, generator, dropped is not None), {}
         t = (rng.stratified_uniform(size, generator) * n_steps).long().clamp_max(n_steps - 1).to(x0.device)
         noise = rng.normal(tuple(x0.shape), generator).to(x0)
         coarse, std = self.coarse_and_std(condition)
@@ -217,6 +227,24 @@ class DiffusionModel(layers.MelScaled):
             parts["vocoder"] = factor * self.vocoder.loss(excerpts, generator)[0]
             total = total + self.settings.vocoder_weight * parts["vocoder"]
         return total, {name: value.detach() for name, value in parts.items()}
+
+    def distil(self, teacher: "DiffusionModel", average: "DiffusionModel") -> None:
+        """Make this model the student of another, whose other parts it shares: only its denoiser takes gradients."""
+        self.requires_grad_(False).denoiser.requires_grad_(self.training)
+        levels = map(self.schedule.level, samplers.sampling_times(self.schedule, "consistency", DISTILLED_LEVELS))
+        self.distillation = Distillation(teacher.denoiser, average.denoiser, list(levels))
+
+    def _distillation_loss(self, x0, condition, generator, training) -> Float[Tensor, ""]:
+        size, distillation = len(x0), self.distillation
+        mean, std = (x.detach() for x in self.coarse_and_std(condition))
+        noise, temperature = rng.normal(tuple(x0.shape), generator).to(x0), self.settings.temperature
+        if training:  # around the temperature of sampling: noise and residual shrink together along the flow
+            temperature = temperature * (0.5 + rng.uniform((size, 1, 1), generator).to(x0))
+        residual, noise = temperature * (x0 - mean) / std, temperature * noise
+        if not training:
+            return distillation.one_step_error(self.denoiser, residual, noise, condition, std)
+        index = (rng.stratified_uniform(size, generator) * DISTILLED_LEVELS).long().clamp_max(DISTILLED_LEVELS - 1)
+        return distillation.loss(self.denoiser, residual, noise, index.to(x0.device), condition, std)
 
     # Conditions and coarse mel ----------------------------------------------------------------------------------------
 

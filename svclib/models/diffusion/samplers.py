@@ -3,6 +3,7 @@
 ``ddpm`` is ancestral sampling (Ho et al. 2020, Algorithm 2; with fewer steps, on the thinned chain), ``ddim`` its
 deterministic version (Song et al. 2021, Eq. 12), ``plms`` a linear multistep method on top of it (Liu et al. 2022,
 Eq. 12) and ``dpmpp`` is DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2) with steps evenly spaced in log-SNR.
+``consistency`` is multistep consistency sampling of distilled models (Song et al. 2023, Algorithm 1).
 
 A sampler is a plain function ``(model, x, levels) -> x_0`` in the style of k-diffusion. ``levels`` are
 :class:`NoiseLevel` from the noisiest to :data:`CLEAN`; ``model(x, level)`` returns ``(x0, eps)``, see
@@ -23,6 +24,7 @@ from svclib.utils.errors import ModelError, raise_if_cancelled
 from svclib.utils.serialization import Settings, control
 
 MAX_SEED = 2**31 - 1
+JUMPS_FROM = -1.5  # ln(alpha / sigma): where less is signal, jumps lead to the same
 EpsModel = Callable[[Tensor, float], Tensor]
 
 
@@ -41,7 +43,7 @@ class SamplingOptions(Settings):
         1,
         100_000,
         metavar="N",
-        suggestions=(5, 10, 20, 50, 100, 200, 1000),
+        suggestions=(1, 2, 4, 10, 20, 50, 100, 200, 1000),
         help="sampling steps: more take longer and follow the model more closely",
     )
     shallow: int | float | None = control(
@@ -112,7 +114,8 @@ class Sampler:
     """An entry of :data:`SAMPLERS`.
 
     ``function`` is ``(model, x, levels) -> x_0``, with the amount of fresh noise as fourth argument where its default
-    ``eta`` is not None. With ``log_snr`` steps are evenly spaced in log-SNR instead of whole diffusion times.
+    ``eta`` is not None. With ``log_snr`` steps are evenly spaced in log-SNR instead of whole diffusion times; with
+    ``jumps`` each one leads to the clean signal, so none is spent at time 0 nor, after the first, below an SNR of 0.05.
     ``n_calls`` gives the denoiser evaluations for a number of steps.
     """
 
@@ -120,6 +123,7 @@ class Sampler:
     label: str
     eta: float | int | None = None
     log_snr: bool = False
+    jumps: bool = False
     n_calls: Callable[[int], int] = int
 
 
@@ -213,8 +217,10 @@ def sampling_times(schedule: Schedule, sampler: str, steps: int, start_t: int | 
         first, last = schedule.half_log_snr_at(start), schedule.half_log_snr_at(0)
         if steps == 1 or first >= last:
             return [float(start)]
-        inner = [schedule.time_at(first + (last - first) * i / (steps - 1)) for i in range(1, steps - 1)]
-        return [float(start), *inner, 0.0]
+        jumps = SAMPLERS[sampler].jumps
+        first, n = (max(first, JUMPS_FROM), steps) if jumps else (first, steps - 1)
+        inner = [schedule.time_at(first + (last - first) * i / n) for i in range(1, n)]
+        return [float(start), *inner] if jumps else [float(start), *inner, 0.0]
     whole = int(start) + 1
     if steps > whole:
         raise ModelError(
@@ -340,4 +346,15 @@ def sample_dpmpp(model: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel]) -
         # x = sigma_i / sigma_{i-1} x - alpha_i (exp(-h) - 1) D_i
         x = (following.sigma / level.sigma) * x - (following.alpha * math.expm1(-h)) * guess
         last_x0, last_h = x0, h
+    return x
+
+
+@register("consistency", "for distilled instruments, 1 to 4 steps", log_snr=True, jumps=True)
+def sample_consistency(model: DenoiserCall, x: Tensor, levels: Sequence[NoiseLevel]) -> Tensor:
+    """Multistep consistency sampling (Song et al. 2023, Algorithm 1): jump to the clean signal, noise it less."""
+    for level, following in itertools.pairwise(levels):
+        x0, _ = model(x, level)
+        if following.sigma == 0.0:
+            return x0
+        x = following.alpha * x0 + model.noise(x, following.sigma)
     return x
