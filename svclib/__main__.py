@@ -8,12 +8,17 @@ import os
 import sys
 import traceback
 
+if __name__ == "__main__" and os.path.abspath(sys.path[0]) == os.getcwd():
+    del sys.path[0]  # of `python -m`: a folder of recordings may hold modules of any name
+
 from svclib.cli import arguments, commands
+from svclib.cli.terminal import log
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status, see the module's first lines."""
     argv = sys.argv[1:] if argv is None else argv
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that is started imports from the working folder
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a file name that the terminal cannot show is no reason to stop
@@ -28,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if given.debug:
             traceback.print_exc()
-        print("\nInterrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        log("\nInterrupted. What was finished is kept; the same command goes on from there.")
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -38,13 +43,12 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         message = commands.user_message(error)
         if message:
-            print(message, file=sys.stderr)
+            log(message)
             return 2
         first = (str(error).strip().splitlines() or [""])[0]
-        print(
+        log(
             f"svclib failed ({type(error).__name__}: {first}). This is a fault of the program, not yours; "
-            "please report it with what the same command prints with --debug.",
-            file=sys.stderr,
+            "please report it with what the same command prints with --debug."
         )
         return 1
 

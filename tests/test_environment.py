@@ -32,6 +32,7 @@ def _journey(kind: str, base: Path, python: str = sys.executable) -> tuple[Path,
     strip += ("CI", "GITHUB_", "BUILD", "PYTEST_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(strip)}
     environment |= {"HOME": str(base / "home"), "TMPDIR": str(base / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= dict.fromkeys(("USER", "LOGNAME"), "jane-of-the-test")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS.parent), environment.get("PYTHONPATH")]))
     alone = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-ec", ALONE, "sh", str(base)]
     try:
@@ -80,6 +81,18 @@ def test_nobody_is_called(watched):
     assert report["called"] == []
     if report["locked"]:
         assert report["packets"] in (0, None)  # of any library, also of what is not Python
+
+
+@pytest.mark.case("red 22")
+def test_nothing_that_may_be_shared_names_a_place_a_person_or_a_machine(watched):
+    """Recordings, dataset, run with its log and TensorBoard files, instrument, result, report and lesson."""
+    base, _ = watched
+    names = [str(base), "jane-of-the-test", "janes-machine-7"]
+    files = [p for p in (base / "chosen").rglob("*") if p.is_file()]
+    assert len(files) > 20 and {".html", ".zip", ".wav", ".jsonl", ".json", ".safetensors"} <= {p.suffix for p in files}
+    for path in files:
+        inside = str(path.relative_to(base)).encode() + path.read_bytes()
+        assert not [name for name in names if name.encode() in inside], path
 
 
 @pytest.mark.case("I3")

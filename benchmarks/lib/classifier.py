@@ -283,7 +283,7 @@ def save(path: str | Path, model: Classifier, info: dict | None = None) -> Path:
     }
     record = {**head, "settings": to_dict(model.settings), "info": info or {}}
     data = checkpoints.pack(Checkpoint(record, dict(model.state_dict())))
-    return atomic_store.commit_new(path, lambda part: atomic_store.write_bytes(part, [data]))
+    return atomic_store.commit_new(path, lambda part: atomic_store.write_bytes(part, data))
 
 
 def load(path: str | Path) -> tuple[Classifier, dict]:

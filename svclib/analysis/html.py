@@ -16,6 +16,8 @@ import jinja2
 import numpy as np
 import soundfile
 
+from svclib.utils.errors import printable
+
 FONT = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;font-size:14px;line-height:1.5"
 LINK_LIMIT_BYTES = 20_000_000
 _COLOURS = {"info": "#3b6ea5", "done": "#2e8b57", "warning": "#c77d0a", "error": "#c0392b"}
@@ -24,7 +26,7 @@ _MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 def text(value) -> str:
     """A value as escaped HTML text."""
-    return html.escape(str(value), quote=True)
+    return html.escape(printable(value, lines=True), quote=True)
 
 
 def encode(samples: np.ndarray, sample_rate_hz: int, small: bool = False) -> tuple[bytes, str]:
@@ -46,7 +48,10 @@ def data_uri(data: bytes, mime: str) -> str:
 
 
 TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    finalize=lambda value: printable(value, lines=True) if type(value) is str else value,
 )
 TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # of the filter tojson
 TEMPLATES.globals |= {"font": FONT, "colours": _COLOURS, "encode": encode, "data_uri": data_uri}

@@ -10,6 +10,7 @@ import functools
 import gzip
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ EXAMPLE = Path(__file__).with_name("lesson_example.json.gz")
 MAX_BYTES, WAVE_S = 10_000_000, 5.0
 STEPS, COMPARED_STEPS, GUESSED_STEPS, WAVE_STEPS = 50, 8, 12, 12
 FEWER, JUMPS = (4, 10), (1, 2, 4)
+_MARKED = re.compile(r"(\[\[.*?\]\]|\*[^*]+\*)")  # a word of the glossary, an emphasis
 _METHOD_NOTE = "It also uses the step before, or adds fresh noise; the two lines above are what all samplers share."
 
 
@@ -290,7 +292,8 @@ def pages(facts: dict) -> dict:
         entry["acts"] = acts.get(named, entry["acts"])
         tasks = todo[named] if named else [(text.format_map(values), *when) for text, *when in entry["todo"]]
         entry["todo"] = [{"text": text, "when": when} for text, *when in tasks]
-        entry["text"] = [text.format_map(values) for text in entry["text"]]
+        # at odd places what is marked: names, filled in afterwards, hold no marks
+        entry["text"] = [[part.format_map(values) for part in _MARKED.split(text)] for text in entry["text"]]
         entry["step"] = starts.get(entry["step"], entry["step"])
     return book
 

@@ -45,6 +45,7 @@ class MelConfig(Settings):
         if self.hop_samples % 2 or self.n_fft % 2 or not self.hop_samples <= self.window_samples <= self.n_fft:
             sizes = f"hop_samples {self.hop_samples}, window_samples {self.window_samples} and n_fft {self.n_fft}"
             raise ConfigError(f"{sizes}; a mel needs an even hop and FFT with hop <= window <= FFT.")
+        units.check_budget(self.sample_rate_hz, self.hop_samples, self.n_fft, self.n_mels)
         if not self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
             text = f"do not fit below {self.sample_rate_hz / 2:g} Hz, half the sample rate."
             raise ConfigError(f"Mel filters from {self.fmin_hz:g} to {self.fmax_hz:g} Hz {text}")

@@ -11,8 +11,23 @@ import math
 import numpy as np
 import torch
 
+from svclib.utils.errors import ConfigError
+
 A4_HZ = 440.0
 A4_MIDI = 69.0
+MAX_FRAMES_PER_S, MAX_BINS_PER_S, MAX_MELS_PER_S = 2000, 1 << 24, 1 << 18
+
+
+def check_budget(sample_rate_hz: int, hop_samples: int, n_fft: int, n_mels: int = 0) -> None:
+    """Refuse a frame grid (ConfigError) on which each value is in range and their product is not: a second of sound
+    would take gigabytes. The usual 44.1 kHz, hop 512, FFT 2048 and 128 mels need a hundredth of what is allowed.
+    """
+    rate = sample_rate_hz / hop_samples
+    if rate > MAX_FRAMES_PER_S or rate * n_fft > MAX_BINS_PER_S or rate * n_mels > MAX_MELS_PER_S:
+        raise ConfigError(
+            f"A hop of {hop_samples} samples at {sample_rate_hz} Hz makes {rate:.0f} frames a second, each of an FFT "
+            f"of {n_fft}{f' and {n_mels} mels' if n_mels else ''}: too much. Choose a longer hop or a shorter FFT."
+        )
 
 
 def hz_to_midi(f0_hz):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import svclib
 from svclib.cli.arguments import command, given, number, option
-from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log
+from svclib.cli.terminal import ProgressPrinter, TrainingProgress, log, say
 from svclib.utils.errors import ConfigError
 
 required, repeated = partial(option, required=True), partial(option, action="append")
@@ -53,10 +53,10 @@ def _report(text: str, value: dict, where: str | None) -> None:
     """Print a report, and write it as JSON where it was asked for."""
     from svclib.utils import atomic_store
 
-    print(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) if where == "-" else text)
+    say(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) if where == "-" else text)
     if where and where != "-":
         atomic_store.write_json(Path(where), value)
-        print(f"Report: {where}")
+        say(f"Report: {where}")
 
 
 def _warn_renamed(asked: Path, got: Path) -> None:
@@ -80,7 +80,7 @@ def demo(a) -> None:
         raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
     with ProgressPrinter("demo") as progress:
         options = demo_run.Options(a.minutes, a.seed)
-        print(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
+        say(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
 
 
 @command(repeated("--audio DIR", "folder or file; repeat for more", required=True), JSON)
@@ -118,7 +118,7 @@ def prepare(a) -> None:
         made = dataset.prepare(found, a.out, preset.features, a.validation, progress, executor=a.executor)
     for message in made.messages:
         log(message)
-    print(f"{a.out}\n{dataset.describe(made)}")
+    say(f"{a.out}\n{dataset.describe(made)}")
 
 
 @command(
@@ -173,8 +173,8 @@ def _train(a, init: str | None) -> int:
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
-        print(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
-        print(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
+        say(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
+        say(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
 
 
@@ -194,7 +194,7 @@ def sweep(a) -> int:
     with TrainingProgress(a.minutes) as shown:
         options["on_progress"] = lambda name, status: shown(status, f"{name}: ")
         cells = sweeping.run(a.dataset, a.runs, a.config, grid, a.set, **options)
-    print(sweeping.table(cells))
+    say(sweeping.table(cells))
     unfinished = [c.name for c in cells if c.step < c.steps and not c.problem]
     if unfinished:
         log(f"{len(unfinished)} of {len(cells)} cells are not finished; the same command goes on with them.")
@@ -220,7 +220,7 @@ def export(a) -> None:
     more = {name: value for name in ("licence", "consent", "vocoder", "dataset") if (value := getattr(a, name))}
     path = svclib.export_instrument(a.run, out, a.checkpoint, **more)
     _warn_renamed(out, path)
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)\n{instrument.describe(instrument.open(path))}")
 
 
 @command(option("path NAME.zip | RUN | DATASET"), JSON)
@@ -350,7 +350,7 @@ def _accompaniments(a, songs: list[Path], folder: Path, progress) -> dict[Path, 
     option("--seed S", "of the noise", default=0, type=number(0)),
 )
 def live(a) -> None:
-    """Convert a recording block by block, as if it were being sung, and measure latency and time (ddsp instruments)."""
+    """Convert a recording block by block, as a microphone would give it, and measure latency and time (ddsp instruments)."""
     from svclib.audio import io
     from svclib.conversion import live, pipeline
 
@@ -364,7 +364,7 @@ def live(a) -> None:
     settings = {"live": dataclasses.asdict(report), "instrument": {"name": voice.name, "sha256": voice.sha256}}
     written = pipeline.write_with_settings(Path(a.out), made * gain, following.rate, settings)
     _warn_renamed(Path(a.out), written)
-    print(f"{written}\n{report.text}")
+    say(f"{written}\n{report.text}")
 
 
 def _audio_files(inputs: list[str]) -> list[Path]:
@@ -439,7 +439,7 @@ def vocode(a) -> None:
     path = audio.write(out, samples, vocoder.sample_rate_hz, comment).path
     _warn_renamed(out, path)
     about = f"the {vocoder.kind} vocoder '{vocoder.name}' ({vocoder.sample_rate_hz} Hz, seed {a.seed})"
-    print(f"{path}\n{song.name} resynthesized by {about}")
+    say(f"{path}\n{song.name} resynthesized by {about}")
 
 
 def _make_sounds(a, *inputs, **more) -> list[Path]:
@@ -450,7 +450,7 @@ def _make_sounds(a, *inputs, **more) -> list[Path]:
     model = files.load_model(a.model)
     with ProgressPrinter(a.command) as progress:
         made = getattr(files, a.command)(model, *inputs, options=options, progress=progress)
-    print(*made, sep="\n")
+    say("\n".join(map(str, made)))
     return made
 
 
@@ -529,7 +529,7 @@ def trace(a) -> None:
             text, about = lesson.from_file(voice, a.input, options, progress, note=progress.note)
     path = player.export(text, out.with_suffix(".html"))
     _warn_renamed(out, path)
-    print(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
+    say(f"{path}\n{about} ({len(text.encode()) / 1e6:.1f} MB); open it in any browser, no network is needed")
 
 
 @command(

@@ -3,6 +3,8 @@
 import sys
 import time
 
+from svclib.utils.errors import printable
+
 _LINE_EVERY_S = 10.0
 
 
@@ -12,7 +14,7 @@ class ProgressPrinter:
     layout = "{desc} {percentage:3.0f} %|{bar:20}| {elapsed}<{remaining}{postfix}"
 
     def __init__(self, title: str = ""):
-        self.title, self.bar = title, None
+        self.title, self.bar = printable(title), None
         self.started = self.shown_s = time.monotonic()
 
     def __enter__(self):
@@ -35,7 +37,7 @@ class ProgressPrinter:
                 self.bar.reset()
         if self.bar is not None:
             self.bar.n = min(100.0, 100.0 * fraction)
-            self.bar.set_postfix_str(text[:60])
+            self.bar.set_postfix_str(printable(text, 60))
         elif now - self.shown_s >= _LINE_EVERY_S:
             self.shown_s, passed = now, now - self.started
             left = f", about {_duration(passed / fraction - passed)} left" if 0.02 < fraction < 1 else ""
@@ -45,7 +47,7 @@ class ProgressPrinter:
         """Print a line that stays, on standard output."""
         if self.bar is not None:
             self.bar.clear()
-        print(line, file=file, flush=True)
+        say(line, file)
 
 
 class TrainingProgress(ProgressPrinter):
@@ -66,7 +68,7 @@ class TrainingProgress(ProgressPrinter):
         now = time.monotonic()
         if now - self.shown_s >= (_LINE_EVERY_S if self.bar is None else 0.3) and status.loss is not None:
             self.shown_s = now
-            (log if self.bar is None else self.bar.set_description_str)(before + self.text(status))
+            (log if self.bar is None else self.bar.set_description_str)(printable(before + self.text(status)))
 
     def text(self, status) -> str:
         """``step 120/2000, loss 6.310 (held out 6.502), 3.2 steps/s, 10 min left, saved 20 s ago``."""
@@ -86,6 +88,11 @@ def _duration(seconds: float) -> str:
     return duration_text(seconds)
 
 
-def log(text: str) -> None:
+def say(text: object, file=None) -> None:
+    """Print a result, by default on standard output; names in it, of files or from inside them, obey nothing."""
+    print(printable(text, lines=True), file=file, flush=True)
+
+
+def log(text: object) -> None:
     """A line for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    say(text, sys.stderr)

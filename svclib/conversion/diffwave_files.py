@@ -93,7 +93,8 @@ def generate(opened: Instrument, folder: str | Path, options: Generation | None 
             seed = o.seed + i
             record = {"use": "generate", "label": label, "seed": seed, "seconds": seconds, "fast": o.fast}
             make = partial(inference.generate, model, n_samples, 1, label, SamplingOptions(seed=seed), o.fast)
-            jobs.append((f"{'' if label is None else label + '_'}{i:03d}_seed{seed}", record, make))
+            prefix = "" if label is None else f"{filesystem.safe_name(label, n_bytes=80)}_"
+            jobs.append((f"{prefix}{i:03d}_seed{seed}", record, make))
     return _write_all(opened, folder, jobs, **watch)
 
 
@@ -116,7 +117,8 @@ def denoise(
     jobs = []
     for path in inputs:
         record = {"use": "denoise", **dataclasses.asdict(o), "input": _identity(path)}
-        jobs.append((name or f"{Path(path).stem} denoised", record, partial(make, path)))
+        stem = filesystem.safe_name(Path(path).stem, n_bytes=100)
+        jobs.append((name or f"{stem} denoised", record, partial(make, path)))
     return _write_all(opened, folder, jobs, **watch)
 
 
@@ -138,7 +140,8 @@ def interpolate(
         share = i / (o.count - 1)
         mix = inference.Mix((share,), o.step, not o.independent_noise, o.label)
         make = partial(inference.interpolate, model, a, b, mix, SamplingOptions(seed=o.seed))
-        name = f"{first.stem} to {second.stem} {i + 1:0{len(str(o.count))}d} of {o.count}"
+        stems = " to ".join(filesystem.safe_name(end.stem, n_bytes=48) for end in (first, second))
+        name = f"{stems} {i + 1:0{len(str(o.count))}d} of {o.count}"
         jobs.append((name, {**shared, "share_of_second": share}, make))
     return _write_all(opened, folder, jobs, **watch)
 
@@ -160,7 +163,7 @@ def _write_all(opened: Instrument, folder, jobs: Sequence[tuple[str, dict, Calla
             "instrument": {"name": opened.name, "kind": opened.kind, "sha256": opened.sha256},
         }
         name = name if Path(name).suffix.lower() in audio.WRITABLE else f"{name}.wav"
-        target = Path(folder) / filesystem.safe_name(name)
+        target = Path(folder) / filesystem.safe_path((name,))
 
         def report(fraction, text, i=i, target=target):
             progress((i + fraction) / len(jobs), f"{i + 1} of {len(jobs)}: {target.stem}, {text}")

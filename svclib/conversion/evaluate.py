@@ -90,8 +90,8 @@ def compare(
     the character error rate against the reference's own transcript, and ``words``: both transcripts, their ``language``
     (ISO 639-1; detected in the reference if None) and the number of characters.
 
-    Returns ``pairs``: a list of dicts with ``reference``, ``converted``, ``difference_s`` (of the lengths) and the
-    figures of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
+    Returns ``pairs``: a list of dicts with the names ``reference`` and ``converted``, ``difference_s`` (of the lengths)
+    and the figures of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
     """
     wanted, rows, figures, report = pairs(reference, converted), [], [], reporter(progress)
     target = None if target_voice is None else speaker_embedding(target_voice)
@@ -108,9 +108,15 @@ def compare(
             found["cer"], words = cer if np.isfinite(cer) else None, {"words": transcripts}
         figures.append(found)
         difference = round((len(b) - len(a)) / SETTINGS.sample_rate_hz, 4)
-        rows.append({"reference": str(one), "converted": str(two), "difference_s": difference, **found, **words})
+        named = {"reference": _inside(one, Path(reference)), "converted": _inside(two, Path(converted))}
+        rows.append({**named, "difference_s": difference, **found, **words})
     known = {name: [f[name] for f in figures if f[name] is not None] for name in figures[0]}
     return {"pairs": rows, "mean": {name: float(np.mean(v)) if v else None for name, v in known.items()}}
+
+
+def _inside(path: Path, given: Path) -> str:
+    """A file's name inside the given folder, or of the given file: a report may be shared."""
+    return path.name if path == given else path.relative_to(given).as_posix()
 
 
 def speaker_embedding(folder: str | Path) -> np.ndarray:

@@ -4,7 +4,6 @@ A result has exactly ``round(n_samples_of_the_song * rate_out / rate_in)`` sampl
 """
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -210,11 +209,11 @@ def write_with_settings(target: Path, samples: np.ndarray, sample_rate_hz: int, 
 
     The settings beside it hold the ``sound_sha256`` of the file, too.
     """
-    comment = f"{audio.SYNTHETIC_TAG}; {json.dumps(settings, ensure_ascii=False)}"
+    comment = f"{audio.SYNTHETIC_TAG}; {filesystem.json_text(settings)}"
 
     def describe(sound: Path) -> bytes:
         known = {**settings, "sound_sha256": filesystem.sha256_file(sound)}
-        return (json.dumps(known, ensure_ascii=False, indent=1) + "\n").encode()
+        return (filesystem.json_text(known, indent=1) + "\n").encode()
 
     return audio.write(target, samples, sample_rate_hz, comment, describe).path
 

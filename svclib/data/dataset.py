@@ -4,7 +4,6 @@
 contents, the seed and the step, so training can resume at any step without the state of a loader.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -67,8 +66,9 @@ def local_copy(data: Any, log_message: Callable[[str], None]) -> Any:
     """A copy on the local disk of a dataset on Drive; any other, or one that cannot be copied, is returned as it is."""
     if not isinstance(data, Dataset) or not filesystem.on_drive(data.path):
         return data
-    here = Path(tempfile.gettempdir()) / f"svclib-dataset-{data.fingerprint[:16]}"
+    here = filesystem.cache_folder() / "datasets" / filesystem.safe_name(data.fingerprint[:16])
     try:
+        filesystem.make_own_folder(here)
         missing = {n: e["bytes"] for n, e in data._shards.items() if filesystem.size_of(here / n) != e["bytes"]}
         filesystem.free_space_check(here, sum(missing.values()) + (1 << 29))
         for name in (*missing, manifest.NAME):

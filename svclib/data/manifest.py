@@ -142,7 +142,9 @@ def build(folder: Path, settings, entries: list[dict], skipped: list[dict], dupl
         "recordings": entries,
         "singers": sorted({e["singer"] for e in entries}),
         "labels": sorted({e["label"] for e in entries if e["label"] is not None}),
-        "skipped": sorted(skipped, key=lambda s: s["name"]),
+        "skipped": [
+            {**s, "reason": filesystem.without_folders(s["reason"])} for s in sorted(skipped, key=lambda s: s["name"])
+        ],
         "duplicates": sorted(duplicates, key=lambda d: d["name"]),
         "shards": {name: {k: marker[k] for k in ("bytes", "sha256")} for name, marker in markers.items()},
         "fingerprint": fingerprint,

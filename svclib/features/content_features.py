@@ -23,13 +23,14 @@ from jaxtyping import Float
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.utils import download
-from svclib.utils.errors import ConfigError, ModelError
+from svclib.utils import atomic_store, download, filesystem
+from svclib.utils.errors import ConfigError, ModelError, StorageError
 from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000
 CHUNK_S, HALO_S = 20, 2  # whole seconds: chunks begin on the grid of the extractor
 SILENCE_RMS = 1e-3  # -60 dB
+MAX_BYTES = 4 << 30  # of an encoder's weights in half precision
 WHERE = "SVCLIB_CONTENTVEC"  # environment variable: a folder with the weights, of any origin
 KNOWN = (  # on the hub; an instrument or dataset of others may have them downloaded unasked
     "lengyue233/content-vec-best",
@@ -89,8 +90,9 @@ class UnitSettings(Settings):
             raise ConfigError("UnitSettings.source is empty; name an encoder on the hub, a folder or a link.")
 
     def same_but_for_fingerprint(self, other: "UnitSettings | None") -> bool:
-        """True if ``other`` has the same settings apart from the fingerprint."""
-        return other is not None and dataclasses.replace(other, fingerprint=self.fingerprint) == self
+        """True if ``other`` has the same settings apart from the fingerprint and the place of a folder."""
+        bare = [dataclasses.replace(s, fingerprint="", source=_public(s.source)) for s in (self, other) if s]
+        return other is not None and bare[0] == bare[1]
 
 
 def extract(
@@ -133,14 +135,41 @@ def extract(
 
 
 def allow(settings: UnitSettings) -> None:
-    """Mark these settings as the person's own: their source may be downloaded, whatever it is."""
-    _allowed.add(settings.source)
+    """Mark these settings as the person's own: their source may be fetched from the hub.
+
+    A link is fetched only where the environment variable :data:`WHERE` names it: presets are passed on.
+    """
+    if not download.is_link(settings.source):
+        _allowed.add(settings.source)
 
 
 def pinned(settings: UnitSettings) -> UnitSettings:
-    """The settings of a person's own preset with the fingerprint of the weights at their source."""
+    """The settings of a person's own preset with the fingerprint of the weights at their source.
+
+    Of a local folder they keep the name: where it is, is noted for :func:`load` in a file of this user.
+    """
     allow(settings)
-    return dataclasses.replace(settings, fingerprint=load(settings).fingerprint)
+    found, source = load(settings).fingerprint, _public(settings.source)
+    if source != settings.source:
+        places = filesystem.make_own_folder(filesystem.state_folder("encoders"))
+        atomic_store.write_json(places / f"{found}.json", os.path.abspath(settings.source))
+    return dataclasses.replace(settings, fingerprint=found, source=source)
+
+
+def _public(source: str) -> str:
+    """A source without the place of a local folder; that of Drive is the same on every machine."""
+    return Path(source).name if Path(source).is_dir() and not filesystem.on_drive(source) else source
+
+
+def _place(settings: UnitSettings) -> str:
+    """The source of an encoder, or the local folder in which its fingerprint was found."""
+    note = filesystem.state_folder("encoders") / f"{filesystem.safe_name(settings.fingerprint)}.json"
+    if settings.fingerprint and filesystem.is_own_folder(note.parent) and note.is_file():
+        with contextlib.suppress(StorageError):
+            place = filesystem.read_json(note)
+            if isinstance(place, str) and Path(place).name == settings.source and Path(place).is_dir():
+                return place
+    return settings.source
 
 
 def load(settings: UnitSettings) -> Extractor:
@@ -151,7 +180,7 @@ def load(settings: UnitSettings) -> Extractor:
     an instrument from others causes no download. A ModelError refuses weights that are missing, or have other
     dimensions or another fingerprint.
     """
-    encoder = EXTRACTORS[settings.kind](settings.source)
+    encoder = EXTRACTORS[settings.kind](_place(settings))
     if encoder.dims != settings.dims or settings.layer > encoder.n_layers:
         raise ModelError(
             f"The content encoder '{settings.source}' has {encoder.n_layers} layers of {encoder.dims} "
@@ -210,6 +239,7 @@ def _loaded(source: str) -> Encoder:
                 config = HubertConfig.from_pretrained(where, local_files_only=offline)
                 if config.model_type != "hubert":
                     break
+                _check_size(source, config, Path(where) if local else None)
                 options = {"local_files_only": offline, "output_loading_info": True, "dtype": torch.float32}
                 loaded: Any = HubertModel.from_pretrained(where, config=config, **options)
                 return _checked(source, *loaded)
@@ -250,13 +280,30 @@ def _unasked(source: str) -> ModelError:
 
 def _unpacked(link: str, may_fetch: bool) -> str:
     """The folder with the config.json of a downloaded zip."""
-    into = download.cache_folder() / "contentvec"
+    into = filesystem.cache_folder() / "contentvec"
     if not may_fetch and not download.fetched(link, into):
         raise _unasked(link)
     homes = [path.parent for path in download.fetch(link, into).rglob("config.json")]
     if len(homes) != 1:
         raise ModelError(f"{link} holds {len(homes)} files config.json; give a zip of one encoder, as published.")
     return str(homes[0])
+
+
+def _check_size(source: str, config: Any, folder: Path | None) -> None:
+    """Refuse a network that its files cannot hold, before its memory is asked for."""
+    from transformers import HubertModel
+
+    shapes = (config.num_hidden_layers, config.hidden_size / 100, config.intermediate_size / 400, len(config.conv_dim))
+    if not all(0 < x <= 48 for x in shapes):
+        raise ModelError(f"The config.json of the content encoder '{source}' asks for too large a network.")
+    with torch.device("meta"):
+        n_bytes = 2 * sum(value.numel() for value in HubertModel(config).parameters())  # in half precision at least
+    held = MAX_BYTES if folder is None else sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    if n_bytes > held:
+        raise ModelError(
+            f"The config.json of the content encoder '{source}' asks for {n_bytes / 1e6:.0f} MB of weights, more than "
+            f"the {held / 1e6:.0f} MB that are there. Fetch it again."
+        )
 
 
 def _checked(source: str, model: Any, info: dict) -> Encoder:

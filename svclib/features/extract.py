@@ -22,6 +22,8 @@ from svclib.features.f0 import F0_METHODS, fill_unvoiced
 from svclib.utils.errors import AudioError, ConfigError, ModelError, ProgressCallback, reporter
 from svclib.utils.serialization import Settings, setting
 
+MAX_CHUNK_VALUES = 1 << 25  # of a spectrogram that is computed at a time
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSettings(Settings):
@@ -44,6 +46,7 @@ class FeatureSettings(Settings):
             raise ConfigError(f"{sizes} must be even, so that windows have a middle.")
         if self.f0_max_hz < 1.5 * self.f0_min_hz:
             raise ConfigError(f"f0_max_hz {self.f0_max_hz:g} must be at least 1.5 times f0_min_hz {self.f0_min_hz:g}.")
+        units.check_budget(self.sample_rate_hz, self.hop_samples, self.loudness_n_fft)
         grid, mel = (self.sample_rate_hz, self.hop_samples), self.mel
         if mel and (mel.sample_rate_hz, mel.hop_samples) != grid:
             theirs = f"{mel.sample_rate_hz} Hz and a hop of {mel.hop_samples}"
@@ -146,7 +149,8 @@ def extract(
     n_frames = len(f0_hz)
     loudness = np.empty(n_frames, np.float32)
     mels = None if mel is None else np.empty((n_frames, mel.n_mels), np.float32)
-    chunk_frames = max(1, chunk_s * rate // hop)
+    n_fft = max(settings.loudness_n_fft, 0 if mel is None else mel.n_fft)
+    chunk_frames = max(1, min(chunk_s * rate // hop, MAX_CHUNK_VALUES // n_fft))
     for first in range(0, n_frames, chunk_frames):
         last = min(n_frames, first + chunk_frames)
         window = _samples_around(samples, first, last, hop, settings.loudness_n_fft, reflect=False)

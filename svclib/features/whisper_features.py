@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float
 
 from svclib.features.content_features import SAMPLE_RATE_HZ, UnitSettings, register
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.download import cache_folder
 from svclib.utils.errors import ModelError
+from svclib.utils.filesystem import cache_folder
 
 MAP = "whisper_base.safetensors"
 WINDOW_SAMPLES, HOP_SAMPLES, REACH_SAMPLES = 30 * SAMPLE_RATE_HZ, 320, 400

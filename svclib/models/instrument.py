@@ -9,7 +9,6 @@ it; a zip packed anew by a file manager has none and is verified by its members'
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from svclib.models.ddsp.model import DdspSettings
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders.harmonic import HarmonicSettings
-from svclib.utils import atomic_store, serialization
-from svclib.utils.errors import ModelError
+from svclib.utils import atomic_store, filesystem, serialization
+from svclib.utils.errors import ModelError, printable
 from svclib.utils.serialization import from_dict, strict_json, to_dict
 
 # Settings class of every model kind; its build() makes the model.
@@ -164,7 +163,7 @@ def save(
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": path.stem if name is None else name,
+        "name": filesystem.as_name(path.stem if name is None else name),
         "kind": settings.kind,
         "features": to_dict(features),
         "model": to_dict(settings),
@@ -172,7 +171,7 @@ def save(
         "info": defaults | {k: v for k, v in info.items() if v is not None},
         "members": {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in others.items()},
     }
-    text = json.dumps(description, ensure_ascii=False, allow_nan=False, indent=1)
+    text = filesystem.json_text(description, indent=1)
     _description(strict_json(text.encode(), "instrument.json"))  # what is written has to open again
     data = instrument_archive.pack({"instrument.json": text.encode(), **others})
     if overwrite:
@@ -192,7 +191,7 @@ def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads 
     with instrument_archive.opened(path) as archive:
         name, settings, features, raw = _description(strict_json(archive.read("instrument.json"), "instrument.json"))
         statistics, others = raw["statistics"], {}
-        expected = _architecture(settings, features, statistics)
+        expected = architecture(settings, features, statistics)
         instrument_archive.check_size(expected, archive.size("weights.safetensors"))
         archive.check_seal()
         for member, entry in raw["members"].items():
@@ -236,7 +235,7 @@ def describe(instrument: Instrument) -> str:
     ]
     if isinstance(pitch.get("mean_note"), float):
         lines.insert(2, f"its notes lie around MIDI {pitch['mean_note']:.1f}")
-    return "\n".join(lines)
+    return "\n".join(" ".join(printable(line, lines=True).split()) for line in lines)
 
 
 # Inside ---------------------------------------------------------------------------------------------------------------
@@ -260,12 +259,12 @@ def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
     if raw["kind"] not in KINDS:
         raise ModelError(f"its kind '{raw['kind'][:40]}' is unknown here; known: {', '.join(KINDS)}. Update svclib.")
     name = raw["name"]
-    if not 0 < len(name) <= 120 or not name.isprintable():
-        raise ModelError("its name is empty, longer than 120 characters or not printable.")
+    if not filesystem.is_name(name):
+        raise ModelError(f"its name is empty, longer than {filesystem.MAX_NAME} characters or not printable.")
     info = raw["info"]
     serialization.check_fields(info, _INFO, "info")
     serialization.check_plain(info, "info", items=4000)
-    if info["trained_steps"] < 0 or not all(isinstance(s, str) for s in info["singers"]):
+    if info["trained_steps"] < 0 or not all(map(filesystem.is_name, info["singers"])):
         raise ModelError("info: trained_steps or singers are out of range.")
     serialization.check_fields(info["f0"], {"method": str, "package": str, "version": str}, "info.f0")
     if not isinstance(info["loss"].get("fft_sizes", []), list):
@@ -281,7 +280,7 @@ def _description(raw: Any) -> tuple[str, Any, FeatureSettings, dict]:
     return name, settings, features, raw
 
 
-def _architecture(settings: Any, features: FeatureSettings, statistics: dict) -> dict[str, torch.Tensor]:
+def architecture(settings: Any, features: FeatureSettings, statistics: dict) -> dict[str, torch.Tensor]:
     """Names, shapes and types of the weights, on torch's meta device: nothing is allocated."""
     try:
         with torch.device("meta"), layers.skip_init():

@@ -20,12 +20,13 @@ import safetensors.torch
 import torch
 
 from svclib.utils import unzip
-from svclib.utils.errors import ConfigError, ModelError, StorageError
+from svclib.utils.errors import ConfigError, ModelError, StorageError, printable
 from svclib.utils.serialization import strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
 MAX_BYTES = {"instrument.json": 32 << 20, "weights.safetensors": 1 << 30, "config.gin": 1 << 18}
-MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES, MAX_RATIO = (1 << 30) + (64 << 20), 40, 1 << 16, 200
+MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES = (1 << 30) + (64 << 20), 40, 1 << 16
+MAX_RATIO = {"instrument.json": 200, "weights.safetensors": 20, "config.gin": 200}  # weights hardly pack
 MAX_HEADER_BYTES = 1 << 20  # of weights.safetensors
 SEAL = "svclib instrument sha256 "
 _IGNORED = re.compile(r"(^|/)(__MACOSX/|\.DS_Store$|Thumbs\.db$|desktop\.ini$|\._[^/]*$)")
@@ -48,13 +49,13 @@ def opened(path: Path):
         with path.open("rb") as file:
             yield Archive(file)
     except (ModelError, ConfigError, StorageError) as error:
-        raise ModelError(f"'{path.name}' cannot be opened: {unzip.printable(str(error), 1000)}") from None
+        raise ModelError(f"'{path.name}' cannot be opened: {printable(error, 1000)}") from None
     except FileNotFoundError:
         raise ModelError(f"There is no instrument '{path}'.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
         raise ModelError(f"'{path.name}' is damaged ({str(error)[:100].strip()}); download it again.") from None
     except Exception as error:  # whatever else an untrusted file provokes
-        why = unzip.printable(str(error), 200) or type(error).__name__
+        why = printable(error, 200) or type(error).__name__
         raise ModelError(f"'{path.name}' cannot be read ({why}); download it again.") from None
 
 
@@ -156,7 +157,7 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
     if missing:
         raise ModelError(f"it holds no {missing[0]}, so it is not an instrument.")
     for name, entry in found.items():
-        if problem := unzip.entry_problem(entry, MAX_RATIO, 100 * MAX_RATIO):
+        if problem := unzip.entry_problem(entry, MAX_RATIO[name], 20_000):
             raise ModelError(f"{name} {problem}; it was refused unread.")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ModelError(f"{name} is packed by method {entry.compress_type}; only stored and deflated are read.")

@@ -60,7 +60,7 @@ def install_missing() -> None:
             hint=f"Run '{sys.executable} -m pip install -e .' in svclib's folder and this cell again, or choose the "
             "kernel that has them (menu Kernel, Change Kernel).",
         )
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", *missing]
+    command = [sys.executable, "-P", "-m", "pip", "install", "-q", "--no-deps", *missing]
     if subprocess.run(command).returncode:
         raise ConfigError(f"Could not install {', '.join(missing)}; see above.", hint="It needs a network.")
     importlib.invalidate_caches()

@@ -24,8 +24,8 @@ from svclib.analysis import html as page
 from svclib.analysis import plots
 from svclib.audio import units
 from svclib.models import instrument
-from svclib.utils import filesystem, unzip
-from svclib.utils.errors import Cancelled, StorageError
+from svclib.utils import filesystem
+from svclib.utils.errors import Cancelled, StorageError, printable
 
 V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
@@ -90,7 +90,7 @@ def tip(widget: W.Widget, text: str) -> W.Widget:
 def described(kind, label: str) -> str:
     """A label, such as a singer's name from an instrument, as a widget's description: ipywidgets 7 takes it for HTML,
     8 for text unless allowed."""
-    return label if "description_allow_html" in kind.class_trait_names() else page.text(label)
+    return printable(label) if "description_allow_html" in kind.class_trait_names() else page.text(label)
 
 
 def control(
@@ -135,7 +135,9 @@ def open_instrument(path: Path):
     return _opened(path, stat.st_size, stat.st_mtime_ns)
 
 
-class _Slice(W.Textarea):
+class Inbox(W.Textarea):
+    """A text area that the browser writes into; what it sends is not sent back."""
+
     value = traitlets.Unicode("").tag(sync=True, echo_update=False)  # ipywidgets 8 would send every slice back
 
 
@@ -166,7 +168,7 @@ class Uploader(W.VBox):
         template = page.TEMPLATES.from_string(files["upload.html"])
         record = files["microphone.js"] if microphone else ""
         hidden = {"layout": W.Layout(display="none")}
-        self._area, self._answer = _Slice(**hidden), W.HTML(**hidden)
+        self._area, self._answer = Inbox(**hidden), W.HTML(**hidden)
         self._answer.add_class("svclib-upload-answer")
         shown = W.HTML(template.render({"accept": "", **face}, upload=files["upload.js"], record=record))
         super().__init__([shown, self._area, self._answer], layout=W.Layout(margin="0"))
@@ -186,7 +188,7 @@ class Uploader(W.VBox):
                 self._take(sent)
                 verdict = "ok"
             except (ValueError, OSError) as error:
-                self._problems.append(f"{unzip.printable(sent['name'])}: {filesystem.error_text(error)}")
+                self._problems.append(f"{printable(sent['name'], 80)}: {filesystem.error_text(error)}")
                 self._close()
             if self._folder is None:
                 lines = [self._done(self._kept)] if self._kept else []

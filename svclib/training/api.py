@@ -32,6 +32,7 @@ from svclib.training.session import device_summary as device_summary
 from svclib.training.trainer import Trainer
 from svclib.utils import config, filesystem
 from svclib.utils.errors import TrainingError
+from svclib.utils.serialization import check_statistics, from_dict, to_dict
 
 _ENDED = {"minutes": "Time is up", "interrupted": "Interrupted", "cancelled": "Stopped"}
 
@@ -74,6 +75,9 @@ def train(
             "Prepare it with another validation pattern, or with more recordings."
         )
     run, messages = Path(run), []
+    filesystem.refuse_links(run, "checkpoints", "previews", "tensorboard", "metrics.jsonl", "*.json")
+    check_statistics(dataset.statistics)
+    from_dict(type(preset.model), to_dict(preset.model), "model")  # it can be exported
 
     def log_message(text: str) -> None:
         messages.append(text)

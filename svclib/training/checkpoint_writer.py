@@ -7,7 +7,6 @@ the run's folder as soon as it is writable again, by this session or the next on
 import hashlib
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +15,15 @@ from typing import Any
 from svclib.training import checkpoints
 from svclib.training.checkpoints import Checkpoint
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import StorageError, TrainingError
+from svclib.utils.errors import TrainingError
 
 RETRY_S = 30.0
 
 
 def local_folder(run: str | Path) -> Path:
-    """The local folder that stands in for a run's folder; readable by its owner only."""
+    """The local folder that stands in for a run's folder, by whatever link that is named; in this user's own folder."""
     key = hashlib.sha256(os.path.realpath(run).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"svclib-kept-{key}"
+    return filesystem.state_folder("kept") / key
 
 
 def newest(run: str | Path, run_id: str, step: int | None = None) -> Checkpoint | None:
@@ -42,8 +41,8 @@ def sync_back(run: str | Path, run_id: str) -> list[str]:
 
     Returns the moved file names, oldest first; StorageError, with every local file intact, if it cannot be written.
     """
-    if not filesystem.is_own_folder(local_folder(run)):
-        return []
+    if not filesystem.is_own_folder(local_folder(run)) or os.environ.get("RANK", "0") != "0":
+        return []  # of several processes the first moves them for all
     moved = []
     for info in checkpoints.listing(local_folder(run) / "checkpoints"):
         if info.run_id != run_id or atomic_store.verify(info.marked):
@@ -89,12 +88,13 @@ class CheckpointWriter:
         return step // every > before // every or waited_s > 60.0 * self.settings.save_every_minutes
 
     def attempt(self, action: Callable[[], Any]) -> bool:
-        """True if an action succeeds; an error of the disk is logged only, as training goes on."""
+        """True if an action succeeds; any error of it is logged only, as training goes on."""
         try:
             action()
-        except OSError as error:
+        except Exception as error:
             saved = "nothing yet" if self.saved_step is None else f"step {self.saved_step}"
-            self.log_message(f"{error} Training goes on and tries again; saved so far: {saved}.")
+            text = str(error) if type(error).__module__.startswith("svclib") else f"{type(error).__name__}: {error}."
+            self.log_message(f"{text} Training goes on and tries again; saved so far: {saved}.")
             return False
         return True
 
@@ -164,9 +164,5 @@ class CheckpointWriter:
             )
 
     def _made_local(self) -> Path:
-        self.local.parent.mkdir(mode=0o700, exist_ok=True)
-        if not filesystem.is_own_folder(self.local.parent):
-            raise StorageError(
-                f"'{self.local.parent}' belongs to another user; delete it or set TMPDIR to another folder."
-            )
+        filesystem.make_own_folder(self.local.parent)
         return self.local

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import json
 import math
 import re
 import secrets
@@ -25,22 +24,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
 
 from svclib import __version__
 from svclib.features.extract import FeatureSettings
-from svclib.models import instrument
+from svclib.models import instrument, instrument_archive
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import StorageError, TrainingError
-from svclib.utils.serialization import from_dict, to_dict
+from svclib.utils.errors import ConfigError, ModelError, StorageError, TrainingError
+from svclib.utils.filesystem import is_name
+from svclib.utils.serialization import check_fields, check_statistics, from_dict, strict_json, to_dict
 
 FORMAT, FORMAT_VERSION = "svclib checkpoint", 1
 MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors library when it reads
+MAX_RECORD_KEYS = 4_000_000  # recordings, for the most part
 PREFIXES = {"last": "ck", "best": "best", "history": "history"}
 UPLOAD_LAG_S = 1800.0
-_NOT_OURS = "its marker was not written by svclib's training"
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"}
+_DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8"}
 _OWN_NAME = re.compile(r"(ck|best|history)-\d{8}-[0-9a-f]{6,12}\.safetensors")
 
 
@@ -91,34 +94,48 @@ class CheckpointInfo:
 # The file -------------------------------------------------------------------------------------------------------------
 
 
-def pack(checkpoint: Checkpoint) -> bytes:
-    """A checkpoint as a safetensors file, with record and checksum in its metadata."""
-    text = json.dumps(checkpoint.record, ensure_ascii=False, allow_nan=False, sort_keys=True)
+def pack(checkpoint: Checkpoint) -> list[bytes | memoryview]:
+    """A checkpoint as the pieces of a safetensors file, with record and checksum in its metadata; weights on the CPU
+    are not copied.
+    """
+    text = filesystem.json_text(checkpoint.record, sort_keys=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
-    data = safetensors.torch.save(tensors, {"record": text, "sha256": _digest(text, tensors)})
-    if (size := int.from_bytes(data[:8], "little")) > MAX_HEADER_BYTES:
+    header: dict[str, Any] = {"__metadata__": {"record": text, "sha256": _digest(text, tensors)}}
+    pieces, end = [], 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):  # aligned
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        pieces.append(memoryview(_bytes_of(tensor)))
+    head = filesystem.json_text(header).encode()
+    head += b" " * (-len(head) % 8)
+    if len(head) > MAX_HEADER_BYTES:
         raise TrainingError(
-            f"The checkpoint's record takes {size / 1e6:.0f} MB; a safetensors header holds at most 100 MB.",
+            f"The checkpoint's record takes {len(head) / 1e6:.0f} MB; a safetensors header holds at most 100 MB.",
             hint="Train on fewer recordings or singers.",
         )
-    return data
+    return [len(head).to_bytes(8, "little"), head, *pieces]
+
+
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 def unpack(path: Path) -> Checkpoint:
     """Read a checkpoint and verify its own checksum; TrainingError if it cannot be used, the reason is a clause."""
     try:
         data = filesystem.read_bytes(path)  # a memory map would crash the process when retention truncates the file
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        head = data[8 : 8 + min(int.from_bytes(data[:8], "little"), MAX_HEADER_BYTES)]
+        metadata = strict_json(head, "its header", MAX_RECORD_KEYS)["__metadata__"]
         tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(data).items()}
-        record = json.loads(metadata["record"])
+        record = strict_json(metadata["record"].encode(), "its record", MAX_RECORD_KEYS)
         foreign = record["format"] != FORMAT
     except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise TrainingError(f"it cannot be read ({str(error)[:160]})") from None
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         foreign = True
-    if foreign:
+    if foreign or type(version := record.get("format_version", 0)) is not int:
         raise TrainingError("it was not written by svclib's training")
-    if record.get("format_version", 0) > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise TrainingError("it was written by a newer svclib; update svclib")
     if _digest(metadata["record"], tensors) != metadata.get("sha256"):
         raise TrainingError("its contents do not match their checksum")
@@ -129,8 +146,35 @@ def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
+
+
+_NUMBER = (int, float)
+_RECORD = {
+    "run_id": str,
+    "generation": int,
+    "step": int,
+    "device": str,
+    "preset": {"name": str, "kind": str, "text": str} | dict.fromkeys(("features", "model", "training"), dict),
+    "statistics": dict,
+    "dataset": {"fingerprint": str, "singers": list, "recordings": dict},
+    "f0": dict,
+    "versions": dict,
+    "metrics": {"loss": (*_NUMBER, type(None)), "validation_loss": (*_NUMBER, type(None)), "best": (list, type(None))},
+}
+
+
+def check_record(record: dict) -> None:
+    """Refuse the record of a checkpoint that training could not have written (ConfigError)."""
+    check_fields(record, _RECORD, "its record", others=True)
+    best, dataset = record["metrics"]["best"], record["dataset"]
+    usable = min(record["step"], record["generation"]) >= 0 and record["preset"]["kind"] in instrument.KINDS
+    usable &= best is None or (2 <= len(best) <= 3 and all(type(x) in _NUMBER for x in best[:2]))
+    usable &= _is_lineage(record.get("lineage"))
+    texts = [*dataset["recordings"].values(), record.get("kind", "")]
+    if not usable or not all(map(is_name, dataset["singers"])) or not all(isinstance(x, str) for x in texts):
+        raise ConfigError("its record holds values out of range.")
 
 
 # The record -----------------------------------------------------------------------------------------------------------
@@ -202,11 +246,11 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
         record = {k: v for k, v in record.items() if k not in ("optimizer", "scaler")}
         tensors = {k: v for k, v in tensors.items() if k.startswith("ema.")}
     data = pack(Checkpoint(record, tensors))
-    filesystem.free_space_check(folder, len(data) + (16 << 20))
+    filesystem.free_space_check(folder, sum(map(len, data)) + (16 << 20))
     path = folder / f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
     marker = {k: record.get(k) for k in ("step", "run_id", "generation", "lineage", "kind", "saved")}
     marker["validation_loss"] = record["metrics"]["validation_loss"]
-    return _info(atomic_store.put_marked(path, lambda part: atomic_store.write_bytes(part, [data]), marker), kind)
+    return _info(atomic_store.put_marked(path, lambda part: atomic_store.write_bytes(part, data), marker), kind)
 
 
 def prune(folder: Path, run_id: str, keep: int) -> None:
@@ -325,7 +369,10 @@ def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, d
     for info in reversed(choice):
         checkpoint, problem = _load(info, run_identity(run).get("run_id"))
         if checkpoint is not None:
-            return _rebuild(checkpoint), checkpoint.record
+            try:
+                return _rebuild(checkpoint), checkpoint.record
+            except (ConfigError, ModelError) as error:
+                raise TrainingError(f"'{info.path.name}' makes no model: {error}", path=info.path) from None
         problems.append(f"{info.path.name}: {problem}")
     why = f"none can be used ({'; '.join(problems)})" if problems else "there is none"
     raise TrainingError(f"Checkpoint '{which}' of '{run}': {why}. There are steps {_steps(found)}; choose another one.")
@@ -340,15 +387,21 @@ def run_identity(run: str | Path) -> dict:
         if error.errno is not None:  # the disk failed; the file may be intact
             raise
         found = None
-    return found if isinstance(found, dict) else {"damaged": True}
+    saved = found.get("first_saved", []) if isinstance(found, dict) else None
+    whole = isinstance(saved, list) and all(type(n) is int for n in saved) and isinstance(found.get("run_id", ""), str)
+    return found if whole else {"damaged": True}
 
 
 def _rebuild(checkpoint: Checkpoint) -> nn.Module:
     preset = checkpoint.record["preset"]
     features = from_dict(FeatureSettings, preset["features"], "features")
     settings = from_dict(instrument.KINDS[preset["kind"]], preset["model"], "model")
-    model = instrument.build_model(settings, features, checkpoint.record["statistics"])
-    model.load_state_dict(checkpoint.part("ema"), strict=True)
+    statistics, weights = checkpoint.record["statistics"], checkpoint.part("ema")
+    check_statistics(statistics)
+    expected = instrument.architecture(settings, features, statistics)
+    instrument_archive.require_shapes({name: list(value.shape) for name, value in weights.items()}, expected)
+    model = instrument.build_model(settings, features, statistics)
+    model.load_state_dict(weights, strict=True)
     return model.eval().requires_grad_(False)
 
 
@@ -361,7 +414,8 @@ def _load(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | None, 
         return None, problem
     try:
         checkpoint = unpack(info.path)
-    except TrainingError as error:
+        check_record(checkpoint.record)
+    except (TrainingError, ConfigError) as error:
         return None, str(error) if marked.info else f"{info.problem}, and {error}"
     if marked.info and info.order != checkpoint.order:
         return None, "its marker belongs to another checkpoint"
@@ -370,18 +424,18 @@ def _load(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | None, 
 
 def _info(marked: atomic_store.Marked, kind: str) -> CheckpointInfo:
     marker, digits = marked.info, marked.path.name.split("-")[1]
-    step, generation = marker.get("step", int(digits) if digits.isdigit() else 0), marker.get("generation", 0)
-    valid = isinstance(step, int) and isinstance(marker.get("run_id", ""), str) and "generation" in marker
-    problem = marked.problem or (None if valid else _NOT_OURS)
-    step, generation = (n if isinstance(n, int) else 0 for n in (step, generation))
-    loss, run_id, lineage = marker.get("validation_loss"), str(marker.get("run_id", "")), marker.get("lineage")
-    if lineage is not None and not _is_lineage(lineage):
-        problem, lineage = problem or _NOT_OURS, None
+    step, generation = marker.get("step", int(digits) if digits.isdecimal() else 0), marker.get("generation", 0)
+    loss, run_id, lineage = marker.get("validation_loss"), marker.get("run_id", ""), marker.get("lineage")
+    valid = type(step) is type(generation) is int and min(step, generation) >= 0 and isinstance(run_id, str)
+    valid &= "generation" in marker and (loss is None or type(loss) in _NUMBER) and _is_lineage(lineage)
+    problem = marked.problem or (None if valid else "its marker was not written by svclib's training")
+    if not valid:
+        step, generation, loss, run_id, lineage = (step if type(step) is int else 0), 0, None, str(run_id), None
     return CheckpointInfo(step, marked.path, kind, loss, problem, run_id, generation, marked, lineage)
 
 
 def _is_lineage(value: Any) -> bool:
-    pairs = value if isinstance(value, list) else [value]
+    pairs = value if isinstance(value, list) else [] if value is None else [value]
     return all(isinstance(p, list) and len(p) == 2 and all(type(n) is int for n in p) for p in pairs)
 
 

@@ -179,10 +179,8 @@ def fits(dataset: Any, preset: config.Preset) -> str | None:
             f"The dataset has {theirs}, preset '{preset.name}' is for {', '.join(labels)}. Prepare recordings of these"
             f"{change}."
         )
-    have, need = to_dict(dataset.settings), to_dict(preset.features)
+    have, need = to_dict(dataset.settings), to_dict(pin_content_encoder(preset, dataset.settings).features)
     have |= {name: None for name in ("mel", "units") if need[name] is None}
-    if need["units"] and have["units"] and not need["units"]["fingerprint"]:
-        need["units"]["fingerprint"] = have["units"]["fingerprint"]
     if not (differ := differences(have, need)):
         return None
     return f"The dataset does not fit preset '{preset.name}': {differ}. Prepare it with this preset."
@@ -193,7 +191,8 @@ def pin_content_encoder(preset: config.Preset, dataset_settings: Any) -> config.
     target, have = preset.features.units, getattr(dataset_settings, "units", None)
     if target is None or target.fingerprint or not target.same_but_for_fingerprint(have):
         return preset
-    return dataclasses.replace(preset, features=dataclasses.replace(preset.features, units=have))
+    features = dataclasses.replace(preset.features, units=have)
+    return dataclasses.replace(preset, features=features, text=preset.text.replace(target.source, have.source))
 
 
 def differences(old: dict, new: dict, ignored: Collection[str] = ()) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import math
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import scipy.signal
 import soundfile
 
-from svclib.training.checkpoints import now
+from svclib.training.checkpoints import now, run_identity
 from svclib.utils import atomic_store, filesystem
 
 FLUSH_S = 10.0
@@ -73,7 +74,7 @@ class SessionLog:
         self._flushed = time.monotonic()
         if self._size not in (None, filesystem.size_of(self.path)) and self._is_overtaken():
             return self._waiting.clear()
-        if earlier := filesystem.read_lines(self.local):
+        if filesystem.is_own_folder(self.local.parent) and (earlier := filesystem.read_lines(self.local)):
             atomic_store.append_lines(self.path, earlier)
             atomic_store.remove(self.local)
         self._append(self.path)
@@ -104,10 +105,10 @@ class SessionLog:
         self.tensorboard.scalars(step, {"loss/validation": loss, **named})
 
     def add_message(self, message: str) -> None:
-        """Show a message, and keep it in the result and in the log."""
+        """Show a message, and keep it in the result and, without the places of files, in the log."""
         self.messages.append(message)
-        self.message = message
-        self.write({"event": "told", "step": self.status().step, "message": message, "time": now()})
+        self.message, kept = message, filesystem.without_folders(message)
+        self.write({"event": "told", "step": self.status().step, "message": kept, "time": now()})
         self.report(force=True)
 
     def announce(self, message: str) -> None:
@@ -168,24 +169,27 @@ class LogReader:
         end = data.rfind(b"\n") + 1  # an incomplete last line is read later
         self._offset += end
         for line in data[:end].splitlines():
-            with contextlib.suppress(ValueError):  # torn by a crash
+            with contextlib.suppress(ValueError, RecursionError):  # torn by a crash
                 record = json.loads(line)
                 if isinstance(record, dict):
                     self._add(record)
         return self
 
     def _add(self, record: dict) -> None:
-        step = record.get("step")
-        if "event" in record:
+        """Add a line; one that no session wrote is left out, as a torn one is."""
+        step, event = record.get("step"), record.get("event")
+        if type(step) is not int or step < 0:
+            return
+        if isinstance(event, str) and isinstance(record.get("message", ""), str):
             self.events.append(record)
-            if record["event"] in ("start", "resume") and isinstance(step, int):
+            if event in ("start", "resume"):
                 _drop(self.steps, step + 1)
                 _drop(self.validations, step + 1)
-        elif isinstance(step, int) and "loss" in record:
+        elif _are_numbers({"loss": record.get("loss"), "rate": record.get("steps_per_s", 0)}, record.get("parts", {})):
             _drop(self.steps, step)
             _drop(self.validations, step)
             self.steps.append(record)
-        elif isinstance(step, int) and "validation_loss" in record:
+        elif _are_numbers({"loss": record.get("validation_loss")}, record.get("figures", {})):
             _drop(self.validations, step)
             self.validations.append(record)
 
@@ -197,7 +201,6 @@ class LogReader:
         rows = self.steps[(len(self.steps) - 1) % stride :: stride]
         ends = self.steps[:1] + self.steps[-1:]
         figures = [r.get("figures", {}) for r in self.validations]
-        identity = self.run / "run.json"
         return {
             "step": np.array([r["step"] for r in rows]),
             "loss": np.array([r["loss"] for r in rows]),
@@ -208,7 +211,7 @@ class LogReader:
             "validation_loss": np.array([r["validation_loss"] for r in self.validations], dtype=float),
             "figures": _columns(figures, figures),
             "last": self.steps[-1]["loss"],
-            "loss_definition": filesystem.read_json(identity).get("loss") if identity.is_file() else None,
+            "loss_definition": run_identity(self.run).get("loss"),
         }
 
 
@@ -220,6 +223,11 @@ def curves(run: str | Path) -> dict[str, Any]:
     the last step), and ``loss_definition`` (only curves with the same one are comparable; None if unknown).
     """
     return LogReader(run).curves()
+
+
+def _are_numbers(*tables: Any) -> bool:
+    """True for dictionaries of numbers."""
+    return all(isinstance(t, dict) and all(type(x) in (int, float) for x in t.values()) for t in tables)
 
 
 def _drop(records: list[dict], step: int) -> None:
@@ -261,11 +269,14 @@ def previews(run: str | Path) -> list[Preview]:
     """The previews of a run, sorted by step and number."""
     folder, found = Path(run) / "previews", []
     for path in folder.glob("step-*.json"):
-        saved = filesystem.read_json(path)
-        for number, score in enumerate(saved["scores"], start=1):
-            audio = folder / f"step-{saved['step']:06d}-{number}.wav"
-            if audio.is_file():
-                found.append(Preview(saved["step"], number, audio, score, folder / f"original-{number}.wav"))
+        if not path.stem[5:].isdecimal():
+            continue
+        saved, step = filesystem.read_json(path), int(path.stem[5:])
+        scores = saved.get("scores") if isinstance(saved, dict) else None
+        for number, score in enumerate(scores if isinstance(scores, list) else (), start=1):
+            audio = folder / f"step-{step:06d}-{number}.wav"
+            if audio.is_file() and type(score) in (int, float):
+                found.append(Preview(step, number, audio, float(score), folder / f"original-{number}.wav"))
     return sorted(found, key=lambda p: (p.step, p.number))
 
 
@@ -321,7 +332,8 @@ class TensorBoardWriter:
         """Update the run's copy; raises StorageError if it cannot be written."""
         if self.local:
             self.writer.flush()
-            atomic_store.copy_tree(self.local.path, self.target)
+            host = f".{socket.gethostname()}."  # part of the names that TensorBoard gives
+            atomic_store.copy_tree(self.local.path, self.target, lambda name: name.replace(host, ".host."))
 
     def close(self) -> None:
         """Stop writing and delete the local files."""

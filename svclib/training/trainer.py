@@ -18,7 +18,7 @@ from svclib.training import checkpoint_writer, resume, run_log, session
 from svclib.training.checkpoints import Checkpoint, listing, new_record, now, optimizer_tensors
 from svclib.training.session import SessionOptions, Status, StopRequest
 from svclib.utils import rng
-from svclib.utils.errors import TrainingError
+from svclib.utils.errors import TrainingError, printable
 
 SYNC_STEPS = 10  # steps between host synchronisations on a GPU; on the CPU there is nothing to wait for
 VALIDATION_BATCH, MAX_VALIDATION_BATCHES = 8, 8
@@ -46,7 +46,8 @@ class Trainer:
                 "of it. Start fewer, or raise batch_size."
             )
         self.sync_steps = SYNC_STEPS if self.device.type == "cuda" else 1
-        start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
+        with self.accelerator.main_process_first():  # it moves checkpoints that are kept on this machine
+            start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
         self.record = new_record(start.run_id, start.generation, preset, dataset, start.lineage)
         self.began, self.overtaken = now(), ""
         self.step, self.validated_step = start.step, None
@@ -93,7 +94,15 @@ class Trainer:
         self.copied = [p for p in pairs if not p[0].is_floating_point()]
         metrics = {"loss": None, "validation_loss": None, "best": None}
         if found is not None:
-            start.messages.extend(resume.restore(found, self.model, self.ema, self.adam, self.scaler))
+            try:
+                start.messages.extend(resume.restore(found, self.model, self.ema, self.adam, self.scaler))
+            except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+                why = printable(str(error).partition("\n")[0], 200)
+                raise TrainingError(
+                    f"The checkpoint of step {start.step} in '{self.run}' does not fit this model ({why}).",
+                    path=self.run,
+                    hint="Go back to another step, or train in another folder.",
+                ) from None
             metrics = {**found.record["metrics"], **({} if start.best_is_kept else {"best": None})}
         self.loss, self.validation_loss, self.best = metrics["loss"], metrics["validation_loss"], metrics["best"]
 

@@ -11,7 +11,6 @@ import dataclasses
 import errno
 import fnmatch
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -186,11 +185,14 @@ def copy_file(source: str | Path, target: str | Path) -> Path:
     return commit_file(target, copy)
 
 
-def copy_tree(source: str | Path, target: str | Path) -> list[Path]:
-    """Copy the files of a folder that are missing, older or of another size in ``target``; returns the copies."""
+def copy_tree(source: str | Path, target: str | Path, rename: Callable[[str], str] = str) -> list[Path]:
+    """Copy the files of a folder that are missing, older or of another size in ``target``; returns the copies.
+
+    ``rename`` makes the names, relative to ``target``, of the relative names in ``source``.
+    """
     copied = []
     for path in sorted(p for p in Path(source).rglob("*") if p.is_file() and not p.name.startswith(PART_PREFIX)):
-        twin, own = Path(target) / path.relative_to(source), filesystem.active.stat(path)
+        twin, own = Path(target) / rename(str(path.relative_to(source))), filesystem.active.stat(path)
         found = filesystem.active.stat(twin) if exists(twin) else None
         if not found or found.st_size != own.st_size or found.st_mtime_ns < own.st_mtime_ns:
             copied.append(copy_file(path, twin))
@@ -200,13 +202,13 @@ def copy_tree(source: str | Path, target: str | Path) -> list[Path]:
 def append_lines(path: str | Path, records: Iterable[dict]) -> None:
     """Add JSON objects as lines to a log; a torn last line of an earlier crash is closed first.
 
-    A log with a second name (``cp -al``) becomes a file of its own before.
+    A log with a second name (a copy of its folder by hard links) is copied before, so that the other one stays.
     """
     path = Path(path)
-    text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
+    text = "".join(filesystem.json_text(record) + "\n" for record in records).encode()
     with translate_os_errors(path):
         filesystem.make_folder(path.parent)
-        if exists(path) and filesystem.active.stat(path).st_nlink > 1:
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
             copy_file(path, path)
         with filesystem.active.open(path, "ab+") as file:
             if file.tell() > 0:
@@ -217,10 +219,7 @@ def append_lines(path: str | Path, records: Iterable[dict]) -> None:
 
 def write_json(path: str | Path, value: Any) -> Path:
     """Commit a value as readable JSON with sorted keys; NaN and infinities are refused (ValueError)."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1, sort_keys=True)
-    if re.search("[\ud800-\udfff]", text):  # a file name that is not UTF-8
-        text = json.dumps(value, allow_nan=False, indent=1, sort_keys=True)
-    return commit_bytes(path, (text + "\n").encode())
+    return commit_bytes(path, (filesystem.json_text(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def remove(path: str | Path) -> None:
@@ -302,7 +301,7 @@ def find_marked(folder: str | Path, pattern: str) -> list[Marked]:
     """
 
     def natural(name: str) -> list:
-        return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name)]
+        return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", name)]
 
     suffix = Path(pattern).suffix
     listed = [name for name in filesystem.names(folder) if not name.startswith(".")]

@@ -19,9 +19,9 @@ from typing import Any
 import gin
 from gin import config as gin_config
 from gin import config_parser as parser
-from svclib.utils.errors import ConfigError, did_you_mean
+from svclib.utils.errors import ConfigError, did_you_mean, printable
 
-MAX_CHARACTERS = 200_000
+MAX_CHARACTERS, MAX_VALUES = 200_000, 100_000
 _HEADER = "from __gin__ import dynamic_registration"
 # Modules that a preset may import, by the name under which it binds their settings.
 _MODULES = {
@@ -100,6 +100,7 @@ def load(files: list[str | Path] | str | Path, overrides: list[str] | tuple[str,
     if not paths:
         raise ConfigError("No preset was given; name at least one, for example --config ddsp_small.")
     texts = [piece for path in paths for piece in _expand(path)]
+    _require_few_values([s for text, source in texts for s in _statements(text, source)])
     with _own_gin_state():
         for text, source in texts:
             with _errors_of(source):
@@ -227,6 +228,27 @@ def _check_selector(selector: str, where: str) -> None:
         raise ConfigError(f"{where}: {selector!a} is not a settings class; write for example ddsp.DdspSettings.")
 
 
+def _require_few_values(statements: list) -> None:
+    """Refuse macros that stand for more than ``MAX_VALUES`` values: each may hold others several times."""
+    values: dict[str, Any] = {s.selector: s.value for s in statements if isinstance(s, parser.BindingStatement)}
+    counts: dict[str, int] = {}
+
+    def count(value: Any) -> int:
+        if isinstance(value, tuple) and len(value) == 2 and value[0] == "macro":
+            name = value[1]
+            if name not in counts:
+                counts[name] = 1  # while it is counted: gin refuses a macro of itself
+                counts[name] = count(values.get(name))
+            return counts[name]
+        if isinstance(value, (list, tuple, dict)):
+            return sum(map(count, [*value, *value.values()] if isinstance(value, dict) else value))
+        return 1
+
+    for name, value in values.items():
+        if count(value) > MAX_VALUES:
+            raise ConfigError(f"'{name}' stands for more than {MAX_VALUES} values, with those of its macros.")
+
+
 def _check_value(value, where: str) -> None:
     if isinstance(value, tuple) and len(value) == 3 and value[0] == "reference":
         _check_selector(value[1], where)
@@ -286,7 +308,7 @@ def _not_gin(error: Exception, source: str) -> ConfigError:
 
 def _first_line(error: Exception | str) -> str:
     text = str(error).strip() or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in text.splitlines()[0][:200])
+    return printable(text.splitlines()[0], 200)
 
 
 def _plainly(error: Exception) -> str:

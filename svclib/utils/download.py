@@ -5,19 +5,21 @@ file is overwritten.
 """
 
 import hashlib
-import os
+import ipaddress
 import re
+import socket
 import tempfile
+import time
 import urllib.parse
 import zipfile
 from pathlib import Path, PurePosixPath
 
-import platformdirs
-
 from svclib.utils import atomic_store, filesystem, unzip
-from svclib.utils.errors import ProgressCallback, StorageError, reporter
+from svclib.utils.errors import Cancelled, ProgressCallback, StorageError, printable, reporter
 
 _DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
+MAX_BYTES, SPARE_BYTES = 100 << 30, 1 << 29  # of a download, and left free on the disk beside it
+MAX_REDIRECTS, PATIENCE_S, LEAST_BYTES_PER_S = 8, 60.0, 1000
 _SHARE = "Share it with everybody who has the link, or download it yourself and give the file."
 
 
@@ -46,11 +48,6 @@ def fetch(where: str | Path, into: str | Path, progress: ProgressCallback | None
 def is_link(where: str | Path) -> bool:
     """True for a text that begins like a web address."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(where)) is not None
-
-
-def cache_folder() -> Path:
-    """Folder of downloaded models: ``SVCLIB_CACHE``, else the system's place for caches."""
-    return Path(os.environ.get("SVCLIB_CACHE") or platformdirs.user_cache_dir("svclib", appauthor=False))
 
 
 def fetched(where: str | Path, into: str | Path) -> bool:
@@ -84,14 +81,16 @@ def _fetch_once(address: str, folder: Path, key: str, report: ProgressCallback, 
     with tempfile.TemporaryDirectory() as temporary:
         got = _retrieve(address, Path(temporary), report)
         if keep_zip and len(got) != 1:
-            raise StorageError(f"{address} gave {len(got)} files instead of one.", hint="Give the link of the file.")
+            raise StorageError(
+                f"{_shown(address)} gave {len(got)} files instead of one.", hint="Give the link of the file."
+            )
         targets = [folder / filesystem.safe_path(path.relative_to(temporary).parts) for path in got]
         for path, target in zip(got, targets, strict=True):
             if zipfile.is_zipfile(path) and not keep_zip:
                 unzip.unpack(path, folder / filesystem.safe_name(path.stem), report)
             else:
                 atomic_store.copy_file(path, target)
-    noted = {"sha256": key, "from": address, "n_files": len(got), "name": targets[0].name}
+    noted = {"sha256": key, "from": _shown(address), "n_files": len(got), "name": targets[0].name}
     atomic_store.write_json(folder / unzip.RECORD_NAME, noted)
     return noted
 
@@ -106,8 +105,14 @@ def _folder_of(address: str, into: Path, kind: str = "") -> tuple[Path, str]:
 def _split(address: str) -> urllib.parse.SplitResult:
     parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise StorageError(f"{address} is not a web address that can be fetched; use https:// or http://.")
+        raise StorageError(f"{_shown(address)} is not a web address that can be fetched; use https:// or http://.")
     return parts
+
+
+def _shown(address: str) -> str:
+    """An address without user, password and what follows ``?``, which may be secret."""
+    parts = urllib.parse.urlsplit(address)
+    return printable(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl(), 200)
 
 
 def _file_name(address: str, suffix: bool = False) -> str:
@@ -123,32 +128,67 @@ def _retrieve(address: str, at: Path, report: ProgressCallback) -> list[Path]:
         _from_web(address, at, report)
     got = sorted(path for path in at.rglob("*") if path.is_file())
     if not got:
-        raise StorageError(f"{address} gave no files.", hint=_SHARE)
+        raise StorageError(f"{_shown(address)} gave no files.", hint=_SHARE)
     for path in got:
         with open(path, "rb") as file:
             head = file.read(256).lstrip().lower()
         if head.startswith((b"<!doctype", b"<html")):
             hint = f"{_SHARE} If many people have fetched it today, try again tomorrow."
-            raise StorageError(f"{address} gave a web page instead of a file.", hint=hint)
+            raise StorageError(f"{_shown(address)} gave a web page instead of a file.", hint=hint)
     return got
 
 
 def _from_web(address: str, at: Path, report: ProgressCallback) -> None:
     import requests
+    import urllib3
 
     name, done = filesystem.safe_name(_file_name(address, suffix=True), "download"), 0
-    part = at / name
     try:
-        with requests.get(address, stream=True, timeout=60) as response, open(part, "wb") as sink:
+        with _response(address) as response, open(at / name, "wb") as sink:
             response.raise_for_status()
-            total = int(response.headers.get("content-length", 0))
-            for block in response.iter_content(filesystem.CHUNK_BYTES):
-                sink.write(block)
+            total, began = int(response.headers.get("content-length", 0)), time.monotonic()
+            read = getattr(response.raw, "read1", response.raw.read)  # what has arrived
+            while block := read(filesystem.CHUNK_BYTES):
                 done += len(block)
+                least = LEAST_BYTES_PER_S * (time.monotonic() - began - PATIENCE_S)
+                if max(done, total) > MAX_BYTES or done < least:
+                    why = "is slower than 1 kB/s" if done < least else f"is larger than {MAX_BYTES >> 30} GB"
+                    raise StorageError(f"{_shown(address)} {why}.", hint="Fetch it in another way and give the file.")
+                filesystem.free_space_check(at, max(0, total - done) + SPARE_BYTES)
+                sink.write(block)
                 report(done / total if total else 0.0, f"fetching {name}")
-    except (requests.RequestException, OSError, ValueError) as error:
-        text = f"{address} could not be fetched ({_first_line(error)})."
+            if done < total:
+                raise OSError(f"it ended after {done} of {total} bytes")
+    except (StorageError, Cancelled):
+        raise
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        text = f"{_shown(address)} could not be fetched ({_why(error, address)})."
         raise StorageError(text, hint="Check address and connection.") from None
+
+
+def _response(address: str):
+    """The answer to a request, after redirections; one to this machine or its network is not followed from outside."""
+    import requests
+
+    local, headers = _is_local(address), {"Accept-Encoding": "identity"}  # bytes as they are: nothing unpacks
+    for _ in range(MAX_REDIRECTS):
+        response = requests.get(address, stream=True, timeout=60, allow_redirects=False, headers=headers)
+        if not response.is_redirect:
+            return response
+        response.close()
+        address = urllib.parse.urljoin(address, response.headers["location"])
+        if not local and _is_local(address):
+            raise StorageError(f"It was redirected to {_shown(address)}, an address of this machine or its network.")
+    raise StorageError(f"It was redirected more than {MAX_REDIRECTS} times, at last to {_shown(address)}.")
+
+
+def _is_local(address: str) -> bool:
+    """True for an address that only this machine or its network has."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(_split(address).hostname, None)}
+    except OSError:
+        return False
+    return not all(ipaddress.ip_address(str(ip).partition("%")[0]).is_global for ip in found)
 
 
 def _from_drive(address: str, at: Path) -> None:
@@ -159,15 +199,21 @@ def _from_drive(address: str, at: Path) -> None:
     identity = found.group(1) if found else urllib.parse.parse_qs(parts.query).get("id", [""])[0]
     is_folder = "/folders/" in parts.path
     if not is_folder and not re.fullmatch(r"[A-Za-z0-9_-]{10,}", identity):
-        raise StorageError(f"{address} is not a share link of Google Drive.", hint="Use Share, Copy link.")
+        raise StorageError(f"{_shown(address)} is not a share link of Google Drive.", hint="Use Share, Copy link.")
     try:
         if is_folder:
-            gdown.download_folder(url=address, output=f"{at}/", quiet=True)
+            gdown.download_folder(url=address, output=f"{at}/", quiet=True, use_cookies=False)
         else:
-            gdown.download(id=identity, output=f"{at}/", quiet=True)
+            gdown.download(id=identity, output=f"{at}/", quiet=True, use_cookies=False)
     except Exception as error:  # gdown's errors have no common base over its versions
-        raise StorageError(f"Google Drive did not give {address} ({_first_line(error)}).", hint=_SHARE) from None
+        text = f"Google Drive did not give {_shown(address)} ({_why(error, address)})."
+        raise StorageError(text, hint=_SHARE) from None
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _why(error: Exception, address: str) -> str:
+    """The first line of an error, without the secret parts of the address."""
+    parts = urllib.parse.urlsplit(address)
+    text = str(error).replace(address, _shown(address))
+    for secret in filter(None, (parts.query, parts.netloc.rpartition("@")[0])):
+        text = text.replace(secret, "...")
+    return next((printable(x.strip(), 200) for x in text.splitlines() if x.strip()), type(error).__name__)

@@ -6,11 +6,25 @@ A message states what arrived and what was expected, its hint the remedy; ``str(
 
 import difflib
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ProgressCallback = Callable[[float, str], None]
+# Control characters, which a terminal obeys, marks of direction, which reorder a line, and bytes that are no text.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: object, n: int | None = None, lines: bool = False) -> str:
+    """Text that may come from a file or its name, for a terminal or a page: at most ``n`` characters.
+
+    On one line unless ``lines``, with ``?`` for characters that are obeyed in place of being shown.
+    """
+    shown = _UNPRINTABLE.sub("?", str(text)[:n])
+    return shown if lines else shown.replace("\n", "?").replace("\t", " ")
 
 
 class _Details:

@@ -7,6 +7,7 @@ put another :class:`Disk` into :data:`active` to make the n-th operation fail.
 
 import contextlib
 import errno
+import fnmatch
 import functools
 import hashlib
 import json
@@ -14,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import time
 import unicodedata
@@ -22,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from svclib.utils.errors import StorageError
@@ -39,10 +42,22 @@ _TRANSIENT = (errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR, errno.ENOSYS, errno.EBADF, errno.EPERM)
 
 
+def _open_regular(path: str, flags: int) -> int:
+    """An opener of regular files only: others may have left a link to write through, or a pipe to wait at for ever."""
+    flags |= getattr(os, "O_NONBLOCK", 0)
+    if flags & (os.O_WRONLY | os.O_RDWR):
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(kind := os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL, "it is not a regular file", str(path))
+    return handle
+
+
 class Disk:
     """The primitive operations that everything below is made of; files are opened in binary modes."""
 
-    open = staticmethod(open)
+    open = staticmethod(functools.partial(open, opener=_open_regular))
     names = staticmethod(os.listdir)
     stat = staticmethod(os.stat)
     make_folder = staticmethod(functools.partial(os.makedirs, exist_ok=True))
@@ -91,6 +106,8 @@ def translate_os_errors(path: Path, verb: str = "write"):
             text, hint = f"No space left while writing '{path}' ({free_mb:.0f} MB are free).", _space_hint(path)
         elif error.errno == errno.ENOENT:
             text = f"There is no file '{path}'."
+        elif error.errno == errno.ELOOP:
+            text, hint = f"'{path}' is a link, and nothing is written through links.", "Put the file itself there."
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             text, hint = f"No permission to {verb} '{path}' ({reason}).", "Choose a folder of your own."
         elif error.errno in _TRANSIENT:
@@ -202,6 +219,15 @@ def _refuse_constant(text: str):
     raise ValueError(f"{text} is not JSON")
 
 
+def json_text(value: Any, **layout: Any) -> str:
+    """JSON that can be stored as UTF-8, with letters of every script as they are; NaN and infinities are a ValueError.
+
+    ``layout`` are options of ``json.dumps``. Bytes of a file name that are no UTF-8 (lone surrogates) are escaped.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, **layout)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def read_lines(path: str | Path) -> list[dict]:
     """The objects of a log of ``atomic_store.append_lines``; torn lines are left out, no file is an empty log."""
     records = []
@@ -263,13 +289,13 @@ def legacy_text(data: bytes) -> str:
     return str(best) if best else data.decode("cp1252", "replace")
 
 
-def safe_name(text: str, fallback: str = "untitled") -> str:
+def safe_name(text: str, fallback: str = "untitled", n_bytes: int = 120) -> str:
     """A file name (without suffix) from a person's text: no separators, control characters or hidden names.
 
-    Letters of every script, spaces and most signs stay, as in :func:`as_name`; at most 120 bytes.
+    Letters of every script, spaces and most signs stay, as in :func:`as_name`; at most ``n_bytes``.
     """
     name = re.sub(r'[/\\:*?"<>|]+', " ", as_name(text)).strip(" .")
-    name = name.encode("utf-8", "ignore")[:120].decode("utf-8", "ignore").strip(" .")
+    name = name.encode("utf-8", "ignore")[:n_bytes].decode("utf-8", "ignore").strip(" .")
     return name or fallback
 
 
@@ -291,8 +317,14 @@ def part_path(folder: Path, suffix: str = "") -> Path:
 
 
 def host_name() -> str:
-    """This machine's name in the characters of a file name."""
-    return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40] or "host"
+    """A name for this machine that does not disclose its own: files in shared folders hold it."""
+    return f"machine-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]}"
+
+
+def without_folders(text: str) -> str:
+    """A text for a file that may be shared: of every absolute path only the last name is left."""
+    text = re.sub(r"'(?:[A-Za-z]:)?[/\\](?:[^'\n]*[/\\])?([^'/\\\n]+)[/\\]?'", r"'\1'", text)
+    return re.sub(r"(?<![\w.:/'])/(?:[^\s/']+/)+([^\s/']+)", r"\1", text).replace(os.path.expanduser("~"), "~")
 
 
 def process_scope() -> str:
@@ -313,12 +345,42 @@ def process_alive(pid: int) -> bool:
 
 
 def is_own_folder(folder: Path) -> bool:
-    """True if a folder belongs to this user: on a shared machine anybody may make one in the temporary folder."""
+    """True for a folder, no link, of this user that no other may write into: on a shared machine they may make one."""
     try:
         found = os.lstat(folder)
     except OSError:
         return False
-    return folder.is_dir() and not folder.is_symlink() and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
+    own = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+    return stat.S_ISDIR(found.st_mode) and own
+
+
+def refuse_links(folder: str | Path, *patterns: str) -> None:
+    """Raise StorageError if a name in a folder that svclib would write to leads elsewhere: archives may hold links."""
+    for path in (Path(folder) / name for name in names(folder) if any(fnmatch.fnmatchcase(name, p) for p in patterns)):
+        if path.is_symlink():
+            hint = "Put what it points to there, or take another folder."
+            raise StorageError(f"'{path}' is a link, which svclib does not write through.", path=path, hint=hint)
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded models: ``SVCLIB_CACHE``, else the system's place for this user's caches."""
+    return Path(os.environ.get("SVCLIB_CACHE") or platformdirs.user_cache_dir("svclib", appauthor=False))
+
+
+def state_folder(name: str) -> Path:
+    """Folder for files of this user that outlive the process and cannot be fetched again; it need not exist."""
+    home = os.environ.get("SVCLIB_CACHE") or platformdirs.user_state_dir("svclib", appauthor=False)
+    return Path(home) / name
+
+
+def make_own_folder(folder: Path) -> Path:
+    """Make a folder that is readable by its owner only; StorageError if it is there and others may write into it."""
+    with translate_os_errors(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_own_folder(folder):
+        hint = "Delete it, or name another place in the environment variable SVCLIB_CACHE."
+        raise StorageError(f"'{folder}' belongs to another user, or others may write into it.", path=folder, hint=hint)
+    return folder
 
 
 class ScratchDir:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from svclib.utils.errors import ConfigError, did_you_mean
+from svclib.utils.filesystem import MAX_NAME, is_name
 
 MAX_KEYS, MAX_ITEMS = 100_000, 2_000_000  # of untrusted JSON, counted before it is parsed
-MAX_TEXT = 200  # characters of a setting
 Number = float | int | None
 
 
@@ -126,10 +126,9 @@ def _convert(hint: Any, value: Any, where: str, limits: typing.Mapping, complete
             return value
         expected = "True or False"
     else:
-        text = isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
-        if text and (choices is None or value in choices):
+        if (value == "" or is_name(value)) and (choices is None or value in choices):
             return value
-        expected = f"a text of at most {MAX_TEXT} characters"
+        expected = f"a text of at most {MAX_NAME} characters on one line"
     if choices is not None:
         expected = f"one of {', '.join(map(str, choices))}"
     raise ConfigError(f"{where} is {_short_repr(value)}; expected {expected}.")
@@ -201,7 +200,7 @@ def control_specs(settings: Any) -> list[ControlSpec]:
 # Untrusted JSON -------------------------------------------------------------------------------------------------------
 
 
-def strict_json(data: bytes, where: str) -> Any:
+def strict_json(data: bytes, where: str, keys: int = MAX_KEYS) -> Any:
     """Parse JSON in UTF-8; a ConfigError refuses many values, duplicate keys, NaN, huge numbers and deep nesting."""
 
     def table(pairs: list) -> dict:
@@ -214,8 +213,8 @@ def strict_json(data: bytes, where: str) -> Any:
             raise ValueError(f"{text[:20]} is not a finite number of ordinary length")
         return value
 
-    few = data.count(b":") <= MAX_KEYS and data.count(b",") <= MAX_ITEMS
-    _require(few, f"{where} has more than {MAX_KEYS} keys or {MAX_ITEMS} values.")
+    few = data.count(b":") <= keys and data.count(b",") <= MAX_ITEMS
+    _require(few, f"{where} has more than {keys} keys or {MAX_ITEMS} values.")
     hooks = {"parse_constant": number, "parse_float": number, "parse_int": lambda text: number(text, int, 18)}
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=table, **hooks)
@@ -224,12 +223,17 @@ def strict_json(data: bytes, where: str) -> Any:
         raise ConfigError(f"{where} is not plain JSON ({text}).") from None
 
 
-def check_fields(value: Any, fields: dict[str, Any], where: str) -> None:
-    """Refuse a dictionary that has not exactly these keys with values of these types; a bool has none of them."""
+def check_fields(value: Any, fields: dict[str, Any], where: str, others: bool = False) -> None:
+    """Refuse a dictionary that has not exactly these keys (``others``: at least these) with values of these types; a
+    bool has none of them. In place of a type may stand such a dictionary of fields.
+    """
     _require(isinstance(value, dict), f"{where} is not a table of values.")
-    for key in value.keys() ^ fields.keys():
+    for key in fields.keys() - value.keys() if others else value.keys() ^ fields.keys():
         raise ConfigError(f"{where}: unknown key '{key[:60]}'." if key in value else f"{where}: '{key}' is missing.")
     for key, kinds in fields.items():
+        if isinstance(kinds, dict):
+            check_fields(value[key], kinds, f"{where}.{key}", others)
+            continue
         fits = isinstance(value[key], kinds) and not isinstance(value[key], bool)
         _require(fits, f"{where}: '{key}' has the type {type(value[key]).__name__}, which is not allowed there.")
 
@@ -240,7 +244,7 @@ def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
     _require(depth > 0, f"{where} is nested too deeply.")
     _require(not isinstance(value, str) or len(value) <= 20000, f"{where} holds a text of more than 20000 characters.")
     if isinstance(value, dict):
-        _require(all(len(k) <= MAX_TEXT and k.isprintable() for k in value), f"{where} has a key that is not a name.")
+        _require(all(map(is_name, value)), f"{where} has a key that is not a name.")
         value = list(value.values())
     for item in value if isinstance(value, list) else ():
         count += check_plain(item, where, items, depth - 1)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import ProgressCallback, StorageError, reporter
+from svclib.utils.errors import ProgressCallback, StorageError, printable, reporter
 from svclib.utils.filesystem import CHUNK_BYTES
 
 RECORD_NAME = ".source.json"
@@ -24,11 +24,6 @@ MAX_UNPACKED_BYTES = 100 << 30
 MAX_RATIO, SMALL_BYTES = 100, 16 << 20  # no recording packs better; a small one may be silence
 # Raised by zipfile on damaged zips.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, EOFError, LookupError)
-
-
-def printable(text: str, n: int = 80) -> str:
-    """The beginning of an untrusted text for a message, on one line and without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:n])
 
 
 def entry_problem(entry: zipfile.ZipInfo, max_ratio: int, small_bytes: int) -> str | None:
@@ -52,7 +47,7 @@ def entry_blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[b
         while block := source.read(CHUNK_BYTES):
             total += len(block)
             if total > entry.file_size:
-                raise StorageError(f"'{printable(entry.filename)}' is larger than declared.")
+                raise StorageError(f"'{printable(entry.filename, 80)}' is larger than declared.")
             yield block
 
 
@@ -87,7 +82,7 @@ def unpack(archive: str | Path, into: str | Path, progress: ProgressCallback | N
             atomic_store.remove(into / RECORD_NAME)
         if isinstance(error, StorageError):
             raise
-        text = f"{archive.name} cannot be unpacked ({printable(str(error)) or type(error).__name__})."
+        text = f"{archive.name} cannot be unpacked ({printable(error, 80) or type(error).__name__})."
         raise StorageError(text, path=archive, hint="Make it again, without a password.") from None
     atomic_store.write_json(into / RECORD_NAME, {**source, "n_files": len(entries)})
     return into
@@ -140,7 +135,7 @@ def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInf
     """The entries to unpack, with the relative path of each; names that would collide get a number."""
     found, taken, numbers = [], set(), {}
     for entry in file.infolist():
-        written, shown = entry.orig_filename.replace("\\", "/"), printable(entry.orig_filename)
+        written, shown = entry.orig_filename.replace("\\", "/"), printable(entry.orig_filename, 80)
         parts = PurePosixPath(written).parts
         if entry.is_dir() or not parts:
             continue

@@ -82,8 +82,9 @@ def _require_folder(root: Path, given: bool) -> None:
         raise StorageError(f"No folder can be made at '{root}'.", path=root, hint="Choose another place.") from None
     except OSError:
         return  # explained by the caller
-    others = [path.name for path in root.iterdir() if not filesystem.is_system_file(path.name)]
-    if given and others and "audio" not in others:
+    names = {path.name for path in root.iterdir() if not filesystem.is_system_file(path.name)}
+    others = sorted(names.difference(f.name for f in dataclasses.fields(Base)))
+    if given and others and "audio" not in names:
         hint = f"Choose a new or an empty one, for example '{root / 'svclib'}'."
         text = f"'{root}' holds other things, such as '{others[0]}', so svclib makes no folders in it."
         raise StorageError(text, path=root, hint=hint, code="foreign")

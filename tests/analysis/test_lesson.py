@@ -4,6 +4,7 @@ sentence. DiffWave's page shows the states of its run."""
 
 import base64
 import dataclasses
+import html
 import io
 import json
 import re
@@ -134,7 +135,7 @@ def test_one_file_below_10_mb_without_links(text):
     assert len(text.encode()) < 10e6
     assert set(re.findall(r"https?://[^\s\"'\\]+", text)) == {"http://www.w3.org/2000/svg"}
     assert text.count("<script") == text.count("</script>") == 4 and "<img" not in text
-    assert f"a small model {NAME}" in pages_of(text)["pages"][7]["text"][1]
+    assert f"a small model {NAME}" in "".join(pages_of(text)["pages"][7]["text"][1])
 
 
 @pytest.mark.case("L3")
@@ -158,8 +159,24 @@ def test_every_word_is_explained_and_every_task_has_an_event():
     book = lesson.pages(facts)
     found = book["pages"]
     assert len(found) == 8 and all(p["todo"] and all(t["when"] for t in p["todo"]) for p in found)
-    words = set(re.findall(r"\[\[(.*?)\]\]", json.dumps(found)))
-    assert {w.lower() for w in words} <= set(book["words"])
+    marked = [mark for page in found for text in page["text"] for mark in text[1::2]]
+    words = {mark[2:-2].lower() for mark in marked if mark.startswith("[[")}
+    assert len(words) > 10 and words <= set(book["words"])
+
+
+@pytest.mark.case("red 12")
+def test_names_with_the_marks_of_templates_stay_names():
+    """Of every language that has a part in the page; the browser's tests look at markup."""
+    name = "@DATA@ {{ 7 * 7 }} {% raw %} [[timbre]] *a* {song} %s </script>"
+    facts = {"song": name, "voice": name, "steps": 9, "seed": 0, "target": name, "without": [name], "fewer": [name]}
+    facts |= {"caution": name, "wave_steps": 6, "wave_text": "", "method": "ddim"}
+    book = lesson.pages(facts)
+    first = next(text for page in book["pages"] for text in page["text"] if name in "".join(text))
+    assert not any(name in mark or "a" == mark.strip("*") for mark in first[1::2])
+    page_text = lesson._fill({**lesson.example_data(), "title": name, "facts": facts})
+    title = re.search("<title>(.*?)</title>", page_text)[1]
+    assert html.unescape(title) == name and "</script>" not in title
+    assert name in json.dumps(pages_of(page_text), ensure_ascii=False)
 
 
 def test_a_student_adds_the_page_of_its_jumps(voice, song_path, wave_model):

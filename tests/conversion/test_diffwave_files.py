@@ -224,3 +224,17 @@ def test_each_mistake_is_one_sentence_and_leaves_nothing(digits, plain, takes, t
     assert main(["generate", *model(other), "--label", "7"]) == 2
     assert "made for another model version" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.case("red 29")
+def test_long_names_keep_their_suffix_and_what_is_added(plain, takes, tmp_path):
+    ends = [tmp_path / f"{letter * 200}.wav" for letter in "ab"]
+    for end, take in zip(ends, ("one.wav", "two.wav"), strict=True):
+        end.write_bytes((takes / take).read_bytes())
+    opened = diffwave_files.load_model(plain)
+    (denoised,) = diffwave_files.denoise(opened, ends[:1], tmp_path / "out", options=diffwave_files.Denoising(step=2))
+    mixed = diffwave_files.interpolate(
+        opened, tuple(ends), tmp_path / "out", diffwave_files.Interpolation(step=2, count=2)
+    )
+    assert denoised.name.endswith("a denoised.wav")
+    assert [p.name[-10:] for p in mixed] == [" 1 of 2.wav"[-10:], " 2 of 2.wav"[-10:]] and "b" in mixed[0].name

@@ -25,6 +25,7 @@ def drive(tmp_path, monkeypatch):
     mount = tmp_path / "drive"
     (tmp_path / "local").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "local" / "own"))
     monkeypatch.setattr(filesystem, "DRIVE_MOUNT", mount)
     monkeypatch.setattr(workspace, "DRIVE", mount / "MyDrive")
     monkeypatch.setattr(filesystem, "DRIVE_PAUSES_S", (0.0, 0.0))

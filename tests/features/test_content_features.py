@@ -2,6 +2,8 @@
 weights, no network and no package are told in a sentence; from recordings to a conversion with the weights outside."""
 
 import dataclasses
+import json
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 import transformers
 from explaining import assert_explains
+from untrusted import measured
 
 from svclib.analysis import ablation
 from svclib.audio import io as audio
@@ -150,10 +153,18 @@ def test_a_zip_by_link_is_an_encoder(home, tmp_path, monkeypatch):
     linked = UnitSettings("https://example.org/encoder.zip", LAYER, DIMS)
     monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "cache"))
     content_features.allow(linked)
-    assert content_features.load(linked).fingerprint == content_features.load(settings(home)).fingerprint
+    with pytest.raises(ModelError, match=content_features.WHERE):  # a preset may come from anybody
+        content_features.load(linked)
+    monkeypatch.setenv(content_features.WHERE, linked.source)
+    assert content_features.load(linked).fingerprint == hubert_fingerprint(home, monkeypatch)
 
 
-@pytest.mark.case("J4")
+def hubert_fingerprint(home, monkeypatch):
+    monkeypatch.delenv(content_features.WHERE)
+    return content_features.load(settings(home)).fingerprint
+
+
+@pytest.mark.case("J4", "red 10")
 @pytest.mark.parametrize("source", ["somebody/hubert-of-theirs", "https://example.org/theirs.zip"])
 def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeypatch):
     """An untrusted instrument names an encoder: it takes a word of the person before the network is touched."""
@@ -177,13 +188,36 @@ def test_what_others_name_is_not_fetched_unasked(source, home, tmp_path, monkeyp
     content_features.allow(theirs.units)  # as preparing does with a preset of one's own
     with pytest.raises((ModelError, OSError)):
         content_features.load(theirs.units)
-    assert reached == [source]
+    assert reached == ([] if source.startswith("https") else [source])
     reached.clear()
     content_features._allowed.clear()
     monkeypatch.setenv(content_features.WHERE, source)
     with pytest.raises((ModelError, OSError)):
         content_features.load(theirs.units)
     assert reached == [source]
+
+
+@pytest.mark.case("red 11")
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 3000}, {"hidden_size": 4096, "intermediate_size": 16384}])
+def test_a_network_larger_than_its_files_is_not_built(home, tmp_path, change):
+    shutil.copytree(home / "0", tmp_path / "larger")
+    path = tmp_path / "larger" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with measured() as cost, pytest.raises(ModelError, match="asks for"):
+        content_features.load(UnitSettings(str(tmp_path / "larger"), LAYER, DIMS))
+    assert cost.megabytes < 100, cost
+
+
+@pytest.mark.case("red 22")
+def test_the_place_of_an_encoders_folder_is_known_on_this_machine_alone(home, tmp_path, monkeypatch):
+    """What a dataset, a run and an instrument keep names the folder; here it is found again by the fingerprint."""
+    known = content_features.pinned(settings(home))
+    assert str(home) not in json.dumps(known.to_json()) and known.source == "0"
+    assert settings(home).same_but_for_fingerprint(known) and not settings(home, 1).same_but_for_fingerprint(known)
+    assert content_features.load(known).fingerprint == known.fingerprint
+    monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "elsewhere"))
+    with pytest.raises(ModelError, match=content_features.WHERE):
+        content_features.load(known)
 
 
 def test_what_cannot_be_loaded_is_told_with_what_to_do(home, tmp_path, monkeypatch):
@@ -248,6 +282,7 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     path = training.export(tmp_path / "run", tmp_path / "voice.zip", "last")
     opened = instrument.open(path)
     monkeypatch.undo()
+    monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "cache"))
     assert opened.features.units == known and not any("hubert" in n for n in opened.model.state_dict())
     # A song is measured with the same encoder, and its words reach the result.
     plain = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)

@@ -349,6 +349,26 @@ def other_preset(data: bytes, rng: random.Random) -> bytes:
     return damaged(text or b"x", rng) if rng.random() < 0.1 else text
 
 
+def with_raw(data: bytes, change) -> bytes:
+    """An instrument whose ``instrument.json`` was changed."""
+    members = members_of(data)
+    raw = json.loads(members["instrument.json"])
+    change(raw)
+    return zip_of({**members, "instrument.json": json.dumps(raw).encode()})
+
+
+def put(*path_and_value):
+    """A change for :func:`with_raw`: keys that lead to a value, and the new one."""
+    *path, value = path_and_value
+
+    def change(raw):
+        for key in path[:-1]:
+            raw = raw[key]
+        raw[path[-1]] = value
+
+    return change
+
+
 # Well-formed files ----------------------------------------------------------------------------------------------------
 
 

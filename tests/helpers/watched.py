@@ -9,6 +9,7 @@ the system, where this runs in a network of its own that leads nowhere.
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def whole(folder: Path) -> None:
 if __name__ == "__main__":
     what, chosen, report = sys.argv[1:]
     before = packets()
+    socket.gethostname = lambda: "janes-machine-7"  # that no shared file may hold
     sys.addaudithook(_watch)
     try:
         {"quick": journey, "whole": whole}[what](Path(chosen))

@@ -481,7 +481,7 @@ HOSTILE = {
     "other kind": (setting("kind", "__import__"), "unknown here"),
     "kind of model": (setting("model", "kind", "diffwave"), "kind"),
     "control characters": (setting("name", "a\x1b[31m"), "not printable"),
-    "long name": (setting("name", "a" * 121), "120 characters"),
+    "long name": (setting("name", "a" * 256), "255 characters"),
     "long text": (setting("info", "licence", "a" * 30000), "20000 characters"),
     "steps": (setting("info", "trained_steps", -5), "out of range"),
     "no statistics": (setting("statistics", {}), "statistics"),

@@ -27,7 +27,18 @@ import pytest
 import safetensors.torch
 import torch
 import untrusted
-from untrusted import WATCH, checkpoint, measured, members_of, require_sentence, trace_file, vocoder_zip, zip_of
+from untrusted import (
+    WATCH,
+    checkpoint,
+    measured,
+    members_of,
+    put,
+    require_sentence,
+    trace_file,
+    vocoder_zip,
+    with_raw,
+    zip_of,
+)
 
 from svclib.analysis import html as page
 from svclib.analysis import player, trace
@@ -153,24 +164,6 @@ def with_entry(data: bytes, name: str, body: bytes = b"x", **fields) -> bytes:
         warnings.simplefilter("ignore")
         archive.writestr(entry, body)
     return buffer.getvalue()
-
-
-def with_raw(data: bytes, change) -> bytes:
-    members = members_of(data)
-    raw = json.loads(members["instrument.json"])
-    change(raw)
-    return zip_of({**members, "instrument.json": json.dumps(raw).encode()})
-
-
-def put(*path_and_value):
-    *path, value = path_and_value
-
-    def change(raw):
-        for key in path[:-1]:
-            raw = raw[key]
-        raw[path[-1]] = value
-
-    return change
 
 
 def bomb(data: bytes, name: str, start: bytes, n: int) -> bytes:

@@ -19,9 +19,9 @@ import toy
 from explaining import assert_explains
 
 from svclib.training import api as training
-from svclib.training import checkpoint_writer, checkpoints, run_lock
+from svclib.training import checkpoints, run_lock
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import StorageError, TrainingError
+from svclib.utils.errors import TrainingError
 
 SLEEPER = """
 import sys, toy
@@ -95,19 +95,7 @@ def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path, monkeypa
     assert run_lock._dead("mine", {**mine._lock, "pid": 2**22 + 1})
 
 
-# One run, several names -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.case("red 31")
-def test_a_hard_linked_copy_keeps_its_log(tmp_path):
-    run, copy = tmp_path / "run", tmp_path / "snapshot"
-    training.train(toy.ToyDataset(), run, toy.preset(), steps=10)
-    shutil.copytree(run, copy, copy_function=os.link)  # cp -al
-    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
-    training.train(toy.ToyDataset(), run, toy.preset(), steps=20)
-    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
-    training.train(toy.ToyDataset(), copy, toy.preset(), steps=12)
-    assert len(toy.losses(run)) == 20 and len(toy.losses(copy)) == 12
+# A run that changes its name -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.case("red 13")
@@ -120,29 +108,6 @@ def test_a_run_renamed_while_it_trains_is_noticed(tmp_path):
     assert [c.step for c in training.counting(renamed) if c.kind == "last"] == [5, 10]
     again = training.train(toy.ToyDataset(), run, toy.preset(), steps=25)
     assert "Going on from step 20" in " ".join(again.messages)
-
-
-@pytest.mark.case("red 42")
-def test_checkpoints_kept_on_this_machine_are_found_under_every_name_of_the_run(tmp_path, monkeypatch):
-    """The run's folder cannot be written; the next session calls it by a symbolic link."""
-    run, link, kept = tmp_path / "run", tmp_path / "link", []
-    run.mkdir()
-    link.symlink_to(run, target_is_directory=True)
-    training.train(toy.ToyDataset(), run, toy.preset(), steps=5)
-    real = checkpoints.save
-
-    def save(folder, *rest):
-        if Path(folder).is_relative_to(run):
-            raise StorageError("The disk failed.")
-        kept.append(real(folder, *rest))
-        return kept[-1]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", save)
-        training.train(toy.ToyDataset(), run, toy.preset(), steps=12)
-    assert kept and checkpoint_writer.local_folder(run) == checkpoint_writer.local_folder(link)
-    result = training.train(toy.ToyDataset(), link, toy.preset(), steps=14)
-    assert "Going on from step 12" in " ".join(result.messages)
 
 
 # Files of others, permissions, parts ----------------------------------------------------------------------------------

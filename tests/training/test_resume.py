@@ -451,7 +451,7 @@ def test_the_file_is_what_safetensors_reads(tmp_path):
     tensors["turned"] = torch.randn(4, 6, generator=generator).T[1:, ::2]
     record = {"format": checkpoints.FORMAT, "format_version": 1, "who": "ü \u2028 <b>"}
     data = checkpoints.pack(checkpoints.Checkpoint(record, tensors))
-    path = atomic_store.commit_bytes(tmp_path / "x.safetensors", data)
+    path = atomic_store.commit_bytes(tmp_path / "x.safetensors", *data)
     with safetensors.safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["record"]) == record and set(file.keys()) == set(tensors)
         for name, wanted in tensors.items():

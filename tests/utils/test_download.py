@@ -3,13 +3,16 @@
 Downloads come from a small web server on this machine; Google Drive is played by a stand-in for gdown.
 """
 
+import contextlib
 import functools
+import gzip
 import hashlib
 import http.server
 import io
 import os
 import stat
 import threading
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -290,17 +293,106 @@ def test_pages_failures_and_strange_addresses(tmp_path, web):
     assert not (tmp_path / "into").exists()
 
 
+@pytest.fixture
+def odd_web():
+    """A web server that misbehaves by the path it is asked for; the encodings that it was offered."""
+    offered = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            offered.append(self.headers["Accept-Encoding"])
+            kind = self.path.partition("?")[0].strip("/").partition(".")[0]
+            self.send_response(302 if kind in ("inside", "loop") else 200)
+            if kind in ("inside", "loop"):
+                port = self.server.server_port
+                self.send_header("Location", f"http://localhost:{port}/one.wav" if kind == "inside" else "/loop.wav")
+            if kind == "short":
+                self.send_header("Content-Length", "1000000")
+            if kind == "packed":
+                self.send_header("Content-Encoding", "gzip")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range({"endless": 10**6, "slow": 400, "packed": 1}.get(kind, 0)):
+                    self.wfile.write(
+                        gzip.compress(bytes(1 << 22))
+                        if kind == "packed"
+                        else bytes(1 << 16 if kind == "endless" else 1)
+                    )
+                    time.sleep(0.01 if kind == "slow" else 0)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", offered
+    server.shutdown()
+
+
+@pytest.mark.case("red 09")
+@pytest.mark.parametrize(
+    "kind, words", [("endless", "larger"), ("slow", "slower"), ("short", "ended|IncompleteRead"), ("loop", "times")]
+)
+def test_downloads_end(tmp_path, odd_web, monkeypatch, kind, words):
+    monkeypatch.setattr(sources, "MAX_BYTES", 1 << 22)
+    monkeypatch.setattr(sources, "PATIENCE_S", 0.2)
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=words):
+        sources.fetch(f"{odd_web[0]}/{kind}.wav", tmp_path / "into")
+    assert not (tmp_path / "into").exists() and time.monotonic() - began < 60
+
+
+@pytest.mark.case("red 09")
+def test_a_download_fills_no_disk(tmp_path, odd_web, monkeypatch):
+    monkeypatch.setattr(sources, "SPARE_BYTES", 1 << 60)
+    with pytest.raises(StorageError, match="Not enough space"):
+        sources.fetch(f"{odd_web[0]}/endless.wav", tmp_path / "into")
+
+
+@pytest.mark.case("red 09")
+def test_what_arrives_packed_is_not_unpacked(tmp_path, odd_web):
+    address, offered = odd_web
+    got = sources.fetch(f"{address}/packed.wav", tmp_path / "into")
+    assert offered == ["identity"] and (got / "packed.wav").stat().st_size < 10_000
+
+
+@pytest.mark.case("red 09")
+def test_a_redirection_into_this_machine_is_not_followed(tmp_path, odd_web, monkeypatch):
+    monkeypatch.setattr(sources, "_is_local", lambda address: "localhost" in address)
+    with pytest.raises(StorageError, match="address of this machine"):
+        sources.fetch(f"{odd_web[0]}/inside.wav", tmp_path / "into")
+    assert len(odd_web[1]) == 1
+    monkeypatch.undo()
+    for address, local in {"http://127.1.2.3/": True, "http://192.168.1.1": True, "http://1.1.1.1/x": False}.items():
+        assert sources._is_local(address) is local
+
+
+@pytest.mark.case("red 09", "red 22")
+def test_the_secret_part_of_an_address_is_kept_and_shown_nowhere(tmp_path, web):
+    folder, address, _ = web
+    (folder / "one.wav").write_bytes(wav_bytes())
+    secret = address.replace("//", "//jane:pa55@") + "/{}?token=t0ken"
+    got = sources.fetch(secret.format("one.wav"), tmp_path / "into")
+    assert "/one.wav" in (got / unzip.RECORD_NAME).read_text()
+    with pytest.raises(StorageError, match="absent.wav") as absent:
+        sources.fetch(secret.format("absent.wav"), tmp_path / "into")
+    with pytest.raises(StorageError) as closed:
+        sources.fetch("http://jane:pa55@127.0.0.1:9/x.wav?token=t0ken", tmp_path / "into")
+    for text in (str(absent.value), str(closed.value), str(got), (got / unzip.RECORD_NAME).read_text()):
+        assert "pa55" not in text and "t0ken" not in text
+
+
 def test_google_drive_links(tmp_path, monkeypatch):
     import gdown
 
     calls = []
 
-    def download(id=None, output=None, quiet=False):
+    def download(id=None, output=None, quiet=False, use_cookies=True):
         calls.append(id)
         make_zip(Path(output) / "voice.zip", {"a.wav": wav_bytes()})
         return os.fspath(Path(output) / "voice.zip")
 
-    def download_folder(url=None, output=None, quiet=False):
+    def download_folder(url=None, output=None, quiet=False, use_cookies=True):
         calls.append(url)
         for i in range(2):
             (Path(output) / "sub").mkdir(exist_ok=True)
@@ -329,5 +421,5 @@ def test_the_real_gdown_takes_what_we_give_it():
 
     import gdown
 
-    assert {"id", "output", "quiet"} <= set(inspect.signature(gdown.download).parameters)
-    assert {"url", "output", "quiet"} <= set(inspect.signature(gdown.download_folder).parameters)
+    assert {"id", "output", "quiet", "use_cookies"} <= set(inspect.signature(gdown.download).parameters)
+    assert {"url", "output", "quiet", "use_cookies"} <= set(inspect.signature(gdown.download_folder).parameters)

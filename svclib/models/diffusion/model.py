@@ -92,7 +92,7 @@ class DiffusionSettings(Settings):
     beta_last: float = 0.02
     condition_dropout: float = setting(0.1, 0.0, 0.99)
     sampler: str = "dpmpp"
-    sampler_steps: int = setting(20, 1, 100_000)
+    sampler_steps: int = setting(20, 1, 1000)
     temperature: float = setting(1.0, 0.0, 2.0)
     vocoder: HarmonicSettings | None = None
     vocoder_weight: float = setting(0.1, 0.0, 1000.0)

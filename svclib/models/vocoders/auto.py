@@ -132,7 +132,7 @@ def load_vocoder(
     """
     if str(where) in VOCODERS:
         return VOCODERS[str(where)]()
-    into = download.cache_folder() / "vocoders"
+    into = filesystem.cache_folder() / "vocoders"
     if download.is_link(where):
         path = download.fetch_file(str(where), into, progress)
         if path.suffix.lower() in CHECKPOINTS:

@@ -27,8 +27,7 @@ from svclib.models import instrument_archive, layers
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.layers import Frames, LogMels, Samples
 from svclib.models.vocoders.harmonic import check_shapes
-from svclib.utils import unzip
-from svclib.utils.errors import ConfigError, ModelError, raise_if_cancelled
+from svclib.utils.errors import ConfigError, ModelError, printable, raise_if_cancelled
 from svclib.utils.serialization import Settings, from_dict, setting
 
 SLOPE = 0.1  # of the leaky ReLUs, but 0.01 before the last layer
@@ -310,7 +309,7 @@ def load(path: str | Path) -> NsfHifigan:
     except (ModelError, ConfigError) as error:
         raise ModelError(f"'{path.name}': {error}") from None
     except Exception as error:  # whatever a broken or foreign file provokes in json and torch
-        why = unzip.printable(str(error).partition("\n")[0], 120)
+        why = printable(str(error).partition("\n")[0], 120)
         raise ModelError(
             f"'{path.name}' or its config.json is damaged, or it holds more than tensors, so it was not opened "
             f"({type(error).__name__}: {why})."

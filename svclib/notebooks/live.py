@@ -1,0 +1,88 @@
+"""The live panel of notebook 03: a DDSP instrument follows the microphone."""
+
+import base64
+import json
+from pathlib import Path
+
+import ipywidgets as W
+import numpy as np
+import soxr
+
+from svclib.analysis import html as page
+from svclib.conversion.controls import Controls
+from svclib.conversion.live import LiveVoice
+from svclib.models import instrument
+from svclib.notebooks import base as widgets
+from svclib.notebooks.panel import Panel
+from svclib.utils import workspace
+
+_HINT = (
+    "Wear headphones, or the microphone hears the instrument. It works in a Jupyter of this computer; over a network "
+    "the sound comes later."
+)
+
+
+class LivePanel(Panel):
+    """Sing into the microphone and hear the instrument at once. Instruments of kind ``ddsp`` only.
+
+    The browser sends blocks through a hidden text area and plays what the kernel answers. ``voice`` is the running
+    ``LiveVoice``; a new one begins with Start and with every change of the controls.
+    """
+
+    def __init__(self, base: workspace.Base):
+        super().__init__()
+        self.base, self.voice, self._session = base, None, ""
+        self.instrument = self.dropdown("Instrument", "instrument", f"ddsp instruments in {base.instruments}")
+        self.octave = self.slider("Octave", "octave", "octaves up or down", 0, (-2, 2))
+        self.loudness = self.slider("Loudness", "loudness", "dB louder or softer", 0.0, (-20.0, 20.0))
+        self._inbox, self._answer = widgets.Inbox(layout=W.Layout(display="none")), W.HTML()
+        self._answer.layout.display = "none"
+        self._answer.add_class("svclib-live-answer")
+        script = page.text(Path(__file__).with_name("live.js").read_text("utf-8"))
+        button = (
+            f'<button type="button" class="t-start jupyter-button widget-button" onclick="{script}">● Start</button>'
+        )
+        self._start = widgets.html(f'{button} <span class="svclib-live-state" style="{page.FONT}"></span>')
+        self._latency = widgets.html(css_class="t-latency")
+        self.on_change(self._restart, self.instrument, self.octave, self.loudness)
+        self._inbox.observe(self.message.guard(self._received), "value")
+        controls = widgets.row(self.instrument, self.octave, self.loudness)
+        self.lay_out(controls, self._start, self._latency, self._inbox, self._answer, self.message.widget)
+        self.add_class("svclib-live")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the folder of instruments."""
+        listed = [entry.path for entry in instrument.list_folder(self.base.instruments) if entry.kind == "ddsp"]
+        widgets.fill_files(self.instrument, self.base.instruments, widgets.newest_first(listed))
+        missing = f"There is no instrument of kind ddsp in {self.base.instruments}. Train one in notebook 02."
+        self.message.show(_HINT if listed else missing, "info" if listed else "warning")
+
+    def _restart(self) -> None:
+        self._session = ""
+
+    def _begin(self, session: str, rate_hz: int) -> None:
+        if self.instrument.value is None:
+            raise ValueError("There is no instrument of kind ddsp; train one in notebook 02.")
+        voice = widgets.open_instrument(self.instrument.value)
+        controls = Controls(octave_shift=self.octave.value, loudness_shift_db=self.loudness.value)
+        self.voice, self._session = LiveVoice(voice, controls), session
+        self._down = soxr.ResampleStream(rate_hz, self.voice.rate, 1, dtype="float32", quality="LQ")
+        self._up = soxr.ResampleStream(self.voice.rate, rate_hz, 1, dtype="float32", quality="LQ")
+        latency_ms = round(1000 * self.voice.latency_samples / self.voice.rate)
+        self._latency.value = f'<span data-latency="{latency_ms}"></span>'
+
+    def _received(self, change) -> None:
+        text, self._inbox.value = change["new"], ""
+        if not text:
+            return
+        sent, answer = json.loads(text), "stop"
+        try:
+            if sent["id"] != self._session:
+                self._begin(sent["id"], int(sent["rate"]))
+            block = np.frombuffer(base64.b64decode(sent["data"]), "<i2").astype(np.float32) / 32768
+            made = self._up.resample_chunk(self.voice.process(self._down.resample_chunk(block)))
+            made = (32767 * np.clip(made, -1, 1)).astype("<i2")
+            answer = base64.b64encode(made.tobytes()).decode()
+        finally:
+            self._answer.value = page.text(f"{sent['id']} {sent['n']} {answer}")
