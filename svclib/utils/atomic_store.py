@@ -102,7 +102,7 @@ def write_bytes(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
 def _blocks(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
     """The pieces in blocks of at most 1 MiB: large ones cut, small ones together."""
     small: list[bytes | memoryview] = []
-    for piece in map(memoryview, pieces):
+    for piece in (memoryview(piece) for piece in pieces):
         if small and sum(map(len, small)) + len(piece) > CHUNK_BYTES:
             yield b"".join(small)
             small = []

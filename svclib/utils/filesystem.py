@@ -57,7 +57,7 @@ def _open_regular(path: str, flags: int) -> int:
 class Disk:
     """The primitive operations that everything below is made of; files are opened in binary modes."""
 
-    open = staticmethod(functools.partial(open, opener=_open_regular))
+    open: Callable[..., Any] = staticmethod(functools.partial(open, opener=_open_regular))
     names = staticmethod(os.listdir)
     stat = staticmethod(os.stat)
     make_folder = staticmethod(functools.partial(os.makedirs, exist_ok=True))

@@ -133,7 +133,7 @@ def _require_few_entries(archive: Path) -> None:
 
 def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:
     """The entries to unpack, with the relative path of each; names that would collide get a number."""
-    found, taken, numbers = [], set(), {}
+    found, taken, numbers = [], set(), dict[str, int]()
     for entry in file.infolist():
         written, shown = entry.orig_filename.replace("\\", "/"), printable(entry.orig_filename, 80)
         parts = PurePosixPath(written).parts
