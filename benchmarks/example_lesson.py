@@ -1,10 +1,10 @@
 """Makes the lesson that comes with the package, from the synthetic singers alone: no recording of a person is in it.
 
-    python benchmarks/example_lesson.py FOLDER [--steps 900] [--wave-steps 1800]
+    python benchmarks/example_lesson.py FOLDER [--steps 900] [--wave-steps 1800] [--keep-wave]
 
-Trains a small diffusion model on aria and bruno (5 minutes of singing) and a small DiffWave on their sung vowels, on
-one CPU thread (about 180 and 230 s here), then writes ``svclib/analysis/lesson_example.json.gz``. A stage
-whose result is in FOLDER is not repeated.
+Trains a small diffusion model on aria and bruno (5 minutes of singing), distills a student of it, and trains a small
+DiffWave on their sung vowels, on one CPU thread (about 180, 60 and 230 s here), then writes
+``svclib/analysis/lesson_example.json.gz``. A stage whose result is in FOLDER is not repeated.
 """
 
 import argparse
@@ -56,12 +56,12 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def train(recordings, preset, folder: Path, name: str, steps: int) -> Path:
+def train(recordings, preset, folder: Path, name: str, steps: int, teacher: Path | None = None) -> Path:
     """Dataset, run and instrument of one model; what is there already is used."""
     made = folder / f"{name}.zip"
     if made.exists():
         return made
-    data = dataset.prepare(recordings, folder / f"{name}_data", preset.features)
+    data = dataset.prepare(recordings, folder / f"{teacher.stem if teacher else name}_data", preset.features)
     told = {"at": -50}
 
     def watch(status):
@@ -69,16 +69,18 @@ def train(recordings, preset, folder: Path, name: str, steps: int) -> Path:
             told["at"] = status.step
             say(f"{name}: step {status.step}, loss {status.loss}, held out {status.validation_loss}")
 
-    training.train(data, folder / f"{name}_run", preset, steps=steps, on_progress=watch)
+    training.train(data, folder / f"{name}_run", preset, steps=steps, on_progress=watch, init=teacher)
     return training.export(folder / f"{name}_run", made, "last")
 
 
-def diffusion(folder: Path, steps: int) -> Path:
-    """The mel model: both singers, 2.5 minutes each."""
+def diffusion(folder: Path, steps: int, student_steps: int) -> tuple[Path, Path]:
+    """The mel model: both singers, 2.5 minutes each; and its student."""
     for singer in ("aria", "bruno"):
         singers.make_recordings(singer, folder / "songs" / singer, minutes=2.5)
     found = find_recordings([folder / "songs" / singer for singer in ("aria", "bruno")])
-    return train(found, config.load(["diffusion_small"], SMALL), folder, "diffusion", steps)
+    teacher = train(found, config.load(["diffusion_small"], SMALL), folder, "diffusion", steps)
+    preset = config.load(["diffusion_small", "distilled"], SMALL)
+    return teacher, train(found, preset, folder, "student", student_steps, teacher)
 
 
 def wave(folder: Path, steps: int) -> Path:
@@ -119,22 +121,28 @@ def wave_pages(model, text: str) -> tuple[dict, dict, dict]:
     )
 
 
-def main(folder: Path, steps: int, wave_steps: int, wave_text: str = WAVE_TEXT) -> None:
+def main(options) -> None:
     """All stages."""
+    folder = options.folder
     begun = time.monotonic()
-    mel_zip, wave_zip = diffusion(folder, steps), wave(folder, wave_steps)
+    mel_zip, student_zip = diffusion(folder, options.steps, options.student_steps)
+    if options.keep_wave:
+        stored = lesson.example_data()
+        group, facts, diffwave = stored["groups"][3], stored["facts"], stored["diffwave"]
+    else:
+        model = instrument.open(wave(folder, options.wave_steps)).model
+        group, facts, diffwave = wave_pages(model, options.wave_text)
     say(f"trained after {time.monotonic() - begun:.0f} s")
     voice = instrument.open(mel_zip)
     path = folder / "twinkle.wav"
     if not path.exists():
         audio.write(path, singers.render("bruno", singers.demo_song()).audio, 44100)
     target = singers.render("aria", singers.random_score(5, 3.0), 22050, seed=5)
-    group, facts, diffwave = wave_pages(instrument.open(wave_zip).model, wave_text)
     song = songs.load_song(path, voice.features)
     made = lesson.make(
         voice,
         song,
-        lesson.LessonOptions(0.1, 4.2, 36, singer="aria"),
+        lesson.LessonOptions(0.1, 4.2, 36, singer="aria", student=instrument.open(student_zip)),
         target=("aria sings something else", target.audio, 22050),
         wave=(group, facts),
         progress=lambda fraction, text: say(f"{fraction:.0%} {text}"),
@@ -151,6 +159,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--wave-steps", type=int, default=1800)
     parser.add_argument("--wave-text", default=WAVE_TEXT, help="what page 8 says of its model")
-    options = parser.parse_args()
+    parser.add_argument("--student-steps", type=int, default=400)
+    parser.add_argument("--keep-wave", action="store_true", help="leave the pages about DiffWave as they are")
     torch.set_num_threads(1)
-    main(options.folder, options.steps, options.wave_steps, options.wave_text)
+    main(parser.parse_args())

@@ -39,7 +39,8 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 # onnxruntime (from 1.29 on) and huggingface_hub send usage reports to their makers unless this is set before.
-for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+# What torch cannot compute on Apple's GPUs is computed on the CPU.
+for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "PYTORCH_ENABLE_MPS_FALLBACK"):
     os.environ.setdefault(_switch, "1")
 
 

@@ -56,7 +56,7 @@ def assert_audio(path, name):
 def test_an_instrument_converts_to_the_same_audio(tmp_path, name):
     instrument, arguments = CONVERSIONS[name]
     command("convert", "--instrument", OLD / f"{instrument}.zip", "--input", SONG, "--out", tmp_path / "out.wav",
-            "--seed", 3, "--key", 2, "--attenuation", 0, *arguments)  # fmt: skip
+            "--seed", 3, "--key", 2, "--attenuation", 0, "--breath", 0, *arguments)  # fmt: skip
     assert_audio(tmp_path / "out.wav", name)
 
 

@@ -156,6 +156,8 @@ def make(
 
 def _student(student, teacher):
     """The model of an instrument that was distilled from another, None for None."""
+    if teacher.model.settings.prediction == "consistency":
+        raise ConversionError(f"'{teacher.name}' is a student, which has no steps to show; give its teacher as well.")
     if student is None:
         return None
     if student.kind != "diffusion" or student.model.settings.prediction != "consistency":

@@ -9,12 +9,15 @@ the harmonic's number: a harmonic stays exact for hours, and one phase per sampl
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from svclib.audio import units
 from svclib.utils import rng
 from svclib.utils.errors import AudioError
 
@@ -105,7 +108,7 @@ def frame_phase(
     The frequency moves on straight lines between frame centres (:func:`upsample_linear`); its running sum over samples
     is added up per frame in closed form.
     """
-    f = f0_hz.double() / sample_rate_hz
+    f = units.double(f0_hz) / sample_rate_hz
     half = hop_samples // 2
     begin = f[:, :1] * half
     if initial_phase is not None:
@@ -117,7 +120,7 @@ def frame_phase(
 
 def harmonics_below_nyquist(f0_hz: Shaped[Tensor, "*shape"], n_harmonics: int, sample_rate_hz: float | int) -> Tensor:
     """Number of harmonics below half the sample rate, at most ``n_harmonics``: integers ``[*shape]``; 0 without f0."""
-    count = torch.ceil(sample_rate_hz / 2 / f0_hz.double().clamp_min(1e-9)) - 1
+    count = torch.ceil(sample_rate_hz / 2 / units.double(f0_hz).clamp_min(1e-9)) - 1
     return torch.where(f0_hz > 0, count.clamp(0, n_harmonics), 0).long()
 
 
@@ -155,7 +158,7 @@ def harmonic_synthesis(
     f0_hz = hold_f0(f0_hz)
     phase, end_phase = frame_phase(f0_hz, sample_rate_hz, hop_samples, initial_phase)
     # the segment before the first centre is held: it begins one hop earlier
-    phase = torch.cat([phase[:, :1] - f0_hz[:, :1].double() * (hop_samples / sample_rate_hz), phase], dim=1)
+    phase = torch.cat([phase[:, :1] - units.double(f0_hz[:, :1]) * (hop_samples / sample_rate_hz), phase], dim=1)
     gate = upsample_gate(on, hop_samples, amplitude.dtype)
     segments = _harmonic_segments(phase, f0_hz, on, amplitude[..., None] * distribution, sample_rate_hz, hop_samples)
     return _crop(segments, hop_samples) * gate, end_phase
@@ -164,7 +167,7 @@ def harmonic_synthesis(
 def _harmonic_segments(phase, f0_hz, on, amplitudes, sample_rate_hz, hop_samples) -> Tensor:
     """Sum of sines of every segment between frame centres: ``[batch, frames + 1, hop]``; zeros where none sounds."""
     batch, frames, n_harmonics = amplitudes.shape
-    f_start, f_end = (f.flatten() for f in _segments(f0_hz.double()))
+    f_start, f_end = (f.flatten() for f in _segments(units.double(f0_hz)))
     on_start, on_end = (o.flatten() for o in _segments(on))
     room = harmonics_below_nyquist(torch.minimum(f_start, f_end), n_harmonics, sample_rate_hz)
     room = torch.where(on_start | on_end, room, 0)
@@ -191,7 +194,7 @@ def _harmonic_segments(phase, f0_hz, on, amplitudes, sample_rate_hz, hop_samples
 def _sines(phase, f_start, f_end, amplitudes, sample_rate_hz, hop_samples) -> Tensor:
     """``[rows, hop]`` from start phases and frequencies ``[rows]`` and amplitudes ``[rows, harmonics, 2 ends]``."""
     dtype = amplitudes.dtype
-    j = torch.arange(hop_samples, dtype=torch.float64, device=phase.device)
+    j = torch.arange(hop_samples, dtype=phase.dtype, device=phase.device)
     f_start, slope = f_start[:, None] / sample_rate_hz, (f_end - f_start)[:, None] / (sample_rate_hz * hop_samples)
     cycles = phase[:, None] + (j + 1) * f_start + (j * (j + 1) / 2) * slope
     angle = (2 * math.pi * (cycles - cycles.round())).to(dtype)
@@ -199,7 +202,7 @@ def _sines(phase, f_start, f_end, amplitudes, sample_rate_hz, hop_samples) -> Te
     waves = torch.sin(angle[..., None] * number)  # [rows, hop, harmonics]: the one large tensor
     safe = int(harmonics_below_nyquist(torch.maximum(f_start, f_start + slope * hop_samples).max(), len(number), 1.0))
     if safe < len(number):  # the rest cross half the sample rate somewhere in these rows: mask per sample
-        fits = (f_start + j * slope)[..., None] * number[safe:].double() < 0.5
+        fits = (f_start + j * slope)[..., None] * units.double(number[safe:]) < 0.5
         waves = torch.cat([waves[..., :safe], waves[..., safe:] * fits.to(dtype)], dim=2)
     ends = waves @ amplitudes
     return torch.lerp(ends[..., 0], ends[..., 1], _raised_cosine(_ramp(hop_samples, amplitudes)))
@@ -271,3 +274,64 @@ def reverb(audio: Float[Tensor, "batch samples"], impulse: Float[Tensor, " taps"
     """Reverberation without the dry sound: convolution with a room's response, its direct sound (tap 0) left out."""
     taps = torch.cat([torch.zeros_like(impulse[:1]), impulse[1:]])
     return fft_convolve(audio, taps.expand(audio.shape[0], 1, -1))
+
+
+# Formants -------------------------------------------------------------------------------------------------------------
+
+FORMANT_GAIN_DB = 30.0  # at most, where a band is moved to a place that was silent
+
+
+def shift_formants(
+    parts: Sequence[Float[np.ndarray, " samples"]],
+    f0_hz: Float[np.ndarray, " frames"],
+    sample_rate_hz: int,
+    hop_samples: int,
+    semitones: float | int,
+    chunk_frames: int = 1000,
+) -> list[np.ndarray]:
+    """Move the spectral envelope of a sound by semitones and keep its F0 and phases: float32, as long as before.
+
+    Every part is filtered, frame by frame, by the moved over the present envelope of the first one. The envelope is the
+    mean power over one F0 around every harmonic, joined on straight lines in decibels (as in CheapTrick, Morise 2015).
+    ``f0_hz`` is filled over unvoiced frames; where it is 0 the mean is over 200 Hz.
+    """
+    n_fft, n = 1 << (round(0.04 * sample_rate_hz) - 1).bit_length(), len(parts[0])
+    step, n_bins, factor = n_fft // 4, n_fft // 2 + 1, 2.0 ** (semitones / 12.0)
+    window, frequency = torch.hann_window(n_fft), torch.arange(n_bins, dtype=torch.float64)
+    n_frames = -(-n // step) + 3  # every sample lies in four
+    out = [np.zeros((n_frames + 3) * step, np.float32) for _ in parts]
+    padded = [np.pad(np.asarray(part, np.float32), (3 * step, n_frames * step - n)) for part in parts]
+    for first in range(0, n_frames, chunk_frames):
+        last = min(n_frames, first + chunk_frames)
+        at = slice(first * step, (last + 3) * step)
+        spectra = [torch.fft.rfft(torch.from_numpy(x[at]).unfold(0, n_fft, step) * window) for x in padded]
+        centre = (np.arange(first, last) * step - step) // hop_samples  # of the frame's middle
+        f0 = torch.from_numpy(np.asarray(f0_hz, np.float64)[centre.clip(0, len(f0_hz) - 1)])
+        width = (torch.where(f0 > 0, f0, 200.0) * (n_fft / sample_rate_hz))[:, None]  # of one F0, in bins
+        power = spectra[0].abs().double().square()
+        moved, present = (_log_envelope(power, width, f) for f in (frequency / factor, frequency))
+        limit = FORMANT_GAIN_DB / 20.0 * math.log(10.0)
+        gain = ((moved - present) / 2).clamp(-limit, limit).exp().float()
+        for spectrum, into in zip(spectra, out, strict=True):
+            pieces = torch.fft.irfft(spectrum * gain, n=n_fft) * (window / 1.5)
+            for k, quarter in enumerate(pieces.split(step, dim=1)):
+                into[(first + k) * step : (last + k) * step] += quarter.flatten().numpy()
+    return [x[3 * step : 3 * step + n] for x in out]
+
+
+def _log_envelope(power: Tensor, width: Tensor, frequency: Tensor) -> Tensor:
+    """Natural logarithm of the envelope ``[frames, n]`` of a power spectrum ``[frames, bins]`` at frequencies ``[n]``;
+    ``width`` ``[frames, 1]`` is one F0. All in bins; below the first harmonic and above the last it stays level."""
+    n_bins, area = power.shape[-1], torch.nn.functional.pad(power.cumsum(-1), (1, 0))
+
+    def log_mean_around(harmonic: Tensor) -> Tensor:
+        edges = [((harmonic + offset) * width + 0.5).clamp(0, n_bins) for offset in (-0.5, 0.5)]
+        index = [edge.long().clamp_max(n_bins - 1) for edge in edges]
+        low, high = (
+            torch.lerp(area.gather(-1, i), area.gather(-1, i + 1), edge - i)
+            for i, edge in zip(index, edges, strict=True)
+        )
+        return ((high - low) / (edges[1] - edges[0]).clamp_min(1e-9) + 1e-12).log()
+
+    harmonic = (frequency / width).clamp(torch.ones_like(width), ((n_bins - 1) / width - 0.5).clamp_min(1))
+    return torch.lerp(log_mean_around(harmonic.floor()), log_mean_around(harmonic.floor() + 1), harmonic.frac())

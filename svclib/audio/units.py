@@ -64,6 +64,12 @@ def db_to_amplitude(level_db):
     return 10.0 ** (level_db / 20.0)
 
 
+def double(x: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    """A tensor (on another device) in float64; in float32 on Apple's GPUs (``mps``), which have no float64."""
+    device = device or x.device
+    return x.to(device, torch.float32 if device.type == "mps" else torch.float64)
+
+
 def frame_count(n_samples: int, hop_samples: int) -> int:
     """Frames of a signal: ``n_samples // hop_samples``; a last incomplete hop has no frame."""
     return n_samples // hop_samples

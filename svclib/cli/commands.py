@@ -27,7 +27,7 @@ LIMITS = (
     option("--steps N", "train until this step", type=COUNT),
     option("--minutes M", "stop after this time, or at the last step", type=POSITIVE),
     option("--seed S", type=int),
-    option("--device", choices=("auto", "cpu", "cuda"), default="auto"),
+    option("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto"),
 )
 SEED = option("--seed S", type=int, default=0)
 F0 = option("--f0 NAME", "swift, crepe, crepe_tiny or pyin (default: the instrument's)")
@@ -271,7 +271,7 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 
 
 @command(
-    required("--instrument NAME.zip"),
+    repeated("--instrument NAME.zip[=SHARE]", "repeat to blend several of the same base", required=True),
     repeated("--input SONG", "repeat for more songs", required=True),
     required("--out FILE|DIR", AUDIO_FILE),
     F0,
@@ -288,12 +288,15 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 def convert(a) -> None:
     """Convert songs with an instrument."""
     from svclib.conversion import cover, pipeline
+    from svclib.models import instrument
 
     songs = _audio_files(a.input)
     folder, name = _target(Path(a.out), pipeline.FORMATS, len(songs))
     singer, sampling = singer_mix(a.singer), svclib.SamplingOptions(**given(a, svclib.SamplingOptions))
-    voice = svclib.load_instrument(a.instrument)
-    vocoder = svclib.load_vocoder(a.vocoder, near=Path(a.instrument).parent) if a.vocoder else None
+    shares = weights(a.instrument, "--instrument")
+    voices = [(svclib.load_instrument(path), share) for path, share in shares.items()]
+    voice = voices[0][0] if len(voices) == 1 else instrument.blend(voices)
+    vocoder = svclib.load_vocoder(a.vocoder, near=voice.path.parent) if a.vocoder else None
     kind = {} if name is None else {"format": Path(name).suffix[1:], "name": Path(name).stem}
     options = {"sampling": sampling, "vocoder": vocoder, "keep_rate": a.keep_rate}
     with ProgressPrinter(songs[0].name if len(songs) == 1 else f"{len(songs)} songs") as progress:
@@ -350,7 +353,7 @@ def _accompaniments(a, songs: list[Path], folder: Path, progress) -> dict[Path, 
     option("--seed S", "of the noise", default=0, type=number(0)),
 )
 def live(a) -> None:
-    """Convert a recording block by block, as a microphone would give it, and measure latency and time (ddsp instruments)."""
+    """Convert a recording block by block, as from a microphone, and measure latency and time (ddsp instruments)."""
     from svclib.audio import io
     from svclib.conversion import live, pipeline
 
@@ -385,20 +388,21 @@ def _target(out: Path, formats, n_inputs: int) -> tuple[Path, str | None]:
 
 
 def singer_mix(flags: list[str] | None) -> dict[str, float] | str | None:
-    """``--singer`` as ``Controls.singer``: None, one name, or weights by name (1 without ``=WEIGHT``)."""
-    if not flags:
-        return None
-    if len(flags) == 1 and "=" not in flags[0]:
-        return flags[0]
-    mix = {}
-    for text in flags:
-        name, weight = text.rsplit("=", 1) if "=" in text else (text, "1")
+    """``--singer`` as ``Controls.singer``: None, one name, or weights by name."""
+    return flags[0] if flags and len(flags) == 1 and "=" not in flags[0] else weights(flags or [], "--singer") or None
+
+
+def weights(texts: list[str], flag: str) -> dict[str, float]:
+    """The values ``NAME`` or ``NAME=WEIGHT`` of a repeated flag as weights by name, 1 where none is given."""
+    mix: dict[str, float] = {}
+    for text in texts:
+        name, weight = text.rsplit("=", 1) if "=" in text and not Path(text).exists() else (text, "1")
         try:
             mix_weight = float(weight)
         except ValueError:
             mix_weight = math.nan
         if not name or name in mix or not 0 <= mix_weight < math.inf:
-            raise ConfigError(f"--singer is '{text}'; give each singer once: NAME, or NAME=WEIGHT of 0 or more.")
+            raise ConfigError(f"{flag} is '{text}'; give each one once: NAME, or NAME=WEIGHT of 0 or more.")
         mix[name] = mix_weight
     return mix
 

@@ -8,14 +8,14 @@ frames outside it are attenuated. It never moves a pitch.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from svclib.audio import loudness as level
 from svclib.audio import units
-from svclib.audio.synthesis import upsample_linear
+from svclib.audio.synthesis import upsample_hann, upsample_linear
 from svclib.conversion import autotune as tuning
 from svclib.features.extract import Features
 from svclib.features.f0 import fill_unvoiced
@@ -47,6 +47,9 @@ class Controls:
     autotune_key: str = _pitch(
         "chromatic", choices=tuning.KEYS, metavar="KEY", help="a scale such as C major; auto finds the song's"
     )
+    formant_shift: float | int = _pitch(
+        0.0, -6.0, 6.0, step=0.5, label="Formants", flags=("--formant",), help="semitones of the timbre at the same F0"
+    )
     repair_octaves: bool = _pitch(
         False, label="Repair octave jumps", help="where the F0 tracker is an octave off; a result lists the places"
     )
@@ -64,6 +67,20 @@ class Controls:
     )
     attenuation_db: float | int = _loudness(
         20.0, 0.0, 50.0, step=1, metavar="DB", help="decibels off between notes; a diffusion instrument begins with 0"
+    )
+    breath: float | int = _loudness(
+        1.0, 0.0, 1.0, step=0.1, help="share of the song's breaths and consonants; a diffusion instrument begins with 0"
+    )
+    loudness_lufs: float | int | None = _loudness(
+        None,
+        -60.0,
+        -5.0,
+        label="Result (LUFS)",
+        flags=("--lufs",),
+        metavar="LUFS",
+        unset="as it comes",
+        suggestions=(-14, -16, -18, -23),
+        help="integrated loudness of the result by ITU-R BS.1770, as far as it does not clip",
     )
     singer: Mapping[str, float | int] | str | None = None
 
@@ -97,18 +114,21 @@ class Controls:
 def defaults(kind: str) -> Controls:
     """The controls of a kind of instrument before anything is changed.
 
-    Between notes, ``ddsp`` is attenuated, for it would make a tone of them; diffusion renders breaths and consonants.
+    Between notes, ``ddsp`` is attenuated, for it would make a tone of them, and has breaths and consonants of the song;
+    diffusion renders its own.
     """
-    return Controls(attenuation_db=0.0) if kind == "diffusion" else Controls()
+    return Controls(attenuation_db=0.0, breath=0.0) if kind == "diffusion" else Controls()
 
 
 PRESETS: dict[str, dict] = {  # starting points for a menu: what differs from the defaults
     "Everyday": {},
     "As sung": {"use_loudness_statistics": False, "mask_threshold": 0.0, "attenuation_db": 0.0},
-    "Quiet pauses": {"mask_threshold": 1.3, "attenuation_db": 40.0},
+    "Quiet pauses": {"mask_threshold": 1.3, "attenuation_db": 40.0, "breath": 0.0},
     "Soft voice": {"loudness_shift_db": -10.0},
     "Gentle autotune": {"autotune": 0.5, "autotune_key": "auto"},
     "Hard autotune": {"autotune": 1.0},
+    "Larger voice": {"formant_shift": -2.0},
+    "Smaller voice": {"formant_shift": 2.0},
     "Octave up": {"octave_shift": 1},
     "Octave down": {"octave_shift": -1},
 }
@@ -202,6 +222,27 @@ def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> n
         return None
     gain = upsample_linear(torch.from_numpy(sounding.astype(np.float32))[None], hop_samples)[0].numpy()
     return np.pad(gain, (0, max(0, n_samples - len(gain))), mode="edge")[:n_samples]
+
+
+def with_breath(
+    parts: Sequence[np.ndarray], source: np.ndarray, features: Features, tracks: ConditioningTracks, controls: Controls
+) -> list[np.ndarray]:
+    """Audio, harmonic and noise part with the ``breath`` control's share of the source in place of unvoiced frames.
+
+    The source ``[samples]`` goes into the noise part, at the loudness that is asked for apart from the attenuation.
+    """
+    asked_db = tracks.loudness_db + attenuation_db(
+        tracks.note_on_ratio, controls.mask_threshold, controls.attenuation_db
+    )
+    gain = units.db_to_amplitude(np.clip(asked_db - features.loudness_db, -40.0, 20.0))
+    kept = np.where(tracks.voiced, 0.0, controls.breath)
+    curves = torch.from_numpy(np.stack([kept, kept * gain], axis=-1).astype(np.float32))[None]
+    upsampled = upsample_hann(curves, features.settings.hop_samples)[0].numpy()
+    n = len(parts[0])
+    kept, share = np.pad(upsampled, ((0, max(0, n - len(upsampled))), (0, 0)), mode="edge")[:n].T
+    audio, harmonic, noise = parts
+    quieter, other = harmonic * (1 - kept), noise * (1 - kept) + share * source
+    return [audio + (quieter - harmonic) + (other - noise), quieter, other]
 
 
 def adjust(features: Features, statistics: dict | None, controls: Controls) -> ConditioningTracks:

@@ -1,4 +1,4 @@
-"""Conversion while one sings: blocks in, blocks out, with a constant latency.
+"""Live conversion: blocks in, blocks out, with a constant latency.
 
 For DDSP instruments, whose decoder looks at no later frame. A frame is measured as soon as ``lookahead_s`` behind it is
 there, with at most ``CONTEXT_S`` before it; the decoder, the oscillators, the noise and the room carry on from block to
@@ -80,7 +80,7 @@ class LiveVoice:
         return self._pop(self._in_room(made), len(block))
 
     def finish(self) -> np.ndarray:
-        """The sound that is still on its way: as if silence went on until the end of the last whole frame."""
+        """The sound that is still to come, up to the end of the last whole frame."""
         end = (self.begin + len(self.received)) // self.hop
         made = self._in_room(np.concatenate([self._advance(end), np.add(*self.renderer.finish())]))
         return self._pop(made, len(self.queue) + len(made))
@@ -175,7 +175,7 @@ class _ZStream:
 
 @dataclasses.dataclass(frozen=True)
 class StreamReport:
-    """How a stream went: sizes in seconds, and the blocks that took longer than they last."""
+    """Figures of a stream, in seconds, and the number of blocks that took longer than they last."""
 
     block_s: float
     latency_s: float

@@ -14,7 +14,8 @@ import numpy as np
 
 from svclib import __version__
 from svclib.audio import io as audio
-from svclib.conversion.controls import ConditioningTracks, Controls, adjust, defaults, silence_gain
+from svclib.audio import loudness, synthesis
+from svclib.conversion.controls import ConditioningTracks, Controls, adjust, defaults, silence_gain, with_breath
 from svclib.conversion.song import Song, fit_length, load_song, map_tracks
 from svclib.features import content_features, whisper_features
 from svclib.features import octave_errors as octaves
@@ -37,7 +38,7 @@ class Conversion:
         audio: float32 ``[samples]`` at ``sample_rate_hz``, within -1..1.
         harmonic, noise: Its two parts (without reverb they add up to it); all is ``harmonic`` if it is not separated.
         tracks: Pitch and loudness asked of the instrument, made with ``controls``.
-        gain_db: Applied to keep the peak below full scale; 0 or negative.
+        gain_db: Applied to reach the loudness asked for and to keep the peak below full scale.
         seconds: Duration of the conversion.
         sampling: Of a diffusion instrument: what was given, and the sampler, steps, temperature and precision used.
         vocoder: Name, kind and SHA-256 of the vocoder, where another one than the instrument's own was chosen.
@@ -151,16 +152,34 @@ def convert(
             f"Model '{instrument.name}' produced NaN or infinity: its weights are damaged or its training failed. "
             "Export it again from an earlier checkpoint."
         )
-    # 3. Sample rate and length of the song, peak below full scale.
+    # 3. Formants; breaths and consonants of the song; sample rate and length of the song; level, peak below full scale.
     rate_hz, n_samples = instrument.features.sample_rate_hz, len(song.audio)
+    if controls.formant_shift:
+        report(0.9, "moving the formants")
+        hop = instrument.features.hop_samples
+        parts = synthesis.shift_formants(parts, tracks.f0_hz, rate_hz, hop, controls.formant_shift)
+    parts = [fit_length(part, n_samples) for part in parts]
+    if controls.breath:
+        parts = with_breath(parts, song.audio, source.features, tracks, controls)
     if keep_rate and song.sample_rate_hz != rate_hz:
         report(0.9, f"resampling to {song.sample_rate_hz} Hz")
         for i, part in enumerate(parts):  # one by one: a long song's parts are large
             parts[i] = audio.resample(part, rate_hz, song.sample_rate_hz)
         rate_hz, n_samples = song.sample_rate_hz, song.n_samples
-    parts = [fit_length(part, n_samples) for part in parts]
-    gain = limiter_gain(parts[0])
-    if gain < 1.0:
+        parts = [fit_length(part, n_samples) for part in parts]
+    wanted, gain, warnings = controls.loudness_lufs, limiter_gain(parts[0]), _octave_warnings(errors, controls)
+    if wanted is not None and math.isfinite(lufs := loudness.integrated_lufs(parts[0], rate_hz)):
+        asked = 10.0 ** ((wanted - lufs) / 20.0)
+        gain = np.float32(asked * limiter_gain(parts[0] * asked))
+        if gain < 0.99 * asked:
+            reached = lufs + 20.0 * math.log10(gain)
+            warnings.append(f"The result has {reached:.1f} LUFS, not {wanted:g}: it would clip if it were louder.")
+    elif gain < 1.0:
+        down_db = -20.0 * math.log10(gain)
+        warnings.append(
+            f"The result was too loud by {down_db:.1f} dB and was turned down by as much, without clipping."
+        )
+    if gain != 1.0:
         parts = [part * gain for part in parts]
     report(1.0, "done")
     return Conversion(
@@ -174,7 +193,7 @@ def convert(
         kind=instrument.kind,
         seed=sampling.seed,
         gain_db=20.0 * math.log10(gain),
-        warnings=(*song.warnings, *tracks.warnings, *_warnings(errors, controls, gain)),
+        warnings=(*song.warnings, *tracks.warnings, *warnings),
         seconds=time.perf_counter() - began,
         sampling=_resolved(instrument, sampling),
         vocoder=vocoder.record() if vocoder else {},
@@ -290,15 +309,10 @@ def _check(instrument, song: Song, controls: Controls, sampling: SamplingOptions
             )
 
 
-def _warnings(errors: list, controls: Controls, gain: np.float32) -> list[str]:
-    found = []
-    if errors:
-        remedy = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
-        found.append(f"{octaves.describe(errors)} {'This was repaired.' if controls.repair_octaves else remedy}")
-    if gain < 1.0:
-        down_db = -20.0 * math.log10(gain)
-        found.append(f"The result was too loud by {down_db:.1f} dB and was turned down by as much, without clipping.")
-    return found
+def _octave_warnings(errors: list, controls: Controls) -> list[str]:
+    remedy = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
+    remedy = "This was repaired." if controls.repair_octaves else remedy
+    return [f"{octaves.describe(errors)} {remedy}"] if errors else []
 
 
 def _resolved(instrument, sampling: SamplingOptions) -> dict[str, Any]:

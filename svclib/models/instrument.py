@@ -9,11 +9,14 @@ it; a zip packed anew by a file manager has none and is verified by its members'
 import dataclasses
 import hashlib
 import importlib.metadata
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from svclib import __version__
@@ -37,6 +40,7 @@ KINDS = {
 }
 VOCODERS = ("harmonic", "diffwave")  # kinds that make sound of mels and know no voice
 
+ALIKE = 0.5  # cosine of the weights of two instruments; above 0.9 where they have one base, near 0 where not
 FORMAT, FORMAT_VERSION = "svclib instrument", 1
 LICENCE = "No licence was stated: ask the maker before you publish anything made with this instrument."
 CONSENT = (
@@ -204,6 +208,42 @@ def open(path: str | Path) -> Instrument:  # noqa: A001  (instrument.open reads 
     return Instrument(name, settings.kind, model, features, statistics, raw["info"], archive.sha256, path)
 
 
+def blend(parts: Sequence[tuple[Instrument, float | int]]) -> Instrument:
+    """One instrument of several trained from one base, each with its share: weights and statistics are their mean.
+
+    Name and ``sha256`` list the parts with their shares; singers, settings and path are those of the first. ModelError
+    where architectures differ, or where the weights are so unlike each other that there was no common base.
+    """
+    made, total = [one for one, _ in parts], sum(share for _, share in parts)
+    if not made or min(share for _, share in parts) < 0 or not 0 < total < math.inf:
+        raise ModelError("The shares of a blend must be 0 or more, and not all 0.")
+    shares, first = [share / total for _, share in parts], made[0]
+    states = [{k: v for k, v in one.model.state_dict().items() if not k.startswith("codebook.")} for one in made]
+    known, directions = _design(first, states[0]), [_direction(state) for state in states]
+    for one, state, direction in zip(made[1:], states[1:], directions[1:], strict=True):
+        found = _design(one, state)
+        for key in sorted(key for key in known | found if known.get(key) != found.get(key)):
+            text = f"'{one.name}' has {key} {found.get(key)} where '{first.name}' has {known.get(key)}"
+            raise ModelError(f"{text}: only instruments of one architecture can be blended.")
+        if float(alike := F.cosine_similarity(direction, directions[0], dim=0)) < ALIKE:
+            raise ModelError(
+                f"'{one.name}' and '{first.name}' were not trained from the same base (cosine of their weights "
+                f"{alike:.2f}), so a mean of them is no voice. Train both with the same --init."
+            )
+    means = {key: _mean([one.statistics.get(key) for one in made], shares) for key in _BLENDED}
+    statistics = {**first.statistics, **means}
+    model = build_model(_without_codebook(first.model.settings), first.features, statistics)
+    mixed = {k: sum(w * state[k] for w, state in zip(shares, states, strict=True)) for k in states[0]}
+    model.load_state_dict({k: v.to(states[0][k].dtype) for k, v in mixed.items()})
+    name, sha256 = (
+        " + ".join(f"{getattr(one, field)} {share:.3g}" for one, share in zip(made, shares, strict=True))
+        for field in ("name", "sha256")
+    )
+    terms = {key: "\n".join(dict.fromkeys(one.info[key] for one in made)) for key in ("licence", "consent")}
+    changed = {"model": model.eval().requires_grad_(False), "statistics": statistics, "info": {**first.info, **terms}}
+    return dataclasses.replace(first, name=name, sha256=sha256, **changed)
+
+
 def list_folder(folder: str | Path) -> list[InstrumentEntry]:
     """The ``.zip`` files of a folder by name, each with its description or why it cannot be loaded.
 
@@ -287,3 +327,35 @@ def architecture(settings: Any, features: FeatureSettings, statistics: dict) -> 
             return build_model(settings, features, statistics).state_dict()
     except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError, KeyError) as error:
         raise ModelError(f"model: these settings build no model ({str(error).splitlines()[0][:200]}).") from None
+
+
+_BLENDED = ("f0_midi", "loudness_db", "loudness_quantiles_db")  # statistics that conversions use
+_FREE = ("sampler", "sampler_steps", "temperature", "retrieval_size")  # settings in which parts of a blend may differ
+
+
+def _without_codebook(settings: Any) -> Any:
+    return dataclasses.replace(settings, retrieval_size=0) if hasattr(settings, "retrieval_size") else settings
+
+
+def _design(one: Instrument, state: dict) -> dict[str, Any]:
+    """What two instruments must have in common to be blended: features, settings, shapes of the weights."""
+    own = {k: v for k, v in to_dict(one.model.settings).items() if k not in _FREE}
+    shapes = {f"the shape of {k}": tuple(v.shape) for k, v in state.items()}
+    return {**to_dict(one.features), "singers": len(one.statistics.get("singers") or ()), **own, **shapes}
+
+
+def _direction(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The trained matrices of a model as one vector; the content encoder may be the same in all."""
+    kept = (v.flatten().double() for k, v in sorted(state.items()) if v.ndim > 1 and not k.startswith("content."))
+    return torch.cat(list(kept))
+
+
+def _mean(values: list, shares: list[float]) -> Any:
+    """Weighted mean of numbers in tables and lists of one form; the first value where there are no numbers."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {k: _mean([v[k] for v in values], shares) for k in first if all(k in (v or {}) for v in values)}
+    if isinstance(first, list) and all(len(v or ()) == len(first) for v in values):
+        return [_mean(list(items), shares) for items in zip(*values, strict=True)]
+    numbers = all(type(v) in (int, float) for v in values)
+    return sum(w * v for w, v in zip(shares, values, strict=True)) if numbers else first

@@ -58,9 +58,10 @@ def step_embedding(t: Times, dims: int, first: float = 1.0, last: float = 1e-4) 
     DiffWave (section 3.1). Angles are float64: at ``t = 1000`` and frequency 10^4 float32 would be off by 0.7.
     """
     half = dims // 2
-    exponents = torch.arange(half, dtype=torch.float64, device=t.device) / (half - 1)
-    angles = t.double()[:, None] * first * (last / first) ** exponents
-    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+    place = "cpu" if t.device.type == "mps" else t.device  # which has no float64
+    exponents = torch.arange(half, dtype=torch.float64, device=place) / (half - 1)
+    angles = t.to(place, torch.float64)[:, None] * first * (last / first) ** exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(t.device, torch.float32)
 
 
 class StepEmbedding(nn.Module):

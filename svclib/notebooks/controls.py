@@ -46,7 +46,7 @@ def menu_options(spec: ControlSpec) -> list[tuple[str, Any]]:
         found = [(f"{name}: {samplers.SAMPLERS[name].label}", name) for name in reversed(spec.options)]
     else:
         found = [(f"{value:g}" if spec.suggestions else value, value) for value in spec.suggestions or spec.options]
-    return [OWN, *found] if spec.default is None else found
+    return [(spec.unset, OWN[1]), *found] if spec.default is None else found
 
 
 def sampling_menu(name: str) -> list[tuple[str, Any]]:
@@ -89,12 +89,13 @@ class ControlSliders:
 
     def controls(self, singer: Mapping[str, float] | str | None = None) -> Controls:
         """The controls as they stand, for this singer."""
-        return Controls(**{name: widget.value for name, widget in self.widgets.items()}, singer=singer)
+        values = {name: widget.value for name, widget in self.widgets.items()}
+        return Controls(**{name: value for name, value in values.items() if value != OWN[1]}, singer=singer)
 
     def set(self, controls: Controls) -> None:
         """Move every control to the given values."""
         for name, widget in self.widgets.items():
-            widget.value = getattr(controls, name)
+            widget.value = OWN[1] if getattr(controls, name) is None else getattr(controls, name)
 
     def for_kind(self, kind: str) -> None:
         """Another kind of instrument was chosen: controls that nobody moved go to its defaults."""

@@ -23,7 +23,7 @@ _HINT = (
 
 
 class LivePanel(Panel):
-    """Sing into the microphone and hear the instrument at once. Instruments of kind ``ddsp`` only.
+    """The microphone through an instrument of kind ``ddsp``, block by block.
 
     The browser sends blocks through a hidden text area and plays what the kernel answers. ``voice`` is the running
     ``LiveVoice``; a new one begins with Start and with every change of the controls.

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
-import torch
 from IPython.display import HTML, display
 
 from svclib.analysis import ddsp_inspection, plots
@@ -189,7 +188,7 @@ def train(
     """
     run = run_folder(base, data, preset)
     view, too_long_s = TrainingView(run, minutes), []
-    patient = on_cpu or minutes or torch.cuda.is_available()
+    patient = on_cpu or minutes or training.gpu()
 
     def on_progress(status):
         if not patient and status.step >= 5 and (status.remaining_s or 0) > PATIENCE_HOURS * 3600:

@@ -29,6 +29,7 @@ from svclib.training.run_log import previews as previews
 from svclib.training.session import RunResult, SessionOptions, Status, StopRequest
 from svclib.training.session import TrainingSettings as TrainingSettings
 from svclib.training.session import device_summary as device_summary
+from svclib.training.session import gpu as gpu
 from svclib.training.trainer import Trainer
 from svclib.utils import config, filesystem
 from svclib.utils.errors import TrainingError

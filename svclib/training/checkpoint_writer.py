@@ -59,8 +59,9 @@ def sync_back(run: str | Path, run_id: str) -> list[str]:
 
 def remove_if_empty(run: str | Path) -> None:
     """Remove the local folder of a run unless it holds something."""
-    atomic_store.remove_if_empty(local_folder(run) / "checkpoints")
-    atomic_store.remove_if_empty(local_folder(run))
+    if (kept := local_folder(run)).is_dir():
+        atomic_store.remove_if_empty(kept / "checkpoints")
+        atomic_store.remove_if_empty(kept)
 
 
 class CheckpointWriter:

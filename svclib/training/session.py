@@ -16,7 +16,7 @@ from svclib.models.layers import PRECISIONS, resolve_precision
 from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import Settings, setting
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 BASE = "base"
 
 
@@ -67,7 +67,7 @@ class SessionOptions:
     Attributes:
         steps, seed: Instead of the preset's.
         minutes: Stop and save after so many minutes of this session.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (Apple's GPUs).
         init: An instrument whose weights a new run starts from; None: fresh weights; ``base``: the shipped base model
             where the preset builds the same network, else fresh weights.
         from_step: Resume from the checkpoint of this step; later checkpoints no longer count.
@@ -164,9 +164,19 @@ class StopRequest:
 # Device ---------------------------------------------------------------------------------------------------------------
 
 
+def gpu() -> str | None:
+    """The kind of GPU of this machine, as a device of torch: ``cuda``, ``mps``, or None."""
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
+
+
 def device_summary() -> str:
     """The GPU or its absence, and what that means for training time."""
-    if not torch.cuda.is_available():
+    if gpu() == "mps":
+        return (
+            "GPU: Apple's (MPS), computing in fp32; svclib was not tried on one yet. Where training fails or is slow, "
+            "choose the device cpu: ddsp_small has a first voice there after about 15 minutes."
+        )
+    if gpu() is None:
         return (
             "No GPU here: ddsp_small trains on the CPU, with a first voice after about 15 minutes; the full preset "
             "ddsp would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
@@ -180,19 +190,21 @@ def device_summary() -> str:
 
 def make_accelerator(device: str, precision: str):
     """An ``accelerate.Accelerator`` for this session."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(f"Device cuda is not available. {device_summary()}")
+    device = gpu() or "cpu" if device == "auto" else device
+    if device not in ("cpu", gpu()):
+        raise TrainingError(f"Device {device} is not available. {device_summary()}")
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    precision = resolve_precision("cpu" if on_cpu else "cuda", "training", precision)
-    if precision == "fp16" and on_cpu:
-        raise TrainingError("Precision fp16 needs a GPU; choose auto.")
+    precision = resolve_precision(device, "training", precision)
+    if precision == "fp16" and device != "cuda":
+        raise TrainingError("Precision fp16 needs a GPU of NVIDIA or AMD; choose auto.")
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier session of a notebook may use another
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=on_cpu, mixed_precision={"fp32": "no"}.get(precision, precision), kwargs_handlers=[unused])
+    return Accelerator(
+        cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision), kwargs_handlers=[unused]
+    )
 
 
 def micro_batches(batch: dict, accelerator: Any, size: int) -> Iterator[tuple[dict, list[int], float]]:

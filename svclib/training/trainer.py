@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from svclib.audio import units
 from svclib.data.dataset import BatchLoader, ContentCache, Dataset
 from svclib.models import instrument
 from svclib.training import checkpoint_writer, resume, run_log, session
@@ -187,14 +188,14 @@ class Trainer:
         """
         seed = rng.seed_of(self.settings.seed, step)
         while True:
-            names, values = [], torch.zeros((), dtype=torch.float64, device=self.device)
+            names, values = [], units.double(torch.zeros(()), self.device)
             try:
                 for piece, rows, share in session.micro_batches(batch, self.accelerator, self.micro_batch):
                     generator = rng.for_rows(seed, rows, len(batch["audio"]), self.device)
                     loss, parts = self.network(piece, generator)
                     self.accelerator.backward(loss * share)
                     names = ["loss", *parts]
-                    values = values + share * torch.stack([loss, *parts.values()]).detach().double()
+                    values = values + share * units.double(torch.stack([loss, *parts.values()]).detach())
                 return names, values
             except torch.OutOfMemoryError:
                 if self.micro_batch <= 1 or self.n_processes > 1:

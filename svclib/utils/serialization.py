@@ -165,6 +165,7 @@ class ControlSpec:
     flags: tuple[str, ...] = ()  # of the command line: the first is documented, the others are older spellings
     metavar: str = "X"  # of the command line; words after ``|`` are allowed in place of a number
     suggestions: tuple = ()  # usual values of a number whose default is None, for a menu
+    unset: str = "the instrument's own"  # what None stands for, in that menu
 
     def __post_init__(self):
         words = self.name.removesuffix("_db").split("_")

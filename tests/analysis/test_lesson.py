@@ -1,4 +1,4 @@
-"""Truths about the lesson: eight pages that can all be done, from the same noise, with the sound that was said; the
+"""Truths about the lesson: pages that can all be done, from the same noise, with the sound that was said; the
 comparison runs are short; it is one file below 10 MB that asks for nothing; text stays text; what cannot be is a
 sentence. DiffWave's page shows the states of its run."""
 
@@ -198,6 +198,8 @@ def test_a_student_adds_the_page_of_its_jumps(voice, song_path, wave_model):
     for other in (voice, types.SimpleNamespace(kind="ddsp", name="x")):
         with pytest.raises(ConversionError):
             lesson.make(voice, song, dataclasses.replace(options, student=other))
+    with pytest.raises(ConversionError):
+        lesson.make(student, song)
 
 
 def test_refusals(voice, song_path):
@@ -317,7 +319,7 @@ def test_an_instrument_of_waves_at_work(wave_file):
 def test_the_example_comes_with_the_package_and_is_small():
     assert lesson.EXAMPLE.stat().st_size < 4.5e6
     text = lesson.example()
-    assert len(text) < 10e6 and len(pages_of(text)["pages"]) == 8
+    assert len(text) < 10e6 and len(pages_of(text)["pages"]) == 9
     assert data_of(lesson.example_diffwave())["kind"] == "wave"
 
 

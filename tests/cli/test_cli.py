@@ -25,7 +25,7 @@ from svclib.data import singers
 from svclib.utils.errors import ConversionError
 
 COMMANDS = ("demo", "doctor", "prepare", "train", "distill", "sweep", "export", "info", "convert", "evaluate")
-COMMANDS += ("vocode", "generate", "denoise", "interpolate", "trace", "live")
+COMMANDS += ("live", "vocode", "generate", "denoise", "interpolate", "trace")
 
 
 def run(capsys, *arguments):

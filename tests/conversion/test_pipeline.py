@@ -551,3 +551,77 @@ def test_the_limiter_measures_the_mix_and_not_its_parts(monkeypatch):
     harmonic, noise = result.stems
     assert np.abs(harmonic).max() == pytest.approx(0.99, abs=1e-3)
     np.testing.assert_allclose(harmonic, -1.2 * noise, atol=1e-6)
+
+
+# Formants, breath, level ----------------------------------------------------------------------------------------------
+
+
+def breathing(seconds=4.0):
+    """A song of notes with breaths of white noise at -40 dB between them, measured; which samples are breath."""
+    rng, n = np.random.default_rng(0), int(16000 * seconds)
+    t = np.arange(n) / 16000
+    breath = (t % 1.0) > 0.6
+    tone = 0.1 * sum(np.sin(2 * np.pi * 220 * k * t) / k for k in range(1, 9))
+    sound = np.where(breath, 0.01 * rng.standard_normal(n), tone).astype(np.float32)
+    settings = dataclasses.replace(SETTINGS, f0_method="swift")
+    return songs.Song(songs.Path("b.wav"), "b", 16000, n, sound, extract.extract(sound, settings)), breath
+
+
+def level_db(x):
+    return 10 * np.log10(np.mean(np.square(x, dtype=np.float64)))
+
+
+@pytest.mark.case("field F6")
+def test_breaths_of_the_song_stay_within_6_db_by_default():
+    """The rendering alone is quieter: it is attenuated between notes, and its noise is another one."""
+    s, breath = breathing()
+    inside = np.convolve(breath, np.ones(2000), "same") >= 1999
+    notes = s.features.loudness_db[s.features.voiced]
+    known = {**STATISTICS, "loudness_quantiles_db": np.quantile(notes, np.linspace(0, 1, 100)).tolist()}
+    voice = tiny()
+    voice.statistics = known
+    made = convert(voice, s)
+    assert abs(level_db(made.audio[inside]) - made.gain_db - level_db(s.audio[inside])) < 6
+    assert np.corrcoef(made.audio[inside], s.audio[inside])[0, 1] > 0.9  # it is the song's own
+    without = convert(voice, s, Controls(breath=0.0))
+    assert level_db(without.audio[inside]) - without.gain_db - level_db(s.audio[inside]) < -6
+    tone = np.convolve(~breath, np.ones(3000), "same") >= 2999
+    gain = 10 ** ((made.gain_db - without.gain_db) / 20)
+    np.testing.assert_allclose(made.audio[tone], gain * without.audio[tone], atol=1e-5)  # notes are left alone
+    np.testing.assert_allclose(made.harmonic + made.noise, made.audio, atol=1e-6)
+    half = convert(voice, s, Controls(breath=0.5))
+    assert level_db(half.audio[inside]) - half.gain_db == pytest.approx(
+        level_db(made.audio[inside]) - made.gain_db - 6, abs=1
+    )
+
+
+def test_the_level_of_a_result_is_that_asked_for_unless_it_would_clip():
+    from svclib.audio.loudness import integrated_lufs
+
+    s = song(48000, midi=57.0, loudness_db=-30.0)
+    for lufs in (-23.0, -14.0):
+        made = convert(follower(), s, dataclasses.replace(PLAIN, loudness_lufs=lufs))
+        assert integrated_lufs(made.audio, 16000) == pytest.approx(lufs, abs=0.05)
+        assert made.settings()["controls"]["loudness_lufs"] == lufs and f"{lufs:g}" in made.settings_text
+        np.testing.assert_allclose(made.harmonic + made.noise, made.audio, atol=1e-6)
+    s = breathing()[0]
+    peaky = dataclasses.replace(s, audio=np.zeros_like(s.audio))
+    loud = convert(follower(), peaky, dataclasses.replace(PLAIN, loudness_lufs=-5.0, breath=0.0))
+    assert np.abs(loud.audio).max() <= 0.99 + 1e-6
+    assert any(f"{integrated_lufs(loud.audio, 16000):.1f} LUFS" in w for w in loud.warnings)
+    silent = convert(follower(), song(voiced=False, loudness_db=-80.0, sound=np.zeros(16000, np.float32)), PLAIN)
+    assert np.isfinite(silent.audio).all()
+
+
+def test_formants_move_and_the_pitch_stays():
+    s, voice = song(48000, midi=57.0, loudness_db=-20.0), tiny()
+    centroids = []
+    for shift in (-4.0, 0.0, 4.0):
+        made = convert(voice, s, dataclasses.replace(PLAIN, formant_shift=shift))
+        spectrum = np.abs(np.fft.rfft(made.harmonic * np.hanning(len(made.harmonic)))) ** 2
+        f_hz = np.fft.rfftfreq(len(made.harmonic), 1 / 16000)
+        multiples = f_hz[spectrum > 0.01 * spectrum.max()] / 220
+        np.testing.assert_allclose(multiples, np.round(multiples), atol=0.02)
+        centroids.append(spectrum @ f_hz / spectrum.sum())
+        assert len(made.audio) == 48000 and "formants" in made.settings_text or shift == 0
+    assert centroids[0] < 0.97 * centroids[1] < 0.95 * centroids[2]

@@ -188,6 +188,7 @@ CASES = {
     "L7": "pictures during a sampling run, in one colour scale; no bit of the result changes",
     "L8": "a lesson in a notebook leaves no empty height, and on a phone its bar stays in sight",
     "L9": "an instrument with content units is studied with them",
+    "field F6": "breaths of the singer vanish",
     "red 01": "a run folder with links to files and folders outside",
     "red 03": "a checkpoint that asks for a network without end",
     "red 05": "escape codes in texts and names",

@@ -19,7 +19,7 @@ from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
 from svclib.training import api as training
 from svclib.utils import config
-from svclib.utils.errors import ConfigError, TrainingError
+from svclib.utils.errors import ConfigError, ConversionError, TrainingError
 
 SCHEDULE = Schedule()
 STUDENT = dataclasses.replace(SETTINGS, prediction="consistency", sampler="consistency", sampler_steps=1)
@@ -159,6 +159,8 @@ def test_its_file_converts_by_its_own_sampler(student):
     assert made.sampling["sampler"] == "consistency" and made.sampling["steps"] == 1
     again = convert(student[0], song(), sampling=SamplingOptions(seed=1, steps=4))
     assert np.isfinite(made.audio).all() and not np.array_equal(made.audio, again.audio)
+    with pytest.raises(ConversionError):  # other samplers integrate a flow, and its output is none
+        convert(student[0], song(), sampling=SamplingOptions("dpmpp", 8))
 
 
 def test_it_resumes_to_the_bit(teacher, tmp_path):

@@ -373,6 +373,60 @@ def test_devices(monkeypatch):
         assert resolve_precision("cuda", "training") == precision
 
 
+def test_a_gpu_of_apple_is_found_and_nothing_there_needs_float64(monkeypatch, tmp_path):
+    """No such machine is here: ``mps`` is made believe, and what it cannot hold, float64, is refused in a training."""
+    import accelerate
+    import toy_diffusion
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    from svclib.audio import units
+    from svclib.models import layers
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert session.gpu() == "mps" and "Apple" in training.device_summary()
+    assert resolve_precision("mps", "training") == resolve_precision("mps", "inference") == "fp32"
+    asked = []
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **given: asked.append(given))
+    for device, on_cpu in (("auto", False), ("mps", False), ("cpu", True)):
+        session.make_accelerator(device, "auto")
+        assert (asked[-1]["cpu"], asked[-1]["mixed_precision"]) == (on_cpu, "no")
+    for device, precision in (("cuda", "auto"), ("mps", "fp16")):
+        with pytest.raises(TrainingError):
+            session.make_accelerator(device, precision)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(TrainingError, match="mps is not available"):
+        session.make_accelerator("mps", "auto")
+
+    class NoFloat64(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            for x in tree_leaves(made) if func is not torch.ops.aten.lift_fresh.default else ():  # numpy's, on the CPU
+                if isinstance(x, torch.Tensor) and x.dtype in (torch.float64, torch.complex128):
+                    raise TypeError(f"{func} made float64")
+            return made
+
+    monkeypatch.setattr(units, "double", lambda x, device=None: x.float())
+    monkeypatch.setattr(layers, "step_embedding", lambda t, dims, **_: t[:, None].expand(-1, dims) / 1000)  # on the CPU
+    from svclib.models.diffusion import schedule
+
+    schedule._table.cache_clear()
+    for data, preset in (
+        (toy.ToyDataset(), toy.preset()),
+        (toy_diffusion.MelDataset(), toy.preset(toy_diffusion.SETTINGS, toy_diffusion.FEATURES)),
+    ):
+        model = instrument.build_model(preset.model, preset.features, data.statistics)
+        batch = data.batch(0, 0, 2, 40)
+        with NoFloat64():
+            loss, parts = model.loss(batch, torch.Generator().manual_seed(0))
+            loss.backward()
+        assert torch.isfinite(loss) and all(torch.isfinite(x) for x in parts.values())
+        schedule._table.cache_clear()
+    with pytest.raises(TypeError), NoFloat64():
+        torch.zeros(3).double()
+
+
 @pytest.mark.case("P20")
 def test_export_and_a_new_run_from_it(run, tmp_path):
     path = training.export(run[0], tmp_path / "Mia.zip", which=20, created="2026-11-21", licence="CC0")

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from svclib.audio import units
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models.content.base import ContentEncoder, register
@@ -30,10 +31,10 @@ def spectral_envelope(log_mel: LogMels, f0_hz: Frames, centers_hz: Float[Tensor,
     Below the first harmonic its own value stands. Where ``f0_hz`` (filled over unvoiced frames) is 0, the smoothing is
     200 Hz wide.
     """
-    f0 = torch.where(f0_hz > 0, f0_hz, torch.full_like(f0_hz, UNPITCHED_SMOOTHING_HZ)).double()[..., None]
-    centers = centers_hz.double()
+    f0 = units.double(torch.where(f0_hz > 0, f0_hz, torch.full_like(f0_hz, UNPITCHED_SMOOTHING_HZ)))[..., None]
+    centers = units.double(centers_hz)
     # Area under the magnitude up to each mel centre; beyond the first and the last centre the magnitude goes on level.
-    magnitude = log_mel.double().exp()
+    magnitude = units.double(log_mel).exp()
     steps = (magnitude[..., 1:] + magnitude[..., :-1]) / 2 * centers.diff()
     area = torch.cat([torch.zeros_like(magnitude[..., :1]), steps.cumsum(-1)], dim=-1)
 

@@ -148,7 +148,7 @@ class ControlRenderer:
             pairs = zip(_fields(self.last), _fields(now), strict=True)
             known, start, first = Controls(*(torch.cat(pair, dim=1) for pair in pairs)), half, first - 1
         self.last = Controls(*(x[:, -1:] for x in _fields(now)))
-        phase = phase.to(known.f0_hz.device) - known.f0_hz[:, 0].double() * (half / self.rate)
+        phase = units.double(phase, known.f0_hz.device) - units.double(known.f0_hz[:, 0]) * (half / self.rate)
         sound, _ = synthesis.harmonic_synthesis(
             known.f0_hz, known.amplitude, known.distribution, self.rate, hop, known.voiced, phase
         )

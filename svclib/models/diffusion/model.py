@@ -318,7 +318,12 @@ class DiffusionModel(layers.MelScaled):
         settings = {"sampler": own.sampler, "steps": own.sampler_steps, "temperature": own.temperature}
         settings = {name: value for name, value in settings.items() if getattr(o, name) is None}
         precision = layers.resolve_precision(self.device, "inference", o.precision)
-        return dataclasses.replace(o, **settings, precision=precision)
+        resolved = dataclasses.replace(o, **settings, precision=precision)
+        if own.prediction == "consistency" and not samplers.SAMPLERS[resolved.sampler].jumps:
+            raise ModelError(
+                f"A distilled model knows jumps only; '{resolved.sampler}' cannot use it. Take consistency."
+            )
+        return resolved
 
     def prepare(
         self,

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from svclib.audio import units
 from svclib.models.layers import Times
 from svclib.utils.errors import ModelError
 
@@ -83,7 +84,7 @@ class Schedule:
             return float(alpha), float(sigma)
         table = _table(self, t.device)
         low = t.long().clamp(0, self.n_steps - 2)
-        half = table[low] + (t.double() - low) * (table[low + 1] - table[low])
+        half = table[low] + (units.double(t) - low) * (table[low + 1] - table[low])
         # alpha^2 = sigmoid(log SNR), sigma^2 = sigmoid(-log SNR): Kingma et al. 2021, Eq. 3.
         return torch.sigmoid(2 * half).sqrt(), torch.sigmoid(-2 * half).sqrt()
 
@@ -135,7 +136,7 @@ class Schedule:
 
 @functools.lru_cache(maxsize=32)
 def _table(schedule: Schedule, device: torch.device) -> Tensor:
-    return torch.as_tensor(schedule.half_log_snr, device=device)
+    return units.double(torch.from_numpy(schedule.half_log_snr), device)
 
 
 def expand_like(x: Times, like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svclib.audio import spectral_loss, synthesis
+from svclib.audio import spectral_loss, synthesis, units
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
 from svclib.models import layers
@@ -265,12 +265,12 @@ class HarmonicSource:
         on = voiced & (f0_hz > 0)
         amplitudes, _ = vocoder.controls(log_mel, f0_hz, on)
         amplitudes = amplitudes[..., : vocoder.n_sounding(f0_hz, on)]
-        line = synthesis.hold_f0(f0_hz * on).double()
+        line = units.double(synthesis.hold_f0(f0_hz * on))
         phase = 2 * math.pi * torch.remainder((synthesis.upsample_linear(line, hop) / rate).cumsum(dim=1), 1.0)
         turn = torch.polar(torch.ones_like(phase), phase)
-        still = (audio.double() * turn.conj())[:, None]
+        still = (units.double(audio) * turn.conj())[:, None]
         size = 2 * round(LOCK_S * rate / 2)
-        window = torch.hann_window(size, dtype=torch.double, device=audio.device)[None, None]
+        window = torch.hann_window(size, dtype=line.dtype, device=audio.device)[None, None]
         padded = nn.functional.pad(
             torch.view_as_real(still).movedim(-1, 1).flatten(1, 2), (size // 2 - hop // 2, size // 2)
         )
