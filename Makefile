@@ -25,7 +25,7 @@ endif
 endif
 endif
 
-.PHONY: demo test test-slow bench lab lint mutants versions venv venv-dev venv-classic wheels clean
+.PHONY: demo test test-slow screenshots bench lab lint mutants versions venv venv-dev venv-classic wheels clean
 
 # two test processes of one thread each: on small tensors two threads mostly wait for each other
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -38,6 +38,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev venv-classic
 	$(ONE_THREAD) $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=25
+
+# four people go through the notebooks with real recordings; pictures of every page are left in screenshots/
+screenshots: $(VENV)/.dev
+	mkdir -p screenshots && SVCLIB_SCREENSHOTS=screenshots $(ONE_THREAD) $(BIN)/python -m pytest -m slow tests/notebooks/test_walks.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py

@@ -62,7 +62,8 @@ def _report(text: str, value: dict, where: str | None) -> None:
 def _warn_renamed(asked: Path, got: Path) -> None:
     """Report that a result got another name because the one asked for was taken."""
     if asked.name != got.name:
-        log(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
+        why = f"'{asked}' exists and is never overwritten" if asked.exists() else f"'{asked.name}' is no portable name"
+        log(f"{why}; the new one is '{got.name}'.")
 
 
 @command(
@@ -133,7 +134,8 @@ def prepare(a) -> None:
     option("--songs DIR", "songs to convert at every validation; the best step is chosen by them"),
     option("--words", "judge them by their words too (extra 'words')", action="store_true"),
     option("--take-over", "although another machine trains it: that one stops", action="store_true"),
-    option("--changed-dataset", "although the dataset changed since then", action="store_true"),
+    option("--allow-changed-dataset", "resume although recordings were added or removed", action="store_true"),
+    option("--allow-unpitched", "although a singer's recordings have no notes", action="store_true"),
 )
 def train(a) -> int:
     """Train a model; continues from the last checkpoint where there is one."""
@@ -165,15 +167,15 @@ def _train(a, init: str | None) -> int:
         score = evaluate.for_training(a.dataset, a.songs, a.words or None)
     if speaks:
         log(training.device_summary())
-    names = ("steps", "minutes", "seed", "device", "from_step", "take_over")
+    names = ("steps", "minutes", "seed", "device", "from_step", "take_over", "allow_changed_dataset", "allow_unpitched")
     options = {name: getattr(a, name) for name in names if hasattr(a, name)}
     with TrainingProgress(a.minutes) as shown:
-        options |= {"init": init, "score": score, "allow_changed_dataset": getattr(a, "changed_dataset", False)}
-        result = training.train(a.dataset, a.run, preset, shown, **options)
+        result = training.train(a.dataset, a.run, preset, shown, init=init, score=score, **options)
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
-        say(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
+        of = f" of {result.steps}" if result.step <= result.steps else ""
+        say(f"{result.run}: step {result.step}{of}{loss}{held}")
         say(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
 
@@ -278,6 +280,7 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
     option("--keep-rate", "write at the song's sample rate", action="store_true"),
     repeated("--singer NAME[=WEIGHT]", "one of a diffusion instrument's singers; repeat for a mix"),
     option("--vocoder NAME|ZIP|PATH|URL", "a vocoder of the same mel, instead of a diffusion instrument's own"),
+    option("--f0-edit FILE", "edits of the song's F0, as the pitch lane of notebook 03 keeps them (SONG.f0.json)"),
     option("--mix", "the inputs are finished songs: convert the voice, keep the accompaniment", action="store_true"),
     option("--separator NAME|DIR", "the Demucs model of --mix", default="htdemucs"),
     option("--download", "fetch the weights of --separator where they are missing", action="store_true"),
@@ -287,10 +290,13 @@ def _about_dataset(path: Path) -> tuple[str, dict]:
 )
 def convert(a) -> None:
     """Convert songs with an instrument."""
-    from svclib.conversion import cover, pipeline
+    from svclib.conversion import cover, f0_edit, pipeline
     from svclib.models import instrument
 
     songs = _audio_files(a.input)
+    if a.f0_edit and len(songs) > 1:
+        raise ConfigError(f"--f0-edit is of one song, but there are {len(songs)}; convert that song alone.")
+    edit = f0_edit.read(Path(a.f0_edit)) if a.f0_edit else None
     folder, name = _target(Path(a.out), pipeline.FORMATS, len(songs))
     singer, sampling = singer_mix(a.singer), svclib.SamplingOptions(**given(a, svclib.SamplingOptions))
     shares = weights(a.instrument, "--instrument")
@@ -316,7 +322,7 @@ def convert(a) -> None:
             for warning in made.warnings:
                 log(f"{made.song.name}: {warning}")
 
-        controls = partial(_controls, a, voice, singer)
+        controls = partial(_controls, a, voice, {"singer": singer, "f0_edit": edit})
         failed = pipeline.convert_songs(voice, songs, done, controls, a.f0, progress, **options)
     if failed:
         error = next(iter(failed.values()))
@@ -407,7 +413,7 @@ def weights(texts: list[str], flag: str) -> dict[str, float]:
     return mix
 
 
-def _controls(a, voice, singer, song):
+def _controls(a, voice, others, song):
     from svclib.conversion.controls import defaults
 
     chosen = given(a, svclib.Controls)
@@ -416,7 +422,7 @@ def _controls(a, voice, singer, song):
         log(f"{song.name}: {suggestion.text}")
         chosen["octave_shift"] = chosen.get("octave_shift", 0) + suggestion.octaves
         chosen["semitone_shift"] = suggestion.extra_semitones
-    return dataclasses.replace(defaults(voice.kind), **chosen, singer=singer)
+    return dataclasses.replace(defaults(voice.kind), **chosen, **others)
 
 
 @command(

@@ -17,6 +17,8 @@ from svclib.audio import loudness as level
 from svclib.audio import units
 from svclib.audio.synthesis import upsample_hann, upsample_linear
 from svclib.conversion import autotune as tuning
+from svclib.conversion import f0_edit
+from svclib.conversion.f0_edit import F0Edit
 from svclib.features.extract import Features
 from svclib.features.f0 import fill_unvoiced
 from svclib.utils.serialization import check, control, control_specs
@@ -32,7 +34,8 @@ _loudness = functools.partial(control, group="Loudness")
 class Controls:
     """The controls of a conversion that every instrument has. Panels, command line and tables are made from the fields.
 
-    ``singer`` is one of a diffusion instrument's singers, or weights by name; None: its first one.
+    ``singer`` is one of a diffusion instrument's singers, or weights by name; None: its first one. ``f0_edit`` changes
+    the song's F0 by hand, before everything else.
     """
 
     octave_shift: int | float = _pitch(
@@ -83,6 +86,7 @@ class Controls:
         help="integrated loudness of the result by ITU-R BS.1770, as far as it does not clip",
     )
     singer: Mapping[str, float | int] | str | None = None
+    f0_edit: F0Edit | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "autotune_key", tuning.key_name(self.autotune_key))
@@ -108,6 +112,8 @@ class Controls:
             found.append(
                 "singer " + " + ".join(f"{name} {weight:g}" if weight else name for name, weight in mix.items())
             )
+        if self.f0_edit and self.f0_edit.edits:
+            found.append(f"F0 edited at {len(self.f0_edit.edits)} places")
         return ", ".join(found)
 
 
@@ -251,6 +257,8 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> C
     ``statistics`` are the instrument's, if it carries any. A song without pitch or notes gives a warning, not an error.
     """
     warnings = []
+    if controls.f0_edit is not None:
+        features = f0_edit.apply(features, controls.f0_edit)
     voiced = np.asarray(features.voiced, dtype=bool) & (features.f0_hz > 0)
     ratio = level.note_on_ratio(features.loudness_db, features.confidence)
     mask = level.note_mask(ratio, controls.mask_threshold)

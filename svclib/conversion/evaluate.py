@@ -18,7 +18,6 @@ from torch import nn
 from svclib.audio import io as audio
 from svclib.audio.mel import MelConfig, log_mel
 from svclib.conversion import metrics, pipeline, speaker_similarity
-from svclib.conversion.controls import Controls
 from svclib.conversion.key_suggestion import suggest_shift
 from svclib.conversion.recognition import SpeechRecognizer, Transcript, WhisperRecognizer, intelligibility
 from svclib.conversion.song import Song, excerpt, load_song
@@ -194,9 +193,8 @@ class ValidationSongs:
         )
         songs, words, voice = self._reference
         for song in songs:
-            found = suggest_shift(song.features, data.statistics, "diffusion")
-            controls = Controls(octave_shift=found.octaves, semitone_shift=found.semitones)
-            converted = pipeline.convert(shell, song, controls)
+            suggested = suggest_shift(song.features, data.statistics, "diffusion")
+            converted = pipeline.convert(shell, song, suggested.applied())
             made.append(_at_16k(converted.audio, converted.sample_rate_hz))
         result = np.concatenate(made)
         if voice is not None:

@@ -338,7 +338,7 @@ def _without_codebook(settings: Any) -> Any:
 
 
 def _design(one: Instrument, state: dict) -> dict[str, Any]:
-    """What two instruments must have in common to be blended: features, settings, shapes of the weights."""
+    """Features, settings and shapes of weights, which instruments must have in common to be blended."""
     own = {k: v for k, v in to_dict(one.model.settings).items() if k not in _FREE}
     shapes = {f"the shape of {k}": tuple(v.shape) for k, v in state.items()}
     return {**to_dict(one.features), "singers": len(one.statistics.get("singers") or ()), **own, **shapes}

@@ -20,6 +20,7 @@ from svclib.utils.errors import TrainingError
 from svclib.utils.serialization import from_dict, to_dict
 
 RETRY_AFTER_S = 2.0
+_SEARCH_RANGE = {"f0_min_hz", "f0_max_hz"}  # of the tracker: no weight depends on it
 BASE_PATH = Path(models.__file__).with_name("base.zip")
 # Settings of a diffusion model that may differ between an instrument and a run that starts from it.
 _RETRAINABLE = {"sampler", "sampler_steps", "temperature", "code_noise", "warp_range", "equaliser_db"}
@@ -102,15 +103,18 @@ def restore(
     return []
 
 
-def initial_instrument(init: str | Path | None, preset: config.Preset) -> instrument.Instrument | None:
-    """The instrument of the same architecture that a run starts from, or (``BASE``) the base model where it is one."""
-    path = base_model(preset) if init == BASE else init
+def initial_instrument(init: str | Path | None, preset: config.Preset) -> tuple[instrument.Instrument | None, str]:
+    """The instrument of the same architecture that a run starts from, or (``BASE``) the base model where it is one.
+
+    None stands for fresh weights; the sentence gives the reason.
+    """
+    path, why = (init, "as asked") if init != BASE else base_model(preset)
     if path is None:
-        return None
+        return None, f"This run starts from fresh weights: {why}."
     other = instrument.open(path)
     if differ := architecture_differences(other, preset):
         raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
-    return other
+    return other, f"This run starts from the weights of '{other.name}', {why}."
 
 
 def is_student(preset: config.Preset) -> bool:
@@ -131,11 +135,16 @@ def require_teacher(other: instrument.Instrument | None, singers: Collection[str
         )
 
 
-def base_model(preset: config.Preset) -> Path | None:
-    """The shipped base model, a several-singer diffusion instrument, where the preset builds the same network."""
-    if preset.model.kind != "diffusion" or not BASE_PATH.is_file():
-        return None
-    return None if architecture_differences(instrument.open(BASE_PATH), preset) else BASE_PATH
+def base_model(preset: config.Preset) -> tuple[Path | None, str]:
+    """The shipped base model, a several-singer diffusion instrument, or None where the preset builds another network;
+    with the reason."""
+    if preset.model.kind != "diffusion":
+        return None, f"there is no base model for '{preset.name}'"
+    if not BASE_PATH.is_file():
+        return None, "this installation of svclib has no base model"
+    if differ := architecture_differences(instrument.open(BASE_PATH), preset):
+        return None, f"the base model is another network than '{preset.name}' ({differ})"
+    return BASE_PATH, "the base model of several singers"
 
 
 def architecture_differences(other: instrument.Instrument, preset: config.Preset) -> str:
@@ -150,7 +159,7 @@ def architecture_differences(other: instrument.Instrument, preset: config.Preset
                 record["units"] = None
         if records[1].get("prediction") == "consistency":
             records[1]["prediction"] = "residual"  # of the teacher
-        if differ := differences(*records, ignored=_RETRAINABLE):
+        if differ := differences(*records, ignored=_RETRAINABLE | _SEARCH_RANGE):
             return differ
     return ""
 
@@ -181,7 +190,7 @@ def fits(dataset: Any, preset: config.Preset) -> str | None:
         )
     have, need = to_dict(dataset.settings), to_dict(pin_content_encoder(preset, dataset.settings).features)
     have |= {name: None for name in ("mel", "units") if need[name] is None}
-    if not (differ := differences(have, need)):
+    if not (differ := differences(have, need, _SEARCH_RANGE)):
         return None
     return f"The dataset does not fit preset '{preset.name}': {differ}. Prepare it with this preset."
 
@@ -225,7 +234,7 @@ def changed_settings(record: dict, preset: config.Preset) -> tuple[str, str]:
     if then["kind"] != today["kind"]:
         return differences({"kind": then["kind"]}, {"kind": today["kind"]}), ""
     fixed = [
-        differences(to_dict(from_dict(type(getattr(preset, part)), then[part], part)), today[part])
+        differences(to_dict(from_dict(type(getattr(preset, part)), then[part], part)), today[part], _SEARCH_RANGE)
         for part in ("features", "model")
     ]
     # A setting that is newer than the checkpoint had its default's effect.
@@ -254,10 +263,10 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
             changes = "the recordings are the same, but not their split, singers or segments"
         text = f"The dataset changed since step {record['step']}: {changes}."
         if not allowed:
-            raise TrainingError(
-                f"{text} Allow the changed dataset (--changed-dataset, in the notebook CHANGED_DATASET = True), or "
-                "begin a new run in another folder."
-            )
+            how = "--allow-changed-dataset, in Python allow_changed_dataset=True, in notebook 02 ALLOW_CHANGED_DATASET"
+            other = run.with_name(f"{run.name} 2")
+            hint = f"Resume with it ({how}), or begin a new run, for example '{other}'."
+            raise TrainingError(text, path=run, hint=hint)
         messages.append(f"{text} Going on with it, as asked.")
     if record["device"] != device or record["versions"] != checkpoints.new_record("", 0, preset, dataset)["versions"]:
         messages.append("Another device or version than last time: the result is as good, but not bit-identical.")

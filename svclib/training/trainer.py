@@ -51,7 +51,8 @@ class Trainer:
             start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
         self.record = new_record(start.run_id, start.generation, preset, dataset, start.lineage)
         self.began, self.overtaken = now(), ""
-        self.step, self.validated_step = start.step, None
+        self.step = self.first_step = start.step
+        self.validated_step = None
         self.held_out: list[dict] | None = None
         local_log = checkpoint_writer.local_folder(run) / "metrics.jsonl"
         self.log = run_log.SessionLog(run, local_log, self.status, on_progress, self.main, self.is_overtaken)
@@ -76,7 +77,8 @@ class Trainer:
         self.record["init"] = None if found is None else found.record.get("init")
         student, other = resume.is_student(preset), None
         if found is None or student:
-            other = resume.initial_instrument(init, preset)
+            other, message = resume.initial_instrument(init, preset)
+            start.messages.extend([message] if found is None else [])
         if student:
             resume.require_teacher(other, self.model.singers, self.record["init"])
         if found is None and other is not None:
@@ -115,7 +117,7 @@ class Trainer:
         if self.n_processes > 1:
             messages.append(f"{self.n_processes} processes train together, each on part of every batch.")
         messages += start.messages
-        if start.checkpoint is not None:
+        if start.checkpoint is not None and self.step < self.settings.steps:
             messages.append(f"Going on from step {self.step} of {self.settings.steps}.")
         for message in messages:
             self.log.add_message(message)
@@ -148,7 +150,7 @@ class Trainer:
                 f"{error} Training stopped after step {self.step}; saved so far: step {self.writer.saved_step or 0}. "
                 "Run the same again to resume from there."
             ) from error
-        self.finish(validate_last=not stop.why)
+        self.finish(validate_last=stop.why in ("", "minutes"))
 
     def _stopped(self, stop: StopRequest) -> bool:
         if self.n_processes == 1:

@@ -272,6 +272,11 @@ def name_key(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
+def natural_key(text: str) -> list[tuple[int, str]]:
+    """Sort key of a name with its numbers as numbers: ``Take 2`` comes before ``Take 10``."""
+    return [(int(t), "") if t.isdecimal() else (-1, t.casefold()) for t in re.split(r"(\d+)", text, flags=re.ASCII)]
+
+
 def legacy_text(data: bytes) -> str:
     """Text of bytes in an unknown encoding: UTF-8, else the code page of Windows or DOS that fits best.
 

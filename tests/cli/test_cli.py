@@ -252,8 +252,8 @@ def test_a_changed_dataset_needs_the_option_that_the_sentence_names(journey, cap
     run(capsys, "prepare", "--audio", journey / "aria", "--out", dataset, *TINY, "--validation", "*_001.wav")
     arguments = ["train", "--dataset", dataset, "--run", run_folder, *TINY, "--steps", 10]
     status, _, err = run(capsys, *arguments)
-    assert status == 2 and "--changed-dataset" in err
-    status, out, err = run(capsys, *arguments, "--changed-dataset")
+    assert status == 2 and "--allow-changed-dataset" in err
+    status, out, err = run(capsys, *arguments, "--allow-changed-dataset")
     assert status == 0 and "step 10 of 10" in out and "dataset changed" in err
 
 
@@ -303,6 +303,9 @@ def test_convert_writes_what_was_asked_and_never_overwrites(journey, short_songs
     assert settings["controls"]["loudness_shift_db"] == -6 and settings["seed"] == 3
     status, out, err = run(capsys, *arguments)
     assert status == 0 and "sung 2.flac" in out and "never overwritten" in err
+    arguments[6] = tmp_path / "loud.FLAC"
+    status, out, err = run(capsys, *arguments)
+    assert status == 0 and (tmp_path / "loud.FLAC").is_file() and "overwritten" not in err and "portable" not in err
     status, out, _ = run(
         capsys,
         "convert",
