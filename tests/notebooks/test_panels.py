@@ -721,6 +721,7 @@ def test_a_training_with_a_limit_shows_how_far_it_is_towards_that():
     assert view.bar.value == pytest.approx(1 / 3, abs=0.01) and ">40 s<" in view.numbers.value
 
 
+@pytest.mark.case("user 02.3")
 def test_a_training_is_seen_at_once_and_ends_as_html_that_a_saved_notebook_keeps(tmp_path, monkeypatch):
     """Messages come with their time, also when they return; a reloaded page has the run's own page; nothing is left
     that speaks of work that is over."""
