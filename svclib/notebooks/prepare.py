@@ -322,7 +322,7 @@ def open_dataset(base: workspace.Base, voice: str, preset_name: str, minutes: fl
     folder = dataset_folder(base, wanted, chosen)
     if wanted and (folder / "manifest.json").is_file():
         data = dataset.Dataset.open(folder)
-        if training.fits(data.settings, chosen) is None:
+        if training.fits(data, chosen) is None:
             others = "" if voice else _others(there, _names(wanted))
             widgets.show_note(f"Dataset {wanted}, as it was prepared.{others}")
             _show_summary(data)

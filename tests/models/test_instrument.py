@@ -260,6 +260,19 @@ def test_a_zip_packed_anew_is_accepted(tiny, tmp_path):
         assert opened.name == "tiny" and opened.sha256 == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.case("C14")
+@pytest.mark.parametrize("member", ["weights.safetensors", "config.gin"])
+def test_a_member_exchanged_in_a_zip_packed_anew_is_refused(tiny, tmp_path, member):
+    """The zip's own checksums are right and nothing is sealed; the description still tells the SHA-256 of each."""
+
+    def exchanged(members):
+        data = bytearray(members[member])
+        data[-2] ^= 1
+        return {**members, member: bytes(data)}
+
+    refused(tmp_path, repacked(tiny, exchanged), f"{member} is damaged")
+
+
 @pytest.mark.case("C1")
 def test_things_that_are_no_instruments(tiny, tmp_path):
     with pytest.raises(ModelError, match="There is no instrument"):
