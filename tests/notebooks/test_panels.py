@@ -615,21 +615,20 @@ def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
 
 
 @pytest.mark.case("red 17")
-def test_an_instrument_is_the_same_only_with_the_same_weights(tmp_path):
+def test_an_instrument_is_the_same_only_with_the_same_weights(base, tmp_path):
     """A run trained anew in the same folder: name, step and held-out loss (none) are those of the old instrument."""
-    base, data = types.SimpleNamespace(instruments=tmp_path / "instruments"), toy.ToyDataset()
+    data, paths, run = toy.ToyDataset(), [], tmp_path / "run"
     data.validation_batches = lambda *_: []
-    paths, run = [], tmp_path / "run"
     for seed in (0, 1):
         training.train(data, run, toy.preset(seed=seed), steps=3)
-        panel = train.ExportPanel(types.SimpleNamespace(run=run, value="last"), base, "voice")
+        panel = train.ExportPanel(train.CheckpointPanel(run), base, "the same")
         for _ in range(2):
             panel.export_button.click()
             paths.append(panel.path)
         expected = training.load_model(run)[0].state_dict()
         assert all(torch.equal(v, expected[k]) for k, v in instrument.open(paths[-1]).model.state_dict().items())
         shutil.rmtree(run)
-    assert [p.name for p in paths] == ["voice.zip", "voice.zip", "voice 2.zip", "voice 2.zip"]
+    assert [p.name for p in paths] == ["the same.zip", "the same.zip", "the same 2.zip", "the same 2.zip"]
 
 
 @pytest.mark.case("red 32")
@@ -722,6 +721,7 @@ def test_a_training_with_a_limit_shows_how_far_it_is_towards_that():
     assert view.bar.value == pytest.approx(1 / 3, abs=0.01) and ">40 s<" in view.numbers.value
 
 
+@pytest.mark.case("user 02.3")
 def test_a_training_is_seen_at_once_and_ends_as_html_that_a_saved_notebook_keeps(tmp_path, monkeypatch):
     """Messages come with their time, also when they return; a reloaded page has the run's own page; nothing is left
     that speaks of work that is over."""
