@@ -69,6 +69,7 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         seen.add((here.st_dev, here.st_ino))
         folders[:] = [name for name in folders if not filesystem.is_system_file(name)]
+        files = [name for name in files if not name.endswith(".f0.json")]  # the edits of a song, beside it
         yield from (Path(at) / name for name in files if not filesystem.is_system_file(name))
 
 

@@ -1,5 +1,6 @@
 """The panels of notebook 03: conversion, whose results append below, and the A/B table of one clip in variants."""
 
+import dataclasses
 import functools
 import shutil
 from pathlib import Path
@@ -10,13 +11,14 @@ from IPython.display import HTML
 from svclib.analysis import html as page
 from svclib.analysis.ddsp_inspection import result_html
 from svclib.audio import io as audio
-from svclib.conversion import ab_compare, key_suggestion, pipeline
+from svclib.conversion import ab_compare, f0_edit, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.models.instrument import InstrumentEntry
 from svclib.notebooks import base as widgets
 from svclib.notebooks.controls import OWN, ControlSliders, SamplingControls, sampling_menu, vocoder_menu
 from svclib.notebooks.panel import TaskPanel
+from svclib.notebooks.pitch_lane import PitchLane
 from svclib.utils import atomic_store, workspace
 
 _LEGEND = (
@@ -44,10 +46,12 @@ class ConvertPanel(TaskPanel):
         face["accept"] = ",".join(sorted(audio.SUFFIXES))
         self.upload = widgets.Uploader(self.message, self._keep, self._kept, face, microphone=True)
         self.sliders, self.sampling, self.results = ControlSliders(self), SamplingControls(), W.VBox([])
+        self.lane = PitchLane(self.message)
         self._make_controls()
         self.lay_out(
             widgets.row(self.instrument, self.song),
-            widgets.row(self.refresh_button, self.upload, self.suggest_button),
+            widgets.row(self.refresh_button, self.upload, self.suggest_button, self.lane_button),
+            self.lane,
             self.sliders.suggestion,
             self.sliders.take_buttons,
             widgets.row(*self.sliders.columns, self.sampling, self.output, align="flex-start"),
@@ -66,9 +70,14 @@ class ConvertPanel(TaskPanel):
         self.format = self.dropdown("File", "format", "format of the saved file", ["wav", "flac", "mp3"])
         hint = "for Transfer all songs: octave and semitones are suggested for every song by itself"
         self.own_keys = self.checkbox("All songs: each in its suggested key", "own-keys", hint, True)
-        self.output = widgets.column("Output", self.full_output, self.keep_rate, self.format, self.own_keys)
+        hint = "where Edit pitch has left edits beside a song"
+        self.edited = self.checkbox("Sing the edited pitch", "edited", hint, True)
+        rows = (self.full_output, self.keep_rate, self.format, self.own_keys, self.edited)
+        self.output = widgets.column("Output", *rows)
         hint = "compares where the song and the instrument sing, and says which shift fits"
         self.suggest_button = self.button("Suggest key", self.suggest, "suggest", hint=hint)
+        hint = "the song's pitch over its spectrogram: move notes, draw, snap to a key; kept in a file beside the song"
+        self.lane_button = self.button("Edit pitch", self.edit_pitch, "edit-pitch", hint=hint)
         hint = "sing the song with the instrument"
         self.transfer_button = self.button("Transfer", self.transfer, "transfer", "primary", hint)
         hint = "sing every song of the menu; one that fails does not stop the others"
@@ -84,6 +93,7 @@ class ConvertPanel(TaskPanel):
 
     def _choice_changed(self):
         self.sliders.suggest_nothing()
+        self.lane.hide()
         self.task.show()
         entry = self.entries.get(self.instrument.value)
         kind = entry.kind if entry and entry.kind else self.sliders.kind
@@ -136,6 +146,14 @@ class ConvertPanel(TaskPanel):
 
         self.start(work)
 
+    def edit_pitch(self) -> None:
+        """Show the pitch lane of the chosen song."""
+        self.start(lambda: self.lane.show(self._load()[1]))
+
+    def _with_edit(self, controls: Controls, song: songs.Song) -> Controls:
+        """The controls with the edits beside the song, if they are to be used."""
+        return dataclasses.replace(controls, f0_edit=f0_edit.of_song(song.path) if self.edited.value else None)
+
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
         controls, options, full = self.controls(), self._options(), self.full_output.value
@@ -143,7 +161,8 @@ class ConvertPanel(TaskPanel):
 
         def work():
             voice, song = self._load()
-            result = pipeline.convert(voice, song, controls, keep_rate=keep_rate, **options, **self.callbacks)
+            edited = self._with_edit(controls, song)
+            result = pipeline.convert(voice, song, edited, keep_rate=keep_rate, **options, **self.callbacks)
             path = pipeline.save(result, self.base.output, suffix)
             self._append(result, path, full)
             found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
@@ -163,7 +182,7 @@ class ConvertPanel(TaskPanel):
 
             def controls_for(song):
                 found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
-                return found.applied(controls) if own_keys else controls
+                return self._with_edit(found.applied(controls) if own_keys else controls, song)
 
             def done(result):
                 self._append(result, pipeline.save(result, self.base.output, suffix), False)
@@ -177,7 +196,7 @@ class ConvertPanel(TaskPanel):
     def show_busy(self, busy: bool) -> None:
         """Turn the buttons on and off."""
         super().show_busy(busy)
-        self.suggest_button.disabled = busy
+        self.suggest_button.disabled = self.lane_button.disabled = busy
 
     def _append(self, result, path, full):
         self.progress(1.0, "drawing")
