@@ -1,5 +1,5 @@
-"""The pitch lane. Without a browser: edits that the page sends are kept beside the song and used. In one, in a page with
-the widget's HTML as ipywidgets gives it: notes are dragged, drawn, snapped and taken back, and the file follows."""
+"""The pitch lane. Without a browser: edits that the page sends are kept beside the song and used. In one, in a page of
+the HTML that ipywidgets gets: notes are dragged, drawn, snapped and taken back, and the file follows."""
 
 import json
 
