@@ -32,7 +32,7 @@ def install_cell(address: str) -> str:
         "\n"
         'if importlib.util.find_spec("svclib") is None:\n'
         '    if "google.colab" not in sys.modules:\n'
-        f"        problem = ImportError({LOCAL_REMEDY})\n"
+        f"        problem = ImportError(\n            {LOCAL_REMEDY}\n        )\n"
         "        problem._render_traceback_ = [str(problem)].copy  # shown in place of a traceback\n"
         "        raise problem\n"
         f"    %pip install -q --no-deps git+{address}\n"

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +32,9 @@ _CANCELLED_SHARE = 0.05  # a mix with less of the louder channel's energy cancel
 def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The usable sound files of a folder (or of one file), and those left out, each with the reason; sorted by path.
 
-    A file is usable if it can be opened as sound, whatever its suffix. Links are followed, system files (``.DS_Store``,
-    ``._song.wav``, ``.ipynb_checkpoints``) passed over. An AudioError names the nearest folders if there is none.
+    A file is usable if it can be opened as sound, whatever its suffix. Links are followed inside the folder only;
+    system files (``.DS_Store``, ``._song.wav``, ``.ipynb_checkpoints``) are passed over. An AudioError names the
+    nearest folders if there is none.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -42,8 +43,10 @@ def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         hint = f"Near names there: {', '.join(near)}." if near else ""
         raise AudioError(f"There is no folder {folder}.", path=folder, hint=hint)
     usable, skipped = [], []
-    for path in [folder] if folder.is_file() else _files(folder):
+    for path, problem in [(folder, "")] if folder.is_file() else _files(folder):
         try:
+            if problem:
+                raise AudioError(problem)
             probe(path)
             usable.append(path)
         except (AudioError, OSError) as error:
@@ -53,24 +56,35 @@ def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
 
 def has_audio(folder: str | Path) -> bool:
     """True if a folder or its sub-folders hold a usable sound file; opens files only until one is found."""
-    for path in _files(Path(folder)):
+    for path, problem in _files(Path(folder)):
         with contextlib.suppress(AudioError, OSError):
-            probe(path)
-            return True
+            if not problem:
+                probe(path)
+                return True
     return False
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    seen = set()
+def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The files of a folder and its sub-folders, and the links out of it, each with the reason against it or ""."""
+    seen, root = set(), folder.resolve()
     for at, folders, files in os.walk(folder, followlinks=True):
         here = os.stat(at)
         if (here.st_dev, here.st_ino) in seen:  # a link that leads back
             folders[:] = []
             continue
         seen.add((here.st_dev, here.st_ino))
-        folders[:] = [name for name in folders if not filesystem.is_system_file(name)]
-        files = [name for name in files if not name.endswith(".f0.json")]  # the edits of a song, beside it
-        yield from (Path(at) / name for name in files if not filesystem.is_system_file(name))
+        for name in [*folders, *files]:
+            path = Path(at) / name
+            outside = path.is_symlink() and path.exists() and not path.resolve().is_relative_to(root)
+            if (outside or filesystem.is_system_file(name)) and name in folders:
+                folders.remove(name)
+            if filesystem.is_system_file(name) or name.endswith(".f0.json"):  # the edits of a song, beside it
+                continue
+            if outside:
+                text = "is a link to a place outside the folder. Put the file itself there, or give that place."
+                yield path, f"{filesystem.as_name(name)} {text}"
+            elif name in files:
+                yield path, ""
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -148,8 +162,19 @@ def read(path: str | Path, sample_rate_hz: int | None = None, surveyed: Survey |
         out[filled : filled + len(piece)] = piece
         filled += len(piece)
     if decoded != n:
-        raise AudioError(f"{Path(path).name} changed while it was read. Wait until it is complete, then try again.")
+        raise AudioError(f"{found.info.name} changed while it was read. Wait until it is complete, then try again.")
     return Audio(out, rate_hz, found.info)
+
+
+def beginning(path: str | Path, seconds: float) -> tuple[np.ndarray, int]:
+    """The first seconds of a file, the mean of its channels, and its sample rate; no more is decoded. For players."""
+    with Decoder(path) as decoder:
+        rate_hz, taken = decoder.info.sample_rate_hz, []
+        for block in decoder.blocks():
+            taken.append(block.mean(axis=1))
+            if sum(map(len, taken)) >= seconds * rate_hz:
+                break
+    return np.concatenate(taken or [np.zeros(0, np.float32)])[: round(seconds * rate_hz)], rate_hz
 
 
 def survey(path: str | Path, progress: ProgressCallback | None = None) -> Survey:
@@ -169,10 +194,10 @@ def survey(path: str | Path, progress: ProgressCallback | None = None) -> Survey
             products += np.einsum("nc,nd->cd", wide, wide)  # not by BLAS: its threads would hinder the workers'
             low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
             if progress and whole:
-                progress(min(1.0, n / whole), f"reading {decoder.path.name}")
+                progress(min(1.0, n / whole), f"reading {decoder.name}")
         info = decoder.decoded_info()
     if n == 0:
-        text = f"{info.path.name} holds no sound (0 samples); it is cut off."
+        text = f"{info.name} holds no sound (0 samples); it is cut off."
         raise AudioError(text, path=info.path, hint="Upload it again.")
     mean = total / n
     return _mix(info, mean, products / n - np.outer(mean, mean), np.maximum(np.abs(low), np.abs(high)))
@@ -185,7 +210,7 @@ def silence_warning(name: str) -> str:
 
 def _mix(info: AudioInfo, mean: np.ndarray, covariance: np.ndarray, peaks: np.ndarray) -> Survey:
     """The mix to mono, from the mean, covariance and peaks of the channels."""
-    name, channels, warnings = info.path.name, info.channels, list(info.warnings)
+    name, channels, warnings = info.name, info.channels, list(info.warnings)
     energy = np.maximum(np.diag(covariance), 0.0)
     weights, offset, gain, peak = np.full(channels, 1 / channels), 0.0, 1.0, 0.0
     if peaks.max() == 0.0:
@@ -243,12 +268,19 @@ class Written(NamedTuple):
     gain_db: float
 
 
-def write(path: str | Path, samples: np.ndarray, sample_rate_hz: int, comment: str = SYNTHETIC_TAG) -> Written:
+def write(
+    path: str | Path,
+    samples: np.ndarray,
+    sample_rate_hz: int,
+    comment: str = SYNTHETIC_TAG,
+    describe: Callable[[Path], bytes] | None = None,
+) -> Written:
     """Write sound in the format of the suffix (wav and flac with 24 bits, mp3, ogg, opus), atomically.
 
     Where the name is taken, it is ``name 2.wav`` and so on. Peaks above full scale are prevented by turning the whole
     file down, never by cutting or wrapping. ``samples`` are ``[n]`` or ``[n, channels]``, float or int16, ``comment``
-    becomes a tag. AudioError if the format is not known or does not take this rate, or the samples are not finite.
+    becomes a tag, ``describe`` is that of ``atomic_store.commit_new``. AudioError if the format is not known or does
+    not take this rate, or the samples are not finite.
     """
     path, samples = Path(path), as_float(np.asarray(samples))
     suffix = path.suffix.lower()
@@ -274,4 +306,4 @@ def write(path: str | Path, samples: np.ndarray, sample_rate_hz: int, comment: s
             text = f"{form} at {sample_rate_hz} Hz with {channels} channels cannot be written ({detail})."
             raise AudioError(text, hint="Write WAV instead.") from None
 
-    return Written(atomic_store.commit_new(path, put), 20 * float(np.log10(gain)))
+    return Written(atomic_store.commit_new(path, put, describe), 20 * float(np.log10(gain)))

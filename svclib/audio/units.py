@@ -15,6 +15,7 @@ from svclib.utils.errors import ConfigError
 
 A4_HZ = 440.0
 A4_MIDI = 69.0
+NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 MAX_FRAMES_PER_S, MAX_BINS_PER_S, MAX_MELS_PER_S = 2000, 1 << 24, 1 << 18
 
 
@@ -44,6 +45,18 @@ def midi_to_hz(midi):
     """Frequency in Hz of a (fractional) MIDI note number. MIDI 0 is a pitch here (8.18 Hz), not silence."""
     midi = midi if isinstance(midi, torch.Tensor) else np.asarray(midi, dtype=float)
     return (A4_HZ * 2.0 ** ((midi - A4_MIDI) / 12.0))[()]
+
+
+def note_name(midi: float | int) -> str:
+    """``69`` -> ``A4``; rounds to the nearest note."""
+    note = int(math.floor(midi + 0.5))
+    return f"{NOTE_NAMES[note % 12]}{note // 12 - 1}"
+
+
+def range_text(low_hz: float | int, high_hz: float | int) -> str:
+    """A range of pitch in notes and in Hz: ``A3 to D5 (215 to 606 Hz)``."""
+    low, high = (note_name(float(hz_to_midi(hz))) for hz in (low_hz, high_hz))
+    return f"{low} to {high} ({low_hz:.0f} to {high_hz:.0f} Hz)"
 
 
 def cents(f0_hz, reference_hz):

@@ -62,7 +62,8 @@ def _report(text: str, value: dict, where: str | None) -> None:
 def _warn_renamed(asked: Path, got: Path) -> None:
     """Report that a result got another name because the one asked for was taken."""
     if asked.name != got.name:
-        log(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
+        why = f"'{asked}' exists and is never overwritten" if asked.exists() else f"'{asked.name}' is no portable name"
+        log(f"{why}; the new one is '{got.name}'.")
 
 
 @command(
@@ -133,6 +134,8 @@ def prepare(a) -> None:
     option("--songs DIR", "songs to convert at every validation; the best step is chosen by them"),
     option("--words", "judge them by their words too (extra 'words')", action="store_true"),
     option("--take-over", "although another machine trains it: that one stops", action="store_true"),
+    option("--allow-changed-dataset", "resume although recordings were added or removed", action="store_true"),
+    option("--allow-unpitched", "although a singer's recordings have no notes", action="store_true"),
 )
 def train(a) -> int:
     """Train a model; continues from the last checkpoint where there is one."""
@@ -164,14 +167,15 @@ def _train(a, init: str | None) -> int:
         score = evaluate.for_training(a.dataset, a.songs, a.words or None)
     if speaks:
         log(training.device_summary())
-    names = ("steps", "minutes", "seed", "device", "from_step", "take_over")
+    names = ("steps", "minutes", "seed", "device", "from_step", "take_over", "allow_changed_dataset", "allow_unpitched")
     options = {name: getattr(a, name) for name in names if hasattr(a, name)}
     with TrainingProgress(a.minutes) as shown:
         result = training.train(a.dataset, a.run, preset, shown, init=init, score=score, **options)
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
-        say(f"{result.run}: step {result.step} of {result.steps}{loss}{held}")
+        of = f" of {result.steps}" if result.step <= result.steps else ""
+        say(f"{result.run}: step {result.step}{of}{loss}{held}")
         say(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
 

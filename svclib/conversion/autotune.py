@@ -1,12 +1,10 @@
 """Notes, keys and tuning: what autotune needs. Pitches are fractional MIDI note numbers (69 = 440 Hz)."""
 
-import math
-
 import numpy as np
 
+from svclib.audio.units import NOTE_NAMES
 from svclib.utils.errors import ConfigError
 
-NOTE_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 KEYS = ("chromatic", "auto", *(f"{n} major" for n in NOTE_NAMES), *(f"{n} minor" for n in NOTE_NAMES))
 _SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 _FLATS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#"}
@@ -15,12 +13,6 @@ _PROFILES = {
     "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
     "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
 }
-
-
-def note_name(midi: float) -> str:
-    """``69`` -> ``A4``; rounds to the nearest note."""
-    note = int(math.floor(midi + 0.5))
-    return f"{NOTE_NAMES[note % 12]}{note // 12 - 1}"
 
 
 def key_name(text: str) -> str:

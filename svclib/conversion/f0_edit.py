@@ -130,7 +130,8 @@ def apply(features: Features, edit: F0Edit) -> Features:
             )
         inside = voiced & (time_s >= one.start_s) & (time_s < one.stop_s)
         if one.curve:
-            cents[inside] = np.interp(time_s[inside], *zip(*one.curve, strict=True))
+            at_s, drawn_cents = np.array(one.curve).T
+            cents[inside] = np.interp(time_s[inside], at_s, drawn_cents)
         else:
             cents[inside] += one.shift_cents
     f0_hz = np.where(voiced, units.midi_to_hz(cents / 100.0), features.f0_hz).astype(np.float32)

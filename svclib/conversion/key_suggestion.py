@@ -8,7 +8,6 @@ import numpy as np
 
 from svclib.audio import units
 from svclib.audio.loudness import note_mask, note_on_ratio
-from svclib.conversion import autotune
 from svclib.conversion.controls import Controls, defaults, statistic
 from svclib.features.extract import Features
 
@@ -81,7 +80,7 @@ def suggest_shift(features: Features, statistics: dict | None, kind: str = "ddsp
     shift = 12 * octaves
     common = {s: f" ({100 * x:.0f} % of the pitch histograms overlap)" if x else "" for s, x in overlap.items()}
     text = (
-        f"The song's notes centre on {autotune.note_name(midi.mean())}, the instrument's on {autotune.note_name(mean)} "
+        f"The song's notes centre on {units.note_name(midi.mean())}, the instrument's on {units.note_name(mean)} "
         f"({difference:+.0f} semitones). Nearest octave: {octaves:+d}, in the song's own key{common[shift]}."
     )
     extra = best - shift

@@ -11,9 +11,12 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.features import extract
 from svclib.features.extract import Features, FeatureSettings
+from svclib.utils import filesystem
 from svclib.utils.errors import ConversionError, ProgressCallback, reporter
 
 CACHED_SONGS = 4
+HIGH_SHARE = 0.01  # of the frames: fewer above an instrument's range are errors of the tracker
+MAX_SONG_S = 7200.0  # about 1 MB of memory per second
 _songs: dict[tuple, "Song"] = {}  # the newest last
 _songs_lock = threading.Lock()
 
@@ -61,24 +64,35 @@ def load_song(
     """Read a song and measure it at an instrument's sample rate and on its grid.
 
     ``settings`` are those of the instrument; ``f0_method`` is another F0 tracker than theirs, of ``f0.F0_METHODS``.
-    Raises ConversionError if the song is shorter than one frame, AudioError if it cannot be read.
+    Raises ConversionError if the song is shorter than one frame or longer than two hours, AudioError if it cannot be
+    read.
     """
     path, report = Path(path), reporter(progress, cancelled)
+    name = filesystem.as_name(path.name)
     settings = dataclasses.replace(settings, f0_method=f0_method or settings.f0_method)
-    report(0.0, f"reading {path.name}")
+    report(0.0, f"reading {name}")
     found = audio.survey(path)
     n_samples, sample_rate_hz = found.info.n_samples, found.info.sample_rate_hz
-    report(0.05, f"reading {path.name}")
+    if found.info.duration_s > MAX_SONG_S:
+        length, most = units.duration_text(found.info.duration_s), units.duration_text(MAX_SONG_S)
+        raise ConversionError(f"'{name}' lasts {length}; expected a song of at most {most}.", hint="Cut it into parts.")
+    report(0.05, f"reading {name}")
     samples = audio.read(path, settings.sample_rate_hz, found).samples
     if units.frame_count(len(samples), settings.hop_samples) < 1:
         raise ConversionError(
-            f"'{path.name}' holds {1000 * n_samples / sample_rate_hz:.1f} ms of sound, less than one frame "
+            f"'{name}' holds {1000 * n_samples / sample_rate_hz:.1f} ms of sound, less than one frame "
             f"({1000 * settings.hop_samples / settings.sample_rate_hz:.1f} ms). Choose a longer song."
         )
     report(0.1, "measuring pitch and loudness")
     measured = extract.extract(samples, settings, progress=lambda f, text: report(0.1 + 0.9 * f, text))
+    if settings.f0_max_hz < extract.F0_MAX_HZ:  # an instrument of an earlier version; a soprano's notes may be higher
+        wide = dataclasses.replace(settings, f0_max_hz=extract.F0_MAX_HZ)
+        f0_hz, voiced, confidence = extract.track_f0(samples, settings.sample_rate_hz, wide)
+        if (f0_hz[voiced] > settings.f0_max_hz).sum() > HIGH_SHARE * len(f0_hz):
+            found_f0 = {"f0_hz": f0_hz, "voiced": voiced, "confidence": confidence}
+            measured = dataclasses.replace(measured, settings=wide, **found_f0)
     report(1.0, "measured")
-    return Song(path, path.stem, sample_rate_hz, n_samples, samples, measured, tuple(found.info.warnings))
+    return Song(path, Path(name).stem, sample_rate_hz, n_samples, samples, measured, tuple(found.info.warnings))
 
 
 def cached_song(path: str | Path, settings: FeatureSettings, f0_method: str | None = None, **watch) -> Song:

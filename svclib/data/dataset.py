@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from svclib.audio import units
-from svclib.data import manifest, preprocess, shards
+from svclib.data import manifest, preprocess, shards, statistics
 from svclib.data.recordings import Recording
 from svclib.features import extract
 from svclib.features.extract import ConditionInputs
@@ -58,7 +58,7 @@ def prepare(
         DatasetError, StorageError: if nothing can be used, ``out`` or ``validation`` do not fit, or the disk or the
             cluster fails; what was committed stays.
     """
-    settings = manifest.pin_content_encoder(Path(out), settings)
+    settings = manifest.pin_settings(Path(out), settings)
     return Dataset.open(out, preprocess.run(sources, out, settings, validation, progress, cancelled, executor))
 
 
@@ -243,10 +243,12 @@ def describe(dataset: Dataset) -> str:
     if dataset.labels:
         lines.append(f"labels: {', '.join(dataset.labels)}")
     if pitch["mean_note"] is not None:
-        low, high, mean = (units.midi_to_hz(pitch[f"{k}_note"]) for k in ("min", "max", "mean"))
-        lines.append(f"notes from {low:.0f} to {high:.0f} Hz, {mean:.0f} Hz on average")
+        low, high = statistics.note_range_midi(pitch)
+        notes = units.range_text(units.midi_to_hz(low), units.midi_to_hz(high))
+        lines.append(f"notes from {notes}, {units.note_name(pitch['mean_note'])} on average")
     if dataset.skipped or dataset.duplicates:
-        lines.append(f"{len(dataset.skipped)} files skipped, {len(dataset.duplicates)} duplicates left out")
+        left = ((len(dataset.skipped), "file", "skipped"), (len(dataset.duplicates), "duplicate", "left out"))
+        lines.append(", ".join(f"{n} {what}{'' if n == 1 else 's'} {how}" for n, what, how in left))
     return "\n".join(lines)
 
 

@@ -9,7 +9,9 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +21,17 @@ from svclib.data import shards, statistics
 from svclib.data.recordings import Recording, hold_out, only_held_out
 from svclib.features import content_features, extract
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import DatasetError
+from svclib.utils.errors import ConfigError, DatasetError, printable
+from svclib.utils.serialization import check_statistics
 
 NAME = "manifest.json"
 KIND = "svclib dataset"
 FORMAT = 2  # 2: carries a checksum of itself
+EARLIER_F0_MAX_HZ = 1100.0
 EXTRACTION_VERSION = 1  # part of the settings' key: increase it when the same settings give other features
 HOLD_OUT_END_S = (20.0, 60.0)  # of a single recording, its end is held out: from this length on, at most this much
+_FIELDS = {"settings": dict, "versions": dict, "statistics": dict}
+_FIELDS |= dict.fromkeys(("singers", "labels", "skipped", "duplicates"), list)
 _LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "swift-f0", "onnxruntime", "torch")
 
 
@@ -59,7 +65,58 @@ def read(folder: Path) -> dict:
         raise DatasetError(f"'{folder}' was made by a newer svclib (format {str(version)[:20]}). Update svclib.")
     if version != 1 and manifest.pop("checksum", None) != _hash(manifest):
         raise DatasetError(f"'{path}' is damaged. {again}")
+    if problem := _problem(manifest):
+        raise DatasetError(f"'{path}' is damaged or not of svclib: {problem}. {again}", path=path)
     return manifest
+
+
+def _problem(manifest: dict) -> str:
+    """Fault of a manifest as the end of a sentence; empty if its names lead nowhere else and its numbers are numbers.
+
+    Its checksum shows only that it is whole: whoever writes a manifest writes that, too.
+    """
+    files, recordings = manifest.get("shards"), manifest.get("recordings")
+    if not isinstance(files, dict) or not isinstance(recordings, list):
+        return "it lists no shards or no recordings"
+    for name, file in files.items():
+        if not re.fullmatch(r"shard-[0-9a-f]{16}\.safetensors", name):
+            return f"'{printable(name, 80)}' is no name of a shard"
+        if not isinstance(file, dict) or not (_is_count(file.get("bytes")) and _is_hex(file.get("sha256"), 64)):
+            return f"size or checksum of {name} is missing"
+    if not _is_hex(manifest.get("fingerprint"), 64) or not _is_hex(manifest.get("settings_key"), 16):
+        return "its fingerprint is none"
+    for key, kind in _FIELDS.items():
+        if not isinstance(manifest.get(key), kind):
+            return f"'{key}' is missing"
+    names = [*manifest["singers"], *manifest["labels"]]
+    if not all(map(filesystem.is_name, names)) or not all(isinstance(e, dict) for e in recordings):
+        return "it holds singers, labels or recordings that are none"
+    for entry in recordings:
+        counts = [entry.get("n_samples"), entry.get("n_frames")]
+        whole = isinstance(entry.get("name"), str) and _is_hex(entry.get("sha256"), 64) and all(map(_is_count, counts))
+        known = entry.get("singer") in manifest["singers"] and entry.get("label") in (None, *manifest["labels"])
+        segments = entry.get("segments")
+        placed = isinstance(segments, list) and all(
+            isinstance(s, list) and len(s) == 5 and s[0] in list(files) and all(map(_is_count, s[1:])) for s in segments
+        )
+        notes = isinstance(entry.get("notes"), list) and all(isinstance(note, str) for note in entry["notes"])
+        if not (whole and known and placed and notes and entry.get("split") in ("train", "validation")):
+            return f"the entry of recording '{printable(entry.get('name'), 80)}' is none"
+        if counts != [sum(s[2] for s in segments), sum(s[4] for s in segments)]:
+            return f"the segments of recording '{printable(entry['name'], 80)}' do not make its length"
+    try:
+        check_statistics(manifest["statistics"])
+    except ConfigError as error:
+        return str(error).rstrip(".")
+    return ""
+
+
+def _is_hex(value: Any, digits: int) -> bool:
+    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
 
 
 def write(folder: Path, manifest: dict) -> None:
@@ -171,14 +228,21 @@ def large_features(settings: extract.FeatureSettings) -> dict[str, int]:
     return {**({"log_mel": mel.n_mels} if mel else {}), **({"content": content.dims} if content else {})}
 
 
-def pin_content_encoder(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
-    """Settings whose content encoder is known by its weights: those of the dataset in the folder, else those found."""
-    wanted, known = settings.units, None
+def pin_settings(folder: Path, settings: extract.FeatureSettings) -> extract.FeatureSettings:
+    """The settings with what only the dataset in the folder, if there is one, decides.
+
+    Its content encoder is known by its weights, or the one that is found; and where the tracker searched up to the
+    default of earlier versions, 1100 Hz, it does so for recordings that are added.
+    """
+    wanted, old = settings.units, None
+    with contextlib.suppress(ValueError):
+        old = extract.FeatureSettings.from_json(read(folder)["settings"])
+    if old and (old.f0_max_hz, settings.f0_max_hz) == (EARLIER_F0_MAX_HZ, extract.F0_MAX_HZ):
+        settings = dataclasses.replace(settings, f0_max_hz=EARLIER_F0_MAX_HZ)
     if wanted is None or wanted.fingerprint:
         return settings
     content_features.allow(wanted)
-    with contextlib.suppress(ValueError):
-        known = extract.FeatureSettings.from_json(read(folder)["settings"]).units
+    known = old.units if old else None
     content = known if wanted.same_but_for_fingerprint(known) else content_features.pinned(wanted)
     return dataclasses.replace(settings, units=content)
 

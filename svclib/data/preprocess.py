@@ -10,25 +10,30 @@ than half in use, and small ones when there are more than 16, are merged.
 import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.audio.decode import low_rate_warning
-from svclib.data import executors, manifest, segments, shards
+from svclib.data import executors, manifest, quality, segments, shards, statistics
 from svclib.data.recordings import Recording
 from svclib.data.segments import ResampledStream
+from svclib.features import extract
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import Cancelled, DatasetError
 
 MIN_DURATION_S = 0.1
 SILENT_PEAK = 1e-4  # -80 dB
 SMALL_SHARDS = 16
+LOCK_NAME = ".preparing.lock"
+TWIN_S = 0.15  # recordings of lengths that differ by less may be one in two formats
 UNCHANGED = "Nothing changed."  # a message
 
 
@@ -65,14 +70,14 @@ class DatasetBuilder:
                 continue
             first = seen.get(digest) or seen.get(known.get(digest, ""))
             if first:
-                self._duplicate(recording, digest, *first)
+                self._duplicate(recording.name, digest, *first)
             else:
                 seen[digest] = (recording.name, digest)
                 hashed.append((recording, digest))
         return hashed
 
-    def _duplicate(self, recording: Recording, digest: str, name: str, of: str) -> None:
-        self.duplicates.append({"name": recording.name, "sha256": digest, "same_as": name, "same_as_sha256": of})
+    def _duplicate(self, repeated: str, digest: str, name: str, of: str) -> None:
+        self.duplicates.append({"name": repeated, "sha256": digest, "same_as": name, "same_as_sha256": of})
 
     def find_stored(self, wanted: set[str]) -> None:
         """Index the committed segments, and the shards to merge."""
@@ -114,7 +119,7 @@ class DatasetBuilder:
                 if any(n == stream.n_samples for n, _ in sounds):  # decode twice only if the length has occurred
                     same = sounds.get((stream.n_samples, stream.hash()), digest)
                     if same != digest and same in names:
-                        self._duplicate(recording, digest, names[same], same)
+                        self._duplicate(recording.name, digest, names[same], same)
                         self.done_s += seconds
                         continue
                 yield from self.measured_segments(recording, digest, stream, pool)
@@ -171,6 +176,33 @@ class DatasetBuilder:
             self.skipped.append({"name": recording.name, "reason": str(error)})
         self.failed.add(digest)
 
+    def without_twins(self, entries: list[dict]) -> list[dict]:
+        """The entries but those with the sound of an earlier one in another format, which are listed as duplicates."""
+        if self.old and {e["sha256"] for e in entries} <= {e["sha256"] for e in self.old["recordings"]}:
+            return entries
+        rate, n_samples = self.settings.sample_rate_hz, np.array([e["n_samples"] for e in entries])
+        order = np.argsort(n_samples, kind="stable")
+        close = np.diff(n_samples[order]) <= TWIN_S * rate
+        candidates = set(order[1:][close]) | set(order[:-1][close])
+        prints = [self._fingerprint(e) if i in candidates else None for i, e in enumerate(entries)]
+        kept = []
+        for entry, twin in zip(entries, quality.twins(prints), strict=True):
+            if twin is None:
+                kept.append(entry)
+            else:
+                self._duplicate(entry["name"], entry["sha256"], entries[twin]["name"], entries[twin]["sha256"])
+        return kept
+
+    def _fingerprint(self, entry: dict):
+        """Of the stored audio of an entry."""
+
+        def blocks() -> Iterator[np.ndarray]:
+            for name, start, n, *_ in entry["segments"]:
+                with contextlib.closing(shards.Reader(self.out / name)) as reader:
+                    yield reader.read("audio", start, start + n) / np.float32(shards.FULL_SCALE)
+
+        return quality.fingerprint(blocks(), self.settings.sample_rate_hz)
+
     def write(self, hashed, pool) -> dict[tuple[str, int], shards.Segment]:
         """Extract missing segments; returns the location of every segment of the dataset."""
         self.estimates_s = {digest: _estimate_s(r) for r, digest in hashed if not self.n_segments(digest)}
@@ -222,9 +254,36 @@ def run(sources, out, settings, validation=None, progress=None, cancelled=None, 
     with executors.opened(executor, waiting) as pool:
         hashed = builder.hash_files(sources)
         _require_some(hashed, builder)
-        atomic_store.remove_parts(builder.out)
-        builder.find_stored({digest for _, digest in hashed})
-        placed = builder.write(hashed, pool)
+        with _alone(builder.out):
+            atomic_store.remove_parts(builder.out)
+            builder.find_stored({digest for _, digest in hashed})
+            return _build(builder, hashed, builder.write(hashed, pool), validation)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other preparations on this machine out of a folder; DatasetError if one is writing there."""
+    with filesystem.translate_os_errors(out):
+        filesystem.make_folder(out)
+    lock = FileLock(out / LOCK_NAME)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        text = f"Another preparation is writing into '{out}'."
+        raise DatasetError(text, path=out, hint="Wait until it is ready, or choose another folder.") from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(lock.lock_file)  # before it is released: whoever opened it meanwhile did not get it
+        lock.release()
+
+
+def _build(builder: DatasetBuilder, hashed: list, placed: dict, validation: str | None) -> list[str]:
+    """Commit the manifest of the segments in ``placed``, and delete what is not referred to."""
     entries = []
     for recording, digest in hashed:
         first = builder.items.get((digest, 0))
@@ -232,6 +291,7 @@ def run(sources, out, settings, validation=None, progress=None, cancelled=None, 
         if all(where) and where:  # else skipped or a duplicate
             entries.append(manifest.entry_of(recording, digest, where, list(first.notes)))
     _require_some(entries, builder)
+    settings, entries = builder.settings, builder.without_twins(entries)
     entries = manifest.split_entries(entries, validation, settings, builder.messages)
     new = manifest.build(builder.out, settings, entries, builder.skipped, builder.duplicates, builder.old)
     if not new["statistics"]:
@@ -239,12 +299,32 @@ def run(sources, out, settings, validation=None, progress=None, cancelled=None, 
         new["statistics"] = manifest.compute_statistics(builder.out, new, settings)
     if builder.old != {**new, "versions": (builder.old or {}).get("versions")}:  # not for new libraries alone
         manifest.write(builder.out, new)
-    builder.messages += _changes(builder.old, new)
+    builder.messages += _changes(builder.old, new) + _without_notes(new, settings)
     for marked in atomic_store.find_marked(builder.out, shards.PATTERN):
         if marked.path.name not in new["shards"]:
             atomic_store.remove_marked(marked)
     builder.report(1.0, f"{len(entries)} recordings are ready")
     return builder.messages
+
+
+def _without_notes(new: dict, settings) -> list[str]:
+    """A message if a singer's recordings have no pitch, or notes reach a limit that is lower than the default."""
+    singers = new["statistics"]["singers"]
+    lost, pitch = (
+        [name for name, found in singers.items() if statistics.lacks_notes(found)],
+        new["statistics"]["f0_midi"],
+    )
+    if not lost:
+        highest = 0.0 if pitch["mean_note"] is None else units.midi_to_hz(statistics.note_range_midi(pitch)[1] + 1)
+        limit = f"Notes reach the limit of the pitch tracker, {settings.f0_max_hz:.0f} Hz; higher ones are unvoiced. "
+        limit += f"To measure up to {extract.F0_MAX_HZ:.0f} Hz, prepare into another folder."
+        return [limit] if settings.f0_max_hz < min(highest, extract.F0_MAX_HZ) else []
+    whose = f" of {', '.join(lost)}" if len(lost) < len(singers) else ""
+    limits = f"{settings.f0_min_hz:.0f} to {settings.f0_max_hz:.0f} Hz"
+    return [
+        f"No notes were found in the recordings{whose}: they are whispered, spoken without voice, or outside {limits}. "
+        "An instrument made of them cannot sing a melody."
+    ]
 
 
 def _twice(call: Callable[[], str]) -> str:
@@ -288,7 +368,10 @@ def _changes(old: dict | None, new: dict) -> list[str]:
     others = [s["name"] for s in new["skipped"] if Path(s["name"]).suffix.lower() not in audio.SUFFIXES]
     if others:
         more = " and so on" if len(others) > 5 else ""
-        messages.append(f"{len(others)} files are no recordings and were left out: {', '.join(others[:5])}{more}.")
+        what = (
+            "1 file is no recording and was" if len(others) == 1 else f"{len(others)} files are no recordings and were"
+        )
+        messages.append(f"{what} left out: {', '.join(others[:5])}{more}.")
     for name, reason in ((s["name"], s["reason"]) for s in new["skipped"] if s["name"] not in others):
         named = reason.startswith(Path(name).name)
         messages.append(f"Skipped {reason}" if named else f"Skipped '{name}': {reason}.")

@@ -6,7 +6,7 @@ of ten seconds. Thresholds were set on real recordings and mixtures of them: see
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.data import quality_report
 from svclib.data.quality_report import NOTE, PROBLEM, WARNING, FileReport, Finding, Report, make_finding
-from svclib.data.recordings import find_recordings
+from svclib.data.recordings import Recording, find_recordings
 from svclib.features import extract
 from svclib.utils.errors import DatasetError
 
@@ -30,20 +30,24 @@ _LOWEST_HZ, _HIGHEST_HZ = 70.0, 2500.0
 _PAUSE_FRAMES = 19  # 0.3 s
 
 
-def examine(paths: Sequence[str | Path] | str | Path, progress: Callable[[float, str], None] | None = None) -> Report:
+def examine(
+    paths: Sequence[str | Path | Recording] | str | Path, progress: Callable[[float, str], None] | None = None
+) -> Report:
     """Check recordings. No file is changed.
 
     Args:
-        paths: Files or folders; files in folders that are no audio are only counted.
+        paths: Files, folders or recordings; files in folders that are no audio are only counted.
         progress: Called with a fraction and a text before each file, and at the end.
 
     Returns:
-        Reports of all files, in the order given and sorted within a folder; totals; findings, the most serious first.
+        Reports of all files, in the order given and in natural order within a folder; totals; findings, the most
+        serious first.
 
     Raises:
         DatasetError: if a folder or file does not exist.
     """
-    found = [r for path in ([paths] if isinstance(paths, (str, Path)) else paths) for r in find_recordings(path)]
+    given = [paths] if isinstance(paths, (str, Path)) else paths
+    found = [r for path in given for r in ([path] if isinstance(path, Recording) else find_recordings(path))]
     measured = []
     for n, recording in enumerate(found):
         if progress:
@@ -70,6 +74,36 @@ class _Fingerprint:
     wave: np.ndarray
 
 
+class _Trace:
+    """Levels every 50 ms and the waveform of the first minute, of sound given block by block."""
+
+    def __init__(self, sample_rate_hz: int):
+        self.n_frame = max(1, round(FRAME_S * sample_rate_hz))
+        self.rest, self.levels, self.wave = np.zeros(0, np.float32), [], []
+        self.digest = hashlib.sha256(str(sample_rate_hz).encode())
+
+    def add(self, mono: np.ndarray) -> None:
+        self.digest.update(np.clip(np.rint(mono * 32767), -32768, 32767).astype("<i2").tobytes())
+        joined = np.concatenate([self.rest, mono])
+        whole = len(joined) // self.n_frame * self.n_frame
+        frames, self.rest = joined[:whole].reshape(-1, self.n_frame).astype(np.float64), joined[whole:]
+        self.levels.append(np.sqrt((frames**2).mean(axis=1)))
+        if sum(map(len, self.wave)) < COMPARED_S / FRAME_S:
+            points = min(50, self.n_frame)
+            length = self.n_frame // points
+            self.wave.append(frames[:, : points * length].reshape(len(frames), points, length).mean(axis=2))
+
+    def levels_db(self) -> np.ndarray:
+        levels = np.concatenate(self.levels or [np.zeros(0)])
+        if not len(levels) and len(self.rest):
+            levels = np.array([np.sqrt((self.rest.astype(np.float64) ** 2).mean())])
+        return units.amplitude_to_db(levels, -120.0) * np.ones(len(levels))
+
+    def fingerprint(self) -> _Fingerprint:
+        wave = np.concatenate(self.wave).ravel() if self.wave else np.zeros(0)
+        return _Fingerprint(self.digest.hexdigest(), self.levels_db(), wave)
+
+
 class _Scan:
     """One pass over a file: histograms of samples and of flat tops, levels, and excerpts for the pitch tracker."""
 
@@ -77,10 +111,9 @@ class _Scan:
 
     def __init__(self, found: audio.Survey):
         self.found, self.rate, n = found, found.info.sample_rate_hz, found.info.n_samples
-        self.n_frame = max(1, round(FRAME_S * self.rate))
+        self.trace = _Trace(self.rate)
         self.counts, self.flat = np.zeros(self.BINS, np.int64), np.zeros(self.BINS, np.int64)
-        self.rest, self.levels, self.wave, self.position = np.zeros(0, np.float32), [], [], 0
-        self.digest = hashlib.sha256(str(self.rate).encode())
+        self.position = 0
         self.spans, length = [(0, n)], round(EXCERPT_S * self.rate)
         if n > WHOLE_S * self.rate:
             starts = np.linspace(0.02 * n, 0.98 * n - length, N_EXCERPTS).astype(int)
@@ -94,26 +127,12 @@ class _Scan:
         same = (block[1:] == block[:-1]) & (np.abs(block[1:]) > 0.02)
         self.flat += np.bincount(size[1:-1][same[1:] & same[:-1]], minlength=self.BINS)  # middles of three equal ones
         mono = self.found.mono(block)
-        self.digest.update(np.clip(np.rint(mono * 32767), -32768, 32767).astype("<i2").tobytes())
-        joined = np.concatenate([self.rest, mono])
-        whole = len(joined) // self.n_frame * self.n_frame
-        frames, self.rest = joined[:whole].reshape(-1, self.n_frame).astype(np.float64), joined[whole:]
-        self.levels.append(np.sqrt((frames**2).mean(axis=1)))
-        if sum(map(len, self.wave)) < COMPARED_S / FRAME_S:
-            points = min(50, self.n_frame)
-            length = self.n_frame // points
-            self.wave.append(frames[:, : points * length].reshape(len(frames), points, length).mean(axis=2))
+        self.trace.add(mono)
         for (start, stop), parts in zip(self.spans, self.excerpts, strict=True):
             a, b = max(start - self.position, 0), min(stop - self.position, len(mono))
             if a < b:
                 parts.append(mono[a:b].copy())
         self.position += len(mono)
-
-    def levels_db(self) -> np.ndarray:
-        levels = np.concatenate(self.levels or [np.zeros(0)])
-        if not len(levels) and len(self.rest):
-            levels = np.array([np.sqrt((self.rest.astype(np.float64) ** 2).mean())])
-        return units.amplitude_to_db(levels, -120.0) * np.ones(len(levels))
 
     def clipped(self) -> tuple[float, float]:
         """Share of samples on flat tops within 3 % of the highest sample, and that sample."""
@@ -121,6 +140,8 @@ class _Scan:
         if not len(filled):
             return 0.0, 0.0
         top, total = int(filled[-1]), int(self.counts.sum())
+        if top == self.BINS - 1:  # a float file above full scale: nothing was cut off
+            return 0.0, self.found.peak / self.found.gain
         flat = int(self.flat[int(0.97 * top) :].sum())
         return (flat if flat >= 1e-4 * total else self._pile(top)) / total, (top + 0.5) * self.TOP / self.BINS
 
@@ -146,7 +167,7 @@ def _measure(path: Path, name: str, problem: str | None) -> tuple[FileReport, _F
         unusable = make_finding(name, "unusable", PROBLEM, "error", error=error)
         other = Finding(name, "other", NOTE, str(error))
         return FileReport(name, path, findings=(unusable if path.suffix.lower() in audio.SUFFIXES else other,)), None
-    info, levels_db = found.info, scan.levels_db()
+    info, fingerprint = found.info, scan.trace.fingerprint()
     clipped, peak = scan.clipped()
     values = {
         "duration_s": info.n_samples / info.sample_rate_hz,
@@ -155,16 +176,15 @@ def _measure(path: Path, name: str, problem: str | None) -> tuple[FileReport, _F
         "format": str(getattr(info, "format", "")),
         "peak_db": float(units.amplitude_to_db(peak)),
         "clipped_share": clipped,
-        **_levels(levels_db),
+        **_levels(fingerprint.levels_db),
     }
     if values["level_db"] > -80:
         excerpts = [np.concatenate(parts) for parts in scan.excerpts if parts]
         values |= measure_pitch(excerpts, info.sample_rate_hz, values["level_db"])
     report = FileReport(name, path, **values)
-    reading = [Finding(name, "reading", WARNING, w) for w in info.warnings if w != audio.silence_warning(path.name)]
+    reading = [Finding(name, "reading", WARNING, w) for w in info.warnings if w != audio.silence_warning(info.name)]
     report = dataclasses.replace(report, findings=(*reading, *quality_report.about(report)))
-    wave = np.concatenate(scan.wave).ravel() if scan.wave else np.zeros(0)
-    return report, _Fingerprint(scan.digest.hexdigest(), levels_db, wave)
+    return report, fingerprint
 
 
 def _levels(levels_db: np.ndarray) -> dict:
@@ -189,24 +209,38 @@ def _levels(levels_db: np.ndarray) -> dict:
 
 def _with_duplicates(measured: list[tuple[FileReport, _Fingerprint | None]]) -> list[FileReport]:
     """Add a finding to every file that repeats an earlier one."""
-    out, names, digests = [], [], {}
-    shapes, kept = np.zeros((len(measured), 3)), []
-    for report, fingerprint in measured:
-        twin = None
-        if fingerprint:
-            shape = _shape(fingerprint)
-            near = np.abs(shapes[: len(kept)] - shape) <= (2, *[2 + 0.02 * len(fingerprint.levels_db)] * 2)
-            candidates = [digests.get(fingerprint.digest), *np.flatnonzero(near.all(axis=1))]
-            twin = next((names[i] for i in candidates if i is not None and _same(fingerprint, kept[i])), None)
-        if twin:
-            repeated = make_finding(report.name, "duplicate", WARNING, twin=twin)
+    out = []
+    for (report, _), twin in zip(measured, twins([p if r.usable else None for r, p in measured]), strict=True):
+        if twin is not None:
+            repeated = make_finding(report.name, "duplicate", PROBLEM, twin=measured[twin][0].name)
             report = dataclasses.replace(report, findings=(*report.findings, repeated))
-        elif fingerprint and report.usable:
-            digests[fingerprint.digest], shapes[len(kept)] = len(kept), shape
-            names.append(report.name)
-            kept.append(fingerprint)
         out.append(report)
     return out
+
+
+def fingerprint(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> _Fingerprint:
+    """Features for :func:`twins`, of mono sound given block by block."""
+    trace = _Trace(sample_rate_hz)
+    for block in blocks:
+        trace.add(block)
+    return trace.fingerprint()
+
+
+def twins(prints: Sequence[_Fingerprint | None]) -> list[int | None]:
+    """For each recording the position of the first one of the same sound, also in another format or level, or None."""
+    found, digests, shapes, kept = [], {}, np.zeros((len(prints), 3)), []
+    for position, one in enumerate(prints):
+        twin = None
+        if one:
+            shape = _shape(one)
+            near = np.abs(shapes[: len(kept)] - shape) <= (2, *[2 + 0.02 * len(one.levels_db)] * 2)
+            candidates = [digests.get(one.digest), *(kept[i] for i in np.flatnonzero(near.all(axis=1)))]
+            twin = next((i for i in candidates if i is not None and _same(one, prints[i])), None)
+            if twin is None:
+                digests[one.digest], shapes[len(kept)] = position, shape
+                kept.append(position)
+        found.append(twin)
+    return found
 
 
 def _shape(fingerprint: _Fingerprint) -> np.ndarray:

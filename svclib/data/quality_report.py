@@ -1,13 +1,20 @@
-"""Findings of the quality check with advice (``findings.toml``), and the report as a table and as JSON."""
+"""Findings of the quality check with advice (``findings.toml``), and the report as a table and as JSON.
+
+A problem is a file that preparing leaves out, a warning one worth a look, a note anything else.
+"""
 
 import dataclasses
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from svclib.audio import io as audio
 from svclib.audio import units
 
 PROBLEM, WARNING, NOTE = "problem", "warning", "note"
+NOTHING_FOUND = "No problems found."
+LEFT_OUT = ("unusable", "other", "duplicate")  # kinds of findings
+LIMITS_HZ = (53.0, 2000.0)  # the default search range of the tracker, less a semitone
 MIXTURE_NOTE, MIXTURE_WARNING = 0.06, 0.25
 ENOUGH_S, GOOD_S = 300.0, 600.0
 _TEXTS = tomllib.loads(Path(__file__).with_name("findings.toml").read_text(encoding="utf-8"))
@@ -62,8 +69,23 @@ class FileReport:
 
     @property
     def usable(self) -> bool:
-        """True if it can be used for training."""
-        return not any(f.kind in ("unusable", "other") for f in self.findings)
+        """True if it can be used for training, and is not the second of two."""
+        return not any(f.kind in LEFT_OUT for f in self.findings)
+
+    @property
+    def row(self) -> list[str]:
+        """The texts of its line in :meth:`Report.table_of`."""
+        pitch = "" if self.f0_low_hz is None else units.range_text(self.f0_low_hz, self.f0_high_hz)
+        return [
+            self.name,
+            units.duration_text(self.duration_s) if self.duration_s else "",
+            pitch,
+            _text(self.level_db, "{:.0f} dB"),
+            _text(self.noise_floor_db, "{:.0f} dB"),
+            _text(self.silence_share, "{:.0f} %", 100),
+            _text(self.clipped_share or None, "{:.2g} %", 100),
+            _text(self.voiced_share, "{:.0f} %", 100),
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +100,17 @@ class Report:
     totals: dict
     findings: list[Finding]
 
+    def table_of(self, files: Sequence[FileReport]) -> tuple[list[str], list[list[str]]]:
+        """Column titles and rows about files; columns without any value are left out."""
+        titles = ["file", "length", "pitch", "level", "noise floor", "silent", "clipped", "voiced"]
+        rows = [f.row for f in files]
+        filled = [i for i in range(len(titles)) if i == 0 or any(row[i] for row in rows)]
+        return [titles[i] for i in filled], [[row[i] or "–" for i in filled] for row in rows]
+
+    def flagged(self) -> list[FileReport]:
+        """The usable files with a warning, to listen to before one leaves them out (``recordings.leave_out``)."""
+        return [f for f in self.files if f.usable and any(x.severity == WARNING for x in f.findings)]
+
     def to_json(self) -> dict:
         """Everything as plain JSON values."""
         files = [{**dataclasses.asdict(f), "path": str(f.path)} for f in self.files]
@@ -85,35 +118,25 @@ class Report:
 
     def table(self) -> str:
         """A table and the findings, as plain text."""
-        rows = [["file", "length", "level", "silent", "clipped", "floor", "pitch", "voiced", "findings"]]
-        for f in (f for f in self.files if f.usable or any(x.kind != "other" for x in f.findings)):
-            rows.append(
-                [
-                    f.name if len(f.name) <= 40 else f"...{f.name[-37:]}",
-                    units.duration_text(f.duration_s) if f.duration_s else "-",
-                    _text(f.level_db, "{:.0f} dB"),
-                    _text(f.silence_share, "{:.0f} %", 100),
-                    _text(f.clipped_share, "{:.2g} %", 100),
-                    _text(f.noise_floor_db, "{:.0f} dB"),
-                    "-" if f.f0_low_hz is None else f"{f.f0_low_hz:.0f}-{f.f0_high_hz:.0f} Hz",
-                    _text(f.voiced_share, "{:.0f} %", 100),
-                    ", ".join(dict.fromkeys(KINDS[x.kind] for x in f.findings)) or "good",
-                ]
-            )
+        listed = [f for f in self.files if f.usable or any(x.kind != "other" for x in f.findings)]
+        titles, rows = self.table_of(listed)
+        kinds = [", ".join(dict.fromkeys(KINDS[x.kind] for x in f.findings)) or "good" for f in listed]
+        rows = [[*titles, "findings"], *([*row, kind] for row, kind in zip(rows, kinds, strict=True))]
+        rows = [[row[0] if len(row[0]) <= 40 else f"...{row[0][-37:]}", *row[1:]] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         t = self.totals
-        pitch = f", pitch {t['f0_low_hz']:.0f} to {t['f0_high_hz']:.0f} Hz" if t["f0_low_hz"] else ""
+        pitch = f", notes from {units.range_text(t['f0_low_hz'], t['f0_high_hz'])}" if t["f0_low_hz"] else ""
         length = units.duration_text(t["duration_s"])
         lines += ["", f"{t['n_usable']} of {len(rows) - 1} recordings are usable: {length}{pitch}."]
         for finding in self.findings:
             named = not finding.file or finding.text.startswith(Path(finding.file).name)
             lines.append(f"{finding.severity}: {'' if named else finding.file + ': '}{finding.text}")
-        return "\n".join(lines if self.findings else [*lines, "Nothing to complain about."])
+        return "\n".join(lines if self.findings else [*lines, NOTHING_FOUND])
 
 
 def _text(value: float | None, form: str, factor: float | int = 1) -> str:
-    return "-" if value is None else form.format(factor * value)
+    return "" if value is None else form.format(factor * value)
 
 
 def make_finding(file: str, kind: str, severity: str, text: str = "text", **values) -> Finding:
@@ -137,7 +160,7 @@ def about(r: FileReport) -> list[Finding]:
     if r.duration_s < 1.0:
         add("short", NOTE)
     if r.clipped_share > 1e-4:
-        add("clipping", PROBLEM if r.clipped_share > 0.01 else WARNING, percent=100 * r.clipped_share)
+        add("clipping", WARNING, percent=100 * r.clipped_share)
     if r.silence_share > 0.5:
         add("silence", NOTE, percent=100 * r.silence_share)
     elif r.longest_silence_s > 10:
@@ -149,7 +172,9 @@ def about(r: FileReport) -> list[Finding]:
     if r.level_spread_db is not None and r.level_spread_db > 26:
         add("level", NOTE)
     if r.voiced_share is not None and r.voiced_share < 0.2:
-        add("pitch", PROBLEM if r.voiced_share < 0.1 else WARNING, percent=100 * r.voiced_share)
+        add("pitch", WARNING, percent=100 * r.voiced_share)
+    elif r.f0_low_hz is not None and not LIMITS_HZ[0] < r.f0_low_hz <= r.f0_high_hz < LIMITS_HZ[1]:
+        add("limit", WARNING, notes=units.range_text(r.f0_low_hz, r.f0_high_hz))
     if r.octave_jumps_per_min is not None and r.octave_jumps_per_min > 12:
         add("octaves", NOTE)
     if r.mixture_share is not None and r.mixture_share >= MIXTURE_NOTE:
@@ -180,7 +205,7 @@ def about_all(files: list[FileReport], totals: dict) -> list[Finding]:
     out = []
     if others := [f.name for f in files if any(x.kind == "other" for x in f.findings)]:
         names = ", ".join(others[:5]) + (" and so on" if len(others) > 5 else "")
-        out.append(make_finding("", "other", NOTE, n=len(others), names=names))
+        out.append(make_finding("", "other", NOTE, "text" if len(others) > 1 else "one", n=len(others), names=names))
     if not totals["n_usable"]:
         types = ", ".join(sorted(s.lstrip(".") for s in audio.SUFFIXES))
         return [*out, make_finding("", "unusable", PROBLEM, "none", types=types)]
@@ -193,5 +218,5 @@ def about_all(files: list[FileReport], totals: dict) -> list[Finding]:
         out.append(make_finding("", "level", NOTE, "files", spread_db=spread, softest=softest))
     low, high = totals["f0_low_hz"], totals["f0_high_hz"]
     if low and high / low < 2**0.75 and sounding > 60:
-        out.append(make_finding("", "range", NOTE, low=low, high=high))
+        out.append(make_finding("", "range", NOTE, notes=units.range_text(low, high)))
     return out

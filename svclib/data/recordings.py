@@ -4,10 +4,11 @@ import dataclasses
 import fnmatch
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from svclib.audio import io as audio
+from svclib.utils import filesystem
 from svclib.utils.errors import DatasetError
 
 VALIDATION_SHARE = 0.075
@@ -17,7 +18,7 @@ LARGEST_VALIDATION_SHARE = 0.25
 @dataclasses.dataclass(frozen=True)
 class Recording:
     """One file of a singer's voice, with a class (a digit, a vowel, ...) or None, a display name (the path inside the
-    given folder), and the problem why it cannot be used, or None.
+    given folder, of legal names), and the problem why it is not used, or None.
     """
 
     path: Path
@@ -28,13 +29,15 @@ class Recording:
 
     def __post_init__(self):
         object.__setattr__(self, "path", Path(self.path))
-        object.__setattr__(self, "name", self.name or self.path.name)
+        object.__setattr__(self, "name", self.name or filesystem.as_name(self.path.name))
 
 
 def find_recordings(
     folders: Sequence[str | Path] | str | Path, singers: Sequence[str] | None = None, labels: str | None = None
 ) -> list[Recording]:
     """The audio files in folders (or single files); unusable files carry a ``problem``.
+
+    Names of singers, labels and recordings are legal (``filesystem.is_name``) whatever the files are called.
 
     Args:
         folders: Each folder is one voice; a folder that holds only folders is several, one in each.
@@ -43,14 +46,18 @@ def find_recordings(
             used, other names are placeholders.
 
     Returns:
-        One recording per file, by singer and then by name.
+        One recording per file, by singer and then by name, numbers as numbers.
 
     Raises:
-        DatasetError: if a folder is missing, the numbers do not fit, or a file name does not follow ``labels``.
+        DatasetError: if a folder is missing, the numbers do not fit, a singer's name is none, or a file name does not
+            follow ``labels``.
     """
     given = [Path(folders)] if isinstance(folders, (str, Path)) else [Path(f) for f in folders]
     if singers is not None and len(singers) != len(given):
         raise DatasetError(f"{len(singers)} singers were named for {len(given)} folders; give one for each.")
+    if bad := [name for name in singers or () if not filesystem.is_name(name)]:
+        text = f"The singer's name {ascii(bad[0])[:80]} is empty, too long or holds control characters."
+        raise DatasetError(text, hint=f"Write a name of 1 to {filesystem.MAX_NAME} characters.")
     pattern, found = _name_pattern(labels) if labels else None, []
     for position, folder in enumerate(given):
         if not folder.exists():
@@ -63,10 +70,31 @@ def find_recordings(
         for path, problem in [(p, None) for p in usable] + skipped:
             inside = path.relative_to(root)
             singer = inside.parts[0] if nested and len(inside.parts) > 1 else root.resolve().name
-            found.append(Recording(path, singers[position] if singers else singer, None, inside.as_posix(), problem))
+            singer, name = filesystem.as_name(singer) or "singer", "/".join(map(filesystem.as_name, inside.parts))
+            found.append(Recording(path, singers[position] if singers else singer, None, name, problem))
     if pattern:
         found = [_labelled(r, pattern, labels, singers is not None) for r in found]
-    return sorted(found, key=lambda r: (r.singer, r.name, str(r.path)))
+    found.sort(key=lambda r: (r.singer, filesystem.natural_key(r.name), str(r.path)))
+    return _with_own_names(found)
+
+
+def _with_own_names(recordings: list[Recording]) -> list[Recording]:
+    """A number for the names of a singer's recordings that became one: of another normal form or encoding only."""
+    own, taken = [], set()
+    for recording in recordings:
+        name, number, path = recording.name, 1, Path(recording.name)
+        while (recording.singer, name, recording.path.parent) in taken:
+            number += 1
+            name = path.with_name(f"{path.stem} {number}{path.suffix}").as_posix()
+        taken.add((recording.singer, name, recording.path.parent))
+        own.append(dataclasses.replace(recording, name=name))
+    return own
+
+
+def leave_out(recordings: Sequence[Recording], paths: Collection[Path]) -> list[Recording]:
+    """The recordings, those of these files marked as left out; preparing skips them with a message."""
+    why = "it was left out by choice"
+    return [dataclasses.replace(r, problem=r.problem or why) if r.path in paths else r for r in recordings]
 
 
 def _name_pattern(labels: str) -> re.Pattern:

@@ -78,6 +78,28 @@ def _summary(found: list[dict]) -> dict:
     }
 
 
+def lacks_notes(found: dict) -> bool:
+    """True if the statistics of a dataset or a singer hold no notes, or in less than 2 % of the time."""
+    pitch = found.get("f0_midi") or {}
+    seconds = (pitch.get("histogram") or {}).get("seconds")
+    few = seconds is not None and sum(seconds) < 0.02 * found["duration_s"]
+    return few or pitch.get("mean_note", 0.0) is None
+
+
+def note_range_midi(pitch: dict) -> tuple[float, float]:
+    """Lowest and highest note of ``f0_midi`` that is held for more than half a percent of the time.
+
+    Single frames beyond are mostly octave errors of the tracker.
+    """
+    edges, seconds = (np.array(pitch.get("histogram", {}).get(k, [])) for k in ("edges_midi", "seconds"))
+    share = np.cumsum(seconds) / max(seconds.sum(), 1e-9)
+    inside = np.flatnonzero((share > 0.005) & (share - seconds / max(seconds.sum(), 1e-9) < 0.995))
+    if not len(inside):
+        return pitch["min_note"], pitch["max_note"]
+    low, high = float(edges[inside[0]]) + 0.5, float(edges[inside[-1] + 1]) - 0.5
+    return max(low, pitch["min_note"]), min(high, pitch["max_note"])
+
+
 def value_range(arrays: Iterable[np.ndarray]) -> dict | None:
     """{min, max} over arrays; None if they are empty."""
     found = [(float(a.min()), float(a.max())) for a in arrays if a.size]

@@ -22,6 +22,7 @@ from svclib.features.f0 import F0_METHODS, fill_unvoiced
 from svclib.utils.errors import AudioError, ConfigError, ModelError, ProgressCallback, reporter
 from svclib.utils.serialization import Settings, setting
 
+F0_MAX_HZ = 2100.0
 MAX_CHUNK_VALUES = 1 << 25  # of a spectrogram that is computed at a time
 
 
@@ -33,7 +34,7 @@ class FeatureSettings(Settings):
     hop_samples: int = setting(64, 2, 65536)  # per frame
     f0_method: str = setting("swift", choices=F0_METHODS)
     f0_min_hz: float = setting(50.0, 20, 2000)  # search range of the tracker
-    f0_max_hz: float = setting(1100.0, 50, 5000)
+    f0_max_hz: float = setting(F0_MAX_HZ, 50, 5000)  # the default is above C7: sopranos, and most whistle notes
     voicing_threshold: float = setting(0.5, 0, 1)  # confidence from which a frame counts as voiced
     loudness_n_fft: int = setting(512, 16, 65536)  # window of the A-weighted loudness, samples
     mel: MelConfig | None = None  # where the model needs it; its rate and hop must equal the grid's

@@ -87,18 +87,19 @@ def tip(widget: W.Widget, text: str) -> W.Widget:
     return widget
 
 
-def described(kind, label: str) -> str:
-    """A label, such as a singer's name from an instrument, as a widget's description: ipywidgets 7 takes it for HTML,
-    8 for text unless allowed."""
-    return printable(label) if "description_allow_html" in kind.class_trait_names() else page.text(label)
-
-
 def control(
     kind, label: str, css_class: str, hint: str, width: str = "98%", label_width: str = "116px", **settings
 ) -> W.Widget:
-    """A labelled control with a hint, as wide as its group; tests and styles find it by its class."""
-    style, layout = {"description_width": label_width}, W.Layout(width=width)
-    widget = kind(description=described(kind, label), layout=layout, style=style, **settings)
+    """A labelled control with a hint, as wide as its group; tests and styles find it by its class.
+
+    The hint is in the description: of many widgets ipywidgets 8 shows no tooltip beside one. Label and hint may come
+    from an instrument, and are escaped.
+    """
+    style, layout, text = {"description_width": label_width}, W.Layout(width=width), page.text(printable(label))
+    settings["description"] = f'<span title="{page.text(hint)}">{text}</span>' if hint else text
+    if "description_allow_html" in kind.class_trait_names():  # ipywidgets 7 takes every description for HTML
+        settings["description_allow_html"] = True
+    widget = kind(layout=layout, style=style, **settings)
     widget.add_class(css_class)
     return tip(widget, hint)
 
@@ -188,7 +189,8 @@ class Uploader(W.VBox):
                 self._take(sent)
                 verdict = "ok"
             except (ValueError, OSError) as error:
-                self._problems.append(f"{printable(sent['name'], 80)}: {filesystem.error_text(error)}")
+                name, why = printable(sent["name"], 80), filesystem.error_text(error)
+                self._problems.append(why if why.startswith(name) else f"{name}: {why}")
                 self._close()
             if self._folder is None:
                 lines = [self._done(self._kept)] if self._kept else []

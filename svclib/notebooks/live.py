@@ -31,7 +31,8 @@ class LivePanel(Panel):
 
     def __init__(self, base: workspace.Base):
         super().__init__()
-        self.base, self.voice, self._session = base, None, ""
+        self.base, self._session = base, ""
+        self.voice: LiveVoice | None = None
         self.instrument = self.dropdown("Instrument", "instrument", f"ddsp instruments in {base.instruments}")
         self.octave = self.slider("Octave", "octave", "octaves up or down", 0, (-2, 2))
         self.loudness = self.slider("Loudness", "loudness", "dB louder or softer", 0.0, (-20.0, 20.0))
@@ -64,12 +65,12 @@ class LivePanel(Panel):
     def _begin(self, session: str, rate_hz: int) -> None:
         if self.instrument.value is None:
             raise ValueError("There is no instrument of kind ddsp; train one in notebook 02.")
-        voice = widgets.open_instrument(self.instrument.value)
         controls = Controls(octave_shift=self.octave.value, loudness_shift_db=self.loudness.value)
-        self.voice, self._session = LiveVoice(voice, controls), session
-        self._down = soxr.ResampleStream(rate_hz, self.voice.rate, 1, dtype="float32", quality="LQ")
-        self._up = soxr.ResampleStream(self.voice.rate, rate_hz, 1, dtype="float32", quality="LQ")
-        latency_ms = round(1000 * self.voice.latency_samples / self.voice.rate)
+        voice = LiveVoice(widgets.open_instrument(self.instrument.value), controls)
+        self.voice, self._session = voice, session
+        self._down = soxr.ResampleStream(rate_hz, voice.rate, 1, dtype="float32", quality="LQ")
+        self._up = soxr.ResampleStream(voice.rate, rate_hz, 1, dtype="float32", quality="LQ")
+        latency_ms = round(1000 * voice.latency_samples / voice.rate)
         self._latency.value = f'<span data-latency="{latency_ms}"></span>'
 
     def _received(self, change) -> None:
@@ -81,6 +82,7 @@ class LivePanel(Panel):
             if sent["id"] != self._session:
                 self._begin(sent["id"], int(sent["rate"]))
             block = np.frombuffer(base64.b64decode(sent["data"]), "<i2").astype(np.float32) / 32768
+            assert self.voice is not None
             made = self._up.resample_chunk(self.voice.process(self._down.resample_chunk(block)))
             made = (32767 * np.clip(made, -1, 1)).astype("<i2")
             answer = base64.b64encode(made.tobytes()).decode()

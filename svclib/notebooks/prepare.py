@@ -17,7 +17,7 @@ from svclib.analysis import plots
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.data import dataset, quality, quality_report, singers
-from svclib.data.recordings import Recording, find_recordings
+from svclib.data.recordings import Recording, find_recordings, leave_out
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
 from svclib.notebooks.panel import Panel
@@ -28,7 +28,8 @@ from svclib.utils.errors import ConfigError, DatasetError, StorageError
 
 SINGER, OTHER_SINGER, MINUTES = "aria", "bruno", 2.0
 MARKS = {quality_report.PROBLEM: "error", quality_report.WARNING: "warning", quality_report.NOTE: "info"}
-MAX_ROWS = 60
+MAX_ROWS, MAX_FLAGGED = 60, 12
+PLAYED_S = 8.0  # of a file that is worth a look
 
 
 def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
@@ -129,7 +130,7 @@ def _recordings_of(base, name) -> list[Recording]:
 
 
 def _places(base, name) -> list[Path]:
-    """Where the recordings of a voice are: its folder, and the folder or file elsewhere that is noted in it."""
+    """The places of a voice's recordings: its folder, and the folder or file elsewhere that is noted in it."""
     folder = base.audio / name
     noted = unzip.record(folder).get("in_place")
     return [folder, *([Path(noted)] if noted and Path(noted).exists() else [])]
@@ -216,7 +217,7 @@ class UploadPanel(Panel):
 
     def _keep(self, path: Path) -> Path:
         if zipfile.is_zipfile(path):
-            unpacked = unzip.unpack(path, path.with_suffix(""))
+            unpacked = unzip.unpack(path, path.parent / "unpacked")
             if not audio.has_audio(unpacked):
                 raise DatasetError("It holds no recordings.")
             return download.fetch(path, self.folder)
@@ -241,8 +242,15 @@ def songs(base: workspace.Base) -> list[Path]:
 
 def examine(found: list[Recording]) -> HTML:
     """The doctor's report on recordings: what there is in total, what to do, a table and a picture."""
+    return HTML(_report_html(_examined(found)))
+
+
+def _examined(found: list[Recording]) -> quality_report.Report:
     with widgets.shown_progress() as bar:
-        report = quality.examine([recording.path for recording in found], progress=bar)
+        return quality.examine(found, progress=bar)
+
+
+def _report_html(report: quality_report.Report) -> str:
     totals, findings = report.totals, report.findings[:MAX_ROWS]
     duration, sounding = (units.duration_text(totals[name]) for name in ("duration_s", "sounding_s"))
     title = f"{totals['n_usable']} of {totals['n_files']} files usable, {duration}"
@@ -251,23 +259,41 @@ def examine(found: list[Recording]) -> HTML:
         rows = [[f.file or "all", quality_report.KINDS[f.kind], f.text] for f in findings]
         parts.append(page.table(["file", "found", "what to do"], rows, [MARKS[f.severity] for f in findings]))
     else:
-        parts.append(page.notice("Nothing to complain about.", "done"))
+        parts.append(page.notice(quality_report.NOTHING_FOUND, "done"))
     usable = [file for file in report.files if file.usable]
-    columns = ["file", ">length (s)", ">pitch (Hz)", ">level (dB)", ">noise floor (dB)", ">silence", ">clipped"]
-    parts.append(page.table(columns, [file_row(file) for file in usable[:MAX_ROWS]]))
+    (first, *others), rows = report.table_of(usable[:MAX_ROWS])
+    parts.append(page.table([first, *(f">{title}" for title in others)], rows))
     if len(usable) > MAX_ROWS:
         parts.append(page.paragraph(f"and {len(usable) - MAX_ROWS} more files"))
     if usable:
-        parts.append(widgets.drawing(plots.doctor_picture(report), "length, pitch range and level of each file"))
-    return HTML("".join(parts))
+        parts.append(widgets.drawing(plots.doctor_picture(report), "length, notes and level of each file"))
+    return "".join(parts)
 
 
-def file_row(file: quality_report.FileReport) -> list[str]:
-    """One row of the doctor's table."""
-    pitch = "–" if file.f0_low_hz is None else f"{file.f0_low_hz:.0f} to {file.f0_high_hz:.0f}"
-    levels = [widgets.number(value, ".0f") for value in (file.level_db, file.noise_floor_db)]
-    shares = [widgets.number(file.silence_share, ".0%"), widgets.number(file.clipped_share, ".2%")]
-    return [file.name, widgets.number(file.duration_s, ".1f"), pitch, *levels, *shares]
+class DoctorPanel(Panel):
+    """Shows the doctor's report; for each usable file that is worth a look a player and a tick to leave it out."""
+
+    def __init__(self, found: list[Recording]):
+        super().__init__()
+        self.found, report = found, _examined(found)
+        widgets.show(_report_html(report))  # not in the panel: it stays in a saved notebook
+        flagged, rows = report.flagged()[:MAX_FLAGGED], []
+        self.ticks = {}
+        for number, file in enumerate(flagged):
+            kinds = ", ".join(dict.fromkeys(quality_report.KINDS[f.kind] for f in file.findings))
+            tick = self.ticks[file.path] = self.checkbox("Leave out", f"leave-{number}", f"do not use {file.name}")
+            sound = page.player(*audio.beginning(file.path, PLAYED_S))
+            rows.append(widgets.row(tick, widgets.html(page.paragraph(f"{file.name}: {kinds}") + sound)))
+        if flagged:
+            of = f" The first {len(flagged)} of {len(report.flagged())} are here." if len(rows) == MAX_FLAGGED else ""
+            text = f"Listen to what is worth a look, and tick what shall be left out.{of} Then run the next cell."
+            rows.insert(0, widgets.html(page.heading("Worth a look") + page.paragraph(text)))
+        self.lay_out(*rows, self.message.widget)
+
+    @property
+    def recordings(self) -> list[Recording]:
+        """The recordings, those with a tick marked as left out."""
+        return leave_out(self.found, {path for path, tick in self.ticks.items() if tick.value})
 
 
 def dataset_folder(base: workspace.Base, name: str, chosen: config.Preset) -> Path:
@@ -296,7 +322,7 @@ def open_dataset(base: workspace.Base, voice: str, preset_name: str, minutes: fl
     folder = dataset_folder(base, wanted, chosen)
     if wanted and (folder / "manifest.json").is_file():
         data = dataset.Dataset.open(folder)
-        if training.fits(data.settings, chosen) is None:
+        if training.fits(data, chosen) is None:
             others = "" if voice else _others(there, _names(wanted))
             widgets.show_note(f"Dataset {wanted}, as it was prepared.{others}")
             _show_summary(data)

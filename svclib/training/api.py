@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from svclib.data import statistics
 from svclib.data.dataset import Dataset, local_copy
 from svclib.data.recordings import only_held_out
 from svclib.features.extract import ConditionInputs
 from svclib.models import instrument
 from svclib.models.diffusion.denoiser import CHUNK_FRAMES
 from svclib.training.checkpoints import CheckpointInfo, listing, load_model, now
+from svclib.training.checkpoints import counting as counting
 from svclib.training.resume import fits as fits
 from svclib.training.resume import pin_content_encoder
 from svclib.training.run_lock import RunLock
@@ -77,6 +79,7 @@ def train(
     run, messages = Path(run), []
     filesystem.refuse_links(run, "checkpoints", "previews", "tensorboard", "metrics.jsonl", "*.json")
     check_statistics(dataset.statistics)
+    _require_notes(dataset, preset, options, run)
     from_dict(type(preset.model), to_dict(preset.model), "model")  # it can be exported
 
     def log_message(text: str) -> None:
@@ -87,7 +90,7 @@ def train(
     with RunLock(run, secrets.token_hex(3), options.take_over, log_message) as lock:
         trainer = Trainer(local_copy(dataset, log_message), run, preset, options, on_progress, lock.session_id)
         trainer.log.messages[:0] = messages
-        conditions = {"elsewhere": lambda: bool(lock.lost)}
+        conditions = {"elsewhere": lambda: bool(lock.lost or trainer.overtaken)}
         if options.minutes is not None:
             deadline = time.monotonic() + 60.0 * options.minutes  # preparation does not count
             conditions = {"minutes": lambda: time.monotonic() > deadline, **conditions}
@@ -95,19 +98,35 @@ def train(
             conditions["cancelled"] = cancelled
         with trainer, StopRequest(trainer.log.announce, conditions) as stop:
             trainer.fit(stop)
-        return _result(trainer, stop.why, lock.lost)
+        lost = lock.lost or trainer.overtaken
+        return _result(trainer, "elsewhere" if trainer.overtaken else stop.why, lost)
 
 
 def _opened(dataset: Any) -> Any:
     return Dataset.open(dataset) if isinstance(dataset, (str, Path)) else dataset
 
 
+def _require_notes(dataset: Any, preset: config.Preset, options: SessionOptions, run: Path) -> None:
+    """Refuse to begin an instrument that plays notes with a voice that has none, unless it was allowed."""
+    singers = (getattr(dataset, "statistics", None) or {}).get("singers", {})
+    lost = [name for name, found in singers.items() if statistics.lacks_notes(found)]
+    if preset.model.kind in ("ddsp", "diffusion") and lost and not options.allow_unpitched and not checkpoints(run):
+        raise TrainingError(
+            f"No notes were found in the recordings of {', '.join(lost)}: they are whispered, or outside the range of "
+            "the pitch tracker, and an instrument made of them cannot sing a melody.",
+            hint="Prepare with other recordings, or train anyway: --allow-unpitched, in Python allow_unpitched=True.",
+        )
+
+
 def _result(trainer: Trainer, reason: str, lost: str) -> RunResult:
     step, steps = trainer.step, trainer.settings.steps
-    if not reason:
+    if not reason and step == trainer.first_step:
+        message = f"Nothing was trained: '{trainer.run}' is at step {step} already, and {steps} were asked for. "
+        message += f"To train on, give a number of steps above {step}."
+    elif not reason:
         message = f"Finished: step {step} of {steps} in '{trainer.run}'."
     elif reason == "elsewhere":
-        message = f"{lost} Saved at step {step} of {steps}."
+        message = f"{lost} Saved at step {trainer.writer.saved_step} of {steps}."
     else:
         message = f"{_ENDED[reason]}: saved at step {step} of {steps}. Run the same again to go on from there."
     if trainer.writer.fallback_reason:

@@ -72,6 +72,7 @@ class SessionOptions:
             where the preset builds the same network, else fresh weights.
         from_step: Resume from the checkpoint of this step; later checkpoints no longer count.
         allow_changed_dataset: Resume although the dataset has changed since the last session.
+        allow_unpitched: Begin although no recording of the dataset, or of one of its singers, has a note.
         take_over: Train although another machine trains this run; that one then saves and stops.
         score: Returns figures of the EMA model at every validation (``conversion.evaluate``). With one called
             ``score`` the best checkpoint is that of the highest instead of the lowest loss.
@@ -84,6 +85,7 @@ class SessionOptions:
     init: str | Path | None = BASE
     from_step: int | None = None
     allow_changed_dataset: bool = False
+    allow_unpitched: bool = False
     take_over: bool = False
     score: Callable[[nn.Module], dict[str, float]] | None = None
 
@@ -137,7 +139,7 @@ class StopRequest:
 
     def __init__(self, announce: Callable[[str], None], conditions: dict[str, Callable[[], bool]]):
         self.announce, self.conditions = announce, conditions
-        self.interrupted, self.old_handlers, self.why = False, {}, ""
+        self.interrupted, self.old_handlers, self.why = False, dict[int, Any](), ""
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -178,13 +180,13 @@ def device_summary() -> str:
         )
     if gpu() is None:
         return (
-            "No GPU here: ddsp_small trains on the CPU, with a first voice after about 15 minutes; the full preset "
-            "ddsp would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
+            "No GPU here, so training is on the CPU: ddsp_small and diffusion_small need about 15 minutes for a first "
+            "voice; ddsp and diffusion would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
         )
     card, precision = torch.cuda.get_device_properties(0), resolve_precision("cuda", "training")
     return (
-        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision}: the full preset ddsp is "
-        "the one to train; the remaining time is shown after the first steps."
+        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision}: the full presets "
+        "(ddsp, diffusion) fit; the remaining time is shown after the first steps."
     )
 
 

@@ -41,7 +41,8 @@ def fetch(where: str | Path, into: str | Path, progress: ProgressCallback | None
     if path.is_file() and zipfile.is_zipfile(path):
         return unzip.unpack(path, unzip.folder_for(path, into), progress)
     if path.is_file() and path.suffix.lower() == ".zip":
-        raise StorageError(f"{path.name} is not a readable zip.", path=path, hint="Is it cut off? Upload it again.")
+        text = f"{path.name} is not a readable zip: it does not end with the list of its files."
+        raise StorageError(text, path=path, hint="Is it cut off, or padded? Upload it, or make it again.")
     return path
 
 
@@ -206,7 +207,8 @@ def _from_drive(address: str, at: Path) -> None:
         else:
             gdown.download(id=identity, output=f"{at}/", quiet=True, use_cookies=False)
     except Exception as error:  # gdown's errors have no common base over its versions
-        text = f"Google Drive did not give {_shown(address)} ({_why(error, address)})."
+        # gdown's own text repeats the link, and gives advice of its own
+        text = f"Google Drive did not give {_shown(address)} ({type(error).__name__})."
         raise StorageError(text, hint=_SHARE) from None
 
 

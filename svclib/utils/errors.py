@@ -39,7 +39,8 @@ class _Details:
 
     def _render_traceback_(self) -> list[str]:
         """The lines that IPython shows: the text alone, unless ``SVCLIB_DEBUG`` is set."""
-        return traceback.format_exception(self) if os.environ.get("SVCLIB_DEBUG") else [str(self)]  # type: ignore[arg-type]
+        details = bool(os.environ.get("SVCLIB_DEBUG"))
+        return traceback.format_exception(self) if details else [str(self)]  # type: ignore[call-overload]
 
 
 class AudioError(_Details, ValueError):

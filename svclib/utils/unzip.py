@@ -5,7 +5,6 @@ overwritten. A record beside the recordings names the zip they came from, so tha
 interrupted one goes on.
 """
 
-import lzma
 import re
 import stat
 import struct
@@ -21,13 +20,14 @@ from svclib.utils.filesystem import CHUNK_BYTES
 RECORD_NAME = ".source.json"
 MAX_ENTRIES = 50_000
 MAX_UNPACKED_BYTES = 100 << 30
-MAX_RATIO, SMALL_BYTES = 100, 16 << 20  # no recording packs better; a small one may be silence
+MAX_RATIO, SMALL_BYTES = 100, 16 << 20  # no recordings pack better; a small one may be silence
+_UTF_8_FLAG = 0x800
 # Raised by zipfile on damaged zips.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, EOFError, LookupError)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, LookupError)
 
 
 def entry_problem(entry: zipfile.ZipInfo, max_ratio: int, small_bytes: int) -> str | None:
-    """The reason against unpacking an entry, as the end of a sentence, or None.
+    """The reason against unpacking an entry, as the end of a sentence, or None; only Deflate is unpacked.
 
     Where more than ``small_bytes`` are unpacked, each packed byte may give at most ``max_ratio``.
     """
@@ -35,6 +35,9 @@ def entry_problem(entry: zipfile.ZipInfo, max_ratio: int, small_bytes: int) -> s
         return "is a link or a device, not a file"
     if entry.flag_bits & 1:
         return "is protected by a password"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        known = getattr(zipfile, "compressor_names", {}).get(entry.compress_type, f"method {entry.compress_type}")
+        return f"is packed by {known}, not by Deflate, the ordinary method of zips"
     if entry.file_size > small_bytes and entry.file_size > max_ratio * max(entry.compress_size, 1):
         return f"would unpack to {entry.file_size / 1e6:.0f} MB from {entry.compress_size / 1e6:.3f} MB"
     return None
@@ -69,7 +72,7 @@ def unpack(archive: str | Path, into: str | Path, progress: ProgressCallback | N
         with zipfile.ZipFile(archive) as file:
             entries = _safe_entries(file, archive.name)
             total, done = sum(entry.file_size for entry, _ in entries), 0
-            if total > MAX_UNPACKED_BYTES:
+            if total > MAX_UNPACKED_BYTES or SMALL_BYTES < total > MAX_RATIO * archive.stat().st_size:
                 raise StorageError(f"{archive.name} would unpack to {total / 1e9:.0f} GB.", path=archive)
             filesystem.free_space_check(into, total)
             atomic_store.write_json(into / RECORD_NAME, {**source, "unfinished": True})
@@ -83,7 +86,7 @@ def unpack(archive: str | Path, into: str | Path, progress: ProgressCallback | N
         if isinstance(error, StorageError):
             raise
         text = f"{archive.name} cannot be unpacked ({printable(error, 80) or type(error).__name__})."
-        raise StorageError(text, path=archive, hint="Make it again, without a password.") from None
+        raise StorageError(text, path=archive, hint="Make it again.") from None
     atomic_store.write_json(into / RECORD_NAME, {**source, "n_files": len(entries)})
     return into
 
@@ -117,6 +120,9 @@ def _require_few_entries(archive: Path) -> None:
         start = file.seek(max(0, size - 65557))
         tail = file.read()
         at = tail.rfind(b"PK\5\6")
+        if at >= 0 and tail[at + 4 : at + 6] not in (b"\0\0", b"\xff\xff"):
+            hint = "Join the parts with the program that made them, or make one zip."
+            raise StorageError(f"{archive.name} is one part of a zip in several.", path=archive, hint=hint)
         n_directory = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
         n_directory = min(n_directory, size)  # all ones in a zip64, whose directory is then counted from the end
         if n_directory <= MAX_ENTRIES * 46:
@@ -133,25 +139,39 @@ def _require_few_entries(archive: Path) -> None:
 
 def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:
     """The entries to unpack, with the relative path of each; names that would collide get a number."""
-    found, taken, numbers = [], set(), {}
-    for entry in file.infolist():
-        written, shown = entry.orig_filename.replace("\\", "/"), printable(entry.orig_filename, 80)
+    found, taken, numbers = [], set(), dict[str, int]()
+    for entry, text in _named(file):
+        written, shown = text.replace("\\", "/"), printable(text, 80)
         parts = PurePosixPath(written).parts
-        if entry.is_dir() or not parts:
+        if entry.is_dir() or written.endswith("/") or not parts:
             continue
         if written.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", written) or "\0" in written:
             raise StorageError(f"{name} is refused: its entry '{shown}' points outside the folder.")
         if problem := entry_problem(entry, MAX_RATIO, SMALL_BYTES):
-            raise StorageError(f"{name} is refused: its entry '{shown}' {problem}.", hint="Make the zip again.")
+            hint = "Make the zip again, with ordinary compression and without a password."
+            raise StorageError(f"{name} is refused: its entry '{shown}' {problem}.", hint=hint)
         if any(map(filesystem.is_system_file, parts)):
             continue
         first = relative = filesystem.safe_path(parts)
-        key = str(first).lower()  # names that differ in case or in forbidden letters only are one on some systems
-        while str(relative).lower() in taken:
+        key = filesystem.name_key(str(first))
+        while filesystem.name_key(str(relative)) in taken:
             numbers[key] = numbers.get(key, 1) + 1
             relative = first.with_name(f"{first.stem} {numbers[key]}{first.suffix}")
-        taken.add(str(relative).lower())
+        taken.add(filesystem.name_key(str(relative)))
         found.append((entry, relative))
     if not found:
         raise StorageError(f"{name} holds no files.", hint="Put the recordings into it.")
     return found
+
+
+def _named(file: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, str]]:
+    """The entries with their names as text; those that are not marked as UTF-8 are decoded together, before separators
+    are looked for: the second byte of a Japanese letter may be that of a backslash.
+    """
+    entries = file.infolist()
+    raw = {i: e.orig_filename.encode("cp437") for i, e in enumerate(entries) if not e.flag_bits & _UTF_8_FLAG}
+    unknown = [i for i, name in raw.items() if not name.isascii() and b"\n" not in name]
+    texts = filesystem.legacy_text(b"\n".join(raw[i] for i in unknown)).split("\n")
+    known = dict(zip(unknown, texts, strict=False))
+    for i, entry in enumerate(entries):
+        yield entry, known.get(i, entry.orig_filename)

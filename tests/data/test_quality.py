@@ -117,8 +117,7 @@ def test_clipping(tmp_path, gain, form):
     report, found = look(tmp_path, over, name=f"x.{form}")
     assert "clipping" in found and "Record again" in found["clipping"].text
     assert report.clipped_share == pytest.approx(expected, rel=0.3 if form == "wav" else 0.9)
-    if gain == 4.0:
-        assert found["clipping"].severity == quality.PROBLEM
+    assert found["clipping"].severity == quality.WARNING  # it is used all the same
     _, found = look(tmp_path, clean, name=f"y.{form}")
     assert "clipping" not in found
 
@@ -178,7 +177,7 @@ def test_level_spread_quiet_short_and_rate(tmp_path):
 @pytest.mark.case("A21")
 def test_noise_alone_has_no_pitch(tmp_path):
     report, found = look(tmp_path, 0.1 * np.random.default_rng(0).standard_normal(6 * RATE))
-    assert report.voiced_share < 0.1 and found["pitch"].severity == quality.PROBLEM
+    assert report.voiced_share < 0.1 and found["pitch"].severity == quality.WARNING
 
 
 @pytest.mark.case("B7")
@@ -217,7 +216,7 @@ def test_finding_duplicates_compares_few_pairs(monkeypatch):
     found = quality._with_duplicates(list(zip(files, prints, strict=True)))
     twins = {f.name: f.findings[0].text for f in found if f.findings}
     assert twins.keys() == {str(i) for i in range(300, 311)}
-    assert all(f"as {7 * i}." in twins[str(300 + i)] for i in range(10)) and "as 299." in twins["310"]
+    assert all(f"as {7 * i} and" in twins[str(300 + i)] for i in range(10)) and "as 299 and" in twins["310"]
     assert len(compared) < 0.1 * len(prints) ** 2 / 2
 
 

@@ -54,27 +54,36 @@ def test_preparing_in_jupyterlab(page, lab, folder):
     page.wait_for_function("d => document.querySelector('.t-chunk audio')?.duration > 5.3")
     assert page.locator(".t-seconds .widget-readout").inner_text() == "5.50"
     assert page.locator(".t-chunk img").get_attribute("src") != before
+    label = page.locator(".t-seconds .widget-label span")
+    assert (label.inner_text(), label.get_attribute("title")) == ("Length (s)", "length of the excerpt")
+    assert page.locator(".t-choice-preset select").input_value() == SMALL["PRESET"]
+    assert page.locator(".jp-CodeCell .jp-InputPlaceholder").count() == 2  # the form stands for the code of the choices
     browsing.whole_screenshot(page, folder / "01_prepare.png")
     asleep = page.locator("[id^=svclib-asleep]")
-    assert asleep.count() == 1 and not asleep.is_visible()
+    assert asleep.count() == 4 and not asleep.first.is_visible()
     page.keyboard.press("Control+s")
     browsing.saved_with_outputs(folder / "01_prepare.ipynb")
+    assert (folder / "01_prepare.ipynb").stat().st_size < 2e6
     browsing.end_kernels(page)
     browsing.open_in_lab(page, lab, "01_prepare.ipynb")  # a new kernel, which knows of no panel
-    asleep.wait_for(state="visible")
-    assert "run the notebook from its first cell" in asleep.inner_text()
+    asleep.first.wait_for(state="visible")
+    assert "run the notebook from its first cell" in asleep.first.inner_text()
+    assert "Error displaying widget" not in page.locator("body").inner_text()  # bars that ended have left nothing
 
 
 @pytest.mark.browser
 def test_training_in_jupyterlab(page, lab, folder):
     run_in_lab(page, lab, folder, "02_train.ipynb", MINUTES=2.0, STEPS=20, NAME="seen")
-    assert "20 of 20" in page.locator(".t-status").inner_text()
+    assert "20 of 20" in page.locator(".svclib-training").inner_text()
     page.wait_for_selector(".t-previews audio", state="attached")
     assert all(0.4 < s < 20 for s in browsing.durations_s(page))
     first = page.locator(".t-checkpoint select option").first.text_content().strip()
     page.locator(".t-checkpoint select").select_option(index=0)
     step = re.search(r"step\s+(\d+)", first)[1]
     page.wait_for_function(f"document.querySelector('.t-previews').innerText.includes('Step {step}')")
+    assert not (folder / "home" / "instruments" / "seen.zip").exists()
+    page.locator(".t-export").click()
+    page.get_by_text("The instrument, from step").wait_for()
     assert (folder / "home" / "instruments" / "seen.zip").is_file()
     browsing.whole_screenshot(page, folder / "02_train.png")
 
@@ -160,7 +169,7 @@ def test_songs_of_any_size_are_uploaded_dropped_and_recorded(page, lab, folder):
     message = page.locator(".svclib-convert .svclib-message")
     page.locator(".svclib-upload input").set_input_files([song, folder / "lyrics.wav"])
     page.wait_for_selector(".svclib-upload progress:not([hidden])")
-    page.get_by_text("lyrics.wav: ").wait_for(timeout=60000)
+    page.get_by_text("lyrics.wav is not audio").wait_for(timeout=60000)
     assert "song.wav is stored" in message.inner_text() and "text" in message.inner_text()
     assert (home / "examples" / "song.wav").read_bytes() == song.read_bytes()
     assert page.locator(".t-song select").input_value() and not page.locator(".svclib-upload progress").is_visible()

@@ -5,6 +5,7 @@ running mean and optimiser bit by bit. Faults come from outside: SIGKILL at rand
 n-th operation fails, a full disk, flipped bits, cut, empty, missing and foreign files.
 """
 
+import dataclasses
 import errno
 import json
 import os
@@ -21,6 +22,7 @@ import pytest
 import safetensors
 import torch
 import toy
+from explaining import assert_explains
 from faults import FaultyDisk
 
 from svclib.models import instrument
@@ -417,13 +419,50 @@ def test_what_a_gpu_in_half_precision_saved_goes_on_without_one(run_20, whole):
     assert (again.record["device"], again.record["scaler"]) == ("cpu", None)
 
 
-@pytest.mark.case("E10")
+@pytest.mark.case("field F12")
+@pytest.mark.parametrize("steps", [12, 20])
+def test_a_run_that_is_beyond_the_steps_asked_for_says_so(run_20, steps):
+    before = {p.name for p in (run_20 / "checkpoints").iterdir()}
+    result = training.train(toy.ToyDataset(), run_20, toy.preset(), steps=steps)
+    assert result.step == 20 and {p.name for p in (run_20 / "checkpoints").iterdir()} == before
+    assert "Nothing was trained" in result.message and "above 20" in result.message
+    assert not any("Going on" in text or "Finished" in text for text in result.messages)
+
+
+@pytest.mark.case("field F8")
+def test_a_voice_without_notes_is_asked_about(tmp_path):
+    """Whispered, or beyond the tracker's range: no instrument is begun unasked."""
+    data = toy.ToyDataset()
+    nothing = {**toy.STATISTICS, "f0_midi": dict.fromkeys(("mean_note", "std_note", "min_note", "max_note"))}
+    data.statistics = {**toy.STATISTICS, "singers": {"loud": toy.STATISTICS, "whisper": nothing}}
+    with pytest.raises(TrainingError, match="whisper") as error:
+        training.train(data, tmp_path / "run", toy.preset(), steps=2)
+    assert_explains(error.value, remedy="--allow-unpitched")
+    assert not (tmp_path / "run").exists()
+    assert training.train(data, tmp_path / "run", toy.preset(), steps=2, allow_unpitched=True).step == 2
+    assert training.train(data, tmp_path / "run", toy.preset(), steps=3).step == 3  # it was asked once
+
+
+@pytest.mark.case("field F1")
+def test_another_search_range_of_the_tracker_is_no_other_model(run_20, whole):
+    """The default was 1100 Hz once: such a run goes on, on its own dataset and on one measured anew."""
+    preset, data = toy.preset(), toy.ToyDataset()
+    older = dataclasses.replace(preset.features, f0_max_hz=1100.0)
+    data.settings = older
+    result = training.train(data, run_20, dataclasses.replace(preset, features=older))
+    assert result.step == 40
+    assert_same(run_20, whole)
+
+
+@pytest.mark.case("E10", "field F9")
 def test_a_changed_dataset_needs_a_decision(run_20):
     data = toy.ToyDataset()
     data.fingerprint = "toy-2"
     data.recordings = [{"name": "a.wav", "sha256": "cc" * 32}, {"name": "c.wav", "sha256": "dd" * 32}]
-    with pytest.raises(TrainingError, match="1 recordings added, 1 removed, 1 changed.*Allow"):
+    with pytest.raises(TrainingError, match="1 recordings added, 1 removed, 1 changed") as error:
         training.train(data, run_20, toy.preset())
+    assert_explains(error.value, path=run_20, remedy="--allow-changed-dataset")
+    assert f"{run_20.name} 2" in str(error.value)
     result = training.train(data, run_20, toy.preset(), steps=22, allow_changed_dataset=True)
     assert result.step == 22 and "as asked" in " ".join(result.messages)
     assert training.train(data, run_20, toy.preset(), steps=23).step == 23

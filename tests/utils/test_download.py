@@ -13,6 +13,7 @@ import os
 import stat
 import threading
 import time
+import unicodedata
 import warnings
 import zipfile
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from explaining import assert_explains
 
 from svclib.audio import io as audio
 from svclib.notebooks import base as widgets
@@ -245,6 +247,102 @@ def test_damaged_empty_and_no_zip(tmp_path):
     with pytest.raises(StorageError, match="holds no files"):
         sources.fetch(make_zip(tmp_path / "e.zip", {}), tmp_path / "into")
     assert everything_under(tmp_path) == ["e.zip", "v.zip"]
+
+
+def legacy_zip(path, names, page, sound=True):
+    """A zip as older programs make it: names in a code page, not marked as UTF-8."""
+    raw, entries = [name.encode(page) for name in names], {}
+    for i, name in enumerate(raw):
+        stand_in = f"{i:02d}".ljust(len(name), "_")
+        entries[stand_in] = wav_bytes(i) if sound else b"%d" % i
+    data = make_zip(path, entries).read_bytes()
+    for stand_in, name in zip(entries, raw, strict=True):
+        data = data.replace(stand_in.encode(), name)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.case("field F7")
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        (
+            "cp932",
+            ["発表.wav", "代表曲.wav", "能.wav", "私の声/ソ.wav", "歌 1.wav"],
+        ),  # the second byte of 表 is a backslash
+        ("gbk", ["我的声音/歌曲.wav", "录音.wav", "月亮代表我的心.wav"]),
+        ("cp866", ["Мой голос/песня.wav", "запись 2.wav"]),
+        ("cp850", ["grün.wav", "Übung 1.wav", "Ærøskøbing.wav"]),
+        ("utf-8", ["発表.wav", "grün.wav"]),
+    ],
+)
+def test_names_of_other_programs_zips_are_read_and_nothing_is_lost(tmp_path, page, names):
+    folder = sources.fetch(legacy_zip(tmp_path / "a.zip", names, page), tmp_path / "into")
+    assert sorted(p for p in everything_under(folder) if p != ".source.json") == sorted(names)
+    assert len(audio.find(folder)[0]) == len(names)
+
+
+@pytest.mark.case("field F7", "red 40")
+def test_names_that_macos_takes_for_one_are_kept_apart(tmp_path):
+    names = ["e\u0301.wav", "é.wav", "straße.wav", "STRASSE.wav", "A.wav", "a.wav"]
+    entries = {name: wav_bytes(i) for i, name in enumerate(names)}
+    folder = sources.fetch(make_zip(tmp_path / "a.zip", entries), tmp_path / "into")
+    found = [p.name for p in folder.iterdir() if p.suffix == ".wav"]
+    keys = {unicodedata.normalize("NFC", name).casefold() for name in found}
+    assert len(found) == len(keys) == len(names)
+    assert sorted((folder / name).read_bytes() for name in found) == sorted(entries.values())
+
+
+def with_method(path, method):
+    """A zip whose only entry says that it is packed by another method."""
+    data = bytearray(make_zip(path, {"a.wav": wav_bytes()}).read_bytes())
+    for mark, place in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        at = data.index(mark) + place
+        data[at : at + 2] = method.to_bytes(2, "little")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.case("field F5", "red 06")
+@pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (98, "ppmd"), (12, "bzip2"), (93, "93")])
+def test_another_method_of_packing_is_named(tmp_path, method, name):
+    with pytest.raises(StorageError) as error:
+        sources.fetch(with_method(tmp_path / "a.zip", method), tmp_path / "into")
+    assert name in str(error.value)
+    assert_explains(error.value, path=tmp_path / "a.zip", remedy="ordinary compression")
+    assert not (tmp_path / "into").exists()
+
+
+@pytest.mark.case("red 06")
+def test_many_small_bombs_are_one_bomb(tmp_path):
+    """Each entry is below the size from which its own ratio is looked at."""
+    path = make_zip(tmp_path / "a.zip", {f"{i}.wav": bytes(15 << 20) for i in range(3)})
+    assert path.stat().st_size < 100_000
+    with pytest.raises(StorageError):
+        sources.fetch(path, tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+
+
+@pytest.mark.case("field F11")
+def test_a_part_of_a_split_zip_and_a_padded_one_are_told_what_they_are(tmp_path):
+    whole = make_zip(tmp_path / "a.zip", {"a.wav": wav_bytes()}).read_bytes()
+    at = whole.rindex(b"PK\5\6")
+    (tmp_path / "a.zip").write_bytes(whole[: at + 4] + b"\2\0\2\0" + whole[at + 8 :])
+    (tmp_path / "b.zip").write_bytes(whole + bytes(70_000))
+    for name, remedy in (("a.zip", "join"), ("b.zip", "again")):
+        with pytest.raises(StorageError) as error:
+            sources.fetch(tmp_path / name, tmp_path / "into")
+        assert_explains(error.value, path=tmp_path / name, remedy=remedy)
+        assert error.value.errno is None  # not the disk
+
+
+@pytest.mark.case("field F13")
+def test_a_zip_in_a_zip_is_named(tmp_path):
+    inner = make_zip(tmp_path / "inner.zip", {"a.wav": wav_bytes()})
+    folder = sources.fetch(make_zip(tmp_path / "a.zip", {"inner.zip": inner.read_bytes()}), tmp_path / "into")
+    usable, [(path, reason)] = audio.find(folder)
+    assert not usable and path.name == "inner.zip"
+    assert_explains(StorageError(reason), path=path, remedy="unpack")
 
 
 @pytest.mark.case("B6")

@@ -150,14 +150,15 @@ def features_overview(samples, features, start_s=0.0) -> Figure:
 
 def doctor_picture(report) -> Figure:
     """A quality report as bars for the 40 longest usable files: length, F0 range, level, noise; orange: warned."""
-    files = sorted((f for f in report.files if f.usable), key=lambda f: -f.duration_s)[:40]
+    usable = [f for f in report.files if f.usable]
+    files = sorted(usable, key=lambda f: -f.duration_s)[:40]
     names = [f.name if len(f.name) <= 28 else f"{f.name[:13]}…{f.name[-14:]}" for f in files]
     position = np.arange(len(files))
     colours = [ORANGE if any(x.severity != "note" for x in f.findings) else BLUE for f in files]
     with styled_figure(1, 3, size=(9, 1.1 + 0.24 * max(3, len(files))), sharey=True) as (figure, axes):
         length, pitch, level = axes[0]
         length.barh(position, [f.duration_s for f in files], color=colours, height=0.6)
-        length.set(xlabel="length (s)", title="How much")
+        length.set(xlabel="length (s)", title="How long" if len(usable) <= 40 else f"The longest 40 of {len(usable)}")
         length.set_yticks(position, names)
         length.set_ylim(len(files) - 0.4, -0.6)
         for y, file, colour in zip(position, files, colours, strict=True):
@@ -168,8 +169,14 @@ def doctor_picture(report) -> Figure:
                 floor_db = file.level_db if file.noise_floor_db is None else file.noise_floor_db
                 level.barh(y, file.level_db - floor_db, left=floor_db, color=colour, height=0.6, alpha=0.55)
                 level.plot([file.level_db], [y], "o", color=colour, markersize=5)
-        pitch.set(title="How high", xlabel="MIDI note (60: middle C)")
-        level.set(title="How loud", xlabel="noise floor to singing (dB)", xlim=(-90, 0))
+        pitch.set(title="How high", xlabel="note (C4: middle C)")
+        octaves = range(24, 109, 12)
+        near = [n for n in octaves if pitch.get_xlim()[0] - 6 <= n <= pitch.get_xlim()[1] + 6]
+        pitch.set_xticks(near, [units.note_name(n) for n in near])
+        floors = any(f.noise_floor_db is not None for f in files)
+        level.set(
+            title="How loud", xlabel=f"loud parts{', down to the noise floor' if floors else ''} (dB)", xlim=(-90, 0)
+        )
         for axis in axes[0]:
             axis.grid(False, axis="y")
         return figure
@@ -259,6 +266,8 @@ def conversion_plots(song, tracks, controls) -> Figure:
 def harmonics_over_time(amplitude, distribution, frame_s) -> Figure:
     """Level of each harmonic over time in dB, from ``amplitude [frames]`` and ``distribution [frames, harmonics]``."""
     level_db = units.amplitude_to_db(np.asarray(amplitude)[:, None] * distribution, -100)
+    sounding = np.flatnonzero((level_db > level_db.max(initial=-100.0) - 70).any(axis=0))
+    level_db = level_db[:, : max(10, sounding.max(initial=0) + 1)]  # without the silent rows above
     rows = (0.5, level_db.shape[1] + 0.5)
     return _over_time(level_db, frame_s, rows, "dB", title="Harmonics", ylabel="harmonic number")
 
@@ -302,13 +311,14 @@ def z_map(trajectories: Mapping[str, np.ndarray], title="") -> Figure:
     """z trajectories, ``name -> [frames, dims]``, on the two principal components of all of them together."""
     paths, explained, _ = joint_map(list(trajectories.values()))
     first, second = (f"{share:.0%}" for share in explained)
-    labels = {"xlabel": f"first axis ({first} of the variance)", "ylabel": f"second axis ({second})"}
+    labels = {"xlabel": f"PC 1 ({first} of variance)", "ylabel": f"PC 2 ({second} of variance)"}
     with styled_axis((6.4, 5), title=title, **labels) as (figure, axis):
         for index, (name, path) in enumerate(zip(trajectories, paths, strict=True)):
             colour = CYCLE[index % len(CYCLE)]
             axis.plot(*path.T, color=colour, alpha=0.55, linewidth=0.8)
             axis.plot(*path[:1].T, "o", color=colour, markersize=5, label=name)
-        axis.legend(**_BESIDE, title="dot: beginning")
+        handles = axis.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower left", ncols=2, title="the dot is the beginning")
         return figure
 
 
@@ -342,12 +352,15 @@ class LivePreview:
             level_db = to_db(model.unscale(state)[0].detach().T.float().cpu().numpy())
             drawn = page.picture(plain_levels(level_db, low, high), f"{name}, {about}", 560, 130)
             parts.append(f'<div style="flex:1 1 260px;max-width:560px">{page.paragraph(name)}{drawn}</div>')
-        scale = page.paragraph(f"{about} · colours from {low:g} dB (dark) to {high:g} dB (bright)")
+        contract, n_frames = model.contract, next(iter(states.values())).shape[-1]
+        axes = f"across 0 to {n_frames * contract.hop_samples / contract.sample_rate_hz:.1f} s, up from "
+        axes += f"{contract.fmin_hz:g} to {contract.fmax_hz:g} Hz"
+        scale = page.paragraph(f"{about} · {axes} · colours from {low:g} dB (dark) to {high:g} dB (bright)")
         self._show(page.flow(*parts) + scale)
 
 
 def plain_levels(level_db: np.ndarray, low_db: float | int, high_db: float | int) -> bytes:
     """Levels ``[bands, frames]`` as a PNG with one pixel each, low bands at the bottom; drawn in milliseconds."""
     file = io.BytesIO()
-    image.imsave(file, level_db[::-1], vmin=low_db, vmax=high_db, cmap="viridis", format="png")
+    image.imsave(file, level_db[::-1], vmin=low_db, vmax=high_db, cmap="magma", format="png")
     return file.getvalue()
