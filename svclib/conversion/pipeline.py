@@ -22,7 +22,7 @@ from svclib.features import octave_errors as octaves
 from svclib.features.extract import ConditionInputs, Features
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoders
-from svclib.utils import atomic_store, filesystem
+from svclib.utils import filesystem
 from svclib.utils.errors import Cancelled, ConversionError, ModelError, ProgressCallback, reporter
 
 FORMATS = ("wav", "flac", "mp3")
@@ -224,12 +224,17 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
 
 
 def write_with_settings(target: Path, samples: np.ndarray, sample_rate_hz: int, settings: dict[str, Any]) -> Path:
-    """Write a sound under a name that is not taken, its settings in its tags and beside it as ``<file>.json``."""
+    """Write a sound under a name that is not taken, its settings in its tags and beside it as ``<file>.json``.
+
+    The settings beside it hold the ``sound_sha256`` of the file, too.
+    """
     comment = f"{audio.SYNTHETIC_TAG}; {filesystem.json_text(settings)}"
-    path = audio.write(target, samples, sample_rate_hz, comment).path
-    text = filesystem.json_text(settings, indent=1) + "\n"
-    atomic_store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
-    return path
+
+    def describe(sound: Path) -> bytes:
+        known = {**settings, "sound_sha256": filesystem.sha256_file(sound)}
+        return (filesystem.json_text(known, indent=1) + "\n").encode()
+
+    return audio.write(target, samples, sample_rate_hz, comment, describe).path
 
 
 def limiter_gain(*signals: np.ndarray) -> np.float32:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
+import torch
 from IPython.display import HTML
 
 from svclib.analysis import ddsp_inspection, plots
@@ -67,7 +68,7 @@ class PresetPanel(Panel):
         problems = {}
         for name in dict.fromkeys([*config.preset_names(), wanted]):
             try:
-                problems[name] = training.fits(data.settings, prepare.preset(name))
+                problems[name] = training.fits(data, prepare.preset(name))
             except ConfigError as error:
                 problems[name] = str(error)
         fitting = [name for name, problem in problems.items() if not problem]
@@ -284,9 +285,9 @@ class CheckpointEntry:
 
 
 def checkpoint_steps(run: str | Path) -> list[CheckpointEntry]:
-    """The usable checkpoints of a run, one entry for each step, in order."""
-    found = [info for info in training.checkpoints(run) if info.problem is None]
-    best = max((info.step for info in found if info.kind == "best"), default=None)
+    """The checkpoints of a run that count, one entry for each step, in order."""
+    found = training.counting(run)
+    best = next((info.step for info in reversed(found) if info.kind == "best"), None)
     losses = {info.step: info.validation_loss for info in sorted(found, key=lambda i: i.validation_loss is not None)}
     return [CheckpointEntry(step, losses[step], step == best) for step in sorted(losses)]
 
@@ -366,7 +367,7 @@ class ExportPanel(Panel):
     def export(self) -> None:
         """Write the instrument, unless this very one is there already."""
         run, listed = self.checkpoint.run, instrument.list_folder(self.base.instruments)
-        _, record = training.load_model(run, self.checkpoint.value)
+        model, record = training.load_model(run, self.checkpoint.value)
         texts = {"consent": self.consent.value.strip(), "licence": self.licence.value.strip()}
         texts = {name: text or getattr(instrument, name.upper()) for name, text in texts.items()}
         wanted = {"trained_steps": record["step"], "validation_loss": record["metrics"]["validation_loss"], **texts}
@@ -380,7 +381,7 @@ class ExportPanel(Panel):
                 self.path = training.export(run, self.path, which, own, dataset=self.data, **texts)
                 self.message.show(f"The instrument, from step {record['step']}, is {self.path}", "done")
                 return
-            if wanted.items() <= taken[own].info.items():
+            if wanted.items() <= taken[own].info.items() and _same_weights(model, taken[own].path):
                 self.path = taken[own].path
                 text = f"This instrument, step {record['step']}, was exported before: {self.path}"
                 self.message.show(text, "done")
@@ -389,6 +390,12 @@ class ExportPanel(Panel):
     def download(self) -> None:
         """Give the exported file to the browser."""
         self.offer(*[self.path] if self.path else [])
+
+
+def _same_weights(model, path: Path) -> bool:
+    """True if an instrument has these weights; it may have a codebook beside them."""
+    theirs = instrument.open(path).model.state_dict()
+    return all(name in theirs and torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
 
 
 def compare_runs(base) -> HTML:

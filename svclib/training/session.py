@@ -139,7 +139,7 @@ class StopRequest:
 
     def __init__(self, announce: Callable[[str], None], conditions: dict[str, Callable[[], bool]]):
         self.announce, self.conditions = announce, conditions
-        self.interrupted, self.old_handlers, self.why = False, {}, ""
+        self.interrupted, self.old_handlers, self.why = False, dict[int, Any](), ""
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():

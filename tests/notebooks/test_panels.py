@@ -7,6 +7,7 @@ import html.parser
 import io as io_
 import json
 import re
+import shutil
 import threading
 import types
 import zipfile
@@ -14,6 +15,7 @@ import zipfile
 import ipywidgets as W
 import pytest
 import soundfile
+import torch
 import toy
 from panels import NASTY, ColabPage, make_instrument, make_song, said, upload
 
@@ -613,6 +615,36 @@ def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
     assert panel.song.value == base.examples / "b.wav"
 
 
+@pytest.mark.case("red 17")
+def test_an_instrument_is_the_same_only_with_the_same_weights(base, tmp_path):
+    """A run trained anew in the same folder: name, step and held-out loss (none) are those of the old instrument."""
+    data, paths, run = toy.ToyDataset(), [], tmp_path / "run"
+    data.validation_batches = lambda *_: []
+    for seed in (0, 1):
+        training.train(data, run, toy.preset(seed=seed), steps=3)
+        panel = train.ExportPanel(train.CheckpointPanel(run), base, "the same")
+        for _ in range(2):
+            panel.export_button.click()
+            paths.append(panel.path)
+        expected = training.load_model(run)[0].state_dict()
+        assert all(torch.equal(v, expected[k]) for k, v in instrument.open(paths[-1]).model.state_dict().items())
+        shutil.rmtree(run)
+    assert [p.name for p in paths] == ["the same.zip", "the same.zip", "the same 2.zip", "the same 2.zip"]
+
+
+@pytest.mark.case("red 32")
+def test_the_menu_of_checkpoints_leaves_out_an_abandoned_branch(tmp_path):
+    preset = toy.preset(validate_every_steps=5)
+    training.train(toy.ToyDataset(), tmp_path, preset, steps=30)
+    training.train(toy.ToyDataset(), tmp_path, preset, steps=21, from_step=20)
+    entries = train.checkpoint_steps(tmp_path)
+    assert (
+        entries[-1].step == 21
+        and {e.step for e in entries} <= {5, 10, 15, 20, 21}
+        and sum(e.best for e in entries) == 1
+    )
+
+
 @pytest.mark.case("J11")
 def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
     view = train.TrainingView(tmp_path)
@@ -672,7 +704,6 @@ def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_
 
 
 def test_a_training_with_a_limit_shows_how_far_it_is_towards_that():
-    import types
 
     status = types.SimpleNamespace(step=50, steps=1000, remaining_s=950.0)
     assert train.progress_summary(status, None, 50.0) == (0.05, 950.0)
@@ -691,6 +722,7 @@ def test_a_training_with_a_limit_shows_how_far_it_is_towards_that():
     assert view.bar.value == pytest.approx(1 / 3, abs=0.01) and ">40 s<" in view.numbers.value
 
 
+@pytest.mark.case("user 02.3")
 def test_a_training_is_seen_at_once_and_ends_as_html_that_a_saved_notebook_keeps(tmp_path, monkeypatch):
     """Messages come with their time, also when they return; a reloaded page has the run's own page; nothing is left
     that speaks of work that is over."""
@@ -769,7 +801,6 @@ def test_a_run_too_short_for_previews_says_so(tmp_path):
 
 
 def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):
-    import types
 
     fit = types.SimpleNamespace(settings=None)
     monkeypatch.setattr(training, "fits", lambda settings, preset: None)
