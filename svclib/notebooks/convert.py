@@ -20,7 +20,7 @@ from svclib.models.instrument import InstrumentEntry
 from svclib.notebooks import base as widgets
 from svclib.notebooks.controls import OWN, SHIFTS, ControlSliders, SamplingControls, sampling_menu, vocoder_menu
 from svclib.notebooks.panel import TaskPanel, close
-from svclib.utils import atomic_store, download, workspace
+from svclib.utils import atomic_store, download, filesystem, workspace
 from svclib.utils.errors import StorageError
 
 _LEGEND = (
@@ -159,7 +159,7 @@ class ConvertPanel(TaskPanel):
         """Bring the instrument or song that the link gives into the person's folder, and choose it."""
 
         def work():
-            found = download.fetch_file(self.link.value.strip(), download.cache_folder() / "links", self.progress)
+            found = download.fetch_file(self.link.value.strip(), filesystem.cache_folder() / "links", self.progress)
             self.message.show(self._kept([self._keep(found)]), "done")
 
         self.start(work, "" if self.link.value.strip() else "Paste a link first.")
@@ -259,9 +259,9 @@ class ConvertPanel(TaskPanel):
         self._show_results()
 
     def _remove(self, box: W.VBox) -> None:
-        del self.shown[box]
-        self._show_results()
-        close(box)
+        if self.shown.pop(box, None) is not None:  # a second click may be on its way
+            self._show_results()
+            close(box)
 
     def _show_results(self):
         self.results.children = tuple(reversed(self.shown))  # the newest on top

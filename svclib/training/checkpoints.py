@@ -78,7 +78,7 @@ class CheckpointInfo:
     step: int
     path: Path
     kind: str
-    validation_loss: float | None
+    validation_loss: float | int | None
     problem: str | None
     run_id: str
     generation: int

@@ -1,5 +1,6 @@
 """The training loop: gradient steps, moving average of the weights, validation, checkpoints."""
 
+import contextlib
 import copy
 import math
 import secrets
@@ -339,7 +340,10 @@ class Trainer:
         It may do so while this process is suspended and its lock goes stale. ``overtaken`` is the message about it.
         """
         own = (self.record["generation"], self.step)
-        for other in [] if self.overtaken else listing(self.writer.folder):
+        found = []
+        with contextlib.suppress(OSError):  # a folder that cannot be read shows nobody else
+            found = [] if self.overtaken else listing(self.writer.folder)
+        for other in found:
             same = (other.kind, other.run_id) == ("last", self.writer.run_id)
             foreign = same and f"-{self.writer.session_id}" not in other.path.name
             if foreign and other.order >= own and str(other.marked.info.get("saved", "")) > self.began:
