@@ -278,9 +278,9 @@ class ConvertPanel(TaskPanel):
         self._show_results()
 
     def _remove(self, box: W.VBox) -> None:
-        del self.shown[box]
-        self._show_results()
-        close(box)
+        if self.shown.pop(box, None) is not None:  # a second click may be on its way
+            self._show_results()
+            close(box)
 
     def _show_results(self):
         self.results.children = tuple(reversed(self.shown))  # the newest on top
