@@ -1,6 +1,8 @@
 # make demo   set up, then the whole journey: prepare, train, export, convert, listen-and-look page
 # make test   set up, then the tests (make test-slow: the long ones; make bench: the measurements)
 # make lab    JupyterLab with the notebooks        make lint   style, types, stripped notebooks
+# make mutants which small faults in changed lines the tests do not notice: ARGS="--since main --sample 40"
+# make versions the tests that matter with the oldest and newest packages, and with other Pythons that are here
 # make wheels every package as a file in wheels/, for a machine of the same kind without network: there add WHEELS=wheels
 #
 # Without make (Windows): python -m venv .venv, then .venv\Scripts\pip install -r requirements.txt -e .
@@ -23,7 +25,7 @@ endif
 endif
 endif
 
-.PHONY: demo test test-slow bench lab lint venv venv-dev venv-classic wheels clean
+.PHONY: demo test test-slow screenshots bench lab lint mutants versions venv venv-dev venv-classic wheels clean
 
 # two test processes of one thread each: on small tensors two threads mostly wait for each other
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
@@ -37,6 +39,10 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev venv-classic
 	$(ONE_THREAD) $(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=25
 
+# four people go through the notebooks with real recordings; pictures of every page are left in screenshots/
+screenshots: $(VENV)/.dev
+	mkdir -p screenshots && SVCLIB_SCREENSHOTS=screenshots $(ONE_THREAD) $(BIN)/python -m pytest -m slow tests/notebooks/test_walks.py
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
 
@@ -49,6 +55,14 @@ lint: $(VENV)/.dev
 	$(BIN)/pydoclint -q svclib
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify --extra-keys "metadata.widgets metadata.language_info metadata.colab" *.ipynb
+
+# cosmic-ray has an environment of its own; the tests run in this one
+mutants: $(VENV)/.dev
+	test -x .venv-mutants/bin/cosmic-ray || { $(PYTHON) -m venv .venv-mutants && .venv-mutants/bin/pip install -q cosmic-ray==8.7.0; }
+	$(ONE_THREAD) .venv-mutants/bin/python tools/mutants.py $(ARGS)
+
+versions: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python tools/versions.py $(ARGS)
 
 venv: $(VENV)/.core
 venv-dev: $(VENV)/.dev
@@ -88,4 +102,4 @@ wheels: $(BIN)/python
 	$(BIN)/python -m pip wheel -q -w wheels --no-deps -r requirements-nodeps.txt
 
 clean:
-	rm -rf $(VENV) .venv-classic
+	rm -rf $(VENV) .venv-classic .venv-mutants .venv-versions

@@ -97,6 +97,7 @@ def test_nothing_that_may_be_shared_names_a_place_a_person_or_a_machine(watched)
 
 @pytest.mark.case("I3")
 @pytest.mark.slow
+@pytest.mark.may_be_skipped
 def test_other_pythons_make_the_same_journey(tmp_path):
     """Every Python with svclib's packages that ``SVCLIB_TEST_PYTHONS`` names (paths, as in PATH) or the PATH holds."""
     found = [p for p in os.environ.get("SVCLIB_TEST_PYTHONS", "").split(os.pathsep) if p]

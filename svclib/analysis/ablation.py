@@ -20,7 +20,7 @@ from svclib.analysis.recorder import capture, select_steps
 from svclib.analysis.trace import Trace
 from svclib.audio import units
 from svclib.conversion import key_suggestion
-from svclib.conversion.controls import adjust, defaults
+from svclib.conversion.controls import adjust
 from svclib.conversion.song import Song
 from svclib.features.extract import ConditionInputs
 from svclib.models.diffusion.denoiser import GuidedDenoiser
@@ -79,9 +79,7 @@ def cut_excerpt(song: Song, statistics: dict | None, start_s=0.0, seconds=5.0, c
             f"'{song.name}' has {song.duration_s:.1f} s; an excerpt from {start_s:g} s on holds nothing of it."
         )
     if controls is None:
-        shift = key_suggestion.suggest_shift(measured, statistics, "diffusion")
-        semitones = float(shift.shift_semitones - 12 * shift.octaves)
-        controls = dataclasses.replace(defaults("diffusion"), octave_shift=shift.octaves, semitone_shift=semitones)
+        controls = key_suggestion.suggest_shift(measured, statistics, "diffusion").applied()
     target, cut = adjust(measured, statistics, controls), slice(first, last)
     source = (measured.log_mel[cut], measured.f0_hz[cut], measured.voiced[cut])
     curves = (np.array(x) for x in (*source, target.f0_hz[cut], target.voiced[cut], target.loudness_db[cut]))

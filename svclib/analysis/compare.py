@@ -14,7 +14,7 @@ from svclib.conversion import metrics
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ConversionError
 
-STATES = {"x0_hat": "the guess", "x_t": "the noisy mel"}
+STATES = {"x0_hat": "x0 prediction", "x_t": "noisy mel x_t"}
 BANDS_HZ = {"low (below 500 Hz)": (0, 500), "middle (500 to 3000 Hz)": (500, 3000), "high (above 3000 Hz)": (3000, 1e9)}
 
 
@@ -53,19 +53,21 @@ def mel_metrics(trace: Trace, source_db: np.ndarray | None = None, warped: bool 
         a, *others = (level_db.T / DECIBELS_PER_NEPER for level_db in (end, *guesses))
         return [metrics.mcd_db(a, b, **options) for b in others]
 
-    own, timbre = "this run's result", "mel-cepstral distance without level, 13 cepstra"
+    own, timbre = "this run's result", "mel-cepstral distortion (timbre) without level, 13 cepstra"
     apart = f"mean absolute difference of log-mels, {frames}, all mels"
     snr_db = 10 / np.log(10) * np.clip(trace.log_snr, -60, 60)
     found = [
         metric("distance to the result", apart, own, distance(guesses, end)),
-        metric("timbre distance to the result", f"{timbre}, no time warping, {frames}", own, cepstral()),
-        metric("signal to noise", "alpha squared over sigma squared, from the schedule", "none: analytic", snr_db),
+        metric("MCD to the result", f"{timbre}, no time warping, {frames}", own, cepstral()),
+        metric(
+            "signal to noise", "SNR, alpha squared over sigma squared, of the noise schedule", "none: analytic", snr_db
+        ),
     ]
     if source_db is not None:
         found.append(metric("distance to the source", apart, "the source", distance(guesses, source_db)))
     if warped:
         meaning = f"{timbre}, along the path of time warping, {frames}"
-        found.append(metric("warped timbre distance to the result", meaning, own, cepstral(warped=True)))
+        found.append(metric("MCD to the result, time-warped", meaning, own, cepstral(warped=True)))
     return found
 
 

@@ -20,7 +20,7 @@ from svclib.utils.errors import DatasetError
 
 
 def result_html(result: pipeline.Conversion, path: Path, number: int, full: bool = True) -> str:
-    """A conversion as HTML: settings, players, a download link; ``full``: original, parts and plots as well."""
+    """A conversion as HTML: settings, players, where it is; ``full``: original, parts and plots as well."""
     rate_hz, song, measured, tracks = result.sample_rate_hz, result.song, result.song.features, result.tracks
     title, *settings = result.settings_text.splitlines()
     sounds, drawings = [(result.audio, rate_hz, "Result")], {}
@@ -41,7 +41,6 @@ def result_html(result: pipeline.Conversion, path: Path, number: int, full: bool
         page.flow(*(page.player(*sound) for sound in sounds)),
         *(page.picture(plots.png(figure), alt) for alt, figure in drawings.items()),
         page.paragraph(f"Saved as {path}"),
-        page.download_link(path),
     ]
     return "".join(parts)
 

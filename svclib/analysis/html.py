@@ -19,7 +19,7 @@ import soundfile
 from svclib.utils.errors import printable
 
 FONT = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;font-size:14px;line-height:1.5"
-LINK_LIMIT_BYTES = 20_000_000
+LINK_LIMIT_BYTES = 100_000_000
 _COLOURS = {"info": "#3b6ea5", "done": "#2e8b57", "warning": "#c77d0a", "error": "#c0392b"}
 _MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
@@ -62,13 +62,13 @@ def _element(name: str) -> Callable[..., str]:
     return lambda *args, **options: str(getattr(_ELEMENTS, name)(*args, **options))
 
 
-_NAMES = ("player", "picture", "notice", "flow", "heading", "paragraph", "table", "frame")
-player, picture, notice, flow, heading, paragraph, table, frame = map(_element, _NAMES)
+_NAMES = ("player", "picture", "notice", "flow", "heading", "paragraph", "fold", "table", "frame")
+player, picture, notice, flow, heading, paragraph, fold, table, frame = map(_element, _NAMES)
 small_player = _ELEMENTS.small_player  # markup, which a table does not escape
 
 
 def download_link(path: Path, label: str = "Download") -> str:
-    """A link that saves a file from inside the page; for files above 20 MB the path instead. OSError if unreadable."""
+    """A link that saves a file from inside the page; for files above 100 MB the path instead. OSError if unreadable."""
     path = Path(path)
     size = path.stat().st_size
     if size > LINK_LIMIT_BYTES:

@@ -24,6 +24,7 @@ from svclib.analysis.ablation import Intervention
 from svclib.analysis.player import Run
 from svclib.analysis.recorder import Recorder
 from svclib.analysis.trace import Trace
+from svclib.audio import io as audio_files
 from svclib.conversion import recognition
 from svclib.conversion.controls import Controls
 from svclib.conversion.song import load_song
@@ -180,12 +181,13 @@ def _jumps(student, main: ablation.RunResult, positions: np.ndarray, options: Le
 
 
 def from_file(
-    instrument, path: str | Path, options=DEFAULTS, progress=None, cancelled=None, note=None, callback=None
+    instrument, path: str | Path, options=DEFAULTS, progress=None, cancelled=None, note=None, callback=None, voice=None
 ) -> tuple[str, str]:
     """The page of an instrument and a song file, and its description: a lesson, or the sampling steps of a DiffWave.
 
     A DiffWave that is not a vocoder does not read the song; its page holds at most 5 s. ``note`` receives the estimated
     size of the page before sampling, and its size in the end. ``callback``: see ``ablation.run``, not for a DiffWave.
+    ``voice`` is a folder with recordings of the target voice, one of which can be listened to, if there is one.
     ConversionError for another kind of instrument, or a page above 10 MB.
     """
     report, note = reporter(progress, cancelled), note or (lambda text: None)
@@ -203,7 +205,14 @@ def from_file(
         def main_part(fraction: float, text: str = "") -> None:
             report(0.1 + 0.85 * fraction, text)
 
-        made = make(instrument, song, options, progress=main_part, cancelled=cancelled, callback=callback)
+        recordings = audio_files.find(voice)[0] if voice is not None and voice.is_dir() else []
+        target = None
+        if recordings:
+            sound = audio_files.read(recordings[0])
+            n_samples = round(options.seconds * sound.sample_rate_hz)
+            target = (f"{voice.name}, recorded", sound.samples[:n_samples], sound.sample_rate_hz)
+        watch = {"progress": main_part, "cancelled": cancelled, "callback": callback}
+        made = make(instrument, song, options, target, **watch)
         text, about = document(made), f"a lesson of {'nine' if options.student else 'eight'} pages, {made.title}"
     else:
         raise ConversionError(
@@ -247,10 +256,10 @@ def example_diffwave() -> str:
 def check_size(n_bytes: int, fits_s: float | int | None = None) -> str:
     """The size of a page as a sentence; ConversionError above 10 MB, naming the length ``fits_s`` that fits."""
     if n_bytes > MAX_BYTES:
-        advice = f"; up to {fits_s:g} s fit here" if fits_s else ""
+        advice = f" (up to {fits_s:g} s fit here)" if fits_s else ""
         raise ConversionError(
             f"The lesson would have about {n_bytes / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB open everywhere.",
-            hint=f"Take a shorter excerpt (--seconds, or the length in the panel{advice}) or fewer steps.",
+            hint=f"Take a shorter excerpt{advice} or fewer steps.",
         )
     return f"The lesson will have about {n_bytes / 1e6:.1f} MB."
 
@@ -361,13 +370,14 @@ def four_examples(model, first: np.ndarray, second: np.ndarray, label: str | Non
     noise = np.random.default_rng(seed).standard_normal(len(first)).astype(np.float32)
     noisy, options = first + np.float32(0.5 * level) * noise, SamplingOptions(seed=seed)
     quarter, half = max(2, model.settings.n_steps // 8), max(2, model.settings.n_steps // 4)
-    runs = fast_and_full(model, len(first), label, seed=seed, every_step=False)[:1]
+    made = fast_and_full(model, len(first), label, seed=seed, every_step=False)[0]
+    runs = [dataclasses.replace(made, label=f"generate, {made.label}")]
     cleaned = functools.partial(inference.denoise, model, noisy, quarter, label=label, options=options)
-    runs.append(record(model, cleaned, f"noise taken out, from step {quarter}", seed))
+    runs.append(record(model, cleaned, f"denoise, from step {quarter}", seed))
     for share in (0.0, 0.5):
         mix = inference.Mix((share,), half, label=label)
         between = functools.partial(inference.interpolate, model, first, second, mix, options)
-        runs.append(record(model, between, f"{100 * share:.0f} % of the second sound, from step {half}", seed))
+        runs.append(record(model, between, f"interpolate {100 * share:.0f} %, from step {half}", seed))
     return runs
 
 

@@ -23,7 +23,9 @@ from svclib.utils.errors import ConversionError
 
 CHANGE_DB, MAX_RUNS = 30.0, 4  # range of the difference colours
 _BOTTOM_DB, _N_COLUMNS = -100.0, 600
-_MAP_TEXT = "each point is one step's guess, averaged over time; one principal component analysis over all runs shown"
+_MAP_TEXT = (
+    "each point is one step's guess (x0 prediction), averaged over time; one principal component analysis of all runs"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _curves(run: Run) -> list[compare.Metric]:
         counts = [count for _, count in errors if count is not None]
         meaning = f"root mean square over frames voiced in both, {min(counts)} to {max(counts)} of {trace.n_frames}"
         meaning += f" by step; not shown below {step_audio.MIN_FRAMES}"
-        about = ("pitch off what was asked", "cents", meaning, "the target F0")
+        about = ("F0 RMSE", "cents", meaning, "the target F0")
         found.append(compare.Metric(*about, np.arange(n), values, np.array([count or 0 for _, count in errors])))
     if run.words:
         values = np.array([run.words.get(i, math.nan) for i in range(n)])
@@ -150,7 +152,7 @@ def _run_data(run: Run, number: int, low: float, high: float, curves: Sequence[c
     guesses[1:] -= guesses[:-1].copy()  # differences of similar steps compress better; the page adds them up
     loud = trace.sigma > 0.5  # 16 levels do where more than a quarter of the power is noise
     seen[loud] = np.rint(seen[loud] / 17).astype(np.uint8) * 17
-    about = [str(info.get("method") or ""), f"{trace.n_calls} calls of the network"]
+    about = [str(info.get("method") or ""), f"{trace.n_calls} calls of the network (NFE)"]
     about += [f"noise of seed {info['seed']}"] if "seed" in info else []
     (audio, quieter), (noisy, noisy_quieter) = (_audio(x, len(trace)) for x in (run.audio, run.noisy_audio))
     wave = {}

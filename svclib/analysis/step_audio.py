@@ -20,8 +20,8 @@ from svclib.utils.errors import ConversionError, reporter
 GUARD_DB, MIN_FRAMES = 12.0, 10  # values of fewer frames are NaN
 _BOTH = "over frames voiced in both"
 AUDIO_METRICS = {  # name: (unit, meaning, reference)
-    "F0 error": ("cents", f"root mean square {_BOTH}", "the target F0"),
-    "F0 error, offset removed": ("cents", f"root mean square about its own median, {_BOTH}", "the target F0"),
+    "F0 RMSE": ("cents", f"root mean square {_BOTH}", "the target F0"),
+    "F0 RMSE, offset removed": ("cents", f"root mean square about its own median, {_BOTH}", "the target F0"),
     "F0 correlation": ("-1 to 1", f"Pearson, of log F0, {_BOTH}", "the target F0"),
     "voicing F1": ("0 to 1", "harmonic mean of precision and recall, all frames", "the target voicing"),
     "loudness correlation": ("-1 to 1", "Pearson, of dB, over frames with target above -60 dB", "the target loudness"),
@@ -178,8 +178,8 @@ def _target_metrics(trace: Trace, measured: extract.Features) -> dict[str, tuple
     a, b = target_db[loud].astype(float), measured.loudness_db[loud].astype(float)
     defined = loud.sum() >= MIN_FRAMES and a.std() > 0 and b.std() > 0
     return {
-        "F0 error": (error["rmse"], n),
-        "F0 error, offset removed": (f0_error(trace, centred_hz, measured.voiced)[0]["rmse"], n),
+        "F0 RMSE": (error["rmse"], n),
+        "F0 RMSE, offset removed": (f0_error(trace, centred_hz, measured.voiced)[0]["rmse"], n),
         "F0 correlation": (error["correlation"], n),
         "voicing F1": (accuracy["voicing_f1"], len(voiced)),
         "loudness correlation": (float(np.corrcoef(a, b)[0, 1]) if defined else math.nan, int(loud.sum())),

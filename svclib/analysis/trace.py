@@ -183,7 +183,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Trace:
     if version != SCHEMA:
         raise ConversionError(f"it has version {str(version)[:20]}; this program reads {SCHEMA}. Make the trace again.")
     serialization.check_fields(head, {"schema": int, "kind": str, "n_calls": int, "info": dict}, "its head")
-    fixed = {name: arrays.pop(name) for name in _ARRAYS}
+    fixed: dict[str, Any] = {name: arrays.pop(name) for name in _ARRAYS}
     groups: dict[str, dict] = {"feature": {}, "condition": {}}
     for name, value in arrays.items():
         group, _, rest = name.partition(" ")

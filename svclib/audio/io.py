@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
             outside = path.is_symlink() and path.exists() and not path.resolve().is_relative_to(root)
             if (outside or filesystem.is_system_file(name)) and name in folders:
                 folders.remove(name)
-            if filesystem.is_system_file(name):
+            if filesystem.is_system_file(name) or name.endswith(".f0.json"):  # the edits of a song, beside it
                 continue
             if outside:
                 text = "is a link to a place outside the folder. Put the file itself there, or give that place."
@@ -268,12 +268,19 @@ class Written(NamedTuple):
     gain_db: float
 
 
-def write(path: str | Path, samples: np.ndarray, sample_rate_hz: int, comment: str = SYNTHETIC_TAG) -> Written:
+def write(
+    path: str | Path,
+    samples: np.ndarray,
+    sample_rate_hz: int,
+    comment: str = SYNTHETIC_TAG,
+    describe: Callable[[Path], bytes] | None = None,
+) -> Written:
     """Write sound in the format of the suffix (wav and flac with 24 bits, mp3, ogg, opus), atomically.
 
     Where the name is taken, it is ``name 2.wav`` and so on. Peaks above full scale are prevented by turning the whole
     file down, never by cutting or wrapping. ``samples`` are ``[n]`` or ``[n, channels]``, float or int16, ``comment``
-    becomes a tag. AudioError if the format is not known or does not take this rate, or the samples are not finite.
+    becomes a tag, ``describe`` is that of ``atomic_store.commit_new``. AudioError if the format is not known or does
+    not take this rate, or the samples are not finite.
     """
     path, samples = Path(path), as_float(np.asarray(samples))
     suffix = path.suffix.lower()
@@ -299,4 +306,4 @@ def write(path: str | Path, samples: np.ndarray, sample_rate_hz: int, comment: s
             text = f"{form} at {sample_rate_hz} Hz with {channels} channels cannot be written ({detail})."
             raise AudioError(text, hint="Write WAV instead.") from None
 
-    return Written(atomic_store.commit_new(path, put), 20 * float(np.log10(gain)))
+    return Written(atomic_store.commit_new(path, put, describe), 20 * float(np.log10(gain)))

@@ -4,6 +4,7 @@ one without a network (Griffin-Lim), for previews and as a baseline for vocoders
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import librosa
 import numpy as np
@@ -94,9 +95,9 @@ class MelConfig(Settings):
 
 @functools.lru_cache(maxsize=16)
 def _filters(config: MelConfig, dtype: torch.dtype, device: torch.device) -> Tensor:
-    norm = "slaney" if config.norm == "slaney" else None
-    size = {"sr": config.sample_rate_hz, "n_fft": config.n_fft, "n_mels": config.n_mels}
-    filters = librosa.filters.mel(**size, **config._range(), norm=norm, dtype=np.float64)
+    size: dict[str, Any] = {"sr": config.sample_rate_hz, "n_fft": config.n_fft, "n_mels": config.n_mels}
+    size["norm"] = "slaney" if config.norm == "slaney" else None
+    filters = librosa.filters.mel(**size, **config._range(), dtype=np.float64)
     return torch.from_numpy(filters).to(device, dtype)
 
 

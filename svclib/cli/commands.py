@@ -62,7 +62,8 @@ def _report(text: str, value: dict, where: str | None) -> None:
 def _warn_renamed(asked: Path, got: Path) -> None:
     """Report that a result got another name because the one asked for was taken."""
     if asked.name != got.name:
-        log(f"'{asked}' exists and is never overwritten; the new one is '{got.name}'.")
+        why = f"'{asked}' exists and is never overwritten" if asked.exists() else f"'{asked.name}' is no portable name"
+        log(f"{why}; the new one is '{got.name}'.")
 
 
 @command(

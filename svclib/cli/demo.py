@@ -5,6 +5,7 @@ arguments one synthetic singer (``aria``) gives the recordings and the other (``
 can be compared with a known truth. Whatever an earlier run finished is used again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,7 +22,7 @@ from svclib.data import dataset, preprocess, singers
 from svclib.training import api as training
 from svclib.training.resume import BASE_PATH
 from svclib.utils import atomic_store, filesystem, workspace
-from svclib.utils.errors import reporter
+from svclib.utils.errors import DatasetError, reporter
 
 VOICE, OTHER_VOICE = "aria", "bruno"
 SONG_NAME = f"{OTHER_VOICE}_twinkle.wav"
@@ -148,12 +149,12 @@ class DemoRun:
         return path, text, False
 
     def _convert(self, instrument_path: Path, song_path: Path) -> tuple[Path, Any, Any, Any]:
-        """Convert the song in the nearest octave and save it: the file, the instrument, the conversion, the shift."""
+        """Convert the song in the suggested key and save it: the file, the instrument, the conversion, the shift."""
         voice = svclib.load_instrument(instrument_path)
         song = svclib.load_song(song_path, voice.features, progress=self.progress)
-        shift = svclib.suggest_shift(song.features, voice.statistics)
+        shift = svclib.suggest_shift(song.features, voice.statistics, voice.kind)
         sampling = svclib.SamplingOptions(seed=self.options.seed)
-        made = svclib.convert(voice, song, svclib.Controls(octave_shift=shift.octaves), sampling)
+        made = svclib.convert(voice, song, shift.applied(), sampling)
         return svclib.save(made, self.base.output), voice, made, shift
 
     def prepare(self, recordings: list) -> tuple[dataset.Dataset, str, bool]:
@@ -210,8 +211,11 @@ class DemoRun:
         converted, voice, made, shift = self._convert(instrument_path, song_path)
         truth = None
         if song_path.name == SONG_NAME:  # the target singer's own rendition of the song
-            octave = singers.SINGERS[OTHER_VOICE].octave + shift.octaves
-            truth = singers.render(VOICE, singers.demo_song(), seed=self.options.seed, octave=octave)
+            octave, melody = singers.SINGERS[OTHER_VOICE].octave + shift.octaves, singers.demo_song()
+            notes = (dataclasses.replace(note, midi=note.midi + shift.extra_semitones) for note in melody.notes)
+            score = dataclasses.replace(melody, notes=tuple(notes))
+            with contextlib.suppress(DatasetError):  # a note that the singer does not reach
+                truth = singers.render(VOICE, score, seed=self.options.seed, octave=octave)
         text = self.page(voice, made, run_folder, shift.text, truth, at_once)
         path = atomic_store.commit_bytes(self.base.root / "index.html", text.encode())
         text = f"{converted.name} and {path.name}"

@@ -13,8 +13,10 @@ import numpy as np
 
 from svclib.conversion import metrics, pipeline
 from svclib.conversion.controls import Controls
-from svclib.conversion.song import cached_song, excerpt
+from svclib.conversion.key_suggestion import suggest_shift
+from svclib.conversion.song import Song, cached_song, excerpt
 from svclib.features import extract
+from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.utils.errors import Cancelled, ProgressCallback, reporter
@@ -23,7 +25,7 @@ PURE_NOISE = -1  # as ``shallow``: start from pure noise, whatever else is set
 # Columns of numbers: figure of :class:`Row`, heading, format.
 _COLUMNS = (
     ("seconds", ">seconds", "{:.2f}"),
-    ("seconds_per_second", ">s per s", "{:.3f}"),
+    ("real_time_factor", ">real-time factor", "{:.3f}"),
     ("rmse", ">F0 RMSE", "{:.0f} cents"),
     ("correlation", ">F0 corr.", "{:.3f}"),
     ("voicing_f1", ">voicing F1", "{:.3f}"),
@@ -64,15 +66,20 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings that all variants of an instrument share; see ``pipeline.convert``."""
+    """Settings that all variants of an instrument share; see ``pipeline.convert``.
+
+    With ``suggested_key`` octave and semitones are those of ``suggest_shift`` for the whole song.
+    """
 
     controls: Controls | None = None
     sampling: SamplingOptions = SamplingOptions()
     vocoder: Path | str | None = None
+    suggested_key: bool = False
 
     def text(self, kind: str) -> str:
         """The settings that are not an instrument's own, for people; empty if there are none."""
-        words = [self.controls.changes(kind)] if self.controls else []
+        words = ["suggested key"] if self.suggested_key else []
+        words += [self.controls.changes(kind)] if self.controls else []
         words += [f"{name} {value}" for name, value in self.sampling.given().items()]
         words += [f"vocoder {Path(self.vocoder).stem}"] if self.vocoder else []
         return ", ".join(filter(None, words))
@@ -82,7 +89,8 @@ class Settings:
 class Row:
     """A variant (or the song itself) and its sound, or the problem why it failed.
 
-    ``figures`` are ``seconds`` that the conversion took, ``seconds_per_second`` of sound, and :func:`track_metrics`.
+    ``figures`` are ``seconds`` that the conversion took, ``real_time_factor``, these over the seconds of sound, and
+    those of :func:`track_metrics`.
     """
 
     label: str
@@ -95,6 +103,21 @@ class Row:
         """The numbers as text, in the order of ``HEADINGS`` from the third on; a dash where there is none."""
         numbers = [(self.figures.get(name, math.nan), form) for name, _, form in _COLUMNS]
         return ["\N{EN DASH}" if math.isnan(value) else form.format(value) for value, form in numbers]
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list]]:
+    """Headings and rows of the numbers in full precision, with units; without those that failed."""
+    head = [
+        "variant",
+        "seconds",
+        "real-time factor",
+        "F0 RMSE (cents)",
+        "F0 correlation",
+        "voicing F1",
+        "loudness (dB)",
+    ]
+    names, measured = [name for name, *_ in _COLUMNS], [row for row in rows if row.figures]
+    return head, [[row.label, *(row.figures.get(name, math.nan) for name in names)] for row in measured]
 
 
 def variants(
@@ -127,7 +150,7 @@ def compare(
 
     Yields the excerpt itself, then a row for each variant once it is measured, or with the reason why it failed.
     """
-    shown_song, progress = False, reporter(progress)
+    clips, progress = dict[FeatureSettings, tuple[Song, Song]](), reporter(progress)
     for i, variant in enumerate(compared):
 
         def report(begin, share, i=i, variant=variant):
@@ -136,14 +159,17 @@ def compare(
         shared = (settings or {}).get(variant.instrument, Settings())
         try:
             voice = load(variant.instrument)
-            whole = cached_song(song, voice.features, progress=report(0.0, 0.3), cancelled=cancelled)
-            source = excerpt(whole, start_s, seconds)
-            if not shown_song:
-                shown_song = True
-                yield Row("The song itself", source.audio, voice.features.sample_rate_hz)
+            if voice.features not in clips:
+                whole = cached_song(song, voice.features, progress=report(0.0, 0.3), cancelled=cancelled)
+                clips[voice.features] = whole, excerpt(whole, start_s, seconds)
+                if len(clips) == 1:
+                    yield Row("The song itself", clips[voice.features][1].audio, voice.features.sample_rate_hz)
+            (whole, clip), controls = clips[voice.features], shared.controls
+            if shared.suggested_key:
+                controls = suggest_shift(whole.features, voice.statistics, voice.kind).applied(controls)
             sampling, vocoder = variant.sampling(shared.sampling), variant.vocoder or shared.vocoder
             watch = {"progress": report(0.3, 0.6), "cancelled": cancelled}
-            made = pipeline.convert(voice, source, shared.controls, sampling, vocoder, **watch)
+            made = pipeline.convert(voice, clip, controls, sampling, vocoder, **watch)
             report(0.9, 0.1)(0.0, "measuring")
             row = measure(variant.label, made)
         except Cancelled:
@@ -163,5 +189,5 @@ def track_metrics(made: pipeline.Conversion) -> dict[str, float]:
 
 def measure(label: str, made: pipeline.Conversion) -> Row:
     """A conversion at the instrument's rate as a row of the table."""
-    time = {"seconds": made.seconds, "seconds_per_second": made.seconds * made.sample_rate_hz / len(made.audio)}
+    time = {"seconds": made.seconds, "real_time_factor": made.seconds * made.sample_rate_hz / len(made.audio)}
     return Row(label, made.audio, made.sample_rate_hz, {**time, **track_metrics(made)})

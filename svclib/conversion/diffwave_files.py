@@ -18,7 +18,7 @@ from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference
 from svclib.models.instrument import Instrument
-from svclib.utils import filesystem
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ModelError, raise_if_cancelled, reporter
 from svclib.utils.serialization import Settings, control
 
@@ -169,18 +169,26 @@ def _write_all(opened: Instrument, folder, jobs: Sequence[tuple[str, dict, Calla
             progress((i + fraction) / len(jobs), f"{i + 1} of {len(jobs)}: {target.stem}, {text}")
 
         report(0.0, "starting")
-        if not _is_done(target, settings):
+        there = _find_made(target, settings)
+        if there is None:
             sound = make(callback=inference.step_progress(report), cancelled=cancelled).reshape(-1)
             if not np.isfinite(sound).all():
                 raise ModelError("The model produced NaN or infinity: export it again from an earlier checkpoint.")
-            target = write_with_settings(target, sound * limiter_gain(sound), settings["sample_rate_hz"], settings)
-        written.append(target)
+            there = write_with_settings(target, sound * limiter_gain(sound), settings["sample_rate_hz"], settings)
+        written.append(there)
     progress(1.0, "done")
     return written
 
 
-def _is_done(target: Path, settings: dict) -> bool:
-    try:
-        return target.exists() and filesystem.read_json(target.with_name(f"{target.name}.json")) == settings
-    except (ValueError, OSError):  # StorageError where it is missing
-        return False
+def _find_made(target: Path, settings: dict) -> Path | None:
+    """The sound with these settings among those of this name and number, or None."""
+    for path in atomic_store.numbered(target):
+        beside = atomic_store.settings_path(path)
+        try:
+            known = filesystem.read_json(beside)
+            if known == {**settings, "sound_sha256": filesystem.sha256_file(path)}:
+                return path
+        except (ValueError, OSError):  # one of the two is missing or damaged
+            if not path.exists() and not beside.exists():
+                return None
+    return None

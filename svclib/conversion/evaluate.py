@@ -6,6 +6,7 @@ given to ``training.train`` as ``score``; the best checkpoint is then the one wi
 
 import dataclasses
 import functools
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from torch import nn
 from svclib.audio import io as audio
 from svclib.audio.mel import MelConfig, log_mel
 from svclib.conversion import metrics, pipeline, speaker_similarity
-from svclib.conversion.controls import Controls
 from svclib.conversion.key_suggestion import suggest_shift
 from svclib.conversion.recognition import SpeechRecognizer, Transcript, WhisperRecognizer, intelligibility
 from svclib.conversion.song import Song, excerpt, load_song
@@ -36,8 +36,9 @@ def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path
     """Pairs of files to compare: two files whatever their names, or the usable audio files of folders by name.
 
     A converted file belongs to the reference of the same name (suffix aside), or to the one whose name it begins with,
-    followed by a space, ``-`` or ``_`` (``song - voice.wav`` belongs to ``song.wav``); the longest name wins. Files
-    without a reference are left out; ConversionError if nothing fits together.
+    followed by a space, ``-`` or ``_`` (``song - voice.wav`` belongs to ``song.wav``); the longest name wins. Folders
+    inside the two have to be the same, or one of the files lies in none. Files without a reference are left out;
+    ConversionError if nothing fits together, or one file to several.
     """
     reference, converted = Path(reference), Path(converted)
     for path in (reference, converted):
@@ -45,17 +46,32 @@ def pairs(reference: str | Path, converted: str | Path) -> list[tuple[Path, Path
             raise ConversionError(f"There is nothing at '{path}'.")
     if reference.is_file() and converted.is_file():
         return [(reference, converted)]
-    ours, theirs = ([path] if path.is_file() else audio.find(path)[0] for path in (reference, converted))
+    ours, theirs = (
+        [(path, *_place(path, folder)) for path in ([folder] if folder.is_file() else audio.find(folder)[0])]
+        for folder in (reference, converted)
+    )
     found = []
-    for path in theirs:
-        fits = [r for r in ours if path.stem == r.stem or path.stem.startswith(tuple(r.stem + s for s in " -_"))]
-        if fits:
-            found.append((max(fits, key=lambda r: len(r.stem)), path))
+    for path, place, name in theirs:
+        fits = [r for r in ours if name == r[2] or name.startswith(tuple(r[2] + s for s in " -_"))]
+        fits = [r for r in fits if r[1] == place] or [r for r in fits if not r[1] or not place]
+        fits = [r[0] for r in fits if len(r[2]) == max(len(other[2]) for other in fits)]
+        if len(fits) > 1:
+            raise ConversionError(
+                f"'{path}' could belong to {', '.join(map(str, fits))}. Name the references apart, or put the "
+                "converted files into folders of the same names."
+            )
+        found += [(fits[0], path)] if fits else []
     if not found:
         raise ConversionError(
             f"No file in '{converted}' is named like one in '{reference}'; name them alike, or give two files."
         )
     return found
+
+
+def _place(path: Path, folder: Path) -> tuple[str, str]:
+    """A file's folder inside another one, and its name without suffix; equal for equal names in any normal form."""
+    inside = "" if path == folder else path.relative_to(folder).parent.as_posix().removeprefix(".")
+    return unicodedata.normalize("NFC", inside), unicodedata.normalize("NFC", path.stem)
 
 
 def compare(
@@ -177,9 +193,8 @@ class ValidationSongs:
         )
         songs, words, voice = self._reference
         for song in songs:
-            found = suggest_shift(song.features, data.statistics, "diffusion")
-            controls = Controls(octave_shift=found.octaves, semitone_shift=found.semitones)
-            converted = pipeline.convert(shell, song, controls)
+            suggested = suggest_shift(song.features, data.statistics, "diffusion")
+            converted = pipeline.convert(shell, song, suggested.applied())
             made.append(_at_16k(converted.audio, converted.sample_rate_hz))
         result = np.concatenate(made)
         if voice is not None:

@@ -22,7 +22,7 @@ from svclib.features import octave_errors as octaves
 from svclib.features.extract import ConditionInputs, Features
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.vocoders import auto as vocoders
-from svclib.utils import atomic_store, filesystem
+from svclib.utils import filesystem
 from svclib.utils.errors import Cancelled, ConversionError, ModelError, ProgressCallback, reporter
 
 FORMATS = ("wav", "flac", "mp3")
@@ -215,8 +215,8 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
     ``format`` is one of :data:`FORMATS`. Nothing is ever overwritten: a name that is taken gets a number. The file
     carries the tag "synthetic voice" and its settings, which are also beside it as ``<file>.json``.
     """
-    suffix = format.lower().lstrip(".")
-    if suffix not in FORMATS:
+    suffix = format.lstrip(".")
+    if suffix.lower() not in FORMATS:
         raise ConversionError(f"'{format}' is not a format of results; choose {', '.join(FORMATS)}.")
     stem = filesystem.safe_name(name or f"{conversion.song.name} - {conversion.instrument_name}", "conversion")
     target = Path(folder) / f"{stem}.{suffix}"
@@ -224,12 +224,17 @@ def save(conversion: Conversion, folder: str | Path, format: str = "wav", name: 
 
 
 def write_with_settings(target: Path, samples: np.ndarray, sample_rate_hz: int, settings: dict[str, Any]) -> Path:
-    """Write a sound under a name that is not taken, its settings in its tags and beside it as ``<file>.json``."""
+    """Write a sound under a name that is not taken, its settings in its tags and beside it as ``<file>.json``.
+
+    The settings beside it hold the ``sound_sha256`` of the file, too.
+    """
     comment = f"{audio.SYNTHETIC_TAG}; {filesystem.json_text(settings)}"
-    path = audio.write(target, samples, sample_rate_hz, comment).path
-    text = filesystem.json_text(settings, indent=1) + "\n"
-    atomic_store.commit_new(path.with_name(path.name + ".json"), lambda part: part.write_text(text, encoding="utf-8"))
-    return path
+
+    def describe(sound: Path) -> bytes:
+        known = {**settings, "sound_sha256": filesystem.sha256_file(sound)}
+        return (filesystem.json_text(known, indent=1) + "\n").encode()
+
+    return audio.write(target, samples, sample_rate_hz, comment, describe).path
 
 
 def limiter_gain(*signals: np.ndarray) -> np.float32:
@@ -302,6 +307,16 @@ def _check(instrument, song: Song, controls: Controls, sampling: SamplingOptions
                 f"The song was measured with {setting} {ours}, but '{name}' needs {theirs}. Load the song again with "
                 "this instrument's feature settings."
             )
+    if kind != "diffusion":
+        return
+    if song.features.log_mel is None:
+        raise ConversionError(f"'{song.name}' was measured without a log-mel. Load it for '{name}' again.")
+    own = instrument.features
+    own.mel.require(song.features.settings.mel, f"'{name}'", f"'{song.name}'")
+    if own.units is not None and own.units != song.features.settings.units:
+        raise ConversionError(f"'{song.name}' has no content features of '{name}'. Load it again.")
+    if sampling.content == "whisper" and own.units is None and instrument.model.settings.content != "words":
+        raise ConversionError(f"'{name}' was not trained on the code of 'words'; it cannot read Whisper.")
 
 
 def _octave_warnings(errors: list, controls: Controls) -> list[str]:
@@ -346,19 +361,11 @@ def _render_ddsp(instrument, song, tracks, singer, sampling, vocoder, progress, 
 
 def _render_diffusion(instrument, song, tracks, singer, sampling, vocoder, progress, cancelled) -> tuple:
     """The same; content, source F0 and mel are the song's, target F0 and loudness those of the tracks."""
-    measured, own = _whole_frames(song), instrument.features
-    if measured.log_mel is None:
-        raise ConversionError(f"'{song.name}' was measured without a log-mel. Load it for '{instrument.name}' again.")
-    own.mel.require(measured.settings.mel, f"'{instrument.name}'", f"'{song.name}'")
-    if own.units is not None and own.units != measured.settings.units:
-        raise ConversionError(f"'{song.name}' has no content features of '{instrument.name}'. Load it again.")
-    content = None if own.units is None else measured.content
-    if sampling.content == "whisper" and own.units is None:
-        if instrument.model.settings.content != "words":
-            raise ConversionError(
-                f"'{instrument.name}' was not trained on the code of 'words'; it cannot read Whisper."
-            )
-        content = _pad_frames(_whisper_code(song), measured.n_frames)
+    measured, units = _whole_frames(song), instrument.features.units
+    content = None if units is None else measured.content
+    if sampling.content == "whisper" and units is None:
+        report, progress = progress, lambda f, text: report(0.3 + 0.7 * f, text)
+        content = _pad_frames(_whisper_code(song, lambda f, text: report(0.3 * f, text)), measured.n_frames)
     own_tracks, wanted = (measured.f0_hz, measured.voiced, measured.loudness_db), _target(tracks, measured.n_frames)
     source, target = (
         ConditionInputs.from_arrays(measured.log_mel, *given, content=content, device=instrument.model.device)
@@ -368,17 +375,17 @@ def _render_diffusion(instrument, song, tracks, singer, sampling, vocoder, progr
         made = instrument.model.render(source, target, singer, sampling, vocoder, progress, cancelled)
     except ModelError as error:
         raise ConversionError(f"'{instrument.name}': {error}") from None
-    gain = silence_gain(song.features.loudness_db, len(made.audio), own.hop_samples)
+    gain = silence_gain(song.features.loudness_db, len(made.audio), instrument.features.hop_samples)
     parts = (made.audio, made.harmonic, made.noise)
     return parts if gain is None else tuple(part * gain for part in parts)
 
 
-def _whisper_code(song: Song) -> np.ndarray:
+def _whisper_code(song: Song, progress: ProgressCallback) -> np.ndarray:
     """Whisper's features of a song in the code space of ``words``, measured once and kept with the song."""
     if "whisper" not in song.codes:
         grid = song.features.settings
-        own = content_features.extract(song.audio, grid.sample_rate_hz, grid.hop_samples, whisper_features.SETTINGS)
-        song.codes["whisper"] = own
+        given = (song.audio, grid.sample_rate_hz, grid.hop_samples, whisper_features.SETTINGS)
+        song.codes["whisper"] = content_features.extract(*given, progress=progress)
     return song.codes["whisper"]
 
 

@@ -9,6 +9,7 @@ import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def mel_power(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, "frames 40"
     """Slaney mel powers of 25 ms Hann windows every 10 ms at 16 kHz, float32; no logarithm."""
     import librosa
 
-    sizes = {"n_fft": N_FFT, "hop_length": HOP_SAMPLES, "n_mels": N_MELS}
+    sizes: dict[str, Any] = {"n_fft": N_FFT, "hop_length": HOP_SAMPLES, "n_mels": N_MELS}
     found = librosa.feature.melspectrogram(y=np.asarray(samples, np.float32), sr=SAMPLE_RATE_HZ, **sizes)
     return found.T.astype(np.float32)
 

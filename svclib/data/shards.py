@@ -71,7 +71,7 @@ class Writer:
     def __init__(self, folder: Path, settings_key: str):
         self.folder, self.settings_key = Path(folder), settings_key
         self.placed: dict[tuple[str, int], Segment] = {}
-        self._items, self._arrays, self._bytes = [], [], 0
+        self._items, self._arrays, self._bytes = list[Item](), list[dict[str, np.ndarray]](), 0
 
     def add(self, item: Item, arrays: dict[str, np.ndarray]) -> None:
         """Add one segment: ``audio`` int16 ``[samples]`` and the feature arrays ``[frames]``, ``[frames, mels]``."""

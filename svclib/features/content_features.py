@@ -24,7 +24,7 @@ from jaxtyping import Float
 from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.utils import atomic_store, download, filesystem
-from svclib.utils.errors import ConfigError, ModelError, StorageError
+from svclib.utils.errors import ConfigError, ModelError, ProgressCallback, StorageError
 from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000
@@ -96,7 +96,12 @@ class UnitSettings(Settings):
 
 
 def extract(
-    samples: np.ndarray, sample_rate_hz: int, hop_samples: int, settings: UnitSettings, chunk_s: int = CHUNK_S
+    samples: np.ndarray,
+    sample_rate_hz: int,
+    hop_samples: int,
+    settings: UnitSettings,
+    chunk_s: int = CHUNK_S,
+    progress: ProgressCallback | None = None,
 ) -> Float[np.ndarray, "frames dims"]:
     """Content features of a recording, interpolated linearly to the frame centres of the grid.
 
@@ -113,6 +118,8 @@ def extract(
     n_chunks = max(1, math.ceil((len(samples) / sample_rate_hz - HALO_S) / chunk_s))  # a short rest joins the last
     per_s, parts = SAMPLE_RATE_HZ // encoder.hop_samples, []
     for i in range(n_chunks):
+        if progress is not None:
+            progress(i / n_chunks, "measuring the content")
         low, last = max(0, i * chunk_s - HALO_S), i == n_chunks - 1
         high = len(samples) if last else min(len(samples), ((i + 1) * chunk_s + HALO_S) * sample_rate_hz)
         chunk = audio.resample(audio.as_float(samples[low * sample_rate_hz : high]), sample_rate_hz, SAMPLE_RATE_HZ)

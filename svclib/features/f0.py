@@ -8,7 +8,7 @@ sample grids of all rates and the trackers' own frames (16 ms and 10 ms) coincid
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import librosa
 import numpy as np
@@ -87,7 +87,7 @@ def pyin(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
     Its voicing is decided by a Viterbi path, so the confidence is above 0.5 exactly where that path is voiced.
     """
     window = 1024 if f0_min_hz >= 40 else 2048  # the longest period must fit twice
-    steps = {"sr": SAMPLE_RATE_HZ, "frame_length": window, "hop_length": STEP_SAMPLES}
+    steps: dict[str, Any] = {"sr": SAMPLE_RATE_HZ, "frame_length": window, "hop_length": STEP_SAMPLES}
     f0_hz, voiced, probability = librosa.pyin(samples, fmin=f0_min_hz, fmax=f0_max_hz, fill_na=None, **steps)
     confidence = np.where(voiced, 0.5 + 0.5 * probability, 0.49 * probability)
     return Track(step_times_s(len(f0_hz)), f0_hz, gate_silence(samples, confidence))

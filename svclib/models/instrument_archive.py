@@ -25,8 +25,8 @@ from svclib.utils.serialization import strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
 MAX_BYTES = {"instrument.json": 32 << 20, "weights.safetensors": 1 << 30, "config.gin": 1 << 18}
-MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES = (1 << 30) + (64 << 20), 40, 1 << 16
-MAX_RATIO = {"instrument.json": 200, "weights.safetensors": 20, "config.gin": 200}  # weights hardly pack
+MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES, MAX_RATIO = (1 << 30) + (64 << 20), 40, 1 << 16, 200
+MAX_LARGE_RATIO, LARGE_BYTES = 20, 64 << 20  # weights hardly pack; a small network may be untrained, of zeros
 MAX_HEADER_BYTES = 1 << 20  # of weights.safetensors
 SEAL = "svclib instrument sha256 "
 _IGNORED = re.compile(r"(^|/)(__MACOSX/|\.DS_Store$|Thumbs\.db$|desktop\.ini$|\._[^/]*$)")
@@ -157,7 +157,8 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
     if missing:
         raise ModelError(f"it holds no {missing[0]}, so it is not an instrument.")
     for name, entry in found.items():
-        if problem := unzip.entry_problem(entry, MAX_RATIO[name], 20_000):
+        ratio = MAX_LARGE_RATIO if entry.file_size > LARGE_BYTES else MAX_RATIO
+        if problem := unzip.entry_problem(entry, ratio, 100 * MAX_RATIO):
             raise ModelError(f"{name} {problem}; it was refused unread.")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ModelError(f"{name} is packed by method {entry.compress_type}; only stored and deflated are read.")

@@ -1,8 +1,10 @@
 """The ablation study panel: change one thing, run on the same noise, compare views and sounds, save."""
 
 import dataclasses
+import itertools
 import types
 
+import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loaded now: the first Run would wait a second for it
 
 from svclib.analysis import ablation, plots, step_audio
@@ -11,13 +13,14 @@ from svclib.conversion import song as songs
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.notebooks import base as widgets
-from svclib.notebooks import train
+from svclib.notebooks import train, visualize
 from svclib.notebooks.ablation_viewer import Card, RunViewer
 from svclib.notebooks.panel import TaskPanel
 from svclib.training import api as training
 from svclib.utils import workspace
+from svclib.utils.errors import ConversionError
 
-MAX_RUNS = 8
+MAX_RUNS = 24
 PROBES = tuple(ablation.Intervention(factor) for factor in ("content", "melody", "timbre"))
 CHANGES = (*ablation.CHOICES, "the whole other song", "checkpoints of a training")
 OTHER_SONG, CHECKPOINTS = CHANGES[-2:]
@@ -50,7 +53,7 @@ class AblationPanel(TaskPanel):
         self.lay_out(
             widgets.row(
                 widgets.column("Song", *song),
-                widgets.column("Sampling", self.sampler, self.steps, self.seed, self.probe),
+                widgets.column("Sampling", self.samplers, self.steps, self.seed, self.probe),
                 widgets.column("Change one thing", self.change, *change),
                 align="flex-start",
             ),
@@ -58,7 +61,7 @@ class AblationPanel(TaskPanel):
             self.message.widget,
             self.live,
             *self.viewer.rows,
-            widgets.row(self.render_button, self.words, self.remove_button, *self.viewer.keep_buttons),
+            widgets.row(self.render_button, self.words, *self.remove_buttons, *self.viewer.keep_buttons),
         )
         self.add_class("svclib-study")
         self.refresh_button.click()
@@ -67,8 +70,11 @@ class AblationPanel(TaskPanel):
         self.start_s = self.number("From (s)", "start", "start of the excerpt", 0.0, (0.0, 36000.0), step=0.5)
         self.seconds = self.number("Length (s)", "seconds", "of the excerpt", 4.0, (0.0, 60.0), step=0.5)
         self.singer = self.dropdown("Singer", "singer", "of the instrument")
-        self.sampler = self.dropdown("Sampler", "sampler", "sampling algorithm", list(samplers.SAMPLERS), value="dpmpp")
-        self.steps = self.number("Steps", "steps", "sampling steps", 20, (2, 1000))
+        names = [(name, name) for name in reversed(samplers.SAMPLERS)]
+        self.samplers = self.several("Samplers", "sampler", "a run for each; several with Ctrl", names, rows=4)
+        self.samplers.value = ("dpmpp",)
+        hint = "numbers of sampling steps, a run for each: 20, or 4, 10, 50"
+        self.steps = self.control(W.Text, "Steps", "steps", hint, value="20")
         self.seed = self.number("Seed", "seed", "equal seeds begin with equal noise", 0, (0, 2**31 - 1))
         hint = "content, melody, timbre: extra denoiser calls at the same noisy mels"
         self.probe = self.checkbox("", "probe", hint)
@@ -80,16 +86,16 @@ class AblationPanel(TaskPanel):
         self.strength = self.number("Strength", "strength", hint, 2.0, (-5.0, 10.0), step=0.25)
         self.run = self.dropdown("Training", "training", f"runs in {self.base.runs}")
         self.checkpoints = self.several("Steps of it", "checkpoints", "several with Ctrl", [], rows=4)
-        hint = "character error rate; needs faster-whisper, seconds for every step"
-        self.words = self.checkbox("Words", "words", hint)
+        self.words = self.checkbox("Words", "words", visualize.WORDS_HINT)
         self.on_change(self._instrument_chosen, self.instrument)
         self.on_change(self._training_chosen, self.run)
-        self.on_change(self._show_relevant, self.change, self.steps, self.sampler)
+        self.on_change(self._show_relevant, self.change, self.steps, self.samplers)
         self.run_button = self.button("Run", self.start_run, "run", "primary", "sample and keep every step")
         hint = "makes steps audible; adds pitch, voicing, loudness to the metrics"
         self.render_button = self.button("Hear and measure", self.render, "hear", hint=hint)
         self.remove_button = self.button("Remove run", self.remove, "remove", hint="frees its memory")
-        self.work_buttons = (self.run_button,)
+        self.clear_button = self.button("Remove all", self.clear, "clear", hint="frees their memory")
+        self.work_buttons, self.remove_buttons = (self.run_button,), (self.remove_button, self.clear_button)
 
     def read_folders(self) -> None:
         """Fill the menus."""
@@ -115,13 +121,26 @@ class AblationPanel(TaskPanel):
     def _show_relevant(self):
         for name, words in NEEDED.items():
             getattr(self, name).layout.display = "" if words in self.change.value else "none"
-        calls = samplers.SAMPLERS[self.sampler.value].n_calls(self.steps.value)
-        self.probe.description = f"Influence of factors: +{len(PROBES) * len(ablation.probed_steps(calls))} calls"
+        runs = [samplers.SAMPLERS[name].n_calls(steps) for name, steps in self._sampling()]
+        calls = sum(len(PROBES) * len(ablation.probed_steps(n)) for n in runs)
+        self.probe.description = f"Influence of factors: +{calls} calls"
+
+    def _sampling(self) -> list[tuple[str, int]]:
+        """Samplers and numbers of steps, a pair for each run; ConversionError for a number that is none."""
+        try:
+            steps = [int(text) for text in self.steps.value.replace(",", " ").split()]
+        except ValueError:
+            steps = []
+        if not steps or not all(2 <= n <= 1000 for n in steps):
+            raise ConversionError(
+                f"Steps are '{self.steps.value}'; give whole numbers from 2 to 1000, such as 4, 10, 50."
+            )
+        return list(itertools.product(self.samplers.value, dict.fromkeys(steps)))
 
     def show_busy(self, busy: bool) -> None:
         """Turn the buttons on and off."""
         super().show_busy(busy)
-        for button in (self.render_button, self.remove_button, *self.viewer.keep_buttons):
+        for button in (self.render_button, *self.remove_buttons, *self.viewer.keep_buttons):
             button.disabled = busy or not self.viewer.cards
 
     def start_run(self) -> None:
@@ -129,19 +148,33 @@ class AblationPanel(TaskPanel):
         names = ("change", "instrument", "song", "other_song", "start_s", "seconds", "semitones", "strength")
         names += ("other_singer", "run", "checkpoints")
         request = types.SimpleNamespace(**{name: getattr(self, name).value for name in names})
-        n_runs, problem = len(request.checkpoints) if request.change == CHECKPOINTS else 1, ""
-        if len(self.viewer.cards) + n_runs > MAX_RUNS:
-            problem = f"At most {MAX_RUNS} runs are kept; choose one and press Remove run."
+        pairs, problem = self._sampling(), ""
+        n_runs = len(request.checkpoints) if request.change == CHECKPOINTS else 1
+        if not pairs:
+            problem = "Choose at least one sampler."
+        elif len(self.viewer.cards) + n_runs * len(pairs) > MAX_RUNS:
+            problem = (
+                f"At most {MAX_RUNS} runs are kept, and {n_runs * len(pairs)} more are asked for; remove some first."
+            )
         elif request.change == CHECKPOINTS and (not n_runs or request.run is None):
             problem = f"Choose a training from {self.base.runs} and one or more of its steps."
-        sampling = SamplingOptions(sampler=self.sampler.value, steps=self.steps.value, seed=self.seed.value)
-        probe = PROBES if self.probe.value else ()
-        options = ablation.RunOptions(sampling, singer=self.singer.value, probe=probe)
-        self.start(lambda: self._run(request, options), self.missing() or problem)
+        probe, seed, singer = PROBES if self.probe.value else (), self.seed.value, self.singer.value
 
-    def _run(self, request, options):
+        def work():
+            for i, (sampler, steps) in enumerate(pairs):
+                options = ablation.RunOptions(SamplingOptions(sampler, steps, seed=seed), singer=singer, probe=probe)
+                name = f"{sampler}, {steps} steps: " if len(pairs) > 1 else ""
+
+                def part(fraction, text="", i=i, name=name):
+                    self.progress((i + fraction) / len(pairs), name + text)
+
+                self._run(request, options, part)
+
+        self.start(work, self.missing() or problem)
+
+    def _run(self, request, options, progress):
         preview = plots.LivePreview(self.show_live)
-        common = {**self.callbacks, "callback": preview}
+        common = {"progress": progress, "cancelled": self.task.cancelled, "callback": preview}
 
         def cut(path, features, statistics):
             song = songs.cached_song(path, features, **self.callbacks)
@@ -156,7 +189,7 @@ class AblationPanel(TaskPanel):
             options = dataclasses.replace(options, singer=None)  # a training run may have other singers
             runs = ablation.run_checkpoints(request.run, request.checkpoints, make_excerpt, options, **common)
             for step, result in zip(request.checkpoints, runs, strict=True):
-                self._add(result, training.load_model(request.run, step)[0], request.run.name)
+                self._add(result, training.load_model(request.run, step)[0], request.run.name, options.sampling.steps)
             return
         voice = self.open_instrument(request.instrument)
         preview.begin(voice.model, request.seconds, options.sampling.seed)
@@ -168,16 +201,23 @@ class AblationPanel(TaskPanel):
                 other = cut(request.other_song, voice.features, voice.statistics)
             amounts = (request.semitones, request.strength, request.other_singer)
             changes = ablation.from_choice(request.change, other, *amounts)
-        self._add(ablation.run(voice.model, excerpt, changes, options, **common), voice.model, voice.name)
+        result = ablation.run(voice.model, excerpt, changes, options, **common)
+        self._add(result, voice.model, voice.name, options.sampling.steps)
 
-    def _add(self, result, model, name):
-        self.progress(1.0, "drawing")
+    def _add(self, result, model, name, steps):
+        self.progress(1.0, "drawing and vocoding")
         self.n_runs += 1
-        label = f"{self.n_runs}: {result.label}, {result.excerpt.name}"
-        about, calls = result.trace.info, result.trace.n_calls
-        text = f"{name}; from {result.excerpt.start_s:.1f} s; {about['method']}, {calls} calls, seed {about['seed']}"
-        self.viewer.add(label, Card(result, model, text))
-        warnings = [text for text in (result.notice, about["notice"]) if text]
+        trace, start = result.trace, f"from {result.excerpt.start_s:.1f} s"
+        made = {"start": start, "method": trace.info["method"], "steps": f"{steps} steps"}
+        made |= {"seed": f"seed {trace.info['seed']}", "by": name}
+        parts = {"change": result.label, "song": result.excerpt.name, **made}
+        first = next((card.parts for card in self.viewer.cards.values()), made)
+        differs = [text for part, text in parts.items() if text != first.get(part)]
+        label = f"{self.n_runs}: {', '.join(differs) or 'the same again'}"
+        text = f"{name}; {start}; {made['method']}, {trace.n_calls} calls (NFE), {made['seed']}"
+        self.viewer.add(label, Card(result, model, text, parts))
+        self.viewer.show_result(label, step_audio.render_audio(model, trace, (), **self.callbacks))
+        warnings = [text for text in (result.notice, trace.info["notice"]) if text]
         self.message.show(" ".join([f"Run {self.n_runs} is below.", *warnings]), "warning" if warnings else "done")
 
     def remove(self) -> None:
@@ -187,6 +227,13 @@ class AblationPanel(TaskPanel):
             return
         self.viewer.forget(self.viewer.chosen())
         self.task.show()
+
+    def clear(self) -> None:
+        """Forget all runs."""
+        while self.viewer.cards and not self.task.busy:
+            self.remove()
+        if not self.task.busy:
+            self.message.show("")
 
     def render(self) -> None:
         """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""

@@ -16,11 +16,12 @@ KINDS = {"CSV": "the numbers", "PNG": "the picture", "SVG": "the picture, scalab
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Card:
-    """A run, its model, and its settings as text."""
+    """A run, its model, and its settings as text, also by name."""
 
     result: ablation.RunResult
     model: Any
     text: str
+    parts: dict[str, str]
 
 
 class RunViewer:
@@ -35,7 +36,7 @@ class RunViewer:
         self.rendered: dict[str, tuple] = {}
         self.pinned: list[int] = []
         self.view: views.View | None = None
-        self.folder, self.updating, self._message = panel.base.output, False, panel.message
+        self.folder, self.updating, self._written = panel.base.output, False, panel.written
         size = {"width": "min(290px, 98%)", "label_width": "84px"}
         states = [(text, name) for name, text in compare.STATES.items()]
         self.look = panel.dropdown("View", "look", "what to look at", list(views.VIEWS), **size)
@@ -74,6 +75,11 @@ class RunViewer:
         self.cards = {name: card for name, card in self.cards.items() if name != label}
         self.rendered = {name: found for name, found in self.rendered.items() if name != label}
         self._runs_changed()
+
+    def show_result(self, label: str, sounds) -> None:
+        """Show a player of the result of a run (``step_audio.StepAudio``)."""
+        self.rendered = {**self.rendered, label: (sounds, [])}
+        self._show_players(self.a.value, self.pinned or None)
 
     def show_audio(self, label: str, sounds, metrics: list, steps: list[int] | None) -> None:
         """Show players for steps of a run that was made audible (``step_audio.StepAudio``), and its metrics."""
@@ -123,6 +129,8 @@ class RunViewer:
         if self.updating:
             return
         self.view, shown = None, ""
+        if self.look.value == "metrics per step":  # computed at the first look
+            self.shown.value = page.paragraph("Measuring and drawing ...")
         runs = {label: card.result for label, card in self.cards.items()}
         metrics = {label: found for label, (_, found) in self.rendered.items()}
         choices = (self.a.value, self.b.value, self.step.value - 1, self.pinned, self.state.value, self.tolerance.value)
@@ -142,7 +150,7 @@ class RunViewer:
             return
         sounds, n = self.rendered[label][0], len(self.cards[label].result.trace)
         wanted = [s for s in (steps or (0, n // 2, n)) if s in sounds.audio] or [n]
-        names = {s: "result" if s == n else f"step {s + 1}" for s in wanted}
+        names = {s: f"{label}: result" if s == n else f"step {s + 1}" for s in wanted}
         notes = {s: f"{sounds.attenuated_db[s]:g} dB quieter than it was" for s in wanted if s in sounds.attenuated_db}
         self.players.value = page.flow(
             *(page.player(sounds.audio[s], sounds.sample_rate_hz, names[s], notes.get(s, "")) for s in wanted)
@@ -161,4 +169,4 @@ class RunViewer:
             data = (plots.png if kind == "PNG" else plots.svg)(view.figure)
             name = f"{name} - {self.look.value}"
             path = compare.save_file(self.folder, name, f".{kind.lower()}", lambda part: part.write_bytes(data))
-        self._message.show(f"Saved as {path}.", "done")
+        self._written(path, f"Saved as {path}.")

@@ -1,5 +1,6 @@
 """Widgets of the conversion controls and the sampling options, generated from their ``ControlSpec``."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ from svclib.notebooks import base as widgets
 from svclib.notebooks.panel import Panel
 from svclib.utils.serialization import ControlSpec, control_specs
 
+SHIFTS = ("octave_shift", "semitone_shift")
 OWN = ("the instrument's own", "")  # not None: a menu shows that as nothing chosen
+
+
+_OWN_SETTINGS = {"sampler": "sampler", "steps": "sampler_steps", "temperature": "temperature"}  # of DiffusionSettings
 
 
 def widget_of(spec: ControlSpec) -> W.Widget:
@@ -64,7 +69,7 @@ def controls_table() -> HTML:
     """All controls with their ranges, as a table for the notebook."""
     rows = [[spec.label, spec.range_text, spec.help] for spec in control_specs(Controls)]
     rows += [[f"{spec.label} (diffusion)", spec.range_text, spec.help] for spec in control_specs(SamplingOptions)]
-    return HTML(page.table(["control", "range", "effect"], rows))
+    return HTML(page.fold("All controls, their ranges and effects", page.table(["control", "range", "effect"], rows)))
 
 
 class ControlSliders:
@@ -109,8 +114,9 @@ class ControlSliders:
         self.preset.value = None
 
     def _preset_chosen(self):
-        if self.preset.value is not None:
-            self.set(preset(self.preset.value, self.kind))
+        if (name := self.preset.value) is not None:  # only those about the octave move it
+            kept = {shift: self.widgets[shift].value for shift in SHIFTS if shift not in PRESETS[name]}
+            self.set(dataclasses.replace(preset(name, self.kind), **kept))
 
     def suggest(self, found: Suggestion) -> None:
         """Show which octave and semitones fit the instrument and why, with buttons that move the two sliders there."""
@@ -163,6 +169,10 @@ class SamplingControls(W.VBox):
             }
             self._mix.children = tuple(self.singers.values())
         widgets.fill(self.vocoder, vocoder_menu(listed))
+        for name, setting in _OWN_SETTINGS.items():
+            value = getattr(entry.settings, setting, None) if entry else None
+            label = OWN[0] if value is None else f"{OWN[0]} ({value})"
+            widgets.fill(self.widgets[name], [(label, OWN[1]), *self.widgets[name].options[1:]])
 
     def reset(self) -> None:
         """Everything back to the instrument's own."""

@@ -1,5 +1,6 @@
 """The panels of notebook 03: conversion, whose results append below, and the A/B table of one clip in variants."""
 
+import dataclasses
 import functools
 import shutil
 from pathlib import Path
@@ -7,20 +8,26 @@ from pathlib import Path
 import ipywidgets as W
 from IPython.display import HTML
 
+from svclib.analysis import compare as tables
 from svclib.analysis import html as page
 from svclib.analysis.ddsp_inspection import result_html
 from svclib.audio import io as audio
-from svclib.conversion import ab_compare, key_suggestion, pipeline
+from svclib.conversion import ab_compare, f0_edit, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
+from svclib.features import f0
+from svclib.models import instrument
 from svclib.models.instrument import InstrumentEntry
 from svclib.notebooks import base as widgets
-from svclib.notebooks.controls import OWN, ControlSliders, SamplingControls, sampling_menu, vocoder_menu
-from svclib.notebooks.panel import TaskPanel
-from svclib.utils import atomic_store, workspace
+from svclib.notebooks.controls import OWN, SHIFTS, ControlSliders, SamplingControls, sampling_menu, vocoder_menu
+from svclib.notebooks.panel import TaskPanel, close
+from svclib.notebooks.pitch_lane import PitchLane
+from svclib.utils import atomic_store, download, filesystem, workspace
+from svclib.utils.errors import StorageError
 
 _LEGEND = (
-    "seconds: of the conversion alone, and per second of sound. F0 RMSE, F0 corr.: measured against target F0, where "
+    "Seconds: of the conversion alone. Real-time factor (RTF): these over the seconds of sound; below 1 is faster than "
+    "it plays. F0 RMSE, F0 corr.: measured against target F0, where "
     "both are voiced; below 20 cents hardly anybody hears it. Voicing F1: tone where tone was the target, breath where "
     "breath; 1 is all right. Loudness: mean distance from the target."
 )
@@ -38,21 +45,28 @@ class ConvertPanel(TaskPanel):
 
     def __init__(self, base: workspace.Base):
         super().__init__(base)
-        self.n_results = 0
+        self.n_results, self.shown = 0, dict[W.VBox, Path]()
         self.on_change(self._choice_changed, self.instrument, self.song)
-        face = {"label": "Upload a song", "hint": f"it is stored in {base.examples}"}
-        face["accept"] = ",".join(sorted(audio.SUFFIXES))
+        face = {"label": "Upload a song or instrument", "hint": f"they are stored in {base.root}"}
+        face["accept"] = ",".join([*sorted(audio.SUFFIXES), ".zip"])
         self.upload = widgets.Uploader(self.message, self._keep, self._kept, face, microphone=True)
+        self.listen_button = self.button("Play song", self.listen, "listen", hint="a player of the chosen song")
+        self.player = widgets.html(css_class="t-song-player")
         self.sliders, self.sampling, self.results = ControlSliders(self), SamplingControls(), W.VBox([])
+        self.lane = PitchLane(self.message)
         self._make_controls()
         self.lay_out(
             widgets.row(self.instrument, self.song),
-            widgets.row(self.refresh_button, self.upload, self.suggest_button),
+            widgets.row(self.refresh_button, self.upload, self.listen_button, self.suggest_button, self.lane_button),
+            self.player,
+            self.lane,
+            widgets.row(self.link, self.fetch_button),
             self.sliders.suggestion,
             self.sliders.take_buttons,
-            widgets.row(*self.sliders.columns, self.sampling, self.output, align="flex-start"),
+            widgets.row(*self.sliders.columns, self.sampling, align="flex-start"),
             widgets.row(*self.buttons, self.sliders.preset, self.progress.widget),
             self.message.widget,
+            widgets.row(self.download_button),
             self.results,
         )
         self.add_class("svclib-convert")
@@ -64,12 +78,29 @@ class ConvertPanel(TaskPanel):
         hint = "otherwise the file has the instrument's rate"
         self.keep_rate = self.checkbox("Keep the song's sample rate", "keep-rate", hint)
         self.format = self.dropdown("File", "format", "format of the saved file", ["wav", "flac", "mp3"])
-        hint = "for Transfer all songs: octave and semitones are suggested for every song by itself"
-        self.own_keys = self.checkbox("All songs: each in its suggested key", "own-keys", hint, True)
-        self.output = widgets.column("Output", self.full_output, self.keep_rate, self.format, self.own_keys)
+        trackers = [OWN, *((name, name) for name in f0.F0_METHODS)]
+        self.f0_method = self.dropdown("Pitch tracker", "f0-method", "measures F0 in the song", trackers)
+        pitch, *_ = self.sliders.columns
+        hint = "where Edit pitch has left edits beside a song"
+        self.edited = self.checkbox("Sing the edited pitch", "edited", hint, True)
+        rows = (self.full_output, self.keep_rate, self.format, self.f0_method, self.edited)
+        output = widgets.column("Output", *rows)
+        hint = "Transfer moves octave and semitones to what fits instrument and song; moving one of them turns it off"
+        self.auto_key = self.checkbox("Automatic key", "auto-key", hint, True)
+        pitch.children = (pitch.children[0], self.auto_key, *pitch.children[1:], *output.children)
+        self._suggesting = False
+        self.on_change(self._key_moved, *(self.sliders.widgets[name] for name in SHIFTS))
         hint = "compares where the song and the instrument sing, and says which shift fits"
         self.suggest_button = self.button("Suggest key", self.suggest, "suggest", hint=hint)
+        hint = "the song's pitch over its spectrogram: move notes, draw, snap to a key; kept in a file beside the song"
+        self.lane_button = self.button("Edit pitch", self.edit_pitch, "edit-pitch", hint=hint)
         hint = "sing the song with the instrument"
+        self.link = self.control(
+            W.Text, "Link", "link", "Google Drive or web address of an instrument (.zip) or a song"
+        )
+        self.fetch_button = self.button("Fetch", self.fetch, "fetch", hint="bring what the link gives into the menus")
+        self.download_button = self.button("Download all", self.download_all, "download-all", hint="as one zip")
+        self.download_button.layout.display = "none"
         self.transfer_button = self.button("Transfer", self.transfer, "transfer", "primary", hint)
         hint = "sing every song of the menu; one that fails does not stop the others"
         self.all_button = self.button("Transfer all songs", self.transfer_all, "transfer-all", hint=hint)
@@ -83,23 +114,34 @@ class ConvertPanel(TaskPanel):
         self._choice_changed()
 
     def _choice_changed(self):
+        self.player.value = ""
         self.sliders.suggest_nothing()
+        self.lane.hide()
         self.task.show()
         entry = self.entries.get(self.instrument.value)
         kind = entry.kind if entry and entry.kind else self.sliders.kind
         self.sliders.for_kind(kind)
         self.sampling.show(entry if kind == "diffusion" else None, list(self.entries.values()))
+        compared = self._living.get(ComparePanel)
+        if isinstance(compared, ComparePanel) and compared.convert is self:
+            compared.follow(self.song.value)
 
     def _keep(self, path: Path) -> Path:
-        """Store an uploaded song under a free name, if it is one."""
-        audio.probe(path)
-        return atomic_store.commit_new(self.base.examples / path.name, functools.partial(shutil.copyfile, path))
+        """Store an uploaded song or instrument under a free name, if it is one."""
+        folder = self.base.examples
+        if path.suffix.lower() == ".zip":
+            folder = self.base.instruments
+            instrument.open(path)
+        else:
+            audio.probe(path)
+        return atomic_store.commit_new(folder / path.name, functools.partial(shutil.copyfile, path))
 
     def _kept(self, paths: list[Path]) -> str:
-        """Choose the last one of the stored songs."""
+        """Choose the last one of the stored songs or instruments."""
         self.refresh()
-        if paths[-1] in [path for _, path in self.song.options]:
-            self.song.value = paths[-1]
+        menu = self.instrument if paths[-1].parent == self.base.instruments else self.song
+        if paths[-1] in [path for _, path in menu.options]:
+            menu.value = paths[-1]
         ready = "" if self.missing() else " and chosen. Press Transfer"
         return f"{paths[-1].name} is stored in {paths[-1].parent}{ready}."
 
@@ -111,6 +153,30 @@ class ConvertPanel(TaskPanel):
         """All controls back to where they began."""
         self.sliders.reset()
         self.sampling.reset()
+        self.f0_method.value, self.auto_key.value = OWN[1], True
+
+    def _key_moved(self):
+        if not self._suggesting:
+            self.auto_key.value = False
+
+    def listen(self) -> None:
+        """Show a player of the chosen song."""
+        if self.song.value is not None:
+            found = audio.read(self.song.value)
+            self.player.value = page.player(found.samples, found.sample_rate_hz, self.song.value.name)
+
+    def fetch(self) -> None:
+        """Bring the instrument or song that the link gives into the person's folder, and choose it."""
+
+        def work():
+            found = download.fetch_file(self.link.value.strip(), filesystem.cache_folder() / "links", self.progress)
+            self.message.show(self._kept([self._keep(found)]), "done")
+
+        self.start(work, "" if self.link.value.strip() else "Paste a link first.")
+
+    def download_all(self) -> None:
+        """Give all results that are shown as one zip."""
+        self.offer(*self.shown.values())
 
     def _options(self) -> dict:
         return {"sampling": self.sampling.options(), "vocoder": self.sampling.chosen_vocoder()}
@@ -119,13 +185,13 @@ class ConvertPanel(TaskPanel):
         """The settings of the panel for an instrument: what it has options for, the singers only for the chosen one."""
         singer = self.sampling.singer() if entry.path == self.instrument.value else None
         options = self._options() if entry.kind == "diffusion" else {}
-        return ab_compare.Settings(self.sliders.controls(singer), **options)
+        return ab_compare.Settings(self.sliders.controls(singer), **options, suggested_key=self.auto_key.value)
 
     def _load(self):
         """The chosen instrument and song, opened or as opened before."""
         path, song_path = self.instrument.value, self.song.value
         voice = self.open_instrument(path)
-        return voice, songs.cached_song(song_path, voice.features, **self.callbacks)
+        return voice, songs.cached_song(song_path, voice.features, self.f0_method.value or None, **self.callbacks)
 
     def suggest(self) -> None:
         """Show which octave and semitones fit the instrument and why, with buttons that take them."""
@@ -136,39 +202,60 @@ class ConvertPanel(TaskPanel):
 
         self.start(work)
 
+    def edit_pitch(self) -> None:
+        """Show the pitch lane of the chosen song."""
+        self.start(lambda: self.lane.show(self._load()[1]))
+
+    def _with_edit(self, controls: Controls, song: songs.Song) -> Controls:
+        """The controls with the edits beside the song, if they are to be used."""
+        return dataclasses.replace(controls, f0_edit=f0_edit.of_song(song.path) if self.edited.value else None)
+
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
         controls, options, full = self.controls(), self._options(), self.full_output.value
-        suffix, keep_rate = self.format.value, self.keep_rate.value
+        suffix, keep_rate, auto_key = self.format.value, self.keep_rate.value, self.auto_key.value
 
         def work():
             voice, song = self._load()
-            result = pipeline.convert(voice, song, controls, keep_rate=keep_rate, **options, **self.callbacks)
+            found, chosen = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind), controls
+            if auto_key:
+                chosen = found.applied(controls)
+                self._show_key(chosen)
+            edited = self._with_edit(chosen, song)
+            result = pipeline.convert(voice, song, edited, keep_rate=keep_rate, **options, **self.callbacks)
             path = pipeline.save(result, self.base.output, suffix)
             self._append(result, path, full)
-            found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
-            text = f"Result {self.n_results} is below, and in {path}. {found.reminder(controls)}"
+            text = f"Result {self.n_results} is below, and in {path}. {found.reminder(chosen)}"
             self.message.show(text.strip(), "done")
 
         self.start(work)
 
+    def _show_key(self, controls: Controls) -> None:
+        """Move octave and semitones without turning the automatic key off."""
+        self._suggesting = True
+        try:
+            for name in SHIFTS:
+                self.sliders.widgets[name].value = getattr(controls, name)
+        finally:
+            self._suggesting = False
+
     def transfer_all(self) -> None:
         """Convert every song of the menu; each result appends as soon as it is there."""
         controls, options, path = self.controls(), self._options(), self.instrument.value
-        paths, own_keys = [value for _, value in self.song.options], self.own_keys.value
-        keep_rate, suffix = self.keep_rate.value, self.format.value
+        paths, auto_key = [value for _, value in self.song.options], self.auto_key.value
+        keep_rate, suffix, f0_method = self.keep_rate.value, self.format.value, self.f0_method.value or None
 
         def work():
             voice = self.open_instrument(path)
 
             def controls_for(song):
                 found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
-                return found.applied(controls) if own_keys else controls
+                return self._with_edit(found.applied(controls) if auto_key else controls, song)
 
             def done(result):
                 self._append(result, pipeline.save(result, self.base.output, suffix), False)
 
-            options_ = {**options, **self.callbacks, "keep_rate": keep_rate}
+            options_ = {**options, **self.callbacks, "keep_rate": keep_rate, "f0_method": f0_method}
             failed = pipeline.convert_songs(voice, paths, done, controls_for, **options_)
             self.message.show(pipeline.describe(len(paths), failed), "warning" if failed else "done")
 
@@ -177,13 +264,27 @@ class ConvertPanel(TaskPanel):
     def show_busy(self, busy: bool) -> None:
         """Turn the buttons on and off."""
         super().show_busy(busy)
-        self.suggest_button.disabled = busy
+        self.suggest_button.disabled = self.lane_button.disabled = busy
 
     def _append(self, result, path, full):
         self.progress(1.0, "drawing")
         self.n_results += 1
-        shown = widgets.html(result_html(result, path, self.n_results, full), "t-result")
-        self.results.children = (*self.results.children, shown)
+        shown, box = widgets.html(result_html(result, path, self.n_results, full), "t-result"), W.VBox()
+        keep = self.button("Download", lambda: self.offer(path), "download", hint=f"{path.name}, from {path.parent}")
+        hint = "from this page; its file stays where it is"
+        remove = self.button("Remove", lambda: self._remove(box), "remove", hint=hint)
+        box.children = (shown, widgets.row(keep, remove))
+        self.shown[box] = path
+        self._show_results()
+
+    def _remove(self, box: W.VBox) -> None:
+        if self.shown.pop(box, None) is not None:  # a second click may be on its way
+            self._show_results()
+            close(box)
+
+    def _show_results(self):
+        self.results.children = tuple(reversed(self.shown))  # the newest on top
+        self.download_button.layout.display = "" if len(self.shown) > 1 else "none"
 
 
 class ComparePanel(TaskPanel):
@@ -201,13 +302,14 @@ class ComparePanel(TaskPanel):
 
     def __init__(self, base: workspace.Base, convert: ConvertPanel | None = None):
         super().__init__(base)
-        self.convert, self.rows, self._cells, self._about = convert, [], [], ""
+        self._convert, self.rows, self._cells, self._about = convert, [], [], ""
         starts = [OWN, ("pure noise", ab_compare.PURE_NOISE), *sampling_menu("shallow")[1:]]
         self.instruments = self.several("Instruments", "instruments", "several with Ctrl or Shift", [OWN])
         self.samplers = self.several("Samplers", "samplers", "of diffusion instruments", sampling_menu("sampler"))
         self.steps = self.several("Steps", "steps", "of diffusion instruments", sampling_menu("steps"))
         self.starts = self.several("Shallow start", "shallow", "of diffusion instruments", starts)
         self.vocoders = self.several("Vocoders", "vocoders", "of diffusion instruments", [OWN])
+        self.sampling = widgets.column("Sampling", self.samplers, self.steps, self.starts)
         self.start_s = self.number("Start (s)", "start", "where the clip begins", 0.0, (0.0, 36000.0))
         self.seconds = self.number("Length (s)", "seconds", "of the clip", 6.0, (0.5, 60.0))
         hint = "key, loudness, singers, seed and whatever is not chosen here as the panel has it; otherwise every "
@@ -217,15 +319,19 @@ class ComparePanel(TaskPanel):
         hint = "convert the clip in every chosen combination"
         self.compare_button = self.button("Compare", self.compare, "compare", "primary", hint)
         self.work_buttons = (self.compare_button,)
+        self.csv_button = self.button("Save CSV", self.save, "csv", hint=f"the numbers, into {base.output}")
+        self.on_change(self._show_relevant, self.instruments)
         self.table = widgets.html(css_class="t-ab-table")
         self.lay_out(
             widgets.row(
                 widgets.column("Voice", self.instruments, self.vocoders),
-                widgets.column("Sampling", self.samplers, self.steps, self.starts),
+                self.sampling,
                 widgets.column("Clip", self.song, self.start_s, self.seconds, self.as_set),
                 align="flex-start",
             ),
-            widgets.row(self.compare_button, self.cancel_button, self.refresh_button, self.progress.widget),
+            widgets.row(
+                self.compare_button, self.cancel_button, self.refresh_button, self.csv_button, self.progress.widget
+            ),
             self.message.widget,
             self.table,
         )
@@ -238,8 +344,23 @@ class ComparePanel(TaskPanel):
         super().read_folders()
         _fill(self.instruments, [(path.stem, entry) for path, entry in self.entries.items() if entry.converts])
         _fill(self.vocoders, vocoder_menu(list(self.entries.values())))
-        if before in [value for _, value in self.song.options]:
-            self.song.value = before
+        self.follow(before)
+        self._show_relevant()
+
+    @property
+    def convert(self) -> ConvertPanel | None:
+        """The panel above, also after its cell was run again; None if this one goes without."""
+        return self._convert and self._living.get(ConvertPanel, self._convert)
+
+    def follow(self, song: Path | None) -> None:
+        """Choose a song if it is in the menu."""
+        if song in [value for _, value in self.song.options]:
+            self.song.value = song
+
+    def _show_relevant(self):
+        """Hide what means nothing to the chosen instruments."""
+        shown = "" if any(entry.kind == "diffusion" for entry in self.instruments.value) else "none"
+        self.sampling.layout.display = self.vocoders.layout.display = shown
 
     def compare(self) -> None:
         """Convert the clip in every chosen combination, in the background."""
@@ -262,6 +383,14 @@ class ComparePanel(TaskPanel):
 
         problem = "" if chosen else "Choose at least one instrument, sampler, number of steps, start and vocoder."
         self.start(work, self.missing() or problem)
+
+    def save(self) -> None:
+        """Write the numbers of the table as CSV."""
+        head, rows = ab_compare.table(self.rows)
+        if not rows:
+            raise StorageError("There are no numbers to save yet; press Compare first.")
+        path = tables.save_csv(self.base.output, f"compared {self.song.value.stem}", head, rows)
+        self.written(path, f"Saved as {path}.")
 
     def append(self, made: ab_compare.Row) -> None:
         """Show another row."""

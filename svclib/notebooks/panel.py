@@ -6,7 +6,9 @@ No exception is lost: every handler goes through ``Message.guard``, which shows 
 import ast
 import functools
 import re
+import tempfile
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from svclib.audio import io as audio
 from svclib.models import instrument
 from svclib.notebooks import base as widgets
 from svclib.utils import workspace
+from svclib.utils.errors import StorageError
 
 
 class BackgroundTask:
@@ -112,7 +115,7 @@ class Panel(W.VBox):
         super().__init__()
         self.message = widgets.Message()
         if (older := self._living.pop(type(self), None)) is not None:
-            _close(older)
+            close(older)
         self._living[type(self)] = self
 
     def lay_out(self, *rows: W.Widget) -> None:
@@ -164,6 +167,28 @@ class Panel(W.VBox):
         widget.add_class(self.PREFIX + name)
         widget.on_click(self.message.guard(lambda _: action()))
         return widgets.tip(widget, hint) if hint else widget
+
+    def offer(self, *paths: Path) -> None:
+        """Give files to the browser, several as one zip: on Colab at once, elsewhere by a link in the message."""
+        if not paths:
+            raise StorageError("There is nothing to download yet.")
+        path = paths[0]
+        if len(paths) > 1:
+            path = Path(tempfile.mkdtemp(prefix="svclib-"), "results.zip")
+            with zipfile.ZipFile(path, "w") as archive:
+                for one in paths:
+                    archive.write(one, one.name)
+        if workspace.on_colab():
+            from google.colab import files
+
+            files.download(str(path))
+            return
+        self.written(path, f"Press the link to save {path.name} on your computer.")
+
+    def written(self, path: Path, text: str) -> None:
+        """Report a file that was written, with a link that saves it from the page."""
+        self.message.show(text, "done")
+        self.message.widget.value += page.download_link(path)
 
     def on_change(self, action: Callable, *controls: W.Widget) -> None:
         """Call ``action()`` whenever one of the widgets has another value."""
@@ -231,16 +256,17 @@ class Form(Panel):
         return [("(the one changed last)", ""), *((name, name) for name in listed)]
 
 
-def _close(widget: W.Widget) -> None:
+def close(widget: W.Widget) -> None:
+    """Close a widget and all in it."""
     for child in getattr(widget, "children", ()):
-        _close(child)
+        close(child)
     widget.close()
 
 
 class TaskPanel(Panel):
     """A panel that works in the background, mostly on one of the instruments and songs of a person's folder.
 
-    It has menus of both, a progress bar, Cancel, Look again and a live preview. Its ``work_buttons`` are off while it
+    It has menus of both, a progress bar, Cancel, Refresh and a live preview. Its ``work_buttons`` are off while it
     works or something is missing; their actions call :meth:`start`. ``WANTED`` and ``KINDS`` are the instruments of the
     menu, in words and by kind (all but vocoders if empty); the newest of the first kind is the one to begin with.
     ``BRING`` is how a song gets there, ``STOPPING`` the sentence after Cancel, ``SIZE`` that of the menus, ``entries``
@@ -265,7 +291,7 @@ class TaskPanel(Panel):
         if workspace.on_colab():  # a click would wait until the work has ended
             self.cancel_button.description = "To stop: Runtime, Interrupt execution"
         hint = "read the folders of instruments and songs again"
-        self.refresh_button = self.button("Look again", self.refresh, "refresh", hint=hint)
+        self.refresh_button = self.button("Refresh", self.refresh, "refresh", hint=hint)
 
     def read_folders(self) -> None:
         """Fill the menus; choices that still exist are kept."""
@@ -275,7 +301,8 @@ class TaskPanel(Panel):
         self._unusable = [f"{path.name}: {reason}" for path, reason in unusable]
         self._unusable += [f"{entry.path.name}: {entry.problem}" for entry in listed if entry.problem]
         kinds = self.KINDS or {entry.kind for entry in listed}.difference(instrument.VOCODERS)
-        offered = widgets.newest_first(path for path, entry in self.entries.items() if entry.kind in kinds)
+        whole = {path: entry for path, entry in self.entries.items() if entry.problem is None and entry.kind in kinds}
+        offered = widgets.newest_first(whole)
         if self.KINDS:  # in their order
             offered.sort(key=lambda path: self.KINDS.index(self.entries[path].kind))
         widgets.fill_files(self.instrument, self.base.instruments, offered)
@@ -283,7 +310,7 @@ class TaskPanel(Panel):
 
     def missing(self) -> str:
         """Text that names what has to be there before work can begin; empty if all is."""
-        lines, again = [], "and press Look again."
+        lines, again = [], "and press Refresh."
         if self.instrument.value is None:
             remedy = f"Make one with notebook 02, or put its zip file there, {again}"
             lines.append(f"There is no {self.WANTED} in {self.base.instruments}. {remedy}")
@@ -297,8 +324,12 @@ class TaskPanel(Panel):
             self.read_folders()
         finally:
             self.task.show()  # also where a folder is gone: the buttons fit the menus
+        for other in list(self._living.values()):  # one look at the folders is enough for all panels
+            if other is not self and isinstance(other, TaskPanel) and other.base == self.base:
+                other.read_folders()
+                other.task.show()
         unusable = ["These files cannot be used:", *self._unusable] if self._unusable else []
-        self.message.show(self.missing() or "\n".join(unusable), "warning")
+        self.message.show("\n".join([self.missing(), *unusable]).strip(), "warning")
 
     def open_instrument(self, path: Path):
         """``base.open_instrument`` with progress."""

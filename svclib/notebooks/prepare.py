@@ -130,7 +130,7 @@ def _recordings_of(base, name) -> list[Recording]:
 
 
 def _places(base, name) -> list[Path]:
-    """Where the recordings of a voice are: its folder, and the folder or file elsewhere that is noted in it."""
+    """The places of a voice's recordings: its folder, and the folder or file elsewhere that is noted in it."""
     folder = base.audio / name
     noted = unzip.record(folder).get("in_place")
     return [folder, *([Path(noted)] if noted and Path(noted).exists() else [])]
@@ -322,7 +322,7 @@ def open_dataset(base: workspace.Base, voice: str, preset_name: str, minutes: fl
     folder = dataset_folder(base, wanted, chosen)
     if wanted and (folder / "manifest.json").is_file():
         data = dataset.Dataset.open(folder)
-        if training.fits(data.settings, chosen) is None:
+        if training.fits(data, chosen) is None:
             others = "" if voice else _others(there, _names(wanted))
             widgets.show_note(f"Dataset {wanted}, as it was prepared.{others}")
             _show_summary(data)

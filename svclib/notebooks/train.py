@@ -1,12 +1,17 @@
-"""The panels of notebook 02: presets that fit, the live view of a training, checkpoints to listen to, runs compared."""
+"""The panels of notebook 02: presets that fit, the live view of a training, checkpoints to listen to and export, runs
+compared."""
 
 import dataclasses
+import itertools
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
-from IPython.display import HTML, display
+import torch
+from IPython.display import HTML
 
 from svclib.analysis import ddsp_inspection, plots
 from svclib.analysis import html as page
@@ -18,10 +23,12 @@ from svclib.notebooks import base as widgets
 from svclib.notebooks import prepare
 from svclib.notebooks.panel import Panel
 from svclib.training import api as training
-from svclib.utils import config, filesystem
+from svclib.utils import atomic_store, config, filesystem, workspace
 from svclib.utils.errors import ConfigError, TrainingError
 
 PATIENCE_HOURS = 6.0
+PROGRESS = "progress.html"  # in a run's folder
+_LAST_STEP = "Finishing this step"  # of a message that is over when the training is
 
 
 def instruments(
@@ -37,13 +44,14 @@ def instruments(
         return widgets.newest_first(usable)
     data = prepare.open_dataset(base, "", preset, singer_minutes)
     run, voice = run_folder(base, data, preset), data.path.parent.name
-    view = TrainingView(None, minutes)
-    training.train(data, run, prepare.preset(preset), minutes=minutes, on_progress=view)
-    path = training.export(run, base.instruments / f"{voice}.zip")
-    widgets.show_note(
-        f"{base.instruments} held no {f'{kind} ' if kind else ''}instrument, so one of {voice} was trained for "
-        f"{minutes:g} min: enough to hear that it sings, not enough to sound well. Notebook 02 trains a better one."
-    )
+    made = f"the run {run.name} was exported at its best step."
+    if not checkpoint_steps(run):
+        with TrainingView(None, minutes) as view:
+            training.train(data, run, prepare.preset(preset), minutes=minutes, on_progress=view)
+        made = f"one of {voice} was trained for {minutes:g} min: enough to hear that it sings, no more. "
+        made += "Notebook 02 trains a better one."
+    path = training.export(run, base.instruments / f"{run.name}.zip")
+    widgets.show_note(f"{base.instruments} held no {f'{kind} ' if kind else ''}instrument, so {made}")
     return [path]
 
 
@@ -60,7 +68,7 @@ class PresetPanel(Panel):
         problems = {}
         for name in dict.fromkeys([*config.preset_names(), wanted]):
             try:
-                problems[name] = training.fits(data.settings, prepare.preset(name))
+                problems[name] = training.fits(data, prepare.preset(name))
             except ConfigError as error:
                 problems[name] = str(error)
         fitting = [name for name, problem in problems.items() if not problem]
@@ -94,46 +102,66 @@ def device() -> HTML:
 
 
 class TrainingView:
-    """The live view of a training, for ``on_progress``: numbers, bar and curve; it appears with the first status.
+    """The live view of a training, for ``on_progress``: numbers, messages, bar and curve, shown inside its ``with``.
 
-    ``run`` is the folder whose curve is drawn, None draws none; ``minutes`` is the limit of the training.
+    ``run`` is the folder whose curve is drawn, None draws none; ``minutes`` is the limit of the training. The same is
+    in the run's :data:`PROGRESS`, to open where the notebook's page was reloaded. In the end plain HTML, which a saved
+    notebook keeps, takes the place of the widgets.
     """
 
     DRAW_EVERY_S = 15.0
 
     def __init__(self, run: Path | None = None, minutes: float | int | None = None):
         self.run, self.minutes = run, minutes
-        self._began_s = self._log = None
-        self._drawn_s, self._messages = 0.0, {}
+        self._began_s = self._log = self._status = None
+        self._drawn_s, self._messages = 0.0, list[str]()
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
         self.numbers, self.messages_html = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
         self.curve, self.message = widgets.html(css_class="t-curve"), widgets.Message()
         self.widget = W.VBox([self.bar, self.numbers, self.messages_html, self.curve, self.message.widget])
 
+    def __enter__(self):
+        self.numbers.value = page.paragraph("Loading the dataset and the model ...")
+        self._replace = widgets.show_widget(self.widget)
+        return self
+
+    def __exit__(self, *_):
+        if self._status is not None:  # no time is left, nothing is being finished
+            self._messages = [text for text in self._messages if _LAST_STEP not in text]
+            self.numbers.value = status_html(self._status, None)
+            self.draw()
+        self._show_messages()
+        self._replace(self._html())
+
     def __call__(self, status) -> None:
         """Show a ``training.Status``."""
         now = time.monotonic()
-        if self._began_s is None:
-            self._began_s = now
-            display(self.widget)
-        self.bar.value, left_s = progress_summary(status, self.minutes, now - self._began_s)
-        self.numbers.value = status_html(status, left_s)
-        if status.message and status.message not in self._messages:
-            self._messages[status.message] = page.paragraph(status.message)
-            self.messages_html.value = "".join([*self._messages.values()][-4:])
+        self._began_s = self._began_s or now
+        elapsed_s = now - self._began_s
+        self.bar.value, left_s = progress_summary(status, self.minutes, elapsed_s)
+        limit = f"{min(elapsed_s / 60, self.minutes):.1f} of {self.minutes:g} min" if self.minutes else ""
+        self.numbers.value = status_html(status, left_s, limit)
+        if status.message and (self._status is None or status.message != self._status.message):
+            self._messages.append(page.paragraph(f"{time.strftime('%H:%M')} {status.message}"))
+            self._show_messages()
+        self._status = status
         if self.run and now - self._drawn_s > self.DRAW_EVERY_S:
             self.draw()
 
-    def finish(self, message: str) -> None:
-        """Draw the whole curve; ``message`` is shown elsewhere and leaves the list."""
-        self._messages.pop(message, None)
-        self.messages_html.value = "".join([*self._messages.values()][-4:])
-        self.draw()
+    def _show_messages(self):
+        self.messages_html.value = "".join(self._messages[-4:])
+
+    def _html(self) -> str:
+        shown = (self.numbers, self.messages_html, self.curve, self.message.widget)
+        return f'<div class="svclib-training">{"".join(widget.value for widget in shown)}</div>'
 
     def draw(self) -> None:
-        """Draw the curve of what is logged so far; a failure is shown and stops no training."""
+        """Draw the curve of what is logged so far; a failure is shown and stops no training, an interrupt does."""
         self._drawn_s = time.monotonic()
-        self.message.guard(self._draw)()
+        try:
+            self._draw()
+        except Exception as error:  # a picture is no reason to lose a training
+            self.message.show_error(error)
 
     def _draw(self):
         try:
@@ -142,8 +170,10 @@ class TrainingView:
         except ValueError:
             return  # nothing logged yet
         figure = plots.loss_curves(curves, self.run.name)
-        self.curve.value = widgets.drawing(figure, "training and validation loss over steps")
+        self.curve.value = widgets.drawing(figure, "training and held-out loss over steps")
         self.message.show("")
+        text = f"<!doctype html><meta charset=utf-8><title>{page.text(self.run.name)}</title>{self._html()}"
+        atomic_store.commit_bytes(self.run / PROGRESS, text.encode())
 
 
 def progress_summary(status, minutes: float | int | None, elapsed_s: float) -> tuple[float, float | None]:
@@ -156,8 +186,8 @@ def progress_summary(status, minutes: float | int | None, elapsed_s: float) -> t
     return share, left_s
 
 
-def status_html(status, left_s: float | None) -> str:
-    """A ``training.Status`` and the time left as a row of figures."""
+def status_html(status, left_s: float | None, limit: str = "") -> str:
+    """A ``training.Status``, the time left and how much of its limit is used as a row of figures."""
     saved = "not yet" if status.last_saved_step is None else f"step {status.last_saved_step}"
     if status.last_saved_age_s is not None:
         saved += f", {units.duration_text(status.last_saved_age_s)} ago"
@@ -165,7 +195,8 @@ def status_html(status, left_s: float | None) -> str:
     losses = [widgets.number(status.loss), widgets.number(status.validation_loss)]
     speed = widgets.number(status.steps_per_s or None, ".2f")
     columns = ["step", "loss", "held-out loss", "steps per second", "time left", "saved"]
-    return page.table(columns, [[f"{status.step} of {status.steps}", *losses, speed, left, saved]])
+    cells = [f"{status.step} of {status.steps}", *losses, speed, left, saved]
+    return page.table([*columns, *["time limit"] * bool(limit)], [[*cells, *[limit] * bool(limit)]])
 
 
 def train(
@@ -187,7 +218,7 @@ def train(
     goes on although recordings were added or removed.
     """
     run = run_folder(base, data, preset)
-    view, too_long_s = TrainingView(run, minutes), []
+    too_long_s = []
     patient = on_cpu or minutes or training.gpu()
 
     def on_progress(status):
@@ -195,24 +226,24 @@ def train(
             too_long_s.append(status.remaining_s)
         view(status)
 
-    result = training.train(
-        data,
-        run,
-        prepare.preset(preset),
-        steps=steps or None,
-        minutes=minutes or None,
-        on_progress=on_progress,
-        cancelled=lambda: bool(too_long_s),
-        score=evaluate.for_training(data, base.examples),
-        init=None if init == "none" else init,
-        allow_changed_dataset=allow_changed_dataset,
-    )
+    with TrainingView(run, minutes) as view:
+        result = training.train(
+            data,
+            run,
+            prepare.preset(preset),
+            steps=steps or None,
+            minutes=minutes or None,
+            on_progress=on_progress,
+            cancelled=lambda: bool(too_long_s),
+            score=evaluate.for_training(data, base.examples),
+            init=None if init == "none" else init,
+            allow_changed_dataset=allow_changed_dataset,
+        )
     if too_long_s and result.reason == "cancelled":
         raise TrainingError(
             f"There is no GPU here, and '{preset}' would need about {units.duration_text(too_long_s[-1])} on this "
             "CPU. Choose a GPU runtime or the preset ddsp_small, give MINUTES, or write ON_CPU = True to go on anyway."
         )
-    view.finish(result.message)
     widgets.show_note(result.message, kind="done" if result.reason in ("finished", "minutes") else "warning")
     return run
 
@@ -222,6 +253,9 @@ def tensorboard(run: Path, wanted: bool = True) -> None:
     if wanted:
         from tensorboard import notebook
 
+        own = Path(sys.executable).with_name("tensorboard")  # PATH may lack the folder of this Python
+        if own.is_file():
+            os.environ.setdefault("TENSORBOARD_BINARY", str(own))
         notebook.start(f'--logdir "{Path(run) / "tensorboard"}"')
     else:
         widgets.show(page.paragraph("TensorBoard is off; set TENSORBOARD = True in the first cell to see it here."))
@@ -251,9 +285,9 @@ class CheckpointEntry:
 
 
 def checkpoint_steps(run: str | Path) -> list[CheckpointEntry]:
-    """The usable checkpoints of a run, one entry for each step, in order."""
-    found = [info for info in training.checkpoints(run) if info.problem is None]
-    best = max((info.step for info in found if info.kind == "best"), default=None)
+    """The checkpoints of a run that count, one entry for each step, in order."""
+    found = training.counting(run)
+    best = next((info.step for info in reversed(found) if info.kind == "best"), None)
     losses = {info.step: info.validation_loss for info in sorted(found, key=lambda i: i.validation_loss is not None)}
     return [CheckpointEntry(step, losses[step], step == best) for step in sorted(losses)]
 
@@ -263,7 +297,7 @@ class CheckpointPanel(Panel):
 
     def __init__(self, run: Path):
         super().__init__()
-        self.previews, entries = training.previews(run), checkpoint_steps(run)
+        self.run, self.previews, entries = run, training.previews(run), checkpoint_steps(run)
         options, best = [], entries[-1].step if entries else None
         for entry in entries:
             loss = "" if entry.validation_loss is None else f", held-out loss {entry.validation_loss:.3f}"
@@ -293,8 +327,8 @@ class CheckpointPanel(Panel):
             self.message.show("No previews were made at this step; choose another one to listen.")
         else:
             self.message.show(
-                "No previews yet: the training stopped before its first validation. Train longer; until then "
-                "play the reconstruction above."
+                "No previews yet: the training was stopped before it looked at the held-out recordings. Run its cell "
+                "again; until then play the reconstruction above."
             )
 
 
@@ -306,24 +340,62 @@ def _preview_html(preview) -> str:
     )
 
 
-def export(run: Path, base, which: str | int = "best", name: str = "", data: Any = None) -> Path:
-    """Write the instrument into ``base.instruments``, unless this very one is there already; with a link.
+class ExportPanel(Panel):
+    """Writes the chosen checkpoint as an instrument into ``base.instruments``, with what people have to know of it.
 
-    ``which`` is ``best``, ``last`` or a step; ``name`` that of the instrument and its file, the run's if empty. With
-    its dataset ``data``, a diffusion instrument keeps the content for retrieval. Returns the file.
+    ``name`` is that of the instrument and its file, the run's if empty. With its dataset ``data``, a diffusion
+    instrument keeps the content for retrieval.
     """
-    name = filesystem.safe_name(name or run.name)
-    _, record = training.load_model(run, which)
-    wanted = (name, record["step"], record["metrics"]["validation_loss"])
-    for entry in instrument.list_folder(base.instruments):
-        if (entry.name, entry.info.get("trained_steps"), entry.info.get("validation_loss")) == wanted:
-            path, note = entry.path, f"This instrument, step {record['step']}, was exported before: {entry.path}"
-            break
-    else:
-        path = training.export(run, base.instruments / f"{name}.zip", which, name, dataset=data)
-        note = f"The instrument, from step {record['step']}, is {path}"
-    widgets.show(page.notice(note, "done") + page.download_link(path))
-    return path
+
+    def __init__(self, checkpoint: CheckpointPanel, base: workspace.Base, name: str = "", data: Any = None):
+        super().__init__()
+        self.checkpoint, self.base, self.data, self.path = checkpoint, base, data, None
+        size = {"width": "min(640px, 98%)", "label_width": "80px"}
+        name, hint = filesystem.safe_name(name or checkpoint.run.name), "of the instrument and its file"
+        self.name = self.control(W.Text, "Name", "name", hint, value=name, **size)
+        hint = "the singer, and what they agreed to"
+        self.consent = self.control(W.Text, "Consent", "consent", hint, placeholder=instrument.CONSENT, **size)
+        hint = "what others may do with it, such as CC0 or CC BY 4.0"
+        self.licence = self.control(W.Text, "Licence", "licence", hint, placeholder=instrument.LICENCE, **size)
+        hint = f"into {base.instruments}"
+        self.export_button = self.button("Export this one", self.export, "export", "primary", hint)
+        self.download_button = self.button("Download", self.download, "download-instrument", hint="to your computer")
+        buttons = widgets.row(self.export_button, self.download_button)
+        self.lay_out(self.name, self.consent, self.licence, buttons, self.message.widget)
+        self.message.show("Nothing is exported before you press Export this one; then notebook 03 has it in its menu.")
+
+    def export(self) -> None:
+        """Write the instrument, unless this very one is there already."""
+        run, listed = self.checkpoint.run, instrument.list_folder(self.base.instruments)
+        model, record = training.load_model(run, self.checkpoint.value)
+        texts = {"consent": self.consent.value.strip(), "licence": self.licence.value.strip()}
+        texts = {name: text or getattr(instrument, name.upper()) for name, text in texts.items()}
+        wanted = {"trained_steps": record["step"], "validation_loss": record["metrics"]["validation_loss"], **texts}
+        name = filesystem.safe_name(self.name.value or run.name)
+        taken = {entry.name: entry for entry in listed} | {entry.path.stem: entry for entry in listed}
+        for number in itertools.count(1):
+            own = name if number == 1 else f"{name} {number}"  # in the file too, so that results are named apart
+            if own not in taken:
+                self.path = self.base.instruments / f"{own}.zip"
+                which = self.checkpoint.value
+                self.path = training.export(run, self.path, which, own, dataset=self.data, **texts)
+                self.message.show(f"The instrument, from step {record['step']}, is {self.path}", "done")
+                return
+            if wanted.items() <= taken[own].info.items() and _same_weights(model, taken[own].path):
+                self.path = taken[own].path
+                text = f"This instrument, step {record['step']}, was exported before: {self.path}"
+                self.message.show(text, "done")
+                return
+
+    def download(self) -> None:
+        """Give the exported file to the browser."""
+        self.offer(*[self.path] if self.path else [])
+
+
+def _same_weights(model, path: Path) -> bool:
+    """True if an instrument has these weights; it may have a codebook beside them."""
+    theirs = instrument.open(path).model.state_dict()
+    return all(name in theirs and torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
 
 
 def compare_runs(base) -> HTML:
@@ -352,5 +424,5 @@ def z_map(run: Path, data) -> HTML:
     if not paths:
         note = "This model has no z, so there is no map to draw. The presets ddsp_small and ddsp_z have it."
         return HTML(page.notice(note))
-    figure = plots.z_map(paths, "Paths of recordings through z")
-    return HTML(widgets.drawing(figure, "two-dimensional map of z paths", 760))
+    figure = plots.z_map(paths, "Recordings in the space of z")
+    return HTML(page.fold("Show the map", widgets.drawing(figure, "two-dimensional map of z paths", 760)))

@@ -1,5 +1,7 @@
 """The panels of notebook 04: the lesson on diffusion, and what a DDSP instrument plays, over time and at one moment."""
 
+from pathlib import Path
+
 import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
 from IPython.display import HTML, display
@@ -11,28 +13,31 @@ from svclib.notebooks import base as widgets
 from svclib.notebooks.panel import Panel, TaskPanel
 from svclib.utils import filesystem, workspace
 
+WORDS_HINT = "character error rate at some steps; needs faster-whisper, and seconds for each"
 
-def example(base: workspace.Base | None = None) -> HTML:
-    """The lesson that comes with the package; with a person's folder, below a button that saves it there as a file."""
-    if base is not None:
-        display(ExamplePanel(base))
+
+def example(base: str | Path = "") -> HTML:
+    """The lesson that comes with the package, below a button that saves it as a file (see :class:`ExamplePanel`)."""
+    display(ExamplePanel(base))
     return HTML(f"<div>{page.frame(lesson.example())}</div>")  # IPython warns of a frame that stands alone
 
 
 class ExamplePanel(Panel):
-    """A button that writes the lesson that comes with the package into ``base.output``, to hand out."""
+    """A button that writes the lesson that comes with the package, to hand out: into the ``output`` of the workspace,
+    which is opened only then; on Colab, where that would ask for Google Drive, on its own disk."""
 
-    def __init__(self, base: workspace.Base):
+    def __init__(self, base: str | Path = ""):
         super().__init__()
-        self.base = base
-        hint = f"one HTML file in {base.output}, to hand out"
+        self.base, hint = base, "one HTML file, to hand out"
         self.save_button = self.button("Save this lesson as a file", self.save, "example-file", hint=hint)
         self.lay_out(widgets.row(self.save_button), self.message.widget)
 
     def save(self) -> None:
         """Write the file."""
-        path = player.export(lesson.example(), self.base.output / "lesson.html")
-        self.message.show(f"Written: {path}. It opens in any browser, without a network.", "done")
+        on_colab = workspace.on_colab()
+        folder = workspace.COLAB_DISK if on_colab else workspace.base_folder(base=self.base or None).output
+        path = player.export(lesson.example(), folder / "lesson.html")
+        self.written(path, f"Written: {path}. It opens in any browser, without a network.")
 
 
 def waves(base: workspace.Base) -> HTML:
@@ -65,13 +70,16 @@ class LessonPanel(TaskPanel):
         hint = "of the main run; all are kept"
         self.steps = self.number("Steps", "steps", hint, lesson.STEPS, (8, 1000), **narrow)
         self.seed = self.control(W.IntText, "Seed", "seed", "of the noise all runs begin with", **narrow)
+        self.singer = self.dropdown("Singer", "singer", "of the instrument", **narrow)
+        self.words = self.checkbox("Words", "words", WORDS_HINT)
+        self.on_change(self._instrument_chosen, self.instrument)
         self.run_button = self.button("Run", self.run, "run", "primary")
         hint = f"write the lesson as a file into {base.output}"
         self.export_button = self.button("Export", self.export, "export", hint=hint)
         self.work_buttons, self.view = (self.run_button,), widgets.html(css_class="t-lesson-view")
         self.lay_out(
             widgets.row(self.instrument, self.song, self.refresh_button),
-            widgets.row(self.start_s, self.seconds, self.steps, self.seed),
+            widgets.row(self.start_s, self.seconds, self.steps, self.seed, self.singer, self.words),
             widgets.row(self.run_button, self.cancel_button, self.export_button, self.progress.widget),
             self.message.widget,
             self.live,
@@ -79,17 +87,30 @@ class LessonPanel(TaskPanel):
         )
         self.refresh_button.click()
 
+    def read_folders(self) -> None:
+        """Fill the menus."""
+        super().read_folders()
+        self._instrument_chosen()
+
+    def _instrument_chosen(self):
+        entry = self.entries.get(self.instrument.value)
+        names = list(entry.info.get("singers") or ()) if entry and entry.kind == "diffusion" else []
+        widgets.fill(self.singer, [(name, name) for name in names])
+        self.singer.layout.display = "" if len(names) > 1 else "none"
+
     def run(self) -> None:
         """Make the lesson; Cancel stops it within a step."""
-        path, song = self.instrument.value, self.song.value
-        options = lesson.LessonOptions(self.start_s.value, self.seconds.value, self.steps.value, self.seed.value)
+        path, song, singer = self.instrument.value, self.song.value, self.singer.value
+        start_s, seconds, steps, seed = (w.value for w in (self.start_s, self.seconds, self.steps, self.seed))
+        options = lesson.LessonOptions(start_s, seconds, steps, seed, singer, self.words.value)
+        voice = self.base.audio / singer if singer else None  # recordings of the voice, where they are here
 
         def work():
             opened, preview = self.open_instrument(path), plots.LivePreview(self.show_live)
             if opened.kind == "diffusion":
                 preview.begin(opened.model, options.seconds, options.seed)
             report = (self.progress, self.task.cancelled, self.message.show, preview)
-            self.text, about = lesson.from_file(opened, song, options, *report)
+            self.text, about = lesson.from_file(opened, song, options, *report, voice)
             self.title, self.view.value = f"{song.stem} - {path.stem}", page.frame(self.text)
             self.message.show(f"Here is {about}: {len(self.text.encode()) / 1e6:.1f} MB.", "done")
 
@@ -101,7 +122,7 @@ class LessonPanel(TaskPanel):
             self.message.show("Run first: there is no lesson to write yet.", "warning")
             return
         path = player.export(self.text, self.base.output / f"{filesystem.safe_name(self.title, 'lesson')}.html")
-        self.message.show(f"Written: {path}", "done")
+        self.written(path, f"Written: {path}")
 
 
 def players(result) -> HTML:
@@ -129,7 +150,7 @@ def z(played: ddsp_inspection.SynthControls) -> HTML:
     if played.z is None:
         return HTML(page.notice("This instrument has no z: it follows pitch and loudness only."))
     over_time = widgets.drawing(plots.z_over_time(played.z, played.frame_s), "z over time")
-    path = plots.z_map({"this song": played.z}, "The same path, seen from above")
+    path = plots.z_map({"this song": played.z}, "The same path on its two principal components")
     return HTML(over_time + widgets.drawing(path, "map of z", 760))
 
 
@@ -140,14 +161,16 @@ class MomentPanel(Panel):
         super().__init__()
         self.played, self.rate_hz, self.view = played, sample_rate_hz, widgets.html(css_class="t-moment-view")
         n, hint = len(played.f0_hz), "which moment; arrow keys move it by one frame"
-        self.frame = self.slider("Frame", "moment", hint, n // 2, (0, n - 1), width="min(640px, 98%)")
-        self.on_change(self.show, self.frame)
-        self.lay_out(self.frame, self.message.widget, self.view)
+        size = {"step": played.frame_s, "readout_format": ".3f", "width": "min(640px, 98%)"}
+        limits = (0.0, (n - 1) * played.frame_s)
+        self.time_s = self.slider("Time (s)", "moment", hint, n // 2 * played.frame_s, limits, **size)
+        self.on_change(self.show, self.time_s)
+        self.lay_out(self.time_s, self.message.widget, self.view)
         self.message.guard(self.show)()
 
     def show(self) -> None:
         """Draw the chosen frame."""
-        p, i = self.played, self.frame.value
+        p, i = self.played, round(self.time_s.value / self.played.frame_s)
         pitch = f"F0 {p.f0_hz[i]:.0f} Hz" if p.voiced[i] else "unvoiced: harmonics are silent"
         f0_hz, title = p.f0_hz[i] if p.voiced[i] else 0.0, f"{i * p.frame_s:.3f} s, {pitch}"
         frame = (p.amplitude[i], p.distribution[i], p.noise_magnitudes[i], f0_hz)

@@ -20,6 +20,7 @@ from svclib.features.extract import ConditionInputs
 from svclib.models import instrument
 from svclib.models.diffusion.denoiser import CHUNK_FRAMES
 from svclib.training.checkpoints import CheckpointInfo, listing, load_model, now
+from svclib.training.checkpoints import counting as counting
 from svclib.training.resume import fits as fits
 from svclib.training.resume import pin_content_encoder
 from svclib.training.run_lock import RunLock
@@ -89,7 +90,7 @@ def train(
     with RunLock(run, secrets.token_hex(3), options.take_over, log_message) as lock:
         trainer = Trainer(local_copy(dataset, log_message), run, preset, options, on_progress, lock.session_id)
         trainer.log.messages[:0] = messages
-        conditions = {"elsewhere": lambda: bool(lock.lost)}
+        conditions = {"elsewhere": lambda: bool(lock.lost or trainer.overtaken)}
         if options.minutes is not None:
             deadline = time.monotonic() + 60.0 * options.minutes  # preparation does not count
             conditions = {"minutes": lambda: time.monotonic() > deadline, **conditions}
@@ -97,7 +98,8 @@ def train(
             conditions["cancelled"] = cancelled
         with trainer, StopRequest(trainer.log.announce, conditions) as stop:
             trainer.fit(stop)
-        return _result(trainer, stop.why, lock.lost)
+        lost = lock.lost or trainer.overtaken
+        return _result(trainer, "elsewhere" if trainer.overtaken else stop.why, lost)
 
 
 def _opened(dataset: Any) -> Any:
@@ -124,7 +126,7 @@ def _result(trainer: Trainer, reason: str, lost: str) -> RunResult:
     elif not reason:
         message = f"Finished: step {step} of {steps} in '{trainer.run}'."
     elif reason == "elsewhere":
-        message = f"{lost} Saved at step {step} of {steps}."
+        message = f"{lost} Saved at step {trainer.writer.saved_step} of {steps}."
     else:
         message = f"{_ENDED[reason]}: saved at step {step} of {steps}. Run the same again to go on from there."
     if trainer.writer.fallback_reason:

@@ -146,6 +146,12 @@ class CheckpointWriter:
     def _save(self, checkpoint: Checkpoint) -> None:
         try:
             self.sync_back()
+            if not filesystem.exists(self.run / "run.json"):
+                atomic_store.write_json(self.run / "run.json", self._identity)
+                self.log_message(
+                    f"'{self.run}' was renamed, moved or deleted while it was trained; training goes on into a new "
+                    "folder of that name. What was saved before is where you moved it."
+                )
             checkpoints.save(self.folder, checkpoint, "last", self.session_id)
         except OSError as error:
             try:

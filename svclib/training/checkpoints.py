@@ -16,9 +16,11 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import math
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +72,18 @@ class CheckpointInfo:
         kind: A key of ``PREFIXES``.
         problem: None, or why it cannot be used. Contents are verified when it is loaded.
         generation: How often the run was resumed from an earlier step.
+        lineage: Where: ``[generation, step]`` of those it goes on from; None in files of earlier versions.
     """
 
     step: int
     path: Path
     kind: str
-    validation_loss: float | None
+    validation_loss: float | int | None
     problem: str | None
     run_id: str
     generation: int
     marked: atomic_store.Marked = dataclasses.field(repr=False, compare=False)
+    lineage: list[list[int]] | None = None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -167,6 +171,7 @@ def check_record(record: dict) -> None:
     best, dataset = record["metrics"]["best"], record["dataset"]
     usable = min(record["step"], record["generation"]) >= 0 and record["preset"]["kind"] in instrument.KINDS
     usable &= best is None or (2 <= len(best) <= 3 and all(type(x) in _NUMBER for x in best[:2]))
+    usable &= _is_lineage(record.get("lineage"))
     texts = [*dataset["recordings"].values(), record.get("kind", "")]
     if not usable or not all(map(is_name, dataset["singers"])) or not all(isinstance(x, str) for x in texts):
         raise ConfigError("its record holds values out of range.")
@@ -175,13 +180,14 @@ def check_record(record: dict) -> None:
 # The record -----------------------------------------------------------------------------------------------------------
 
 
-def new_record(run_id: str, generation: int, preset: Any, dataset: Any) -> dict:
+def new_record(run_id: str, generation: int, preset: Any, dataset: Any, lineage: Sequence = ()) -> dict:
     """The part of a record that stays constant over a session."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "run_id": run_id,
         "generation": generation,
+        "lineage": list(lineage),
         "preset": describe_preset(preset),
         "statistics": dataset.statistics,
         "dataset": {
@@ -242,7 +248,7 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
     data = pack(Checkpoint(record, tensors))
     filesystem.free_space_check(folder, sum(map(len, data)) + (16 << 20))
     path = folder / f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
-    marker = {k: record[k] for k in ("step", "run_id", "generation", "kind", "saved")}
+    marker = {k: record.get(k) for k in ("step", "run_id", "generation", "lineage", "kind", "saved")}
     marker["validation_loss"] = record["metrics"]["validation_loss"]
     return _info(atomic_store.put_marked(path, lambda part: atomic_store.write_bytes(part, data), marker), kind)
 
@@ -292,6 +298,20 @@ def listing(folder: str | Path) -> list[CheckpointInfo]:
     return sorted((_info(marked, kind) for marked, kind in files), key=lambda c: (c.order, c.path.name))
 
 
+def counting(run: str | Path) -> list[CheckpointInfo]:
+    """The usable checkpoints of a run, oldest first, without those after a step from which it was resumed anew."""
+    run_id = run_identity(run).get("run_id")
+    found = [c for c in listing(Path(run) / "checkpoints") if c.problem is None and c.run_id == (run_id or c.run_id)]
+    if not found:
+        return []
+    generation, lineage = found[-1].generation, found[-1].lineage
+    if lineage is None:
+        first = min(c.step for c in found if c.generation == generation)
+        lineage = [[earlier, first] for earlier in range(generation)]
+    last_steps = {generation: math.inf, **dict(lineage)}
+    return [c for c in found if c.step <= last_steps.get(c.generation, -1)]
+
+
 def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[Checkpoint | None, list[str]]:
     """The newest usable checkpoint of a run (None takes the only one), or that of a step, with its weights at least.
 
@@ -332,15 +352,16 @@ def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[C
 def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, dict]:
     """A run's model with its EMA weights, in eval mode on the CPU, and the checkpoint's record.
 
-    ``which``: ``best`` by validation (the last if there was none), ``last``, or a step. The record holds step, preset
-    (with ``text``), statistics, metrics, dataset, ... TrainingError if there is no such checkpoint that can be used.
+    ``which``: ``best`` by validation of those that count (the last if there is none), ``last``, or a step. The record
+    holds step, preset (with ``text``), statistics, metrics, dataset, ... TrainingError if no such one can be used.
     """
     found = listing(Path(run) / "checkpoints")
     if not found:
         raise TrainingError(f"'{run}' has no checkpoints; train it first.")
     if which in ("best", "last"):
-        choice = [c for c in found if c.kind == which] or [c for c in found if c.kind == "last"]
-    elif str(which).isdigit():
+        usable = counting(run) or found
+        choice = [c for c in usable if c.kind == which] or [c for c in usable if c.kind == "last"]
+    elif str(which).isdecimal():
         choice = [c for c in found if c.step == int(which)]
     else:
         raise TrainingError(f"Unknown checkpoint '{which}'; expected best, last or a step.")
@@ -404,13 +425,18 @@ def _load(info: CheckpointInfo, run_id: str | None) -> tuple[Checkpoint | None, 
 def _info(marked: atomic_store.Marked, kind: str) -> CheckpointInfo:
     marker, digits = marked.info, marked.path.name.split("-")[1]
     step, generation = marker.get("step", int(digits) if digits.isdecimal() else 0), marker.get("generation", 0)
-    loss, run_id = marker.get("validation_loss"), marker.get("run_id", "")
+    loss, run_id, lineage = marker.get("validation_loss"), marker.get("run_id", ""), marker.get("lineage")
     valid = type(step) is type(generation) is int and min(step, generation) >= 0 and isinstance(run_id, str)
-    valid &= "generation" in marker and (loss is None or type(loss) in _NUMBER)
+    valid &= "generation" in marker and (loss is None or type(loss) in _NUMBER) and _is_lineage(lineage)
     problem = marked.problem or (None if valid else "its marker was not written by svclib's training")
     if not valid:
-        step, generation, loss, run_id = (step if type(step) is int else 0), 0, None, str(run_id)
-    return CheckpointInfo(step, marked.path, kind, loss, problem, run_id, generation, marked)
+        step, generation, loss, run_id, lineage = (step if type(step) is int else 0), 0, None, str(run_id), None
+    return CheckpointInfo(step, marked.path, kind, loss, problem, run_id, generation, marked, lineage)
+
+
+def _is_lineage(value: Any) -> bool:
+    pairs = value if isinstance(value, list) else [] if value is None else [value]
+    return all(isinstance(p, list) and len(p) == 2 and all(type(n) is int for n in p) for p in pairs)
 
 
 def _steps(found: list[CheckpointInfo]) -> str:

@@ -29,13 +29,18 @@ _RETRAINABLE |= {"coarse_weight", "condition_dropout", "vocoder_weight", "vocode
 
 @dataclasses.dataclass(frozen=True)
 class ResumePoint:
-    """Start of a session: a checkpoint, or a new run (``checkpoint`` None, step 0); with messages for the user."""
+    """Start of a session: a checkpoint, or a new run (``checkpoint`` None, step 0); with messages for the user.
+
+    ``lineage`` is that of ``CheckpointInfo``; ``best_is_kept`` is False if the best weights until then are deleted.
+    """
 
     checkpoint: Checkpoint | None
     run_id: str
     generation: int
     step: int
     messages: list[str]
+    lineage: list[list[int]] = dataclasses.field(default_factory=list)
+    best_is_kept: bool = True
 
 
 def find_checkpoint(
@@ -74,10 +79,13 @@ def find_checkpoint(
         return ResumePoint(None, run_id or secrets.token_hex(8), 0, 0, messages)
     record = found.record
     messages += _compare(run, record, preset, dataset, device, options.allow_changed_dataset)
-    generation = record["generation"]
+    generation, lineage, kept = record["generation"], record.get("lineage") or [], True
     if from_step is not None:
-        generation = 1 + max([generation, *(c.generation for c in checkpoints.listing(run / "checkpoints"))])
-    return ResumePoint(found, record["run_id"], generation, record["step"], messages)
+        others, best = checkpoints.listing(run / "checkpoints"), record["metrics"]["best"]
+        lineage = [*lineage, [generation, record["step"]]]
+        generation = 1 + max([generation, *(c.generation for c in others)])
+        kept = best is not None and any(c.kind == "best" and c.step == best[0] for c in others)
+    return ResumePoint(found, record["run_id"], generation, record["step"], messages, lineage, kept)
 
 
 def restore(
@@ -95,15 +103,18 @@ def restore(
     return []
 
 
-def initial_instrument(init: str | Path | None, preset: config.Preset) -> instrument.Instrument | None:
-    """The instrument of the same architecture that a run starts from, or (``BASE``) the base model where it is one."""
-    path = base_model(preset) if init == BASE else init
+def initial_instrument(init: str | Path | None, preset: config.Preset) -> tuple[instrument.Instrument | None, str]:
+    """The instrument of the same architecture that a run starts from, or (``BASE``) the base model where it is one.
+
+    None stands for fresh weights; the sentence gives the reason.
+    """
+    path, why = (init, "as asked") if init != BASE else base_model(preset)
     if path is None:
-        return None
+        return None, f"This run starts from fresh weights: {why}."
     other = instrument.open(path)
     if differ := architecture_differences(other, preset):
         raise TrainingError(f"'{other.name}' cannot initialise this preset: {differ}.")
-    return other
+    return other, f"This run starts from the weights of '{other.name}', {why}."
 
 
 def is_student(preset: config.Preset) -> bool:
@@ -124,11 +135,16 @@ def require_teacher(other: instrument.Instrument | None, singers: Collection[str
         )
 
 
-def base_model(preset: config.Preset) -> Path | None:
-    """The shipped base model, a several-singer diffusion instrument, where the preset builds the same network."""
-    if preset.model.kind != "diffusion" or not BASE_PATH.is_file():
-        return None
-    return None if architecture_differences(instrument.open(BASE_PATH), preset) else BASE_PATH
+def base_model(preset: config.Preset) -> tuple[Path | None, str]:
+    """The shipped base model, a several-singer diffusion instrument, or None where the preset builds another network;
+    with the reason."""
+    if preset.model.kind != "diffusion":
+        return None, f"there is no base model for '{preset.name}'"
+    if not BASE_PATH.is_file():
+        return None, "this installation of svclib has no base model"
+    if differ := architecture_differences(instrument.open(BASE_PATH), preset):
+        return None, f"the base model is another network than '{preset.name}' ({differ})"
+    return BASE_PATH, "the base model of several singers"
 
 
 def architecture_differences(other: instrument.Instrument, preset: config.Preset) -> str:
@@ -162,9 +178,17 @@ def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
     model.load_state_dict(weights, strict=True)
 
 
-def fits(dataset_settings: Any, preset: config.Preset) -> str | None:
-    """None if a dataset has the features a preset needs, else a sentence that names the differences."""
-    have, need = to_dict(dataset_settings), to_dict(pin_content_encoder(preset, dataset_settings).features)
+def fits(dataset: Any, preset: config.Preset) -> str | None:
+    """None if a dataset has the features and labels a preset needs, else a sentence that names the differences."""
+    labels = tuple(getattr(preset.model, "labels", ()))
+    if labels and labels != tuple(dataset.labels):
+        theirs = f"the labels {', '.join(dataset.labels)}" if dataset.labels else "no labels (--labels PATTERN)"
+        change = f', or change the preset: --set "labels={tuple(dataset.labels)}"' if dataset.labels else ""
+        return (
+            f"The dataset has {theirs}, preset '{preset.name}' is for {', '.join(labels)}. Prepare recordings of these"
+            f"{change}."
+        )
+    have, need = to_dict(dataset.settings), to_dict(pin_content_encoder(preset, dataset.settings).features)
     have |= {name: None for name in ("mel", "units") if need[name] is None}
     if not (differ := differences(have, need, _SEARCH_RANGE)):
         return None
@@ -204,21 +228,33 @@ def _require_new(run: Path, identity: dict, from_step: int | None) -> None:
     )
 
 
-def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, device: str, allowed: bool) -> list[str]:
-    """Refuse another architecture or, unless allowed, another dataset; returns messages on other differences."""
-    then, today, messages = record["preset"], checkpoints.describe_preset(preset), []
+def changed_settings(record: dict, preset: config.Preset) -> tuple[str, str]:
+    """Differences between a checkpoint's settings and a preset: of kind, features and model, and of training."""
+    then, today = record["preset"], checkpoints.describe_preset(preset)
     if then["kind"] != today["kind"]:
-        raise TrainingError(f"'{run}' holds a run of kind {then['kind']}; train {today['kind']} in another folder.")
-    for part in ("features", "model"):
-        old = to_dict(from_dict(type(getattr(preset, part)), then[part], part))
-        if differ := differences(old, today[part], _SEARCH_RANGE):
-            raise TrainingError(
-                f"'{run}' was begun with other settings: {differ}. Use those to resume, or another folder."
-            )
+        return differences({"kind": then["kind"]}, {"kind": today["kind"]}), ""
+    fixed = [
+        differences(to_dict(from_dict(type(getattr(preset, part)), then[part], part)), today[part], _SEARCH_RANGE)
+        for part in ("features", "model")
+    ]
     # A setting that is newer than the checkpoint had its default's effect.
     trained = to_dict(type(preset.training)()) | then["training"]
-    if differ := differences(trained, today["training"], {"steps"}):
-        messages.append(f"Training settings changed since step {record['step']}: {differ}.")
+    return "; ".join(filter(None, fixed)), differences(trained, today["training"], {"steps"})
+
+
+def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, device: str, allowed: bool) -> list[str]:
+    """Refuse another architecture, other singers or, unless allowed, another dataset; messages on other differences."""
+    messages, singers = [], record["dataset"]["singers"]
+    fixed, trained = changed_settings(record, preset)
+    if fixed:
+        raise TrainingError(f"'{run}' was begun with other settings: {fixed}. Use those to resume, or another folder.")
+    if trained:
+        messages.append(f"Training settings changed since step {record['step']}: {trained}.")
+    if preset.model.kind == "diffusion" and singers != list(dataset.singers):  # its singer table goes by position
+        raise TrainingError(
+            f"'{run}' was trained with the singers {', '.join(singers)}, the dataset has {', '.join(dataset.singers)}.",
+            hint="Export the run, then begin a new one from that instrument (--init NAME.zip): it matches the names.",
+        )
     if record["dataset"]["fingerprint"] != dataset.fingerprint:
         old, new = record["dataset"]["recordings"], checkpoints.recording_hashes(dataset)
         changed = sum(old[name] != new[name] for name in old.keys() & new.keys())

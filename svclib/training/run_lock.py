@@ -34,7 +34,8 @@ class RunLock:
     def __init__(self, run: Path, session_id: str, take_over: bool = False, log_message: Callable = lambda text: None):
         self.run, self.session_id, self.take_over, self.log_message = Path(run), session_id, take_over, log_message
         self.lost, self.path = "", self._path(session_id)
-        self._lock = {"machine": filesystem.host_name(), "boot": _boot(), "pid": os.getpid(), "since": now(), "beat": 0}
+        self._lock = {"machine": filesystem.host_name(), "boot": filesystem.process_scope(), "pid": os.getpid()}
+        self._lock |= {"since": now(), "beat": 0}
         self._stop, self._thread = threading.Event(), None
 
     def __enter__(self):
@@ -131,8 +132,8 @@ class RunLock:
 
 
 def _dead(session: str, lock: dict) -> bool:
-    """True for a lock of a process of this machine that has ended, or of an earlier session of this process."""
-    if (lock["machine"], lock["boot"]) != (filesystem.host_name(), _boot()):
+    """True for a lock of a process that has ended, or of an earlier session of this process."""
+    if lock["boot"] != filesystem.process_scope():
         return False
     return session not in _held if lock["pid"] == os.getpid() else not filesystem.process_alive(lock["pid"])
 
@@ -143,10 +144,3 @@ def _described(run: Path, lock: dict) -> str:
         f"'{run}' is being trained on {lock['machine'][:60]} (process {lock['pid']}) since {since}, last heartbeat "
         f"{seen} by that machine's clock."
     )
-
-
-def _boot() -> str:
-    """Distinguishes machines of the same name, and a machine before and after a restart."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""

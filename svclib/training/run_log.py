@@ -31,12 +31,22 @@ class SessionLog:
     """Log, messages (all, and the one shown at present) and progress of one session.
 
     ``local`` is a file for log lines while the run's folder cannot be written; ``on_progress`` receives a ``Status``,
-    at most five times a second, and with every message. Only the first, ``main``, process writes and reports.
+    at most five times a second, and with every message. Only the first, ``main``, process writes and reports. Where
+    another session has written into the log and ``is_overtaken()``, nothing more is written.
     """
 
-    def __init__(self, run: Path, local: Path, status: Callable, on_progress: Callable | None, main: bool):
+    def __init__(
+        self,
+        run: Path,
+        local: Path,
+        status: Callable,
+        on_progress: Callable | None,
+        main: bool,
+        is_overtaken: Callable[[], bool] = lambda: False,
+    ):
         self.run, self.main, self.path, self.local = run, main, run / "metrics.jsonl", local
         self.status, self.on_progress = status, on_progress if main else None
+        self._is_overtaken, self._size = is_overtaken, None
         self.messages, self.message = [], ""
         self.tensorboard: TensorBoardWriter | None = None
         self._waiting, self._flushed = [], time.monotonic()
@@ -62,10 +72,13 @@ class SessionLog:
     def flush(self) -> None:
         """Append the buffered lines; raises StorageError, and keeps them, if they cannot be written."""
         self._flushed = time.monotonic()
+        if self._size not in (None, filesystem.size_of(self.path)) and self._is_overtaken():
+            return self._waiting.clear()
         if filesystem.is_own_folder(self.local.parent) and (earlier := filesystem.read_lines(self.local)):
             atomic_store.append_lines(self.path, earlier)
             atomic_store.remove(self.local)
         self._append(self.path)
+        self._size = filesystem.size_of(self.path)
 
     def flush_locally(self) -> None:
         """Write the buffered lines to the local file, so that they survive this process."""

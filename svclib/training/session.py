@@ -139,7 +139,7 @@ class StopRequest:
 
     def __init__(self, announce: Callable[[str], None], conditions: dict[str, Callable[[], bool]]):
         self.announce, self.conditions = announce, conditions
-        self.interrupted, self.old_handlers, self.why = False, {}, ""
+        self.interrupted, self.old_handlers, self.why = False, dict[int, Any](), ""
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -180,13 +180,13 @@ def device_summary() -> str:
         )
     if gpu() is None:
         return (
-            "No GPU here: ddsp_small trains on the CPU, with a first voice after about 15 minutes; the full preset "
-            "ddsp would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
+            "No GPU here, so training is on the CPU: ddsp_small and diffusion_small need about 15 minutes for a first "
+            "voice; ddsp and diffusion would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
         )
     card, precision = torch.cuda.get_device_properties(0), resolve_precision("cuda", "training")
     return (
-        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision}: the full preset ddsp is "
-        "the one to train; the remaining time is shown after the first steps."
+        f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision}: the full presets "
+        "(ddsp, diffusion) fit; the remaining time is shown after the first steps."
     )
 
 

@@ -5,6 +5,7 @@ definition of the loss.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,10 @@ from typing import Any
 from svclib.data.dataset import Dataset
 from svclib.models import instrument
 from svclib.training import api as training
-from svclib.training.checkpoints import listing, newest, run_identity
+from svclib.training.checkpoints import counting, listing, newest, run_identity
+from svclib.training.resume import changed_settings, pin_content_encoder
 from svclib.utils import atomic_store, config, filesystem
 from svclib.utils.errors import TrainingError
-from svclib.utils.serialization import to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,27 +99,31 @@ def run(
         ConfigError, TrainingError: if a cell's settings cannot be used, or its folder holds a run with others.
     """
     dataset = dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset)
-    steps, minutes = options.pop("steps", None), options.pop("minutes", None)
+    minutes = options.pop("minutes", None)
+    changes = {name: v for name in ("steps", "seed") if (v := options.pop(name, None)) is not None}
     deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
     planned = []
     for values in combinations(grid):
         preset = config.load(files, [*overrides, *(f"{k}={v}" for k, v in values.items())])
-        folder = Path(runs) / filesystem.safe_name("_".join(f"{k}-{v}" for k, v in values.items()))
-        planned.append((values, folder, preset, steps or preset.training.steps))
+        preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
+        preset = pin_content_encoder(preset, dataset.settings)
+        folder = Path(runs) / _folder_name(values)
+        _require_same(folder, preset, dataset)
+        planned.append((values, folder, preset))
     problems, stop = {}, False
-    for _, folder, preset, target in planned:
+    for _, folder, preset in planned:
         left = None if deadline is None else (deadline - time.monotonic()) / 60.0
-        if stop or _finished(folder, preset, target) or (left is not None and left <= 0):
+        if stop or _last_step(folder) >= preset.training.steps or (left is not None and left <= 0):
             continue
         report = None if on_progress is None else (lambda status, name=folder.name: on_progress(name, status))
         try:
-            result = training.train(dataset, folder, preset, report, cancelled, steps=target, minutes=left, **options)
+            result = training.train(dataset, folder, preset, report, cancelled, minutes=left, **options)
             stop = result.reason in ("interrupted", "cancelled")
         except TrainingError as error:
             if error.code != "diverged":
                 raise
             problems[folder] = str(error)
-    cells = [_look(values, folder, preset, target, problems.get(folder)) for values, folder, preset, target in planned]
+    cells = [_look(*cell, problems.get(cell[1])) for cell in planned]
     cells.sort(key=lambda c: c.rank)
     rows = [{**dataclasses.asdict(c), "run": c.name} for c in cells]
     atomic_store.write_json(Path(runs) / "sweep.json", rows)
@@ -142,22 +147,34 @@ def table(cells: Sequence[Cell]) -> str:
     return "\n\n".join(blocks)
 
 
-def _finished(folder: Path, preset: config.Preset, target: int) -> bool:
-    if not any(c.kind == "last" and c.problem is None and c.step >= target for c in listing(folder / "checkpoints")):
-        return False
-    found, _ = newest(folder / "checkpoints", run_identity(folder).get("run_id"))
-    then = found.record["preset"]
-    if then["model"] != to_dict(preset.model) or then["features"] != to_dict(preset.features):
-        raise TrainingError(f"'{folder}' holds a finished run with other settings; give the sweep another folder.")
-    return found.record["step"] >= target
+def _folder_name(values: Mapping[str, str]) -> str:
+    """The cell's values as a name; with a hash where a file name cannot hold them in full."""
+    text = "_".join(f"{k}-{v}" for k, v in values.items())
+    name = filesystem.safe_name(text)
+    return name if name == text else f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _look(values: dict, folder: Path, preset: config.Preset, target: int, problem: str | None) -> Cell:
+def _require_same(folder: Path, preset: config.Preset, dataset: Any) -> None:
+    """Refuse a cell whose folder holds a run of other settings or another dataset, be it finished or not."""
+    if not listing(folder / "checkpoints"):
+        return
+    record = newest(folder / "checkpoints", run_identity(folder).get("run_id"))[0].record
+    differ = "; ".join(filter(None, changed_settings(record, preset)))
+    if record["dataset"]["fingerprint"] != dataset.fingerprint:
+        differ = differ or "the dataset has changed"
+    if differ:
+        raise TrainingError(f"'{folder}' holds a run with other settings: {differ}. Give the sweep another folder.")
+
+
+def _last_step(folder: Path) -> int:
+    return max((c.step for c in counting(folder) if c.kind == "last"), default=0)
+
+
+def _look(values: dict, folder: Path, preset: config.Preset, problem: str | None) -> Cell:
     log = training.LogReader(folder)
     last, validated = log.steps[-1:], log.validations[-1:]
     loss = last[0]["loss"] if last else None
     at_last = last and validated and validated[0]["step"] == last[0]["step"]
     validation_loss = validated[0]["validation_loss"] if at_last else None
-    step = max((c.step for c in listing(folder / "checkpoints") if c.kind == "last" and not c.problem), default=0)
-    definition = instrument.loss_definition(preset.model)
-    return Cell(values, folder, step, target, loss, validation_loss, definition, problem)
+    steps, definition = preset.training.steps, instrument.loss_definition(preset.model)
+    return Cell(values, folder, _last_step(folder), steps, loss, validation_loss, definition, problem)

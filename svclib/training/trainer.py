@@ -1,5 +1,6 @@
 """The training loop: gradient steps, moving average of the weights, validation, checkpoints."""
 
+import contextlib
 import copy
 import math
 import secrets
@@ -16,7 +17,7 @@ from svclib.audio import units
 from svclib.data.dataset import BatchLoader, ContentCache, Dataset
 from svclib.models import instrument
 from svclib.training import checkpoint_writer, resume, run_log, session
-from svclib.training.checkpoints import Checkpoint, new_record, now, optimizer_tensors
+from svclib.training.checkpoints import Checkpoint, listing, new_record, now, optimizer_tensors
 from svclib.training.session import SessionOptions, Status, StopRequest
 from svclib.utils import rng
 from svclib.utils.errors import TrainingError, printable
@@ -34,7 +35,7 @@ class Trainer:
     """
 
     def __init__(self, dataset: Any, run: Path, preset: Any, options=None, on_progress=None, session_id: str = ""):
-        if problem := resume.fits(dataset.settings, preset):
+        if problem := resume.fits(dataset, preset):
             raise TrainingError(problem)
         self.options = options = options or SessionOptions()
         self.dataset, self.run, self.preset, self.settings = dataset, run, preset, preset.training
@@ -49,12 +50,13 @@ class Trainer:
         self.sync_steps = SYNC_STEPS if self.device.type == "cuda" else 1
         with self.accelerator.main_process_first():  # it moves checkpoints that are kept on this machine
             start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
-        self.record = new_record(start.run_id, start.generation, preset, dataset)
+        self.record = new_record(start.run_id, start.generation, preset, dataset, start.lineage)
+        self.began, self.overtaken = now(), ""
         self.step = self.first_step = start.step
         self.validated_step = None
         self.held_out: list[dict] | None = None
         local_log = checkpoint_writer.local_folder(run) / "metrics.jsonl"
-        self.log = run_log.SessionLog(run, local_log, self.status, on_progress, self.main)
+        self.log = run_log.SessionLog(run, local_log, self.status, on_progress, self.main, self.is_overtaken)
         session_id = session_id or secrets.token_hex(3)
         self.writer = checkpoint_writer.CheckpointWriter(run, start, session_id, self.settings, self.log.add_message)
         self._build(start, options.init)
@@ -76,7 +78,8 @@ class Trainer:
         self.record["init"] = None if found is None else found.record.get("init")
         student, other = resume.is_student(preset), None
         if found is None or student:
-            other = resume.initial_instrument(init, preset)
+            other, message = resume.initial_instrument(init, preset)
+            start.messages.extend([message] if found is None else [])
         if student:
             resume.require_teacher(other, self.model.singers, self.record["init"])
         if found is None and other is not None:
@@ -104,7 +107,7 @@ class Trainer:
                     path=self.run,
                     hint="Go back to another step, or train in another folder.",
                 ) from None
-            metrics = found.record["metrics"]
+            metrics = {**found.record["metrics"], **({} if start.best_is_kept else {"best": None})}
         self.loss, self.validation_loss, self.best = metrics["loss"], metrics["validation_loss"], metrics["best"]
 
     def _begin(self, start: resume.ResumePoint) -> None:
@@ -148,7 +151,7 @@ class Trainer:
                 f"{error} Training stopped after step {self.step}; saved so far: step {self.writer.saved_step or 0}. "
                 "Run the same again to resume from there."
             ) from error
-        self.finish(validate_last=not stop.why)
+        self.finish(validate_last=stop.why in ("", "minutes"))
 
     def _stopped(self, stop: StopRequest) -> bool:
         if self.n_processes == 1:
@@ -311,7 +314,7 @@ class Trainer:
         """Commit a checkpoint. A failure is logged, and training goes on. True if committed."""
         if self.n_processes == 1:  # several read them at the same steps only
             self._read_losses()
-        if not self.main:
+        if not self.main or self.is_overtaken():
             return True
         checkpoint, attempt = self._checkpoint(), self.writer.attempt
         if not all(map(session.all_finite, checkpoint.tensors.values())):
@@ -330,6 +333,25 @@ class Trainer:
             attempt(self.log.flush)
         self.log.report(force=True)
         return True
+
+    def is_overtaken(self) -> bool:
+        """True if another session has saved this step or a later one since this one began; nothing is saved then.
+
+        It may do so while this process is suspended and its lock goes stale. ``overtaken`` is the message about it.
+        """
+        own = (self.record["generation"], self.step)
+        found = []
+        with contextlib.suppress(OSError):  # a folder that cannot be read shows nobody else
+            found = [] if self.overtaken else listing(self.writer.folder)
+        for other in found:
+            same = (other.kind, other.run_id) == ("last", self.writer.run_id)
+            foreign = same and f"-{self.writer.session_id}" not in other.path.name
+            if foreign and other.order >= own and str(other.marked.info.get("saved", "")) > self.began:
+                self.overtaken = (
+                    f"Another session trained '{self.run}' to step {other.step} meanwhile: this machine was suspended, "
+                    f"or its lock was not seen. Training stopped here after step {self.step}."
+                )
+        return bool(self.overtaken)
 
     def finish(self, validate_last: bool) -> None:
         """Save the last state unless it is saved, after a validation if asked for; TrainingError if saving fails."""

@@ -13,6 +13,7 @@ import fnmatch
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -33,16 +34,54 @@ def commit_file(path: str | Path, write: Callable[[Path], Any]) -> Path:
     target = Path(path)
 
     def place(part: Path) -> Path:
+        with contextlib.suppress(OSError):  # the permissions of the earlier file, if there is one
+            shutil.copymode(target, part)
         filesystem.active.replace(part, target)
         return target
 
     return filesystem.retry(target, lambda: _commit(target, write, place))
 
 
-def commit_new(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Commit under the first free name of ``name.wav``, ``name 2.wav``, ``name 3.wav``, ...; returns that path."""
+def commit_new(path: str | Path, write: Callable[[Path], Any], describe: Callable[[Path], bytes] | None = None) -> Path:
+    """Commit under the first free name of ``name.wav``, ``name 2.wav``, ``name 3.wav``, ...; returns that path.
+
+    ``describe`` makes the contents of ``<file>.json`` from the written file. Both are committed under one number, that
+    of a name which neither has, or neither.
+    """
     path = Path(path)
-    return filesystem.retry(path, lambda: _commit(path, write, lambda part: _place_new(part, path)))
+    with contextlib.suppress(OSError):
+        remove_parts(path.parent)
+
+    def place(part: Path) -> Path:
+        if describe is None:
+            return _place_new(part, path)
+        made = []
+
+        def write_description(beside: Path) -> None:
+            write_bytes(beside, [describe(part)])
+
+        def place_both(beside: Path) -> Path:
+            made.append(_place_new(part, path, beside))
+            return settings_path(made[0])
+
+        _commit(settings_path(path), write_description, place_both)
+        return made[0]
+
+    return filesystem.retry(path, lambda: _commit(path, write, place))
+
+
+def settings_path(path: Path) -> Path:
+    """``<file>.json`` beside a file."""
+    return path.with_name(f"{path.name}.json")
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """``name.wav``, ``name 2.wav``, ``name 3.wav``, ..., within 240 bytes."""
+    yield path
+    for number in range(2, 100_000):
+        room = 240 - len(path.suffix.encode()) - len(str(number))
+        stem = path.stem.encode("utf-8", "surrogateescape")[:room].decode("utf-8", "ignore")
+        yield path.with_name(f"{stem} {number}{path.suffix}")
 
 
 def commit_bytes(path: str | Path, *data: bytes | memoryview) -> Path:
@@ -63,7 +102,7 @@ def write_bytes(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
 def _blocks(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
     """The pieces in blocks of at most 1 MiB: large ones cut, small ones together."""
     small: list[bytes | memoryview] = []
-    for piece in map(memoryview, pieces):
+    for piece in (memoryview(piece) for piece in pieces):
         if small and sum(map(len, small)) + len(piece) > CHUNK_BYTES:
             yield b"".join(small)
             small = []
@@ -92,33 +131,47 @@ def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], Pa
     return placed
 
 
-def _place_new(part: Path, path: Path) -> Path:
-    """Give the part the first free name; atomic where hard links exist, else by reserving an empty file."""
-    for number in range(1, 100_000):
-        target = path
-        if number > 1:
-            room = 240 - len(path.suffix.encode()) - len(str(number))
-            stem = path.stem.encode()[:room].decode("utf-8", "ignore")
-            target = path.with_name(f"{stem} {number}{path.suffix}")
-        if target.exists():
+def _place_new(part: Path, path: Path, description: Path | None = None) -> Path:
+    """Give the part, and first its description, the first free name; see :func:`commit_new`."""
+    for target in numbered(path):
+        beside = settings_path(target)
+        if target.exists() or (description is not None and beside.exists()):
             continue
         with contextlib.suppress(FileExistsError):
+            if description is None:
+                _place_as(part, target)
+                return target
+            _place_as(description, beside)
             try:
-                filesystem.active.link(part, target)
-            except FileExistsError:
+                _place_as(part, target)
+            except BaseException:
+                filesystem.active.replace(beside, description)  # for the next number
                 raise
-            except OSError:  # no hard links here (Drive, FAT)
-                filesystem.active.open(target, "xb").close()
-                try:
-                    filesystem.active.replace(part, target)
-                except BaseException:
-                    filesystem.active.remove(target)
-                    raise
-            else:
-                with contextlib.suppress(OSError):  # the file is in place; a second name left over does no harm
-                    filesystem.active.remove(part)
             return target
     raise StorageError(f"There are too many files called '{path.name}' in '{path.parent}'; move some away.")
+
+
+def _place_as(part: Path, target: Path) -> None:
+    """Rename, FileExistsError for a taken name; atomic where hard links exist, else by reserving an empty file."""
+    try:
+        filesystem.active.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here (Drive, FAT)
+        filesystem.active.open(target, "xb").close()
+        try:
+            filesystem.active.replace(part, target)
+        except BaseException:
+            filesystem.active.remove(target)
+            raise
+    else:
+        try:
+            filesystem.active.remove(part)
+        except OSError:
+            pass  # the file is in place; a second name left over does no harm
+        except BaseException:
+            filesystem.active.remove(target)
+            raise
 
 
 def copy_file(source: str | Path, target: str | Path) -> Path:
@@ -186,11 +239,11 @@ def remove_if_empty(folder: str | Path) -> None:
 
 
 def remove_parts(folder: str | Path) -> int:
-    """Delete unfinished files of dead processes of this machine, and any older than a day; returns how many."""
+    """Delete unfinished files of dead processes, and any older than a day; returns how many."""
     count = 0
     for part in [Path(folder) / name for name in filesystem.names(folder) if name.startswith(PART_PREFIX)]:
-        host, pid, *_ = *part.name[len(PART_PREFIX) :].split("~"), ""
-        dead = host == filesystem.host_name() and pid.isdecimal() and not filesystem.process_alive(int(pid))
+        scope, pid, *_ = *part.name[len(PART_PREFIX) :].split("~"), ""
+        dead = scope == filesystem.process_scope() and pid.isdecimal() and not filesystem.process_alive(int(pid))
         with contextlib.suppress(OSError):
             if dead or time.time() - part.stat().st_mtime > 86400:
                 remove(part)

@@ -57,7 +57,7 @@ def _open_regular(path: str, flags: int) -> int:
 class Disk:
     """The primitive operations that everything below is made of; files are opened in binary modes."""
 
-    open = staticmethod(functools.partial(open, opener=_open_regular))
+    open: Callable[..., Any] = staticmethod(functools.partial(open, opener=_open_regular))
     names = staticmethod(os.listdir)
     stat = staticmethod(os.stat)
     make_folder = staticmethod(functools.partial(os.makedirs, exist_ok=True))
@@ -318,7 +318,7 @@ def is_system_file(name: str) -> bool:
 
 def part_path(folder: Path, suffix: str = "") -> Path:
     """A new name for a file that this process has not finished writing; ``atomic_store.remove_parts`` knows it."""
-    return folder / f"{PART_PREFIX}{host_name()}~{os.getpid()}~{uuid.uuid4().hex[:8]}{suffix}"
+    return folder / f"{PART_PREFIX}{process_scope()}~{os.getpid()}~{uuid.uuid4().hex[:8]}{suffix}"
 
 
 def host_name() -> str:
@@ -332,8 +332,16 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w.:/'])/(?:[^\s/']+/)+([^\s/']+)", r"\1", text).replace(os.path.expanduser("~"), "~")
 
 
+def process_scope() -> str:
+    """Within which a process id has one meaning: a digest of machine, boot and PID namespace (that of a container)."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
 def process_alive(pid: int) -> bool:
-    """True if a process of this machine is still there."""
+    """True if a process of this :func:`process_scope` is still there."""
     try:
         os.kill(pid, 0)
     except (OSError, OverflowError) as error:

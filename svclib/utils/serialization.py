@@ -216,7 +216,8 @@ def strict_json(data: bytes, where: str, keys: int = MAX_KEYS) -> Any:
 
     few = data.count(b":") <= keys and data.count(b",") <= MAX_ITEMS
     _require(few, f"{where} has more than {keys} keys or {MAX_ITEMS} values.")
-    hooks = {"parse_constant": number, "parse_float": number, "parse_int": lambda text: number(text, int, 18)}
+    hooks: dict[str, Any] = {"parse_constant": number, "parse_float": number}
+    hooks["parse_int"] = lambda text: number(text, int, 18)
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=table, **hooks)
     except (ValueError, RecursionError) as error:

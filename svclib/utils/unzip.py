@@ -139,7 +139,7 @@ def _require_few_entries(archive: Path) -> None:
 
 def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:
     """The entries to unpack, with the relative path of each; names that would collide get a number."""
-    found, taken, numbers = [], set(), {}
+    found, taken, numbers = [], set(), dict[str, int]()
     for entry, text in _named(file):
         written, shown = text.replace("\\", "/"), printable(text, 80)
         parts = PurePosixPath(written).parts

@@ -260,7 +260,7 @@ def test_pitch_of_each_step_is_measured_on_its_sound(voice, song_path):
     f0_hz, voiced = sung[1]
     assert list(sung) == [1] and np.median(f0_hz[voiced]) == pytest.approx(220, rel=0.003)
     curve = next(r for r in [data_of(player.document([player.Run(trace, "a", heard, sung)]))["runs"][0]["values"]])[
-        "pitch off what was asked"
+        "F0 RMSE"
     ]
     on = voiced & trace.conditions["voiced"]
     wanted = np.sqrt(np.mean((1200 * np.log2(f0_hz[on] / trace.conditions["f0_hz"][on])) ** 2))
@@ -308,8 +308,8 @@ def test_a_vocoder_of_waves_renders_the_excerpt_again(song_path):
 def test_an_instrument_of_waves_at_work(wave_file):
     shown = data_of(lesson.demonstrate(instrument.open(wave_file), 0.2))
     labels = [run["label"] for run in shown["runs"]]
-    assert labels[0] == "6 steps" and labels[1].startswith("noise taken out, from step 6")
-    assert [label.split(",")[0] for label in labels[2:]] == ["0 % of the second sound", "50 % of the second sound"]
+    assert labels[0] == "generate, 6 steps" and labels[1].startswith("denoise, from step 6"), labels
+    assert [label.split(",")[0] for label in labels[2:]] == ["interpolate 0 %", "interpolate 50 %"]
     assert shown["title"] == "sea at work" and shown["frames"] == 1600 // 64 * 64 // 64
 
 
@@ -406,6 +406,9 @@ def test_every_page_can_be_done_in_a_browser(tmp_path, text):
         assert not tab.locator("#guesscard").is_visible()
         tab.locator("#reveal").click()
         assert "three guesses" in tab.locator("#message").inner_text() and not finished(4)
+        tab.keyboard.press("n")
+        assert not tab.locator("#message").is_visible()  # it is about the page before
+        tab.keyboard.press("b")
         listen()
         for k in range(3):
             tab.evaluate(f"window.player.set({{step: {2 + 2 * k}}})")
@@ -443,6 +446,16 @@ def test_every_page_can_be_done_in_a_browser(tmp_path, text):
             wide = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > 391).length"
             assert tab.evaluate(wide) == 0, f"page {k + 1} is wider than a phone"
         assert seen == {"errors": [], "outside": []}
+
+
+@pytest.mark.browser
+def test_the_map_of_four_runs_of_diffwave_can_be_read(tmp_path):
+    browsing.require_chromium()
+    with browsing.browser(1280, 1000) as tab:
+        browsing.open_player(tab, player.export(lesson.example_diffwave(), tmp_path / "wave.html"))
+        assert browsing.overlapping_texts(tab, "#map text") == []
+        assert "denoise, from step 25" in tab.locator("#mapkey").inner_text()
+        assert tab.locator("#scale .sounding").inner_text() == "sound"
 
 
 def test_words_are_a_line_over_the_compared_steps(voice, song_path, wave_model, monkeypatch):

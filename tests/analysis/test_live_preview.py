@@ -49,7 +49,7 @@ def test_the_first_picture_is_the_noise_that_the_run_begins_with(model):
     level_db = 20 * np.log10(np.exp(model.unscale(seen[0])[0].T.numpy()))
     share = np.clip((level_db - low) / (high - low), 0, 1)
     assert drawn.shape == (40, 50, 4)
-    np.testing.assert_allclose(drawn, colormaps["viridis"](share), atol=1.5 / 255)
+    np.testing.assert_allclose(drawn, colormaps["magma"](share), atol=1.5 / 255)
 
 
 def test_one_level_has_one_colour_at_every_step():

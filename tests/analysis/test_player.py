@@ -148,6 +148,8 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
         assert tab.evaluate("new Set(window.player.pixels('change')).size") == 1
         tab.evaluate("window.player.set({step: 0, against: 'before'})")
         assert "nothing comes before" in tab.locator("#signs").inner_text()
+        tab.evaluate("window.player.set({run: 0, against: 'run0'})")
+        assert "itself" in tab.locator("#signs").inner_text()
 
         # the keyboard, from wherever the focus is
         tab.evaluate("window.player.set({step: 10, against: 'end'})")
@@ -178,6 +180,11 @@ def test_in_a_browser_from_a_file(tmp_path, runs, document):
         for place in (np.unravel_index(change.argmax(), change.shape), np.unravel_index(change.argmin(), change.shape)):
             pixel = level("change", *map(int, place))
             assert ((pixel & 255) - (pixel >> 16 & 255)) * change[place] > 0
+
+        # the map: both paths begin with the same noise, which is written once; no text covers another
+        assert tab.locator("#map text").all_inner_texts().count("noise") == 1
+        assert browsing.overlapping_texts(tab, "#map text") == []
+        assert tab.locator("#mapkey").inner_text() == f"1 24 steps · 2 {NAME}"
 
         # numbers: the formula is the schedule's
         tab.evaluate("window.player.set({step: 12, against: 'end'})")

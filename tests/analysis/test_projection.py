@@ -67,7 +67,7 @@ def test_curves_in_closed_form():
     )
     assert shown.unit == "dB" and "12 frames" in shown.meaning
     assert found["distance to the source"].values[-1] == pytest.approx(6.0, abs=0.1)
-    assert found["timbre distance to the result"].values[-1] == pytest.approx(0, abs=0.05)
+    assert found["MCD to the result"].values[-1] == pytest.approx(0, abs=0.05)
     snr = found["signal to noise"].values
     np.testing.assert_allclose(snr, 20 * np.log10(made.alpha / made.sigma))
     with pytest.raises(ValueError):

@@ -8,16 +8,21 @@ import resource
 import shutil
 import subprocess
 import sys
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from explaining import assert_explains
 
 from svclib import __main__
 from svclib.audio import io as audio
 from svclib.cli import arguments as declared
 from svclib.cli import terminal
+from svclib.conversion import evaluate
 from svclib.data import singers
+from svclib.utils.errors import ConversionError
 
 COMMANDS = ("demo", "doctor", "prepare", "train", "distill", "sweep", "export", "info", "convert", "evaluate")
 COMMANDS += ("live", "vocode", "generate", "denoise", "interpolate", "trace")
@@ -144,6 +149,36 @@ def test_evaluate_finds_no_difference_and_a_known_difference(short_songs, capsys
     assert found["mean"]["raw_pitch_accuracy"] > 0.99
 
 
+@pytest.mark.case("red 38")
+def test_files_of_folders_are_compared_within_the_same_folder(tmp_path):
+    """Equal names in two folders; folders on one side only; names in two normal forms; one that fits two."""
+
+    def made(*names):
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.ones(10), 16000)
+        return tmp_path / Path(names[0]).parts[0]
+
+    def pairs(a, b):
+        return {(x.relative_to(a).as_posix(), y.relative_to(b).as_posix()) for x, y in evaluate.pairs(a, b)}
+
+    same, voices = made("same/a/song.wav", "same/b/song.wav"), made("voices/a/song - x.wav", "voices/b/song.wav")
+    assert pairs(same, voices) == {("a/song.wav", "a/song - x.wav"), ("b/song.wav", "b/song.wav")}
+    assert pairs(same, made("other/b/song.wav", "other/c/song.wav")) == {("b/song.wav", "b/song.wav")}
+    flat = made("flat/song - x.wav")
+    with pytest.raises(ConversionError) as caught:
+        evaluate.pairs(same, flat)
+    assert_explains(caught.value, path=flat / "song - x.wav", remedy="Name the references apart")
+    assert pairs(made("one/a/song.wav"), flat) == {("a/song.wav", "song - x.wav")}
+    composed, separate = (unicodedata.normalize(form, "été.wav") for form in ("NFC", "NFD"))
+    assert len(evaluate.pairs(made(f"nfc/{composed}"), made(f"nfd/{separate}"))) == 1
+    assert evaluate.pairs(flat / "song - x.wav", same / "a" / "song.wav")
+    assert pairs(made("long/song.wav", "long/song one.wav"), made("x/song one - y.wav")) == {
+        ("song one.wav", "song one - y.wav")
+    }
+
+
 def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys, monkeypatch):
     clock = iter(np.arange(0.0, 100.0, 6.0))
     monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
@@ -211,6 +246,17 @@ def test_train_goes_on_from_where_it_was(journey, capsys):
     assert status == 2 and "n_harmonics" in err
 
 
+@pytest.mark.case("red 45")
+def test_a_changed_dataset_needs_the_option_that_the_sentence_names(journey, capsys, tmp_path):
+    dataset, run_folder = tmp_path / "dataset", shutil.copytree(journey / "run", tmp_path / "run")
+    run(capsys, "prepare", "--audio", journey / "aria", "--out", dataset, *TINY, "--validation", "*_001.wav")
+    arguments = ["train", "--dataset", dataset, "--run", run_folder, *TINY, "--steps", 10]
+    status, _, err = run(capsys, *arguments)
+    assert status == 2 and "--allow-changed-dataset" in err
+    status, out, err = run(capsys, *arguments, "--allow-changed-dataset")
+    assert status == 0 and "step 10 of 10" in out and "dataset changed" in err
+
+
 def test_export_never_overwrites_and_info_tells_what_it_is(journey, capsys):
     before = (journey / "made.zip").read_bytes()
     status, out, err = run(capsys, "export", "--run", journey / "run", "--out", journey / "made.zip")
@@ -241,10 +287,12 @@ def test_the_result_is_mixed_with_the_accompaniment_of_its_song(journey, short_s
     status, out, _ = run(capsys, "convert", *arguments, "--accompaniment", tmp_path / "rest.wav")
     mixed, alone = (next((tmp_path / "out").glob(f"{song.stem}*made{end}.wav")) for end in (" (mix)", ""))
     assert status == 0 and mixed.name in out
-    voice = soundfile.read(mixed)[0] - soundfile.read(tmp_path / "rest.wav")[0]
-    # What is left without the accompaniment is the conversion, in the middle, at another level.
-    correlation = np.corrcoef(np.concatenate([voice.T, soundfile.read(alone)[0][None]]))
-    assert correlation.min() > 0.999
+    rest, made = soundfile.read(tmp_path / "rest.wav")[0], soundfile.read(alone)[0]
+    for channel, part in zip(soundfile.read(mixed)[0].T, rest.T, strict=True):
+        parts = np.stack([part, made], axis=1)  # the accompaniment and the conversion, each with a gain
+        gains, left_over, *_ = np.linalg.lstsq(parts, channel, rcond=None)
+        assert gains[0] <= 1.0001 and gains[1] > 0
+        assert left_over[0] < 1e-6 * np.dot(channel, channel)
 
 
 def test_convert_writes_what_was_asked_and_never_overwrites(journey, short_songs, capsys, tmp_path):
@@ -257,6 +305,9 @@ def test_convert_writes_what_was_asked_and_never_overwrites(journey, short_songs
     assert settings["controls"]["loudness_shift_db"] == -6 and settings["seed"] == 3
     status, out, err = run(capsys, *arguments)
     assert status == 0 and "sung 2.flac" in out and "never overwritten" in err
+    arguments[6] = tmp_path / "loud.FLAC"
+    status, out, err = run(capsys, *arguments)
+    assert status == 0 and (tmp_path / "loud.FLAC").is_file() and "overwritten" not in err and "portable" not in err
     status, out, _ = run(
         capsys,
         "convert",
@@ -292,6 +343,8 @@ def test_convert_writes_what_was_asked_and_never_overwrites(journey, short_songs
         "loudness_shift_db": 0.0,
         "dynamics": 1.0,
         "repair_octaves": False,
+        "breath": 1.0,
+        "formant_shift": 0.0,
     }
     status, out, _ = run(capsys, *arguments[:-2], "--loudness-follow", 0.5)  # an older spelling
     assert status == 0 and "dynamics 0.5" in out

@@ -2,6 +2,7 @@
 for each thing that cannot be. The models are tiny and untrained: what they sound like is not the point here."""
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -94,6 +95,27 @@ def test_generate(digits, tmp_path, capsys):
     after = contents(tmp_path / "out")
     assert set(after) - set(before) == {"7_000_seed11 2.wav", "7_000_seed11 2.wav.json"}
     assert {n: after[n] for n in before} == before
+
+
+@pytest.mark.case("red 18")
+def test_settings_never_lie_beside_another_sound(digits, tmp_path):
+    """A sound deleted and its settings left, or another sound in its place: what is written anew belongs together."""
+    arguments = ["generate", "--model", str(digits), "--out", str(tmp_path), "--label", "7"]
+    assert main(arguments) == 0
+    first = tmp_path / "7_000_seed0.wav"
+    good = first.read_bytes()
+    first.unlink()  # its settings stay
+    assert main([*arguments, "--seconds", "0.2"]) == 0
+    for path in tmp_path.glob("*.wav"):
+        beside = json.loads(path.with_name(f"{path.name}.json").read_text())
+        assert len(read(path)) == round(beside["seconds"] * RATE)
+        assert beside["sound_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    names = set(contents(tmp_path))
+    assert main([*arguments, "--seconds", "0.2"]) == 0 and set(contents(tmp_path)) == names  # beside a taken name
+    soundfile.write(first, np.zeros(100), RATE)  # of somebody else
+    assert main(arguments) == 0
+    made = (set(contents(tmp_path)) - names - {first.name}).pop().removesuffix(".json")
+    assert (tmp_path / made).read_bytes() == good and len(read(first)) == 100
 
 
 def test_generate_longer_and_without_labels(plain, tmp_path):

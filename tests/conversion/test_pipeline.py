@@ -10,6 +10,7 @@ import sys
 import types
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
 import soundfile
@@ -230,7 +231,7 @@ def test_same_seed_same_sound_and_another_seed_another_noise():
 
 FRESH = """
 import hashlib, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r}.replace("conversion", "helpers")]
 import test_pipeline as t
 made = t.convert(t.files.open({path!r}), t.song(), sampling=t.SamplingOptions(seed=5))
 print(hashlib.sha256(made.audio.tobytes()).hexdigest())
@@ -453,8 +454,75 @@ def test_saved_files_carry_sound_tag_and_settings_and_are_never_overwritten(tmp_
     assert len(list((tmp_path / "output").iterdir())) == 4
 
 
+def belongs_together(folder):
+    """Every sound has its own settings, and no settings lie alone or beside another sound."""
+    names = [p for p in folder.iterdir() if not p.name.startswith(filesystem.PART_PREFIX)]
+    sounds = sorted(p for p in names if p.suffix != ".json")
+    assert sorted(p for p in names if p.suffix == ".json") == sorted(p.with_name(f"{p.name}.json") for p in sounds)
+    for path in sounds:
+        beside = filesystem.read_json(path.with_name(f"{path.name}.json"))
+        assert beside["sound_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        with soundfile.SoundFile(path) as file:
+            assert json.loads(file.comment.partition("; ")[2])["seed"] == beside["seed"]
+    return [p.name for p in sounds]
+
+
+@pytest.mark.case("red 18")
+def test_a_sound_and_its_settings_take_one_free_name(tmp_path, result):
+    """Where the settings of a deleted sound were left behind, neither is that name taken nor that file changed."""
+    stale = tmp_path / "my song - voice.wav.json"
+    stale.write_text('{"seed": 1}')
+    other = dataclasses.replace(result, seed=2)
+    assert pipeline.save(other, tmp_path).name == "my song - voice 2.wav"
+    assert stale.read_text() == '{"seed": 1}'
+    stale.unlink()
+    assert pipeline.save(result, tmp_path).name == "my song - voice.wav"
+    assert belongs_together(tmp_path) == ["my song - voice 2.wav", "my song - voice.wav"]
+
+
+@pytest.mark.case("red 18")
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("what", ["sound", "settings"])
+def test_somebody_takes_the_name_in_between(tmp_path, result, monkeypatch, links, what):
+    """Between the look for a free name and the placing of either file: theirs stays, ours gets the next number."""
+    taken, real = tmp_path / ("my song - voice.wav" + ".json" * (what == "settings")), os.link
+
+    def link(source, target):
+        if target == taken and not taken.exists():
+            taken.write_bytes(b"theirs")
+        if not links:
+            raise OSError(95, "no links here")
+        real(source, target)
+
+    monkeypatch.setattr(filesystem.active, "link", link)
+    assert pipeline.save(result, tmp_path).name == "my song - voice 2.wav"
+    assert taken.read_bytes() == b"theirs"
+    taken.unlink()
+    assert belongs_together(tmp_path) == ["my song - voice 2.wav"]
+
+
+@pytest.mark.case("red 20")
+@pytest.mark.parametrize("how", [28, "interrupt"])
+def test_every_operation_of_saving_fails_once(tmp_path, result, how):
+    """Both files or neither, whatever fails and whatever is said about it."""
+    with faults.failing() as counter:
+        pipeline.save(result, tmp_path / "count")
+    assert counter.count > 8
+    for n in range(1, counter.count + 1):
+        folder = tmp_path / str(n)
+        with faults.failing(n, how):
+            try:
+                path = pipeline.save(result, folder)
+            except (StorageError, OSError, KeyboardInterrupt):
+                path = None
+        if folder.is_dir():
+            found = belongs_together(folder)
+            assert path is None or path.name in found, counter.log[n - 1]
+        assert pipeline.save(result, folder).is_file() and belongs_together(folder)
+
+
 def test_saving_under_a_name_and_strange_names(tmp_path, result):
-    assert pipeline.save(result, tmp_path, "WAV", name="take one").name == "take one.wav"
+    assert pipeline.save(result, tmp_path, "WAV", name="take one").name == "take one.WAV"
     strange = dataclasses.replace(result, instrument_name='../../évil: "x"\n')
     path = pipeline.save(strange, tmp_path)
     assert path.parent == tmp_path and path.is_file() and "évil" in path.name

@@ -9,6 +9,7 @@ import torch
 
 from svclib.audio import io
 from svclib.conversion import evaluate
+from svclib.conversion.key_suggestion import suggest_shift
 from svclib.conversion.recognition import Transcript
 from svclib.features.extract import FeatureSettings
 
@@ -75,6 +76,28 @@ def test_an_unchanged_song_has_moved_nowhere(validated):
 def test_the_targets_own_recording_is_the_other_end(validated):
     figures = validated(2)
     assert figures["voice"] > 0.8 and set(figures) == {"voice", "score"}
+
+
+def test_songs_are_converted_in_the_key_that_a_person_would_be_given(data_dir, monkeypatch):
+    """The suggestion decides whether semitones are added to the octave."""
+    data, asked = Recordings(data_dir / "voices" / "kathleen_spoken"), []
+    data.statistics = {
+        "f0_midi": {
+            "mean_note": 69.0,
+            "histogram": {"edges_midi": [67.5, 68.5, 69.5, 70.5], "seconds": [1.0, 9.0, 1.0]},
+        }
+    }
+    song = sorted((data_dir / "singing").glob("*/*.wav"))[0]
+
+    def convert(shell, song, controls):
+        asked.append((controls, suggest_shift(song.features, data.statistics, "diffusion")))
+        return types.SimpleNamespace(audio=song.audio, sample_rate_hz=RATE_HZ)
+
+    monkeypatch.setattr(evaluate.pipeline, "convert", convert)
+    evaluate.ValidationSongs(data, [song])(Model())
+    ((controls, suggestion),) = asked
+    assert controls == suggestion.applied() and controls.attenuation_db == 0.0
+    assert controls.pitch_shift_semitones == suggestion.shift_semitones
 
 
 def test_other_kinds_of_models_have_no_score():

@@ -368,7 +368,7 @@ def test_a_machine_that_is_gone_keeps_nobody_out(drive, monkeypatch, seen):
 @pytest.mark.case("G3")
 def test_a_dead_process_of_this_machine_is_not_waited_for(drive, monkeypatch):
     monkeypatch.setattr(run_lock.RunLock, "_watch", lambda *_: pytest.fail("waited"))
-    other_machine(run_of(drive), machine=filesystem.host_name(), boot=run_lock._boot(), pid=2**22 + 1)
+    other_machine(run_of(drive), boot=filesystem.process_scope(), pid=2**22 + 1)
     (run_of(drive) / "lease-torn.json").write_text('{"beat": 1')
     assert train(drive, 1).step == 1
 

@@ -276,7 +276,7 @@ def test_prepare_train_export_and_convert(home, tmp_path, monkeypatch):
     # Without the weights, an unchanged dataset opens and stays, and training goes on.
     monkeypatch.setattr(content_features, "_loaded", lambda _: pytest.fail("the encoder was loaded"))
     again = dataset.prepare(find_recordings([voice]), tmp_path / "data", preset.features)
-    assert again.fingerprint == data.fingerprint and resume.fits(again.settings, preset) is None
+    assert again.fingerprint == data.fingerprint and resume.fits(again, preset) is None
     training.train(again, tmp_path / "run", preset)
     training.train(tmp_path / "data", tmp_path / "run", preset, steps=6)
     path = training.export(tmp_path / "run", tmp_path / "voice.zip", "last")

@@ -4,6 +4,7 @@ back."""
 
 import dataclasses
 import math
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -18,6 +19,7 @@ from svclib.models.diffusion import denoiser
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
+from svclib.models.vocoders import auto
 from svclib.utils.errors import Cancelled, ModelError
 
 DATASET = {
@@ -113,7 +115,7 @@ def test_an_ignorant_network_is_the_best_linear_estimate(t):
     torch.testing.assert_close(got, (x_t - alpha * x0) / sigma, atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("prediction", denoiser.PREDICTIONS)
+@pytest.mark.parametrize("prediction", ["eps", "residual"])  # a student has another loss
 def test_loss_and_noise_are_the_same_network(prediction):
     """The noise error is the loss times the square of the output's share in the noise; the target has unit size."""
     torch.manual_seed(0)
@@ -436,6 +438,19 @@ def test_shallow_start_begins_at_the_coarse_mel(trained):
         model.sample(condition, cancelled=lambda: True)
 
 
+@pytest.mark.parametrize("shallow", [1, 2, 500, 1000])
+def test_shallow_start_is_noised_to_exactly_its_step(song, shallow):
+    """Diff-SVC's k_step counts from 1: step k has the noise of time k - 1, and sampling begins there."""
+    model = tiny()
+    condition, seen = condition_of(model, song), []
+    denoiser = model.prepare(condition)
+    model.sample(condition, SamplingOptions("ddim", 1, shallow=shallow, seed=3), denoiser, seen.append)
+    alpha, sigma = model.schedule.alpha_sigma(shallow - 1)
+    noise = model.initial_noise(condition.shape[-1], 3)
+    assert seen[0].t == shallow - 1
+    torch.testing.assert_close(seen[0].x_t, alpha * denoiser.coarse.clamp(-1, 1) + sigma * noise)
+
+
 def test_preview_is_audible_and_in_tune(trained):
     model, unheard = trained
     audio = model.reconstruct(unheard, seed=0)
@@ -469,5 +484,19 @@ def test_a_level_never_heard_is_the_nearest_one_and_gain():
     inside = asked.clamp(-40, 10)
     a, b = (ConditionInputs(mel, f0_hz, f0_hz > 0, level) for level in (asked, inside))
     assert torch.equal(model.condition(a), model.condition(b))
+    received = []
+
+    def render(log_mel, f0_hz, voiced, seed, progress=None, cancelled=None):
+        received.append(torch.from_numpy(log_mel))
+        return np.zeros(len(f0_hz) * 256, np.float32)
+
+    vocoder = auto.LoadedVocoder("none", "none", FEATURES, sha256="", path=Path(), model=render)
+    for inputs in (a, b):
+        model.render(a, inputs, options=SamplingOptions(steps=2), vocoder=vocoder)
+    loud, plain = received
+    floor = model.contract.log_floor
+    want = (plain + (asked - inside).T / 20 * math.log(10)).clamp_min(floor)
+    torch.testing.assert_close(loud[plain > floor + 1], want[plain > floor + 1])
+    assert float((loud - plain).abs().max()) > 2
     # 20 dB are a factor of ten in magnitude, ln 10 in a natural-log mel.
     torch.testing.assert_close(model.loudness_excess(asked), (asked - inside) / 20 * math.log(10))

@@ -260,6 +260,19 @@ def test_a_zip_packed_anew_is_accepted(tiny, tmp_path):
         assert opened.name == "tiny" and opened.sha256 == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.case("C14")
+@pytest.mark.parametrize("member", ["weights.safetensors", "config.gin"])
+def test_a_member_exchanged_in_a_zip_packed_anew_is_refused(tiny, tmp_path, member):
+    """The zip's own checksums are right and nothing is sealed; the description still tells the SHA-256 of each."""
+
+    def exchanged(members):
+        data = bytearray(members[member])
+        data[-2] ^= 1
+        return {**members, member: bytes(data)}
+
+    refused(tmp_path, repacked(tiny, exchanged), f"{member} is damaged")
+
+
 @pytest.mark.case("C1")
 def test_things_that_are_no_instruments(tiny, tmp_path):
     with pytest.raises(ModelError, match="There is no instrument"):
@@ -342,8 +355,8 @@ def test_links_encryption_doubles_and_methods_are_refused(tiny, tmp_path):
         return buffer.getvalue()
 
     refused(tmp_path, entry(lambda i: setattr(i, "external_attr", 0o120777 << 16)), "link")
-    refused(tmp_path, entry(lambda i: None, zipfile.ZIP_LZMA), "method 14")
-    refused(tmp_path, entry(lambda i: None, zipfile.ZIP_BZIP2), "method 12")
+    refused(tmp_path, entry(lambda i: None, zipfile.ZIP_LZMA), "lzma")
+    refused(tmp_path, entry(lambda i: None, zipfile.ZIP_BZIP2), "bzip2")
     locked = bytearray(entry(lambda i: None))
     at = locked.index(b"PK\x01\x02", locked.index(b"PK\x01\x02", locked.index(b"PK\x01\x02") + 1) + 1)
     locked[at + 8] |= 1

@@ -263,6 +263,23 @@ def test_ddpm_is_diffusers(diffusers, steps):
     assert float((ours - theirs).abs().median()) < 1e-4
 
 
+def test_a_limited_prediction_brings_its_own_noise(diffusers):
+    """Where x0 is limited, the noise estimate is that of the limited x0: the rule of diffusers' clip_sample."""
+    x, limit = normal(50), 0.5  # the data reach beyond
+    scheduler = diffusers.DDIMScheduler(**COMMON, clip_sample=True, clip_sample_range=limit)
+    theirs = run_scheduler(scheduler, 20, x, use_clipped_model_output=True)
+    ours = samplers.sample(mixture_eps, MEL, x, SamplingOptions("ddim", 20), clip=limit)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    assert float((samplers.sample(mixture_eps, MEL, x, SamplingOptions("ddim", 20)) - ours).abs().mean()) > 0.05
+    x, limits = normal(50, 1).float(), {"clip_sample": True, "clip_sample_range": limit}
+    scheduler = diffusers.DDPMScheduler(**COMMON, variance_type="fixed_small", **limits)
+    theirs = run_scheduler(scheduler, 50, x, generator=torch.Generator().manual_seed(7))
+    float_eps = lambda x, t: mixture_eps(x[:, 0], t).float()[:, None]  # noqa: E731
+    generator = torch.Generator().manual_seed(7)
+    ours = samplers.sample(float_eps, MEL, x, SamplingOptions("ddpm", 50), clip=limit, generator=generator)
+    assert float((ours - theirs).abs().median()) < 1e-4
+
+
 @pytest.mark.parametrize("steps", [10, 20])
 def test_dpmpp_is_diffusers(diffusers, steps, monkeypatch):
     """At their whole-number times; ours, unrounded, end nearer to the exact flow."""

@@ -39,7 +39,7 @@ def said(panel):
 
 def panel_of(base, **choices):
     panel = widgets_study.AblationPanel(base)
-    panel.seconds.value, panel.steps.value = 0.8, 4
+    panel.seconds.value, panel.steps.value = 0.8, "4"
     for name, value in choices.items():
         getattr(panel, name).value = value
     return panel
@@ -111,7 +111,7 @@ def test_runs_views_sounds_and_files(base):
     assert "5 sounds" in said(panel) and panel.viewer.players.value.count("<audio") == 3
     assert panel.viewer.look.value == "metrics per step" and "F0 correlation" in panel.viewer.shown.value
     panel.remove_button.click()
-    assert len(panel.viewer.cards) == 2 and panel.viewer.players.value == ""
+    assert len(panel.viewer.cards) == 2 and panel.viewer.players.value.count("<audio") == 1  # the next run's result
 
 
 def test_pins_and_steps(base):
@@ -125,6 +125,26 @@ def test_pins_and_steps(base):
     assert panel.viewer.view.rows[1][0] == "result" and float(panel.viewer.view.rows[0][1]) == 0
     panel.viewer.unpin_button.click()
     assert panel.viewer.pinned == [] and len(panel.viewer.view.rows) == 3
+
+
+@pytest.mark.case("user 04.4", "user 04.6")
+def test_several_samplers_and_steps_are_runs_named_by_what_differs_that_sound_at_once(base):
+    panel = panel_of(base, steps="3, 4")
+    panel.samplers.value = ("dpmpp", "ddim")
+    run(panel)
+    methods = [(card.result.trace.info["method"], len(card.result.trace)) for card in panel.viewer.cards.values()]
+    assert sorted(methods) == [("ddim", 3), ("ddim", 4), ("dpmpp", 3), ("dpmpp", 4)]
+    first, *others = panel.viewer.cards
+    assert first == "1: as asked, a" and len({name.partition(": ")[2] for name in others}) == 3
+    assert all("as asked" not in name and ", a" not in name for name in others)
+    assert panel.viewer.players.value.count("<audio") == 1 and "4: " in panel.viewer.players.value
+    noise = [card.result.trace.x_t[0] for card in panel.viewer.cards.values()]
+    assert all(np.array_equal(noise[0], other) for other in noise[1:])
+    panel.steps.value = "many"
+    panel.run_button.click()
+    assert "whole numbers" in said(panel) and len(panel.viewer.cards) == 4
+    panel.clear_button.click()
+    assert panel.viewer.cards == {} and panel.viewer.players.value == ""
 
 
 @pytest.fixture
@@ -155,10 +175,10 @@ def test_what_cannot_be_is_a_sentence(base, monkeypatch):
     assert "holds nothing of it" in said(panel) and panel.viewer.cards == {}
     monkeypatch.setattr(widgets_study, "MAX_RUNS", 0)
     panel.run_button.click()
-    assert "Remove run" in said(panel)
+    assert "remove some" in said(panel)
     panel.change.value = "checkpoints of a training"
     panel.run_button.click()
-    assert "Choose a training" in said(panel) or "Remove run" in said(panel)
+    assert "Choose a training" in said(panel) or "remove some" in said(panel)
     monkeypatch.setattr(widgets_study, "MAX_RUNS", 8)
     monkeypatch.setattr(ablation, "run", lambda *a, **k: 1 / 0)
     panel.start_s.value, panel.change.value = 0.0, "nothing"
@@ -209,7 +229,7 @@ def test_checkpoints_of_a_training(base, monkeypatch):
     panel.viewer.look.value = "all runs"
     values = [[float(x) for x in row[1:]] for row in panel.viewer.view.rows]
     assert values[0][1] == 0 and values[0][2] == values[2][0] > 0.1
-    assert list(panel.viewer.cards)[2] == "3: training step 30, a"
+    assert list(panel.viewer.cards) == ["1: training step 10, a", "2: training step 20", "3: training step 30"]
 
 
 @pytest.mark.case("H1")

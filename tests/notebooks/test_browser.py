@@ -74,13 +74,16 @@ def test_preparing_in_jupyterlab(page, lab, folder):
 @pytest.mark.browser
 def test_training_in_jupyterlab(page, lab, folder):
     run_in_lab(page, lab, folder, "02_train.ipynb", MINUTES=2.0, STEPS=20, NAME="seen")
-    assert "20 of 20" in page.locator(".t-status").inner_text()
+    assert "20 of 20" in page.locator(".svclib-training").inner_text()
     page.wait_for_selector(".t-previews audio", state="attached")
     assert all(0.4 < s < 20 for s in browsing.durations_s(page))
     first = page.locator(".t-checkpoint select option").first.text_content().strip()
     page.locator(".t-checkpoint select").select_option(index=0)
     step = re.search(r"step\s+(\d+)", first)[1]
     page.wait_for_function(f"document.querySelector('.t-previews').innerText.includes('Step {step}')")
+    assert not (folder / "home" / "instruments" / "seen.zip").exists()
+    page.locator(".t-export").click()
+    page.get_by_text("The instrument, from step").wait_for()
     assert (folder / "home" / "instruments" / "seen.zip").is_file()
     browsing.whole_screenshot(page, folder / "02_train.png")
 

@@ -58,13 +58,18 @@ def test_the_example_says_nothing_on_stderr(recwarn):
     assert [str(w.message) for w in recwarn if "IFrame" in str(w.message)] == []
 
 
-def test_the_example_is_written_as_a_file_by_a_button(tmp_path):
-    home = workspace.base_folder(base=tmp_path / "home")
-    panel = widgets_lesson.ExamplePanel(home)
-    assert list(home.output.iterdir()) == []
+@pytest.mark.case("user 04.1")
+@pytest.mark.parametrize("on_colab", [False, True])
+def test_the_example_is_written_by_a_button_and_needs_no_folder_before_and_no_drive(tmp_path, monkeypatch, on_colab):
+    monkeypatch.setattr(workspace, "on_colab", lambda: on_colab)
+    monkeypatch.setattr(workspace, "COLAB_DISK", tmp_path / "content")
+    monkeypatch.setattr(workspace, "_mount_drive", lambda: pytest.fail("Drive was asked for"))
+    (tmp_path / "content").mkdir()
+    panel = widgets_lesson.ExamplePanel(tmp_path / "home")
+    assert [path.name for path in tmp_path.iterdir()] == ["content"]
     panel.save_button.click()
-    assert (home.output / "lesson.html").read_text("utf-8") == lesson.example()
-    assert "lesson.html" in said(panel)
+    path = tmp_path / ("content/lesson.html" if on_colab else "home/output/lesson.html")
+    assert path.read_text("utf-8") == lesson.example() and "lesson.html" in said(panel)
 
 
 def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):
@@ -103,6 +108,39 @@ def test_run_shows_progress_within_a_second_and_ends_in_a_lesson_that_export_wri
     panel.export_button.click()
     written = sorted(base.output.glob("*.html"))
     assert len(written) == 2 and written[0].read_text("utf-8") == panel.text == written[1].read_text("utf-8")
+
+
+@pytest.mark.case("user 04.7", "user 04.8")
+def test_singer_voice_and_words_reach_the_lesson_and_its_file_has_a_link(base, monkeypatch):
+    asked = []
+
+    def from_file(opened, path, options, *more):
+        asked.append((options, more[-1]))
+        return "<p>page</p>", "a lesson"
+
+    monkeypatch.setattr(lesson, "from_file", from_file)
+    panel = panel_of(base)
+    assert [name for name, _ in panel.singer.options] == ["ann", "bea"]
+    panel.song.value, panel.singer.value, panel.words.value = base.examples / "a song.wav", "bea", True
+    panel.run_button.click()
+    panel.task.wait(30)
+    ((options, voice),) = asked
+    assert (options.singer, options.words, options.steps, voice) == ("bea", True, 8, base.audio / "bea")
+    panel.export_button.click()
+    assert 'download="a song - voice' in said(panel)
+
+
+def test_a_recording_of_the_voice_can_be_listened_to(base, monkeypatch):
+    taken = []
+    monkeypatch.setattr(lesson, "make", lambda voice, song, options, target, **watch: taken.append(target) or 1 / 0)
+    folder = base.audio / "ann"
+    panels.make_song(folder / "take.wav", 330.0, seconds=2.0)
+    opened = instrument.open(base.instruments / "voice.zip")
+    for voice in (folder, base.audio / "nobody", None):
+        with pytest.raises(ZeroDivisionError):
+            lesson.from_file(opened, base.examples / "a song.wav", lesson.LessonOptions(0.0, 0.5, 8), voice=voice)
+    name, samples, rate_hz = taken[0]
+    assert "ann" in name and len(samples) == 0.5 * rate_hz and taken[1:] == [None, None]
 
 
 def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatch):

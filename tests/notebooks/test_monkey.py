@@ -230,7 +230,7 @@ def world(base, monkeypatch):
             name=path.stem, kind="diffusion", features=None, statistics=None, model=types.SimpleNamespace(features=None)
         )
 
-    def cached_song(path, features, progress=None, cancelled=None):
+    def cached_song(path, features, f0_method=None, progress=None, cancelled=None):
         made.work(cancelled, path)
         return types.SimpleNamespace(features=None)
 
@@ -264,7 +264,7 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         failed = {}
         for path in paths:
             try:
-                done(chosen(songs.cached_song(path, None, progress, cancelled)))
+                done(chosen(songs.cached_song(path, None, None, progress, cancelled)))
             except Cancelled:
                 raise
             except (ValueError, OSError) as error:
@@ -285,7 +285,8 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         able = panel.instrument.value is not None and panel.song.value is not None
         assert panel.transfer_button.disabled == panel.all_button.disabled == (not able)
         assert not panel.suggest_button.disabled and isinstance(panel.controls(), Controls)
-        panel.results.children = ()
+        for result in list(panel.shown):
+            panel._remove(result)
 
     panel = widgets_convert.ConvertPanel(world.base)
     play(world, panel, n_actions, check, press("transfer_button"), caplog, monkeypatch)
@@ -297,7 +298,7 @@ def test_compare(world, n_actions, monkeypatch, caplog):
         for variant in compared[:3]:
             load(variant.instrument)
             progress(0.5, "singing")
-            songs.cached_song(song, None, progress, cancelled)
+            songs.cached_song(song, None, None, progress, cancelled)
             yield ab_compare.Row(variant.label, problem="<i>no</i>")
 
     monkeypatch.setattr(ab_compare, "compare", compare)
@@ -318,7 +319,7 @@ def test_compare(world, n_actions, monkeypatch, caplog):
 
 @pytest.mark.case("H3")
 def test_lesson(world, n_actions, monkeypatch, caplog):
-    def from_file(opened, path, options, progress, cancelled, note, callback):
+    def from_file(opened, path, options, progress, cancelled, note, callback, voice):
         progress(0.1, "sampling")
         world.work(cancelled, path)
         return "<p>page</p>", f"a lesson of {path.stem} by {opened.name}"
@@ -398,7 +399,7 @@ def test_study(world, n_actions, monkeypatch, caplog):
     def works(panel):
         while panel.viewer.cards:
             panel.remove_button.click()
-        panel.change.value = "nothing"
+        panel.change.value, panel.steps.value, panel.samplers.index = "nothing", "8", (0,)
         press("run_button")(panel)
         assert len(panel.viewer.cards) == 1
 
@@ -450,8 +451,8 @@ def test_moment(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(plots, "spectrum_at", lambda *a: world.work())
 
     def works(panel):
-        for frame in (3, 5):
-            panel.frame.value = frame
+        for time_s in (0.03, 0.05):
+            panel.time_s.value = time_s
         assert said(panel) == ""
 
     play(world, visualize.MomentPanel(played, 8000), n_actions, lambda panel: None, works, caplog, monkeypatch)

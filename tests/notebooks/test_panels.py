@@ -4,12 +4,18 @@ nothing is computed twice or lost, and that names of files are shown and never i
 
 import base64
 import html.parser
+import io as io_
 import json
+import re
+import shutil
 import threading
+import types
+import zipfile
 
 import ipywidgets as W
 import pytest
 import soundfile
+import torch
 import toy
 from panels import NASTY, ColabPage, make_instrument, make_song, said, upload
 
@@ -37,6 +43,11 @@ def base(empty):
     make_instrument(empty.instruments)
     make_song(empty.examples / "a song.wav")
     return empty
+
+
+def shown(panel) -> list[str]:
+    """The results as HTML, from the top."""
+    return [result.children[0].value for result in panel.results.children]
 
 
 def outputs(base) -> list[str]:
@@ -71,13 +82,13 @@ def test_transfer_appends_results_with_their_settings_and_never_overwrites(base)
     panel.full_output.value = False
     panel.transfer_button.click()
     panel.task.wait(60)
-    first, second = (r.value for r in panel.results.children)
+    second, first = shown(panel)  # the newest on top
     assert first.count("<audio") == 4 and first.count("<img") == 2 and "octave +" not in first
     assert second.count("<audio") == 1 and second.count("<img") == 0 and "octave +1" in second
     assert outputs(base) == ["a song - small 2.wav", "a song - small.wav"]
     assert soundfile.info(base.output / outputs(base)[0]).frames == 19200
     assert "svclib-done" in said(panel) and not panel.transfer_button.disabled and panel.cancel_button.disabled
-    assert "download=" in second and "Harmonic part" in first and "Noise part" in first
+    assert "Harmonic part" in first and "Noise part" in first
 
 
 def test_changing_one_choice_does_not_recompute_the_other(base, monkeypatch):
@@ -116,10 +127,9 @@ def test_a_broken_instrument_is_named_and_loads_once_it_is_mended(base):
     whole = path.read_bytes()
     path.write_bytes(whole[:-2000] + bytes(2000))
     panel = convert.ConvertPanel(base)
-    panel.transfer_button.click()
-    panel.task.wait(60)
-    assert "svclib-error" in said(panel) and "small" in said(panel) and outputs(base) == []
+    assert "small.zip: " in said(panel) and "cut off" in said(panel) and panel.transfer_button.disabled
     path.write_bytes(whole)
+    panel.refresh_button.click()
     panel.transfer_button.click()
     panel.task.wait(60)
     assert outputs(base) == ["a song - small.wav"]
@@ -178,7 +188,7 @@ def test_a_result_is_labelled_with_what_it_used_although_the_choice_changed(base
     panel.sliders.widgets["octave_shift"].value = 3
     go.set()
     panel.task.wait(60)
-    result = panel.results.children[0].value
+    result = shown(panel)[0]
     assert "by small" in result and "octave +3" not in result and outputs(base) == ["a song - small.wav"]
 
 
@@ -188,7 +198,18 @@ def test_presets_and_reset_move_every_control(base):
         panel.sliders.preset.value = name
         assert panel.controls() == preset(name)
     panel.reset_button.click()
-    assert panel.controls() == Controls() and panel.sliders.preset.value is None
+    assert panel.controls() == Controls() and panel.sliders.preset.value is None and panel.auto_key.value
+
+
+@pytest.mark.case("user 03.4")
+def test_a_preset_leaves_the_key_as_it_is(base):
+    panel = convert.ConvertPanel(base)
+    panel.sliders.widgets["octave_shift"].value, panel.sliders.widgets["semitone_shift"].value = 2, -1
+    panel.sliders.preset.value = "Gentle autotune"
+    controls = panel.controls()
+    assert (controls.octave_shift, controls.semitone_shift, controls.autotune) == (2, -1, 0.5)
+    panel.sliders.preset.value = "Octave up"  # which is about the octave
+    assert panel.controls().octave_shift == 1
 
 
 def test_suggestion_says_why_and_is_taken_by_a_button(base):
@@ -211,6 +232,7 @@ def test_a_transfer_far_from_the_suggested_shift_says_so(base):
     panel = convert.ConvertPanel(base)
     assert panel.song.value == base.examples / "low.wav"  # the newest
     panel.full_output.value = False
+    panel.auto_key.value = False
     panel.transfer_button.click()
     panel.task.wait(60)
     assert "Result 1 is below" in said(panel) and "sings the song best at octave +2: press Suggest key" in said(panel)
@@ -218,6 +240,71 @@ def test_a_transfer_far_from_the_suggested_shift_says_so(base):
     panel.transfer_button.click()
     panel.task.wait(60)
     assert "Result 2 is below" in said(panel) and "Suggest key" not in said(panel)
+
+
+@pytest.mark.case("user 03.3")
+def test_a_transfer_takes_the_suggested_key_unless_a_slider_was_moved(base):
+    make_song(base.examples / "low.wav", 65.4)  # C2, two octaves below the instrument's mean
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value = False
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    assert "octave +2" in shown(panel)[0] and panel.sliders.widgets["octave_shift"].value == 2
+    assert panel.auto_key.value and "Suggest key" not in said(panel)
+    panel.song.value = base.examples / "a song.wav"  # A3: near the mean
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    assert "octave +" not in shown(panel)[0] and panel.sliders.widgets["octave_shift"].value == 0
+    panel.sliders.widgets["octave_shift"].value = -1
+    assert not panel.auto_key.value
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    assert "octave -1" in shown(panel)[0]
+
+
+@pytest.mark.case("user 03.7")
+def test_results_are_downloaded_and_taken_away_and_their_files_stay(base):
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value = False
+    panel.listen_button.click()
+    assert panel.player.value.count("<audio") == 1
+    for octave in (0, 1):
+        panel.sliders.widgets["octave_shift"].value = octave
+        panel.transfer_button.click()
+        panel.task.wait(60)
+    assert "data:audio/x-wav" not in "".join(shown(panel)) and panel.download_button.layout.display == ""
+    panel.download_button.click()
+    data = re.search(r'download="results.zip" href="data:[^,]*,([^"]+)"', said(panel))[1]
+    with zipfile.ZipFile(io_.BytesIO(base64.b64decode(data))) as archive:
+        assert sorted(archive.namelist()) == outputs(base)
+        assert all(archive.read(name) == (base.output / name).read_bytes() for name in outputs(base))
+    newest = panel.results.children[0]
+    keep, remove = newest.children[1].children
+    keep.click()
+    assert 'download="a song - small 2.wav"' in said(panel)
+    for _ in range(2):
+        remove.click()
+    assert "svclib-error" not in said(panel) and len(panel.results.children) == 1 and "octave +1" not in shown(panel)[0]
+    assert len(outputs(base)) == 2 and panel.download_button.layout.display == "none"
+    panel.song.value = None
+    assert panel.player.value == ""
+
+
+@pytest.mark.case("H5")
+def test_a_damaged_instrument_is_named_and_not_offered(base):
+    (base.instruments / "bad.zip").write_bytes(b"PK nothing of a zip")
+    panel = convert.ConvertPanel(base)
+    assert [label for label, _ in panel.instrument.options] == ["small.zip"]
+    assert "bad.zip" in said(panel)
+
+
+def test_another_tracker_measures_the_song(base):
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value, panel.f0_method.value = False, "pyin"
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    settings = json.loads(next(base.output.glob("*.json")).read_text())
+    assert settings["f0_method"] == "pyin"
 
 
 @pytest.mark.case("H7")
@@ -297,7 +384,7 @@ def test_uploads_are_stored_under_a_free_name_chosen_and_shown_escaped(base):
     panel.full_output.value = True
     panel.transfer_button.click()
     panel.task.wait(60)
-    result = panel.results.children[0].value
+    result = shown(panel)[0]
     assert "onerror=alert(1)>" not in result and "<img src=x" not in result
 
 
@@ -319,6 +406,25 @@ def test_a_song_of_any_size_arrives_in_slices_that_colab_and_jupyter_take(base):
     assert (base.examples / "long.wav").read_bytes() == path.read_bytes()
     assert panel.song.value == base.examples / "long.wav" and panel.upload._area.value == ""
     assert max(sent) < 1_000_000 and sum(size > 600_000 for size in sent) == path.stat().st_size // 500_000
+
+
+@pytest.mark.case("user 03.6")
+def test_a_friends_instrument_is_uploaded_or_fetched_by_its_link_and_chosen(base, monkeypatch, tmp_path):
+    panel = convert.ConvertPanel(base)
+    friend = make_instrument(tmp_path, "friend", 1)
+    assert upload(panel.upload, "friend.zip", friend.read_bytes()) == "ok"
+    assert panel.instrument.value == base.instruments / "friend.zip" and "Press Transfer" in said(panel)
+    assert upload(panel.upload, "holiday.zip", b"PK pictures of the sea") == "no"
+    assert not (base.instruments / "holiday.zip").exists() and "holiday.zip" in said(panel)
+    panel.fetch_button.click()
+    assert "Paste a link" in said(panel)
+    fetched = make_instrument(tmp_path, "from far", 2)
+    monkeypatch.setattr(convert.download, "fetch_file", lambda link, into, progress: fetched)
+    panel.link.value = "https://example.org/from_far.zip"
+    panel.fetch_button.click()
+    panel.task.wait(30)
+    assert panel.instrument.value == base.instruments / "from far.zip"
+    assert (base.instruments / "from far.zip").read_bytes() == fetched.read_bytes()
 
 
 def test_an_upload_with_a_gap_is_refused_and_the_next_one_works(base):
@@ -509,6 +615,36 @@ def test_an_upload_that_could_not_be_kept_can_be_tried_again(base, monkeypatch):
     assert panel.song.value == base.examples / "b.wav"
 
 
+@pytest.mark.case("red 17")
+def test_an_instrument_is_the_same_only_with_the_same_weights(base, tmp_path):
+    """A run trained anew in the same folder: name, step and held-out loss (none) are those of the old instrument."""
+    data, paths, run = toy.ToyDataset(), [], tmp_path / "run"
+    data.validation_batches = lambda *_: []
+    for seed in (0, 1):
+        training.train(data, run, toy.preset(seed=seed), steps=3)
+        panel = train.ExportPanel(train.CheckpointPanel(run), base, "the same")
+        for _ in range(2):
+            panel.export_button.click()
+            paths.append(panel.path)
+        expected = training.load_model(run)[0].state_dict()
+        assert all(torch.equal(v, expected[k]) for k, v in instrument.open(paths[-1]).model.state_dict().items())
+        shutil.rmtree(run)
+    assert [p.name for p in paths] == ["the same.zip", "the same.zip", "the same 2.zip", "the same 2.zip"]
+
+
+@pytest.mark.case("red 32")
+def test_the_menu_of_checkpoints_leaves_out_an_abandoned_branch(tmp_path):
+    preset = toy.preset(validate_every_steps=5)
+    training.train(toy.ToyDataset(), tmp_path, preset, steps=30)
+    training.train(toy.ToyDataset(), tmp_path, preset, steps=21, from_step=20)
+    entries = train.checkpoint_steps(tmp_path)
+    assert (
+        entries[-1].step == 21
+        and {e.step for e in entries} <= {5, 10, 15, 20, 21}
+        and sum(e.best for e in entries) == 1
+    )
+
+
 @pytest.mark.case("J11")
 def test_a_picture_that_fails_stops_no_training(tmp_path, monkeypatch):
     view = train.TrainingView(tmp_path)
@@ -568,7 +704,6 @@ def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_
 
 
 def test_a_training_with_a_limit_shows_how_far_it_is_towards_that():
-    import types
 
     status = types.SimpleNamespace(step=50, steps=1000, remaining_s=950.0)
     assert train.progress_summary(status, None, 50.0) == (0.05, 950.0)
@@ -587,6 +722,76 @@ def test_a_training_with_a_limit_shows_how_far_it_is_towards_that():
     assert view.bar.value == pytest.approx(1 / 3, abs=0.01) and ">40 s<" in view.numbers.value
 
 
+@pytest.mark.case("user 02.3")
+def test_a_training_is_seen_at_once_and_ends_as_html_that_a_saved_notebook_keeps(tmp_path, monkeypatch):
+    """Messages come with their time, also when they return; a reloaded page has the run's own page; nothing is left
+    that speaks of work that is over."""
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": i, "loss": 1.0}) + "\n" for i in range(1, 30)))
+    put = []
+    monkeypatch.setattr(widgets, "show_widget", lambda widget: put.append(widget) or put.append)
+    monkeypatch.setattr(train.TrainingView, "DRAW_EVERY_S", 0.0)
+    numbers = {"loss": 9.0, "validation_loss": None, "steps_per_s": 1.0, "last_saved_step": None}
+    with train.TrainingView(tmp_path, minutes=1.0) as view:
+        assert put == [view.widget] and "Loading" in view.numbers.value
+        for message in (
+            "Drive is full.",
+            "Saved again.",
+            "Saved again.",
+            "Drive is full.",
+            "Finishing this step, then",
+        ):
+            status = types.SimpleNamespace(step=5, steps=80, remaining_s=9.0, last_saved_age_s=None, message=message)
+            vars(status).update(numbers)
+            view(status)
+        assert view.messages_html.value.count("Drive is full.") == 2 and "Finishing" in view.messages_html.value
+        assert "of 1 min" in view.numbers.value
+        assert "data:image/png" in (tmp_path / train.PROGRESS).read_text("utf-8")
+    kept = put[1]
+    assert "<img" in kept and "5 of 80" in kept and "Finishing" not in kept and "Saved again." in kept
+
+
+def test_a_second_interrupt_while_a_picture_is_drawn_stops_the_training(tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "LogReader", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.TrainingView(tmp_path).draw()
+
+
+@pytest.mark.case("user 02.2")
+def test_a_short_training_ends_with_a_look_at_the_held_out_recordings(tmp_path):
+    preset = toy.preset(validate_every_steps=10**6)
+    result = training.train(toy.ToyDataset(), tmp_path / "run", preset, steps=10**6, minutes=0.3 / 60)
+    assert result.reason == "minutes" and result.validation_loss is not None
+    panel = train.CheckpointPanel(tmp_path / "run")
+    assert panel.value == result.step and panel.view.value.count("<audio") >= 2
+
+
+@pytest.mark.case("user 02.1", "user 02.4", "user 02.5")
+def test_an_instrument_is_exported_on_request_with_its_texts_and_a_name_of_its_own(base, tmp_path):
+    run = tmp_path / "mine"
+    training.train(toy.ToyDataset(), run, toy.preset(validate_every_steps=5), steps=10)
+    before = set(base.instruments.iterdir())
+    panel = train.ExportPanel(train.CheckpointPanel(run), base, "", toy.ToyDataset())
+    assert set(base.instruments.iterdir()) == before and "Nothing is exported" in said(panel)
+    panel.consent.value, panel.licence.value = "Ann agreed on 1 May.", "CC0"
+    panel.download_button.click()
+    assert "nothing to download" in said(panel)
+    for wanted in ("mine.zip", "mine.zip"):  # the same again is not written again
+        panel.export_button.click()
+        assert wanted in said(panel) and "svclib-done" in said(panel)
+    panel.licence.value = "ask me"
+    panel.export_button.click()
+    made = {path.name: instrument.open(path) for path in set(base.instruments.iterdir()) - before}
+    assert {name: opened.name for name, opened in made.items()} == {"mine.zip": "mine", "mine 2.zip": "mine 2"}
+    texts = [(o.info["consent"], o.info["licence"]) for o in (made["mine.zip"], made["mine 2.zip"])]
+    assert texts == [("Ann agreed on 1 May.", "CC0"), ("Ann agreed on 1 May.", "ask me")]
+    assert "base64" not in said(panel)
+    panel.download_button.click()
+    assert 'download="mine 2.zip"' in said(panel)
+
+
 def test_a_run_too_short_for_previews_says_so(tmp_path):
     calls = iter([False] * 3 + [True] * 99)
     preset = toy.preset(validate_every_steps=50)
@@ -596,7 +801,6 @@ def test_a_run_too_short_for_previews_says_so(tmp_path):
 
 
 def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):
-    import types
 
     fit = types.SimpleNamespace(settings=None)
     monkeypatch.setattr(training, "fits", lambda settings, preset: None)

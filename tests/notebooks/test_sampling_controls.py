@@ -1,6 +1,7 @@
 """Truths about what notebook 03 offers for diffusion instruments, without a browser: controls that appear only where
 they mean something and reach the conversion, many songs in one go, and the table that compares variants."""
 
+import csv
 import dataclasses
 import threading
 
@@ -14,13 +15,16 @@ from svclib.analysis import html as page
 from svclib.conversion import ab_compare, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls, defaults, preset
+from svclib.conversion.key_suggestion import suggest_shift
 from svclib.features import extract
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.notebooks import convert as widgets_convert
 from svclib.utils import workspace
-from svclib.utils.errors import Cancelled
+from svclib.utils.errors import Cancelled, ConversionError
+
+OWN_SETTINGS = {"sampler": "dpmpp", "steps": 4, "temperature": SETTINGS.temperature}  # of the toy
 
 
 def make_song(path, f0_hz=220.0, seconds=1.3):
@@ -58,7 +62,9 @@ def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base
     pick(panel, base, "duo")
     assert panel.sampling.layout.display == "" and panel.sliders.controls() == defaults("diffusion")
     assert list(panel.sampling.singers) == ["ann", "bea"]
-    assert all(m.label == "the instrument's own" for m in (panel.sampling.widgets["sampler"], panel.sampling.vocoder))
+    own = {name: panel.sampling.widgets[name].label for name in ("sampler", "steps", "temperature")}
+    assert own == {name: f"the instrument's own ({value})" for name, value in OWN_SETTINGS.items()}
+    assert panel.sampling.vocoder.label == "the instrument's own"
     assert [label for label, _ in panel.sampling.vocoder.options] == ["the instrument's own", "loud"]
     panel.sliders.preset.value = "Everyday"
     assert panel.sliders.controls() == defaults("diffusion")
@@ -92,12 +98,12 @@ def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):
     assert asked[0]["sampling"] == SamplingOptions(**chosen)
     assert asked[0]["controls"].singer == {"ann": 1.0, "bea": 0.5}
     assert asked[0]["vocoder"].name == "loud.zip"
-    shown = panel.results.children[0].value
+    shown = panel.results.children[0].children[0].value
     assert all(x in shown for x in ("sampler ddim, steps 5, shallow 150, temperature 0.7", "singer ann 1 + bea 0.5"))
     panel.reset_button.click()
     assert d.options() == SamplingOptions() and d.singer() == "ann"
     shown = [menu.label for menu in (*(d.widgets[n] for n in ("sampler", "steps", "shallow")), d.vocoder)]
-    assert shown == ["the instrument's own"] * 4
+    assert [text.partition(" (")[0] for text in shown] == ["the instrument's own"] * 4
 
 
 def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
@@ -110,9 +116,9 @@ def test_all_songs_in_one_go_and_the_failing_one_is_named(base):
     made = sorted(p.name for p in base.output.glob("*.wav"))
     assert made == ["a song - plain.wav", "b song - plain.wav", "d song - plain.wav"]
     assert "3 of 4 songs were converted" in said(panel) and "c short.wav: " in said(panel) and "warning" in said(panel)
-    shifts = ["octave +1" in r.value for r in panel.results.children]
-    assert shifts == [False, True, False]  # each in its suggested key
-    assert all(r.value.count("<audio") == 1 for r in panel.results.children)
+    shown = [result.children[0].value for result in panel.results.children]
+    assert ["octave +1" in text for text in shown] == [False, True, False]  # each in its suggested key
+    assert all(text.count("<audio") == 1 for text in shown)
 
 
 def test_cancelling_many_songs_keeps_what_was_converted(base):
@@ -148,6 +154,30 @@ def test_the_table_shows_each_variant_with_time_and_metrics(base):
     labels = ("The song itself", "duo, ddim, 5 steps", "duo, ddim, 5 steps, vocoder loud", "plain")
     assert all(f">{label}</td>" in table for label in labels)
     assert "cents" in table and list(base.output.iterdir()) == []
+    panel.csv_button.click()
+    with next(base.output.glob("*.csv")).open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[2:4] == ["real-time factor", "F0 RMSE (cents)"] and [row[0] for row in rows] == list(
+        row.label for row in panel.rows[1:]
+    )
+    assert [float(row[2]) for row in rows] == [row.figures["real_time_factor"] for row in panel.rows[1:]]
+
+
+@pytest.mark.case("user 03.9")
+def test_the_table_goes_with_the_panel_above(base):
+    convert = widgets_convert.ConvertPanel(base)
+    panel = widgets_convert.ComparePanel(base, convert)
+    entries = {entry.path.stem: entry for _, entry in panel.instruments.options}
+    for name, display in (("plain", "none"), ("duo", "")):
+        panel.instruments.value = (entries[name],)
+        assert panel.sampling.layout.display == panel.vocoders.layout.display == display
+    new = make_song(base.examples / "new.wav")
+    convert.refresh_button.click()  # one look is enough for both
+    convert.song.value = new
+    assert panel.song.value == new
+    again = widgets_convert.ConvertPanel(base)
+    again.sliders.widgets["loudness_shift_db"].value = -6.0
+    assert panel.convert is again and panel.convert.settings_for(entries["duo"]).controls.loudness_shift_db == -6.0
 
 
 def test_the_table_converts_with_what_is_set_in_the_panel_above(base):
@@ -219,8 +249,48 @@ def test_a_clip_is_cut_and_timed(base):
     assert len(song.audio) == len(row.audio) == round(RATE / FEATURES.hop_samples) * FEATURES.hop_samples
     assert row.label == "duo, ddim, 3 steps" and row.problem == ""
     assert row.figures["seconds"] > 0
-    assert row.figures["seconds_per_second"] == pytest.approx(row.figures["seconds"] * RATE / len(row.audio))
+    assert row.figures["real_time_factor"] == pytest.approx(row.figures["seconds"] * RATE / len(row.audio))
     assert song.cells() == ["\N{EN DASH}"] * 6
+
+
+def test_a_clip_is_cut_once_for_all_variants_of_a_grid_and_in_the_key_of_its_voice(base, monkeypatch):
+    cut, excerpt = [], ab_compare.excerpt
+    monkeypatch.setattr(ab_compare, "excerpt", lambda *a: cut.append(a) or excerpt(*a))
+    make_song(base.examples / "low.wav", 55.0)  # A1, below both voices
+    listings = [x for x in instrument.list_folder(base.instruments) if x.converts]
+    asked = ab_compare.variants(listings, ("ddim",), (3, 4))
+    settings = {x.path: ab_compare.Settings(suggested_key=True) for x in listings}
+    asked_of, convert = [], pipeline.convert
+    monkeypatch.setattr(
+        pipeline, "convert", lambda voice, *a, **k: asked_of.append((voice, *a)) or convert(voice, *a, **k)
+    )
+    rows = list(ab_compare.compare(asked, base.examples / "low.wav", 0.2, 0.5, settings))
+    assert [row.problem for row in rows] == [""] * 4 and len(cut) == 2  # of two mel settings, not of three variants
+    for voice, clip, controls, *_ in asked_of:
+        song = songs.load_song(base.examples / "low.wav", voice.features)
+        assert controls == suggest_shift(song.features, voice.statistics, voice.kind).applied()
+        assert controls.pitch_shift_semitones >= 12 and clip.n_samples < song.n_samples
+
+
+@pytest.mark.parametrize("code", ["words", "cnn"])
+def test_whisper_is_refused_before_it_works_and_can_be_stopped(base, monkeypatch, code):
+    opened, measured = instrument.open(base.instruments / "duo.zip"), []
+    song, options = songs.load_song(base.examples / "a song.wav", FEATURES), SamplingOptions(content="whisper")
+    settings = dataclasses.replace(opened.model.settings)
+    object.__setattr__(settings, "content", code)
+    monkeypatch.setattr(opened.model, "settings", settings)
+
+    def extract(*given, progress):
+        measured.append(given)
+        progress(0.5, "measuring the content")
+        return np.zeros((song.features.n_frames, 64), np.float16)
+
+    monkeypatch.setattr(pipeline.content_features, "extract", extract)
+    reports = []
+    watch = {"progress": lambda *report: reports.append(report), "cancelled": lambda: bool(measured)}
+    with pytest.raises(Cancelled if code == "words" else ConversionError):
+        pipeline.convert(opened, song, None, options, **watch)
+    assert len(measured) == (code == "words") and bool(reports) == (code == "words")
 
 
 def test_numbers_of_a_row_against_a_sound_that_is_known(base):
@@ -242,7 +312,7 @@ def test_numbers_of_a_row_against_a_sound_that_is_known(base):
     assert row.figures["rmse"] == pytest.approx(20, abs=4)
     assert row.figures["voicing_f1"] == pytest.approx(2 * 48 / (48 + 64), abs=0.03)
     assert row.figures["loudness_l1_db"] == pytest.approx(6.02, abs=0.05)
-    assert row.figures["seconds_per_second"] == pytest.approx(0.5 / 1.024)
+    assert row.figures["real_time_factor"] == pytest.approx(0.5 / 1.024)
     assert row.cells()[0] == "0.50" and row.cells()[2].endswith(" cents")
 
 

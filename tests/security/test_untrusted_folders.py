@@ -432,7 +432,7 @@ def test_weights_of_zeros_are_not_unpacked(tmp_path):
     """Deflated zeros shrink a thousandfold, weights hardly."""
     settings = untrusted.instruments(tmp_path)["ddsp"]
     members = members_of(settings)
-    members["weights.safetensors"] = members["weights.safetensors"] + bytes(8 << 20)
+    members["weights.safetensors"] = members["weights.safetensors"] + bytes(65 << 20)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
         for name, data in members.items():
             file.writestr(name, data)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import toy
+from explaining import assert_explains
 
 from svclib.training import api as training
 from svclib.training import sweep
@@ -108,9 +109,43 @@ def test_a_cell_that_fails_leaves_the_others_alone(gin_file, tmp_path):
     assert "step 4" in sweep.table(cells)
 
 
+@pytest.mark.case("red 16")
 def test_other_settings_in_the_same_folder_are_refused(swept, gin_file):
-    with pytest.raises(TrainingError, match="finished run with other settings"):
-        sweep.run(toy.ToyDataset(), swept[0], gin_file, GRID, overrides=["rnn_channels=9"])
+    """Of the network, of training, of the seed, or another dataset: no cell shows another training's losses."""
+    changed = toy.ToyDataset()
+    changed.fingerprint = "toy-2"
+    before = {p: p.read_bytes() for p in swept[0].rglob("*") if p.is_file()}
+    for data, overrides, options in (
+        (toy.ToyDataset(), ["rnn_channels=9"], {}),
+        (toy.ToyDataset(), ["learning_rate=0.02"], {}),
+        (toy.ToyDataset(), [], {"seed": 7}),
+        (changed, [], {}),
+        (changed, [], {"steps": 8, "allow_changed_dataset": True}),
+    ):
+        with pytest.raises(TrainingError) as caught:
+            sweep.run(data, swept[0], gin_file, GRID, overrides=overrides, **options)
+        assert_explains(caught.value, path=swept[0], remedy="another folder")
+    assert {p: p.read_bytes() for p in swept[0].rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.case("red 16")
+def test_an_unfinished_cell_goes_on_with_its_own_settings_only(gin_file, tmp_path):
+    grid = {"n_harmonics": [4]}
+    sweep.run(toy.ToyDataset(), tmp_path, gin_file, grid, steps=2)
+    with pytest.raises(TrainingError) as caught:
+        sweep.run(toy.ToyDataset(), tmp_path, gin_file, grid, overrides=["learning_rate=0.02"], steps=4)
+    assert_explains(caught.value, remedy="another folder")
+    assert sweep.run(toy.ToyDataset(), tmp_path, gin_file, grid, steps=4)[0].step == 4
+
+
+@pytest.mark.case("red 16")
+def test_cells_whose_names_are_cut_are_two_runs():
+    """Values that differ beyond what a file name holds, or in characters that it cannot hold."""
+    long = [{"learning_rate": f"0.{'0' * 150}{i}"} for i in (1, 2)]
+    odd = [{"f0_method": text} for text in ("a/b", "a:b", "a b")]
+    names = [sweep._folder_name(values) for values in long + odd]
+    assert len(set(names)) == 5 and all(len(name.encode()) < 150 for name in names)
+    assert sweep._folder_name({"n_harmonics": "4", "n_noise_bands": "3"}) == "n_harmonics-4_n_noise_bands-3"
 
 
 def test_table(swept):

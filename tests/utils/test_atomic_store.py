@@ -57,6 +57,21 @@ def test_every_failing_operation_leaves_old_or_new_bytes(tmp_path, number, stays
     assert path.read_bytes() == new
 
 
+@pytest.mark.parametrize("commit", ["file", "new", "marked"])
+def test_contents_reach_the_disk_before_their_name_and_the_name_before_success(tmp_path, commit):
+    """Power loss: of a file that has its name the contents are forced to the disk, then the folder's entry."""
+    with faults.failing() as disk:
+        if commit == "file":
+            atomic_store.commit_bytes(tmp_path / "a.bin", b"new")
+        elif commit == "new":
+            atomic_store.commit_new(tmp_path / "a.bin", lambda part: atomic_store.write_bytes(part, [b"new"]))
+        else:
+            atomic_store.put_marked(tmp_path / "a.bin", lambda part: atomic_store.write_bytes(part, [b"new"]))
+    written = [name for name in disk.log if name in ("write", "fsync", "replace", "link", "fsync_folder")]
+    once = ["write", "fsync", "link" if commit == "new" else "replace", "fsync_folder"]
+    assert written == (once if commit != "marked" else once * 2)
+
+
 @pytest.mark.case("E2")
 def test_killed_at_every_operation(tmp_path):
     """A process that dies before or after each operation of put_marked: earlier marked files still load."""
@@ -98,7 +113,7 @@ def test_killed_at_every_operation(tmp_path):
 
 
 def test_parts_of_living_processes_are_kept(tmp_path):
-    mine = tmp_path / f"{atomic_store.PART_PREFIX}{filesystem.host_name()}~{os.getpid()}~x.wav"
+    mine = tmp_path / f"{atomic_store.PART_PREFIX}{filesystem.process_scope()}~{os.getpid()}~x.wav"
     mine.write_bytes(b"x")
     other = tmp_path / f"{atomic_store.PART_PREFIX}elsewhere~1~x.wav"
     other.write_bytes(b"x")

@@ -266,6 +266,8 @@ def conversion_plots(song, tracks, controls) -> Figure:
 def harmonics_over_time(amplitude, distribution, frame_s) -> Figure:
     """Level of each harmonic over time in dB, from ``amplitude [frames]`` and ``distribution [frames, harmonics]``."""
     level_db = units.amplitude_to_db(np.asarray(amplitude)[:, None] * distribution, -100)
+    sounding = np.flatnonzero((level_db > level_db.max(initial=-100.0) - 70).any(axis=0))
+    level_db = level_db[:, : max(10, sounding.max(initial=0) + 1)]  # without the silent rows above
     rows = (0.5, level_db.shape[1] + 0.5)
     return _over_time(level_db, frame_s, rows, "dB", title="Harmonics", ylabel="harmonic number")
 
@@ -309,13 +311,14 @@ def z_map(trajectories: Mapping[str, np.ndarray], title="") -> Figure:
     """z trajectories, ``name -> [frames, dims]``, on the two principal components of all of them together."""
     paths, explained, _ = joint_map(list(trajectories.values()))
     first, second = (f"{share:.0%}" for share in explained)
-    labels = {"xlabel": f"first axis ({first} of the variance)", "ylabel": f"second axis ({second})"}
+    labels = {"xlabel": f"PC 1 ({first} of variance)", "ylabel": f"PC 2 ({second} of variance)"}
     with styled_axis((6.4, 5), title=title, **labels) as (figure, axis):
         for index, (name, path) in enumerate(zip(trajectories, paths, strict=True)):
             colour = CYCLE[index % len(CYCLE)]
             axis.plot(*path.T, color=colour, alpha=0.55, linewidth=0.8)
             axis.plot(*path[:1].T, "o", color=colour, markersize=5, label=name)
-        axis.legend(**_BESIDE, title="dot: beginning")
+        handles = axis.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower left", ncols=2, title="the dot is the beginning")
         return figure
 
 
@@ -349,12 +352,15 @@ class LivePreview:
             level_db = to_db(model.unscale(state)[0].detach().T.float().cpu().numpy())
             drawn = page.picture(plain_levels(level_db, low, high), f"{name}, {about}", 560, 130)
             parts.append(f'<div style="flex:1 1 260px;max-width:560px">{page.paragraph(name)}{drawn}</div>')
-        scale = page.paragraph(f"{about} · colours from {low:g} dB (dark) to {high:g} dB (bright)")
+        contract, n_frames = model.contract, next(iter(states.values())).shape[-1]
+        axes = f"across 0 to {n_frames * contract.hop_samples / contract.sample_rate_hz:.1f} s, up from "
+        axes += f"{contract.fmin_hz:g} to {contract.fmax_hz:g} Hz"
+        scale = page.paragraph(f"{about} · {axes} · colours from {low:g} dB (dark) to {high:g} dB (bright)")
         self._show(page.flow(*parts) + scale)
 
 
 def plain_levels(level_db: np.ndarray, low_db: float | int, high_db: float | int) -> bytes:
     """Levels ``[bands, frames]`` as a PNG with one pixel each, low bands at the bottom; drawn in milliseconds."""
     file = io.BytesIO()
-    image.imsave(file, level_db[::-1], vmin=low_db, vmax=high_db, cmap="viridis", format="png")
+    image.imsave(file, level_db[::-1], vmin=low_db, vmax=high_db, cmap="magma", format="png")
     return file.getvalue()

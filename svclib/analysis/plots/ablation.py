@@ -6,6 +6,7 @@ runs`` of which one has another recording or singer. The colour scales are reada
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from svclib.analysis.plots import CYCLE, F0_COLOUR, GREY, INK, draw_image, style
 from svclib.analysis.trace import Trace
 from svclib.utils.errors import ConversionError
 
-LEVELS, CHANGES, TIMES = "viridis", "PuOr_r", "cividis"
+CHANGES, TIMES = "PuOr_r", "cividis"
 _CHANGE = {"cmap": CHANGES, "vmin": -30.0, "vmax": 30.0}
 _STEP_LABEL = "step; below it the share of noise"
 
@@ -55,7 +56,7 @@ class ViewRequest:
         """One colour scale for runs: 80 dB below the loudest result, in tens."""
         traces = [self.runs[label].trace for label in labels]
         high = 10.0 * np.ceil(max(float(t.level_db(t.result).max()) for t in traces) / 10)
-        return {"cmap": LEVELS, "vmin": high - 80.0, "vmax": high}
+        return {"cmap": "magma", "vmin": high - 80.0, "vmax": high}
 
 
 class View(NamedTuple):
@@ -74,7 +75,7 @@ def _mel(axis, trace: Trace, picture, title: str = "", f0: bool = False, **scale
     drawn = draw_image(axis, picture, (0, picture.shape[1] * frame_s, 0, n_mels), **scale)
     ticks = trace.frequency_ticks(0.12)
     axis.set_yticks([place * n_mels for place, _ in ticks], [label for _, label in ticks])
-    axis.set_title(title, fontsize=9)
+    _title(axis, title)
     axis.set(xlabel="time (s)", ylabel="Hz")
     if f0 and trace.target_f0 is not None:
         f0_hz, voiced = trace.target_f0
@@ -82,6 +83,18 @@ def _mel(axis, trace: Trace, picture, title: str = "", f0: bool = False, **scale
         places = np.interp(f0_hz, hz, np.arange(n_mels)) + 0.5
         axis.plot((np.arange(len(f0_hz)) + 0.5) * frame_s, places, color=F0_COLOUR, linewidth=0.9)
     return drawn
+
+
+def _title(axis, text: str) -> None:
+    """A title above an axis, in lines that are not wider than its column of the figure."""
+    n_columns = axis.get_subplotspec().get_gridspec().ncols
+    width = int(12 * axis.figure.get_figwidth() / n_columns)  # letters
+    axis.set_title("\n".join(textwrap.fill(line, width) for line in text.split("\n")), fontsize=9)
+
+
+def _short(name: str, most: int = 30) -> str:
+    """The beginning of a name that is too long for a legend."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _bar(figure, drawn, axes, label: str):
@@ -95,12 +108,13 @@ def _step_axis(axis, trace: Trace, label: str = _STEP_LABEL) -> None:
     axis.set_xlabel(label)
 
 
-def _lines(axis, trace: Trace, curves: Mapping, label: str = _STEP_LABEL, **labels) -> None:
+def _lines(axis, trace: Trace, curves: Mapping, label: str = _STEP_LABEL, title: str = "", **labels) -> None:
     """Draw ``name -> values`` or ``(positions, values)`` over the steps; without curves "not measured"."""
     for k, (name, values) in enumerate(curves.items()):
         points = values if isinstance(values, tuple) else (values,)
-        axis.plot(*points, "o-", color=CYCLE[k % len(CYCLE)], markersize=3, label=name)
+        axis.plot(*points, "o-", color=CYCLE[k % len(CYCLE)], markersize=3, label=_short(name))
     axis.set(**labels)
+    _title(axis, title)
     _step_axis(axis, trace, label)
     if curves:
         axis.legend(loc="best", fontsize=7)
@@ -118,11 +132,13 @@ def _step_name(trace: Trace, step: int) -> str:
 def _matrix(values: np.ndarray, names: Sequence[str], title: str, about: str) -> View:
     """A symmetric matrix of distances in dB; numbers are written where there is room."""
     n, top = len(values), float(np.nanmax(values, initial=0)) or 1.0
-    with styled_axis((6.4, 5.2), title=title) as (figure, axis):
+    with styled_axis((6.4, 5.2)) as (figure, axis):
+        _title(axis, title)
         drawn = draw_image(axis, values, origin="upper", aspect="equal", cmap=TIMES, vmin=0, vmax=top)
         every = max(1, n // 12)
-        axis.set_xticks(range(0, n, every), names[::every], rotation=45, ha="right")
-        axis.set_yticks(range(0, n, every), names[::every])
+        labels = [_short(name) for name in names[::every]]
+        axis.set_xticks(range(0, n, every), labels, rotation=45, ha="right")
+        axis.set_yticks(range(0, n, every), labels)
         for i, j in np.argwhere(np.isfinite(values)) if n <= 12 else ():
             colour = "white" if values[i, j] < 0.5 * top else INK
             axis.text(j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize=7, color=colour)
@@ -186,7 +202,7 @@ def _metrics_per_step(request: ViewRequest) -> View:
             metric = next(iter(shown.values()))
             _lines(axis, request.trace, {k: (m.positions, m.values) for k, m in shown.items()}, "", ylabel=metric.unit)
             axis.axvline(request.step, color=GREY, linestyle=":")
-            axis.set_title(f"{name}\nagainst {metric.reference}; {frames} frames", fontsize=8)
+            _title(axis, f"{name}\nagainst {metric.reference}; {frames} frames")
             if len(found) == 1 or axis is not axes[0, 0]:
                 axis.get_legend().remove()
         figure.supxlabel(_STEP_LABEL, fontsize=9)
@@ -205,18 +221,18 @@ def _two_runs(request: ViewRequest) -> View:
     with styled_figure(2, 2, size=(9.4, 5.4)) as (figure, axes):
         left, right = axes[1]
         for axis, trace, level, label in zip(axes[0], traces, levels, labels, strict=True):
-            drawn = _mel(axis, trace, level, f"{label}: {_step_name(trace, step)}", True, **request.levels(labels))
+            drawn = _mel(axis, trace, level, f"{label}\n{_step_name(trace, step)}", True, **request.levels(labels))
         _bar(figure, drawn, axes[0], "dB")
         if found.bins_db is None:
             left.axis("off")
             left.text(0, 0.5, "Two lengths: there is no difference bin by bin.")
         else:
             moved = levels[1] - levels[0]
-            title = f"{labels[1]} minus {labels[0]}: mean {np.abs(moved).mean():.1f} dB"
+            title = f"the second minus the first: mean {np.abs(moved).mean():.1f} dB"
             _bar(figure, _mel(left, a, moved, title, **_CHANGE), left, "difference (dB)")
         curves = {"bin by bin": found.bins_db, "mean over time": found.spectrum_db}
         curves = {name: values for name, values in curves.items() if values is not None}
-        _lines(right, a, curves, title="distance of the guesses", ylabel="distance (dB)", ylim=(0, None))
+        _lines(right, a, curves, title="distance of the x0 predictions", ylabel="distance (dB)", ylim=(0, None))
     names = ("mean spectra apart (dB)", "bins apart (dB)", "noisy mels apart (share)")
     columns = {name: values for name, values in zip(names, found, strict=False) if values is not None}
     about = "Runs of equal length begin with the same noise; later differences come from what differs between them."
@@ -236,8 +252,8 @@ def _decision_times(request: ViewRequest) -> View:
         percent = {name: 100 * share for name, share in settled.items()}
         _lines(right, trace, percent, ylabel="settled (% of bins)", ylim=(-2, 102))
     about = (
-        f"The first step from which on the guess of a bin stays within {tolerance} of the result. Bright bins are "
-        "decided late."
+        f"The first step from which on the x0 prediction of a bin stays within {tolerance} of the result. Bright bins "
+        "are decided late."
     )
     return View(figure, *compare.curve_table(trace, {f"settled: {k}": share for k, share in settled.items()}), about)
 
@@ -260,14 +276,14 @@ def _influence_over_the_steps(request: ViewRequest) -> View:
             column[places] = values
     with styled_figure(1, 3, size=(9.8, 3.1)) as (figure, axes):
         left, middle, right = axes[0]
-        _lines(left, own, share, title="local: change of the noise estimate", ylabel="% of its size", ylim=(0, None))
-        _lines(middle, own, mean_db, title="local: change of the guess", ylabel="mean |dB|", ylim=(0, None))
-        title = "global: guesses of a whole other run"
+        _lines(left, own, share, title="local: change of the predicted noise", ylabel="% of its size", ylim=(0, None))
+        _lines(middle, own, mean_db, title="local: change of the x0 prediction", ylabel="mean |dB|", ylim=(0, None))
+        title = "global: x0 predictions of another run"
         _lines(right, own, distances, title=title, ylabel="mean |dB|", ylim=(0, None))
     about = (
-        "Local: at the same noisy mel, how much the noise estimate changes when one factor is replaced, and how much "
-        "the guess. Global: distance to the guesses of a whole other run from the same noise. The two answer different "
-        "questions."
+        "Local: at the same noisy mel, how much the predicted noise changes when one factor is replaced, and how much "
+        "the x0 prediction. Global: distance to the x0 predictions of a whole other run from the same noise. The two "
+        "answer different questions."
     )
     return View(figure, *compare.curve_table(own, curves), about)
 
@@ -283,10 +299,10 @@ def _influence_at_one_step(request: ViewRequest) -> View:
             moved = local.bins_db[name][place].astype(np.float32)
             drawn = _mel(axis, trace, moved, f"{name}, step {call + 1}", **_CHANGE)
             axis.label_outer()
-        _bar(figure, drawn, axes, "change of the guess (dB)")
+        _bar(figure, drawn, axes, "change of the x0 prediction (dB)")
     rows = [[name, call, float(local.share[name][place]), float(local.mean_db(name)[place])] for name in names]
-    head = ["factor", "call", "share of the noise", "guess moves by (mean dB)"]
-    about = "Change of the guess when a factor is replaced at this very step: brown louder, violet softer."
+    head = ["factor", "call", "share of the noise", "x0 prediction moves by (mean dB)"]
+    about = "Change of the x0 prediction when a factor is replaced at this very step: brown louder, violet softer."
     return View(figure, head, rows, about)
 
 
@@ -301,7 +317,8 @@ def _layers_by_steps(request: ViewRequest) -> View:
                 curves |= {f"{name}: {value}": row for name, row in zip(names, rows, strict=True)}
                 _bar(figure, draw_image(axis, rows, origin="upper", cmap=TIMES, vmin=0), axis, unit)
                 axis.set_yticks(range(len(names)), [name.split()[-1] for name in names])
-                axis.set(title=f"{what}: {title}", ylabel="block")
+                axis.set(ylabel="block")
+                _title(axis, f"{what}: {title}")
                 _step_axis(axis, trace, label)
         figure.suptitle(request.a, x=0.01, ha="left", fontsize=11)
     about = (
@@ -317,20 +334,22 @@ def _map_of_the_steps(request: ViewRequest) -> View:
     paths, explained, _ = compare.joint_map([compare.map_features(trace) for trace in traces.values()])
     scale = {"cmap": TIMES, "vmin": 1, "vmax": max(len(t) for t in traces.values()), "zorder": 3}
     rows = []
-    with styled_axis((6.6, 4.6), title="the mean guess, step by step") as (figure, axis):
+    with styled_axis((6.6, 4.6), title="the mean x0 prediction, step by step") as (figure, axis):
         for k, ((label, trace), path) in enumerate(zip(traces.items(), paths, strict=True)):
             colour, steps = CYCLE[k % len(CYCLE)], np.arange(1, len(path) + 1)
-            axis.plot(*path.T, color=colour, linewidth=1, label=label)
+            axis.plot(*path.T, color=colour, linewidth=1, label=_short(label, 80))
             for p, q in zip(path[:-1:2], path[1::2], strict=False):
                 axis.annotate("", q, p, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1})
             dots = axis.scatter(*path.T, s=18, c=steps, edgecolors=colour, linewidths=1, **scale)
             places = zip(trace.index.tolist(), trace.t.tolist(), path.tolist(), strict=True)
             rows += [[label, call, t, *place] for call, t, place in places]
         first, second = (f"{100 * e:.0f} % of the variance" for e in explained)
-        axis.set(xlabel=f"first component ({first})", ylabel=f"second component ({second})")
-        axis.legend(loc="best", fontsize=7)
+        axis.set(xlabel=f"PC 1 ({first})", ylabel=f"PC 2 ({second})")
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", fontsize=7)
         _bar(figure, dots, axis, "step")
-    about = "Each dot is one step's guess, averaged over time, on the principal components of all runs together."
+    about = (
+        "Each dot is one step's x0 prediction, averaged over time, on the principal components of all runs together."
+    )
     return View(figure, ["run", "call", "diffusion time", "first", "second"], rows, about)
 
 

@@ -1,0 +1,133 @@
+"""Mutation tests: which small faults, put into changed lines one at a time, do the tests of a module notice?
+
+Run in a clone by an environment that has cosmic-ray (``make mutants`` makes one); tests run in ``.venv``. Nothing in
+the clone is changed: mutants are made in a worktree of their own, of the working tree as it is.
+
+    make mutants ARGS="--since main --sample 40"
+    make mutants ARGS="--module svclib/training/sweep.py --since none --sample 20"
+"""
+
+import argparse
+import fnmatch
+import random
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = ROOT / ".venv" / "bin" / "python"
+# Modules that are mutated and the tests that have to notice; the last pattern that fits counts.
+TESTS = {
+    "svclib/training/*.py": "tests/training tests/drive",
+    "svclib/training/sweep.py": "tests/training/test_sweep.py",
+    "svclib/training/session.py": "tests/training/test_training.py",
+    "svclib/models/instrument*.py": "tests/models/test_instrument.py",
+    "svclib/models/diffusion/*.py": "tests/models/test_diffusion.py tests/models/test_samplers.py",
+    "svclib/models/diffusion/samplers.py": "tests/models/test_samplers.py",
+    "svclib/models/diffusion/schedule.py": "tests/models/test_samplers.py",
+    "svclib/conversion/*.py": "tests/conversion",
+    "svclib/conversion/diffwave_files.py": "tests/conversion/test_diffwave_files.py",
+    "svclib/conversion/evaluate.py": "tests/cli/test_cli.py tests/conversion",
+    "svclib/conversion/metrics.py": "tests/conversion/test_metrics.py",
+}
+# Not faults of behaviour: the | of annotations, decorators of registries and dataclasses that everything needs
+NOISE = re.compile("core/(ReplaceBinaryOperator_BitOr_.*|RemoveDecorator|ExceptionReplacer)")
+
+
+def git(*arguments: str, cwd: Path = ROOT) -> str:
+    """Output of a git command."""
+    return subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def changed_lines(since: str, module: str) -> set[int] | None:
+    """Numbers of the lines of a module that changed since a revision; None: every line counts."""
+    if since == "none":
+        return None
+    heads = re.findall(r"^@@ \S+ \+(\d+)(?:,(\d+))? @@", git("diff", "-U0", since, "--", module), re.M)
+    return {line for start, n in heads for line in range(int(start), int(start) + int(n or 1))}
+
+
+def tests_of(module: str) -> str | None:
+    """The tests of a module, None for one that is not mutated."""
+    return next((tests for pattern, tests in reversed(TESTS.items()) if fnmatch.fnmatch(module, pattern)), None)
+
+
+def mutate(tree: Path, module: str, o: argparse.Namespace) -> list[WorkResult]:
+    """Results of a sample of the mutants of one module's changed lines, in a copy of the working tree."""
+    lines = changed_lines(o.since, module)
+    if lines is not None and not lines:
+        return []
+    chosen = f"-k {shlex.quote(o.k)} " if o.k else ""
+    command = f"{o.python} -m pytest -x -q -p no:cacheprovider {chosen}{o.tests or tests_of(module)}"
+    (tree / "mutants.toml").write_text(
+        f"[cosmic-ray]\nmodule-path = {module!r}\ntimeout = {o.timeout}\nexcluded-modules = []\n"
+        f'test-command = {command!r}\n[cosmic-ray.distributor]\nname = "local"\n'
+    )
+    session = tree / "mutants.sqlite"
+    session.unlink(missing_ok=True)
+    ray = Path(sys.executable).with_name("cosmic-ray")
+    subprocess.run([ray, "init", "mutants.toml", session.name], cwd=tree, check=True)
+    with use_db(session, WorkDB.Mode.open) as db:
+        items = sorted(db.pending_work_items, key=lambda item: (item.mutations[0].start_pos, item.job_id))
+        wanted = [
+            item
+            for item in items
+            for m in item.mutations[:1]
+            if not NOISE.fullmatch(m.operator_name)
+            and (lines is None or lines & set(range(m.start_pos[0], m.end_pos[0] + 1)))
+        ]
+        wanted = random.Random(o.seed).sample(wanted, min(o.sample, len(wanted)))
+        left_out = [item.job_id for item in items if item not in wanted]
+        db.set_multiple_results(left_out, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))
+        print(f"{module}: {len(wanted)} of {len(items)} mutants, noticed by: {command}", flush=True)
+        if wanted and subprocess.run(shlex.split(command), cwd=tree, stdout=subprocess.DEVNULL).returncode:
+            raise SystemExit(f"The tests of {module} fail without any mutant; mend them first.")
+    if wanted:
+        subprocess.run([ray, "exec", "mutants.toml", session.name], cwd=tree, check=True)
+    with use_db(session, WorkDB.Mode.open) as db:
+        return [result for _, result in db.completed_work_items if result.worker_outcome != WorkerOutcome.SKIPPED]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the survivors and the score; status 1 below the wanted one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--since", default="HEAD~1", help="mutate lines changed since this revision; none: every line")
+    parser.add_argument("--module", action="append", help="only this one; repeat for more")
+    parser.add_argument("--sample", type=int, default=30, help="mutants of each module, drawn at random (30)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--python", default=PYTHON, help="that runs the tests (.venv's)")
+    parser.add_argument("--tests", help="instead of the module's, as for pytest")
+    parser.add_argument("-k", help="only tests of this expression")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds; a mutant that takes longer is noticed")
+    parser.add_argument("--at-least", type=float, default=90.0, help="wanted score in percent")
+    o = parser.parse_args(arguments)
+    modules = o.module or [m for m in git("ls-files", "svclib/*.py").splitlines() if tests_of(m)]
+    noticed, survived = 0, []
+    with tempfile.TemporaryDirectory(prefix="svclib-mutants-") as folder:
+        tree = Path(folder) / "tree"
+        git("worktree", "add", "--detach", str(tree), git("stash", "create") or "HEAD")  # uncommitted changes too
+        try:
+            for module in modules:
+                for result in mutate(tree, module, o):
+                    noticed += result.test_outcome == TestOutcome.KILLED
+                    survived += [result.diff] if result.test_outcome == TestOutcome.SURVIVED else []
+        finally:
+            git("worktree", "remove", "--force", str(tree))
+    for diff in survived:
+        print(f"\nnot noticed:\n{diff}")
+    if not noticed + len(survived):
+        print("There are no mutants: nothing changed in the modules that are mutated.")
+        return 0
+    score = 100 * noticed / (noticed + len(survived))
+    print(f"\n{noticed} of {noticed + len(survived)} mutants were noticed: {score:.0f} %.")
+    return int(score < o.at_least)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
