@@ -1,11 +1,9 @@
 """The pitch lane of notebook 03: the F0 of a song over its spectrogram, edited by hand."""
 
-import io
 import json
 from pathlib import Path
 
 import ipywidgets as W
-import matplotlib.image
 import numpy as np
 
 from svclib.analysis import html as page
@@ -86,7 +84,4 @@ def _lane(song: Song, edit: f0_edit.F0Edit) -> dict:
 def _spectrogram(song: Song) -> bytes:
     """A PNG from 60 Hz to half the sample rate, rows equally spaced in cents."""
     level_db = plots.log_spectrogram(song.audio, song.features.settings.sample_rate_hz)[0]
-    buffer = io.BytesIO()
-    scale = {"cmap": "magma", "vmin": plots.FLOOR_DB, "vmax": max(-20.0, level_db.max())}
-    matplotlib.image.imsave(buffer, level_db, format="png", origin="lower", **scale)
-    return buffer.getvalue()
+    return plots.array_png(level_db, cmap="magma", vmin=plots.FLOOR_DB, vmax=max(-20.0, level_db.max()))

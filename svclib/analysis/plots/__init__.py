@@ -58,6 +58,13 @@ def png(figure: Figure, dpi: int = 110, kind: str = "png", **options) -> bytes:
     return buffer.getvalue()
 
 
+def array_png(values: np.ndarray, **scale) -> bytes:
+    """``values [rows, columns]`` as a PNG of one pixel each, the first row at the bottom."""
+    buffer = io.BytesIO()
+    image.imsave(buffer, values, format="png", origin="lower", **scale)
+    return buffer.getvalue()
+
+
 def svg(figure: Figure) -> bytes:
     """The figure as SVG bytes with texts as text."""
     return png(figure, 72, "svg", metadata={"Date": None})
