@@ -205,9 +205,9 @@ class ConvertPanel(TaskPanel):
         """Show the pitch lane of the chosen song."""
         self.start(lambda: self.lane.show(self._load()[1]))
 
-    def _with_edit(self, controls: Controls, song: songs.Song) -> Controls:
+    def _with_edit(self, controls: Controls, path: Path) -> Controls:
         """The controls with the edits beside the song, if they are to be used."""
-        return dataclasses.replace(controls, f0_edit=f0_edit.of_song(song.path) if self.edited.value else None)
+        return dataclasses.replace(controls, f0_edit=f0_edit.of_song(path) if self.edited.value else None)
 
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
@@ -220,7 +220,7 @@ class ConvertPanel(TaskPanel):
             if auto_key:
                 chosen = found.applied(controls)
                 self._show_key(chosen)
-            edited = self._with_edit(chosen, song)
+            edited = self._with_edit(chosen, song.path)
             result = pipeline.convert(voice, song, edited, keep_rate=keep_rate, **options, **self.callbacks)
             path = pipeline.save(result, self.base.output, suffix)
             self._append(result, path, full)
@@ -249,7 +249,7 @@ class ConvertPanel(TaskPanel):
 
             def controls_for(song):
                 found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
-                return self._with_edit(found.applied(controls) if auto_key else controls, song)
+                return self._with_edit(found.applied(controls) if auto_key else controls, song.path)
 
             def done(result):
                 self._append(result, pipeline.save(result, self.base.output, suffix), False)

@@ -356,9 +356,9 @@ class Trainer:
     def finish(self, validate_last: bool) -> None:
         """Save the last state unless it is saved, after a validation if asked for; TrainingError if saving fails."""
         self._read_losses()
+        if validate_last and self.step > self.first_step and self.validated_step != self.step:
+            self.validate()
         if self.step != (self.writer.saved_step or 0):
-            if validate_last and self.validated_step != self.step:
-                self.validate()
             for pause_s in (0.0, 0.5, 2.0):
                 time.sleep(pause_s)
                 if self.save():
