@@ -79,7 +79,9 @@ class Settings:
     def text(self, kind: str) -> str:
         """The settings that are not an instrument's own, for people; empty if there are none."""
         words = ["suggested key"] if self.suggested_key else []
-        words += [self.controls.changes(kind)] if self.controls else []
+        if self.controls:
+            shift = {"octave_shift": 0, "semitone_shift": 0.0} if self.suggested_key else {}
+            words += [dataclasses.replace(self.controls, **shift).changes(kind)]
         words += [f"{name} {value}" for name, value in self.sampling.given().items()]
         words += [f"vocoder {Path(self.vocoder).stem}"] if self.vocoder else []
         return ", ".join(filter(None, words))

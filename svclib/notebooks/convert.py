@@ -95,9 +95,8 @@ class ConvertPanel(TaskPanel):
         hint = "the song's pitch over its spectrogram: move notes, draw, snap to a key; kept in a file beside the song"
         self.lane_button = self.button("Edit pitch", self.edit_pitch, "edit-pitch", hint=hint)
         hint = "sing the song with the instrument"
-        self.link = self.control(
-            W.Text, "Link", "link", "Google Drive or web address of an instrument (.zip) or a song"
-        )
+        hint, width = "Google Drive or web address of an instrument (.zip) or a song", "min(430px, 98%)"
+        self.link = self.control(W.Text, "Link", "link", hint, width=width, label_width="80px")
         self.fetch_button = self.button("Fetch", self.fetch, "fetch", hint="bring what the link gives into the menus")
         self.download_button = self.button("Download all", self.download_all, "download-all", hint="as one zip")
         self.download_button.layout.display = "none"

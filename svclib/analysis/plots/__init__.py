@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib import image, patheffects
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import ndimage, signal
 from torch import Tensor
 
@@ -256,7 +257,9 @@ def conversion_plots(song, tracks, controls) -> Figure:
         for name, (mean_midi, colour) in means.items():
             if mean_midi is not None:
                 pitch.axhline(mean_midi, color=colour, linestyle=":", label=f"mean of the {name}")
-        pitch.set(ylabel="MIDI note", title="Pitch")
+        pitch.set(ylabel="note", title="Pitch")
+        pitch.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        pitch.yaxis.set_major_formatter(lambda midi, _: units.note_name(midi))
         confidence.fill_between(time_s, song.confidence, color=BLUE, alpha=0.25, linewidth=0)
         confidence.set(ylim=(0, 1.03), ylabel="0..1", title="Confidence of the F0 tracker")
         note.plot(time_s, tracks.note_on_ratio, color=INK, linewidth=1, label="note-on ratio")
