@@ -89,7 +89,7 @@ def train(
 
     with RunLock(run, secrets.token_hex(3), options.take_over, log_message) as lock:
         trainer = Trainer(local_copy(dataset, log_message), run, preset, options, on_progress, lock.session_id)
-        trainer.log.messages[:0] = messages
+        trainer.log.messages[:0], trainer.taken_over = messages, lock.taken_over
         conditions = {"elsewhere": lambda: bool(lock.lost or trainer.overtaken)}
         if options.minutes is not None:
             deadline = time.monotonic() + 60.0 * options.minutes  # preparation does not count

@@ -34,6 +34,7 @@ class RunLock:
     def __init__(self, run: Path, session_id: str, take_over: bool = False, log_message: Callable = lambda text: None):
         self.run, self.session_id, self.take_over, self.log_message = Path(run), session_id, take_over, log_message
         self.lost, self.path = "", self._path(session_id)
+        self.taken_over: set[str] = set()  # sessions that save once more and stop
         self._lock = {"machine": filesystem.host_name(), "boot": filesystem.process_scope(), "pid": os.getpid()}
         self._lock |= {"since": now(), "beat": 0}
         self._stop, self._thread = threading.Event(), None
@@ -48,6 +49,7 @@ class RunLock:
             sessions = []
             self.log_message(f"{error} The lock of the run is checked again in {HEARTBEAT_S:.0f} s.")
         others = self._others(sessions)
+        self.taken_over = set(others) if self.take_over else set()
         live = {session: lock for session, lock in others.items() if not _dead(session, lock)}
         if live and not self.take_over and (alive := self._watch(live)):
             raise TrainingError(

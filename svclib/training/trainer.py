@@ -52,6 +52,7 @@ class Trainer:
             start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
         self.record = new_record(start.run_id, start.generation, preset, dataset, start.lineage)
         self.began, self.overtaken = now(), ""
+        self.taken_over: set[str] = set()  # other sessions, which may save once more
         self.step = self.first_step = start.step
         self.validated_step = None
         self.held_out: list[dict] | None = None
@@ -345,7 +346,8 @@ class Trainer:
             found = [] if self.overtaken else listing(self.writer.folder)
         for other in found:
             same = (other.kind, other.run_id) == ("last", self.writer.run_id)
-            foreign = same and f"-{self.writer.session_id}" not in other.path.name
+            known = (self.writer.session_id, *self.taken_over)
+            foreign = same and not any(f"-{session}" in other.path.name for session in known)
             if foreign and other.order >= own and str(other.marked.info.get("saved", "")) > self.began:
                 self.overtaken = (
                     f"Another session trained '{self.run}' to step {other.step} meanwhile: this machine was suspended, "

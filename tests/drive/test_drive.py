@@ -415,6 +415,7 @@ def test_two_real_processes_and_one_run(tmp_path, monkeypatch):
     monkeypatch.setattr(run_lock, "POLL_S", 0.05)
     monkeypatch.setattr(run_lock, "HEARTBEAT_S", 0.2)
     run, end = tmp_path / "run", time.monotonic() + 300.0
+    training.train(toy.ToyDataset(), tmp_path / "first use", toy.preset(), steps=1)  # imports take seconds
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(toy.__file__).parent), *sys.path])}
     command = [sys.executable, "-c", FIRST, str(run)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
