@@ -360,6 +360,8 @@ class Trainer:
         self._read_losses()
         if validate_last and self.step > self.first_step and self.validated_step != self.step:
             self.validate()
+            if self.main:
+                self.writer.attempt(self.writer.prune)
         if self.step != (self.writer.saved_step or 0):
             for pause_s in (0.0, 0.5, 2.0):
                 time.sleep(pause_s)
