@@ -46,7 +46,7 @@
     const piece = audio.createBuffer(1, samples.length, audio.sampleRate);
     piece.copyToChannel(Float32Array.from(samples, (x) => x / 32768), 0);
     if (next < audio.currentTime) { box.dropouts += next ? 1 : 0; next = audio.currentTime + 0.06; }
-    if (next < audio.currentTime + 0.5) {  // what would come later than that is left out: the delay stays short
+    if (next < audio.currentTime + 0.2) {  // what would come later than that is left out: the delay stays short
       const player = audio.createBufferSource();
       player.buffer = piece; player.connect(audio.destination); player.start(next);
       next += piece.duration; box.blocks += 1;
