@@ -249,14 +249,23 @@ def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
         _require(all(map(is_name, value)), f"{where} has a key that is not a name.")
         value = list(value.values())
     for item in value if isinstance(value, list) else ():
-        count += check_plain(item, where, items, depth - 1)
-        _require(count <= items, f"{where} holds more than {items} values.")
+        leaf = depth > 1 and not isinstance(item, (dict, list, str))  # most of what large datasets hold
+        count += 1 if leaf else check_plain(item, where, items, depth - 1)
+        if count > items:
+            raise ConfigError(f"{where} holds more than {items} values.")
     return count
 
 
-def check_statistics(value: Any, where: str = "statistics", singers: bool = True) -> None:
-    """Refuse dataset statistics that conversion could not use, with those of every voice if ``singers``."""
+def check_statistics(value: Any, where: str = "statistics") -> None:
+    """Refuse dataset statistics that conversion could not use, with those of every voice."""
     check_plain(value, where, items=MAX_ITEMS, depth=7)
+    _check_statistics(value, where)
+    _require(isinstance(value.get("singers"), dict), f"{where}.singers is missing.")
+    for name, one in value["singers"].items():
+        _check_statistics(one, f"{where}.singers.{name[:40]}")
+
+
+def _check_statistics(value: Any, where: str) -> None:
     _require(isinstance(value, dict), f"{where} is not a table of values.")
     for name in ("f0_midi", "loudness_db"):
         table = value.get(name)
@@ -273,10 +282,6 @@ def check_statistics(value: Any, where: str = "statistics", singers: bool = True
     quantiles = value.get("loudness_quantiles_db")
     rising = _are_numbers(quantiles) and quantiles == sorted(quantiles)
     _require(rising, f"{where}.loudness_quantiles_db is not a list of rising numbers.")
-    if singers:
-        _require(isinstance(value.get("singers"), dict), f"{where}.singers is missing.")
-        for name, one in value["singers"].items():
-            check_statistics(one, f"{where}.singers.{name[:40]}", singers=False)
 
 
 def _are_numbers(value: Any) -> bool:

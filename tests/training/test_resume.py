@@ -529,7 +529,6 @@ class LargeDataset(toy.ToyDataset):
     statistics = {**toy.STATISTICS, "singers": dict.fromkeys(singers, one_singer)}
 
 
-@pytest.mark.slow
 def test_checkpoints_of_large_datasets_can_be_read(tmp_path):
     """More keys and values than an untrusted file may have: the run resumes and exports."""
     training.train(LargeDataset(), tmp_path, toy.preset(), steps=5)
