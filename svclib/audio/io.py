@@ -83,7 +83,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
             if outside:
                 text = "is a link to a place outside the folder. Put the file itself there, or give that place."
                 yield path, f"{filesystem.as_name(name)} {text}"
-            elif name in files:
+            elif name not in folders:
                 yield path, ""
 
 
