@@ -127,7 +127,6 @@ class Stems:
     voice: Stereo
     accompaniment: Stereo
     sample_rate_hz: int
-    warnings: tuple[str, ...] = ()
 
 
 def separate(
@@ -203,7 +202,7 @@ def mix(result: Conversion, stems: Stems, voice_db: float | int = 0.0) -> tuple[
     separated voice; ``voice_db`` is added. Nothing is moved in time. Returns ``[samples, 2]`` at the stems' rate, as
     long as the song, turned down as a whole where it would clip; and warnings.
     """
-    warnings, rate_hz = list(stems.warnings), stems.sample_rate_hz
+    warnings, rate_hz = list[str](), stems.sample_rate_hz
     new = fit_length(audio.resample(result.audio, result.sample_rate_hz, rate_hz), len(stems.voice))
     middle = stems.voice.mean(axis=1)
     energy = float(np.dot(middle, middle))
