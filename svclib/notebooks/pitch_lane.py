@@ -51,7 +51,8 @@ class PitchLane(W.VBox):
             return
         path = f0_edit.beside(self._song)
         f0_edit.write(path, edit)
-        self._message.show(f"The pitch is kept in {path.name} ({len(edit.edits)} edits). Press Transfer.", "done")
+        count = "1 edit" if len(edit.edits) == 1 else f"{len(edit.edits)} edits"
+        self._message.show(f"The pitch is kept in {path.name} ({count}). Press Transfer.", "done")
 
 
 def _lane(song: Song, edit: f0_edit.F0Edit) -> dict:
