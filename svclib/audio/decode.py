@@ -432,6 +432,7 @@ def _wav_pieces(path: Path, warn: Callable[[str], None]) -> list[_Piece] | None:
                 open_end = stop == body or (len(behind) == 4 and not behind.isascii())
                 if behind == b"RIFF":
                     warn(": another WAV stands behind it in the same file; only the first one is used.")
+                    odd = True
                 if not format or not (odd or open_end) or size <= body:
                     return None
                 if open_end:

@@ -78,7 +78,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
             outside = path.is_symlink() and path.exists() and not path.resolve().is_relative_to(root)
             if (outside or filesystem.is_system_file(name)) and name in folders:
                 folders.remove(name)
-            if filesystem.is_system_file(name):
+            if filesystem.is_system_file(name) or name.endswith(".f0.json"):  # the edits of a song, beside it
                 continue
             if outside:
                 text = "is a link to a place outside the folder. Put the file itself there, or give that place."

@@ -52,7 +52,7 @@ def autotune(
     key is tuned like the performance.
     """
     midi = np.asarray(f0_midi, dtype=np.float64)
-    x, notes = midi - tuning_semitones, _scale_notes(key)
+    x, notes = midi - tuning_semitones, scale_notes(key)
     above = np.clip(np.searchsorted(notes, x), 1, len(notes) - 1)
     low, high = notes[above - 1], notes[above]
     nearest = np.where(high - x < x - low, high, low) + tuning_semitones
@@ -77,7 +77,7 @@ def suggest_key(f0_midi: np.ndarray, weight: np.ndarray, tuning_semitones: float
     return max(fit, key=fit.get)
 
 
-def _scale_notes(key: str) -> np.ndarray:
+def scale_notes(key: str) -> np.ndarray:
     """MIDI notes of a key, ascending, beyond both ends of the audible range."""
     tonic, _, mode = key.partition(" ")
     notes = np.arange(-24.0, 180.0)

@@ -60,6 +60,11 @@ def beside(song: Path) -> Path:
     return song.with_name(f"{song.name}.f0.json")
 
 
+def of_song(song: Path) -> F0Edit | None:
+    """The edits beside a song; None where there is no file of them."""
+    return read(beside(song)) if beside(song).exists() else None
+
+
 def read(path: Path) -> F0Edit:
     """Read a file of edits; ConfigError names what in it is wrong."""
     if path.stat().st_size > MAX_BYTES:

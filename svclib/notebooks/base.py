@@ -210,12 +210,12 @@ class Uploader(W.VBox):
         if self._folder is None or (sent["id"], sent["at"]) != (self._id, self._at):
             raise StorageError("The upload was interrupted.", hint="Choose the file again.")
         name = PurePosixPath(sent["name"].replace("\\", "/")).name or "file"
-        path = Path(self._folder.name, filesystem.safe_path((name,)))
-        with open(path, "ab") as file:
+        part = Path(self._folder.name, filesystem.safe_path((name,)))
+        with open(part, "ab") as file:
             file.write(data)
         self._at += len(data)
         if self._at >= sent["size"]:
-            self._kept.append(self._keep(path))
+            self._kept.append(self._keep(part))
             self._close()
 
     def _close(self) -> None:

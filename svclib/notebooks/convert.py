@@ -1,5 +1,6 @@
 """The panels of notebook 03: conversion, whose results append below, and the A/B table of one clip in variants."""
 
+import dataclasses
 import functools
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from svclib.analysis import compare as tables
 from svclib.analysis import html as page
 from svclib.analysis.ddsp_inspection import result_html
 from svclib.audio import io as audio
-from svclib.conversion import ab_compare, key_suggestion, pipeline
+from svclib.conversion import ab_compare, f0_edit, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.features import f0
@@ -20,7 +21,8 @@ from svclib.models.instrument import InstrumentEntry
 from svclib.notebooks import base as widgets
 from svclib.notebooks.controls import OWN, SHIFTS, ControlSliders, SamplingControls, sampling_menu, vocoder_menu
 from svclib.notebooks.panel import TaskPanel, close
-from svclib.utils import atomic_store, download, workspace
+from svclib.notebooks.pitch_lane import PitchLane
+from svclib.utils import atomic_store, download, filesystem, workspace
 from svclib.utils.errors import StorageError
 
 _LEGEND = (
@@ -51,11 +53,13 @@ class ConvertPanel(TaskPanel):
         self.listen_button = self.button("Play song", self.listen, "listen", hint="a player of the chosen song")
         self.player = widgets.html(css_class="t-song-player")
         self.sliders, self.sampling, self.results = ControlSliders(self), SamplingControls(), W.VBox([])
+        self.lane = PitchLane(self.message)
         self._make_controls()
         self.lay_out(
             widgets.row(self.instrument, self.song),
-            widgets.row(self.refresh_button, self.upload, self.listen_button, self.suggest_button),
+            widgets.row(self.refresh_button, self.upload, self.listen_button, self.suggest_button, self.lane_button),
             self.player,
+            self.lane,
             widgets.row(self.link, self.fetch_button),
             self.sliders.suggestion,
             self.sliders.take_buttons,
@@ -77,7 +81,10 @@ class ConvertPanel(TaskPanel):
         trackers = [OWN, *((name, name) for name in f0.F0_METHODS)]
         self.f0_method = self.dropdown("Pitch tracker", "f0-method", "measures F0 in the song", trackers)
         pitch, *_ = self.sliders.columns
-        output = widgets.column("Output", self.full_output, self.keep_rate, self.format, self.f0_method)
+        hint = "where Edit pitch has left edits beside a song"
+        self.edited = self.checkbox("Sing the edited pitch", "edited", hint, True)
+        rows = (self.full_output, self.keep_rate, self.format, self.f0_method, self.edited)
+        output = widgets.column("Output", *rows)
         hint = "Transfer moves octave and semitones to what fits instrument and song; moving one of them turns it off"
         self.auto_key = self.checkbox("Automatic key", "auto-key", hint, True)
         pitch.children = (pitch.children[0], self.auto_key, *pitch.children[1:], *output.children)
@@ -85,6 +92,8 @@ class ConvertPanel(TaskPanel):
         self.on_change(self._key_moved, *(self.sliders.widgets[name] for name in SHIFTS))
         hint = "compares where the song and the instrument sing, and says which shift fits"
         self.suggest_button = self.button("Suggest key", self.suggest, "suggest", hint=hint)
+        hint = "the song's pitch over its spectrogram: move notes, draw, snap to a key; kept in a file beside the song"
+        self.lane_button = self.button("Edit pitch", self.edit_pitch, "edit-pitch", hint=hint)
         hint = "sing the song with the instrument"
         self.link = self.control(
             W.Text, "Link", "link", "Google Drive or web address of an instrument (.zip) or a song"
@@ -107,6 +116,7 @@ class ConvertPanel(TaskPanel):
     def _choice_changed(self):
         self.player.value = ""
         self.sliders.suggest_nothing()
+        self.lane.hide()
         self.task.show()
         entry = self.entries.get(self.instrument.value)
         kind = entry.kind if entry and entry.kind else self.sliders.kind
@@ -159,7 +169,7 @@ class ConvertPanel(TaskPanel):
         """Bring the instrument or song that the link gives into the person's folder, and choose it."""
 
         def work():
-            found = download.fetch_file(self.link.value.strip(), download.cache_folder() / "links", self.progress)
+            found = download.fetch_file(self.link.value.strip(), filesystem.cache_folder() / "links", self.progress)
             self.message.show(self._kept([self._keep(found)]), "done")
 
         self.start(work, "" if self.link.value.strip() else "Paste a link first.")
@@ -192,6 +202,14 @@ class ConvertPanel(TaskPanel):
 
         self.start(work)
 
+    def edit_pitch(self) -> None:
+        """Show the pitch lane of the chosen song."""
+        self.start(lambda: self.lane.show(self._load()[1]))
+
+    def _with_edit(self, controls: Controls, path: Path) -> Controls:
+        """The controls with the edits beside the song, if they are to be used."""
+        return dataclasses.replace(controls, f0_edit=f0_edit.of_song(path) if self.edited.value else None)
+
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
         controls, options, full = self.controls(), self._options(), self.full_output.value
@@ -203,7 +221,8 @@ class ConvertPanel(TaskPanel):
             if auto_key:
                 chosen = found.applied(controls)
                 self._show_key(chosen)
-            result = pipeline.convert(voice, song, chosen, keep_rate=keep_rate, **options, **self.callbacks)
+            edited = self._with_edit(chosen, song.path)
+            result = pipeline.convert(voice, song, edited, keep_rate=keep_rate, **options, **self.callbacks)
             path = pipeline.save(result, self.base.output, suffix)
             self._append(result, path, full)
             text = f"Result {self.n_results} is below, and in {path}. {found.reminder(chosen)}"
@@ -231,7 +250,7 @@ class ConvertPanel(TaskPanel):
 
             def controls_for(song):
                 found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
-                return found.applied(controls) if auto_key else controls
+                return self._with_edit(found.applied(controls) if auto_key else controls, song.path)
 
             def done(result):
                 self._append(result, pipeline.save(result, self.base.output, suffix), False)
@@ -245,7 +264,7 @@ class ConvertPanel(TaskPanel):
     def show_busy(self, busy: bool) -> None:
         """Turn the buttons on and off."""
         super().show_busy(busy)
-        self.suggest_button.disabled = busy
+        self.suggest_button.disabled = self.lane_button.disabled = busy
 
     def _append(self, result, path, full):
         self.progress(1.0, "drawing")
@@ -259,9 +278,9 @@ class ConvertPanel(TaskPanel):
         self._show_results()
 
     def _remove(self, box: W.VBox) -> None:
-        del self.shown[box]
-        self._show_results()
-        close(box)
+        if self.shown.pop(box, None) is not None:  # a second click may be on its way
+            self._show_results()
+            close(box)
 
     def _show_results(self):
         self.results.children = tuple(reversed(self.shown))  # the newest on top

@@ -130,7 +130,7 @@ def _recordings_of(base, name) -> list[Recording]:
 
 
 def _places(base, name) -> list[Path]:
-    """Where the recordings of a voice are: its folder, and the folder or file elsewhere that is noted in it."""
+    """The places of a voice's recordings: its folder, and the folder or file elsewhere that is noted in it."""
     folder = base.audio / name
     noted = unzip.record(folder).get("in_place")
     return [folder, *([Path(noted)] if noted and Path(noted).exists() else [])]

@@ -1,5 +1,7 @@
 """The panels of notebook 04: the lesson on diffusion, and what a DDSP instrument plays, over time and at one moment."""
 
+from pathlib import Path
+
 import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
 from IPython.display import HTML, display
@@ -14,26 +16,27 @@ from svclib.utils import filesystem, workspace
 WORDS_HINT = "character error rate at some steps; needs faster-whisper, and seconds for each"
 
 
-def example(base: workspace.Base | None = None) -> HTML:
-    """The lesson that comes with the package; with a person's folder, below a button that saves it there as a file."""
-    if base is not None:
-        display(ExamplePanel(base))
+def example(base: str | Path = "") -> HTML:
+    """The lesson that comes with the package, below a button that saves it as a file (see :class:`ExamplePanel`)."""
+    display(ExamplePanel(base))
     return HTML(f"<div>{page.frame(lesson.example())}</div>")  # IPython warns of a frame that stands alone
 
 
 class ExamplePanel(Panel):
-    """A button that writes the lesson that comes with the package into ``base.output``, to hand out."""
+    """A button that writes the lesson that comes with the package, to hand out: into the ``output`` of the workspace,
+    which is opened only then; on Colab, where that would ask for Google Drive, on its own disk."""
 
-    def __init__(self, base: workspace.Base):
+    def __init__(self, base: str | Path = ""):
         super().__init__()
-        self.base = base
-        hint = f"one HTML file in {base.output}, to hand out"
+        self.base, hint = base, "one HTML file, to hand out"
         self.save_button = self.button("Save this lesson as a file", self.save, "example-file", hint=hint)
         self.lay_out(widgets.row(self.save_button), self.message.widget)
 
     def save(self) -> None:
         """Write the file."""
-        path = player.export(lesson.example(), self.base.output / "lesson.html")
+        on_colab = workspace.on_colab()
+        folder = workspace.COLAB_DISK if on_colab else workspace.base_folder(base=self.base or None).output
+        path = player.export(lesson.example(), folder / "lesson.html")
         self.written(path, f"Written: {path}. It opens in any browser, without a network.")
 
 

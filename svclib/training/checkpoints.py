@@ -78,7 +78,7 @@ class CheckpointInfo:
     step: int
     path: Path
     kind: str
-    validation_loss: float | None
+    validation_loss: float | int | None
     problem: str | None
     run_id: str
     generation: int
@@ -298,10 +298,10 @@ def listing(folder: str | Path) -> list[CheckpointInfo]:
     return sorted((_info(marked, kind) for marked, kind in files), key=lambda c: (c.order, c.path.name))
 
 
-def counting(run: str | Path) -> list[CheckpointInfo]:
+def counting(run: str | Path, listed: list[CheckpointInfo] | None = None) -> list[CheckpointInfo]:
     """The usable checkpoints of a run, oldest first, without those after a step from which it was resumed anew."""
-    run_id = run_identity(run).get("run_id")
-    found = [c for c in listing(Path(run) / "checkpoints") if c.problem is None and c.run_id == (run_id or c.run_id)]
+    run_id, listed = run_identity(run).get("run_id"), listed or listing(Path(run) / "checkpoints")
+    found = [c for c in listed if c.problem is None and c.run_id == (run_id or c.run_id)]
     if not found:
         return []
     generation, lineage = found[-1].generation, found[-1].lineage
@@ -359,8 +359,9 @@ def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, d
     if not found:
         raise TrainingError(f"'{run}' has no checkpoints; train it first.")
     if which in ("best", "last"):
-        usable = counting(run) or found
-        choice = [c for c in usable if c.kind == which] or [c for c in usable if c.kind == "last"]
+        usable = counting(run, found) or found
+        counted = [c for c in found if c.problem or c in usable]  # what cannot be read is said, not passed over
+        choice = [c for c in counted if c.kind == which] or [c for c in usable if c.kind == "last"]
     elif str(which).isdecimal():
         choice = [c for c in found if c.step == int(which)]
     else:

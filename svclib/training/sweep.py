@@ -148,7 +148,7 @@ def table(cells: Sequence[Cell]) -> str:
 
 
 def _folder_name(values: Mapping[str, str]) -> str:
-    """The cell's values as a name; a hash tells apart those that a file name cannot hold in full."""
+    """The cell's values as a name; with a hash where a file name cannot hold them in full."""
     text = "_".join(f"{k}-{v}" for k, v in values.items())
     name = filesystem.safe_name(text)
     return name if name == text else f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"

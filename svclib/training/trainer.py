@@ -1,5 +1,6 @@
 """The training loop: gradient steps, moving average of the weights, validation, checkpoints."""
 
+import contextlib
 import copy
 import math
 import secrets
@@ -339,7 +340,10 @@ class Trainer:
         It may do so while this process is suspended and its lock goes stale. ``overtaken`` is the message about it.
         """
         own = (self.record["generation"], self.step)
-        for other in [] if self.overtaken else listing(self.writer.folder):
+        found = []
+        with contextlib.suppress(OSError):  # a folder that cannot be read shows nobody else
+            found = [] if self.overtaken else listing(self.writer.folder)
+        for other in found:
             same = (other.kind, other.run_id) == ("last", self.writer.run_id)
             foreign = same and f"-{self.writer.session_id}" not in other.path.name
             if foreign and other.order >= own and str(other.marked.info.get("saved", "")) > self.began:
@@ -352,9 +356,9 @@ class Trainer:
     def finish(self, validate_last: bool) -> None:
         """Save the last state unless it is saved, after a validation if asked for; TrainingError if saving fails."""
         self._read_losses()
+        if validate_last and self.step > self.first_step and self.validated_step != self.step:
+            self.validate()
         if self.step != (self.writer.saved_step or 0):
-            if validate_last and self.validated_step != self.step:
-                self.validate()
             for pause_s in (0.0, 0.5, 2.0):
                 time.sleep(pause_s)
                 if self.save():

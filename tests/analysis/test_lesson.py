@@ -308,8 +308,8 @@ def test_a_vocoder_of_waves_renders_the_excerpt_again(song_path):
 def test_an_instrument_of_waves_at_work(wave_file):
     shown = data_of(lesson.demonstrate(instrument.open(wave_file), 0.2))
     labels = [run["label"] for run in shown["runs"]]
-    assert labels[0] == "6 steps" and labels[1].startswith("noise taken out, from step 6")
-    assert [label.split(",")[0] for label in labels[2:]] == ["0 % of the second sound", "50 % of the second sound"]
+    assert labels[0] == "generate, 6 steps" and labels[1].startswith("denoise, from step 6"), labels
+    assert [label.split(",")[0] for label in labels[2:]] == ["interpolate 0 %", "interpolate 50 %"]
     assert shown["title"] == "sea at work" and shown["frames"] == 1600 // 64 * 64 // 64
 
 

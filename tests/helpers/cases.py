@@ -245,6 +245,7 @@ CASES = {
     "user colab": "Colab shows nothing that a thread changes in a widget",
     "user 03.1": "uploads above 1 MB (Colab) and 10 MB (Jupyter) died, and the button with them",
     "user 03.2": "a text file was stored as a song",
+    "user 04.1": "the lesson stood behind the mounting of Drive",
     "user drive": "who declined Google Drive got an error",
     "user 01.2": "folders were made among a person's recordings",
     "user A2": "a user's mistake shown as a traceback",

@@ -32,6 +32,8 @@ def assert_same_state(run, whole):
 
 def resumed_at(result):
     said = [t for t in result.messages if t.startswith("Going on from step")]
+    if not said and result.message.startswith("Nothing was trained"):  # it was complete
+        return result.step
     return int(said[0].split()[4]) if said else 0
 
 

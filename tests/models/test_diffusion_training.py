@@ -28,7 +28,7 @@ from svclib.utils import config
 from svclib.utils.errors import Cancelled, ConfigError, ConversionError, ModelError, TrainingError
 
 PARTS = ("content", "conditions", "denoiser", "coarse", "vocoder")
-PLAIN = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
+PLAIN = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0, breath=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ NSF = {
     "mini_nsf": True,
     "noise_sigma": 0.0,
 }
-PLAIN = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0)
+PLAIN = Controls(use_loudness_statistics=False, mask_threshold=0.0, attenuation_db=0.0, breath=0.0)
 
 
 @pytest.fixture(scope="module")

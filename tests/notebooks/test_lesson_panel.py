@@ -58,13 +58,18 @@ def test_the_example_says_nothing_on_stderr(recwarn):
     assert [str(w.message) for w in recwarn if "IFrame" in str(w.message)] == []
 
 
-def test_the_example_is_written_as_a_file_by_a_button(tmp_path):
-    home = workspace.base_folder(base=tmp_path / "home")
-    panel = widgets_lesson.ExamplePanel(home)
-    assert list(home.output.iterdir()) == []
+@pytest.mark.case("user 04.1")
+@pytest.mark.parametrize("on_colab", [False, True])
+def test_the_example_is_written_by_a_button_and_needs_no_folder_before_and_no_drive(tmp_path, monkeypatch, on_colab):
+    monkeypatch.setattr(workspace, "on_colab", lambda: on_colab)
+    monkeypatch.setattr(workspace, "COLAB_DISK", tmp_path / "content")
+    monkeypatch.setattr(workspace, "_mount_drive", lambda: pytest.fail("Drive was asked for"))
+    (tmp_path / "content").mkdir()
+    panel = widgets_lesson.ExamplePanel(tmp_path / "home")
+    assert [path.name for path in tmp_path.iterdir()] == ["content"]
     panel.save_button.click()
-    assert (home.output / "lesson.html").read_text("utf-8") == lesson.example()
-    assert "lesson.html" in said(panel)
+    path = tmp_path / ("content/lesson.html" if on_colab else "home/output/lesson.html")
+    assert path.read_text("utf-8") == lesson.example() and "lesson.html" in said(panel)
 
 
 def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):

@@ -232,11 +232,12 @@ def world(base, monkeypatch):
 
     def cached_song(path, features, f0_method=None, progress=None, cancelled=None):
         made.work(cancelled, path)
-        return types.SimpleNamespace(features=None)
+        return types.SimpleNamespace(features=None, path=path)
 
     monkeypatch.setattr(instrument, "open", opened)
     monkeypatch.setattr(plots.LivePreview, "begin", lambda self, model, seconds, seed: self._show("<p>noise</p>"))
     monkeypatch.setattr(songs, "cached_song", cached_song)
+    monkeypatch.setattr(widgets_convert.PitchLane, "show", lambda self, song: None)
     yield made
     made.go.set()
 

@@ -61,6 +61,12 @@ def test_notebook_narrates_and_holds_no_logic(name):
     assert len(prose.split()) > 150 and "agreed" in prose
 
 
+@pytest.mark.case("user 04.1")
+def test_the_lesson_comes_before_anything_that_needs_a_folder():
+    code = sources("04_visualize.ipynb", "code")
+    assert [i for i, s in enumerate(code) if "example(" in s] < [i for i, s in enumerate(code) if "open_folder" in s]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_plain_assignments_with_colab_forms(name):
     source = next("".join(c["source"]) for c in book(name)["cells"] if "parameters" in c["metadata"].get("tags", []))

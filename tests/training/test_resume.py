@@ -5,6 +5,7 @@ running mean and optimiser bit by bit. Faults come from outside: SIGKILL at rand
 n-th operation fails, a full disk, flipped bits, cut, empty, missing and foreign files.
 """
 
+import dataclasses
 import errno
 import json
 import os

@@ -205,7 +205,7 @@ def test_minutes(tmp_path):
 def test_cancel(tmp_path):
     seen = []
     result = training.train(
-        toy.ToyDataset(), tmp_path, toy.preset(), on_progress=seen.append, cancelled=lambda: len(seen) > 0
+        toy.ToyDataset(), tmp_path, toy.preset(), on_progress=seen.append, cancelled=lambda: any(s.step for s in seen)
     )
     assert result.reason == "cancelled" and result.step < 40
     assert training.checkpoints(tmp_path)[-1].step == result.step
@@ -523,7 +523,7 @@ def test_a_failing_save_is_told_and_tried_again(tmp_path, monkeypatch):
     result = training.train(toy.ToyDataset(), tmp_path, toy.preset(), steps=8)
     assert sorted(set(failures)) == [5, 6] and result.step == 8
     assert (
-        result.messages
+        result.messages[1:]  # after what it starts from
         == [
             "No space left while writing 'x' (0 MB are free). Training goes on and tries again; "
             "saved so far: nothing yet."

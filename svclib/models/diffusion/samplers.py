@@ -43,7 +43,7 @@ class SamplingOptions(Settings):
         1,
         100_000,
         metavar="N",
-        suggestions=(1, 2, 4, 10, 20, 50, 100, 200, 1000),
+        suggestions=(1, 2, 4, 5, 10, 20, 50, 100, 200, 1000),
         help="sampling steps: more take longer and follow the model more closely",
     )
     shallow: int | float | None = control(
