@@ -75,7 +75,7 @@ def train(
             "Prepare it with another validation pattern, or with more recordings."
         )
     run, messages = Path(run), []
-    filesystem.refuse_links(run, "checkpoints", "previews", "tensorboard", "metrics.jsonl", "*.json")
+    filesystem.refuse_links(run, "checkpoints", "previews", "tensorboard", "metrics.jsonl", "run.json")
     check_statistics(dataset.statistics)
     _require_notes(dataset, preset, options, run)
     from_dict(type(preset.model), to_dict(preset.model), "model")  # it can be exported
