@@ -9,7 +9,7 @@ the harmonic's number: a harmonic stays exact for hours, and one phase per sampl
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -140,19 +140,20 @@ def normalize_harmonics(
 def harmonic_synthesis(
     f0_hz: Float[Tensor, "batch frames"],
     amplitude: Float[Tensor, "batch frames"],
-    distribution: Float[Tensor, "batch frames harmonics"],
+    distribution: Shaped[Tensor, "batch frames harmonics"],
     sample_rate_hz: float | int,
     hop_samples: int,
     voiced: Bool[Tensor, "batch frames"] | None = None,
     initial_phase: Float[Tensor, " batch"] | None = None,
 ) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, " batch"]]:
-    """A bank of sines at whole multiples of one fundamental: ``sum_k a_k(n) sin(k * phase(n))``.
+    """A bank of sines at whole multiples of one fundamental: ``sum_k |a_k(n)| sin(k * phase(n) + angle(a_k(n)))``.
 
     The phase is the inclusive running sum of the frequency, so sample 0 already stands at one sample's advance. A
     harmonic is silent at every sample where it would be at or above half the sample rate, and everything is silent in
     frames that are unvoiced (``voiced``, all with f0 > 0 if None) or have f0 = 0. Only frames that sound are computed,
     each with the harmonics it has room for. The second result is the phase after the last sample (cycles, float64), the
-    ``initial_phase`` of what comes next. Give ``distribution`` through :func:`normalize_harmonics`.
+    ``initial_phase`` of what comes next. ``distribution`` is real (:func:`normalize_harmonics`), or complex: then each
+    harmonic is ahead of the fundamental's multiple by its angle.
     """
     on = f0_hz > 0 if voiced is None else voiced & (f0_hz > 0)
     f0_hz = hold_f0(f0_hz)
@@ -179,49 +180,88 @@ def _harmonic_segments(phase, f0_hz, on, amplitudes, sample_rate_hz, hop_samples
     counts = room_sorted.tolist()
     n_active = sum(count > 0 for count in counts)
     limit = BLOCK_ELEMENTS["cpu" if f0_hz.device.type == "cpu" else "other"]
-    pieces, begin = [amplitudes[:0, :1].expand(0, hop_samples)], 0  # an empty piece keeps silence differentiable
+    pieces, begin = [amplitudes.real[:0, :1].expand(0, hop_samples)], 0  # an empty piece keeps silence differentiable
     while begin < n_active:
         end = min(n_active, begin + max(1, limit // (hop_samples * counts[begin])))
         which = order[begin:end]
         a = torch.stack([amplitudes[row_start[which]], amplitudes[row_end[which]]], dim=2)[:, : counts[begin]]
         pieces.append(_sines(phase[which], f_start[which], f_end[which], a, sample_rate_hz, hop_samples))
         begin = end
-    segments = amplitudes.new_zeros(batch * (frames + 1), hop_samples)
+    segments = amplitudes.real.new_zeros(batch * (frames + 1), hop_samples)
     segments = segments.index_copy(0, order[:n_active], torch.cat(pieces))
     return segments.view(batch, frames + 1, hop_samples)
 
 
 def _sines(phase, f_start, f_end, amplitudes, sample_rate_hz, hop_samples) -> Tensor:
     """``[rows, hop]`` from start phases and frequencies ``[rows]`` and amplitudes ``[rows, harmonics, 2 ends]``."""
-    dtype = amplitudes.dtype
+    dtype = amplitudes.real.dtype
     j = torch.arange(hop_samples, dtype=phase.dtype, device=phase.device)
     f_start, slope = f_start[:, None] / sample_rate_hz, (f_end - f_start)[:, None] / (sample_rate_hz * hop_samples)
     cycles = phase[:, None] + (j + 1) * f_start + (j * (j + 1) / 2) * slope
     angle = (2 * math.pi * (cycles - cycles.round())).to(dtype)
     number = torch.arange(1, amplitudes.shape[1] + 1, dtype=dtype, device=phase.device)
-    waves = torch.sin(angle[..., None] * number)  # [rows, hop, harmonics]: the one large tensor
+    angles = angle[..., None] * number  # [rows, hop, harmonics]: the one large tensor
     safe = int(harmonics_below_nyquist(torch.maximum(f_start, f_start + slope * hop_samples).max(), len(number), 1.0))
     if safe < len(number):  # the rest cross half the sample rate somewhere in these rows: mask per sample
-        fits = (f_start + j * slope)[..., None] * units.double(number[safe:]) < 0.5
-        waves = torch.cat([waves[..., :safe], waves[..., safe:] * fits.to(dtype)], dim=2)
-    ends = waves @ amplitudes
-    return torch.lerp(ends[..., 0], ends[..., 1], _raised_cosine(_ramp(hop_samples, amplitudes)))
+        fits = ((f_start + j * slope)[..., None] * units.double(number[safe:]) < 0.5).to(dtype)
+
+    def bank(wave: Callable[[Tensor], Tensor], amplitudes: Tensor) -> Tensor:
+        waves = wave(angles)
+        if safe < len(number):
+            waves = torch.cat([waves[..., :safe], waves[..., safe:] * fits], dim=2)
+        return waves @ amplitudes
+
+    ends = bank(torch.sin, amplitudes.real)  # a sin(k p + t) = a cos(t) sin(k p) + a sin(t) cos(k p)
+    if amplitudes.is_complex():
+        ends = ends + bank(torch.cos, amplitudes.imag)
+    return torch.lerp(ends[..., 0], ends[..., 1], _raised_cosine(_ramp(hop_samples, ends)))
+
+
+def minimum_phase(log_magnitude: Float[Tensor, "*shape bins"]) -> Float[Tensor, "*shape bins"]:
+    """Phase of the minimum-phase filter of these natural log magnitudes, evenly spaced from 0 Hz to half the rate.
+
+    The real cepstrum ``c`` of ``n`` samples folded onto its causal half (Oppenheim & Schafer, *Discrete-Time Signal
+    Processing*, section 13.4): ``phase = Im DFT(c * [1, 2, ..., 2, 1, 0, ..., 0])``.
+    """
+    half = log_magnitude.shape[-1] - 1
+    fold = torch.zeros(2 * half, dtype=log_magnitude.dtype, device=log_magnitude.device)
+    fold[0] = fold[half] = 1.0
+    fold[1:half] = 2.0
+    return torch.fft.rfft(torch.fft.irfft(log_magnitude, n=2 * half) * fold).imag
 
 
 # Noise and reverb -----------------------------------------------------------------------------------------------------
 
 
 def filtered_noise(
-    magnitudes: Float[Tensor, "batch frames bands"], hop_samples: int, generator: torch.Generator, full: bool = False
+    magnitudes: Float[Tensor, "batch frames *parts bands"],
+    hop_samples: int,
+    generator: torch.Generator,
+    full: bool = False,
+    period: tuple[Float[Tensor, "batch frames"], Float[Tensor, "batch frames"]] | None = None,
 ) -> Float[Tensor, "batch out"]:
     """White noise in -1..1 through a filter per frame, aligned with its input (no residual delay).
 
     ``magnitudes`` are linear, evenly spaced from 0 Hz to half the sample rate. If ``full``, the ``bands - 1`` samples
     that ring before the first and those after the last are returned too, ``frames * hop + 2 (bands - 1) - 1`` in all.
+
+    With three ``parts`` the noise follows the pitch period. ``period`` is the phase at the frame centres
+    (:func:`frame_phase`) and its advance per sample, in cycles; in frame ``i`` at the phase ``p`` the noise is filtered
+    with the magnitudes ``m_0 + m_1 cos(2 pi p) + m_2 sin(2 pi p)``.
     """
-    batch, frames, bands = magnitudes.shape
+    batch, frames, bands = *magnitudes.shape[:2], magnitudes.shape[-1]
     noise = uniform_noise((batch, frames * hop_samples), generator, magnitudes)
-    return fft_convolve(noise, noise_impulse(magnitudes), delay=bands - 1, full=full)
+    if period is None:
+        return fft_convolve(noise, noise_impulse(magnitudes), delay=bands - 1, full=full)
+    centre, advance = (units.double(x)[..., None] for x in period)
+    steps = torch.arange(hop_samples, device=magnitudes.device) - hop_samples // 2 + 1  # the phase counts up to before
+    angle = (2 * math.pi * torch.remainder(centre + advance * steps, 1.0)).to(noise).flatten(1)
+    waves = (noise, noise * angle.cos(), noise * angle.sin())
+    made = (
+        fft_convolve(wave, noise_impulse(part), delay=bands - 1, full=full)
+        for wave, part in zip(waves, magnitudes.unbind(2), strict=True)
+    )
+    return sum(made)
 
 
 def uniform_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:

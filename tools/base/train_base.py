@@ -38,7 +38,7 @@ OFFERED = ("flemishguy", "kerstin", "nathalie")
 MODEL = DiffusionSettings(
     content="words", code_noise=0.4, warp_range=0.25, channels=192, n_layers=7, dilation_cycle=4, condition_dims=192,
     coarse_channels=256, coarse_layers=5, sampler="dpmpp", sampler_steps=20, temperature=0.5, vocoder_rows=2,
-    vocoder=HarmonicSettings(n_harmonics=160, n_noise_bands=65, channels=128),
+    vocoder=HarmonicSettings(n_harmonics=160, n_noise_bands=65, channels=128, excitation="pulses"),
 )  # fmt: skip
 FRAMES, BATCH = 129, 16
 

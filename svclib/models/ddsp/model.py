@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from svclib.audio import spectral_loss, synthesis, units
@@ -96,12 +96,14 @@ class DdspSettings(Settings):
 class Controls:
     """Synthesizer controls, per frame: linear amplitudes and magnitudes, silent where not voiced.
 
-    The ``distribution`` over harmonics sums to 1, or to 0 where none fits below half the sample rate.
+    The ``distribution`` over harmonics sums to 1, or to 0 where none fits below half the sample rate. It may be complex
+    (:func:`synthesis.harmonic_synthesis`), and the noise have parts that follow the period
+    (:func:`synthesis.filtered_noise`).
     """
 
     amplitude: Frames
-    distribution: Float[Tensor, "batch frames harmonics"]
-    noise_magnitudes: Float[Tensor, "batch frames bands"]
+    distribution: Shaped[Tensor, "batch frames harmonics"]
+    noise_magnitudes: Float[Tensor, "batch frames *parts bands"]
     f0_hz: Frames
     voiced: Voiced
 
@@ -139,20 +141,24 @@ class ControlRenderer:
         first, self.n_frames = self.n_frames, self.n_frames + now.f0_hz.shape[1]
         grown = self.n_frames * hop + self.ring - self.begin - len(self.noise)
         self.harmonic, self.noise = (np.pad(x, (0, grown)) for x in (self.harmonic, self.noise))
-        filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, self.generator, full=True)[0].cpu().numpy()
-        at = first * hop - self.ring - self.begin  # it rings before its first sample and after its last
-        filtered, at = filtered[max(0, -at) :], max(0, at)
-        self.noise[at : at + len(filtered)] += filtered[: len(self.noise) - at]
-        known, start = now, 0
+        known, start, origin = now, 0, first * hop
         if self.last is not None:
             pairs = zip(_fields(self.last), _fields(now), strict=True)
-            known, start, first = Controls(*(torch.cat(pair, dim=1) for pair in pairs)), half, first - 1
+            known, start, origin = Controls(*(torch.cat(pair, dim=1) for pair in pairs)), half, (first - 1) * hop
         self.last = Controls(*(x[:, -1:] for x in _fields(now)))
         phase = units.double(phase, known.f0_hz.device) - units.double(known.f0_hz[:, 0]) * (half / self.rate)
+        period = None
+        if now.noise_magnitudes.ndim == 4:
+            centres, _ = synthesis.frame_phase(known.f0_hz, self.rate, hop, phase)
+            period = centres[:, -now.f0_hz.shape[1] :], now.f0_hz / self.rate
+        filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, self.generator, full=True, period=period)
+        filtered, at = filtered[0].cpu().numpy(), first * hop - self.ring - self.begin
+        filtered, at = filtered[max(0, -at) :], max(0, at)  # it rings before its first sample and after its last
+        self.noise[at : at + len(filtered)] += filtered[: len(self.noise) - at]
         sound, _ = synthesis.harmonic_synthesis(
             known.f0_hz, known.amplitude, known.distribution, self.rate, hop, known.voiced, phase
         )
-        at = first * hop + start - self.begin
+        at = origin + start - self.begin
         self.harmonic[at : at + sound.shape[1] - start] = sound[0, start:].cpu().numpy()
         return self._take(self.n_frames * hop - self.margin)
 
