@@ -151,6 +151,8 @@ def architecture_differences(other: instrument.Instrument, preset: config.Preset
     """Differences of an instrument and a preset in features or in the meaning of weights; empty if there are none."""
     for theirs, mine in ((other.model.settings, preset.model), (other.features, preset.features)):
         records = [to_dict(theirs), to_dict(mine)]
+        for record in records:  # init_from carries over what both excitations have
+            record["vocoder"] = (record.get("vocoder") or None) and {**record["vocoder"], "excitation": None}
         records[0] |= {"retrieval_size": 0} if "retrieval_size" in records[0] else {}  # init_from leaves it out
         for record in records:
             if record.get("content") == "whisper":
@@ -167,7 +169,8 @@ def architecture_differences(other: instrument.Instrument, preset: config.Preset
 def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
     """Copy the weights of another model of the same architecture; embeddings of singers are matched by name.
 
-    A singer unknown to the other model starts from the mean of its singers; its retrieval codebook is not copied.
+    A singer unknown to the other model starts from the mean of its singers; its retrieval codebook is not copied. A
+    vocoder of another excitation gives the outputs that both have.
     """
     weights = {name: value for name, value in other.state_dict().items() if not name.startswith("codebook.")}
     singers, known = getattr(model, "singers", ()), getattr(other, "singers", ())
@@ -175,6 +178,10 @@ def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
         rows = weights["conditions.singer"]
         rows = [rows[known.index(name)] if name in known else rows.mean(0) for name in singers]
         weights["conditions.singer"] = torch.stack(rows)
+    for name, mine in model.state_dict().items():  # outputs that only one excitation of a vocoder has stay as they are
+        if name.startswith("vocoder.network.last.") and len(mine) != len(weights[name]):
+            n = min(len(mine), len(weights[name]))
+            weights[name] = torch.cat([weights[name][:n], mine[n:]])
     model.load_state_dict(weights, strict=True)
 
 

@@ -387,3 +387,52 @@ def test_reverb_of_a_delayed_click_is_a_delayed_copy():
     torch.testing.assert_close(wet[:, 40:], 0.5 * dry[:, :-40], rtol=0, atol=1e-12)
     assert wet[:, :40].abs().max() < 1e-12
     assert synthesis.reverb(dry, torch.zeros(100, dtype=torch.float64)).abs().max() == 0
+
+
+# Phases and noise within the pitch period -----------------------------------------------------------------------------
+
+
+def test_the_minimum_phase_of_an_all_pole_filter_is_its_own():
+    """Resonances of 80 to 200 Hz bandwidth: the phase of ``1 / A(e^iw)`` from its magnitude alone, to 0.001 radian."""
+    poles = [r * np.exp(1j * w) for r, w in ((0.98, 0.2), (0.97, 0.7), (0.95, 1.6))]
+    delay = np.exp(-1j * np.linspace(0, np.pi, 513))
+    response = 1 / np.prod([(1 - p * delay) * (1 - p.conj() * delay) for p in poles], axis=0)
+    found = synthesis.minimum_phase(torch.from_numpy(np.log(np.abs(response)))).numpy()
+    np.testing.assert_allclose(np.exp(1j * found), response / np.abs(response), atol=1e-3)
+    louder = synthesis.minimum_phase(torch.from_numpy(np.log(np.abs(response)) + 3)).numpy()
+    np.testing.assert_allclose(louder, found, atol=1e-9)
+
+
+def test_complex_harmonics_are_ahead_by_their_angle():
+    """``sum_k a_k sin(k p + t_k)`` in closed form; real amplitudes are the angle 0, to the bit."""
+    f0, level = torch.full((1, 20), 150.0, dtype=torch.float64), torch.ones(1, 20, dtype=torch.float64)
+    a, t = np.array([0.5, 0.3, 0.2]), np.array([0.4, -2.0, 3.0])
+    shares = torch.from_numpy(a * np.exp(1j * t)).expand(1, 20, 3)
+    made = harmonic_synthesis(f0, level, shares, RATE, HOP)[0][0].numpy()
+    phase = 2 * np.pi * 150 / RATE * np.arange(1, 20 * HOP + 1)
+    want = sum(x * np.sin(k * phase + y) for k, (x, y) in enumerate(zip(a, t, strict=True), 1))
+    np.testing.assert_allclose(made, want, atol=1e-9)
+    real = torch.from_numpy(a).expand(1, 20, 3)
+    plain, turned = (harmonic_synthesis(f0, level, x, RATE, HOP)[0] for x in (real, real + 0j))
+    assert torch.equal(plain, turned)
+
+
+@pytest.mark.parametrize("depth, angle", [(0.8, 0.0), (0.5, 2.0)])
+def test_noise_follows_the_period_as_deep_as_asked(depth, angle):
+    """Mean square over many periods, by phase: ``(1 + d cos(p - t))^2 / 3``; at depth 0 the noise is what it was."""
+    frames, f0_hz = 3000, 105.0
+    f0 = torch.full((1, frames), f0_hz, dtype=torch.float64)
+    flat = torch.ones(1, frames, 33, dtype=torch.float64)
+    parts = torch.stack([flat, flat * depth * math.cos(angle), flat * depth * math.sin(angle)], dim=2)
+    centres, _ = synthesis.frame_phase(f0, RATE, HOP)
+    period = (centres, f0 / RATE)
+    made = filtered_noise(parts, HOP, torch.Generator().manual_seed(0), period=period)[0].numpy()
+    phase = (np.arange(1, len(made) + 1) * f0_hz / RATE) % 1
+    bins = (phase * 16).astype(int)
+    power = np.bincount(bins, made**2) / np.bincount(bins) * 3
+    want = np.bincount(bins, (1 + depth * np.cos(2 * np.pi * phase - angle)) ** 2) / np.bincount(bins)
+    # the filter is the Hann window's: flat magnitudes give an impulse at its middle, nothing is smeared
+    np.testing.assert_allclose(power, want, atol=0.05)
+    still = torch.stack([flat, 0 * flat, 0 * flat], dim=2)
+    steady = filtered_noise(flat, HOP, torch.Generator().manual_seed(0))
+    assert torch.equal(filtered_noise(still, HOP, torch.Generator().manual_seed(0), period=period), steady)

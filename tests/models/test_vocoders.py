@@ -33,6 +33,9 @@ STATISTICS = {
 }
 
 
+PULSES = dataclasses.replace(SMALL, excitation="pulses")
+
+
 def tone(f0_hz, n_harmonics=12):
     """Harmonics of amplitude 0.3 / k under a pitch per frame, 0 where it is 0; with a trace of noise everywhere."""
     f0 = np.repeat(np.asarray(f0_hz, dtype=np.float64), HOP)
@@ -147,13 +150,13 @@ def test_pitch_of_zero_is_unvoiced_whatever_is_said():
 # Long songs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunk_frames", [1, 7, 50])
-def test_pieces_equal_the_whole(chunk_frames):
+@pytest.mark.parametrize("chunk_frames, settings", [(1, SMALL), (7, SMALL), (50, SMALL), (1, PULSES), (7, PULSES)])
+def test_pieces_equal_the_whole(chunk_frames, settings):
     rng = np.random.default_rng(3)
     f0 = np.where(rng.random(93) < 0.8, 200 * 2 ** np.cumsum(0.02 * rng.standard_normal(93)), 0.0)
     batch = batch_of(tone(f0), f0)
     arrays = [batch[k][0].numpy() for k in ("log_mel", "f0_hz", "voiced")]
-    model = busy()
+    model = busy(settings=settings)
     whole = model.render(*arrays, seed=5, chunk_frames=1000)
     made = model.render(*arrays, seed=5, chunk_frames=chunk_frames)
     for part in ("audio", "harmonic", "noise"):
@@ -171,6 +174,71 @@ def test_it_can_be_cancelled_and_says_how_far_it_is():
     np.testing.assert_allclose(told, [1 / 3, 2 / 3, 1])
     with pytest.raises(Cancelled):
         busy().render(*arrays, cancelled=lambda: True)
+
+
+# Pulses ---------------------------------------------------------------------------------------------------------------
+
+
+def voice(f0_hz, shift=0.0, polarity=1.0):
+    """Pulses of a pitch per frame through three resonances: sound, F0, and the place of the pulses in cycles."""
+    f0 = np.repeat(np.asarray(f0_hz, np.float64), HOP)
+    cycles = np.cumsum(f0) / RATE + shift
+    audio = 0.0
+    for k in range(1, 60):
+        delay = np.exp(-2j * np.pi * k * f0 / RATE)
+        poles = [0.97 * np.exp(2j * np.pi * f / RATE) for f in (600, 1500, 2800)]
+        response = 1 / np.prod([(1 - p * delay) * (1 - p.conjugate() * delay) for p in poles], axis=0)
+        audio = audio + 0.01 * (response * np.exp(2j * np.pi * k * cycles)).real * (k * f0 < 7000)
+    return (polarity * audio + 1e-4 * np.random.default_rng(0).standard_normal(len(f0))).astype(np.float32), f0_hz
+
+
+def test_pulses_without_training_have_the_phases_of_a_resonant_filter():
+    """The mel of pulses through resonances, and no more than the place of one pulse: the waveform comes back."""
+    audio, f0 = voice(np.full(60, 125.0), 0.0)
+    batch = batch_of(audio, f0)
+    similar = {}
+    for name, settings in (("sines", SMALL), ("pulses", PULSES)):
+        made = settings.build(FEATURES).render(*(batch[k][0].numpy() for k in ("log_mel", "f0_hz", "voiced"))).harmonic
+        inside = slice(10 * HOP, 50 * HOP)
+        similar[name] = max(np.corrcoef(np.roll(made, lag)[inside], audio[inside])[0, 1] for lag in range(128))
+    assert similar["pulses"] > 0.95 > 0.8 > similar["sines"]
+
+
+@pytest.mark.parametrize("shift, polarity", [(0.0, 1.0), (0.3, 1.0), (0.8, -1.0)])
+def test_in_training_pulses_lie_where_the_recording_has_them(shift, polarity):
+    """An F0 a third of a percent off, any place and polarity: locked, the untrained vocoder is in phase to the end."""
+    f0 = 140 * 2 ** (0.1 * np.sin(np.arange(80) / 9))
+    audio, _ = voice(f0, shift, polarity)
+    model, batch = PULSES.build(FEATURES), batch_of(audio, f0 * 1.003)
+    locked = model.locked(batch)
+    assert np.allclose(locked["audio"][0], polarity * audio)
+    with torch.no_grad():
+        made = model.resynthesize(locked, torch.Generator())[0].numpy()
+    for part in (slice(5 * HOP, 30 * HOP), slice(50 * HOP, 75 * HOP)):
+        assert np.corrcoef(made[part], locked["audio"][0, part])[0, 1] > 0.9
+
+
+def test_pulses_learn_phases_and_depths():
+    """All five outputs get a gradient, and the default settings have the two they had."""
+    audio, f0 = voice(140 * 2 ** (0.1 * np.sin(np.arange(40) / 9)))
+    model, batch = busy(settings=PULSES), batch_of(audio, f0)
+    model.loss(batch, torch.Generator().manual_seed(0))[0].backward()
+    slopes = model.network.last.weight.grad.abs().sum(dim=(1, 2)).view(5, -1).sum(dim=1)
+    assert (slopes > 0).all()
+    assert SMALL == dataclasses.replace(PULSES, excitation="sines") and SMALL == HarmonicSettings(
+        n_harmonics=60, channels=48, n_layers=2, fft_sizes=(1024, 256, 64)
+    )
+    assert 5 * SMALL.build(FEATURES).network.last.out_channels == 2 * model.network.last.out_channels
+
+
+def test_unvoiced_frames_of_pulses_have_steady_noise():
+    f0 = np.full(60, 220.0)
+    batch = batch_of(tone(f0), f0)
+    _, noise = busy(settings=PULSES).controls(batch["log_mel"], batch["f0_hz"], torch.zeros_like(batch["voiced"]))
+    assert noise[:, :, 1:].abs().max() == 0 and noise[:, :, 0].min() > 0
+    _, noise = busy(settings=PULSES).controls(batch["log_mel"], batch["f0_hz"], batch["voiced"])
+    depth = noise[:, :, 1:].square().sum(2).sqrt() / noise[:, :, 0]
+    assert 0.1 < depth.max() < 1
 
 
 # Training -------------------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
     python tools/base/train_vocoder.py DATA OUT [--steps N] [--adversarial-steps N] [--minutes M]
 
-First by the spectral loss, then against discriminators too, with a loss of log-mels. Pieces of half a second; pulses lie
-where the recordings have them, measured of every window by the vocoder of the beginning of a phase. ``OUT/vocoder_
-checkpoint.pt`` is taken up again; every draw depends on (seed, step). Writes ``OUT/vocoder.pt``, moving averages of the
-weights, which ``train_base.py`` begins with, and with every save ``OUT/vocoder.zip`` to listen to.
+First by the spectral loss, then against discriminators too, with a loss of log-mels. Pieces of half a second; pulses
+lie where the recordings have them, measured of every window by the vocoder of the beginning of a phase.
+``OUT/vocoder_checkpoint.pt`` is taken up again; every draw depends on (seed, step). Writes ``OUT/vocoder.pt``, moving
+averages of the weights, which ``train_base.py`` begins with, and with every save ``OUT/vocoder.zip`` to listen to.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from svclib.models import instrument
 from svclib.utils import rng as draws
 
 BATCH, FRAMES = 8, 43
-RATES = {"spectral": 2e-3, "adversarial": 3e-4, "discriminators": 4e-4}
+RATES = {"spectral": 2e-3, "adversarial": 3e-4, "discriminators": 8e-4}
 SPECTRAL, MEL, MATCHING, ADVERSARIAL = 1.0, 15.0, 2.0, 1.0  # weights of the second phase
 DECAY = 0.998
 
@@ -84,8 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=4000, help="by the spectral loss alone")
-    parser.add_argument("--adversarial-steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2000, help="by the spectral loss alone")
+    parser.add_argument("--adversarial-steps", type=int, default=1500)
     parser.add_argument("--minutes", type=float, default=1e9)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ class HarmonicSettings(Settings):
         n_harmonics: Sines at multiples of the pitch; only those below the mel's highest frequency sound.
         n_noise_bands: Noise magnitudes from 0 Hz to half the sample rate.
         excitation: ``sines``: all harmonics in phase, steady noise. ``pulses``: minimum phase of the envelope plus a
-            learned phase per band, and noise that follows the pitch period with a learned depth per band.
+            learned phase per band, from the fundamental's on, and noise that follows the pitch period with a learned depth per band.
         channels, n_layers: The network: convolutions over 5 frames.
         fft_sizes, log_rule: Of the spectral loss, see ``spectral_loss``.
     """
@@ -190,7 +190,8 @@ class HarmonicVocoder(SpectralLossModel):
             if not self.pulses:
                 return amplitudes, noise
             phase, cosine, sine = rest
-            angle = self._minimum_phase(levels, f0) + self._at(phase, harmonic_hz) + math.pi / 2
+            angle = self._minimum_phase(levels, f0) + self._at(phase, harmonic_hz)
+            angle = angle - angle[..., :1] + math.pi / 2  # a phase of the fundamental that moved would move the pitch
             # Depth below 1 in any direction v: v / sqrt(1 + |v|^2); the mean power over a period stays m^2.
             cosine, sine = (self._at(x, self.noise_hz) * on for x in (cosine, sine))
             square = cosine.square() + sine.square()
@@ -224,7 +225,7 @@ class HarmonicVocoder(SpectralLossModel):
 
     @torch.no_grad()
     def locked(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The batch with the F0 ``line_hz`` and the ``initial_phase`` that put its pulses where the recordings have them.
+        """The batch with the F0 ``line_hz`` and ``initial_phase`` that put its pulses where the recordings have them.
 
         With the running phase ``p`` of the F0 and this vocoder's harmonics ``h_k``, a recording holds
         ``Re h_k exp(i k (p + u))``. Demodulated by ``exp(-i k p)`` under 30 ms it is ``z_k``; ``c_k = z_k conj(h_k)``:
