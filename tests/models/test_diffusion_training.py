@@ -4,7 +4,6 @@ by the sampler, steps and start that were chosen; what cannot be is refused in a
 
 import dataclasses
 import json
-import types
 
 import numpy as np
 import pytest
@@ -295,6 +294,25 @@ def test_a_model_of_several_singers_is_a_start_for_one(exported, tmp_path):
     )
     preset = toy.preset(SETTINGS, FEATURES, steps=1, segment_s=0.5)
     assert training.train(MelDataset(), tmp_path / "run", preset, init=path).step == 1
+
+
+@pytest.mark.parametrize("theirs, mine", [("sines", "pulses"), ("pulses", "sines")])
+def test_a_vocoder_of_another_excitation_is_a_start_too(theirs, mine, tmp_path):
+    """What both have is taken over; phases and depths that the other lacks begin at zero."""
+    settings = {
+        name: dataclasses.replace(SETTINGS, vocoder=dataclasses.replace(SETTINGS.vocoder, excitation=name))
+        for name in (theirs, mine)
+    }
+    statistics = {**STATISTICS, "singers": {"toy": alone}}
+    start, model = (settings[name].build(FEATURES, statistics, seed=seed) for seed, name in ((1, theirs), (2, mine)))
+    torch.nn.init.normal_(start.vocoder.network.last.weight)
+    other = instrument.Instrument("it", "diffusion", start, FEATURES, statistics, {}, "", tmp_path)
+    assert resume.architecture_differences(other, toy.preset(settings[mine], FEATURES)) == ""
+    resume.init_from(model, start)
+    weights, had = model.vocoder.network.last.weight, start.vocoder.network.last.weight
+    n = min(len(weights), len(had))
+    assert torch.equal(weights[:n], had[:n]) and not weights[n:].any()
+    assert torch.equal(model.vocoder.network.first.weight, start.vocoder.network.first.weight)
 
 
 def test_singers_are_mixed_on_the_command_line(tmp_path):
