@@ -218,6 +218,14 @@ def test_in_training_pulses_lie_where_the_recording_has_them(shift, polarity):
         assert np.corrcoef(made[part], locked["audio"][0, part])[0, 1] > 0.9
 
 
+def test_the_fundamental_keeps_its_phase():
+    """Whatever the network says: a phase that moves with the mel would be another pitch."""
+    audio, f0 = voice(np.full(40, 140.0))
+    amplitudes, _ = busy(settings=PULSES).controls(*(batch_of(audio, f0)[k] for k in ("log_mel", "f0_hz", "voiced")))
+    np.testing.assert_allclose(amplitudes[0, :, 0].angle().detach(), np.pi / 2, atol=1e-5)
+    assert amplitudes[0, :, 1:20].angle().std(dim=0).min() > 0.05
+
+
 def test_pulses_learn_phases_and_depths():
     """All five outputs get a gradient, and the default settings have the two they had."""
     audio, f0 = voice(140 * 2 ** (0.1 * np.sin(np.arange(40) / 9)))
@@ -239,6 +247,7 @@ def test_unvoiced_frames_of_pulses_have_steady_noise():
     _, noise = busy(settings=PULSES).controls(batch["log_mel"], batch["f0_hz"], batch["voiced"])
     depth = noise[:, :, 1:].square().sum(2).sqrt() / noise[:, :, 0]
     assert 0.1 < depth.max() < 1
+    assert not torch.allclose(noise[:, :, 1], noise[:, :, 2], atol=0.01 * float(noise.max()))  # of any phase
 
 
 # Training -------------------------------------------------------------------------------------------------------------
