@@ -219,8 +219,8 @@ class ConvertPanel(TaskPanel):
             if auto_key:
                 chosen = found.applied(controls)
                 self._show_key(chosen)
-            sung = _with_edit(chosen, song.path, edited)
-            result = pipeline.convert(voice, song, sung, keep_rate=keep_rate, **options, **self.callbacks)
+            applied = _with_edit(chosen, song.path, edited)
+            result = pipeline.convert(voice, song, applied, keep_rate=keep_rate, **options, **self.callbacks)
             path = pipeline.save(result, self.base.output, suffix)
             self._append(result, path, full)
             text = f"Result {self.n_results} is below, and in {path}. {found.reminder(chosen)}"
