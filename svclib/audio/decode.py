@@ -526,7 +526,7 @@ def _mp3_spans(file: BinaryIO, at: int, limit: int) -> tuple[list[tuple[int, int
     A range begins, the first one before ``limit``, where three frames of the file's kind follow each other. The last
     frame before damage is left out.
     """
-    size, kind, spans, last = file.seek(0, 2), 0, [], 0
+    size, kind, spans, last = file.seek(0, 2), 0, list[tuple[int, int, int]](), 0
 
     def frame(start: int) -> tuple[int, int]:
         file.seek(start)

@@ -329,7 +329,8 @@ class ContentCache:
     """
 
     def __init__(self, dataset: Any, encoder: Any, seed: int):
-        self.dataset, self.encoder, self.seed, self.codes = dataset, encoder, seed, {}
+        self.dataset, self.encoder, self.seed = dataset, encoder, seed
+        self.codes = dict[int, Tensor]()
         frame_bytes = 2 * encoder.dims * sum(r["n_frames"] for r in dataset.recordings)
         self.n_variants = max(1, min(N_VARIANTS, MAX_CODE_BYTES // max(1, frame_bytes)))
 

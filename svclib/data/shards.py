@@ -163,7 +163,7 @@ class Reader:
             raise IndexError(f"rows {start} to {stop} of {shape[0]} in '{self.path.name}'")
         row = int(np.prod(shape[1:], dtype=np.int64))
         out = np.empty((stop - start, *shape[1:]), dtype)
-        view, done = memoryview(out.reshape(-1).view(np.uint8)), 0
+        view, done = memoryview(out.reshape(-1).view(np.uint8).data), 0
         try:
             with self._lock:
                 self._file.seek(offset + start * row * out.itemsize)

@@ -248,7 +248,11 @@ def _loaded(source: str) -> Encoder:
                 if config.model_type != "hubert":
                     break
                 _check_size(source, config, Path(where) if local else None)
-                options = {"local_files_only": offline, "output_loading_info": True, "dtype": torch.float32}
+                options: dict[str, Any] = {
+                    "local_files_only": offline,
+                    "output_loading_info": True,
+                    "dtype": torch.float32,
+                }
                 loaded: Any = HubertModel.from_pretrained(where, config=config, **options)
                 return _checked(source, *loaded)
             except ModelError:

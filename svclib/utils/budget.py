@@ -1,7 +1,7 @@
-"""What the work on one file may cost, asked before it begins: bytes on disk, bytes in memory, seconds, values.
+"""Cost of the work on one file, asked before it begins: bytes on disk, bytes in memory, seconds, values.
 
 A file of somebody else, or a damaged one of one's own, shall not fill the disk or the memory, nor keep a machine busy
-for hours. :data:`LIMITS` says what each kind of thing may cost; :func:`require` refuses more than that, and more than
+for hours. :data:`LIMITS` has the most that each kind may cost; :func:`require` refuses more than that, and more than
 this machine has free. What a format allows beyond that (ratios of compression, names, shapes) is checked where it is
 read.
 """
@@ -18,7 +18,7 @@ SPARE_BYTES = 1 << 29  # stay free on a disk that is filled from outside
 
 
 class Cost(NamedTuple):
-    """What the work on something takes; 0: nothing that grows with it."""
+    """Resources that some work takes; 0: nothing that grows with it."""
 
     disk_bytes: float = 0
     memory_bytes: float = 0

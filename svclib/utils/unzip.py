@@ -11,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store, budget, filesystem
@@ -76,7 +77,7 @@ def unpack(archive: str | Path, into: str | Path, progress: ProgressCallback | N
             budget.require("zip of recordings", archive.name, Cost(disk_bytes=total, values=len(entries)), into)
             atomic_store.write_json(into / RECORD_NAME, {**source, "unfinished": True})
             for entry, relative in entries:
-                atomic_store.commit_file(into / relative, lambda part, entry=entry: _write_entry(file, entry, part))
+                atomic_store.commit_file(into / relative, partial(_write_entry, file, entry))
                 done += entry.file_size
                 report(done / max(1, total), f"unpacking {relative.name}")
     except (*_DAMAGED, ValueError, OSError) as error:
