@@ -315,7 +315,9 @@ def convert(a) -> None:
                 mixed = cover.save_mix(
                     made, cover.open_stems(made.song.path, rest), folder, saved.suffix[1:], a.voice_db
                 )
-                progress.note(str(mixed))
+                progress.note(str(mixed.path))
+                for warning in mixed.warnings:
+                    log(f"{mixed.path.name}: {warning}")
             progress.note(f"{saved}\n{made.settings_text}")  # clears the bar for the lines that follow
             if name is not None:
                 _warn_renamed(Path(a.out), saved)

@@ -9,7 +9,7 @@ replaces.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors
@@ -63,7 +63,8 @@ class DemucsSeparator:
             import yaml
             from demucs import apply, hf
         except ImportError as error:
-            hint = "pip install 'svclib[cover]'; or separate with another program and give --accompaniment."
+            hint = "pip install 'svclib[cover]'; or separate with another program and give both of its files "
+            hint += "(--accompaniment; in notebook 03 the menu Accompaniment)."
             raise ModelError(f"To take a voice out of a mix needs the package demucs ({error}).", hint=hint) from None
         described = [path.name for path in sorted(Path(model).glob("*.yaml"))] or [f"{Path(model).name}.yaml"]
         bag = yaml.safe_load(_file(model, described[0], download).read_text(encoding="utf-8"))
@@ -107,7 +108,8 @@ def _file(model: str | Path, name: str, download: bool) -> Path:
     try:
         return Path(hf_hub_download(f"adefossez/{hf_repo_name(str(model))}", name, local_files_only=not download))
     except LocalEntryNotFoundError:
-        hint = "Add --download (once), or give the folder of its files with --separator."
+        hint = "Fetch them once (--download; in notebook 03 in the menu Accompaniment), or give the folder of its files "
+        hint += "with --separator."
         raise ModelError(f"The weights of '{model}' are not on this machine.", hint=hint) from None
 
 
@@ -228,9 +230,21 @@ def mix(result: Conversion, stems: Stems, voice_db: float | int = 0.0) -> tuple[
     return mixed * down, tuple(warnings)
 
 
-def save_mix(result: Conversion, stems: Stems, folder: str | Path, format: str = "wav", voice_db: float = 0.0) -> Path:
+class SavedMix(NamedTuple):
+    """A mix ``[samples, 2]`` with its warnings, and the file it was written to."""
+
+    path: Path
+    samples: Stereo
+    sample_rate_hz: int
+    warnings: tuple[str, ...]
+
+
+def save_mix(
+    result: Conversion, stems: Stems, folder: str | Path, format: str = "wav", voice_db: float | int = 0.0
+) -> SavedMix:
     """Write :func:`mix` as ``<song> - <instrument> (mix).<format>`` with the settings of the conversion beside it."""
     samples, warnings = mix(result, stems, voice_db)
     settings = {**result.settings(), "mix": {"voice_db": voice_db, "warnings": list(warnings)}}
     name = filesystem.safe_name(f"{result.song.name} - {result.instrument_name} (mix)", "mix")
-    return write_with_settings(Path(folder) / f"{name}.{format}", samples, stems.sample_rate_hz, settings)
+    path = write_with_settings(Path(folder) / f"{name}.{format}", samples, stems.sample_rate_hz, settings)
+    return SavedMix(path, samples, stems.sample_rate_hz, warnings)

@@ -304,7 +304,9 @@ class ComparePanel(TaskPanel):
         self._convert, self.rows, self._cells, self._about = convert, [], [], ""
         starts = [OWN, ("pure noise", ab_compare.PURE_NOISE), *sampling_menu("shallow")[1:]]
         self.instruments = self.several("Instruments", "instruments", "several with Ctrl or Shift", [OWN])
-        self.samplers = self.several("Samplers", "samplers", "of diffusion instruments", sampling_menu("sampler"))
+        found = sampling_menu("sampler")[1:]
+        names = [OWN, *((name, name) for _, name in found)]
+        self.samplers = self.several("Samplers", "samplers", "; ".join(label for label, _ in found), names)
         self.steps = self.several("Steps", "steps", "of diffusion instruments", sampling_menu("steps"))
         self.starts = self.several("Shallow start", "shallow", "of diffusion instruments", starts)
         self.vocoders = self.several("Vocoders", "vocoders", "of diffusion instruments", [OWN])

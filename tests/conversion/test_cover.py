@@ -127,7 +127,7 @@ def test_stems_of_two_songs_are_refused(tmp_path):
 
 def test_the_mix_is_written_with_its_settings(conversion, tmp_path):
     voice, stems = panned()
-    path = cover.save_mix(with_sound(conversion, voice), stems, tmp_path, voice_db=0.0)
+    path = cover.save_mix(with_sound(conversion, voice), stems, tmp_path, voice_db=0.0).path
     assert path.name == "song - anna (mix).wav"
     settings = json.loads(path.with_name(path.name + ".json").read_text())
     assert settings["mix"] == {"voice_db": 0.0, "warnings": []}

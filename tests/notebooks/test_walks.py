@@ -34,7 +34,9 @@ def home(folder, data_dir):
         (made / name).mkdir(parents=True)
     for path in sorted((data_dir / "voices" / "kathleen_spoken").glob("*.flac"))[:12]:
         shutil.copy(path, made / "audio" / "kathleen")
-    song, rate_hz = soundfile.read(sorted((data_dir / "singing").glob("*/*.wav"))[0], stop=10 * 44100)
+    path = sorted((data_dir / "singing").glob("*/*.wav"))[0]
+    rate_hz = soundfile.info(path).samplerate
+    song, _ = soundfile.read(path, stop=10 * rate_hz)
     soundfile.write(folder / "My song.wav", song, rate_hz)
     shutil.copy(folder / "My song.wav", made / "examples" / "song.wav")
     return made
