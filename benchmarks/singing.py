@@ -21,7 +21,6 @@ import torch
 from svclib.audio import io as audio
 from svclib.conversion import key_suggestion, metrics, pipeline
 from svclib.conversion import song as songs
-from svclib.conversion.controls import Controls
 from svclib.data import dataset
 from svclib.data.recordings import find_recordings
 from svclib.features import extract
@@ -88,10 +87,10 @@ def main() -> int:
     for folder in SONGS:
         found, _ = audio.find(arguments.data / folder)
         song = songs.load_song(found[0], voice.features)
-        shift = key_suggestion.suggest_shift(song.features, voice.statistics)
-        result = pipeline.convert(voice, song, Controls(octave_shift=shift.octaves))
+        suggestion = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
+        result = pipeline.convert(voice, song, suggestion.applied())
         pipeline.save(result, arguments.out / "output")
-        report["songs"][Path(folder).name] = {"octave_shift": shift.octaves, **obtained(voice, result)}
+        report["songs"][Path(folder).name] = {"shift_semitones": suggestion.shift_semitones, **obtained(voice, result)}
     atomic_store.write_json(arguments.out / "singing.json", report)
     print(json.dumps(report, indent=2))
     return 0

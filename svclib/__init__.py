@@ -6,7 +6,8 @@ The public names below are imported when they are first used; importing ``svclib
 
     voice = svclib.load_instrument("voice.zip")
     song = svclib.load_song("song.wav", voice.features)
-    result = svclib.convert(voice, song, svclib.Controls(octave_shift=1), svclib.SamplingOptions(steps=20))
+    suggestion = svclib.suggest_shift(song.features, voice.statistics, voice.kind)
+    result = svclib.convert(voice, song, suggestion.applied(), svclib.SamplingOptions(steps=20))
     svclib.save(result, "output")
 
 Everything else is in ten folders; a folder imports only folders before it (``tests/test_import_order.py``)::

@@ -16,7 +16,7 @@ import torch
 
 from svclib.audio.mel import MelConfig, log_mel
 from svclib.utils import atomic_store, serialization
-from svclib.utils.errors import ConfigError, ConversionError, printable
+from svclib.utils.errors import ConfigError, ConversionError, first_line
 
 SCHEMA = 1
 KINDS = {"mel": 2, "wave": 1}  # dimensions of a state
@@ -169,7 +169,7 @@ def load(path: str | Path) -> Trace:
     except FileNotFoundError:
         raise ConversionError(f"There is no trace '{path}'.", path=path) from None
     except Exception as error:  # zipfile and numpy raise many types on damaged files
-        why = printable(error, 150) or type(error).__name__
+        why = first_line(error, 150)
         raise ConversionError(f"'{path.name}' is not a trace, or it is damaged ({why}).", path=path) from None
 
 

@@ -485,7 +485,8 @@ def _mp3_pieces(path: Path, warn: Callable[[str], None], unopened: bool = False)
     frame_s = 1152 / _mp3_rate_hz(bits) / (1 if mpeg1 else 2)
     whole, there = clock(claimed * frame_s), clock(count * frame_s)
     if len(spans) > 1:
-        more = f" and at {len(spans) - 2} more places" if len(spans) > 2 else ""
+        n_more = len(spans) - 2
+        more = f" and at {n_more} more place{'' if n_more == 1 else 's'}" if n_more else ""
         warn(f" is damaged at {clock(spans[0][2] * frame_s)}{more}; what could be read before and after is joined.")
     elif claimed > 10 * count:
         warn(f": the length in its header, {whole}, is impossible; the {there} that are there are used.")

@@ -322,7 +322,7 @@ def shift_formants(
 def _log_envelope(power: Tensor, width: Tensor, frequency: Tensor) -> Tensor:
     """Natural logarithm of the envelope ``[frames, n]`` of a power spectrum ``[frames, bins]`` at frequencies ``[n]``;
     ``width`` ``[frames, 1]`` is one F0. All in bins; below the first harmonic and above the last it stays level."""
-    n_bins, area = power.shape[-1], torch.nn.functional.pad(power.cumsum(-1), (1, 0))
+    n_bins, area = power.shape[-1], F.pad(power.cumsum(-1), (1, 0))
 
     def log_mean_around(harmonic: Tensor) -> Tensor:
         edges = [((harmonic + offset) * width + 0.5).clamp(0, n_bins) for offset in (-0.5, 0.5)]

@@ -22,16 +22,16 @@ from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.utils.errors import Cancelled, ProgressCallback, reporter
 
 PURE_NOISE = -1  # as ``shallow``: start from pure noise, whatever else is set
-# Columns of numbers: figure of :class:`Row`, heading, format.
+# Columns of numbers: figure of :class:`Row`, heading, format, heading in a file.
 _COLUMNS = (
-    ("seconds", ">seconds", "{:.2f}"),
-    ("real_time_factor", ">real-time factor", "{:.3f}"),
-    ("rmse", ">F0 RMSE", "{:.0f} cents"),
-    ("correlation", ">F0 corr.", "{:.3f}"),
-    ("voicing_f1", ">voicing F1", "{:.3f}"),
-    ("loudness_l1_db", ">loudness", "{:.1f} dB"),
+    ("seconds", ">seconds", "{:.2f}", "seconds"),
+    ("real_time_factor", ">real-time factor", "{:.3f}", "real-time factor"),
+    ("rmse", ">F0 RMSE", "{:.0f} cents", "F0 RMSE (cents)"),
+    ("correlation", ">F0 corr.", "{:.3f}", "F0 correlation"),
+    ("voicing_f1", ">voicing F1", "{:.3f}", "voicing F1"),
+    ("loudness_l1_db", ">loudness", "{:.1f} dB", "loudness (dB)"),
 )
-HEADINGS = ("variant", "listen", *(heading for _, heading, _ in _COLUMNS))
+HEADINGS = ("variant", "listen", *(heading for _, heading, *_ in _COLUMNS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,23 +103,15 @@ class Row:
 
     def cells(self) -> list[str]:
         """The numbers as text, in the order of ``HEADINGS`` from the third on; a dash where there is none."""
-        numbers = [(self.figures.get(name, math.nan), form) for name, _, form in _COLUMNS]
+        numbers = [(self.figures.get(name, math.nan), form) for name, _, form, _ in _COLUMNS]
         return ["\N{EN DASH}" if math.isnan(value) else form.format(value) for value, form in numbers]
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list]]:
     """Headings and rows of the numbers in full precision, with units; without those that failed."""
-    head = [
-        "variant",
-        "seconds",
-        "real-time factor",
-        "F0 RMSE (cents)",
-        "F0 correlation",
-        "voicing F1",
-        "loudness (dB)",
-    ]
     names, measured = [name for name, *_ in _COLUMNS], [row for row in rows if row.figures]
-    return head, [[row.label, *(row.figures.get(name, math.nan) for name in names)] for row in measured]
+    cells = [[row.label, *(row.figures.get(name, math.nan) for name in names)] for row in measured]
+    return ["variant", *(heading for *_, heading in _COLUMNS)], cells
 
 
 def variants(

@@ -35,7 +35,7 @@ class Controls:
     """The controls of a conversion that every instrument has. Panels, command line and tables are made from the fields.
 
     ``singer`` is one of a diffusion instrument's singers, or weights by name; None: its first one. ``f0_edit`` changes
-    the song's F0 by hand, before everything else.
+    the song's F0 by hand, after the repair of octave jumps and before everything else.
     """
 
     octave_shift: int | float = _pitch(

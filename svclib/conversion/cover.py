@@ -7,9 +7,10 @@ replaces.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors
@@ -18,7 +19,7 @@ from jaxtyping import Float
 
 from svclib.audio import io as audio
 from svclib.conversion.pipeline import Conversion, limiter_gain, write_with_settings
-from svclib.conversion.song import fit_length
+from svclib.conversion.song import fit_length, require_song_length
 from svclib.data import quality
 from svclib.utils import filesystem
 from svclib.utils.errors import ConversionError, ModelError, ProgressCallback, reporter
@@ -129,7 +130,6 @@ class Stems:
     voice: Stereo
     accompaniment: Stereo
     sample_rate_hz: int
-    warnings: tuple[str, ...] = ()
 
 
 def separate(
@@ -149,13 +149,22 @@ def separate(
 
 
 def save_stems(stems: Stems, folder: str | Path, name: str) -> tuple[Path, Path]:
-    """Write ``NAME - voice.wav`` and ``NAME - accompaniment.wav``; a name that is taken gets a number."""
+    """Write ``NAME - voice.wav`` and ``NAME - accompaniment.wav``; where one is taken, both get the same number.
+
+    Both are turned down by as much if one would clip, so that they still add up to the song.
+    """
     parts = {"voice": stems.voice, "accompaniment": stems.accompaniment}
+    gain = limiter_gain(*parts.values())
+    for number in itertools.count(1):
+        end = "" if number == 1 else f" {number}"
+        paths = [Path(folder) / f"{name} - {part}{end}.wav" for part in parts]
+        if not any(path.exists() for path in paths):
+            break
     written = [
-        audio.write(Path(folder) / f"{name} - {part}.wav", samples, stems.sample_rate_hz, comment=f"{part} of {name}")
-        for part, samples in parts.items()
+        audio.write(path, samples * gain, stems.sample_rate_hz, comment=f"{part} of {name}").path
+        for path, (part, samples) in zip(paths, parts.items(), strict=True)
     ]
-    return written[0].path, written[1].path
+    return written[0], written[1]
 
 
 def open_stems(voice: str | Path, accompaniment: str | Path) -> Stems:
@@ -174,6 +183,7 @@ def open_stems(voice: str | Path, accompaniment: str | Path) -> Stems:
 def read_stereo(path: str | Path, sample_rate_hz: int) -> Stereo:
     """A file as two channels: one is doubled, of more the first two are taken."""
     info = audio.survey(path).info
+    require_song_length(info)
     samples = np.concatenate(list(audio.blocks(path)))[:, :2]
     samples = audio.resample(samples, info.sample_rate_hz, sample_rate_hz)
     return np.repeat(samples, 2, axis=1) if samples.shape[1] == 1 else samples
@@ -205,7 +215,7 @@ def mix(result: Conversion, stems: Stems, voice_db: float | int = 0.0) -> tuple[
     separated voice; ``voice_db`` is added. Nothing is moved in time. Returns ``[samples, 2]`` at the stems' rate, as
     long as the song, turned down as a whole where it would clip; and warnings.
     """
-    warnings, rate_hz = list(stems.warnings), stems.sample_rate_hz
+    warnings, rate_hz = list[str](), stems.sample_rate_hz
     new = fit_length(audio.resample(result.audio, result.sample_rate_hz, rate_hz), len(stems.voice))
     middle = stems.voice.mean(axis=1)
     energy = float(np.dot(middle, middle))
@@ -230,21 +240,15 @@ def mix(result: Conversion, stems: Stems, voice_db: float | int = 0.0) -> tuple[
     return mixed * down, tuple(warnings)
 
 
-class SavedMix(NamedTuple):
-    """A mix ``[samples, 2]`` with its warnings, and the file it was written to."""
-
-    path: Path
-    samples: Stereo
-    sample_rate_hz: int
-    warnings: tuple[str, ...]
-
-
 def save_mix(
-    result: Conversion, stems: Stems, folder: str | Path, format: str = "wav", voice_db: float | int = 0.0
-) -> SavedMix:
-    """Write :func:`mix` as ``<song> - <instrument> (mix).<format>`` with the settings of the conversion beside it."""
+    result: Conversion, stems: Stems, folder: str | Path, format: str = "wav", voice_db: float = 0.0
+) -> tuple[Path, tuple[str, ...]]:
+    """Write :func:`mix` as ``<song> - <instrument> (mix).<format>`` with the settings of the conversion beside it.
+
+    Returns its path, and the warnings of the mix.
+    """
     samples, warnings = mix(result, stems, voice_db)
     settings = {**result.settings(), "mix": {"voice_db": voice_db, "warnings": list(warnings)}}
     name = filesystem.safe_name(f"{result.song.name} - {result.instrument_name} (mix)", "mix")
-    path = write_with_settings(Path(folder) / f"{name}.{format}", samples, stems.sample_rate_hz, settings)
-    return SavedMix(path, samples, stems.sample_rate_hz, warnings)
+    target = Path(folder) / f"{name}.{format}"
+    return write_with_settings(target, samples, stems.sample_rate_hz, settings), warnings

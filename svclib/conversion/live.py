@@ -16,7 +16,7 @@ import scipy.signal
 import torch
 from jaxtyping import Float
 
-from svclib.audio import synthesis
+from svclib.audio import synthesis, units
 from svclib.conversion.controls import F0_LIMITS_HZ, LOUDNESS_FLOOR_DB, Controls, statistic
 from svclib.conversion.song import fit_length
 from svclib.features import extract
@@ -64,7 +64,7 @@ class LiveVoice:
         self.latency_samples = self.lookahead + self.hop + self.renderer.margin
         self.state, self.phase, self.last_hz = None, None, None  # of the decoder; at the last frame's centre
         midi = statistic(instrument.statistics, "f0_midi", "mean_note") or DEFAULT_MIDI
-        self.held_hz = 440.0 * 2 ** ((midi - 69) / 12)
+        self.held_hz = float(units.midi_to_hz(midi))
         self.received, self.begin = np.zeros(0, np.float32), 0  # the newest samples, and the place of the first of them
         self.tail = np.zeros(0, np.float32)  # of the room
         extract.extract(np.zeros(self.context, np.float32), self._features)  # loads the F0 tracker

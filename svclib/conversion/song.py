@@ -72,10 +72,8 @@ def load_song(
     settings = dataclasses.replace(settings, f0_method=f0_method or settings.f0_method)
     report(0.0, f"reading {name}")
     found = audio.survey(path)
+    require_song_length(found.info)
     n_samples, sample_rate_hz = found.info.n_samples, found.info.sample_rate_hz
-    if found.info.duration_s > MAX_SONG_S:
-        length, most = units.duration_text(found.info.duration_s), units.duration_text(MAX_SONG_S)
-        raise ConversionError(f"'{name}' lasts {length}; expected a song of at most {most}.", hint="Cut it into parts.")
     report(0.05, f"reading {name}")
     samples = audio.read(path, settings.sample_rate_hz, found).samples
     if units.frame_count(len(samples), settings.hop_samples) < 1:
@@ -93,6 +91,14 @@ def load_song(
             measured = dataclasses.replace(measured, settings=wide, **found_f0)
     report(1.0, "measured")
     return Song(path, Path(name).stem, sample_rate_hz, n_samples, samples, measured, tuple(found.info.warnings))
+
+
+def require_song_length(info: audio.AudioInfo) -> None:
+    """Refuse a file that lasts longer than two hours."""
+    if info.duration_s > MAX_SONG_S:
+        length, most = units.duration_text(info.duration_s), units.duration_text(MAX_SONG_S)
+        text = f"'{info.name}' lasts {length}; expected a song of at most {most}."
+        raise ConversionError(text, hint="Cut it into parts.")
 
 
 def cached_song(path: str | Path, settings: FeatureSettings, f0_method: str | None = None, **watch) -> Song:

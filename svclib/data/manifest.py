@@ -97,7 +97,12 @@ def _problem(manifest: dict) -> str:
         known = entry.get("singer") in manifest["singers"] and entry.get("label") in (None, *manifest["labels"])
         segments = entry.get("segments")
         placed = isinstance(segments, list) and all(
-            isinstance(s, list) and len(s) == 5 and s[0] in list(files) and all(map(_is_count, s[1:])) for s in segments
+            isinstance(s, list)
+            and len(s) == 5
+            and isinstance(s[0], str)
+            and s[0] in files
+            and all(map(_is_count, s[1:]))
+            for s in segments
         )
         notes = isinstance(entry.get("notes"), list) and all(isinstance(note, str) for note in entry["notes"])
         if not (whole and known and placed and notes and entry.get("split") in ("train", "validation")):

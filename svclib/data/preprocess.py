@@ -146,7 +146,7 @@ class DatasetBuilder:
         share, rate = self.share if self.total_s > 0 else 0.03, self.settings.sample_rate_hz
         found = audio.survey(recording.path, lambda f, text: self.report(share, f"{text}, {100 * f:.0f} %"))
         info = found.info
-        low_rate = low_rate_warning(info.path.name, info.sample_rate_hz)
+        low_rate = low_rate_warning(info.name, info.sample_rate_hz)
         notes = [w for w in info.warnings if info.sample_rate_hz < rate or w != low_rate]
         if found.peak > 1.0:
             notes.append(f"{recording.name} peaks {20 * math.log10(found.peak):.1f} dB over full scale; turned down.")
@@ -309,11 +309,8 @@ def _build(builder: DatasetBuilder, hashed: list, placed: dict, validation: str 
 
 def _without_notes(new: dict, settings) -> list[str]:
     """A message if a singer's recordings have no pitch, or notes reach a limit that is lower than the default."""
-    singers = new["statistics"]["singers"]
-    lost, pitch = (
-        [name for name, found in singers.items() if statistics.lacks_notes(found)],
-        new["statistics"]["f0_midi"],
-    )
+    singers, pitch = new["statistics"]["singers"], new["statistics"]["f0_midi"]
+    lost = [name for name, found in singers.items() if statistics.lacks_notes(found)]
     if not lost:
         highest = 0.0 if pitch["mean_note"] is None else units.midi_to_hz(statistics.note_range_midi(pitch)[1] + 1)
         limit = f"Notes reach the limit of the pitch tracker, {settings.f0_max_hz:.0f} Hz; higher ones are unvoiced. "
@@ -367,10 +364,8 @@ def _changes(old: dict | None, new: dict) -> list[str]:
             messages.append(UNCHANGED)
     others = [s["name"] for s in new["skipped"] if Path(s["name"]).suffix.lower() not in audio.SUFFIXES]
     if others:
-        more = " and so on" if len(others) > 5 else ""
-        what = (
-            "1 file is no recording and was" if len(others) == 1 else f"{len(others)} files are no recordings and were"
-        )
+        n, more = len(others), " and so on" if len(others) > 5 else ""
+        what = "1 file is no recording and was" if n == 1 else f"{n} files are no recordings and were"
         messages.append(f"{what} left out: {', '.join(others[:5])}{more}.")
     for name, reason in ((s["name"], s["reason"]) for s in new["skipped"] if s["name"] not in others):
         named = reason.startswith(Path(name).name)

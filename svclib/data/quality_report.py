@@ -100,7 +100,8 @@ class Report:
     totals: dict
     findings: list[Finding]
 
-    def table_of(self, files: Sequence[FileReport]) -> tuple[list[str], list[list[str]]]:
+    @staticmethod
+    def table_of(files: Sequence[FileReport]) -> tuple[list[str], list[list[str]]]:
         """Column titles and rows about files; columns without any value are left out."""
         titles = ["file", "length", "pitch", "level", "noise floor", "silent", "clipped", "voiced"]
         rows = [f.row for f in files]

@@ -165,7 +165,8 @@ def pinned(settings: UnitSettings) -> UnitSettings:
 
 def _public(source: str) -> str:
     """A source without the place of a local folder; that of Drive is the same on every machine."""
-    return Path(source).name if Path(source).is_dir() and not filesystem.on_drive(source) else source
+    local = Path(source).is_dir() and not filesystem.on_drive(source)
+    return os.path.basename(os.path.abspath(source)) if local else source  # also of "." a name
 
 
 def _place(settings: UnitSettings) -> str:

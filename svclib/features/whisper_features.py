@@ -22,7 +22,6 @@ from jaxtyping import Bool, Float
 from svclib.features.content_features import SAMPLE_RATE_HZ, UnitSettings, register
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ModelError
-from svclib.utils.filesystem import cache_folder
 
 MAP = "whisper_base.safetensors"
 WINDOW_SAMPLES, HOP_SAMPLES, REACH_SAMPLES = 30 * SAMPLE_RATE_HZ, 320, 400
@@ -70,7 +69,7 @@ def installed_whisper() -> Path | None:
         return None
     folders = [Path(spec.submodule_search_locations[0]) / "data" for spec in specs]
     parts = [folder / f"model.bin.part{i}" for i, folder in enumerate(folders, 1)]
-    target = cache_folder() / "recognizers" / "whisper-base"
+    target = filesystem.cache_folder() / "recognizers" / "whisper-base"
     n_bytes = sum(part.stat().st_size for part in parts)
     for name in _FILES:
         if filesystem.size_of(target / name) != (folders[0] / name).stat().st_size:

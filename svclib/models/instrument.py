@@ -28,7 +28,7 @@ from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils import atomic_store, filesystem, serialization
-from svclib.utils.errors import ModelError, printable
+from svclib.utils.errors import ModelError, first_line, printable
 from svclib.utils.serialization import from_dict, strict_json, to_dict
 
 # Settings class of every model kind; its build() makes the model.
@@ -326,7 +326,7 @@ def architecture(settings: Any, features: FeatureSettings, statistics: dict) -> 
         with torch.device("meta"), layers.skip_init():
             return build_model(settings, features, statistics).state_dict()
     except (ValueError, RuntimeError, TypeError, OverflowError, MemoryError, KeyError) as error:
-        raise ModelError(f"model: these settings build no model ({str(error).splitlines()[0][:200]}).") from None
+        raise ModelError(f"model: these settings build no model ({first_line(error)}).") from None
 
 
 _BLENDED = ("f0_midi", "loudness_db", "loudness_quantiles_db")  # statistics that conversions use

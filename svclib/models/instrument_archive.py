@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 
 from svclib.utils import unzip
-from svclib.utils.errors import ConfigError, ModelError, StorageError, printable
+from svclib.utils.errors import ConfigError, ModelError, StorageError, first_line, printable
 from svclib.utils.serialization import strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
@@ -55,7 +55,7 @@ def opened(path: Path):
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
         raise ModelError(f"'{path.name}' is damaged ({str(error)[:100].strip()}); download it again.") from None
     except Exception as error:  # whatever else an untrusted file provokes
-        why = printable(error, 200) or type(error).__name__
+        why = first_line(error)
         raise ModelError(f"'{path.name}' cannot be read ({why}); download it again.") from None
 
 

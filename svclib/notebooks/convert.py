@@ -88,18 +88,19 @@ class ConvertPanel(TaskPanel):
         hint = "Transfer moves octave and semitones to what fits instrument and song; moving one of them turns it off"
         self.auto_key = self.checkbox("Automatic key", "auto-key", hint, True)
         pitch.children = (pitch.children[0], self.auto_key, *pitch.children[1:], *output.children)
+        self._initial = {control: control.value for control in (*rows, self.auto_key)}
         self._suggesting = False
         self.on_change(self._key_moved, *(self.sliders.widgets[name] for name in SHIFTS))
         hint = "compares where the song and the instrument sing, and says which shift fits"
         self.suggest_button = self.button("Suggest key", self.suggest, "suggest", hint=hint)
         hint = "the song's pitch over its spectrogram: move notes, draw, snap to a key; kept in a file beside the song"
         self.lane_button = self.button("Edit pitch", self.edit_pitch, "edit-pitch", hint=hint)
-        hint = "sing the song with the instrument"
         hint, width = "Google Drive or web address of an instrument (.zip) or a song", "min(430px, 98%)"
         self.link = self.control(W.Text, "Link", "link", hint, width=width, label_width="80px")
         self.fetch_button = self.button("Fetch", self.fetch, "fetch", hint="bring what the link gives into the menus")
         self.download_button = self.button("Download all", self.download_all, "download-all", hint="as one zip")
         self.download_button.layout.display = "none"
+        hint = "sing the song with the instrument"
         self.transfer_button = self.button("Transfer", self.transfer, "transfer", "primary", hint)
         hint = "sing every song of the menu; one that fails does not stop the others"
         self.all_button = self.button("Transfer all songs", self.transfer_all, "transfer-all", hint=hint)
@@ -139,9 +140,10 @@ class ConvertPanel(TaskPanel):
         """Choose the last one of the stored songs or instruments."""
         self.refresh()
         menu = self.instrument if paths[-1].parent == self.base.instruments else self.song
-        if paths[-1] in [path for _, path in menu.options]:
+        ready = ""
+        if paths[-1] in [path for _, path in menu.options]:  # not a vocoder
             menu.value = paths[-1]
-        ready = "" if self.missing() else " and chosen. Press Transfer"
+            ready = "" if self.missing() else " and chosen. Press Transfer"
         return f"{paths[-1].name} is stored in {paths[-1].parent}{ready}."
 
     def controls(self) -> Controls:
@@ -152,7 +154,8 @@ class ConvertPanel(TaskPanel):
         """All controls back to where they began."""
         self.sliders.reset()
         self.sampling.reset()
-        self.f0_method.value, self.auto_key.value = OWN[1], True
+        for control, value in self._initial.items():
+            control.value = value
 
     def _key_moved(self):
         if not self._suggesting:
@@ -188,9 +191,9 @@ class ConvertPanel(TaskPanel):
 
     def _load(self):
         """The chosen instrument and song, opened or as opened before."""
-        path, song_path = self.instrument.value, self.song.value
+        path, song_path, f0_method = self.instrument.value, self.song.value, self.f0_method.value or None
         voice = self.open_instrument(path)
-        return voice, songs.cached_song(song_path, voice.features, self.f0_method.value or None, **self.callbacks)
+        return voice, songs.cached_song(song_path, voice.features, f0_method, **self.callbacks)
 
     def suggest(self) -> None:
         """Show which octave and semitones fit the instrument and why, with buttons that take them."""
@@ -205,13 +208,9 @@ class ConvertPanel(TaskPanel):
         """Show the pitch lane of the chosen song."""
         self.start(lambda: self.lane.show(self._load()[1]))
 
-    def _with_edit(self, controls: Controls, path: Path) -> Controls:
-        """The controls with the edits beside the song, if they are to be used."""
-        return dataclasses.replace(controls, f0_edit=f0_edit.of_song(path) if self.edited.value else None)
-
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
-        controls, options, full = self.controls(), self._options(), self.full_output.value
+        controls, options, full, edited = self.controls(), self._options(), self.full_output.value, self.edited.value
         suffix, keep_rate, auto_key = self.format.value, self.keep_rate.value, self.auto_key.value
 
         def work():
@@ -220,8 +219,8 @@ class ConvertPanel(TaskPanel):
             if auto_key:
                 chosen = found.applied(controls)
                 self._show_key(chosen)
-            edited = self._with_edit(chosen, song.path)
-            result = pipeline.convert(voice, song, edited, keep_rate=keep_rate, **options, **self.callbacks)
+            applied = _with_edit(chosen, song.path, edited)
+            result = pipeline.convert(voice, song, applied, keep_rate=keep_rate, **options, **self.callbacks)
             path = pipeline.save(result, self.base.output, suffix)
             self._append(result, path, full)
             text = f"Result {self.n_results} is below, and in {path}. {found.reminder(chosen)}"
@@ -241,7 +240,7 @@ class ConvertPanel(TaskPanel):
     def transfer_all(self) -> None:
         """Convert every song of the menu; each result appends as soon as it is there."""
         controls, options, path = self.controls(), self._options(), self.instrument.value
-        paths, auto_key = [value for _, value in self.song.options], self.auto_key.value
+        paths, auto_key, edited = [value for _, value in self.song.options], self.auto_key.value, self.edited.value
         keep_rate, suffix, f0_method = self.keep_rate.value, self.format.value, self.f0_method.value or None
 
         def work():
@@ -249,7 +248,7 @@ class ConvertPanel(TaskPanel):
 
             def controls_for(song):
                 found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
-                return self._with_edit(found.applied(controls) if auto_key else controls, song.path)
+                return _with_edit(found.applied(controls) if auto_key else controls, song.path, edited)
 
             def done(result):
                 self._append(result, pipeline.save(result, self.base.output, suffix), False)
@@ -284,6 +283,11 @@ class ConvertPanel(TaskPanel):
     def _show_results(self):
         self.results.children = tuple(reversed(self.shown))  # the newest on top
         self.download_button.layout.display = "" if len(self.shown) > 1 else "none"
+
+
+def _with_edit(controls: Controls, path: Path, wanted: bool) -> Controls:
+    """The controls with the edits beside the song, if they are to be used."""
+    return dataclasses.replace(controls, f0_edit=f0_edit.of_song(path) if wanted else None)
 
 
 class ComparePanel(TaskPanel):

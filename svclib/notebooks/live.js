@@ -14,6 +14,7 @@
     const wanted = {echoCancellation: false, noiseSuppression: false, autoGainControl: false};
     stream = await navigator.mediaDevices.getUserMedia({audio: wanted});
   } catch (error) {
+    audio.close();
     state.textContent = 'The microphone gave no sound (' + (error.message || error.name) + '). Allow it in the browser and press Start again.';
     return;
   }

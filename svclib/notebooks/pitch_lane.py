@@ -51,7 +51,8 @@ class PitchLane(W.VBox):
             return
         path = f0_edit.beside(self._song)
         f0_edit.write(path, edit)
-        self._message.show(f"The pitch is kept in {path.name} ({len(edit.edits)} edits). Press Transfer.", "done")
+        count = "1 edit" if len(edit.edits) == 1 else f"{len(edit.edits)} edits"
+        self._message.show(f"The pitch is kept in {path.name} ({count}). Press Transfer.", "done")
 
 
 def _lane(song: Song, edit: f0_edit.F0Edit) -> dict:
@@ -84,4 +85,4 @@ def _lane(song: Song, edit: f0_edit.F0Edit) -> dict:
 def _spectrogram(song: Song) -> bytes:
     """A PNG from 60 Hz to half the sample rate, rows equally spaced in cents."""
     level_db = plots.log_spectrogram(song.audio, song.features.settings.sample_rate_hz)[0]
-    return plots.array_png(level_db, cmap="magma", vmin=plots.FLOOR_DB, vmax=max(-20.0, level_db.max()))
+    return plots.plain_levels(level_db, plots.FLOOR_DB, max(-20.0, float(level_db.max())))

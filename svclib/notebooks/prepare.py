@@ -51,10 +51,16 @@ def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
     widgets.show(page.paragraph(f"Your folder{' on your Google Drive' if opened.on_drive else ''}: {opened.root}"))
     if note := note + opened.notice:
         widgets.show_note(note, "warning" if opened.notice else "info")
+<<<<<<< HEAD
     there = [entry.kind for entry in instrument.list_folder(opened.instruments)]  # None: damaged
     if base_model and BASE_PATH.is_file() and "diffusion" not in there:
         made = atomic_store.copy_file(BASE_PATH, opened.instruments / BASE_PATH.name)
         os.utime(made, (0, 0))  # one's own instruments are newer
+=======
+    wanted = base_model and BASE_PATH.is_file()
+    if wanted and not any(entry.kind == "diffusion" for entry in instrument.list_folder(opened.instruments)):
+        atomic_store.copy_file(BASE_PATH, opened.instruments / BASE_PATH.name)
+>>>>>>> main
         widgets.show_note(
             f"There was no diffusion instrument in {opened.instruments}, so the base model was put there: it sings any "
             "song in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in a quarter "
@@ -279,15 +285,15 @@ class DoctorPanel(Panel):
         super().__init__()
         self.found, report = found, _examined(found)
         widgets.show(_report_html(report))  # not in the panel: it stays in a saved notebook
-        flagged, rows = report.flagged()[:MAX_FLAGGED], []
+        flagged, rows = report.flagged(), []
         self.ticks = {}
-        for number, file in enumerate(flagged):
+        for number, file in enumerate(flagged[:MAX_FLAGGED]):
             kinds = ", ".join(dict.fromkeys(quality_report.KINDS[f.kind] for f in file.findings))
             tick = self.ticks[file.path] = self.checkbox("Leave out", f"leave-{number}", f"do not use {file.name}")
             sound = page.player(*audio.beginning(file.path, PLAYED_S))
             rows.append(widgets.row(tick, widgets.html(page.paragraph(f"{file.name}: {kinds}") + sound)))
         if flagged:
-            of = f" The first {len(flagged)} of {len(report.flagged())} are here." if len(rows) == MAX_FLAGGED else ""
+            of = f" The first {len(rows)} of {len(flagged)} are here." if len(flagged) > len(rows) else ""
             text = f"Listen to what is worth a look, and tick what shall be left out.{of} Then run the next cell."
             rows.insert(0, widgets.html(page.heading("Worth a look") + page.paragraph(text)))
         self.lay_out(*rows, self.message.widget)

@@ -376,9 +376,8 @@ class ExportPanel(Panel):
         for number in itertools.count(1):
             own = name if number == 1 else f"{name} {number}"  # in the file too, so that results are named apart
             if own not in taken:
-                self.path = self.base.instruments / f"{own}.zip"
-                which = self.checkpoint.value
-                self.path = training.export(run, self.path, which, own, dataset=self.data, **texts)
+                path = self.base.instruments / f"{own}.zip"
+                self.path = training.export(run, path, self.checkpoint.value, own, dataset=self.data, **texts)
                 self.message.show(f"The instrument, from step {record['step']}, is {self.path}", "done")
                 return
             if wanted.items() <= taken[own].info.items() and _same_weights(model, taken[own].path):

@@ -22,7 +22,7 @@ from svclib.models.diffusion.denoiser import CHUNK_FRAMES
 from svclib.training.checkpoints import CheckpointInfo, listing, load_model, now
 from svclib.training.checkpoints import counting as counting
 from svclib.training.resume import fits as fits
-from svclib.training.resume import pin_content_encoder
+from svclib.training.resume import preset_of_session
 from svclib.training.run_lock import RunLock
 from svclib.training.run_log import LogReader as LogReader
 from svclib.training.run_log import curves as curves
@@ -68,16 +68,14 @@ def train(
     """
     options = SessionOptions(**options)
     dataset = _opened(dataset)
-    changes = {name: v for name in ("steps", "seed") if (v := getattr(options, name)) is not None}
-    preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
-    preset = pin_content_encoder(preset, dataset.settings)
+    preset = preset_of_session(preset, dataset, options.steps, options.seed)
     if preset.model.kind == "diffusion" and (lost := only_held_out(dataset.recordings)):
         raise TrainingError(
             f"All recordings of {', '.join(lost)} in the dataset are held out, so the model would not know this voice. "
             "Prepare it with another validation pattern, or with more recordings."
         )
     run, messages = Path(run), []
-    filesystem.refuse_links(run, "checkpoints", "previews", "tensorboard", "metrics.jsonl", "*.json")
+    filesystem.refuse_links(run, "checkpoints", "previews", "tensorboard", "metrics.jsonl", "run.json")
     check_statistics(dataset.statistics)
     _require_notes(dataset, preset, options, run)
     from_dict(type(preset.model), to_dict(preset.model), "model")  # it can be exported
@@ -108,8 +106,7 @@ def _opened(dataset: Any) -> Any:
 
 def _require_notes(dataset: Any, preset: config.Preset, options: SessionOptions, run: Path) -> None:
     """Refuse to begin an instrument that plays notes with a voice that has none, unless it was allowed."""
-    singers = (getattr(dataset, "statistics", None) or {}).get("singers", {})
-    lost = [name for name, found in singers.items() if statistics.lacks_notes(found)]
+    lost = [name for name, found in dataset.statistics["singers"].items() if statistics.lacks_notes(found)]
     if preset.model.kind in ("ddsp", "diffusion") and lost and not options.allow_unpitched and not checkpoints(run):
         raise TrainingError(
             f"No notes were found in the recordings of {', '.join(lost)}: they are whispered, or outside the range of "
@@ -126,7 +123,7 @@ def _result(trainer: Trainer, reason: str, lost: str) -> RunResult:
     elif not reason:
         message = f"Finished: step {step} of {steps} in '{trainer.run}'."
     elif reason == "elsewhere":
-        message = f"{lost} Saved at step {trainer.writer.saved_step} of {steps}."
+        message = f"{lost} Saved at step {trainer.writer.saved_step or 0} of {steps}."
     else:
         message = f"{_ENDED[reason]}: saved at step {step} of {steps}. Run the same again to go on from there."
     if trainer.writer.fallback_reason:

@@ -204,6 +204,13 @@ def pin_content_encoder(preset: config.Preset, dataset_settings: Any) -> config.
     return dataclasses.replace(preset, features=features, text=preset.text.replace(target.source, have.source))
 
 
+def preset_of_session(preset: config.Preset, dataset: Any, steps: int | None, seed: int | None) -> config.Preset:
+    """The preset with the steps and seed that were asked for, and the content encoder of the dataset."""
+    changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
+    preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
+    return pin_content_encoder(preset, dataset.settings)
+
+
 def differences(old: dict, new: dict, ignored: Collection[str] = ()) -> str:
     """``n_harmonics 100 there, 60 here; ...`` or an empty string."""
     keys = [k for k in {**old, **new} if old.get(k) != new.get(k) and k not in ignored]

@@ -16,7 +16,7 @@ from svclib.data.dataset import Dataset
 from svclib.models import instrument
 from svclib.training import api as training
 from svclib.training.checkpoints import counting, listing, newest, run_identity
-from svclib.training.resume import changed_settings, pin_content_encoder
+from svclib.training.resume import changed_settings, preset_of_session
 from svclib.utils import atomic_store, config, filesystem
 from svclib.utils.errors import TrainingError
 
@@ -100,13 +100,12 @@ def run(
     """
     dataset = dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset)
     minutes = options.pop("minutes", None)
-    changes = {name: v for name in ("steps", "seed") if (v := options.pop(name, None)) is not None}
+    steps, seed = options.pop("steps", None), options.pop("seed", None)
     deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
     planned = []
     for values in combinations(grid):
         preset = config.load(files, [*overrides, *(f"{k}={v}" for k, v in values.items())])
-        preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
-        preset = pin_content_encoder(preset, dataset.settings)
+        preset = preset_of_session(preset, dataset, steps, seed)
         folder = Path(runs) / _folder_name(values)
         _require_same(folder, preset, dataset)
         planned.append((values, folder, preset))

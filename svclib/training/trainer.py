@@ -20,7 +20,7 @@ from svclib.training import checkpoint_writer, resume, run_log, session
 from svclib.training.checkpoints import Checkpoint, listing, new_record, now, optimizer_tensors
 from svclib.training.session import SessionOptions, Status, StopRequest
 from svclib.utils import rng
-from svclib.utils.errors import TrainingError, printable
+from svclib.utils.errors import TrainingError, first_line
 
 SYNC_STEPS = 10  # steps between host synchronisations on a GPU; on the CPU there is nothing to wait for
 VALIDATION_BATCH, MAX_VALIDATION_BATCHES = 8, 8
@@ -102,7 +102,7 @@ class Trainer:
             try:
                 start.messages.extend(resume.restore(found, self.model, self.ema, self.adam, self.scaler))
             except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-                why = printable(str(error).partition("\n")[0], 200)
+                why = first_line(error)
                 raise TrainingError(
                     f"The checkpoint of step {start.step} in '{self.run}' does not fit this model ({why}).",
                     path=self.run,
@@ -256,7 +256,7 @@ class Trainer:
         """Held-out loss of the EMA weights, previews, and the best checkpoint if it improved."""
         self._read_losses()
         self.validated_step = self.step
-        if not self.main or not (batches := self._held_out()):
+        if not self.main or self.is_overtaken() or not (batches := self._held_out()):
             return
         with torch.no_grad():
             losses = [(float(self.ema.validation_loss(b)), len(b["audio"])) for b in batches]
@@ -360,7 +360,7 @@ class Trainer:
         self._read_losses()
         if validate_last and self.step > self.first_step and self.validated_step != self.step:
             self.validate()
-            if self.main:
+            if self.main and not self.overtaken:
                 self.writer.attempt(self.writer.prune)
         if self.step != (self.writer.saved_step or 0):
             for pause_s in (0.0, 0.5, 2.0):

@@ -12,7 +12,6 @@ import errno
 import fnmatch
 import hashlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -300,16 +299,13 @@ def find_marked(folder: str | Path, pattern: str) -> list[Marked]:
     ``problem``, never hidden: "nothing there" and "nothing usable" are different states.
     """
 
-    def natural(name: str) -> list:
-        return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", name)]
-
     suffix = Path(pattern).suffix
     listed = [name for name in filesystem.names(folder) if not name.startswith(".")]
     payloads = {n for n in listed if fnmatch.fnmatchcase(n, pattern) and not n.endswith(MARKER_SUFFIX)}
     if suffix and "*" not in suffix:  # markers whose payload is gone
         markers = fnmatch.filter(listed, pattern.removesuffix(suffix) + MARKER_SUFFIX)
         payloads |= {name.removesuffix(MARKER_SUFFIX) + suffix for name in markers}
-    return [_look(Path(folder) / name) for name in sorted(payloads, key=natural)]
+    return [_look(Path(folder) / name) for name in sorted(payloads, key=filesystem.natural_key)]
 
 
 def _look(path: Path) -> Marked:

@@ -19,7 +19,7 @@ from typing import Any
 import gin
 from gin import config as gin_config
 from gin import config_parser as parser
-from svclib.utils.errors import ConfigError, did_you_mean, printable
+from svclib.utils.errors import ConfigError, did_you_mean, first_line
 
 MAX_CHARACTERS, MAX_VALUES = 200_000, 100_000
 _HEADER = "from __gin__ import dynamic_registration"
@@ -303,17 +303,13 @@ def _errors_of(source: str):
 def _not_gin(error: Exception, source: str) -> ConfigError:
     number = getattr(error, "lineno", None)
     line = f", line {number}" if number else ""
-    return ConfigError(f"{source}{line}: this is not gin syntax ({_first_line(error.args[0] if error.args else '')}).")
-
-
-def _first_line(error: Exception | str) -> str:
-    text = str(error).strip() or type(error).__name__
-    return printable(text.splitlines()[0], 200)
+    why = first_line(error.args[0] if error.args else error)  # a SyntaxError's own text names the line again
+    return ConfigError(f"{source}{line}: this is not gin syntax ({why}).")
 
 
 def _plainly(error: Exception) -> str:
     """gin's error as a sentence, with the nearest name where one was not found."""
-    first = _first_line(error)
+    first = first_line(error)
     unknown = re.match(r"Configurable '(\w+)\.(\w+)' doesn't have a parameter named '(\w+)'", first)
     if unknown:
         alias, owner, name = unknown.groups()

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store, filesystem, unzip
-from svclib.utils.errors import Cancelled, ProgressCallback, StorageError, printable, reporter
+from svclib.utils.errors import Cancelled, ProgressCallback, StorageError, first_line, printable, reporter
 
 _DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
 MAX_BYTES, SPARE_BYTES = 100 << 30, 1 << 29  # of a download, and left free on the disk beside it
@@ -219,4 +219,4 @@ def _why(error: Exception, address: str) -> str:
     text = str(error).replace(address, _shown(address))
     for secret in filter(None, (parts.query, parts.netloc.rpartition("@")[0])):
         text = text.replace(secret, "...")
-    return next((printable(x.strip(), 200) for x in text.splitlines() if x.strip()), type(error).__name__)
+    return first_line(text.strip() or type(error).__name__)

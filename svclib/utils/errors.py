@@ -27,6 +27,12 @@ def printable(text: object, n: int | None = None, lines: bool = False) -> str:
     return shown if lines else shown.replace("\n", "?").replace("\t", " ")
 
 
+def first_line(error: object, n: int = 200) -> str:
+    """The first line of an error for a sentence, see :func:`printable`; its type where it has no text."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return printable(next(filter(None, lines), type(error).__name__), n)
+
+
 class _Details:
     """Attributes of every error: ``path`` of the file or folder that it is about, or None; ``hint``, the remedy as a
     sentence, part of the text; ``code``, a short word for callers that treat one cause apart, such as ``"silent"``.
@@ -40,7 +46,7 @@ class _Details:
     def _render_traceback_(self) -> list[str]:
         """The lines that IPython shows: the text alone, unless ``SVCLIB_DEBUG`` is set."""
         details = bool(os.environ.get("SVCLIB_DEBUG"))
-        return traceback.format_exception(self) if details else [str(self)]  # type: ignore[call-overload]
+        return traceback.format_exception(self) if details else [printable(self, lines=True)]  # type: ignore
 
 
 class AudioError(_Details, ValueError):

@@ -7,7 +7,6 @@ put another :class:`Disk` into :data:`active` to make the n-th operation fail.
 
 import contextlib
 import errno
-import fnmatch
 import functools
 import hashlib
 import json
@@ -359,9 +358,9 @@ def is_own_folder(folder: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and own
 
 
-def refuse_links(folder: str | Path, *patterns: str) -> None:
+def refuse_links(folder: str | Path, *names: str) -> None:
     """Raise StorageError if a name in a folder that svclib would write to leads elsewhere: archives may hold links."""
-    for path in (Path(folder) / name for name in names(folder) if any(fnmatch.fnmatchcase(name, p) for p in patterns)):
+    for path in (Path(folder) / name for name in names):
         if path.is_symlink():
             hint = "Put what it points to there, or take another folder."
             raise StorageError(f"'{path}' is a link, which svclib does not write through.", path=path, hint=hint)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from svclib.utils import atomic_store, filesystem
-from svclib.utils.errors import ProgressCallback, StorageError, printable, reporter
+from svclib.utils.errors import ProgressCallback, StorageError, first_line, printable, reporter
 from svclib.utils.filesystem import CHUNK_BYTES
 
 RECORD_NAME = ".source.json"
@@ -85,7 +85,7 @@ def unpack(archive: str | Path, into: str | Path, progress: ProgressCallback | N
             atomic_store.remove(into / RECORD_NAME)
         if isinstance(error, StorageError):
             raise
-        text = f"{archive.name} cannot be unpacked ({printable(error, 80) or type(error).__name__})."
+        text = f"{archive.name} cannot be unpacked ({first_line(error, 80)})."
         raise StorageError(text, path=archive, hint="Make it again.") from None
     atomic_store.write_json(into / RECORD_NAME, {**source, "n_files": len(entries)})
     return into

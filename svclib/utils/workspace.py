@@ -82,7 +82,7 @@ def _require_folder(root: Path, given: bool) -> None:
         raise StorageError(f"No folder can be made at '{root}'.", path=root, hint="Choose another place.") from None
     except OSError:
         return  # explained by the caller
-    names = {path.name for path in root.iterdir() if not filesystem.is_system_file(path.name)}
+    names = {name for name in filesystem.names(root) if not filesystem.is_system_file(name)}
     others = sorted(names.difference(f.name for f in dataclasses.fields(Base)))
     if given and others and "audio" not in names:
         hint = f"Choose a new or an empty one, for example '{root / 'svclib'}'."

@@ -237,4 +237,4 @@ def test_long_names_keep_their_suffix_and_what_is_added(plain, takes, tmp_path):
         opened, tuple(ends), tmp_path / "out", diffwave_files.Interpolation(step=2, count=2)
     )
     assert denoised.name.endswith("a denoised.wav")
-    assert [p.name[-10:] for p in mixed] == [" 1 of 2.wav"[-10:], " 2 of 2.wav"[-10:]] and "b" in mixed[0].name
+    assert [p.name[-10:] for p in mixed] == ["1 of 2.wav", "2 of 2.wav"] and "b" in mixed[0].name

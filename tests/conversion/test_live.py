@@ -83,11 +83,10 @@ def test_the_output_comes_late_by_the_latency_and_not_earlier():
     tone = np.where(t > 0.5, 0.5 * np.sin(2 * np.pi * 330 * t), 0).astype(np.float32)
     voice = live.LiveVoice(instrument())
     made = np.concatenate([voice.process(block) for block in np.split(tone, 25)])
-    quiet = np.concatenate([live.LiveVoice(instrument()).process(block) for block in np.split(0 * tone, 25)][:1])
     begins = np.argmax(np.abs(made) > 0.005) / RATE
     assert 0.5 < begins < 0.5 + voice.latency_samples / RATE + 0.1
     assert voice.latency_samples / RATE < 0.1
-    assert not np.abs(quiet).max() > 0
+    assert not made[: voice.latency_samples].any()
 
 
 def test_the_result_is_as_long_as_the_recording_and_on_time(song):

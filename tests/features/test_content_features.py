@@ -156,12 +156,9 @@ def test_a_zip_by_link_is_an_encoder(home, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=content_features.WHERE):  # a preset may come from anybody
         content_features.load(linked)
     monkeypatch.setenv(content_features.WHERE, linked.source)
-    assert content_features.load(linked).fingerprint == hubert_fingerprint(home, monkeypatch)
-
-
-def hubert_fingerprint(home, monkeypatch):
+    found = content_features.load(linked).fingerprint
     monkeypatch.delenv(content_features.WHERE)
-    return content_features.load(settings(home)).fingerprint
+    assert found == content_features.load(settings(home)).fingerprint
 
 
 @pytest.mark.case("J4", "red 10")
@@ -215,6 +212,9 @@ def test_the_place_of_an_encoders_folder_is_known_on_this_machine_alone(home, tm
     assert str(home) not in json.dumps(known.to_json()) and known.source == "0"
     assert settings(home).same_but_for_fingerprint(known) and not settings(home, 1).same_but_for_fingerprint(known)
     assert content_features.load(known).fingerprint == known.fingerprint
+    monkeypatch.chdir(home / "0")
+    assert content_features.pinned(dataclasses.replace(settings(home), source=".")) == known
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SVCLIB_CACHE", str(tmp_path / "elsewhere"))
     with pytest.raises(ModelError, match=content_features.WHERE):
         content_features.load(known)

@@ -9,30 +9,12 @@ import uuid
 import ipywidgets as W
 import numpy as np
 import soundfile
+from toy import MODEL, STATISTICS
 
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
-from svclib.models.ddsp import model as ddsp
 
 NASTY = "<img src=x onerror=alert(1)> & 'so\N{MUSICAL NOTE}ng'"
-MODEL = ddsp.DdspSettings(
-    n_harmonics=6, n_noise_bands=5, rnn_channels=8, mlp_channels=8, layers_per_stack=1, fft_sizes=(256, 64)
-)
-STATISTICS = {
-    "n_recordings": 2,
-    "duration_s": 20.0,
-    "f0_midi": {
-        "mean_note": 60.0,
-        "std_note": 2.0,
-        "min_note": 55.0,
-        "max_note": 65.0,
-        "histogram": {"edges_midi": [54.5, 60.5, 66.5], "seconds": [5.0, 5.0]},
-    },
-    "loudness_db": {"mean_note": -20.0, "std_note": 3.0, "min": -80.0, "max": -10.0, "mean": -25.0},
-    "loudness_quantiles_db": [-30.0, -20.0, -10.0],
-    "singers": {},
-    "log_mel": None,
-}
 
 
 def make_instrument(folder, name="small", seed=0):

@@ -187,18 +187,18 @@ def other_members(members: dict[str, bytes], rng: random.Random) -> dict[str, by
     return {**members, name: damaged(members[name] or b"x", rng)}
 
 
+def places(value, path=()):
+    """Every place in a JSON value as the keys that lead there; the first one is the whole."""
+    yield path
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(item, (*path, key))
+
+
 def other_json(value, rng: random.Random):
     """A JSON value with one place in it replaced, removed, doubled or renamed."""
-    places = []
-
-    def visit(node, path):
-        places.append(path)
-        for key, item in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-            visit(item, (*path, key))
-
-    visit(value, ())
+    found = list(places(value))
     made = json.loads(json.dumps(value))
-    path = rng.choice(places[1:] or places)
+    path = rng.choice(found[1:] or found)
     if not path:
         return rng.choice(HOSTILE_VALUES)
     node = made

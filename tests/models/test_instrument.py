@@ -21,6 +21,7 @@ import pytest
 import safetensors.torch
 import torch
 import toy
+from untrusted import put
 
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument, instrument_archive
@@ -449,49 +450,35 @@ def test_hostile_safetensors_headers_are_refused(tiny, tmp_path):
     refused(tmp_path, weights(huge), "shape")
 
 
-def setting(*path_and_value):
-    *path, value = path_and_value
-
-    def change(raw):
-        for key in path[:-1]:
-            raw = raw[key]
-        raw[path[-1]] = value
-
-    return change
-
-
 HOSTILE = {
-    "unknown key": (setting("extra", 1), "unknown key 'extra'"),
-    "unknown setting": (setting("model", "n_harmonic", 5), "Did you mean 'n_harmonics'"),
-    "huge": (setting("model", "rnn_channels", 10**9), "rnn_channels"),
-    "largest allowed": (setting("model", "rnn_channels", 4096), "made for another model version"),
-    "huge reverb": (setting("model", "reverb_samples", 480000), "made for another model version"),
-    "negative": (setting("model", "n_harmonics", -1), "n_harmonics"),
-    "string for int": (setting("model", "n_harmonics", "5"), "model.n_harmonics is '5'"),
-    "fraction for int": (setting("model", "n_harmonics", 5.5), "model.n_harmonics"),
-    "bool for int": (setting("model", "n_harmonics", True), "model.n_harmonics"),
-    "list for text": (setting("model", "log_rule", ["v1"]), "model.log_rule"),
-    "other shape": (setting("model", "n_harmonics", 6), "made for another model version"),
-    "hop": (setting("features", "hop_samples", 0), "hop_samples|features"),
-    "rate": (setting("features", "sample_rate_hz", 10**15), "sample_rate_hz"),
-    "newer": (setting("format_version", 2), "newer svclib"),
-    "older": (setting("format_version", 0), "format 0"),
-    "version text": (setting("format_version", "1"), "format_version"),
-    "other format": (setting("format", "RVC"), "not one of svclib's"),
-    "other kind": (setting("kind", "__import__"), "unknown here"),
-    "kind of model": (setting("model", "kind", "diffwave"), "kind"),
-    "control characters": (setting("name", "a\x1b[31m"), "not printable"),
-    "long name": (setting("name", "a" * 256), "255 characters"),
-    "long text": (setting("info", "licence", "a" * 30000), "20000 characters"),
-    "steps": (setting("info", "trained_steps", -5), "out of range"),
-    "no statistics": (setting("statistics", {}), "statistics"),
-    "text statistics": (setting("statistics", "f0_midi", "mean_note", "60"), "f0_midi.mean_note"),
-    "falling quantiles": (
-        setting("statistics", "loudness_quantiles_db", [1.0, 0.0]),
-        "is not a list of rising numbers",
-    ),
-    "histogram": (setting("statistics", "f0_midi", "histogram", "seconds", [1.0]), "histogram"),
-    "member": (setting("members", "x", {"bytes": 1, "sha256": ""}), "members"),
+    "unknown key": (put("extra", 1), "unknown key 'extra'"),
+    "unknown setting": (put("model", "n_harmonic", 5), "Did you mean 'n_harmonics'"),
+    "huge": (put("model", "rnn_channels", 10**9), "rnn_channels"),
+    "largest allowed": (put("model", "rnn_channels", 4096), "made for another model version"),
+    "huge reverb": (put("model", "reverb_samples", 480000), "made for another model version"),
+    "negative": (put("model", "n_harmonics", -1), "n_harmonics"),
+    "string for int": (put("model", "n_harmonics", "5"), "model.n_harmonics is '5'"),
+    "fraction for int": (put("model", "n_harmonics", 5.5), "model.n_harmonics"),
+    "bool for int": (put("model", "n_harmonics", True), "model.n_harmonics"),
+    "list for text": (put("model", "log_rule", ["v1"]), "model.log_rule"),
+    "other shape": (put("model", "n_harmonics", 6), "made for another model version"),
+    "hop": (put("features", "hop_samples", 0), "hop_samples|features"),
+    "rate": (put("features", "sample_rate_hz", 10**15), "sample_rate_hz"),
+    "newer": (put("format_version", 2), "newer svclib"),
+    "older": (put("format_version", 0), "format 0"),
+    "version text": (put("format_version", "1"), "format_version"),
+    "other format": (put("format", "RVC"), "not one of svclib's"),
+    "other kind": (put("kind", "__import__"), "unknown here"),
+    "kind of model": (put("model", "kind", "diffwave"), "kind"),
+    "control characters": (put("name", "a\x1b[31m"), "not printable"),
+    "long name": (put("name", "a" * 256), "255 characters"),
+    "long text": (put("info", "licence", "a" * 30000), "20000 characters"),
+    "steps": (put("info", "trained_steps", -5), "out of range"),
+    "no statistics": (put("statistics", {}), "statistics"),
+    "text statistics": (put("statistics", "f0_midi", "mean_note", "60"), "f0_midi.mean_note"),
+    "falling quantiles": (put("statistics", "loudness_quantiles_db", [1.0, 0.0]), "is not a list of rising numbers"),
+    "histogram": (put("statistics", "f0_midi", "histogram", "seconds", [1.0]), "histogram"),
+    "member": (put("members", "x", {"bytes": 1, "sha256": ""}), "members"),
 }
 
 

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 from diffusion_files import make_instrument, make_song
-from panels import NASTY
+from panels import NASTY, said
 
 from svclib.analysis import ablation, plots, trace
 from svclib.analysis.plots import ablation as views
@@ -31,10 +31,6 @@ def base(empty):
     make_song(empty.examples / "b.wav", 330.0)
     make_song(empty.examples / "a.wav")  # the newest is chosen
     return empty
-
-
-def said(panel):
-    return panel.message.widget.value
 
 
 def panel_of(base, **choices):

@@ -194,11 +194,17 @@ def test_a_result_is_labelled_with_what_it_used_although_the_choice_changed(base
 
 def test_presets_and_reset_move_every_control(base):
     panel = convert.ConvertPanel(base)
+    assert panel.transfer_button.tooltip == "sing the song with the instrument"
     for name in PRESETS:
         panel.sliders.preset.value = name
         assert panel.controls() == preset(name)
+    output = (panel.full_output, panel.keep_rate, panel.format, panel.f0_method, panel.edited)
+    before = [control.value for control in output]
+    for control, value in zip(output, (False, True, "flac", "pyin", False), strict=True):
+        control.value = value
     panel.reset_button.click()
     assert panel.controls() == Controls() and panel.sliders.preset.value is None and panel.auto_key.value
+    assert [control.value for control in output] == before
 
 
 @pytest.mark.case("user 03.4")
@@ -483,9 +489,7 @@ def interrupted(*args, **kwargs):
 def test_a_recording_is_a_file_like_any_other_and_can_be_made_where_it_was_asked_for(base):
     assert "onclick" in convert.ConvertPanel(base).upload.children[0].value.split("svclib-record-button")[1]
     face = {"label": "a", "hint": "b"}
-    assert (
-        "record" not in widgets.Uploader(widgets.Message(), print, str, face).children[0].value.lower().split("onch")[0]
-    )
+    assert "svclib-record-button" not in widgets.Uploader(widgets.Message(), print, str, face).children[0].value
 
 
 def test_the_handlers_of_the_page_cannot_end_their_own_attributes(base):
@@ -704,7 +708,6 @@ def test_a_view_whose_browser_is_gone_stops_nothing_and_a_new_one_shows_all(tmp_
 
 
 def test_a_training_with_a_limit_shows_how_far_it_is_towards_that():
-
     status = types.SimpleNamespace(step=50, steps=1000, remaining_s=950.0)
     assert train.progress_summary(status, None, 50.0) == (0.05, 950.0)
     assert train.progress_summary(status, 1.0, 45.0) == (0.75, 15.0)
@@ -769,13 +772,16 @@ def test_a_short_training_ends_with_a_look_at_the_held_out_recordings(tmp_path):
 
 
 @pytest.mark.case("user 02.1", "user 02.4", "user 02.5")
-def test_an_instrument_is_exported_on_request_with_its_texts_and_a_name_of_its_own(base, tmp_path):
+def test_an_instrument_is_exported_on_request_with_its_texts_and_a_name_of_its_own(base, tmp_path, monkeypatch):
     run = tmp_path / "mine"
     training.train(toy.ToyDataset(), run, toy.preset(validate_every_steps=5), steps=10)
     before = set(base.instruments.iterdir())
     panel = train.ExportPanel(train.CheckpointPanel(run), base, "", toy.ToyDataset())
     assert set(base.instruments.iterdir()) == before and "Nothing is exported" in said(panel)
     panel.consent.value, panel.licence.value = "Ann agreed on 1 May.", "CC0"
+    with monkeypatch.context() as m:
+        m.setattr(training, "export", interrupted)
+        panel.export_button.click()
     panel.download_button.click()
     assert "nothing to download" in said(panel)
     for wanted in ("mine.zip", "mine.zip"):  # the same again is not written again
@@ -801,7 +807,6 @@ def test_a_run_too_short_for_previews_says_so(tmp_path):
 
 
 def test_messages_go_when_what_they_speak_of_is_over(monkeypatch):
-
     fit = types.SimpleNamespace(settings=None)
     monkeypatch.setattr(training, "fits", lambda settings, preset: None)
     panel = train.PresetPanel(fit, "no_such_preset")

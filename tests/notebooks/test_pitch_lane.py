@@ -1,7 +1,9 @@
 """The pitch lane. Without a browser: edits that the page sends are kept beside the song and used. In one, in a page of
 the HTML that ipywidgets gets: notes are dragged, drawn, snapped and taken back, and the file follows."""
 
+import html
 import json
+import re
 
 import browsing
 import numpy as np
@@ -45,9 +47,6 @@ def opened(base):
 
 
 def lane_data(panel):
-    import html
-    import re
-
     return json.loads(html.unescape(re.search(r'data-lane="(.*?)"', panel.lane._face.value)[1]))
 
 
@@ -82,6 +81,19 @@ def test_edits_are_kept_beside_the_song_and_sung(base):
     assert "cannot be used" not in panels.said(ConvertPanel(base))
     send(again, [])
     assert f0_edit.read(path).edits == ()
+
+
+def test_what_was_ticked_when_transfer_was_pressed_is_sung(base, monkeypatch):
+    panel, cached = opened(base), songs.cached_song
+    send(panel, [{"start_s": 1.0, "stop_s": 2.0, "shift_cents": -30}])
+    assert "(1 edit)" in panels.said(panel)
+
+    def slow(*given, **more):
+        panel.edited.value = False
+        return cached(*given, **more)
+
+    monkeypatch.setattr(songs, "cached_song", slow)
+    assert "f0_edit" in result(panel, base)
 
 
 def test_nothing_is_written_for_another_song_or_from_nonsense_and_a_damaged_file_stays(base):

@@ -9,6 +9,7 @@ import numpy as np
 import panels
 import pytest
 import soundfile
+from panels import said, upload
 from toy_diffusion import FEATURES, RATE, SETTINGS, VOCODER, save_instrument
 
 from svclib.analysis import html as page
@@ -49,10 +50,6 @@ def pick(panel, base, name):
     return panel
 
 
-def said(panel):
-    return panel.message.widget.value
-
-
 def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base):
     panel = widgets_convert.ConvertPanel(base)
     assert [label for label, _ in panel.instrument.options] == ["duo.zip", "plain.zip"]
@@ -74,6 +71,8 @@ def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base
     assert panel.sliders.controls() == preset("Quiet pauses", "diffusion")  # moved by the person: it stays
     panel.reset_button.click()
     assert panel.controls() == Controls()
+    assert upload(panel.upload, "loud too.zip", (base.instruments / "loud.zip").read_bytes()) == "ok"
+    assert "loud too.zip is stored" in said(panel) and "chosen" not in said(panel)
 
 
 def test_what_is_chosen_reaches_the_conversion(base, monkeypatch):

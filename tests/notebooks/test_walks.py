@@ -113,7 +113,7 @@ def test_a_teacher_shows_the_lesson_and_takes_it_along(page, lab, folder, home):
     browsing.open_in_lab(page, lab, "lesson.ipynb")
     browsing.run_all_in_lab(page)
     lesson = page.frame_locator("iframe").first
-    for k in range(8):
+    for k in range(9):
         lesson.locator("#dots button").nth(k).click()
         assert browsing.overlapping_texts(page.frames[-1], "#map text") == []
     page.locator(".t-example-file").click()

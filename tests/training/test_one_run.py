@@ -76,6 +76,22 @@ def test_a_sleeper_that_wakes_trains_nothing_twice(tmp_path, monkeypatch):
     assert toy.losses(run) == toy.losses(tmp_path / "whole")
 
 
+def test_a_session_that_was_overtaken_keeps_no_best_and_no_previews(tmp_path):
+    """It validates before it would save: nothing of that goes into a run that another session has ended."""
+    training.train(toy.ToyDataset(), tmp_path / "whole", toy.preset(), steps=40)
+    ended, _ = checkpoints.newest(tmp_path / "whole" / "checkpoints", None)
+    run = tmp_path / "run"
+
+    def save_elsewhere():
+        time.sleep(1.1)  # times of saving have whole seconds
+        record = {**ended.record, "run_id": checkpoints.run_identity(run)["run_id"]}
+        checkpoints.save(run / "checkpoints", checkpoints.Checkpoint(record, ended.tensors), "last", "abcdef")
+
+    result = training.train(At(8, save_elsewhere), run, toy.preset(save_every_steps=50), steps=40)
+    assert (result.reason, result.step) == ("elsewhere", 10) and "Saved at step 0 of 40" in result.message
+    assert [(c.kind, c.step) for c in training.checkpoints(run)] == [("last", 40)] and not training.previews(run)
+
+
 @pytest.mark.case("red 14")
 def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path, monkeypatch):
     """Containers of one host share its name and boot, but not their process ids."""

@@ -59,13 +59,6 @@ def png(figure: Figure, dpi: int = 110, kind: str = "png", **options) -> bytes:
     return buffer.getvalue()
 
 
-def array_png(values: np.ndarray, **scale) -> bytes:
-    """``values [rows, columns]`` as a PNG of one pixel each, the first row at the bottom."""
-    buffer = io.BytesIO()
-    image.imsave(buffer, values, format="png", origin="lower", **scale)
-    return buffer.getvalue()
-
-
 def svg(figure: Figure) -> bytes:
     """The figure as SVG bytes with texts as text."""
     return png(figure, 72, "svg", metadata={"Date": None})
@@ -373,5 +366,5 @@ class LivePreview:
 def plain_levels(level_db: np.ndarray, low_db: float | int, high_db: float | int) -> bytes:
     """Levels ``[bands, frames]`` as a PNG with one pixel each, low bands at the bottom; drawn in milliseconds."""
     file = io.BytesIO()
-    image.imsave(file, level_db[::-1], vmin=low_db, vmax=high_db, cmap="magma", format="png")
+    image.imsave(file, level_db, vmin=low_db, vmax=high_db, cmap="magma", format="png", origin="lower")
     return file.getvalue()
