@@ -109,8 +109,9 @@ def _file(model: str | Path, name: str, download: bool) -> Path:
     try:
         return Path(hf_hub_download(f"adefossez/{hf_repo_name(str(model))}", name, local_files_only=not download))
     except LocalEntryNotFoundError:
-        hint = "Fetch them once (--download; in notebook 03 in the menu Accompaniment), or give the folder of its files "
-        hint += "with --separator."
+        hint = (
+            "Fetch them once (--download; in notebook 03 the menu Accompaniment), or give their folder (--separator)."
+        )
         raise ModelError(f"The weights of '{model}' are not on this machine.", hint=hint) from None
 
 

@@ -44,9 +44,8 @@ class LivePanel(Panel):
         self._answer.layout.display = "none"
         self._answer.add_class("svclib-live-answer")
         script = page.text(Path(__file__).with_name("live.js").read_text("utf-8"))
-        button = (
-            f'<button type="button" class="t-live-start jupyter-button widget-button" onclick="{script}">● Start</button>'
-        )
+        face = 'type="button" class="t-live-start jupyter-button widget-button"'
+        button = f'<button {face} onclick="{script}">● Start</button>'
         self._start = widgets.html(f'{button} <span class="svclib-live-state" style="{page.FONT}"></span>')
         self._latency = widgets.html(css_class="t-live-latency")
         self.on_change(self._restart, self.instrument, self.octave, self.loudness)

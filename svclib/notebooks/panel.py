@@ -145,9 +145,9 @@ class Panel(W.VBox):
         index = (0,) if options else ()
         return self.control(W.SelectMultiple, label, name, hint, options=options, index=index, rows=rows)
 
-    def checkbox(self, label: str, name: str, hint: str, value: bool = False) -> W.Checkbox:
+    def checkbox(self, label: str, name: str, hint: str, value: bool = False, **settings) -> W.Checkbox:
         """A checkbox."""
-        return self.control(W.Checkbox, label, name, hint, value=value, indent=False)
+        return self.control(W.Checkbox, label, name, hint, value=value, indent=False, **settings)
 
     def number(self, label: str, name: str, hint: str, value, limits: tuple, **settings) -> W.Widget:
         """A number box for values in ``limits``, for whole numbers if ``value`` is one."""
