@@ -64,7 +64,8 @@ class DemucsSeparator:
             import yaml
             from demucs import apply, hf
         except ImportError as error:
-            hint = "pip install 'svclib[cover]'; or separate with another program and give --accompaniment."
+            hint = "pip install 'svclib[cover]'; or separate with another program and give both of its files "
+            hint += "(--accompaniment; in notebook 03 the menu Accompaniment)."
             raise ModelError(f"To take a voice out of a mix needs the package demucs ({error}).", hint=hint) from None
         described = [path.name for path in sorted(Path(model).glob("*.yaml"))] or [f"{Path(model).name}.yaml"]
         bag = yaml.safe_load(_file(model, described[0], download).read_text(encoding="utf-8"))
@@ -108,7 +109,9 @@ def _file(model: str | Path, name: str, download: bool) -> Path:
     try:
         return Path(hf_hub_download(f"adefossez/{hf_repo_name(str(model))}", name, local_files_only=not download))
     except LocalEntryNotFoundError:
-        hint = "Add --download (once), or give the folder of its files with --separator."
+        hint = (
+            "Fetch them once (--download; in notebook 03 the menu Accompaniment), or give their folder (--separator)."
+        )
         raise ModelError(f"The weights of '{model}' are not on this machine.", hint=hint) from None
 
 
