@@ -30,7 +30,7 @@ def text(value) -> str:
 
 
 def encode(samples: np.ndarray, sample_rate_hz: int, small: bool = False) -> tuple[bytes, str]:
-    """Encode a mono signal ``[samples]``, clipped to +-1, for embedding: ``(bytes, MIME type)``.
+    """Encode a signal ``[samples]`` or ``[samples, channels]``, clipped to +-1, for embedding: ``(bytes, MIME type)``.
 
     MP3 at its own rates, a sixth of the size of WAV (``small``: a tenth); 16-bit WAV at other rates.
     """

@@ -302,6 +302,8 @@ def write(
                 for start in range(0, len(samples), BLOCK_SAMPLES):
                     file.write(samples[start : start + BLOCK_SAMPLES] * np.float32(gain))
         except (soundfile.LibsndfileError, ValueError) as error:
+            with open(part, "ab") as rest:  # libsndfile hides the system's reason, such as a full disk
+                rest.write(bytes(1 << 16))
             detail = str(getattr(error, "error_string", error)).strip(" .")
             text = f"{form} at {sample_rate_hz} Hz with {channels} channels cannot be written ({detail})."
             raise AudioError(text, hint="Write WAV instead.") from None

@@ -312,10 +312,11 @@ def convert(a) -> None:
         def done(made):
             saved = pipeline.save(made, folder, **kind)
             if rest := accompaniments.get(made.song.path):
-                mixed = cover.save_mix(
-                    made, cover.open_stems(made.song.path, rest), folder, saved.suffix[1:], a.voice_db
-                )
+                stems = cover.open_stems(made.song.path, rest)
+                mixed, warnings = cover.save_mix(made, stems, folder, saved.suffix[1:], a.voice_db)
                 progress.note(str(mixed))
+                for warning in warnings:
+                    log(f"{mixed.name}: {warning}")
             progress.note(f"{saved}\n{made.settings_text}")  # clears the bar for the lines that follow
             if name is not None:
                 _warn_renamed(Path(a.out), saved)

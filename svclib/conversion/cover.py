@@ -7,6 +7,7 @@ replaces.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +19,7 @@ from jaxtyping import Float
 
 from svclib.audio import io as audio
 from svclib.conversion.pipeline import Conversion, limiter_gain, write_with_settings
-from svclib.conversion.song import fit_length
+from svclib.conversion.song import fit_length, require_song_length
 from svclib.data import quality
 from svclib.utils import filesystem
 from svclib.utils.errors import ConversionError, ModelError, ProgressCallback, reporter
@@ -63,7 +64,8 @@ class DemucsSeparator:
             import yaml
             from demucs import apply, hf
         except ImportError as error:
-            hint = "pip install 'svclib[cover]'; or separate with another program and give --accompaniment."
+            hint = "pip install 'svclib[cover]'; or separate with another program and give both of its files "
+            hint += "(--accompaniment; in notebook 03 the menu Accompaniment)."
             raise ModelError(f"To take a voice out of a mix needs the package demucs ({error}).", hint=hint) from None
         described = [path.name for path in sorted(Path(model).glob("*.yaml"))] or [f"{Path(model).name}.yaml"]
         bag = yaml.safe_load(_file(model, described[0], download).read_text(encoding="utf-8"))
@@ -107,7 +109,9 @@ def _file(model: str | Path, name: str, download: bool) -> Path:
     try:
         return Path(hf_hub_download(f"adefossez/{hf_repo_name(str(model))}", name, local_files_only=not download))
     except LocalEntryNotFoundError:
-        hint = "Add --download (once), or give the folder of its files with --separator."
+        hint = (
+            "Fetch them once (--download; in notebook 03 the menu Accompaniment), or give their folder (--separator)."
+        )
         raise ModelError(f"The weights of '{model}' are not on this machine.", hint=hint) from None
 
 
@@ -146,13 +150,22 @@ def separate(
 
 
 def save_stems(stems: Stems, folder: str | Path, name: str) -> tuple[Path, Path]:
-    """Write ``NAME - voice.wav`` and ``NAME - accompaniment.wav``; a name that is taken gets a number."""
+    """Write ``NAME - voice.wav`` and ``NAME - accompaniment.wav``; where one is taken, both get the same number.
+
+    Both are turned down by as much if one would clip, so that they still add up to the song.
+    """
     parts = {"voice": stems.voice, "accompaniment": stems.accompaniment}
+    gain = limiter_gain(*parts.values())
+    for number in itertools.count(1):
+        end = "" if number == 1 else f" {number}"
+        paths = [Path(folder) / f"{name} - {part}{end}.wav" for part in parts]
+        if not any(path.exists() for path in paths):
+            break
     written = [
-        audio.write(Path(folder) / f"{name} - {part}.wav", samples, stems.sample_rate_hz, comment=f"{part} of {name}")
-        for part, samples in parts.items()
+        audio.write(path, samples * gain, stems.sample_rate_hz, comment=f"{part} of {name}").path
+        for path, (part, samples) in zip(paths, parts.items(), strict=True)
     ]
-    return written[0].path, written[1].path
+    return written[0], written[1]
 
 
 def open_stems(voice: str | Path, accompaniment: str | Path) -> Stems:
@@ -171,6 +184,7 @@ def open_stems(voice: str | Path, accompaniment: str | Path) -> Stems:
 def read_stereo(path: str | Path, sample_rate_hz: int) -> Stereo:
     """A file as two channels: one is doubled, of more the first two are taken."""
     info = audio.survey(path).info
+    require_song_length(info)
     samples = np.concatenate(list(audio.blocks(path)))[:, :2]
     samples = audio.resample(samples, info.sample_rate_hz, sample_rate_hz)
     return np.repeat(samples, 2, axis=1) if samples.shape[1] == 1 else samples
@@ -227,9 +241,15 @@ def mix(result: Conversion, stems: Stems, voice_db: float | int = 0.0) -> tuple[
     return mixed * down, tuple(warnings)
 
 
-def save_mix(result: Conversion, stems: Stems, folder: str | Path, format: str = "wav", voice_db: float = 0.0) -> Path:
-    """Write :func:`mix` as ``<song> - <instrument> (mix).<format>`` with the settings of the conversion beside it."""
+def save_mix(
+    result: Conversion, stems: Stems, folder: str | Path, format: str = "wav", voice_db: float = 0.0
+) -> tuple[Path, tuple[str, ...]]:
+    """Write :func:`mix` as ``<song> - <instrument> (mix).<format>`` with the settings of the conversion beside it.
+
+    Returns its path, and the warnings of the mix.
+    """
     samples, warnings = mix(result, stems, voice_db)
     settings = {**result.settings(), "mix": {"voice_db": voice_db, "warnings": list(warnings)}}
     name = filesystem.safe_name(f"{result.song.name} - {result.instrument_name} (mix)", "mix")
-    return write_with_settings(Path(folder) / f"{name}.{format}", samples, stems.sample_rate_hz, settings)
+    target = Path(folder) / f"{name}.{format}"
+    return write_with_settings(target, samples, stems.sample_rate_hz, settings), warnings

@@ -11,12 +11,12 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.features import extract
 from svclib.features.extract import Features, FeatureSettings
-from svclib.utils import filesystem
+from svclib.utils import budget, filesystem
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConversionError, ProgressCallback, reporter
 
 CACHED_SONGS = 4
 HIGH_SHARE = 0.01  # of the frames: fewer above an instrument's range are errors of the tracker
-MAX_SONG_S = 7200.0  # about 1 MB of memory per second
 _songs: dict[tuple, "Song"] = {}  # the newest last
 _songs_lock = threading.Lock()
 
@@ -72,10 +72,8 @@ def load_song(
     settings = dataclasses.replace(settings, f0_method=f0_method or settings.f0_method)
     report(0.0, f"reading {name}")
     found = audio.survey(path)
+    require_song_length(found.info)
     n_samples, sample_rate_hz = found.info.n_samples, found.info.sample_rate_hz
-    if found.info.duration_s > MAX_SONG_S:
-        length, most = units.duration_text(found.info.duration_s), units.duration_text(MAX_SONG_S)
-        raise ConversionError(f"'{name}' lasts {length}; expected a song of at most {most}.", hint="Cut it into parts.")
     report(0.05, f"reading {name}")
     samples = audio.read(path, settings.sample_rate_hz, found).samples
     if units.frame_count(len(samples), settings.hop_samples) < 1:
@@ -93,6 +91,12 @@ def load_song(
             measured = dataclasses.replace(measured, settings=wide, **found_f0)
     report(1.0, "measured")
     return Song(path, Path(name).stem, sample_rate_hz, n_samples, samples, measured, tuple(found.info.warnings))
+
+
+def require_song_length(info: audio.AudioInfo) -> None:
+    """Refuse a file that lasts longer than two hours, or than the free memory holds."""
+    cost = Cost(memory_bytes=info.duration_s * budget.SONG_BYTES_PER_S, seconds=info.duration_s)
+    budget.require("song", f"'{info.name}'", cost, hint="Cut it into parts.", error=ConversionError)
 
 
 def cached_song(path: str | Path, settings: FeatureSettings, f0_method: str | None = None, **watch) -> Song:

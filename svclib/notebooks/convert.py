@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import ipywidgets as W
 from IPython.display import HTML
@@ -12,7 +14,7 @@ from svclib.analysis import compare as tables
 from svclib.analysis import html as page
 from svclib.analysis.ddsp_inspection import result_html
 from svclib.audio import io as audio
-from svclib.conversion import ab_compare, f0_edit, key_suggestion, pipeline
+from svclib.conversion import ab_compare, cover, f0_edit, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import Controls
 from svclib.features import f0
@@ -23,7 +25,7 @@ from svclib.notebooks.controls import OWN, SHIFTS, ControlSliders, SamplingContr
 from svclib.notebooks.panel import TaskPanel, close
 from svclib.notebooks.pitch_lane import PitchLane
 from svclib.utils import atomic_store, download, filesystem, workspace
-from svclib.utils.errors import StorageError
+from svclib.utils.errors import Cancelled, ModelError, StorageError
 
 _LEGEND = (
     "Seconds: of the conversion alone. Real-time factor (RTF): these over the seconds of sound; below 1 is faster than "
@@ -31,6 +33,9 @@ _LEGEND = (
     "both are voiced; below 20 cents hardly anybody hears it. Voicing F1: tone where tone was the target, breath where "
     "breath; 1 is all right. Loudness: mean distance from the target."
 )
+FETCHED = "fetch"
+SEPARATED = (("taken out of the song", "separate"), ("taken out of the song, separator fetched if needed", FETCHED))
+MENU = {"width": "min(430px, 98%)", "label_width": "120px"}
 
 
 def show(result: pipeline.Conversion, path: Path) -> HTML:
@@ -45,8 +50,9 @@ class ConvertPanel(TaskPanel):
 
     def __init__(self, base: workspace.Base):
         super().__init__(base)
-        self.n_results, self.shown = 0, dict[W.VBox, Path]()
-        self.on_change(self._choice_changed, self.instrument, self.song)
+        self.n_results, self.shown, self._taken_apart = 0, dict[W.VBox, tuple[Path, ...]](), dict[tuple, _Parts]()
+        self._make_choices()
+        self.on_change(self._choice_changed, self.instrument, self.song, self.is_mix, self.is_blend)
         face = {"label": "Upload a song or instrument", "hint": f"they are stored in {base.root}"}
         face["accept"] = ",".join([*sorted(audio.SUFFIXES), ".zip"])
         self.upload = widgets.Uploader(self.message, self._keep, self._kept, face, microphone=True)
@@ -57,6 +63,9 @@ class ConvertPanel(TaskPanel):
         self._make_controls()
         self.lay_out(
             widgets.row(self.instrument, self.song),
+            widgets.row(self.is_mix, self.is_blend),
+            self.mix_row,
+            self.blend_row,
             widgets.row(self.refresh_button, self.upload, self.listen_button, self.suggest_button, self.lane_button),
             self.player,
             self.lane,
@@ -71,6 +80,23 @@ class ConvertPanel(TaskPanel):
         )
         self.add_class("svclib-convert")
         self.refresh_button.click()
+
+    def _make_choices(self):
+        hint = "a finished song: its voice is converted, its accompaniment kept, and both are mixed again"
+        self.is_mix = self.checkbox("This is a mix", "is-mix", hint, width="auto")
+        hint = "where the accompaniment comes from: out of the song, or the file of it if the song is the voice alone"
+        self.accompaniment = self.dropdown("Accompaniment", "accompaniment", hint, list(SEPARATED), **MENU)
+        limits, size = (-12.0, 12.0), {"width": "min(360px, 98%)", "label_width": "120px"}
+        hint = "level of the voice in the mix; 0: that of the voice it replaces"
+        self.voice_db = self.slider("Voice (dB)", "voice-db", hint, 0.0, limits, step=0.5, readout_format=".1f", **size)
+        self.mix_row = widgets.row(self.accompaniment, self.voice_db)
+        hint = "a voice between two instruments that were trained from the same base"
+        self.is_blend = self.checkbox("Blend with a second instrument", "is-blend", hint, width="auto")
+        hint = "of the same kind, and from the same base"
+        self.second = self.dropdown("Second instrument", "second", hint, **MENU)
+        hint = "of the second instrument: 0 is the first one alone, 1 the second one"
+        self.share = self.slider("Its share", "share", hint, 0.5, (0.0, 1.0), step=0.05, readout_format=".2f", **size)
+        self.blend_row = widgets.row(self.second, self.share)
 
     def _make_controls(self):
         hint = "also original, harmonic and noise part, spectrograms and the four plots"
@@ -88,7 +114,8 @@ class ConvertPanel(TaskPanel):
         hint = "Transfer moves octave and semitones to what fits instrument and song; moving one of them turns it off"
         self.auto_key = self.checkbox("Automatic key", "auto-key", hint, True)
         pitch.children = (pitch.children[0], self.auto_key, *pitch.children[1:], *output.children)
-        self._initial = {control: control.value for control in (*rows, self.auto_key)}
+        choices = (self.is_mix, self.accompaniment, self.voice_db, self.is_blend, self.share)
+        self._initial = {control: control.value for control in (*rows, self.auto_key, *choices)}
         self._suggesting = False
         self.on_change(self._key_moved, *(self.sliders.widgets[name] for name in SHIFTS))
         hint = "compares where the song and the instrument sing, and says which shift fits"
@@ -115,11 +142,17 @@ class ConvertPanel(TaskPanel):
 
     def _choice_changed(self):
         self.player.value = ""
+        self.mix_row.layout.display = "" if self.is_mix.value else "none"
+        self.blend_row.layout.display = "" if self.is_blend.value else "none"
+        widgets.fill(self.accompaniment, [*SEPARATED, *((n, p) for n, p in self.song.options if p != self.song.value)])
         self.sliders.suggest_nothing()
         self.lane.hide()
         self.task.show()
         entry = self.entries.get(self.instrument.value)
         kind = entry.kind if entry and entry.kind else self.sliders.kind
+        alike = [path for _, path in self.instrument.options if path and self.entries[path].kind == kind]
+        others = [path for path in alike if path != self.instrument.value]
+        widgets.fill_files(self.second, self.base.instruments, others)
         self.sliders.for_kind(kind)
         self.sampling.show(entry if kind == "diffusion" else None, list(self.entries.values()))
         compared = self._living.get(ComparePanel)
@@ -178,7 +211,7 @@ class ConvertPanel(TaskPanel):
 
     def download_all(self) -> None:
         """Give all results that are shown as one zip."""
-        self.offer(*self.shown.values())
+        self.offer(*itertools.chain(*self.shown.values()))
 
     def _options(self) -> dict:
         return {"sampling": self.sampling.options(), "vocoder": self.sampling.chosen_vocoder()}
@@ -189,41 +222,69 @@ class ConvertPanel(TaskPanel):
         options = self._options() if entry.kind == "diffusion" else {}
         return ab_compare.Settings(self.sliders.controls(singer), **options, suggested_key=self.auto_key.value)
 
-    def _load(self):
-        """The chosen instrument and song, opened or as opened before."""
-        path, song_path, f0_method = self.instrument.value, self.song.value, self.f0_method.value or None
-        voice = self.open_instrument(path)
-        return voice, songs.cached_song(song_path, voice.features, f0_method, **self.callbacks)
+    def _chosen(self) -> "_Choice":
+        shares, mixed = {self.instrument.value: 1.0}, self.is_mix.value
+        if self.is_blend.value:
+            if self.second.value is None:
+                hint = "Bring one, or take the tick from Blend with a second instrument."
+                raise ModelError(f"There is no second instrument of this kind in {self.base.instruments}.", hint=hint)
+            shares = {self.instrument.value: 1.0 - self.share.value, self.second.value: self.share.value}
+        source = self.accompaniment.value if mixed else None
+        return _Choice(shares, self.song.value, self.f0_method.value or None, source, self.voice_db.value)
+
+    def _open(self, shares: dict[Path, float]):
+        """The instrument, or the blend of two."""
+        opened = [(self.open_instrument(path), share) for path, share in shares.items()]
+        return opened[0][0] if len(opened) == 1 else instrument.blend(opened)
+
+    def _parts(self, path: Path, source: Path | str | None) -> "_Parts":
+        """The voice of a song and its accompaniment; a song is taken apart once."""
+        if source is None or isinstance(source, Path):
+            return _Parts(path, source)
+        key = (path, path.stat().st_mtime_ns)
+        if key not in self._taken_apart or not self._taken_apart[key].voice.exists():
+            stems = cover.separate(path, cover.DemucsSeparator(download=source == FETCHED), **self.callbacks)
+            saved = cover.save_stems(stems, self.base.output, path.stem)
+            self._taken_apart[key] = _Parts(*saved, cover.harmony_warning(saved[0]))
+        return self._taken_apart[key]
+
+    def _load(self, chosen: "_Choice"):
+        """The chosen instrument, the parts of the song and its voice, opened or as opened before."""
+        voice, parts = self._open(chosen.shares), self._parts(chosen.song, chosen.source)
+        song = songs.cached_song(parts.voice, voice.features, chosen.f0_method, **self.callbacks)
+        return voice, parts, song
 
     def suggest(self) -> None:
         """Show which octave and semitones fit the instrument and why, with buttons that take them."""
+        chosen = self._chosen()
 
         def work():
-            voice, song = self._load()
-            self.sliders.suggest(key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind))
+            voice, _, song = self._load(chosen)
+            self.sliders.suggest(_suggested(voice, song, chosen))
 
         self.start(work)
 
     def edit_pitch(self) -> None:
         """Show the pitch lane of the chosen song."""
-        self.start(lambda: self.lane.show(self._load()[1]))
+        chosen = self._chosen()
+        self.start(lambda: self.lane.show(self._load(chosen)[2]))
 
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
         controls, options, full, edited = self.controls(), self._options(), self.full_output.value, self.edited.value
         suffix, keep_rate, auto_key = self.format.value, self.keep_rate.value, self.auto_key.value
+        chosen = self._chosen()
 
         def work():
-            voice, song = self._load()
-            found, chosen = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind), controls
+            voice, parts, song = self._load(chosen)
+            found, moved = _suggested(voice, song, chosen), controls
             if auto_key:
-                chosen = found.applied(controls)
-                self._show_key(chosen)
-            sung = _with_edit(chosen, song.path, edited)
-            result = pipeline.convert(voice, song, sung, keep_rate=keep_rate, **options, **self.callbacks)
-            path = pipeline.save(result, self.base.output, suffix)
-            self._append(result, path, full)
-            text = f"Result {self.n_results} is below, and in {path}. {found.reminder(chosen)}"
+                moved = found.applied(controls)
+                self._show_key(moved)
+            applied = _with_edit(moved, song.path, edited)
+            result = pipeline.convert(voice, song, applied, keep_rate=keep_rate, **options, **self.callbacks)
+            path = self._keep_result(result, parts, chosen, suffix, full)
+            text = f"Result {self.n_results} is below, and in {path}. {found.reminder(moved)}"
             self.message.show(text.strip(), "done")
 
         self.start(work)
@@ -239,40 +300,65 @@ class ConvertPanel(TaskPanel):
 
     def transfer_all(self) -> None:
         """Convert every song of the menu; each result appends as soon as it is there."""
-        controls, options, path = self.controls(), self._options(), self.instrument.value
+        controls, options, chosen = self.controls(), self._options(), self._chosen()
         paths, auto_key, edited = [value for _, value in self.song.options], self.auto_key.value, self.edited.value
-        keep_rate, suffix, f0_method = self.keep_rate.value, self.format.value, self.f0_method.value or None
+        keep_rate, suffix = self.keep_rate.value, self.format.value
 
         def work():
-            voice = self.open_instrument(path)
+            voice, parts, failed = self._open(chosen.shares), dict[Path, _Parts](), dict[Path, Exception]()
+            for path in paths:
+                try:
+                    found = self._parts(path, chosen.source)
+                    parts[found.voice] = found
+                except Cancelled:
+                    raise
+                except (ValueError, OSError) as error:
+                    failed[path] = error
 
             def controls_for(song):
-                found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
-                return _with_edit(found.applied(controls) if auto_key else controls, song.path, edited)
+                moved = _suggested(voice, song, chosen).applied(controls) if auto_key else controls
+                return _with_edit(moved, song.path, edited)
 
             def done(result):
-                self._append(result, pipeline.save(result, self.base.output, suffix), False)
+                self._keep_result(result, parts[result.song.path], chosen, suffix, False)
 
-            options_ = {**options, **self.callbacks, "keep_rate": keep_rate, "f0_method": f0_method}
-            failed = pipeline.convert_songs(voice, paths, done, controls_for, **options_)
+            options_ = {**options, **self.callbacks, "keep_rate": keep_rate, "f0_method": chosen.f0_method}
+            failed |= pipeline.convert_songs(voice, list(parts), done, controls_for, **options_)
             self.message.show(pipeline.describe(len(paths), failed), "warning" if failed else "done")
 
-        self.start(work)
+        several = isinstance(chosen.source, Path) and len(paths) > 1
+        self.start(work, self.missing() or several * "One accompaniment is of one song: press Transfer.")
+
+    def _keep_result(self, result, parts: "_Parts", chosen: "_Choice", suffix: str, full: bool) -> Path:
+        """Save and show a result, and its mix with the accompaniment if there is one; the path of the last of them."""
+        paths, mixed = (pipeline.save(result, self.base.output, suffix),), ""
+        if parts.accompaniment is not None:
+            stems = cover.open_stems(parts.voice, parts.accompaniment)
+            path, warnings = cover.save_mix(result, stems, self.base.output, suffix, chosen.voice_db)
+            rate_hz, paths = stems.sample_rate_hz, (path, *paths)
+            sound = page.player(
+                cover.read_stereo(path, rate_hz), rate_hz, "Voice and accompaniment", f"Saved as {path}"
+            )
+            notices = [page.notice(text, "warning") for text in (parts.warning, *warnings) if text]
+            mixed = "".join([page.heading(f"{self.n_results + 1}. The mix"), *notices, page.flow(sound)])
+        self._append(result, paths, full, mixed)
+        return paths[0]
 
     def show_busy(self, busy: bool) -> None:
         """Turn the buttons on and off."""
         super().show_busy(busy)
         self.suggest_button.disabled = self.lane_button.disabled = busy
 
-    def _append(self, result, path, full):
+    def _append(self, result, paths, full, mixed):
         self.progress(1.0, "drawing")
         self.n_results += 1
-        shown, box = widgets.html(result_html(result, path, self.n_results, full), "t-result"), W.VBox()
+        markup, box = mixed + result_html(result, paths[-1], self.n_results, full), W.VBox()
+        shown, path = widgets.html(markup, "t-result"), paths[0]
         keep = self.button("Download", lambda: self.offer(path), "download", hint=f"{path.name}, from {path.parent}")
         hint = "from this page; its file stays where it is"
         remove = self.button("Remove", lambda: self._remove(box), "remove", hint=hint)
         box.children = (shown, widgets.row(keep, remove))
-        self.shown[box] = path
+        self.shown[box] = paths
         self._show_results()
 
     def _remove(self, box: W.VBox) -> None:
@@ -283,6 +369,30 @@ class ConvertPanel(TaskPanel):
     def _show_results(self):
         self.results.children = tuple(reversed(self.shown))  # the newest on top
         self.download_button.layout.display = "" if len(self.shown) > 1 else "none"
+
+
+class _Choice(NamedTuple):
+    """What is converted: shares by instrument, song, F0 tracker, source of the accompaniment of a mix, voice in it."""
+
+    shares: dict[Path, float]
+    song: Path
+    f0_method: str | None
+    source: Path | str | None
+    voice_db: float
+
+
+class _Parts(NamedTuple):
+    """The voice that is converted, its accompaniment if it is one of a mix, and a warning about the voice."""
+
+    voice: Path
+    accompaniment: Path | None = None
+    warning: str = ""
+
+
+def _suggested(voice, song: songs.Song, chosen: _Choice) -> key_suggestion.Suggestion:
+    """The suggested shift: whole octaves in a mix, whose accompaniment keeps its key."""
+    found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
+    return found if chosen.source is None else dataclasses.replace(found, shift_semitones=12 * found.octaves)
 
 
 def _with_edit(controls: Controls, path: Path, wanted: bool) -> Controls:
@@ -308,7 +418,9 @@ class ComparePanel(TaskPanel):
         self._convert, self.rows, self._cells, self._about = convert, [], [], ""
         starts = [OWN, ("pure noise", ab_compare.PURE_NOISE), *sampling_menu("shallow")[1:]]
         self.instruments = self.several("Instruments", "instruments", "several with Ctrl or Shift", [OWN])
-        self.samplers = self.several("Samplers", "samplers", "of diffusion instruments", sampling_menu("sampler"))
+        found = sampling_menu("sampler")[1:]
+        names = [OWN, *((name, name) for _, name in found)]
+        self.samplers = self.several("Samplers", "samplers", "; ".join(label for label, _ in found), names)
         self.steps = self.several("Steps", "steps", "of diffusion instruments", sampling_menu("steps"))
         self.starts = self.several("Shallow start", "shallow", "of diffusion instruments", starts)
         self.vocoders = self.several("Vocoders", "vocoders", "of diffusion instruments", [OWN])

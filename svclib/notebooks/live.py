@@ -29,22 +29,25 @@ class LivePanel(Panel):
     ``LiveVoice``; a new one begins with Start and with every change of the controls.
     """
 
+    PREFIX = "t-live-"
+
     def __init__(self, base: workspace.Base):
         super().__init__()
         self.base, self._session = base, ""
         self.voice: LiveVoice | None = None
-        self.instrument = self.dropdown("Instrument", "instrument", f"ddsp instruments in {base.instruments}")
-        self.octave = self.slider("Octave", "octave", "octaves up or down", 0, (-2, 2))
-        self.loudness = self.slider("Loudness", "loudness", "dB louder or softer", 0.0, (-20.0, 20.0))
+        size = {"width": "min(430px, 98%)", "label_width": "100px"}
+        hint = f"ddsp instruments in {base.instruments}"
+        self.instrument = self.dropdown("Instrument", "instrument", hint, **size)
+        self.octave = self.slider("Octave", "octave", "octaves up or down", 0, (-2, 2), **size)
+        self.loudness = self.slider("Loudness (dB)", "loudness", "louder or softer", 0.0, (-20.0, 20.0), **size)
         self._inbox, self._answer = widgets.Inbox(layout=W.Layout(display="none")), W.HTML()
         self._answer.layout.display = "none"
         self._answer.add_class("svclib-live-answer")
         script = page.text(Path(__file__).with_name("live.js").read_text("utf-8"))
-        button = (
-            f'<button type="button" class="t-start jupyter-button widget-button" onclick="{script}">● Start</button>'
-        )
+        face = 'type="button" class="t-live-start jupyter-button widget-button"'
+        button = f'<button {face} onclick="{script}">● Start</button>'
         self._start = widgets.html(f'{button} <span class="svclib-live-state" style="{page.FONT}"></span>')
-        self._latency = widgets.html(css_class="t-latency")
+        self._latency = widgets.html(css_class="t-live-latency")
         self.on_change(self._restart, self.instrument, self.octave, self.loudness)
         self._inbox.observe(self.message.guard(self._received), "value")
         controls = widgets.row(self.instrument, self.octave, self.loudness)

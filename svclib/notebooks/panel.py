@@ -145,9 +145,9 @@ class Panel(W.VBox):
         index = (0,) if options else ()
         return self.control(W.SelectMultiple, label, name, hint, options=options, index=index, rows=rows)
 
-    def checkbox(self, label: str, name: str, hint: str, value: bool = False) -> W.Checkbox:
+    def checkbox(self, label: str, name: str, hint: str, value: bool = False, **settings) -> W.Checkbox:
         """A checkbox."""
-        return self.control(W.Checkbox, label, name, hint, value=value, indent=False)
+        return self.control(W.Checkbox, label, name, hint, value=value, indent=False, **settings)
 
     def number(self, label: str, name: str, hint: str, value, limits: tuple, **settings) -> W.Widget:
         """A number box for values in ``limits``, for whole numbers if ``value`` is one."""
@@ -220,6 +220,7 @@ class Form(Panel):
                     widgets.row(self._field(*found.groups()), widgets.html(page.paragraph(" ".join(help_lines))))
                 )
                 rows[-1].children[1].layout = W.Layout(flex="1 1 300px", min_width="200px")
+                rows[-1].layout.margin = "0 0 8px"  # on a narrow page the help is below its field
                 help_lines = []
         self.lay_out(widgets.html(page.heading("Your choices")), *rows, self.message.widget)
 
@@ -229,7 +230,8 @@ class Form(Panel):
         if name in self._chosen and written == value:
             value = self.variables[name] = chosen
         settings: dict[str, Any] = {"width": "min(400px, 98%)", "label_width": "120px", "value": value}
-        label, kind_of = name.replace("_", " ").capitalize(), self.KINDS.get(kind or "", W.Text)
+        label = name.replace("_", " ").capitalize().replace("cpu", "CPU").replace("Tensorboard", "TensorBoard")
+        kind_of = self.KINDS.get(kind or "", W.Text)
         if options or name == "VOICE":
             kind_of, listed = W.Dropdown, ast.literal_eval(options) if options else self._voices(value)
             settings["options"] = list(dict.fromkeys([*listed, value])) if options else listed

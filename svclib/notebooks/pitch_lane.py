@@ -85,4 +85,4 @@ def _lane(song: Song, edit: f0_edit.F0Edit) -> dict:
 def _spectrogram(song: Song) -> bytes:
     """A PNG from 60 Hz to half the sample rate, rows equally spaced in cents."""
     level_db = plots.log_spectrogram(song.audio, song.features.settings.sample_rate_hz)[0]
-    return plots.plain_levels(level_db, plots.FLOOR_DB, max(-20.0, level_db.max()))
+    return plots.plain_levels(level_db, plots.FLOOR_DB, max(-20.0, float(level_db.max())))

@@ -6,6 +6,7 @@ makes only what is missing, and shows in a sentence which.
 
 import dataclasses
 import functools
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -52,7 +53,8 @@ def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
         widgets.show_note(note, "warning" if opened.notice else "info")
     wanted = base_model and BASE_PATH.is_file()
     if wanted and not any(entry.kind == "diffusion" for entry in instrument.list_folder(opened.instruments)):
-        atomic_store.copy_file(BASE_PATH, opened.instruments / BASE_PATH.name)
+        made = atomic_store.copy_file(BASE_PATH, opened.instruments / BASE_PATH.name)
+        os.utime(made, (0, 0))  # one's own instruments are newer
         widgets.show_note(
             f"There was no diffusion instrument in {opened.instruments}, so the base model was put there: it sings any "
             "song in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in a quarter "

@@ -128,7 +128,7 @@ class TrainingView:
     def __exit__(self, *_):
         if self._status is not None:  # no time is left, nothing is being finished
             self._messages = [text for text in self._messages if _LAST_STEP not in text]
-            self.numbers.value = status_html(self._status, None)
+            self.numbers.value = status_html(self._status, None, ended=True)
             self.draw()
         self._show_messages()
         self._replace(self._html())
@@ -186,17 +186,17 @@ def progress_summary(status, minutes: float | int | None, elapsed_s: float) -> t
     return share, left_s
 
 
-def status_html(status, left_s: float | None, limit: str = "") -> str:
+def status_html(status, left_s: float | None, limit: str = "", ended: bool = False) -> str:
     """A ``training.Status``, the time left and how much of its limit is used as a row of figures."""
     saved = "not yet" if status.last_saved_step is None else f"step {status.last_saved_step}"
-    if status.last_saved_age_s is not None:
+    if status.last_saved_age_s is not None and not ended:
         saved += f", {units.duration_text(status.last_saved_age_s)} ago"
     left = "–" if left_s is None else units.duration_text(left_s)
     losses = [widgets.number(status.loss), widgets.number(status.validation_loss)]
     speed = widgets.number(status.steps_per_s or None, ".2f")
-    columns = ["step", "loss", "held-out loss", "steps per second", "time left", "saved"]
+    columns = [">step", ">loss", ">held-out loss", ">steps per second", ">time left", ">saved"]
     cells = [f"{status.step} of {status.steps}", *losses, speed, left, saved]
-    return page.table([*columns, *["time limit"] * bool(limit)], [[*cells, *[limit] * bool(limit)]])
+    return page.table([*columns, *[">time limit"] * bool(limit)], [[*cells, *[limit] * bool(limit)]])
 
 
 def train(

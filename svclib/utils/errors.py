@@ -46,7 +46,7 @@ class _Details:
     def _render_traceback_(self) -> list[str]:
         """The lines that IPython shows: the text alone, unless ``SVCLIB_DEBUG`` is set."""
         details = bool(os.environ.get("SVCLIB_DEBUG"))
-        return traceback.format_exception(self) if details else [str(self)]  # type: ignore[call-overload]
+        return traceback.format_exception(self) if details else [printable(self, lines=True)]  # type: ignore
 
 
 class AudioError(_Details, ValueError):

@@ -2,8 +2,11 @@
 is exact in length and time; nothing wraps, nothing is overwritten. Files are made here by soundfile, ffmpeg, by hand.
 """
 
+import errno
 import os
+import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -533,6 +536,21 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path):
         with pytest.raises(AudioError, match=words):
             audio.write(tmp_path / name, x, rate)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.case("red 20")
+def test_the_systems_own_reason_is_given_where_a_disk_takes_no_more(tmp_path):
+    """A limit of the process stands for a full disk; libsndfile calls both a system error of the format."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with pytest.raises(OSError) as caught:
+            audio.write(tmp_path / "a.wav", melody(), RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert caught.value.errno == errno.EFBIG and not list(tmp_path.iterdir())
 
 
 # Folders --------------------------------------------------------------------------------------------------------------

@@ -284,9 +284,11 @@ def test_the_result_is_mixed_with_the_accompaniment_of_its_song(journey, short_s
     accompaniment = 0.1 * np.random.default_rng(0).standard_normal((audio.probe(song).n_samples, 2))
     audio.write(tmp_path / "rest.wav", accompaniment, 16000)
     arguments = ["--instrument", journey / "made.zip", "--input", song, "--out", tmp_path / "out"]
-    status, out, _ = run(capsys, "convert", *arguments, "--accompaniment", tmp_path / "rest.wav")
+    status, out, err = run(capsys, "convert", *arguments, "--accompaniment", tmp_path / "rest.wav", "--voice-db", 30)
     mixed, alone = (next((tmp_path / "out").glob(f"{song.stem}*made{end}.wav")) for end in (" (mix)", ""))
     assert status == 0 and mixed.name in out
+    warnings = json.loads(mixed.with_name(f"{mixed.name}.json").read_text())["mix"]["warnings"]
+    assert warnings and all(f"{mixed.name}: {warning}" in out + err for warning in warnings)
     rest, made = soundfile.read(tmp_path / "rest.wav")[0], soundfile.read(alone)[0]
     for channel, part in zip(soundfile.read(mixed)[0].T, rest.T, strict=True):
         parts = np.stack([part, made], axis=1)  # the accompaniment and the conversion, each with a gain

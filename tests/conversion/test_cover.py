@@ -15,6 +15,7 @@ from svclib.conversion import cover, pipeline, song
 from svclib.conversion.controls import Controls
 from svclib.features.extract import FeatureSettings
 from svclib.models.ddsp.model import DdspSettings
+from svclib.utils import budget
 from svclib.utils.errors import ConversionError, ModelError
 
 RATE = 44100
@@ -114,8 +115,28 @@ def test_the_parts_add_up_to_the_song_and_are_read_again(tmp_path):
     found = cover.open_stems(*cover.save_stems(stems, tmp_path, "song"))
     np.testing.assert_allclose(found.voice, stems.voice, atol=2**-22)
     assert found.sample_rate_hz == 22050
-    # Nothing is overwritten.
-    assert cover.save_stems(stems, tmp_path, "song")[0].name == "song - voice 2.wav"
+    # Nothing is overwritten, and both carry one number.
+    (tmp_path / "song - accompaniment.wav").unlink()
+    again = cover.save_stems(stems, tmp_path, "song")
+    assert [path.name for path in again] == ["song - voice 2.wav", "song - accompaniment 2.wav"]
+
+
+def test_parts_that_would_clip_are_turned_down_by_as_much(tmp_path):
+    rng = np.random.default_rng(2)
+    voice, rest = (x * rng.uniform(-1, 1, (2000, 2)).astype(np.float32) for x in (2.0, 0.5))
+    found = cover.open_stems(*cover.save_stems(cover.Stems(voice, rest, 8000), tmp_path, "loud"))
+    gain = found.voice[5, 0] / voice[5, 0]
+    assert gain < 0.51
+    np.testing.assert_allclose(found.voice, gain * voice, atol=1e-6)
+    np.testing.assert_allclose(found.accompaniment, gain * rest, atol=1e-6)
+
+
+def test_a_song_of_more_than_two_hours_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", np.zeros((8000, 2)), 8000)
+    monkeypatch.setitem(budget.LIMITS, "song", budget.Cost(memory_bytes=1e9, seconds=0.5))
+    monkeypatch.setattr(audio, "blocks", None)
+    with pytest.raises(ConversionError):
+        cover.separate(tmp_path / "a.wav", Halves())
 
 
 def test_stems_of_two_songs_are_refused(tmp_path):
@@ -127,7 +148,8 @@ def test_stems_of_two_songs_are_refused(tmp_path):
 
 def test_the_mix_is_written_with_its_settings(conversion, tmp_path):
     voice, stems = panned()
-    path = cover.save_mix(with_sound(conversion, voice), stems, tmp_path, voice_db=0.0)
+    path, warnings = cover.save_mix(with_sound(conversion, voice), stems, tmp_path, voice_db=0.0)
+    assert warnings == ()
     assert path.name == "song - anna (mix).wav"
     settings = json.loads(path.with_name(path.name + ".json").read_text())
     assert settings["mix"] == {"voice_db": 0.0, "warnings": []}

@@ -17,7 +17,7 @@ from svclib.training import session
 from svclib.utils import rng as draws
 from svclib.utils.errors import TrainingError
 
-STEPS = 50
+STEPS = 20
 
 
 @pytest.mark.parametrize(("kind", "shape", "dim"), [("normal", (5, 3, 4), 0), ("uniform", (2, 5, 6), 1)])

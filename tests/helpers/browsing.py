@@ -106,6 +106,7 @@ def browser(width=1200, height=1600):
         context = playwright.chromium.launch_persistent_context(
             profile, executable_path=CHROMIUM, headless=True, args=FLAGS, viewport={"width": width, "height": height}
         )
+        context.set_default_timeout(120_000)  # a busy machine is no fault of the page
         try:
             yield context.pages[0]
         finally:

@@ -86,6 +86,8 @@ def test_a_users_mistake_is_one_sentence_in_a_cell_and_all_of_it_for_who_debugs(
     for name in ("AudioError", "DatasetError", "ModelError", "StorageError", "ConfigError", "Cancelled"):
         shell.run_cell(f"from svclib.utils.errors import {name}\nraise {name}('It is so.', hint='Do this.')")
         assert shell.shown.pop() == ["It is so. Do this."]
+    shell.run_cell("raise ConfigError('a file called \\x1b[2Jx')")  # nothing that the terminal obeys
+    assert shell.shown.pop() == ["a file called ?[2Jx"]
     monkeypatch.setenv("SVCLIB_DEBUG", "1")
     shell.run_cell("raise ConfigError('It is so.')")
     assert len("\n".join(shell.shown.pop()).splitlines()) > 4

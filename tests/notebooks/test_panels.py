@@ -8,11 +8,13 @@ import io as io_
 import json
 import re
 import shutil
+import sys
 import threading
 import types
 import zipfile
 
 import ipywidgets as W
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -20,7 +22,7 @@ import toy
 from panels import NASTY, ColabPage, make_instrument, make_song, said, upload
 
 from svclib.audio import io
-from svclib.conversion import pipeline
+from svclib.conversion import cover, key_suggestion, pipeline
 from svclib.conversion import song as songs
 from svclib.conversion.controls import PRESETS, Controls, preset
 from svclib.models import instrument
@@ -205,6 +207,114 @@ def test_presets_and_reset_move_every_control(base):
     panel.reset_button.click()
     assert panel.controls() == Controls() and panel.sliders.preset.value is None and panel.auto_key.value
     assert [control.value for control in output] == before
+
+
+@pytest.fixture
+def stems(base):
+    """A quiet voice and noise of a band beside it, as another program separates them."""
+    voice, band = make_song(base.examples / "voice.wav", 330.0), base.examples / "band.wav"
+    soundfile.write(voice, 0.1 * soundfile.read(voice)[0], 16000)
+    soundfile.write(band, 0.01 * np.random.default_rng(0).standard_normal((19200, 2)), 16000, "FLOAT")
+    return voice, band
+
+
+def transferred(panel):
+    """The sound of what Transfer wrote last, and the sentence about it."""
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    assert "svclib-done" in said(panel), said(panel)
+    return soundfile.read(next(iter(panel.shown[panel.results.children[0]])), dtype="float32")[0], said(panel)
+
+
+def test_the_voice_of_a_mix_is_replaced_at_its_level_and_its_warnings_are_shown(base, stems):
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value = False
+    assert panel.mix_row.layout.display == "none"
+    panel.is_mix.value, panel.song.value, panel.accompaniment.value = True, *stems
+    assert panel.mix_row.layout.display == ""
+    mixed, _ = transferred(panel)
+    assert outputs(base) == ["voice - small (mix).wav", "voice - small.wav"]
+    made, band, voice = (soundfile.read(path)[0] for path in (base.output / "voice - small.wav", stems[1], stems[0]))
+    rest = (mixed - band).mean(axis=1)
+    assert np.corrcoef(rest, made)[0, 1] > 0.999
+    assert 20 * np.log10(rest.std() / voice.std()) == pytest.approx(0.0, abs=1.5)
+    assert "svclib-warning" not in shown(panel)[0] and shown(panel)[0].count("<audio") == 2
+    panel.sliders.widgets["semitone_shift"].value = 3
+    transferred(panel)
+    assert "different keys" in shown(panel)[0]
+    panel.all_button.click()
+    assert "one song" in said(panel) and len(outputs(base)) == 4
+    panel.reset_button.click()
+    assert panel.mix_row.layout.display == "none"
+
+
+def test_a_finished_song_is_taken_apart_once_or_told_how_and_keeps_its_key(base, monkeypatch):
+    suggested = key_suggestion.Suggestion(-1, 4, -8, "")
+    monkeypatch.setattr(key_suggestion, "suggest_shift", lambda *_: suggested)
+    panel = convert.ConvertPanel(base)
+    panel.is_mix.value, panel.full_output.value = True, False
+    with monkeypatch.context() as m:
+        m.setitem(sys.modules, "demucs", None)
+        panel.transfer_button.click()
+        panel.task.wait(60)
+    assert "pip install" in said(panel) and "Accompaniment" in said(panel) and outputs(base) == []
+    asked = []
+    monkeypatch.setattr(cover, "DemucsSeparator", lambda download: asked.append(download) or _Half())
+    transferred(panel)
+    assert (panel.controls().octave_shift, panel.controls().semitone_shift) == (-1, 0)  # as the accompaniment
+    transferred(panel)
+    assert asked == [False] and [name for name in outputs(base) if "accompaniment" in name] == [
+        "a song - accompaniment.wav"
+    ]
+    panel.is_mix.value = False
+    transferred(panel)
+    assert panel.controls().semitone_shift == 4
+    panel.is_mix.value = True
+    panel.all_button.click()
+    panel.task.wait(60)
+    assert "1 of 1 songs" in said(panel) and sum("(mix)" in name for name in outputs(base)) == 3
+
+
+class _Half:
+    """A separator that takes half of everything for the voice."""
+
+    name, sample_rate_hz = "half", 22050
+
+    def __call__(self, samples, progress):
+        return 0.5 * samples
+
+
+def test_two_instruments_of_one_base_are_blended_by_their_share(base):
+    small = instrument.open(base.instruments / "small.zip")
+    near = instrument.build_model(small.model.settings, small.features, None, 0)
+    with torch.no_grad():
+        near.decoder.out.bias += 0.3
+    instrument.save(base.instruments / "near.zip", near, small.features, small.statistics, created="2026-11-21")
+    make_instrument(base.instruments, "foreign", 1)
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value, panel.instrument.value = False, base.instruments / "small.zip"
+    assert panel.blend_row.layout.display == "none"
+    panel.is_blend.value, panel.share.value = True, 0.25
+    assert (
+        panel.blend_row.layout.display == ""
+        and base.instruments / "small.zip" not in dict(panel.second.options).values()
+    )
+    panel.second.value = base.instruments / "near.zip"
+    sound, text = transferred(panel)
+    assert "small 0.75 + near 0.25" in text
+    blended = instrument.blend([(small, 0.75), (instrument.open(base.instruments / "near.zip"), 0.25)])
+    song = songs.load_song(base.examples / "a song.wav", blended.features)
+    np.testing.assert_allclose(sound, pipeline.convert(blended, song, panel.controls()).audio, atol=1e-4)
+    panel.second.value = base.instruments / "foreign.zip"
+    panel.transfer_button.click()
+    panel.task.wait(60)
+    assert "same base" in said(panel) and len(panel.results.children) == 1
+    panel.instrument.value = base.instruments / "foreign.zip"
+    for path in ("small.zip", "near.zip"):
+        (base.instruments / path).unlink()
+    panel.refresh_button.click()
+    panel.transfer_button.click()
+    assert "no second instrument" in said(panel)
 
 
 @pytest.mark.case("user 03.4")

@@ -34,7 +34,9 @@ def home(folder, data_dir):
         (made / name).mkdir(parents=True)
     for path in sorted((data_dir / "voices" / "kathleen_spoken").glob("*.flac"))[:12]:
         shutil.copy(path, made / "audio" / "kathleen")
-    song, rate_hz = soundfile.read(sorted((data_dir / "singing").glob("*/*.wav"))[0], stop=10 * 44100)
+    path = sorted((data_dir / "singing").glob("*/*.wav"))[0]
+    rate_hz = soundfile.info(path).samplerate
+    song, _ = soundfile.read(path, stop=10 * rate_hz)
     soundfile.write(folder / "My song.wav", song, rate_hz)
     shutil.copy(folder / "My song.wav", made / "examples" / "song.wav")
     return made
@@ -95,6 +97,8 @@ def test_a_musician_makes_an_instrument_of_her_recordings_and_sings_with_it(page
     assert Path(download.value.path()).read_bytes() == made.read_bytes()
     look(page, folder, "musician_02")
     run(page, lab, folder, home, "03_convert.ipynb")
+    page.locator(".t-transfer:not([disabled])").wait_for()
+    assert "by kathleen-ddsp_small+tiny" in page.locator(".jp-Notebook").inner_text()  # the first try
     choose(page, "t-instrument", made.name)
     page.locator(".svclib-upload input[type=file]").set_input_files(folder / "My song.wav")
     page.get_by_text("My song.wav is stored").wait_for()
@@ -107,7 +111,7 @@ def test_a_musician_makes_an_instrument_of_her_recordings_and_sings_with_it(page
 
 
 def test_a_teacher_shows_the_lesson_and_takes_it_along(page, lab, folder, home):
-    browsing.panel_notebook(folder, "lesson.ipynb", home, "visualize", "example(base)")
+    browsing.panel_notebook(folder, "lesson.ipynb", home, "visualize", "example(base.root)")
     browsing.open_in_lab(page, lab, "lesson.ipynb")
     browsing.run_all_in_lab(page)
     lesson = page.frame_locator("iframe").first
@@ -126,6 +130,7 @@ def test_a_student_sees_the_base_model_sing_a_song_out_of_noise(page, lab, folde
     shutil.copy(browsing.ROOT / "svclib" / "models" / "base.zip", home / "instruments")
     browsing.open_in_lab(page, lab, "own.ipynb")
     browsing.run_all_in_lab(page)
+    page.locator(".t-lesson-run:not([disabled])").wait_for()
     assert page.locator(".t-lesson-singer option").count() == 3
     browsing.set_number(page, "t-lesson-steps", 8)
     page.locator(".t-lesson-run").click()
@@ -142,6 +147,7 @@ def test_a_researcher_compares_samplers_and_keeps_the_numbers(page, lab, folder,
     browsing.panel_notebook(folder, "table.ipynb", home, "convert", "ComparePanel(base)")
     browsing.open_in_lab(page, lab, "table.ipynb")
     browsing.run_all_in_lab(page)
+    page.locator(".t-ab-compare:not([disabled])").wait_for()
     choose(page, "t-ab-samplers", "dpmpp", "ddim")
     choose(page, "t-ab-steps", "5")
     browsing.set_number(page, "t-ab-seconds", 1.0)
@@ -154,6 +160,7 @@ def test_a_researcher_compares_samplers_and_keeps_the_numbers(page, lab, folder,
     browsing.panel_notebook(folder, "study.ipynb", home, "ablation", "AblationPanel(base)")
     browsing.open_in_lab(page, lab, "study.ipynb")
     browsing.run_all_in_lab(page)
+    page.locator(".t-study-run:not([disabled])").wait_for()
     choose(page, "t-study-sampler", "dpmpp", "ddim")
     browsing.set_number(page, "t-study-steps", "4, 8")
     browsing.set_number(page, "t-study-seconds", 1.0)

@@ -214,6 +214,7 @@ def loss_curves(curves: Mapping, title: str = "") -> Figure:
             handles = [a + b for a, b in zip(handles, right.get_legend_handles_labels(), strict=True)]
         if handles[0]:
             axis.legend(*handles, loc="upper right")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         return figure
 
 
