@@ -257,11 +257,11 @@ def filtered_noise(
     steps = torch.arange(hop_samples, device=magnitudes.device) - hop_samples // 2 + 1  # the phase counts up to before
     angle = (2 * math.pi * torch.remainder(centre + advance * steps, 1.0)).to(noise).flatten(1)
     waves = (noise, noise * angle.cos(), noise * angle.sin())
-    made = (
+    steady, cosine, sine = (
         fft_convolve(wave, noise_impulse(part), delay=bands - 1, full=full)
         for wave, part in zip(waves, magnitudes.unbind(2), strict=True)
     )
-    return sum(made)
+    return steady + cosine + sine
 
 
 def uniform_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:

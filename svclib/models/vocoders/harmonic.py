@@ -88,7 +88,8 @@ class HarmonicSettings(Settings):
         n_harmonics: Sines at multiples of the pitch; only those below the mel's highest frequency sound.
         n_noise_bands: Noise magnitudes from 0 Hz to half the sample rate.
         excitation: ``sines``: all harmonics in phase, steady noise. ``pulses``: minimum phase of the envelope plus a
-            learned phase per band, from the fundamental's on, and noise that follows the pitch period with a learned depth per band.
+            learned phase per band, from the fundamental's on, and noise that follows the pitch period with a learned
+            depth per band.
         channels, n_layers: The network: convolutions over 5 frames.
         fft_sizes, log_rule: Of the spectral loss, see ``spectral_loss``.
     """
