@@ -1,6 +1,7 @@
 """Train the base's ``harmonic`` vocoder on its own: it needs mels and pitch only.
 
     python tools/base/train_vocoder.py DATA OUT [--steps N] [--adversarial-steps N] [--minutes M]
+        [--base FILE]
 
 First by the spectral loss, then against discriminators too, with a loss of log-mels. Pieces of half a second; pulses
 lie where the recordings have them, measured of every window by the vocoder of the beginning of a phase.
@@ -10,6 +11,7 @@ averages of the weights, which ``train_base.py`` begins with, and with every sav
 
 import argparse
 import copy
+import dataclasses
 import datetime
 import functools
 import json
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="by the spectral loss alone")
     parser.add_argument("--adversarial-steps", type=int, default=1500)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--base", type=Path, help="base.zip to write again to OUT with this vocoder")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     began, windows, tick = time.time(), load(arguments.data), time.time()
@@ -171,6 +174,20 @@ def main() -> None:
         if step % 500 == 0:
             save()
     save()
+    if arguments.base:
+        write_base(arguments.base, mean, arguments.out / "base.zip")
+
+
+def write_base(path: Path, vocoder, target: Path) -> None:
+    """The base model with another vocoder."""
+    base = instrument.open(path)
+    settings = dataclasses.replace(base.model.settings, vocoder=vocoder.settings)
+    model = instrument.build_model(settings, base.features, base.statistics)
+    weights = {name: value for name, value in base.model.state_dict().items() if not name.startswith("vocoder.")}
+    weights |= {f"vocoder.{name}": value for name, value in vocoder.state_dict().items()}
+    model.load_state_dict(weights)
+    info = {name: value for name, value in base.info.items() if name not in ("versions", "loss")}
+    instrument.save(target, model, base.features, base.statistics, name=base.name, overwrite=True, **info)
 
 
 if __name__ == "__main__":
