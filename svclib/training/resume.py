@@ -32,10 +32,11 @@ _RETRAINABLE |= {"coarse_weight", "condition_dropout", "vocoder_weight", "vocode
 class ResumePoint:
     """Start of a session: a checkpoint, or a new run (``checkpoint`` None, step 0); with messages for the user.
 
-    ``lineage`` is that of ``CheckpointInfo``; ``best_is_kept`` is False if the best weights until then are deleted.
+    ``preset`` is that of the session with what the run keeps of an earlier version's; ``lineage`` is that of ``CheckpointInfo``; ``best_is_kept`` is False if the best weights until then are deleted.
     """
 
     checkpoint: Checkpoint | None
+    preset: config.Preset
     run_id: str
     generation: int
     step: int
@@ -77,8 +78,9 @@ def find_checkpoint(
                 f"A new run begins: '{run}' shows no checkpoint. If there should be one, stop now and wait: after a "
                 "disconnect Drive may take a while to show everything."
             )
-        return ResumePoint(None, run_id or secrets.token_hex(8), 0, 0, messages)
+        return ResumePoint(None, preset, run_id or secrets.token_hex(8), 0, 0, messages)
     record = found.record
+    preset = _with_excitation_of_run(preset, record, messages)
     messages += _compare(run, record, preset, dataset, device, options.allow_changed_dataset)
     generation, lineage, kept = record["generation"], record.get("lineage") or [], True
     if from_step is not None:
@@ -86,7 +88,7 @@ def find_checkpoint(
         lineage = [*lineage, [generation, record["step"]]]
         generation = 1 + max([generation, *(c.generation for c in others)])
         kept = best is not None and any(c.kind == "best" and c.step == best[0] for c in others)
-    return ResumePoint(found, record["run_id"], generation, record["step"], messages, lineage, kept)
+    return ResumePoint(found, preset, record["run_id"], generation, record["step"], messages, lineage, kept)
 
 
 def restore(
@@ -239,6 +241,21 @@ def preset_of_session(preset: config.Preset, dataset: Any, steps: int | None, se
     changes = {name: value for name, value in (("steps", steps), ("seed", seed)) if value is not None}
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, **changes))
     return pin_content_encoder(preset, dataset.settings)
+
+
+def _with_excitation_of_run(preset: config.Preset, record: dict, messages: list[str]) -> config.Preset:
+    """The preset with a vocoder of sines for a run that was begun when presets had no pulses."""
+    model = preset.model
+    own = model if model.kind == "harmonic" else getattr(model, "vocoder", None)
+    then = record["preset"]["model"] if own is model else record["preset"]["model"].get("vocoder")
+    if not then or own is None or (then.get("excitation", "sines"), own.excitation) != ("sines", "pulses"):
+        return preset
+    messages.append("The vocoder of this run was begun with sines and keeps them; new runs of the preset have pulses.")
+    sines = dataclasses.replace(own, excitation="sines")
+    text = f"{preset.text}\nvocoders.HarmonicSettings.excitation = 'sines'\n"
+    return dataclasses.replace(
+        preset, model=sines if own is model else dataclasses.replace(model, vocoder=sines), text=text
+    )
 
 
 def differences(old: dict, new: dict, ignored: Collection[str] = ()) -> str:

@@ -38,7 +38,7 @@ class Trainer:
         if problem := resume.fits(dataset, preset):
             raise TrainingError(problem)
         self.options = options = options or SessionOptions()
-        self.dataset, self.run, self.preset, self.settings = dataset, run, preset, preset.training
+        self.dataset, self.run, self.settings = dataset, run, preset.training
         self.accelerator = session.make_accelerator(options.device, self.settings.precision)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.n_processes, self.micro_batch = self.accelerator.num_processes, self.settings.batch_size
@@ -50,6 +50,7 @@ class Trainer:
         self.sync_steps = SYNC_STEPS if self.device.type == "cuda" else 1
         with self.accelerator.main_process_first():  # it moves checkpoints that are kept on this machine
             start = resume.find_checkpoint(run, preset, dataset, self.device.type, options)
+        self.preset = preset = start.preset
         self.record = new_record(start.run_id, start.generation, preset, dataset, start.lineage)
         self.began, self.overtaken = now(), ""
         self.taken_over: set[str] = set()  # other sessions, which may save once more

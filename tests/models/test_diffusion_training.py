@@ -315,6 +315,24 @@ def test_a_vocoder_of_another_excitation_is_a_start_too(theirs, mine, tmp_path):
     assert torch.equal(model.vocoder.network.first.weight, start.vocoder.network.first.weight)
 
 
+def test_a_run_begun_with_sines_goes_on_with_them_where_the_preset_has_pulses(tmp_path):
+    """Stopped after two steps and resumed by the preset of today: the weights of a run that never stopped."""
+    sines, pulses = (
+        toy.preset(dataclasses.replace(SETTINGS, vocoder=dataclasses.replace(SETTINGS.vocoder, excitation=name)),
+                   FEATURES, steps=4, segment_s=0.5)
+        for name in ("sines", "pulses")
+    )  # fmt: skip
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    training.train(MelDataset(), whole, sines, init=None)
+    training.train(MelDataset(), parted, sines, steps=2, init=None)
+    result = training.train(MelDataset(), parted, pulses)
+    assert result.step == 4 and any("keeps them" in text for text in result.messages)
+    one, other = (instrument.open(training.export(run, tmp_path / f"{run.name}.zip")) for run in (whole, parted))
+    assert other.model.settings.vocoder.excitation == "sines"
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+
+
 def test_singers_are_mixed_on_the_command_line(tmp_path):
     for given, wanted in (
         (None, None),
