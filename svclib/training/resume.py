@@ -32,7 +32,8 @@ _RETRAINABLE |= {"coarse_weight", "condition_dropout", "vocoder_weight", "vocode
 class ResumePoint:
     """Start of a session: a checkpoint, or a new run (``checkpoint`` None, step 0); with messages for the user.
 
-    ``preset`` is that of the session with what the run keeps of an earlier version's; ``lineage`` is that of ``CheckpointInfo``; ``best_is_kept`` is False if the best weights until then are deleted.
+    ``preset`` is that of the session with what the run keeps of an earlier version's; ``lineage`` is that of
+    ``CheckpointInfo``; ``best_is_kept`` is False if the best weights until then are deleted.
     """
 
     checkpoint: Checkpoint | None

@@ -232,7 +232,7 @@ class HarmonicVocoder(SpectralLossModel):
         ``Re h_k exp(i k (p + u))``. Demodulated by ``exp(-i k p)`` under 30 ms it is ``z_k``; ``c_k = z_k conj(h_k)``:
 
         1. ``u = angle(c_1)``, unwrapped over frames; its slope is added to the F0.
-        2. A pulse need not lie where the fundamental says. The shift ``d`` within the period and the polarity that
+        2. A pulse need not lie where the fundamental has its. The shift ``d`` within the period and the polarity that
            make ``|Re sum_k c_k |c_k|^(-3/4) exp(-i k (u + d))|`` largest, the sum over frames too, are those of the
            whole row; ``audio`` of negative polarity is turned over.
         """
@@ -309,7 +309,7 @@ class HarmonicVocoder(SpectralLossModel):
 
 
 def demodulated(audio: Samples, line_hz: Frames, rate_hz: int, hop_samples: int, n: int = 1) -> tuple[Tensor, Tensor]:
-    """What of each of the first ``n`` harmonics of an F0 stands still over 30 ms: complex ``[batch, frames, n]``.
+    """The first ``n`` harmonics of an F0, demodulated and smoothed over 30 ms: complex ``[batch, frames, n]``.
 
     The second result is ``exp(i p)`` of the F0's running phase ``p``, per sample.
     """
