@@ -29,6 +29,7 @@ from svclib.utils.errors import Cancelled, StorageError, printable
 
 V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
+START_S = (0.0, 1e9)  # of an excerpt: beyond the end of any song, so that the refusal names what was typed
 _UPLOAD_FILES = ("upload.html", "upload.js", "microphone.js")
 _FIT = "calc(100% - 4px)"  # ipywidgets adds a margin of 2 px at both sides, and a scroll bar to what is wider
 log = logging.getLogger("svclib")

@@ -425,7 +425,7 @@ class ComparePanel(TaskPanel):
         self.starts = self.several("Shallow start", "shallow", "of diffusion instruments", starts)
         self.vocoders = self.several("Vocoders", "vocoders", "of diffusion instruments", [OWN])
         self.sampling = widgets.column("Sampling", self.samplers, self.steps, self.starts)
-        self.start_s = self.number("Start (s)", "start", "where the clip begins", 0.0, (0.0, 36000.0))
+        self.start_s = self.number("Start (s)", "start", "where the clip begins", 0.0, widgets.START_S)
         self.seconds = self.number("Length (s)", "seconds", "of the clip", 6.0, (0.5, 60.0))
         hint = "key, loudness, singers, seed and whatever is not chosen here as the panel has it; otherwise every "
         hint += "instrument's own"

@@ -65,7 +65,7 @@ class LessonPanel(TaskPanel):
         super().__init__(base)
         self.text, self.title = "", ""
         narrow = {"width": "190px", "label_width": "80px"}
-        self.start_s = self.number("Start (s)", "start", "where in the song", float(start_s), (0.0, 36000.0), **narrow)
+        self.start_s = self.number("Start (s)", "start", "where in the song", float(start_s), widgets.START_S, **narrow)
         self.seconds = self.number("Length (s)", "seconds", "how much of it", float(seconds), (0.5, 30.0), **narrow)
         hint = "of the main run; all are kept"
         self.steps = self.number("Steps", "steps", hint, lesson.STEPS, (8, 1000), **narrow)
