@@ -858,7 +858,8 @@ def test_a_training_is_seen_at_once_and_ends_as_html_that_a_saved_notebook_keeps
             view(status)
         assert view.messages_html.value.count("Drive is full.") == 2 and "Finishing" in view.messages_html.value
         assert "of 1 min" in view.numbers.value
-        assert "data:image/png" in (tmp_path / train.PROGRESS).read_text("utf-8")
+        assert "data:image/png" in (text := (tmp_path / train.PROGRESS).read_text("utf-8")) and "http-equiv" in text
+    assert "http-equiv" not in (tmp_path / train.PROGRESS).read_text("utf-8")  # it is over
     kept = put[1]
     assert "<img" in kept and "5 of 80" in kept and "Finishing" not in kept and "Saved again." in kept
 
