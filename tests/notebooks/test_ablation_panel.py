@@ -164,6 +164,7 @@ def test_cancel_keeps_what_was_there(base, slow):
     assert len(panel.viewer.cards) == 1
 
 
+@pytest.mark.case("user 04.13")
 def test_what_cannot_be_is_a_sentence(base, monkeypatch):
     panel = panel_of(base, start_s=50000.0)
     panel.run_button.click()

@@ -226,6 +226,7 @@ def transferred(panel):
     return soundfile.read(next(iter(panel.shown[panel.results.children[0]])), dtype="float32")[0], said(panel)
 
 
+@pytest.mark.case("user mix")
 def test_the_voice_of_a_mix_is_replaced_at_its_level_and_its_warnings_are_shown(base, stems):
     panel = convert.ConvertPanel(base)
     panel.full_output.value = False
@@ -248,6 +249,7 @@ def test_the_voice_of_a_mix_is_replaced_at_its_level_and_its_warnings_are_shown(
     assert panel.mix_row.layout.display == "none"
 
 
+@pytest.mark.case("user mix")
 def test_a_finished_song_is_taken_apart_once_or_told_how_and_keeps_its_key(base, monkeypatch):
     suggested = key_suggestion.Suggestion(-1, 4, -8, "")
     monkeypatch.setattr(key_suggestion, "suggest_shift", lambda *_: suggested)

@@ -164,6 +164,7 @@ def test_notes_are_dragged_drawn_snapped_and_taken_back(base, tmp_path):
     assert len(result(panel, base)["f0_edit"]["edits"]) == 3
 
 
+@pytest.mark.case("user playhead")
 @pytest.mark.browser
 def test_the_place_in_a_sound_that_plays_is_a_line_in_the_lane(base):
     browsing.require_chromium()

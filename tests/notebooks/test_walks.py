@@ -11,7 +11,7 @@ import browsing
 import pytest
 import soundfile
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.case("user A1")]
 
 
 @pytest.fixture(scope="module")
