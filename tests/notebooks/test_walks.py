@@ -30,7 +30,7 @@ def lab(folder):
 def home(folder, data_dir):
     """A folder with twelve sentences of one speaker and ten seconds of another one's song."""
     made = folder / "home"
-    for name in ("audio/kathleen", "examples"):
+    for name in ("audio/kathleen", "examples", "instruments"):
         (made / name).mkdir(parents=True)
     for path in sorted((data_dir / "voices" / "kathleen_spoken").glob("*.flac"))[:12]:
         shutil.copy(path, made / "audio" / "kathleen")
