@@ -31,10 +31,15 @@ TESTS = {
     "svclib/models/diffusion/*.py": "tests/models/test_diffusion.py tests/models/test_samplers.py",
     "svclib/models/diffusion/samplers.py": "tests/models/test_samplers.py",
     "svclib/models/diffusion/schedule.py": "tests/models/test_samplers.py",
-    "svclib/conversion/*.py": "tests/conversion",
+    "svclib/conversion/*.py": "tests/conversion/test_pipeline.py tests/conversion/test_controls.py tests/conversion",
+    "svclib/conversion/ab_compare.py": "tests/conversion/test_pipeline.py tests/notebooks/test_sampling_controls.py",
+    "svclib/conversion/cover.py": "tests/conversion/test_cover.py",
     "svclib/conversion/diffwave_files.py": "tests/conversion/test_diffwave_files.py",
     "svclib/conversion/evaluate.py": "tests/cli/test_cli.py tests/conversion",
+    "svclib/conversion/f0_edit.py": "tests/conversion/test_f0_edit.py",
+    "svclib/conversion/live.py": "tests/conversion/test_live.py",
     "svclib/conversion/metrics.py": "tests/conversion/test_metrics.py",
+    "svclib/conversion/speaker_similarity.py": "tests/conversion/test_speaker_similarity.py",
 }
 # Not faults of behaviour: the | of annotations, decorators of registries and dataclasses that everything needs
 NOISE = re.compile("core/(ReplaceBinaryOperator_BitOr_.*|RemoveDecorator|ExceptionReplacer)")

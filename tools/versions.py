@@ -20,33 +20,39 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / ".venv-versions"
+DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+UV = shutil.which("uv") or Path(sys.executable).with_name("uv")
 PYTHONS = ("python3.12", "python3.13", "python3.14")
 # Every package is used by one: reading, features, each kind of model, training, files, panels, plots, commands.
 TESTS = (
     "tests/audio tests/features tests/models tests/training/test_training.py tests/training/test_sweep.py tests/utils "
     "tests/conversion tests/notebooks/test_panels.py tests/analysis/test_plots.py tests/cli tests/test_compatibility.py"
 )
-TOOLS = ("pytest", "pytest-timeout", "beartype", "mir_eval", "diffusers", "transformers", "setuptools", "wheel")
+TOOLS = (
+    "pytest",
+    "pytest-timeout",
+    "beartype",
+    "mir_eval",
+    "diffusers>=0.35",
+    "transformers>=4.56",
+    "setuptools",
+    "wheel",
+)
 
 
-def bounds() -> dict[str, str]:
-    """The packages svclib needs and the oldest version of each."""
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    return dict(re.match(r"([\w-]+)>=([\w.]+)", text).groups() for text in wanted)
-
-
-def make(name: str, python: str, constraints: list[str], keep: list[str]) -> Path:
-    """An environment with svclib's packages; those to keep are taken from this one."""
+def make(name: str, python: str, resolution: str, keep: list[str]) -> Path:
+    """An environment with svclib's packages, resolved by uv; those to keep have the version of this one."""
     folder = HOME / name
-    if not (folder / "bin" / "python").exists():
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
-    own = {name: f"{name}=={importlib.metadata.version(name)}" for name in keep}
+    subprocess.run([UV, "venv", "-q", "--clear", "--seed", "--python", python, folder], check=True)
     limits = folder / "constraints.txt"
-    limits.write_text(
-        "\n".join([*(c for c in constraints if re.split("[=<>]", c)[0] not in own), *own.values()]) + "\n"
-    )
-    install = [folder / "bin" / "python", "-m", "pip", "install", "-q", "-c", limits]
-    subprocess.run([*install, "--upgrade", *bounds(), *TOOLS], check=True)
+    limits.write_text("".join(f"{package}=={importlib.metadata.version(package)}\n" for package in keep))
+    install = [UV, "pip", "install", "-q", "--python", folder / "bin" / "python"]
+    subprocess.run([*install, "-c", limits, "--resolution", resolution, "-r", ROOT / "pyproject.toml"], check=True)
+    freeze = [UV, "pip", "freeze", "--python", folder / "bin" / "python"]
+    found = subprocess.run(freeze, check=True, capture_output=True, text=True).stdout.splitlines()
+    own = {re.match(r"[\w-]+", line)[0] for line in DEPENDENCIES}
+    limits.write_text("\n".join(line for line in found if line.partition("==")[0] in own) + "\n")
+    subprocess.run([*install, "-c", limits, *TOOLS], check=True)  # those of the tests may be of any version
     subprocess.run([*install, "--no-deps", "--no-build-isolation", "-e", ROOT], check=True)
     return folder / "bin" / "python"
 
@@ -76,17 +82,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="append", default=[], help="a package in the version that is installed here")
     parser.add_argument("--tests", default=TESTS, help="files, folders and options of pytest")
     o = parser.parse_args(arguments)
-    oldest = [f"{name}=={version}" for name, version in bounds().items()]
-    plans = {"oldest": (sys.executable, oldest), "newest": (sys.executable, [])}
-    plans |= {name: (path, []) for name in PYTHONS if (path := shutil.which(name))}
+    plans = {"oldest": (sys.executable, "lowest-direct"), "newest": (sys.executable, "highest")}
+    plans |= {name: (path, "highest") for name in PYTHONS if (path := shutil.which(name))}
     print(f"Not here: {', '.join(name for name in PYTHONS if name not in plans) or 'nothing'}.")
     HOME.mkdir(exist_ok=True)
     here, status = None, 0
-    for name, (python, constraints) in plans.items():
+    for name, (python, resolution) in plans.items():
         if o.only and name not in o.only:
             continue
         try:
-            there = outcomes(make(name, python, constraints, o.keep), name, o.tests.split())
+            there = outcomes(make(name, python, resolution, o.keep), name, o.tests.split())
         except subprocess.CalledProcessError:
             print(f"{name}: its packages cannot be installed together.")
             status = 1

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from svclib.audio.mel import MelConfig, log_mel
-from svclib.utils import atomic_store, serialization
+from svclib.utils import atomic_store, budget, serialization
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConfigError, ConversionError, first_line
 
 SCHEMA = 1
 KINDS = {"mel": 2, "wave": 1}  # dimensions of a state
-MAX_FILE_BYTES, MAX_MEMBERS, MAX_LOG_MEL = 1 << 30, 500, 1000.0
+MAX_LOG_MEL = 1000.0
 _STATES = ("x_t", "x0_hat", "result")
 _SCALARS = ("t", "alpha", "sigma", "index")
 _ARRAYS = (*_STATES, *_SCALARS, "low", "high")
@@ -156,11 +157,9 @@ def load(path: str | Path) -> Trace:
             with zipfile.ZipFile(file) as archive:
                 entries = archive.infolist()
                 total = sum(entry.file_size for entry in entries)
-            if len(entries) > MAX_MEMBERS or total > min(4 * size, MAX_FILE_BYTES):
-                raise ConversionError(
-                    f"its {len(entries)} arrays unpack to {total / 1e6:.0f} MB; at most {MAX_MEMBERS} arrays, "
-                    f"{MAX_FILE_BYTES / 1e6:.0f} MB and four times the size of the file are read."
-                )
+            budget.require("trace", "it", Cost(memory_bytes=total, values=len(entries)), error=ConversionError)
+            if total > 4 * size:
+                raise ConversionError(f"it would unpack to {total / 1e6:.0f} MB, more than four times its size.")
             file.seek(0)
             with np.load(file, allow_pickle=False) as found:
                 return _from_arrays({name: found[name] for name in found.files})

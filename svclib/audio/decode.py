@@ -25,7 +25,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from svclib.utils import filesystem
+from svclib.utils import budget, filesystem
+from svclib.utils.budget import Cost
 from svclib.utils.errors import AudioError
 
 SUFFIXES = (
@@ -35,7 +36,6 @@ SUFFIXES = (
 BLOCK_SAMPLES = 65536
 MAX_CHANNELS = 32
 RATES_HZ = (2000, 768000)
-MAX_HOURS = 12  # of one file; some kilobytes can unpack to more
 _MP3_KBITS = {  # by version (MPEG-1, others), of bitrate indices 1 to 14
     True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -137,8 +137,8 @@ class Decoder:
         """Float32 ``[n, channels]`` until the end or a fault; an AudioError names the time of NaN or infinity."""
         fault, rate = None, self.info.sample_rate_hz
         while not fault:
-            if self.position > MAX_HOURS * 3600 * rate:
-                raise _error(self.path, f"lasts more than {MAX_HOURS} hours.", "Cut it into shorter files.")
+            cost, hint = Cost(seconds=self.position / rate), "Cut it into shorter files."
+            budget.require("recording", f"'{self.name}'", cost, hint=hint, error=AudioError)
             block, fault = self._source.read(BLOCK_SAMPLES)
             finite = np.isfinite(block).all(axis=1)
             if not finite.all():
@@ -526,7 +526,7 @@ def _mp3_spans(file: BinaryIO, at: int, limit: int) -> tuple[list[tuple[int, int
     A range begins, the first one before ``limit``, where three frames of the file's kind follow each other. The last
     frame before damage is left out.
     """
-    size, kind, spans, last = file.seek(0, 2), 0, [], 0
+    size, kind, spans, last = file.seek(0, 2), 0, list[tuple[int, int, int]](), 0
 
     def frame(start: int) -> tuple[int, int]:
         file.seek(start)

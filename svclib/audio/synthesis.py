@@ -266,7 +266,8 @@ def fft_convolve(
     filtered = torch.fft.irfft(spectrum, n=size)[..., : hop + taps - 1]
     pieces = -(-(hop + taps - 1) // hop)  # every filtered frame reaches over this many frames
     filtered = F.pad(filtered, (0, pieces * hop - (hop + taps - 1))).view(batch, frames, pieces, hop)
-    out = sum(F.pad(filtered[:, :, p], (0, 0, p, pieces - 1 - p)) for p in range(pieces)).flatten(1)
+    shifted = [F.pad(filtered[:, :, p], (0, 0, p, pieces - 1 - p)) for p in range(pieces)]
+    out = sum(shifted[1:], shifted[0]).flatten(1)
     return out[:, : n + taps - 1] if full else F.pad(out, (0, max(0, delay - taps + 1)))[:, delay : delay + n]
 
 

@@ -22,12 +22,13 @@ import numpy as np
 
 from svclib.audio import units
 from svclib.features.extract import Features
-from svclib.utils import atomic_store
+from svclib.utils import atomic_store, budget
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConfigError, ConversionError
 from svclib.utils.serialization import check_fields, strict_json
 
 FORMAT, FORMAT_VERSION = "svclib F0 edit", 1
-MAX_BYTES, MAX_S, MAX_CENTS = 2_000_000, 1e6, 12_700
+MAX_S, MAX_CENTS = 1e6, 12_700
 NOTE_SEMITONES, NOTE_S = 0.6, 0.08  # a note ends where the pitch leaves it so far for so long
 
 
@@ -67,10 +68,7 @@ def of_song(song: Path) -> F0Edit | None:
 
 def read(path: Path) -> F0Edit:
     """Read a file of edits; ConfigError names what in it is wrong."""
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(
-            f"'{path.name}' is larger than {MAX_BYTES / 1e6:g} MB; an F0 edit is a small file.", path=path
-        )
+    budget.require("F0 edit", f"'{path.name}'", Cost(memory_bytes=path.stat().st_size), error=ConfigError)
     return parse(path.read_bytes(), path.name)
 
 

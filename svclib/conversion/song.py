@@ -11,12 +11,12 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.features import extract
 from svclib.features.extract import Features, FeatureSettings
-from svclib.utils import filesystem
+from svclib.utils import budget, filesystem
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConversionError, ProgressCallback, reporter
 
 CACHED_SONGS = 4
 HIGH_SHARE = 0.01  # of the frames: fewer above an instrument's range are errors of the tracker
-MAX_SONG_S = 7200.0  # about 1 MB of memory per second
 _songs: dict[tuple, "Song"] = {}  # the newest last
 _songs_lock = threading.Lock()
 
@@ -94,11 +94,9 @@ def load_song(
 
 
 def require_song_length(info: audio.AudioInfo) -> None:
-    """Refuse a file that lasts longer than two hours."""
-    if info.duration_s > MAX_SONG_S:
-        length, most = units.duration_text(info.duration_s), units.duration_text(MAX_SONG_S)
-        text = f"'{info.name}' lasts {length}; expected a song of at most {most}."
-        raise ConversionError(text, hint="Cut it into parts.")
+    """Refuse a file that lasts longer than two hours, or than the free memory holds."""
+    cost = Cost(memory_bytes=info.duration_s * budget.SONG_BYTES_PER_S, seconds=info.duration_s)
+    budget.require("song", f"'{info.name}'", cost, hint="Cut it into parts.", error=ConversionError)
 
 
 def cached_song(path: str | Path, settings: FeatureSettings, f0_method: str | None = None, **watch) -> Song:

@@ -19,7 +19,8 @@ from svclib.data.recordings import Recording
 from svclib.features import extract
 from svclib.features.extract import ConditionInputs
 from svclib.features.f0 import fill_unvoiced
-from svclib.utils import atomic_store, filesystem
+from svclib.utils import atomic_store, budget, filesystem
+from svclib.utils.budget import Cost
 from svclib.utils.errors import DatasetError, StorageError
 
 SILENT_DB = -80.0
@@ -70,7 +71,8 @@ def local_copy(data: Any, log_message: Callable[[str], None]) -> Any:
     try:
         filesystem.make_own_folder(here)
         missing = {n: e["bytes"] for n, e in data._shards.items() if filesystem.size_of(here / n) != e["bytes"]}
-        filesystem.free_space_check(here, sum(missing.values()) + (1 << 29))
+        n_bytes = sum(missing.values()) + budget.SPARE_BYTES
+        budget.require("copy of a dataset", data.path.name, Cost(disk_bytes=n_bytes), here)
         for name in (*missing, manifest.NAME):
             atomic_store.copy_file(data.path / name, here / name)
         copy = Dataset.open(here)
@@ -327,7 +329,8 @@ class ContentCache:
     """
 
     def __init__(self, dataset: Any, encoder: Any, seed: int):
-        self.dataset, self.encoder, self.seed, self.codes = dataset, encoder, seed, {}
+        self.dataset, self.encoder, self.seed = dataset, encoder, seed
+        self.codes = dict[int, Tensor]()
         frame_bytes = 2 * encoder.dims * sum(r["n_frames"] for r in dataset.recordings)
         self.n_variants = max(1, min(N_VARIANTS, MAX_CODE_BYTES // max(1, frame_bytes)))
 

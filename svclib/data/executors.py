@@ -194,7 +194,7 @@ def _client(address: str):
 
 def _connected(kind, scheduler: str):
     """A client within twice ``CONNECT_S``: on its own it waits for ever for a server of another kind."""
-    found = concurrent.futures.Future()
+    found: concurrent.futures.Future = concurrent.futures.Future()
 
     def connect():
         try:

@@ -30,8 +30,8 @@ FORMAT = 2  # 2: carries a checksum of itself
 EARLIER_F0_MAX_HZ = 1100.0
 EXTRACTION_VERSION = 1  # part of the settings' key: increase it when the same settings give other features
 HOLD_OUT_END_S = (20.0, 60.0)  # of a single recording, its end is held out: from this length on, at most this much
-_FIELDS = {"settings": dict, "versions": dict, "statistics": dict}
-_FIELDS |= dict.fromkeys(("singers", "labels", "skipped", "duplicates"), list)
+_DICTS, _LISTS = ("settings", "versions", "statistics"), ("singers", "labels", "skipped", "duplicates")
+_FIELDS: dict[str, type] = {**dict.fromkeys(_DICTS, dict), **dict.fromkeys(_LISTS, list)}
 _LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "swift-f0", "onnxruntime", "torch")
 
 

@@ -14,6 +14,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,10 @@ class DatasetBuilder:
         self.out, self.settings, self.key = out, settings, manifest.settings_key(settings)
         self.progress, self.cancelled = progress, cancelled
         self.skipped = [{"name": r.name, "reason": r.problem} for r in sources if r.problem]
-        self.duplicates, self.messages, self.failed = [], [], set()
+        self.duplicates, self.messages, self.failed = list[dict](), list[str](), set[str]()
         self.old = manifest.read(self.out) if filesystem.exists(self.out / manifest.NAME) else None
         self.done_s = self.total_s = 0.0
-        self.started = None  # when the first recording is decoded
+        self.started: float | None = None  # when the first recording is decoded
 
     def report(self, fraction: float, text: str) -> None:
         """Report progress; raises Cancelled on request."""
@@ -58,13 +59,13 @@ class DatasetBuilder:
 
     def hash_files(self, sources: list[Recording]) -> list[tuple[Recording, str]]:
         """Every usable file with its SHA-256, without duplicates."""
-        hashed, seen = [], {}
+        hashed, seen = [], dict[str, tuple[str, str]]()
         known = {d["sha256"]: d["same_as_sha256"] for d in (self.old or {}).get("duplicates", [])}
         usable = [r for r in sources if not r.problem]
         for n, recording in enumerate(usable):
             self.report(0.03 * n / len(usable), f"reading recording {n + 1} of {len(usable)}")
             try:
-                digest = _twice(lambda path=recording.path: filesystem.sha256_file(path))
+                digest = _twice(partial(filesystem.sha256_file, recording.path))
             except OSError as error:
                 self.skipped.append({"name": recording.name, "reason": f"it cannot be read: {error}"})
                 continue
@@ -83,7 +84,8 @@ class DatasetBuilder:
         """Index the committed segments, and the shards to merge."""
         whole = shards.committed(self.out, self.key)
         live = {c.marked.path.name: [i for i in c.items if i.sha256 in wanted] for c in whole}
-        self.stored, self.items, used = {}, {}, dict.fromkeys(live, 0)
+        self.stored, self.items = dict[tuple[str, int], shards.Segment](), dict[tuple[str, int], shards.Item]()
+        used = dict.fromkeys(live, 0)
         for shard in sorted(whole, key=lambda c: (-len(live[c.marked.path.name]), c.marked.path.name)):
             name = shard.marked.path.name
             for item in live[name]:
@@ -108,7 +110,7 @@ class DatasetBuilder:
             if count := self.n_segments(digest):
                 for key in ((digest, i) for i in range(count)):
                     if self.stored[key].shard in self.stale:
-                        yield recording, self.items[key], lambda s=self.stored[key]: self.copy(s), 0.0
+                        yield recording, self.items[key], partial(self.copy, self.stored[key]), 0.0
                 continue
             estimate = self.estimates_s[digest]
             try:
@@ -208,7 +210,7 @@ class DatasetBuilder:
         self.estimates_s = {digest: _estimate_s(r) for r, digest in hashed if not self.n_segments(digest)}
         self.total_s = sum(self.estimates_s.values())
         writer = shards.Writer(self.out, self.key)
-        waiting, items = deque(), dict(self.items)
+        waiting, items = deque[tuple](), dict(self.items)
 
         def finish() -> None:
             recording, item, arrays, seconds = waiting.popleft()
@@ -371,7 +373,7 @@ def _changes(old: dict | None, new: dict) -> list[str]:
         named = reason.startswith(Path(name).name)
         messages.append(f"Skipped {reason}" if named else f"Skipped '{name}': {reason}.")
     messages += [f"'{d['name']}' is the same audio as '{d['same_as']}': used once." for d in new["duplicates"]]
-    alike = {}
+    alike = dict[str, list[str]]()
     for entry in new["recordings"]:
         for note in entry["notes"] if not entry["name"].endswith(" (end)") else ():
             alike.setdefault(note.removeprefix(entry["name"]), []).append(note)

@@ -79,7 +79,7 @@ class _Trace:
 
     def __init__(self, sample_rate_hz: int):
         self.n_frame = max(1, round(FRAME_S * sample_rate_hz))
-        self.rest, self.levels, self.wave = np.zeros(0, np.float32), [], []
+        self.rest, self.levels, self.wave = np.zeros(0, np.float32), list[np.ndarray](), list[np.ndarray]()
         self.digest = hashlib.sha256(str(sample_rate_hz).encode())
 
     def add(self, mono: np.ndarray) -> None:
@@ -118,7 +118,7 @@ class _Scan:
         if n > WHOLE_S * self.rate:
             starts = np.linspace(0.02 * n, 0.98 * n - length, N_EXCERPTS).astype(int)
             self.spans = [(int(s), int(s) + length) for s in starts]
-        self.excerpts = [[] for _ in self.spans]
+        self.excerpts = [list[np.ndarray]() for _ in self.spans]
 
     def add(self, block: np.ndarray) -> None:
         size = np.minimum(np.abs(block), self.TOP) * (self.BINS / self.TOP)
@@ -228,7 +228,7 @@ def fingerprint(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> _Fingerpri
 
 def twins(prints: Sequence[_Fingerprint | None]) -> list[int | None]:
     """For each recording the position of the first one of the same sound, also in another format or level, or None."""
-    found, digests, shapes, kept = [], {}, np.zeros((len(prints), 3)), []
+    found, digests, shapes, kept = [], dict[str, int](), np.zeros((len(prints), 3)), list[int]()
     for position, one in enumerate(prints):
         twin = None
         if one:

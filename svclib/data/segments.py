@@ -52,7 +52,7 @@ class ResampledStream:
     def __init__(self, n_samples: int, rate_in_hz: int, rate_out_hz: int, blocks: Callable, notes: list[str]):
         self.n_samples, self.notes = n_samples, notes
         self._rates, self._blocks = (rate_in_hz, rate_out_hz), blocks
-        self._stream, self._held, self._start = self._pieces(), [], 0
+        self._stream, self._held, self._start = self._pieces(), list[np.ndarray](), 0
         self._sha = hashlib.sha256()
 
     def _resampled(self) -> Iterator[np.ndarray]:

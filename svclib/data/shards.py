@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
-from svclib.utils import atomic_store, filesystem
+from svclib.utils import atomic_store, budget, filesystem
+from svclib.utils.budget import Cost
 from svclib.utils.errors import StorageError
 
 PATTERN = "shard-*.safetensors"
@@ -91,7 +92,7 @@ class Writer:
         rows = [{k: v for k, v in row.items() if v or k in ("index", "n_frames")} for row in rows]
         digest = hashlib.sha256(json.dumps([self.settings_key, rows], sort_keys=True).encode()).hexdigest()
         path = self.folder / f"shard-{digest[:16]}.safetensors"
-        filesystem.free_space_check(self.folder, 2 * self._bytes)
+        budget.require("shard of a dataset", path.name, Cost(disk_bytes=2 * self._bytes), self.folder)
         tensors = {name: np.concatenate([a[name] for a in self._arrays]) for name in self._arrays[0]}
         if filesystem.exists(atomic_store.marker_path(path)):  # broken, else its segments would be reused
             atomic_store.remove_marked(atomic_store.Marked(path, {}))
@@ -162,7 +163,7 @@ class Reader:
             raise IndexError(f"rows {start} to {stop} of {shape[0]} in '{self.path.name}'")
         row = int(np.prod(shape[1:], dtype=np.int64))
         out = np.empty((stop - start, *shape[1:]), dtype)
-        view, done = memoryview(out.reshape(-1).view(np.uint8)), 0
+        view, done = memoryview(out.reshape(-1).view(np.uint8).data), 0
         try:
             with self._lock:
                 self._file.seek(offset + start * row * out.itemsize)

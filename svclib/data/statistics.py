@@ -4,6 +4,7 @@ Notes are frames with a note-on ratio of at least 1 (``loudness.note_mask``); pi
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def _summary(found: list[dict]) -> dict:
     quantiles = np.quantile(loud, np.linspace(0, 1, N_QUANTILES)) if len(loud) else []
     seconds = sum((m["seconds"] for m in found), np.zeros(len(HISTOGRAM_EDGES_MIDI) - 1))
     histogram = {"edges_midi": HISTOGRAM_EDGES_MIDI, "seconds": [round(float(s), 6) for s in seconds]}
-    over_notes = {"mean_note": np.mean, "std_note": np.std, "min_note": np.min, "max_note": np.max}
+    over_notes: dict[str, Any] = {"mean_note": np.mean, "std_note": np.std, "min_note": np.min, "max_note": np.max}
     f0_midi = {name: float(function(midi)) if len(midi) else None for name, function in over_notes.items()}
     return {
         "n_recordings": len(found),

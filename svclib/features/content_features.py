@@ -23,14 +23,14 @@ from jaxtyping import Float
 
 from svclib.audio import io as audio
 from svclib.audio import units
-from svclib.utils import atomic_store, download, filesystem
+from svclib.utils import atomic_store, budget, download, filesystem
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConfigError, ModelError, ProgressCallback, StorageError
 from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000
 CHUNK_S, HALO_S = 20, 2  # whole seconds: chunks begin on the grid of the extractor
 SILENCE_RMS = 1e-3  # -60 dB
-MAX_BYTES = 4 << 30  # of an encoder's weights in half precision
 WHERE = "SVCLIB_CONTENTVEC"  # environment variable: a folder with the weights, of any origin
 KNOWN = (  # on the hub; an instrument or dataset of others may have them downloaded unasked
     "lengyue233/content-vec-best",
@@ -248,7 +248,11 @@ def _loaded(source: str) -> Encoder:
                 if config.model_type != "hubert":
                     break
                 _check_size(source, config, Path(where) if local else None)
-                options = {"local_files_only": offline, "output_loading_info": True, "dtype": torch.float32}
+                options: dict[str, Any] = {
+                    "local_files_only": offline,
+                    "output_loading_info": True,
+                    "dtype": torch.float32,
+                }
                 loaded: Any = HubertModel.from_pretrained(where, config=config, **options)
                 return _checked(source, *loaded)
             except ModelError:
@@ -306,7 +310,8 @@ def _check_size(source: str, config: Any, folder: Path | None) -> None:
         raise ModelError(f"The config.json of the content encoder '{source}' asks for too large a network.")
     with torch.device("meta"):
         n_bytes = 2 * sum(value.numel() for value in HubertModel(config).parameters())  # in half precision at least
-    held = MAX_BYTES if folder is None else sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    budget.require("content encoder", f"'{source}'", Cost(memory_bytes=n_bytes), error=ModelError)
+    held = math.inf if folder is None else sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     if n_bytes > held:
         raise ModelError(
             f"The config.json of the content encoder '{source}' asks for {n_bytes / 1e6:.0f} MB of weights, more than "

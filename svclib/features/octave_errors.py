@@ -79,7 +79,7 @@ def odd_db(samples: np.ndarray, frames: np.ndarray, low_hz: np.ndarray, hop: int
     Each frame is measured through a Hann window of six periods, wide enough to separate harmonics. Multiples above a
     quarter of the sample rate are left out.
     """
-    chosen = np.unique(np.linspace(0, len(frames) - 1, N_MEASURED).round().astype(int)) if len(frames) else []
+    chosen = np.unique(np.linspace(0, len(frames) - 1, N_MEASURED).round().astype(int)) if len(frames) else ()
     ratios = []
     for i in chosen:
         reach = max(8, round(3 * rate / low_hz[i]))

@@ -131,7 +131,7 @@ def load_encoder(source: str = "base") -> WhisperEncoder:
     """
     model, folder = open_whisper(None if source == "base" else source)
     packed = resources.files("svclib.features").joinpath(MAP).read_bytes()
-    arrays = {name: value.astype(np.float32) for name, value in safetensors.numpy.load(packed).items()}
+    arrays: dict[str, Any] = {name: value.astype(np.float32) for name, value in safetensors.numpy.load(packed).items()}
     with open(folder / "model.bin", "rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(packed)

@@ -19,13 +19,14 @@ from typing import Any, BinaryIO
 import safetensors.torch
 import torch
 
-from svclib.utils import unzip
+from svclib.utils import budget, unzip
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConfigError, ModelError, StorageError, first_line, printable
 from svclib.utils.serialization import strict_json
 
 MEMBERS = ("instrument.json", "weights.safetensors", "config.gin")
 MAX_BYTES = {"instrument.json": 32 << 20, "weights.safetensors": 1 << 30, "config.gin": 1 << 18}
-MAX_FILE_BYTES, MAX_ENTRIES, MAX_DIRECTORY_BYTES, MAX_RATIO = (1 << 30) + (64 << 20), 40, 1 << 16, 200
+MAX_DIRECTORY_BYTES, MAX_RATIO = 1 << 16, 200
 MAX_LARGE_RATIO, LARGE_BYTES = 20, 64 << 20  # weights hardly pack; a small network may be untrained, of zeros
 MAX_HEADER_BYTES = 1 << 20  # of weights.safetensors
 SEAL = "svclib instrument sha256 "
@@ -119,8 +120,7 @@ def _check_end(file) -> tuple[int, bytes]:
     size = file.seek(0, 2)
     if size == 0:
         raise ModelError("it is empty (0 bytes); download it again, or wait until the Drive has loaded it.")
-    if size > MAX_FILE_BYTES:
-        raise ModelError(f"it has {size / 1e6:.0f} MB; an instrument has at most {MAX_FILE_BYTES / 1e6:.0f} MB.")
+    budget.require("instrument", "it", Cost(memory_bytes=size), error=ModelError)
     file.seek(max(0, size - 65557))
     tail = file.read()
     file.seek(0)
@@ -134,7 +134,7 @@ def _check_end(file) -> tuple[int, bytes]:
         raise ModelError("it has bytes after its end; download it again.")
     if disk or first or here != entries or tail[max(0, at - 20) : at][:4] == b"PK\x06\x07":
         raise ModelError("it is a zip of a kind no instrument has (several parts, or zip64).")
-    if entries > MAX_ENTRIES or n_directory > MAX_DIRECTORY_BYTES:
+    if entries > budget.LIMITS["instrument"].values or n_directory > MAX_DIRECTORY_BYTES:
         raise ModelError(f"it holds {entries} files; an instrument holds {len(MEMBERS)}.")
     return size, tail[at + 22 :]
 

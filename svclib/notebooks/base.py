@@ -24,7 +24,8 @@ from svclib.analysis import html as page
 from svclib.analysis import plots
 from svclib.audio import units
 from svclib.models import instrument
-from svclib.utils import filesystem
+from svclib.utils import budget, filesystem
+from svclib.utils.budget import Cost
 from svclib.utils.errors import Cancelled, StorageError, printable
 
 V8 = int(W.__version__.split(".")[0]) >= 8
@@ -207,7 +208,7 @@ class Uploader(W.VBox):
         if sent["at"] == 0:
             self._close()
             self._folder, self._id, self._at = tempfile.TemporaryDirectory(prefix="svclib-upload-"), sent["id"], 0
-            filesystem.free_space_check(self._folder.name, sent["size"])
+            budget.require("upload", str(sent["name"]), Cost(disk_bytes=sent["size"]), self._folder.name)
         if self._folder is None or (sent["id"], sent["at"]) != (self._id, self._at):
             raise StorageError("The upload was interrupted.", hint="Choose the file again.")
         name = PurePosixPath(sent["name"].replace("\\", "/")).name or "file"

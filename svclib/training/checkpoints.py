@@ -32,7 +32,8 @@ from torch import nn
 from svclib import __version__
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument, instrument_archive
-from svclib.utils import atomic_store, filesystem
+from svclib.utils import atomic_store, budget, filesystem
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConfigError, ModelError, StorageError, TrainingError
 from svclib.utils.filesystem import is_name
 from svclib.utils.serialization import check_fields, check_statistics, from_dict, strict_json, to_dict
@@ -123,6 +124,8 @@ def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
 def unpack(path: Path) -> Checkpoint:
     """Read a checkpoint and verify its own checksum; TrainingError if it cannot be used, the reason is a clause."""
     try:
+        size = filesystem.size_of(path) or 0
+        budget.require("checkpoint", path.name, Cost(memory_bytes=2 * size))
         data = filesystem.read_bytes(path)  # a memory map would crash the process when retention truncates the file
         head = data[8 : 8 + min(int.from_bytes(data[:8], "little"), MAX_HEADER_BYTES)]
         metadata = strict_json(head, "its header", MAX_RECORD_KEYS)["__metadata__"]
@@ -246,8 +249,8 @@ def save(folder: Path, checkpoint: Checkpoint, kind: str = "last", writer: str =
         record = {k: v for k, v in record.items() if k not in ("optimizer", "scaler")}
         tensors = {k: v for k, v in tensors.items() if k.startswith("ema.")}
     data = pack(Checkpoint(record, tensors))
-    filesystem.free_space_check(folder, sum(map(len, data)) + (16 << 20))
     path = folder / f"{PREFIXES[kind]}-{record['step']:08d}-{writer}{secrets.token_hex(3)}.safetensors"
+    budget.require("checkpoint", path.name, Cost(disk_bytes=sum(map(len, data)) + (16 << 20)), folder)
     marker = {k: record.get(k) for k in ("step", "run_id", "generation", "lineage", "kind", "saved")}
     marker["validation_loss"] = record["metrics"]["validation_loss"]
     return _info(atomic_store.put_marked(path, lambda part: atomic_store.write_bytes(part, data), marker), kind)

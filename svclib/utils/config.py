@@ -19,9 +19,11 @@ from typing import Any
 import gin
 from gin import config as gin_config
 from gin import config_parser as parser
+from svclib.utils import budget
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConfigError, did_you_mean, first_line
 
-MAX_CHARACTERS, MAX_VALUES = 200_000, 100_000
+MAX_CHARACTERS = 200_000
 _HEADER = "from __gin__ import dynamic_registration"
 # Modules that a preset may import, by the name under which it binds their settings.
 _MODULES = {
@@ -229,7 +231,7 @@ def _check_selector(selector: str, where: str) -> None:
 
 
 def _require_few_values(statements: list) -> None:
-    """Refuse macros that stand for more than ``MAX_VALUES`` values: each may hold others several times."""
+    """Refuse macros that stand for more values than a preset may have: each may hold others several times."""
     values: dict[str, Any] = {s.selector: s.value for s in statements if isinstance(s, parser.BindingStatement)}
     counts: dict[str, int] = {}
 
@@ -245,8 +247,8 @@ def _require_few_values(statements: list) -> None:
         return 1
 
     for name, value in values.items():
-        if count(value) > MAX_VALUES:
-            raise ConfigError(f"'{name}' stands for more than {MAX_VALUES} values, with those of its macros.")
+        cost = Cost(values=count(value))
+        budget.require("preset", f"'{name}', with the values of its macros,", cost, error=ConfigError)
 
 
 def _check_value(value, where: str) -> None:

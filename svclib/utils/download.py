@@ -14,11 +14,11 @@ import urllib.parse
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from svclib.utils import atomic_store, filesystem, unzip
+from svclib.utils import atomic_store, budget, filesystem, unzip
+from svclib.utils.budget import Cost
 from svclib.utils.errors import Cancelled, ProgressCallback, StorageError, first_line, printable, reporter
 
 _DRIVE_HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
-MAX_BYTES, SPARE_BYTES = 100 << 30, 1 << 29  # of a download, and left free on the disk beside it
 MAX_REDIRECTS, PATIENCE_S, LEAST_BYTES_PER_S = 8, 60.0, 1000
 _SHARE = "Share it with everybody who has the link, or download it yourself and give the file."
 
@@ -153,10 +153,11 @@ def _from_web(address: str, at: Path, report: ProgressCallback) -> None:
             while block := read(filesystem.CHUNK_BYTES):
                 done += len(block)
                 least = LEAST_BYTES_PER_S * (time.monotonic() - began - PATIENCE_S)
-                if max(done, total) > MAX_BYTES or done < least:
-                    why = "is slower than 1 kB/s" if done < least else f"is larger than {MAX_BYTES >> 30} GB"
-                    raise StorageError(f"{_shown(address)} {why}.", hint="Fetch it in another way and give the file.")
-                filesystem.free_space_check(at, max(0, total - done) + SPARE_BYTES)
+                hint = "Fetch it in another way and give the file."
+                if done < least:
+                    raise StorageError(f"{_shown(address)} is slower than 1 kB/s.", hint=hint)
+                budget.require("download", _shown(address), Cost(disk_bytes=max(done, total)), hint=hint)
+                filesystem.free_space_check(at, max(0, total - done) + budget.SPARE_BYTES)
                 sink.write(block)
                 report(done / total if total else 0.0, f"fetching {name}")
             if done < total:

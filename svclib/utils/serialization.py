@@ -54,7 +54,7 @@ class Settings:
 def check(settings: Any, names: Collection[str]) -> None:
     """Convert fields of a dataclass instance to their types and check their limits, see :class:`Settings`."""
     for name in names:
-        hint, limits = _fields(type(settings))[name]
+        hint, limits = _fields(typing.cast(typing.Hashable, type(settings)))[name]
         value = _convert(hint, getattr(settings, name), f"{type(settings).__name__}.{name}", limits)
         object.__setattr__(settings, name, value)
 
@@ -106,7 +106,8 @@ def _convert(hint: Any, value: Any, where: str, limits: typing.Mapping, complete
             return None
         return _convert(next(o for o in options if o is not type(None)), value, where, limits, complete)
     if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, typing.cast(type, hint)) else from_dict(hint, value, where, complete)
+        cls = typing.cast(type, hint)
+        return value if isinstance(value, cls) else from_dict(cls, value, where, complete)
     choices: Any = limits.get("choices")
     choices = choices() if callable(choices) else choices
     if origin in (tuple, list):

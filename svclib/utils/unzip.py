@@ -11,15 +11,15 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from svclib.utils import atomic_store, filesystem
+from svclib.utils import atomic_store, budget, filesystem
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ProgressCallback, StorageError, first_line, printable, reporter
 from svclib.utils.filesystem import CHUNK_BYTES
 
 RECORD_NAME = ".source.json"
-MAX_ENTRIES = 50_000
-MAX_UNPACKED_BYTES = 100 << 30
 MAX_RATIO, SMALL_BYTES = 100, 16 << 20  # no recordings pack better; a small one may be silence
 _UTF_8_FLAG = 0x800
 # Raised by zipfile on damaged zips.
@@ -72,12 +72,12 @@ def unpack(archive: str | Path, into: str | Path, progress: ProgressCallback | N
         with zipfile.ZipFile(archive) as file:
             entries = _safe_entries(file, archive.name)
             total, done = sum(entry.file_size for entry, _ in entries), 0
-            if total > MAX_UNPACKED_BYTES or SMALL_BYTES < total > MAX_RATIO * archive.stat().st_size:
+            if SMALL_BYTES < total > MAX_RATIO * archive.stat().st_size:
                 raise StorageError(f"{archive.name} would unpack to {total / 1e9:.0f} GB.", path=archive)
-            filesystem.free_space_check(into, total)
+            budget.require("zip of recordings", archive.name, Cost(disk_bytes=total, values=len(entries)), into)
             atomic_store.write_json(into / RECORD_NAME, {**source, "unfinished": True})
             for entry, relative in entries:
-                atomic_store.commit_file(into / relative, lambda part, entry=entry: _write_entry(file, entry, part))
+                atomic_store.commit_file(into / relative, partial(_write_entry, file, entry))
                 done += entry.file_size
                 report(done / max(1, total), f"unpacking {relative.name}")
     except (*_DAMAGED, ValueError, OSError) as error:
@@ -125,16 +125,16 @@ def _require_few_entries(archive: Path) -> None:
             raise StorageError(f"{archive.name} is one part of a zip in several.", path=archive, hint=hint)
         n_directory = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
         n_directory = min(n_directory, size)  # all ones in a zip64, whose directory is then counted from the end
-        if n_directory <= MAX_ENTRIES * 46:
+        most = int(budget.LIMITS["zip of recordings"].values)
+        if n_directory <= most * 46:
             return
         found, before = 0, b""
         file.seek(max(0, start + at - n_directory))
-        while found <= MAX_ENTRIES and (block := file.read(CHUNK_BYTES)):
+        while found <= most and (block := file.read(CHUNK_BYTES)):
             found += (before + block).count(b"PK\1\2")
             before = block[-3:]
-    if found > MAX_ENTRIES:
-        text = f"{archive.name} holds more than {MAX_ENTRIES} files."
-        raise StorageError(text, path=archive, hint="Put the recordings into several zips.")
+    hint = "Put the recordings into several zips."
+    budget.require("zip of recordings", archive.name, Cost(values=found), hint=hint)
 
 
 def _safe_entries(file: zipfile.ZipFile, name: str) -> list[tuple[zipfile.ZipInfo, Path]]:

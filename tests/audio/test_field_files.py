@@ -14,6 +14,7 @@ import soundfile
 from explaining import assert_explains
 
 from svclib.audio import io as audio
+from svclib.utils import budget
 from svclib.utils.errors import AudioError
 
 RATE, SECONDS = 44100, 4.1
@@ -308,9 +309,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
 @pytest.mark.case("red 07")
 def test_a_file_of_kilobytes_that_lasts_for_days_is_refused(tmp_path, monkeypatch):
     """FLAC of constant blocks: the length is seen while it is decoded, and nothing is kept of it."""
-    from svclib.audio import decode
-
-    monkeypatch.setattr(decode, "MAX_HOURS", 0.01)
+    monkeypatch.setitem(budget.LIMITS, "recording", budget.Cost(seconds=36))
     path = tmp_path / "long.flac"
     with soundfile.SoundFile(path, "w", 16000, 1, "PCM_16") as file:
         for _ in range(40):

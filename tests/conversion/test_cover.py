@@ -15,6 +15,7 @@ from svclib.conversion import cover, pipeline, song
 from svclib.conversion.controls import Controls
 from svclib.features.extract import FeatureSettings
 from svclib.models.ddsp.model import DdspSettings
+from svclib.utils import budget
 from svclib.utils.errors import ConversionError, ModelError
 
 RATE = 44100
@@ -132,7 +133,7 @@ def test_parts_that_would_clip_are_turned_down_by_as_much(tmp_path):
 
 def test_a_song_of_more_than_two_hours_is_refused_before_it_is_read(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.zeros((8000, 2)), 8000)
-    monkeypatch.setattr(song, "MAX_SONG_S", 0.5)
+    monkeypatch.setitem(budget.LIMITS, "song", budget.Cost(memory_bytes=1e9, seconds=0.5))
     monkeypatch.setattr(audio, "blocks", None)
     with pytest.raises(ConversionError):
         cover.separate(tmp_path / "a.wav", Halves())

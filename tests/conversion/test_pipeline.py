@@ -136,6 +136,17 @@ def test_the_original_of_a_song_and_of_an_excerpt(tmp_path):
     np.testing.assert_array_equal(piece.original(), whole.audio[8000:24000])
 
 
+def test_octave_errors_are_mended_before_the_pitch_is_used_unless_it_is_not_wanted():
+    t = np.arange(32000) / 16000
+    tone = sum(np.sin(2 * np.pi * 220 * k * t) / k for k in range(1, 9)).astype(np.float32)
+    wrong = song(32000, midi=np.where((np.arange(500) >= 200) & (np.arange(500) < 240), 69.0, 57.0), sound=0.1 * tone)
+    mended = convert(tiny(), wrong, Controls(repair_octaves=True))
+    assert (mended.octave_errors[0].start, mended.octave_errors[0].stop) == (200, 240)
+    np.testing.assert_allclose(mended.tracks.f0_hz, 220.0, rtol=1e-6)
+    left = convert(tiny(), wrong, Controls(repair_octaves=False))
+    np.testing.assert_allclose(left.tracks.f0_hz[200:240], 440.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("n_samples", [12345, 9999, 16384])
 def test_exact_length(rate, n_samples):

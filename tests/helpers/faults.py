@@ -74,3 +74,12 @@ def failing(*arguments, **options):
         yield install(*arguments, **options)
     finally:
         filesystem.active = before
+
+
+def refuse(number: int):
+    """An operation that always fails, such as ``link`` where there are no hard links."""
+
+    def operation(*given):
+        raise OSError(number, os.strerror(number))
+
+    return operation

@@ -431,7 +431,7 @@ def test_runs_are_cancelled():
         ({"channels": 0}, "channels"),
         ({"channels": True}, "whole"),
         ({"n_layers": 10**6}, "n_layers"),
-        ({"channels": 1024, "n_layers": 128}, "weights"),
+        ({"channels": 1024, "n_layers": 128}, "at most"),
         ({"beta_last": 1.0}, "beta_last"),
         ({"beta_first": 0.06}, "beta_first"),
         ({"condition": "speaker"}, "condition"),

@@ -355,6 +355,19 @@ def test_only_unmarked_files_left(run_20, whole):
     assert_same(run_20, whole)
 
 
+def test_an_unmarked_file_whose_weights_changed_is_not_used(run_20, whole):
+    """Nothing but the file's own checksum can notice it: the header and the sizes are as they were."""
+    for c in training.checkpoints(run_20):
+        atomic_store.marker_path(c.path).unlink()
+    newest = newest_file(run_20)
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)
+    result = training.train(toy.ToyDataset(), run_20, toy.preset())
+    assert f"{newest.name}" in " ".join(result.messages) and "checksum" in " ".join(result.messages)
+    assert_same(run_20, whole)
+
+
 @pytest.mark.case("E5", "E11", "F8")
 def test_a_foreign_checkpoint_is_passed_over(run_20, tmp_path, whole):
     training.train(toy.ToyDataset(), tmp_path / "other", toy.preset(seed=5), steps=35)

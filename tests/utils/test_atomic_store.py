@@ -148,9 +148,7 @@ def test_the_writer_sees_the_suffix_and_its_own_errors_pass(tmp_path):
 @pytest.mark.parametrize("links", [True, False])
 def test_commit_new_never_overwrites(tmp_path, links, monkeypatch):
     if not links:
-        monkeypatch.setattr(
-            filesystem.active, "link", lambda a, b: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "no links"))
-        )
+        monkeypatch.setattr(filesystem.active, "link", faults.refuse(errno.ENOTSUP))
     names = [
         atomic_store.commit_new(tmp_path / "My song.wav", lambda p, i=i: p.write_bytes(b"%d" % i)).name
         for i in range(3)
@@ -185,6 +183,27 @@ def test_commit_new_in_a_race_and_with_every_operation_failing(tmp_path):
     assert n >= 4
     contents = {p.read_bytes() for p in tmp_path.glob("a*.wav")}
     assert contents <= {b"theirs", b"mine", b"whole"}, "no half and no empty file under a real name"
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("taken", ["a.wav", "a.wav.json"])
+def test_a_name_that_is_taken_after_the_look_stays_what_it_is(tmp_path, monkeypatch, taken, links):
+    """Another process makes the sound or its settings when this one has just seen that both names are free."""
+    if not links:
+        monkeypatch.setattr(filesystem.active, "link", faults.refuse(errno.ENOTSUP))
+    seen, exists = [], Path.exists
+
+    def look(path):
+        found = exists(path)
+        if path.name == "a.wav.json" and not seen:
+            seen.append((tmp_path / taken).write_bytes(b"theirs"))
+        return found
+
+    monkeypatch.setattr(Path, "exists", look)
+    made = atomic_store.commit_new(tmp_path / "a.wav", lambda p: p.write_bytes(b"mine"), lambda p: b"settings")
+    assert seen and made.name == "a 2.wav" and (tmp_path / taken).read_bytes() == b"theirs"
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert found == {taken: b"theirs", "a 2.wav": b"mine", "a 2.wav.json": b"settings"}
 
 
 def test_remove_truncates_first_but_never_a_file_with_a_second_name(tmp_path, monkeypatch):

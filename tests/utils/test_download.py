@@ -26,7 +26,7 @@ from explaining import assert_explains
 from svclib.audio import io as audio
 from svclib.notebooks import base as widgets
 from svclib.notebooks import prepare
-from svclib.utils import atomic_store, unzip, workspace
+from svclib.utils import atomic_store, budget, unzip, workspace
 from svclib.utils import download as sources
 from svclib.utils.errors import StorageError
 
@@ -429,10 +429,10 @@ def odd_web():
 
 @pytest.mark.case("red 09")
 @pytest.mark.parametrize(
-    "kind, words", [("endless", "larger"), ("slow", "slower"), ("short", "ended|IncompleteRead"), ("loop", "times")]
+    "kind, words", [("endless", "at most"), ("slow", "slower"), ("short", "ended|IncompleteRead"), ("loop", "times")]
 )
 def test_downloads_end(tmp_path, odd_web, monkeypatch, kind, words):
-    monkeypatch.setattr(sources, "MAX_BYTES", 1 << 22)
+    monkeypatch.setitem(budget.LIMITS, "download", budget.Cost(disk_bytes=1 << 22))
     monkeypatch.setattr(sources, "PATIENCE_S", 0.2)
     began = time.monotonic()
     with pytest.raises(StorageError, match=words):
@@ -442,7 +442,7 @@ def test_downloads_end(tmp_path, odd_web, monkeypatch, kind, words):
 
 @pytest.mark.case("red 09")
 def test_a_download_fills_no_disk(tmp_path, odd_web, monkeypatch):
-    monkeypatch.setattr(sources, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(budget, "SPARE_BYTES", 1 << 60)
     with pytest.raises(StorageError, match="Not enough space"):
         sources.fetch(f"{odd_web[0]}/endless.wav", tmp_path / "into")
 

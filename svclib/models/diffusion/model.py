@@ -39,13 +39,14 @@ from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.layers import Condition, Frames, LogMels, Mels, Samples
 from svclib.models.vocoders.harmonic import HarmonicSettings, HarmonicVocoder, Vocoder, render_batch
-from svclib.utils import rng
+from svclib.utils import budget, rng
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConfigError, ModelError
 from svclib.utils.serialization import Settings, setting
 
 COARSE_STD = (0.02, 1.0)  # range of the coarse head's expected error, in units of the scaled mel
 COARSE_STD_WEIGHT = 0.1
-MAX_SQUARES = 25_000_000  # about 250 million weights: what an instrument file may hold
+WEIGHTS_PER_SQUARE = 10  # about, for layers times channels squared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +104,8 @@ class DiffusionSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         size = self.n_layers * self.channels**2 + self.content_layers * self.content_channels**2
-        if size > MAX_SQUARES:
-            raise ConfigError(
-                f"{self.n_layers} layers of {self.channels} channels are too large a network: layers times channels "
-                f"squared are at most {MAX_SQUARES:,} with the content encoder's; the full model has 3 million."
-            )
+        name = f"A denoiser of {self.n_layers} layers of {self.channels} channels with its content encoder"
+        budget.require("network", name, Cost(values=WEIGHTS_PER_SQUARE * size), error=ConfigError)
         samplers.sampling_times(self.schedule, self.sampler, self.sampler_steps)
 
     @property

@@ -26,14 +26,14 @@ from svclib.models.diffwave.cached_inference import CachedDenoiser
 from svclib.models.diffwave.network import CONDITIONERS, STEP_DIMS, STEP_RULES, DiffWaveNet
 from svclib.models.layers import Mels, Samples
 from svclib.models.vocoders.harmonic import HarmonicSource
-from svclib.utils import rng
+from svclib.utils import budget, rng
+from svclib.utils.budget import Cost
 from svclib.utils.errors import ConfigError, ModelError
 from svclib.utils.serialization import Settings, setting
 
 FAST_ETAS = (1e-4, 1e-3, 1e-2, 5e-2, 0.2, 0.5)  # the paper's six steps for BASE; LARGE ends with 0.7
 LEAST_SPREAD, LEAST_PEAK = 0.1, 1e-3
 LEAST_LEVEL, LEVEL = 1e-3, 0.4  # of ``level``: the quietest sound it follows, and RMS over spread
-MAX_PARAMETERS = 200_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +96,8 @@ class DiffWaveSettings(Settings):
         if self.fast_etas:
             self.schedule.aligned_levels(self.fast_etas)
         size = self.n_layers * self.channels * (8 * self.channels + STEP_DIMS + 2 * self.condition_dims)
-        if size > MAX_PARAMETERS:
-            raise ConfigError(f"This network would have {size} weights; at most {MAX_PARAMETERS} are built.")
+        name = f"A DiffWave of {self.n_layers} layers of {self.channels} channels"
+        budget.require("network", name, Cost(values=size), error=ConfigError)
 
     @property
     def schedule(self) -> Schedule:
