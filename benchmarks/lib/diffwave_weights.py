@@ -5,6 +5,7 @@ made where they come from with ``safetensors.torch.save_file`` of the checkpoint
 The result takes that package's own spectrograms (80 bands, scaled to 0 .. 1), not this project's mel.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from svclib.models import layers
 from svclib.models.diffwave.network import DiffWaveNet
 from svclib.utils.errors import ModelError
 
@@ -78,18 +80,10 @@ def convert(
             n_mels = made["stack.conditions.weight"].shape[1]
         except (KeyError, RuntimeError, IndexError):
             raise ModelError("The conditioner of one layer is missing or has another shape than the rest.") from None
-    with torch.random.fork_rng(devices=[]):  # the first weights are replaced below
-        net = DiffWaveNet(
-            made["input.weight"].shape[0],
-            n_layers,
-            dilation_cycle,
-            n_mels,
-            256,
-            "samples",
-            step_rule=step_rule,
-            n_steps=n_steps,
-        )
-    wanted = net.state_dict()
+    sizes = (made["input.weight"].shape[0], n_layers, dilation_cycle, n_mels, 256, "samples")
+    build = functools.partial(DiffWaveNet, *sizes, step_rule=step_rule, n_steps=n_steps)
+    with torch.device("meta"), layers.skip_init():  # shapes are compared before their memory is asked for
+        wanted = build().state_dict()
     for name in sorted(set(wanted) | set(made)):
         if name not in made or name not in wanted:
             raise ModelError(f"The tensor for '{name}' is {'missing' if name in wanted else 'too much'}.")
@@ -97,5 +91,7 @@ def convert(
             raise ModelError(
                 f"The tensor for '{name}' has shape {tuple(made[name].shape)}, expected {tuple(wanted[name].shape)}."
             )
+    with torch.random.fork_rng(devices=[]):  # the first weights are replaced
+        net = build()
     net.load_state_dict({k: v.detach().float() for k, v in made.items()})
     return net.eval()

@@ -113,7 +113,8 @@ class Controls:
                 "singer " + " + ".join(f"{name} {weight:g}" if weight else name for name, weight in mix.items())
             )
         if self.f0_edit and self.f0_edit.edits:
-            found.append(f"F0 edited at {len(self.f0_edit.edits)} places")
+            n = len(self.f0_edit.edits)
+            found.append(f"F0 edited at {n} place{'' if n == 1 else 's'}")
         return ", ".join(found)
 
 

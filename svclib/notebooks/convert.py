@@ -372,7 +372,7 @@ class ConvertPanel(TaskPanel):
 
 
 class _Choice(NamedTuple):
-    """What is converted: shares by instrument, song, F0 tracker, source of the accompaniment of a mix, voice in it."""
+    """Input of a conversion: shares by instrument, song, F0 tracker, accompaniment of a mix, level of the voice."""
 
     shares: dict[Path, float]
     song: Path

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import secrets
 import time
 from collections.abc import Collection
@@ -147,10 +148,27 @@ def base_model(preset: config.Preset) -> tuple[Path | None, str]:
     return BASE_PATH, "the base model of several singers"
 
 
+def _at_rate(features: dict, ratio: float) -> dict:
+    """Features on the same grid of time and frequency at ``ratio`` times their sample rate."""
+    sizes = ("sample_rate_hz", "hop_samples", "loudness_n_fft", "n_fft", "window_samples")
+    scaled = {name: round(value * ratio) if name in sizes else value for name, value in features.items()}
+    return scaled | ({"mel": _at_rate(scaled["mel"], ratio)} if scaled.get("mel") else {})
+
+
 def architecture_differences(other: instrument.Instrument, preset: config.Preset) -> str:
-    """Differences of an instrument and a preset in features or in the meaning of weights; empty if there are none."""
+    """Differences of an instrument and a preset in features or in the meaning of weights; empty if there are none.
+
+    A mel of the same bands and frames at another sample rate is the same but for its level, see :func:`init_from`;
+    its vocoder may have other noise bands and losses.
+    """
+    ratio = preset.features.sample_rate_hz / other.features.sample_rate_hz
     for theirs, mine in ((other.model.settings, preset.model), (other.features, preset.features)):
         records = [to_dict(theirs), to_dict(mine)]
+        if mine is preset.features:
+            records[0] = _at_rate(records[0], ratio)
+        elif ratio != 1 and records[0].get("vocoder") and records[1].get("vocoder"):
+            kept = {name: records[1]["vocoder"][name] for name in ("n_noise_bands", "fft_sizes")}
+            records[0]["vocoder"] = {**records[0]["vocoder"], **kept}
         records[0] |= {"retrieval_size": 0} if "retrieval_size" in records[0] else {}  # init_from leaves it out
         for record in records:
             if record.get("content") == "whisper":
@@ -167,7 +185,9 @@ def architecture_differences(other: instrument.Instrument, preset: config.Preset
 def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
     """Copy the weights of another model of the same architecture; embeddings of singers are matched by name.
 
-    A singer unknown to the other model starts from the mean of its singers; its retrieval codebook is not copied.
+    A singer unknown to the other model starts from the mean of its singers; its retrieval codebook is not copied. At
+    another sample rate an STFT of the same duration and bands has the sum of as many more samples: magnitudes grow by
+    the ratio of the rates, the range of the log-mels moves by its logarithm.
     """
     weights = {name: value for name, value in other.state_dict().items() if not name.startswith("codebook.")}
     singers, known = getattr(model, "singers", ()), getattr(other, "singers", ())
@@ -175,6 +195,9 @@ def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
         rows = weights["conditions.singer"]
         rows = [rows[known.index(name)] if name in known else rows.mean(0) for name in singers]
         weights["conditions.singer"] = torch.stack(rows)
+    if (mine := getattr(model, "contract", None)) and "mel_low" in weights:
+        moved = math.log(mine.sample_rate_hz / other.contract.sample_rate_hz) / mine.nepers_per_unit
+        weights |= {name: weights[name] + moved for name in ("mel_low", "mel_high")}
     model.load_state_dict(weights, strict=True)
 
 

@@ -119,13 +119,28 @@ def test_notes_are_found_and_vibrato_is_one():
     assert f0_edit.notes(features(np.zeros(100))) == []
 
 
+@pytest.mark.parametrize(
+    ("midi", "expected"),
+    [  # 80 ms are 20 frames
+        ([0] * 50 + [60] * 100 + [62] * 100, [(50, 150), (150, 250)]),
+        ([60] * 100 + [62] * 100 + [59] * 100, [(0, 100), (100, 200), (200, 300)]),
+        ([60] * 50 + [61] * 19 + [60] + [61] * 19 + [60] * 50, [(0, 139)]),  # it comes back, twice
+        ([60] * 50 + [61] * 20 + [60] * 50, [(0, 50), (50, 70), (70, 120)]),
+        ([60] * 100 + [60.5] * 100, [(0, 200)]),
+        ([60] * 10 + [0] * 5 + [60] * 9, [(0, 10)]),  # half of the shortest is a note, less is none
+    ],
+)
+def test_a_note_ends_where_the_pitch_stays_elsewhere_for_80_ms(midi, expected):
+    assert f0_edit.notes(features(np.array(midi, dtype=float))) == expected
+
+
 def test_on_the_command_line(tmp_path, capsys):
     voice = panels.make_instrument(tmp_path)
     sound = panels.make_song(tmp_path / "song.wav")
     f0_edit.write(tmp_path / "up.json", F0Edit((Edit(0.0, 5.0, 700.0),), "song.wav"))
     flags = ["convert", "--instrument", str(voice), "--input", str(sound), "--f0", "swift"]
     assert main([*flags, "--out", str(tmp_path / "made.wav"), "--f0-edit", str(tmp_path / "up.json")]) == 0
-    assert "F0 edited at 1 places" in capsys.readouterr().out
+    assert "F0 edited at 1 place" in capsys.readouterr().out
     written = json.loads((tmp_path / "made.wav.json").read_text())["controls"]["f0_edit"]
     assert written["edits"][0]["shift_cents"] == 700
     opened = instrument.open(voice)

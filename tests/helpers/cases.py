@@ -206,6 +206,7 @@ CASES = {
     "red 15": "two preparations into one folder",
     "field F6": "breaths of the singer vanish",
     "red 01": "a run folder with links to files and folders outside",
+    "red 04": "weights of a peer's format that ask for a network without end",
     "red 03": "a checkpoint that asks for a network without end",
     "red 05": "escape codes in texts and names",
     "red 08": "feature settings in range whose product is not",

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import untrusted
 
 from lib.diffwave_weights import convert, load
 from svclib.audio.mel import MelConfig
@@ -183,6 +184,19 @@ def test_the_file_of_converted_weights_opens(tmp_path):
     weights = public_weights()
     safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
     torch.testing.assert_close(load(tmp_path / "w.safetensors").state_dict(), convert(weights).state_dict())
+
+
+@pytest.mark.case("red 04")
+def test_a_network_that_the_weights_of_a_file_do_not_fill_is_not_built(tmp_path):
+    """Of 80 kB: 20,000 channels, for which the first layer alone would take 10 GB."""
+    import safetensors.torch
+
+    few = {"input_projection.weight": torch.zeros(20_000, 1, 1), "input_projection.bias": torch.zeros(20_000)}
+    few["residual_layers.0.dilated_conv.weight"] = torch.zeros(0)
+    safetensors.torch.save_file(few, tmp_path / "w.safetensors")
+    with untrusted.measured() as cost, pytest.raises(ModelError):
+        load(tmp_path / "w.safetensors")
+    assert cost.seconds < 1 and cost.megabytes < 100, cost
 
 
 # CachedDenoiser: tiles and pieces -------------------------------------------------------------------------------------

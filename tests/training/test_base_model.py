@@ -1,6 +1,7 @@
 """Truths held here: an independent recognizer understands unknown singers in the base model's voice, and their notes
 stay; a run of the base's preset starts with its weights, any other with fresh ones."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -9,12 +10,13 @@ import soundfile
 import soxr
 import torch
 
+from svclib.audio.mel import log_mel
 from svclib.conversion import controls, pipeline, recognition, song
 from svclib.models import instrument
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.training import resume
 from svclib.utils import config
-from svclib.utils.errors import ModelError
+from svclib.utils.errors import ConfigError, ModelError
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,29 @@ def test_a_new_singer_begins_in_the_middle_of_the_known_ones(base):
     assert torch.allclose(model.conditions.singer[0], known["conditions.singer"].mean(0))
     assert torch.equal(model.denoiser.last.weight, known["denoiser.last.weight"])
     assert torch.equal(model.mel_low, known["mel_low"])  # the scale that the weights were trained on
+
+
+def test_at_twice_the_sample_rate_the_same_network_makes_the_same_mel(base):
+    """Truth from outside: the STFT of one sound, sampled at both rates in closed form, has twice the magnitude."""
+    preset = config.load("diffusion_44k_small")
+    mels = []
+    for contract in (base.features.mel, preset.features.mel):
+        t = np.arange(round(1.0 * contract.sample_rate_hz)) / contract.sample_rate_hz
+        wave = sum(np.sin(2 * np.pi * 230 * k * t + k * k) / k for k in range(1, 30)) / 10
+        mels.append(log_mel(torch.from_numpy(wave).float()[None], contract))
+    assert mels[0].shape == mels[1].shape
+    np.testing.assert_allclose((mels[1] - mels[0])[:, 4:-4, :70], np.log(2), atol=0.02)  # above is silence
+    assert resume.base_model(preset)[0] == resume.BASE_PATH
+    for name in ("features.MelConfig.fmin_hz=40", "features.FeatureSettings.hop_samples=256"):
+        with contextlib.suppress(ConfigError):  # a mel of another hop than the features' builds nothing at all
+            assert resume.base_model(config.load("diffusion_44k_small", [name]))[0] is None
+    model = instrument.build_model(preset.model, preset.features, base.statistics)
+    resume.init_from(model, base.model)
+    torch.testing.assert_close(model.unscale(x := torch.rand(1, 80, 5)), base.model.unscale(x) + np.log(2))
+    inputs = torch.randn(1, base.model.settings.condition_dims, 40, generator=torch.Generator().manual_seed(1))
+    options = SamplingOptions(steps=3, seed=4)
+    made, same = model.eval().sample(inputs, options), base.model.sample(inputs, options)
+    torch.testing.assert_close(made, same + np.log(2), atol=1e-4, rtol=0)
 
 
 def test_unknown_singers_are_understood_in_its_voice_and_stay_in_tune(base, data_dir, tmp_path):
