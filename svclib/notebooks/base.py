@@ -26,7 +26,7 @@ from svclib.audio import units
 from svclib.models import instrument
 from svclib.utils import budget, filesystem
 from svclib.utils.budget import Cost
-from svclib.utils.errors import Cancelled, StorageError, printable
+from svclib.utils.errors import Cancelled, ConfigError, StorageError, printable
 
 V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
@@ -49,6 +49,12 @@ def drawing(figure, alt: str, width_px: int = 900) -> str:
 def number(value: float | None, form: str = ".3f") -> str:
     """A number as text; what was not measured is a dash."""
     return "–" if value is None else format(value, form)
+
+
+def require_number(name: str, value: Any, low: float | int, high: float | int, text: str) -> None:
+    """ConfigError if a choice of a notebook's first cell is no number from ``low`` to ``high``; ``text`` says so."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}; expected are {text}.")
 
 
 def show_widget(widget: W.Widget) -> Callable[[str], None]:

@@ -84,6 +84,7 @@ class ConvertPanel(TaskPanel):
     def _make_choices(self):
         hint = "a finished song: its voice is converted, its accompaniment kept, and both are mixed again"
         self.is_mix = self.checkbox("This is a mix", "is-mix", hint, width="auto")
+        self.is_mix.layout.margin = "2px 24px 2px 2px"
         hint = "where the accompaniment comes from: out of the song, or the file of it if the song is the voice alone"
         self.accompaniment = self.dropdown("Accompaniment", "accompaniment", hint, list(SEPARATED), **MENU)
         limits, size = (-12.0, 12.0), {"width": "min(360px, 98%)", "label_width": "120px"}

@@ -219,7 +219,7 @@ class Form(Panel):
                 rows.append(
                     widgets.row(self._field(*found.groups()), widgets.html(page.paragraph(" ".join(help_lines))))
                 )
-                rows[-1].children[1].layout = W.Layout(flex="1 1 300px", min_width="200px")
+                rows[-1].children[1].layout = W.Layout(flex="1 1 300px", min_width="200px", margin="2px 2px 2px 10px")
                 rows[-1].layout.margin = "0 0 8px"  # on a narrow page the help is below its field
                 help_lines = []
         self.lay_out(widgets.html(page.heading("Your choices")), *rows, self.message.widget)

@@ -112,6 +112,7 @@ class TrainingView:
     DRAW_EVERY_S = 15.0
 
     def __init__(self, run: Path | None = None, minutes: float | int | None = None):
+        widgets.require_number("MINUTES", minutes or 0, 0, float("inf"), "minutes, 0 for no limit")
         self.run, self.minutes = run, minutes
         self._began_s = self._log = self._status = None
         self._reload = f"<meta http-equiv=refresh content={self.DRAW_EVERY_S:g}>"

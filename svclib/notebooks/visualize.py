@@ -62,6 +62,8 @@ class LessonPanel(TaskPanel):
     KINDS = ("diffusion", "diffwave")
 
     def __init__(self, base: workspace.Base, start_s: float | int = 0.0, seconds: float | int = 5.0):
+        for name, value in (("START_S", start_s), ("SECONDS", seconds)):
+            widgets.require_number(name, value, 0, widgets.START_S[1], "seconds, 0 or more")
         super().__init__(base)
         self.text, self.title = "", ""
         narrow = {"width": "190px", "label_width": "80px"}
