@@ -390,7 +390,7 @@ class _Parts(NamedTuple):
     warning: str = ""
 
 
-def _suggested(voice, song: songs.Song, chosen: _Choice) -> key_suggestion.Suggestion:
+def _suggested(voice, song, chosen: _Choice) -> key_suggestion.Suggestion:
     """The suggested shift: whole octaves in a mix, whose accompaniment keeps its key."""
     found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
     return found if chosen.source is None else dataclasses.replace(found, shift_semitones=12 * found.octaves)
