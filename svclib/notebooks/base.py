@@ -52,7 +52,7 @@ def number(value: float | None, form: str = ".3f") -> str:
 
 
 def require_number(name: str, value: Any, low: float | int, high: float | int, text: str) -> None:
-    """ConfigError if a choice of a notebook's first cell is no number from ``low`` to ``high``, which ``text`` names."""
+    """ConfigError if a choice in a notebook is no number from ``low`` to ``high``, which ``text`` names."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ConfigError(f"{name} is {value!r}; expected are {text}.")
 
