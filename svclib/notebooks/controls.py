@@ -103,7 +103,7 @@ class ControlSliders:
             widget.value = OWN[1] if getattr(controls, name) is None else getattr(controls, name)
 
     def for_kind(self, kind: str) -> None:
-        """Another kind of instrument was chosen: each control that nobody moved goes to its default, or the preset's."""
+        """Another kind of instrument was chosen: each control that nobody moved goes to its default or the preset's."""
         before, usual = (preset(self.preset.value or "Everyday", one) for one in (self.kind, kind))
         now = self.controls()
         moved = {name: getattr(now, name) for name in self.widgets if getattr(now, name) != getattr(before, name)}
