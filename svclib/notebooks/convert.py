@@ -35,6 +35,7 @@ _LEGEND = (
 )
 FETCHED = "fetch"
 SEPARATED = (("taken out of the song", "separate"), ("taken out of the song, separator fetched if needed", FETCHED))
+MIX_SHARE = 0.25  # of the steady notes with a second pitch in them; reverberation may give less
 MENU = {"width": "min(430px, 98%)", "label_width": "120px"}
 
 
@@ -278,6 +279,7 @@ class ConvertPanel(TaskPanel):
 
         def work():
             voice, parts, song = self._load(chosen)
+            hint = "" if parts.accompaniment else _mix_hint(song.path)
             found, moved = _suggested(voice, song, chosen), controls
             if auto_key:
                 moved = found.applied(controls)
@@ -285,8 +287,9 @@ class ConvertPanel(TaskPanel):
             applied = _with_edit(moved, song.path, edited)
             result = pipeline.convert(voice, song, applied, keep_rate=keep_rate, **options, **self.callbacks)
             path = self._keep_result(result, parts, chosen, suffix, full)
-            text = f"Result {self.n_results} is below, and in {path}. {found.reminder(moved)}"
-            self.message.show(text.strip(), "done")
+            text = f"Result {self.n_results} is below, and in {path}."
+            report = " ".join(filter(None, (text, found.reminder(moved), hint)))
+            self.message.show(report, "warning" if hint else "done")
 
         self.start(work)
 
@@ -388,6 +391,19 @@ class _Parts(NamedTuple):
     voice: Path
     accompaniment: Path | None = None
     warning: str = ""
+
+
+@functools.lru_cache(64)
+def _mixture_share(path: Path, mtime_ns: int) -> float:
+    return cover.mixture_share(path)
+
+
+def _mix_hint(path: Path) -> str:
+    """A sentence if a song that is converted as a voice alone holds more than that."""
+    share = _mixture_share(path, path.stat().st_mtime_ns)
+    if share < MIX_SHARE:
+        return ""
+    return f"In {100 * share:.0f} % of its notes another pitch sounds: if it is a finished song, tick This is a mix."
 
 
 def _suggested(voice, song, chosen: _Choice) -> key_suggestion.Suggestion:

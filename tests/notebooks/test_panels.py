@@ -277,6 +277,20 @@ def test_a_finished_song_is_taken_apart_once_or_told_how_and_keeps_its_key(base,
     assert "1 of 1 songs" in said(panel) and sum("(mix)" in name for name in outputs(base)) == 3
 
 
+@pytest.mark.case("user mix")
+def test_a_finished_song_that_is_taken_for_a_voice_is_noticed(base):
+    t = np.arange(4 * 16000) / 16000
+    parts = [sum(np.sin(2 * np.pi * k * f_hz * t) / k for k in range(1, 9)) for f_hz in (220.0, 277.2)]
+    soundfile.write(base.examples / "band.wav", 0.1 * sum(parts), 16000)
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value = False
+    for name, noticed in (("band.wav", True), ("a song.wav", False)):
+        panel.song.value = base.examples / name
+        panel.transfer_button.click()
+        panel.task.wait(60)
+        assert "is below" in said(panel) and ("tick This is a mix" in said(panel)) == noticed, said(panel)
+
+
 class _Half:
     """A separator that takes half of everything for the voice."""
 
