@@ -35,6 +35,7 @@ TOOLS = (
     "mir_eval",
     "diffusers>=0.35",
     "transformers>=4.56",
+    "faster-whisper",
     "setuptools",
     "wheel",
 )
@@ -53,6 +54,7 @@ def make(name: str, python: str, resolution: str, keep: list[str]) -> Path:
     own = {re.match(r"[\w-]+", line)[0] for line in DEPENDENCIES}
     limits.write_text("\n".join(line for line in found if line.partition("==")[0] in own) + "\n")
     subprocess.run([*install, "-c", limits, *TOOLS], check=True)  # those of the tests may be of any version
+    subprocess.run([*install, "--no-deps", "-r", ROOT / "requirements-nodeps.txt"], check=True)
     subprocess.run([*install, "--no-deps", "--no-build-isolation", "-e", ROOT], check=True)
     return folder / "bin" / "python"
 
