@@ -84,6 +84,7 @@ class ConvertPanel(TaskPanel):
     def _make_choices(self):
         hint = "a finished song: its voice is converted, its accompaniment kept, and both are mixed again"
         self.is_mix = self.checkbox("This is a mix", "is-mix", hint, width="auto")
+        self.is_mix.layout.margin = "2px 24px 2px 2px"
         hint = "where the accompaniment comes from: out of the song, or the file of it if the song is the voice alone"
         self.accompaniment = self.dropdown("Accompaniment", "accompaniment", hint, list(SEPARATED), **MENU)
         limits, size = (-12.0, 12.0), {"width": "min(360px, 98%)", "label_width": "120px"}
@@ -389,7 +390,7 @@ class _Parts(NamedTuple):
     warning: str = ""
 
 
-def _suggested(voice, song: songs.Song, chosen: _Choice) -> key_suggestion.Suggestion:
+def _suggested(voice, song, chosen: _Choice) -> key_suggestion.Suggestion:
     """The suggested shift: whole octaves in a mix, whose accompaniment keeps its key."""
     found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
     return found if chosen.source is None else dataclasses.replace(found, shift_semitones=12 * found.octaves)
@@ -425,7 +426,7 @@ class ComparePanel(TaskPanel):
         self.starts = self.several("Shallow start", "shallow", "of diffusion instruments", starts)
         self.vocoders = self.several("Vocoders", "vocoders", "of diffusion instruments", [OWN])
         self.sampling = widgets.column("Sampling", self.samplers, self.steps, self.starts)
-        self.start_s = self.number("Start (s)", "start", "where the clip begins", 0.0, (0.0, 36000.0))
+        self.start_s = self.number("Start (s)", "start", "where the clip begins", 0.0, widgets.START_S)
         self.seconds = self.number("Length (s)", "seconds", "of the clip", 6.0, (0.5, 60.0))
         hint = "key, loudness, singers, seed and whatever is not chosen here as the panel has it; otherwise every "
         hint += "instrument's own"

@@ -693,12 +693,16 @@ def test_statistics_are_of_the_train_split_and_kept_up_to_date(tmp_path, measure
 
 def test_progress_grows_to_one(tmp_path, measured):
     seen = []
-    dataset.prepare(
-        make_files(tmp_path / "a", 4), tmp_path / "out", SETTINGS, progress=lambda f, t: seen.append((f, t))
-    )
+
+    def progress(fraction, text):
+        seen.append((fraction, text))
+        time.sleep(0.4)
+
+    dataset.prepare(make_files(tmp_path / "a", 4), tmp_path / "out", SETTINGS, progress=progress)
     fractions = [f for f, _ in seen]
     assert fractions == sorted(fractions) and fractions[0] >= 0 and fractions[-1] == 1.0
     assert any("measured" in t for _, t in seen)
+    assert not any(t.endswith(" left") for _, t in seen)  # the bar has an estimate of its own
 
 
 def test_a_newer_or_foreign_manifest_is_refused(tmp_path, measured):

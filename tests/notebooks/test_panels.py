@@ -226,6 +226,7 @@ def transferred(panel):
     return soundfile.read(next(iter(panel.shown[panel.results.children[0]])), dtype="float32")[0], said(panel)
 
 
+@pytest.mark.case("user mix")
 def test_the_voice_of_a_mix_is_replaced_at_its_level_and_its_warnings_are_shown(base, stems):
     panel = convert.ConvertPanel(base)
     panel.full_output.value = False
@@ -248,6 +249,7 @@ def test_the_voice_of_a_mix_is_replaced_at_its_level_and_its_warnings_are_shown(
     assert panel.mix_row.layout.display == "none"
 
 
+@pytest.mark.case("user mix")
 def test_a_finished_song_is_taken_apart_once_or_told_how_and_keeps_its_key(base, monkeypatch):
     suggested = key_suggestion.Suggestion(-1, 4, -8, "")
     monkeypatch.setattr(key_suggestion, "suggest_shift", lambda *_: suggested)
@@ -858,7 +860,8 @@ def test_a_training_is_seen_at_once_and_ends_as_html_that_a_saved_notebook_keeps
             view(status)
         assert view.messages_html.value.count("Drive is full.") == 2 and "Finishing" in view.messages_html.value
         assert "of 1 min" in view.numbers.value
-        assert "data:image/png" in (tmp_path / train.PROGRESS).read_text("utf-8")
+        assert "data:image/png" in (text := (tmp_path / train.PROGRESS).read_text("utf-8")) and "http-equiv" in text
+    assert "http-equiv" not in (tmp_path / train.PROGRESS).read_text("utf-8")  # it is over
     kept = put[1]
     assert "<img" in kept and "5 of 80" in kept and "Finishing" not in kept and "Saved again." in kept
 
