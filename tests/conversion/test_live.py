@@ -90,7 +90,8 @@ def test_z_of_a_stream_is_normalised_by_all_frames_up_to_each(song):
         n = torch.arange(1, len(cepstra) + 1)[:, None]
         mean = cepstra.cumsum(0) / n
         variance = cepstra.square().cumsum(0) / n - mean.square()
-        normal = (cepstra - mean) / (variance + INSTANCE_NORM_EPS).clamp_min(INSTANCE_NORM_EPS).sqrt() * encoder.scale + encoder.shift
+        deviation = (variance + INSTANCE_NORM_EPS).clamp_min(INSTANCE_NORM_EPS).sqrt()
+        normal = (cepstra - mean) / deviation * encoder.scale + encoder.shift
         z = encoder.out(encoder.gru(normal.float()[None])[0])[0].numpy()
     live.stream(voice, song, block)
     found, centres = np.concatenate(voice.z), np.arange(len(z)) * encoder.hop_samples + encoder.hop_samples / 2
