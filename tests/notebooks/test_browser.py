@@ -233,6 +233,7 @@ def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
                 timeout=300000,
             )
             assert page.locator(".output_error, .output_stderr").all_inner_texts() == []
+            assert page.locator("input[type=file]:visible").count() == 0  # its button is the panel's own
             page.wait_for_selector(ready, state="attached", timeout=60000)
             if name.startswith("03"):
                 handle = page.locator(".t-octave-shift .ui-slider-handle")
