@@ -61,8 +61,10 @@ mutants: $(VENV)/.dev
 	test -x .venv-mutants/bin/cosmic-ray || { $(PYTHON) -m venv .venv-mutants && .venv-mutants/bin/pip install -q cosmic-ray==8.7.0; }
 	$(ONE_THREAD) .venv-mutants/bin/python tools/mutants.py $(ARGS)
 
+# uv has an environment of its own too: it resolves the oldest and the newest packages
 versions: $(VENV)/.dev
-	$(ONE_THREAD) $(BIN)/python tools/versions.py $(ARGS)
+	test -x .venv-versions/tools/bin/uv || { $(PYTHON) -m venv .venv-versions/tools && .venv-versions/tools/bin/pip install -q "uv>=0.9"; }
+	PATH="$$PATH:$(abspath .venv-versions/tools/bin)" $(ONE_THREAD) $(BIN)/python tools/versions.py $(ARGS)
 
 venv: $(VENV)/.core
 venv-dev: $(VENV)/.dev

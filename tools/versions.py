@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / ".venv-versions"
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-UV = shutil.which("uv") or Path(sys.executable).with_name("uv")
+UV = shutil.which("uv")
 PYTHONS = ("python3.12", "python3.13", "python3.14")
 # Every package is used by one: reading, features, each kind of model, training, files, panels, plots, commands.
 TESTS = (
@@ -35,6 +35,7 @@ TOOLS = (
     "mir_eval",
     "diffusers>=0.35",
     "transformers>=4.56",
+    "faster-whisper",
     "setuptools",
     "wheel",
 )
@@ -53,6 +54,7 @@ def make(name: str, python: str, resolution: str, keep: list[str]) -> Path:
     own = {re.match(r"[\w-]+", line)[0] for line in DEPENDENCIES}
     limits.write_text("\n".join(line for line in found if line.partition("==")[0] in own) + "\n")
     subprocess.run([*install, "-c", limits, *TOOLS], check=True)  # those of the tests may be of any version
+    subprocess.run([*install, "--no-deps", "-r", ROOT / "requirements-nodeps.txt"], check=True)
     subprocess.run([*install, "--no-deps", "--no-build-isolation", "-e", ROOT], check=True)
     return folder / "bin" / "python"
 
@@ -82,6 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="append", default=[], help="a package in the version that is installed here")
     parser.add_argument("--tests", default=TESTS, help="files, folders and options of pytest")
     o = parser.parse_args(arguments)
+    if UV is None:
+        raise SystemExit("uv, which resolves the versions, is not on the PATH; call make versions, which installs it.")
     plans = {"oldest": (sys.executable, "lowest-direct"), "newest": (sys.executable, "highest")}
     plans |= {name: (path, "highest") for name in PYTHONS if (path := shutil.which(name))}
     print(f"Not here: {', '.join(name for name in PYTHONS if name not in plans) or 'nothing'}.")

@@ -13,6 +13,7 @@ from svclib.analysis import html as page
 from svclib.analysis import plots
 from svclib.audio import units
 from svclib.conversion import pipeline
+from svclib.conversion.song import require_sound
 from svclib.data import dataset
 from svclib.features.extract import Features
 from svclib.training import api as training
@@ -93,11 +94,15 @@ class SynthControls(NamedTuple):
 
 @torch.no_grad()
 def synth_controls(instrument, result: pipeline.Conversion, start_s=0.0, seconds=10.0) -> SynthControls:
-    """Synthesiser controls of an excerpt of a conversion, computed again from the beginning of the song."""
+    """Synthesiser controls of an excerpt of a conversion, computed again from the beginning of the song.
+
+    ConversionError where the song ends before the excerpt begins.
+    """
     settings, tracks, model = instrument.features, result.tracks, instrument.model
     hop, rate_hz = settings.hop_samples, settings.sample_rate_hz
-    first = min(units.frame_of_time(float(start_s), hop, rate_hz), max(0, len(tracks.f0_hz) - 1))
+    first = units.frame_of_time(float(start_s), hop, rate_hz)
     last = min(len(tracks.f0_hz), first + max(1, units.frame_of_time(float(seconds), hop, rate_hz)))
+    require_sound(result.song, start_s, first, last)
     z = None
     if model.settings.z_dims:
         z = model.z_encoder.at_frames(model.encode_z(result.song.audio), 0, last, hop)

@@ -74,4 +74,5 @@ def download_link(path: Path, label: str = "Download") -> str:
     if size > LINK_LIMIT_BYTES:
         return paragraph(f"{path.name} has {size / 1e6:.0f} MB, too much for a link in this page. It is at {path}.")
     source = data_uri(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream")
-    return str(_ELEMENTS.download_link(source, path.name, label, f"{size / 1e6:.1f}"))
+    shown = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size / 1e3:.1f} kB"
+    return str(_ELEMENTS.download_link(source, path.name, label, shown))

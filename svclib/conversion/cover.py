@@ -190,10 +190,15 @@ def read_stereo(path: str | Path, sample_rate_hz: int) -> Stereo:
     return np.repeat(samples, 2, axis=1) if samples.shape[1] == 1 else samples
 
 
+def mixture_share(path: str | Path) -> float:
+    """Share of the steady notes with a second pitch in them; 0 where there are too few."""
+    return quality.examine([path]).files[0].mixture_share or 0.0
+
+
 def harmony_warning(path: str | Path) -> str:
     """A sentence if a separated voice is more than one voice; else empty."""
-    share = quality.examine([path]).files[0].mixture_share
-    if not share or share < HARMONY_SHARE:
+    share = mixture_share(path)
+    if share < HARMONY_SHARE:
         return ""
     return (
         f"In {100 * share:.0f} % of the notes of the voice another pitch sounds: a choir, a double or an instrument. "

@@ -127,12 +127,17 @@ def excerpt(song: Song, start_s: float | int, seconds: float | int) -> Song:
     measured, hop, rate = song.features, song.features.settings.hop_samples, song.features.settings.sample_rate_hz
     first = max(0, round(start_s * rate / hop))
     last = min(measured.n_frames, first + max(1, round(seconds * rate / hop)))
-    if first >= last:
-        raise ConversionError(f"'{song.name}' is {song.duration_s:.1f} s long and has no sound from {start_s:g} s on.")
+    require_sound(song, start_s, first, last)
     n_samples = (last - first) * hop
     features = map_tracks(measured, lambda x: x[first:last], n_samples)
     piece = {"audio": song.audio[first * hop : last * hop], "features": features, "whole": False, "codes": {}}
     return dataclasses.replace(song, sample_rate_hz=rate, n_samples=n_samples, **piece)
+
+
+def require_sound(song: Song, start_s: float | int, first: int, last: int) -> None:
+    """ConversionError if an excerpt from ``start_s`` has no frames (``first`` up to ``last``)."""
+    if first >= last:
+        raise ConversionError(f"'{song.name}' is {song.duration_s:.1f} s long and has no sound from {start_s:g} s on.")
 
 
 def map_tracks(features: Features, change: Callable[[np.ndarray], np.ndarray], n_samples: int) -> Features:

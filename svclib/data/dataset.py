@@ -236,9 +236,11 @@ def describe(dataset: Dataset) -> str:
     """Summary of a dataset in a few lines of text."""
     s, pitch = dataset.settings, dataset.statistics["f0_midi"]
     total, held = (units.duration_text(dataset.duration_s(split)) for split in (None, "validation"))
+    held = held if len(dataset.indices("validation")) else "nothing"
+    n_files = len({r["sha256"] for r in dataset.recordings})  # a lone one is two entries
     lines = [
-        f"{len(dataset.recordings)} recordings, {total} ({held} held out for validation)",
-        f"singers: {', '.join(dataset.singers)}",
+        f"{n_files} recording{'s' * (n_files != 1)}, {total} ({held} held out for validation)",
+        f"singer{'s' * (len(dataset.singers) != 1)}: {', '.join(dataset.singers)}",
         f"{s.sample_rate_hz} Hz, a frame every {1000 * s.hop_samples / s.sample_rate_hz:.3g} ms, "
         f"F0 by {s.f0_method}" + (f", {s.mel.n_mels} mel bands" if s.mel else ""),
     ]

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -48,7 +47,7 @@ class DatasetBuilder:
         self.duplicates, self.messages, self.failed = list[dict](), list[str](), set[str]()
         self.old = manifest.read(self.out) if filesystem.exists(self.out / manifest.NAME) else None
         self.done_s = self.total_s = 0.0
-        self.started: float | None = None  # when the first recording is decoded
+        self.started = False  # from the first recording that is decoded
 
     def report(self, fraction: float, text: str) -> None:
         """Report progress; raises Cancelled on request."""
@@ -117,7 +116,7 @@ class DatasetBuilder:
                 stream = self.open(recording)
                 seconds = stream.n_samples / self.settings.sample_rate_hz
                 self.total_s += seconds - estimate
-                self.started = self.started or time.monotonic()
+                self.started = True
                 if any(n == stream.n_samples for n, _ in sounds):  # decode twice only if the length has occurred
                     same = sounds.get((stream.n_samples, stream.hash()), digest)
                     if same != digest and same in names:
@@ -220,7 +219,7 @@ class DatasetBuilder:
             except ValueError as error:
                 self.skip(recording, item.sha256, error, 0.0)
             self.done_s += seconds
-            self.report_remaining(recording)
+            self.report_measured(recording)
 
         for entry in self.segments_to_write(hashed, pool):
             waiting.append(entry)
@@ -232,12 +231,9 @@ class DatasetBuilder:
         self.items = items
         return {k: s for k, s in {**self.stored, **writer.placed}.items() if k[0] not in self.failed}
 
-    def report_remaining(self, recording: Recording) -> None:
-        """Report the progress and the remaining time."""
-        spent, left = time.monotonic() - (self.started or time.monotonic()), ""
-        if self.done_s > 0 and spent > 1:
-            left = f", {units.duration_text(spent / self.done_s * max(0.0, self.total_s - self.done_s))} left"
-        of = f"{units.duration_text(self.done_s)} of {units.duration_text(self.total_s)} measured{left}"
+    def report_measured(self, recording: Recording) -> None:
+        """Report how much is measured; what shows it estimates the time left."""
+        of = f"{units.duration_text(self.done_s)} of {units.duration_text(self.total_s)} measured"
         self.report(self.share, f"{recording.name}: {of}")
 
     @property

@@ -67,7 +67,7 @@ class AblationPanel(TaskPanel):
         self.refresh_button.click()
 
     def _make_controls(self):
-        self.start_s = self.number("From (s)", "start", "start of the excerpt", 0.0, (0.0, 36000.0), step=0.5)
+        self.start_s = self.number("From (s)", "start", "start of the excerpt", 0.0, widgets.START_S, step=0.5)
         self.seconds = self.number("Length (s)", "seconds", "of the excerpt", 4.0, (0.0, 60.0), step=0.5)
         self.singer = self.dropdown("Singer", "singer", "of the instrument")
         names = [(name, name) for name in reversed(samplers.SAMPLERS)]

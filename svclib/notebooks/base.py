@@ -26,10 +26,11 @@ from svclib.audio import units
 from svclib.models import instrument
 from svclib.utils import budget, filesystem
 from svclib.utils.budget import Cost
-from svclib.utils.errors import Cancelled, StorageError, printable
+from svclib.utils.errors import Cancelled, ConfigError, StorageError, printable
 
 V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
+START_S = (0.0, 1e9)  # of an excerpt: beyond the end of any song, so that the refusal names what was typed
 _UPLOAD_FILES = ("upload.html", "upload.js", "microphone.js")
 _FIT = "calc(100% - 4px)"  # ipywidgets adds a margin of 2 px at both sides, and a scroll bar to what is wider
 log = logging.getLogger("svclib")
@@ -48,6 +49,12 @@ def drawing(figure, alt: str, width_px: int = 900) -> str:
 def number(value: float | None, form: str = ".3f") -> str:
     """A number as text; what was not measured is a dash."""
     return "–" if value is None else format(value, form)
+
+
+def require_number(name: str, value: Any, low: float | int, high: float | int, text: str) -> None:
+    """ConfigError if a choice in a notebook is no number from ``low`` to ``high``, which ``text`` names."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}; expected are {text}.")
 
 
 def show_widget(widget: W.Widget) -> Callable[[str], None]:

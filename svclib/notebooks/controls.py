@@ -103,9 +103,12 @@ class ControlSliders:
             widget.value = OWN[1] if getattr(controls, name) is None else getattr(controls, name)
 
     def for_kind(self, kind: str) -> None:
-        """Another kind of instrument was chosen: controls that nobody moved go to its defaults."""
-        if kind != self.kind and self.controls() == defaults(self.kind):
-            self.set(defaults(kind))
+        """Another kind of instrument was chosen: each control that nobody moved goes to its default or the preset's."""
+        before, usual = (preset(self.preset.value or "Everyday", one) for one in (self.kind, kind))
+        now = self.controls()
+        moved = {name: getattr(now, name) for name in self.widgets if getattr(now, name) != getattr(before, name)}
+        if kind != self.kind:
+            self.set(dataclasses.replace(usual, **moved))
         self.kind = kind
 
     def reset(self) -> None:

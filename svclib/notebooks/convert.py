@@ -35,6 +35,7 @@ _LEGEND = (
 )
 FETCHED = "fetch"
 SEPARATED = (("taken out of the song", "separate"), ("taken out of the song, separator fetched if needed", FETCHED))
+MIX_SHARE = 0.25  # of the steady notes with a second pitch in them; reverberation may give less
 MENU = {"width": "min(430px, 98%)", "label_width": "120px"}
 
 
@@ -84,6 +85,7 @@ class ConvertPanel(TaskPanel):
     def _make_choices(self):
         hint = "a finished song: its voice is converted, its accompaniment kept, and both are mixed again"
         self.is_mix = self.checkbox("This is a mix", "is-mix", hint, width="auto")
+        self.is_mix.layout.margin = "2px 24px 2px 2px"
         hint = "where the accompaniment comes from: out of the song, or the file of it if the song is the voice alone"
         self.accompaniment = self.dropdown("Accompaniment", "accompaniment", hint, list(SEPARATED), **MENU)
         limits, size = (-12.0, 12.0), {"width": "min(360px, 98%)", "label_width": "120px"}
@@ -277,6 +279,7 @@ class ConvertPanel(TaskPanel):
 
         def work():
             voice, parts, song = self._load(chosen)
+            hint = "" if parts.accompaniment else _mix_hint(song.path)
             found, moved = _suggested(voice, song, chosen), controls
             if auto_key:
                 moved = found.applied(controls)
@@ -284,8 +287,9 @@ class ConvertPanel(TaskPanel):
             applied = _with_edit(moved, song.path, edited)
             result = pipeline.convert(voice, song, applied, keep_rate=keep_rate, **options, **self.callbacks)
             path = self._keep_result(result, parts, chosen, suffix, full)
-            text = f"Result {self.n_results} is below, and in {path}. {found.reminder(moved)}"
-            self.message.show(text.strip(), "done")
+            text = f"Result {self.n_results} is below, and in {path}."
+            report = " ".join(filter(None, (text, found.reminder(moved), hint)))
+            self.message.show(report, "warning" if hint else "done")
 
         self.start(work)
 
@@ -389,7 +393,20 @@ class _Parts(NamedTuple):
     warning: str = ""
 
 
-def _suggested(voice, song: songs.Song, chosen: _Choice) -> key_suggestion.Suggestion:
+@functools.lru_cache(64)
+def _mixture_share(path: Path, mtime_ns: int) -> float:
+    return cover.mixture_share(path)
+
+
+def _mix_hint(path: Path) -> str:
+    """A sentence if a song that is converted as a voice alone holds more than that."""
+    share = _mixture_share(path, path.stat().st_mtime_ns)
+    if share < MIX_SHARE:
+        return ""
+    return f"In {100 * share:.0f} % of its notes another pitch sounds: if it is a finished song, tick This is a mix."
+
+
+def _suggested(voice, song, chosen: _Choice) -> key_suggestion.Suggestion:
     """The suggested shift: whole octaves in a mix, whose accompaniment keeps its key."""
     found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
     return found if chosen.source is None else dataclasses.replace(found, shift_semitones=12 * found.octaves)
@@ -425,7 +442,7 @@ class ComparePanel(TaskPanel):
         self.starts = self.several("Shallow start", "shallow", "of diffusion instruments", starts)
         self.vocoders = self.several("Vocoders", "vocoders", "of diffusion instruments", [OWN])
         self.sampling = widgets.column("Sampling", self.samplers, self.steps, self.starts)
-        self.start_s = self.number("Start (s)", "start", "where the clip begins", 0.0, (0.0, 36000.0))
+        self.start_s = self.number("Start (s)", "start", "where the clip begins", 0.0, widgets.START_S)
         self.seconds = self.number("Length (s)", "seconds", "of the clip", 6.0, (0.5, 60.0))
         hint = "key, loudness, singers, seed and whatever is not chosen here as the panel has it; otherwise every "
         hint += "instrument's own"

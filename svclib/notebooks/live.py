@@ -1,6 +1,7 @@
 """The live panel of notebook 03: a DDSP instrument follows the microphone."""
 
 import base64
+import functools
 import json
 from pathlib import Path
 
@@ -25,7 +26,7 @@ _HINT = (
 class LivePanel(Panel):
     """The microphone through an instrument of kind ``ddsp``, block by block.
 
-    The browser sends blocks through a hidden text area and plays what the kernel answers. ``voice`` is the running
+    The browser sends blocks through two hidden text areas and plays what the kernel answers. ``voice`` is the running
     ``LiveVoice``; a new one begins with Start and with every change of the controls.
     """
 
@@ -40,18 +41,19 @@ class LivePanel(Panel):
         self.instrument = self.dropdown("Instrument", "instrument", hint, **size)
         self.octave = self.slider("Octave", "octave", "octaves up or down", 0, (-2, 2), **size)
         self.loudness = self.slider("Loudness (dB)", "loudness", "louder or softer", 0.0, (-20.0, 20.0), **size)
-        self._inbox, self._answer = widgets.Inbox(layout=W.Layout(display="none")), W.HTML()
-        self._answer.layout.display = "none"
-        self._answer.add_class("svclib-live-answer")
+        hidden = {"layout": W.Layout(display="none")}
+        self._inboxes, self._answers = [tuple(kind(**hidden) for _ in range(2)) for kind in (widgets.Inbox, W.HTML)]
+        for inbox, answer in zip(self._inboxes, self._answers, strict=True):
+            answer.add_class("svclib-live-answer")
+            inbox.observe(self.message.guard(functools.partial(self._received, answer)), "value")
         script = page.text(Path(__file__).with_name("live.js").read_text("utf-8"))
         face = 'type="button" class="t-live-start jupyter-button widget-button"'
         button = f'<button {face} onclick="{script}">● Start</button>'
         self._start = widgets.html(f'{button} <span class="svclib-live-state" style="{page.FONT}"></span>')
         self._latency = widgets.html(css_class="t-live-latency")
         self.on_change(self._restart, self.instrument, self.octave, self.loudness)
-        self._inbox.observe(self.message.guard(self._received), "value")
         controls = widgets.row(self.instrument, self.octave, self.loudness)
-        self.lay_out(controls, self._start, self._latency, self._inbox, self._answer, self.message.widget)
+        self.lay_out(controls, self._start, self._latency, *self._inboxes, *self._answers, self.message.widget)
         self.add_class("svclib-live")
         self.refresh()
 
@@ -76,11 +78,8 @@ class LivePanel(Panel):
         latency_ms = round(1000 * voice.latency_samples / voice.rate)
         self._latency.value = f'<span data-latency="{latency_ms}"></span>'
 
-    def _received(self, change) -> None:
-        text, self._inbox.value = change["new"], ""
-        if not text:
-            return
-        sent, answer = json.loads(text), "stop"
+    def _received(self, place: W.HTML, change) -> None:
+        sent, answer = json.loads(change["new"]), "stop"
         try:
             if sent["id"] != self._session:
                 self._begin(sent["id"], int(sent["rate"]))
@@ -90,4 +89,4 @@ class LivePanel(Panel):
             made = (32767 * np.clip(made, -1, 1)).astype("<i2")
             answer = base64.b64encode(made.tobytes()).decode()
         finally:
-            self._answer.value = page.text(f"{sent['id']} {sent['n']} {answer}")
+            place.value = page.text(f"{sent['id']} {sent['n']} {answer}")

@@ -219,7 +219,7 @@ class Form(Panel):
                 rows.append(
                     widgets.row(self._field(*found.groups()), widgets.html(page.paragraph(" ".join(help_lines))))
                 )
-                rows[-1].children[1].layout = W.Layout(flex="1 1 300px", min_width="200px")
+                rows[-1].children[1].layout = W.Layout(flex="1 1 300px", min_width="200px", margin="2px 2px 2px 10px")
                 rows[-1].layout.margin = "0 0 8px"  # on a narrow page the help is below its field
                 help_lines = []
         self.lay_out(widgets.html(page.heading("Your choices")), *rows, self.message.widget)
@@ -232,9 +232,11 @@ class Form(Panel):
         settings: dict[str, Any] = {"width": "min(400px, 98%)", "label_width": "120px", "value": value}
         label = name.replace("_", " ").capitalize().replace("cpu", "CPU").replace("Tensorboard", "TensorBoard")
         kind_of = self.KINDS.get(kind or "", W.Text)
-        if options or name == "VOICE":
-            kind_of, listed = W.Dropdown, ast.literal_eval(options) if options else self._voices(value)
-            settings["options"] = list(dict.fromkeys([*listed, value])) if options else listed
+        if name == "VOICE":  # a new one can be typed, or several
+            kind_of, settings["options"] = W.Combobox, self._voices()
+            settings |= {"placeholder": "(the one changed last)", "continuous_update": False}
+        elif options:
+            kind_of, settings["options"] = W.Dropdown, list(dict.fromkeys([*ast.literal_eval(options), value]))
         elif kind_of is W.Checkbox:
             settings["indent"] = False
         else:
@@ -247,15 +249,13 @@ class Form(Panel):
         value = self.fields[name].value
         self.variables[name], self._chosen[name] = value, (self._written[name], value)
         if name == "BASE" and "VOICE" in self.fields:
-            widgets.fill(self.fields["VOICE"], self._voices(self.fields["VOICE"].value))
+            self.fields["VOICE"].options = self._voices()
         self.message.show("Now run the cells below (menu Run, Run Selected Cell and All Below), or Run All.")
 
-    def _voices(self, chosen: str) -> list[tuple[str, str]]:
-        """The voices in the folder that is chosen, and ``chosen``."""
+    def _voices(self) -> list[str]:
+        """The voices in the folder that is chosen."""
         folder = workspace.root_folder(self.variables.get("BASE")) / "audio"
-        names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-        listed = dict.fromkeys(name for name in (*names, chosen) if name)
-        return [("(the one changed last)", ""), *((name, name) for name in listed)]
+        return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def close(widget: W.Widget) -> None:

@@ -11,7 +11,7 @@
   const low = (voiced[Math.floor(0.01 * voiced.length)] || 5000) - 900;
   const high = (voiced[Math.floor(0.99 * voiced.length)] || 6900) + 900;
   let edits = song.edits, now = [], history = [], marked = null, chosen = -1, drag = null;
-  let shown = Math.min(song.seconds, 8), start = 0;
+  let shown = Math.min(song.seconds, 8), start = 0, playing = -1;
 
   const apply = (list) => {
     const cents = song.cents.slice();
@@ -76,6 +76,7 @@
     };
     curve(song.cents, '#bbbbbb', 1);
     curve(now, '#ffa62b', 2);
+    if (playing >= start && playing <= start + shown) { pen.fillStyle = '#ffffff'; pen.fillRect(x(playing), 0, 1.5, height); }
     if (drag && drag.stroke) { pen.strokeStyle = '#ff5d8f'; pen.lineWidth = 2; pen.beginPath(); drag.stroke.forEach(([t, c]) => pen.lineTo(x(t), y(c))); pen.stroke(); }
     tell();
   };
@@ -155,6 +156,15 @@
   part('out').onclick = () => look(shown * 2, start - shown / 2);
   part('scroll').oninput = () => { start = Number(part('scroll').value); paint(); };
   part('key').onchange = paint;
+  // Song and results are in time with each other: the place in any sound of the panel that plays is shown here.
+  const panel = box.closest('.svclib-convert') || box;
+  const follow = (event) => {
+    if (!canvas.isConnected) { panel.removeEventListener('timeupdate', follow, true); return; }
+    playing = event.target.currentTime;
+    if (!drag && !event.target.paused && (playing < start || playing > start + shown)) look(shown, playing);
+    else paint();
+  };
+  panel.addEventListener('timeupdate', follow, true);
   new ResizeObserver(paint).observe(canvas);
   now = apply(edits);
   look(shown, 0);

@@ -25,7 +25,7 @@ from svclib.notebooks.panel import Panel
 from svclib.training import api as training
 from svclib.training.resume import BASE_PATH
 from svclib.utils import atomic_store, config, download, filesystem, unzip, workspace
-from svclib.utils.errors import ConfigError, DatasetError, StorageError
+from svclib.utils.errors import DatasetError, StorageError
 
 SINGER, OTHER_SINGER, MINUTES = "aria", "bruno", 2.0
 MARKS = {quality_report.PROBLEM: "error", quality_report.WARNING: "warning", quality_report.NOTE: "info"}
@@ -98,8 +98,7 @@ def recordings(
             voice = _use_in_place(base, "my voice", base.root)
             note, there = f"These recordings are used where they are, in {base.root}. ", voices(base)
         if not there and not voice:
-            if not isinstance(minutes, (int, float)) or not 0 < minutes <= 60:
-                raise ConfigError(f"SINGER_MINUTES is {minutes!r}; expected are minutes, more than 0 and at most 60.")
+            widgets.require_number("SINGER_MINUTES", minutes, 0.01, 60, "minutes, more than 0 and at most 60")
             for singer, share in ((SINGER, 1.0), (OTHER_SINGER, 0.25)):
                 singers.make_recordings(singer, base.audio / singer, share * minutes, progress=bar)
             note = (

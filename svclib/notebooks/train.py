@@ -105,15 +105,17 @@ class TrainingView:
     """The live view of a training, for ``on_progress``: numbers, messages, bar and curve, shown inside its ``with``.
 
     ``run`` is the folder whose curve is drawn, None draws none; ``minutes`` is the limit of the training. The same is
-    in the run's :data:`PROGRESS`, to open where the notebook's page was reloaded. In the end plain HTML, which a saved
-    notebook keeps, takes the place of the widgets.
+    in the run's :data:`PROGRESS`, to open where the notebook's page was reloaded; that one follows until the training
+    ends. In the end plain HTML, which a saved notebook keeps, takes the place of the widgets.
     """
 
     DRAW_EVERY_S = 15.0
 
     def __init__(self, run: Path | None = None, minutes: float | int | None = None):
+        widgets.require_number("MINUTES", minutes or 0, 0, float("inf"), "minutes, 0 for no limit")
         self.run, self.minutes = run, minutes
         self._began_s = self._log = self._status = None
+        self._reload = f"<meta http-equiv=refresh content={self.DRAW_EVERY_S:g}>"
         self._drawn_s, self._messages = 0.0, list[str]()
         self.bar = W.FloatProgress(min=0.0, max=1.0, layout=W.Layout(width="min(480px, 98%)", height="18px"))
         self.numbers, self.messages_html = widgets.html(css_class="t-status"), widgets.html(css_class="t-told")
@@ -128,7 +130,7 @@ class TrainingView:
     def __exit__(self, *_):
         if self._status is not None:  # no time is left, nothing is being finished
             self._messages = [text for text in self._messages if _LAST_STEP not in text]
-            self.numbers.value = status_html(self._status, None, ended=True)
+            self.numbers.value, self._reload = status_html(self._status, None, ended=True), ""
             self.draw()
         self._show_messages()
         self._replace(self._html())
@@ -172,7 +174,8 @@ class TrainingView:
         figure = plots.loss_curves(curves, self.run.name)
         self.curve.value = widgets.drawing(figure, "training and held-out loss over steps")
         self.message.show("")
-        text = f"<!doctype html><meta charset=utf-8><title>{page.text(self.run.name)}</title>{self._html()}"
+        head = f"<!doctype html><meta charset=utf-8>{self._reload}<title>{page.text(self.run.name)}</title>"
+        text = head + self._html()
         atomic_store.commit_bytes(self.run / PROGRESS, text.encode())
 
 

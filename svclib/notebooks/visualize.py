@@ -62,10 +62,12 @@ class LessonPanel(TaskPanel):
     KINDS = ("diffusion", "diffwave")
 
     def __init__(self, base: workspace.Base, start_s: float | int = 0.0, seconds: float | int = 5.0):
+        for name, value in (("START_S", start_s), ("SECONDS", seconds)):
+            widgets.require_number(name, value, 0, widgets.START_S[1], "seconds, 0 or more")
         super().__init__(base)
         self.text, self.title = "", ""
         narrow = {"width": "190px", "label_width": "80px"}
-        self.start_s = self.number("Start (s)", "start", "where in the song", float(start_s), (0.0, 36000.0), **narrow)
+        self.start_s = self.number("Start (s)", "start", "where in the song", float(start_s), widgets.START_S, **narrow)
         self.seconds = self.number("Length (s)", "seconds", "how much of it", float(seconds), (0.5, 30.0), **narrow)
         hint = "of the main run; all are kept"
         self.steps = self.number("Steps", "steps", hint, lesson.STEPS, (8, 1000), **narrow)

@@ -3,13 +3,16 @@ does it, with the loss that its validation gives."""
 
 import numpy as np
 import pytest
-from panels import make_song
+from explaining import assert_explains
+from panels import make_instrument, make_song
 
+import svclib
 from svclib.analysis import ddsp_inspection
 from svclib.data import dataset
 from svclib.data.recordings import find_recordings
 from svclib.models import instrument
 from svclib.notebooks import prepare
+from svclib.utils.errors import ConversionError
 
 PRESETS = ("diffusion_small", "diffwave_small")
 
@@ -37,3 +40,15 @@ def test_every_kind_of_model_is_reconstructed_in_notebook_02(data, name):
     window = data.validation_batches(1, n_frames)[0]
     assert made.loss == pytest.approx(float(model.validation_loss(window).detach()), rel=1e-5)
     assert ddsp_inspection.z_paths(model, data) == {}
+
+
+@pytest.mark.case("user 04.13")
+def test_what_an_instrument_plays_is_refused_beyond_the_end_of_the_song(tmp_path):
+    make_instrument(tmp_path, "voice")
+    make_song(tmp_path / "a.wav", 220.0, 1.0)
+    voice = svclib.load_instrument(tmp_path / "voice.zip")
+    result = svclib.convert(voice, svclib.load_song(tmp_path / "a.wav", voice.features))
+    assert len(ddsp_inspection.synth_controls(voice, result, 0.5, 9.0).f0_hz) == pytest.approx(0.5 * 16000 / 64, abs=2)
+    with pytest.raises(ConversionError) as found:
+        ddsp_inspection.synth_controls(voice, result, 7.0, 1.0)
+    assert_explains(found.value, remedy="1.0 s long")

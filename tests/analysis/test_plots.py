@@ -197,5 +197,8 @@ def test_download_link_holds_the_file_and_its_name(tmp_path):
     path.write_bytes(b"RIFFdata")
     link = page.download_link(path)
     assert "UklGRmRhdGE=" in link and 'download="a &#34;b&#34; &lt;c&gt;.wav"' in link
+    assert "0.0 kB" in link
+    path.write_bytes(bytes(2345))
+    assert "2.3 kB" in page.download_link(path)
     path.write_bytes(bytes(page.LINK_LIMIT_BYTES + 1))
     assert "base64" not in page.download_link(path)

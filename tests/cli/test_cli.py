@@ -219,14 +219,14 @@ def test_prepare_holds_out_what_was_asked(journey, capsys, tmp_path):
     assert status == 0 and "Nothing changed." in err
     labelled = ["prepare", "--audio", journey / "aria", "--singer", "voice", "--labels", "{singer}_{seed}_{label}"]
     status, out, _ = run(capsys, *labelled, "--out", tmp_path / "labelled", *TINY, "--set", "hop_samples=160")
-    assert status == 0 and "singers: voice" in out and "labels: 000, 001, 002" in out and "every 10 ms" in out
+    assert status == 0 and "singer: voice" in out and "labels: 000, 001, 002" in out and "every 10 ms" in out
 
 
 def test_prepare_takes_a_zip_and_unpacks_it_once(journey, capsys, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "voice"), "zip", journey / "aria")
     arguments = ["prepare", "--audio", archive, "--out", tmp_path / "dataset", *TINY]
     status, out, err = run(capsys, *arguments)
-    assert status == 0 and "3 recordings" in out and "singers: voice" in out
+    assert status == 0 and "3 recordings" in out and "singer: voice" in out
     unpacked = {p: p.stat().st_mtime_ns for p in (tmp_path / "dataset_sources").rglob("*.wav")}
     status, _, err = run(capsys, *arguments)
     assert status == 0 and "Nothing changed." in err and len(unpacked) == 3

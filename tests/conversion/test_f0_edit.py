@@ -117,6 +117,8 @@ def test_notes_are_found_and_vibrato_is_one():
     found = f0_edit.notes(features(np.where(midi > 0, midi + rng.normal(0, 0.05, 500), 0)))
     np.testing.assert_allclose(found, [(0, 100), (100, 200), (250, 500)], atol=3)
     assert f0_edit.notes(features(np.zeros(100))) == []
+    filled = dataclasses.replace(features(np.full(100, 60.0)), voiced=np.arange(100) < 50)  # F0 over unvoiced frames
+    assert f0_edit.notes(filled) == [(0, 50)]
 
 
 @pytest.mark.parametrize(

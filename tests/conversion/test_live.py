@@ -14,6 +14,7 @@ from svclib.conversion.controls import Controls
 from svclib.features import extract
 from svclib.features.extract import FeatureSettings
 from svclib.models.ddsp.model import DdspSettings, render_controls
+from svclib.models.ddsp.networks import INSTANCE_NORM_EPS
 from svclib.utils.errors import ConversionError
 
 SETTINGS = FeatureSettings()
@@ -75,6 +76,32 @@ def test_z_of_a_stream_is_that_of_the_recording_once_enough_was_received(song):
     late = slice(2 * n // 3, n - 40)
     assert np.abs(found - whole)[late].mean() < 0.25 * whole.std()
     assert np.abs(found - whole)[: n // 12].mean() > np.abs(found - whole)[late].mean()
+
+
+def test_z_of_a_stream_is_normalised_by_all_frames_up_to_each(song):
+    """Mean and variance of the first n cepstra, by cumulative sums; between z frames lines, the last one known held."""
+    voice, block = live.LiveVoice(instrument(z_dims=4)), 1024
+    encoder, hop = voice.model.z_encoder, SETTINGS.hop_samples
+    torch.manual_seed(0)
+    with torch.no_grad():
+        encoder.scale.uniform_(0.5, 2.0)
+        encoder.shift.normal_()
+        cepstra = encoder.mfcc(torch.from_numpy(song)[None])[0].double()
+        n = torch.arange(1, len(cepstra) + 1)[:, None]
+        mean = cepstra.cumsum(0) / n
+        variance = cepstra.square().cumsum(0) / n - mean.square()
+        deviation = (variance + INSTANCE_NORM_EPS).clamp_min(INSTANCE_NORM_EPS).sqrt()
+        normal = (cepstra - mean) / deviation * encoder.scale + encoder.shift
+        z = encoder.out(encoder.gru(normal.float()[None])[0])[0].numpy()
+    live.stream(voice, song, block)
+    found, centres = np.concatenate(voice.z), np.arange(len(z)) * encoder.hop_samples + encoder.hop_samples / 2
+    received = np.arange(block, len(song), block)  # with the block in which a frame is made, so many samples are known
+    frames = np.arange((received[-1] - voice.lookahead) // hop)
+    when = received[np.searchsorted((received - voice.lookahead) // hop, frames, side="right")]
+    n_known = np.searchsorted(centres, when - encoder.n_fft // 2, side="right")
+    at = np.minimum(np.maximum((frames + 0.5) * hop, centres[0]), centres[np.maximum(n_known, 1) - 1])
+    expected = np.stack([np.interp(at, centres, z[:, k]) for k in range(z.shape[1])], axis=1)
+    np.testing.assert_allclose(found[frames], expected, atol=2e-3)
 
 
 def test_the_output_comes_late_by_the_latency_and_not_earlier():

@@ -517,11 +517,13 @@ def test_a_lone_recording_gives_its_end_to_validation(tmp_path, measured, monkey
     joined = np.concatenate([data.features(0).loudness_db, data.features(1).loudness_db])
     np.testing.assert_array_equal(joined, cheap_extract(both, SETTINGS).loudness_db)
     assert any("only one recording" in m for m in data.messages)
+    assert dataset.describe(data).startswith("1 recording, 30 s (2.2 s held out for validation)")
     measured.clear()
     dataset.prepare(sources, tmp_path / "out", SETTINGS)
     assert measured == []
     short = dataset.prepare(make_files(tmp_path / "b", 1, 3.0), tmp_path / "out2", SETTINGS)
     assert len(short.recordings) == 1 and len(short.validation_batches(2, 50)) == 0
+    assert dataset.describe(short).startswith("1 recording, 3.0 s (nothing held out for validation)")
     with pytest.raises(DatasetError, match="no recordings for validation"):
         short.batch(0, 0, 2, 50, split="validation")
 
@@ -693,12 +695,16 @@ def test_statistics_are_of_the_train_split_and_kept_up_to_date(tmp_path, measure
 
 def test_progress_grows_to_one(tmp_path, measured):
     seen = []
-    dataset.prepare(
-        make_files(tmp_path / "a", 4), tmp_path / "out", SETTINGS, progress=lambda f, t: seen.append((f, t))
-    )
+
+    def progress(fraction, text):
+        seen.append((fraction, text))
+        time.sleep(0.4)
+
+    dataset.prepare(make_files(tmp_path / "a", 4), tmp_path / "out", SETTINGS, progress=progress)
     fractions = [f for f, _ in seen]
     assert fractions == sorted(fractions) and fractions[0] >= 0 and fractions[-1] == 1.0
     assert any("measured" in t for _, t in seen)
+    assert not any(t.endswith(" left") for _, t in seen)  # the bar has an estimate of its own
 
 
 def test_a_newer_or_foreign_manifest_is_refused(tmp_path, measured):

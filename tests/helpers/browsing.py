@@ -98,13 +98,17 @@ def _wait_until_it_answers(url, process, log):
 
 
 @contextlib.contextmanager
-def browser(width=1200, height=1600):
-    """A page of a headless Chromium."""
+def browser(width=1200, height=1600, flags=()):
+    """A page of a headless Chromium, with further flags of it."""
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, headless=True, args=FLAGS, viewport={"width": width, "height": height}
+            profile,
+            executable_path=CHROMIUM,
+            headless=True,
+            args=[*FLAGS, *flags],
+            viewport={"width": width, "height": height},
         )
         context.set_default_timeout(120_000)  # a busy machine is no fault of the page
         try:

@@ -276,6 +276,10 @@ CASES = {
     "user 04.4": "runs could not be told apart",
     "user 04.6": "no sound of a run, one sampler at a time",
     "user 04.7": "a file was written, and there was no link to it",
+    "user 04.13": "a start beyond the end of a song was clamped without a word",
+    "user A1": "scroll bars and cut labels in panels",
+    "user mix": "a finished song had to be taken apart and mixed again elsewhere",
+    "user playhead": "no mark over the pitch of what plays",
     "user 04.8": "the singer of an own lesson could not be chosen",
 }
 

@@ -2,6 +2,7 @@
 ipywidgets that Colab ships. Pictures of every page are left in pytest's temporary folder (``pytest --basetemp``).
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -232,6 +233,7 @@ def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
                 timeout=300000,
             )
             assert page.locator(".output_error, .output_stderr").all_inner_texts() == []
+            assert page.locator("input[type=file]:visible").count() == 0  # its button is the panel's own
             page.wait_for_selector(ready, state="attached", timeout=60000)
             if name.startswith("03"):
                 handle = page.locator(".t-octave-shift .ui-slider-handle")
@@ -243,7 +245,12 @@ def test_all_notebooks_in_classic_notebook_with_the_widgets_of_colab(folder):
                 page.wait_for_selector(".t-result audio", state="attached", timeout=60000)
                 assert all(s > 5 for s in browsing.durations_s(page, ".t-result audio"))
                 compare_one(page)
-            browsing.whole_screenshot(page, folder / f"classic_{name[:2]}.png")
+            kept = Path(os.environ.get("SVCLIB_SCREENSHOTS") or folder)
+            for width in (1300, 800):
+                page.set_viewport_size({"width": width, "height": 1600})
+                page.wait_for_timeout(500)
+                assert browsing.too_wide(page) == [], (name, width)
+                browsing.whole_screenshot(page, kept / f"classic_{name[:2]}_{width}.png")
         assert seen["outside"] == []
 
 

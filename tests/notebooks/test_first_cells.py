@@ -64,7 +64,9 @@ def test_a_choice_changes_the_variable_and_stays_when_all_cells_are_run_again(tm
     found = variables()
     form = panels.Form(found)
     form.fields["BASE"].value = str(tmp_path)
-    assert [value for _, value in form.fields["VOICE"].options] == ["", "Anna", "Bert"]
+    assert form.fields["VOICE"].options == ("Anna", "Bert")
+    form.fields["VOICE"].value = "Carla"  # who is uploaded next
+    assert found["VOICE"] == "Carla"
     form.fields["VOICE"].value, form.fields["SINGER_MINUTES"].value = "Bert", 1.0
     assert (found["BASE"], found["VOICE"], found["SINGER_MINUTES"]) == (str(tmp_path), "Bert", 1.0)
     assert "run the cells below" in form.message.widget.value

@@ -265,7 +265,9 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         failed = {}
         for path in paths:
             try:
-                done(chosen(songs.cached_song(path, None, None, progress, cancelled)))
+                song = songs.cached_song(path, None, None, progress, cancelled)
+                assert isinstance(chosen(song), Controls)
+                done(types.SimpleNamespace(song=song))
             except Cancelled:
                 raise
             except (ValueError, OSError) as error:
@@ -281,6 +283,8 @@ def test_convert(world, n_actions, monkeypatch, caplog):
     monkeypatch.setattr(key_suggestion, "suggest_shift", suggest)
     monkeypatch.setattr(pipeline, "convert_songs", convert_songs)
     monkeypatch.setattr(widgets_convert, "result_html", lambda *a: world.work() or "made")
+    parts = lambda self, path, source: world.work(self.task.cancelled) or widgets_convert._Parts(path)  # noqa: E731
+    monkeypatch.setattr(widgets_convert.ConvertPanel, "_parts", parts)
 
     def check(panel):
         able = panel.instrument.value is not None and panel.song.value is not None
@@ -289,8 +293,12 @@ def test_convert(world, n_actions, monkeypatch, caplog):
         for result in list(panel.shown):
             panel._remove(result)
 
+    def works(panel):
+        panel.reset_button.click()  # no mix without a separator, no blend without a second instrument
+        press("transfer_button")(panel)
+
     panel = widgets_convert.ConvertPanel(world.base)
-    play(world, panel, n_actions, check, press("transfer_button"), caplog, monkeypatch)
+    play(world, panel, n_actions, check, works, caplog, monkeypatch)
 
 
 @pytest.mark.case("H3")

@@ -226,6 +226,7 @@ def transferred(panel):
     return soundfile.read(next(iter(panel.shown[panel.results.children[0]])), dtype="float32")[0], said(panel)
 
 
+@pytest.mark.case("user mix")
 def test_the_voice_of_a_mix_is_replaced_at_its_level_and_its_warnings_are_shown(base, stems):
     panel = convert.ConvertPanel(base)
     panel.full_output.value = False
@@ -248,6 +249,7 @@ def test_the_voice_of_a_mix_is_replaced_at_its_level_and_its_warnings_are_shown(
     assert panel.mix_row.layout.display == "none"
 
 
+@pytest.mark.case("user mix")
 def test_a_finished_song_is_taken_apart_once_or_told_how_and_keeps_its_key(base, monkeypatch):
     suggested = key_suggestion.Suggestion(-1, 4, -8, "")
     monkeypatch.setattr(key_suggestion, "suggest_shift", lambda *_: suggested)
@@ -273,6 +275,20 @@ def test_a_finished_song_is_taken_apart_once_or_told_how_and_keeps_its_key(base,
     panel.all_button.click()
     panel.task.wait(60)
     assert "1 of 1 songs" in said(panel) and sum("(mix)" in name for name in outputs(base)) == 3
+
+
+@pytest.mark.case("user mix")
+def test_a_finished_song_that_is_taken_for_a_voice_is_noticed(base):
+    t = np.arange(4 * 16000) / 16000
+    parts = [sum(np.sin(2 * np.pi * k * f_hz * t) / k for k in range(1, 9)) for f_hz in (220.0, 277.2)]
+    soundfile.write(base.examples / "band.wav", 0.1 * sum(parts), 16000)
+    panel = convert.ConvertPanel(base)
+    panel.full_output.value = False
+    for name, noticed in (("band.wav", True), ("a song.wav", False)):
+        panel.song.value = base.examples / name
+        panel.transfer_button.click()
+        panel.task.wait(60)
+        assert "is below" in said(panel) and ("tick This is a mix" in said(panel)) == noticed, said(panel)
 
 
 class _Half:
@@ -858,7 +874,8 @@ def test_a_training_is_seen_at_once_and_ends_as_html_that_a_saved_notebook_keeps
             view(status)
         assert view.messages_html.value.count("Drive is full.") == 2 and "Finishing" in view.messages_html.value
         assert "of 1 min" in view.numbers.value
-        assert "data:image/png" in (tmp_path / train.PROGRESS).read_text("utf-8")
+        assert "data:image/png" in (text := (tmp_path / train.PROGRESS).read_text("utf-8")) and "http-equiv" in text
+    assert "http-equiv" not in (tmp_path / train.PROGRESS).read_text("utf-8")  # it is over
     kept = put[1]
     assert "<img" in kept and "5 of 80" in kept and "Finishing" not in kept and "Saved again." in kept
 

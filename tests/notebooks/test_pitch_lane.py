@@ -162,3 +162,26 @@ def test_notes_are_dragged_drawn_snapped_and_taken_back(base, tmp_path):
         assert "3 edits" in page.locator(".t-lane-state").inner_text()
         assert seen == {"errors": [], "outside": []}
     assert len(result(panel, base)["f0_edit"]["edits"]) == 3
+
+
+@pytest.mark.case("user playhead")
+@pytest.mark.browser
+def test_the_place_in_a_sound_that_plays_is_a_line_in_the_lane(base):
+    browsing.require_chromium()
+    panel = opened(base)
+    panel.listen()
+    lane = '<div class="svclib-lane"><div></div><textarea></textarea></div>'
+    frame = f'<div class="svclib-convert"><div id="sound"></div>{lane}</div>'
+    white = """at => { const c = document.querySelector('canvas'), x = Math.round(at / 3 * c.width);
+        const data = c.getContext('2d').getImageData(x, 0, 3, c.height).data;
+        return data.filter((v, i) => i % 4 === 0 && Math.min(v, data[i + 1], data[i + 2]) > 250).length / c.height; }"""
+    with browsing.browser(1000, 600) as page:
+        page.evaluate("html => { document.body.innerHTML = html }", frame)
+        page.evaluate("html => { document.querySelector('#sound').innerHTML = html }", panel.player.value)
+        page.evaluate("html => { document.querySelector('.svclib-lane div').innerHTML = html }", panel.lane._face.value)
+        page.wait_for_selector("[data-ready=yes]")
+        assert page.evaluate(white, 1.5) < 0.5
+        page.evaluate("document.querySelector('audio').currentTime = 1.5")
+        page.wait_for_function(f"({white})(1.5) > 0.9")
+        page.evaluate("document.querySelector('audio').currentTime = 2.5")
+        page.wait_for_function(f"({white})(2.5) > 0.9 && ({white})(1.5) < 0.5")

@@ -10,7 +10,7 @@ from panels import make_song, said, upload
 
 from svclib.data import singers
 from svclib.notebooks import base as widgets
-from svclib.notebooks import prepare
+from svclib.notebooks import prepare, train, visualize
 from svclib.utils import workspace
 from svclib.utils.errors import ConfigError, DatasetError, StorageError
 
@@ -90,11 +90,21 @@ def test_who_named_a_voice_is_refused_before_anything_is_rendered(home, notes):
     assert everything(home.audio) == []
 
 
-@pytest.mark.parametrize("minutes", [-3, 0, 1e9])
-def test_impossible_minutes_of_the_synthetic_singers_are_refused(home, minutes):
+@pytest.mark.case("user A2")
+@pytest.mark.parametrize(
+    ("name", "value", "use"),
+    [
+        *(("SINGER_MINUTES", value, lambda home, x: prepare.recordings(home, minutes=x)) for value in (-3, 0, 1e9)),
+        *(("MINUTES", value, lambda home, x: train.TrainingView(None, x)) for value in (-1, float("nan"))),
+        ("START_S", -1, visualize.LessonPanel),
+        ("SECONDS", 1e12, lambda home, x: visualize.LessonPanel(home, 0.0, x)),
+        *(("N", x, lambda home, x: widgets.require_number("N", x, 0, 9, "0 to 9")) for x in ("two", None, True)),
+    ],
+)
+def test_impossible_numbers_in_a_first_cell_are_refused_by_name(home, name, value, use):
     with pytest.raises(ConfigError) as found:
-        prepare.recordings(home, minutes=minutes)
-    assert_explains(found.value, remedy="SINGER_MINUTES")
+        use(home, value)
+    assert_explains(found.value, remedy=name)
 
 
 @pytest.mark.parametrize("name", ["nothing here", "empty", "text.txt"])

@@ -63,6 +63,12 @@ def test_diffusion_controls_are_hidden_for_ddsp_and_vocoders_are_no_singers(base
     assert own == {name: f"the instrument's own ({value})" for name, value in OWN_SETTINGS.items()}
     assert panel.sampling.vocoder.label == "the instrument's own"
     assert [label for label, _ in panel.sampling.vocoder.options] == ["the instrument's own", "loud"]
+    panel.sliders.widgets["octave_shift"].value = 1  # as the automatic key does
+    pick(panel, base, "plain")
+    assert panel.sliders.controls() == dataclasses.replace(defaults("ddsp"), octave_shift=1)
+    pick(panel, base, "duo")
+    assert panel.sliders.controls() == dataclasses.replace(defaults("diffusion"), octave_shift=1)
+    panel.sliders.widgets["octave_shift"].value = 0
     panel.sliders.preset.value = "Everyday"
     assert panel.sliders.controls() == defaults("diffusion")
     panel.sliders.preset.value = "Quiet pauses"
