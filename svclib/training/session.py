@@ -100,12 +100,12 @@ class Status:
 
     step: int
     steps: int
-    loss: float | None = None
-    validation_loss: float | None = None
-    steps_per_s: float | None = None
-    remaining_s: float | None = None
+    loss: float | int | None = None
+    validation_loss: float | int | None = None
+    steps_per_s: float | int | None = None
+    remaining_s: float | int | None = None
     last_saved_step: int | None = None
-    last_saved_at: float | None = None
+    last_saved_at: float | int | None = None
     message: str = ""
 
     @property
@@ -124,8 +124,8 @@ class RunResult:
     run: Path
     step: int
     steps: int
-    loss: float | None
-    validation_loss: float | None
+    loss: float | int | None
+    validation_loss: float | int | None
     reason: str
     message: str
     messages: list[str]
