@@ -155,8 +155,8 @@ class FramedPage(W.VBox):
     """A page of up to 10 MB in a frame, of which nothing stays in a saved notebook or the saved state of its widgets.
 
     The page goes to the browser through a hidden HTML widget, with the cell's first message, so that it appears while
-    later cells run. The browser moves it into its place and says so through a hidden text area; the widget is emptied
-    then. A browser that shows it anew asks for it; where no kernel runs, a sentence stands in its place.
+    later cells run. The browser moves it into its place and reports that through a hidden text area; the widget is
+    emptied then. A browser that shows it anew asks for it; where no kernel runs, a sentence stands in its place.
     """
 
     ASLEEP = "A page stands here while its kernel runs. To see it, run the notebook from its first cell."

@@ -64,7 +64,7 @@ def test_notebook_narrates_and_holds_no_logic(name):
 @pytest.mark.case("user 04.1")
 def test_the_lesson_comes_before_anything_that_needs_a_folder():
     code = sources("04_visualize.ipynb", "code")
-    assert [i for i, s in enumerate(code) if "ExamplePanel(" in s] < [i for i, s in enumerate(code) if "open_folder" in s]
+    assert [i for i, s in enumerate(code) if "ExampleP" in s] < [i for i, s in enumerate(code) if "open_folder" in s]
 
 
 @pytest.mark.parametrize("name", NAMES)
