@@ -56,7 +56,8 @@ def summary(rows: list[dict], first: str, second: str) -> dict:
         found = [r["words"][name]["cer"] for r in chosen(group, condition)]
         return [float(np.mean(found)), float(np.median(found))] if found else None
 
-    clean, others = chosen(None), chosen("others") or chosen(None)
+    clean = chosen(None) or rows  # all, if clean clips were not asked for
+    others = [r for r in clean if r["group"] == "others"] or clean
     relative = [r["relative_similarity"] for r in others]
     parallel = [r["stft_distance"] for r in clean if r["stft_distance"] is not None]
     groups = ("training", "own", "others")
