@@ -32,6 +32,7 @@ V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
 START_S = (0.0, 1e9)  # of an excerpt: beyond the end of any song, so that the refusal names what was typed
 _UPLOAD_FILES = ("upload.html", "upload.js", "microphone.js")
+_DOT = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="  # one transparent pixel
 _FIT = "calc(100% - 4px)"  # ipywidgets adds a margin of 2 px at both sides, and a scroll bar to what is wider
 log = logging.getLogger("svclib")
 
@@ -148,6 +149,41 @@ class Inbox(W.Textarea):
     """A text area that the browser writes into; what it sends is not sent back."""
 
     value = traitlets.Unicode("").tag(sync=True, echo_update=False)  # ipywidgets 8 would send every slice back
+
+
+class FramedPage(W.VBox):
+    """A page of up to 10 MB in a frame, of which nothing stays in a saved notebook or the saved state of its widgets.
+
+    The page goes to the browser through a hidden HTML widget, with the cell's first message, so that it appears while
+    later cells run. The browser moves it into its place and reports that through a hidden text area; the widget is
+    emptied then. A browser that shows it anew asks for it; where no kernel runs, a sentence stands in its place.
+    """
+
+    ASLEEP = "A page stands here while its kernel runs. To see it, run the notebook from its first cell."
+
+    def __init__(self, text: str = ""):
+        hidden = {"layout": W.Layout(display="none")}
+        self.text, self._place, self._area, self._mailbox = "", html(), Inbox(**hidden), W.HTML(**hidden)
+        super().__init__([self._place, self._area, self._mailbox], layout=W.Layout(margin="0"))
+        self.add_class("svclib-page")
+        self._area.observe(self._received, "value")
+        if text:
+            self.show(text)
+
+    def show(self, text: str) -> None:
+        """Show a page."""
+        self.text = text
+        self._place.value = f'<div class="svclib-page-place">{page.notice(self.ASLEEP, "warning")}</div>'
+        self._post(page.frame(text))
+
+    def _post(self, frame: str = "") -> None:
+        script = page.text(Path(__file__).with_name("framed_page.js").read_text("utf-8"))
+        self._mailbox.value = f'{frame}<img alt="" src="{_DOT}" onload="{script}">'
+
+    def _received(self, change) -> None:
+        sent, self._area.value = change["new"], ""
+        if sent:
+            self._post(page.frame(self.text) if sent.startswith("wanted") else "")
 
 
 class Uploader(W.VBox):

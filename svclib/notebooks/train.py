@@ -131,7 +131,8 @@ class TrainingView:
         if self._status is not None:  # no time is left, nothing is being finished
             self._messages = [text for text in self._messages if _LAST_STEP not in text]
             self.numbers.value, self._reload = status_html(self._status, None, ended=True), ""
-            self.draw()
+            if self.run:
+                self.draw()
         self._show_messages()
         self._replace(self._html())
 

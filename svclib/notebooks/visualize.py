@@ -4,7 +4,7 @@ from pathlib import Path
 
 import ipywidgets as W
 import librosa.core.convert  # noqa: F401  loads now what the first Run would wait a second for
-from IPython.display import HTML, display
+from IPython.display import HTML
 
 from svclib.analysis import ddsp_inspection, lesson, player, plots
 from svclib.analysis import html as page
@@ -16,42 +16,44 @@ from svclib.utils import filesystem, workspace
 WORDS_HINT = "character error rate at some steps; needs faster-whisper, and seconds for each"
 
 
-def example(base: str | Path = "") -> HTML:
-    """The lesson that comes with the package, below a button that saves it as a file (see :class:`ExamplePanel`)."""
-    display(ExamplePanel(base))
-    return HTML(f"<div>{page.frame(lesson.example())}</div>")  # IPython warns of a frame that stands alone
-
-
 class ExamplePanel(Panel):
-    """A button that writes the lesson that comes with the package, to hand out: into the ``output`` of the workspace,
-    which is opened only then; on Colab, where that would ask for Google Drive, on its own disk."""
+    """The lesson that comes with the package, below a button that writes it as a file, to hand out: into the ``output``
+    of the workspace, which is opened only then; on Colab, where that would ask for Google Drive, on its own disk."""
+
+    ASLEEP = "Run the notebook from its first cell to see the lesson, or open the file that its Save button wrote."
 
     def __init__(self, base: str | Path = ""):
         super().__init__()
         self.base, hint = base, "one HTML file, to hand out"
         self.save_button = self.button("Save this lesson as a file", self.save, "example-file", hint=hint)
-        self.lay_out(widgets.row(self.save_button), self.message.widget)
+        self.view = widgets.FramedPage(lesson.example())
+        self.lay_out(widgets.row(self.save_button), self.message.widget, self.view)
 
     def save(self) -> None:
         """Write the file."""
         on_colab = workspace.on_colab()
         folder = workspace.COLAB_DISK if on_colab else workspace.base_folder(base=self.base or None).output
-        path = player.export(lesson.example(), folder / "lesson.html")
+        path = player.export(self.view.text, folder / "lesson.html")
         self.written(path, f"Written: {path}. It opens in any browser, without a network.")
 
 
-def waves(base: workspace.Base) -> HTML:
+class WavesPanel(Panel):
     """Noise through a person's DiffWave instrument, where there is one; otherwise the bundled example."""
-    listed = [entry for entry in instrument.list_folder(base.instruments) if entry.kind == "diffwave"]
-    found = widgets.newest_first(entry.path for entry in listed if not entry.is_vocoder)
-    if found:
-        opened = instrument.open(found[0])
-        note, shown = f"Your instrument {opened.name}.", lesson.demonstrate(opened, seed=0)
-    else:
-        note = "No DiffWave instrument in your folder sounds by itself, so this is the example that comes with svclib."
-        note += f" {listed[0].name} is a vocoder and needs a song: choose it in part 2." if listed else ""
-        shown = lesson.example_diffwave()
-    return HTML(page.notice(note) + page.frame(shown))
+
+    def __init__(self, base: workspace.Base):
+        super().__init__()
+        listed = [entry for entry in instrument.list_folder(base.instruments) if entry.kind == "diffwave"]
+        found = widgets.newest_first(entry.path for entry in listed if not entry.is_vocoder)
+        if found:
+            opened = instrument.open(found[0])
+            note, shown = f"Your instrument {opened.name}.", lesson.demonstrate(opened, seed=0)
+        else:
+            note = "No DiffWave instrument in your folder sounds by itself: this is the example that comes with svclib."
+            note += f" {listed[0].name} is a vocoder and needs a song: choose it in part 2." if listed else ""
+            shown = lesson.example_diffwave()
+        self.view = widgets.FramedPage(shown)
+        self.message.show(note)
+        self.lay_out(self.message.widget, self.view)
 
 
 class LessonPanel(TaskPanel):
@@ -65,7 +67,7 @@ class LessonPanel(TaskPanel):
         for name, value in (("START_S", start_s), ("SECONDS", seconds)):
             widgets.require_number(name, value, 0, widgets.START_S[1], "seconds, 0 or more")
         super().__init__(base)
-        self.text, self.title = "", ""
+        self.title = ""
         narrow = {"width": "190px", "label_width": "80px"}
         self.start_s = self.number("Start (s)", "start", "where in the song", float(start_s), widgets.START_S, **narrow)
         self.seconds = self.number("Length (s)", "seconds", "how much of it", float(seconds), (0.5, 30.0), **narrow)
@@ -78,7 +80,7 @@ class LessonPanel(TaskPanel):
         self.run_button = self.button("Run", self.run, "run", "primary")
         hint = f"write the lesson as a file into {base.output}"
         self.export_button = self.button("Export", self.export, "export", hint=hint)
-        self.work_buttons, self.view = (self.run_button,), widgets.html(css_class="t-lesson-view")
+        self.work_buttons, self.view = (self.run_button,), widgets.FramedPage()
         self.lay_out(
             widgets.row(self.instrument, self.song, self.refresh_button),
             widgets.row(self.start_s, self.seconds, self.steps, self.seed, self.singer, self.words),
@@ -112,18 +114,19 @@ class LessonPanel(TaskPanel):
             if opened.kind == "diffusion":
                 preview.begin(opened.model, options.seconds, options.seed)
             report = (self.progress, self.task.cancelled, self.message.show, preview)
-            self.text, about = lesson.from_file(opened, song, options, *report, voice)
-            self.title, self.view.value = f"{song.stem} - {path.stem}", page.frame(self.text)
-            self.message.show(f"Here is {about}: {len(self.text.encode()) / 1e6:.1f} MB.", "done")
+            text, about = lesson.from_file(opened, song, options, *report, voice)
+            self.title = f"{song.stem} - {path.stem}"
+            self.view.show(text)
+            self.message.show(f"Here is {about}: {len(text.encode()) / 1e6:.1f} MB.", "done")
 
         self.start(work)
 
     def export(self) -> None:
         """Write the lesson that is shown as a file."""
-        if not self.text:
+        if not self.view.text:
             self.message.show("Run first: there is no lesson to write yet.", "warning")
             return
-        path = player.export(self.text, self.base.output / f"{filesystem.safe_name(self.title, 'lesson')}.html")
+        path = player.export(self.view.text, self.base.output / f"{filesystem.safe_name(self.title, 'lesson')}.html")
         self.written(path, f"Written: {path}")
 
 

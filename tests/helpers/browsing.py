@@ -179,8 +179,18 @@ def open_in_lab(page, url, name) -> None:
 
 def run_all_in_lab(page, timeout_s=180) -> None:
     """Run > Run All Cells, and wait until every cell whose code is shown has its number."""
+    press_run_all_in_lab(page)
+    wait_for_cells_in_lab(page, timeout_s)
+
+
+def press_run_all_in_lab(page) -> None:
+    """Run > Run All Cells."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
+
+
+def wait_for_cells_in_lab(page, timeout_s=180) -> None:
+    """Wait until every cell whose code is shown has its number, or one has failed."""
     page.wait_for_function(
         """() => {
         const p = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]

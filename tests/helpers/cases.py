@@ -280,6 +280,7 @@ CASES = {
     "user A1": "scroll bars and cut labels in panels",
     "user mix": "a finished song had to be taken apart and mixed again elsewhere",
     "user playhead": "no mark over the pitch of what plays",
+    "user 04.14": "a saved notebook 04 held the pages of two lessons, 6.5 MB",
     "user 04.8": "the singer of an own lesson could not be chosen",
 }
 

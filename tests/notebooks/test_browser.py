@@ -2,6 +2,7 @@
 ipywidgets that Colab ships. Pictures of every page are left in pytest's temporary folder (``pytest --basetemp``).
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -129,15 +130,49 @@ def test_converting_in_jupyterlab(page, lab, folder):
     assert wide == 0
 
 
-@pytest.mark.case("L8")
+def lesson_on(page):
+    """The first lesson of a notebook, when it is drawn."""
+    lesson = page.frame_locator("iframe:visible").first
+    lesson.locator("button:visible").first.wait_for()
+    assert "What we hear" in lesson.locator("body").inner_text()
+    drawn = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(x => x)"
+    assert lesson.locator("canvas:visible").first.evaluate(drawn)
+    return lesson
+
+
+@pytest.mark.case("user 04.14")
+@pytest.mark.browser
+def test_the_lesson_appears_while_later_cells_run_and_again_and_is_not_in_the_notebook(page, lab, folder):
+    name, path = "small.ipynb", folder / "small.ipynb"
+    browsing.panel_notebook(folder, name, folder / "home", "visualize", "ExamplePanel(base.root)")
+    book = json.loads(path.read_text())
+    wait = "import os\nwhile not os.path.exists('seen'):\n    pass\nprint('seen')"
+    path.write_text(json.dumps(book | {"cells": [*book["cells"], book["cells"][0] | {"id": "b", "source": wait}]}))
+    browsing.open_in_lab(page, lab, name)
+    browsing.press_run_all_in_lab(page)
+    lesson_on(page)
+    (folder / "seen").touch()
+    browsing.wait_for_cells_in_lab(page)
+    page.keyboard.press("Control+s")
+    browsing.saved_with_outputs(path)
+    assert path.stat().st_size < 2e4
+    browsing.open_in_lab(page, lab, name)  # the same kernel
+    lesson_on(page)
+    browsing.end_kernels(page)
+    browsing.open_in_lab(page, lab, name)
+    page.get_by_text("open the file that its Save button wrote").wait_for()
+    assert page.locator("iframe").count() == 0
+
+
+@pytest.mark.case("L8", "user 04.14")
 @pytest.mark.browser
 def test_the_lesson_in_jupyterlab(page, lab, folder):
     run_in_lab(page, lab, folder, "04_visualize.ipynb", MINUTES=2.0)
-    page.wait_for_selector("iframe", state="attached", timeout=60000)
-    lesson = page.frame_locator("iframe").first
-    lesson.locator("button:visible").first.wait_for(timeout=30000)
-    assert "What we hear" in lesson.locator("body").inner_text()
+    lesson = lesson_on(page)
     browsing.whole_screenshot(page, folder / "04_visualize.png")
+    page.keyboard.press("Control+s")
+    browsing.saved_with_outputs(folder / "04_visualize.ipynb")
+    assert (folder / "04_visualize.ipynb").stat().st_size < 2e6
 
     def heights():
         frame = page.locator("iframe").first.evaluate("e => e.getBoundingClientRect().height")

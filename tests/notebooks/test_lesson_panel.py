@@ -1,6 +1,7 @@
 """Truths about the lesson's panel: only what has steps is offered, nothing runs before Run, progress is there within a
 second, Cancel stops within a step, a mistake is a sentence, Export overwrites nothing."""
 
+import json
 import os
 import threading
 import time
@@ -53,9 +54,24 @@ def test_only_instruments_with_steps_are_offered_and_nothing_runs_by_itself(base
     assert "Run first" in said(empty)
 
 
-def test_the_example_says_nothing_on_stderr(recwarn):
-    assert widgets_lesson.example().data.count("<iframe") == 1
-    assert [str(w.message) for w in recwarn if "IFrame" in str(w.message)] == []
+@pytest.mark.case("user 04.14")
+def test_nothing_of_a_page_stays_in_a_notebook_and_a_browser_gets_it_again(monkeypatch, capsys):
+    """What the cell puts out and, after the browser's word that it has the page, what is saved of the widgets."""
+    shows = panels.ColabPage(monkeypatch).shows
+    panel = widgets_lesson.ExamplePanel()
+    view, mailbox = panel.view, panel.view._mailbox
+    frame = widgets_lesson.page.frame(lesson.example())
+
+    def saved_bytes():
+        return len(json.dumps([shows(widget) for widget in (view._place, view._area, mailbox)]))
+
+    assert mailbox.value.startswith(frame)  # with the first message: it waits for no cell
+    panel._ipython_display_()
+    assert "open the file" in capsys.readouterr().out and len(json.dumps(panel._repr_mimebundle_())) < 1000
+    for said_by_page, sent in (("taken 1", ""), ("wanted 2", frame), ("taken 3", "")):
+        view._area.value = said_by_page
+        assert shows(mailbox).partition("<img")[0] == sent and view._area.value == ""
+    assert saved_bytes() < 5000
 
 
 @pytest.mark.case("user 04.1")
@@ -78,10 +94,11 @@ def test_a_vocoder_of_waves_in_the_folder_leaves_the_example_in_place(tmp_path):
     vocoder = diffwave.DiffWaveSettings(channels=8, n_layers=2, condition_dims=6, n_steps=4, fast_etas=())
     mel = FeatureSettings(8000, 64, mel=MelConfig(8000, 256, 256, 64, 12, 0.0, 4000.0))
     save_wave(home.instruments / "a vocoder.zip", vocoder, mel)
-    shown = widgets_lesson.waves(home).data
-    assert "a vocoder is a vocoder and needs a song" in shown and "<iframe" in shown
+    panel = widgets_lesson.WavesPanel(home)
+    assert "a vocoder is a vocoder and needs a song" in said(panel) and panel.view.text == lesson.example_diffwave()
     save_wave(home.instruments / "sea.zip", alone, FeatureSettings(8000, 64))
-    assert "Your instrument sea." in widgets_lesson.waves(home).data
+    panel = widgets_lesson.WavesPanel(home)
+    assert "Your instrument sea." in said(panel) and "sea at work" in panel.view.text
     listed = {entry.name: entry.is_vocoder for entry in instrument.list_folder(home.instruments)}
     assert listed == {"a vocoder": True, "sea": False}
     assert widgets_lesson.LessonPanel(home).instrument.value.name == "sea.zip"  # the newest
@@ -103,11 +120,11 @@ def test_run_shows_progress_within_a_second_and_ends_in_a_lesson_that_export_wri
     assert "lesson of eight pages" in said(panel), said(panel)
     assert seen[0][1] < 1.0 and "opening" in seen[0][0] and len(seen) > 2
     assert panel.progress.widget.layout.display == "none" and not panel.run_button.disabled
-    assert panel.view.value.startswith("<iframe") and 'sandbox="allow-scripts"' in panel.view.value
+    assert panel.view._mailbox.value.startswith("<iframe") and 'sandbox="allow-scripts"' in panel.view._mailbox.value
     panel.export_button.click()
     panel.export_button.click()
     written = sorted(base.output.glob("*.html"))
-    assert len(written) == 2 and written[0].read_text("utf-8") == panel.text == written[1].read_text("utf-8")
+    assert len(written) == 2 and written[0].read_text("utf-8") == panel.view.text == written[1].read_text("utf-8")
 
 
 @pytest.mark.case("user 04.7", "user 04.8")
@@ -158,7 +175,7 @@ def test_cancel_stops_within_a_step_and_a_mistake_is_a_sentence(base, monkeypatc
     panel.cancel_button.click()
     panel.task.wait(60)
     assert "cancelled" in said(panel), said(panel)
-    assert panel.view.value == "" and not panel.run_button.disabled
+    assert panel.view.text == "" and not panel.run_button.disabled
     panel.start_s.value = 50000.0
     panel.run_button.click()
     panel.task.wait(60)

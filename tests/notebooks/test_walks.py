@@ -112,7 +112,7 @@ def test_a_musician_makes_an_instrument_of_her_recordings_and_sings_with_it(page
 
 
 def test_a_teacher_shows_the_lesson_and_takes_it_along(page, lab, folder, home):
-    browsing.panel_notebook(folder, "lesson.ipynb", home, "visualize", "example(base.root)")
+    browsing.panel_notebook(folder, "lesson.ipynb", home, "visualize", "ExamplePanel(base.root)")
     browsing.open_in_lab(page, lab, "lesson.ipynb")
     browsing.run_all_in_lab(page)
     lesson = page.frame_locator("iframe").first
