@@ -21,7 +21,7 @@ from gin import config as gin_config
 from gin import config_parser as parser
 from svclib.utils import budget
 from svclib.utils.budget import Cost
-from svclib.utils.errors import ConfigError, did_you_mean, first_line
+from svclib.utils.errors import ConfigError, did_you_mean, first_line, printable
 
 MAX_CHARACTERS = 200_000
 _HEADER = "from __gin__ import dynamic_registration"
@@ -305,7 +305,8 @@ def _errors_of(source: str):
 def _not_gin(error: Exception, source: str) -> ConfigError:
     number = getattr(error, "lineno", None)
     line = f", line {number}" if number else ""
-    why = first_line(error.args[0] if error.args else error)  # a SyntaxError's own text names the line again
+    # A SyntaxError's own text names the line again.
+    why = printable(first_line(error.args[0] if error.args else error), 200)
     return ConfigError(f"{source}{line}: this is not gin syntax ({why}).")
 
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ProgressCallback = Callable[[float, str], None]
-# Control characters, which a terminal obeys, marks of direction, which reorder a line, and bytes that are no text.
+# Control characters, which a terminal obeys, marks of direction, which reorder a line, other characters without a shape
+# of their own but for joiners, which names have, and bytes that are no text.
 _UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
 
 

@@ -4,6 +4,7 @@ by the sampler, steps and start that were chosen; what cannot be is refused in a
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
