@@ -303,7 +303,9 @@ def cancel_study(page, after_s: float) -> dict:
     said = page.evaluate("performance.now() - window.pressed")
     page.wait_for_function("document.querySelector('button.t-study-cancel').disabled", polling=10)
     free = page.evaluate("performance.now() - window.pressed")
-    text = page.locator(".svclib-study .svclib-message").inner_text()
+    message = page.locator(".svclib-study .svclib-message")
+    message.filter(has_text="cancelled").wait_for(timeout=3000)  # it may come a moment after the buttons
+    text = message.inner_text()
     return {"said": said, "free": free, "text": text}
 
 
