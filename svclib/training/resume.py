@@ -165,26 +165,23 @@ def architecture_differences(other: instrument.Instrument, preset: config.Preset
     its vocoder may have other noise bands and losses.
     """
     ratio = preset.features.sample_rate_hz / other.features.sample_rate_hz
-    for theirs, mine in ((other.model.settings, preset.model), (other.features, preset.features)):
-        records = [to_dict(theirs), to_dict(mine)]
-        for record in records:  # init_from carries over what both excitations have
-            record["vocoder"] = (record.get("vocoder") or None) and {**record["vocoder"], "excitation": None}
-        if mine is preset.features:
-            records[0] = _at_rate(records[0], ratio)
-        elif ratio != 1 and records[0].get("vocoder") and records[1].get("vocoder"):
-            kept = {name: records[1]["vocoder"][name] for name in ("n_noise_bands", "fft_sizes")}
-            records[0]["vocoder"] = {**records[0]["vocoder"], **kept}
-        records[0] |= {"retrieval_size": 0} if "retrieval_size" in records[0] else {}  # init_from leaves it out
-        for record in records:
-            if record.get("content") == "whisper":
-                record["content"] = "words"  # the same code space
-            if (record.get("units") or {}).get("kind") == "whisper":
-                record["units"] = None
-        if records[1].get("prediction") == "consistency":
-            records[1]["prediction"] = "residual"  # of the teacher
-        if differ := differences(*records, ignored=_RETRAINABLE | _SEARCH_RANGE):
-            return differ
-    return ""
+    theirs, mine = to_dict(other.model.settings), to_dict(preset.model)
+    features = _at_rate(to_dict(other.features), ratio), to_dict(preset.features)
+    if theirs.get("vocoder") and mine.get("vocoder"):  # init_from carries over what both excitations have
+        free = ("excitation",) if ratio == 1 else ("excitation", "n_noise_bands", "fft_sizes")
+        theirs["vocoder"] |= {name: mine["vocoder"][name] for name in free}
+    if "retrieval_size" in theirs:
+        theirs["retrieval_size"] = 0  # init_from leaves it out
+    if mine.get("prediction") == "consistency":
+        mine["prediction"] = "residual"  # of the teacher
+    for model in (theirs, mine):
+        if model.get("content") == "whisper":
+            model["content"] = "words"  # the same code space
+    for record in features:
+        if (record.get("units") or {}).get("kind") == "whisper":
+            record["units"] = None
+    ignored = _RETRAINABLE | _SEARCH_RANGE
+    return differences(theirs, mine, ignored) or differences(*features, ignored=ignored)
 
 
 def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
@@ -205,8 +202,8 @@ def init_from(model: torch.nn.Module, other: torch.nn.Module) -> None:
         if name.startswith("vocoder.network.last.") and len(mine) != len(weights[name]):
             n = min(len(mine), len(weights[name]))
             weights[name] = torch.cat([weights[name][:n], mine[n:]])
-    if (mine := getattr(model, "contract", None)) and "mel_low" in weights:
-        moved = math.log(mine.sample_rate_hz / other.contract.sample_rate_hz) / mine.nepers_per_unit
+    if (contract := getattr(model, "contract", None)) and "mel_low" in weights:
+        moved = math.log(contract.sample_rate_hz / other.contract.sample_rate_hz) / contract.nepers_per_unit
         weights |= {name: weights[name] + moved for name in ("mel_low", "mel_high")}
     model.load_state_dict(weights, strict=True)
 

@@ -67,7 +67,7 @@ def require(
             raise error(f"{needs}{amounts[1]}.", hint=hint)
     if cost.disk_bytes and folder is not None:
         filesystem.free_space_check(folder, int(cost.disk_bytes))
-    if cost.memory_bytes > (free := free_memory_bytes()):
+    if cost.memory_bytes and cost.memory_bytes > (free := free_memory_bytes()):
         text = (
             f"{printable(name, 200)} takes {cost.memory_bytes / 1e6:,.0f} MB of memory; {free / 1e6:,.0f} MB are free."
         )
