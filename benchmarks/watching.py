@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 import browsing
-from test_player import sharpening
+from traces import sharpening
 
 from svclib.analysis import ablation, compare, lesson, player, plots, step_audio
 from svclib.analysis.plots import ablation as views
