@@ -67,7 +67,8 @@ class DiffusionSettings(Settings):
         sampler, sampler_steps, temperature: Defaults of sampling.
         vocoder: Settings of a vocoder that is trained beside the model and stored with it; None for none. It shares no
             parameters, only the gradient clipping.
-        vocoder_weight, vocoder_rows: Weight of its loss, and excerpts of a batch that it is trained on.
+        vocoder_weight, vocoder_rows: Weight of its loss (0: it stays as it is, such as the base model's), and excerpts
+            of a batch that it is trained on.
         denoiser: A key of ``denoiser.DENOISERS``.
         retrieval_size: Content vectors of each singer in the retrieval codebook; 0 for none. Export sets it.
     """
@@ -155,7 +156,8 @@ class DiffusionModel(layers.MelScaled):
         if self.settings.prediction == "consistency":
             return "mean square of a jump against the teacher's step and a shorter jump (in expected errors of the mel)"
         what = f"mean square noise + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
-        return f"{what} + {self.settings.vocoder_weight:g} {self.vocoder.loss_name}" if self.vocoder else what
+        weight = self.settings.vocoder_weight
+        return f"{what} + {weight:g} {self.vocoder.loss_name}" if self.vocoder and weight else what
 
     def singer_weights(self, weights: Mapping[str, int | float] | str | None = None) -> Float[Tensor, "1 singers"]:
         """Names with weights, one name, or None (the first singer) -> weights that add to 1."""
@@ -219,7 +221,7 @@ class DiffusionModel(layers.MelScaled):
         # The value stays the noise loss (comparable curves); the gradient is that of the output loss.
         correction = output_loss + COARSE_STD_WEIGHT * parts["spread"] - noise_loss
         total = total + (correction - correction.detach())
-        if self.vocoder is not None:
+        if self.vocoder is not None and self.settings.vocoder_weight:
             rows, factor = rng.first_rows(generator, size, size if dropped is None else self.settings.vocoder_rows)
             excerpts = {name: batch[name][:rows] for name in ("audio", "log_mel", "f0_hz", "voiced")}
             parts["vocoder"] = factor * self.vocoder.loss(excerpts, generator)[0]
