@@ -38,7 +38,7 @@ class TrainingSettings(Settings):
         save_every_steps, save_every_minutes: A checkpoint is due when either has passed.
         validate_every_steps: Interval of held-out loss and previews.
         keep_checkpoints: Newest checkpoints kept.
-        precision: ``auto``: bf16 on GPUs that support it, fp16 with loss scaling on older GPUs, fp32 on the CPU.
+        precision: ``auto`` is ``layers.resolve_precision``: bf16, fp32 or, with loss scaling on older GPUs, fp16.
         seed: Of everything random.
     """
 
@@ -183,7 +183,7 @@ def device_summary() -> str:
             "No GPU here, so training is on the CPU: ddsp_small and diffusion_small need about 15 minutes for a first "
             "voice; ddsp and diffusion would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
         )
-    card, precision = torch.cuda.get_device_properties(0), resolve_precision("cuda", "training")
+    card, precision = torch.cuda.get_device_properties(0), resolve_precision("cuda")
     return (
         f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision}: the full presets "
         "(ddsp, diffusion) fit; the remaining time is shown after the first steps."
@@ -198,7 +198,7 @@ def make_accelerator(device: str, precision: str):
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
-    precision = resolve_precision(device, "training", precision)
+    precision = resolve_precision(device, precision)
     if precision == "fp16" and device != "cuda":
         raise TrainingError("Precision fp16 needs a GPU of NVIDIA or AMD; choose auto.")
     if not torch.distributed.is_initialized():

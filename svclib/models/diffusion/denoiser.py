@@ -286,7 +286,7 @@ class CachedDenoiser:
         cache_bytes: int = CACHE_BYTES,
         cancelled: Callable[[], bool] | None = None,
     ):
-        self.precision = layers.resolve_precision(condition.device, "inference", precision)
+        self.precision = layers.resolve_precision(condition.device, precision)
         dtype = layers.DTYPES[self.precision]
         self.denoiser = denoiser if dtype == torch.float32 else copy.deepcopy(denoiser).to(dtype)
         self.parameterization, self.condition, self.cancelled = parameterization, condition.to(dtype), cancelled

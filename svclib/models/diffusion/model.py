@@ -317,7 +317,7 @@ class DiffusionModel(layers.MelScaled):
         o, own = options or SamplingOptions(), self.settings
         settings = {"sampler": own.sampler, "steps": own.sampler_steps, "temperature": own.temperature}
         settings = {name: value for name, value in settings.items() if getattr(o, name) is None}
-        precision = layers.resolve_precision(self.device, "inference", o.precision)
+        precision = layers.resolve_precision(self.device, o.precision)
         resolved = dataclasses.replace(o, **settings, precision=precision)
         if own.prediction == "consistency" and not samplers.SAMPLERS[resolved.sampler].jumps:
             raise ModelError(

@@ -114,7 +114,7 @@ class CachedDenoiser:
     ):
         net.check(mel, label, source, None)
         device, self.prior_std = net.input.weight.device, None
-        self.dtype = layers.DTYPES[layers.resolve_precision(device, "inference", precision)]
+        self.dtype = layers.DTYPES[layers.resolve_precision(device, precision)]
         tiled = self.dtype == torch.float32 and (device.type == "cpu" if tiled is None else tiled)
         self.net, self.mel, self.label, self.unit, self.chunk_samples = net, mel, label, unit, chunk_samples
         self.source = source if source is None or unit is None else source / unit
