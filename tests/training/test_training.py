@@ -75,7 +75,8 @@ def test_published_defaults():
 
 def test_equals_a_plain_loop(tmp_path):
     """Adam with continuous exponential decay, clipping and running mean, written out once more."""
-    preset, data = toy.preset(learning_rate_decay=0.5, decay_steps=4, clip_norm=0.5, ema_decay=0.5), toy.ToyDataset()
+    changes = {"learning_rate_decay": 0.5, "decay_steps": 4, "clip_norm": 0.5, "ema_decay": 0.5, "precision": "fp32"}
+    preset, data = toy.preset(**changes), toy.ToyDataset()
     training.train(data, tmp_path, preset, steps=6)
     model = preset.model.build(toy.FEATURES, toy.STATISTICS, seed=0)
     mean = copy.deepcopy(model.state_dict())
@@ -384,6 +385,7 @@ def test_a_gpu_of_apple_is_found_and_nothing_there_needs_float64(monkeypatch, tm
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert session.gpu() == "mps" and "Apple" in training.device_summary()
     assert resolve_precision("mps") == "fp32"
     asked = []
