@@ -77,11 +77,9 @@ def demo(a) -> None:
     """Everything in one go on two synthetic singers, or on your own files."""
     from svclib.cli import demo as demo_run
 
-    if bool(a.audio) != bool(a.song):
-        raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
     with ProgressPrinter("demo") as progress:
-        options = demo_run.Options(a.minutes, a.seed)
-        say(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
+        options = {"minutes": a.minutes, "seed": a.seed, "progress": progress, "log": progress.note}
+        say(demo_run.Demo(Path(a.out), a.audio, a.song, **options).run().text)
 
 
 @command(repeated("--audio DIR", "folder or file; repeat for more", required=True), JSON)
@@ -127,9 +125,7 @@ def prepare(a) -> None:
     required("--run RUN", "folder of checkpoints and logs"),
     *CONFIG,
     *LIMITS,
-    option(
-        "--init NAME.zip|base|none", "weights to start from (default: base, where the preset fits it)", default="base"
-    ),
+    option("--init NAME.zip|base|none", "weights to start from (default: base, if the preset fits it)", default="base"),
     option("--from STEP", "go back to a kept checkpoint", dest="from_step", type=COUNT),
     option("--songs DIR", "songs to convert at every validation; the best step is chosen by them"),
     option("--words", "judge them by their words too (extra 'words')", action="store_true"),
@@ -139,24 +135,6 @@ def prepare(a) -> None:
 )
 def train(a) -> int:
     """Train a model; continues from the last checkpoint where there is one."""
-    return _train(a, None if a.init == "none" else a.init)
-
-
-@command(
-    required("--instrument NAME.zip|base", "the teacher; give the same one to go on"),
-    required("--dataset DATASET", "of the teacher's singers"),
-    required("--run RUN", "folder of checkpoints and logs"),
-    repeated("--config FILE", "the teacher's preset, then distilled (default: those of diffusion_small)"),
-    CONFIG[1],
-    *LIMITS,
-)
-def distill(a) -> int:
-    """Train a student of a diffusion instrument that samples in one to four steps; goes on where it stopped."""
-    a.config = a.config or ["diffusion_small", "distilled"]
-    return _train(a, a.instrument)
-
-
-def _train(a, init: str | None) -> int:
     from svclib.training import api as training
 
     preset, score = svclib.load_preset(a.config, a.set), None
@@ -169,8 +147,9 @@ def _train(a, init: str | None) -> int:
         log(training.device_summary())
     names = ("steps", "minutes", "seed", "device", "from_step", "take_over", "allow_changed_dataset", "allow_unpitched")
     options = {name: getattr(a, name) for name in names if hasattr(a, name)}
+    options |= {"init": None if a.init == "none" else a.init, "score": score}
     with TrainingProgress(a.minutes) as shown:
-        result = training.train(a.dataset, a.run, preset, shown, init=init, score=score, **options)
+        result = training.train(a.dataset, a.run, preset, shown, **options)
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
@@ -178,6 +157,20 @@ def _train(a, init: str | None) -> int:
         say(f"{result.run}: step {result.step}{of}{loss}{held}")
         say(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
+
+
+@command(
+    required("--instrument NAME.zip|base", "the teacher; give the same one to go on"),
+    required("--dataset DATASET", "of the teacher's singers"),
+    required("--run RUN", "folder of checkpoints and logs"),
+    repeated("--config FILE", "the teacher's preset, then distilled (default: those of diffusion_small)"),
+    CONFIG[1],
+    *LIMITS,
+)
+def distill(a) -> int:
+    """Train a student of a diffusion instrument that samples in one to four steps; goes on where it stopped."""
+    a.config, a.init = a.config or ["diffusion_small", "distilled"], a.instrument
+    return train(a)
 
 
 @command(
