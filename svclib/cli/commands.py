@@ -37,13 +37,11 @@ DIFFWAVE = required("--model NAME.zip", "a DiffWave trained without a mel")
 
 def user_message(error: Exception) -> str | None:
     """The message of an error that the user can correct, or None for a fault of the program."""
-    ours = type(error).__module__.startswith("svclib")
-    if isinstance(error, ValueError) and ours:
-        return str(error)
-    if isinstance(error, OSError):
-        text = str(error) if ours else error.strerror or str(error)
-        named = f"'{error.filename}': " if error.filename and str(error.filename) not in text else ""
-        return f"{named}{text}".rstrip(".") + "."
+    from svclib.utils import filesystem
+
+    ours = isinstance(error, ValueError) and type(error).__module__.startswith("svclib")
+    if ours or isinstance(error, OSError):
+        return filesystem.error_text(error)
     if isinstance(error, MemoryError):
         return "The memory of this machine is not enough; close other programs, or use shorter files."
     return None

@@ -257,7 +257,7 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> C
 
     midi = units.hz_to_midi(features.f0_hz.astype(np.float64))
     notes = mask & voiced
-    offset = tuning.tuning_offset(midi, features.confidence, notes)
+    offset = tuning.tuning_offset(midi[notes], features.confidence[notes])
     key = controls.autotune_key
     if key == "auto":
         key = tuning.suggest_key(midi[notes], features.confidence[notes], offset)

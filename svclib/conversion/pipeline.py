@@ -142,20 +142,18 @@ def convert(
             "Export it again from an earlier checkpoint."
         )
     # 3. Formants; breaths and consonants of the song; sample rate and length of the song; level, peak below full scale.
-    rate_hz, n_samples = instrument.features.sample_rate_hz, len(song.audio)
+    rate_hz, hop = instrument.features.sample_rate_hz, instrument.features.hop_samples
     if controls.formant_shift:
         report(0.9, "moving the formants")
-        hop = instrument.features.hop_samples
         parts = synthesis.shift_formants(parts, tracks.f0_hz, rate_hz, hop, controls.formant_shift)
-    parts = [fit_length(part, n_samples) for part in parts]
+    parts = [fit_length(part, len(song.audio)) for part in parts]
     if controls.breath:
         parts = with_breath(parts, song.audio, source.features, tracks, controls)
     if keep_rate and song.sample_rate_hz != rate_hz:
         report(0.9, f"resampling to {song.sample_rate_hz} Hz")
         for i, part in enumerate(parts):  # one by one: a long song's parts are large
-            parts[i] = audio.resample(part, rate_hz, song.sample_rate_hz)
-        rate_hz, n_samples = song.sample_rate_hz, song.n_samples
-        parts = [fit_length(part, n_samples) for part in parts]
+            parts[i] = fit_length(audio.resample(part, rate_hz, song.sample_rate_hz), song.n_samples)
+        rate_hz = song.sample_rate_hz
     wanted, gain, warnings = controls.loudness_lufs, limiter_gain(parts[0]), [*song.warnings, *tracks.warnings]
     if errors:
         remedy = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
