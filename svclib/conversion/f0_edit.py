@@ -113,9 +113,8 @@ def apply(features: Features, edit: F0Edit) -> Features:
     for one in edit.edits:
         if one.start_s * rate >= features.n_samples:
             text = f"The F0 edit changes {one.start_s:g} to {one.stop_s:g} s of '{edit.song}', but this song is"
-            raise ConversionError(
-                f"{text} {features.n_samples / rate:.1f} s long. Choose the song that it was made for."
-            )
+            hint = "Choose the song that it was made for."
+            raise ConversionError(f"{text} {features.n_samples / rate:.1f} s long.", hint=hint)
         inside = voiced & (time_s >= one.start_s) & (time_s < one.stop_s)
         if one.curve:
             at_s, drawn_cents = np.array(one.curve).T
