@@ -94,7 +94,7 @@ class Demo:
         return result
 
     def once(self, name: str, key: dict, make: Callable[[], tuple[str, list[Path]]]) -> Files:
-        """Files that an earlier run made from the same key, if they are still there; else they are made and recorded."""
+        """Files of an earlier run with the same key, if they are still there; else they are made and recorded."""
         root, digest = self.base.root, hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         state = filesystem.read_json(root / STATE) if (root / STATE).is_file() else {}
         record = state.get(name, {})
