@@ -131,13 +131,13 @@ def interpolate(
     """As :func:`generate`: sounds between two recordings in equal shares, as ``A to B 2 of 5.wav``."""
     model, o = opened.model, options or Interpolation()
     inference.check_denoise(model, o.step, "as_is", o.label)
-    sounds = [audio.read(path, opened.features.sample_rate_hz).samples for path in ends]
+    a, b = (audio.read(path, opened.features.sample_rate_hz).samples for path in ends)
     shared = {"use": "interpolate", **dataclasses.asdict(o), "first": _identity(ends[0]), "second": _identity(ends[1])}
     stems, jobs = " to ".join(filesystem.safe_name(Path(path).stem, n_bytes=48) for path in ends), []
     for i in range(o.count):  # one at a time: the same noise as all at once
         share = i / (o.count - 1)
         mix = inference.Mix((share,), o.step, not o.independent_noise, o.label)
-        make = partial(inference.interpolate, model, *sounds, mix, SamplingOptions(seed=o.seed))
+        make = partial(inference.interpolate, model, a, b, mix, SamplingOptions(seed=o.seed))
         name = f"{stems} {i + 1:0{len(str(o.count))}d} of {o.count}"
         jobs.append((name, {**shared, "share_of_second": share}, make))
     return _write_all(opened, folder, jobs, **watch)

@@ -98,7 +98,7 @@ def compare(
     for i, (one, two) in enumerate(wanted):
         report(i / len(wanted), two.name)
         a, b = (audio.read(path, SETTINGS.sample_rate_hz).samples for path in (one, two))
-        row = {"reference": _inside(one, Path(reference)), "converted": _inside(two, Path(converted))}
+        row: dict[str, Any] = {"reference": _inside(one, Path(reference)), "converted": _inside(two, Path(converted))}
         row["difference_s"] = round((len(b) - len(a)) / SETTINGS.sample_rate_hz, 4)
         figures = measure(a, b)
         if target is not None:
