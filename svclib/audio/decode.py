@@ -14,10 +14,8 @@ import itertools
 import os
 import re
 import shutil
-import stat
 import struct
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -49,8 +47,9 @@ _FFMPEG_HEAD = re.compile(
     rb"ID3|OggS|fLaC|caff|wvpk|RIFF|RF64|BW64|riff|FORM|\.snd|\x0bw|\x7f\xfe\x80\x01|\xff[\xe0-\xff]|TTA|MAC |"
     rb"MPCK|MP\+|#!AMR|FLV|\0\0\x01\xba|G(?s:.{187})G"
 )
-_OGG_BEGIN = re.compile(rb"OggS\0[\x02\x06]")  # the first page of a stream
-_OGG_PAGE = re.compile(rb"OggS\0[\0\x01\x04\x05]")  # any other
+_ENCRYPTED = rb"stsd.{12}(enca|drms)"  # a sample entry of an MP4 (ISO/IEC 23001-7 or FairPlay)
+# A page of an Ogg file within a stream, then the first page of another: a recording of a radio, or joined files.
+_CHAINED = (rb"OggS\0[\0\x01\x04\x05]", rb"OggS\0[\x02\x06]")
 _PACKED = {b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"PK\3\4": "zip", b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zX": "xz"}
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")
 _UNKNOWN_LENGTH = 1 << 60  # libsndfile's number of samples of a stream whose header does not give it
@@ -172,15 +171,15 @@ def _opened(path: Path, warn: Callable[[str], None]) -> "_Sndfile | _Ffmpeg":
     size, head = _head_of(path)
     if kind := _ffmpeg_kind(path, size, head):
         return _Ffmpeg(path, kind)
-    if head[:4] == b"OggS" and _is_chained(path):  # libsndfile reads the first stream only
+    if head[:4] == b"OggS" and _holds(path, *_CHAINED):  # libsndfile reads the first stream only
         if shutil.which("ffmpeg"):
             return _Ffmpeg(path, "ogg")
         warn(" holds several recordings in a chain; only the first one is used. With ffmpeg all are.")
     try:
-        return _Sndfile(path, _wav_pieces(path, warn) or _mp3_pieces(path, warn))
+        return _Sndfile(path, open(path, "rb", buffering=0), _wav_pieces(path, warn) or _mp3_pieces(path, warn))
     except AudioError:
         if pieces := _mp3_pieces(path, warn, unopened=True):
-            return _Sndfile(path, pieces)
+            return _Sndfile(path, open(path, "rb", buffering=0), pieces)
         if shutil.which("ffmpeg") and _FFMPEG_HEAD.match(head):
             with contextlib.suppress(AudioError):
                 return _Ffmpeg(path)
@@ -190,9 +189,9 @@ def _opened(path: Path, warn: Callable[[str], None]) -> "_Sndfile | _Ffmpeg":
 class _Sndfile:
     """libsndfile on an open file, or on pieces of it: it sees content only, and any file name is safe."""
 
-    def __init__(self, path: Path, pieces: "list[_Piece] | None" = None):
-        self._bytes = open(path, "rb", buffering=0)
-        source = self._bytes.fileno() if pieces is None else io.BufferedReader(_Pieces(self._bytes, pieces), 1 << 16)
+    def __init__(self, path: Path, file: BinaryIO, pieces: "list[_Piece] | None" = None):
+        self._bytes = file
+        source = file.fileno() if pieces is None else io.BufferedReader(_Pieces(file, pieces), 1 << 16)
         try:
             self._file = soundfile.SoundFile(source, closefd=False)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
@@ -222,42 +221,36 @@ class _Sndfile:
         self._bytes.close()
 
 
-class _Ffmpeg:
+class _Ffmpeg(_Sndfile):
     """Formats that libsndfile does not know, through a local ffmpeg that writes float AU to a pipe."""
 
     def __init__(self, path: Path, kind: str = ""):
-        if kind == "mov" and _is_encrypted(path):
+        if kind == "mov" and _holds(path, _ENCRYPTED):
             raise _error(path, "is copy-protected.", "Export it as WAV or FLAC in its own player, or leave it out.")
         program = shutil.which("ffmpeg")
         if program is None:
             raise _error(path, f"is {_FFMPEG_KINDS[kind]}, which needs ffmpeg.", _FFMPEG_HINT)
-        self._stderr = tempfile.TemporaryFile()
         by = ["-f", kind] if kind else ["-format_whitelist", _FFMPEG_FORMATS]
         source = ["-protocol_whitelist", "file,pipe", *by, "-i", f"file:{path.absolute()}"]
         command = [program, "-nostdin", "-v", "error", *source, *"-map 0:a:0 -c:a pcm_f32be -f au pipe:1".split()]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr)
-        header = self._process.stdout.read(24)
-        if len(header) < 24 or header[:4] != b".snd":
-            self.close()
-            raise _error(path, "cannot be decoded: protected, damaged or without sound.", _EXPORT)
-        offset, _, _, self.sample_rate_hz, self.channels = struct.unpack(">5I", header[4:])
-        self._process.stdout.read(offset - 24)
+        null = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=null)
+        try:
+            super().__init__(path, self._process.stdout)
+        except AudioError:
+            self._process.wait()
+            raise _error(path, "cannot be decoded: protected, damaged or without sound.", _EXPORT) from None
         self.format, self.subtype, self.claimed_samples = kind.upper() or "FFMPEG", "FFMPEG", 0
 
     def read(self, n: int) -> tuple[np.ndarray, str | None]:
-        """As :meth:`_Sndfile.read`."""
-        data = self._process.stdout.read(n * self.channels * 4)
-        whole = len(data) // (4 * self.channels) * self.channels
-        block = np.frombuffer(data, ">f4", whole).astype(np.float32).reshape(-1, self.channels)
+        block, fault = super().read(n)
         failed = len(block) < n and self._process.wait() != 0
-        return block, "ffmpeg could not read on" if failed else None
+        return block, fault or ("ffmpeg could not read on" if failed else None)
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
+        self._process.kill()
         self._process.wait()
-        self._process.stdout.close()
-        self._stderr.close()
+        super().close()
 
 
 def _error(path: Path, text: str, hint: str = "") -> AudioError:
@@ -285,10 +278,8 @@ def _ffmpeg_kind(path: Path, size: int, head: bytes) -> str:
 def _head_of(path: Path) -> tuple[int, bytes]:
     """Size in bytes and first 512 bytes of a file; AudioError for a folder, or if it cannot be opened."""
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-            raise _error(path, f"is {what}, not a sound file.")
+        if path.exists() and not path.is_file():
+            raise _error(path, f"is {'a folder' if path.is_dir() else 'a pipe or a device'}, not a sound file.")
         with open(path, "rb") as file:
             return os.fstat(file.fileno()).st_size, file.read(512)
     except FileNotFoundError:
@@ -305,9 +296,8 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
     if sum(32 <= b < 127 or b in (9, 10, 13) for b in head) > 0.95 * len(head):
         return _error(path, "is not audio: it holds text.", "Choose a recording instead.")
     if packed := next((name for start, name in _PACKED.items() if head.startswith(start)), ""):
-        return _error(
-            path, f"is not a sound file but packed files ({packed}).", "Unpack it first, and give the folder."
-        )
+        hint = "Unpack it first, and give the folder."
+        return _error(path, f"is not a sound file but packed files ({packed}).", hint)
     if _FFMPEG_HEAD.match(head) and not shutil.which("ffmpeg"):
         return _error(path, "is not among the formats that are read without ffmpeg.", _FFMPEG_HINT)
     if path.suffix.lower() not in SUFFIXES:
@@ -316,33 +306,18 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
     return _error(path, f"cannot be read as audio ({detail}).", _EXPORT)
 
 
-def _is_encrypted(path: Path) -> bool:
-    """True for an MP4 or M4A with encrypted sound: a sample entry ``enca`` (ISO/IEC 23001-7) or ``drms`` (FairPlay)."""
+def _holds(path: Path, *patterns: bytes) -> bool:
+    """True if a file holds these patterns, of at most 20 bytes each, one somewhere behind the other."""
     with open(path, "rb") as file:
-        while len(head := file.read(8)) == 8:
-            size, kind, read = int.from_bytes(head[:4], "big"), head[4:], 8
-            if size == 1:
-                size, read = int.from_bytes(file.read(8), "big"), 16
-            if kind == b"moov":
-                tables = file.read(min(size - read, 64 << 20) if size else 64 << 20).split(b"stsd")[1:]
-                return any(table[12:16] in (b"enca", b"drms") for table in tables)
-            if size < read:
-                break
-            file.seek(size - read, 1)
-    return False
-
-
-def _is_chained(path: Path) -> bool:
-    """True if a stream of an Ogg file begins behind other sound: recordings of a radio, or joined files."""
-    with open(path, "rb") as file:
-        begun, before = False, b""
+        before, wanted = b"", list(patterns)
         while block := file.read(filesystem.CHUNK_BYTES):
-            data = before + block
-            if not begun and (page := _OGG_PAGE.search(data)):
-                begun, data = True, data[page.start() :]
-            if begun and _OGG_BEGIN.search(data):
+            before += block
+            while wanted and (found := re.search(wanted[0], before, re.DOTALL)):
+                before = before[found.end() :]
+                del wanted[0]
+            if not wanted:
                 return True
-            before = block[-5:]
+            before = before[-19:]
     return False
 
 
@@ -438,13 +413,8 @@ def _wav_pieces(path: Path, warn: Callable[[str], None]) -> list[_Piece] | None:
                 if open_end:
                     stop = size
                     warn(": its header gives no length, or a wrong one; the sound up to the end of the file is used.")
-                parts = (
-                    b"RIFF\xff\xff\xff\xffWAVEfmt ",
-                    struct.pack("<I", len(format)),
-                    format,
-                    b"data\xff\xff\xff\xff",
-                )
-                return [b"".join(parts), (body, min(stop, size))]
+                start = b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", len(format))
+                return [start + format + b"data\xff\xff\xff\xff", (body, min(stop, size))]
             at = stop
             if n & 1:
                 file.seek(at)
@@ -547,13 +517,11 @@ def _mp3_spans(file: BinaryIO, at: int, limit: int) -> tuple[list[tuple[int, int
         if n_bytes and (joined or begins(at)):
             if at + n_bytes > size:
                 return spans, True
-            kind, begin, n = its_kind, at, 0
-            if joined:
-                begin, _, n = spans.pop()
-            elif spans:
+            if spans and not joined:
                 spans[-1] = (spans[-1][0], last, spans[-1][2] - 1)
+            begin, _, n = spans.pop() if joined else (at, at, 0)
             spans.append((begin, at + n_bytes, n + 1))
-            last, at = at, at + n_bytes
+            kind, last, at = its_kind, at, at + n_bytes
             continue
         file.seek(at + 1)
         block = file.read(1 << 16)

@@ -162,7 +162,7 @@ def save_stems(stems: Stems, folder: str | Path, name: str) -> tuple[Path, Path]
         if not any(path.exists() for path in paths):
             break
     written = [
-        audio.write(path, samples * gain, stems.sample_rate_hz, comment=f"{part} of {name}").path
+        audio.write(path, samples * gain, stems.sample_rate_hz, comment=f"{part} of {name}")
         for path, (part, samples) in zip(paths, parts.items(), strict=True)
     ]
     return written[0], written[1]

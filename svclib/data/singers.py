@@ -140,7 +140,7 @@ def render(
         torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))[None] for x in (f0_hz, total, shares, magnitudes)
     )
     with torch.no_grad():
-        harmonic, _ = synthesis.harmonic_synthesis(f0_hz, total, shares, sample_rate_hz, hop)
+        harmonic = synthesis.harmonic_synthesis(f0_hz, total, shares, sample_rate_hz, hop)
         noise = synthesis.filtered_noise(magnitudes, hop, torch.Generator().manual_seed(seed))
     samples = (harmonic + noise)[0, :n_samples].numpy()
     return SyntheticRecording(singer, score, samples, sample_rate_hz, curves.phones, seed, octave)

@@ -149,13 +149,13 @@ class ControlRenderer:
         phase = units.double(phase, known.f0_hz.device) - units.double(known.f0_hz[:, 0]) * (half / self.rate)
         period = None
         if now.noise_magnitudes.ndim == 4:
-            centres, _ = synthesis.frame_phase(known.f0_hz, self.rate, hop, phase)
+            centres = synthesis.frame_phase(known.f0_hz, self.rate, hop, phase)
             period = centres[:, -now.f0_hz.shape[1] :], now.f0_hz / self.rate
         filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, self.generator, full=True, period=period)
         filtered, at = filtered[0].cpu().numpy(), first * hop - self.ring - self.begin
         filtered, at = filtered[max(0, -at) :], max(0, at)  # it rings before its first sample and after its last
         self.noise[at : at + len(filtered)] += filtered[: len(self.noise) - at]
-        sound, _ = synthesis.harmonic_synthesis(
+        sound = synthesis.harmonic_synthesis(
             known.f0_hz, known.amplitude, known.distribution, self.rate, hop, known.voiced, phase
         )
         at = origin + start - self.begin
@@ -187,7 +187,7 @@ def render_controls(
     ``held_hz`` is the F0 of all frames, without gaps; ``seed`` that of the noise.
     """
     n_frames, parts, renderer = held_hz.shape[1], [], None
-    phases, _ = synthesis.frame_phase(held_hz, sample_rate_hz, hop_samples)
+    phases = synthesis.frame_phase(held_hz, sample_rate_hz, hop_samples)
     for now in chunks:
         raise_if_cancelled(cancelled)
         bands = now.noise_magnitudes.shape[-1]
@@ -292,7 +292,7 @@ class DdspModel(SpectralLossModel):
         """Sound of ``frames * hop`` samples; each part ``[batch, samples]``."""
         c, rate, hop = controls, self.features.sample_rate_hz, self.features.hop_samples
         with torch.autocast(c.amplitude.device.type, enabled=False):
-            harmonic, _ = synthesis.harmonic_synthesis(c.f0_hz, c.amplitude, c.distribution, rate, hop, c.voiced)
+            harmonic = synthesis.harmonic_synthesis(c.f0_hz, c.amplitude, c.distribution, rate, hop, c.voiced)
             noise = synthesis.filtered_noise(c.noise_magnitudes, hop, generator)
             audio = harmonic + noise
             if self.room is not None:

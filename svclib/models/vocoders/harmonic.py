@@ -271,8 +271,8 @@ class HarmonicVocoder(SpectralLossModel):
         with torch.autocast(log_mel.device.type, enabled=False):
             line = batch.get("line_hz", synthesis.hold_f0(f0_hz * voiced))
             phase, level = batch.get("initial_phase"), torch.ones_like(f0_hz)
-            harmonic, _ = synthesis.harmonic_synthesis(line, level, amplitudes, rate, hop, voiced, phase)
-            period = (synthesis.frame_phase(line, rate, hop, phase)[0], line / rate) if self.pulses else None
+            harmonic = synthesis.harmonic_synthesis(line, level, amplitudes, rate, hop, voiced, phase)
+            period = (synthesis.frame_phase(line, rate, hop, phase), line / rate) if self.pulses else None
             return harmonic + synthesis.filtered_noise(magnitudes, hop, generator, period=period)
 
     def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Samples:
