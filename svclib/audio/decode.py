@@ -438,10 +438,10 @@ def _mp3_pieces(path: Path, warn: Callable[[str], None], unopened: bool = False)
         if not spans:
             return None
         file.seek(spans[0][0])
-        bits = int.from_bytes(file.read(4), "big")
-        n_bytes, kind = _mp3_frame(bits)
-        first = bits.to_bytes(4, "big") + file.read(n_bytes - 4)
-    count = sum(n for *_, n in spans)
+        first = file.read(4096)
+    bits = int.from_bytes(first[:4], "big")
+    n_bytes, kind = _mp3_frame(bits)
+    first, count = first[:n_bytes], sum(n for *_, n in spans)
     offset, claimed = max(first[:64].find(b"Xing"), first[:64].find(b"Info")), 0
     if offset > 0:
         claimed = int.from_bytes(first[offset + 8 : offset + 12], "big") if first[offset + 7] & 1 else 0

@@ -4,7 +4,6 @@ Every repair (silent channel left out, offset removed) is a sentence in ``info.w
 ``units.resampled_length`` samples and no delay.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import os
@@ -40,30 +39,26 @@ def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         near = difflib.get_close_matches(folder.name, names, n=3, cutoff=0.5)
         hint = f"Near names there: {', '.join(near)}." if near else ""
         raise AudioError(f"There is no folder {folder}.", path=folder, hint=hint)
-    usable, skipped = [], []
-    for path, problem in [(folder, "")] if folder.is_file() else _files(folder):
-        try:
-            if problem:
-                raise AudioError(problem)
-            probe(path)
-            usable.append(path)
-        except (AudioError, OSError) as error:
-            skipped.append((path, str(error)))
-    return sorted(usable), sorted(skipped)
+    found = [(folder, _problem(folder))] if folder.is_file() else list(_files(folder))
+    return sorted(path for path, why in found if not why), sorted((path, why) for path, why in found if why)
 
 
 def has_audio(folder: str | Path) -> bool:
     """True if a folder or its sub-folders hold a usable sound file; opens files only until one is found."""
-    for path, problem in _files(Path(folder)):
-        with contextlib.suppress(AudioError, OSError):
-            if not problem:
-                probe(path)
-                return True
-    return False
+    return not all(why for _, why in _files(Path(folder)))
+
+
+def _problem(path: Path) -> str:
+    """The reason why a file is not usable; "" if it can be opened as sound."""
+    try:
+        probe(path)
+    except (AudioError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The files of a folder and its sub-folders, and the links out of it, each with the reason against it or ""."""
+    """The files of a folder and its sub-folders, and the links out of it, each with its :func:`_problem`."""
     seen, root = set(), folder.resolve()
     for at, folders, files in os.walk(folder, followlinks=True):
         here = os.stat(at)
@@ -82,7 +77,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
                 text = "is a link to a place outside the folder. Put the file itself there, or give that place."
                 yield path, f"{filesystem.as_name(name)} {text}"
             elif name not in folders:
-                yield path, ""
+                yield path, _problem(path)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

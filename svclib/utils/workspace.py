@@ -93,12 +93,12 @@ def _require_folder(root: Path, given: bool) -> None:
 def _mount_drive() -> None:
     if DRIVE.is_dir():  # mount() would ask for permission again
         return
+    hint = "To use it, run the cell again and allow access."
     try:
         from google.colab import drive
 
         drive.mount(str(filesystem.DRIVE_MOUNT))
     except Exception as error:  # the person declined, or the service failed
-        hint = "To use it, run the cell again and allow access."
         raise StorageError(f"Google Drive could not be mounted ({error}).", hint=hint) from error
     if not DRIVE.is_dir():
-        raise StorageError("Google Drive was not mounted.", hint="To use it, run the cell again and allow access.")
+        raise StorageError("Google Drive was not mounted.", hint=hint)
