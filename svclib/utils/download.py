@@ -142,8 +142,9 @@ def _from_web(address: str, at: Path, report: ProgressCallback) -> None:
     import urllib3
 
     name, done = filesystem.safe_name(_path_of(address).name, "download"), 0
+    part = at / name
     try:
-        with _response(address) as response, open(at / name, "wb") as sink:
+        with _response(address) as response, open(part, "wb") as sink:
             response.raise_for_status()
             total, began = int(response.headers.get("content-length", 0)), time.monotonic()
             read = getattr(response.raw, "read1", response.raw.read)  # what has arrived
