@@ -2,19 +2,14 @@
 
 A damaged MP3 header can claim 10^12 samples, and a WAV cut in half opens without an error. So nothing is allocated from
 a header, blocks are read until one comes short, and the decoded length is compared with the claims of the header and
-the size of the file; differences become warnings that name the time. Where the header of a WAV or MP3 gives a wrong
-length or none, or is preceded or interrupted by something else, libsndfile gets the same sound behind a right one.
+the size of the file; differences become warnings that name the time.
 """
 
-import bisect
 import contextlib
 import dataclasses
-import io
-import itertools
 import os
 import re
 import shutil
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from svclib.audio.repair import UPLOAD, Piece, clock, joined, mp3_pieces, wav_pieces
 from svclib.utils import budget, filesystem
 from svclib.utils.budget import Cost
 from svclib.utils.errors import AudioError
@@ -34,12 +30,6 @@ SUFFIXES = (
 BLOCK_SAMPLES = 65536
 MAX_CHANNELS = 32
 RATES_HZ = (2000, 768000)
-_MP3_KBITS = {  # by version (MPEG-1, others), of bitrate indices 1 to 14
-    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_MP3_SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
-_FIRST_FRAME_BYTES = 1 << 20  # in which an MP3 begins, behind its tags
 _FFMPEG_KINDS = {"mov": "AAC or ALAC in MP4", "aac": "AAC", "matroska": "WebM", "asf": "WMA"}
 # What ffmpeg may read where libsndfile cannot, by its first bytes; none of these refers to other files.
 _FFMPEG_FORMATS = "aac,ac3,aiff,amr,ape,au,avi,caf,dts,eac3,flac,flv,mp3,mpc,mpc8,mpeg,mpegts,ogg,tta,w64,wav,wv"
@@ -55,7 +45,6 @@ _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")
 _UNKNOWN_LENGTH = 1 << 60  # libsndfile's number of samples of a stream whose header does not give it
 _FFMPEG_HINT = "Install ffmpeg, or open the file in an audio editor (for example Audacity) and save it as WAV."
 _EXPORT = "Export it again as WAV or FLAC."
-_UPLOAD = "Upload it again if there is more of it."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +68,6 @@ class AudioInfo:
     def duration_s(self) -> float:
         """Length in seconds."""
         return self.n_samples / self.sample_rate_hz
-
-
-def clock(seconds: float) -> str:
-    """A time in a recording: ``1:02.50``."""
-    minutes, rest = divmod(max(0.0, seconds), 60)
-    return f"{int(minutes)}:{rest:05.2f}"
 
 
 def low_rate_warning(name: str, sample_rate_hz: int) -> str:
@@ -162,7 +145,7 @@ class Decoder:
         rate, claimed = self.info.sample_rate_hz, self.info.n_samples
         if not self._shortness_explained and self.position < 0.995 * claimed:
             read, whole = clock(self.position / rate), clock(claimed / rate)
-            self._warn(f" is cut off: {read} of {whole} could be read. {_UPLOAD}")
+            self._warn(f" is cut off: {read} of {whole} could be read. {UPLOAD}")
         return dataclasses.replace(self.info, n_samples=self.position, warnings=tuple(self._warnings))
 
 
@@ -176,9 +159,9 @@ def _opened(path: Path, warn: Callable[[str], None]) -> "_Sndfile | _Ffmpeg":
             return _Ffmpeg(path, "ogg")
         warn(" holds several recordings in a chain; only the first one is used. With ffmpeg all are.")
     try:
-        return _Sndfile(path, open(path, "rb", buffering=0), _wav_pieces(path, warn) or _mp3_pieces(path, warn))
+        return _Sndfile(path, open(path, "rb", buffering=0), wav_pieces(path, warn) or mp3_pieces(path, warn))
     except AudioError:
-        if pieces := _mp3_pieces(path, warn, unopened=True):
+        if pieces := mp3_pieces(path, warn, unopened=True):
             return _Sndfile(path, open(path, "rb", buffering=0), pieces)
         if shutil.which("ffmpeg") and _FFMPEG_HEAD.match(head):
             with contextlib.suppress(AudioError):
@@ -189,9 +172,9 @@ def _opened(path: Path, warn: Callable[[str], None]) -> "_Sndfile | _Ffmpeg":
 class _Sndfile:
     """libsndfile on an open file, or on pieces of it: it sees content only, and any file name is safe."""
 
-    def __init__(self, path: Path, file: BinaryIO, pieces: "list[_Piece] | None" = None):
+    def __init__(self, path: Path, file: BinaryIO, pieces: list[Piece] | None = None):
         self._bytes = file
-        source = file.fileno() if pieces is None else io.BufferedReader(_Pieces(file, pieces), 1 << 16)
+        source = file.fileno() if pieces is None else joined(file, pieces)
         try:
             self._file = soundfile.SoundFile(source, closefd=False)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
@@ -202,7 +185,7 @@ class _Sndfile:
         self.claimed_samples = self._file.frames if 0 < self._file.frames < _UNKNOWN_LENGTH else 0
         if self._file.frames <= 0:
             self.close()
-            raise _error(path, "holds no sound (0 samples); it is cut off.", _UPLOAD)
+            raise _error(path, "holds no sound (0 samples); it is cut off.", UPLOAD)
 
     def read(self, n: int) -> tuple[np.ndarray, str | None]:
         """Up to ``n`` samples, and the reason if decoding failed after them."""
@@ -335,209 +318,7 @@ def _cut_warning(path: Path, size: int) -> str | None:
             tail = file.read()
             last = tail.rfind(b"OggS")
             if 0 <= last < len(tail) - 5 and not tail[last + 5] & 4:  # flag of the last page of a stream
-                return f" is cut off: its end is missing. {_UPLOAD}"
+                return f" is cut off: its end is missing. {UPLOAD}"
     if declared and declared + 8 > size + 1:
-        return f" is cut off: {size} of {declared + 8} bytes are there. {_UPLOAD}"
+        return f" is cut off: {size} of {declared + 8} bytes are there. {UPLOAD}"
     return None
-
-
-# Wrong lengths --------------------------------------------------------------------------------------------------------
-
-_Piece = bytes | tuple[int, int]
-
-
-class _Pieces(io.RawIOBase):
-    """Bytes, and ranges ``(start, stop)`` of a file, one after the other as a file of their own."""
-
-    def __init__(self, file: io.RawIOBase, pieces: list[_Piece]):
-        self._file, self._pieces, self._at = file, pieces, 0
-        lengths = (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
-        self._ends = list(itertools.accumulate(lengths))
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = max(0, offset + (0, self._at, self._ends[-1])[whence])
-        return self._at
-
-    def readinto(self, buffer) -> int:
-        i = bisect.bisect_right(self._ends, self._at)
-        if i == len(self._pieces):
-            return 0
-        piece, left = self._pieces[i], self._ends[i] - self._at
-        if isinstance(piece, bytes):
-            data = piece[len(piece) - left :][: len(buffer)]
-        else:
-            self._file.seek(piece[1] - left)
-            data = self._file.read(min(left, len(buffer)))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-def _wav_pieces(path: Path, warn: Callable[[str], None]) -> list[_Piece] | None:
-    """Format and sound of a WAV whose header libsndfile would misread; None for any other file.
-
-    Its length was not written (the recorder was killed, or wrote to a pipe), or sound lies behind the length written;
-    it is a BW64 (EBU Tech 3306), or a chunk of odd length is not padded.
-    """
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        head, at, format, length = file.read(12), 12, b"", 0
-        odd = head[:4] == b"BW64"
-        if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
-            return None
-        while at + 8 <= size:
-            file.seek(at)
-            name, n = struct.unpack("<4sI", file.read(8))
-            body, stop = at + 8, at + 8 + n
-            if name == b"ds64":
-                length = int.from_bytes(file.read(16)[8:], "little")
-            elif name == b"fmt ":
-                format = file.read(min(n, 4096))
-            elif name == b"data":
-                stop = body + length if n == 0xFFFFFFFF and head[:4] != b"RIFF" else stop
-                file.seek(min(stop + (stop & 1), size))
-                behind = file.read(4)
-                open_end = stop == body or (len(behind) == 4 and not behind.isascii())
-                if behind == b"RIFF":
-                    warn(": another WAV stands behind it in the same file; only the first one is used.")
-                    odd = True
-                if not format or not (odd or open_end) or size <= body:
-                    return None
-                if open_end:
-                    stop = size
-                    warn(": its header gives no length, or a wrong one; the sound up to the end of the file is used.")
-                start = b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", len(format))
-                return [start + format + b"data\xff\xff\xff\xff", (body, min(stop, size))]
-            at = stop
-            if n & 1:
-                file.seek(at)
-                padded = file.read(1) == b"\0"
-                at, odd = at + padded, odd or not padded
-    return None
-
-
-def _mp3_pieces(path: Path, warn: Callable[[str], None], unopened: bool = False) -> list[_Piece] | None:
-    """The frames of an MP3 behind a header with their true number; None if there are none, or the file is so already.
-
-    What is not a frame (tags, junk in front, damage) is left out. ``unopened``: libsndfile cannot open the file itself.
-    """
-    with open(path, "rb") as file:
-        tag = file.read(10)
-        begin = 10 + sum((byte & 0x7F) << s for byte, s in zip(tag[6:], (21, 14, 7, 0), strict=False))  # ID3v2's end
-        begin = begin if tag[:3] == b"ID3" else 0
-        if not begin and not _MP3_SYNC.match(tag) and path.suffix.lower() != ".mp3":
-            return None
-        spans, cut = _mp3_spans(file, 0, begin + _FIRST_FRAME_BYTES)  # the tag's size may be wrong
-        if not spans:
-            return None
-        file.seek(spans[0][0])
-        first = file.read(4096)
-    bits = int.from_bytes(first[:4], "big")
-    n_bytes, kind = _mp3_frame(bits)
-    first, count = first[:n_bytes], sum(n for *_, n in spans)
-    offset, claimed = max(first[:64].find(b"Xing"), first[:64].find(b"Info")), 0
-    if offset > 0:
-        claimed = int.from_bytes(first[offset + 8 : offset + 12], "big") if first[offset + 7] & 1 else 0
-    elif first[36:40] == b"VBRI":
-        claimed = int.from_bytes(first[50:54], "big")
-    if offset > 0 or first[36:40] == b"VBRI":  # the frame that holds the number is no sound
-        count, spans[0] = count - 1, (spans[0][0] + n_bytes, spans[0][1], spans[0][2] - 1)
-    if len(spans) == 1 and not unopened and claimed and abs(claimed - count) <= 1:
-        return None
-    mpeg1, mono = kind >> 19 & 3 == 3, bits >> 6 & 3 == 3
-    frame_s = 1152 / _mp3_rate_hz(bits) / (1 if mpeg1 else 2)
-    whole, there = clock(claimed * frame_s), clock(count * frame_s)
-    if len(spans) > 1:
-        n_more = len(spans) - 2
-        more = f" and at {n_more} more place{'' if n_more == 1 else 's'}" if n_more else ""
-        warn(f" is damaged at {clock(spans[0][2] * frame_s)}{more}; what could be read before and after is joined.")
-    elif claimed > 10 * count:
-        warn(f": the length in its header, {whole}, is impossible; the {there} that are there are used.")
-    elif claimed > count + 1:
-        warn(f" is cut off: {there} of {whole} could be read. {_UPLOAD}")
-    elif claimed and claimed < count - 1:
-        warn(f": the length in its header, {whole}, is wrong; all {there} are used.")
-    elif cut:
-        warn(f" is cut off: its end is missing. {_UPLOAD}")
-    side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
-    if claimed and offset > 0 and first[offset + 7] & 2:
-        n_bytes = len(first) + sum(stop - start for start, stop, _ in spans)
-        header = first[: offset + 8] + struct.pack(">II", count, n_bytes) + first[offset + 16 :]
-    else:
-        bits = bits & ~0xF200 | 0x1E000  # without padding and checksum, of the highest bitrate
-        header = bits.to_bytes(4, "big") + bytes(side) + b"Xing" + struct.pack(">II", 1, count)
-        header = header.ljust(_mp3_frame(bits)[0], b"\0")
-    return [header, *itertools.chain(*(_mp3_span(path, *spans[i][:2], side if i else 0) for i in range(len(spans))))]
-
-
-def _mp3_span(path: Path, start: int, stop: int, side: int) -> Iterator[_Piece]:
-    """Frames as pieces; the first ones without their ``side`` information, silent: they refer to 511 bytes before."""
-    with open(path, "rb") as file:
-        held = 0
-        while start < stop and side and held < 511:
-            file.seek(start)
-            n_bytes = max(_mp3_frame(int.from_bytes(file.read(4), "big"))[0], 4 + side)
-            yield from ((start, start + 4), b"\xff\x80".ljust(side, b"\0"), (start + 4 + side, start + n_bytes))
-            start, held = start + n_bytes, held + n_bytes - 4 - side
-    if start < stop:
-        yield start, stop
-
-
-def _mp3_spans(file: BinaryIO, at: int, limit: int) -> tuple[list[tuple[int, int, int]], bool]:
-    """Ranges ``(start, stop, frames)`` of an MP3 in which one frame follows the other, and whether the last one is cut.
-
-    A range begins, the first one before ``limit``, where three frames of the file's kind follow each other. The last
-    frame before damage is left out.
-    """
-    size, kind, spans, last = file.seek(0, 2), 0, list[tuple[int, int, int]](), 0
-
-    def frame(start: int) -> tuple[int, int]:
-        file.seek(start)
-        n_bytes, its_kind = _mp3_frame(int.from_bytes(file.read(4), "big"))
-        return (n_bytes, its_kind) if its_kind == (kind or its_kind) else (0, 0)
-
-    def begins(start: int) -> bool:
-        for _ in range(3):
-            n_bytes, its_kind = frame(start)
-            if not n_bytes or its_kind != frame(at)[1]:
-                return start >= size - 4
-            start += n_bytes
-        return True
-
-    while at + 4 <= size and (spans or at < limit):
-        n_bytes, its_kind = frame(at)
-        joined = bool(spans) and spans[-1][1] == at
-        if n_bytes and (joined or begins(at)):
-            if at + n_bytes > size:
-                return spans, True
-            if spans and not joined:
-                spans[-1] = (spans[-1][0], last, spans[-1][2] - 1)
-            begin, _, n = spans.pop() if joined else (at, at, 0)
-            spans.append((begin, at + n_bytes, n + 1))
-            kind, last, at = its_kind, at, at + n_bytes
-            continue
-        file.seek(at + 1)
-        block = file.read(1 << 16)
-        sync = _MP3_SYNC.search(block)
-        at += 1 + sync.start() if sync else len(block)
-    return spans, False
-
-
-def _mp3_frame(bits: int) -> tuple[int, int]:
-    """Length in bytes and kind (version and sample rate) of a frame of layer III by its header; zeros if it is none."""
-    version, bitrate, rate = bits >> 19 & 3, bits >> 12 & 15, bits >> 10 & 3
-    if bits >> 21 != 0x7FF or version == 1 or bits >> 17 & 3 != 1 or bitrate in (0, 15) or rate == 3:
-        return 0, 0
-    bits_per_frame = (144000 if version == 3 else 72000) * _MP3_KBITS[version == 3][bitrate - 1]
-    return bits_per_frame // _mp3_rate_hz(bits) + (bits >> 9 & 1), bits & 0x180C00 | 1
-
-
-def _mp3_rate_hz(bits: int) -> int:
-    return (44100, 48000, 32000)[bits >> 10 & 3] >> {3: 0, 2: 1, 0: 2}[bits >> 19 & 3]

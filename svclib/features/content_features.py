@@ -186,16 +186,14 @@ def load(settings: UnitSettings) -> Extractor:
     """
     encoder = EXTRACTORS[settings.kind](_place(settings))
     if encoder.dims != settings.dims or settings.layer > encoder.n_layers:
-        raise ModelError(
-            f"The content encoder '{settings.source}' has {encoder.n_layers} layers of {encoder.dims} "
-            f"numbers, not layer {settings.layer} of {settings.dims}. Set layer and dims to match it."
-        )
+        text = f"The content encoder '{settings.source}' has {encoder.n_layers} layers of {encoder.dims} numbers,"
+        text = f"{text} not layer {settings.layer} of {settings.dims}."
+        raise ModelError(text, hint="Set layer and dims to match it.")
     if settings.fingerprint and encoder.fingerprint != settings.fingerprint:
+        text = f"The weights of the content encoder '{settings.source}' have the fingerprint {encoder.fingerprint}, but"
         remedies = {"contentvec": f"Name a folder with those in the environment variable {WHERE}."}
-        raise ModelError(
-            f"The weights of the content encoder '{settings.source}' have the fingerprint {encoder.fingerprint}, but "
-            f"{settings.fingerprint} was trained with. {remedies.get(settings.kind, 'Install those.')}"
-        )
+        hint = remedies.get(settings.kind, "Install those.")
+        raise ModelError(f"{text} {settings.fingerprint} was trained with.", hint=hint)
     return encoder
 
 
@@ -243,10 +241,8 @@ def _loaded(source: str) -> Hubert:
     if tried is not None and not may_fetch and not local:
         raise _unasked(source)
     why = f"{type(tried).__name__}: {first_line(tried, 120)}" if tried else "no HuBERT"
-    raise ModelError(
-        f"The content encoder '{source}' could not be loaded ({why}). Connect to the network, or name a folder with "
-        f"its config.json and weights in the environment variable {WHERE}."
-    )
+    hint = "Connect to the network, or name a folder with its config.json and weights in the environment variable"
+    raise ModelError(f"The content encoder '{source}' could not be loaded ({why}).", hint=f"{hint} {WHERE}.")
 
 
 @contextlib.contextmanager
@@ -265,9 +261,9 @@ def _quiet_transformers():
 
 
 def _unasked(source: str) -> ModelError:
+    hint = f"If you trust it, set the environment variable {WHERE} to that name, or to a folder with its files."
     return ModelError(
-        f"The content encoder '{source}' is unknown to svclib, so it is not downloaded unasked. If you trust it, set "
-        f"the environment variable {WHERE} to that name, or to a folder with its files."
+        f"The content encoder '{source}' is unknown to svclib, so it is not downloaded unasked.", hint=hint
     )
 
 
@@ -294,10 +290,8 @@ def _check_size(source: str, config: Any, folder: Path | None) -> None:
     budget.require("content encoder", f"'{source}'", Cost(memory_bytes=n_bytes), error=ModelError)
     held = math.inf if folder is None else sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     if n_bytes > held:
-        raise ModelError(
-            f"The config.json of the content encoder '{source}' asks for {n_bytes / 1e6:.0f} MB of weights, more than "
-            f"the {held / 1e6:.0f} MB that are there. Fetch it again."
-        )
+        text = f"The config.json of the content encoder '{source}' asks for {n_bytes / 1e6:.0f} MB of weights,"
+        raise ModelError(f"{text} more than the {held / 1e6:.0f} MB that are there.", hint="Fetch it again.")
 
 
 def _checked(source: str, model: Any, info: dict) -> Hubert:

@@ -45,10 +45,8 @@ def open_whisper(model: str | Path | None = None, download: bool = False, thread
         folder = model if Path(model).is_dir() else download_model(str(model), local_files_only=not download)
         return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads), Path(folder)
     except Exception as error:  # the package raises errors of several libraries
-        raise ModelError(
-            f"Whisper '{model}' could not be opened ({error}). Give the folder of a CTranslate2 model, or fetch base "
-            "once: svclib evaluate --words --download."
-        ) from error
+        hint = "Give the folder of a CTranslate2 model, or fetch base once: svclib evaluate --words --download."
+        raise ModelError(f"Whisper '{model}' could not be opened ({error}).", hint=hint) from error
 
 
 def installed_whisper() -> Path | None:
