@@ -221,14 +221,16 @@ class _Ffmpeg(_Sndfile):
         try:
             super().__init__(path, self._process.stdout)
         except AudioError:
+            self._process.kill()
             self._process.wait()
             raise _error(path, "cannot be decoded: protected, damaged or without sound.", _EXPORT) from None
         self.format, self.subtype, self.claimed_samples = kind.upper() or "FFMPEG", "FFMPEG", 0
 
     def read(self, n: int) -> tuple[np.ndarray, str | None]:
         block, fault = super().read(n)
-        failed = len(block) < n and self._process.wait() != 0
-        return block, fault or ("ffmpeg could not read on" if failed else None)
+        if not fault and len(block) < n and self._process.wait() != 0:
+            fault = "ffmpeg could not read on"
+        return block, fault
 
     def close(self) -> None:
         self._process.kill()
