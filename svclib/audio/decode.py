@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import soundfile
@@ -172,7 +172,7 @@ def _opened(path: Path, warn: Callable[[str], None]) -> "_Sndfile | _Ffmpeg":
 class _Sndfile:
     """libsndfile on an open file, or on pieces of it: it sees content only, and any file name is safe."""
 
-    def __init__(self, path: Path, file: BinaryIO, pieces: list[Piece] | None = None):
+    def __init__(self, path: Path, file: IO[bytes], pieces: list[Piece] | None = None):
         self._bytes = file
         source = file.fileno() if pieces is None else joined(file, pieces)
         try:

@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 _MP3_KBITS = {  # by version (MPEG-1, others), of bitrate indices 1 to 14
     True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -28,13 +28,13 @@ def clock(seconds: float) -> str:
 Piece = bytes | tuple[int, int]  # or a range ``(start, stop)`` of the file
 
 
-def joined(file: BinaryIO, pieces: list[Piece]) -> io.BufferedReader:
+def joined(file: IO[bytes], pieces: list[Piece]) -> io.BufferedReader:
     """Pieces of an unbuffered file, one after the other as a file of their own."""
     return io.BufferedReader(_Pieces(file, pieces), 1 << 16)
 
 
 class _Pieces(io.RawIOBase):
-    def __init__(self, file: BinaryIO, pieces: list[Piece]):
+    def __init__(self, file: IO[bytes], pieces: list[Piece]):
         self._file, self._pieces, self._at = file, pieces, 0
         lengths = (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
         self._ends = list(itertools.accumulate(lengths))
@@ -175,7 +175,7 @@ def _mp3_span(path: Path, start: int, stop: int, side: int) -> Iterator[Piece]:
         yield start, stop
 
 
-def _mp3_spans(file: BinaryIO, at: int, limit: int) -> tuple[list[tuple[int, int, int]], bool]:
+def _mp3_spans(file: IO[bytes], at: int, limit: int) -> tuple[list[tuple[int, int, int]], bool]:
     """Ranges ``(start, stop, frames)`` of an MP3 in which one frame follows the other, and whether the last one is cut.
 
     A range begins, the first one before ``limit``, where three frames of the file's kind follow each other. The last

@@ -303,7 +303,8 @@ def _errors_of(source: str):
 
 
 def _not_gin(error: Exception, source: str) -> ConfigError:
-    line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+    number = getattr(error, "lineno", None)
+    line = f", line {number}" if number else ""
     why = first_line(error.args[0] if error.args else error)  # a SyntaxError's own text names the line again
     return ConfigError(f"{source}{line}: this is not gin syntax ({why}).")
 
