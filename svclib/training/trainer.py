@@ -78,7 +78,7 @@ class Trainer:
         self.model = instrument.build_model(preset.model, preset.features, self.dataset.statistics, settings.seed)
         found = start.checkpoint
         self.record["init"] = None if found is None else found.record.get("init")
-        student, other = resume.is_student(preset), None
+        student, other = getattr(preset.model, "prediction", None) == "consistency", None  # to be distilled from other
         if found is None or student:
             other, message = resume.initial_instrument(init, preset)
             start.messages.extend([message] if found is None else [])
@@ -325,12 +325,9 @@ class Trainer:
         if not self.writer.save(checkpoint):
             return False
         self.log.write({"event": "saved", "step": self.step, "time": now()})
-        attempt(self.writer.prune)
         if self.writer.fallback_reason:
             attempt(self.log.flush_locally)
         else:
-            attempt(lambda: self.writer.save_history(checkpoint))
-            attempt(lambda: self.writer.note_saved(self.step))
             attempt(self.log.tensorboard.copy)
             attempt(self.log.flush)
         self.log.report(force=True)
