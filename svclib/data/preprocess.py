@@ -8,7 +8,6 @@ than half in use, and small ones when there are more than 16, are merged.
 """
 
 import contextlib
-import dataclasses
 import math
 import os
 from collections import deque
@@ -103,43 +102,29 @@ class DatasetBuilder:
 
     def segments_to_write(self, hashed, pool) -> Iterator[tuple[Recording, shards.Item, Callable[[], dict], float]]:
         """Segments for new shards, in order: item, a function that returns its arrays, length in seconds."""
-        sounds = {(i.n_total, i.audio_sha256): i.sha256 for i, _ in self.stored.values() if i.audio_sha256}
-        names = {digest: r.name for r, digest in hashed}
         for recording, digest in hashed:
-            if stored := self.segments_of(digest):
-                for item, segment in stored:
-                    if segment.shard in self.stale:
-                        yield recording, item, partial(self.copy, segment), 0.0
-                continue
-            estimate = self.estimates_s[digest]
-            try:
-                stream = self.open(recording)
-                seconds = stream.n_samples / self.settings.sample_rate_hz
-                self.total_s += seconds - estimate
-                self.started = True
-                if any(n == stream.n_samples for n, _ in sounds):  # decode twice only if the length has occurred
-                    same = sounds.get((stream.n_samples, stream.hash()), digest)
-                    if same != digest and same in names:
-                        self._duplicate(recording.name, digest, names[same], same)
-                        self.done_s += seconds
-                        continue
-                yield from self.measured_segments(recording, digest, stream, pool)
-                sounds[stream.n_samples, stream.digest] = digest
-            except ValueError as error:
-                self.skip(recording, digest, error, estimate)
+            for item, segment in self.segments_of(digest):
+                if segment.shard in self.stale:
+                    yield recording, item, partial(self.copy, segment), 0.0
+            if digest in self.estimates_s:
+                try:
+                    yield from self.measured_segments(recording, digest, pool)
+                except ValueError as error:
+                    self.skip(recording, digest, error, self.estimates_s[digest])
 
-    def measured_segments(self, recording: Recording, digest: str, stream: ResampledStream, pool):
+    def measured_segments(self, recording: Recording, digest: str, pool):
         """The segments of one recording that are not stored yet, decoded one after the other."""
         rate, hop = self.settings.sample_rate_hz, self.settings.hop_samples
+        stream = self.open(recording)
+        self.total_s += stream.n_samples / rate - self.estimates_s[digest]
+        self.started = True
         pieces = segments.cuts(stream.n_samples, self.settings)
         for i, cut in enumerate(pieces):
             samples, n = stream.take(cut[2], cut[3]), cut[1] - cut[0]
             if (digest, i) in self.stored:
                 self.done_s += n / rate
                 continue
-            item = shards.Item(digest, i, len(pieces), n, n // hop, notes=tuple(stream.notes) if i == 0 else ())
-            if i == len(pieces) - 1:
-                item = dataclasses.replace(item, audio_sha256=stream.digest, n_total=stream.n_samples)
+            item = shards.Item(digest, i, len(pieces), n, n // hop, tuple(stream.notes) if i == 0 else ())
             yield recording, item, pool.submit(samples, cut, self.settings), n / rate
 
     def open(self, recording: Recording) -> ResampledStream:
@@ -157,8 +142,7 @@ class DatasetBuilder:
         if found.peak < SILENT_PEAK:
             raise DatasetError("it is silent")
         scale = np.float32(shards.FULL_SCALE / max(1.0, found.peak))
-
-        blocks = lambda: (found.mono(block) * scale for block in audio.blocks(recording.path))  # noqa: E731
+        blocks = (found.mono(block) * scale for block in audio.blocks(recording.path))
         return ResampledStream(n, info.sample_rate_hz, rate, blocks, notes)
 
     def copy(self, segment: shards.Segment) -> dict:

@@ -43,19 +43,14 @@ class Segment(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A marker's entry: segment ``index`` of ``count`` of the recording with this SHA-256.
-
-    The first segment carries messages about the recording, the last one hash and length of all its decoded audio.
-    """
+    """A marker's entry: segment ``index`` of ``count`` of the recording with this SHA-256."""
 
     sha256: str
     index: int
     count: int
     n_samples: int
     n_frames: int
-    audio_sha256: str = ""
-    n_total: int = 0
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # messages about the recording, of its first segment
 
     @property
     def key(self) -> tuple[str, int]:
@@ -63,6 +58,7 @@ class Item:
         return self.sha256, self.index
 
 
+_ITEM = [field.name for field in dataclasses.fields(Item)]  # earlier versions wrote more
 Stored = dict[tuple[str, int], tuple[Item, Segment]]  # by Item.key
 
 
@@ -111,7 +107,8 @@ def committed(folder: Path, settings_key: str) -> list[tuple[atomic_store.Marked
     for marked in atomic_store.find_marked(folder, PATTERN):
         ours = (marked.info.get("kind"), marked.info.get("settings")) == (KIND, settings_key)
         if ours and atomic_store.verify(marked) is None:
-            items = [Item(**{**row, "notes": tuple(row.get("notes", ()))}) for row in marked.info["items"]]
+            rows = ({name: row[name] for name in _ITEM if name in row} for row in marked.info["items"])
+            items = [Item(**{**row, "notes": tuple(row.get("notes", ()))}) for row in rows]
             found.append((marked, _segments(marked.path.name, items)))
     return found
 
