@@ -81,11 +81,12 @@ class DatasetBuilder:
     def find_stored(self, wanted: set[str]) -> None:
         """Index the committed segments of these recordings, and the shards to merge."""
         self.stored, self.stale, small = shards.Stored(), set[str](), set[str]()
-        whole = shards.committed(self.out, self.key)
-        live = [{k: v for k, v in stored.items() if k[0] in wanted} for _, stored in whole]
-        order = sorted(range(len(whole)), key=lambda i: (-len(live[i]), whole[i][0].path.name))
-        for (marked, stored), usable in ((whole[i], live[i]) for i in order):
-            new = {k: v for k, v in usable.items() if k not in self.stored}
+        whole = [
+            (marked, stored, {k: v for k, v in stored.items() if k[0] in wanted})
+            for marked, stored in shards.committed(self.out, self.key)
+        ]
+        for marked, stored, live in sorted(whole, key=lambda s: (-len(s[2]), s[0].path.name)):
+            new = {k: v for k, v in live.items() if k not in self.stored}
             used, total = (sum(item.n_samples for item, _ in found.values()) for found in (new, stored))
             if 0 < used < total / 2:
                 self.stale.add(marked.path.name)
@@ -124,7 +125,7 @@ class DatasetBuilder:
             if (digest, i) in self.stored:
                 self.done_s += n / rate
                 continue
-            item = shards.Item(digest, i, len(pieces), n, n // hop, tuple(stream.notes) if i == 0 else ())
+            item = shards.Item(digest, i, len(pieces), n, n // hop, stream.notes if i == 0 else ())
             yield recording, item, pool.submit(samples, cut, self.settings), n / rate
 
     def open(self, recording: Recording) -> ResampledStream:

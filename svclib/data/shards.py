@@ -5,7 +5,6 @@ marker lists its segments, so a committed shard can be reused without the manife
 Files are read with seek and read: a memory map would crash the process when the disk or the Drive fails.
 """
 
-import dataclasses
 import hashlib
 import json
 import threading
@@ -41,8 +40,7 @@ class Segment(NamedTuple):
     n_frames: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A marker's entry: segment ``index`` of ``count`` of the recording with this SHA-256."""
 
     sha256: str
@@ -50,16 +48,10 @@ class Item:
     count: int
     n_samples: int
     n_frames: int
-    notes: tuple[str, ...] = ()  # messages about the recording, of its first segment
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """Recording and segment index."""
-        return self.sha256, self.index
+    notes: Sequence[str] = ()  # messages about the recording, of its first segment
 
 
-_ITEM = [field.name for field in dataclasses.fields(Item)]  # earlier versions wrote more
-Stored = dict[tuple[str, int], tuple[Item, Segment]]  # by Item.key
+Stored = dict[tuple[str, int], tuple[Item, Segment]]  # by hash of the recording and index
 
 
 class Writer:
@@ -87,8 +79,7 @@ class Writer:
         if not self._waiting:
             return
         items, arrays = zip(*self._waiting, strict=True)
-        rows = [dataclasses.asdict(item).items() for item in items]
-        rows = [{k: v for k, v in row if v or k in ("index", "n_frames")} for row in rows]
+        rows = [{k: v for k, v in i._asdict().items() if v or k in ("index", "n_frames")} for i in items]
         digest = hashlib.sha256(json.dumps([self.settings_key, rows], sort_keys=True).encode()).hexdigest()
         path = self.folder / f"shard-{digest[:16]}.safetensors"
         budget.require("shard of a dataset", path.name, Cost(disk_bytes=2 * self._bytes), self.folder)
@@ -107,8 +98,8 @@ def committed(folder: Path, settings_key: str) -> list[tuple[atomic_store.Marked
     for marked in atomic_store.find_marked(folder, PATTERN):
         ours = (marked.info.get("kind"), marked.info.get("settings")) == (KIND, settings_key)
         if ours and atomic_store.verify(marked) is None:
-            rows = ({name: row[name] for name in _ITEM if name in row} for row in marked.info["items"])
-            items = [Item(**{**row, "notes": tuple(row.get("notes", ()))}) for row in rows]
+            rows = marked.info["items"]  # those of earlier versions hold more
+            items = [Item(**{name: row[name] for name in Item._fields if name in row}) for row in rows]
             found.append((marked, _segments(marked.path.name, items)))
     return found
 
@@ -116,7 +107,7 @@ def committed(folder: Path, settings_key: str) -> list[tuple[atomic_store.Marked
 def _segments(shard: str, items: Sequence[Item]) -> Stored:
     stored, sample, frame = {}, 0, 0
     for item in items:
-        stored[item.key] = item, Segment(shard, sample, item.n_samples, frame, item.n_frames)
+        stored[item.sha256, item.index] = item, Segment(shard, sample, item.n_samples, frame, item.n_frames)
         sample, frame = sample + item.n_samples, frame + item.n_frames
     return stored
 

@@ -7,6 +7,7 @@ definition of the loss.
 import dataclasses
 import hashlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -62,11 +63,6 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     return grid
 
 
-def combinations(grid: Mapping[str, Sequence]) -> list[dict[str, str]]:
-    """Every combination, the last name varying fastest."""
-    return [dict(zip(grid, map(str, values), strict=True)) for values in itertools.product(*grid.values())]
-
-
 def run(
     dataset: Any,
     runs: str | Path,
@@ -87,9 +83,10 @@ def run(
     """
     dataset = Dataset.open(dataset) if isinstance(dataset, (str, Path)) else dataset
     minutes, steps, seed = (options.pop(name, None) for name in ("minutes", "steps", "seed"))
-    deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
+    deadline = time.monotonic() + 60.0 * (math.inf if minutes is None else minutes)
     planned = []
-    for values in combinations(grid):
+    for combination in itertools.product(*grid.values()):
+        values = dict(zip(grid, map(str, combination), strict=True))
         preset = config.load(files, [*overrides, *(f"{k}={v}" for k, v in values.items())])
         preset = preset_of_session(preset, dataset, steps, seed)
         folder = Path(runs) / _folder_name(values)
@@ -97,8 +94,8 @@ def run(
         planned.append((values, folder, preset))
     problems, stop = {}, False
     for _, folder, preset in planned:
-        left = None if deadline is None else (deadline - time.monotonic()) / 60.0
-        if stop or _last_step(folder) >= preset.training.steps or (left is not None and left <= 0):
+        left = (deadline - time.monotonic()) / 60.0
+        if stop or left <= 0 or _last_step(folder) >= preset.training.steps:
             continue
         report = None if on_progress is None else (lambda status, name=folder.name: on_progress(name, status))
         try:
