@@ -39,7 +39,6 @@ class ResumePoint:
     step: int
     messages: list[str]
     lineage: list[list[int]] = dataclasses.field(default_factory=list)  # that of ``CheckpointInfo``
-    best_is_kept: bool = True  # False if the best weights until then are deleted
 
 
 def find_checkpoint(
@@ -79,13 +78,14 @@ def find_checkpoint(
     record = found.record
     preset = _with_excitation_of_run(preset, record, messages)
     _compare(run, record, preset, dataset, device, options.allow_changed_dataset, messages)
-    generation, lineage, kept = record["generation"], record.get("lineage") or [], True
+    generation, lineage = record["generation"], record.get("lineage") or []
     if from_step is not None:
         others, best = checkpoints.listing(run / "checkpoints"), record["metrics"]["best"]
         lineage = [*lineage, [generation, record["step"]]]
         generation = 1 + max([generation, *(c.generation for c in others)])
-        kept = best is not None and any(c.kind == "best" and c.step == best[0] for c in others)
-    return ResumePoint(found, preset, record["run_id"], generation, record["step"], messages, lineage, kept)
+        if best is not None and not any(c.kind == "best" and c.step == best[0] for c in others):
+            record["metrics"]["best"] = None  # the weights of that step are deleted
+    return ResumePoint(found, preset, record["run_id"], generation, record["step"], messages, lineage)
 
 
 def restore(

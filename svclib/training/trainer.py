@@ -109,7 +109,7 @@ class Trainer:
                     path=self.run,
                     hint="Go back to another step, or train in another folder.",
                 ) from None
-            metrics = {**found.record["metrics"], **({} if start.best_is_kept else {"best": None})}
+            metrics = found.record["metrics"]
         self.loss, self.validation_loss, self.best = metrics["loss"], metrics["validation_loss"], metrics["best"]
 
     def _begin(self, start: resume.ResumePoint) -> None:
