@@ -5,6 +5,7 @@ marker lists its segments, so a committed shard can be reused without the manife
 Files are read with seek and read: a memory map would crash the process when the disk or the Drive fails.
 """
 
+import dataclasses
 import hashlib
 import json
 import threading
@@ -40,7 +41,8 @@ class Segment(NamedTuple):
     n_frames: int
 
 
-class Item(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Item:
     """A marker's entry: segment ``index`` of ``count`` of the recording with this SHA-256."""
 
     sha256: str
@@ -79,7 +81,7 @@ class Writer:
         if not self._waiting:
             return
         items, arrays = zip(*self._waiting, strict=True)
-        rows = [{k: v for k, v in i._asdict().items() if v or k in ("index", "n_frames")} for i in items]
+        rows = [{k: v for k, v in dataclasses.asdict(i).items() if v or k in ("index", "n_frames")} for i in items]
         digest = hashlib.sha256(json.dumps([self.settings_key, rows], sort_keys=True).encode()).hexdigest()
         path = self.folder / f"shard-{digest[:16]}.safetensors"
         budget.require("shard of a dataset", path.name, Cost(disk_bytes=2 * self._bytes), self.folder)
@@ -94,12 +96,11 @@ class Writer:
 
 def committed(folder: Path, settings_key: str) -> list[tuple[atomic_store.Marked, Stored]]:
     """The intact shards of a folder with these settings, verified by their SHA-256."""
-    found = []
+    found, known = [], {field.name for field in dataclasses.fields(Item)}  # earlier versions wrote more
     for marked in atomic_store.find_marked(folder, PATTERN):
         ours = (marked.info.get("kind"), marked.info.get("settings")) == (KIND, settings_key)
         if ours and atomic_store.verify(marked) is None:
-            rows = marked.info["items"]  # those of earlier versions hold more
-            items = [Item(**{name: row[name] for name in Item._fields if name in row}) for row in rows]
+            items = [Item(**{k: v for k, v in row.items() if k in known}) for row in marked.info["items"]]
             found.append((marked, _segments(marked.path.name, items)))
     return found
 
