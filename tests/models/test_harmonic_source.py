@@ -145,8 +145,3 @@ def test_what_does_not_fit_is_told():
         DiffWaveSettings(condition="none", source="harmonic")
     with pytest.raises(ConfigError, match="source"):
         DiffWaveSettings(source="sine")
-    model = SINGS.build(FEATURES)
-    with pytest.raises(ModelError, match="takes a source"):
-        model.net(torch.zeros(1, 640), torch.zeros(1), torch.zeros(1, 24, 10))
-    with pytest.raises(ModelError, match="source has 64 samples"):
-        model.net.check(torch.zeros(1, 24, 10), None, torch.zeros(1, 64), 640)
