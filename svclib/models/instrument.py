@@ -91,8 +91,7 @@ class InstrumentEntry:
 
 def build_model(settings: Any, features: FeatureSettings, statistics: dict | None, seed: int = 0) -> nn.Module:
     """A model of any kind with its first weights, drawn from ``seed``; torch's global generator stays as it is."""
-    with layers.seeded(seed):
-        return settings.build(features, statistics, seed)
+    return settings.build(features, statistics, seed)
 
 
 def loss_definition(settings: Any) -> dict:
@@ -122,25 +121,16 @@ def save(
     overwrite: bool = False,
     **info: Any,
 ) -> Path:
-    """Write an instrument: weights only, in one atomic step.
+    """Write an instrument, weights only, in one atomic step; returns the path that was written.
 
-    Args:
-        path: ``.../NAME.zip``. A name that is taken becomes ``NAME 2.zip`` unless ``overwrite``.
-        model: Of a kind in ``KINDS``, with the weights to ship (a training's EMA); has ``settings``.
-        features: How its recordings were measured.
-        statistics: Of its dataset.
-        name: Shown in menus; the file's name if None.
-        config_text: The gin text of the training, as a record.
-        overwrite: Replace what is at ``path``, in one step too.
-        **info: For people: ``created`` (required, ``2026-11-21``), ``trained_steps``, ``validation_loss`` (None where
-            it was not measured), ``singers``, ``licence``, ``consent``; ``f0``, :func:`f0_definition` at preparation.
+    A name that is taken becomes ``NAME 2.zip`` unless ``overwrite``. The model, of a kind in ``KINDS``, has the weights
+    to ship (a training's EMA); ``features`` and ``statistics`` are those of its dataset, ``name`` is shown in menus (by
+    default the file's), and ``config_text``, the gin text of the training, is a record. ``info`` is for people:
+    ``created`` (required, ``2026-11-21``), ``trained_steps``, ``validation_loss`` (None where it was not measured),
+    ``singers``, ``licence``, ``consent``; ``f0``, :func:`f0_definition` at preparation.
 
-    Returns:
-        The path that was written.
-
-    Raises:
-        ModelError: if the model is of no known kind, has a weight that is not finite, or if the file would be refused
-            by :func:`open`.
+    ModelError if the model is of no known kind, has a weight that is not finite, or if the file would be refused by
+    :func:`open`.
     """
     path, settings = Path(path), model.settings
     if path.suffix != ".zip":

@@ -24,6 +24,7 @@ from svclib.utils.errors import ModelError, raise_if_cancelled
 from svclib.utils.serialization import Settings, control
 
 MAX_SEED = 2**31 - 1
+CHUNK_FRAMES = 2048  # of a long recording, computed at once
 JUMPS_FROM = -1.5  # ln(alpha / sigma): where less is signal, jumps lead to the same
 EpsModel = Callable[[Tensor, float], Tensor]
 
@@ -82,8 +83,8 @@ class SamplingOptions(Settings):
         "auto", choices=PRECISIONS, metavar="NAME", help="auto: the fastest this machine computes well; fp32: exact"
     )
     eta: float | None = None
-    chunk_frames: int = 2048
-    cache_bytes: int = 10**9
+    chunk_frames: int = CHUNK_FRAMES
+    cache_bytes: int = 10**9  # holds what is precomputed of 3 minutes for the full model
 
     def given(self) -> dict[str, str | int | float]:
         """The options that differ from their defaults, by name."""
@@ -180,7 +181,7 @@ class DenoiserCall:
         return x0, eps_from_x0(x, x0, level.alpha, level.sigma)
 
     def noise(self, x: Tensor, std: float) -> Tensor:
-        """Fresh noise of the shape of ``x``, scaled by the temperature; a CPU generator draws the same on any device."""
+        """Fresh noise in the shape of ``x``, scaled by the temperature; that of a CPU generator is equal anywhere."""
         device = x.device if self.generator is None else self.generator.device
         noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=device).to(x.device)
         return std * self.temperature * (noise * self.noise_std)

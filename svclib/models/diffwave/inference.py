@@ -76,27 +76,16 @@ def vocode(
     callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Audio ``[frames * hop]`` of a log-mel ``[frames, mels]`` by a model trained with ``condition = 'mel'``.
+    """Audio ``[frames * hop]`` of a float32 log-mel ``[frames, mels]`` by a model with ``condition = 'mel'``.
 
-    ``f0_hz`` and ``voiced``, ``[frames]``, are for a model with a harmonic source. With ``fast`` by the model's fast
-    schedule where the options name no steps.
+    A model with a harmonic source needs ``f0_hz`` (float32) and ``voiced``, ``[frames]``. With ``fast`` by the model's
+    fast schedule where the options name no steps.
     """
-    if model.contract is None:
-        raise ModelError("This model takes no mel, so it cannot vocode; train one with condition = 'mel'.")
-    values, n_mels = np.asarray(log_mel, dtype=np.float32), model.contract.n_mels
-    if values.ndim != 2 or not len(values) or values.shape[1] != n_mels or not np.isfinite(values).all():
-        raise ModelError(
-            f"The spectrogram has shape {values.shape}; expected finite numbers, frames by {n_mels} bands."
-        )
-    batch = {"log_mel": values}
-    if model.source is not None:
-        if f0_hz is None or voiced is None:
-            raise ModelError("This vocoder has a harmonic source; give f0_hz and voiced too.")
-        batch |= {"f0_hz": np.asarray(f0_hz), "voiced": np.asarray(voiced)}
+    tracks = {"log_mel": log_mel} | ({} if model.source is None else {"f0_hz": f0_hz, "voiced": voiced})
     with torch.no_grad():
-        batch = {name: torch.from_numpy(value)[None].to(model.device) for name, value in batch.items()}
+        batch = {name: torch.from_numpy(track)[None].to(model.device) for name, track in tracks.items()}
         denoiser = model.prepare(options.precision, **model.conditions(batch))
-    shape = (1, len(values) * model.contract.hop_samples)
+    shape = (1, len(log_mel) * model.contract.hop_samples)
     return model.sample(denoiser, shape, options, fast, callback, cancelled)[0].cpu().numpy()
 
 

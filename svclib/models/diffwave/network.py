@@ -47,10 +47,10 @@ def table_embedding(t: Times, n_steps: int) -> Float[Tensor, "batch 128"]:
 class DiffWaveNet(nn.Module):
     """The network of all DiffWaves; BASE is 30 layers of 64 channels, LARGE 30 of 128.
 
-    The arguments are those of ``DiffWaveSettings``; ``n_mels`` is 0 without a mel, ``n_labels`` without labels (only
-    one of them is more), and ``sourced`` is True if a harmonic source is a second input. With ``squeeze`` (WaveGlow, Prenger et al. 2019) the
-    layers run that many times less often, so that far wider ones are affordable. One output position depends on
-    ``halo`` positions on either side; a mel frame has ``frame_positions``.
+    The arguments are those of ``DiffWaveSettings``. A mel (``n_mels``) or labels (``n_labels``) condition it, and with
+    ``sourced`` a harmonic source is a second input. With ``squeeze`` (WaveGlow, Prenger et al. 2019) the layers run
+    that many times less often, so that far wider ones are affordable. One output position depends on ``halo`` positions
+    on either side; a mel frame has ``frame_positions``.
     """
 
     def __init__(
