@@ -233,20 +233,11 @@ def sample(
 ) -> Tensor:
     """Run a sampler from ``x_t`` to the clean signal, of the same shape and device.
 
-    Args:
-        denoiser: ``(x_t, t) -> eps``.
-        schedule: The noise schedule the denoiser was trained with.
-        x_t: Pure noise, or for a shallow start ``schedule.diffuse(coarse, shallow - 1, noise)``.
-        options: Sampler (``dpmpp``), steps (20), ``shallow``, ``eta`` and ``temperature`` (1); the seed is unused.
-        clip: Limit of the x0 prediction, for signals known to be bounded.
-        generator: Of the fresh noise; two runs with equal generators are equal.
-        callback: Called with every :class:`SamplerStep`; does not affect the result.
-        cancelled: Polled before each evaluation of the denoiser.
-        levels: Noise levels to use in place of the options' steps, the noisiest first.
-        noise_std: Standard deviation of the fresh noise where it is not 1 everywhere.
-
-    Returns:
-        The clean signal.
+    ``x_t`` is pure noise, or for a shallow start ``schedule.diffuse(coarse, shallow - 1, noise)``. Of the options
+    sampler (``dpmpp``), steps (20), ``shallow``, ``eta`` and ``temperature`` (1) count; ``levels``, the noisiest first,
+    replace the steps. ``clip`` limits the x0 prediction, for signals known to be bounded. The generator and
+    ``noise_std`` are those of the fresh noise; two runs with equal generators are equal. ``callback`` is called with
+    every :class:`SamplerStep` and does not affect the result; ``cancelled`` is polled before each evaluation.
     """
     o = options or SamplingOptions()
     name, temperature = o.sampler or "dpmpp", 1.0 if o.temperature is None else o.temperature

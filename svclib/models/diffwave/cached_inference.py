@@ -71,17 +71,9 @@ class Tiles:
 class CachedDenoiser:
     """A network bound to its conditions: ``(x_t, t) -> eps``, in chunks with a halo so that memory is bounded.
 
-    Args:
-        net: The network.
-        mel: As the network takes it, or None.
-        label: One number per signal, or None.
-        source: The harmonic source signal, or None.
-        unit: Scale of every sample: signals and source are divided by it, the noise is multiplied by it.
-        precision: One of ``layers.PRECISIONS``; ``x_t`` and the result stay float32.
-        chunk_samples: Samples computed at once, besides the halo.
-
-    Attributes:
-        prior_std: Standard deviation of the initial noise: at every sample, where the prior follows the mel.
+    ``mel``, ``label`` and ``source`` are as the network takes them. ``unit`` is a scale of every sample: signals and
+    source are divided by it, the noise is multiplied by it. ``x_t`` and the result stay float32 in any precision.
+    ``prior_std`` is the standard deviation of the noise of a sampling run: at every sample, where it follows the mel.
     """
 
     def __init__(
@@ -93,8 +85,9 @@ class CachedDenoiser:
         unit: Samples | None = None,
         precision: str = "fp32",
         chunk_samples: int = 1 << 17,
+        prior_std: Samples | float = 1.0,
     ):
-        device, self.prior_std = net.input.weight.device, 1.0
+        device, self.prior_std = net.input.weight.device, prior_std
         self.dtype = layers.DTYPES[layers.resolve_precision(device, "inference", precision)]
         self.net, self.mel, self.unit, self.chunk_samples = net, mel, unit, chunk_samples
         self.source = source if source is None or unit is None else source / unit

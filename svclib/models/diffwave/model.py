@@ -259,10 +259,8 @@ class DiffWaveModel(layers.MelScaled):
         std = self.prior_std(conditions["mel"]) if "mel" in conditions else None
         precision = "fp32" if precision == "auto" else precision
         unit = std if self.settings.prior == "level" else None
-        denoiser = CachedDenoiser(self.net, precision=precision, unit=unit, **conditions)
-        if std is not None:
-            denoiser.prior_std = std
-        return denoiser
+        prior_std = 1.0 if std is None else std
+        return CachedDenoiser(self.net, precision=precision, unit=unit, prior_std=prior_std, **conditions)
 
     @torch.no_grad()
     def sample(
