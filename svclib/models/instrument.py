@@ -222,7 +222,10 @@ def blend(parts: Sequence[tuple[Instrument, float | int]]) -> Instrument:
             )
     means = {key: _mean([one.statistics.get(key) for one in made], shares) for key in _BLENDED}
     statistics = {**first.statistics, **means}
-    model = build_model(_without_codebook(first.model.settings), first.features, statistics)
+    settings = first.model.settings
+    if hasattr(settings, "retrieval_size"):  # the codebook belongs to the recordings of one
+        settings = dataclasses.replace(settings, retrieval_size=0)
+    model = build_model(settings, first.features, statistics)
     mixed = {k: sum(w * state[k] for w, state in zip(shares, states, strict=True)) for k in states[0]}
     model.load_state_dict({k: v.to(states[0][k].dtype) for k, v in mixed.items()})
     name, sha256 = (
@@ -318,10 +321,6 @@ def architecture(settings: Any, features: FeatureSettings, statistics: dict) -> 
 
 _BLENDED = ("f0_midi", "loudness_db", "loudness_quantiles_db")  # statistics that conversions use
 _FREE = ("sampler", "sampler_steps", "temperature", "retrieval_size")  # settings in which parts of a blend may differ
-
-
-def _without_codebook(settings: Any) -> Any:
-    return dataclasses.replace(settings, retrieval_size=0) if hasattr(settings, "retrieval_size") else settings
 
 
 def _design(one: Instrument, state: dict) -> dict[str, Any]:
