@@ -313,10 +313,7 @@ class DiffusionModel(layers.MelScaled):
 
     @torch.no_grad()
     def prepare(
-        self,
-        condition: Condition,
-        options: SamplingOptions | None = None,
-        cancelled: Callable[[], bool] | None = None,
+        self, condition: Condition, options: SamplingOptions | None = None, cancelled: Callable[[], bool] | None = None
     ) -> CachedDenoiser:
         """The denoiser bound to a condition, for samplers; everything independent of ``x_t`` is precomputed."""
         o, n_frames = options or SamplingOptions(), condition.shape[-1]
