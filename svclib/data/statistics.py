@@ -17,17 +17,13 @@ N_QUANTILES = 1000
 
 
 def compute(recordings: Iterable[tuple[str, extract.Features]]) -> dict:
-    """Statistics over recordings.
+    """Statistics over recordings, given as singer and features of each; iterated once.
 
-    Args:
-        recordings: Singer and features of each; iterated once.
-
-    Returns:
-        ``n_recordings``; ``duration_s``; ``f0_midi`` {mean_note, std_note, min_note, max_note, histogram {edges_midi,
-        seconds}}, in MIDI notes over voiced note frames (notes outside the histogram count at its ends);
-        ``loudness_db`` {mean_note, std_note over note frames; min, max, mean over all}; ``loudness_quantiles_db``:
-        1000 values from minimum to maximum over note frames, [] without any; ``singers``: the same for each;
-        ``log_mel`` {min, max} or None. Values without any frames are None.
+    ``n_recordings``; ``duration_s``; ``f0_midi`` {mean_note, std_note, min_note, max_note, histogram {edges_midi,
+    seconds}}, in MIDI notes over voiced note frames (notes outside the histogram count at its ends); ``loudness_db``
+    {mean_note, std_note over note frames; min, max, mean over all}; ``loudness_quantiles_db``: 1000 values from minimum
+    to maximum over note frames, [] without any; ``singers``: the same for each; ``log_mel`` {min, max} or None. Values
+    without any frames are None.
     """
     found, extremes = [], []
     for singer, item in recordings:
