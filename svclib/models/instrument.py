@@ -222,7 +222,7 @@ def blend(parts: Sequence[tuple[Instrument, float | int]]) -> Instrument:
             )
     means = {key: _mean([one.statistics.get(key) for one in made], shares) for key in _BLENDED}
     statistics = {**first.statistics, **means}
-    settings = first.model.settings
+    settings: Any = first.model.settings
     if hasattr(settings, "retrieval_size"):  # the codebook belongs to the recordings of one
         settings = dataclasses.replace(settings, retrieval_size=0)
     model = build_model(settings, first.features, statistics)

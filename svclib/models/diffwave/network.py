@@ -147,7 +147,7 @@ class DiffWaveNet(nn.Module):
         return made.transpose(1, 2).flatten(1)
 
     def gate_conditions(self, encoded: Tensor | None, fixed: Tensor | None) -> Iterable[Tensor | None]:
-        """Additions to the gates, layer by layer: of the mel (by :meth:`encode`) or of the labels (:meth:`label_gates`)."""
+        """Additions to the gates, layer by layer, of the mel (:meth:`encode`) or the labels (:meth:`label_gates`)."""
         if fixed is not None:
             return fixed.unbind(1)
         return (None if encoded is None else self.layer_condition(i, encoded) for i in range(len(self.stack.blocks)))

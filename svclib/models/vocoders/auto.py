@@ -90,7 +90,8 @@ class LoadedVocoder:
             )
         if self.kind == "diffwave":
             callback, options = diffwave.step_progress(progress), SamplingOptions(seed=seed)
-            sound = diffwave.vocode(self.model, *tracks, options, self.fast, callback, cancelled)
+            mel, pitch, sounding = tracks
+            sound = diffwave.vocode(self.model, mel, pitch, sounding, options, self.fast, callback, cancelled)
         else:
             render = getattr(self.model, "render", self.model)
             sound = render(*tracks, seed, progress=progress, cancelled=cancelled)
