@@ -18,7 +18,7 @@ from svclib.data.dataset import Dataset, local_copy
 from svclib.data.recordings import only_held_out
 from svclib.features.extract import ConditionInputs
 from svclib.models import instrument
-from svclib.models.diffusion.denoiser import CHUNK_FRAMES
+from svclib.models.diffusion.samplers import CHUNK_FRAMES
 from svclib.training.checkpoints import CheckpointInfo, listing, load_model, now
 from svclib.training.checkpoints import counting as counting
 from svclib.training.resume import fits as fits
