@@ -58,7 +58,7 @@ def overhead(repeats: int = 12, steps: int = 6) -> None:
     median over rounds of neighbouring short runs with and without it (ddim, 5 s, 10 x 128 channels)."""
     model = small_model()
     condition = torch.randn(1, 128, 430, generator=torch.Generator().manual_seed(0))
-    prepared = model.prepare(condition, "fp32")
+    prepared = model.prepare(condition, SamplingOptions(precision="fp32"))
     inside, own = [0.0], 0.0
 
     def timed(call):

@@ -27,7 +27,7 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 TESTS = {
     "svclib/training/*.py": "tests/training tests/drive",
     "svclib/training/api.py": "tests/training/test_training.py tests/training/test_base_model.py",
-    "svclib/training/checkpoint*.py": "tests/training/test_resume.py tests/security/test_untrusted_folders.py tests/drive",
+    "svclib/training/checkpoint*.py": "tests/training/test_resume.py tests/security/test_untrusted_folders.py",
     "svclib/training/resume.py": "tests/training/test_base_model.py tests/training/test_resume.py",
     "svclib/training/run_l*.py": "tests/training/test_one_run.py tests/training/test_training.py tests/drive",
     "svclib/training/session.py": "tests/training/test_training.py",

@@ -438,7 +438,7 @@ def vocode(a) -> None:
         song = svclib.load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
         samples = svclib.vocode(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
     comment = f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"
-    path = audio.write(out, samples, vocoder.sample_rate_hz, comment).path
+    path = audio.write(out, samples, vocoder.sample_rate_hz, comment)
     _warn_renamed(out, path)
     about = f"the {vocoder.kind} vocoder '{vocoder.name}' ({vocoder.sample_rate_hz} Hz, seed {a.seed})"
     say(f"{path}\n{song.name} resynthesized by {about}")

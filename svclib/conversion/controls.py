@@ -250,7 +250,7 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> C
         features = f0_edit.apply(features, controls.f0_edit)
     voiced = features.voiced & (features.f0_hz > 0)
     ratio = level.note_on_ratio(features.loudness_db, features.confidence)
-    mask = level.note_mask(ratio, controls.mask_threshold)
+    mask = ratio >= controls.mask_threshold
     if not voiced.any():
         warnings.append("No pitch was found in this song: the result has no harmonic part, only noise.")
     loudness = _adjust_loudness(features, statistics, controls, ratio, mask, warnings)

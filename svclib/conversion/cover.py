@@ -148,9 +148,8 @@ def save_stems(stems: Stems, folder: str | Path, name: str) -> tuple[Path, Path]
     gain = limiter_gain(stems.voice, stems.accompaniment)
     names = (atomic_store.numbered(Path(folder) / f"{name} - {part}.wav") for part in ("voice", "accompaniment"))
     voice, rest = next(pair for pair in zip(*names, strict=True) if not any(path.exists() for path in pair))
-    voice = audio.write(voice, stems.voice * gain, stems.sample_rate_hz, f"voice of {name}").path
-    rest = audio.write(rest, stems.accompaniment * gain, stems.sample_rate_hz, f"accompaniment of {name}").path
-    return voice, rest
+    voice = audio.write(voice, stems.voice * gain, stems.sample_rate_hz, f"voice of {name}")
+    return voice, audio.write(rest, stems.accompaniment * gain, stems.sample_rate_hz, f"accompaniment of {name}")
 
 
 def open_stems(voice: str | Path, accompaniment: str | Path) -> Stems:

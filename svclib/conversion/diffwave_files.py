@@ -136,8 +136,8 @@ def interpolate(
     stems, jobs = " to ".join(filesystem.safe_name(Path(path).stem, n_bytes=48) for path in ends), []
     for i in range(o.count):  # one at a time: the same noise as all at once
         share = i / (o.count - 1)
-        mix = inference.Mix((share,), o.step, not o.independent_noise, o.label)
-        make = partial(inference.interpolate, model, a, b, mix, SamplingOptions(seed=o.seed))
+        how = (share, o.step, not o.independent_noise, o.label, SamplingOptions(seed=o.seed))
+        make = partial(inference.interpolate, model, a, b, *how)
         name = f"{stems} {i + 1:0{len(str(o.count))}d} of {o.count}"
         jobs.append((name, {**shared, "share_of_second": share}, make))
     return _write_all(opened, folder, jobs, **watch)

@@ -224,7 +224,7 @@ def write_with_settings(target: Path, samples: np.ndarray, sample_rate_hz: int, 
         known = {**settings, "sound_sha256": filesystem.sha256_file(sound)}
         return (filesystem.json_text(known, indent=1) + "\n").encode()
 
-    return audio.write(target, samples, sample_rate_hz, comment, describe).path
+    return audio.write(target, samples, sample_rate_hz, comment, describe)
 
 
 def limiter_gain(*signals: np.ndarray) -> np.float32:
