@@ -83,7 +83,8 @@ def main() -> int:
                     return bench.convert(bench.song(clip), key, a.seed, content=a.content, **options).audio
 
                 row(label, key_label, converted)
-        (a.out / f"chain {a.content}.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(report, indent=1, ensure_ascii=False)
+        (a.out / f"chain {a.content}.json").write_text(text, encoding="utf-8")
     return 0
 
 
