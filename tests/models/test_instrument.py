@@ -5,6 +5,7 @@ noticed; hand-made hostile zips are refused with a sentence that names the reaso
 refusal or in a whole instrument, never in another exception, a file on the disk, or a long wait.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -366,6 +367,25 @@ def test_links_encryption_doubles_and_methods_are_refused(tiny, tmp_path):
     with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning):
         archive.writestr("config.gin", b"second")
     refused(tmp_path, buffer.getvalue(), "two files of one name")
+
+
+@pytest.mark.parametrize(
+    "size, packed, refused",
+    [
+        (65 << 20, 3 << 20, True),
+        (63 << 20, 3 << 20, False),
+        (50_000, 240, True),
+        (50_000, 260, False),
+        (19_000, 20, False),
+    ],
+)
+def test_how_well_weights_may_pack(size, packed, refused):
+    """At most 20 to 1 above 64 MB, 200 to 1 below; the first 20,000 bytes do not count."""
+    entries = [zipfile.ZipInfo(name) for name in instrument_archive.MEMBERS]
+    weights = next(e for e in entries if e.filename == "weights.safetensors")
+    weights.file_size, weights.compress_size = size, packed
+    with pytest.raises(ModelError, match="would unpack to") if refused else contextlib.nullcontext():
+        instrument_archive._check_entries(entries)
 
 
 @pytest.mark.case("C5")
