@@ -171,9 +171,10 @@ def metric_table(trace: Trace, found: Sequence[Metric]) -> tuple[list[str], list
     positions = sorted({int(p) for metric in found for p in metric.positions})
     columns = {"diffusion time": [*trace.t.tolist(), "result"], "log-SNR": [*trace.log_snr.tolist(), ""]}
     columns = {name: [values[i] for i in positions] for name, values in columns.items()}
-    for m in found:
-        for name, values in ((f"{m.name} ({m.unit}; against {m.reference})", m.values), (f"{m.name}: frames", m.frames)):
-            measured = dict(zip(m.positions.tolist(), values.tolist(), strict=True))
+    for metric in found:
+        title = f"{metric.name} ({metric.unit}; against {metric.reference})"
+        for name, values in ((title, metric.values), (f"{metric.name}: frames", metric.frames)):
+            measured = dict(zip(metric.positions.tolist(), values.tolist(), strict=True))
             columns[name] = [measured.get(i, "") for i in positions]
     return ["position", *columns], [list(row) for row in zip(positions, *columns.values(), strict=True)]
 

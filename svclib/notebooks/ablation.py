@@ -132,9 +132,8 @@ class AblationPanel(TaskPanel):
         except ValueError:
             steps = []
         if not steps or not all(2 <= n <= 1000 for n in steps):
-            raise ConversionError(
-                f"Steps are '{self.steps.value}'; give whole numbers from 2 to 1000, such as 4, 10, 50."
-            )
+            hint = "give whole numbers from 2 to 1000, such as 4, 10, 50."
+            raise ConversionError(f"Steps are '{self.steps.value}'; {hint}")
         return list(itertools.product(self.samplers.value, dict.fromkeys(steps)))
 
     def show_busy(self, busy: bool) -> None:
@@ -150,12 +149,11 @@ class AblationPanel(TaskPanel):
         request = types.SimpleNamespace(**{name: getattr(self, name).value for name in names})
         pairs, problem = self._sampling(), ""
         n_runs = len(request.checkpoints) if request.change == CHECKPOINTS else 1
+        n_asked = n_runs * len(pairs)
         if not pairs:
             problem = "Choose at least one sampler."
-        elif len(self.viewer.cards) + n_runs * len(pairs) > MAX_RUNS:
-            problem = (
-                f"At most {MAX_RUNS} runs are kept, and {n_runs * len(pairs)} more are asked for; remove some first."
-            )
+        elif len(self.viewer.cards) + n_asked > MAX_RUNS:
+            problem = f"At most {MAX_RUNS} runs are kept, and {n_asked} more are asked for; remove some first."
         elif request.change == CHECKPOINTS and (not n_runs or request.run is None):
             problem = f"Choose a training from {self.base.runs} and one or more of its steps."
         probe, seed, singer = PROBES if self.probe.value else (), self.seed.value, self.singer.value
@@ -173,50 +171,43 @@ class AblationPanel(TaskPanel):
         self.start(work, self.missing() or problem)
 
     def _run(self, request, options, progress):
-        preview = plots.LivePreview(self.show_live)
+        preview, n_steps = plots.LivePreview(self.show_live), options.sampling.steps
         common = {"progress": progress, "cancelled": self.task.cancelled, "callback": preview}
 
-        def cut(path, features, statistics):
-            song = songs.cached_song(path, features, **self.callbacks)
+        def cut(model, statistics, path=request.song):
+            preview.begin(model, request.seconds, options.sampling.seed)
+            song = songs.cached_song(path, model.features, **self.callbacks)
             return ablation.cut_excerpt(song, statistics, request.start_s, request.seconds)
 
         if request.change == CHECKPOINTS:
-
-            def make_excerpt(model, statistics):
-                preview.begin(model, request.seconds, options.sampling.seed)
-                return cut(request.song, model.features, statistics)
-
             options = dataclasses.replace(options, singer=None)  # a training run may have other singers
-            runs = ablation.run_checkpoints(request.run, request.checkpoints, make_excerpt, options, **common)
+            runs = ablation.run_checkpoints(request.run, request.checkpoints, cut, options, **common)
             for step, result in zip(request.checkpoints, runs, strict=True):
-                self._add(result, training.load_model(request.run, step)[0], request.run.name, options.sampling.steps)
+                self._add(result, training.load_model(request.run, step)[0], request.run.name, n_steps)
             return
         voice = self.open_instrument(request.instrument)
-        preview.begin(voice.model, request.seconds, options.sampling.seed)
-        whole = request.change == OTHER_SONG
-        excerpt = cut(request.other_song if whole else request.song, voice.features, voice.statistics)
-        changes, other = [], None
-        if not whole:
-            if "other song" in request.change:
-                other = cut(request.other_song, voice.features, voice.statistics)
+        found = (voice.model, voice.statistics)
+        other = cut(*found, request.other_song) if "other song" in request.change else None
+        if request.change == OTHER_SONG:
+            excerpt, changes = other, []
+        else:
             amounts = (request.semitones, request.strength, request.other_singer)
-            changes = ablation.from_choice(request.change, other, *amounts)
+            excerpt, changes = cut(*found), ablation.from_choice(request.change, other, *amounts)
         result = ablation.run(voice.model, excerpt, changes, options, **common)
-        self._add(result, voice.model, voice.name, options.sampling.steps)
+        self._add(result, voice.model, voice.name, n_steps)
 
     def _add(self, result, model, name, steps):
         self.progress(1.0, "drawing and vocoding")
         self.n_runs += 1
         trace, start = result.trace, f"from {result.excerpt.start_s:.1f} s"
-        made = {"start": start, "method": trace.info["method"], "steps": f"{steps} steps"}
-        made |= {"seed": f"seed {trace.info['seed']}", "by": name}
-        parts = {"change": result.label, "song": result.excerpt.name, **made}
-        first = next((card.parts for card in self.viewer.cards.values()), made)
-        differs = [text for part, text in parts.items() if text != first.get(part)]
+        made = (start, trace.info["method"], f"{steps} steps", f"seed {trace.info['seed']}", name)
+        parts = (result.label, result.excerpt.name, *made)
+        first = next((card.parts for card in self.viewer.cards.values()), (None, None, *made))
+        differs = [text for text, other in zip(parts, first, strict=True) if text != other]
         label = f"{self.n_runs}: {', '.join(differs) or 'the same again'}"
-        text = f"{name}; {start}; {made['method']}, {trace.n_calls} calls (NFE), {made['seed']}"
+        text = f"{name}; {start}; {trace.info['method']}, {trace.n_calls} calls (NFE), seed {trace.info['seed']}"
         self.viewer.add(label, Card(result, model, text, parts))
-        self.viewer.show_result(label, step_audio.render_audio(model, trace, (), **self.callbacks))
+        self.viewer.show_audio(label, step_audio.render_audio(model, trace, (), **self.callbacks), [])
         warnings = [text for text in (result.notice, trace.info["notice"]) if text]
         self.message.show(" ".join([f"Run {self.n_runs} is below.", *warnings]), "warning" if warnings else "done")
 
@@ -237,21 +228,19 @@ class AblationPanel(TaskPanel):
 
     def render(self) -> None:
         """Make the steps of the chosen run audible, measure them, and show players of the pinned ones."""
-        label, steps, words = self.viewer.chosen(), self.viewer.pinned or None, self.words.value
-
-        def share(begin, part):
-            return lambda fraction, text: self.progress(begin + part * fraction, text)
+        label, words = self.viewer.chosen(), self.words.value
 
         def work():
             self.progress(0.0, "beginning")
             result, model = self.viewer.cards[label].result, self.viewer.cards[label].model
             recognizer = recognition.WhisperRecognizer() if words else None
             positions, cancelled = ablation.probed_steps(len(result.trace)), self.task.cancelled
-            given = {"progress": share(0.0, 0.6), "cancelled": cancelled}
-            sounds = step_audio.render_audio(model, result.trace, positions, **given)
+            watch = {"progress": lambda f, text: self.progress(0.6 * f, text), "cancelled": cancelled}
+            sounds = step_audio.render_audio(model, result.trace, positions, **watch)
             measured = (result.trace, sounds.audio, model.features, result.excerpt.audio)
-            found = step_audio.audio_metrics(*measured, share(0.6, 0.4), cancelled, recognizer)
-            self.viewer.show_audio(label, sounds, found, steps)
+            then = (lambda f, text: self.progress(0.6 + 0.4 * f, text), cancelled)
+            found = step_audio.audio_metrics(*measured, *then, recognizer)
+            self.viewer.show_audio(label, sounds, found)
             self.message.show(f"{len(sounds.audio)} sounds of run {label} were made and measured.", "done")
 
         self.start(work, "")

@@ -1,8 +1,7 @@
 """Views, players and saved files of the runs of the ablation panel."""
 
-import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from svclib.analysis import ablation, compare, plots
 from svclib.analysis import html as page
@@ -14,14 +13,13 @@ from svclib.utils.errors import StorageError
 KINDS = {"CSV": "the numbers", "PNG": "the picture", "SVG": "the picture, scalable", "npz": "the whole run"}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Card:
-    """A run, its model, and its settings as text, also by name."""
+class Card(NamedTuple):
+    """A run, its model, and its settings as text and one by one."""
 
     result: ablation.RunResult
     model: Any
     text: str
-    parts: dict[str, str]
+    parts: tuple[str, ...]
 
 
 class RunViewer:
@@ -76,18 +74,14 @@ class RunViewer:
         self.rendered = {name: found for name, found in self.rendered.items() if name != label}
         self._runs_changed()
 
-    def show_result(self, label: str, sounds) -> None:
-        """Show a player of the result of a run (``step_audio.StepAudio``)."""
-        self.rendered = {**self.rendered, label: (sounds, [])}
-        self._show_players(self.a.value, self.pinned or None)
-
-    def show_audio(self, label: str, sounds, metrics: list, steps: list[int] | None) -> None:
-        """Show players for steps of a run that was made audible (``step_audio.StepAudio``), and its metrics."""
+    def show_audio(self, label: str, sounds, metrics: list) -> None:
+        """Show players for a run that was made audible (``step_audio.StepAudio``), and its metrics if there are any."""
         self.rendered = {**self.rendered, label: (sounds, metrics)}
-        self._show_players(label, steps)
-        if self.look.value == "metrics per step":
+        self._show_players()
+        if metrics and self.look.value != "metrics per step":
+            self.look.value = "metrics per step"  # draws it
+        elif metrics:
             self.draw()
-        self.look.value = "metrics per step"  # draws it
 
     def chosen(self) -> str:
         """Label of the chosen run; StorageError if there is none yet."""
@@ -111,7 +105,7 @@ class RunViewer:
         if not self.updating:
             if self.a.value in self.cards:
                 self.step.max = len(self.cards[self.a.value].result.trace) + 1
-            self._show_players(self.a.value, self.pinned or None)
+            self._show_players()
             self.draw()
 
     def pin(self) -> None:
@@ -144,29 +138,28 @@ class RunViewer:
         finally:
             self.shown.value = shown  # never another view's picture under this name
 
-    def _show_players(self, label, steps):
-        if label not in self.rendered:
-            self.players.value = ""
-            return
-        sounds, n = self.rendered[label][0], len(self.cards[label].result.trace)
-        wanted = [s for s in (steps or (0, n // 2, n)) if s in sounds.audio] or [n]
-        names = {s: f"{label}: result" if s == n else f"step {s + 1}" for s in wanted}
-        notes = {s: f"{sounds.attenuated_db[s]:g} dB quieter than it was" for s in wanted if s in sounds.attenuated_db}
-        self.players.value = page.flow(
-            *(page.player(sounds.audio[s], sounds.sample_rate_hz, names[s], notes.get(s, "")) for s in wanted)
-        )
+    def _show_players(self):
+        players, label = [], self.a.value
+        if label in self.rendered:
+            sounds, n = self.rendered[label][0], len(self.cards[label].result.trace)
+            for step in [s for s in (self.pinned or (0, n // 2, n)) if s in sounds.audio] or [n]:
+                name = f"{label}: result" if step == n else f"step {step + 1}"
+                quieter_db = sounds.attenuated_db.get(step)
+                note = "" if quieter_db is None else f"{quieter_db:g} dB quieter than it was"
+                players.append(page.player(sounds.audio[step], sounds.sample_rate_hz, name, note))
+        self.players.value = page.flow(*players) if players else ""
 
     def keep(self, kind: str) -> None:
         """Save what is shown (CSV, PNG, SVG), or the chosen run (npz), under a name that is not taken."""
-        card, name, view = self.cards[self.chosen()], f"study {self.a.value}", self.view
+        card, run, view = self.cards[self.chosen()], f"study {self.a.value}", self.view
+        name = f"{run} - {self.look.value}"
         if kind == "npz":
-            path = compare.save_file(self.folder, name, ".npz", card.result.trace.save)
+            path = compare.save_file(self.folder, run, ".npz", card.result.trace.save)
         elif view is None:
             raise StorageError("Nothing is shown that could be saved; choose another view.")
         elif kind == "CSV":
-            path = compare.save_csv(self.folder, f"{name} - {self.look.value}", view.head, view.rows)
+            path = compare.save_csv(self.folder, name, view.head, view.rows)
         else:
-            data = (plots.png if kind == "PNG" else plots.svg)(view.figure)
-            name = f"{name} - {self.look.value}"
+            data = plots.png(view.figure) if kind == "PNG" else plots.svg(view.figure)
             path = compare.save_file(self.folder, name, f".{kind.lower()}", lambda part: part.write_bytes(data))
         self._written(path, f"Saved as {path}.")
