@@ -404,10 +404,7 @@ def _mix_hint(path: Path, mtime_ns: int) -> str:
 class ComparePanel(TaskPanel):
     """Choose variants, press Compare; a row appears whenever one is converted and measured. Nothing is written.
 
-    Args:
-        base: The person's folder, whose instruments and songs are used.
-        convert: The panel of notebook 03, whose song, controls and diffusion settings are taken; None takes every
-            instrument's own.
+    Song, controls and diffusion settings are those of the panel ``convert``; without it every instrument's own.
     """
 
     PREFIX = "t-ab-"

@@ -28,9 +28,8 @@ class BackgroundTask:
     """One background task at a time for one panel, so that its Cancel button works while it runs.
 
     It is ``busy`` while a task runs, which may ask ``cancelled()``. ``on_busy(True|False)`` is called when one begins
-    and ends, never from two threads at once. Colab shows nothing that a thread changes in a widget
-    (googlecolab/colabtools #3373): there a task runs in the callback that starts it; an interrupt of the kernel stops
-    it.
+    and ends, never from two threads at once. Colab shows nothing that a thread changes in a widget (colabtools #3373):
+    there a task runs in the callback that starts it, and an interrupt of the kernel stops it.
     """
 
     def __init__(self, message: widgets.Message, on_busy: Callable[[bool], None]):
@@ -100,9 +99,7 @@ class BackgroundTask:
 class Panel(W.VBox):
     """A panel of a notebook; an older one of its class is closed, so that running a cell twice leaves one.
 
-    In a copy saved with its outputs, where no kernel runs, a line stands in its place: it is shown above the panel,
-    which hides it while it lives. What cannot show widgets at all has the line as text.
-
+    In a copy saved with its outputs, where no kernel runs, a line stands in its place, which the living panel hides.
     Its ``message`` is the line that reports; tests and styles find the controls by classes that begin with ``PREFIX``.
     """
 
@@ -266,9 +263,8 @@ class TaskPanel(Panel):
 
     It has menus of both, a progress bar, Cancel, Refresh and a live preview. Its ``work_buttons`` are off while it
     works or something is missing; their actions call :meth:`start`. ``WANTED`` and ``KINDS`` are the instruments of the
-    menu, in words and by kind (all but vocoders if empty); the newest of the first kind is the one to begin with.
-    ``BRING`` is how a song gets there, ``STOPPING`` the sentence after Cancel, ``SIZE`` that of the menus, ``entries``
-    every instrument's file, by path.
+    menu, in words and by kind (all but vocoders if empty), the preferred kind first. ``BRING`` is how a song gets
+    there, ``STOPPING`` the sentence after Cancel, ``SIZE`` that of the menus, ``entries`` the instruments by path.
     """
 
     WANTED, KINDS = "instrument", ()

@@ -261,7 +261,7 @@ def reconstruction(run: Path, data) -> HTML:
     sounds = {"Original": made.original, "Reconstruction": made.reconstructed}
     figure = plots.compare_spectrograms([(name, sound, rate_hz, made.features) for name, sound in sounds.items()])
     return HTML(
-        page.heading(f"{made.name}, from {made.start_s:.1f} s", f"loss {made.loss:.3f} at step {record['step']}")
+        page.heading(f"The beginning of {made.name}", f"loss {made.loss:.3f} at step {record['step']}")
         + widgets.drawing(figure, "spectrograms of original and reconstruction")
         + page.flow(*(page.player(sound, rate_hz, name) for name, sound in sounds.items()))
     )
