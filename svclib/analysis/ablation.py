@@ -84,7 +84,8 @@ def cut_excerpt(song: Song, statistics: dict | None, start_s=0.0, seconds=5.0, c
     source, curves = (measured.log_mel, measured.f0_hz, measured.voiced), (target.f0_hz, target.voiced)
     tracks = (*source, *curves, target.loudness_db, measured.content)
     *cut, content = (None if track is None else np.array(track[first:last]) for track in tracks)
-    return Excerpt(song.name, first * hop / rate_hz, *cut, song.audio[first * hop : last * hop], content)
+    audio = song.audio[first * hop : last * hop]
+    return Excerpt(song.name, first * hop / rate_hz, *cut, audio=audio, content=content)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,9 +43,9 @@ class Recorder:
             raise ConversionError(f"The signal has shape {tuple(step.x_t.shape)}; expected a batch of one.")
         if self.edges is None:
             self._plan(step)
-        row = {"index": step.index, "t": step.t, "alpha": step.alpha, "sigma": step.sigma}
-        row |= {"x_t": _half(step.x_t), "x0_hat": _half(step.x0_hat), "features": self.taps.take()}
-        self.pending.append(row)
+        scalars = {"index": step.index, "t": step.t, "alpha": step.alpha, "sigma": step.sigma}
+        states = {"x_t": _half(step.x_t), "x0_hat": _half(step.x0_hat), "features": self.taps.take()}
+        self.pending.append({**scalars, **states})
         if step.index + 1 in self.edges:
             chosen = 0 if not self.rows else -1
             if self.rows and step.index + 1 < self.n_calls:

@@ -53,11 +53,9 @@ def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
     if wanted and not any(entry.kind == "diffusion" for entry in instrument.list_folder(opened.instruments)):
         made = atomic_store.copy_file(BASE_PATH, opened.instruments / BASE_PATH.name)
         os.utime(made, (0, 0))  # one's own instruments are newer
-        widgets.show_note(
-            f"There was no diffusion instrument in {opened.instruments}, so the base model was put there: it sings any "
-            "song in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in a quarter "
-            "of an hour."
-        )
+        note = f"There was no diffusion instrument in {opened.instruments}, so the base model was put there: it sings "
+        note += "any song in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in a "
+        widgets.show_note(f"{note}quarter of an hour.")
     return opened
 
 
