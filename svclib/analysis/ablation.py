@@ -222,7 +222,7 @@ class Probe:
         self.rows.append(row)
 
     def influence(self, trace: Trace) -> "Influence":
-        """What was measured, in dB of the mels of the trace."""
+        """The measurements, in dB of the mels of the trace."""
         unit_db = trace.contract.to_db(trace.high - trace.low)[:, None] / 2
         share = {name: np.array([row["share"][name] for row in self.rows]) for name in self.others}
         moved = {name: np.stack([row["moved"][name] for row in self.rows]) for name in self.others}

@@ -360,7 +360,7 @@ class ConvertPanel(TaskPanel):
 
 
 class _Request(NamedTuple):
-    """What the widgets said when a button was pressed: shares by instrument, the song, accompaniment of a mix and the
+    """The choices when a button was pressed: shares by instrument, the song, the accompaniment of a mix and the
     level of its voice, how the song is measured and adjusted, and the format of the file."""
 
     shares: dict[Path, float]
