@@ -37,8 +37,8 @@ class PitchLane(W.VBox):
         # from 60 Hz to half the sample rate, rows equally spaced in cents
         picture = plots.plain_levels(level_db, plots.FLOOR_DB, max(-20.0, float(level_db.max())))
         filled = {"data": json.dumps(data), "picture": page.data_uri(picture, "image/png"), "script": script}
-        filled |= {"keys": list(data["keys"]), "key": data["key"]}
-        self._face.value = page.TEMPLATES.from_string(template).render(filled)
+        keys = {"keys": list(data["keys"]), "key": data["key"]}
+        self._face.value = page.TEMPLATES.from_string(template).render(filled, **keys)
 
     def hide(self) -> None:
         """Show nothing: another song was chosen."""
