@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--key", action="append", choices=KEYS, help="all by default")
     parser.add_argument("--steps", type=int, action="append", help="5, 20 and 100 by default")
     parser.add_argument("--temperature", type=float, action="append", help="0, 0.5 and 1 by default")
+    parser.add_argument("--content", choices=("own", "whisper"), default="own", help="see SamplingOptions")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
 
@@ -79,10 +80,11 @@ def main() -> int:
 
                 def converted(clip, bench=bench, options=options, key=KEYS[key_label]):
                     key = bench.key(clip) if key is None else key
-                    return bench.convert(bench.song(clip), key, a.seed, **options).audio
+                    return bench.convert(bench.song(clip), key, a.seed, content=a.content, **options).audio
 
                 row(label, key_label, converted)
-        (a.out / "chain.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(report, indent=1, ensure_ascii=False)
+        (a.out / f"chain {a.content}.json").write_text(text, encoding="utf-8")
     return 0
 
 

@@ -50,7 +50,7 @@ def denoiser_calls(seconds: float, repeats: int) -> dict:
     n = round(seconds * 44100 / 512)
     condition = torch.randn(1, model.settings.condition_dims, n, generator=generator)
     x_t = torch.randn(1, model.contract.n_mels, n, generator=generator)
-    ahead = {p: model.prepare(condition, p) for p in ("fp32", "bf16")}
+    ahead = {p: model.prepare(condition, SamplingOptions(precision=p)) for p in ("fp32", "bf16")}
     plain = ahead["fp32"]
 
     def nothing_ahead():

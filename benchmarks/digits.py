@@ -85,8 +85,8 @@ def made_clips(voice: Instrument, labels: list[str], out: Path, options: argpars
             for path, sound in zip(paths, sounds, strict=True):
                 if not path.exists():
                     written = audio.write(path, sound, voice.features.sample_rate_hz)
-                    if written.gain_db < 0:
-                        print(f"{written.path.name} was turned down by {-written.gain_db:.1f} dB: nothing clips.")
+                    if (peak_db := 20 * np.log10(np.abs(sound).max(initial=1.0))) > 0:
+                        print(f"{written.name} was turned down by {peak_db:.1f} dB: nothing clips.")
         report((done + 1) / len(batches), f"'{labels[i]}', {start + options.batch} clips")
     return {label: [folder / f"{label}_{k:04d}.wav" for k in range(options.per_label)] for label in labels}
 

@@ -76,9 +76,9 @@ def main() -> None:
         ends = first["audio"], second["audio"]
         label = first["label"] if opened.model.settings.condition == "label" else None
         for name, shared in (("shared noise", True), ("independent noise", False)):
-            mix = diffwave_uses.Mix(SHARES, chosen.step, shared, label)
-            made = diffwave_uses.interpolate(opened.model, *ends, mix, SamplingOptions(seed=chosen.seed + i))
-            sounds[name].append(made)
+            how = (chosen.step, shared, label, SamplingOptions(seed=chosen.seed + i))
+            made = [diffwave_uses.interpolate(opened.model, *ends, share, *how) for share in SHARES]
+            sounds[name].append(np.stack(made))
         length = max(map(len, ends))
         a, b = (np.pad(x, (0, length - len(x))) for x in ends)
         sounds["plain mixture"].append(np.stack([(1 - s) * a + s * b for s in SHARES]))

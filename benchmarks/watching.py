@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 import browsing
-from test_player import sharpening
+from traces import sharpening
 
 from svclib.analysis import ablation, compare, lesson, player, plots, step_audio
 from svclib.analysis.plots import ablation as views
@@ -58,7 +58,7 @@ def overhead(repeats: int = 12, steps: int = 6) -> None:
     median over rounds of neighbouring short runs with and without it (ddim, 5 s, 10 x 128 channels)."""
     model = small_model()
     condition = torch.randn(1, 128, 430, generator=torch.Generator().manual_seed(0))
-    prepared = model.prepare(condition, "fp32")
+    prepared = model.prepare(condition, SamplingOptions(precision="fp32"))
     inside, own = [0.0], 0.0
 
     def timed(call):

@@ -300,7 +300,7 @@ def run(
 
     def prepare(*more: Intervention):
         condition = build_condition(model, excerpt, [*changes, *more], options.singer)
-        return condition, model.prepare(condition, options.sampling.precision, cancelled=cancelled)
+        return condition, model.prepare(condition, options.sampling, cancelled)
 
     condition, denoiser = prepare()
     scaled = [(float(c.amount) - 1, prepare(Intervention(c.factor))[1]) for c in changes if c.kind == "scale"]

@@ -96,7 +96,7 @@ def capture(
     target curves to store: ``f0_hz``, ``voiced``, ``loudness_db``, each ``[frames]``. ``callback`` is called with each
     recorded step; denoiser calls inside it are not recorded. Without ``features`` no hidden features are.
     """
-    denoiser, settings = denoiser or model.prepare(condition, sampling.precision), model.settings
+    denoiser, settings = denoiser or model.prepare(condition, sampling), model.settings
     recorder = Recorder(denoiser=denoiser if features else None)
 
     def on_step(step: SamplerStep) -> None:

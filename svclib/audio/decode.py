@@ -2,29 +2,23 @@
 
 A damaged MP3 header can claim 10^12 samples, and a WAV cut in half opens without an error. So nothing is allocated from
 a header, blocks are read until one comes short, and the decoded length is compared with the claims of the header and
-the size of the file; differences become warnings that name the time. Where the header of a WAV or MP3 gives a wrong
-length or none, or is preceded or interrupted by something else, libsndfile gets the same sound behind a right one.
+the size of the file; differences become warnings that name the time.
 """
 
-import bisect
 import contextlib
 import dataclasses
-import io
-import itertools
 import os
 import re
 import shutil
-import stat
-import struct
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import soundfile
 
+from svclib.audio.repair import UPLOAD, Piece, clock, joined, mp3_pieces, wav_pieces
 from svclib.utils import budget, filesystem
 from svclib.utils.budget import Cost
 from svclib.utils.errors import AudioError
@@ -36,12 +30,6 @@ SUFFIXES = (
 BLOCK_SAMPLES = 65536
 MAX_CHANNELS = 32
 RATES_HZ = (2000, 768000)
-_MP3_KBITS = {  # by version (MPEG-1, others), of bitrate indices 1 to 14
-    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_MP3_SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
-_FIRST_FRAME_BYTES = 1 << 20  # in which an MP3 begins, behind its tags
 _FFMPEG_KINDS = {"mov": "AAC or ALAC in MP4", "aac": "AAC", "matroska": "WebM", "asf": "WMA"}
 # What ffmpeg may read where libsndfile cannot, by its first bytes; none of these refers to other files.
 _FFMPEG_FORMATS = "aac,ac3,aiff,amr,ape,au,avi,caf,dts,eac3,flac,flv,mp3,mpc,mpc8,mpeg,mpegts,ogg,tta,w64,wav,wv"
@@ -49,14 +37,14 @@ _FFMPEG_HEAD = re.compile(
     rb"ID3|OggS|fLaC|caff|wvpk|RIFF|RF64|BW64|riff|FORM|\.snd|\x0bw|\x7f\xfe\x80\x01|\xff[\xe0-\xff]|TTA|MAC |"
     rb"MPCK|MP\+|#!AMR|FLV|\0\0\x01\xba|G(?s:.{187})G"
 )
-_OGG_BEGIN = re.compile(rb"OggS\0[\x02\x06]")  # the first page of a stream
-_OGG_PAGE = re.compile(rb"OggS\0[\0\x01\x04\x05]")  # any other
+_ENCRYPTED = rb"stsd.{12}(enca|drms)"  # a sample entry of an MP4 (ISO/IEC 23001-7 or FairPlay)
+# A page of an Ogg file within a stream, then the first page of another: a recording of a radio, or joined files.
+_CHAINED = (rb"OggS\0[\0\x01\x04\x05]", rb"OggS\0[\x02\x06]")
 _PACKED = {b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"PK\3\4": "zip", b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zX": "xz"}
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")
 _UNKNOWN_LENGTH = 1 << 60  # libsndfile's number of samples of a stream whose header does not give it
 _FFMPEG_HINT = "Install ffmpeg, or open the file in an audio editor (for example Audacity) and save it as WAV."
 _EXPORT = "Export it again as WAV or FLAC."
-_UPLOAD = "Upload it again if there is more of it."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +68,6 @@ class AudioInfo:
     def duration_s(self) -> float:
         """Length in seconds."""
         return self.n_samples / self.sample_rate_hz
-
-
-def clock(seconds: float) -> str:
-    """A time in a recording: ``1:02.50``."""
-    minutes, rest = divmod(max(0.0, seconds), 60)
-    return f"{int(minutes)}:{rest:05.2f}"
 
 
 def low_rate_warning(name: str, sample_rate_hz: int) -> str:
@@ -163,7 +145,7 @@ class Decoder:
         rate, claimed = self.info.sample_rate_hz, self.info.n_samples
         if not self._shortness_explained and self.position < 0.995 * claimed:
             read, whole = clock(self.position / rate), clock(claimed / rate)
-            self._warn(f" is cut off: {read} of {whole} could be read. {_UPLOAD}")
+            self._warn(f" is cut off: {read} of {whole} could be read. {UPLOAD}")
         return dataclasses.replace(self.info, n_samples=self.position, warnings=tuple(self._warnings))
 
 
@@ -172,15 +154,15 @@ def _opened(path: Path, warn: Callable[[str], None]) -> "_Sndfile | _Ffmpeg":
     size, head = _head_of(path)
     if kind := _ffmpeg_kind(path, size, head):
         return _Ffmpeg(path, kind)
-    if head[:4] == b"OggS" and _is_chained(path):  # libsndfile reads the first stream only
+    if head[:4] == b"OggS" and _holds(path, *_CHAINED):  # libsndfile reads the first stream only
         if shutil.which("ffmpeg"):
             return _Ffmpeg(path, "ogg")
         warn(" holds several recordings in a chain; only the first one is used. With ffmpeg all are.")
     try:
-        return _Sndfile(path, _wav_pieces(path, warn) or _mp3_pieces(path, warn))
+        return _Sndfile(path, open(path, "rb", buffering=0), wav_pieces(path, warn) or mp3_pieces(path, warn))
     except AudioError:
-        if pieces := _mp3_pieces(path, warn, unopened=True):
-            return _Sndfile(path, pieces)
+        if pieces := mp3_pieces(path, warn, unopened=True):
+            return _Sndfile(path, open(path, "rb", buffering=0), pieces)
         if shutil.which("ffmpeg") and _FFMPEG_HEAD.match(head):
             with contextlib.suppress(AudioError):
                 return _Ffmpeg(path)
@@ -190,9 +172,9 @@ def _opened(path: Path, warn: Callable[[str], None]) -> "_Sndfile | _Ffmpeg":
 class _Sndfile:
     """libsndfile on an open file, or on pieces of it: it sees content only, and any file name is safe."""
 
-    def __init__(self, path: Path, pieces: "list[_Piece] | None" = None):
-        self._bytes = open(path, "rb", buffering=0)
-        source = self._bytes.fileno() if pieces is None else io.BufferedReader(_Pieces(self._bytes, pieces), 1 << 16)
+    def __init__(self, path: Path, file: IO[bytes], pieces: list[Piece] | None = None):
+        self._bytes = file
+        source = file.fileno() if pieces is None else joined(file, pieces)
         try:
             self._file = soundfile.SoundFile(source, closefd=False)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
@@ -203,7 +185,7 @@ class _Sndfile:
         self.claimed_samples = self._file.frames if 0 < self._file.frames < _UNKNOWN_LENGTH else 0
         if self._file.frames <= 0:
             self.close()
-            raise _error(path, "holds no sound (0 samples); it is cut off.", _UPLOAD)
+            raise _error(path, "holds no sound (0 samples); it is cut off.", UPLOAD)
 
     def read(self, n: int) -> tuple[np.ndarray, str | None]:
         """Up to ``n`` samples, and the reason if decoding failed after them."""
@@ -222,42 +204,38 @@ class _Sndfile:
         self._bytes.close()
 
 
-class _Ffmpeg:
+class _Ffmpeg(_Sndfile):
     """Formats that libsndfile does not know, through a local ffmpeg that writes float AU to a pipe."""
 
     def __init__(self, path: Path, kind: str = ""):
-        if kind == "mov" and _is_encrypted(path):
+        if kind == "mov" and _holds(path, _ENCRYPTED):
             raise _error(path, "is copy-protected.", "Export it as WAV or FLAC in its own player, or leave it out.")
         program = shutil.which("ffmpeg")
         if program is None:
             raise _error(path, f"is {_FFMPEG_KINDS[kind]}, which needs ffmpeg.", _FFMPEG_HINT)
-        self._stderr = tempfile.TemporaryFile()
         by = ["-f", kind] if kind else ["-format_whitelist", _FFMPEG_FORMATS]
         source = ["-protocol_whitelist", "file,pipe", *by, "-i", f"file:{path.absolute()}"]
         command = [program, "-nostdin", "-v", "error", *source, *"-map 0:a:0 -c:a pcm_f32be -f au pipe:1".split()]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr)
-        header = self._process.stdout.read(24)
-        if len(header) < 24 or header[:4] != b".snd":
-            self.close()
-            raise _error(path, "cannot be decoded: protected, damaged or without sound.", _EXPORT)
-        offset, _, _, self.sample_rate_hz, self.channels = struct.unpack(">5I", header[4:])
-        self._process.stdout.read(offset - 24)
+        null = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=null)
+        try:
+            super().__init__(path, self._process.stdout)
+        except AudioError:
+            self._process.kill()
+            self._process.wait()
+            raise _error(path, "cannot be decoded: protected, damaged or without sound.", _EXPORT) from None
         self.format, self.subtype, self.claimed_samples = kind.upper() or "FFMPEG", "FFMPEG", 0
 
     def read(self, n: int) -> tuple[np.ndarray, str | None]:
-        """As :meth:`_Sndfile.read`."""
-        data = self._process.stdout.read(n * self.channels * 4)
-        whole = len(data) // (4 * self.channels) * self.channels
-        block = np.frombuffer(data, ">f4", whole).astype(np.float32).reshape(-1, self.channels)
-        failed = len(block) < n and self._process.wait() != 0
-        return block, "ffmpeg could not read on" if failed else None
+        block, fault = super().read(n)
+        if not fault and len(block) < n and self._process.wait() != 0:
+            fault = "ffmpeg could not read on"
+        return block, fault
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
+        self._process.kill()
         self._process.wait()
-        self._process.stdout.close()
-        self._stderr.close()
+        super().close()
 
 
 def _error(path: Path, text: str, hint: str = "") -> AudioError:
@@ -285,10 +263,8 @@ def _ffmpeg_kind(path: Path, size: int, head: bytes) -> str:
 def _head_of(path: Path) -> tuple[int, bytes]:
     """Size in bytes and first 512 bytes of a file; AudioError for a folder, or if it cannot be opened."""
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-            raise _error(path, f"is {what}, not a sound file.")
+        if path.exists() and not path.is_file():
+            raise _error(path, f"is {'a folder' if path.is_dir() else 'a pipe or a device'}, not a sound file.")
         with open(path, "rb") as file:
             return os.fstat(file.fileno()).st_size, file.read(512)
     except FileNotFoundError:
@@ -305,9 +281,8 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
     if sum(32 <= b < 127 or b in (9, 10, 13) for b in head) > 0.95 * len(head):
         return _error(path, "is not audio: it holds text.", "Choose a recording instead.")
     if packed := next((name for start, name in _PACKED.items() if head.startswith(start)), ""):
-        return _error(
-            path, f"is not a sound file but packed files ({packed}).", "Unpack it first, and give the folder."
-        )
+        hint = "Unpack it first, and give the folder."
+        return _error(path, f"is not a sound file but packed files ({packed}).", hint)
     if _FFMPEG_HEAD.match(head) and not shutil.which("ffmpeg"):
         return _error(path, "is not among the formats that are read without ffmpeg.", _FFMPEG_HINT)
     if path.suffix.lower() not in SUFFIXES:
@@ -316,33 +291,18 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
     return _error(path, f"cannot be read as audio ({detail}).", _EXPORT)
 
 
-def _is_encrypted(path: Path) -> bool:
-    """True for an MP4 or M4A with encrypted sound: a sample entry ``enca`` (ISO/IEC 23001-7) or ``drms`` (FairPlay)."""
+def _holds(path: Path, *patterns: bytes) -> bool:
+    """True if a file holds these patterns, of at most 20 bytes each, one somewhere behind the other."""
     with open(path, "rb") as file:
-        while len(head := file.read(8)) == 8:
-            size, kind, read = int.from_bytes(head[:4], "big"), head[4:], 8
-            if size == 1:
-                size, read = int.from_bytes(file.read(8), "big"), 16
-            if kind == b"moov":
-                tables = file.read(min(size - read, 64 << 20) if size else 64 << 20).split(b"stsd")[1:]
-                return any(table[12:16] in (b"enca", b"drms") for table in tables)
-            if size < read:
-                break
-            file.seek(size - read, 1)
-    return False
-
-
-def _is_chained(path: Path) -> bool:
-    """True if a stream of an Ogg file begins behind other sound: recordings of a radio, or joined files."""
-    with open(path, "rb") as file:
-        begun, before = False, b""
+        before, wanted = b"", list(patterns)
         while block := file.read(filesystem.CHUNK_BYTES):
-            data = before + block
-            if not begun and (page := _OGG_PAGE.search(data)):
-                begun, data = True, data[page.start() :]
-            if begun and _OGG_BEGIN.search(data):
+            before += block
+            while wanted and (found := re.search(wanted[0], before, re.DOTALL)):
+                before = before[found.end() :]
+                del wanted[0]
+            if not wanted:
                 return True
-            before = block[-5:]
+            before = before[-19:]
     return False
 
 
@@ -360,216 +320,7 @@ def _cut_warning(path: Path, size: int) -> str | None:
             tail = file.read()
             last = tail.rfind(b"OggS")
             if 0 <= last < len(tail) - 5 and not tail[last + 5] & 4:  # flag of the last page of a stream
-                return f" is cut off: its end is missing. {_UPLOAD}"
+                return f" is cut off: its end is missing. {UPLOAD}"
     if declared and declared + 8 > size + 1:
-        return f" is cut off: {size} of {declared + 8} bytes are there. {_UPLOAD}"
+        return f" is cut off: {size} of {declared + 8} bytes are there. {UPLOAD}"
     return None
-
-
-# Wrong lengths --------------------------------------------------------------------------------------------------------
-
-_Piece = bytes | tuple[int, int]
-
-
-class _Pieces(io.RawIOBase):
-    """Bytes, and ranges ``(start, stop)`` of a file, one after the other as a file of their own."""
-
-    def __init__(self, file: io.RawIOBase, pieces: list[_Piece]):
-        self._file, self._pieces, self._at = file, pieces, 0
-        lengths = (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
-        self._ends = list(itertools.accumulate(lengths))
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = max(0, offset + (0, self._at, self._ends[-1])[whence])
-        return self._at
-
-    def readinto(self, buffer) -> int:
-        i = bisect.bisect_right(self._ends, self._at)
-        if i == len(self._pieces):
-            return 0
-        piece, left = self._pieces[i], self._ends[i] - self._at
-        if isinstance(piece, bytes):
-            data = piece[len(piece) - left :][: len(buffer)]
-        else:
-            self._file.seek(piece[1] - left)
-            data = self._file.read(min(left, len(buffer)))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-def _wav_pieces(path: Path, warn: Callable[[str], None]) -> list[_Piece] | None:
-    """Format and sound of a WAV whose header libsndfile would misread; None for any other file.
-
-    Its length was not written (the recorder was killed, or wrote to a pipe), or sound lies behind the length written;
-    it is a BW64 (EBU Tech 3306), or a chunk of odd length is not padded.
-    """
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        head, at, format, length = file.read(12), 12, b"", 0
-        odd = head[:4] == b"BW64"
-        if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
-            return None
-        while at + 8 <= size:
-            file.seek(at)
-            name, n = struct.unpack("<4sI", file.read(8))
-            body, stop = at + 8, at + 8 + n
-            if name == b"ds64":
-                length = int.from_bytes(file.read(16)[8:], "little")
-            elif name == b"fmt ":
-                format = file.read(min(n, 4096))
-            elif name == b"data":
-                stop = body + length if n == 0xFFFFFFFF and head[:4] != b"RIFF" else stop
-                file.seek(min(stop + (stop & 1), size))
-                behind = file.read(4)
-                open_end = stop == body or (len(behind) == 4 and not behind.isascii())
-                if behind == b"RIFF":
-                    warn(": another WAV stands behind it in the same file; only the first one is used.")
-                    odd = True
-                if not format or not (odd or open_end) or size <= body:
-                    return None
-                if open_end:
-                    stop = size
-                    warn(": its header gives no length, or a wrong one; the sound up to the end of the file is used.")
-                parts = (
-                    b"RIFF\xff\xff\xff\xffWAVEfmt ",
-                    struct.pack("<I", len(format)),
-                    format,
-                    b"data\xff\xff\xff\xff",
-                )
-                return [b"".join(parts), (body, min(stop, size))]
-            at = stop
-            if n & 1:
-                file.seek(at)
-                padded = file.read(1) == b"\0"
-                at, odd = at + padded, odd or not padded
-    return None
-
-
-def _mp3_pieces(path: Path, warn: Callable[[str], None], unopened: bool = False) -> list[_Piece] | None:
-    """The frames of an MP3 behind a header with their true number; None if there are none, or the file is so already.
-
-    What is not a frame (tags, junk in front, damage) is left out. ``unopened``: libsndfile cannot open the file itself.
-    """
-    with open(path, "rb") as file:
-        tag = file.read(10)
-        begin = 10 + sum((byte & 0x7F) << s for byte, s in zip(tag[6:], (21, 14, 7, 0), strict=False))  # ID3v2's end
-        begin = begin if tag[:3] == b"ID3" else 0
-        if not begin and not _MP3_SYNC.match(tag) and path.suffix.lower() != ".mp3":
-            return None
-        spans, cut = _mp3_spans(file, 0, begin + _FIRST_FRAME_BYTES)  # the tag's size may be wrong
-        if not spans:
-            return None
-        file.seek(spans[0][0])
-        bits = int.from_bytes(file.read(4), "big")
-        n_bytes, kind = _mp3_frame(bits)
-        first = bits.to_bytes(4, "big") + file.read(n_bytes - 4)
-    count = sum(n for *_, n in spans)
-    offset, claimed = max(first[:64].find(b"Xing"), first[:64].find(b"Info")), 0
-    if offset > 0:
-        claimed = int.from_bytes(first[offset + 8 : offset + 12], "big") if first[offset + 7] & 1 else 0
-    elif first[36:40] == b"VBRI":
-        claimed = int.from_bytes(first[50:54], "big")
-    if offset > 0 or first[36:40] == b"VBRI":  # the frame that holds the number is no sound
-        count, spans[0] = count - 1, (spans[0][0] + n_bytes, spans[0][1], spans[0][2] - 1)
-    if len(spans) == 1 and not unopened and claimed and abs(claimed - count) <= 1:
-        return None
-    mpeg1, mono = kind >> 19 & 3 == 3, bits >> 6 & 3 == 3
-    frame_s = 1152 / _mp3_rate_hz(bits) / (1 if mpeg1 else 2)
-    whole, there = clock(claimed * frame_s), clock(count * frame_s)
-    if len(spans) > 1:
-        n_more = len(spans) - 2
-        more = f" and at {n_more} more place{'' if n_more == 1 else 's'}" if n_more else ""
-        warn(f" is damaged at {clock(spans[0][2] * frame_s)}{more}; what could be read before and after is joined.")
-    elif claimed > 10 * count:
-        warn(f": the length in its header, {whole}, is impossible; the {there} that are there are used.")
-    elif claimed > count + 1:
-        warn(f" is cut off: {there} of {whole} could be read. {_UPLOAD}")
-    elif claimed and claimed < count - 1:
-        warn(f": the length in its header, {whole}, is wrong; all {there} are used.")
-    elif cut:
-        warn(f" is cut off: its end is missing. {_UPLOAD}")
-    side = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
-    if claimed and offset > 0 and first[offset + 7] & 2:
-        n_bytes = len(first) + sum(stop - start for start, stop, _ in spans)
-        header = first[: offset + 8] + struct.pack(">II", count, n_bytes) + first[offset + 16 :]
-    else:
-        bits = bits & ~0xF200 | 0x1E000  # without padding and checksum, of the highest bitrate
-        header = bits.to_bytes(4, "big") + bytes(side) + b"Xing" + struct.pack(">II", 1, count)
-        header = header.ljust(_mp3_frame(bits)[0], b"\0")
-    return [header, *itertools.chain(*(_mp3_span(path, *spans[i][:2], side if i else 0) for i in range(len(spans))))]
-
-
-def _mp3_span(path: Path, start: int, stop: int, side: int) -> Iterator[_Piece]:
-    """Frames as pieces; the first ones without their ``side`` information, silent: they refer to 511 bytes before."""
-    with open(path, "rb") as file:
-        held = 0
-        while start < stop and side and held < 511:
-            file.seek(start)
-            n_bytes = max(_mp3_frame(int.from_bytes(file.read(4), "big"))[0], 4 + side)
-            yield from ((start, start + 4), b"\xff\x80".ljust(side, b"\0"), (start + 4 + side, start + n_bytes))
-            start, held = start + n_bytes, held + n_bytes - 4 - side
-    if start < stop:
-        yield start, stop
-
-
-def _mp3_spans(file: BinaryIO, at: int, limit: int) -> tuple[list[tuple[int, int, int]], bool]:
-    """Ranges ``(start, stop, frames)`` of an MP3 in which one frame follows the other, and whether the last one is cut.
-
-    A range begins, the first one before ``limit``, where three frames of the file's kind follow each other. The last
-    frame before damage is left out.
-    """
-    size, kind, spans, last = file.seek(0, 2), 0, list[tuple[int, int, int]](), 0
-
-    def frame(start: int) -> tuple[int, int]:
-        file.seek(start)
-        n_bytes, its_kind = _mp3_frame(int.from_bytes(file.read(4), "big"))
-        return (n_bytes, its_kind) if its_kind == (kind or its_kind) else (0, 0)
-
-    def begins(start: int) -> bool:
-        for _ in range(3):
-            n_bytes, its_kind = frame(start)
-            if not n_bytes or its_kind != frame(at)[1]:
-                return start >= size - 4
-            start += n_bytes
-        return True
-
-    while at + 4 <= size and (spans or at < limit):
-        n_bytes, its_kind = frame(at)
-        joined = bool(spans) and spans[-1][1] == at
-        if n_bytes and (joined or begins(at)):
-            if at + n_bytes > size:
-                return spans, True
-            kind, begin, n = its_kind, at, 0
-            if joined:
-                begin, _, n = spans.pop()
-            elif spans:
-                spans[-1] = (spans[-1][0], last, spans[-1][2] - 1)
-            spans.append((begin, at + n_bytes, n + 1))
-            last, at = at, at + n_bytes
-            continue
-        file.seek(at + 1)
-        block = file.read(1 << 16)
-        sync = _MP3_SYNC.search(block)
-        at += 1 + sync.start() if sync else len(block)
-    return spans, False
-
-
-def _mp3_frame(bits: int) -> tuple[int, int]:
-    """Length in bytes and kind (version and sample rate) of a frame of layer III by its header; zeros if it is none."""
-    version, bitrate, rate = bits >> 19 & 3, bits >> 12 & 15, bits >> 10 & 3
-    if bits >> 21 != 0x7FF or version == 1 or bits >> 17 & 3 != 1 or bitrate in (0, 15) or rate == 3:
-        return 0, 0
-    bits_per_frame = (144000 if version == 3 else 72000) * _MP3_KBITS[version == 3][bitrate - 1]
-    return bits_per_frame // _mp3_rate_hz(bits) + (bits >> 9 & 1), bits & 0x180C00 | 1
-
-
-def _mp3_rate_hz(bits: int) -> int:
-    return (44100, 48000, 32000)[bits >> 10 & 3] >> {3: 0, 2: 1, 0: 2}[bits >> 19 & 3]

@@ -4,13 +4,11 @@ Every repair (silent channel left out, offset removed) is a sentence in ``info.w
 ``units.resampled_length`` samples and no delay.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -32,9 +30,8 @@ _CANCELLED_SHARE = 0.05  # a mix with less of the louder channel's energy cancel
 def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The usable sound files of a folder (or of one file), and those left out, each with the reason; sorted by path.
 
-    A file is usable if it can be opened as sound, whatever its suffix. Links are followed inside the folder only;
-    system files (``.DS_Store``, ``._song.wav``, ``.ipynb_checkpoints``) are passed over. An AudioError names the
-    nearest folders if there is none.
+    A file is usable if it can be opened as sound, whatever its suffix. Links are followed inside the folder only, and
+    system files are passed over. An AudioError names the nearest folders if there is none.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -42,30 +39,26 @@ def find(folder: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         near = difflib.get_close_matches(folder.name, names, n=3, cutoff=0.5)
         hint = f"Near names there: {', '.join(near)}." if near else ""
         raise AudioError(f"There is no folder {folder}.", path=folder, hint=hint)
-    usable, skipped = [], []
-    for path, problem in [(folder, "")] if folder.is_file() else _files(folder):
-        try:
-            if problem:
-                raise AudioError(problem)
-            probe(path)
-            usable.append(path)
-        except (AudioError, OSError) as error:
-            skipped.append((path, str(error)))
-    return sorted(usable), sorted(skipped)
+    found = [(folder, _problem(folder))] if folder.is_file() else list(_files(folder))
+    return sorted(path for path, why in found if not why), sorted((path, why) for path, why in found if why)
 
 
 def has_audio(folder: str | Path) -> bool:
     """True if a folder or its sub-folders hold a usable sound file; opens files only until one is found."""
-    for path, problem in _files(Path(folder)):
-        with contextlib.suppress(AudioError, OSError):
-            if not problem:
-                probe(path)
-                return True
-    return False
+    return not all(why for _, why in _files(Path(folder)))
+
+
+def _problem(path: Path) -> str:
+    """The reason why a file is not usable; "" if it can be opened as sound."""
+    try:
+        probe(path)
+    except (AudioError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The files of a folder and its sub-folders, and the links out of it, each with the reason against it or ""."""
+    """The files of a folder and its sub-folders, and the links out of it, each with its :func:`_problem`."""
     seen, root = set(), folder.resolve()
     for at, folders, files in os.walk(folder, followlinks=True):
         here = os.stat(at)
@@ -84,7 +77,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
                 text = "is a link to a place outside the folder. Put the file itself there, or give that place."
                 yield path, f"{filesystem.as_name(name)} {text}"
             elif name not in folders:
-                yield path, ""
+                yield path, _problem(path)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -113,11 +106,6 @@ class Survey:
     offset: float  # constant part of the mix that is removed; 0 where it is small
     gain: float  # 1, or the factor that brings a file of wrong scale to full scale
     peak: float  # largest possible absolute value of the mix, after the gain
-
-    @property
-    def silent(self) -> bool:
-        """True if every sample is zero."""
-        return self.peak == 0.0
 
     def mono(self, block: np.ndarray) -> np.ndarray:
         """Mix a block ``[n, channels]`` to float32 ``[n]``."""
@@ -218,8 +206,9 @@ def _mix(info: AudioInfo, mean: np.ndarray, covariance: np.ndarray, peaks: np.nd
     else:
         active = energy > _SILENT_RATIO * energy.max() if energy.max() > 0 else np.ones(channels, bool)
         if channels > 2:
-            text = "Export the voice alone if others sound too."
-            warnings.append(f"{name} has {channels} channels, mixed to one. {text}")
+            warnings.append(
+                f"{name} has {channels} channels, mixed to one. Export the voice alone if others sound too."
+            )
         if not active.all():
             silent = ", ".join(str(i + 1) for i in np.flatnonzero(~active))
             warnings.append(f"{name}: channel {silent} is silent and left out of the mix.")
@@ -230,8 +219,8 @@ def _mix(info: AudioInfo, mean: np.ndarray, covariance: np.ndarray, peaks: np.nd
         offset = float(weights @ mean)
         offset = offset if abs(offset) > 0.02 * max(1.0, float(peaks.max())) else 0.0
         if offset:
-            text = f"has a constant offset of {offset:+.2f} (a fault of the sound card); it is removed."
-            warnings.append(f"{name} {text}")
+            fault = f"a constant offset of {offset:+.2f} (a fault of the sound card)"
+            warnings.append(f"{name} has {fault}; it is removed.")
         peak = float(weights @ peaks) + abs(offset)
         if peak > _WRONG_SCALE:
             gain = 1.0 / peak
@@ -261,26 +250,18 @@ def as_float(samples: np.ndarray) -> np.ndarray:
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-class Written(NamedTuple):
-    """Path of a file, and the dB by which it was turned down (0 or negative) so that nothing clips."""
-
-    path: Path
-    gain_db: float
-
-
 def write(
     path: str | Path,
     samples: np.ndarray,
     sample_rate_hz: int,
     comment: str = SYNTHETIC_TAG,
     describe: Callable[[Path], bytes] | None = None,
-) -> Written:
+) -> Path:
     """Write sound in the format of the suffix (wav and flac with 24 bits, mp3, ogg, opus), atomically.
 
-    Where the name is taken, it is ``name 2.wav`` and so on. Peaks above full scale are prevented by turning the whole
-    file down, never by cutting or wrapping. ``samples`` are ``[n]`` or ``[n, channels]``, float or int16, ``comment``
-    becomes a tag, ``describe`` is that of ``atomic_store.commit_new``. AudioError if the format is not known or does
-    not take this rate, or the samples are not finite.
+    Where the name is taken, it is ``name 2.wav`` and so on. Peaks above full scale turn the whole file down.
+    ``samples`` are ``[n]`` or ``[n, channels]``, float or int16, ``comment`` becomes a tag, ``describe`` is that of
+    ``atomic_store.commit_new``. AudioError if the format is unknown or refuses this rate, or samples are not finite.
     """
     path, samples = Path(path), as_float(np.asarray(samples))
     suffix = path.suffix.lower()
@@ -308,4 +289,4 @@ def write(
             text = f"{form} at {sample_rate_hz} Hz with {channels} channels cannot be written ({detail})."
             raise AudioError(text, hint="Write WAV instead.") from None
 
-    return Written(atomic_store.commit_new(path, put, describe), 20 * float(np.log10(gain)))
+    return atomic_store.commit_new(path, put, describe)

@@ -63,11 +63,6 @@ def note_on_ratio(loudness_db: Float[np.ndarray, " frames"], confidence: Float[n
     return (sums[high] - sums[low]) / (high - low) * height / (0.49 * height.mean())
 
 
-def note_mask(ratio: np.ndarray, threshold: float = 1.0) -> np.ndarray:
-    """Frames in which a note sounds: ``ratio >= threshold``, bool."""
-    return np.asarray(ratio) >= threshold
-
-
 def integrated_lufs(samples: Float[np.ndarray, " samples"], sample_rate_hz: float | int) -> float:
     """Integrated loudness of a mono signal by ITU-R BS.1770-4: a full-scale sine at 997 Hz has -3.01 LUFS.
 

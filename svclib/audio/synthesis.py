@@ -101,21 +101,19 @@ def frame_phase(
     sample_rate_hz: float | int,
     hop_samples: int,
     initial_phase: Float[Tensor, " batch"] | None = None,
-) -> tuple[Float[Tensor, "batch frames"], Float[Tensor, " batch"]]:
-    """Phase of the fundamental: float64 cycles just before each frame's centre sample, counted on past 1 from those
-    before sample 0 (``initial_phase``, 0 if None), and after the last sample, 0..1.
+) -> Float[Tensor, "batch frames"]:
+    """Phase of the fundamental just before each frame's centre sample, in float64 cycles, counted on past 1 from those
+    before sample 0 (``initial_phase``, 0 if None).
 
     The frequency moves on straight lines between frame centres (:func:`upsample_linear`); its running sum over samples
     is added up per frame in closed form.
     """
     f = units.double(f0_hz) / sample_rate_hz
-    half = hop_samples // 2
-    begin = f[:, :1] * half
+    begin = f[:, :1] * (hop_samples // 2)
     if initial_phase is not None:
         begin = begin + initial_phase.to(f)[:, None]
     steps = hop_samples * f[:, :-1] + (f[:, 1:] - f[:, :-1]) * ((hop_samples - 1) / 2)
-    centres = torch.cat([begin, begin + steps.cumsum(dim=1)], dim=1)
-    return centres, torch.remainder(centres[:, -1] + f[:, -1] * (hop_samples - half), 1.0)
+    return torch.cat([begin, begin + steps.cumsum(dim=1)], dim=1)
 
 
 def harmonics_below_nyquist(f0_hz: Shaped[Tensor, "*shape"], n_harmonics: int, sample_rate_hz: float | int) -> Tensor:
@@ -145,24 +143,23 @@ def harmonic_synthesis(
     hop_samples: int,
     voiced: Bool[Tensor, "batch frames"] | None = None,
     initial_phase: Float[Tensor, " batch"] | None = None,
-) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, " batch"]]:
+) -> Float[Tensor, "batch samples"]:
     """A bank of sines at whole multiples of one fundamental: ``sum_k |a_k(n)| sin(k * phase(n) + angle(a_k(n)))``.
 
     The phase is the inclusive running sum of the frequency, so sample 0 already stands at one sample's advance. A
     harmonic is silent at every sample where it would be at or above half the sample rate, and everything is silent in
     frames that are unvoiced (``voiced``, all with f0 > 0 if None) or have f0 = 0. Only frames that sound are computed,
-    each with the harmonics it has room for. The second result is the phase after the last sample (cycles, float64), the
-    ``initial_phase`` of what comes next. ``distribution`` is real (:func:`normalize_harmonics`), or complex: then each
-    harmonic is ahead of the fundamental's multiple by its angle.
+    each with the harmonics it has room for. ``distribution`` is real (:func:`normalize_harmonics`), or complex: then
+    each harmonic is ahead of the fundamental's multiple by its angle.
     """
     on = f0_hz > 0 if voiced is None else voiced & (f0_hz > 0)
     f0_hz = hold_f0(f0_hz)
-    phase, end_phase = frame_phase(f0_hz, sample_rate_hz, hop_samples, initial_phase)
+    phase = frame_phase(f0_hz, sample_rate_hz, hop_samples, initial_phase)
     # the segment before the first centre is held: it begins one hop earlier
     phase = torch.cat([phase[:, :1] - units.double(f0_hz[:, :1]) * (hop_samples / sample_rate_hz), phase], dim=1)
     gate = upsample_gate(on, hop_samples, amplitude.dtype)
     segments = _harmonic_segments(phase, f0_hz, on, amplitude[..., None] * distribution, sample_rate_hz, hop_samples)
-    return _crop(segments, hop_samples) * gate, end_phase
+    return _crop(segments, hop_samples) * gate
 
 
 def _harmonic_segments(phase, f0_hz, on, amplitudes, sample_rate_hz, hop_samples) -> Tensor:

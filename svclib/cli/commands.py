@@ -37,13 +37,11 @@ DIFFWAVE = required("--model NAME.zip", "a DiffWave trained without a mel")
 
 def user_message(error: Exception) -> str | None:
     """The message of an error that the user can correct, or None for a fault of the program."""
-    ours = type(error).__module__.startswith("svclib")
-    if isinstance(error, ValueError) and ours:
-        return str(error)
-    if isinstance(error, OSError):
-        text = str(error) if ours else error.strerror or str(error)
-        named = f"'{error.filename}': " if error.filename and str(error.filename) not in text else ""
-        return f"{named}{text}".rstrip(".") + "."
+    from svclib.utils import filesystem
+
+    ours = isinstance(error, ValueError) and type(error).__module__.startswith("svclib")
+    if ours or isinstance(error, OSError):
+        return filesystem.error_text(error)
     if isinstance(error, MemoryError):
         return "The memory of this machine is not enough; close other programs, or use shorter files."
     return None
@@ -77,11 +75,9 @@ def demo(a) -> None:
     """Everything in one go on two synthetic singers, or on your own files."""
     from svclib.cli import demo as demo_run
 
-    if bool(a.audio) != bool(a.song):
-        raise ConfigError("Give both --audio and --song for a demo on your own recordings, or neither.")
     with ProgressPrinter("demo") as progress:
-        options = demo_run.Options(a.minutes, a.seed)
-        say(demo_run.run(a.out, a.audio, a.song, options, progress, progress.note).text)
+        options = {"minutes": a.minutes, "seed": a.seed, "progress": progress, "log": progress.note}
+        say(demo_run.Demo(Path(a.out), a.audio, a.song, **options).run().text)
 
 
 @command(repeated("--audio DIR", "folder or file; repeat for more", required=True), JSON)
@@ -127,9 +123,7 @@ def prepare(a) -> None:
     required("--run RUN", "folder of checkpoints and logs"),
     *CONFIG,
     *LIMITS,
-    option(
-        "--init NAME.zip|base|none", "weights to start from (default: base, where the preset fits it)", default="base"
-    ),
+    option("--init NAME.zip|base|none", "weights to start from (default: base, if the preset fits it)", default="base"),
     option("--from STEP", "go back to a kept checkpoint", dest="from_step", type=COUNT),
     option("--songs DIR", "songs to convert at every validation; the best step is chosen by them"),
     option("--words", "judge them by their words too (extra 'words')", action="store_true"),
@@ -139,24 +133,6 @@ def prepare(a) -> None:
 )
 def train(a) -> int:
     """Train a model; continues from the last checkpoint where there is one."""
-    return _train(a, None if a.init == "none" else a.init)
-
-
-@command(
-    required("--instrument NAME.zip|base", "the teacher; give the same one to go on"),
-    required("--dataset DATASET", "of the teacher's singers"),
-    required("--run RUN", "folder of checkpoints and logs"),
-    repeated("--config FILE", "the teacher's preset, then distilled (default: those of diffusion_small)"),
-    CONFIG[1],
-    *LIMITS,
-)
-def distill(a) -> int:
-    """Train a student of a diffusion instrument that samples in one to four steps; goes on where it stopped."""
-    a.config = a.config or ["diffusion_small", "distilled"]
-    return _train(a, a.instrument)
-
-
-def _train(a, init: str | None) -> int:
     from svclib.training import api as training
 
     preset, score = svclib.load_preset(a.config, a.set), None
@@ -169,8 +145,9 @@ def _train(a, init: str | None) -> int:
         log(training.device_summary())
     names = ("steps", "minutes", "seed", "device", "from_step", "take_over", "allow_changed_dataset", "allow_unpitched")
     options = {name: getattr(a, name) for name in names if hasattr(a, name)}
+    options |= {"init": None if a.init == "none" else a.init, "score": score}
     with TrainingProgress(a.minutes) as shown:
-        result = training.train(a.dataset, a.run, preset, shown, init=init, score=score, **options)
+        result = training.train(a.dataset, a.run, preset, shown, **options)
     if speaks:
         loss = "" if result.loss is None else f", loss {result.loss:.3f}"
         held = "" if result.validation_loss is None else f", held-out loss {result.validation_loss:.3f}"
@@ -178,6 +155,20 @@ def _train(a, init: str | None) -> int:
         say(f"{result.run}: step {result.step}{of}{loss}{held}")
         say(f"Make an instrument of it: svclib export --run '{result.run}' --out NAME.zip")
     return 130 if result.reason == "interrupted" else 0
+
+
+@command(
+    required("--instrument NAME.zip|base", "the teacher; give the same one to go on"),
+    required("--dataset DATASET", "of the teacher's singers"),
+    required("--run RUN", "folder of checkpoints and logs"),
+    repeated("--config FILE", "the teacher's preset, then distilled (default: those of diffusion_small)"),
+    CONFIG[1],
+    *LIMITS,
+)
+def distill(a) -> int:
+    """Train a student of a diffusion instrument that samples in one to four steps; goes on where it stopped."""
+    a.config, a.init = a.config or ["diffusion_small", "distilled"], a.instrument
+    return train(a)
 
 
 @command(
@@ -447,7 +438,7 @@ def vocode(a) -> None:
         song = svclib.load_song(a.input, vocoder.features, a.f0, lambda f, text="": progress(0.5 * f, text))
         samples = svclib.vocode(vocoder, song, a.seed, lambda f, text="": progress(0.5 + 0.5 * f, text))
     comment = f"{audio.SYNTHETIC_TAG}; vocoder {vocoder.name}, {vocoder.sha256}, seed {a.seed}"
-    path = audio.write(out, samples, vocoder.sample_rate_hz, comment).path
+    path = audio.write(out, samples, vocoder.sample_rate_hz, comment)
     _warn_renamed(out, path)
     about = f"the {vocoder.kind} vocoder '{vocoder.name}' ({vocoder.sample_rate_hz} Hz, seed {a.seed})"
     say(f"{path}\n{song.name} resynthesized by {about}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from svclib.conversion import metrics, pipeline
-from svclib.conversion.controls import Controls
+from svclib.conversion.controls import Controls, defaults
 from svclib.conversion.key_suggestion import suggest_shift
 from svclib.conversion.song import Song, cached_song, excerpt
 from svclib.features import extract
@@ -50,13 +50,10 @@ class Variant:
     @property
     def label(self) -> str:
         """For people."""
-        words = [self.instrument.stem]
-        words += [self.sampler] if self.sampler else []
-        words += [f"{self.steps} steps"] if self.steps else []
-        if self.shallow:
-            words += ["from pure noise" if self.shallow == PURE_NOISE else f"shallow start at {self.shallow}"]
-        words += [f"vocoder {Path(self.vocoder).stem}"] if self.vocoder else []
-        return ", ".join(words)
+        start = "from pure noise" if self.shallow == PURE_NOISE else f"shallow start at {self.shallow}"
+        words = [self.instrument.stem, self.sampler, self.steps and f"{self.steps} steps", self.shallow and start]
+        words.append(self.vocoder and f"vocoder {Path(self.vocoder).stem}")
+        return ", ".join(filter(None, words))
 
     def sampling(self, shared: SamplingOptions) -> SamplingOptions:
         """The shared options with the variant's own."""
@@ -78,13 +75,12 @@ class Settings:
 
     def text(self, kind: str) -> str:
         """The settings that are not an instrument's own, for people; empty if there are none."""
-        words = ["suggested key"] if self.suggested_key else []
-        if self.controls:
-            shift = {"octave_shift": 0, "semitone_shift": 0.0} if self.suggested_key else {}
-            words += [dataclasses.replace(self.controls, **shift).changes(kind)]
+        controls = self.controls or defaults(kind)
+        if self.suggested_key:
+            controls = dataclasses.replace(controls, octave_shift=0, semitone_shift=0.0)
+        words = ["suggested key" if self.suggested_key else "", controls.changes(kind)]
         words += [f"{name} {value}" for name, value in self.sampling.given().items()]
-        words += [f"vocoder {Path(self.vocoder).stem}"] if self.vocoder else []
-        return ", ".join(filter(None, words))
+        return ", ".join(filter(None, [*words, self.vocoder and f"vocoder {Path(self.vocoder).stem}"]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

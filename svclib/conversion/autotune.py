@@ -24,14 +24,13 @@ def key_name(text: str) -> str:
     return name
 
 
-def tuning_offset(f0_midi: np.ndarray, confidence: np.ndarray, mask: np.ndarray | None = None) -> float:
+def tuning_offset(midi: np.ndarray, confidence: np.ndarray) -> float:
     """Tuning offset of a performance against concert pitch: semitones from -0.50 to 0.50 in steps of 0.01.
 
     Of 101 candidates the one that leaves the least distance to the nearest notes and the fewest note changes; 0 where
-    all ``confidence`` (the weight of each frame) is 0 or the ``mask`` of frames to use is empty.
+    all ``confidence`` (the weight of each frame) is 0 or there are no frames.
     """
-    use = np.ones(len(f0_midi), dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
-    midi, weight = np.asarray(f0_midi, dtype=np.float64)[use], np.asarray(confidence, dtype=np.float64)[use]
+    weight = confidence.astype(np.float64)
     if weight.sum() <= 0:
         return 0.0
     candidates = np.round(np.linspace(-0.5, 0.5, 101), 2)
@@ -51,12 +50,11 @@ def autotune(
     With ``amount`` 1 every voiced pitch is a note of the key plus ``tuning_semitones`` (:func:`tuning_offset`), so the
     key is tuned like the performance.
     """
-    midi = np.asarray(f0_midi, dtype=np.float64)
-    x, notes = midi - tuning_semitones, scale_notes(key)
+    x, notes = f0_midi - tuning_semitones, scale_notes(key)
     above = np.clip(np.searchsorted(notes, x), 1, len(notes) - 1)
     low, high = notes[above - 1], notes[above]
     nearest = np.where(high - x < x - low, high, low) + tuning_semitones
-    return np.where(voiced, (1.0 - amount) * midi + amount * nearest, midi)
+    return np.where(voiced, (1.0 - amount) * f0_midi + amount * nearest, f0_midi)
 
 
 def suggest_key(f0_midi: np.ndarray, weight: np.ndarray, tuning_semitones: float = 0.0) -> str:
@@ -64,10 +62,9 @@ def suggest_key(f0_midi: np.ndarray, weight: np.ndarray, tuning_semitones: float
 
     Source: Krumhansl and Schmuckler's key finding, with the profiles of Krumhansl and Kessler 1982.
     """
-    weight = np.asarray(weight, dtype=np.float64)
     if weight.sum() <= 0:
         return "chromatic"
-    notes = np.round(np.asarray(f0_midi, dtype=np.float64) - tuning_semitones).astype(int) % 12
+    notes = np.round(f0_midi - tuning_semitones).astype(int) % 12
     profile_of_song = _zscore(np.bincount(notes, weights=weight, minlength=12))
     fit = {
         f"{NOTE_NAMES[k]} {mode}": profile_of_song @ np.roll(_zscore(profile), k)

@@ -8,7 +8,7 @@ frames outside it are attenuated. It never moves a pitch.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -169,10 +169,9 @@ class ConditioningTracks:
     warnings: tuple[str, ...]
 
 
-def loudness_quantiles(loudness_db: np.ndarray, n_quantiles: int = N_QUANTILES) -> np.ndarray:
-    """Evenly spaced quantiles of loudness (one value or more), float64 ``[min(n_quantiles, values)]``."""
-    loudness_db = np.asarray(loudness_db, dtype=np.float64)
-    return np.quantile(loudness_db, np.linspace(0.0, 1.0, min(n_quantiles, loudness_db.size)))
+def loudness_quantiles(loudness_db: np.ndarray) -> np.ndarray:
+    """Evenly spaced quantiles of loudness (one value or more), float64 ``[min(1000, values)]``."""
+    return np.quantile(loudness_db, np.linspace(0.0, 1.0, min(N_QUANTILES, len(loudness_db))))
 
 
 def quantile_transform(
@@ -187,14 +186,13 @@ def quantile_transform(
     Both distributions are from :func:`loudness_quantiles`. Returns float64 ``[frames]``; it may lie below the floor,
     which the caller applies.
     """
-    source, target = (np.asarray(q, dtype=np.float64) for q in (source_quantiles, target_quantiles))
+    source, target, x = source_quantiles, target_quantiles, loudness_db
 
     def inside(x):
         source_rank, target_rank = np.linspace(-0.5, 0.5, len(source)), np.linspace(-0.5, 0.5, len(target))
         rank = (np.interp(x, source, source_rank) - np.interp(-x, -source[::-1], -source_rank[::-1])) / 2
         return np.interp(rank, target_rank, target)
 
-    x = np.asarray(loudness_db, dtype=np.float64)
     low, high = inside(source[[0, -1]])
     slope = max(1.0, (low - LOUDNESS_FLOOR_DB) / max(source[0] - LOUDNESS_FLOOR_DB, 1e-3))
     moved = np.where(x < source[0], low - slope * (source[0] - x), inside(x))
@@ -203,20 +201,8 @@ def quantile_transform(
 
 def attenuation_db(note_on_ratio: np.ndarray, threshold: float, amount_db: float) -> np.ndarray:
     """Decibels (0 or more) to take away between notes: 0 from the threshold up, growing to ``amount_db`` at ratio 0."""
-    ratio = np.asarray(note_on_ratio, dtype=np.float64)
+    ratio = note_on_ratio.astype(np.float64)
     return amount_db * np.clip(1.0 - ratio / threshold, 0.0, 1.0) if threshold > 0 else np.zeros_like(ratio)
-
-
-def compress_dynamics(
-    loudness_db: np.ndarray, note_on_ratio: np.ndarray, level_db: float | int, follow: float | int
-) -> np.ndarray:
-    """Notes moved towards one level: the distance from ``level_db`` is multiplied by ``follow`` where a note sounds.
-
-    Between notes the change fades with the note-on ratio, to nothing at 0: silence stays silent and nothing steps.
-    """
-    surely = np.clip(np.asarray(note_on_ratio, dtype=np.float64), 0.0, 1.0)
-    loudness = np.asarray(loudness_db, dtype=np.float64)
-    return loudness + (1.0 - follow) * surely * (level_db - loudness)
 
 
 def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> np.ndarray | None:
@@ -224,11 +210,17 @@ def silence_gain(loudness_db: np.ndarray, n_samples: int, hop_samples: int) -> n
 
     A frame is at the floor when its whole window is silent, and the window is longer than the fade of one hop.
     """
-    sounding = np.asarray(loudness_db) > LOUDNESS_FLOOR_DB
+    sounding = loudness_db > LOUDNESS_FLOOR_DB
     if sounding.all():
         return None
-    gain = upsample_linear(torch.from_numpy(sounding.astype(np.float32))[None], hop_samples)[0].numpy()
-    return np.pad(gain, (0, max(0, n_samples - len(gain))), mode="edge")[:n_samples]
+    return _per_sample(upsample_linear, sounding, hop_samples, n_samples)
+
+
+def _per_sample(upsample: Callable, frames: np.ndarray, hop_samples: int, n_samples: int) -> np.ndarray:
+    """Frames ``[frames, ...]`` at the rate of the samples, float32 ``[n_samples, ...]``; the end is held."""
+    curve = upsample(torch.from_numpy(frames.astype(np.float32))[None], hop_samples)[0].numpy()
+    missing = max(0, n_samples - len(curve))
+    return np.pad(curve, [(0, missing)] + [(0, 0)] * (curve.ndim - 1), mode="edge")[:n_samples]
 
 
 def with_breath(
@@ -238,15 +230,11 @@ def with_breath(
 
     The source ``[samples]`` goes into the noise part, at the loudness that is asked for apart from the attenuation.
     """
-    asked_db = tracks.loudness_db + attenuation_db(
-        tracks.note_on_ratio, controls.mask_threshold, controls.attenuation_db
-    )
+    ratio, kept = tracks.note_on_ratio, np.where(tracks.voiced, 0.0, controls.breath)
+    asked_db = tracks.loudness_db + attenuation_db(ratio, controls.mask_threshold, controls.attenuation_db)
     gain = units.db_to_amplitude(np.clip(asked_db - features.loudness_db, -40.0, 20.0))
-    kept = np.where(tracks.voiced, 0.0, controls.breath)
-    curves = torch.from_numpy(np.stack([kept, kept * gain], axis=-1).astype(np.float32))[None]
-    upsampled = upsample_hann(curves, features.settings.hop_samples)[0].numpy()
-    n = len(parts[0])
-    kept, share = np.pad(upsampled, ((0, max(0, n - len(upsampled))), (0, 0)), mode="edge")[:n].T
+    curves = np.stack([kept, kept * gain], axis=-1)
+    kept, share = _per_sample(upsample_hann, curves, features.settings.hop_samples, len(parts[0])).T
     audio, harmonic, noise = parts
     quieter, other = harmonic * (1 - kept), noise * (1 - kept) + share * source
     return [audio + (quieter - harmonic) + (other - noise), quieter, other]
@@ -260,16 +248,16 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> C
     warnings = []
     if controls.f0_edit is not None:
         features = f0_edit.apply(features, controls.f0_edit)
-    voiced = np.asarray(features.voiced, dtype=bool) & (features.f0_hz > 0)
+    voiced = features.voiced & (features.f0_hz > 0)
     ratio = level.note_on_ratio(features.loudness_db, features.confidence)
-    mask = level.note_mask(ratio, controls.mask_threshold)
+    mask = ratio >= controls.mask_threshold
     if not voiced.any():
         warnings.append("No pitch was found in this song: the result has no harmonic part, only noise.")
     loudness = _adjust_loudness(features, statistics, controls, ratio, mask, warnings)
 
-    midi = units.hz_to_midi(np.asarray(features.f0_hz, dtype=np.float64))
+    midi = units.hz_to_midi(features.f0_hz.astype(np.float64))
     notes = mask & voiced
-    offset = tuning.tuning_offset(midi, features.confidence, notes)
+    offset = tuning.tuning_offset(midi[notes], features.confidence[notes])
     key = controls.autotune_key
     if key == "auto":
         key = tuning.suggest_key(midi[notes], features.confidence[notes], offset)
@@ -289,7 +277,7 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> C
         voiced=voiced,
         loudness_db=loudness.astype(np.float32),
         mask=mask,
-        note_on_ratio=np.asarray(ratio, dtype=np.float32),
+        note_on_ratio=ratio.astype(np.float32),
         autotuned_midi=np.where(voiced, tuned, np.nan),
         tuning_semitones=offset,
         key=key,
@@ -300,7 +288,7 @@ def adjust(features: Features, statistics: dict | None, controls: Controls) -> C
 
 
 def _adjust_loudness(features, statistics, controls, ratio, mask, warnings) -> np.ndarray:
-    loudness = np.asarray(features.loudness_db, dtype=np.float64)
+    loudness = features.loudness_db.astype(np.float64)
     fitted = mask & (loudness > LOUDNESS_FLOOR_DB + 1.0)  # digital silence is no note, even at threshold 0
     target = (statistics or {}).get("loudness_quantiles_db")
     if not fitted.any():
@@ -319,7 +307,8 @@ def _adjust_loudness(features, statistics, controls, ratio, mask, warnings) -> n
     if controls.dynamics < 1 and fitted.any():
         mean = statistic(statistics, "loudness_db", "mean_note") if target else None
         mean = float(loudness[fitted].mean()) if mean is None else mean
-        loudness = compress_dynamics(loudness, ratio, mean, controls.dynamics)
+        notes = np.clip(ratio, 0.0, 1.0)  # between notes the change fades to nothing: silence stays silent
+        loudness = loudness + (1.0 - controls.dynamics) * notes * (mean - loudness)
     loudness = loudness - attenuation_db(ratio, controls.mask_threshold, controls.attenuation_db)
     loudness = np.maximum(loudness + controls.loudness_shift_db, LOUDNESS_FLOOR_DB)
     loudest = statistic(statistics, "loudness_db", "max")

@@ -7,7 +7,6 @@ replaces.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,7 +20,7 @@ from svclib.audio import io as audio
 from svclib.conversion.pipeline import Conversion, limiter_gain, write_with_settings
 from svclib.conversion.song import fit_length, require_song_length
 from svclib.data import quality
-from svclib.utils import filesystem
+from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ConversionError, ModelError, ProgressCallback, reporter
 
 MODEL = "htdemucs"
@@ -48,13 +47,8 @@ class Separator(Protocol):
 class DemucsSeparator:
     """Demucs from its safetensors files; the same sound gives the same voice (no random shifts).
 
-    Args:
-        model: A folder with ``NAME.yaml`` and the ``.safetensors`` files that it names, or a name on the hub, then from
-            its cache.
-        download: Fetch from the hub what is not there.
-
-    Raises:
-        ModelError: where package or weights are missing.
+    ``model`` is a folder with ``NAME.yaml`` and the ``.safetensors`` files that it names, or a name on the hub, then
+    from its cache; ``download`` fetches what is not there. ModelError where package or weights are missing.
     """
 
     sample_rate_hz = 44100
@@ -98,9 +92,8 @@ def _file(model: str | Path, name: str, download: bool) -> Path:
     if Path(model).is_dir():
         path = Path(model) / name
         if not path.is_file():
-            raise ModelError(
-                f"'{model}' has no '{name}'.", hint="Give a folder of Demucs' .yaml and .safetensors files."
-            )
+            hint = "Give a folder of Demucs' .yaml and .safetensors files."
+            raise ModelError(f"'{model}' has no '{name}'.", hint=hint)
         return path
     from demucs.hf import hf_repo_name
     from huggingface_hub import hf_hub_download
@@ -109,10 +102,8 @@ def _file(model: str | Path, name: str, download: bool) -> Path:
     try:
         return Path(hf_hub_download(f"adefossez/{hf_repo_name(str(model))}", name, local_files_only=not download))
     except LocalEntryNotFoundError:
-        hint = (
-            "Fetch them once (--download; in notebook 03 the menu Accompaniment), or give their folder (--separator)."
-        )
-        raise ModelError(f"The weights of '{model}' are not on this machine.", hint=hint) from None
+        hint = "Fetch them once (--download; in notebook 03 the menu Accompaniment), or give their folder"
+        raise ModelError(f"The weights of '{model}' are not on this machine.", hint=f"{hint} (--separator).") from None
 
 
 def _checked(path: Path) -> Path:
@@ -154,39 +145,30 @@ def save_stems(stems: Stems, folder: str | Path, name: str) -> tuple[Path, Path]
 
     Both are turned down by as much if one would clip, so that they still add up to the song.
     """
-    parts = {"voice": stems.voice, "accompaniment": stems.accompaniment}
-    gain = limiter_gain(*parts.values())
-    for number in itertools.count(1):
-        end = "" if number == 1 else f" {number}"
-        paths = [Path(folder) / f"{name} - {part}{end}.wav" for part in parts]
-        if not any(path.exists() for path in paths):
-            break
-    written = [
-        audio.write(path, samples * gain, stems.sample_rate_hz, comment=f"{part} of {name}").path
-        for path, (part, samples) in zip(paths, parts.items(), strict=True)
-    ]
-    return written[0], written[1]
+    gain = limiter_gain(stems.voice, stems.accompaniment)
+    names = (atomic_store.numbered(Path(folder) / f"{name} - {part}.wav") for part in ("voice", "accompaniment"))
+    voice, rest = next(pair for pair in zip(*names, strict=True) if not any(path.exists() for path in pair))
+    voice = audio.write(voice, stems.voice * gain, stems.sample_rate_hz, f"voice of {name}")
+    return voice, audio.write(rest, stems.accompaniment * gain, stems.sample_rate_hz, f"accompaniment of {name}")
 
 
 def open_stems(voice: str | Path, accompaniment: str | Path) -> Stems:
     """Stems of any program, at the accompaniment's rate and length; ConversionError where they cannot be one song."""
     rate_hz = audio.probe(accompaniment).sample_rate_hz
-    both = [read_stereo(path, rate_hz) for path in (voice, accompaniment)]
-    lengths = [len(samples) / rate_hz for samples in both]
-    if abs(lengths[0] - lengths[1]) > 0.1 * max(lengths):
+    vocals, rest = (read_stereo(path, rate_hz) for path in (voice, accompaniment))
+    if abs(len(vocals) - len(rest)) > 0.1 * max(len(vocals), len(rest)):
         raise ConversionError(
-            f"The voice lasts {lengths[0]:.1f} s and the accompaniment {lengths[1]:.1f} s; they are not of one song, "
-            "or one of them was cut. Give both as the separation made them."
+            f"The voice lasts {len(vocals) / rate_hz:.1f} s and the accompaniment {len(rest) / rate_hz:.1f} s; they "
+            "are not of one song, or one of them was cut. Give both as the separation made them."
         )
-    return Stems(np.pad(both[0], ((0, max(0, len(both[1]) - len(both[0]))), (0, 0)))[: len(both[1])], both[1], rate_hz)
+    return Stems(fit_length(vocals, len(rest)), rest, rate_hz)
 
 
 def read_stereo(path: str | Path, sample_rate_hz: int) -> Stereo:
     """A file as two channels: one is doubled, of more the first two are taken."""
     info = audio.survey(path).info
     require_song_length(info)
-    samples = np.concatenate(list(audio.blocks(path)))[:, :2]
-    samples = audio.resample(samples, info.sample_rate_hz, sample_rate_hz)
+    samples = audio.resample(np.concatenate(list(audio.blocks(path)))[:, :2], info.sample_rate_hz, sample_rate_hz)
     return np.repeat(samples, 2, axis=1) if samples.shape[1] == 1 else samples
 
 
@@ -209,8 +191,7 @@ def harmony_warning(path: str | Path) -> str:
 def levels_db(samples: Float[np.ndarray, " samples"], sample_rate_hz: int) -> np.ndarray:
     """RMS in windows of 50 ms, dB of full scale; -120 in silence."""
     window = round(LEVEL_WINDOW_S * sample_rate_hz)
-    n = max(1, len(samples) // window)
-    cut = fit_length(samples, n * window).reshape(n, window)
+    cut = fit_length(samples, max(1, len(samples) // window) * window).reshape(-1, window)
     return 10 * np.log10(np.square(cut, dtype=np.float64).mean(axis=1) + 1e-12)
 
 
@@ -221,10 +202,10 @@ def mix(result: Conversion, stems: Stems, voice_db: float | int = 0.0) -> tuple[
     separated voice; ``voice_db`` is added. Nothing is moved in time. Returns ``[samples, 2]`` at the stems' rate, as
     long as the song, turned down as a whole where it would clip; and warnings.
     """
-    warnings, rate_hz = list[str](), stems.sample_rate_hz
+    rate_hz, warnings = stems.sample_rate_hz, []
     new = fit_length(audio.resample(result.audio, result.sample_rate_hz, rate_hz), len(stems.voice))
     middle = stems.voice.mean(axis=1)
-    energy = float(np.dot(middle, middle))
+    energy = float(middle @ middle)
     # min over g of |voice_c - g middle|^2: g = <voice_c, middle> / <middle, middle>; their mean is 1
     sides = stems.voice.T @ middle / energy if energy > 0 else np.ones(2)
     old_db, new_db = levels_db(middle, rate_hz), levels_db(new, rate_hz)

@@ -5,6 +5,7 @@ made twice. A name that is taken by anything else gets a number: nothing is ever
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -88,13 +89,11 @@ def generate(opened: Instrument, folder: str | Path, options: Generation | None 
     for label in o.labels:
         inference.condition(model, label, 1)
     jobs = []
-    for label in o.labels:
-        for i in range(o.count):
-            seed = o.seed + i
-            record = {"use": "generate", "label": label, "seed": seed, "seconds": seconds, "fast": o.fast}
-            make = partial(inference.generate, model, n_samples, 1, label, SamplingOptions(seed=seed), o.fast)
-            prefix = "" if label is None else f"{filesystem.safe_name(label, n_bytes=80)}_"
-            jobs.append((f"{prefix}{i:03d}_seed{seed}", record, make))
+    for label, i in itertools.product(o.labels, range(o.count)):
+        seed, prefix = o.seed + i, "" if label is None else f"{filesystem.safe_name(label, n_bytes=80)}_"
+        record = {"use": "generate", "label": label, "seed": seed, "seconds": seconds, "fast": o.fast}
+        make = partial(inference.generate, model, n_samples, 1, label, SamplingOptions(seed=seed), o.fast)
+        jobs.append((f"{prefix}{i:03d}_seed{seed}", record, make))
     return _write_all(opened, folder, jobs, **watch)
 
 
@@ -132,15 +131,13 @@ def interpolate(
     """As :func:`generate`: sounds between two recordings in equal shares, as ``A to B 2 of 5.wav``."""
     model, o = opened.model, options or Interpolation()
     inference.check_denoise(model, o.step, "as_is", o.label)
-    first, second = map(Path, ends)
-    a, b = (audio.read(p, opened.features.sample_rate_hz).samples for p in (first, second))
-    shared = {"use": "interpolate", **dataclasses.asdict(o), "first": _identity(first), "second": _identity(second)}
-    jobs = []
+    a, b = (audio.read(path, opened.features.sample_rate_hz).samples for path in ends)
+    shared = {"use": "interpolate", **dataclasses.asdict(o), "first": _identity(ends[0]), "second": _identity(ends[1])}
+    stems, jobs = " to ".join(filesystem.safe_name(Path(path).stem, n_bytes=48) for path in ends), []
     for i in range(o.count):  # one at a time: the same noise as all at once
         share = i / (o.count - 1)
-        mix = inference.Mix((share,), o.step, not o.independent_noise, o.label)
-        make = partial(inference.interpolate, model, a, b, mix, SamplingOptions(seed=o.seed))
-        stems = " to ".join(filesystem.safe_name(end.stem, n_bytes=48) for end in (first, second))
+        how = (share, o.step, not o.independent_noise, o.label, SamplingOptions(seed=o.seed))
+        make = partial(inference.interpolate, model, a, b, *how)
         name = f"{stems} {i + 1:0{len(str(o.count))}d} of {o.count}"
         jobs.append((name, {**shared, "share_of_second": share}, make))
     return _write_all(opened, folder, jobs, **watch)

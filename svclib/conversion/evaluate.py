@@ -29,6 +29,7 @@ from svclib.utils.errors import ConversionError, ModelError, ProgressCallback, r
 SETTINGS = extract.FeatureSettings()
 MEL = MelConfig(16000, n_fft=1024, window_samples=1024, hop_samples=256, n_mels=80, fmin_hz=40.0, fmax_hz=8000.0)
 MAX_SONGS, EXCERPT_S = 3, 8.0  # of a validation
+SPEAKER_RATE_HZ = speaker_similarity.SAMPLE_RATE_HZ
 TARGET_S = 60.0  # of the target's recordings, training and held-out each
 
 
@@ -92,24 +93,23 @@ def compare(
     Returns ``pairs``: a list of dicts with the names ``reference`` and ``converted``, ``difference_s`` (of the lengths)
     and the figures of :func:`measure`; ``mean``: the mean of every figure over the pairs that have it.
     """
-    wanted, rows, figures, report = pairs(reference, converted), [], [], reporter(progress)
+    wanted, rows, report = pairs(reference, converted), [], reporter(progress)
     target = None if target_voice is None else speaker_embedding(target_voice)
     for i, (one, two) in enumerate(wanted):
         report(i / len(wanted), two.name)
-        a, b = (audio.read(p, sample_rate_hz=SETTINGS.sample_rate_hz).samples for p in (one, two))
-        found, words = measure(a, b), {}
+        a, b = (audio.read(path, SETTINGS.sample_rate_hz).samples for path in (one, two))
+        row: dict[str, Any] = {"reference": _inside(one, Path(reference)), "converted": _inside(two, Path(converted))}
+        row["difference_s"] = round((len(b) - len(a)) / SETTINGS.sample_rate_hz, 4)
+        figures = measure(a, b)
         if target is not None:
             for name, sound in (("speaker_similarity", b), ("speaker_similarity_of_reference", a)):
-                found[name] = speaker_similarity.similarity(sound, target)
+                figures[name] = speaker_similarity.similarity(sound, target)
         if recognizer is not None:
-            transcripts = dataclasses.asdict(intelligibility(recognizer, b, a, language))
-            cer = transcripts.pop("cer")
-            found["cer"], words = cer if np.isfinite(cer) else None, {"words": transcripts}
-        figures.append(found)
-        difference = round((len(b) - len(a)) / SETTINGS.sample_rate_hz, 4)
-        named = {"reference": _inside(one, Path(reference)), "converted": _inside(two, Path(converted))}
-        rows.append({**named, "difference_s": difference, **found, **words})
-    known = {name: [f[name] for f in figures if f[name] is not None] for name in figures[0]}
+            row["words"] = dataclasses.asdict(intelligibility(recognizer, b, a, language))
+            cer = row["words"].pop("cer")
+            figures["cer"] = cer if np.isfinite(cer) else None
+        rows.append({**row, **figures})
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in figures}
     return {"pairs": rows, "mean": {name: float(np.mean(v)) if v else None for name, v in known.items()}}
 
 
@@ -123,8 +123,7 @@ def speaker_embedding(folder: str | Path) -> np.ndarray:
     found = audio.find(folder)[0]
     if not found:
         raise ConversionError(f"There is no recording in '{folder}'; give the folder of the wanted voice.")
-    rate_hz = speaker_similarity.SAMPLE_RATE_HZ
-    return speaker_similarity.speaker_embedding([audio.read(p, sample_rate_hz=rate_hz).samples for p in found])
+    return speaker_similarity.speaker_embedding([audio.read(path, SPEAKER_RATE_HZ).samples for path in found])
 
 
 def measure(reference: np.ndarray, converted: np.ndarray) -> dict[str, float | None]:
@@ -188,14 +187,13 @@ class ValidationSongs:
         if model.settings.kind != "diffusion" or not self.songs:
             return {}
         data, made, figures = self.dataset, [], {}
-        shell = Instrument(
-            "validation", model.settings.kind, model, data.settings, data.statistics, {}, "0" * 64, Path("validation")
-        )
+        about = {"info": {}, "sha256": "0" * 64, "path": Path("validation")}
+        shell = Instrument("validation", "diffusion", model, data.settings, data.statistics, **about)
         songs, words, voice = self._reference
         for song in songs:
             suggested = suggest_shift(song.features, data.statistics, "diffusion")
             converted = pipeline.convert(shell, song, suggested.applied())
-            made.append(_at_16k(converted.audio, converted.sample_rate_hz))
+            made.append(audio.resample(converted.audio, converted.sample_rate_hz, SPEAKER_RATE_HZ))
         result = np.concatenate(made)
         if voice is not None:
             figures["voice"] = voice(result)
@@ -207,9 +205,9 @@ class ValidationSongs:
     @functools.cached_property
     def _reference(self) -> tuple[list[Song], Transcript | None, Callable[[np.ndarray], float] | None]:
         """The songs, the transcript of all, and ``voice`` of a sound; None where it cannot be measured."""
-        data = self.dataset
-        songs = [_most_voiced(load_song(path, data.settings)) for path in list(self.songs)[:MAX_SONGS]]
-        source = np.concatenate([_at_16k(song.audio, data.settings.sample_rate_hz) for song in songs])
+        data, rate_hz = self.dataset, self.dataset.settings.sample_rate_hz
+        songs = [_most_voiced(load_song(path, data.settings)) for path in self.songs[:MAX_SONGS]]
+        source = np.concatenate([audio.resample(song.audio, rate_hz, SPEAKER_RATE_HZ) for song in songs])
         words = None if self.recognizer is None else self.recognizer.transcribe(source)
         try:
             target = speaker_similarity.speaker_embedding(_recordings(data, "train"))
@@ -233,14 +231,14 @@ def for_training(dataset: Any, folder: str | Path, words: bool | None = None) ->
     found = audio.find(folder)[0]
     if not found:
         return None
+    recognizer = None
     try:
         recognizer = None if words is False else WhisperRecognizer()
     except ModelError:
         if words:
             raise
-        recognizer = None
     dataset = Dataset.open(dataset) if isinstance(dataset, (str, Path)) else dataset
-    return ValidationSongs(dataset, [Path(path) for path in found], recognizer)
+    return ValidationSongs(dataset, found, recognizer)
 
 
 def _most_voiced(song: Song) -> Song:
@@ -258,12 +256,6 @@ def _recordings(dataset: Any, split: str) -> list[np.ndarray]:
     for index in dataset.indices(split):
         if seconds > TARGET_S:
             break
-        found.append(_at_16k(dataset.audio(index), dataset.settings.sample_rate_hz))
-        seconds += len(found[-1]) / speaker_similarity.SAMPLE_RATE_HZ
+        found.append(audio.resample(dataset.audio(index), dataset.settings.sample_rate_hz, SPEAKER_RATE_HZ))
+        seconds += len(found[-1]) / SPEAKER_RATE_HZ
     return found
-
-
-def _at_16k(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    return audio.resample(np.asarray(samples, np.float32), rate_hz, speaker_similarity.SAMPLE_RATE_HZ).astype(
-        np.float32
-    )

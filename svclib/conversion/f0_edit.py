@@ -12,9 +12,9 @@ voiced frames only, whose centres lie from ``start_s`` to before ``stop_s``, or 
 """
 
 import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from svclib.features.extract import Features
 from svclib.utils import atomic_store, budget
 from svclib.utils.budget import Cost
 from svclib.utils.errors import ConfigError, ConversionError
-from svclib.utils.serialization import check_fields, strict_json
+from svclib.utils.serialization import Settings, check_fields, from_dict, setting, strict_json
 
 FORMAT, FORMAT_VERSION = "svclib F0 edit", 1
 MAX_S, MAX_CENTS = 1e6, 12_700
@@ -33,19 +33,26 @@ NOTE_SEMITONES, NOTE_S = 0.6, 0.08  # a note ends where the pitch leaves it so f
 
 
 @dataclasses.dataclass(frozen=True)
-class Edit:
+class Edit(Settings):
     """``shift_cents`` from ``start_s`` to ``stop_s``, or ``curve`` with its points ``(seconds, cents)``."""
 
-    start_s: float | int
-    stop_s: float | int
-    shift_cents: float | int = 0.0
-    curve: tuple[tuple[float, float], ...] = ()
+    start_s: float | int = setting(0.0, 0, MAX_S)
+    stop_s: float | int = setting(0.0, 0, MAX_S)
+    shift_cents: float | int = setting(0.0, -MAX_CENTS, MAX_CENTS)
+    curve: tuple[tuple[float, ...], ...] = setting((), 0, MAX_S, optional=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        points = all(len(point) == 2 and point[1] <= MAX_CENTS for point in self.curve)
+        if not points or any(a[0] >= b[0] for a, b in itertools.pairwise(self.curve)):
+            raise ConfigError(f"a curve has points [seconds, cents (0 to {MAX_CENTS})] whose times rise.")
+        if self.stop_s <= self.start_s:
+            raise ConfigError(f"it stops at {self.stop_s:g} s, but starts at {self.start_s:g} s.")
 
     def to_json(self) -> dict[str, Any]:
         """The edit as it is written."""
-        if self.curve:
-            return {"curve": [list(point) for point in self.curve]}
-        return {name: getattr(self, name) for name in ("start_s", "stop_s", "shift_cents")}
+        names = ("curve",) if self.curve else ("start_s", "stop_s", "shift_cents")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,28 +89,11 @@ def parse(data: bytes, where: str) -> F0Edit:
 
 
 def _edit(raw: Any, where: str) -> Edit:
-    if isinstance(raw, Mapping) and "curve" in raw:
-        check_fields(dict(raw), {"curve": list}, where)
-        points = tuple(tuple(map(float, point)) for point in raw["curve"] if _is_point(point))
-        rising = all(a[0] < b[0] for a, b in zip(points, points[1:], strict=False))
-        if len(points) < max(2, len(raw["curve"])) or not rising:
-            raise ConfigError(f"{where}: a curve is two or more points [seconds, cents] whose times rise.")
-        edit = Edit(points[0][0], points[-1][0], curve=points)
-        limits = [(cents, 0, MAX_CENTS) for _, cents in points]
-    else:
-        check_fields(raw, dict.fromkeys(("start_s", "stop_s", "shift_cents"), (int, float)), where)
-        edit = Edit(*(float(raw[name]) for name in ("start_s", "stop_s", "shift_cents")))
-        limits = [(edit.shift_cents, -MAX_CENTS, MAX_CENTS)]
-    for value, low, high in [*limits, (edit.start_s, 0, MAX_S), (edit.stop_s, 0, MAX_S)]:
-        if not low <= value <= high:
-            raise ConfigError(f"{where}: {value:g} is out of range; expected {low:g} to {high:g}.")
-    if edit.stop_s <= edit.start_s:
-        raise ConfigError(f"{where}: it stops at {edit.stop_s:g} s, but starts at {edit.start_s:g} s.")
-    return edit
-
-
-def _is_point(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(x) in (int, float) for x in value)
+    if isinstance(raw, dict) and "curve" in raw:
+        check_fields(raw, {"curve": list}, where)
+        times = [point[0] for point in raw["curve"] if isinstance(point, list) and point] or [0]
+        raw = {"start_s": times[0], "stop_s": times[-1], "shift_cents": 0, **raw}
+    return from_dict(Edit, raw, where, complete=True)
 
 
 def write(path: Path, edit: F0Edit) -> None:
@@ -118,14 +108,13 @@ def apply(features: Features, edit: F0Edit) -> Features:
     """The features with edited F0; ConversionError for edits beyond the end of the song."""
     hop, rate = features.settings.hop_samples, features.settings.sample_rate_hz
     time_s = units.frame_centers_s(features.n_frames, hop, rate)
-    voiced = np.asarray(features.voiced, dtype=bool) & (features.f0_hz > 0)
-    cents = 100.0 * units.hz_to_midi(np.asarray(features.f0_hz, dtype=np.float64))
+    voiced = features.voiced & (features.f0_hz > 0)
+    cents = 100.0 * units.hz_to_midi(features.f0_hz.astype(np.float64))
     for one in edit.edits:
         if one.start_s * rate >= features.n_samples:
             text = f"The F0 edit changes {one.start_s:g} to {one.stop_s:g} s of '{edit.song}', but this song is"
-            raise ConversionError(
-                f"{text} {features.n_samples / rate:.1f} s long. Choose the song that it was made for."
-            )
+            hint = "Choose the song that it was made for."
+            raise ConversionError(f"{text} {features.n_samples / rate:.1f} s long.", hint=hint)
         inside = voiced & (time_s >= one.start_s) & (time_s < one.stop_s)
         if one.curve:
             at_s, drawn_cents = np.array(one.curve).T
@@ -142,7 +131,7 @@ def notes(features: Features) -> list[tuple[int, int]]:
     A pitch that leaves the mean of its note by 0.6 semitones for 80 ms begins the next one; a vibrato comes back.
     """
     rate = features.settings.sample_rate_hz / features.settings.hop_samples
-    voiced = np.asarray(features.voiced, dtype=bool) & (features.f0_hz > 0)
+    voiced = features.voiced & (features.f0_hz > 0)
     edges = np.flatnonzero(np.diff(np.r_[False, voiced, False].astype(int))).reshape(-1, 2)
     shortest, found = max(1, math.ceil(NOTE_S * rate)), []
     for start, stop in edges.tolist():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from svclib.audio import units
-from svclib.audio.loudness import note_mask, note_on_ratio
+from svclib.audio.loudness import note_on_ratio
 from svclib.conversion.controls import Controls, defaults, statistic
 from svclib.features.extract import Features
 
@@ -60,7 +60,7 @@ def suggest_shift(features: Features, statistics: dict | None, kind: str = "ddsp
     instrument's histogram overlaps with it by less than 0.6 of the best overlap: such an instrument has learned each
     pitch's sound from recordings and is poor outside their range; ``ddsp`` computes its harmonics at any pitch.
     """
-    notes = note_mask(note_on_ratio(features.loudness_db, features.confidence), 1.0)
+    notes = note_on_ratio(features.loudness_db, features.confidence) >= 1.0
     notes = notes & features.voiced & (features.f0_hz > 0)
     mean = statistic(statistics, "f0_midi", "mean_note")
     if mean is None or not notes.any():

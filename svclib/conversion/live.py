@@ -122,7 +122,7 @@ class LiveVoice:
         if self.phase is not None:
             known = torch.cat([self.last_hz, pitch], dim=1)
             start = self.phase - known[:, 0].double() * (self.hop // 2 / self.rate)
-        centres, _ = synthesis.frame_phase(known, self.rate, self.hop, start)
+        centres = synthesis.frame_phase(known, self.rate, self.hop, start)
         self.phase, self.last_hz = centres[:, -1], pitch[:, -1:]
         return np.add(*self.renderer.add(controls, centres[:, 0]))
 

@@ -32,36 +32,25 @@ _NO_VOICE = {"harmonic": "is a vocoder and has no voice.", "diffwave": "is a Dif
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted song, with everything that determines it.
+    """A converted song, with everything that determines it."""
 
-    Attributes:
-        audio: float32 ``[samples]`` at ``sample_rate_hz``, within -1..1.
-        harmonic, noise: Its two parts (without reverb they add up to it); all is ``harmonic`` if it is not separated.
-        tracks: Pitch and loudness asked of the instrument, made with ``controls``.
-        gain_db: Applied to reach the loudness asked for and to keep the peak below full scale.
-        seconds: Duration of the conversion.
-        sampling: Of a diffusion instrument: what was given, and the sampler, steps, temperature and precision used.
-        vocoder: Name, kind and SHA-256 of the vocoder, where another one than the instrument's own was chosen.
-        octave_errors: Places where the F0 tracker is an octave off; repaired if the controls say so.
-    """
-
-    audio: np.ndarray
-    harmonic: np.ndarray
+    audio: np.ndarray  # float32 ``[samples]`` at ``sample_rate_hz``, within -1..1
+    harmonic: np.ndarray  # its two parts (without reverb they add up to it); all is harmonic if it is not separated
     noise: np.ndarray
     sample_rate_hz: int
     song: Song
-    tracks: ConditioningTracks
+    tracks: ConditioningTracks  # pitch and loudness asked of the instrument, made with ``controls``
     controls: Controls
     instrument_name: str
     instrument_sha256: str
     kind: str
     seed: int
-    gain_db: float
+    gain_db: float  # applied to reach the loudness asked for and to keep the peak below full scale
     warnings: tuple[str, ...]
-    seconds: float
-    sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
-    vocoder: dict[str, str] = dataclasses.field(default_factory=dict)
-    octave_errors: tuple[octaves.OctaveError, ...] = ()
+    seconds: float  # duration of the conversion
+    sampling: dict[str, Any]  # of a diffusion instrument: what was given; sampler, steps, temperature, precision used
+    vocoder: dict[str, str]  # name, kind and SHA-256 where another one than the instrument's own was chosen
+    octave_errors: tuple[octaves.OctaveError, ...]  # of the F0 tracker; repaired if the controls say so
 
     @property
     def features(self) -> Features:
@@ -144,8 +133,8 @@ def convert(
         source = dataclasses.replace(song, features=octaves.repair(song.features, errors))
     tracks = adjust(source.features, instrument.statistics, controls)
     # 2. The model renders audio, harmonic part and noise part.
-    render, watch = _RENDERERS[instrument.kind], (lambda f, text: report(0.05 + 0.85 * f, text), cancelled)
-    made = render(instrument, source, tracks, controls.singer, sampling, vocoder, *watch)
+    watch = {"progress": lambda f, text: report(0.05 + 0.85 * f, text), "cancelled": cancelled}
+    made = _RENDERERS[instrument.kind](instrument, source, tracks, controls.singer, sampling, vocoder, **watch)
     parts = [np.asarray(part, dtype=np.float32).reshape(-1) for part in made]
     if not all(np.isfinite(part).all() for part in parts):
         raise ConversionError(
@@ -153,21 +142,22 @@ def convert(
             "Export it again from an earlier checkpoint."
         )
     # 3. Formants; breaths and consonants of the song; sample rate and length of the song; level, peak below full scale.
-    rate_hz, n_samples = instrument.features.sample_rate_hz, len(song.audio)
+    rate_hz, hop = instrument.features.sample_rate_hz, instrument.features.hop_samples
     if controls.formant_shift:
         report(0.9, "moving the formants")
-        hop = instrument.features.hop_samples
         parts = synthesis.shift_formants(parts, tracks.f0_hz, rate_hz, hop, controls.formant_shift)
-    parts = [fit_length(part, n_samples) for part in parts]
+    parts = [fit_length(part, len(song.audio)) for part in parts]
     if controls.breath:
         parts = with_breath(parts, song.audio, source.features, tracks, controls)
     if keep_rate and song.sample_rate_hz != rate_hz:
         report(0.9, f"resampling to {song.sample_rate_hz} Hz")
         for i, part in enumerate(parts):  # one by one: a long song's parts are large
-            parts[i] = audio.resample(part, rate_hz, song.sample_rate_hz)
-        rate_hz, n_samples = song.sample_rate_hz, song.n_samples
-        parts = [fit_length(part, n_samples) for part in parts]
-    wanted, gain, warnings = controls.loudness_lufs, limiter_gain(parts[0]), _octave_warnings(errors, controls)
+            parts[i] = fit_length(audio.resample(part, rate_hz, song.sample_rate_hz), song.n_samples)
+        rate_hz = song.sample_rate_hz
+    wanted, gain, warnings = controls.loudness_lufs, limiter_gain(parts[0]), [*song.warnings, *tracks.warnings]
+    if errors:
+        remedy = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
+        warnings.append(f"{octaves.describe(errors)} {'This was repaired.' if controls.repair_octaves else remedy}")
     if wanted is not None and math.isfinite(lufs := loudness.integrated_lufs(parts[0], rate_hz)):
         asked = 10.0 ** ((wanted - lufs) / 20.0)
         gain = np.float32(asked * limiter_gain(parts[0] * asked))
@@ -193,7 +183,7 @@ def convert(
         kind=instrument.kind,
         seed=sampling.seed,
         gain_db=20.0 * math.log10(gain),
-        warnings=(*song.warnings, *tracks.warnings, *warnings),
+        warnings=tuple(warnings),
         seconds=time.perf_counter() - began,
         sampling=_resolved(instrument, sampling),
         vocoder=vocoder.record() if vocoder else {},
@@ -234,7 +224,7 @@ def write_with_settings(target: Path, samples: np.ndarray, sample_rate_hz: int, 
         known = {**settings, "sound_sha256": filesystem.sha256_file(sound)}
         return (filesystem.json_text(known, indent=1) + "\n").encode()
 
-    return audio.write(target, samples, sample_rate_hz, comment, describe).path
+    return audio.write(target, samples, sample_rate_hz, comment, describe)
 
 
 def limiter_gain(*signals: np.ndarray) -> np.float32:
@@ -284,45 +274,32 @@ def describe(n_songs: int, failed: Mapping[Path, Exception]) -> str:
 
 def _check(instrument, song: Song, controls: Controls, sampling: SamplingOptions, vocoder) -> None:
     """Refuse what does not fit together."""
-    name, kind = instrument.name, instrument.kind
+    name, kind, own, measured = instrument.name, instrument.kind, instrument.features, song.features.settings
     if kind in _NO_VOICE:
         hint = "Choose a diffusion instrument of the same mel, and this as its vocoder if it was trained on mels."
         raise ConversionError(f"'{name}' {_NO_VOICE[kind]}", hint=hint)
     if kind not in _RENDERERS:
-        raise ConversionError(
-            f"'{name}' is an instrument of kind '{kind}', unknown to this version of svclib ({', '.join(_RENDERERS)}). "
-            "Update svclib."
-        )
-    given = [option for option in sampling.given() if option != "seed"]
-    given += [option for option, value in (("singer", controls.singer), ("vocoder", vocoder)) if value is not None]
-    if given and kind != "diffusion":
-        raise ConversionError(
-            f"{', '.join(given)} can be chosen for diffusion instruments only; '{name}' is of kind '{kind}'. Leave it "
-            "out."
-        )
+        text = f"'{name}' is an instrument of kind '{kind}', unknown to this version of svclib"
+        raise ConversionError(f"{text} ({', '.join(_RENDERERS)}).", hint="Update svclib.")
     for setting in ("sample_rate_hz", "hop_samples", "loudness_n_fft"):
-        theirs, ours = getattr(instrument.features, setting), getattr(song.features.settings, setting)
+        theirs, ours = getattr(own, setting), getattr(measured, setting)
         if theirs != ours:
-            raise ConversionError(
-                f"The song was measured with {setting} {ours}, but '{name}' needs {theirs}. Load the song again with "
-                "this instrument's feature settings."
-            )
+            text = f"The song was measured with {setting} {ours}, but '{name}' needs {theirs}."
+            raise ConversionError(text, hint="Load the song again with this instrument's feature settings.")
     if kind != "diffusion":
+        given = [option for option in sampling.given() if option != "seed"]
+        given += [option for option, value in (("singer", controls.singer), ("vocoder", vocoder)) if value is not None]
+        if given:
+            text = f"{', '.join(given)} can be chosen for diffusion instruments only; '{name}' is of kind '{kind}'."
+            raise ConversionError(text, hint="Leave it out.")
         return
     if song.features.log_mel is None:
         raise ConversionError(f"'{song.name}' was measured without a log-mel. Load it for '{name}' again.")
-    own = instrument.features
-    own.mel.require(song.features.settings.mel, f"'{name}'", f"'{song.name}'")
-    if own.units is not None and own.units != song.features.settings.units:
+    own.mel.require(measured.mel, f"'{name}'", f"'{song.name}'")
+    if own.units not in (None, measured.units):
         raise ConversionError(f"'{song.name}' has no content features of '{name}'. Load it again.")
     if sampling.content == "whisper" and own.units is None and instrument.model.settings.content != "words":
         raise ConversionError(f"'{name}' was not trained on the code of 'words'; it cannot read Whisper.")
-
-
-def _octave_warnings(errors: list, controls: Controls) -> list[str]:
-    remedy = "If you hear it, tick Repair octave jumps (on the command line: --repair-octaves)."
-    remedy = "This was repaired." if controls.repair_octaves else remedy
-    return [f"{octaves.describe(errors)} {remedy}"] if errors else []
 
 
 def _resolved(instrument, sampling: SamplingOptions) -> dict[str, Any]:
@@ -350,12 +327,12 @@ def _target(tracks: ConditioningTracks, n_frames: int) -> list[np.ndarray]:
     return [_pad_frames(x, n_frames) for x in (tracks.f0_hz, tracks.voiced, tracks.loudness_db)]
 
 
-def _render_ddsp(instrument, song, tracks, singer, sampling, vocoder, progress, cancelled) -> tuple:
+def _render_ddsp(instrument, song, tracks, singer, sampling, vocoder, **watch) -> tuple:
     """Audio, harmonic and noise part, ``[samples]`` each."""
-    model, measured = instrument.model, _whole_frames(song)
-    source = fit_length(song.audio, measured.n_samples) if model.settings.z_dims else None
-    watch = {"progress": progress, "cancelled": cancelled}
-    made = model.render(*_target(tracks, measured.n_frames), audio=source, seed=sampling.seed, **watch)
+    measured = _whole_frames(song)
+    source = fit_length(song.audio, measured.n_samples) if instrument.model.settings.z_dims else None
+    target = _target(tracks, measured.n_frames)
+    made = instrument.model.render(*target, audio=source, seed=sampling.seed, **watch)
     return made.audio, made.harmonic, made.noise
 
 
@@ -366,17 +343,16 @@ def _render_diffusion(instrument, song, tracks, singer, sampling, vocoder, progr
     if sampling.content == "whisper" and units is None:
         report, progress = progress, lambda f, text: report(0.3 + 0.7 * f, text)
         content = _pad_frames(_whisper_code(song, lambda f, text: report(0.3 * f, text)), measured.n_frames)
-    own_tracks, wanted = (measured.f0_hz, measured.voiced, measured.loudness_db), _target(tracks, measured.n_frames)
     source, target = (
         ConditionInputs.from_arrays(measured.log_mel, *given, content=content, device=instrument.model.device)
-        for given in (own_tracks, wanted)
+        for given in ((measured.f0_hz, measured.voiced, measured.loudness_db), _target(tracks, measured.n_frames))
     )
     try:
         made = instrument.model.render(source, target, singer, sampling, vocoder, progress, cancelled)
     except ModelError as error:
         raise ConversionError(f"'{instrument.name}': {error}") from None
+    parts = made.audio, made.harmonic, made.noise
     gain = silence_gain(song.features.loudness_db, len(made.audio), instrument.features.hop_samples)
-    parts = (made.audio, made.harmonic, made.noise)
     return parts if gain is None else tuple(part * gain for part in parts)
 
 

@@ -40,7 +40,10 @@ class SpeechRecognizer(Protocol):
 
 
 class WhisperRecognizer:
-    """Whisper of ``whisper_features.open_whisper``: temperature 0, beam of 5; ModelError if it is missing."""
+    """Whisper of ``whisper_features.open_whisper``; ModelError if it is missing.
+
+    Temperature 0, beam of 5, no six tokens twice: on unclear sound Whisper may repeat a phrase until the window ends.
+    """
 
     def __init__(self, model: str | Path | None = None, download: bool = False):
         self._model, folder = whisper_features.open_whisper(model, download, torch.get_num_threads())
@@ -48,7 +51,7 @@ class WhisperRecognizer:
 
     def transcribe(self, samples: Float[np.ndarray, " _"], language: str | None = None) -> Transcript:
         """See :class:`SpeechRecognizer`."""
-        options = {"beam_size": 5, "temperature": 0.0, "condition_on_previous_text": False}
+        options = {"beam_size": 5, "temperature": 0.0, "condition_on_previous_text": False, "no_repeat_ngram_size": 6}
         found, about = self._model.transcribe(np.asarray(samples, np.float32), language=language, **options)
         return Transcript("".join(segment.text for segment in found).strip(), about.language)
 

@@ -1,7 +1,6 @@
 """Songs to convert: found, read, measured, and remembered while one tries instruments on them."""
 
 import dataclasses
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from svclib.utils.errors import ConversionError, ProgressCallback, reporter
 CACHED_SONGS = 4
 HIGH_SHARE = 0.01  # of the frames: fewer above an instrument's range are errors of the tracker
 _songs: dict[tuple, "Song"] = {}  # the newest last
-_songs_lock = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,33 +103,21 @@ def cached_song(path: str | Path, settings: FeatureSettings, f0_method: str | No
     settings = dataclasses.replace(settings, f0_method=f0_method or settings.f0_method)
     stat = path.stat() if path.exists() else None
     key = (path.resolve(), stat and (stat.st_size, stat.st_mtime_ns), settings)
-    with _songs_lock:
-        song = _songs.get(key)
-    song = song or load_song(path, settings, **watch)
-    with _songs_lock:
-        _songs.pop(key, None)
-        _songs[key] = song
-        while len(_songs) > CACHED_SONGS:
-            del _songs[next(iter(_songs))]
+    song = _songs[key] = _songs.pop(key, None) or load_song(path, settings, **watch)
+    for old in list(_songs)[:-CACHED_SONGS]:
+        _songs.pop(old, None)
     return song
-
-
-def clear_song_cache() -> None:
-    """Free the memory of :func:`cached_song`."""
-    with _songs_lock:
-        _songs.clear()
 
 
 def excerpt(song: Song, start_s: float | int, seconds: float | int) -> Song:
     """A piece of a measured song at the instrument's rate, of one frame or more; ConversionError if nothing is left."""
-    measured, hop, rate = song.features, song.features.settings.hop_samples, song.features.settings.sample_rate_hz
+    hop, rate = song.features.settings.hop_samples, song.features.settings.sample_rate_hz
     first = max(0, round(start_s * rate / hop))
-    last = min(measured.n_frames, first + max(1, round(seconds * rate / hop)))
+    last = min(song.features.n_frames, first + max(1, round(seconds * rate / hop)))
     require_sound(song, start_s, first, last)
-    n_samples = (last - first) * hop
-    features = map_tracks(measured, lambda x: x[first:last], n_samples)
-    piece = {"audio": song.audio[first * hop : last * hop], "features": features, "whole": False, "codes": {}}
-    return dataclasses.replace(song, sample_rate_hz=rate, n_samples=n_samples, **piece)
+    n_samples, audio = (last - first) * hop, song.audio[first * hop : last * hop]
+    piece = {"features": map_tracks(song.features, lambda x: x[first:last], n_samples), "audio": audio, "codes": {}}
+    return dataclasses.replace(song, sample_rate_hz=rate, n_samples=n_samples, whole=False, **piece)
 
 
 def require_sound(song: Song, start_s: float | int, first: int, last: int) -> None:
@@ -142,12 +128,11 @@ def require_sound(song: Song, start_s: float | int, first: int, last: int) -> No
 
 def map_tracks(features: Features, change: Callable[[np.ndarray], np.ndarray], n_samples: int) -> Features:
     """Features with ``change`` applied to each array ``[frames, ...]``, and another length."""
-    arrays = {f.name: getattr(features, f.name) for f in dataclasses.fields(features)}
-    changed = {name: change(x) for name, x in arrays.items() if isinstance(x, np.ndarray)}
+    changed = {name: change(x) for name, x in vars(features).items() if isinstance(x, np.ndarray)}
     return dataclasses.replace(features, n_samples=n_samples, **changed)
 
 
 def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:
-    """The first ``n_samples``, with silence added where there are fewer."""
+    """The first ``n_samples`` of ``[samples, ...]``, with silence added where there are fewer."""
     missing = n_samples - len(samples)
-    return np.pad(samples, (0, missing)) if missing > 0 else samples[:n_samples]
+    return np.pad(samples, [(0, missing)] + [(0, 0)] * (samples.ndim - 1)) if missing > 0 else samples[:n_samples]

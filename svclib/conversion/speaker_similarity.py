@@ -63,8 +63,7 @@ def mel_power(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, "frames 40"
     import librosa
 
     sizes: dict[str, Any] = {"n_fft": N_FFT, "hop_length": HOP_SAMPLES, "n_mels": N_MELS}
-    found = librosa.feature.melspectrogram(y=np.asarray(samples, np.float32), sr=SAMPLE_RATE_HZ, **sizes)
-    return found.T.astype(np.float32)
+    return librosa.feature.melspectrogram(y=np.asarray(samples, np.float32), sr=SAMPLE_RATE_HZ, **sizes).T
 
 
 def trim_pauses(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, " _"]:
@@ -83,8 +82,7 @@ def embed(samples: Float[np.ndarray, " _"]) -> Float[np.ndarray, "256"]:
     """Embedding of an excerpt at 16 kHz: the mean over slices of 1.6 s every 0.8 s, of length 1."""
     level = 10 * np.log10(max(float(np.square(samples.astype(np.float64)).mean()), 1e-20))
     mel = mel_power(samples * 10 ** (max(0.0, LEVEL_DBFS - level) / 20))
-    if len(mel) < SLICE_FRAMES:
-        mel = np.pad(mel, ((0, SLICE_FRAMES - len(mel)), (0, 0)))
+    mel = np.pad(mel, ((0, max(0, SLICE_FRAMES - len(mel))), (0, 0)))
     starts = range(0, len(mel) - SLICE_FRAMES + 1, SLICE_HOP_FRAMES)
     with torch.inference_mode():
         found = load()(torch.from_numpy(np.stack([mel[s : s + SLICE_FRAMES] for s in starts])))
@@ -103,8 +101,6 @@ def windows(samples: Float[np.ndarray, " _"]) -> list[np.ndarray]:
 
 def speaker_embedding(phrases: Sequence[np.ndarray]) -> Float[np.ndarray, "256"]:
     """The normalised mean of the directions of a voice's phrases, each at 16 kHz."""
-    if not phrases:
-        raise ConversionError("There is no phrase of the target voice; give at least one recording.")
     mean = np.mean([embed(trim_pauses(phrase)) for phrase in phrases], axis=0)
     return mean / np.linalg.norm(mean)
 

@@ -38,26 +38,16 @@ def prepare(
     cancelled: Callable[[], bool] | None = None,
     executor: str | None = None,
 ) -> "Dataset":
-    """Make the dataset of these recordings in ``out``, or update the one that is there.
+    """Make the dataset of these recordings (:func:`find_recordings`) in the folder ``out``, or update the one there.
 
-    Incremental: only new or changed files are processed, and an interrupted run continues.
+    Incremental: only new or changed files are processed, everything where the settings changed; an interrupted or
+    cancelled run continues. Only ``shard-*`` and ``manifest.json`` in the folder are touched. DatasetError or
+    StorageError if nothing can be used, ``out`` or ``validation`` do not fit, or the disk or the cluster fails; what
+    was committed stays.
 
-    Args:
-        sources: From :func:`find_recordings`.
-        out: Folder of the dataset; only ``shard-*`` and ``manifest.json`` in it are touched.
-        settings: Features to extract; changed settings extract everything again.
-        validation: Pattern of held-out file names, e.g. ``*_[0-4].wav``; None holds out about 7.5 % of the recordings
-            by their contents, at least one of two (and the end of a single one).
-        progress: Called with a fraction and a text with the remaining time.
-        cancelled: Called between segments; True stops with ``Cancelled``, and a later run continues.
-        executor: ``dask://HOST:PORT`` of a dask.distributed cluster; None for threads of this process: the same bytes.
-
-    Returns:
-        The dataset, open, with ``messages``.
-
-    Raises:
-        DatasetError, StorageError: if nothing can be used, ``out`` or ``validation`` do not fit, or the disk or the
-            cluster fails; what was committed stays.
+    ``validation`` is a pattern of held-out file names, e.g. ``*_[0-4].wav``; None holds out about 7.5 % of the
+    recordings by their contents, at least one of two (and the end of a single one). ``executor`` is
+    ``dask://HOST:PORT`` of a dask.distributed cluster, None for threads of this process: the same bytes.
     """
     settings = manifest.pin_settings(Path(out), settings)
     return Dataset.open(out, preprocess.run(sources, out, settings, validation, progress, cancelled, executor))
@@ -274,22 +264,20 @@ class ValidationBatches(Sequence):
     """The validation split in segments; each batch is read on access."""
 
     def __init__(self, dataset: Dataset, batch_size: int, n_frames: int, device="cpu"):
-        self._dataset, self._batch_size, self._n_frames, self._device = dataset, batch_size, n_frames, device
+        self._read = lambda windows: dataset._collect(windows, n_frames, device)
         lengths = {index: dataset.recordings[index]["n_frames"] for index in dataset.indices("validation")}
-        self._windows = [
+        windows = [
             (index, max(0, min(start, length - n_frames)))
             for index, length in lengths.items()
             for start in range(0, length, n_frames)
         ]
+        self._batches = [windows[i : i + batch_size] for i in range(0, len(windows), batch_size)]
 
     def __len__(self) -> int:
-        return -(-len(self._windows) // self._batch_size)
+        return len(self._batches)
 
     def __getitem__(self, position):
-        if isinstance(position, slice):
-            return [self[i] for i in range(*position.indices(len(self)))]
-        start = range(len(self))[position] * self._batch_size
-        return self._dataset._collect(self._windows[start : start + self._batch_size], self._n_frames, self._device)
+        return self._read(self._batches[position])
 
 
 class BatchLoader:

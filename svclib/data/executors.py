@@ -12,7 +12,6 @@ import os
 import re
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -162,9 +161,7 @@ def _measure_remotely(expected: dict[str, str], samples: np.ndarray, cut: Cut, s
 @contextlib.contextmanager
 def _client(address: str):
     """A client of the scheduler at an address; the log of distributed is silent, its errors are raised."""
-    parts = urllib.parse.urlsplit(address)
-    valid = parts.scheme == "dask" and parts.hostname and re.fullmatch(r"[^@/?]+:\d{1,5}", parts.netloc)
-    if not valid or parts.path not in ("", "/") or parts.query:
+    if not (scheduler := re.fullmatch(r"dask://([^@/?#]+:\d{1,5})/?", address)):
         raise StorageError(
             f"'{address}' is not an executor. Give dask://HOST:PORT with the address that the cluster's scheduler "
             "prints, such as dask://10.0.0.5:8786."
@@ -183,7 +180,7 @@ def _client(address: str):
             stack.callback(logging.getLogger(name).setLevel, logging.getLogger(name).level)
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         try:
-            client = _connected(distributed.Client, f"tcp://{parts.netloc}")
+            client = _connected(distributed.Client, f"tcp://{scheduler[1]}")
         except Exception as error:
             raise StorageError(
                 f"No dask scheduler answers at {address}. Start one with `dask scheduler`, give the address that it "

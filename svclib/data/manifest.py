@@ -22,7 +22,7 @@ from svclib.data.recordings import Recording, hold_out, only_held_out
 from svclib.features import content_features, extract
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ConfigError, DatasetError, printable
-from svclib.utils.serialization import check_statistics
+from svclib.utils.serialization import check_fields, check_statistics
 
 NAME = "manifest.json"
 KIND = "svclib dataset"
@@ -30,8 +30,10 @@ FORMAT = 2  # 2: carries a checksum of itself
 EARLIER_F0_MAX_HZ = 1100.0
 EXTRACTION_VERSION = 1  # part of the settings' key: increase it when the same settings give other features
 HOLD_OUT_END_S = (20.0, 60.0)  # of a single recording, its end is held out: from this length on, at most this much
-_DICTS, _LISTS = ("settings", "versions", "statistics"), ("singers", "labels", "skipped", "duplicates")
-_FIELDS: dict[str, type] = {**dict.fromkeys(_DICTS, dict), **dict.fromkeys(_LISTS, list)}
+_FIELDS: dict[str, type] = {"fingerprint": str, "settings_key": str}
+_FIELDS |= dict.fromkeys(("settings", "versions", "statistics", "shards"), dict)
+_FIELDS |= dict.fromkeys(("recordings", "singers", "labels", "skipped", "duplicates"), list)
+_RECORDING = {"name": str, "sha256": str, "n_samples": int, "n_frames": int, "segments": list, "notes": list}
 _LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "swift-f0", "onnxruntime", "torch")
 
 
@@ -65,63 +67,46 @@ def read(folder: Path) -> dict:
         raise DatasetError(f"'{folder}' was made by a newer svclib (format {str(version)[:20]}). Update svclib.")
     if version != 1 and manifest.pop("checksum", None) != _hash(manifest):
         raise DatasetError(f"'{path}' is damaged. {again}")
-    if problem := _problem(manifest):
-        raise DatasetError(f"'{path}' is damaged or not of svclib: {problem}. {again}", path=path)
+    try:
+        _check(manifest)
+    except ConfigError as error:
+        raise DatasetError(f"'{path}' is damaged or not of svclib: {error} {again}", path=path) from None
     return manifest
 
 
-def _problem(manifest: dict) -> str:
-    """Fault of a manifest as the end of a sentence; empty if its names lead nowhere else and its numbers are numbers.
+def _check(manifest: dict) -> None:
+    """Refuse (ConfigError) a manifest whose names lead elsewhere or whose numbers are none.
 
     Its checksum shows only that it is whole: whoever writes a manifest writes that, too.
     """
-    files, recordings = manifest.get("shards"), manifest.get("recordings")
-    if not isinstance(files, dict) or not isinstance(recordings, list):
-        return "it lists no shards or no recordings"
+    check_fields(manifest, _FIELDS, "the manifest", others=True)
+    check_statistics(manifest["statistics"])
+    files, singers, labels = manifest["shards"], manifest["singers"], manifest["labels"]
+    hashes = _is_hash(manifest["fingerprint"]) and _is_hash(manifest["settings_key"], 16)
+    if not hashes or not all(map(filesystem.is_name, [*singers, *labels])):
+        raise ConfigError("its fingerprint, settings key, singers or labels are none.")
     for name, file in files.items():
-        if not re.fullmatch(r"shard-[0-9a-f]{16}\.safetensors", name):
-            return f"'{printable(name, 80)}' is no name of a shard"
-        if not isinstance(file, dict) or not (_is_count(file.get("bytes")) and _is_hex(file.get("sha256"), 64)):
-            return f"size or checksum of {name} is missing"
-    if not _is_hex(manifest.get("fingerprint"), 64) or not _is_hex(manifest.get("settings_key"), 16):
-        return "its fingerprint is none"
-    for key, kind in _FIELDS.items():
-        if not isinstance(manifest.get(key), kind):
-            return f"'{key}' is missing"
-    names = [*manifest["singers"], *manifest["labels"]]
-    if not all(map(filesystem.is_name, names)) or not all(isinstance(e, dict) for e in recordings):
-        return "it holds singers, labels or recordings that are none"
-    for entry in recordings:
-        counts = [entry.get("n_samples"), entry.get("n_frames")]
-        whole = isinstance(entry.get("name"), str) and _is_hex(entry.get("sha256"), 64) and all(map(_is_count, counts))
-        known = entry.get("singer") in manifest["singers"] and entry.get("label") in (None, *manifest["labels"])
-        segments = entry.get("segments")
-        placed = isinstance(segments, list) and all(
-            isinstance(s, list)
-            and len(s) == 5
-            and isinstance(s[0], str)
-            and s[0] in files
-            and all(map(_is_count, s[1:]))
-            for s in segments
-        )
-        notes = isinstance(entry.get("notes"), list) and all(isinstance(note, str) for note in entry["notes"])
-        if not (whole and known and placed and notes and entry.get("split") in ("train", "validation")):
-            return f"the entry of recording '{printable(entry.get('name'), 80)}' is none"
-        if counts != [sum(s[2] for s in segments), sum(s[4] for s in segments)]:
-            return f"the segments of recording '{printable(entry['name'], 80)}' do not make its length"
-    try:
-        check_statistics(manifest["statistics"])
-    except ConfigError as error:
-        return str(error).rstrip(".")
-    return ""
+        check_fields(file, {"bytes": int, "sha256": str}, "a shard", others=True)
+        if not re.fullmatch(r"shard-[0-9a-f]{16}\.safetensors", name) or not _is_hash(file["sha256"]):
+            raise ConfigError(f"'{printable(name, 80)}' is no shard.")
+    for entry in manifest["recordings"]:
+        check_fields(entry, _RECORDING, "a recording", others=True)
+        segments, known = entry["segments"], entry.get("split") in ("train", "validation")
+        known &= entry.get("singer") in singers and entry.get("label") in (None, *labels)
+        whole = _is_hash(entry["sha256"]) and all(isinstance(note, str) for note in entry["notes"])
+        if not known or not whole or not all(_is_segment(s, files) for s in segments):
+            raise ConfigError(f"the entry of recording '{printable(entry['name'], 80)}' is none.")
+        if [entry["n_samples"], entry["n_frames"]] != [sum(s[2] for s in segments), sum(s[4] for s in segments)]:
+            raise ConfigError(f"the segments of '{printable(entry['name'], 80)}' do not make its length.")
 
 
-def _is_hex(value: Any, digits: int) -> bool:
-    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", value) is not None
+def _is_hash(value: str, digits: int = 64) -> bool:
+    return re.fullmatch(f"[0-9a-f]{{{digits}}}", value) is not None
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 53
+def _is_segment(value: Any, files: dict) -> bool:
+    counts = value[1:] if isinstance(value, list) and len(value) == 5 and isinstance(value[0], str) else [None]
+    return all(type(n) is int and 0 <= n < 1 << 53 for n in counts) and value[0] in files
 
 
 def write(folder: Path, manifest: dict) -> None:
@@ -138,17 +123,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def entry_of(recording: Recording, digest: str, segments: list[shards.Segment], notes: list[str]) -> dict:
+def entry_of(recording: Recording, digest: str, stored: list[tuple[shards.Item, shards.Segment]]) -> dict:
     """A recording's entry in the manifest, without ``split``."""
     return {
         "name": recording.name,
         "singer": recording.singer,
         "label": recording.label,
         "sha256": digest,
-        "n_samples": sum(s.n_samples for s in segments),
-        "n_frames": sum(s.n_frames for s in segments),
-        "notes": notes,
-        "segments": [list(s) for s in segments],
+        "n_samples": sum(s.n_samples for _, s in stored),
+        "n_frames": sum(s.n_frames for _, s in stored),
+        "notes": list(stored[0][0].notes),
+        "segments": [list(s) for _, s in stored],
     }
 
 
@@ -257,10 +242,10 @@ def read_features(
 ) -> extract.Features:
     """Features of a recording or a range of its frames; ``large``: also ``log_mel`` and ``content``."""
     part = part_of(entry, from_frame, entry["n_frames"] if to_frame is None else to_frame, settings.hop_samples)
-    widths, arrays = large_features(settings) if large else {}, {}
+    widths, arrays = large_features(settings), {}
     for stored, dtype in shards.DTYPES.items():
         name = shards.FEATURES.get(stored, stored)
-        if stored != "audio" and (name in widths or stored not in ("log_mel", "units")):
+        if name in ("f0_hz", "confidence", "loudness_db", "voiced") or (large and name in widths):
             empty = np.zeros((0, widths[name]) if name in widths else 0, dtype)
             pieces = [readers[s[0]].read(stored, s[3], s[3] + s[4]) for s in part["segments"]]
             arrays[name] = np.concatenate(pieces or [empty])

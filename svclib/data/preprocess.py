@@ -8,7 +8,6 @@ than half in use, and small ones when there are more than 16, are merged.
 """
 
 import contextlib
-import dataclasses
 import math
 import os
 from collections import deque
@@ -64,7 +63,7 @@ class DatasetBuilder:
         for n, recording in enumerate(usable):
             self.report(0.03 * n / len(usable), f"reading recording {n + 1} of {len(usable)}")
             try:
-                digest = _twice(partial(filesystem.sha256_file, recording.path))
+                digest = _sha256(recording.path)
             except OSError as error:
                 self.skipped.append({"name": recording.name, "reason": f"it cannot be read: {error}"})
                 continue
@@ -80,66 +79,53 @@ class DatasetBuilder:
         self.duplicates.append({"name": repeated, "sha256": digest, "same_as": name, "same_as_sha256": of})
 
     def find_stored(self, wanted: set[str]) -> None:
-        """Index the committed segments, and the shards to merge."""
-        whole = shards.committed(self.out, self.key)
-        live = {c.marked.path.name: [i for i in c.items if i.sha256 in wanted] for c in whole}
-        self.stored, self.items = dict[tuple[str, int], shards.Segment](), dict[tuple[str, int], shards.Item]()
-        used = dict.fromkeys(live, 0)
-        for shard in sorted(whole, key=lambda c: (-len(live[c.marked.path.name]), c.marked.path.name)):
-            name = shard.marked.path.name
-            for item in live[name]:
-                if item.key not in self.stored:
-                    self.stored[item.key], self.items[item.key] = shard.segments[item.key], item
-                    used[name] += item.n_samples
-        total = {c.marked.path.name: sum(i.n_samples for i in c.items) for c in whole}
-        small = {c.marked.path.name for c in whole if c.marked.info["bytes"] < shards.CAP_BYTES / 4}
-        self.stale = {name for name in used if 0 < used[name] < total[name] / 2}
+        """Index the committed segments of these recordings, and the shards to merge."""
+        self.stored, self.stale, small = shards.Stored(), set[str](), set[str]()
+        whole = [
+            (marked, stored, {k: v for k, v in stored.items() if k[0] in wanted})
+            for marked, stored in shards.committed(self.out, self.key)
+        ]
+        for marked, stored, live in sorted(whole, key=lambda s: (-len(s[2]), s[0].path.name)):
+            new = {k: v for k, v in live.items() if k not in self.stored}
+            used, total = (sum(item.n_samples for item, _ in found.values()) for found in (new, stored))
+            if 0 < used < total / 2:
+                self.stale.add(marked.path.name)
+            if marked.info["bytes"] < shards.CAP_BYTES / 4:
+                small.add(marked.path.name)
+            self.stored |= new
         self.stale |= small if len(small) > SMALL_SHARDS else set()
 
-    def n_segments(self, digest: str) -> int:
-        """Segments of a recording, if all of them are stored, else 0."""
-        first = self.items.get((digest, 0))
-        return first.count if first and all((digest, i) in self.stored for i in range(first.count)) else 0
+    def segments_of(self, digest: str) -> list[tuple[shards.Item, shards.Segment]]:
+        """The segments of a recording, if all of them are stored."""
+        first = self.stored.get((digest, 0))
+        found = [self.stored.get((digest, i)) for i in range(first[0].count)] if first else []
+        return found if all(found) else []
 
     def segments_to_write(self, hashed, pool) -> Iterator[tuple[Recording, shards.Item, Callable[[], dict], float]]:
         """Segments for new shards, in order: item, a function that returns its arrays, length in seconds."""
-        sounds = {(i.n_total, i.audio_sha256): i.sha256 for i in self.items.values() if i.audio_sha256}
-        names = {digest: r.name for r, digest in hashed}
         for recording, digest in hashed:
-            if count := self.n_segments(digest):
-                for key in ((digest, i) for i in range(count)):
-                    if self.stored[key].shard in self.stale:
-                        yield recording, self.items[key], partial(self.copy, self.stored[key]), 0.0
-                continue
-            estimate = self.estimates_s[digest]
-            try:
-                stream = self.open(recording)
-                seconds = stream.n_samples / self.settings.sample_rate_hz
-                self.total_s += seconds - estimate
-                self.started = True
-                if any(n == stream.n_samples for n, _ in sounds):  # decode twice only if the length has occurred
-                    same = sounds.get((stream.n_samples, stream.hash()), digest)
-                    if same != digest and same in names:
-                        self._duplicate(recording.name, digest, names[same], same)
-                        self.done_s += seconds
-                        continue
-                yield from self.measured_segments(recording, digest, stream, pool)
-                sounds[stream.n_samples, stream.digest] = digest
-            except ValueError as error:
-                self.skip(recording, digest, error, estimate)
+            for item, segment in self.segments_of(digest):
+                if segment.shard in self.stale:
+                    yield recording, item, partial(self.copy, segment), 0.0
+            if digest in self.estimates_s:
+                try:
+                    yield from self.measured_segments(recording, digest, pool)
+                except ValueError as error:
+                    self.skip(recording, digest, error, self.estimates_s[digest])
 
-    def measured_segments(self, recording: Recording, digest: str, stream: ResampledStream, pool):
+    def measured_segments(self, recording: Recording, digest: str, pool):
         """The segments of one recording that are not stored yet, decoded one after the other."""
         rate, hop = self.settings.sample_rate_hz, self.settings.hop_samples
+        stream = self.open(recording)
+        self.total_s += stream.n_samples / rate - self.estimates_s[digest]
+        self.started = True
         pieces = segments.cuts(stream.n_samples, self.settings)
         for i, cut in enumerate(pieces):
             samples, n = stream.take(cut[2], cut[3]), cut[1] - cut[0]
             if (digest, i) in self.stored:
                 self.done_s += n / rate
                 continue
-            item = shards.Item(digest, i, len(pieces), n, n // hop, notes=tuple(stream.notes) if i == 0 else ())
-            if i == len(pieces) - 1:
-                item = dataclasses.replace(item, audio_sha256=stream.digest, n_total=stream.n_samples)
+            item = shards.Item(digest, i, len(pieces), n, n // hop, stream.notes if i == 0 else ())
             yield recording, item, pool.submit(samples, cut, self.settings), n / rate
 
     def open(self, recording: Recording) -> ResampledStream:
@@ -157,8 +143,7 @@ class DatasetBuilder:
         if found.peak < SILENT_PEAK:
             raise DatasetError("it is silent")
         scale = np.float32(shards.FULL_SCALE / max(1.0, found.peak))
-
-        blocks = lambda: (found.mono(block) * scale for block in audio.blocks(recording.path))  # noqa: E731
+        blocks = (found.mono(block) * scale for block in audio.blocks(recording.path))
         return ResampledStream(n, info.sample_rate_hz, rate, blocks, notes)
 
     def copy(self, segment: shards.Segment) -> dict:
@@ -166,7 +151,7 @@ class DatasetBuilder:
         s, f = segment.sample_start, segment.frame_start
         with contextlib.closing(shards.Reader(self.out / segment.shard)) as reader:
             ends = {"audio": (s, s + segment.n_samples)}
-            return {n: reader.read(n, *ends.get(n, (f, f + segment.n_frames))) for n in reader.names}
+            return {n: reader.read(n, *ends.get(n, (f, f + segment.n_frames))) for n in reader.tensors}
 
     def skip(self, recording: Recording, digest: str, error: ValueError, seconds: float) -> None:
         """Leave out a recording, with the reason; an error of the disk, or that it was cancelled, is raised."""
@@ -204,22 +189,21 @@ class DatasetBuilder:
 
         return quality.fingerprint(blocks(), self.settings.sample_rate_hz)
 
-    def write(self, hashed, pool) -> dict[tuple[str, int], shards.Segment]:
-        """Extract missing segments; returns the location of every segment of the dataset."""
-        self.estimates_s = {digest: _estimate_s(r) for r, digest in hashed if not self.n_segments(digest)}
+    def write(self, hashed, pool) -> None:
+        """Extract the missing segments and add them to ``stored``."""
+        self.estimates_s = {digest: _estimate_s(r) for r, digest in hashed if not self.segments_of(digest)}
         self.total_s = sum(self.estimates_s.values())
-        writer = shards.Writer(self.out, self.key)
-        waiting, items = deque[tuple](), dict(self.items)
+        writer, waiting = shards.Writer(self.out, self.key), deque[tuple]()
 
         def finish() -> None:
             recording, item, arrays, seconds = waiting.popleft()
             try:
                 writer.add(item, arrays())
-                items[item.key] = item
             except ValueError as error:
                 self.skip(recording, item.sha256, error, 0.0)
             self.done_s += seconds
-            self.report_measured(recording)
+            of = f"{units.duration_text(self.done_s)} of {units.duration_text(self.total_s)} measured"
+            self.report(self.share, f"{recording.name}: {of}")  # what shows it estimates the time left
 
         for entry in self.segments_to_write(hashed, pool):
             waiting.append(entry)
@@ -228,13 +212,7 @@ class DatasetBuilder:
         while waiting:
             finish()
         writer.flush()
-        self.items = items
-        return {k: s for k, s in {**self.stored, **writer.placed}.items() if k[0] not in self.failed}
-
-    def report_measured(self, recording: Recording) -> None:
-        """Report how much is measured; what shows it estimates the time left."""
-        of = f"{units.duration_text(self.done_s)} of {units.duration_text(self.total_s)} measured"
-        self.report(self.share, f"{recording.name}: {of}")
+        self.stored = {k: v for k, v in {**self.stored, **writer.stored}.items() if k[0] not in self.failed}
 
     @property
     def share(self) -> float:
@@ -255,7 +233,8 @@ def run(sources, out, settings, validation=None, progress=None, cancelled=None, 
         with _alone(builder.out):
             atomic_store.remove_parts(builder.out)
             builder.find_stored({digest for _, digest in hashed})
-            return _build(builder, hashed, builder.write(hashed, pool), validation)
+            builder.write(hashed, pool)
+            return _commit(builder, hashed, validation)
 
 
 @contextlib.contextmanager
@@ -269,9 +248,8 @@ def _alone(out: Path) -> Iterator[None]:
     except Timeout:
         text = f"Another preparation is writing into '{out}'."
         raise DatasetError(text, path=out, hint="Wait until it is ready, or choose another folder.") from None
-    except (OSError, NotImplementedError):  # a file system without locks
-        yield
-        return
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks
     try:
         yield
     finally:
@@ -280,14 +258,12 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(builder: DatasetBuilder, hashed: list, placed: dict, validation: str | None) -> list[str]:
-    """Commit the manifest of the segments in ``placed``, and delete what is not referred to."""
+def _commit(builder: DatasetBuilder, hashed: list, validation: str | None) -> list[str]:
+    """Commit the manifest of the stored segments, and delete what is not referred to; returns messages."""
     entries = []
     for recording, digest in hashed:
-        first = builder.items.get((digest, 0))
-        where = [placed.get((digest, i)) for i in range(first.count)] if first else []
-        if all(where) and where:  # else skipped or a duplicate
-            entries.append(manifest.entry_of(recording, digest, where, list(first.notes)))
+        if stored := builder.segments_of(digest):  # else skipped or a duplicate
+            entries.append(manifest.entry_of(recording, digest, stored))
     _require_some(entries, builder)
     settings, entries = builder.settings, builder.without_twins(entries)
     entries = manifest.split_entries(entries, validation, settings, builder.messages)
@@ -322,12 +298,11 @@ def _without_notes(new: dict, settings) -> list[str]:
     ]
 
 
-def _twice(call: Callable[[], str]) -> str:
-    """Retry once: a mounted Drive sometimes fails to read a file."""
-    try:
-        return call()
-    except OSError:
-        return call()
+def _sha256(path: Path) -> str:
+    """Of a file, tried twice: a mounted Drive sometimes fails to read one."""
+    with contextlib.suppress(OSError):
+        return filesystem.sha256_file(path)
+    return filesystem.sha256_file(path)
 
 
 def _estimate_s(recording: Recording) -> float:

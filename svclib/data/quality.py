@@ -18,7 +18,7 @@ from svclib.data import quality_report
 from svclib.data.quality_report import NOTE, PROBLEM, WARNING, FileReport, Finding, Report, make_finding
 from svclib.data.recordings import Recording, find_recordings
 from svclib.features import extract
-from svclib.utils.errors import DatasetError
+from svclib.utils.errors import DatasetError, reporter
 
 FRAME_S = 0.05
 COMPARED_S = 60.0
@@ -33,32 +33,26 @@ _PAUSE_FRAMES = 19  # 0.3 s
 def examine(
     paths: Sequence[str | Path | Recording] | str | Path, progress: Callable[[float, str], None] | None = None
 ) -> Report:
-    """Check recordings. No file is changed.
+    """Check files, folders or recordings; files in folders that are no audio are only counted, and none is changed.
 
-    Args:
-        paths: Files, folders or recordings; files in folders that are no audio are only counted.
-        progress: Called with a fraction and a text before each file, and at the end.
-
-    Returns:
-        Reports of all files, in the order given and in natural order within a folder; totals; findings, the most
-        serious first.
-
-    Raises:
-        DatasetError: if a folder or file does not exist.
+    Reports are in the order given, in natural order within a folder. DatasetError if a path does not exist.
     """
     given = [paths] if isinstance(paths, (str, Path)) else paths
     found = [r for path in given for r in ([path] if isinstance(path, Recording) else find_recordings(path))]
-    measured = []
+    report, files, prints = reporter(progress), list[FileReport](), []
     for n, recording in enumerate(found):
-        if progress:
-            progress(n / len(found), f"checking {recording.name} ({n + 1} of {len(found)})")
-        measured.append(_measure(recording.path, recording.name, recording.problem))
-    files = _with_duplicates(measured)
+        report(n / len(found), f"checking {recording.name} ({n + 1} of {len(found)})")
+        one, fingerprint = _measure(recording.path, recording.name, recording.problem)
+        files.append(one)
+        prints.append(fingerprint if one.usable else None)
+    for n, twin in enumerate(twins(prints)):
+        if twin is not None:
+            repeated = make_finding(files[n].name, "duplicate", PROBLEM, twin=files[twin].name)
+            files[n] = dataclasses.replace(files[n], findings=(*files[n].findings, repeated))
     totals = quality_report.totals_of(files)
-    everything = [f for report in files for f in report.findings if f.kind != "other"]
+    everything = [f for one in files for f in one.findings if f.kind != "other"]
     everything += quality_report.about_all(files, totals)
-    if progress:
-        progress(1.0, f"{len(files)} files examined")
+    report(1.0, f"{len(files)} files examined")
     return Report(files, totals, sorted(everything, key=lambda f: (PROBLEM, WARNING, NOTE).index(f.severity)))
 
 
@@ -87,21 +81,22 @@ class _Trace:
         joined = np.concatenate([self.rest, mono])
         whole = len(joined) // self.n_frame * self.n_frame
         frames, self.rest = joined[:whole].reshape(-1, self.n_frame).astype(np.float64), joined[whole:]
-        self.levels.append(np.sqrt((frames**2).mean(axis=1)))
+        self.levels.append(_rms(frames))
         if sum(map(len, self.wave)) < COMPARED_S / FRAME_S:
             points = min(50, self.n_frame)
             length = self.n_frame // points
             self.wave.append(frames[:, : points * length].reshape(len(frames), points, length).mean(axis=2))
 
-    def levels_db(self) -> np.ndarray:
-        levels = np.concatenate(self.levels or [np.zeros(0)])
-        if not len(levels) and len(self.rest):
-            levels = np.array([np.sqrt((self.rest.astype(np.float64) ** 2).mean())])
-        return units.amplitude_to_db(levels, -120.0) * np.ones(len(levels))
-
     def fingerprint(self) -> _Fingerprint:
-        wave = np.concatenate(self.wave).ravel() if self.wave else np.zeros(0)
-        return _Fingerprint(self.digest.hexdigest(), self.levels_db(), wave)
+        levels = np.concatenate([np.zeros(0), *self.levels])
+        if not len(levels) and len(self.rest):
+            levels = _rms(self.rest[None].astype(np.float64))
+        wave = np.concatenate([np.zeros(0), *self.wave], axis=None)
+        return _Fingerprint(self.digest.hexdigest(), units.amplitude_to_db(levels), wave)
+
+
+def _rms(frames: np.ndarray) -> np.ndarray:
+    return np.sqrt((frames**2).mean(axis=1))
 
 
 class _Scan:
@@ -173,7 +168,7 @@ def _measure(path: Path, name: str, problem: str | None) -> tuple[FileReport, _F
         "duration_s": info.n_samples / info.sample_rate_hz,
         "sample_rate_hz": info.sample_rate_hz,
         "channels": info.channels,
-        "format": str(getattr(info, "format", "")),
+        "format": info.format,
         "peak_db": float(units.amplitude_to_db(peak)),
         "clipped_share": clipped,
         **_levels(fingerprint.levels_db),
@@ -204,18 +199,7 @@ def _levels(levels_db: np.ndarray) -> dict:
     }
 
 
-# All files ------------------------------------------------------------------------------------------------------------
-
-
-def _with_duplicates(measured: list[tuple[FileReport, _Fingerprint | None]]) -> list[FileReport]:
-    """Add a finding to every file that repeats an earlier one."""
-    out = []
-    for (report, _), twin in zip(measured, twins([p if r.usable else None for r, p in measured]), strict=True):
-        if twin is not None:
-            repeated = make_finding(report.name, "duplicate", PROBLEM, twin=measured[twin][0].name)
-            report = dataclasses.replace(report, findings=(*report.findings, repeated))
-        out.append(report)
-    return out
+# Duplicates -----------------------------------------------------------------------------------------------------------
 
 
 def fingerprint(blocks: Iterable[np.ndarray], sample_rate_hz: int) -> _Fingerprint:

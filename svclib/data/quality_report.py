@@ -33,19 +33,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class FileReport:
-    """Measurements of one file; None if there is nothing to measure.
-
-    Attributes:
-        level_db: Of its loud parts (90th percentile of 50 ms RMS), dB of full scale.
-        silence_share, longest_silence_s: Time below -60 dB or 45 dB below the loud parts.
-        clipped_share: Fraction of the samples on flat peaks.
-        noise_floor_db: Level of the steady pauses between phrases.
-        level_spread_db: Between loud and soft notes (95th and 10th percentile of 0.4 s levels, pauses left out).
-        f0_low_hz, f0_high_hz: 2nd and 98th percentile.
-        voiced_share: Voiced fraction of the time that is not silent.
-        octave_jumps_per_min: Per voiced minute.
-        mixture_share: Fraction of the steady notes with another pitch present.
-    """
+    """Measurements of one file; None if there is nothing to measure."""
 
     name: str
     path: Path
@@ -53,18 +41,18 @@ class FileReport:
     sample_rate_hz: int = 0
     channels: int = 0
     format: str = ""
-    level_db: float | None = None
+    level_db: float | None = None  # of its loud parts (90th percentile of 50 ms RMS), dB of full scale
     peak_db: float | None = None
-    silence_share: float | None = None
+    silence_share: float | None = None  # of the time, below -60 dB or 45 dB below the loud parts
     longest_silence_s: float | None = None
-    clipped_share: float | None = None
-    noise_floor_db: float | None = None
-    level_spread_db: float | None = None
-    f0_low_hz: float | None = None
-    f0_high_hz: float | None = None
-    voiced_share: float | None = None
-    octave_jumps_per_min: float | None = None
-    mixture_share: float | None = None
+    clipped_share: float | None = None  # of the samples, on flat peaks
+    noise_floor_db: float | None = None  # level of the steady pauses between phrases
+    level_spread_db: float | None = None  # 10th to 95th percentile of the notes' 0.4 s levels, pauses left out
+    f0_low_hz: float | None = None  # 2nd percentile
+    f0_high_hz: float | None = None  # 98th percentile
+    voiced_share: float | None = None  # of the time that is not silent
+    octave_jumps_per_min: float | None = None  # per voiced minute
+    mixture_share: float | None = None  # of the steady notes, with another pitch present
     findings: tuple[Finding, ...] = ()
 
     @property

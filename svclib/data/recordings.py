@@ -35,22 +35,13 @@ class Recording:
 def find_recordings(
     folders: Sequence[str | Path] | str | Path, singers: Sequence[str] | None = None, labels: str | None = None
 ) -> list[Recording]:
-    """The audio files in folders (or single files); unusable files carry a ``problem``.
+    """The audio files in folders (or single files), by singer and name; unusable files carry a ``problem``.
 
-    Names of singers, labels and recordings are legal (``filesystem.is_name``) whatever the files are called.
-
-    Args:
-        folders: Each folder is one voice; a folder that holds only folders is several, one in each.
-        singers: One name for each of ``folders``, instead of the folders' own names.
-        labels: Pattern of file names without suffix, e.g. ``{label}_{singer}_{take}``: ``label`` and ``singer`` are
-            used, other names are placeholders.
-
-    Returns:
-        One recording per file, by singer and then by name, numbers as numbers.
-
-    Raises:
-        DatasetError: if a folder is missing, the numbers do not fit, a singer's name is none, or a file name does not
-            follow ``labels``.
+    Each folder is one voice, one that holds only folders is several; ``singers`` are names for each instead of the
+    folders' own. ``labels`` is a pattern of file names without suffix, e.g. ``{label}_{singer}_{take}``: ``label`` and
+    ``singer`` are used, other names are placeholders. Names of singers, labels and recordings are legal
+    (``filesystem.is_name``) whatever the files are called. DatasetError if a folder is missing, the numbers do not fit,
+    a singer's name is none, or a file name does not follow ``labels``.
     """
     given = [Path(folders)] if isinstance(folders, (str, Path)) else [Path(f) for f in folders]
     if singers is not None and len(singers) != len(given):

@@ -1,8 +1,7 @@
 """Segments of recordings: streaming decoder, cuts on the frame grid, and feature extraction with context."""
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import soxr
@@ -45,23 +44,21 @@ def measure(audio_int16: np.ndarray, cut: tuple[int, int, int, int], settings: e
 class ResampledStream:
     """Streaming decoder: a recording as 16-bit audio at the dataset's rate, ``n_samples`` long, read once.
 
-    ``blocks`` is called to read from the start and yields float32 at the rate of the file with full scale 32767;
-    ``notes`` are messages about the recording.
+    ``blocks`` are float32 at the rate of the file with full scale 32767; ``notes`` are messages about the recording.
     """
 
-    def __init__(self, n_samples: int, rate_in_hz: int, rate_out_hz: int, blocks: Callable, notes: list[str]):
+    def __init__(self, n_samples: int, rate_in_hz: int, rate_out_hz: int, blocks: Iterable, notes: list[str]):
         self.n_samples, self.notes = n_samples, notes
         self._rates, self._blocks = (rate_in_hz, rate_out_hz), blocks
         self._stream, self._held, self._start = self._pieces(), list[np.ndarray](), 0
-        self._sha = hashlib.sha256()
 
     def _resampled(self) -> Iterator[np.ndarray]:
         rate_in, rate_out = self._rates
         if rate_in == rate_out:
-            yield from self._blocks()
+            yield from self._blocks
             return
         stream = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32")
-        for block in self._blocks():
+        for block in self._blocks:
             yield stream.resample_chunk(np.ascontiguousarray(block, np.float32))
         yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
@@ -75,26 +72,12 @@ class ResampledStream:
             raise DatasetError("it changed while it was read; wait until it is complete, then prepare again")
         yield np.zeros(left, np.int16)  # a resampler may end a sample early
 
-    def hash(self) -> str:
-        """SHA-256 of all its samples, by decoding it again."""
-        digest = hashlib.sha256()
-        for piece in self._pieces():
-            digest.update(piece.tobytes())
-        return digest.hexdigest()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the samples taken so far."""
-        return self._sha.hexdigest()
-
     def take(self, start: int, stop: int) -> np.ndarray:
         """Samples ``start`` to ``stop``, int16; sequential access only: ``start`` must not decrease."""
         have = self._start + sum(map(len, self._held))
         while have < stop:
-            piece = next(self._stream)
-            self._sha.update(piece.tobytes())
-            self._held.append(piece)
-            have += len(piece)
+            self._held.append(next(self._stream))
+            have += len(self._held[-1])
         joined = np.concatenate(self._held)[start - self._start :]
         self._held, self._start = [joined], start
         return joined[: stop - start].copy()

@@ -8,8 +8,8 @@ Files are read with seek and read: a memory map would crash the process when the
 import dataclasses
 import hashlib
 import json
-import struct
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,36 +43,29 @@ class Segment(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A marker's entry: segment ``index`` of ``count`` of the recording with this SHA-256.
-
-    The first segment carries messages about the recording, the last one hash and length of all its decoded audio.
-    """
+    """A marker's entry: segment ``index`` of ``count`` of the recording with this SHA-256."""
 
     sha256: str
     index: int
     count: int
     n_samples: int
     n_frames: int
-    audio_sha256: str = ""
-    n_total: int = 0
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()  # messages about the recording, of its first segment
 
-    @property
-    def key(self) -> tuple[str, int]:
-        """Recording and segment index."""
-        return self.sha256, self.index
+
+Stored = dict[tuple[str, int], tuple[Item, Segment]]  # by hash of the recording and index
 
 
 class Writer:
     """Collects segments and commits a shard before it would exceed the cap; deterministic, byte for byte.
 
-    Only shards with the same hash of the feature settings can be reused.
+    ``stored`` are the committed segments. Only shards with the same hash of the feature settings can be reused.
     """
 
     def __init__(self, folder: Path, settings_key: str):
         self.folder, self.settings_key = Path(folder), settings_key
-        self.placed: dict[tuple[str, int], Segment] = {}
-        self._items, self._arrays, self._bytes = list[Item](), list[dict[str, np.ndarray]](), 0
+        self.stored: Stored = {}
+        self._waiting, self._bytes = list[tuple[Item, dict[str, np.ndarray]]](), 0
 
     def add(self, item: Item, arrays: dict[str, np.ndarray]) -> None:
         """Add one segment: ``audio`` int16 ``[samples]`` and the feature arrays ``[frames]``, ``[frames, mels]``."""
@@ -80,85 +73,74 @@ class Writer:
         size = sum(a.nbytes for a in arrays.values())
         if self._bytes + size > CAP_BYTES:
             self.flush()
-        self._items.append(item)
-        self._arrays.append(arrays)
+        self._waiting.append((item, arrays))
         self._bytes += size
 
     def flush(self) -> None:
         """Commit the collected segments, if any."""
-        if not self._items:
+        if not self._waiting:
             return
-        rows = [{**dataclasses.asdict(item), "notes": list(item.notes)} for item in self._items]
-        rows = [{k: v for k, v in row.items() if v or k in ("index", "n_frames")} for row in rows]
+        items, arrays = zip(*self._waiting, strict=True)
+        rows = [{k: v for k, v in dataclasses.asdict(i).items() if v or k in ("index", "n_frames")} for i in items]
         digest = hashlib.sha256(json.dumps([self.settings_key, rows], sort_keys=True).encode()).hexdigest()
         path = self.folder / f"shard-{digest[:16]}.safetensors"
         budget.require("shard of a dataset", path.name, Cost(disk_bytes=2 * self._bytes), self.folder)
-        tensors = {name: np.concatenate([a[name] for a in self._arrays]) for name in self._arrays[0]}
+        tensors = {name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]}
         if filesystem.exists(atomic_store.marker_path(path)):  # broken, else its segments would be reused
             atomic_store.remove_marked(atomic_store.Marked(path, {}))
         info = {"kind": KIND, "settings": self.settings_key, "items": rows}
         atomic_store.put_marked(path, lambda part: save_file(tensors, part), info)
-        self.placed.update(_segments(path.name, self._items))
-        self._items, self._arrays, self._bytes = [], [], 0
+        self.stored |= _segments(path.name, items)
+        self._waiting, self._bytes = [], 0
 
 
-class Committed(NamedTuple):
-    """A whole shard of a folder: its marked file, items and segments by ``(sha256, index)``."""
-
-    marked: atomic_store.Marked
-    items: list[Item]
-    segments: dict[tuple[str, int], Segment]
-
-
-def committed(folder: Path, settings_key: str) -> list[Committed]:
+def committed(folder: Path, settings_key: str) -> list[tuple[atomic_store.Marked, Stored]]:
     """The intact shards of a folder with these settings, verified by their SHA-256."""
-    found = []
+    found, known = [], {field.name for field in dataclasses.fields(Item)}  # earlier versions wrote more
     for marked in atomic_store.find_marked(folder, PATTERN):
         ours = (marked.info.get("kind"), marked.info.get("settings")) == (KIND, settings_key)
         if ours and atomic_store.verify(marked) is None:
-            items = [Item(**{**row, "notes": tuple(row.get("notes", ()))}) for row in marked.info["items"]]
-            found.append(Committed(marked, items, _segments(marked.path.name, items)))
+            items = [Item(**{k: v for k, v in row.items() if k in known}) for row in marked.info["items"]]
+            found.append((marked, _segments(marked.path.name, items)))
     return found
 
 
-def _segments(shard: str, items: list[Item]) -> dict[tuple[str, int], Segment]:
-    placed, sample, frame = {}, 0, 0
+def _segments(shard: str, items: Sequence[Item]) -> Stored:
+    stored, sample, frame = {}, 0, 0
     for item in items:
-        placed[item.key] = Segment(shard, sample, item.n_samples, frame, item.n_frames)
+        stored[item.sha256, item.index] = item, Segment(shard, sample, item.n_samples, frame, item.n_frames)
         sample, frame = sample + item.n_samples, frame + item.n_frames
-    return placed
+    return stored
 
 
 class Reader:
-    """Random access to one shard, thread-safe; StorageError if the file is missing, damaged or cannot be read."""
+    """Random access to one shard, thread-safe; StorageError if the file is missing, damaged or cannot be read.
+
+    ``tensors`` are its dtypes, shapes and offsets in the file, by name.
+    """
 
     def __init__(self, path: Path):
         self.path, self._lock, self._file = Path(path), threading.Lock(), None
         try:
             self._file = open(self.path, "rb", buffering=0)
-            size = struct.unpack("<Q", self._file.read(8))[0]
+            size = int.from_bytes(self._file.read(8), "little")
             if not 2 <= size <= MAX_HEADER_BYTES:
                 raise ValueError("header")
             header = json.loads(self._file.read(size))
             header.pop("__metadata__", None)
-            self._tensors = {
+            self.tensors = {
                 name: (_NAMES[t["dtype"]], tuple(t["shape"]), 8 + size + t["data_offsets"][0])
                 for name, t in header.items()
             }
         except FileNotFoundError:
             raise StorageError(f"'{self.path}' is missing; prepare the dataset again.") from None
-        except (OSError, ValueError, KeyError, TypeError, struct.error, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.close()
             raise StorageError(f"'{self.path}' is no whole shard ({error}); prepare the dataset again.") from error
 
-    @property
-    def names(self) -> set[str]:
-        """Names of the tensors."""
-        return set(self._tensors)
-
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop`` of a tensor, as a new array."""
-        dtype, shape, offset = self._tensors[name]
+        dtype, shape, offset = self.tensors[name]
         if not 0 <= start <= stop <= shape[0]:
             raise IndexError(f"rows {start} to {stop} of {shape[0]} in '{self.path.name}'")
         row = int(np.prod(shape[1:], dtype=np.int64))

@@ -69,28 +69,19 @@ class Phone:
 
 @dataclasses.dataclass(frozen=True)
 class Singer:
-    """Parameters of a voice.
-
-    Attributes:
-        octave: Octaves added to the written pitch.
-        low_midi, high_midi: Sounding range.
-        rolloff_db: Fall of the source spectrum per octave, radiation included.
-        breath_db: Level of the breath noise against the harmonics.
-        consonant_ratio: Factor on the frequencies of the noise consonants.
-        formants_hz: Five resonances per vowel and voiced consonant; F1 follows F0 where F0 is above it.
-    """
+    """Parameters of a voice."""
 
     name: str
-    octave: int
-    low_midi: float | int
+    octave: int  # added to the written pitch
+    low_midi: float | int  # sounding range
     high_midi: float | int
-    rolloff_db: float
+    rolloff_db: float  # fall of the source spectrum per octave, radiation included
     vibrato_hz: float
     vibrato_cents: float
     glide_s: float
-    breath_db: float
-    consonant_ratio: float
-    formants_hz: dict[str, list[float | int]]
+    breath_db: float  # level of the breath noise against the harmonics
+    consonant_ratio: float  # factor on the frequencies of the noise consonants
+    formants_hz: dict[str, list[float | int]]  # five per vowel and voiced consonant; F1 follows F0 where F0 is above it
 
 
 _PARAMETERS = tomllib.loads(Path(__file__).with_name("singers.toml").read_text(encoding="utf-8"))
@@ -99,15 +90,11 @@ SINGERS = {name: Singer(name, **fields) for name, fields in _PARAMETERS.items()}
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticRecording:
-    """A rendered score: audio float32 ``[samples]`` within -1..1, and its phones."""
+    """A rendered score: audio float32 ``[samples]`` within -1..1, and the control curves with its phones."""
 
-    singer: Singer
-    score: Score
+    curves: "VoiceCurves"
     audio: np.ndarray
     sample_rate_hz: int
-    phones: tuple[Phone, ...]
-    seed: int
-    octave: int
 
 
 def render(
@@ -127,8 +114,8 @@ def render(
         singer = SINGERS[singer]
     octave = singer.octave if octave is None else octave
     curves, limit_hz = VoiceCurves(singer, score, octave, seed), sample_rate_hz / 2
-    n_samples = int(round(curves.phones[-1].end_s * sample_rate_hz))
-    hop = 2 * max(1, int(round(sample_rate_hz / _CONTROL_HZ / 2)))
+    n_samples = round(curves.phones[-1].end_s * sample_rate_hz)
+    hop = 2 * max(1, round(sample_rate_hz / _CONTROL_HZ / 2))
     t = units.frame_centers_s(-(-n_samples // hop), hop, sample_rate_hz)
     f0_hz = curves.f0_hz(t)
     partials = curves.harmonics(t, f0_hz, limit_hz)
@@ -140,10 +127,9 @@ def render(
         torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))[None] for x in (f0_hz, total, shares, magnitudes)
     )
     with torch.no_grad():
-        harmonic, _ = synthesis.harmonic_synthesis(f0_hz, total, shares, sample_rate_hz, hop)
+        harmonic = synthesis.harmonic_synthesis(f0_hz, total, shares, sample_rate_hz, hop)
         noise = synthesis.filtered_noise(magnitudes, hop, torch.Generator().manual_seed(seed))
-    samples = (harmonic + noise)[0, :n_samples].numpy()
-    return SyntheticRecording(singer, score, samples, sample_rate_hz, curves.phones, seed, octave)
+    return SyntheticRecording(curves, (harmonic + noise)[0, :n_samples].numpy(), sample_rate_hz)
 
 
 def phones_of(lyric: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Statistics of a dataset, stored in instruments: pitch, loudness, durations per singer. Plain JSON, None if empty.
 
-Notes are frames with a note-on ratio of at least 1 (``loudness.note_mask``); pitch statistics use their voiced frames.
+Notes are frames with a ``loudness.note_on_ratio`` of at least 1; pitch statistics use their voiced frames.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from svclib.audio import units
-from svclib.audio.loudness import note_mask, note_on_ratio
+from svclib.audio.loudness import note_on_ratio
 from svclib.features import extract
 
 HISTOGRAM_EDGES_MIDI = [n - 0.5 for n in range(24, 110)]
@@ -17,17 +17,13 @@ N_QUANTILES = 1000
 
 
 def compute(recordings: Iterable[tuple[str, extract.Features]]) -> dict:
-    """Statistics over recordings.
+    """Statistics over recordings, given as singer and features of each; iterated once.
 
-    Args:
-        recordings: Singer and features of each; iterated once.
-
-    Returns:
-        ``n_recordings``; ``duration_s``; ``f0_midi`` {mean_note, std_note, min_note, max_note, histogram {edges_midi,
-        seconds}}, in MIDI notes over voiced note frames (notes outside the histogram count at its ends);
-        ``loudness_db`` {mean_note, std_note over note frames; min, max, mean over all}; ``loudness_quantiles_db``:
-        1000 values from minimum to maximum over note frames, [] without any; ``singers``: the same for each;
-        ``log_mel`` {min, max} or None. Values without any frames are None.
+    ``n_recordings``; ``duration_s``; ``f0_midi`` {mean_note, std_note, min_note, max_note, histogram {edges_midi,
+    seconds}}, in MIDI notes over voiced note frames (notes outside the histogram count at its ends); ``loudness_db``
+    {mean_note, std_note over note frames; min, max, mean over all}; ``loudness_quantiles_db``: 1000 values from minimum
+    to maximum over note frames, [] without any; ``singers``: the same for each; ``log_mel`` {min, max} or None. Values
+    without any frames are None.
     """
     found, extremes = [], []
     for singer, item in recordings:
@@ -42,7 +38,7 @@ def compute(recordings: Iterable[tuple[str, extract.Features]]) -> dict:
 def _measure(item: extract.Features) -> dict:
     """Measurements of one recording that the statistics keep."""
     loudness, rate_hz = item.loudness_db, item.settings.sample_rate_hz
-    note = np.asarray(note_mask(note_on_ratio(loudness, item.confidence), 1.0)) if len(loudness) else np.zeros(0, bool)
+    note = note_on_ratio(loudness, item.confidence) >= 1.0
     midi = units.hz_to_midi(item.f0_hz[note & item.voiced & (item.f0_hz > 0)].astype(np.float64))
     inside = np.clip(midi, HISTOGRAM_EDGES_MIDI[0], HISTOGRAM_EDGES_MIDI[-1])
     return {

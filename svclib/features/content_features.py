@@ -1,10 +1,9 @@
-"""Content features: per-frame vectors of a pretrained network, measured once per recording and cached.
+"""Content features: per-frame vectors of a pretrained network, measured when a dataset is prepared or a song is loaded.
 
 What measures them is an :class:`Extractor`, registered by kind. ``contentvec`` (Qian et al. 2022,
 https://arxiv.org/abs/2204.09224) is HuBERT (Hsu et al. 2021) trained to be independent of the speaker. Its weights are
 read through ``transformers`` from the hub, a local folder or a link; they are never part of a dataset or an
-instrument, which only name their source and carry a fingerprint of them. Content features are measured when a dataset
-is prepared or a song is loaded, and kept in half precision.
+instrument, which only name their source and carry a fingerprint of them.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from svclib.audio import io as audio
 from svclib.audio import units
 from svclib.utils import atomic_store, budget, download, filesystem
 from svclib.utils.budget import Cost
-from svclib.utils.errors import ConfigError, ModelError, ProgressCallback, StorageError
+from svclib.utils.errors import ConfigError, ModelError, ProgressCallback, StorageError, first_line
 from svclib.utils.serialization import Settings, setting
 
 SAMPLE_RATE_HZ = 16000
@@ -39,25 +38,24 @@ KNOWN = (  # on the hub; an instrument or dataset of others may have them downlo
     "facebook/hubert-xlarge-ll60k",
 )
 _allowed: set[str] = set()  # sources in this person's own preset
-_UNUSED = ("masked_spec_embed",)  # of training alone; missing in some files
+_UNUSED = {"masked_spec_embed"}  # of training alone; missing in some files
 
 
-@runtime_checkable
-class Extractor(Protocol):
-    """A loaded network whose frame ``j`` sees the samples ``[j * hop, j * hop + reach)`` at 16 kHz.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extractor:
+    """A loaded network whose frame ``j`` sees the samples ``[j * hop, j * hop + reach)`` at 16 kHz."""
 
-    With a method ``finish(vectors, sounding)`` it makes the vectors of a whole recording from those of its chunks.
-    """
-
-    fingerprint: str  # 16 hexadecimal digits of a hash of its weights
+    model: Any
+    fingerprint: str  # 16 hexadecimal digits of a SHA-256 of its weights, independent of the file format
     hop_samples: int  # divides 16000
     reach_samples: int
     dims: int  # size of a vector
     n_layers: int  # to choose from
+    finish: ClassVar[Any] = None  # a method: vectors of the frames and whether they sound -> vectors of a recording
 
     def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "frames dims"]:
         """The vectors of a chunk at 16 kHz, full scale 1."""
-        ...
+        raise NotImplementedError
 
 
 # Loaders of extractors by kind; ``loader(source)`` raises a ModelError that names what is missing and the remedy.
@@ -65,7 +63,7 @@ EXTRACTORS: dict[str, Callable[[str], Extractor]] = {}
 
 
 def register(kind: str) -> Callable:
-    """Decorator: offer a loader of extractors under a name, the value of ``UnitSettings.kind``."""
+    """Decorator that offers a loader of extractors under a name, the value of ``UnitSettings.kind``."""
 
     def add(loader: Callable[[str], Extractor]) -> Callable[[str], Extractor]:
         EXTRACTORS[kind] = loader
@@ -91,8 +89,8 @@ class UnitSettings(Settings):
 
     def same_but_for_fingerprint(self, other: "UnitSettings | None") -> bool:
         """True if ``other`` has the same settings apart from the fingerprint and the place of a folder."""
-        bare = [dataclasses.replace(s, fingerprint="", source=_public(s.source)) for s in (self, other) if s]
-        return other is not None and bare[0] == bare[1]
+        bare = [s and dataclasses.replace(s, fingerprint="", source=_public(s.source)) for s in (self, other)]
+        return bare[0] == bare[1]
 
 
 def extract(
@@ -100,41 +98,39 @@ def extract(
     sample_rate_hz: int,
     hop_samples: int,
     settings: UnitSettings,
-    chunk_s: int = CHUNK_S,
     progress: ProgressCallback | None = None,
 ) -> Float[np.ndarray, "frames dims"]:
-    """Content features of a recording, interpolated linearly to the frame centres of the grid.
+    """Content features of a recording, interpolated linearly to the frame centres of the grid, in half precision.
 
-    Long recordings are measured in chunks of ``chunk_s`` whole seconds with 2 s of context on both sides. Attention
-    reaches further and the first layer is normalised over all its input, so chunks do not equal the whole: a small
-    HuBERT with random weights gave a mean difference of 0.06 standard deviations on a minute of singing (0.13 in chunks
-    of 3 s). ``samples`` are float with full scale 1, or int16, at the rate of the grid; the result is float16, the end
-    vectors are held before the first and after the last centre. ModelError as :func:`load`.
+    Long recordings are measured in chunks of 20 s with 2 s of context on both sides. Attention reaches further and the
+    first layer is normalised over all its input, so chunks do not equal the whole: a small HuBERT with random weights
+    gave a mean difference of 0.06 standard deviations on a minute of singing. ``samples`` are float with full scale 1,
+    or int16, at the rate of the grid. ModelError as :func:`load`.
     """
     n_frames = units.frame_count(len(samples), hop_samples)
     if n_frames == 0:
         return np.zeros((0, settings.dims), np.float16)
     encoder = load(settings)
-    n_chunks = max(1, math.ceil((len(samples) / sample_rate_hz - HALO_S) / chunk_s))  # a short rest joins the last
+    n_chunks = max(1, math.ceil((len(samples) / sample_rate_hz - HALO_S) / CHUNK_S))  # a short rest joins the last
     per_s, parts = SAMPLE_RATE_HZ // encoder.hop_samples, []
     for i in range(n_chunks):
         if progress is not None:
             progress(i / n_chunks, "measuring the content")
-        low, last = max(0, i * chunk_s - HALO_S), i == n_chunks - 1
-        high = len(samples) if last else min(len(samples), ((i + 1) * chunk_s + HALO_S) * sample_rate_hz)
+        low, last = max(0, i * CHUNK_S - HALO_S), i == n_chunks - 1
+        high = None if last else ((i + 1) * CHUNK_S + HALO_S) * sample_rate_hz
         chunk = audio.resample(audio.as_float(samples[low * sample_rate_hz : high]), sample_rate_hz, SAMPLE_RATE_HZ)
-        first = (i * chunk_s - low) * per_s
-        parts.append(encoder(chunk, settings.layer)[first : None if last else first + chunk_s * per_s])
+        first = (i * CHUNK_S - low) * per_s
+        parts.append(encoder(chunk, settings.layer)[first : None if last else first + CHUNK_S * per_s])
     found, centres_s = np.concatenate(parts), units.frame_centers_s(n_frames, hop_samples, sample_rate_hz)
     position = (centres_s * SAMPLE_RATE_HZ - encoder.reach_samples / 2) / encoder.hop_samples
-    position = np.clip(position, 0, len(found) - 1)
+    position = np.clip(position, 0, len(found) - 1)  # the end vectors are held
     left = np.minimum(position.astype(int), max(0, len(found) - 2))
     right = np.minimum(left + 1, len(found) - 1)
     share = (position - left).astype(np.float32)[:, None]
     vectors = found[left] * (1 - share) + found[right] * share
-    if finish := getattr(encoder, "finish", None):
+    if encoder.finish:
         frames = audio.as_float(samples[: n_frames * hop_samples]).reshape(n_frames, hop_samples)
-        vectors = finish(vectors, np.square(frames).mean(1) > SILENCE_RMS**2)
+        vectors = encoder.finish(vectors, np.square(frames).mean(1) > SILENCE_RMS**2)
     return vectors.astype(np.float16)
 
 
@@ -190,48 +186,35 @@ def load(settings: UnitSettings) -> Extractor:
     """
     encoder = EXTRACTORS[settings.kind](_place(settings))
     if encoder.dims != settings.dims or settings.layer > encoder.n_layers:
-        raise ModelError(
-            f"The content encoder '{settings.source}' has {encoder.n_layers} layers of {encoder.dims} "
-            f"numbers, not layer {settings.layer} of {settings.dims}. Set layer and dims to match it."
-        )
+        text = f"The content encoder '{settings.source}' has {encoder.n_layers} layers of {encoder.dims} numbers,"
+        text = f"{text} not layer {settings.layer} of {settings.dims}."
+        raise ModelError(text, hint="Set layer and dims to match it.")
     if settings.fingerprint and encoder.fingerprint != settings.fingerprint:
+        text = f"The weights of the content encoder '{settings.source}' have the fingerprint {encoder.fingerprint}, but"
         remedies = {"contentvec": f"Name a folder with those in the environment variable {WHERE}."}
-        raise ModelError(
-            f"The weights of the content encoder '{settings.source}' have the fingerprint {encoder.fingerprint}, but "
-            f"{settings.fingerprint} was trained with. {remedies.get(settings.kind, 'Install those.')}"
-        )
+        hint = remedies.get(settings.kind, "Install those.")
+        raise ModelError(f"{text} {settings.fingerprint} was trained with.", hint=hint)
     return encoder
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Encoder:
-    """A loaded HuBERT (``transformers.HubertModel`` in eval mode, float32), see :class:`Extractor`.
-
-    The fingerprint is of the SHA-256 of its weights, independent of the file format.
-    """
-
-    model: Any
-    fingerprint: str
-    hop_samples: int
-    reach_samples: int
-    dims: int
-    n_layers: int
+class Hubert(Extractor):
+    """A ``transformers.HubertModel`` in eval mode, float32."""
 
     @torch.inference_mode()
     def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "frames dims"]:
-        """Vectors of a chunk at 16 kHz, full scale 1; one shorter than a frame is padded with zeros."""
+        """The vectors of a chunk; one shorter than a frame is padded with zeros."""
         samples = np.pad(samples, (0, max(0, self.reach_samples - len(samples)))).astype(np.float32)
         audio_16k = torch.from_numpy(samples)[None].to(next(self.model.parameters()).device)
         return self.model(audio_16k, output_hidden_states=True).hidden_states[layer][0].float().cpu().numpy()
 
 
 @register("contentvec")
-def _contentvec(source: str) -> Encoder:
+def _contentvec(source: str) -> Hubert:
     return _loaded(os.environ.get(WHERE) or source)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(source: str) -> Encoder:
+def _loaded(source: str) -> Hubert:
     try:
         from transformers import HubertConfig, HubertModel
     except ImportError:
@@ -248,12 +231,8 @@ def _loaded(source: str) -> Encoder:
                 if config.model_type != "hubert":
                     break
                 _check_size(source, config, Path(where) if local else None)
-                options: dict[str, Any] = {
-                    "local_files_only": offline,
-                    "output_loading_info": True,
-                    "dtype": torch.float32,
-                }
-                loaded: Any = HubertModel.from_pretrained(where, config=config, **options)
+                options: dict[str, Any] = {"local_files_only": offline, "output_loading_info": True}
+                loaded: Any = HubertModel.from_pretrained(where, config=config, dtype=torch.float32, **options)
                 return _checked(source, *loaded)
             except ModelError:
                 raise
@@ -261,11 +240,9 @@ def _loaded(source: str) -> Encoder:
                 tried = error
     if tried is not None and not may_fetch and not local:
         raise _unasked(source)
-    why = f"{type(tried).__name__}: {(str(tried).splitlines() or [''])[0][:120]}" if tried else "no HuBERT"
-    raise ModelError(
-        f"The content encoder '{source}' could not be loaded ({why}). Connect to the network, or name a folder with "
-        f"its config.json and weights in the environment variable {WHERE}."
-    )
+    why = f"{type(tried).__name__}: {first_line(tried, 120)}" if tried else "no HuBERT"
+    hint = "Connect to the network, or name a folder with its config.json and weights in the environment variable"
+    raise ModelError(f"The content encoder '{source}' could not be loaded ({why}).", hint=f"{hint} {WHERE}.")
 
 
 @contextlib.contextmanager
@@ -284,9 +261,9 @@ def _quiet_transformers():
 
 
 def _unasked(source: str) -> ModelError:
+    hint = f"If you trust it, set the environment variable {WHERE} to that name, or to a folder with its files."
     return ModelError(
-        f"The content encoder '{source}' is unknown to svclib, so it is not downloaded unasked. If you trust it, set "
-        f"the environment variable {WHERE} to that name, or to a folder with its files."
+        f"The content encoder '{source}' is unknown to svclib, so it is not downloaded unasked.", hint=hint
     )
 
 
@@ -313,40 +290,33 @@ def _check_size(source: str, config: Any, folder: Path | None) -> None:
     budget.require("content encoder", f"'{source}'", Cost(memory_bytes=n_bytes), error=ModelError)
     held = math.inf if folder is None else sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     if n_bytes > held:
-        raise ModelError(
-            f"The config.json of the content encoder '{source}' asks for {n_bytes / 1e6:.0f} MB of weights, more than "
-            f"the {held / 1e6:.0f} MB that are there. Fetch it again."
-        )
+        text = f"The config.json of the content encoder '{source}' asks for {n_bytes / 1e6:.0f} MB of weights,"
+        raise ModelError(f"{text} more than the {held / 1e6:.0f} MB that are there.", hint="Fetch it again.")
 
 
-def _checked(source: str, model: Any, info: dict) -> Encoder:
-    missing = set(info["missing_keys"]) - {*_UNUSED}
-    odd = sorted(missing) or sorted(map(str, info["mismatched_keys"]))
+def _checked(source: str, model: Any, info: dict) -> Hubert:
+    odd = sorted(set(info["missing_keys"]) - _UNUSED) or sorted(map(str, info["mismatched_keys"]))
     if odd:
-        raise ModelError(
-            f"The weights of the content encoder '{source}' do not fit its config.json: {odd[0][:100]} is missing or "
-            "of another shape. Fetch it again."
-        )
+        text = f"The weights of the content encoder '{source}' do not fit its config.json:"
+        raise ModelError(f"{text} {odd[0][:100]} is missing or of another shape.", hint="Fetch it again.")
     config, reach, hop = model.config, 1, 1
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         reach, hop = reach + (kernel - 1) * hop, hop * stride
     if SAMPLE_RATE_HZ % hop:
         raise ModelError(f"The content encoder '{source}' has a hop of {hop} samples; it has to divide 16000.")
-    model = model.eval().requires_grad_(False)
     fingerprint = _fingerprint(model)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Encoder(model, fingerprint, hop, reach, config.hidden_size, config.num_hidden_layers)
+    model = model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+    return Hubert(model, fingerprint, hop, reach, config.hidden_size, config.num_hidden_layers)
 
 
 def _fingerprint(model: torch.nn.Module) -> str:
     """Hash of names and values of the weights, in the same spelling whichever version of torch named them."""
     tensors = {}
     for name, value in model.state_dict().items():
-        if name not in _UNUSED:
-            stem, _, which = name.partition("parametrizations.weight.original")
-            tensors[stem + {"0": "weight_g", "1": "weight_v"}[which] if which else name] = value
+        stem, _, which = name.partition("parametrizations.weight.original")
+        tensors[stem + {"0": "weight_g", "1": "weight_v"}[which] if which else name] = value
     digest = hashlib.sha256()
-    for name in sorted(tensors):
+    for name in sorted(tensors.keys() - _UNUSED):
         value = tensors[name].float().contiguous().cpu().numpy()
         digest.update(f"{name} {value.shape} ".encode() + value.astype("<f4").tobytes())
     return digest.hexdigest()[:16]

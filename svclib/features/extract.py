@@ -100,18 +100,10 @@ class ConditionInputs:
         return cls(batch["log_mel"], batch["f0_hz"], batch["voiced"], batch["loudness_db"], batch.get("content"))
 
     @classmethod
-    def from_arrays(
-        cls,
-        log_mel: np.ndarray,
-        f0_hz: np.ndarray,
-        voiced: np.ndarray,
-        loudness_db: np.ndarray,
-        content: np.ndarray | None = None,
-        device: str | torch.device = "cpu",
-    ) -> "ConditionInputs":
+    def from_arrays(cls, log_mel, f0_hz, voiced, loudness_db, content=None, device="cpu") -> "ConditionInputs":
         """A batch of one from arrays ``[frames, ...]``; fills the F0 over unvoiced frames."""
 
-        def batch(x: np.ndarray, dtype: torch.dtype | None = torch.float32) -> Tensor:
+        def batch(x, dtype: torch.dtype | None = torch.float32) -> Tensor:
             return torch.as_tensor(np.asarray(x), dtype=dtype, device=device)[None]
 
         f0, vectors = batch(fill_unvoiced(f0_hz, voiced)), None if content is None else batch(content, None)
@@ -127,17 +119,12 @@ class ConditionInputs:
         return self.log_mel.shape[1]
 
 
-def extract(
-    samples: np.ndarray,
-    settings: FeatureSettings,
-    progress: ProgressCallback | None = None,
-    chunk_s: int = f0.CHUNK_S,
-) -> Features:
+def extract(samples: np.ndarray, settings: FeatureSettings, progress: ProgressCallback | None = None) -> Features:
     """Measure a recording of any length on ``n // hop_samples`` frames, in memory of one chunk besides the result.
 
-    ``samples`` are float with full scale 1, or int16 with full scale 32768, at ``settings.sample_rate_hz``; ``chunk_s``
-    is an even number of seconds. Raises AudioError if they are not one finite channel, and ModelError if the package of
-    the F0 method or the content encoder is missing.
+    ``samples`` are float with full scale 1, or int16 with full scale 32768, at ``settings.sample_rate_hz``. Raises
+    AudioError if they are not one finite channel, and ModelError if the package of the F0 method or the content encoder
+    is missing.
     """
     samples = np.asarray(samples)
     if samples.ndim != 1 or not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
@@ -146,12 +133,12 @@ def extract(
         hint = "Read the recording again with audio.read, which names the place."
         raise AudioError("the samples hold NaN or infinity.", hint=hint)
     report, rate, hop, mel = reporter(progress), settings.sample_rate_hz, settings.hop_samples, settings.mel
-    f0_hz, voiced, confidence = track_f0(samples, rate, settings, lambda f, text: report(0.8 * f, text), chunk_s)
+    f0_hz, voiced, confidence = track_f0(samples, rate, settings, lambda f, text: report(0.8 * f, text))
     n_frames = len(f0_hz)
     loudness = np.empty(n_frames, np.float32)
     mels = None if mel is None else np.empty((n_frames, mel.n_mels), np.float32)
     n_fft = max(settings.loudness_n_fft, 0 if mel is None else mel.n_fft)
-    chunk_frames = max(1, min(chunk_s * rate // hop, MAX_CHUNK_VALUES // n_fft))
+    chunk_frames = max(1, min(f0.CHUNK_S * rate // hop, MAX_CHUNK_VALUES // n_fft))
     for first in range(0, n_frames, chunk_frames):
         last = min(n_frames, first + chunk_frames)
         window = _samples_around(samples, first, last, hop, settings.loudness_n_fft, reflect=False)
@@ -179,17 +166,16 @@ def track_f0(
     sample_rate_hz: int,
     settings: FeatureSettings,
     progress: ProgressCallback | None = None,
-    chunk_s: int = f0.CHUNK_S,
 ) -> tuple[Float[np.ndarray, " frames"], Bool[np.ndarray, " frames"], Float[np.ndarray, " frames"]]:
     """F0 in Hz (0 without an estimate), voicing and confidence (0..1) of each frame, by ``settings.f0_method``.
 
-    See :func:`f0.track_in_chunks`. Raises ModelError if the rates differ, or the method's package is not installed.
+    Raises ModelError if the rates differ, or the method's package is not installed.
     """
     if sample_rate_hz != settings.sample_rate_hz:
         rates = f"the samples have {sample_rate_hz} Hz, the settings say {settings.sample_rate_hz} Hz"
         raise ModelError(f"{rates}; resample them first.")
     method, low_hz, high_hz = F0_METHODS[settings.f0_method], settings.f0_min_hz, settings.f0_max_hz
-    track = f0.track_in_chunks(method.track, samples, sample_rate_hz, low_hz, high_hz, chunk_s, progress)
+    track = f0.track_in_chunks(method.track, samples, sample_rate_hz, low_hz, high_hz, progress)
     n_frames = units.frame_count(len(samples), settings.hop_samples)
     f0_hz, confidence = f0.to_grid(track, n_frames, settings.hop_samples, sample_rate_hz, settings.voicing_threshold)
     return f0_hz, (confidence >= settings.voicing_threshold) & (f0_hz > 0), confidence

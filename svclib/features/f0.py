@@ -5,13 +5,13 @@ threshold is 0.5. Long recordings are tracked in chunks with a halo; chunk borde
 sample grids of all rates and the trackers' own frames (16 ms and 10 ms) coincide.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import librosa
 import numpy as np
+import scipy.ndimage
 
 from svclib.audio import io as audio
 from svclib.audio import units
@@ -19,7 +19,7 @@ from svclib.utils.errors import ModelError, ProgressCallback
 
 SAMPLE_RATE_HZ = 16000
 STEP_SAMPLES = 160  # 10 ms: CREPE's and pyin's step at 16 kHz
-CHUNK_S, HALO_S = 60, 2
+CHUNK_S, HALO_S = 60, 2  # multiples of 2 s
 SILENCE_PEAK = 1e-3  # swift's own gate, used for all: -60 dB of full scale
 QUIET_PEAK = 0.1  # -20 dB, to which quieter recordings are amplified, because trackers lose voicing in them
 _JUMP = np.log(2.0) * 3 / 12  # 3 semitones within one step is a leap from one estimate to another, not a glide
@@ -33,17 +33,10 @@ class Track(NamedTuple):
     confidence: np.ndarray
 
 
-@runtime_checkable
-class Tracker(Protocol):
-    """A pitch tracker."""
-
-    def __call__(self, samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
-        """Track float32 samples at 16 kHz within a search range."""
-        ...
+Tracker = Callable[[np.ndarray, float, float], Track]  # of float32 samples at 16 kHz, lowest and highest F0 in Hz
 
 
-@dataclasses.dataclass(frozen=True)
-class F0Method:
+class F0Method(NamedTuple):
     """A registered tracker and the package that it needs."""
 
     track: Tracker
@@ -54,7 +47,7 @@ F0_METHODS: dict[str, F0Method] = {}
 
 
 def register(name: str, package: str) -> Callable[[Tracker], Tracker]:
-    """Decorator: offer a tracker under a name, a value of ``FeatureSettings.f0_method``."""
+    """Decorator that offers a tracker under a name, a value of ``FeatureSettings.f0_method``."""
 
     def add(tracker: Tracker) -> Tracker:
         F0_METHODS[name] = F0Method(tracker, package)
@@ -82,14 +75,11 @@ def _swift_model():
 
 @register("pyin", package="librosa")
 def pyin(samples: np.ndarray, f0_min_hz: float, f0_max_hz: float) -> Track:
-    """Probabilistic YIN (Mauch and Dixon 2014) as in librosa; steps of 10 ms.
-
-    Its voicing is decided by a Viterbi path, so the confidence is above 0.5 exactly where that path is voiced.
-    """
+    """Probabilistic YIN (Mauch and Dixon 2014) as in librosa; steps of 10 ms."""
     window = 1024 if f0_min_hz >= 40 else 2048  # the longest period must fit twice
     steps: dict[str, Any] = {"sr": SAMPLE_RATE_HZ, "frame_length": window, "hop_length": STEP_SAMPLES}
     f0_hz, voiced, probability = librosa.pyin(samples, fmin=f0_min_hz, fmax=f0_max_hz, fill_na=None, **steps)
-    confidence = np.where(voiced, 0.5 + 0.5 * probability, 0.49 * probability)
+    confidence = np.where(voiced, 0.5 + 0.5 * probability, 0.49 * probability)  # the Viterbi path decides on voicing
     return Track(step_times_s(len(f0_hz)), f0_hz, gate_silence(samples, confidence))
 
 
@@ -100,12 +90,9 @@ def step_times_s(n: int) -> np.ndarray:
 
 def gate_silence(samples: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """Confidence 0 where the 30 ms around an estimate (one every 10 ms) stay below -60 dB of full scale."""
-    hops = np.zeros((len(confidence) + 1) * STEP_SAMPLES, np.float32)
-    n = min(len(samples), len(confidence) * STEP_SAMPLES + STEP_SAMPLES // 2)
-    hops[STEP_SAMPLES // 2 : STEP_SAMPLES // 2 + n] = np.abs(samples[:n])
-    peaks = np.pad(hops.reshape(-1, STEP_SAMPLES).max(axis=1), 1)
-    around = np.maximum(np.maximum(peaks[:-2], peaks[1:-1]), peaks[2:])[: len(confidence)]
-    return np.where(around < SILENCE_PEAK, 0.0, confidence)
+    padded = np.pad(np.abs(samples), (0, STEP_SAMPLES))
+    peaks = scipy.ndimage.maximum_filter1d(padded, 3 * STEP_SAMPLES, mode="constant")[::STEP_SAMPLES]
+    return np.where(peaks[: len(confidence)] < SILENCE_PEAK, 0.0, confidence)
 
 
 def track_in_chunks(
@@ -114,16 +101,13 @@ def track_in_chunks(
     sample_rate_hz: int,
     f0_min_hz: float,
     f0_max_hz: float,
-    chunk_s: int = CHUNK_S,
     progress: ProgressCallback | None = None,
 ) -> Track:
-    """Track a whole recording in chunks with a halo of 2 s; memory is bounded by one chunk.
+    """Track a recording of any length in chunks; ``samples`` are float32, or int16 with full scale 32768.
 
-    A quiet recording, with a peak of -60 to -20 dB of full scale, is amplified to a peak of -20 dB. ``samples`` are
-    float32, or int16 with full scale 32768; ``chunk_s`` is an even number of seconds, because the grids of all rates
-    meet every 2 s.
+    A quiet recording, with a peak of -60 to -20 dB of full scale, is amplified to a peak of -20 dB.
     """
-    n, chunk, halo = len(samples), chunk_s * sample_rate_hz, HALO_S * sample_rate_hz
+    n, chunk, halo = len(samples), CHUNK_S * sample_rate_hz, HALO_S * sample_rate_hz
     peaks = [float(np.abs(audio.as_float(samples[i : i + (1 << 20)])).max()) for i in range(0, n, 1 << 20)]
     peak, found = max(peaks, default=0.0), []
     gain = np.float32(QUIET_PEAK / peak if SILENCE_PEAK <= peak < QUIET_PEAK else 1.0)

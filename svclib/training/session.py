@@ -22,71 +22,49 @@ BASE = "base"
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """Hyperparameters of a training run.
+    """Hyperparameters of a training run."""
 
-    Attributes:
-        batch_size: Segments per step, over all GPUs together.
-        segment_s: Length of a segment in seconds.
-        steps: Total steps of the run, over all its sessions.
-        learning_rate, learning_rate_decay, decay_steps: Adam's rate is ``rate * decay ** (step / decay_steps)``.
-        adam_eps: Adam's epsilon.
-        clip_norm: Largest global norm of the gradient.
-        ema_decay: Of the moving average of the weights, which is exported; early steps use (1 + n) / (10 + n).
-        init_average_steps: A run from an instrument averages all its steps until ``ema_decay`` forgets faster (Izmailov
-            et al. 2018, arXiv:1803.05407); the instrument's weights, which know words that a few minutes of one voice
-            unlearn, count as so many (Wortsman et al. 2022, arXiv:2109.01903).
-        save_every_steps, save_every_minutes: A checkpoint is due when either has passed.
-        validate_every_steps: Interval of held-out loss and previews.
-        keep_checkpoints: Newest checkpoints kept.
-        precision: ``auto``: bf16 on GPUs that support it, fp16 with loss scaling on older GPUs, fp32 on the CPU.
-        seed: Of everything random.
-    """
-
-    batch_size: int = setting(16, 1, 4096)
-    segment_s: float = setting(4.0, 0.1, 60.0)
-    steps: int = setting(40000, 1, 10_000_000)
+    batch_size: int = setting(16, 1, 4096)  # segments per step, over all GPUs together
+    segment_s: float = setting(4.0, 0.1, 60.0)  # length of a segment
+    steps: int = setting(40000, 1, 10_000_000)  # of the run, over all its sessions
+    # Adam's rate is learning_rate * learning_rate_decay ** (step / decay_steps).
     learning_rate: float = setting(3e-4, 1e-8, 0.1)
     learning_rate_decay: float = setting(0.98, 0.01, 1.0)
     decay_steps: int = setting(10000, 1, 10_000_000)
     adam_eps: float = setting(1e-7, 1e-12, 1e-2)
-    clip_norm: float = setting(3.0, 1e-3, 1e4)
+    clip_norm: float = setting(3.0, 1e-3, 1e4)  # largest global norm of the gradient
+    # Of the moving average of the weights, which is exported; early steps use (1 + n) / (10 + n).
     ema_decay: float = setting(0.999, 0.0, 0.99999)
+    # A run from an instrument averages all its steps until ema_decay forgets faster (Izmailov et al. 2018,
+    # arXiv:1803.05407); the instrument's weights, which know words that a few minutes of one voice unlearn, count as
+    # so many (Wortsman et al. 2022, arXiv:2109.01903).
     init_average_steps: int = setting(200, 0, 1_000_000)
-    save_every_steps: int = setting(500, 1, 1_000_000)
+    save_every_steps: int = setting(500, 1, 1_000_000)  # a checkpoint is due after these steps or minutes
     save_every_minutes: float = setting(5.0, 0.01, 240.0)
-    validate_every_steps: int = setting(500, 1, 1_000_000)
-    keep_checkpoints: int = setting(3, 2, 100)
+    validate_every_steps: int = setting(500, 1, 1_000_000)  # interval of held-out loss and previews
+    keep_checkpoints: int = setting(3, 2, 100)  # the newest
+    # auto: bf16 where the hardware computes in it, else fp16 with loss scaling on a GPU and fp32 on a CPU.
     precision: str = setting("auto", choices=PRECISIONS)
     seed: int = setting(0, 0, 2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class SessionOptions:
-    """Options of one session of a run.
+    """Options of one session of a run."""
 
-    Attributes:
-        steps, seed: Instead of the preset's.
-        minutes: Stop and save after so many minutes of this session.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps`` (Apple's GPUs).
-        init: An instrument whose weights a new run starts from; None: fresh weights; ``base``: the shipped base model
-            where the preset builds the same network, else fresh weights.
-        from_step: Resume from the checkpoint of this step; later checkpoints no longer count.
-        allow_changed_dataset: Resume although the dataset has changed since the last session.
-        allow_unpitched: Begin although no recording of the dataset, or of one of its singers, has a note.
-        take_over: Train although another machine trains this run; that one then saves and stops.
-        score: Returns figures of the EMA model at every validation (``conversion.evaluate``). With one called
-            ``score`` the best checkpoint is that of the highest instead of the lowest loss.
-    """
-
-    steps: int | None = None
-    minutes: float | None = None
-    seed: int | None = None
-    device: str = "auto"
+    steps: int | None = None  # instead of the preset's
+    minutes: float | None = None  # stop and save after so many minutes of this session
+    seed: int | None = None  # instead of the preset's
+    device: str = "auto"  # or cpu, cuda, mps (Apple's GPUs)
+    # An instrument whose weights a new run starts from, None for fresh weights; the shipped base model is one where the
+    # preset builds the same network, else fresh weights are taken.
     init: str | Path | None = BASE
-    from_step: int | None = None
-    allow_changed_dataset: bool = False
-    allow_unpitched: bool = False
-    take_over: bool = False
+    from_step: int | None = None  # resume from the checkpoint of this step; later checkpoints no longer count
+    allow_changed_dataset: bool = False  # resume although the dataset has changed since the last session
+    allow_unpitched: bool = False  # begin although no recording of the dataset, or of one of its singers, has a note
+    take_over: bool = False  # train although another machine trains this run; that one then saves and stops
+    # Figures of the EMA model at every validation (conversion.evaluate). With one called "score" the best checkpoint is
+    # that of the highest instead of the lowest loss.
     score: Callable[[nn.Module], dict[str, float]] | None = None
 
     def __post_init__(self):
@@ -183,7 +161,7 @@ def device_summary() -> str:
             "No GPU here, so training is on the CPU: ddsp_small and diffusion_small need about 15 minutes for a first "
             "voice; ddsp and diffusion would take days. On Colab, choose Runtime > Change runtime type > T4 GPU."
         )
-    card, precision = torch.cuda.get_device_properties(0), resolve_precision("cuda", "training")
+    card, precision = torch.cuda.get_device_properties(0), resolve_precision("cuda")
     return (
         f"GPU: {card.name} with {card.total_memory / 2**30:.0f} GB, computing in {precision}: the full presets "
         "(ddsp, diffusion) fit; the remaining time is shown after the first steps."
@@ -198,7 +176,7 @@ def make_accelerator(device: str, precision: str):
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
-    precision = resolve_precision(device, "training", precision)
+    precision = resolve_precision(device, precision)
     if precision == "fp16" and device != "cuda":
         raise TrainingError("Precision fp16 needs a GPU of NVIDIA or AMD; choose auto.")
     if not torch.distributed.is_initialized():

@@ -7,6 +7,7 @@ definition of the loss.
 import dataclasses
 import hashlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,19 +24,16 @@ from svclib.utils.errors import TrainingError
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One combination (setting -> value, as text), its run and result at the last step.
+    """One combination of settings, its run and result at the last step."""
 
-    Only equal ``loss_definition`` are comparable; ``problem`` is the reason why it stopped early, or is None.
-    """
-
-    values: dict[str, str]
+    values: dict[str, str]  # setting -> value, as text
     run: Path
     step: int
     steps: int
     loss: float | None
     validation_loss: float | None
-    loss_definition: dict
-    problem: str | None = None
+    loss_definition: dict  # only losses of equal ones are comparable
+    problem: str | None = None  # why it stopped early
 
     @property
     def name(self) -> str:
@@ -65,11 +63,6 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     return grid
 
 
-def combinations(grid: Mapping[str, Sequence]) -> list[dict[str, str]]:
-    """Every combination, the last name varying fastest."""
-    return [dict(zip(grid, map(str, values), strict=True)) for values in itertools.product(*grid.values())]
-
-
 def run(
     dataset: Any,
     runs: str | Path,
@@ -80,30 +73,20 @@ def run(
     cancelled: Callable[[], bool] | None = None,
     **options: Any,
 ) -> list[Cell]:
-    """Train every cell that is not finished; all presets are checked before the first one starts.
+    """Train every cell that is not finished, each in a folder in ``runs``; all presets are checked before the first.
 
-    Args:
-        dataset: As for ``training.train``.
-        runs: Folder in which every cell gets one.
-        files: Presets, as for ``config.load``.
-        grid: Setting -> values, e.g. ``{"n_harmonics": [20, 60, 100], "n_noise_bands": [10, 35, 65]}``.
-        overrides: ``NAME=VALUE`` for all cells.
-        on_progress: Called with the cell's name and its training status.
-        cancelled: Called before every step; True stops like an interrupt, which ends the sweep after saving the cell.
-        **options: Fields of ``SessionOptions`` for all cells; ``minutes`` is the time for all cells together.
-
-    Returns:
-        All cells, best first; also written to ``runs/sweep.json``. One whose loss became NaN has a ``problem``.
-
-    Raises:
-        ConfigError, TrainingError: if a cell's settings cannot be used, or its folder holds a run with others.
+    Presets are given as for ``config.load``, with ``grid`` (setting -> values) and ``overrides`` (``NAME=VALUE`` for
+    all cells); dataset, ``cancelled`` and ``options`` as for ``training.train``, but ``minutes`` is the time for all
+    cells together. ``on_progress`` is called with the cell's name and its training status. Returns all cells, best
+    first, and writes them to ``runs/sweep.json``; one whose loss became NaN has a ``problem``. ConfigError or
+    TrainingError if a cell's settings cannot be used, or its folder holds a run with others.
     """
-    dataset = dataset if not isinstance(dataset, (str, Path)) else Dataset.open(dataset)
-    minutes = options.pop("minutes", None)
-    steps, seed = options.pop("steps", None), options.pop("seed", None)
-    deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
+    dataset = Dataset.open(dataset) if isinstance(dataset, (str, Path)) else dataset
+    minutes, steps, seed = (options.pop(name, None) for name in ("minutes", "steps", "seed"))
+    deadline = time.monotonic() + 60.0 * (math.inf if minutes is None else minutes)
     planned = []
-    for values in combinations(grid):
+    for combination in itertools.product(*grid.values()):
+        values = dict(zip(grid, map(str, combination), strict=True))
         preset = config.load(files, [*overrides, *(f"{k}={v}" for k, v in values.items())])
         preset = preset_of_session(preset, dataset, steps, seed)
         folder = Path(runs) / _folder_name(values)
@@ -111,8 +94,8 @@ def run(
         planned.append((values, folder, preset))
     problems, stop = {}, False
     for _, folder, preset in planned:
-        left = None if deadline is None else (deadline - time.monotonic()) / 60.0
-        if stop or _last_step(folder) >= preset.training.steps or (left is not None and left <= 0):
+        left = (deadline - time.monotonic()) / 60.0
+        if stop or left <= 0 or _last_step(folder) >= preset.training.steps:
             continue
         report = None if on_progress is None else (lambda status, name=folder.name: on_progress(name, status))
         try:

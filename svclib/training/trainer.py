@@ -78,7 +78,7 @@ class Trainer:
         self.model = instrument.build_model(preset.model, preset.features, self.dataset.statistics, settings.seed)
         found = start.checkpoint
         self.record["init"] = None if found is None else found.record.get("init")
-        student, other = resume.is_student(preset), None
+        student, other = getattr(preset.model, "prediction", None) == "consistency", None  # to be distilled from other
         if found is None or student:
             other, message = resume.initial_instrument(init, preset)
             start.messages.extend([message] if found is None else [])
@@ -109,7 +109,7 @@ class Trainer:
                     path=self.run,
                     hint="Go back to another step, or train in another folder.",
                 ) from None
-            metrics = {**found.record["metrics"], **({} if start.best_is_kept else {"best": None})}
+            metrics = found.record["metrics"]
         self.loss, self.validation_loss, self.best = metrics["loss"], metrics["validation_loss"], metrics["best"]
 
     def _begin(self, start: resume.ResumePoint) -> None:
@@ -325,12 +325,9 @@ class Trainer:
         if not self.writer.save(checkpoint):
             return False
         self.log.write({"event": "saved", "step": self.step, "time": now()})
-        attempt(self.writer.prune)
         if self.writer.fallback_reason:
             attempt(self.log.flush_locally)
         else:
-            attempt(lambda: self.writer.save_history(checkpoint))
-            attempt(lambda: self.writer.note_saved(self.step))
             attempt(self.log.tensorboard.copy)
             attempt(self.log.flush)
         self.log.report(force=True)

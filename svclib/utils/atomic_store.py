@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +54,8 @@ def commit_new(path: str | Path, write: Callable[[Path], Any], describe: Callabl
     def place(part: Path) -> Path:
         if describe is None:
             return _place_new(part, path)
-        made = []
-
-        def write_description(beside: Path) -> None:
-            write_bytes(beside, [describe(part)])
-
-        def place_both(beside: Path) -> Path:
-            made.append(_place_new(part, path, beside))
-            return settings_path(made[0])
-
-        _commit(settings_path(path), write_description, place_both)
-        return made[0]
+        write_description = lambda beside: write_bytes(beside, [describe(part)])  # noqa: E731
+        return _commit(settings_path(path), write_description, lambda beside: _place_new(part, path, beside))
 
     return filesystem.retry(path, lambda: _commit(path, write, place))
 
@@ -88,7 +79,7 @@ def commit_bytes(path: str | Path, *data: bytes | memoryview) -> Path:
     return commit_file(path, lambda part: write_bytes(part, data))
 
 
-def write_bytes(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
+def write_bytes(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
     """Write bytes without committing them, for the ``write`` of other functions; returns their SHA-256."""
     digest = hashlib.sha256()
     with filesystem.active.open(path, "wb") as file:
@@ -98,19 +89,15 @@ def write_bytes(path: Path, pieces: Sequence[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def _blocks(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """The pieces in blocks of at most 1 MiB: large ones cut, small ones together."""
-    small: list[bytes | memoryview] = []
-    for piece in (memoryview(piece) for piece in pieces):
-        if small and sum(map(len, small)) + len(piece) > CHUNK_BYTES:
-            yield b"".join(small)
-            small = []
-        if len(piece) > CHUNK_BYTES:
-            yield from (piece[start : start + CHUNK_BYTES] for start in range(0, len(piece), CHUNK_BYTES))
-        else:
-            small.append(piece)
-    if small:
-        yield b"".join(small)
+def _blocks(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """The pieces, small ones joined to blocks of 1 MiB or more."""
+    block: list[bytes | memoryview] = []
+    for piece in pieces:
+        block.append(piece)
+        if sum(map(len, block)) >= CHUNK_BYTES:
+            yield b"".join(block)
+            block = []
+    yield b"".join(block)
 
 
 def _commit(path: Path, write: Callable[[Path], Any], place: Callable[[Path], Path]) -> Path:
@@ -134,17 +121,16 @@ def _place_new(part: Path, path: Path, description: Path | None = None) -> Path:
     """Give the part, and first its description, the first free name; see :func:`commit_new`."""
     for target in numbered(path):
         beside = settings_path(target)
-        if target.exists() or (description is not None and beside.exists()):
+        if target.exists() or (description and beside.exists()):
             continue
         with contextlib.suppress(FileExistsError):
-            if description is None:
-                _place_as(part, target)
-                return target
-            _place_as(description, beside)
+            if description:
+                _place_as(description, beside)
             try:
                 _place_as(part, target)
             except BaseException:
-                filesystem.active.replace(beside, description)  # for the next number
+                if description:
+                    filesystem.active.replace(beside, description)  # for the next number
                 raise
             return target
     raise StorageError(f"There are too many files called '{path.name}' in '{path.parent}'; move some away.")

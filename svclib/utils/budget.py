@@ -1,9 +1,7 @@
 """Cost of the work on one file, asked before it begins: bytes on disk, bytes in memory, seconds, values.
 
 A file of somebody else, or a damaged one of one's own, shall not fill the disk or the memory, nor keep a machine busy
-for hours. :data:`LIMITS` has the most that each kind may cost; :func:`require` refuses more than that, and more than
-this machine has free. What a format allows beyond that (ratios of compression, names, shapes) is checked where it is
-read.
+for hours. What else a format allows (ratios of compression, names, shapes) is checked where it is read.
 """
 
 from pathlib import Path
@@ -50,15 +48,10 @@ _UNITS = {"disk_bytes": "MB on disk", "memory_bytes": "MB of memory", "seconds":
 def require(
     kind: str, name: str, cost: Cost, folder: str | Path | None = None, hint: str = "", error: type = StorageError
 ) -> None:
-    """Refuse work that costs more than :data:`LIMITS` allow, or than this machine has free.
+    """Refuse work of a kind in :data:`LIMITS` that costs more than they allow, or than this machine has free.
 
-    Args:
-        kind: A key of :data:`LIMITS`.
-        name: What it is, for the message.
-        cost: Of the work; a multiple of the size of a file is good enough.
-        folder: Where the bytes on disk go; it need not exist. Its disk must have room for them.
-        hint: The remedy, a sentence.
-        error: Raised, with a message that names what is needed and the limit.
+    The bytes on disk go to ``folder``, which need not exist. The message, raised as ``error``, names what is needed
+    and the limit.
     """
     for field, wanted, most in zip(Cost._fields, cost, LIMITS[kind], strict=True):
         if wanted > most:
@@ -68,9 +61,8 @@ def require(
     if cost.disk_bytes and folder is not None:
         filesystem.free_space_check(folder, int(cost.disk_bytes))
     if cost.memory_bytes and cost.memory_bytes > (free := free_memory_bytes()):
-        text = (
-            f"{printable(name, 200)} takes {cost.memory_bytes / 1e6:,.0f} MB of memory; {free / 1e6:,.0f} MB are free."
-        )
+        needs = f"{printable(name, 200)} takes {cost.memory_bytes / 1e6:,.0f} MB of memory;"
+        text = f"{needs} {free / 1e6:,.0f} MB are free."
         raise error(text, hint=hint or "Close other programs and notebooks, then try again.")
 
 

@@ -21,7 +21,7 @@ from gin import config as gin_config
 from gin import config_parser as parser
 from svclib.utils import budget
 from svclib.utils.budget import Cost
-from svclib.utils.errors import ConfigError, did_you_mean, first_line, printable
+from svclib.utils.errors import ConfigError, did_you_mean, first_line
 
 MAX_CHARACTERS = 200_000
 _HEADER = "from __gin__ import dynamic_registration"
@@ -305,16 +305,14 @@ def _errors_of(source: str):
 def _not_gin(error: Exception, source: str) -> ConfigError:
     number = getattr(error, "lineno", None)
     line = f", line {number}" if number else ""
-    # A SyntaxError's own text names the line again.
-    why = printable(first_line(error.args[0] if error.args else error), 200)
+    why = first_line(error.args[0] if error.args else error)  # a SyntaxError's own text names the line again
     return ConfigError(f"{source}{line}: this is not gin syntax ({why}).")
 
 
 def _plainly(error: Exception) -> str:
     """gin's error as a sentence, with the nearest name where one was not found."""
     first = first_line(error)
-    unknown = re.match(r"Configurable '(\w+)\.(\w+)' doesn't have a parameter named '(\w+)'", first)
-    if unknown:
+    if unknown := re.match(r"Configurable '(\w+)\.(\w+)' doesn't have a parameter named '(\w+)'", first):
         alias, owner, name = unknown.groups()
         known = _field_names(getattr(importlib.import_module(_MODULES[alias]), owner))
         return f"{alias}.{owner} has no '{name}'. {did_you_mean(name, known)}".strip()

@@ -82,9 +82,8 @@ def _fetch_once(address: str, folder: Path, key: str, report: ProgressCallback, 
     with tempfile.TemporaryDirectory() as temporary:
         got = _retrieve(address, Path(temporary), report)
         if keep_zip and len(got) != 1:
-            raise StorageError(
-                f"{_shown(address)} gave {len(got)} files instead of one.", hint="Give the link of the file."
-            )
+            text = f"{_shown(address)} gave {len(got)} files instead of one."
+            raise StorageError(text, hint="Give the link of the file.")
         targets = [folder / filesystem.safe_path(path.relative_to(temporary).parts) for path in got]
         for path, target in zip(got, targets, strict=True):
             if zipfile.is_zipfile(path) and not keep_zip:
@@ -99,7 +98,7 @@ def _fetch_once(address: str, folder: Path, key: str, report: ProgressCallback, 
 def _folder_of(address: str, into: Path, kind: str = "") -> tuple[Path, str]:
     """Folder of what a link gives, and the key of its record."""
     host, key = _split(address).hostname.lower(), hashlib.sha256(f"{kind}{address}".encode()).hexdigest()
-    label = "drive" if host in _DRIVE_HOSTS else filesystem.safe_name(_file_name(address) or host)
+    label = "drive" if host in _DRIVE_HOSTS else filesystem.safe_name(_path_of(address).stem or host)
     return into / f"{label} {key[:8]}", key
 
 
@@ -116,9 +115,8 @@ def _shown(address: str) -> str:
     return printable(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl(), 200)
 
 
-def _file_name(address: str, suffix: bool = False) -> str:
-    path = PurePosixPath(urllib.parse.unquote(_split(address).path))
-    return path.name if suffix else path.stem
+def _path_of(address: str) -> PurePosixPath:
+    return PurePosixPath(urllib.parse.unquote(_split(address).path))
 
 
 def _retrieve(address: str, at: Path, report: ProgressCallback) -> list[Path]:
@@ -143,7 +141,7 @@ def _from_web(address: str, at: Path, report: ProgressCallback) -> None:
     import requests
     import urllib3
 
-    name, done = filesystem.safe_name(_file_name(address, suffix=True), "download"), 0
+    name, done = filesystem.safe_name(_path_of(address).name, "download"), 0
     part = at / name
     try:
         with _response(address) as response, open(part, "wb") as sink:

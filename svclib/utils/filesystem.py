@@ -248,10 +248,9 @@ def sha256_file(path: str | Path) -> str:
 def is_name(text: Any) -> bool:
     """True for a text that may name a singer, a label, a recording, a run or an instrument: the one rule for names.
 
-    1 to 255 characters of any script, spaces, joiners (U+200C, U+200D) and emoji, which every file format of svclib can
-    store and show on one line; no control characters, line breaks, changes of the writing direction, or lone surrogates
-    (bytes of a file name that are not UTF-8). Names from files that others made are checked with it; names of files and
-    folders become legal by :func:`as_name` when they are collected.
+    1 to 255 characters of any script, spaces, joiners (U+200C, U+200D) and emoji; no control characters, line breaks,
+    changes of the writing direction, or lone surrogates (bytes of a file name that are not UTF-8). Names in files of
+    others are checked with it; those of files and folders become legal by :func:`as_name` when they are collected.
     """
     return isinstance(text, str) and 0 < len(text) <= MAX_NAME and not _NOT_IN_NAMES.search(text)
 
@@ -294,10 +293,7 @@ def legacy_text(data: bytes) -> str:
 
 
 def safe_name(text: str, fallback: str = "untitled", n_bytes: int = 120) -> str:
-    """A file name (without suffix) from a person's text: no separators, control characters or hidden names.
-
-    Letters of every script, spaces and most signs stay, as in :func:`as_name`; at most ``n_bytes``.
-    """
+    """A file name (without suffix) of at most ``n_bytes``: no separators, control characters or hidden names."""
     name = re.sub(r'[/\\:*?"<>|]+', " ", as_name(text)).strip(" .")
     name = name.encode("utf-8", "ignore")[:n_bytes].decode("utf-8", "ignore").strip(" .")
     return name or fallback
@@ -391,10 +387,7 @@ class ScratchDir:
     """A folder on this machine's own disk, removed by :meth:`close` or when the process ends.
 
     Its owner holds the lock ``owner.lock`` in it while it lives. A killed process leaves its folder behind; the next
-    one that makes such a folder removes those whose lock is free.
-
-    Args:
-        prefix: Beginning of the folder's name, ``svclib-...``; only folders of this beginning are looked at.
+    one that makes a folder with this prefix removes those whose lock is free.
     """
 
     def __init__(self, prefix: str):

@@ -260,17 +260,16 @@ def check_plain(value: Any, where: str, items: int, depth: int = 6) -> int:
 def check_statistics(value: Any, where: str = "statistics") -> None:
     """Refuse dataset statistics that conversion could not use, with those of every voice."""
     check_plain(value, where, items=MAX_ITEMS, depth=7)
+    check_fields(value, {"singers": dict}, where, others=True)
     _check_statistics(value, where)
-    _require(isinstance(value.get("singers"), dict), f"{where}.singers is missing.")
     for name, one in value["singers"].items():
         _check_statistics(one, f"{where}.singers.{name[:40]}")
 
 
 def _check_statistics(value: Any, where: str) -> None:
-    _require(isinstance(value, dict), f"{where} is not a table of values.")
+    check_fields(value, {"f0_midi": dict, "loudness_db": dict, "loudness_quantiles_db": list}, where, others=True)
     for name in ("f0_midi", "loudness_db"):
-        table = value.get(name)
-        _require(isinstance(table, dict), f"{where}.{name} is missing.")
+        table = value[name]
         for key in table.keys() - {"histogram"}:
             _require(table[key] is None or _are_numbers([table[key]]), f"{where}.{name}.{key} is not a number.")
         if "histogram" in table:
@@ -280,7 +279,7 @@ def _check_statistics(value: Any, where: str) -> None:
             _require(numbers, f"{where}.{name}.histogram is not two lists of numbers.")
             fit = len(edges) == len(seconds) + 1 or not edges + seconds
             _require(fit, f"{where}.{name}.histogram: {len(edges)} edges do not fit {len(seconds)} values.")
-    quantiles = value.get("loudness_quantiles_db")
+    quantiles = value["loudness_quantiles_db"]
     rising = _are_numbers(quantiles) and quantiles == sorted(quantiles)
     _require(rising, f"{where}.loudness_quantiles_db is not a list of rising numbers.")
 

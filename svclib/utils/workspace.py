@@ -36,21 +36,21 @@ def root_folder(base: str | Path | None = None) -> Path:
     return Path(os.path.abspath(Path(base or os.environ.get("SVCLIB_HOME") or "svclib_home").expanduser()))
 
 
-def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
+def base_folder(base: str | Path | None = None) -> Base:
     """Make the workspace where there is none, and test that it can be written.
 
-    It is ``base`` if given; on Colab ``MyDrive/<name>`` (Drive is mounted if it is not yet; who declines gets a folder
+    It is ``base`` if given; on Colab ``MyDrive/svclib`` (Drive is mounted if it is not yet; who declines gets a folder
     on Colab's own disk, and a ``notice``); elsewhere the environment variable ``SVCLIB_HOME``, else ``svclib_home`` in
     the working folder. StorageError if it cannot be made or written, and with code ``foreign`` if ``base`` holds other
     things than a workspace: nothing is made there, nor under an absent mount.
     """
     given, notice = base, ""
     if base is None and on_colab():
-        base = DRIVE / name
+        base = DRIVE / "svclib"
         try:
             _mount_drive()
         except StorageError as error:
-            base = COLAB_DISK / name
+            base = COLAB_DISK / "svclib"
             notice = f"{error} So your files are in {base}: they vanish with this Colab machine."
     root = root_folder(base)
     on_drive = root.is_relative_to(filesystem.DRIVE_MOUNT)
@@ -58,7 +58,7 @@ def base_folder(name: str = "svclib", base: str | Path | None = None) -> Base:
         _mount_drive()
     if on_drive and not DRIVE.is_dir():
         hint = "Mount it (the folder symbol at the left, then 'Mount Drive') and run this cell again"
-        hint = f"{hint}, or choose a local folder such as {COLAB_DISK / name}."
+        hint = f"{hint}, or choose a local folder such as {COLAB_DISK / 'svclib'}."
         raise StorageError(f"Google Drive is not mounted, so '{root}' cannot be used.", path=root, hint=hint)
     _require_folder(root, given is not None)
     folders = {f.name: root / f.name for f in dataclasses.fields(Base) if f.type is Path and f.name != "root"}
@@ -93,12 +93,12 @@ def _require_folder(root: Path, given: bool) -> None:
 def _mount_drive() -> None:
     if DRIVE.is_dir():  # mount() would ask for permission again
         return
+    hint = "To use it, run the cell again and allow access."
     try:
         from google.colab import drive
 
         drive.mount(str(filesystem.DRIVE_MOUNT))
     except Exception as error:  # the person declined, or the service failed
-        hint = "To use it, run the cell again and allow access."
         raise StorageError(f"Google Drive could not be mounted ({error}).", hint=hint) from error
     if not DRIVE.is_dir():
-        raise StorageError("Google Drive was not mounted.", hint="To use it, run the cell again and allow access.")
+        raise StorageError("Google Drive was not mounted.", hint=hint)

@@ -180,7 +180,10 @@ def test_scaled_by_0_is_off_and_by_1_is_as_asked(model, plain, factor):
     assert np.abs(off.trace.result - plain.trace.result).max() > 0.01
     np.testing.assert_array_equal(off.trace.x_t[0], plain.trace.x_t[0])  # the same noise
     twice = ablation.run(model, asked_of(), [Intervention(factor, "scale", 2)], OPTIONS).trace
-    prepared = [model.prepare(build_condition(model, asked_of(), c), "fp32") for c in ([], [Intervention(factor)])]
+    prepared = [
+        model.prepare(build_condition(model, asked_of(), c), SamplingOptions(precision="fp32"))
+        for c in ([], [Intervention(factor)])
+    ]
     x, t = torch.randn(1, 40, 90, generator=torch.Generator().manual_seed(0)), 400.0
     on, null = (p(x, t) for p in prepared)
     torch.testing.assert_close(GuidedDenoiser(prepared[0], [(1.0, prepared[1])])(x, t), null + 2 * (on - null))

@@ -57,7 +57,7 @@ WAVE_FEATURES = FeatureSettings(sample_rate_hz=8000, hop_samples=64)
 @pytest.fixture(scope="module")
 def song_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("song") / "one & two.wav"
-    return audio.write(path, singers.render("bruno", singers.demo_song(), 16000).audio, 16000).path
+    return audio.write(path, singers.render("bruno", singers.demo_song(), 16000).audio, 16000)
 
 
 @pytest.fixture(scope="module")

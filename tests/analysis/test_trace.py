@@ -90,7 +90,7 @@ def test_features_are_the_networks_own(song):
 
 def test_features_in_pieces_are_those_of_the_whole(song):
     model, _, condition = song
-    pieces = model.prepare(condition, "fp32", chunk_frames=37)
+    pieces = model.prepare(condition, SamplingOptions(precision="fp32", chunk_frames=37))
     whole = capture(model, condition, SamplingOptions(sampler="ddim", steps=3, seed=5, precision="fp32"))
     parts = capture(model, condition, SamplingOptions(sampler="ddim", steps=3, seed=5), denoiser=pieces)
     for tap, rows in whole.features.items():

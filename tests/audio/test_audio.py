@@ -364,7 +364,7 @@ def test_silence_is_named(tmp_path):
     got = audio.read(put(tmp_path / "a.wav", np.zeros(RATE, np.float32)))
     assert not got.samples.any()
     only_warning(got.info, "silent")
-    assert audio.survey(tmp_path / "a.wav").silent
+    assert audio.survey(tmp_path / "a.wav").peak == 0.0
 
 
 @pytest.mark.case("A11")
@@ -484,14 +484,14 @@ def test_written_sound_comes_back_with_its_tag(tmp_path, suffix):
     rate = 48000 if suffix == "opus" else RATE
     x = melody(1, rate)
     written = audio.write(tmp_path / f"a.{suffix}", x, rate)
-    assert written.gain_db == 0 and written.path == tmp_path / f"a.{suffix}"
-    with soundfile.SoundFile(os.fspath(written.path)) as file:
+    assert written == tmp_path / f"a.{suffix}"
+    with soundfile.SoundFile(os.fspath(written)) as file:
         assert file.comment == audio.SYNTHETIC_TAG == "synthetic voice"
         assert file.frames == rate
         if suffix in ("wav", "flac"):
             assert file.subtype == "PCM_24"
             np.testing.assert_allclose(file.read(), x, atol=2**-22)
-    assert list(tmp_path.iterdir()) == [written.path]
+    assert list(tmp_path.iterdir()) == [written]
 
 
 def test_a_comment_of_ones_own(tmp_path):
@@ -505,8 +505,7 @@ def test_a_comment_of_ones_own(tmp_path):
 def test_too_loud_is_turned_down_never_wrapped(tmp_path, suffix):
     x = tone(1, amplitude=2.0)
     written = audio.write(tmp_path / f"a.{suffix}", x, RATE)
-    assert written.gain_db == pytest.approx(-6.02, abs=0.2)
-    got = audio.read(written.path).samples
+    got = audio.read(written).samples
     assert np.abs(got).max() <= 1.0 + (0.02 if suffix in ("mp3", "ogg") else 0)
     inside = slice(2000, -2000)
     np.testing.assert_allclose(got[inside] / np.abs(got[inside]).max(), x[inside] / 2, atol=0.02)
@@ -523,7 +522,7 @@ def test_nothing_is_overwritten(tmp_path):
     audio.write(path, tone(), RATE)
     before = path.read_bytes()
     second = audio.write(path, melody(), RATE)
-    assert path.read_bytes() == before and second.path.name == "a 2.wav"
+    assert path.read_bytes() == before and second.name == "a 2.wav"
 
 
 def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path):

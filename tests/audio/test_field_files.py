@@ -160,7 +160,7 @@ def test_chunks_behind_the_sound_are_not_sound(tmp_path):
         got = read(tmp_path / "a.wav", WAV + behind)
         assert len(got.samples) == round(RATE * SECONDS) and not got.info.warnings
     with pytest.raises(AudioError):
-        audio.read(audio.write(tmp_path / "none.wav", np.zeros(0, np.float32), RATE).path)
+        audio.read(audio.write(tmp_path / "none.wav", np.zeros(0, np.float32), RATE))
 
 
 @pytest.mark.case("field F3")

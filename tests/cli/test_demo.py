@@ -17,14 +17,15 @@ from svclib.data import singers
 from svclib.models import instrument
 from svclib.training import resume
 from svclib.utils import atomic_store, filesystem
+from svclib.utils.errors import ConfigError
 
-SMALL = dict(options=demo.Options(minutes=1, preset=("ddsp_small", "tiny"), corpus_minutes=0.3))
+SMALL = dict(minutes=1, preset=("ddsp_small", "tiny"), corpus_minutes=0.3)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     lines = []
-    return demo.run(tmp_path_factory.mktemp("demo"), log=lines.append, **SMALL), lines
+    return demo.Demo(tmp_path_factory.mktemp("demo"), log=lines.append, **SMALL).run(), lines
 
 
 class _Page(html.parser.HTMLParser):
@@ -81,7 +82,7 @@ def test_a_second_run_makes_nothing_anew(made):
     base = result.page.parent
     before = {p: p.stat().st_mtime_ns for p in base.rglob("*") if p.is_file()}
     lines = []
-    again = demo.run(base, log=lines.append, **SMALL)
+    again = demo.Demo(base, log=lines.append, **SMALL).run()
     assert {p: p.stat().st_mtime_ns for p in base.rglob("*") if p.is_file()} == before
     assert all("(as before)" in line for line in lines)
     assert (again.page, again.instrument, again.converted) == (result.page, result.instrument, result.converted)
@@ -92,7 +93,7 @@ def test_own_recordings_and_song(made, tmp_path):
     result, _ = made
     voice, song = result.page.parent / "audio" / "aria", tmp_path / "my song.wav"
     atomic_store.copy_file(result.page.parent / "examples" / "bruno_twinkle.wav", song)
-    own = demo.run(tmp_path / "out", voice, song, **SMALL)
+    own = demo.Demo(tmp_path / "out", voice, song, **SMALL).run()
     page = _Page(own.page.read_text(encoding="utf-8"))
     assert page.labels[:4] == ["Original", "Result", "Harmonic part", "Noise part"]
     assert "What it should sound like" not in page.labels  # nobody knows that of a real song
@@ -104,8 +105,7 @@ def test_own_recordings_and_song(made, tmp_path):
 def test_the_base_model_converts_at_once_and_the_training_starts_from_it(made, tmp_path):
     """The first file is there before the dataset, by the base model's first singer, as long as the song."""
     lines = []
-    options = demo.Options(minutes=0.05, preset=("diffusion_small",), corpus_minutes=0.3)
-    result = demo.run(tmp_path, options=options, log=lines.append)
+    result = demo.Demo(tmp_path, minutes=0.05, corpus_minutes=0.3, log=lines.append).run()
     assert lines[1].startswith("2. the base model's voice: bruno_twinkle - base.wav")
     song, first = (
         soundfile.info(tmp_path / p) for p in ("examples/bruno_twinkle.wav", "output/bruno_twinkle - base.wav")
@@ -120,8 +120,8 @@ def test_the_base_model_converts_at_once_and_the_training_starts_from_it(made, t
 
 
 def test_recordings_without_a_song(tmp_path):
-    with pytest.raises(ValueError, match="'.*voice' need a song"):
-        demo.run(tmp_path / "out", tmp_path / "voice", **SMALL)
+    with pytest.raises(ConfigError, match="--song"):
+        demo.Demo(tmp_path / "out", tmp_path / "voice", **SMALL)
     assert not (tmp_path / "out").exists()
 
 
@@ -132,9 +132,9 @@ def test_an_interrupted_training_goes_on(made, tmp_path):
 
     lines = []
     with pytest.raises(KeyboardInterrupt):
-        demo.run(tmp_path, log=lines.append, progress=interrupt, **SMALL)
+        demo.Demo(tmp_path, log=lines.append, progress=interrupt, **SMALL).run()
     assert len(lines) == 2  # recordings and dataset are finished
-    result = demo.run(tmp_path, log=lines.append, **SMALL)
+    result = demo.Demo(tmp_path, log=lines.append, **SMALL).run()
     assert "(as before)" in lines[2] and "(as before)" in lines[3]
     assert "12 steps" in lines[4]
     assert result.page.is_file()

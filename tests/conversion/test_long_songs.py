@@ -123,8 +123,8 @@ def test_the_cap_counts_what_is_kept(model):
     gates = 2 * SETTINGS.channels * SETTINGS.n_layers
     kept = sum(high - low for _, _, low, high in layers.chunks(200, 50, model.denoiser.stack.halo)) * gates * 4
     options = {"precision": "fp32", "chunk_frames": 50}
-    assert model.prepare(condition, **options, cache_bytes=kept).cached
-    over = model.prepare(condition, **options, cache_bytes=kept - 1)
+    assert model.prepare(condition, SamplingOptions(**options, cache_bytes=kept)).cached
+    over = model.prepare(condition, SamplingOptions(**options, cache_bytes=kept - 1))
     assert not over.cached and not over.kept
 
 

@@ -384,7 +384,7 @@ def test_a_silent_song_is_sung_with_warnings(tmp_path):
 
 @pytest.mark.case("P26")
 def test_a_song_is_measured_once_and_again_only_when_something_changed(tmp_path, monkeypatch):
-    songs.clear_song_cache()
+    songs._songs.clear()
     calls = []
 
     def counted(samples, settings, progress=None):
@@ -424,7 +424,7 @@ def test_a_song_is_measured_once_and_again_only_when_something_changed(tmp_path,
     assert len(calls) == n + 1  # only the last few are kept
     with pytest.raises(AudioError):
         songs.cached_song(tmp_path / "gone.wav", SETTINGS)
-    songs.clear_song_cache()
+    songs._songs.clear()
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path):
@@ -555,7 +555,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, result, monkeypatch):
 def test_the_limiter_measures_the_mix_and_not_its_parts(monkeypatch):
     """Parts that cancel each other are not a reason to turn the result down; played alone they are limited together."""
     wave = np.sin(np.arange(16000) * 0.05).astype(np.float32)
-    monkeypatch.setitem(pipeline._RENDERERS, "ddsp", lambda *a: [0.2 * wave, 1.2 * wave, -1.0 * wave])
+    monkeypatch.setitem(pipeline._RENDERERS, "ddsp", lambda *a, **watch: [0.2 * wave, 1.2 * wave, -1.0 * wave])
     result = convert(tiny(), song())
     assert result.gain_db == 0 and not any("too loud" in w for w in result.warnings)
     np.testing.assert_array_equal(result.audio, 0.2 * wave)

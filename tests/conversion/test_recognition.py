@@ -129,3 +129,12 @@ def test_whisper_transcribes_real_speech_and_a_song(whisper, data_dir):
     words = recognition.intelligibility(whisper, buried, song)
     assert words.language == "ja" and words.n_characters > 40
     assert words.cer > 0.3  # noise 10 dB above the song
+
+
+def test_whisper_does_not_repeat_a_phrase_on_noise(whisper):
+    """Without a limit it repeats "I don't know what I'm talking about" until the window ends."""
+    t = np.arange(12 * RATE_HZ) / RATE_HZ
+    bursts = 0.1 * np.random.default_rng(0).standard_normal(len(t)) * (np.sin(2 * np.pi * 1.5 * t) > 0)
+    words = whisper.transcribe(bursts, "en").text.split()
+    phrases = [tuple(words[i : i + 8]) for i in range(len(words) - 7)]
+    assert len(set(phrases)) == len(phrases)

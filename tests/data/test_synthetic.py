@@ -58,9 +58,9 @@ def test_f0_is_what_an_independent_tracker_hears(songs):
         index = np.minimum((heard.timestamps * 1000).astype(int), len(truth.f0_hz) - 1)
         voiced = truth.voiced[index]
         error = np.abs(units.cents(heard.pitch_hz[voiced], truth.f0_hz[index][voiced]))
-        assert np.median(error) < 5, sung.singer.name
-        assert np.mean(error < 25) > 0.98, sung.singer.name
-        assert np.mean((heard.confidence > 0.9) == voiced) > 0.95, sung.singer.name
+        assert np.median(error) < 5, sung.curves.singer.name
+        assert np.mean(error < 25) > 0.98, sung.curves.singer.name
+        assert np.mean((heard.confidence > 0.9) == voiced) > 0.95, sung.curves.singer.name
 
 
 def test_loudness_is_closed_form_and_right_on_every_voiced_frame(songs):
@@ -68,10 +68,10 @@ def test_loudness_is_closed_form_and_right_on_every_voiced_frame(songs):
         truth = truth_of(sung, RATE_HZ, HOP)
         error = measured_loudness_db(at_16k(sung))[: len(truth.loudness_db)] - truth.loudness_db
         vowels = np.isin(truth.phones, singers.VOWELS)
-        assert np.percentile(np.abs(error[vowels]), 99) < 0.3, sung.singer.name
+        assert np.percentile(np.abs(error[vowels]), 99) < 0.3, sung.curves.singer.name
         # noise fluctuates in a 32 ms window, so only its average can be told in advance
         noises = np.isin(truth.phones, ["s", "h", "t", "k"])
-        assert abs(np.mean(error[noises])) < 1.5, sung.singer.name
+        assert abs(np.mean(error[noises])) < 1.5, sung.curves.singer.name
         assert (truth.loudness_db[:20] == -80).all()  # silence before the first note
 
 
@@ -85,7 +85,7 @@ def test_truth_fits_any_grid(songs):
     assert coarse.phones[:n] == fine.phones[:n]
     for i, (phone, voiced) in enumerate(zip(coarse.phones, coarse.voiced, strict=True)):
         center_s = (i + 0.5) * 512 / 44100
-        assert phone == next(p.phone for p in sung.phones if p.start_s <= center_s < p.end_s)
+        assert phone == next(p.phone for p in sung.curves.phones if p.start_s <= center_s < p.end_s)
         assert voiced == (phone in "aeioumnl")
 
 
@@ -99,7 +99,7 @@ def test_a_vowel_has_the_level_that_was_asked_for():
 def test_harmonics_have_the_amplitudes_of_the_formant_model():
     for singer in singers.SINGERS.values():
         sung = singers.render(dataclasses.replace(singer, breath_db=-150.0), Score((Note(60, 0.3, "a"),)))
-        model = singers.VoiceCurves(sung.singer, sung.score, sung.octave, sung.seed)
+        model = sung.curves
         rate = sung.sample_rate_hz
         start, n = int(0.25 * rate), 2048  # before the vibrato sets in
         f0_hz = model.f0_hz(np.array([(start + n / 2) / rate]))
@@ -120,14 +120,14 @@ def test_formant_peaks_are_where_the_vowel_has_them():
     """Autocorrelation linear prediction of bruno's vowels at about 98 Hz, where harmonics are dense."""
     sung = singers.render("bruno", LONG_VOWELS)
     samples = librosa.resample(sung.audio, orig_sr=44100, target_sr=8000)
-    for phone in (p for p in sung.phones if p.phone != singers.PAUSE):
+    for phone in (p for p in sung.curves.phones if p.phone != singers.PAUSE):
         piece = samples[int((phone.start_s + 0.1) * 8000) : int((phone.end_s - 0.1) * 8000)]
         piece = np.append(piece[0], piece[1:] - 0.9 * piece[:-1]) * np.hamming(len(piece))
         correlation = np.correlate(piece, piece, "full")[len(piece) - 1 : len(piece) + 12]
         lpc = np.concatenate([[1.0], -scipy.linalg.solve_toeplitz(correlation[:12], correlation[1:13])])
         poles = [p for p in np.roots(lpc) if p.imag > 0 and abs(p) > 0.9]
         found = np.angle(poles) * 8000 / 2 / np.pi
-        for formant in sung.singer.formants_hz[phone.phone][:2]:
+        for formant in sung.curves.singer.formants_hz[phone.phone][:2]:
             assert np.abs(found - formant).min() < 0.6 * 98, (phone.phone, formant, sorted(found))
 
 
@@ -144,7 +144,7 @@ def test_same_seed_same_samples_and_another_seed_other_ones():
 
 def test_both_singers_sing_the_same_phones_at_the_same_times(songs):
     aria, bruno = songs
-    assert aria.phones == bruno.phones
+    assert aria.curves.phones == bruno.curves.phones
     assert len(aria.audio) == len(bruno.audio)
     one, two = truth_of(aria, RATE_HZ, HOP), truth_of(bruno, RATE_HZ, HOP)
     np.testing.assert_array_equal(one.voiced, two.voiced)
@@ -169,9 +169,9 @@ def test_nothing_clips_or_clicks():
     for seed in range(2):
         for sung in both(singers.random_score(seed, 5.0)):
             assert np.abs(sung.audio).max() < 0.7
-            assert clicks(sung.audio, sung) < 10 ** (-55 / 20), (seed, sung.singer.name)
+            assert clicks(sung.audio, sung) < 10 ** (-55 / 20), (seed, sung.curves.singer.name)
     torn = sung.audio.copy()
-    vowel = next(p for p in sung.phones if p.phone in singers.VOWELS and p.end_s - p.start_s > 0.3)
+    vowel = next(p for p in sung.curves.phones if p.phone in singers.VOWELS and p.end_s - p.start_s > 0.3)
     torn[int((vowel.start_s + 0.2) * 44100) :] += 0.05  # the measure does find a step
     assert clicks(torn, sung) > 10 ** (-55 / 20)
 

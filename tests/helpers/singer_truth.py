@@ -6,7 +6,7 @@ import numpy as np
 
 from svclib.audio import units
 from svclib.audio.loudness import a_weighting_db
-from svclib.data.singers import SyntheticRecording, VoiceCurves
+from svclib.data.singers import SyntheticRecording
 
 STEP_S = 0.002  # time grid of the loudness
 N_BANDS = 129
@@ -37,13 +37,13 @@ def truth(made: SyntheticRecording, rate_hz: int | None = None, hop_samples: int
     """Ground truth on a frame grid of any rate; harmonics above its Nyquist frequency are left out."""
     rate_hz = rate_hz or made.sample_rate_hz
     limit_hz = min(rate_hz, made.sample_rate_hz) / 2
-    curves = VoiceCurves(made.singer, made.score, made.octave, made.seed)
+    curves = made.curves
     n_samples = units.resampled_length(len(made.audio), made.sample_rate_hz, rate_hz)
     centers = units.frame_centers_s(units.frame_count(n_samples, hop_samples), hop_samples, rate_hz)
     f0_hz = curves.f0_hz(centers)
     starts_s = [p.start_s for p in curves.phones[1:]]
     phones = [curves.phones[i].phone for i in np.searchsorted(starts_s, centers, side="right")]
-    voiced = np.array([p in made.singer.formants_hz for p in phones], dtype=bool)
+    voiced = np.array([p in curves.singer.formants_hz for p in phones], dtype=bool)
     # loudness: A-weighted power, averaged with the squared Hann window of the analysis
     t = np.arange(0, curves.phones[-1].end_s + STEP_S, STEP_S)
     fine_f0 = curves.f0_hz(t)

@@ -88,8 +88,8 @@ def whole(folder: Path) -> None:
     """The demo too."""
     from svclib.cli import demo
 
-    options = demo.Options(minutes=1, preset=("ddsp_small", "tiny"), corpus_minutes=0.3)
-    demo.run(folder / "demo", options=options, log=print)
+    small = {"minutes": 1, "preset": ("ddsp_small", "tiny"), "corpus_minutes": 0.3}
+    demo.Demo(folder / "demo", **small, log=print).run()
     journey(folder)
 
 

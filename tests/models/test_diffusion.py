@@ -142,7 +142,7 @@ def test_loss_and_noise_are_the_same_network(prediction):
 
 
 def coarse_mel(model, condition):
-    return model.unscale(model.coarse_and_std_chunked(condition)[0].clamp(-1, 1)).detach()
+    return model.unscale(model.prepare(condition).coarse.clamp(-1, 1)).detach()
 
 
 @pytest.mark.parametrize("cache_bytes", [10**9, 0])
@@ -150,8 +150,8 @@ def test_a_long_song_in_pieces_is_the_whole(cache_bytes, monkeypatch):
     model = tiny()
     batch = batch_of([tune(700, seed=2)])
     condition = condition_of(model, batch)
-    whole = model.prepare(condition, "fp32", chunk_frames=10_000)
-    parts = model.prepare(condition, "fp32", chunk_frames=64, cache_bytes=cache_bytes)
+    whole = model.prepare(condition, SamplingOptions(precision="fp32", chunk_frames=10_000))
+    parts = model.prepare(condition, SamplingOptions(precision="fp32", chunk_frames=64, cache_bytes=cache_bytes))
     assert parts.cached == bool(cache_bytes)
     x = torch.randn(1, 40, 700, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(parts(x, 400.5), whole(x, 400.5), atol=1e-5, rtol=0)
@@ -159,7 +159,7 @@ def test_a_long_song_in_pieces_is_the_whole(cache_bytes, monkeypatch):
     torch.testing.assert_close(sung[0], sung[1], atol=1e-4, rtol=0)
     # The seams are not quieter than the rest: without a halo the pieces differ by far more.
     monkeypatch.setattr(model.denoiser, "halo", 0)
-    bare = model.prepare(condition, "fp32", chunk_frames=64)
+    bare = model.prepare(condition, SamplingOptions(precision="fp32", chunk_frames=64))
     assert float((bare(x, 400.5) - whole(x, 400.5)).abs().max()) > 1e-3
 
 
@@ -167,7 +167,7 @@ def test_bf16_is_near(song):
     model = tiny()
     condition = condition_of(model, song)
     x = torch.randn(1, 40, 150, generator=torch.Generator().manual_seed(0))
-    exact, rough = (model.prepare(condition, p)(x, 300.0) for p in ("fp32", "bf16"))
+    exact, rough = (model.prepare(condition, SamplingOptions(precision=p))(x, 300.0) for p in ("fp32", "bf16"))
     assert rough.dtype == torch.float32
     error = float((exact - rough).norm() / exact.norm())
     assert 0 < error < 0.02

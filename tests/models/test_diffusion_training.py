@@ -68,6 +68,11 @@ def test_vocoder_learns_from_recordings_alone():
         if want is not None:
             torch.testing.assert_close(theirs[name], want)
     assert float(theirs["vocoder.network.last.weight"].abs().max()) > 0
+    frozen = dataclasses.replace(SETTINGS, vocoder_weight=0.0).build(FEATURES, MelDataset.statistics)
+    loss, parts = frozen.loss(batch, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert loss.item() == plain.item() and "vocoder" not in parts
+    assert all(p.grad is None for p in frozen.vocoder.parameters())
 
 
 def test_the_pitch_asked_is_sung_in_the_length_of_the_song(exported):

@@ -35,7 +35,8 @@ def sampled(model, song, **options) -> torch.Tensor:
 def test_guidance_is_the_weighted_difference(model, song):
     """Ho and Salimans 2022, Eq. 6, for two conditions."""
     full, no_content, no_singer = (
-        model.prepare(model.condition(song, without=names), "fp32") for names in ((), ("content",), ("singer",))
+        model.prepare(model.condition(song, without=names), SamplingOptions(precision="fp32"))
+        for names in ((), ("content",), ("singer",))
     )
     x_t = torch.randn((1, 40, 90), generator=torch.Generator().manual_seed(0))
     eps, a, b = (denoiser(x_t, 500) for denoiser in (full, no_content, no_singer))

@@ -121,14 +121,12 @@ def test_upsampler_size_and_centres():
         np.testing.assert_allclose(got[0, band, inner], want[inner], atol=1e-5)
 
 
-def test_one_rule_of_precision_names_its_purpose(monkeypatch):
-    """``auto`` on a CPU: training stays exact in fp32, inference uses bf16 only where the hardware computes in it."""
-    for fast, inference in ((True, "bf16"), (False, "fp32")):
+def test_automatic_precision_is_what_the_hardware_computes_in(monkeypatch):
+    for fast, precision in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
-        assert layers.resolve_precision("cpu", "inference") == inference
-        assert layers.resolve_precision("cpu", "training") == "fp32"
+        assert layers.resolve_precision("cpu") == precision
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
-    assert {layers.resolve_precision("cuda", purpose) for purpose in ("training", "inference")} == {"fp16"}
-    assert layers.resolve_precision("cpu", "inference", "fp32") == "fp32"
+    assert layers.resolve_precision("cuda") == "fp16"
+    assert layers.resolve_precision("cpu", "fp32") == "fp32"
     with pytest.raises(ModelError, match="auto, fp32, bf16, fp16"):
-        layers.resolve_precision("cpu", "inference", "int8")
+        layers.resolve_precision("cpu", "int8")

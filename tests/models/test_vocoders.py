@@ -3,6 +3,7 @@ the pitch asked is the pitch heard; frames without pitch hold no harmonics; piec
 mel is refused by name."""
 
 import dataclasses
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -13,7 +14,7 @@ from svclib.audio import mel
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import FeatureSettings
 from svclib.models import instrument
-from svclib.models.vocoders import harmonic
+from svclib.models.vocoders import auto
 from svclib.models.vocoders.harmonic import HarmonicSettings
 from svclib.utils import config
 from svclib.utils.errors import Cancelled, ConfigError, ModelError
@@ -304,10 +305,11 @@ def test_another_mel_is_refused_naming_both_sides():
     other = dataclasses.replace(CONTRACT, log_base="10", fmax_hz=8000.0)
     with pytest.raises(ModelError, match="'harmonic' and of my song differ: fmax_hz 7600.0 against 8000.0, log_base"):
         model.contract.require(other, "the vocoder 'harmonic'", "my song")
-    with pytest.raises(ModelError, match=r"expected \[batch, frames, 64\]"):
-        model.reconstruct({**batch, "log_mel": batch["log_mel"][..., :40]})
-    with pytest.raises(ModelError, match="do not fit"):
-        harmonic.check_shapes(batch["log_mel"], batch["f0_hz"][:, :20], batch["voiced"][:, :20], CONTRACT)
+    vocoder = auto.LoadedVocoder("v", "harmonic", FEATURES, "", Path(), model)
+    log_mel, f0_hz, voiced = (batch[name][0].numpy() for name in ("log_mel", "f0_hz", "voiced"))
+    for wrong in ((log_mel[:, :40], f0_hz, voiced), (log_mel, f0_hz[:20], voiced[:20]), (log_mel, f0_hz, voiced[:20])):
+        with pytest.raises(ModelError, match=r"do not fit; expected finite numbers, \[frames, 64\]"):
+            vocoder.render(*wrong)
 
 
 @pytest.mark.parametrize(

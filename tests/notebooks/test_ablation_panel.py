@@ -21,7 +21,7 @@ from svclib.utils import workspace
 
 @pytest.fixture
 def empty(tmp_path):
-    song.clear_song_cache()
+    song._songs.clear()
     return workspace.base_folder(base=tmp_path / "home")
 
 

@@ -205,7 +205,7 @@ def n_actions(request):
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    songs.clear_song_cache()
+    songs._songs.clear()
     home = workspace.base_folder(base=tmp_path / "home")
     make_instrument(home.instruments)
     make_diffusion(home.instruments)

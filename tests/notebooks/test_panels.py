@@ -36,7 +36,7 @@ from svclib.utils.errors import Cancelled, StorageError
 
 @pytest.fixture
 def empty(tmp_path):
-    songs.clear_song_cache()
+    songs._songs.clear()
     return workspace.base_folder(base=tmp_path / "home")
 
 

@@ -23,7 +23,7 @@ MIDI = (57.0, 60.3, 64.0)  # one second each; the middle one is 30 cents sharp
 
 @pytest.fixture
 def base(tmp_path):
-    songs.clear_song_cache()
+    songs._songs.clear()
     made = workspace.base_folder(base=tmp_path / "home")
     panels.make_instrument(made.instruments)
     t = np.arange(16000) / 16000

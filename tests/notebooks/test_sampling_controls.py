@@ -36,7 +36,7 @@ def make_song(path, f0_hz=220.0, seconds=1.3):
 
 @pytest.fixture
 def base(tmp_path):
-    songs.clear_song_cache()
+    songs._songs.clear()
     made = workspace.base_folder(base=tmp_path / "home")
     save_instrument(made.instruments, "duo", SETTINGS, singers=("ann", "bea"))
     save_instrument(made.instruments, "loud", VOCODER)

@@ -75,7 +75,8 @@ def test_published_defaults():
 
 def test_equals_a_plain_loop(tmp_path):
     """Adam with continuous exponential decay, clipping and running mean, written out once more."""
-    preset, data = toy.preset(learning_rate_decay=0.5, decay_steps=4, clip_norm=0.5, ema_decay=0.5), toy.ToyDataset()
+    changes = {"learning_rate_decay": 0.5, "decay_steps": 4, "clip_norm": 0.5, "ema_decay": 0.5, "precision": "fp32"}
+    preset, data = toy.preset(**changes), toy.ToyDataset()
     training.train(data, tmp_path, preset, steps=6)
     model = preset.model.build(toy.FEATURES, toy.STATISTICS, seed=0)
     mean = copy.deepcopy(model.state_dict())
@@ -361,7 +362,6 @@ def test_one_bad_number_anywhere_is_seen(value, dtype):
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "No GPU" in training.device_summary() and "Colab" in training.device_summary()
-    assert resolve_precision("cpu", "training") == "fp32"
     with pytest.raises(TrainingError, match="cuda is not available"):
         session.make_accelerator("cuda", "auto")
     with pytest.raises(TrainingError, match="device is 'tpu'"):
@@ -370,7 +370,7 @@ def test_devices(monkeypatch):
         session.make_accelerator("cpu", "fp16")
     for capability, precision in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, c=capability: c)
-        assert resolve_precision("cuda", "training") == precision
+        assert resolve_precision("cuda") == precision
 
 
 def test_a_gpu_of_apple_is_found_and_nothing_there_needs_float64(monkeypatch, tmp_path):
@@ -385,8 +385,9 @@ def test_a_gpu_of_apple_is_found_and_nothing_there_needs_float64(monkeypatch, tm
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert session.gpu() == "mps" and "Apple" in training.device_summary()
-    assert resolve_precision("mps", "training") == resolve_precision("mps", "inference") == "fp32"
+    assert resolve_precision("mps") == "fp32"
     asked = []
     monkeypatch.setattr(accelerate, "Accelerator", lambda **given: asked.append(given))
     for device, on_cpu in (("auto", False), ("mps", False), ("cpu", True)):

@@ -58,7 +58,7 @@ class Pieces:
             row = self.vocoder.locked(row)
         else:
             row |= {"line_hz": synthesis.hold_f0(row["f0_hz"].double()), "initial_phase": torch.zeros(1)}
-        row["centre"], _ = synthesis.frame_phase(row["line_hz"], RATE_HZ, HOP, row.pop("initial_phase"))
+        row["centre"] = synthesis.frame_phase(row["line_hz"], RATE_HZ, HOP, row.pop("initial_phase"))
         return {name: x[0] for name, x in row.items()}
 
     def batch(self, step: int) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ class ContentEncoder(nn.Module):
 
     fields: tuple[str, ...]
     dims: int
+    code_noise = 0.0  # standard deviation of the noise on the code in training
 
     @classmethod
     def from_settings(cls, settings: Any, features: FeatureSettings) -> "ContentEncoder":
@@ -41,6 +42,12 @@ class ContentEncoder(nn.Module):
     def encode(self, inputs: ConditionInputs, chunk_frames: int) -> Content:
         """:meth:`forward` of a recording of any length; ``chunk_frames`` bounds the memory, not the result."""
         return self(inputs)
+
+    def noisy(self, code: Content, generator: torch.Generator | None) -> Content:
+        """The code with ``code_noise`` of a generator, where there is one."""
+        if generator is None or not self.code_noise:
+            return code
+        return code + self.code_noise * rng.normal(tuple(code.shape), generator).to(code)
 
 
 CONTENT_ENCODERS: dict[str, type[ContentEncoder]] = {}
@@ -78,10 +85,7 @@ class CachedContent(ContentEncoder):
         if inputs.content is None or tuple(inputs.content.shape) != expected:
             got = "none" if inputs.content is None else f"shape {tuple(inputs.content.shape)}"
             raise ModelError(f"Content features of shape {expected} are needed; {got} arrived. Measure them.")
-        code = inputs.content.to(inputs.log_mel)
-        if generator is None or not self.code_noise:
-            return code
-        return code + self.code_noise * rng.normal(tuple(code.shape), generator).to(code)
+        return self.noisy(inputs.content.to(inputs.log_mel), generator)
 
 
 @register("whisper")

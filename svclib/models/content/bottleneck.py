@@ -102,15 +102,9 @@ def normalised(
 class Bottleneck(ContentEncoder):
     """Pitch-free envelope -> cepstra, normalised over the recording -> small convolutions -> a narrow code in -1 .. 1.
 
-    Args:
-        contract: Definition of the log-mels it will read.
-        code_dims: Numbers per frame.
-        n_cepstra: Mel-cepstra of the envelope it sees.
-        channels: Width of the convolutions.
-        n_layers: Convolutions of 5 frames each: a code sees ``2 * n_layers`` frames on either side.
-        warp_range: In training the frequency axis is warped by up to this share, down or up.
-        equaliser_db: Strength of the drifting equaliser of the training.
-        code_noise: Standard deviation of the noise on the code in training.
+    It reads log-mels of ``contract``. Convolutions are over 5 frames: a code sees ``2 * n_layers`` frames on either
+    side. In training the frequency axis is warped by up to the share ``warp_range``, down or up, an equaliser of
+    ``equaliser_db`` drifts, and the code gets noise of the standard deviation ``code_noise``.
     """
 
     fields = ("log_mel", "f0_hz")
@@ -153,9 +147,7 @@ class Bottleneck(ContentEncoder):
         """Content vectors within -1 .. 1; with a ``generator`` of the perturbed envelope, plus noise."""
         cepstra, level = self.measured(inputs.log_mel, inputs.f0_hz, generator)
         code = torch.tanh(self.convs(normalised(cepstra, level, self.floor).transpose(1, 2)).transpose(1, 2))
-        if generator is not None and self.code_noise:
-            code = code + self.code_noise * rng.normal(tuple(code.shape), generator).to(code)
-        return code
+        return self.noisy(code, generator)
 
     @torch.no_grad()
     def measured(

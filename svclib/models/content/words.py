@@ -23,7 +23,6 @@ from svclib.features.extract import ConditionInputs, FeatureSettings
 from svclib.models.content import bottleneck
 from svclib.models.content.base import ContentEncoder, register
 from svclib.models.layers import Content, Frames, LogMels, at_positions, interpolate, run_in_chunks
-from svclib.utils import rng
 
 WEIGHTS = "words.safetensors"
 N_CEPSTRA, CODE_DIMS = 30, 64
@@ -109,10 +108,7 @@ class Words(ContentEncoder):
 
     def forward(self, inputs: ConditionInputs, generator: torch.Generator | None = None) -> Content:
         """The code of whole recordings; a ``generator`` adds noise."""
-        code = self.encode(inputs, len(inputs))
-        if generator is not None and self.code_noise:
-            code = code + self.code_noise * rng.normal(tuple(code.shape), generator).to(code)
-        return code
+        return self.noisy(self.encode(inputs, len(inputs)), generator)
 
     @torch.no_grad()
     def encode(self, inputs: ConditionInputs, chunk_frames: int) -> Content:

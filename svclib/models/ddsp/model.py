@@ -149,13 +149,13 @@ class ControlRenderer:
         phase = units.double(phase, known.f0_hz.device) - units.double(known.f0_hz[:, 0]) * (half / self.rate)
         period = None
         if now.noise_magnitudes.ndim == 4:
-            centres, _ = synthesis.frame_phase(known.f0_hz, self.rate, hop, phase)
+            centres = synthesis.frame_phase(known.f0_hz, self.rate, hop, phase)
             period = centres[:, -now.f0_hz.shape[1] :], now.f0_hz / self.rate
         filtered = synthesis.filtered_noise(now.noise_magnitudes, hop, self.generator, full=True, period=period)
         filtered, at = filtered[0].cpu().numpy(), first * hop - self.ring - self.begin
         filtered, at = filtered[max(0, -at) :], max(0, at)  # it rings before its first sample and after its last
         self.noise[at : at + len(filtered)] += filtered[: len(self.noise) - at]
-        sound, _ = synthesis.harmonic_synthesis(
+        sound = synthesis.harmonic_synthesis(
             known.f0_hz, known.amplitude, known.distribution, self.rate, hop, known.voiced, phase
         )
         at = origin + start - self.begin
@@ -187,7 +187,7 @@ def render_controls(
     ``held_hz`` is the F0 of all frames, without gaps; ``seed`` that of the noise.
     """
     n_frames, parts, renderer = held_hz.shape[1], [], None
-    phases, _ = synthesis.frame_phase(held_hz, sample_rate_hz, hop_samples)
+    phases = synthesis.frame_phase(held_hz, sample_rate_hz, hop_samples)
     for now in chunks:
         raise_if_cancelled(cancelled)
         bands = now.noise_magnitudes.shape[-1]
@@ -268,8 +268,6 @@ class DdspModel(SpectralLossModel):
         With ``z_dims`` the network also needs ``audio`` (the whole clip, whose words are taken) or its ``z`` per frame.
         """
         if self.z_encoder is not None and z is None:
-            if audio is None:
-                raise ModelError("This instrument has a z encoder: give the source audio too.")
             z = self.z_encoder.at_frames(self.z_encoder(audio), 0, f0_hz.shape[1], self.features.hop_samples)
         return self._controls(f0_hz, voiced, loudness_db, z, None)[0]
 
@@ -292,7 +290,7 @@ class DdspModel(SpectralLossModel):
         """Sound of ``frames * hop`` samples; each part ``[batch, samples]``."""
         c, rate, hop = controls, self.features.sample_rate_hz, self.features.hop_samples
         with torch.autocast(c.amplitude.device.type, enabled=False):
-            harmonic, _ = synthesis.harmonic_synthesis(c.f0_hz, c.amplitude, c.distribution, rate, hop, c.voiced)
+            harmonic = synthesis.harmonic_synthesis(c.f0_hz, c.amplitude, c.distribution, rate, hop, c.voiced)
             noise = synthesis.filtered_noise(c.noise_magnitudes, hop, generator)
             audio = harmonic + noise
             if self.room is not None:
@@ -331,18 +329,8 @@ class DdspModel(SpectralLossModel):
     ) -> Synthesis:
         """Render a song of any length, in chunks that equal the whole: float32 arrays of ``frames * hop`` samples.
 
-        Args:
-            f0_hz: Pitch ``[frames]``, Hz; unvoiced gaps are filled for the network and stay silent.
-            voiced: ``[frames]``.
-            loudness_db: ``[frames]``.
-            audio: Source samples, needed with ``z_dims``; z follows its words.
-            seed: Of the noise.
-            chunk_frames: Frames per piece; memory grows with it, the sound does not change.
-            progress: See ``utils.errors``.
-            cancelled: See ``utils.errors``.
-
-        Returns:
-            The sound and its parts.
+        F0, voicing and loudness are ``[frames]``; unvoiced gaps are filled for the network and stay silent. With
+        ``z_dims`` the source's ``audio`` is needed: z follows its words. ``seed`` is that of the noise.
         """
         n_frames, hop, rate = len(f0_hz), self.features.hop_samples, self.features.sample_rate_hz
         if not len(voiced) == len(loudness_db) == n_frames or n_frames == 0 or chunk_frames < 1:
@@ -353,13 +341,13 @@ class DdspModel(SpectralLossModel):
         if self.z_encoder is not None and audio is None:
             raise ModelError("This instrument has a z encoder: give the source audio too.")
         z = None if self.z_encoder is None else self.encode_z(audio, cancelled)
-        place, state = self.decoder.out.weight, None
+        place = self.decoder.out.weight
         voiced = np.asarray(voiced, dtype=bool) & (np.asarray(f0_hz) > 0)
         tracks = (fill_unvoiced(np.asarray(f0_hz), voiced), voiced, np.asarray(loudness_db))
         pitch, on, level = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in tracks)
 
         def chunks():
-            nonlocal state
+            state = None
             for first in range(0, n_frames, chunk_frames):
                 last = min(n_frames, first + chunk_frames)
                 z_piece = None if z is None else self.z_encoder.at_frames(z, first, last - first, hop)

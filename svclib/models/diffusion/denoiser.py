@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from svclib.audio.mel import MelConfig
 from svclib.models import layers
+from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffusion.schedule import CLEAN, NoiseLevel, Schedule, expand_like
 from svclib.models.layers import Condition, Content, Frames, LogMels, Mels, Times, Voiced, registrar
 from svclib.utils.errors import raise_if_cancelled
@@ -25,8 +26,6 @@ from svclib.utils.errors import raise_if_cancelled
 CONDITIONS = ("content", "f0", "loudness", "singer")
 DISTILLED_LEVELS = 12  # divisible by 1 to 4: the times of so many steps are levels of the grid
 PREDICTIONS = ("residual", "eps", "consistency")
-CHUNK_FRAMES = 2048  # of a long song, computed at once
-CACHE_BYTES = 10**9  # of what is precomputed for a sampling run
 
 Precomputed = tuple[Tensor, ...]  # of a condition: tensors whose last axis is frames
 
@@ -269,10 +268,10 @@ class Conditions(nn.Module):
 class CachedDenoiser:
     """A denoiser bound to one song: ``(x_t, t) -> eps``, evaluated in chunks with a halo, so that memory is bounded.
 
-    ``coarse`` is the coarse mel and its expected error. What :meth:`Denoiser.precompute` gives is kept (full model:
-    61 kB a frame in fp32) as long as it fits into ``cache_bytes`` (1 GB holds 3 minutes); beyond that each chunk
-    computes its own part at every call. Input and output stay float32 in any ``precision``; one evaluation in bf16
-    differs from fp32 by below 1 % of the noise. ``cancelled`` is polled before every chunk.
+    ``coarse`` is the coarse mel and its expected error. Of the options ``precision``, ``chunk_frames`` and
+    ``cache_bytes`` count: what :meth:`Denoiser.precompute` gives is kept (full model: 61 kB a frame in fp32) as long as
+    it fits, otherwise each chunk computes its own part at every call. Input and output stay float32 in any precision;
+    one evaluation in bf16 differs from fp32 by below 1 % of the noise. ``cancelled`` is polled before every chunk.
     """
 
     def __init__(
@@ -281,20 +280,19 @@ class CachedDenoiser:
         parameterization: Parameterization,
         condition: Condition,
         coarse: tuple[Mels, Mels],
-        precision: str = "auto",
-        chunk_frames: int = CHUNK_FRAMES,
-        cache_bytes: int = CACHE_BYTES,
+        options: SamplingOptions,
         cancelled: Callable[[], bool] | None = None,
     ):
-        self.precision = layers.resolve_precision(condition.device, "inference", precision)
+        self.precision = layers.resolve_precision(condition.device, options.precision)
         dtype = layers.DTYPES[self.precision]
         self.denoiser = denoiser if dtype == torch.float32 else copy.deepcopy(denoiser).to(dtype)
         self.parameterization, self.condition, self.cancelled = parameterization, condition.to(dtype), cancelled
         (self.coarse, self.coarse_std), n_frames = coarse, condition.shape[-1]
-        self.chunk_frames, self.kept = chunk_frames, {}
-        self.chunks = list(layers.chunks(n_frames, chunk_frames, denoiser.halo))  # a recorder cuts their halo off too
+        self.chunk_frames, self.kept = options.chunk_frames, {}
+        # A recorder cuts their halo off too.
+        self.chunks = list(layers.chunks(n_frames, self.chunk_frames, denoiser.halo))
         per_frame = sum(x[..., 0].numel() * x.element_size() for x in self._precompute(0, 1))
-        self.cached = per_frame * sum(high - low for _, _, low, high in self.chunks) <= cache_bytes
+        self.cached = per_frame * sum(high - low for _, _, low, high in self.chunks) <= options.cache_bytes
         if self.cached:
             self.kept = {(low, high): self._precompute(low, high) for _, _, low, high in self.chunks}
 

@@ -23,8 +23,6 @@ from svclib.models.content import base as content_base
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.denoiser import (
-    CACHE_BYTES,
-    CHUNK_FRAMES,
     CONDITIONS,
     DENOISERS,
     DISTILLED_LEVELS,
@@ -35,7 +33,7 @@ from svclib.models.diffusion.denoiser import (
     GuidedDenoiser,
     Parameterization,
 )
-from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
+from svclib.models.diffusion.samplers import CHUNK_FRAMES, SamplerStep, SamplingOptions
 from svclib.models.diffusion.schedule import Schedule
 from svclib.models.layers import Condition, Frames, LogMels, Mels, Samples
 from svclib.models.vocoders.harmonic import HarmonicSettings, HarmonicVocoder, Vocoder, render_batch
@@ -67,7 +65,8 @@ class DiffusionSettings(Settings):
         sampler, sampler_steps, temperature: Defaults of sampling.
         vocoder: Settings of a vocoder that is trained beside the model and stored with it; None for none. It shares no
             parameters, only the gradient clipping.
-        vocoder_weight, vocoder_rows: Weight of its loss, and excerpts of a batch that it is trained on.
+        vocoder_weight, vocoder_rows: Weight of its loss (0: it stays as it is, such as the base model's), and excerpts
+            of a batch that it is trained on.
         denoiser: A key of ``denoiser.DENOISERS``.
         retrieval_size: Content vectors of each singer in the retrieval codebook; 0 for none. Export sets it.
     """
@@ -155,7 +154,8 @@ class DiffusionModel(layers.MelScaled):
         if self.settings.prediction == "consistency":
             return "mean square of a jump against the teacher's step and a shorter jump (in expected errors of the mel)"
         what = f"mean square noise + {self.settings.coarse_weight:g} mean absolute coarse mel (mels scaled to -1 .. 1)"
-        return f"{what} + {self.settings.vocoder_weight:g} {self.vocoder.loss_name}" if self.vocoder else what
+        weight = self.settings.vocoder_weight
+        return f"{what} + {weight:g} {self.vocoder.loss_name}" if self.vocoder and weight else what
 
     def singer_weights(self, weights: Mapping[str, int | float] | str | None = None) -> Float[Tensor, "1 singers"]:
         """Names with weights, one name, or None (the first singer) -> weights that add to 1."""
@@ -219,7 +219,7 @@ class DiffusionModel(layers.MelScaled):
         # The value stays the noise loss (comparable curves); the gradient is that of the output loss.
         correction = output_loss + COARSE_STD_WEIGHT * parts["spread"] - noise_loss
         total = total + (correction - correction.detach())
-        if self.vocoder is not None:
+        if self.vocoder is not None and self.settings.vocoder_weight:
             rows, factor = rng.first_rows(generator, size, size if dropped is None else self.settings.vocoder_rows)
             excerpts = {name: batch[name][:rows] for name in ("audio", "log_mel", "f0_hz", "voiced")}
             parts["vocoder"] = factor * self.vocoder.loss(excerpts, generator)[0]
@@ -251,16 +251,6 @@ class DiffusionModel(layers.MelScaled):
         # Detached: learning the error must not change the condition.
         log_std = self.doubt(condition.detach()).float()
         return self.coarse(condition).float(), log_std.clamp(*map(math.log, COARSE_STD)).exp()
-
-    @torch.no_grad()
-    def coarse_and_std_chunked(self, condition: Condition, chunk_frames: int = CHUNK_FRAMES) -> tuple[Tensor, ...]:
-        """:meth:`coarse_and_std` of a song of any length."""
-        return layers.run_in_chunks(
-            lambda low, high: self.coarse_and_std(condition[..., low:high]),
-            condition.shape[-1],
-            chunk_frames,
-            self.coarse.halo,
-        )
 
     @torch.no_grad()
     def condition(
@@ -315,7 +305,7 @@ class DiffusionModel(layers.MelScaled):
         o, own = options or SamplingOptions(), self.settings
         settings = {"sampler": own.sampler, "steps": own.sampler_steps, "temperature": own.temperature}
         settings = {name: value for name, value in settings.items() if getattr(o, name) is None}
-        precision = layers.resolve_precision(self.device, "inference", o.precision)
+        precision = layers.resolve_precision(self.device, o.precision)
         resolved = dataclasses.replace(o, **settings, precision=precision)
         if own.prediction == "consistency" and not samplers.SAMPLERS[resolved.sampler].jumps:
             raise ModelError(
@@ -323,19 +313,18 @@ class DiffusionModel(layers.MelScaled):
             )
         return resolved
 
+    @torch.no_grad()
     def prepare(
-        self,
-        condition: Condition,
-        precision: str = "auto",
-        chunk_frames: int = CHUNK_FRAMES,
-        cache_bytes: int = CACHE_BYTES,
-        cancelled: Callable[[], bool] | None = None,
+        self, condition: Condition, options: SamplingOptions | None = None, cancelled: Callable[[], bool] | None = None
     ) -> CachedDenoiser:
         """The denoiser bound to a condition, for samplers; everything independent of ``x_t`` is precomputed."""
-        coarse = self.coarse_and_std_chunked(condition, chunk_frames)
-        return CachedDenoiser(
-            self.denoiser, self.parameterization, condition, coarse, precision, chunk_frames, cache_bytes, cancelled
-        )
+        o, n_frames = options or SamplingOptions(), condition.shape[-1]
+
+        def coarse_chunk(low: int, high: int) -> tuple[Mels, Mels]:
+            return self.coarse_and_std(condition[..., low:high])
+
+        coarse = layers.run_in_chunks(coarse_chunk, n_frames, o.chunk_frames, self.coarse.halo)
+        return CachedDenoiser(self.denoiser, self.parameterization, condition, coarse, o, cancelled)
 
     def guided(
         self,
@@ -346,18 +335,15 @@ class DiffusionModel(layers.MelScaled):
         cancelled: Callable[[], bool] | None = None,
     ) -> tuple[Condition, CachedDenoiser | GuidedDenoiser]:
         """The condition of a song with the options' retrieval, and a denoiser with their guidance."""
-        o = self.resolve_sampling(options)
 
-        def condition(*without: str) -> Tensor:
-            return self.condition(source, target, singer, without, o.retrieval, o.chunk_frames)
+        def bound(*without: str) -> tuple[Condition, CachedDenoiser]:
+            made = self.condition(source, target, singer, without, options.retrieval, options.chunk_frames)
+            return made, self.prepare(made, options, cancelled)
 
-        def prepare(condition: Tensor) -> CachedDenoiser:
-            return self.prepare(condition, o.precision, o.chunk_frames, o.cache_bytes, cancelled)
-
-        full = condition()
-        weights = {"content": o.words_guidance, "singer": o.voice_guidance}
-        without = [(float(weight), prepare(condition(name))) for name, weight in weights.items() if weight]
-        return full, GuidedDenoiser(prepare(full), without) if without else prepare(full)
+        condition, full = bound()
+        weights = {"content": options.words_guidance, "singer": options.voice_guidance}
+        without = [(float(weight), bound(name)[1]) for name, weight in weights.items() if weight]
+        return condition, GuidedDenoiser(full, without) if without else full
 
     def add_codebook(self, content: Sequence[np.ndarray], size: int = 512) -> None:
         """Build the retrieval codebook from content vectors ``[frames, dims]`` of each singer's recordings."""
@@ -384,21 +370,13 @@ class DiffusionModel(layers.MelScaled):
     ) -> LogMels:
         """Sample a log-mel (in its own log base, within the range of training) from noise or the noised coarse mel.
 
-        Args:
-            condition: From :meth:`condition`.
-            options: Of the sampling run.
-            denoiser: From :meth:`prepare`, to use it again, or another ``(x_t, t) -> eps``; ``precision`` of the
-                options is unused then.
-            callback: Called with every ``SamplerStep``; does not affect the result.
-            cancelled: See ``utils.errors``.
-
-        Returns:
-            The log-mel.
+        ``condition`` comes from :meth:`condition`; ``denoiser`` from :meth:`prepare`, to use it again, or it is another
+        ``(x_t, t) -> eps``. ``callback`` is called with every ``SamplerStep`` and does not affect the result.
         """
         o = self.resolve_sampling(options)
         generator = torch.Generator().manual_seed(o.seed)
         x_t = self.initial_noise(condition.shape[-1], generator, o.temperature, len(condition)).to(condition)
-        denoiser = denoiser or self.prepare(condition, o.precision, o.chunk_frames, o.cache_bytes, cancelled)
+        denoiser = denoiser or self.prepare(condition, o, cancelled)
         if o.shallow is not None:
             if not 1 <= o.shallow <= self.schedule.n_steps:
                 raise ModelError(f"The shallow start is {o.shallow}; it runs from 1 to {self.schedule.n_steps}.")
@@ -429,19 +407,11 @@ class DiffusionModel(layers.MelScaled):
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Synthesis:
-        """Render a song: conditions, one sampling run over the whole of it, vocoder.
+        """Render a song: conditions, one sampling run over the whole of it, vocoder; float32 ``[frames * hop]``.
 
-        Args:
-            source: Measurements of the source recording, a batch of one.
-            target: Target ``f0_hz``, ``voiced``, ``loudness_db``; the source's own if None.
-            singer: See :meth:`singer_weights`.
-            options: Of the sampling run; its seed is the vocoder's, too.
-            vocoder: Another vocoder than the model's own.
-            progress: See ``utils.errors``.
-            cancelled: See ``utils.errors``.
-
-        Returns:
-            float32 ``[frames * hop]`` each.
+        ``source`` are measurements of the source recording, a batch of one; F0, voicing and loudness come from
+        ``target``, by default the same. The options' seed is the vocoder's too; another ``vocoder`` than the model's
+        own has to have its mel.
         """
         if vocoder is not None:
             vocoder.contract.require(self.contract, f"the vocoder '{vocoder.name}'", "this instrument")

@@ -24,6 +24,7 @@ from svclib.utils.errors import ModelError, raise_if_cancelled
 from svclib.utils.serialization import Settings, control
 
 MAX_SEED = 2**31 - 1
+CHUNK_FRAMES = 2048  # of a long recording, computed at once
 JUMPS_FROM = -1.5  # ln(alpha / sigma): where less is signal, jumps lead to the same
 EpsModel = Callable[[Tensor, float], Tensor]
 
@@ -82,8 +83,8 @@ class SamplingOptions(Settings):
         "auto", choices=PRECISIONS, metavar="NAME", help="auto: the fastest this machine computes well; fp32: exact"
     )
     eta: float | None = None
-    chunk_frames: int = 2048
-    cache_bytes: int = 10**9
+    chunk_frames: int = CHUNK_FRAMES
+    cache_bytes: int = 10**9  # holds what is precomputed of 3 minutes for the full model
 
     def given(self) -> dict[str, str | int | float]:
         """The options that differ from their defaults, by name."""
@@ -144,13 +145,14 @@ def register(name: str, label: str, **properties) -> Callable[[Callable[..., Ten
 class DenoiserCall:
     """The ``model`` argument of samplers: evaluates the denoiser, reports the step, limits the x0 prediction.
 
-    The arguments are those of :func:`solve`; ``index`` counts the evaluations, of which the run makes ``n_calls``.
+    The arguments are those of :func:`sample`; ``index`` counts the evaluations, of which the run makes ``n_calls``.
     """
 
     denoiser: EpsModel
     n_calls: int
     clip: int | float | None
-    draw: Callable[[Tensor], Tensor]
+    generator: torch.Generator | None
+    noise_std: Tensor | float
     temperature: int | float
     callback: Callable[[SamplerStep], None] | None
     cancelled: Callable[[], bool] | None
@@ -179,24 +181,10 @@ class DenoiserCall:
         return x0, eps_from_x0(x, x0, level.alpha, level.sigma)
 
     def noise(self, x: Tensor, std: float) -> Tensor:
-        """Fresh noise of the shape of ``x``, scaled by the temperature."""
-        return std * self.temperature * self.draw(x)
-
-
-def seeded_noise(
-    generator: torch.Generator | None, shared: bool = False, std: Tensor | None = None
-) -> Callable[[Tensor], Tensor]:
-    """``x -> noise`` of a standard deviation; ``shared`` is one noise for all of a batch.
-
-    It is drawn on the generator's device, so a CPU generator gives equal noise anywhere.
-    """
-
-    def draw(x: Tensor) -> Tensor:
-        device, like = x.device if generator is None else generator.device, x[:1] if shared else x
-        noise = torch.randn(like.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
-        return noise if std is None else noise * std
-
-    return draw
+        """Fresh noise in the shape of ``x``, scaled by the temperature; that of a CPU generator is equal anywhere."""
+        device = x.device if self.generator is None else self.generator.device
+        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=device).to(x.device)
+        return std * self.temperature * (noise * self.noise_std)
 
 
 def sampling_times(schedule: Schedule, sampler: str, steps: int, start_t: int | float | None = None) -> list[float]:
@@ -230,6 +218,7 @@ def sampling_times(schedule: Schedule, sampler: str, steps: int, start_t: int | 
     return [float(math.floor(whole - i * whole / steps + 0.5) - 1) for i in range(steps)]
 
 
+@torch.no_grad()
 def sample(
     denoiser: EpsModel,
     schedule: Schedule,
@@ -239,48 +228,28 @@ def sample(
     generator: torch.Generator | None = None,
     callback: Callable[[SamplerStep], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    levels: Sequence[NoiseLevel] | None = None,
+    noise_std: Tensor | float = 1.0,
 ) -> Tensor:
-    """Run a sampler from ``x_t`` to the clean signal.
+    """Run a sampler from ``x_t`` to the clean signal, of the same shape and device.
 
-    Args:
-        denoiser: ``(x_t, t) -> eps``.
-        schedule: The noise schedule the denoiser was trained with.
-        x_t: Pure noise, or for a shallow start ``schedule.diffuse(coarse, shallow - 1, noise)``.
-        options: Sampler (``dpmpp``), steps (20), ``shallow``, ``eta`` and ``temperature`` (1); the seed is unused.
-        clip: Limit of the x0 prediction, for signals known to be bounded.
-        generator: Of the fresh noise; two runs with equal generators are equal.
-        callback: Called with every :class:`SamplerStep`; does not affect the result.
-        cancelled: Polled before each evaluation of the denoiser.
-
-    Returns:
-        The clean signal, shape and device of ``x_t``.
+    ``x_t`` is pure noise, or for a shallow start ``schedule.diffuse(coarse, shallow - 1, noise)``. Of the options
+    sampler (``dpmpp``), steps (20), ``shallow``, ``eta`` and ``temperature`` (1) count; ``levels``, the noisiest first,
+    replace the steps. ``clip`` limits the x0 prediction, for signals known to be bounded. The generator and
+    ``noise_std`` are those of the fresh noise; two runs with equal generators are equal. ``callback`` is called with
+    every :class:`SamplerStep` and does not affect the result; ``cancelled`` is polled before each evaluation.
     """
     o = options or SamplingOptions()
-    o = dataclasses.replace(o, sampler=o.sampler or "dpmpp")
-    times = sampling_times(schedule, o.sampler, o.steps or 20, None if o.shallow is None else o.shallow - 1)
-    levels = [schedule.level(t) for t in times]
-    return solve(denoiser, x_t, levels, o, clip, seeded_noise(generator), callback, cancelled)
-
-
-@torch.no_grad()
-def solve(
-    denoiser: EpsModel,
-    x: Tensor,
-    levels: Sequence[NoiseLevel],
-    options: SamplingOptions,
-    clip: int | float | None,
-    draw: Callable[[Tensor], Tensor],
-    callback: Callable[[SamplerStep], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> Tensor:
-    """:func:`sample` over given noise levels, the noisiest first, with fresh noise of :func:`seeded_noise`."""
-    sampler, eta = SAMPLERS[options.sampler], options.eta
-    if eta is not None and sampler.eta is None:
-        raise ModelError(f"{options.sampler} is deterministic and takes no eta; leave it out or use ddim.")
-    temperature = 1.0 if options.temperature is None else options.temperature
-    call = DenoiserCall(denoiser, sampler.n_calls(len(levels)), clip, draw, temperature, callback, cancelled)
-    extra = () if sampler.eta is None else (sampler.eta if eta is None else eta,)
-    return sampler.function(call, x, [*levels, CLEAN], *extra)
+    name, temperature = o.sampler or "dpmpp", 1.0 if o.temperature is None else o.temperature
+    if levels is None:
+        times = sampling_times(schedule, name, o.steps or 20, None if o.shallow is None else o.shallow - 1)
+        levels = [schedule.level(t) for t in times]
+    sampler, n_calls = SAMPLERS[name], SAMPLERS[name].n_calls(len(levels))
+    if o.eta is not None and sampler.eta is None:
+        raise ModelError(f"{name} is deterministic and takes no eta; leave it out or use ddim.")
+    call = DenoiserCall(denoiser, n_calls, clip, generator, noise_std, temperature, callback, cancelled)
+    extra = () if sampler.eta is None else (sampler.eta if o.eta is None else o.eta,)
+    return sampler.function(call, x_t, [*levels, CLEAN], *extra)
 
 
 @register("ddim", "deterministic, first order", eta=0.0)

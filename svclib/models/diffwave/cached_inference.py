@@ -1,7 +1,7 @@
 """Inference of DiffWave with what does not depend on the noisy signal computed once.
 
-On a CPU, in fp32, the layers run over tiles that stay in the cache of a core: more than twice as fast as the plain
-layers for BASE. Elsewhere the network itself runs.
+On a CPU, in fp32, the layers of a vocoder (conditioner ``frames``) run over tiles that stay in the cache of a core: 1.6
+to 1.8 times as fast as the plain layers. Elsewhere the network itself runs.
 """
 
 import copy
@@ -27,9 +27,9 @@ class Tiles:
     1 / sqrt(2), 1 / sqrt(layers)) are folded into the weights; a row of ones in the gated signal carries the biases.
     """
 
-    def __init__(self, net: DiffWaveNet, encoded: Tensor | None, fixed: Tensor | None):
+    def __init__(self, net: DiffWaveNet, encoded: Float[Tensor, "signals dims frames"]):
         c, blocks, conv = net.channels, net.stack.blocks, net.stack.conditions
-        self.net, self.unit = net, net.frame_positions if net.n_mels else 1
+        self.net, self.unit = net, net.frame_positions
         twice = torch.cat([torch.ones(c), torch.full((c,), 2.0)])[:, None]
         self.dilated = [b.dilated.weight.transpose(1, 2).flatten(1) * twice for b in blocks]
         self.residual, self.skips = [], []
@@ -37,36 +37,19 @@ class Tiles:
             residual, skip = torch.cat([-block.out.weight[:, :, 0], block.out.bias[:, None]], dim=1).chunk(2)
             self.residual.append(residual * math.sqrt(0.5))
             self.skips.append(skip / math.sqrt(len(blocks)))
-        bias = torch.stack([b.dilated.bias for b in blocks])[None, :, :, None]
-        bias = bias if fixed is None else bias + fixed
-        bias = bias if conv is None else bias + conv.bias.view(1, len(blocks), -1, 1)
-        self.bias = bias * twice  # [signals, layers, gates, 1]
+        bias = torch.stack([b.dilated.bias for b in blocks])[..., None] + conv.bias.view(len(blocks), -1, 1)
+        weight = conv.weight.view(len(blocks), 2 * c, -1) * twice
+        self.conditions = weight @ encoded[:, None] + bias * twice  # [signals, layers, gates, frames]
         n_frames = max(1, TILE_ELEMENTS // c // self.unit)
         self.size = n_frames * self.unit
-        if conv is not None:
-            self.weight = conv.weight.view(len(blocks), 2 * c, -1) * twice
-        if net.conditioner == "frames":
-            self.frames = self.weight @ encoded[:, None] + self.bias  # [signals, layers, gates, frames]
-            place = (torch.arange(self.size) + 0.5) / self.unit + 0.5  # in frame centres, the frame before being 0
-            self.ramps = (1 - (place - torch.arange(n_frames + 2)[:, None]).abs()).clamp_min(0)
+        place = (torch.arange(self.size) + 0.5) / self.unit + 0.5  # in frame centres, the frame before being 0
+        self.ramps = (1 - (place - torch.arange(n_frames + 2)[:, None]).abs()).clamp_min(0)
 
-    def gate_conditions(self, row: int, low: int, high: int, mel: Tensor | None):
-        """``(layer, start, stop, out)`` writes bias and condition of positions of a chunk of one signal to ``out``."""
-        bias, unit = self.bias[min(row, len(self.bias) - 1)], self.unit
-        if self.net.conditioner == "frames":
-            frames = self.frames[row][..., torch.arange(low - 1, high + 1).clamp(low, high - 1)]
-            return lambda i, a, b, out: torch.mm(
-                frames[i, :, a // unit : b // unit + 2], self.ramps[: (b - a) // unit + 2, : b - a], out=out
-            )
-        if self.net.conditioner == "samples":
-            up = self.net.encode(mel[row : row + 1, :, low:high])[0]
-            return lambda i, a, b, out: torch.addmm(bias[i], self.weight[i], up[:, a:b], out=out)
-        return lambda i, a, b, out: out.copy_(bias[i].expand_as(out))
-
-    def run(self, x: Float[Tensor, "1 inputs n"], step: Float[Tensor, "1 512"], condition) -> Float[Tensor, "1 out n"]:
-        """``net.run`` of one signal; ``condition`` comes from :meth:`gate_conditions`."""
-        net, c, n, blocks = self.net, self.net.channels, x.shape[2], self.net.stack.blocks
-        now, total, reach = F.relu(net.input(x))[0], x.new_zeros(c, n), max(int(block.halo) for block in blocks)
+    def run(self, row: int, x: Float[Tensor, "inputs n"], step: Float[Tensor, "1 512"], low: int, high: int) -> Tensor:
+        """``net.run`` of frames ``low:high`` of one signal of the batch: ``[1, out, n]``."""
+        net, c, n, blocks, unit = self.net, self.net.channels, x.shape[1], self.net.stack.blocks, self.unit
+        frames = self.conditions[row][..., torch.arange(low - 1, high + 1).clamp(low, high - 1)]
+        now, total, reach = F.relu(net.input(x[None]))[0], x.new_zeros(c, n), max(int(b.halo) for b in blocks)
         padded = x.new_zeros(c, n + 2 * reach)
         stacked, gates, gated = (x.new_ones(rows, self.size) for rows in (3 * c, 2 * c, c + 1))
         for i, block in enumerate(blocks):
@@ -76,7 +59,8 @@ class Tiles:
                 inputs, y, z = (buffer[:, : b - a] for buffer in (stacked, gates, gated))
                 for k, shift in enumerate((reach - block.halo, reach, reach + block.halo)):
                     inputs[k * c : (k + 1) * c] = padded[:, a + shift : b + shift]
-                condition(i, a, b, y)
+                around = frames[i, :, a // unit : b // unit + 2]
+                torch.mm(around, self.ramps[: around.shape[1], : b - a], out=y)
                 y.addmm_(self.dilated[i], inputs).sigmoid_()
                 torch.addcmul(y[:c], y[:c], y[c:], value=-2.0, out=z[:c])  # minus the gated signal
                 now[:, a:b].addmm_(self.residual[i], z, beta=math.sqrt(0.5))
@@ -87,18 +71,9 @@ class Tiles:
 class CachedDenoiser:
     """A network bound to its conditions: ``(x_t, t) -> eps``, in chunks with a halo so that memory is bounded.
 
-    Args:
-        net: The network.
-        mel: As the network takes it, or None.
-        label: One number per signal, or None.
-        source: The harmonic source signal, or None.
-        unit: Scale of every sample: signals and source are divided by it, the noise is multiplied by it.
-        precision: One of ``layers.PRECISIONS``; ``x_t`` and the result stay float32.
-        chunk_samples: Samples computed at once, besides the halo.
-        tiled: Whether to compute in tiles (fp32 only); by default on a CPU.
-
-    Attributes:
-        prior_std: Standard deviation of the initial noise at every sample, where the prior follows the mel.
+    ``mel``, ``label`` and ``source`` are as the network takes them. ``unit`` is a scale of every sample: signals and
+    source are divided by it, the noise is multiplied by it. ``x_t`` and the result stay float32 in any precision.
+    ``prior_std`` is the standard deviation of the noise of a sampling run: at every sample, where it follows the mel.
     """
 
     def __init__(
@@ -110,25 +85,23 @@ class CachedDenoiser:
         unit: Samples | None = None,
         precision: str = "fp32",
         chunk_samples: int = 1 << 17,
-        tiled: bool | None = None,
+        prior_std: Samples | float = 1.0,
     ):
-        net.check(mel, label, source, None)
-        device, self.prior_std = net.input.weight.device, None
-        self.dtype = layers.DTYPES[layers.resolve_precision(device, "inference", precision)]
-        tiled = self.dtype == torch.float32 and (device.type == "cpu" if tiled is None else tiled)
-        self.net, self.mel, self.label, self.unit, self.chunk_samples = net, mel, label, unit, chunk_samples
+        device, self.prior_std = net.input.weight.device, prior_std
+        self.dtype = layers.DTYPES[layers.resolve_precision(device, precision)]
+        self.net, self.mel, self.unit, self.chunk_samples = net, mel, unit, chunk_samples
         self.source = source if source is None or unit is None else source / unit
         with torch.no_grad():
-            self.fixed = None if label is None else net.label_gates(label)
+            self.fixed = None if label is None else net.label_gates(label).to(self.dtype)
             self.encoded = net.encode(mel) if net.conditioner == "frames" else None
-            self.tiles = Tiles(net, self.encoded, self.fixed) if tiled else None
+            tiled = self.encoded is not None and device.type == "cpu" and self.dtype == torch.float32
+            self.tiles = Tiles(net, self.encoded) if tiled else None
         self.cast = net if self.dtype == torch.float32 else copy.deepcopy(net).to(self.dtype)
 
     @torch.no_grad()
     def __call__(self, x_t: Samples, t: int | float | Times) -> Samples:
         """The predicted noise at a diffusion time counted from 0, whole or not; one for all signals or for each."""
         net, frame = self.net, self.net.frame_positions if self.mel is not None else 1  # positions chunked as one
-        net.check(self.mel, self.label, self.source, x_t.shape[1])
         x = net.inputs(x_t if self.unit is None else x_t / self.unit, self.source).float()
         step = net.step(torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(len(x)))
 
@@ -143,14 +116,10 @@ class CachedDenoiser:
 
     def _run(self, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
         if self.tiles is not None:
-            rows = []
-            for row in range(len(x)):
-                condition = self.tiles.gate_conditions(row, low, high, self.mel)
-                rows.append(self.tiles.run(x[row : row + 1], step[row : row + 1], condition))
-            return torch.cat(rows)
-        fixed = None if self.fixed is None else self.fixed.to(self.dtype)
+            return torch.cat([self.tiles.run(i, x[i], step[i : i + 1], low, high) for i in range(len(x))])
         encoded = None
         if self.mel is not None:
             encoded = self.net.encode(self.mel[..., low:high]) if self.encoded is None else self.encoded[..., low:high]
             encoded = encoded.to(self.dtype)
-        return self.cast.run(x.to(self.dtype), step.to(self.dtype), self.cast.gate_conditions(encoded, fixed))
+        conditions = self.cast.gate_conditions(encoded, self.fixed)
+        return self.cast.run(x.to(self.dtype), step.to(self.dtype), conditions)

@@ -5,14 +5,13 @@ to -1 .. 1. Everywhere ``options`` are sampler, seed, temperature and precision,
 and ``label`` is one of the model's labels, None where it takes none.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions, seeded_noise
+from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
 from svclib.models.diffwave.model import DiffWaveModel
 from svclib.utils.errors import ModelError, ProgressCallback
 
@@ -77,27 +76,16 @@ def vocode(
     callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Audio ``[frames * hop]`` of a log-mel ``[frames, mels]`` by a model trained with ``condition = 'mel'``.
+    """Audio ``[frames * hop]`` of a float32 log-mel ``[frames, mels]`` by a model with ``condition = 'mel'``.
 
-    ``f0_hz`` and ``voiced``, ``[frames]``, are for a model with a harmonic source. With ``fast`` by the model's fast
-    schedule where the options name no steps.
+    A model with a harmonic source needs ``f0_hz`` (float32) and ``voiced``, ``[frames]``. With ``fast`` by the model's
+    fast schedule where the options name no steps.
     """
-    if model.contract is None:
-        raise ModelError("This model takes no mel, so it cannot vocode; train one with condition = 'mel'.")
-    values, n_mels = np.asarray(log_mel, dtype=np.float32), model.contract.n_mels
-    if values.ndim != 2 or not len(values) or values.shape[1] != n_mels or not np.isfinite(values).all():
-        raise ModelError(
-            f"The spectrogram has shape {values.shape}; expected finite numbers, frames by {n_mels} bands."
-        )
-    batch = {"log_mel": values}
-    if model.source is not None:
-        if f0_hz is None or voiced is None:
-            raise ModelError("This vocoder has a harmonic source; give f0_hz and voiced too.")
-        batch |= {"f0_hz": np.asarray(f0_hz), "voiced": np.asarray(voiced)}
+    tracks = {"log_mel": log_mel} | ({} if model.source is None else {"f0_hz": f0_hz, "voiced": voiced})
     with torch.no_grad():
-        batch = {name: torch.from_numpy(value)[None].to(model.device) for name, value in batch.items()}
+        batch = {name: torch.from_numpy(track)[None].to(model.device) for name, track in tracks.items()}
         denoiser = model.prepare(options.precision, **model.conditions(batch))
-    shape = (1, len(values) * model.contract.hop_samples)
+    shape = (1, len(log_mel) * model.contract.hop_samples)
     return model.sample(denoiser, shape, options, fast, callback, cancelled)[0].cpu().numpy()
 
 
@@ -153,55 +141,38 @@ def denoise(
     if reading == "scaled":
         x = model.schedule.diffuse(x, torch.tensor([start]), torch.randn(x.shape, generator=generator))
     denoiser = model.prepare(options.precision, **condition(model, label, 1))
-    levels, noise = model.schedule.levels_from(start), seeded_noise(generator)
-    made = model.solve(denoiser, x.to(model.device), levels, noise, options, callback, cancelled)
+    levels = model.schedule.levels_from(start)
+    made = model.run(denoiser, x.to(model.device), options, generator, levels, callback, cancelled)
     return (made[0, :n].cpu() / gain[0]).numpy()
-
-
-@dataclasses.dataclass(frozen=True)
-class Mix:
-    """Options of :func:`interpolate`.
-
-    Attributes:
-        shares: Of the second sound, 0 to 1.
-        t: Step from 1 to ``n_steps`` at which the sounds are mixed; 50 of 200 in the paper.
-        shared_noise: One noise for both ends. With independent noises, as in the paper, the mix has less noise than its
-            step has (0.245 instead of 0.346 in the middle, at step 50 of 200).
-        label: Where the model takes one.
-    """
-
-    shares: Sequence[int | float] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    t: int = 50
-    shared_noise: bool = True
-    label: str | None = None
-
-    def __post_init__(self):
-        if not len(self.shares) or not all(0 <= share <= 1 for share in self.shares):
-            raise ModelError(f"The shares are {list(self.shares)}; expected numbers from 0 to 1, at least one.")
 
 
 def interpolate(
     model: DiffWaveModel,
     first: np.ndarray,
     second: np.ndarray,
-    mix: Mix = Mix(),  # noqa: B008  (frozen)
+    share: float | int = 0.5,
+    t: int = 50,
+    shared_noise: bool = True,
+    label: str | None = None,
     options: SamplingOptions = DEFAULTS,
     callback: Callback | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Sounds ``[shares, samples]`` between two recordings: both are noised to a step, mixed there, and denoised.
+    """A sound ``[samples]`` between two recordings: both are noised to step ``t``, mixed there, and denoised.
 
-    The recordings ``[samples]`` are at the rate of the model, which is trained without a mel; the shorter one is
-    followed by silence. All shares are one batch and have the same noise.
+    ``share`` (0 to 1) is that of the second; 50 of 200 steps in the paper. The recordings ``[samples]`` are at the rate
+    of the model, which is trained without a mel; the shorter one is followed by silence. With independent noises, as
+    in the paper, instead of ``shared_noise`` the mix has less noise than its step has (0.245 instead of 0.346 in the
+    middle, at step 50 of 200).
     """
-    shares = torch.tensor(list(mix.shares), dtype=torch.float32)[:, None]
-    start, (x0, longest) = _start(model, mix.t), _signals(model, first=first, second=second)
+    if not 0 <= share <= 1:
+        raise ModelError(f"The share is {share}; expected a number from 0 to 1.")
+    start, (x0, longest) = _start(model, t), _signals(model, first=first, second=second)
     gain, generator = model.gain(x0), torch.Generator().manual_seed(options.seed)
-    noise = torch.randn(1 if mix.shared_noise else 2, x0.shape[1], generator=generator).expand(2, -1)
+    noise = torch.randn(1 if shared_noise else 2, x0.shape[1], generator=generator).expand(2, -1)
     noisy = model.schedule.diffuse(x0 * gain, torch.tensor([start, start]), noise)
-    mixed = (1 - shares) * noisy[:1] + shares * noisy[1:]
-    denoiser = model.prepare(options.precision, **condition(model, mix.label, len(mixed)))
-    levels, draw = model.schedule.levels_from(start), seeded_noise(generator, shared=True)
-    made = model.solve(denoiser, mixed.to(model.device), levels, draw, options, callback, cancelled)
-    level = (1 - shares) / gain[0] + shares / gain[1]
-    return (made.cpu() * level)[:, :longest].numpy()
+    mixed = (1 - share) * noisy[:1] + share * noisy[1:]
+    denoiser, levels = model.prepare(options.precision, **condition(model, label, 1)), model.schedule.levels_from(start)
+    made = model.run(denoiser, mixed.to(model.device), options, generator, levels, callback, cancelled)
+    level = (1 - share) / gain[0] + share / gain[1]
+    return (made[0, :longest].cpu() * level).numpy()

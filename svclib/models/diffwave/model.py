@@ -21,7 +21,7 @@ from svclib.features.extract import FeatureSettings
 from svclib.models import layers
 from svclib.models.diffusion import samplers
 from svclib.models.diffusion.samplers import SamplerStep, SamplingOptions
-from svclib.models.diffusion.schedule import NoiseLevel, Schedule
+from svclib.models.diffusion.schedule import Schedule
 from svclib.models.diffwave.cached_inference import CachedDenoiser
 from svclib.models.diffwave.network import CONDITIONERS, STEP_DIMS, STEP_RULES, DiffWaveNet
 from svclib.models.layers import Mels, Samples
@@ -251,27 +251,16 @@ class DiffWaveModel(layers.MelScaled):
     def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Samples:
         """Audio from the batch's mels or labels, or unconditional, by the fast schedule."""
         batch = {k: v.to(self.device) for k, v in batch.items()}
-        return self.sample(
-            self.prepare(**self.conditions(batch)), tuple(batch["audio"].shape), SamplingOptions(seed=seed)
-        )
+        denoiser = self.prepare(**self.conditions(batch))
+        return self.sample(denoiser, tuple(batch["audio"].shape), SamplingOptions(seed=seed))
 
     def prepare(self, precision: str = "auto", **conditions: Tensor) -> CachedDenoiser:
         """The network bound to its :meth:`conditions`; ``auto`` precision is fp32 here."""
         std = self.prior_std(conditions["mel"]) if "mel" in conditions else None
         precision = "fp32" if precision == "auto" else precision
         unit = std if self.settings.prior == "level" else None
-        denoiser = CachedDenoiser(self.net, precision=precision, unit=unit, **conditions)
-        denoiser.prior_std = std
-        return denoiser
-
-    def noise_levels(self, options: SamplingOptions, fast: bool) -> list[NoiseLevel]:
-        """The levels of a sampling run: of the options' steps, else of the fast schedule, else every trained step."""
-        if options.steps is not None:
-            times = samplers.sampling_times(self.schedule, options.sampler or "ddpm", options.steps)
-            return [self.schedule.level(t) for t in times]
-        if fast and self.settings.fast_etas:
-            return self.schedule.aligned_levels(self.settings.fast_etas)
-        return self.schedule.levels_from(self.schedule.n_steps - 1)
+        prior_std = 1.0 if std is None else std
+        return CachedDenoiser(self.net, precision=precision, unit=unit, prior_std=prior_std, **conditions)
 
     @torch.no_grad()
     def sample(
@@ -283,28 +272,24 @@ class DiffWaveModel(layers.MelScaled):
         callback: Callable[[SamplerStep], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Samples:
-        """Sample audio of ``shape`` from noise; it may exceed -1 .. 1.
+        """Audio of ``shape`` (signals, samples) from noise; it may exceed -1 .. 1.
 
-        Args:
-            denoiser: From :meth:`prepare`, or any ``(x_t, t) -> eps``.
-            shape: Number of signals and samples.
-            options: Sampler (``ddpm``), steps, temperature and seed; equal seeds give equal noise on every device.
-            fast: Use ``settings.fast_etas``, where there are any and the options name no steps.
-            callback: Called with each step.
-            cancelled: See ``utils.errors``.
-
-        Returns:
-            The audio.
+        ``denoiser`` is from :meth:`prepare`, or any ``(x_t, t) -> eps``. Of the options sampler (``ddpm``), steps,
+        temperature and seed count; without steps every trained one is taken, or with ``fast`` those of
+        ``settings.fast_etas``, where there are any. Equal seeds give equal noise on every device.
         """
-        o, std = options or SamplingOptions(), getattr(denoiser, "prior_std", None)
+        o, levels = options or SamplingOptions(), None
         generator = torch.Generator().manual_seed(o.seed)
-        noise = torch.randn(shape, generator=generator).to(self.device)
-        noise = noise if std is None else noise * std
+        noise = torch.randn(shape, generator=generator).to(self.device) * getattr(denoiser, "prior_std", 1.0)
         noise = noise if o.temperature is None else noise * o.temperature
-        draw = samplers.seeded_noise(generator, std=std)
-        return self.solve(denoiser, noise, self.noise_levels(o, fast), draw, o, callback, cancelled)
+        if o.steps is None and fast and self.settings.fast_etas:
+            levels = self.schedule.aligned_levels(self.settings.fast_etas)
+        elif o.steps is None:
+            levels = self.schedule.levels_from(self.schedule.n_steps - 1)
+        return self.run(denoiser, noise, o, generator, levels, callback, cancelled)
 
-    def solve(self, denoiser, x_t, levels, draw, options, callback=None, cancelled=None) -> Tensor:
-        """``samplers.solve`` with ``ddpm``, the paper's, where the options name no sampler."""
-        options = dataclasses.replace(options, sampler=options.sampler or "ddpm")
-        return samplers.solve(denoiser, x_t, levels, options, None, draw, callback, cancelled)
+    def run(self, denoiser, x_t, options, generator, levels, callback=None, cancelled=None) -> Samples:
+        """``samplers.sample`` from ``x_t``, by ``ddpm``, the paper's, where the options name no sampler."""
+        o = dataclasses.replace(options, sampler=options.sampler or "ddpm")
+        watch, std = (callback, cancelled), getattr(denoiser, "prior_std", 1.0)
+        return samplers.sample(denoiser, self.schedule, x_t, o, None, generator, *watch, levels, std)

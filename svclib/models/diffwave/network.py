@@ -6,7 +6,7 @@ interpolates their results between frame centres: a quarter fewer multiplication
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +47,10 @@ def table_embedding(t: Times, n_steps: int) -> Float[Tensor, "batch 128"]:
 class DiffWaveNet(nn.Module):
     """The network of all DiffWaves; BASE is 30 layers of 64 channels, LARGE 30 of 128.
 
-    The arguments are those of ``DiffWaveSettings``; ``n_mels`` is 0 without a mel, ``n_labels`` without labels, and
-    ``sourced`` is True if a harmonic source is a second input. With ``squeeze`` (WaveGlow, Prenger et al. 2019) the
-    layers run that many times less often, so that far wider ones are affordable. One output position depends on
-    ``halo`` positions on either side; a mel frame has ``frame_positions``.
+    The arguments are those of ``DiffWaveSettings``. A mel (``n_mels``) or labels (``n_labels``) condition it, and with
+    ``sourced`` a harmonic source is a second input. With ``squeeze`` (WaveGlow, Prenger et al. 2019) the layers run
+    that many times less often, so that far wider ones are affordable. One output position depends on ``halo`` positions
+    on either side; a mel frame has ``frame_positions``.
     """
 
     def __init__(
@@ -125,33 +125,8 @@ class DiffWaveNet(nn.Module):
 
     def label_gates(self, label: Int[Tensor, " batch"]) -> Float[Tensor, "batch layers gates 1"]:
         """The labels' addition to the gates of every layer, for numbers from 0 to ``n_labels - 1``."""
-        wrong = [i for i in label.tolist() if not 0 <= i < self.n_labels]
-        if wrong:
-            raise ModelError(f"There is no label number {wrong[0]}; this network knows 0 to {self.n_labels - 1}.")
         gates = self.label_conditions(self.labels(label))
         return gates.view(len(label), len(self.stack.blocks), 2 * self.channels, 1)
-
-    def check(self, mel: Tensor | None, label: Tensor | None, source: Tensor | None, n_samples: int | None) -> None:
-        """Refuse conditions that are missing, unexpected or of the wrong size with a ModelError."""
-        needs = (("mel", mel, self.n_mels), ("label", label, self.n_labels), ("source", source, self.sourced))
-        for name, value, wanted in needs:
-            if (value is None) == bool(wanted):
-                raise ModelError(
-                    f"This network takes {'a' if wanted else 'no'} {name}; leave {name} {'not ' if wanted else ''}out."
-                )
-        if mel is not None:
-            if mel.shape[1] != self.n_mels:
-                raise ModelError(f"The mel has {mel.shape[1]} bands; this network takes {self.n_mels}.")
-            made = mel.shape[-1] * self.hop_samples
-            if n_samples not in (None, made):
-                raise ModelError(
-                    f"{mel.shape[-1]} mel frames of {self.hop_samples} samples make {made} samples, but the signal has "
-                    f"{n_samples}."
-                )
-            if source is not None and source.shape[-1] != made:
-                raise ModelError(f"The source has {source.shape[-1]} samples, but the signal has {made}.")
-        if n_samples is not None and n_samples % self.squeeze:
-            raise ModelError(f"The signal has {n_samples} samples; this network takes {self.squeeze} at a time.")
 
     def forward(
         self,
@@ -164,20 +139,18 @@ class DiffWaveNet(nn.Module):
         """The predicted noise in ``x`` at diffusion times counted from 0, whole or not.
 
         The mel is scaled to about -1 .. 1. The length of ``x`` is a multiple of ``squeeze``, with a mel ``frames *
-        hop_samples``. ModelError if conditions are missing, too many or of the wrong size.
+        hop_samples``.
         """
-        self.check(mel, label, source, x.shape[1])
-        encoded = None if mel is None else self.encode(mel)
-        fixed = None if label is None else self.label_gates(label)
+        encoded = None if self.conditioner == "none" else self.encode(mel)
+        fixed = None if self.labels is None else self.label_gates(label)
         made = self.run(self.inputs(x, source), self.step(t), self.gate_conditions(encoded, fixed))
         return made.transpose(1, 2).flatten(1)
 
-    def gate_conditions(self, encoded: Tensor | None, fixed: Tensor | None) -> Iterator[Tensor | None]:
-        """Sums of what :meth:`encode` and :meth:`label_gates` add to the gates, layer by layer."""
-        for i in range(len(self.stack.blocks)):
-            parts = [] if encoded is None else [self.layer_condition(i, encoded)]
-            parts += [] if fixed is None else [fixed[:, i]]
-            yield sum(parts[1:], parts[0]) if parts else None
+    def gate_conditions(self, encoded: Tensor | None, fixed: Tensor | None) -> Iterable[Tensor | None]:
+        """Additions to the gates, layer by layer, of the mel (:meth:`encode`) or the labels (:meth:`label_gates`)."""
+        if fixed is not None:
+            return fixed.unbind(1)
+        return (None if encoded is None else self.layer_condition(i, encoded) for i in range(len(self.stack.blocks)))
 
     def run(
         self, x: Float[Tensor, "batch inputs positions"], step: Float[Tensor, "batch 512"], conditions: Iterable

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from svclib.audio.mel import MelConfig
 from svclib.features.extract import Features, FeatureSettings
@@ -22,7 +21,6 @@ from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave import inference as diffwave
 from svclib.models.layers import registrar
 from svclib.models.vocoders import nsf_hifigan
-from svclib.models.vocoders.harmonic import check_shapes
 from svclib.utils import atomic_store, download, filesystem, unzip
 from svclib.utils.errors import ModelError, ProgressCallback
 
@@ -78,17 +76,22 @@ class LoadedVocoder:
         """The vocoder protocol: a log-mel of this vocoder's configuration, of any length.
 
         A diffwave without a harmonic source uses no pitch. Only ``harmonic`` has parts; of the others ``harmonic`` is
-        the whole sound and ``noise`` is silent. ModelError if the shapes do not belong together.
+        the whole sound and ``noise`` is silent. ModelError if the mel is not finite or the shapes do not belong
+        together.
         """
         arrays = zip((log_mel, f0_hz, voiced), (np.float32, np.float32, bool), strict=True)
         tracks = [np.ascontiguousarray(x, dtype) for x, dtype in arrays]
-        mel, pitch, sounding = (torch.from_numpy(x)[None] for x in tracks)
-        check_shapes(mel, pitch, sounding, self.contract)
+        shapes, n_mels = [x.shape for x in tracks], self.contract.n_mels
+        fit = shapes[0] == (*shapes[1], n_mels) and shapes[1] == shapes[2] and len(shapes[1]) == 1
+        if not (fit and len(tracks[0]) and np.isfinite(tracks[0]).all()):
+            raise ModelError(
+                f"log_mel {shapes[0]}, f0_hz {shapes[1]} and voiced {shapes[2]} do not fit; expected finite numbers, "
+                f"[frames, {n_mels}] and [frames] twice, with at least one frame."
+            )
         if self.kind == "diffwave":
             callback, options = diffwave.step_progress(progress), SamplingOptions(seed=seed)
-            sound = diffwave.vocode(
-                self.model, tracks[0], tracks[1], tracks[2], options, self.fast, callback, cancelled
-            )
+            mel, pitch, sounding = tracks
+            sound = diffwave.vocode(self.model, mel, pitch, sounding, options, self.fast, callback, cancelled)
         else:
             render = getattr(self.model, "render", self.model)
             sound = render(*tracks, seed, progress=progress, cancelled=cancelled)
@@ -119,16 +122,10 @@ def load_vocoder(
 ) -> LoadedVocoder:
     """Load a vocoder by name, path or URL; it is named as the instrument is, or as the checkpoint's file.
 
-    Args:
-        where: An instrument file of kind ``harmonic``, ``diffwave`` (trained on mels) or ``diffusion`` (for the
-            vocoder inside); an NSF-HiFiGAN checkpoint, its folder or its zip; a link to any of these files; or the
-            bare name of an instrument file in the folder ``near``; or a name in :data:`VOCODERS`.
-        near: Where bare names are looked for.
-        fast: Of a diffwave, see :class:`LoadedVocoder`.
-        progress: Called with a fraction and a text while something is fetched.
-
-    Returns:
-        The vocoder; a ModelError or StorageError names the file, what is wrong with it and what to do.
+    ``where`` is an instrument file of kind ``harmonic``, ``diffwave`` (trained on mels) or ``diffusion`` (for the
+    vocoder inside); an NSF-HiFiGAN checkpoint, its folder or its zip; a link to any of these files; the bare name of an
+    instrument file in the folder ``near``; or a name in :data:`VOCODERS`. ``fast`` is that of :class:`LoadedVocoder`. A
+    ModelError or StorageError names the file, what is wrong with it and what to do.
     """
     if str(where) in VOCODERS:
         return VOCODERS[str(where)]()

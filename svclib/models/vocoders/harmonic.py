@@ -61,17 +61,6 @@ class Vocoder(Protocol):
         ...
 
 
-def check_shapes(log_mel: Tensor, f0_hz: Tensor, voiced: Tensor, contract: MelConfig) -> None:
-    """Refuse frames that do not belong together, with a :class:`ModelError` that names the shapes."""
-    shape = tuple(log_mel.shape)
-    good = shape[-1] == contract.n_mels and shape[:-1] == tuple(f0_hz.shape) == tuple(voiced.shape) and 0 not in shape
-    if not good:
-        raise ModelError(
-            f"log_mel {shape}, f0_hz {tuple(f0_hz.shape)} and voiced {tuple(voiced.shape)} do not fit; expected "
-            f"[batch, frames, {contract.n_mels}] and [batch, frames] twice, with at least one frame."
-        )
-
-
 def render_batch(
     vocoder: Vocoder, log_mel: LogMels, f0_hz: Frames, voiced: Voiced, seed: int = 0, part: str = "audio"
 ) -> Samples:
@@ -264,15 +253,14 @@ class HarmonicVocoder(SpectralLossModel):
         ``line_hz`` and ``initial_phase`` of the batch are those of the excitation (:meth:`locked`), if it has them.
         """
         log_mel, f0_hz, voiced = batch["log_mel"], batch["f0_hz"], batch["voiced"]
-        check_shapes(log_mel, f0_hz, voiced, self.contract)
         amplitudes, magnitudes = self.controls(log_mel, f0_hz, voiced)
         rate, hop = self.sample_rate_hz, self.contract.hop_samples
         amplitudes = amplitudes[..., : self.n_sounding(f0_hz, voiced)]
         with torch.autocast(log_mel.device.type, enabled=False):
             line = batch.get("line_hz", synthesis.hold_f0(f0_hz * voiced))
             phase, level = batch.get("initial_phase"), torch.ones_like(f0_hz)
-            harmonic, _ = synthesis.harmonic_synthesis(line, level, amplitudes, rate, hop, voiced, phase)
-            period = (synthesis.frame_phase(line, rate, hop, phase)[0], line / rate) if self.pulses else None
+            harmonic = synthesis.harmonic_synthesis(line, level, amplitudes, rate, hop, voiced, phase)
+            period = (synthesis.frame_phase(line, rate, hop, phase), line / rate) if self.pulses else None
             return harmonic + synthesis.filtered_noise(magnitudes, hop, generator, period=period)
 
     def reconstruct(self, batch: Mapping[str, Tensor], seed: int = 0) -> Samples:
@@ -294,7 +282,6 @@ class HarmonicVocoder(SpectralLossModel):
         place = self.network.first.weight.device
         log_mel, f0_hz = (torch.as_tensor(np.asarray(x), dtype=torch.float32)[None] for x in (log_mel, f0_hz))
         voiced = torch.as_tensor(np.asarray(voiced), dtype=torch.bool)[None] & (f0_hz > 0)
-        check_shapes(log_mel, f0_hz, voiced, self.contract)
         held, bound = synthesis.hold_f0(f0_hz * voiced), self.n_sounding(f0_hz, voiced)
 
         def controls(start: int, stop: int, low: int, high: int) -> Controls:
@@ -368,24 +355,20 @@ class HarmonicSource:
         The recording is turned by the running phase of its F0; what then stands still over 30 ms is the fundamental,
         and its angle is what the signal is turned by. Every harmonic turns with its number.
         """
-        with torch.autocast(audio.device.type, enabled=False):  # phases need full precision
-            return self._locked(audio.float(), log_mel.float(), f0_hz.float(), voiced)
-
-    def _locked(self, audio, log_mel, f0_hz, voiced) -> Tensor:
         vocoder, hop = self.vocoder.to(log_mel.device), self.vocoder.contract.hop_samples
-        rate = vocoder.sample_rate_hz
-        on = voiced & (f0_hz > 0)
-        amplitudes, _ = vocoder.controls(log_mel, f0_hz, on)
-        amplitudes = amplitudes[..., : vocoder.n_sounding(f0_hz, on)]
-        found, turn = demodulated(audio, units.double(synthesis.hold_f0(f0_hz * on)), rate, hop)
-        found = found[..., 0] / found[..., 0].abs().clamp_min(1e-12)
-        angle = synthesis.upsample_linear(torch.view_as_real(found), hop).contiguous()
-        angle = (torch.view_as_complex(angle) * turn * 1j).angle().to(amplitudes)  # a sine in phase with the recording
-        gate = synthesis.upsample_gate(on, hop, amplitudes.dtype)
-        number = torch.arange(1, amplitudes.shape[-1] + 1, device=audio.device).to(amplitudes)
-        rows = max(1, BLOCK_ELEMENTS // (audio.shape[1] * len(number)))
-        made = [
-            (torch.sin(a[..., None] * number) * synthesis.upsample_hann(h, hop)).sum(dim=-1)
-            for a, h in zip(angle.split(rows), amplitudes.split(rows), strict=True)
-        ]
-        return torch.cat(made) * gate
+        f0_hz, on = f0_hz.float(), voiced & (f0_hz > 0)
+        with torch.autocast(audio.device.type, enabled=False):  # phases need full precision
+            amplitudes, _ = vocoder.controls(log_mel.float(), f0_hz, on)
+            amplitudes = amplitudes[..., : vocoder.n_sounding(f0_hz, on)]
+            line = units.double(synthesis.hold_f0(f0_hz * on))
+            found, turn = demodulated(audio.float(), line, vocoder.sample_rate_hz, hop)
+            found = found[..., 0] / found[..., 0].abs().clamp_min(1e-12)
+            angle = torch.view_as_complex(synthesis.upsample_linear(torch.view_as_real(found), hop).contiguous())
+            angle = (angle * turn * 1j).angle().to(amplitudes)  # a sine in phase with the recording
+            number = torch.arange(1, amplitudes.shape[-1] + 1, device=audio.device).to(amplitudes)
+            rows = max(1, BLOCK_ELEMENTS // (audio.shape[1] * len(number)))
+            made = [
+                (torch.sin(a[..., None] * number) * synthesis.upsample_hann(h, hop)).sum(dim=-1)
+                for a, h in zip(angle.split(rows), amplitudes.split(rows), strict=True)
+            ]
+            return torch.cat(made) * synthesis.upsample_gate(on, hop, amplitudes.dtype)

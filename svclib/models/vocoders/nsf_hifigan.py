@@ -26,7 +26,6 @@ from svclib.features.f0 import fill_unvoiced
 from svclib.models import instrument_archive, layers
 from svclib.models.ddsp.model import Synthesis
 from svclib.models.layers import Frames, LogMels, Samples
-from svclib.models.vocoders.harmonic import check_shapes
 from svclib.utils.errors import ConfigError, ModelError, printable, raise_if_cancelled
 from svclib.utils.serialization import Settings, from_dict, setting
 
@@ -233,7 +232,6 @@ class NsfHifigan(nn.Module):
             pitch = fill_unvoiced(pitch, np.asarray(voiced))
         tracks = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (log_mel, pitch, voiced))
         log_mel, pitch, voiced = (x.to(self.conv_pre.weight.device) for x in tracks)
-        check_shapes(log_mel, pitch, voiced, self.contract)
         following, phase = _next(pitch), self.frame_phase(pitch)
         generator = torch.Generator().manual_seed(seed)
         initial = torch.rand(N_SINES, generator=generator)
