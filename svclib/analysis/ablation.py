@@ -72,20 +72,20 @@ def cut_excerpt(song: Song, statistics: dict | None, start_s=0.0, seconds=5.0, c
     if measured.log_mel is None:
         raise ConversionError(f"'{song.name}' was measured without a log-mel; use the features of a diffusion model.")
     hop, rate_hz = measured.settings.hop_samples, measured.settings.sample_rate_hz
-    first, length = (units.frame_of_time(max(float(x), 0.0), hop, rate_hz) for x in (start_s, seconds))
-    last = min(measured.n_frames, first + max(2, length))
+    first, n_frames = (units.frame_of_time(max(float(x), 0.0), hop, rate_hz) for x in (start_s, seconds))
+    last = min(measured.n_frames, first + max(2, n_frames))
     if start_s < 0 or last - first < 2:
         raise ConversionError(
             f"'{song.name}' has {song.duration_s:.1f} s; an excerpt from {start_s:g} s on holds nothing of it."
         )
     if controls is None:
         controls = key_suggestion.suggest_shift(measured, statistics, "diffusion").applied()
-    target, cut = adjust(measured, statistics, controls), slice(first, last)
-    source = (measured.log_mel[cut], measured.f0_hz[cut], measured.voiced[cut])
-    curves = (np.array(x) for x in (*source, target.f0_hz[cut], target.voiced[cut], target.loudness_db[cut]))
-    content = None if measured.content is None else np.array(measured.content[cut])
+    target = adjust(measured, statistics, controls)
+    source, curves = (measured.log_mel, measured.f0_hz, measured.voiced), (target.f0_hz, target.voiced)
+    tracks = (*source, *curves, target.loudness_db, measured.content)
+    *cut, content = (None if track is None else np.array(track[first:last]) for track in tracks)
     audio = song.audio[first * hop : last * hop]
-    return Excerpt(song.name, first * hop / rate_hz, *curves, audio=audio, content=content)
+    return Excerpt(song.name, first * hop / rate_hz, *cut, audio=audio, content=content)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +117,8 @@ class Intervention:
     @property
     def text(self) -> str:
         """The intervention as a label."""
-        if self.kind == "null":
-            return f"{self.factor} off"
-        if self.kind == "scale":
-            return f"{self.factor} x {self.amount:g}"
+        if self.kind != "swap":
+            return f"{self.factor} off" if self.kind == "null" else f"{self.factor} x {self.amount:g}"
         if self.factor == "timbre":
             weights = self.singer if isinstance(self.singer, Mapping) else {self.singer: 1}
             return "timbre of " + " + ".join(n if w == 1 else f"{w:g} {n}" for n, w in weights.items())
@@ -144,8 +142,8 @@ def from_choice(choice: str, other=None, semitones=0, strength=1, singer=None) -
     if CHOICES[choice] is None:
         return []
     factor, kind = CHOICES[choice]
-    amount = strength if kind == "scale" else semitones if choice == "melody transposed" else 0.0
-    return [Intervention(factor, kind, amount, other if "song" in choice else None, singer if kind == "swap" else None)]
+    amount = {"scale": strength, "swap": semitones, "null": 0.0}[kind]
+    return [Intervention(factor, kind, amount, other if "song" in choice else None, singer)]
 
 
 def dropout_warning(settings: Any, interventions: Sequence[Intervention]) -> str:
@@ -162,18 +160,18 @@ def dropout_warning(settings: Any, interventions: Sequence[Intervention]) -> str
 
 def swapped(excerpt: Excerpt, interventions: Sequence[Intervention]) -> Excerpt:
     """The excerpt with the tracks of swaps; ConversionError if another excerpt is shorter or has other mels."""
-    n = len(excerpt)
+    n, n_mels = excerpt.log_mel.shape
     for change in interventions:
+        other = change.other
         if change.kind != "swap" or change.factor == "timbre":
             continue
-        other = change.other
         if other is None:
             excerpt = dataclasses.replace(excerpt, f0_hz=excerpt.f0_hz * np.float32(2 ** (change.amount / 12)))
             continue
-        if len(other) < n or other.log_mel.shape[1] != excerpt.log_mel.shape[1]:
+        if len(other) < n or other.log_mel.shape[1] != n_mels:
             raise ConversionError(
                 f"The excerpt of '{other.name}' has {len(other)} frames of {other.log_mel.shape[1]} mels, that of "
-                f"'{excerpt.name}' {n} of {excerpt.log_mel.shape[1]}; choose one that is at least as long."
+                f"'{excerpt.name}' {n} of {n_mels}; choose one that is at least as long."
             )
         tracks = {name: getattr(other, name) for name in _TRACKS[change.factor]}
         excerpt = dataclasses.replace(excerpt, **{k: None if v is None else v[:n] for k, v in tracks.items()})
@@ -194,11 +192,9 @@ def build_condition(model, excerpt: Excerpt, interventions: Sequence[Interventio
         ConditionInputs.from_arrays(parts.log_mel, f0_hz, voiced, parts.loudness_db, content, model.device)
         for f0_hz, voiced in ((parts.source_f0_hz, parts.source_voiced), (parts.f0_hz, parts.voiced))
     )
-    for change in interventions:
-        if change.kind == "swap" and change.factor == "timbre":
-            singer = change.singer
+    swaps = [change.singer for change in interventions if (change.factor, change.kind) == ("timbre", "swap")]
     off = [FACTORS[change.factor] for change in interventions if change.kind == "null"]
-    return model.condition(source, target, model.singer_weights(singer), off)
+    return model.condition(source, target, model.singer_weights([singer, *swaps][-1]), off)
 
 
 class Probe:
@@ -225,10 +221,18 @@ class Probe:
             row["moved"][name] = (x0 - step.x0_hat)[0].to(torch.float16).cpu().numpy()
         self.rows.append(row)
 
+    def influence(self, trace: Trace) -> "Influence":
+        """The measurements, in dB of the mels of the trace."""
+        unit_db = trace.contract.to_db(trace.high - trace.low)[:, None] / 2
+        share = {name: np.array([row["share"][name] for row in self.rows]) for name in self.others}
+        moved = {name: np.stack([row["moved"][name] for row in self.rows]) for name in self.others}
+        bins_db = {name: (rows * unit_db).astype(np.float16) for name, rows in moved.items()}
+        return Influence(np.array([row["index"] for row in self.rows]), share, bins_db)
+
 
 def probed_steps(n_calls: int, keep: int = PROBE_STEPS) -> np.ndarray:
     """Indices of the denoiser calls that a :class:`Probe` evaluates: all, or ``keep`` of them, evenly spaced."""
-    return select_steps(np.arange(n_calls)[:, None], min(max(keep, 2), n_calls))
+    return select_steps(np.arange(n_calls)[:, None], min(keep, n_calls))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -246,15 +250,6 @@ class Influence:
     def mean_db(self, name: str) -> np.ndarray:
         """Mean absolute change of the x0 prediction in dB, ``[P]``."""
         return np.abs(self.bins_db[name].astype(np.float32)).mean(axis=(1, 2))
-
-
-def influence(probe: Probe, trace: Trace) -> Influence:
-    """The measurements of a probe, in dB of the mels of the trace."""
-    unit_db = trace.contract.to_db(trace.high - trace.low)[:, None] / 2
-    share = {name: np.array([row["share"][name] for row in probe.rows]) for name in probe.others}
-    moved = {name: np.stack([row["moved"][name] for row in probe.rows]) for name in probe.others}
-    bins_db = {name: (rows * unit_db).astype(np.float16) for name, rows in moved.items()}
-    return Influence(np.array([row["index"] for row in probe.rows]), share, bins_db)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,20 +312,13 @@ def run(
             callback(model, step)
         report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
-    target = swapped(excerpt, asked)
-    trace = capture(
-        model,
-        condition,
-        options.sampling,
-        {"f0_hz": target.f0_hz, "voiced": target.voiced, "loudness_db": target.loudness_db},
-        label,
-        GuidedDenoiser(denoiser, scaled) if scaled else denoiser,
-        on_step,
-        options.features and not scaled,
-    )
+    target, features = swapped(excerpt, asked), options.features and not scaled
+    curves = {name: getattr(target, name) for name in ("f0_hz", "voiced", "loudness_db")}
+    guided = GuidedDenoiser(denoiser, scaled) if scaled else denoiser
+    trace = capture(model, condition, options.sampling, curves, label, guided, on_step, features)
     warnings = (dropout_warning(model.settings, [*asked, *more]) for more in ([], *([c] for c in options.probe)))
     notice = " ".join(dict.fromkeys(filter(None, warnings)))
-    return RunResult(label, trace, excerpt, asked, influence(probe, trace) if options.probe else None, notice)
+    return RunResult(label, trace, excerpt, asked, probe.influence(trace) if options.probe else None, notice)
 
 
 def run_checkpoints(

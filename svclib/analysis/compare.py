@@ -46,8 +46,7 @@ def mel_metrics(trace: Trace, source_db: np.ndarray | None = None, warped: bool 
     n, frames = len(trace), f"{end.shape[1]} frames"
 
     def metric(name: str, meaning: str, reference: str, values) -> Metric:
-        counts = np.full(n, end.shape[1])
-        return Metric(name, "dB", meaning, reference, np.arange(n), np.asarray(values), counts)
+        return Metric(name, "dB", meaning, reference, np.arange(n), np.asarray(values), np.full(n, end.shape[1]))
 
     def cepstral(**options) -> list[float]:
         a, *others = (level_db.T / DECIBELS_PER_NEPER for level_db in (end, *guesses))
@@ -55,13 +54,11 @@ def mel_metrics(trace: Trace, source_db: np.ndarray | None = None, warped: bool 
 
     own, timbre = "this run's result", "mel-cepstral distortion (timbre) without level, 13 cepstra"
     apart = f"mean absolute difference of log-mels, {frames}, all mels"
-    snr_db = 10 / np.log(10) * np.clip(trace.log_snr, -60, 60)
+    snr, snr_db = "SNR, alpha squared over sigma squared", 10 / np.log(10) * np.clip(trace.log_snr, -60, 60)
     found = [
         metric("distance to the result", apart, own, distance(guesses, end)),
         metric("MCD to the result", f"{timbre}, no time warping, {frames}", own, cepstral()),
-        metric(
-            "signal to noise", "SNR, alpha squared over sigma squared, of the noise schedule", "none: analytic", snr_db
-        ),
+        metric("signal to noise", f"{snr}, of the noise schedule", "none: analytic", snr_db),
     ]
     if source_db is not None:
         found.append(metric("distance to the source", apart, "the source", distance(guesses, source_db)))
@@ -113,14 +110,12 @@ def layer_map(trace: Trace, kind: str = "noise", value: str = "change") -> tuple
 class RunDistance(NamedTuple):
     """Distance of two runs at each step ``[S]``: of the x0 predictions' mean spectra, defined for any two songs.
 
-    Where the lengths are equal also of the x0 predictions bin by bin ``[S]``, ``|x_t of b - x_t of a| / |x_t of a|``
-    ``[S]``, and ``b - a`` of the results ``[mels, frames]``.
+    Where the lengths are equal also of the x0 predictions bin by bin, and ``|x_t of b - x_t of a| / |x_t of a|``.
     """
 
     spectrum_db: np.ndarray
     bins_db: np.ndarray | None = None
     state_share: np.ndarray | None = None
-    result_db: np.ndarray | None = None
 
 
 def run_distance(a: Trace, b: Trace) -> RunDistance:
@@ -136,7 +131,7 @@ def run_distance(a: Trace, b: Trace) -> RunDistance:
         return RunDistance(spectrum)
     x, y = (trace.x_t.astype(np.float64).reshape(len(trace), -1) for trace in (a, b))
     share = np.linalg.norm(y - x, axis=1) / np.maximum(np.linalg.norm(x, axis=1), 1e-15)
-    return RunDistance(spectrum, distance(one, two), share, level_of(b) - level_of(a))
+    return RunDistance(spectrum, distance(one, two), share)
 
 
 def run_matrix(traces: Sequence[Trace]) -> np.ndarray:
@@ -173,16 +168,15 @@ def map_features(trace: Trace) -> np.ndarray:
 
 def metric_table(trace: Trace, found: Sequence[Metric]) -> tuple[list[str], list[list]]:
     """Headings and rows of a table: position, diffusion time, log-SNR, then each metric and its number of frames."""
-    head = ["position", "diffusion time", "log-SNR"]
-    rows: dict[int, list] = {}
-    for i in sorted({int(p) for metric in found for p in metric.positions}):
-        rows[i] = [i, float(trace.t[i]), float(trace.log_snr[i])] if i < len(trace) else [i, "result", ""]
+    positions = sorted({int(p) for metric in found for p in metric.positions})
+    columns = {"diffusion time": [*trace.t.tolist(), "result"], "log-SNR": [*trace.log_snr.tolist(), ""]}
+    columns = {name: [values[i] for i in positions] for name, values in columns.items()}
     for metric in found:
-        head += [f"{metric.name} ({metric.unit}; against {metric.reference})", f"{metric.name}: frames"]
-        cells = dict(zip(metric.positions.tolist(), zip(metric.values, metric.frames, strict=True), strict=True))
-        for i, row in rows.items():
-            row += [float(cells[i][0]), int(cells[i][1])] if i in cells else ["", ""]
-    return head, list(rows.values())
+        title = f"{metric.name} ({metric.unit}; against {metric.reference})"
+        for name, values in ((title, metric.values), (f"{metric.name}: frames", metric.frames)):
+            measured = dict(zip(metric.positions.tolist(), values.tolist(), strict=True))
+            columns[name] = [measured.get(i, "") for i in positions]
+    return ["position", *columns], [list(row) for row in zip(positions, *columns.values(), strict=True)]
 
 
 def curve_table(trace: Trace, curves: Mapping[str, Sequence | np.ndarray]) -> tuple[list[str], list[list]]:

@@ -47,36 +47,26 @@ def result_html(result: pipeline.Conversion, path: Path, number: int, full: bool
 
 
 class Reconstruction(NamedTuple):
-    """A held-out excerpt of a recording, float32 ``[samples]``, beside its reconstruction from its features; the loss
-    of it."""
+    """The beginning of a held-out recording, float32 ``[samples]``, its reconstruction from its features, the loss."""
 
     name: str
-    start_s: float
     original: np.ndarray
     reconstructed: np.ndarray
     features: Features
     loss: float
 
 
-def reconstruct(model, data: dataset.Dataset, seconds=4.0, number: int = 0, seed: int = 0) -> Reconstruction:
-    """Reconstruct excerpt ``number`` (modulo their number) of the held-out recordings, cut into ``seconds`` each."""
-    hop, rate_hz = data.hop_samples, data.settings.sample_rate_hz
-    length = max(1, units.frame_count(round(seconds * rate_hz), hop))
-    sizes = {index: data.recordings[index]["n_frames"] for index in data.indices("validation")}
-    places = [(index, start) for index, n_frames in sizes.items() for start in range(0, n_frames, length)]
-    if not places:
+def reconstruct(model, data: dataset.Dataset, seconds=4.0) -> Reconstruction:
+    """Reconstruct the beginning of the first held-out recording."""
+    held_out = data.indices("validation")
+    if not held_out:
         raise DatasetError("No recording is held out; prepare the dataset with at least two recordings.")
-    index, start = places[number % len(places)]
-    n_frames = min(length, sizes[index] - start)
-    batch = data.window(index, start, n_frames)
-    return Reconstruction(
-        data.recordings[index]["name"],
-        start * hop / rate_hz,
-        data.audio(index, start * hop, n_frames * hop),
-        model.reconstruct(batch, seed=seed)[0].numpy(),
-        data.features(index, start, n_frames),
-        float(model.validation_loss(batch)),
-    )
+    index, recording = held_out[0], data.recordings[held_out[0]]
+    length = units.frame_count(round(seconds * data.settings.sample_rate_hz), data.hop_samples)
+    n_frames = min(length, recording["n_frames"])
+    batch, original = data.window(index, 0, n_frames), data.audio(index, 0, n_frames * data.hop_samples)
+    made, measured = model.reconstruct(batch, seed=0)[0].numpy(), data.features(index, 0, n_frames)
+    return Reconstruction(recording["name"], original, made, measured, float(model.validation_loss(batch)))
 
 
 class SynthControls(NamedTuple):

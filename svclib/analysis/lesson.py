@@ -118,15 +118,14 @@ def make(
         return Run(kept, result.label, sounds, f0, compact=compact), audio.audio[len(trace)]
 
     main = sample((), o.steps, f"{o.steps} steps")
-    n = len(main.trace)
+    n, rate_hz = len(main.trace), song.features.settings.sample_rate_hz
     run, result_audio = render(main, np.arange(n), compact=False)
+    positions = _evenly(n)
     if o.words:
-        recognizer, positions = recognition.WhisperRecognizer(), _evenly(n)
-        rate_hz, watch = song.features.settings.sample_rate_hz, part(0, "words")
-        words = step_audio.character_error_rates(recognizer, run.audio, positions, excerpt.audio, rate_hz, watch)
+        source, watch = (excerpt.audio, rate_hz), part(0, "words")
+        words = step_audio.character_error_rates(recognition.WhisperRecognizer(), run.audio, positions, *source, watch)
         run = dataclasses.replace(run, words=words)
     guessed, _ = render(main, _evenly(n, GUESSED_STEPS), mel_only=True)
-    positions = _evenly(n)
     f0 = {k: run.f0[i] for k, i in enumerate(positions.tolist()) if i in run.f0}
     brief = Run(main.trace.steps(positions), main.label, run.audio.at(positions), f0, compact=True)
     results = [sample(*call) for call in compared]
@@ -140,18 +139,17 @@ def make(
         stored = example_data()
         wave = stored["groups"][3], stored["facts"]
     voice = o.singer or (model.singers[0] if len(model.singers) > 1 else instrument.name)
+    without = [dataclasses.replace(brief, label="all three"), *runs[: len(changes)]]
+    fewer = [brief, *runs[len(changes) :]]
     facts = {"song": excerpt.name, "voice": voice, "steps": n, "seed": o.seed, "target": target[0] if target else ""}
     facts |= {name: wave[1][name] for name in ("wave_steps", "wave_text")}
     facts |= {"method": main.trace.info["method"], "caution": ablation.dropout_warning(model.settings, changes[:1])}
-    facts["without"] = ["all three", *(change.text for change in changes)]
-    facts["fewer"] = [main.label, *(f"{n} steps" for n in fewer)]
+    facts |= {"without": [run.label for run in without], "fewer": [run.label for run in fewer]}
     facts |= {"jumps": [f"the teacher: {main.label}", *(run.label for run in jumped[1:])]} if jumped else {}
-    source = (excerpt.audio, song.features.settings.sample_rate_hz)
-    sounds = {"source": source, "result": (result_audio, main.trace.sample_rate_hz)}
+    sounds = {"source": (excerpt.audio, rate_hz), "result": (result_audio, main.trace.sample_rate_hz)}
     sounds |= {"target": target[1:]} if target else {}
     report(1.0, "done")
-    without = [dataclasses.replace(brief, label="all three"), *runs[: len(changes)]]
-    groups = ([run], without, [brief, *runs[len(changes) :]], [guessed], *([jumped] if jumped else []))
+    groups = ([run], without, fewer, [guessed], *([jumped] if jumped else []))
     return Lesson(f"How {voice} sings {excerpt.name}", facts, groups, sounds, wave[0])
 
 
@@ -185,10 +183,9 @@ def from_file(
 ) -> tuple[str, str]:
     """The page of an instrument and a song file, and its description: a lesson, or the sampling steps of a DiffWave.
 
-    A DiffWave that is not a vocoder does not read the song; its page holds at most 5 s. ``note`` receives the estimated
-    size of the page before sampling, and its size in the end. ``callback``: see ``ablation.run``, not for a DiffWave.
-    ``voice`` is a folder with recordings of the target voice, one of which can be listened to, if there is one.
-    ConversionError for another kind of instrument, or a page above 10 MB.
+    A DiffWave that is not a vocoder does not read the song; its page holds at most 5 s. ``note`` receives the size of
+    the page, estimated and in the end. ``callback``: see ``ablation.run``, not for a DiffWave. ``voice`` is a folder
+    with recordings of the target voice to listen to. ConversionError for another kind, or a page above 10 MB.
     """
     report, note = reporter(progress, cancelled), note or (lambda text: None)
     if instrument.kind == "diffwave":
@@ -202,18 +199,14 @@ def from_file(
         note(check_size(size, max_seconds(options.steps, contract)))
         song = load_song(path, instrument.features, None, lambda f, text="": report(0.1 * f, text))
 
-        def main_part(fraction: float, text: str = "") -> None:
-            report(0.1 + 0.85 * fraction, text)
-
         recordings = audio_files.find(voice)[0] if voice is not None and voice.is_dir() else []
         target = None
         if recordings:
-            sound = audio_files.read(recordings[0])
-            n_samples = round(options.seconds * sound.sample_rate_hz)
-            target = (f"{voice.name}, recorded", sound.samples[:n_samples], sound.sample_rate_hz)
-        watch = {"progress": main_part, "cancelled": cancelled, "callback": callback}
-        made = make(instrument, song, options, target, **watch)
-        text, about = document(made), f"a lesson of {'nine' if options.student else 'eight'} pages, {made.title}"
+            target = (f"{voice.name}, recorded", *audio_files.beginning(recordings[0], options.seconds))
+        watch = {"progress": lambda f, text="": report(0.1 + 0.85 * f, text), "cancelled": cancelled}
+        made = make(instrument, song, options, target, **watch, callback=callback)
+        about = f"a lesson of {'nine' if options.student else 'eight'} pages, {made.title}"
+        text = document(data(made))
     else:
         raise ConversionError(
             f"'{instrument.name}' is of kind '{instrument.kind}', which has no sampling steps to show.",
@@ -223,13 +216,20 @@ def from_file(
     return text, about
 
 
-def document(lesson: Lesson) -> str:
-    """The lesson as one self-contained page."""
-    return _fill(data(lesson))
+def document(stored: dict) -> str:
+    """The lesson as one self-contained page, from its :func:`data`."""
+    group, method = stored["groups"][0], stored["facts"]["method"]
+    lesson = {
+        **pages(stored["facts"]),
+        "sounds": stored["sounds"],
+        "bin": [group["mels"] // 5, group["frames"] // 2],
+        "method_note": "" if method == "ddim" else f"The sampler here is {method}. {_METHOD_NOTE}",
+    }
+    return player.fill({"title": stored["title"], **group, "more": stored["groups"][1:]}, lesson)
 
 
 def data(lesson: Lesson) -> dict:
-    """All data of the page as JSON values."""
+    """A lesson as JSON values."""
     encoded = {name: page.encode(*sound) for name, sound in lesson.sounds.items()}
     sounds = {name: [mime, base64.b64encode(bytes_).decode()] for name, (bytes_, mime) in encoded.items()}
     main, without, fewer, guessed, *jumped = (player.group(group) for group in lesson.groups)
@@ -238,13 +238,13 @@ def data(lesson: Lesson) -> dict:
 
 
 def example_data() -> dict:
-    """The data of the pages that come with the package."""
+    """:func:`data` of the lesson that comes with the package, and of its DiffWave page."""
     return json.loads(gzip.decompress(EXAMPLE.read_bytes()))
 
 
 def example() -> str:
     """The lesson that comes with the package, as a page."""
-    return _fill(example_data())
+    return document(example_data())
 
 
 def example_diffwave() -> str:
@@ -309,17 +309,6 @@ def pages(facts: dict) -> dict:
     return book
 
 
-def _fill(stored: dict) -> str:
-    group, method = stored["groups"][0], stored["facts"]["method"]
-    lesson = {
-        **pages(stored["facts"]),
-        "sounds": stored["sounds"],
-        "bin": [group["mels"] // 5, group["frames"] // 2],
-        "method_note": "" if method == "ddim" else f"The sampler here is {method}. {_METHOD_NOTE}",
-    }
-    return player.fill({"title": stored["title"], **group, "more": stored["groups"][1:]}, lesson)
-
-
 def _evenly(n: int, most: int = COMPARED_STEPS) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))
 
@@ -336,10 +325,11 @@ def record(model, sample: Callable, label: str, seed: int = 0, progress=None) ->
         report((step.index + 1) / step.n_calls, f"step {step.index + 1} of {step.n_calls}")
 
     result = torch.from_numpy(np.asarray(sample(callback=watch), np.float32).reshape(1, -1))
-    info = {"sample_rate_hz": model.features.sample_rate_hz, "label": label, "method": "DiffWave", "seed": seed}
-    trace = recorder.trace(result, "wave", **info)
-    audio, noisy_audio = step_audio.waveform_audio(trace)
-    return Run(trace, label, audio, noisy_audio=noisy_audio)
+    rate_hz = model.features.sample_rate_hz
+    trace = recorder.trace(result, "wave", sample_rate_hz=rate_hz, label=label, method="DiffWave", seed=seed)
+    end, *states = (x.astype(np.float32) for x in (trace.result, trace.x0_hat, trace.x_t))
+    guesses, noisy = (step_audio.common_gain(dict(enumerate(x)), end, rate_hz) for x in states)
+    return Run(trace, label, guesses, noisy_audio=noisy)
 
 
 def fast_and_full(

@@ -30,15 +30,13 @@ _MAP_TEXT = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One trace, audio of its x0 predictions and noisy states, ``(f0_hz, voiced)`` of the audio by position, and a
-    log-mel ``[mels, frames]`` to compare with; ``compact`` leaves out the pictures of the noisy states. ``words`` are
-    character error rates by position."""
+    """One trace, audio of its x0 predictions and noisy states, ``(f0_hz, voiced)`` of the audio by position, character
+    error rates by position (``words``); ``compact`` leaves out the pictures of the noisy states."""
 
     trace: Trace
     label: str = ""
     audio: StepAudio | None = None
     f0: Mapping[int, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
-    reference_db: np.ndarray | None = None
     noisy_audio: StepAudio | None = None
     compact: bool = False
     words: Mapping[int, float] = dataclasses.field(default_factory=dict)
@@ -56,7 +54,13 @@ def fill(data: dict, pages: dict | None = None) -> str:
 
 def group(runs: Sequence[Run]) -> dict:
     """Runs to be shown side by side, as JSON data of the page."""
-    _require_same(runs)
+    if not runs:
+        raise ConversionError("There is no run to show.")
+    if len(runs) > MAX_RUNS and not all(run.compact for run in runs[1:]):
+        raise ConversionError(f"{len(runs)} runs are too many for one page; it shows up to {MAX_RUNS}.")
+    if len({(run.trace.kind, run.trace.result.shape, run.trace.contract) for run in runs}) > 1:
+        shapes = ", ".join(f"{run.trace.kind} {run.trace.result.shape}" for run in runs)
+        raise ConversionError(f"Show runs of the same excerpt and mel together; these have results of {shapes}.")
     first, contract = runs[0].trace, runs[0].trace.contract
     low, high = _range_db(runs)
     found = [_curves(run) for run in runs]
@@ -92,31 +96,21 @@ def export(document_text: str, path: str | Path) -> Path:
 
 def _curves(run: Run) -> list[compare.Metric]:
     """Curves over the steps, and the F0 error if F0 was measured; the page itself draws the distance to the result."""
-    trace, (_, *found) = run.trace, compare.mel_metrics(run.trace, run.reference_db, warped=False)
+    trace, (_, *found) = run.trace, compare.mel_metrics(run.trace, warped=False)
     n = len(trace)
-    if run.f0 and trace.target_f0 is not None and len(trace.target_f0[0]) == trace.n_frames:
-        errors = [step_audio.f0_error(trace, *run.f0[i]) if i in run.f0 else ({}, None) for i in range(n)]
-        values = np.array([error.get("rmse", math.nan) for error, _ in errors])
-        counts = [count for _, count in errors if count is not None]
-        meaning = f"root mean square over frames voiced in both, {min(counts)} to {max(counts)} of {trace.n_frames}"
-        meaning += f" by step; not shown below {step_audio.MIN_FRAMES}"
-        about = ("F0 RMSE", "cents", meaning, "the target F0")
-        found.append(compare.Metric(*about, np.arange(n), values, np.array([count or 0 for _, count in errors])))
+    if run.f0 and trace.target_f0 is not None:
+        errors = {i: step_audio.f0_error(trace, *track) for i, track in run.f0.items()}
+        counts = {i: count for i, (_, count) in errors.items()}
+        meaning = f"root mean square over frames voiced in both, {min(counts.values())} to {max(counts.values())} of "
+        meaning += f"{trace.n_frames} by step; not shown below {step_audio.MIN_FRAMES}"
+        values = np.array([errors[i][0]["rmse"] if i in errors else math.nan for i in range(n)])
+        frames = np.array([counts.get(i, 0) for i in range(n)])
+        found.append(compare.Metric("F0 RMSE", "cents", meaning, "the target F0", np.arange(n), values, frames))
     if run.words:
         values = np.array([run.words.get(i, math.nan) for i in range(n)])
         about = ("character error rate", *step_audio.AUDIO_METRICS["character error rate"])
         found.append(compare.Metric(*about, np.arange(n), values, np.isfinite(values).astype(int)))
     return found
-
-
-def _require_same(runs: Sequence[Run]) -> None:
-    if not runs:
-        raise ConversionError("There is no run to show.")
-    if len(runs) > MAX_RUNS and not all(run.compact for run in runs[1:]):
-        raise ConversionError(f"{len(runs)} runs are too many for one page; it shows up to {MAX_RUNS}.")
-    if len({(run.trace.kind, run.trace.result.shape, run.trace.contract) for run in runs}) > 1:
-        shapes = ", ".join(f"{run.trace.kind} {run.trace.result.shape}" for run in runs)
-        raise ConversionError(f"Show runs of the same excerpt and mel together; these have results of {shapes}.")
 
 
 def _range_db(runs: Sequence[Run]) -> tuple[float, float]:
@@ -152,7 +146,7 @@ def _run_data(run: Run, number: int, low: float, high: float, curves: Sequence[c
     guesses[1:] -= guesses[:-1].copy()  # differences of similar steps compress better; the page adds them up
     loud = trace.sigma > 0.5  # 16 levels do where more than a quarter of the power is noise
     seen[loud] = np.rint(seen[loud] / 17).astype(np.uint8) * 17
-    about = [str(info.get("method") or ""), f"{trace.n_calls} calls of the network (NFE)"]
+    about = [info.get("method"), f"{trace.n_calls} calls of the network (NFE)"]
     about += [f"noise of seed {info['seed']}"] if "seed" in info else []
     (audio, quieter), (noisy, noisy_quieter) = (_audio(x, len(trace)) for x in (run.audio, run.noisy_audio))
     wave = {}
@@ -170,7 +164,6 @@ def _run_data(run: Run, number: int, low: float, high: float, curves: Sequence[c
         "wave": wave,
         "x0": _packed(guesses),
         "values": {c.name: [round(float(v), 4) if math.isfinite(v) else None for v in c.values] for c in curves},
-        "ref": None if run.reference_db is None else _packed(_bytes_of(run.reference_db, low, high)),
         "asked": None if trace.target_f0 is None else _track(*trace.target_f0),
         "sung": [_track(*run.f0[i]) if i in run.f0 else None for i in range(len(trace))],
         "audio": audio,
@@ -181,13 +174,12 @@ def _run_data(run: Run, number: int, low: float, high: float, curves: Sequence[c
     }
 
 
-def _audio(rendered: StepAudio | None, n_steps: int) -> tuple[dict[str, str], dict[str, float]]:
+def _audio(rendered: StepAudio | None, n_steps: int) -> tuple[dict[int, str], dict[int, float]]:
     """The sounds of the steps, encoded, and their attenuation in dB."""
     if rendered is None:
         return {}, {}
     sounds = {i: page.encode(x, rendered.sample_rate_hz, True)[0] for i, x in rendered.audio.items() if i < n_steps}
-    quieter = {str(i): db for i, db in rendered.attenuated_db.items()}
-    return {str(i): base64.b64encode(data).decode() for i, data in sounds.items()}, quieter
+    return {i: base64.b64encode(data).decode() for i, data in sounds.items()}, dict(rendered.attenuated_db)
 
 
 def _track(f0_hz, voiced) -> list:

@@ -30,19 +30,12 @@ class Recorder:
         if keep is not None and keep < 2:
             raise ConversionError(f"keep is {keep}; a trace needs at least 2 steps, the first and the last.")
         self.keep, self.max_bytes, self.notice = keep, max_bytes, ""
-        self.taps = None if denoiser is None else _Taps(denoiser)
+        self.taps = _Taps(denoiser)
+        self.hooked = contextlib.nullcontext if denoiser is None else self.taps.hooked
         self.rows: list[dict] = []
         self.pending: list[dict] = []  # steps of the current interval
         self.edges: np.ndarray | None = None
         self.n_calls = 0
-
-    def hooked(self):
-        """Context manager in which hidden features are recorded; does nothing without a denoiser."""
-        return contextlib.nullcontext() if self.taps is None else self.taps.hooked()
-
-    def take_features(self) -> dict[str, np.ndarray]:
-        """Hidden features of the denoiser calls since the last time, by tap."""
-        return {} if self.taps is None else self.taps.take()
 
     def __call__(self, step: SamplerStep) -> None:
         """Record one step."""
@@ -50,8 +43,8 @@ class Recorder:
             raise ConversionError(f"The signal has shape {tuple(step.x_t.shape)}; expected a batch of one.")
         if self.edges is None:
             self._plan(step)
-        states = {"x_t": _half(step.x_t), "x0_hat": _half(step.x0_hat), "features": self.take_features()}
         scalars = {"index": step.index, "t": step.t, "alpha": step.alpha, "sigma": step.sigma}
+        states = {"x_t": _half(step.x_t), "x0_hat": _half(step.x0_hat), "features": self.taps.take()}
         self.pending.append({**scalars, **states})
         if step.index + 1 in self.edges:
             chosen = 0 if not self.rows else -1
@@ -110,7 +103,7 @@ def capture(
         recorder(step)
         if callback is not None:
             callback(step)
-            recorder.take_features()
+            recorder.taps.take()
 
     with recorder.hooked():
         log_mel = model.sample(condition, sampling, denoiser, on_step)
@@ -124,14 +117,13 @@ class _Taps:
     """Forward hooks on the named taps of a denoiser that sum hidden features over time, without the halo of chunks."""
 
     def __init__(self, cached):
-        self.denoiser, self.chunks = cached.denoiser, cached.chunks
-        self.chunk, self.sums = -1, {}
+        self.cached, self.chunk, self.sums = cached, -1, {}
 
     @contextlib.contextmanager
     def hooked(self):
         with contextlib.ExitStack() as handles:
-            handles.enter_context(self.denoiser.register_forward_pre_hook(self._next_chunk))
-            for name, (module, side) in self.denoiser.named_taps().items():
+            handles.enter_context(self.cached.denoiser.register_forward_pre_hook(self._next_chunk))
+            for name, (module, side) in self.cached.denoiser.named_taps().items():
                 if side == "input":
                     handle = module.register_forward_pre_hook(lambda _, args, name=name: self._pool(name, args[0]))
                 else:
@@ -140,13 +132,13 @@ class _Taps:
             yield
 
     def _next_chunk(self, module, args) -> None:
-        self.chunk = (self.chunk + 1) % len(self.chunks)
+        self.chunk = (self.chunk + 1) % len(self.cached.chunks)
 
     def _pool(self, tap: str, x: Tensor) -> None:
         if x.ndim < 3:  # without a time axis: the step embedding
             self.sums[tap] = x[0]
             return
-        start, stop, low, _ = self.chunks[self.chunk]
+        start, stop, low, _ = self.cached.chunks[self.chunk]
         x = x[0, :, start - low : stop - low].float()
         # Two plain passes: torch.var_mean takes many times as long on a CPU.
         sums = torch.stack([x.sum(dim=1), torch.linalg.vector_norm(x, dim=1) ** 2]).double()
@@ -157,7 +149,7 @@ class _Taps:
         found = {}
         for tap, sums in self.sums.items():
             if sums.ndim == 2:
-                mean, power = sums / self.chunks[-1][1]
+                mean, power = sums / self.cached.chunks[-1][1]
                 sums = torch.cat([mean, (power - mean**2).clamp_min(0).sqrt()])
             found[tap] = sums.float().cpu().numpy()
         self.sums, self.chunk = {}, -1

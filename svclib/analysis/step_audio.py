@@ -32,8 +32,8 @@ AUDIO_METRICS = {  # name: (unit, meaning, reference)
 
 @dataclasses.dataclass(frozen=True)
 class StepAudio:
-    """Audio of steps, float32 ``[samples]`` by position (the number of steps stands for the result), what it is of, and
-    the attenuation of the steps that were louder than the result."""
+    """Audio of steps, float32 ``[samples]`` by position (the number of steps stands for the result), what it is of
+    (``kind``), and the attenuation of the steps that were louder than the result."""
 
     audio: Mapping[int, np.ndarray]
     sample_rate_hz: int
@@ -66,7 +66,7 @@ def render_audio(model, trace: Trace, positions=None, seed=0, progress=None, can
 def render_steps(trace: Trace, vocode: Callable, positions=None, progress=None, cancelled=None) -> StepAudio:
     """Render x0 predictions (all by default) and the result by ``vocode``: ``log_mel [frames, mels] -> samples``."""
     report, n = reporter(progress, cancelled), len(trace)
-    steps, rendered = sorted({int(i) for i in (range(n) if positions is None else positions)} | {n}), {}
+    steps, rendered = sorted({*map(int, range(n) if positions is None else positions), n}), {}
     for k, i in enumerate(steps):
         state = trace.result if i == n else trace.x0_hat[i]
         rendered[i] = np.asarray(vocode(trace.log_mel(state).T), np.float32)
@@ -74,14 +74,7 @@ def render_steps(trace: Trace, vocode: Callable, positions=None, progress=None, 
     return common_gain(rendered, rendered[n], trace.sample_rate_hz)
 
 
-def waveform_audio(trace: Trace) -> tuple[StepAudio, StepAudio]:
-    """x0 predictions and noisy states of a ``wave`` trace, with the gain of :func:`common_gain`."""
-    end, rate_hz = trace.result.astype(np.float32), trace.sample_rate_hz
-    guesses, noisy = (dict(enumerate(states.astype(np.float32))) for states in (trace.x0_hat, trace.x_t))
-    return common_gain(guesses, end, rate_hz), common_gain(noisy, end, rate_hz, "the noisy signal")
-
-
-def common_gain(rendered: Mapping[int, np.ndarray], end: np.ndarray, rate_hz: int, kind="the guess") -> StepAudio:
+def common_gain(rendered: Mapping[int, np.ndarray], end: np.ndarray, rate_hz: int) -> StepAudio:
     """Apply the gain that brings the peak of the result ``end`` to 0.7; louder steps, such as noise, to 12 dB below."""
 
     def rms(samples: np.ndarray) -> float:
@@ -96,7 +89,7 @@ def common_gain(rendered: Mapping[int, np.ndarray], end: np.ndarray, rate_hz: in
             factor = limit / level * 10 ** (-GUARD_DB / 20)
             attenuated_db[i] = round(-20 * math.log10(factor), 1)
         found[i] = np.clip(samples * (gain * factor), -1, 1)
-    return StepAudio(found, rate_hz, kind, attenuated_db)
+    return StepAudio(found, rate_hz, attenuated_db=attenuated_db)
 
 
 def measure_f0(trace: Trace, rendered: StepAudio, method: str = "swift") -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -158,10 +151,9 @@ def audio_metrics(
 
 def character_error_rates(recognizer, rendered: StepAudio, positions, source, source_rate_hz, progress=None) -> dict:
     """Character error rate of the audio at some positions against the recognizer's transcript of the source."""
-    words, found = recognizer.transcribe(_at_16k(source, source_rate_hz)), {}
+    words, found, report = recognizer.transcribe(_at_16k(source, source_rate_hz)), {}, reporter(progress)
     for k, position in enumerate(positions.tolist()):
-        if progress is not None:
-            progress(k / len(positions), f"transcript {k + 1} of {len(positions)}")
+        report(k / len(positions), f"transcript {k + 1} of {len(positions)}")
         samples = _at_16k(rendered.audio[position], rendered.sample_rate_hz)
         found[position] = intelligibility(recognizer, samples, words).cer
     return found

@@ -31,7 +31,7 @@ from svclib.utils.errors import Cancelled, ConfigError, StorageError, printable
 V8 = int(W.__version__.split(".")[0]) >= 8
 NONE = (("(none yet)", None),)  # of a menu that waits for its options
 START_S = (0.0, 1e9)  # of an excerpt: beyond the end of any song, so that the refusal names what was typed
-_UPLOAD_FILES = ("upload.html", "upload.js", "microphone.js")
+_UPLOAD_FILES = ("upload.js", "microphone.js", "upload.html")
 _DOT = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="  # one transparent pixel
 _FIT = "calc(100% - 4px)"  # ipywidgets adds a margin of 2 px at both sides, and a scroll bar to what is wider
 log = logging.getLogger("svclib")
@@ -163,10 +163,11 @@ class FramedPage(W.VBox):
 
     def __init__(self, text: str = ""):
         hidden = {"layout": W.Layout(display="none")}
-        self.text, self._place, self._area, self._mailbox = "", html(), Inbox(**hidden), W.HTML(**hidden)
+        self._place, self._area, self._mailbox = html(), Inbox(**hidden), W.HTML(**hidden)
         super().__init__([self._place, self._area, self._mailbox], layout=W.Layout(margin="0"))
         self.add_class("svclib-page")
         self._area.observe(self._received, "value")
+        self.text = text
         if text:
             self.show(text)
 
@@ -193,29 +194,18 @@ class Uploader(W.VBox):
     messages of 1 MB, Jupyter of 10 MB. A recording comes as 16-bit WAV at 24 kHz; browsers give their microphone only
     to pages from localhost or https.
 
-    Args:
-        message: The line of the panel that reports.
-        keep: Stores one complete file, which is in a temporary folder under its safe name; its errors are shown.
-        done: Gives the sentence to show, from what ``keep`` returned for the files of one choice so far.
-        face: Texts of the button, ``label`` and ``hint``, and ``accept``, the suffixes that the browser offers.
-        microphone: Whether there is a Record button.
+    ``keep`` stores one complete file, which is in a temporary folder under its safe name; ``done`` makes the sentence
+    to show from what ``keep`` returned so far. ``face`` are the button's ``label`` and ``hint``, and the suffixes that
+    the browser offers, ``accept``.
     """
 
-    def __init__(
-        self,
-        message: "Message",
-        keep: Callable[[Path], Any],
-        done: Callable[[list], str],
-        face: dict[str, str],
-        microphone: bool = False,
-    ):
-        files = {name: Path(__file__).with_name(name).read_text("utf-8") for name in _UPLOAD_FILES}
-        template = page.TEMPLATES.from_string(files["upload.html"])
-        record = files["microphone.js"] if microphone else ""
+    def __init__(self, message: "Message", keep: Callable, done: Callable, face: dict[str, str], microphone=False):
+        upload, recorder, template = (Path(__file__).with_name(name).read_text("utf-8") for name in _UPLOAD_FILES)
+        texts = {"accept": "", **face, "upload": upload, "record": recorder if microphone else ""}
         hidden = {"layout": W.Layout(display="none")}
         self._area, self._answer = Inbox(**hidden), W.HTML(**hidden)
         self._answer.add_class("svclib-upload-answer")
-        shown = W.HTML(template.render({"accept": "", **face}, upload=files["upload.js"], record=record))
+        shown = W.HTML(page.TEMPLATES.from_string(template).render(texts))
         super().__init__([shown, self._area, self._answer], layout=W.Layout(margin="0"))
         self.add_class("svclib-upload")
         self._message, self._keep, self._done = message, keep, done
@@ -290,10 +280,8 @@ class Message:
             log.error("in a panel: %s", lines)
             name = f"{type(error).__name__}: {error}"
             self.show(f"Something unexpected happened ({name}). Please report the details below.", "error")
-            self.widget.value += (
-                f'<details style="{page.FONT}"><summary>details</summary><pre style="overflow-x:auto;font-size:12px">'
-                f"{page.text(lines)}</pre></details>"
-            )
+            details = f'<pre style="overflow-x:auto;font-size:12px">{page.text(lines)}</pre>'
+            self.widget.value += page.fold("details", details)
 
     def guard(self, handler: Callable) -> Callable:
         """The handler, with an exception shown here in place of raised; it returns None then."""

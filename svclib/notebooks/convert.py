@@ -51,7 +51,7 @@ class ConvertPanel(TaskPanel):
 
     def __init__(self, base: workspace.Base):
         super().__init__(base)
-        self.n_results, self.shown, self._taken_apart = 0, dict[W.VBox, tuple[Path, ...]](), dict[tuple, _Parts]()
+        self.n_results, self.shown, self._taken_apart = 0, dict[W.VBox, list[Path]](), dict[tuple, _Parts]()
         self._make_choices()
         self.on_change(self._choice_changed, self.instrument, self.song, self.is_mix, self.is_blend)
         face = {"label": "Upload a song or instrument", "hint": f"they are stored in {base.root}"}
@@ -118,7 +118,6 @@ class ConvertPanel(TaskPanel):
         pitch.children = (pitch.children[0], self.auto_key, *pitch.children[1:], *output.children)
         choices = (self.is_mix, self.accompaniment, self.voice_db, self.is_blend, self.share)
         self._initial = {control: control.value for control in (*rows, self.auto_key, *choices)}
-        self._suggesting = False
         self.on_change(self._key_moved, *(self.sliders.widgets[name] for name in SHIFTS))
         hint = "compares where the song and the instrument sing, and says which shift fits"
         self.suggest_button = self.button("Suggest key", self.suggest, "suggest", hint=hint)
@@ -193,8 +192,7 @@ class ConvertPanel(TaskPanel):
             control.value = value
 
     def _key_moved(self):
-        if not self._suggesting:
-            self.auto_key.value = False
+        self.auto_key.value = False
 
     def listen(self) -> None:
         """Show a player of the chosen song."""
@@ -224,15 +222,16 @@ class ConvertPanel(TaskPanel):
         options = self._options() if entry.kind == "diffusion" else {}
         return ab_compare.Settings(self.sliders.controls(singer), **options, suggested_key=self.auto_key.value)
 
-    def _chosen(self) -> "_Choice":
-        shares, mixed = {self.instrument.value: 1.0}, self.is_mix.value
+    def _request(self) -> "_Request":
+        shares = {self.instrument.value: 1.0}
         if self.is_blend.value:
             if self.second.value is None:
                 hint = "Bring one, or take the tick from Blend with a second instrument."
                 raise ModelError(f"There is no second instrument of this kind in {self.base.instruments}.", hint=hint)
             shares = {self.instrument.value: 1.0 - self.share.value, self.second.value: self.share.value}
-        source = self.accompaniment.value if mixed else None
-        return _Choice(shares, self.song.value, self.f0_method.value or None, source, self.voice_db.value)
+        source = self.accompaniment.value if self.is_mix.value else None
+        adjusted = (self.f0_method.value or None, self.controls(), self.auto_key.value, self.edited.value)
+        return _Request(shares, self.song.value, source, self.voice_db.value, *adjusted, self.format.value)
 
     def _open(self, shares: dict[Path, float]):
         """The instrument, or the blend of two."""
@@ -250,69 +249,60 @@ class ConvertPanel(TaskPanel):
             self._taken_apart[key] = _Parts(*saved, cover.harmony_warning(saved[0]))
         return self._taken_apart[key]
 
-    def _load(self, chosen: "_Choice"):
+    def _load(self, asked: "_Request"):
         """The chosen instrument, the parts of the song and its voice, opened or as opened before."""
-        voice, parts = self._open(chosen.shares), self._parts(chosen.song, chosen.source)
-        song = songs.cached_song(parts.voice, voice.features, chosen.f0_method, **self.callbacks)
+        voice, parts = self._open(asked.shares), self._parts(asked.song, asked.source)
+        song = songs.cached_song(parts.voice, voice.features, asked.f0_method, **self.callbacks)
         return voice, parts, song
 
     def suggest(self) -> None:
         """Show which octave and semitones fit the instrument and why, with buttons that take them."""
-        chosen = self._chosen()
+        asked = self._request()
 
         def work():
-            voice, _, song = self._load(chosen)
-            self.sliders.suggest(_suggested(voice, song, chosen))
+            voice, _, song = self._load(asked)
+            self.sliders.suggest(asked.suggested(voice, song))
 
         self.start(work)
 
     def edit_pitch(self) -> None:
         """Show the pitch lane of the chosen song."""
-        chosen = self._chosen()
-        self.start(lambda: self.lane.show(self._load(chosen)[2]))
+        asked = self._request()
+        self.start(lambda: self.lane.show(self._load(asked)[2]))
 
     def transfer(self) -> None:
         """Convert the chosen song in the background and append the result."""
-        controls, options, full, edited = self.controls(), self._options(), self.full_output.value, self.edited.value
-        suffix, keep_rate, auto_key = self.format.value, self.keep_rate.value, self.auto_key.value
-        chosen = self._chosen()
+        asked, options, full = self._request(), self._options(), self.full_output.value
+        options["keep_rate"] = self.keep_rate.value
 
         def work():
-            voice, parts, song = self._load(chosen)
-            hint = "" if parts.accompaniment else _mix_hint(song.path)
-            found, moved = _suggested(voice, song, chosen), controls
-            if auto_key:
-                moved = found.applied(controls)
-                self._show_key(moved)
-            applied = _with_edit(moved, song.path, edited)
-            result = pipeline.convert(voice, song, applied, keep_rate=keep_rate, **options, **self.callbacks)
-            path = self._keep_result(result, parts, chosen, suffix, full)
+            voice, parts, song = self._load(asked)
+            hint = "" if parts.accompaniment else _mix_hint(song.path, song.path.stat().st_mtime_ns)
+            found = asked.suggested(voice, song)
+            controls = asked.adjusted(song, found)
+            if asked.auto_key:
+                automatic = self.auto_key.value
+                for name in SHIFTS:
+                    self.sliders.widgets[name].value = getattr(controls, name)
+                self.auto_key.value = automatic  # it was not the person who moved them
+            result = pipeline.convert(voice, song, controls, **options, **self.callbacks)
+            path = self._keep_result(result, parts, asked, full)
             text = f"Result {self.n_results} is below, and in {path}."
-            report = " ".join(filter(None, (text, found.reminder(moved), hint)))
+            report = " ".join(filter(None, (text, found.reminder(controls), hint)))
             self.message.show(report, "warning" if hint else "done")
 
         self.start(work)
 
-    def _show_key(self, controls: Controls) -> None:
-        """Move octave and semitones without turning the automatic key off."""
-        self._suggesting = True
-        try:
-            for name in SHIFTS:
-                self.sliders.widgets[name].value = getattr(controls, name)
-        finally:
-            self._suggesting = False
-
     def transfer_all(self) -> None:
         """Convert every song of the menu; each result appends as soon as it is there."""
-        controls, options, chosen = self.controls(), self._options(), self._chosen()
-        paths, auto_key, edited = [value for _, value in self.song.options], self.auto_key.value, self.edited.value
-        keep_rate, suffix = self.keep_rate.value, self.format.value
+        asked, paths = self._request(), [value for _, value in self.song.options]
+        options = self._options() | {"keep_rate": self.keep_rate.value, "f0_method": asked.f0_method}
 
         def work():
-            voice, parts, failed = self._open(chosen.shares), dict[Path, _Parts](), dict[Path, Exception]()
+            voice, parts, failed = self._open(asked.shares), dict[Path, _Parts](), dict[Path, Exception]()
             for path in paths:
                 try:
-                    found = self._parts(path, chosen.source)
+                    found = self._parts(path, asked.source)
                     parts[found.voice] = found
                 except Cancelled:
                     raise
@@ -320,50 +310,44 @@ class ConvertPanel(TaskPanel):
                     failed[path] = error
 
             def controls_for(song):
-                moved = _suggested(voice, song, chosen).applied(controls) if auto_key else controls
-                return _with_edit(moved, song.path, edited)
+                return asked.adjusted(song, asked.suggested(voice, song))
 
             def done(result):
-                self._keep_result(result, parts[result.song.path], chosen, suffix, False)
+                self._keep_result(result, parts[result.song.path], asked, False)
 
-            options_ = {**options, **self.callbacks, "keep_rate": keep_rate, "f0_method": chosen.f0_method}
-            failed |= pipeline.convert_songs(voice, list(parts), done, controls_for, **options_)
+            failed |= pipeline.convert_songs(voice, list(parts), done, controls_for, **options, **self.callbacks)
             self.message.show(pipeline.describe(len(paths), failed), "warning" if failed else "done")
 
-        several = isinstance(chosen.source, Path) and len(paths) > 1
+        several = isinstance(asked.source, Path) and len(paths) > 1
         self.start(work, self.missing() or several * "One accompaniment is of one song: press Transfer.")
-
-    def _keep_result(self, result, parts: "_Parts", chosen: "_Choice", suffix: str, full: bool) -> Path:
-        """Save and show a result, and its mix with the accompaniment if there is one; the path of the last of them."""
-        paths, mixed = (pipeline.save(result, self.base.output, suffix),), ""
-        if parts.accompaniment is not None:
-            stems = cover.open_stems(parts.voice, parts.accompaniment)
-            path, warnings = cover.save_mix(result, stems, self.base.output, suffix, chosen.voice_db)
-            rate_hz, paths = stems.sample_rate_hz, (path, *paths)
-            sound = page.player(
-                cover.read_stereo(path, rate_hz), rate_hz, "Voice and accompaniment", f"Saved as {path}"
-            )
-            notices = [page.notice(text, "warning") for text in (parts.warning, *warnings) if text]
-            mixed = "".join([page.heading(f"{self.n_results + 1}. The mix"), *notices, page.flow(sound)])
-        self._append(result, paths, full, mixed)
-        return paths[0]
 
     def show_busy(self, busy: bool) -> None:
         """Turn the buttons on and off."""
         super().show_busy(busy)
         self.suggest_button.disabled = self.lane_button.disabled = busy
 
-    def _append(self, result, paths, full, mixed):
+    def _keep_result(self, result, parts: "_Parts", asked: "_Request", full: bool) -> Path:
+        """Save and show a result, and its mix with the accompaniment if there is one; the path of the last of them."""
+        paths, mixed = [pipeline.save(result, self.base.output, asked.suffix)], ""
+        if parts.accompaniment is not None:
+            stems = cover.open_stems(parts.voice, parts.accompaniment)
+            path, warnings = cover.save_mix(result, stems, self.base.output, asked.suffix, asked.voice_db)
+            paths.insert(0, path)
+            sound = (cover.read_stereo(path, stems.sample_rate_hz), stems.sample_rate_hz)
+            player = page.player(*sound, "Voice and accompaniment", f"Saved as {path}")
+            notices = [page.notice(text, "warning") for text in (parts.warning, *warnings) if text]
+            mixed = "".join([page.heading(f"{self.n_results + 1}. The mix"), *notices, page.flow(player)])
         self.progress(1.0, "drawing")
         self.n_results += 1
-        markup, box = mixed + result_html(result, paths[-1], self.n_results, full), W.VBox()
-        shown, path = widgets.html(markup, "t-result"), paths[0]
+        shown = widgets.html(mixed + result_html(result, paths[-1], self.n_results, full), "t-result")
+        path, box = paths[0], W.VBox()
         keep = self.button("Download", lambda: self.offer(path), "download", hint=f"{path.name}, from {path.parent}")
         hint = "from this page; its file stays where it is"
         remove = self.button("Remove", lambda: self._remove(box), "remove", hint=hint)
         box.children = (shown, widgets.row(keep, remove))
         self.shown[box] = paths
         self._show_results()
+        return path
 
     def _remove(self, box: W.VBox) -> None:
         if self.shown.pop(box, None) is not None:  # a second click may be on its way
@@ -375,14 +359,29 @@ class ConvertPanel(TaskPanel):
         self.download_button.layout.display = "" if len(self.shown) > 1 else "none"
 
 
-class _Choice(NamedTuple):
-    """Input of a conversion: shares by instrument, song, F0 tracker, accompaniment of a mix, level of the voice."""
+class _Request(NamedTuple):
+    """The choices when a button was pressed: shares by instrument, the song, the accompaniment of a mix and the
+    level of its voice, how the song is measured and adjusted, and the format of the file."""
 
     shares: dict[Path, float]
     song: Path
-    f0_method: str | None
     source: Path | str | None
     voice_db: float
+    f0_method: str | None
+    controls: Controls
+    auto_key: bool
+    edited: bool
+    suffix: str
+
+    def suggested(self, voice, song) -> key_suggestion.Suggestion:
+        """The suggested shift: whole octaves in a mix, whose accompaniment keeps its key."""
+        found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
+        return found if self.source is None else dataclasses.replace(found, shift_semitones=12 * found.octaves)
+
+    def adjusted(self, song, found: key_suggestion.Suggestion) -> Controls:
+        """The controls with the suggested shift and the edits beside the song, each if it is wanted."""
+        controls = found.applied(self.controls) if self.auto_key else self.controls
+        return dataclasses.replace(controls, f0_edit=f0_edit.of_song(song.path) if self.edited else None)
 
 
 class _Parts(NamedTuple):
@@ -394,36 +393,18 @@ class _Parts(NamedTuple):
 
 
 @functools.lru_cache(64)
-def _mixture_share(path: Path, mtime_ns: int) -> float:
-    return cover.mixture_share(path)
-
-
-def _mix_hint(path: Path) -> str:
-    """A sentence if a song that is converted as a voice alone holds more than that."""
-    share = _mixture_share(path, path.stat().st_mtime_ns)
+def _mix_hint(path: Path, mtime_ns: int) -> str:
+    """A sentence if a song that is converted as a voice alone holds more than that; measured once for each song."""
+    share = cover.mixture_share(path)
     if share < MIX_SHARE:
         return ""
     return f"In {100 * share:.0f} % of its notes another pitch sounds: if it is a finished song, tick This is a mix."
 
 
-def _suggested(voice, song, chosen: _Choice) -> key_suggestion.Suggestion:
-    """The suggested shift: whole octaves in a mix, whose accompaniment keeps its key."""
-    found = key_suggestion.suggest_shift(song.features, voice.statistics, voice.kind)
-    return found if chosen.source is None else dataclasses.replace(found, shift_semitones=12 * found.octaves)
-
-
-def _with_edit(controls: Controls, path: Path, wanted: bool) -> Controls:
-    """The controls with the edits beside the song, if they are to be used."""
-    return dataclasses.replace(controls, f0_edit=f0_edit.of_song(path) if wanted else None)
-
-
 class ComparePanel(TaskPanel):
     """Choose variants, press Compare; a row appears whenever one is converted and measured. Nothing is written.
 
-    Args:
-        base: The person's folder, whose instruments and songs are used.
-        convert: The panel of notebook 03, whose song, controls and diffusion settings are taken; None takes every
-            instrument's own.
+    Song, controls and diffusion settings are those of the panel ``convert``; without it every instrument's own.
     """
 
     PREFIX = "t-ab-"

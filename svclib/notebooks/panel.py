@@ -28,10 +28,8 @@ class BackgroundTask:
     """One background task at a time for one panel, so that its Cancel button works while it runs.
 
     It is ``busy`` while a task runs, which may ask ``cancelled()``. ``on_busy(True|False)`` is called when one begins
-    and ends, never at the same time from two threads, so that what it enables fits what runs.
-
-    Colab shows nothing that a thread changes in a widget (googlecolab/colabtools #3373). There a task runs in the
-    callback that starts it, and an interrupt of the kernel stops it.
+    and ends, never from two threads at once. Colab shows nothing that a thread changes in a widget (colabtools #3373):
+    there a task runs in the callback that starts it, and an interrupt of the kernel stops it.
     """
 
     def __init__(self, message: widgets.Message, on_busy: Callable[[bool], None]):
@@ -101,9 +99,7 @@ class BackgroundTask:
 class Panel(W.VBox):
     """A panel of a notebook; an older one of its class is closed, so that running a cell twice leaves one.
 
-    In a copy saved with its outputs, where no kernel runs, a line stands in its place: it is shown above the panel,
-    which hides it while it lives. What cannot show widgets at all has the line as text.
-
+    In a copy saved with its outputs, where no kernel runs, a line stands in its place, which the living panel hides.
     Its ``message`` is the line that reports; tests and styles find the controls by classes that begin with ``PREFIX``.
     """
 
@@ -182,8 +178,8 @@ class Panel(W.VBox):
             from google.colab import files
 
             files.download(str(path))
-            return
-        self.written(path, f"Press the link to save {path.name} on your computer.")
+        else:
+            self.written(path, f"Press the link to save {path.name} on your computer.")
 
     def written(self, path: Path, text: str) -> None:
         """Report a file that was written, with a link that saves it from the page."""
@@ -212,14 +208,13 @@ class Form(Panel):
         super().__init__()
         self.variables, self.fields, self._written, help_lines, rows = variables, {}, {}, [], []
         cells = [text for text in variables.get("In", ()) if "# @param" in text]
+        beside = {"flex": "1 1 300px", "min_width": "200px", "margin": "2px 2px 2px 10px"}
         for line in cells[-1].splitlines() if cells else ():
             if line.startswith("# @markdown "):
                 help_lines.append(line.removeprefix("# @markdown ").replace("`", ""))
             if found := re.match(r"(\w+) = .*# @param (?:(\[.*?\])|.*?type: ?\"(\w+)\")", line):
-                rows.append(
-                    widgets.row(self._field(*found.groups()), widgets.html(page.paragraph(" ".join(help_lines))))
-                )
-                rows[-1].children[1].layout = W.Layout(flex="1 1 300px", min_width="200px", margin="2px 2px 2px 10px")
+                explained = W.HTML(page.paragraph(" ".join(help_lines)), layout=W.Layout(**beside))
+                rows.append(widgets.row(self._field(*found.groups()), explained))
                 rows[-1].layout.margin = "0 0 8px"  # on a narrow page the help is below its field
                 help_lines = []
         self.lay_out(widgets.html(page.heading("Your choices")), *rows, self.message.widget)
@@ -229,21 +224,19 @@ class Form(Panel):
         written, chosen = self._chosen.get(name, (None, None))
         if name in self._chosen and written == value:
             value = self.variables[name] = chosen
-        settings: dict[str, Any] = {"width": "min(400px, 98%)", "label_width": "120px", "value": value}
         label = name.replace("_", " ").capitalize().replace("cpu", "CPU").replace("Tensorboard", "TensorBoard")
-        kind_of = self.KINDS.get(kind or "", W.Text)
+        kind_of, settings = self.KINDS.get(kind or "", W.Text), {"continuous_update": False}
         if name == "VOICE":  # a new one can be typed, or several
             kind_of, settings["options"] = W.Combobox, self._voices()
-            settings |= {"placeholder": "(the one changed last)", "continuous_update": False}
+            settings["placeholder"] = "(the one changed last)"
         elif options:
-            kind_of, settings["options"] = W.Dropdown, list(dict.fromkeys([*ast.literal_eval(options), value]))
+            kind_of, settings = W.Dropdown, {"options": list(dict.fromkeys([*ast.literal_eval(options), value]))}
         elif kind_of is W.Checkbox:
-            settings["indent"] = False
-        else:
-            settings["continuous_update"] = False
-        self.fields[name] = self.control(kind_of, label, name.lower().replace("_", "-"), "", **settings)
-        self.on_change(functools.partial(self._choose, name), self.fields[name])
-        return self.fields[name]
+            settings = {"indent": False}
+        settings |= {"value": value, "width": "min(400px, 98%)", "label_width": "120px"}
+        field = self.fields[name] = self.control(kind_of, label, name.lower().replace("_", "-"), "", **settings)
+        self.on_change(functools.partial(self._choose, name), field)
+        return field
 
     def _choose(self, name: str) -> None:
         value = self.fields[name].value
@@ -270,9 +263,8 @@ class TaskPanel(Panel):
 
     It has menus of both, a progress bar, Cancel, Refresh and a live preview. Its ``work_buttons`` are off while it
     works or something is missing; their actions call :meth:`start`. ``WANTED`` and ``KINDS`` are the instruments of the
-    menu, in words and by kind (all but vocoders if empty); the newest of the first kind is the one to begin with.
-    ``BRING`` is how a song gets there, ``STOPPING`` the sentence after Cancel, ``SIZE`` that of the menus, ``entries``
-    every instrument's file, by path.
+    menu, in words and by kind (all but vocoders if empty), the preferred kind first. ``BRING`` is how a song gets
+    there, ``STOPPING`` the sentence after Cancel, ``SIZE`` that of the menus, ``entries`` the instruments by path.
     """
 
     WANTED, KINDS = "instrument", ()

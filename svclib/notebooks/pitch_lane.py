@@ -32,11 +32,13 @@ class PitchLane(W.VBox):
     def show(self, song: Song) -> None:
         """Show a measured song with the edits beside it; ConfigError where their file is damaged: it stays as it is."""
         self._song, edit = song.path, f0_edit.of_song(song.path) or f0_edit.F0Edit()
-        files = {name: Path(__file__).with_name(f"pitch_lane.{name}").read_text("utf-8") for name in ("html", "js")}
-        data, picture = _lane(song, edit), _spectrogram(song)
-        template = page.TEMPLATES.from_string(files["html"])
-        filled = {"data": json.dumps(data), "picture": page.data_uri(picture, "image/png"), "script": files["js"]}
-        self._face.value = template.render(**filled, keys=list(data["keys"]), key=data["key"])
+        template, script = (Path(__file__).with_name(f"pitch_lane.{end}").read_text("utf-8") for end in ("html", "js"))
+        data, level_db = _lane(song, edit), plots.log_spectrogram(song.audio, song.features.settings.sample_rate_hz)[0]
+        # from 60 Hz to half the sample rate, rows equally spaced in cents
+        picture = plots.plain_levels(level_db, plots.FLOOR_DB, max(-20.0, float(level_db.max())))
+        filled = {"data": json.dumps(data), "picture": page.data_uri(picture, "image/png"), "script": script}
+        keys = {"keys": list(data["keys"]), "key": data["key"]}
+        self._face.value = page.TEMPLATES.from_string(template).render(filled, **keys)
 
     def hide(self) -> None:
         """Show nothing: another song was chosen."""
@@ -80,9 +82,3 @@ def _lane(song: Song, edit: f0_edit.F0Edit) -> dict:
         "bottom": 100 * float(units.hz_to_midi(60.0)),
         "top": 100 * float(units.hz_to_midi(rate / 2)),
     }
-
-
-def _spectrogram(song: Song) -> bytes:
-    """A PNG from 60 Hz to half the sample rate, rows equally spaced in cents."""
-    level_db = plots.log_spectrogram(song.audio, song.features.settings.sample_rate_hz)[0]
-    return plots.plain_levels(level_db, plots.FLOOR_DB, max(-20.0, float(level_db.max())))

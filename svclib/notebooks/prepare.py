@@ -11,8 +11,6 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from IPython.display import HTML
-
 from svclib.analysis import html as page
 from svclib.analysis import plots
 from svclib.audio import io as audio
@@ -55,11 +53,9 @@ def open_folder(base: str = "", base_model: bool = False) -> workspace.Base:
     if wanted and not any(entry.kind == "diffusion" for entry in instrument.list_folder(opened.instruments)):
         made = atomic_store.copy_file(BASE_PATH, opened.instruments / BASE_PATH.name)
         os.utime(made, (0, 0))  # one's own instruments are newer
-        widgets.show_note(
-            f"There was no diffusion instrument in {opened.instruments}, so the base model was put there: it sings any "
-            "song in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in a quarter "
-            "of an hour."
-        )
+        note = f"There was no diffusion instrument in {opened.instruments}, so the base model was put there: it sings "
+        note += "any song in the voices of three people who gave them away (CC0). Notebook 02 adapts it to yours in a "
+        widgets.show_note(f"{note}quarter of an hour.")
     return opened
 
 
@@ -85,11 +81,12 @@ def recordings(
     ``source`` is a folder or sound file anywhere, which is used where it is, or a zip, a Google Drive link or another
     address, fetched into the voice's folder; a ``voice`` that is a path is taken for a source. Sound files that lie in
     ``base`` itself are a voice where there is no other. Where there is nothing and nothing was named, ``minutes`` of a
-    synthetic singer are made, and a quarter of it of another one. DatasetError if a voice is not there (names those
-    that are), or ``voice`` and ``source`` contradict each other, before anything is fetched or made.
+    synthetic singer are made, and a quarter of it of another one. DatasetError, before anything is fetched or made, if
+    a voice is not there, or ``voice`` and ``source`` contradict each other.
     """
-    note, source = "", source.strip().strip("\"'")
-    voice, source = ("", voice) if not source and _is_path(base, voice) else (voice, source)
+    note, source, path = "", source.strip().strip("\"'"), Path(voice.strip()).expanduser()
+    elsewhere = path.is_absolute() or bool(voice.strip()) and path.is_dir() and not (base.audio / voice).is_dir()
+    voice, source = ("", voice) if elsewhere and not source else (voice, source)
     with widgets.shown_progress() as bar:
         if source:
             voice, note = _fetch(base, voice, source, bar)
@@ -101,17 +98,14 @@ def recordings(
             widgets.require_number("SINGER_MINUTES", minutes, 0.01, 60, "minutes, more than 0 and at most 60")
             for singer, share in ((SINGER, 1.0), (OTHER_SINGER, 0.25)):
                 singers.make_recordings(singer, base.audio / singer, share * minutes, progress=bar)
-            note = (
-                f"You have no recordings yet, so two synthetic singers stand in: {SINGER} and {OTHER_SINGER}. For your "
-                "own voice, upload recordings above, or write their folder into SOURCE. "
-            )
+            note = f"You have no recordings yet, so two synthetic singers stand in: {SINGER} and {OTHER_SINGER}. "
+            note += "For your own voice, upload recordings above, or write their folder into SOURCE. "
             there = voices(base)
     wanted = _names(voice) or there[:1]
-    for name in wanted:
-        if name not in there:
-            known = f" Voices there are: {', '.join(there)}." if there else ""
-            hint = "Upload recordings, write their folder or zip into SOURCE, or another name into VOICE."
-            raise DatasetError(f"There are no recordings in '{base.audio / name}'.{known}", hint=hint)
+    if absent := [name for name in wanted if name not in there]:
+        known = f" Voices there are: {', '.join(there)}." if there else ""
+        hint = "Upload recordings, write their folder or zip into SOURCE, or another name into VOICE."
+        raise DatasetError(f"There are no recordings in '{base.audio / absent[0]}'.{known}", hint=hint)
     found = [recording for name in wanted for recording in _recordings_of(base, name)]
     others = "" if voice or note else _others(there, wanted)
     widgets.show_note(f"{note}Voice: {', '.join(wanted)}, {_count(len(found), 'file')}.{others}")
@@ -159,32 +153,24 @@ def _loose(folder: Path) -> list[Path]:
     return [path for path in _visible(folder) if path.is_file() and path.suffix.lower() in audio.SUFFIXES]
 
 
-def _is_path(base, voice: str) -> bool:
-    path = Path(voice.strip()).expanduser()
-    return path.is_absolute() or bool(voice.strip()) and path.is_dir() and not (base.audio / voice).is_dir()
-
-
 def _fetch(base, voice, source, progress) -> tuple[str, str]:
     """Fetch recordings of a voice, or note where they are; its name, and a sentence if they are new."""
     if len(_names(voice)) > 1:
         raise DatasetError(f"SOURCE is one voice, but VOICE is '{voice}'.", hint="Write one name, or empty SOURCE.")
-    path = Path(source).expanduser().absolute()
-    where = source if download.is_link(source) else path
-    if where is path and path.exists() and not zipfile.is_zipfile(path) and path.suffix.lower() != ".zip":
+    path, is_link = Path(source).expanduser().absolute(), download.is_link(source)
+    if not is_link and path.exists() and not zipfile.is_zipfile(path) and path.suffix.lower() != ".zip":
         if path.parent == base.audio:
             return path.name, ""
         if not (path.is_dir() and audio.has_audio(path)) and path.suffix.lower() not in audio.SUFFIXES:
             raise DatasetError(f"There are no recordings in '{path}'.", hint="Write another folder or zip into SOURCE.")
         return _use_in_place(base, voice.strip(), path), f"The recordings are used where they are, in {path}. "
-    target = base.audio / filesystem.safe_name(voice or "fetched")
+    target, where = base.audio / filesystem.safe_name(voice or "fetched"), source if is_link else path
     there = audio.find(target)[0] if target.is_dir() else []
-    if not there or where is source or path.exists():
+    if not there or is_link or path.exists():
         own = download.place(where, target)
         if any(not path.is_relative_to(own) for path in there):
-            raise DatasetError(
-                f"'{target}' has recordings already, and they are not those of SOURCE. Leave SOURCE empty to use "
-                "them, or write another name into VOICE for what is fetched."
-            )
+            hint = "Leave SOURCE empty to use them, or write another name into VOICE for what is fetched."
+            raise DatasetError(f"'{target}' has recordings already, and they are not those of SOURCE.", hint=hint)
         download.fetch(where, target, progress=progress)  # does nothing where all of it is there
     return target.name, "" if there else f"Fetched recordings into {target}. "
 
@@ -241,17 +227,8 @@ def songs(base: workspace.Base) -> list[Path]:
     return [path]
 
 
-def examine(found: list[Recording]) -> HTML:
-    """The doctor's report on recordings: what there is in total, what to do, a table and a picture."""
-    return HTML(_report_html(_examined(found)))
-
-
-def _examined(found: list[Recording]) -> quality_report.Report:
-    with widgets.shown_progress() as bar:
-        return quality.examine(found, progress=bar)
-
-
 def _report_html(report: quality_report.Report) -> str:
+    """The doctor's report: what there is in total, what to do, a table and a picture."""
     totals, findings = report.totals, report.findings[:MAX_ROWS]
     duration, sounding = (units.duration_text(totals[name]) for name in ("duration_s", "sounding_s"))
     title = f"{totals['n_usable']} of {totals['n_files']} files usable, {duration}"
@@ -276,10 +253,10 @@ class DoctorPanel(Panel):
 
     def __init__(self, found: list[Recording]):
         super().__init__()
-        self.found, report = found, _examined(found)
+        with widgets.shown_progress() as bar:
+            report = quality.examine(found, progress=bar)
         widgets.show(_report_html(report))  # not in the panel: it stays in a saved notebook
-        flagged, rows = report.flagged(), []
-        self.ticks = {}
+        self.found, self.ticks, flagged, rows = found, {}, report.flagged(), []
         for number, file in enumerate(flagged[:MAX_FLAGGED]):
             kinds = ", ".join(dict.fromkeys(quality_report.KINDS[f.kind] for f in file.findings))
             tick = self.ticks[file.path] = self.checkbox("Leave out", f"leave-{number}", f"do not use {file.name}")
@@ -363,8 +340,6 @@ def chunk_html(data: dataset.Dataset, index: int, start_frame: int, n_frames: in
     recording, hop, rate_hz = data.recordings[index], data.hop_samples, data.settings.sample_rate_hz
     samples, start_s = data.audio(index, start_frame * hop, n_frames * hop), start_frame * hop / rate_hz
     figure = plots.features_overview(samples, data.features(index, start_frame, n_frames), start_s)
-    return (
-        page.heading(recording["name"], f"from {start_s:.1f} s, {recording['singer']}, {recording['split']}")
-        + page.player(samples, rate_hz)
-        + widgets.drawing(figure, "spectrogram with F0, confidence of the pitch tracker, loudness")
-    )
+    title = page.heading(recording["name"], f"from {start_s:.1f} s, {recording['singer']}, {recording['split']}")
+    drawn = widgets.drawing(figure, "spectrogram with F0, confidence of the pitch tracker, loudness")
+    return title + page.player(samples, rate_hz) + drawn

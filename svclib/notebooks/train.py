@@ -133,7 +133,7 @@ class TrainingView:
             self.numbers.value, self._reload = status_html(self._status, None, ended=True), ""
             if self.run:
                 self.draw()
-        self._show_messages()
+        self.messages_html.value = "".join(self._messages[-4:])
         self._replace(self._html())
 
     def __call__(self, status) -> None:
@@ -146,13 +146,10 @@ class TrainingView:
         self.numbers.value = status_html(status, left_s, limit)
         if status.message and (self._status is None or status.message != self._status.message):
             self._messages.append(page.paragraph(f"{time.strftime('%H:%M')} {status.message}"))
-            self._show_messages()
+            self.messages_html.value = "".join(self._messages[-4:])
         self._status = status
         if self.run and now - self._drawn_s > self.DRAW_EVERY_S:
             self.draw()
-
-    def _show_messages(self):
-        self.messages_html.value = "".join(self._messages[-4:])
 
     def _html(self) -> str:
         shown = (self.numbers, self.messages_html, self.curve, self.message.widget)
@@ -176,8 +173,7 @@ class TrainingView:
         self.curve.value = widgets.drawing(figure, "training and held-out loss over steps")
         self.message.show("")
         head = f"<!doctype html><meta charset=utf-8>{self._reload}<title>{page.text(self.run.name)}</title>"
-        text = head + self._html()
-        atomic_store.commit_bytes(self.run / PROGRESS, text.encode())
+        atomic_store.commit_bytes(self.run / PROGRESS, (head + self._html()).encode())
 
 
 def progress_summary(status, minutes: float | int | None, elapsed_s: float) -> tuple[float, float | None]:
@@ -196,22 +192,15 @@ def status_html(status, left_s: float | None, limit: str = "", ended: bool = Fal
     if status.last_saved_age_s is not None and not ended:
         saved += f", {units.duration_text(status.last_saved_age_s)} ago"
     left = "–" if left_s is None else units.duration_text(left_s)
-    losses = [widgets.number(status.loss), widgets.number(status.validation_loss)]
-    speed = widgets.number(status.steps_per_s or None, ".2f")
-    columns = [">step", ">loss", ">held-out loss", ">steps per second", ">time left", ">saved"]
-    cells = [f"{status.step} of {status.steps}", *losses, speed, left, saved]
-    return page.table([*columns, *[">time limit"] * bool(limit)], [[*cells, *[limit] * bool(limit)]])
+    cells = {">step": f"{status.step} of {status.steps}", ">loss": widgets.number(status.loss)}
+    cells |= {">held-out loss": widgets.number(status.validation_loss)}
+    cells |= {">steps per second": widgets.number(status.steps_per_s or None, ".2f"), ">time left": left}
+    cells |= {">saved": saved, **({">time limit": limit} if limit else {})}
+    return page.table(list(cells), [list(cells.values())])
 
 
 def train(
-    data: Any,
-    base: Any,
-    preset: str,
-    minutes: float | int | None = None,
-    steps: int | None = None,
-    on_cpu: bool = False,
-    init: str = "base",
-    allow_changed_dataset: bool = False,
+    data, base, preset: str, minutes=None, steps=None, on_cpu=False, init="base", allow_changed_dataset=False
 ) -> Path:
     """Train, or go on where the run stopped, with a live view; interrupting the cell saves. Returns the run's folder.
 
@@ -221,8 +210,7 @@ def train(
     where the preset is its; ``none``, fresh weights; or the path of an instrument. With ``allow_changed_dataset`` a run
     goes on although recordings were added or removed.
     """
-    run = run_folder(base, data, preset)
-    too_long_s = []
+    run, too_long_s = run_folder(base, data, preset), []
     patient = on_cpu or minutes or training.gpu()
 
     def on_progress(status):
@@ -273,7 +261,7 @@ def reconstruction(run: Path, data) -> HTML:
     sounds = {"Original": made.original, "Reconstruction": made.reconstructed}
     figure = plots.compare_spectrograms([(name, sound, rate_hz, made.features) for name, sound in sounds.items()])
     return HTML(
-        page.heading(f"{made.name}, from {made.start_s:.1f} s", f"loss {made.loss:.3f} at step {record['step']}")
+        page.heading(f"The beginning of {made.name}", f"loss {made.loss:.3f} at step {record['step']}")
         + widgets.drawing(figure, "spectrograms of original and reconstruction")
         + page.flow(*(page.player(sound, rate_hz, name) for name, sound in sounds.items()))
     )
@@ -330,10 +318,8 @@ class CheckpointPanel(Panel):
         elif self.previews:
             self.message.show("No previews were made at this step; choose another one to listen.")
         else:
-            self.message.show(
-                "No previews yet: the training was stopped before it looked at the held-out recordings. Run its cell "
-                "again; until then play the reconstruction above."
-            )
+            text = "No previews yet: the training was stopped before it looked at the held-out recordings. "
+            self.message.show(f"{text}Run its cell again; until then play the reconstruction above.")
 
 
 def _preview_html(preview) -> str:
@@ -380,15 +366,13 @@ class ExportPanel(Panel):
         for number in itertools.count(1):
             own = name if number == 1 else f"{name} {number}"  # in the file too, so that results are named apart
             if own not in taken:
-                path = self.base.instruments / f"{own}.zip"
+                path, text = self.base.instruments / f"{own}.zip", "The instrument, from step {}, is {}"
                 self.path = training.export(run, path, self.checkpoint.value, own, dataset=self.data, **texts)
-                self.message.show(f"The instrument, from step {record['step']}, is {self.path}", "done")
-                return
+                break
             if wanted.items() <= taken[own].info.items() and _same_weights(model, taken[own].path):
-                self.path = taken[own].path
-                text = f"This instrument, step {record['step']}, was exported before: {self.path}"
-                self.message.show(text, "done")
-                return
+                self.path, text = taken[own].path, "This instrument, step {}, was exported before: {}"
+                break
+        self.message.show(text.format(record["step"], self.path), "done")
 
     def download(self) -> None:
         """Give the exported file to the browser."""

@@ -83,7 +83,7 @@ def made(voice, song_path, wave_model):
 
 @pytest.fixture(scope="module")
 def text(made):
-    return lesson.document(made)
+    return lesson.document(lesson.data(made))
 
 
 def pages_of(text):
@@ -173,7 +173,7 @@ def test_names_with_the_marks_of_templates_stay_names():
     book = lesson.pages(facts)
     first = next(text for page in book["pages"] for text in page["text"] if name in "".join(text))
     assert not any(name in mark or "a" == mark.strip("*") for mark in first[1::2])
-    page_text = lesson._fill({**lesson.example_data(), "title": name, "facts": facts})
+    page_text = lesson.document({**lesson.example_data(), "title": name, "facts": facts})
     title = re.search("<title>(.*?)</title>", page_text)[1]
     assert html.unescape(title) == name and "</script>" not in title
     assert name in json.dumps(pages_of(page_text), ensure_ascii=False)
@@ -193,7 +193,7 @@ def test_a_student_adds_the_page_of_its_jumps(voice, song_path, wave_model):
     moved, teachers = (np.abs(x - x[0]).mean() for x in (guesses, teacher.trace.x0_hat.astype(float)))
     assert moved < 0.01 < 0.1 < teachers
     np.testing.assert_allclose(own[0].trace.x0_hat[0], guesses[0], atol=0.02)  # by one step, from the same noise
-    page = pages_of(lesson.document(made))["pages"][8]
+    page = pages_of(lesson.document(lesson.data(made)))["pages"][8]
     assert len(page["acts"]) == len(page["todo"]) == 5 and page["group"] == 5
     for other in (voice, types.SimpleNamespace(kind="ddsp", name="x")):
         with pytest.raises(ConversionError):

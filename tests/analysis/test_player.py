@@ -23,7 +23,7 @@ def shown(trace, label="", n_sounds=6, cents=True):
     for i in range(len(trace)):
         wrong = 400 * trace.sigma[i] ** 2 * rng.standard_normal(trace.result.shape[1])
         sung[i] = (trace.conditions["f0_hz"] * 2 ** (wrong / 1200), trace.conditions["voiced"])
-    return player.Run(trace, label, heard, sung, trace.level_db(trace.result) + 1.0)
+    return player.Run(trace, label, heard, sung)
 
 
 @pytest.fixture(scope="module")

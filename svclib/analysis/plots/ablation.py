@@ -6,6 +6,7 @@ runs`` of which one has another recording or singer. The colour scales are reada
 """
 
 import dataclasses
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -251,10 +252,8 @@ def _decision_times(request: ViewRequest) -> View:
         bar.update_ticks()
         percent = {name: 100 * share for name, share in settled.items()}
         _lines(right, trace, percent, ylabel="settled (% of bins)", ylim=(-2, 102))
-    about = (
-        f"The first step from which on the x0 prediction of a bin stays within {tolerance} of the result. Bright bins "
-        "are decided late."
-    )
+    about = f"The first step from which on the x0 prediction of a bin stays within {tolerance} of the result. "
+    about += "Bright bins are decided late."
     return View(figure, *compare.curve_table(trace, {f"settled: {k}": share for k, share in settled.items()}), about)
 
 
@@ -271,20 +270,18 @@ def _influence_over_the_steps(request: ViewRequest) -> View:
     for name in local.share if local else ():
         places = np.searchsorted(own.index, local.index)
         share[name], mean_db[name] = (places, 100 * local.share[name]), (places, local.mean_db(name))
-        for unit, values in (("share of the noise", local.share[name]), ("mean dB", local.mean_db(name))):
-            curves[f"local: {name} ({unit})"] = column = np.full(len(own), np.nan)
-            column[places] = values
+        columns = np.full((2, len(own)), np.nan)
+        columns[:, places] = local.share[name], local.mean_db(name)
+        curves[f"local: {name} (share of the noise)"], curves[f"local: {name} (mean dB)"] = columns
     with styled_figure(1, 3, size=(9.8, 3.1)) as (figure, axes):
         left, middle, right = axes[0]
         _lines(left, own, share, title="local: change of the predicted noise", ylabel="% of its size", ylim=(0, None))
         _lines(middle, own, mean_db, title="local: change of the x0 prediction", ylabel="mean |dB|", ylim=(0, None))
         title = "global: x0 predictions of another run"
         _lines(right, own, distances, title=title, ylabel="mean |dB|", ylim=(0, None))
-    about = (
-        "Local: at the same noisy mel, how much the predicted noise changes when one factor is replaced, and how much "
-        "the x0 prediction. Global: distance to the x0 predictions of a whole other run from the same noise. The two "
-        "answer different questions."
-    )
+    about = "Local: at the same noisy mel, how much the predicted noise changes when one factor is replaced, and how "
+    about += "much the x0 prediction. Global: distance to the x0 predictions of a whole other run from the same noise. "
+    about += "The two answer different questions."
     return View(figure, *compare.curve_table(own, curves), about)
 
 
@@ -311,20 +308,18 @@ def _layers_by_steps(request: ViewRequest) -> View:
     kinds = {"noise": ("input + step", ""), "condition": ("gates with the condition", _STEP_LABEL)}
     values = {"level": ("level (RMS)", ""), "change": ("new since the step before", "share")}
     with styled_figure(2, 2, size=(9.4, 4.8)) as (figure, axes):
-        for row, (kind, (what, label)) in zip(axes, kinds.items(), strict=True):
-            for axis, (value, (title, unit)) in zip(row, values.items(), strict=True):
-                names, rows = compare.layer_map(trace, kind, value)
-                curves |= {f"{name}: {value}": row for name, row in zip(names, rows, strict=True)}
-                _bar(figure, draw_image(axis, rows, origin="upper", cmap=TIMES, vmin=0), axis, unit)
-                axis.set_yticks(range(len(names)), [name.split()[-1] for name in names])
-                axis.set(ylabel="block")
-                _title(axis, f"{what}: {title}")
-                _step_axis(axis, trace, label)
+        for axis, (kind, value) in zip(axes.flat, itertools.product(kinds, values), strict=True):
+            (what, label), (title, unit) = kinds[kind], values[value]
+            names, rows = compare.layer_map(trace, kind, value)
+            curves |= {f"{name}: {value}": row for name, row in zip(names, rows, strict=True)}
+            _bar(figure, draw_image(axis, rows, origin="upper", cmap=TIMES, vmin=0), axis, unit)
+            axis.set_yticks(range(len(names)), [name.split()[-1] for name in names])
+            axis.set(ylabel="block")
+            _title(axis, f"{what}: {title}")
+            _step_axis(axis, trace, label)
         figure.suptitle(request.a, x=0.01, ha="left", fontsize=11)
-    about = (
-        "Residual blocks by steps, mean and spread over time of their hidden features. Level: root mean square. New: "
-        "change since the step before, as a share of their size."
-    )
+    about = "Residual blocks by steps, mean and spread over time of their hidden features. Level: root mean square. "
+    about += "New: change since the step before, as a share of their size."
     return View(figure, *compare.curve_table(trace, curves), about)
 
 
@@ -347,9 +342,7 @@ def _map_of_the_steps(request: ViewRequest) -> View:
         axis.set(xlabel=f"PC 1 ({first})", ylabel=f"PC 2 ({second})")
         figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", fontsize=7)
         _bar(figure, dots, axis, "step")
-    about = (
-        "Each dot is one step's x0 prediction, averaged over time, on the principal components of all runs together."
-    )
+    about = "Each dot is one step's x0 prediction, averaged over time, on the principal components of all the runs."
     return View(figure, ["run", "call", "diffusion time", "first", "second"], rows, about)
 
 
