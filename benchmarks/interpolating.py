@@ -77,7 +77,7 @@ def main() -> None:
         label = first["label"] if opened.model.settings.condition == "label" else None
         for name, shared in (("shared noise", True), ("independent noise", False)):
             how = (chosen.step, shared, label, SamplingOptions(seed=chosen.seed + i))
-            made = [diffwave_uses.interpolate(opened.model, *ends, share, *how) for share in SHARES]
+            made = [diffwave_uses.interpolate(opened.model, ends, share, *how) for share in SHARES]
             sounds[name].append(np.stack(made))
         length = max(map(len, ends))
         a, b = (np.pad(x, (0, length - len(x))) for x in ends)

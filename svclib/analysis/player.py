@@ -146,7 +146,7 @@ def _run_data(run: Run, number: int, low: float, high: float, curves: Sequence[c
     guesses[1:] -= guesses[:-1].copy()  # differences of similar steps compress better; the page adds them up
     loud = trace.sigma > 0.5  # 16 levels do where more than a quarter of the power is noise
     seen[loud] = np.rint(seen[loud] / 17).astype(np.uint8) * 17
-    about = [info.get("method"), f"{trace.n_calls} calls of the network (NFE)"]
+    about = [str(info.get("method") or ""), f"{trace.n_calls} calls of the network (NFE)"]
     about += [f"noise of seed {info['seed']}"] if "seed" in info else []
     (audio, quieter), (noisy, noisy_quieter) = (_audio(x, len(trace)) for x in (run.audio, run.noisy_audio))
     wave = {}

@@ -137,7 +137,7 @@ def interpolate(
     for i in range(o.count):  # one at a time: the same noise as all at once
         share = i / (o.count - 1)
         how = (share, o.step, not o.independent_noise, o.label, SamplingOptions(seed=o.seed))
-        make = partial(inference.interpolate, model, a, b, *how)
+        make = partial(inference.interpolate, model, (a, b), *how)
         name = f"{stems} {i + 1:0{len(str(o.count))}d} of {o.count}"
         jobs.append((name, {**shared, "share_of_second": share}, make))
     return _write_all(opened, folder, jobs, **watch)

@@ -53,7 +53,7 @@ def test_a_batch_in_pieces_learns_what_the_whole_batch_teaches(tmp_path, monkeyp
     """Where a GPU's memory is too small the batch is computed in pieces; the losses stay the same."""
 
     def losses(name):
-        preset = toy.preset(steps=6, batch_size=4)
+        preset = toy.preset(steps=6, batch_size=4, precision="fp32")
         training.train(toy.ToyDataset(), tmp_path / name, preset)
         return [json.loads(line)["loss"] for line in open(tmp_path / name / "metrics.jsonl") if '"loss"' in line]
 
@@ -105,6 +105,8 @@ def test_two_processes_learn_as_one(dataset):
         "training.TrainingSettings.validate_every_steps=1000",
         "--set",
         "training.TrainingSettings.learning_rate=2e-4",
+        "--set",
+        "training.TrainingSettings.precision=fp32",
     ]
     alone = [sys.executable, "-m", "svclib", *common, "--run", dataset / "one"]
     together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29611]

@@ -112,3 +112,9 @@ def test_on_the_command_line(family, tmp_path, capsys):
     assert written["instrument"]["name"] == "ann 0.6 + bea 0.4" and " 0.4" in written["instrument"]["sha256"]
     assert main(["convert", *flags[:3], f"{folder / 'bea.zip'}=x", *flags[4:], "--out", str(tmp_path / "b.wav")]) != 0
     assert "--instrument" in capsys.readouterr().err
+
+
+def test_means_of_statistics_are_of_what_all_have():
+    """Numbers are averaged by their shares, text is the first one's, entries that one lacks are left out."""
+    made = instrument._mean([{"a": [1.0, 0.0], "name": "x", "b": 2.0}, {"a": [3.0, 4.0], "name": "y"}], [0.25, 0.75])
+    assert made == {"a": [2.5, 3.0], "name": "x"}

@@ -328,7 +328,7 @@ def aligned(schedule, etas):
 def solved(denoiser, x, levels, generator=None, **watch):
     """A run of ``ddpm`` over these levels."""
     ddpm = SamplingOptions("ddpm")
-    return samplers.sample(denoiser, paper_schedule(50), x, ddpm, generator=generator, levels=levels, **watch)
+    return samplers.sample(denoiser, levels, x, ddpm, generator=generator, **watch)
 
 
 def paper_schedule(n_steps):
@@ -521,7 +521,7 @@ def test_a_model_of_one_level_hears_quiet_and_loud_alike():
     audio = loud["audio"][0].numpy()
     made = [diffwave_uses.denoise(model, level * audio, t=3, label="one") for level in (1.0, 0.01)]
     np.testing.assert_allclose(0.01 * made[0], made[1], atol=1e-5 * np.abs(made[1]).max())
-    ends = [diffwave_uses.interpolate(model, audio, 0.1 * audio, share, 3, label="one") for share in (0, 1)]
+    ends = [diffwave_uses.interpolate(model, (audio, 0.1 * audio), share, 3, label="one") for share in (0, 1)]
     np.testing.assert_allclose(0.1 * ends[0], ends[1], atol=1e-5)
     for changes, match in [({"condition": "mel", "labels": ()}, "determines the level"), ({"peak": 1.5}, "0 to 1")]:
         with pytest.raises(ConfigError, match=match):
@@ -643,7 +643,7 @@ def test_interpolate(shared, noise):
     model, rng = perfect("none", 0.3), np.random.default_rng(0)
     first, second = rng.normal(size=40_000) * 0.3, rng.normal(size=39_000) * 0.3
     shares = (0.0, 0.25, 0.5)
-    made = [diffwave_uses.interpolate(model, first, second, share, shared_noise=shared) for share in shares]
+    made = [diffwave_uses.interpolate(model, (first, second), share, shared_noise=shared) for share in shares]
     slope, spread = after_sampling(model.schedule, 0.3, start=49)
     alpha = np.sqrt(0.880104)  # step 50 of 200, counted from 1
     second = np.pad(second, (0, 1000))
@@ -656,7 +656,7 @@ def test_interpolate(shared, noise):
     assert rest == pytest.approx(np.hypot(spread, slope * noise), rel=0.02)
     for options, match in [({"share": 1.5}, "0 to 1"), ({"share": -0.1}, "0 to 1"), ({"t": 0}, "1 to")]:
         with pytest.raises(ModelError, match=match):
-            diffwave_uses.interpolate(model, first, second, **options)
+            diffwave_uses.interpolate(model, (first, second), **options)
 
 
 def test_the_uses_run_the_real_network_too():
@@ -664,7 +664,7 @@ def test_the_uses_run_the_real_network_too():
     torch.nn.init.normal_(plain.net.output.weight, std=0.2)
     assert diffwave_uses.generate(plain, 300, 2).shape == (2, 300)
     assert diffwave_uses.denoise(plain, np.zeros(300), t=2).shape == (300,)
-    assert diffwave_uses.interpolate(plain, np.zeros(300), np.zeros(200), 0.5, 2).shape == (300,)
+    assert diffwave_uses.interpolate(plain, (np.zeros(300), np.zeros(200)), 0.5, 2).shape == (300,)
     digits = dataclasses.replace(DIGITS, n_steps=4, fast_etas=()).build(PLAIN)
     torch.nn.init.normal_(digits.net.output.weight, std=0.2)
     one, two = (diffwave_uses.generate(digits, 300, label=name) for name in ("one", "two"))

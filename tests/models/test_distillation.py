@@ -124,7 +124,9 @@ def test_times_of_few_steps_are_levels_of_the_grid():
 
 
 def preset(**changes):
-    return toy.preset(STUDENT, FEATURES, **{"steps": 12, "segment_s": 0.5, "ema_decay": 0.9, **changes})
+    return toy.preset(
+        STUDENT, FEATURES, **{"steps": 12, "segment_s": 0.5, "ema_decay": 0.9, "precision": "fp32", **changes}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,6 @@ class DenoiserCall:
     n_calls: int
     clip: int | float | None
     generator: torch.Generator | None
-    noise_std: Tensor | float
     temperature: int | float
     callback: Callable[[SamplerStep], None] | None
     cancelled: Callable[[], bool] | None
@@ -184,7 +183,7 @@ class DenoiserCall:
         """Fresh noise in the shape of ``x``, scaled by the temperature; that of a CPU generator is equal anywhere."""
         device = x.device if self.generator is None else self.generator.device
         noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=device).to(x.device)
-        return std * self.temperature * (noise * self.noise_std)
+        return std * self.temperature * (noise * getattr(self.denoiser, "prior_std", 1.0))
 
 
 def sampling_times(schedule: Schedule, sampler: str, steps: int, start_t: int | float | None = None) -> list[float]:
@@ -221,33 +220,33 @@ def sampling_times(schedule: Schedule, sampler: str, steps: int, start_t: int | 
 @torch.no_grad()
 def sample(
     denoiser: EpsModel,
-    schedule: Schedule,
+    schedule: Schedule | Sequence[NoiseLevel],
     x_t: Tensor,
     options: SamplingOptions | None = None,
     clip: int | float | None = None,
     generator: torch.Generator | None = None,
     callback: Callable[[SamplerStep], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
-    levels: Sequence[NoiseLevel] | None = None,
-    noise_std: Tensor | float = 1.0,
 ) -> Tensor:
     """Run a sampler from ``x_t`` to the clean signal, of the same shape and device.
 
     ``x_t`` is pure noise, or for a shallow start ``schedule.diffuse(coarse, shallow - 1, noise)``. Of the options
-    sampler (``dpmpp``), steps (20), ``shallow``, ``eta`` and ``temperature`` (1) count; ``levels``, the noisiest first,
-    replace the steps. ``clip`` limits the x0 prediction, for signals known to be bounded. The generator and
-    ``noise_std`` are those of the fresh noise; two runs with equal generators are equal. ``callback`` is called with
-    every :class:`SamplerStep` and does not affect the result; ``cancelled`` is polled before each evaluation.
+    sampler (``dpmpp``), steps (20), ``shallow``, ``eta`` and ``temperature`` (1) count; noise levels, the noisiest
+    first, in place of the schedule replace the steps. ``clip`` limits the x0 prediction, for signals known to be
+    bounded. The generator is that of the fresh noise, whose standard deviation is the denoiser's ``prior_std``, if it
+    has one; two runs with equal generators are equal. ``callback`` is called with every :class:`SamplerStep` and does
+    not affect the result; ``cancelled`` is polled before each evaluation.
     """
     o = options or SamplingOptions()
     name, temperature = o.sampler or "dpmpp", 1.0 if o.temperature is None else o.temperature
-    if levels is None:
+    levels = schedule
+    if isinstance(schedule, Schedule):
         times = sampling_times(schedule, name, o.steps or 20, None if o.shallow is None else o.shallow - 1)
         levels = [schedule.level(t) for t in times]
     sampler, n_calls = SAMPLERS[name], SAMPLERS[name].n_calls(len(levels))
     if o.eta is not None and sampler.eta is None:
         raise ModelError(f"{name} is deterministic and takes no eta; leave it out or use ddim.")
-    call = DenoiserCall(denoiser, n_calls, clip, generator, noise_std, temperature, callback, cancelled)
+    call = DenoiserCall(denoiser, n_calls, clip, generator, temperature, callback, cancelled)
     extra = () if sampler.eta is None else (sampler.eta if o.eta is None else o.eta,)
     return sampler.function(call, x_t, [*levels, CLEAN], *extra)
 

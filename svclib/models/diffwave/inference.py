@@ -148,31 +148,29 @@ def denoise(
 
 def interpolate(
     model: DiffWaveModel,
-    first: np.ndarray,
-    second: np.ndarray,
+    ends: tuple[np.ndarray, np.ndarray],
     share: float | int = 0.5,
     t: int = 50,
     shared_noise: bool = True,
     label: str | None = None,
     options: SamplingOptions = DEFAULTS,
-    callback: Callback | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    **watch: Callable | None,
 ) -> np.ndarray:
     """A sound ``[samples]`` between two recordings: both are noised to step ``t``, mixed there, and denoised.
 
     ``share`` (0 to 1) is that of the second; 50 of 200 steps in the paper. The recordings ``[samples]`` are at the rate
     of the model, which is trained without a mel; the shorter one is followed by silence. With independent noises, as
     in the paper, instead of ``shared_noise`` the mix has less noise than its step has (0.245 instead of 0.346 in the
-    middle, at step 50 of 200).
+    middle, at step 50 of 200). ``watch`` is ``callback`` and ``cancelled``.
     """
     if not 0 <= share <= 1:
         raise ModelError(f"The share is {share}; expected a number from 0 to 1.")
-    start, (x0, longest) = _start(model, t), _signals(model, first=first, second=second)
+    start, (x0, longest) = _start(model, t), _signals(model, first=ends[0], second=ends[1])
     gain, generator = model.gain(x0), torch.Generator().manual_seed(options.seed)
     noise = torch.randn(1 if shared_noise else 2, x0.shape[1], generator=generator).expand(2, -1)
     noisy = model.schedule.diffuse(x0 * gain, torch.tensor([start, start]), noise)
     mixed = (1 - share) * noisy[:1] + share * noisy[1:]
     denoiser, levels = model.prepare(options.precision, **condition(model, label, 1)), model.schedule.levels_from(start)
-    made = model.run(denoiser, mixed.to(model.device), options, generator, levels, callback, cancelled)
+    made = model.run(denoiser, mixed.to(model.device), options, generator, levels, **watch)
     level = (1 - share) / gain[0] + share / gain[1]
     return (made[0, :longest].cpu() * level).numpy()

@@ -291,5 +291,4 @@ class DiffWaveModel(layers.MelScaled):
     def run(self, denoiser, x_t, options, generator, levels, callback=None, cancelled=None) -> Samples:
         """``samplers.sample`` from ``x_t``, by ``ddpm``, the paper's, where the options name no sampler."""
         o = dataclasses.replace(options, sampler=options.sampler or "ddpm")
-        watch, std = (callback, cancelled), getattr(denoiser, "prior_std", 1.0)
-        return samplers.sample(denoiser, self.schedule, x_t, o, None, generator, *watch, levels, std)
+        return samplers.sample(denoiser, levels or self.schedule, x_t, o, None, generator, callback, cancelled)
