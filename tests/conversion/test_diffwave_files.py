@@ -179,7 +179,7 @@ def test_interpolate(plain, takes, tmp_path, options):
     names = [f"one to two {i} of 3.wav" for i in (1, 2, 3)]
     assert sorted(n for n in contents(tmp_path) if n.endswith("wav")) == names
     model = instrument.open(plain).model
-    ends = [audio.read(takes / f"{n}.wav", RATE).samples for n in ("one", "two")]
+    ends = tuple(audio.read(takes / f"{n}.wav", RATE).samples for n in ("one", "two"))
     for name, share in zip(names, (0.0, 0.5, 1.0), strict=True):
         sound = diffwave_uses.interpolate(model, ends, share, 2, shared_noise=not options)
         np.testing.assert_allclose(read(tmp_path / name), sound * min(1, 0.99 / np.abs(sound).max()), atol=1e-5)

@@ -132,7 +132,9 @@ def preset(**changes):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     home = tmp_path_factory.mktemp("teacher")
-    training.train(MelDataset(), home / "run", toy.preset(SETTINGS, FEATURES, steps=60, segment_s=0.5))
+    training.train(
+        MelDataset(), home / "run", toy.preset(SETTINGS, FEATURES, steps=60, segment_s=0.5, precision="fp32")
+    )
     return training.export(home / "run", home / "teacher.zip", "last")
 
 

@@ -147,7 +147,7 @@ def test_what_is_sung_comes_back_without_a_gap_and_soon_in_the_browser(base, tmp
     on = played > 0.1 * np.median(played[played > 0])
     lengths_s = step_s * np.diff(np.flatnonzero(np.diff(np.r_[False, on, False].astype(int))))[::2]
     whole = (lengths_s[1:-1] > 0.4) & (lengths_s[1:-1] < 0.8)
-    assert np.sum(~whole) <= 2 * gaps, lengths_s  # no tone is torn but by a gap, none is missing
+    assert np.sum(~whole) <= 3 * gaps, lengths_s  # no tone is torn but by a gap, none is missing
     assert len(lengths_s) == pytest.approx(len(given) * step_s, abs=2 + gaps)
 
 
