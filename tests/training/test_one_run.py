@@ -109,6 +109,8 @@ def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path, monkeypa
     assert atomic_store.remove_parts(tmp_path) == 0 and part.read_bytes() == b"half"
     mine = run_lock.RunLock(tmp_path, "mine")
     assert run_lock._dead("mine", {**mine._lock, "pid": 2**22 + 1})
+    for elsewhere in ("", "~"):  # sorted before and after this machine's
+        assert not run_lock._dead("mine", {**mine._lock, "pid": 2**22 + 1, "boot": elsewhere})
 
 
 # A run that changes its name -----------------------------------------------------------------------------------------
