@@ -365,8 +365,8 @@ def four_examples(model, first: np.ndarray, second: np.ndarray, label: str | Non
     cleaned = functools.partial(inference.denoise, model, noisy, quarter, label=label, options=options)
     runs.append(record(model, cleaned, f"denoise, from step {quarter}", seed))
     for share in (0.0, 0.5):
-        ends = (first, second, share, half)
-        between = functools.partial(inference.interpolate, model, *ends, label=label, options=options)
+        how = ((first, second), share, half)
+        between = functools.partial(inference.interpolate, model, *how, label=label, options=options)
         runs.append(record(model, between, f"interpolate {100 * share:.0f} %, from step {half}", seed))
     return runs
 
