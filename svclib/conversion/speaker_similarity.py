@@ -101,6 +101,8 @@ def windows(samples: Float[np.ndarray, " _"]) -> list[np.ndarray]:
 
 def speaker_embedding(phrases: Sequence[np.ndarray]) -> Float[np.ndarray, "256"]:
     """The normalised mean of the directions of a voice's phrases, each at 16 kHz."""
+    if not phrases:
+        raise ConversionError("There is no phrase of the target voice; give at least one recording.")
     mean = np.mean([embed(trim_pauses(phrase)) for phrase in phrases], axis=0)
     return mean / np.linalg.norm(mean)
 

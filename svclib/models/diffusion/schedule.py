@@ -82,7 +82,7 @@ class Schedule:
         if not isinstance(t, Tensor):
             alpha, sigma = self.alpha_sigma(torch.tensor(float(t), dtype=torch.float64, device="cpu"))
             return float(alpha), float(sigma)
-        table = units.double(torch.from_numpy(self.half_log_snr), t.device)
+        table = _table(self, t.device)
         low = t.long().clamp(0, self.n_steps - 2)
         half = table[low] + (units.double(t) - low) * (table[low + 1] - table[low])
         # alpha^2 = sigmoid(log SNR), sigma^2 = sigmoid(-log SNR): Kingma et al. 2021, Eq. 3.
@@ -132,6 +132,12 @@ class Schedule:
         """The forward process (Ho et al. 2020, Eq. 4) at times ``[batch]``."""
         alpha, sigma = (expand_like(x, x0) for x in self.alpha_sigma(t))
         return alpha * x0 + sigma * noise
+
+
+@functools.lru_cache(maxsize=32)
+def _table(schedule: Schedule, device: torch.device) -> Tensor:
+    """The half log-SNR on a device: copying it there at every call would hold up a GPU."""
+    return units.double(torch.from_numpy(schedule.half_log_snr), device)
 
 
 def expand_like(x: Times, like: Tensor) -> Tensor:
