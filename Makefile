@@ -93,7 +93,7 @@ $(VENV)/.dev: $(VENV)/.core requirements-dev.txt requirements-nodeps.txt
 venv-classic: .venv-classic/.done
 .venv-classic/.done: requirements-classic.txt $(VENV)/.core
 	test -x .venv-classic/bin/python || $(PYTHON) -m venv .venv-classic
-	uv=$$(command -v uv || ls $(BIN)/uv 2>/dev/null) && pip="$$uv pip" || pip="pip"; \
+	uv=$$(command -v uv || ls $(BIN)/uv 2>/dev/null) && pip="$$uv pip" || pip=".venv-classic/bin/python -m pip"; \
 	  VIRTUAL_ENV=$(abspath .venv-classic) $$pip install -q $(OFFLINE) -r requirements-classic.txt
 	VIRTUAL_ENV=$(abspath .venv-classic) .venv-classic/bin/python -m pip install -q $(OFFLINE) --no-deps --no-build-isolation -e .
 	touch $@
