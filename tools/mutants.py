@@ -28,7 +28,8 @@ TESTS = {
     "svclib/training/*.py": "tests/training tests/drive",
     "svclib/training/api.py": "tests/training/test_training.py tests/models/test_codebook.py tests/training",
     "svclib/training/checkpoint*.py": "tests/training/test_resume.py tests/security/test_untrusted_folders.py",
-    "svclib/training/resume.py": "tests/training/test_base_model.py tests/training/test_resume.py",
+    "svclib/training/resume.py": "tests/models/test_diffusion_training.py tests/training/test_base_model.py "
+    "tests/training/test_resume.py",
     "svclib/training/run_l*.py": "tests/training/test_one_run.py tests/training/test_training.py tests/drive",
     "svclib/training/session.py": "tests/training/test_training.py",
     "svclib/training/sweep.py": "tests/training/test_sweep.py",

@@ -320,7 +320,8 @@ def architecture(settings: Any, features: FeatureSettings, statistics: dict) -> 
 
 
 _BLENDED = ("f0_midi", "loudness_db", "loudness_quantiles_db")  # statistics that conversions use
-_FREE = ("sampler", "sampler_steps", "temperature", "retrieval_size")  # settings in which parts of a blend may differ
+# Settings in which parts of a blend may differ
+_FREE = ("sampler", "sampler_steps", "temperature", "temperature_tilt", "retrieval_size")
 
 
 def _design(one: Instrument, state: dict) -> dict[str, Any]:

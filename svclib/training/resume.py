@@ -23,8 +23,9 @@ from svclib.utils.serialization import from_dict, to_dict
 RETRY_AFTER_S = 2.0
 _SEARCH_RANGE = {"f0_min_hz", "f0_max_hz"}  # of the tracker: no weight depends on it
 BASE_PATH = Path(models.__file__).with_name("base.zip")
+_SAMPLING = {"sampler", "sampler_steps", "temperature", "temperature_tilt"}  # of a diffusion model: no part of training
 # Settings of a diffusion model that may differ between an instrument and a run that starts from it.
-_RETRAINABLE = {"sampler", "sampler_steps", "temperature", "code_noise", "warp_range", "equaliser_db"}
+_RETRAINABLE = _SAMPLING | {"code_noise", "warp_range", "equaliser_db"}
 _RETRAINABLE |= {"coarse_weight", "condition_dropout", "vocoder_weight", "vocoder_rows"}
 
 
@@ -271,17 +272,24 @@ def _require_new(run: Path, identity: dict, from_step: int | None) -> None:
 
 
 def changed_settings(record: dict, preset: config.Preset) -> tuple[str, str]:
-    """Differences between a checkpoint's settings and a preset: of kind, features and model, and of training."""
+    """Differences between a checkpoint's settings and a preset: of kind, features and model, and of what may change.
+
+    What may change is training, and the defaults of sampling where they are no part of training.
+    """
     then, today = record["preset"], checkpoints.describe_preset(preset)
     if then["kind"] != today["kind"]:
         return f"kind {then['kind']} there, {today['kind']} here", ""
-    fixed = [
-        differences(to_dict(from_dict(type(getattr(preset, part)), then[part], part)), today[part], _SEARCH_RANGE)
-        for part in ("features", "model")
-    ]
+    features, model = (
+        to_dict(from_dict(type(getattr(preset, part)), then[part], part)) for part in ("features", "model")
+    )
     # A setting that is newer than the checkpoint had its default's effect.
     trained = to_dict(type(preset.training)()) | then["training"]
-    return "; ".join(filter(None, fixed)), differences(trained, today["training"], {"steps"})
+    is_student = getattr(preset.model, "prediction", "") == "consistency"
+    free = _SAMPLING if preset.model.kind == "diffusion" and not is_student else set()
+    fixed = [differences(features, today["features"], _SEARCH_RANGE), differences(model, today["model"], free)]
+    changed = [differences(trained, today["training"], {"steps"})]
+    changed.append(differences(model, today["model"], model.keys() - free))
+    return "; ".join(filter(None, fixed)), "; ".join(filter(None, changed))
 
 
 def _compare(
@@ -292,7 +300,7 @@ def _compare(
     if fixed:
         raise TrainingError(f"'{run}' was begun with other settings: {fixed}. Use those to resume, or another folder.")
     if trained:
-        messages.append(f"Training settings changed since step {record['step']}: {trained}.")
+        messages.append(f"Settings changed since step {record['step']}: {trained}.")
     if preset.model.kind == "diffusion" and singers != list(dataset.singers):  # its singer table goes by position
         raise TrainingError(
             f"'{run}' was trained with the singers {', '.join(singers)}, the dataset has {', '.join(dataset.singers)}.",

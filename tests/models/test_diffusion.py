@@ -425,6 +425,23 @@ def test_temperature_is_the_factor_of_all_noise(trained):
     )
 
 
+@pytest.mark.parametrize("sampler, guidance", [("dpmpp", 0.0), ("ddpm", 0.0), ("ddpm", 1.0)])
+def test_with_a_tilt_the_noise_falls_from_band_to_band_to_none(sampler, guidance):
+    """A silent network keeps bands apart, so the highest band is the same for every seed and the lowest is not."""
+    model = tiny(settings=dataclasses.replace(TINY, temperature_tilt=1.0))
+    torch.nn.init.zeros_(model.denoiser.last.weight)
+    noise, flat = model.initial_noise(2000, 1, 0.5), tiny().initial_noise(2000, 1, 0.5)
+    torch.testing.assert_close(noise, torch.linspace(1, 0, 40)[:, None] * flat)
+    song = batch_of([tune(60, seed=5)])
+    options = [SamplingOptions(sampler, 6, seed=seed, words_guidance=guidance, temperature=1.0) for seed in (1, 2)]
+    runs = []
+    for o in options:
+        condition, denoiser = model.guided(ConditionInputs.from_batch(song), None, model.singer_weights(), o)
+        runs.append(model.scale(model.sample(condition, o, denoiser)))
+    differences = (runs[0] - runs[1]).abs().mean(2)[0]
+    assert float(differences[-1]) < 1e-6 < 0.01 < float(differences[0])
+
+
 def test_shallow_start_begins_at_the_coarse_mel(trained):
     model, unheard = trained
     condition = condition_of(model, unheard)

@@ -386,3 +386,20 @@ def test_export_with_its_dataset_adds_the_retrieval_codebook(exported, tmp_path)
     assert made.settings()["sampling"]["retrieval"] == 1.0 and not np.allclose(made.audio, plain)
     with pytest.raises(ConversionError, match="codebook"):
         convert(opened, song(), PLAIN, SamplingOptions(retrieval=0.5))
+
+
+def test_a_run_goes_on_where_only_the_defaults_of_sampling_are_others(tmp_path):
+    """They are no part of training: bit by bit the weights of a run that never stopped."""
+    before = toy.preset(SETTINGS, FEATURES, steps=4, segment_s=0.5)
+    changed = dataclasses.replace(SETTINGS, temperature=0.6, temperature_tilt=1.0, sampler_steps=3)
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    training.train(MelDataset(), whole, before, init=None)
+    training.train(MelDataset(), parted, before, steps=2, init=None)
+    result = training.train(MelDataset(), parted, toy.preset(changed, FEATURES, steps=4, segment_s=0.5))
+    assert any("temperature 1.0 there, 0.6 here" in text for text in result.messages)
+    one, other = (instrument.open(training.export(run, tmp_path / f"{run.name}.zip")) for run in (whole, parted))
+    assert other.model.settings == changed and one.model.settings == SETTINGS
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    with pytest.raises(TrainingError):
+        training.train(MelDataset(), parted, toy.preset(dataclasses.replace(SETTINGS, channels=8), FEATURES, steps=5))

@@ -158,6 +158,23 @@ def test_it_comes_nearer_to_the_end_of_the_flow(teacher, student, tmp_path):
     assert student[2].validation_loss < 0.7 * start.validation_loss
 
 
+def test_it_is_trained_around_the_temperature_that_it_samples_with(monkeypatch):
+    """Noise and residual by one factor for each example, within half and one and a half times the setting."""
+    drawn, batch = [], MelDataset().batch(0, 1, 64, 40)
+    for temperature, tilt in ((1.0, 0.0), (0.4, 0.5)):
+        settings = dataclasses.replace(STUDENT, temperature=temperature, temperature_tilt=tilt)
+        model = settings.build(FEATURES, MelDataset.statistics, seed=0)
+        model.distil(SETTINGS.build(FEATURES, MelDataset.statistics, seed=0), model)
+        monkeypatch.setattr(model.distillation, "loss", lambda student, *rest: drawn.append(rest) or rest[0].sum())
+        model.loss(batch, torch.Generator().manual_seed(0))
+    (residual, noise, *_), (tilted_residual, tilted_noise, *_) = drawn
+    factors = noise.std((1, 2))
+    assert 0.5 <= float(factors.min()) < 0.7 and 1.3 < float(factors.max()) < 1.55
+    bands = 0.4 * torch.linspace(1, 0.5, noise.shape[1])[:, None]
+    torch.testing.assert_close(tilted_noise, bands * noise)
+    torch.testing.assert_close(tilted_residual, bands * residual)
+
+
 def test_its_file_converts_by_its_own_sampler(student):
     made = convert(student[0], song(), sampling=SamplingOptions(seed=1))
     assert made.sampling["sampler"] == "consistency" and made.sampling["steps"] == 1

@@ -218,6 +218,32 @@ def test_every_changed_value_of_a_run_ends_in_a_sentence(run, tmp_path, count, c
         shutil.rmtree(copied)
 
 
+@pytest.mark.case("red 28")
+@pytest.mark.parametrize(
+    "where, value",
+    [
+        ("step", -1),
+        ("generation", -1),
+        ("lineage", [[1]]),
+        ("kind", 3),
+        ("preset kind", "none"),
+        ("metrics best", [1]),
+        ("metrics best", [1, "x"]),
+        ("dataset singers", ["x\ny"]),
+        ("dataset recordings", {"a": 3}),
+    ],
+)
+def test_each_value_that_training_could_not_have_written_is_refused(run, where, value):
+    last = [c for c in checkpoints.listing(run / "checkpoints") if c.kind == "last"][-1]
+    record = checkpoints.unpack(last.path).record
+    checkpoints.check_record(record)
+    *path, name = where.split()
+    place = record[path[0]] if path else record
+    place[name] = value
+    with pytest.raises(ConfigError):
+        checkpoints.check_record(record)
+
+
 @pytest.mark.case("red 36")
 def test_a_name_with_a_digit_that_is_no_number_disables_nothing(run):
     for name in ("ck-²-x.safetensors", "ck-1²2-x.safetensors", ".part-x~²~1"):

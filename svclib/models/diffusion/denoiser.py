@@ -271,7 +271,8 @@ class CachedDenoiser:
     ``coarse`` is the coarse mel and its expected error. Of the options ``precision``, ``chunk_frames`` and
     ``cache_bytes`` count: what :meth:`Denoiser.precompute` gives is kept (full model: 61 kB a frame in fp32) as long as
     it fits, otherwise each chunk computes its own part at every call. Input and output stay float32 in any precision;
-    one evaluation in bf16 differs from fp32 by below 1 % of the noise. ``cancelled`` is polled before every chunk.
+    one evaluation in bf16 differs from fp32 by below 1 % of the noise. ``prior_std`` is the standard deviation of a
+    sampling run's noise in each mel band; ``cancelled`` is polled before every chunk.
     """
 
     def __init__(
@@ -281,8 +282,10 @@ class CachedDenoiser:
         condition: Condition,
         coarse: tuple[Mels, Mels],
         options: SamplingOptions,
+        prior_std: Float[Tensor, "mels 1"] | float = 1.0,
         cancelled: Callable[[], bool] | None = None,
     ):
+        self.prior_std = prior_std
         self.precision = layers.resolve_precision(condition.device, options.precision)
         dtype = layers.DTYPES[self.precision]
         self.denoiser = denoiser if dtype == torch.float32 else copy.deepcopy(denoiser).to(dtype)
@@ -323,7 +326,7 @@ class GuidedDenoiser:
 
     def __init__(self, full: CachedDenoiser, without: Sequence[tuple[float, CachedDenoiser]]):
         self.full, self.without = full, without
-        self.coarse, self.precision = full.coarse, full.precision
+        self.coarse, self.precision, self.prior_std = full.coarse, full.precision, full.prior_std
 
     def __call__(self, x_t: Mels, t: int | float) -> Mels:
         """The guided noise in ``x_t`` at a real diffusion time."""

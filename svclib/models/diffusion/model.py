@@ -63,6 +63,7 @@ class DiffusionSettings(Settings):
         n_steps, beta_first, beta_last: The noise schedule.
         condition_dropout: Probability with which each condition is replaced by its null in training.
         sampler, sampler_steps, temperature: Defaults of sampling.
+        temperature_tilt: How much of the temperature is gone at the highest mel band; it falls linearly from the lowest.
         vocoder: Settings of a vocoder that is trained beside the model and stored with it; None for none. It shares no
             parameters, only the gradient clipping.
         vocoder_weight, vocoder_rows: Weight of its loss (0: it stays as it is, such as the base model's), and excerpts
@@ -94,6 +95,7 @@ class DiffusionSettings(Settings):
     sampler: str = "dpmpp"
     sampler_steps: int = setting(20, 1, 1000)
     temperature: float = setting(1.0, 0.0, 2.0)
+    temperature_tilt: float = setting(0.0, 0.0, 1.0)
     vocoder: HarmonicSettings | None = None
     vocoder_weight: float = setting(0.1, 0.0, 1000.0)
     vocoder_rows: int = setting(2, 1, 4096)
@@ -236,6 +238,7 @@ class DiffusionModel(layers.MelScaled):
         size, distillation = len(x0), self.distillation
         mean, std = (x.detach() for x in self.coarse_and_std(condition))
         noise, temperature = rng.normal(tuple(x0.shape), generator).to(x0), self.settings.temperature
+        temperature = temperature * self.noise_std.to(x0)
         if training:  # around the temperature of sampling: noise and residual shrink together along the flow
             temperature = temperature * (0.5 + rng.uniform((size, 1, 1), generator).to(x0))
         residual, noise = temperature * (x0 - mean) / std, temperature * noise
@@ -324,7 +327,8 @@ class DiffusionModel(layers.MelScaled):
             return self.coarse_and_std(condition[..., low:high])
 
         coarse = layers.run_in_chunks(coarse_chunk, n_frames, o.chunk_frames, self.coarse.halo)
-        return CachedDenoiser(self.denoiser, self.parameterization, condition, coarse, o, cancelled)
+        noise_std = self.noise_std.to(condition.device)
+        return CachedDenoiser(self.denoiser, self.parameterization, condition, coarse, o, noise_std, cancelled)
 
     def guided(
         self,
@@ -357,7 +361,13 @@ class DiffusionModel(layers.MelScaled):
         """The noise that a sampling run of so many frames starts with."""
         generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
         temperature = self.settings.temperature if temperature is None else temperature
-        return temperature * torch.randn((batch, self.contract.n_mels, n_frames), generator=generator)
+        noise = torch.randn((batch, self.contract.n_mels, n_frames), generator=generator)
+        return temperature * self.noise_std * noise
+
+    @property
+    def noise_std(self) -> Float[Tensor, "mels 1"]:
+        """Standard deviation of the sampling noise in each mel band at a temperature of 1."""
+        return torch.linspace(1.0, 1.0 - self.settings.temperature_tilt, self.contract.n_mels)[:, None]
 
     @torch.no_grad()
     def sample(
