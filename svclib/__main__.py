@@ -26,8 +26,6 @@ def main(argv: list[str] | None = None) -> int:
         given = arguments.parser(next((x for x in argv if not x.startswith("-")), "")).parse_args(argv)
     except SystemExit as leave:
         return int(leave.code or 0)
-    # threads that wait by sleeping: by spinning, training beside other busy programs was ten times slower
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return arguments.COMMANDS[given.command].run(given) or 0
     except KeyboardInterrupt:
