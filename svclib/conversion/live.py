@@ -6,9 +6,10 @@ block. What needs a whole song cannot be had: loudness by the statistics of song
 key, the attenuation between notes.
 """
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,17 @@ from svclib.utils.errors import ConversionError, ProgressCallback, reporter
 CONTEXT_S = 0.8
 LOOKAHEAD_S = 0.064  # half the windows of loudness and of the F0 tracker, and a frame of its own
 DEFAULT_MIDI = 60.0  # F0 before the first voiced frame, of an instrument without statistics
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one core: a second thread of such short operations waits whenever the browser has the other core."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 class LiveVoice:
@@ -72,6 +84,7 @@ class LiveVoice:
         self.f0_hz, self.voiced, self.loudness_db, self.z = ([] for _ in range(4))
         self.z_stream = None if self.model.z_encoder is None else _ZStream(self.model.z_encoder)
 
+    @_one_thread()
     def process(self, block: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Take a block at the instrument's rate, of any length; give as many samples, ``latency_samples`` late."""
         self.received = np.concatenate([self.received, np.asarray(block, np.float32)])
@@ -79,6 +92,7 @@ class LiveVoice:
         made = self._advance(last)
         return self._pop(self._in_room(made), len(block))
 
+    @_one_thread()
     def finish(self) -> np.ndarray:
         """The sound that is still to come, up to the end of the last whole frame."""
         end = (self.begin + len(self.received)) // self.hop

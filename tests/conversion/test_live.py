@@ -130,6 +130,24 @@ def test_the_result_is_as_long_as_the_recording_and_on_time(song):
     assert abs(best) <= 2  # 20 ms
 
 
+def test_blocks_are_computed_on_one_core_and_nothing_else_is(monkeypatch):
+    voice, measure, seen, before = live.LiveVoice(instrument()), extract.extract, [], torch.get_num_threads()
+
+    def measured(*arguments):
+        seen.append(torch.get_num_threads())
+        return measure(*arguments)
+
+    monkeypatch.setattr(extract, "extract", measured)
+    try:
+        torch.set_num_threads(2)
+        voice.process(np.zeros(RATE // 4, np.float32))
+        assert torch.get_num_threads() == 2
+        voice.finish()
+        assert seen == [1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_others_than_ddsp_are_refused():
     other = instrument()
     other.kind = "diffusion"
