@@ -63,7 +63,7 @@ class DiffusionSettings(Settings):
         n_steps, beta_first, beta_last: The noise schedule.
         condition_dropout: Probability with which each condition is replaced by its null in training.
         sampler, sampler_steps, temperature: Defaults of sampling.
-        temperature_tilt: How much of the temperature is gone at the highest mel band; it falls linearly from the lowest.
+        temperature_tilt: How much of the temperature is gone at the highest mel band, falling linearly from the lowest.
         vocoder: Settings of a vocoder that is trained beside the model and stored with it; None for none. It shares no
             parameters, only the gradient clipping.
         vocoder_weight, vocoder_rows: Weight of its loss (0: it stays as it is, such as the base model's), and excerpts
