@@ -43,8 +43,8 @@ __all__ = [*_PUBLIC, "__version__"]
 # What torch cannot compute on Apple's GPUs is computed on the CPU.
 for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "PYTORCH_ENABLE_MPS_FALLBACK"):
     os.environ.setdefault(_switch, "1")
-# Threads that wait spin for a moment, then sleep. To sleep at once made a training step on two idle cores take 1.5 times
-# as long; to spin as long as is the default 13 times as long beside six busy programs (benchmarks/README.md).
+# Threads that wait spin for a moment, then sleep. To sleep at once made a training step on two cores take 1.5 times as
+# long; to spin as long as is the default 13 times as long beside six busy programs (benchmarks/README.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
