@@ -470,6 +470,17 @@ def test_a_checkpoint_is_written_from_the_weights_themselves():
     assert where == {w.data_ptr() for w in weights.values()}
 
 
+def test_a_save_needs_its_own_size_and_16_mib_on_the_disk(tmp_path, monkeypatch):
+    record = {"format": checkpoints.FORMAT, "step": 1, "metrics": {"validation_loss": None}}
+    checkpoint = checkpoints.Checkpoint(record, {"ema.a": torch.zeros(3 << 18)})
+    asked = []
+    monkeypatch.setattr(filesystem, "free_space_check", lambda folder, n_bytes: asked.append((folder, n_bytes)))
+    monkeypatch.setattr(atomic_store, "put_marked", lambda *rest: (_ for _ in ()).throw(StorageError("enough")))
+    with pytest.raises(StorageError, match="enough"):
+        checkpoints.save(tmp_path, checkpoint)
+    assert asked[0][0] == tmp_path and asked[0][1] == pytest.approx((3 << 20) + (16 << 20), abs=2000)
+
+
 def test_a_log_line_that_no_session_wrote_is_left_out(tmp_path):
     good = {"step": 1, "loss": 0.5, "parts": {"a": 1.0}}
     odd = [{**good, "loss": "x"}, {**good, "parts": [1]}, {**good, "step": True}, {"event": 3, "step": 1}, [1]]
