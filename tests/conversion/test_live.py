@@ -148,6 +148,12 @@ def test_blocks_are_computed_on_one_core_and_nothing_else_is(monkeypatch):
         torch.set_num_threads(before)
 
 
+def test_the_line_of_figures_is_in_milliseconds():
+    figures = live.StreamReport(0.02, 0.25, 0.015, 0.4, 1, 9).text
+    assert figures.startswith("Blocks of 20 ms, latency 250 ms (block included); real-time factor 0.40, ")
+    assert figures.endswith("slowest block 15 ms, 1 of 9 late.")
+
+
 def test_others_than_ddsp_are_refused():
     other = instrument()
     other.kind = "diffusion"
