@@ -33,7 +33,7 @@ DEFAULT_MIDI = 60.0  # F0 before the first voiced frame, of an instrument withou
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch on one core: a second thread of such short operations waits whenever the browser has the other core."""
+    """Torch on one core: a second thread of such short operations waits when the browser has the other core."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

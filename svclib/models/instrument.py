@@ -320,13 +320,12 @@ def architecture(settings: Any, features: FeatureSettings, statistics: dict) -> 
 
 
 _BLENDED = ("f0_midi", "loudness_db", "loudness_quantiles_db")  # statistics that conversions use
-# Settings in which parts of a blend may differ
-_FREE = ("sampler", "sampler_steps", "temperature", "temperature_tilt", "retrieval_size")
+SAMPLING = {"sampler", "sampler_steps", "temperature", "temperature_tilt"}  # settings that only sampling reads
 
 
 def _design(one: Instrument, state: dict) -> dict[str, Any]:
     """Features, settings and shapes of weights, which instruments must have in common to be blended."""
-    own = {k: v for k, v in to_dict(one.model.settings).items() if k not in _FREE}
+    own = {k: v for k, v in to_dict(one.model.settings).items() if k not in SAMPLING | {"retrieval_size"}}
     shapes = {f"the shape of {k}": tuple(v.shape) for k, v in state.items()}
     return {**to_dict(one.features), "singers": len(one.statistics.get("singers") or ()), **own, **shapes}
 

@@ -23,9 +23,8 @@ from svclib.utils.serialization import from_dict, to_dict
 RETRY_AFTER_S = 2.0
 _SEARCH_RANGE = {"f0_min_hz", "f0_max_hz"}  # of the tracker: no weight depends on it
 BASE_PATH = Path(models.__file__).with_name("base.zip")
-_SAMPLING = {"sampler", "sampler_steps", "temperature", "temperature_tilt"}  # of a diffusion model: no part of training
 # Settings of a diffusion model that may differ between an instrument and a run that starts from it.
-_RETRAINABLE = _SAMPLING | {"code_noise", "warp_range", "equaliser_db"}
+_RETRAINABLE = instrument.SAMPLING | {"code_noise", "warp_range", "equaliser_db"}
 _RETRAINABLE |= {"coarse_weight", "condition_dropout", "vocoder_weight", "vocoder_rows"}
 
 
@@ -285,7 +284,7 @@ def changed_settings(record: dict, preset: config.Preset) -> tuple[str, str]:
     # A setting that is newer than the checkpoint had its default's effect.
     trained = to_dict(type(preset.training)()) | then["training"]
     is_student = getattr(preset.model, "prediction", "") == "consistency"
-    free = _SAMPLING if preset.model.kind == "diffusion" and not is_student else set()
+    free = instrument.SAMPLING if preset.model.kind == "diffusion" and not is_student else set()
     fixed = [differences(features, today["features"], _SEARCH_RANGE), differences(model, today["model"], free)]
     changed = [differences(trained, today["training"], {"steps"})]
     changed.append(differences(model, today["model"], model.keys() - free))
