@@ -96,6 +96,14 @@ def test_silence_in_place_of_the_voice_leaves_the_accompaniment(conversion):
     np.testing.assert_array_equal(mixed, stems.accompaniment)
 
 
+@pytest.mark.parametrize(("old_level", "new_level"), [(1e-5, 0.4), (0.4, 1e-5)])
+def test_no_level_is_taken_from_or_given_to_silence(conversion, old_level, new_level):
+    voice, stems = panned(old_level, old_level)  # a part below -80 dB is no voice to be matched
+    mixed, _ = cover.mix(with_sound(conversion, new_level * voice), stems)
+    both_sides = np.repeat(new_level * voice[:, None], 2, axis=1)
+    np.testing.assert_allclose(mixed - stems.accompaniment, both_sides, atol=1e-5)
+
+
 class Halves:
     """A separator that takes half of everything for the voice."""
 
