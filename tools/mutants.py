@@ -1,14 +1,18 @@
 """Mutation tests: which small faults, put into changed lines one at a time, do the tests of a module notice?
 
 Run in a clone by an environment that has cosmic-ray (``make mutants`` makes one); tests run in ``.venv``. Nothing in
-the clone is changed: mutants are made in a worktree of their own, of the working tree as it is.
+the clone is changed: mutants are made in a worktree of their own, of the working tree as it is. Each is shown to the
+tests that execute its lines (measured once, without mutants), one in a line that runs at import to all of the module's.
 
     make mutants ARGS="--since main --sample 40"
     make mutants ARGS="--module svclib/training/sweep.py --since none --sample 20"
 """
 
 import argparse
+import ast
 import fnmatch
+import functools
+import json
 import os
 import random
 import re
@@ -69,16 +73,50 @@ def tests_of(module: str) -> str | None:
     return next((tests for pattern, tests in reversed(TESTS.items()) if fnmatch.fnmatch(module, pattern)), None)
 
 
+@functools.cache
+def tests_by_line(tree: Path, python: str, tests: str) -> dict[str, dict[str, list[str]]]:
+    """File -> line -> tests that execute it ("" where it runs at import); stops where a test fails without mutants."""
+    measured = "--cov=svclib --cov-context=test --cov-report="
+    command = f"{python} -m pytest -x -q -p no:cacheprovider {measured} {tests}"
+    if subprocess.run(shlex.split(command), cwd=tree, stdout=subprocess.DEVNULL).returncode:
+        raise SystemExit(f"These tests fail without any mutant; mend them first: {tests}")
+    report = f"{python} -m coverage json -q --show-contexts -o lines.json"
+    subprocess.run(shlex.split(report), cwd=tree, check=True)
+    files = json.loads((tree / "lines.json").read_text())["files"]
+    return {name: file["contexts"] for name, file in files.items()}
+
+
+def statement_lines(text: str, line: int) -> range:
+    """The lines of the statement that holds a line; of a function, a loop or the like its head."""
+    around = [x for x in ast.walk(ast.parse(text)) if isinstance(x, ast.stmt) and x.lineno <= line <= x.end_lineno]
+    innermost = max(around, key=lambda x: x.lineno, default=None)
+    if innermost is None:
+        return range(line, line + 1)
+    body = getattr(innermost, "body", None)
+    return range(innermost.lineno, body[0].lineno if body else innermost.end_lineno + 1)
+
+
+def run_tests(module: str, python: str, tests: str) -> int:
+    """Run the tests of the mutant that lies in the working folder; the status is that of pytest."""
+    original, changes = (git(*x, cwd=Path.cwd()) for x in (["show", f"HEAD:{module}"], ["diff", "-U0", "--", module]))
+    by_line, found = json.loads(Path("tests_by_line.json").read_text()), set()
+    for start in map(int, re.findall(r"^@@ -(\d+)", changes, re.M)):
+        found |= {test for line in statement_lines(original, start) for test in by_line.get(str(line), [])}
+    chosen = shlex.split(tests) if not found or "" in found else sorted({test.rpartition("|")[0] for test in found})
+    Path("chosen_tests").write_text("\n".join(chosen))
+    return subprocess.run([python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "@chosen_tests"]).returncode
+
+
 def mutate(tree: Path, module: str, o: argparse.Namespace) -> list[WorkResult]:
     """Results of a sample of the mutants of one module's changed lines, in a copy of the working tree."""
     lines = changed_lines(o.since, module)
     if lines is not None and not lines:
         return []
-    chosen = f"-k {shlex.quote(o.k)} " if o.k else ""
-    command = f"{o.python} -m pytest -x -q -p no:cacheprovider {chosen}{o.tests or tests_of(module)}"
+    tests = o.tests or tests_of(module)
+    command = shlex.join([sys.executable, __file__, "--run-tests", module, str(o.python), tests])
     (tree / "mutants.toml").write_text(
         f"[cosmic-ray]\nmodule-path = {module!r}\ntimeout = {o.timeout}\nexcluded-modules = []\n"
-        f'test-command = {command!r}\n[cosmic-ray.distributor]\nname = "local"\n'
+        f"test-command = {json.dumps(command)}\n[cosmic-ray.distributor]\nname = \"local\"\n"
     )
     session = tree / "mutants.sqlite"
     session.unlink(missing_ok=True)
@@ -96,10 +134,10 @@ def mutate(tree: Path, module: str, o: argparse.Namespace) -> list[WorkResult]:
         wanted = random.Random(o.seed).sample(wanted, min(o.sample, len(wanted)))
         left_out = [item.job_id for item in items if item not in wanted]
         db.set_multiple_results(left_out, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))
-        print(f"{module}: {len(wanted)} of {len(items)} mutants, noticed by: {command}", flush=True)
-        if wanted and subprocess.run(shlex.split(command), cwd=tree, stdout=subprocess.DEVNULL).returncode:
-            raise SystemExit(f"The tests of {module} fail without any mutant; mend them first.")
+    print(f"{module}: {len(wanted)} of {len(items)} mutants, shown to {tests}", flush=True)
     if wanted:
+        by_line = tests_by_line(tree, str(o.python), tests)[module]
+        (tree / "tests_by_line.json").write_text(json.dumps(by_line))
         subprocess.run([ray, "exec", "mutants.toml", session.name], cwd=tree, check=True)
     with use_db(session, WorkDB.Mode.open) as db:
         return [result for _, result in db.completed_work_items if result.worker_outcome != WorkerOutcome.SKIPPED]
@@ -114,10 +152,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--python", default=PYTHON, help="that runs the tests (.venv's)")
     parser.add_argument("--tests", help="instead of the module's, as for pytest")
-    parser.add_argument("-k", help="only tests of this expression")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds; a mutant that takes longer is noticed")
     parser.add_argument("--at-least", type=float, default=90.0, help="wanted score in percent")
+    parser.add_argument("--run-tests", nargs=3, help=argparse.SUPPRESS)  # of each mutant, in its worktree
     o = parser.parse_args(arguments)
+    if o.run_tests:
+        return run_tests(*o.run_tests)
     # The copy lies elsewhere; tests on real recordings that are skipped notice nothing.
     os.environ.setdefault("SVCLIB_TEST_DATA", str(ROOT.parent / "shared" / "data"))
     modules = o.module or [m for m in git("ls-files", "svclib/*.py").splitlines() if tests_of(m)]

@@ -25,7 +25,7 @@
     audio.close(); audio = open(); source = audio.createMediaStreamSource(stream);
   }
   const size = audio.sampleRate > 24000 ? 1024 : 256, taken = audio.createScriptProcessor(size, 1, 1);
-  let next = 0, trip = 0, told = 0, cushion = 0.12;  // seconds that are kept before they play; more after a gap
+  let next = 0, trip = 0, told = 0, cushion = 0.135;  // seconds that are kept before they play; more after a gap
   taken.onaudioprocess = (event) => {
     pending.push(Int16Array.from(event.inputBuffer.getChannelData(0), (x) => Math.round(32767 * Math.max(-1, Math.min(1, x)))));
     if (pending.length > 0.25 * audio.sampleRate / size) pending.splice(0, pending.length - 3);  // after a long wait

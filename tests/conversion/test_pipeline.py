@@ -360,11 +360,11 @@ def test_a_real_song_is_measured_on_the_grid(data_dir):
     assert suggestion.octaves == round((71 - mean) / 12)
 
 
-@pytest.mark.parametrize("n_samples", [1, 63])
-def test_a_song_shorter_than_a_frame_is_a_sentence(tmp_path, n_samples):
+@pytest.mark.parametrize(("n_samples", "ms"), [(1, 0.1), (63, 3.9)])
+def test_a_song_shorter_than_a_frame_is_a_sentence(tmp_path, n_samples, ms):
     path = tmp_path / "blip.wav"
     soundfile.write(path, 0.1 * np.cos(np.arange(n_samples)), 16000)
-    with pytest.raises(ConversionError, match="blip.wav.*less than one frame.*longer song"):
+    with pytest.raises(ConversionError, match=f"blip.wav' holds {ms} ms .*less than one frame .4.0 ms.*longer song"):
         songs.load_song(path, SETTINGS)
 
 
