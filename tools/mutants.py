@@ -116,7 +116,7 @@ def mutate(tree: Path, module: str, o: argparse.Namespace) -> list[WorkResult]:
     command = shlex.join([sys.executable, __file__, "--run-tests", module, str(o.python), tests])
     (tree / "mutants.toml").write_text(
         f"[cosmic-ray]\nmodule-path = {module!r}\ntimeout = {o.timeout}\nexcluded-modules = []\n"
-        f"test-command = {json.dumps(command)}\n[cosmic-ray.distributor]\nname = \"local\"\n"
+        f'test-command = {json.dumps(command)}\n[cosmic-ray.distributor]\nname = "local"\n'
     )
     session = tree / "mutants.sqlite"
     session.unlink(missing_ok=True)
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     # The copy lies elsewhere; tests on real recordings that are skipped notice nothing.
     os.environ.setdefault("SVCLIB_TEST_DATA", str(ROOT.parent / "shared" / "data"))
     modules = o.module or [m for m in git("ls-files", "svclib/*.py").splitlines() if tests_of(m)]
-    noticed, survived = 0, []
+    noticed, survived = 0, 0
     with tempfile.TemporaryDirectory(prefix="svclib-mutants-") as folder:
         tree = Path(folder) / "tree"
         git("worktree", "add", "--detach", str(tree), git("stash", "create") or "HEAD")  # uncommitted changes too
@@ -169,16 +169,16 @@ def main(arguments: list[str] | None = None) -> int:
             for module in modules:
                 for result in mutate(tree, module, o):
                     noticed += result.test_outcome == TestOutcome.KILLED
-                    survived += [result.diff] if result.test_outcome == TestOutcome.SURVIVED else []
+                    if result.test_outcome == TestOutcome.SURVIVED:
+                        survived += 1
+                        print(f"not noticed:\n{result.diff}\n", flush=True)
         finally:
             git("worktree", "remove", "--force", str(tree))
-    for diff in survived:
-        print(f"\nnot noticed:\n{diff}")
-    if not noticed + len(survived):
+    if not noticed + survived:
         print("There are no mutants: nothing changed in the modules that are mutated.")
         return 0
-    score = 100 * noticed / (noticed + len(survived))
-    print(f"\n{noticed} of {noticed + len(survived)} mutants were noticed: {score:.0f} %.")
+    score = 100 * noticed / (noticed + survived)
+    print(f"{noticed} of {noticed + survived} mutants were noticed: {score:.0f} %.")
     return int(score < o.at_least)
 
 
