@@ -110,14 +110,17 @@ class Halves:
     name, sample_rate_hz = "halves", 22050
 
     def __call__(self, samples, progress):
-        progress(1.0, "")
+        for fraction in (0.5, 1.0):
+            progress(fraction, "halving")
         return 0.5 * samples
 
 
 def test_the_parts_add_up_to_the_song_and_are_read_again(tmp_path):
     rng = np.random.default_rng(1)
     soundfile.write(tmp_path / "song.wav", 0.2 * rng.standard_normal((RATE, 2)), RATE, "FLOAT")
-    stems = cover.separate(tmp_path / "song.wav", Halves())
+    shares = []
+    stems = cover.separate(tmp_path / "song.wav", Halves(), lambda fraction, text: shares.append(fraction))
+    assert shares == pytest.approx([0, 0.5, 0.98])
     expected = audio.resample(soundfile.read(tmp_path / "song.wav", dtype="float32")[0], RATE, 22050)
     np.testing.assert_allclose(stems.voice + stems.accompaniment, expected, atol=1e-6)
     found = cover.open_stems(*cover.save_stems(stems, tmp_path, "song"))

@@ -437,6 +437,33 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
     assert [p.name for p in songs.find_songs(tmp_path)] == ["a.wav", "b (é) 'x'.WAV"]
 
 
+def test_songs_are_converted_one_after_the_other_and_a_bad_one_stops_no_other(tmp_path):
+    names = ["a.wav", "bad.wav", "c.wav"]
+    for name in names:
+        tones(tmp_path / name, 16000, duration_s=1.0)
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    made, asked, seen = [], [], []
+
+    def controls(song):
+        asked.append(song.name)
+        return dataclasses.replace(PLAIN, octave_shift=len(asked))
+
+    paths = [tmp_path / name for name in names]
+    failed = pipeline.convert_songs(
+        tiny(), paths, made.append, controls, progress=lambda f, text: seen.append((f, text))
+    )
+    assert list(failed) == [paths[1]] and isinstance(failed[paths[1]], AudioError)
+    assert [(x.song.name, x.controls.octave_shift) for x in made] == [("a", 1), ("c", 2)] and asked == ["a", "c"]
+    assert [f for f, _ in seen] == sorted(f for f, _ in seen) and seen[-1][0] == pytest.approx(1)
+    for i in (0, 2):  # of a song's share 0.4 for measuring it, the rest for the conversion
+        own = [f for f, text in seen if text.startswith(f"{names[i]}: ")]
+        assert own[0] == pytest.approx(i / 3) and own[-1] == pytest.approx((i + 1) / 3)
+        assert any(f == pytest.approx((i + 0.4) / 3) for f in own) and max(np.diff(own)) < 0.2
+    text = pipeline.describe(3, failed)
+    assert text.startswith("2 of 3 songs were converted. These were not:\nbad.wav: ") and len(text.splitlines()) == 2
+    assert pipeline.describe(3, {}) == "3 of 3 songs were converted."
+
+
 # Saving ---------------------------------------------------------------------------------------------------------------
 
 
