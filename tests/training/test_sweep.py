@@ -1,6 +1,8 @@
 """A sweep trains every combination once: the losses are those of the single runs, finished cells stay untouched."""
 
 import json
+import math
+import types
 
 import pytest
 import toy
@@ -99,6 +101,36 @@ def test_time_and_target_may_grow(gin_file, tmp_path):
     longer = sweep.run(toy.ToyDataset(), tmp_path, gin_file, grid, steps=5)
     assert [c.step for c in first] == [3, 3] and [c.step for c in longer] == [5, 5]
     assert len(toy.losses(longer[0].run)) == 5
+
+
+def test_minutes_are_those_of_all_cells_together(gin_file, tmp_path, monkeypatch):
+    clock, given = [1000.0], []
+
+    def train(dataset, folder, preset, report, cancelled, minutes, **options):
+        given.append(minutes)
+        clock[0] += 60 * 4
+        return types.SimpleNamespace(reason="minutes")
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: clock[0])
+    grid = {"n_harmonics": [2, 4, 6, 8]}
+    sweep.run(toy.ToyDataset(), tmp_path, gin_file, grid, minutes=10)
+    assert given == [10, 6, 2]  # the fourth has none left
+    given.clear()
+    sweep.run(toy.ToyDataset(), tmp_path, gin_file, grid, minutes=8)
+    assert given == [8, 4]  # nor a third one of 8
+    given.clear()
+    sweep.run(toy.ToyDataset(), tmp_path, gin_file, grid)
+    assert given == [math.inf] * 4
+
+
+@pytest.mark.parametrize("reason", ["interrupted", "cancelled"])
+def test_a_sweep_that_is_stopped_begins_no_other_cell(gin_file, tmp_path, monkeypatch, reason):
+    begun = []
+    result = types.SimpleNamespace(reason=reason)
+    monkeypatch.setattr(training, "train", lambda dataset, folder, *more, **options: begun.append(folder) or result)
+    cells = sweep.run(toy.ToyDataset(), tmp_path, gin_file, {"n_harmonics": [2, 4]})
+    assert len(begun) == 1 and [c.step for c in cells] == [0, 0]
 
 
 def test_a_cell_that_fails_leaves_the_others_alone(gin_file, tmp_path):
