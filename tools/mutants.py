@@ -30,7 +30,8 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 # Modules that are mutated and the tests that have to notice; the last pattern that fits counts.
 TESTS = {
     "svclib/training/*.py": "tests/training tests/drive",
-    "svclib/training/api.py": "tests/training/test_training.py tests/models/test_codebook.py tests/training",
+    "svclib/training/api.py": "tests/training/test_training.py tests/models/test_diffusion_training.py "
+    "tests/training/test_base_model.py",
     "svclib/training/checkpoint*.py": "tests/training/test_resume.py tests/security/test_untrusted_folders.py",
     "svclib/training/resume.py": "tests/models/test_diffusion_training.py tests/training/test_base_model.py "
     "tests/training/test_resume.py",

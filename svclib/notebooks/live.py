@@ -1,14 +1,24 @@
 """The live panel of notebook 03: a DDSP instrument follows the microphone."""
 
+import asyncio
 import base64
+import contextlib
 import functools
 import gc
 import json
+import secrets
+import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as W
 import numpy as np
 import soxr
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+import tornado.websocket
 
 from svclib.analysis import html as page
 from svclib.conversion.controls import Controls
@@ -24,11 +34,57 @@ _HINT = (
 )
 
 
+class _Socket(tornado.websocket.WebSocketHandler):
+    """Blocks of 16 bit samples in and out; the first message is JSON: ``id`` of the session, ``rate`` in Hz."""
+
+    def initialize(self, answer):
+        self.answer, self.session = answer, {}
+
+    def check_origin(self, origin: str) -> bool:
+        """Whoever knows the token of the address is the page of this panel."""
+        return True
+
+    def open(self):
+        self.set_nodelay(True)
+
+    def on_message(self, message: str | bytes) -> None:
+        """Answer a block by as many samples, or by the text ``stop``."""
+        if isinstance(message, str):
+            self.session = json.loads(message)
+            return
+        answer = self.answer()
+        made = answer and answer(self.session["id"], self.session["rate"], message)
+        with contextlib.suppress(tornado.websocket.WebSocketClosedError):
+            self.write_message("stop" if made is None else made, binary=made is not None)
+
+
+@functools.cache
+def _application() -> tuple[tornado.web.Application, str]:
+    """Server at a port of this computer, in a thread, and its address; one for all panels of a kernel."""
+    (listening,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
+    application = tornado.web.Application(websocket_max_message_size=1 << 20)
+
+    async def serve() -> None:
+        tornado.httpserver.HTTPServer(application).add_socket(listening)
+        await asyncio.Event().wait()
+
+    threading.Thread(target=asyncio.run, args=(serve(),), daemon=True, name="live panels").start()
+    return application, f"ws://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def _address(answer: Callable[[str, int, bytes], bytes | None]) -> str:
+    """Address that nobody can guess, where :class:`_Socket` gives blocks to the method ``answer`` of a panel."""
+    (application, address), token = _application(), secrets.token_urlsafe(32)
+    application.add_handlers(".*", [(f"/{token}", _Socket, {"answer": weakref.WeakMethod(answer)})])
+    return f"{address}/{token}"
+
+
 class LivePanel(Panel):
     """The microphone through an instrument of kind ``ddsp``, block by block.
 
-    The browser sends blocks through two hidden text areas and plays what the kernel answers. ``voice`` is the running
-    ``LiveVoice``; a new one begins with Start and with every change of the controls.
+    The browser sends blocks and plays what it is answered: through a socket of this computer, which a thread of the
+    kernel serves, or where that cannot be reached (a kernel elsewhere) through two hidden text areas. ``voice`` is the
+    running ``LiveVoice``; a new one begins with Start and with every change of the controls.
     """
 
     PREFIX = "t-live-"
@@ -49,7 +105,7 @@ class LivePanel(Panel):
             inbox.observe(self.message.guard(functools.partial(self._received, answer)), "value")
         script = page.text(Path(__file__).with_name("live.js").read_text("utf-8"))
         face = 'type="button" class="t-live-start jupyter-button widget-button"'
-        button = f'<button {face} onclick="{script}">● Start</button>'
+        button = f'<button {face} data-socket="{_address(self._answer)}" onclick="{script}">● Start</button>'
         self._start = widgets.html(f'{button} <span class="svclib-live-state" style="{page.FONT}"></span>')
         self._latency = widgets.html(css_class="t-live-latency")
         self.on_change(self._restart, self.instrument, self.octave, self.loudness)
@@ -82,15 +138,22 @@ class LivePanel(Panel):
         latency_ms = round(1000 * voice.latency_samples / voice.rate)
         self._latency.value = f'<span data-latency="{latency_ms}"></span>'
 
+    def _answer(self, session: str, rate_hz: int, block: bytes) -> bytes | None:
+        return self.message.guard(self._convert)(session, rate_hz, block)
+
+    def _convert(self, session: str, rate_hz: int, block: bytes) -> bytes:
+        """A block of 16 bit samples at the page's rate through the voice."""
+        if session != self._session:
+            self._begin(session, rate_hz)
+        samples = np.frombuffer(block, "<i2").astype(np.float32) / 32768
+        assert self.voice is not None
+        made = self._up.resample_chunk(self.voice.process(self._down.resample_chunk(samples)))
+        return (32767 * np.clip(made, -1, 1)).astype("<i2").tobytes()
+
     def _received(self, place: W.HTML, change) -> None:
         sent, answer = json.loads(change["new"]), "stop"
         try:
-            if sent["id"] != self._session:
-                self._begin(sent["id"], int(sent["rate"]))
-            block = np.frombuffer(base64.b64decode(sent["data"]), "<i2").astype(np.float32) / 32768
-            assert self.voice is not None
-            made = self._up.resample_chunk(self.voice.process(self._down.resample_chunk(block)))
-            made = (32767 * np.clip(made, -1, 1)).astype("<i2")
-            answer = base64.b64encode(made.tobytes()).decode()
+            made = self._convert(sent["id"], int(sent["rate"]), base64.b64decode(sent["data"]))
+            answer = base64.b64encode(made).decode()
         finally:
             place.value = page.text(f"{sent['id']} {sent['n']} {answer}")

@@ -1,8 +1,10 @@
-"""The live panel without a browser: what the page sends, and what it is answered."""
+"""The live panel: what the page sends and what it is answered, by socket and by text areas; in a browser its delay."""
 
+import asyncio
 import base64
 import json
 import os
+import re
 from pathlib import Path
 
 import browsing
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import tornado.websocket
 import toy
 
 from svclib.features.extract import FeatureSettings
@@ -73,6 +76,47 @@ def test_another_octave_begins_anew_and_another_session_too(base):
     assert panel.voice is not second
 
 
+def by_socket(address, blocks, session="b"):
+    """The answers to blocks that are sent through the panel's socket."""
+
+    async def talk():
+        connection, answers = await tornado.websocket.websocket_connect(address), []
+        await connection.write_message(json.dumps({"id": session, "rate": RATE}))
+        for block in blocks:
+            await connection.write_message((32767 * block).astype("<i2").tobytes(), binary=True)
+            answers.append(await connection.read_message())
+        connection.close()
+        return answers
+
+    return asyncio.run(talk())
+
+
+def address_of(panel):
+    return re.search(r'data-socket="(ws://127\.0\.0\.1:\d+/[^"]+)"', panel._start.value)[1]
+
+
+def test_the_socket_gives_the_sound_of_the_text_areas(base):
+    tone = 0.3 * np.sin(2 * np.pi * 220 * np.arange(RATE) / RATE)
+    blocks, panel = np.split(tone, 20), LivePanel(base)
+    by_area = [send(panel, n, block)[1] for n, block in enumerate(blocks)]
+    sent = by_socket(address_of(panel), blocks)
+    np.testing.assert_array_equal(
+        np.concatenate([np.frombuffer(x, "<i2") / 32768 for x in sent]) * 32768 / 32767, np.concatenate(by_area)
+    )
+    assert np.abs(np.concatenate(by_area)).max() > 0.05
+
+
+def test_the_address_of_the_socket_is_known_to_its_page_only(base, tmp_path_factory):
+    one, other = address_of(LivePanel(base)), address_of(LivePanel(base))
+    (port, token), (other_port, other_token) = (address.rsplit("/", 1) for address in (one, other))
+    assert port == other_port and token != other_token and len(token) > 40
+    with pytest.raises(tornado.httpclient.HTTPClientError, match="404"):
+        by_socket(f"{port}/guessed", [])
+    nothing = LivePanel(workspace.base_folder(base=tmp_path_factory.mktemp("empty")))
+    assert by_socket(address_of(nothing), [np.zeros(100)]) == ["stop"]
+    assert "There is no instrument" in nothing.message.widget.value
+
+
 def test_without_an_instrument_the_page_is_told_to_stop(tmp_path):
     base = workspace.base_folder(base=tmp_path)
     panel = LivePanel(base)
@@ -107,7 +151,8 @@ SECONDS = float(os.environ.get("SVCLIB_LIVE_S") or 60)
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_what_is_sung_comes_back_without_a_gap_and_soon_in_the_browser(base, tmp_path):
+@pytest.mark.parametrize("through", ["socket", "text areas"])
+def test_what_is_sung_comes_back_without_a_gap_and_soon_in_the_browser(base, tmp_path, through):
     """A tone that begins and ends once a second, from a file in place of the microphone (``SVCLIB_LIVE_S``: how long).
 
     The delay is that of the played sound behind the microphone's on the clock of the page, for every 10 s.
@@ -123,7 +168,10 @@ def test_what_is_sung_comes_back_without_a_gap_and_soon_in_the_browser(base, tmp
         page.add_init_script(TAP)
         browsing.open_in_lab(page, url, "live.ipynb")
         browsing.run_all_in_lab(page)
-        page.locator(".t-live-start").click()
+        start = page.locator(".t-live-start")
+        if through == "text areas":  # as with a kernel on another computer
+            start.evaluate("button => { button.dataset.socket = 'ws://127.0.0.1:9/'; }")
+        start.click()
         page.wait_for_function(
             "document.querySelector('.svclib-live')?.blocks > 20"
         )  # the first ones wait for the model
@@ -141,9 +189,9 @@ def test_what_is_sung_comes_back_without_a_gap_and_soon_in_the_browser(base, tmp
     delays_s = [
         delay_s(given[i:], played[i:], step_s) for i in range(0, len(given) - round(10 / step_s), round(5 / step_s))
     ]
-    print(f"{SECONDS:.0f} s: {gaps} gaps; delay {min(delays_s):.3f} to {max(delays_s):.3f} s, page: {text}")
-    assert gaps <= SECONDS // 20, text  # 0 on a machine that has nothing else to do
-    assert max(delays_s) < 0.5, delays_s  # 0.23 to 0.26 before a gap makes it wait longer
+    print(f"{through}, {SECONDS:.0f} s: {gaps} gaps; delays {np.round(delays_s, 3)} s, page: {text}")
+    assert gaps <= SECONDS // 20, text  # on two cores with nothing else to do: 0 by the socket
+    assert max(delays_s) < 0.5, delays_s  # and 0.24 s
     on = played > 0.1 * np.median(played[played > 0])
     lengths_s = step_s * np.diff(np.flatnonzero(np.diff(np.r_[False, on, False].astype(int))))[::2]
     whole = (lengths_s[1:-1] > 0.4) & (lengths_s[1:-1] < 0.8)
