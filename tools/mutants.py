@@ -71,7 +71,8 @@ def changed_lines(since: str, module: str) -> set[int] | None:
 
 def tests_of(module: str) -> str | None:
     """The tests of a module, None for one that is not mutated."""
-    return next((tests for pattern, tests in reversed(TESTS.items()) if fnmatch.fnmatch(module, pattern)), None)
+    found = next((tests for pattern, tests in reversed(TESTS.items()) if fnmatch.fnmatch(module, pattern)), None)
+    return found and f"tests/test_settings.py {found}"
 
 
 @functools.cache

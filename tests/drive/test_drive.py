@@ -390,7 +390,7 @@ def test_who_is_taken_over_saves_and_stops(tmp_path, monkeypatch, whole):
     result = training.train(First(), tmp_path, toy.preset(steps=2000))
     assert result.reason == "elsewhere" and "took over" in result.message
     assert 8 <= result.step < 2000 and committed(tmp_path)[-1] == result.step
-    assert "It is taken over here" in told[0] and second["lease"].lost == ""
+    assert "It is taken over here" in told[0] and second["lease"].lost == "" and len(second["lease"].taken_over) == 1
     second["lease"].__exit__()
     assert not list(tmp_path.glob("lease-*"))
 

@@ -107,7 +107,11 @@ def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path, monkeypa
     part.write_bytes(b"half")
     assert not run_lock._dead("other", lock._lock)
     assert atomic_store.remove_parts(tmp_path) == 0 and part.read_bytes() == b"half"
-    mine = run_lock.RunLock(tmp_path, "mine")
+    with run_lock.RunLock(tmp_path, "takes over", take_over=True) as taking:
+        assert taking.taken_over == {"other"}
+    monkeypatch.setattr(run_lock.RunLock, "_watch", lambda *_: None)  # no sign of life
+    with run_lock.RunLock(tmp_path, "mine") as mine:
+        assert mine.taken_over == set() and not lock.path.exists()
     assert run_lock._dead("mine", {**mine._lock, "pid": 2**22 + 1})
     for elsewhere in ("", "~"):  # sorted before and after this machine's
         assert not run_lock._dead("mine", {**mine._lock, "pid": 2**22 + 1, "boot": elsewhere})

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import math
 import time
+import types
 
 import numpy as np
 import pytest
@@ -371,6 +372,10 @@ def test_devices(monkeypatch):
     for capability, precision in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, c=capability: c)
         assert resolve_precision("cuda") == precision
+    card = types.SimpleNamespace(name="Some Card", total_memory=24 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert session.gpu() == "cuda" and "Some Card with 24 GB, computing in bf16" in training.device_summary()
 
 
 def test_a_gpu_of_apple_is_found_and_nothing_there_needs_float64(monkeypatch, tmp_path):
