@@ -2,7 +2,8 @@
 
 Run in a clone by an environment that has cosmic-ray (``make mutants`` makes one); tests run in ``.venv``. Nothing in
 the clone is changed: mutants are made in a worktree of their own, of the working tree as it is. Each is shown to the
-tests that execute its lines (measured once, without mutants), one in a line that runs at import to all of the module's.
+tests that execute its lines (measured once, without mutants, over all quick tests without a browser), one in a line that
+runs at import to the tests of its module.
 
     make mutants ARGS="--since main --sample 40"
     make mutants ARGS="--module svclib/training/sweep.py --since none --sample 20"
@@ -11,7 +12,6 @@ tests that execute its lines (measured once, without mutants), one in a line tha
 import argparse
 import ast
 import fnmatch
-import functools
 import json
 import os
 import random
@@ -52,6 +52,7 @@ TESTS = {
     "svclib/conversion/metrics.py": "tests/conversion/test_metrics.py",
     "svclib/conversion/speaker_similarity.py": "tests/conversion/test_speaker_similarity.py",
 }
+MOST_TESTS = 80  # that one mutant is shown to, those of its module first
 # Not faults of behaviour: the | of annotations, decorators of registries and dataclasses that everything needs
 NOISE = re.compile("core/(ReplaceBinaryOperator_BitOr_.*|RemoveDecorator|ExceptionReplacer)")
 
@@ -75,14 +76,13 @@ def tests_of(module: str) -> str | None:
     return found and f"tests/test_settings.py {found}"
 
 
-@functools.cache
-def tests_by_line(tree: Path, python: str, tests: str) -> dict[str, dict[str, list[str]]]:
+def tests_by_line(tree: Path, python: str, modules: list[str]) -> dict[str, dict[str, list[str]]]:
     """File -> line -> tests that execute it ("" where it runs at import); stops where a test fails without mutants."""
-    measured = "--cov=svclib --cov-context=test --cov-report="
-    command = f"{python} -m pytest -x -q -p no:cacheprovider {measured} {tests}"
-    if subprocess.run(shlex.split(command), cwd=tree, stdout=subprocess.DEVNULL).returncode:
-        raise SystemExit(f"These tests fail without any mutant; mend them first: {tests}")
-    report = f"{python} -m coverage json -q --show-contexts -o lines.json"
+    measured = "-m 'not slow and not browser' -n 2 --dist loadfile --cov=svclib --cov-context=test --cov-report="
+    tests = f"{python} -m pytest -q -p no:cacheprovider {measured}"
+    if subprocess.run(shlex.split(tests), cwd=tree).returncode:
+        raise SystemExit("These tests fail without any mutant; mend them first.")
+    report = f"{python} -m coverage json -q --show-contexts -o lines.json --include={','.join(modules)}"
     subprocess.run(shlex.split(report), cwd=tree, check=True)
     files = json.loads((tree / "lines.json").read_text())["files"]
     return {name: file["contexts"] for name, file in files.items()}
@@ -104,12 +104,15 @@ def run_tests(module: str, python: str, tests: str) -> int:
     by_line, found = json.loads(Path("tests_by_line.json").read_text()), set()
     for start in map(int, re.findall(r"^@@ -(\d+)", changes, re.M)):
         found |= {test for line in statement_lines(original, start) for test in by_line.get(str(line), [])}
-    chosen = shlex.split(tests) if not found or "" in found else sorted({test.rpartition("|")[0] for test in found})
+    own = shlex.split(tests)
+    others = {test.rpartition("|")[0] for test in found}
+    chosen = sorted(others, key=lambda test: (not test.startswith(tuple(own)), test))[:MOST_TESTS]
+    chosen = own if not found or "" in found else chosen
     Path("chosen_tests").write_text("\n".join(chosen))
     return subprocess.run([python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "@chosen_tests"]).returncode
 
 
-def mutate(tree: Path, module: str, o: argparse.Namespace) -> list[WorkResult]:
+def mutate(tree: Path, module: str, by_line: dict[str, list[str]], o: argparse.Namespace) -> list[WorkResult]:
     """Results of a sample of the mutants of one module's changed lines, in a copy of the working tree."""
     lines = changed_lines(o.since, module)
     if lines is not None and not lines:
@@ -136,9 +139,8 @@ def mutate(tree: Path, module: str, o: argparse.Namespace) -> list[WorkResult]:
         wanted = random.Random(o.seed).sample(wanted, min(o.sample, len(wanted)))
         left_out = [item.job_id for item in items if item not in wanted]
         db.set_multiple_results(left_out, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))
-    print(f"{module}: {len(wanted)} of {len(items)} mutants, shown to {tests}", flush=True)
+    print(f"{module}: {len(wanted)} of {len(items)} mutants, in import lines shown to {tests}", flush=True)
     if wanted:
-        by_line = tests_by_line(tree, str(o.python), tests)[module]
         (tree / "tests_by_line.json").write_text(json.dumps(by_line))
         subprocess.run([ray, "exec", "mutants.toml", session.name], cwd=tree, check=True)
     with use_db(session, WorkDB.Mode.open) as db:
@@ -168,8 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
         tree = Path(folder) / "tree"
         git("worktree", "add", "--detach", str(tree), git("stash", "create") or "HEAD")  # uncommitted changes too
         try:
+            by_line = tests_by_line(tree, str(o.python), modules)
             for module in modules:
-                for result in mutate(tree, module, o):
+                for result in mutate(tree, module, by_line.get(module, {}), o):
                     noticed += result.test_outcome == TestOutcome.KILLED
                     if result.test_outcome == TestOutcome.SURVIVED:
                         survived += 1

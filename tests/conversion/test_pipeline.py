@@ -376,6 +376,27 @@ def test_a_very_short_song_is_sung(tmp_path, n_samples):
     assert len(result.audio) == n_samples and np.isfinite(result.audio).all()
 
 
+@pytest.mark.parametrize(("n_high", "wide"), [(0, False), (2, False), (3, True), (100, True)])
+def test_notes_above_the_range_of_an_earlier_version_are_measured(tmp_path, monkeypatch, n_high, wide):
+    """Where they are more than 1 % of the frames: fewer are errors of the tracker."""
+    calls = []
+
+    def track(samples, rate_hz, settings, progress=None):
+        calls.append(settings.f0_max_hz)
+        f0_hz = np.full(len(samples) // settings.hop_samples, 400.0, np.float32)
+        f0_hz[:n_high] = min(1100.0, settings.f0_max_hz)
+        return f0_hz, np.ones(len(f0_hz), bool), np.ones_like(f0_hz)
+
+    monkeypatch.setattr(extract, "track_f0", track)
+    path = tones(tmp_path / "high.wav", 16000, duration_s=0.8)  # 200 frames
+    narrow = dataclasses.replace(SETTINGS, f0_max_hz=1000.0)
+    found = songs.load_song(path, narrow).features
+    assert calls == [1000, 2100] and found.settings.f0_max_hz == (2100 if wide else 1000)
+    assert found.f0_hz.max() == pytest.approx(1100 if wide else 1000 if n_high else 400)
+    songs.load_song(path, SETTINGS)
+    assert calls[2:] == [2100]  # an instrument of today is measured once
+
+
 def test_a_silent_song_is_sung_with_warnings(tmp_path):
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(16000), 16000)
