@@ -2,8 +2,8 @@
 
 Run in a clone by an environment that has cosmic-ray (``make mutants`` makes one); tests run in ``.venv``. Nothing in
 the clone is changed: mutants are made in a worktree of their own, of the working tree as it is. Each is shown to the
-tests that execute its lines (measured once, without mutants, over the quick tests without a browser), one in a line that
-runs at import to the tests of its module.
+tests that execute its lines (measured once, without mutants, over the quick tests without a browser), one in a line
+that runs at import to the tests of its module.
 
     make mutants ARGS="--since main --sample 40"
     make mutants ARGS="--module svclib/training/sweep.py --since none --sample 20"
