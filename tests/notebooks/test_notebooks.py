@@ -141,6 +141,7 @@ def test_the_install_cell_knows_every_package_that_colab_lacks():
         "joblib",
         "filelock",
         "platformdirs",
+        "tornado",
         "psutil",
         "jinja2",
         "scikit-learn",
