@@ -9,19 +9,23 @@ import json
 from pathlib import Path
 
 from svclib.analysis.lesson import LessonOptions
+from svclib.audio.mel import MelConfig
 from svclib.conversion.controls import Controls
 from svclib.conversion.diffwave_files import Denoising, Generation, Interpolation
+from svclib.features.content_features import UnitSettings
 from svclib.features.extract import FeatureSettings
 from svclib.models.ddsp.model import DdspSettings
 from svclib.models.diffusion.model import DiffusionSettings
 from svclib.models.diffusion.samplers import SamplingOptions
 from svclib.models.diffwave.model import DiffWaveSettings
 from svclib.models.vocoders.harmonic import HarmonicSettings
+from svclib.models.vocoders.nsf_hifigan import NsfSettings
 from svclib.training.session import SessionOptions, TrainingSettings
 
 FILE = Path(__file__).with_name("settings.json")
 CLASSES = (FeatureSettings, DdspSettings, DiffusionSettings, HarmonicSettings, DiffWaveSettings, TrainingSettings)
 CLASSES += (SessionOptions, SamplingOptions, Controls, Generation, Denoising, Interpolation, LessonOptions)
+CLASSES += (MelConfig, UnitSettings, NsfSettings)
 
 
 def described(field: dataclasses.Field) -> str:

@@ -115,8 +115,6 @@ def run_tests(module: str, python: str, tests: str) -> int:
 def mutate(tree: Path, module: str, by_line: dict[str, list[str]], o: argparse.Namespace) -> list[WorkResult]:
     """Results of a sample of the mutants of one module's changed lines, in a copy of the working tree."""
     lines = changed_lines(o.since, module)
-    if lines is not None and not lines:
-        return []
     tests = o.tests or tests_of(module)
     command = shlex.join([sys.executable, __file__, "--run-tests", module, str(o.python), tests])
     (tree / "mutants.toml").write_text(
@@ -155,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=30, help="mutants of each module, drawn at random (30)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--python", default=PYTHON, help="that runs the tests (.venv's)")
-    parser.add_argument("--tests", help="instead of the module's, as for pytest")
+    parser.add_argument("--tests", help="for lines that run at import, instead of the module's, as for pytest")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds; a mutant that takes longer is noticed")
     parser.add_argument("--at-least", type=float, default=90.0, help="wanted score in percent")
     parser.add_argument("--run-tests", nargs=3, help=argparse.SUPPRESS)  # of each mutant, in its worktree
@@ -165,12 +163,13 @@ def main(arguments: list[str] | None = None) -> int:
     # The copy lies elsewhere; tests on real recordings that are skipped notice nothing.
     os.environ.setdefault("SVCLIB_TEST_DATA", str(ROOT.parent / "shared" / "data"))
     modules = o.module or [m for m in git("ls-files", "svclib/*.py").splitlines() if tests_of(m)]
+    modules = [m for m in modules if changed_lines(o.since, m) != set()]
     noticed, survived = 0, 0
     with tempfile.TemporaryDirectory(prefix="svclib-mutants-") as folder:
         tree = Path(folder) / "tree"
         git("worktree", "add", "--detach", str(tree), git("stash", "create") or "HEAD")  # uncommitted changes too
         try:
-            by_line = tests_by_line(tree, str(o.python), modules)
+            by_line = tests_by_line(tree, str(o.python), modules) if modules else {}
             for module in modules:
                 for result in mutate(tree, module, by_line.get(module, {}), o):
                     noticed += result.test_outcome == TestOutcome.KILLED
